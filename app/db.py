@@ -1,0 +1,149 @@
+"""The SQL database: SQLite (WAL) by default, Postgres by DATABASE_URL; SQLAlchemy before both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+BUSY_SECONDS = 20
+CONNECT_SECONDS = 5
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A time in UTC on every database; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time reached the database; pass UTC")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables. Constraint names are fixed so that migrations can name them on both databases."""
+
+    type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy's own idiom
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal values are equal text.
+
+    Raises TypeError or ValueError where the value is not JSON (NaN included).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Database:
+    """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin)."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            if parsed.database and parsed.database != ":memory:":
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            args: dict[str, Any] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+            self.engine = create_engine(url, connect_args=args, pool_size=pool_size)
+            event.listen(self.engine, "connect", _sqlite_connect)
+            event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            args = {"connect_timeout": CONNECT_SECONDS, "application_name": "switchyard"}
+            self.engine = create_engine(
+                url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
+            )
+        # SQLite's driver is in autocommit by itself once nobody says BEGIN.
+        option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._autocommit: Engine = self.engine.execution_options(**option)
+        _open_databases.add(self)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction, committed at the end of the block."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection that commits statement by statement: one round trip each; also for reads."""
+        with self._autocommit.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A write transaction as an ORM session, committed at the end of the block.
+
+        It begins at its first statement: work done before that holds no lock in the database.
+        """
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+_open_databases: WeakSet[Database] = WeakSet()
+
+
+def _forget_connections() -> None:
+    # A connection must not be shared with a forked child (gunicorn --preload, RQ's work horse).
+    for database in list(_open_databases):
+        database.engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:
+    raw.isolation_level = None  # the driver's own implicit BEGIN comes too late to be IMMEDIATE
+    cursor = raw.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A deferred transaction that reads and then writes fails at once when another wrote in between;
+    # taking the write lock first makes it wait its turn instead.
+    if not connection.get_execution_options().get("no_begin"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,83 @@
+"""One tree of errors: whatever the product raises on purpose derives from SwitchyardError."""
+
+from __future__ import annotations
+
+
+class SwitchyardError(Exception):
+    """Something this product refuses or could not do; the message is fit to show to its user."""
+
+    status = 500
+    """HTTP status an entrance answers with."""
+    title = "Internal error"
+
+
+class BadInput(SwitchyardError):
+    """The caller's input is wrong; nothing was changed."""
+
+    status = 422
+    title = "Invalid input"
+
+
+class SettingsError(SwitchyardError):
+    """A setting is missing or wrong; the process must not start."""
+
+    title = "Bad setting"
+
+
+class UnknownJob(BadInput):
+    """No job of this name (or event) is in the catalogue."""
+
+    status = 404
+    title = "Unknown job"
+
+
+class PayloadInvalid(BadInput):
+    """The payload does not fit the job's model."""
+
+    title = "Payload does not fit"
+
+
+class KeyConflict(BadInput):
+    """The key is already used by a run of this job with another payload."""
+
+    status = 409
+    title = "Key used with another payload"
+
+
+class UnknownRun(BadInput):
+    """No run has this id."""
+
+    status = 404
+    title = "Unknown run"
+
+
+class RunNotMovable(BadInput):
+    """The run is in a status that does not allow what was asked."""
+
+    status = 409
+    title = "Run is in another status"
+
+
+class StageRefused(BadInput):
+    """The stage change makes no sense; nothing was changed."""
+
+    status = 409
+    title = "Stage change refused"
+
+
+class Unauthorized(SwitchyardError):
+    """No valid credentials came with the request."""
+
+    status = 401
+    title = "Unauthorized"
+
+
+class BackendUnavailable(SwitchyardError):
+    """A queue could not be told or asked; its runs stay pending and the relay tells again."""
+
+    status = 503
+    title = "Backend unavailable"
+
+
+class LeaseLost(SwitchyardError):
+    """The run was taken over while this process held it; nothing more may be written for it."""

@@ -1,0 +1,293 @@
+"""Stripe Connect, as this product uses it; the only place that calls Stripe's library."""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import requests
+import stripe
+import urllib3
+
+from app.gateways.stripe_errors import (
+    StripeError,
+    StripeKeyReused,
+    StripeMisconfigured,
+    StripeRateLimited,
+    StripeRefused,
+    StripeUnknownOutcome,
+)
+
+__all__ = [
+    "Account",
+    "StripeError",
+    "StripeGateway",
+    "StripeKeyReused",
+    "StripeMisconfigured",
+    "StripeRateLimited",
+    "StripeRefused",
+    "StripeUnknownOutcome",
+    "Transfer",
+]
+
+MAX_KEY_LENGTH = 255
+PAGE_SIZE = 100
+READ_BYTES = 65536
+MESSAGE_LENGTH = 500
+_SECRET = re.compile(r"\b([sr]k_(?:live|test)_)[\w*]+")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Money moved from the platform's balance to a connected account's."""
+
+    id: str
+    amount_minor: int
+    currency: str
+    destination: str
+    transfer_group: str | None
+    created: datetime
+    """UTC, whole seconds."""
+    amount_reversed_minor: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Account:
+    """A connected account, as far as it decides whether its owner can be paid."""
+
+    id: str
+    country: str | None
+    default_currency: str | None
+    payouts_enabled: bool
+    charges_enabled: bool
+    transfers: str
+    """State of the transfers capability: active, inactive, pending, or unrequested."""
+    disabled_reason: str | None
+
+    @property
+    def payable(self) -> bool:
+        """Whether a transfer to it and a payout from it would be let through."""
+        return self.payouts_enabled and self.transfers == "active" and not self.disabled_reason
+
+
+class _BoundedSession(requests.Session):
+    """A session whose calls end: a plain timeout bounds each read from the socket, not their sum.
+
+    Connecting and the wait for an answer share `seconds`; a body still trickling in after them is
+    given up at its next piece, so that a call takes at most twice as long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        # Stripe does not redirect, and each redirect would begin the time anew.
+        self.max_redirects = 0
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        deadline = time.monotonic() + self._seconds
+        kwargs |= {"stream": True, "timeout": urllib3.Timeout(total=self._seconds)}
+        response = super().send(request, **kwargs)
+        body = bytearray()
+        try:
+            while piece := response.raw.read1(READ_BYTES, decode_content=True):
+                body += piece
+                if time.monotonic() > deadline:
+                    response.close()
+                    raise requests.ReadTimeout(f"no complete answer within {self._seconds} s")
+        except urllib3.exceptions.HTTPError as broken:
+            response.close()
+            raise requests.ConnectionError(f"answer cut short ({type(broken).__name__})") from None
+        response._content = bytes(body)
+        response._content_consumed = True  # type: ignore[attr-defined]
+        return response
+
+
+class StripeGateway:
+    """Calls Stripe, or at `api_base` something that speaks its protocol.
+
+    A call takes at most twice `timeout_seconds` and is sent once: retrying is for the caller,
+    who has recorded the attempt and its key, and who also knows when the key's 24 h are over.
+    Every method raises what `stripe_errors` describes. Safe in threads and after a fork.
+    """
+
+    def __init__(
+        self, api_key: str, api_base: str | None = None, timeout_seconds: float = 10.0
+    ) -> None:
+        # The HTTP library's complaint about a key that fits no header would print the key.
+        if not re.fullmatch(r"[\x21-\x7e]+", api_key):
+            raise StripeMisconfigured("the Stripe API key is empty or has characters no key has")
+        self._api_key = api_key
+        self._api_base = api_base
+        self._timeout_seconds = timeout_seconds
+        self._local = threading.local()
+
+    def __repr__(self) -> str:
+        return f"StripeGateway(api_base={self._api_base!r})"
+
+    def create_transfer(
+        self,
+        *,
+        amount_minor: int,
+        currency: str,
+        destination: str,
+        transfer_group: str,
+        idempotency_key: str,
+        metadata: Mapping[str, str],
+    ) -> Transfer:
+        """Moves `amount_minor` minor units from the platform to the account `destination`.
+
+        Raises ValueError, before anything is sent, for a key Stripe would not take: without one
+        its library makes one up, and the call could not be repeated.
+        """
+        if not re.fullmatch(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}", idempotency_key):
+            raise ValueError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} printable characters")
+        return self._call(
+            lambda: _transfer(
+                self._client().v1.transfers.create(
+                    {
+                        "amount": amount_minor,
+                        "currency": currency,
+                        "destination": destination,
+                        "transfer_group": transfer_group,
+                        "metadata": dict(metadata),
+                    },
+                    {"idempotency_key": idempotency_key},
+                )
+            )
+        )
+
+    def list_transfers(
+        self, *, transfer_group: str | None = None, created_gte: datetime | None = None
+    ) -> Iterator[Transfer]:
+        """Transfers, newest first, of a group and from a moment (UTC, to the second) on."""
+        filters: stripe.params.TransferListParams = {"limit": PAGE_SIZE}
+        if transfer_group is not None:
+            filters["transfer_group"] = transfer_group
+        if created_gte is not None:
+            filters["created"] = {"gte": int(created_gte.timestamp())}
+        return self._pages(lambda: self._client().v1.transfers.list(filters), _transfer)
+
+    def retrieve_account(self, account_id: str) -> Account:
+        """Raises StripeRefused (`account_invalid`) for an account this platform does not have."""
+        return self._call(lambda: _account(self._client().v1.accounts.retrieve(account_id)))
+
+    def list_accounts(self) -> Iterator[Account]:
+        """Connected accounts, newest first."""
+        first: stripe.params.AccountListParams = {"limit": PAGE_SIZE}
+        return self._pages(lambda: self._client().v1.accounts.list(first), _account)
+
+    def platform_balance(self) -> dict[str, int]:
+        """Available minor units by currency."""
+        return self._call(lambda: _available(self._client().v1.balance.retrieve()))
+
+    def _pages(self, first: Callable[[], Any], convert: Callable[[Any], T]) -> Iterator[T]:
+        fetch = first
+        while True:
+            page = self._call(fetch)
+            items, more = self._call(partial(_read_page, page, convert))
+            yield from items
+            if not more:
+                return
+            fetch = page.next_page
+
+    def _call(self, work: Callable[[], T]) -> T:
+        """The result of `work`; the library's errors, which hold headers and bodies, end here."""
+        try:
+            return work()
+        except stripe.StripeError as failure:
+            raise self._classified(failure) from None
+        except (AttributeError, KeyError, TypeError, ValueError) as unreadable:
+            # A success that does not read as one: the effect may well have taken place.
+            kind = type(unreadable).__name__
+            raise StripeUnknownOutcome(f"Stripe's answer was not understood ({kind})") from None
+
+    def _client(self) -> stripe.StripeClient:
+        """This thread's client in this process: a socket shared over a fork mixes up answers."""
+        if getattr(self._local, "pid", None) != os.getpid():
+            stripe.enable_telemetry = False
+            seconds = self._timeout_seconds
+            http = stripe.RequestsClient(timeout=seconds, session=_BoundedSession(seconds))
+            self._local.client = stripe.StripeClient(
+                self._api_key,
+                base_addresses={"api": self._api_base} if self._api_base else None,
+                max_network_retries=0,
+                http_client=http,
+            )
+            self._local.pid = os.getpid()
+        client: stripe.StripeClient = self._local.client
+        return client
+
+    def _classified(self, failure: stripe.StripeError) -> StripeError:
+        status = failure.http_status
+        code = _code(failure)
+        text = _SECRET.sub(r"\1…", str(failure).replace(self._api_key, "…"))[:MESSAGE_LENGTH]
+        if isinstance(failure, stripe.IdempotencyError):
+            return StripeKeyReused(text)
+        if status == 429 or isinstance(failure, stripe.RateLimitError):
+            return StripeRateLimited(_seconds((failure.headers or {}).get("Retry-After")))
+        # Stripe answers 403 with this code for an account the platform does not have (any more):
+        # a fact about one account, where other 403s are about the key.
+        if status == 403 and code == "account_invalid":
+            return StripeRefused(code, text)
+        if status in (401, 403):
+            return StripeMisconfigured(text)
+        if isinstance(failure, stripe.InvalidRequestError | stripe.CardError):
+            return StripeRefused(code or "invalid_request", text)
+        return StripeUnknownOutcome(text)
+
+
+def _code(failure: stripe.StripeError) -> str | None:
+    """The error's code; for 401, 403, 409 and 429 the library leaves it in the body alone."""
+    body = failure.json_body
+    error = body.get("error") if isinstance(body, Mapping) else None
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code if isinstance(code, str) else None
+
+
+def _seconds(header: str | None) -> float | None:
+    return float(header) if header and re.fullmatch(r"\d+(\.\d+)?", header) else None
+
+
+def _read_page(page: Any, convert: Callable[[Any], T]) -> tuple[list[T], bool]:
+    return [convert(item) for item in page.data], page.has_more
+
+
+def _available(balance: stripe.Balance) -> dict[str, int]:
+    return {entry.currency: entry.amount for entry in balance.available}
+
+
+def _transfer(found: stripe.Transfer) -> Transfer:
+    destination = found.destination
+    if not isinstance(destination, str):
+        raise TypeError("destination is not an id")
+    return Transfer(
+        id=found.id,
+        amount_minor=found.amount,
+        currency=found.currency,
+        destination=destination,
+        transfer_group=found.transfer_group,
+        created=datetime.fromtimestamp(found.created, UTC),
+        amount_reversed_minor=found.amount_reversed,
+        metadata=dict(found.metadata.to_dict()) if found.metadata else {},
+    )
+
+
+def _account(found: stripe.Account) -> Account:
+    capabilities = found.capabilities.to_dict() if found.capabilities else {}
+    requirements = found.requirements
+    return Account(
+        id=found.id,
+        country=found.country,
+        default_currency=found.default_currency,
+        payouts_enabled=bool(found.payouts_enabled),
+        charges_enabled=bool(found.charges_enabled),
+        transfers=capabilities.get("transfers", "unrequested"),
+        disabled_reason=requirements.disabled_reason if requirements else None,
+    )

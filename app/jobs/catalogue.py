@@ -1,0 +1,213 @@
+"""The catalogue: every job declared once; tasks, functions, clocks and tables are made from it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from croniter import croniter
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from app.errors import PayloadInvalid, SettingsError, UnknownJob
+from app.jobs.context import Context, Payload
+
+DEFAULT_GAPS = (10.0, 30.0, 120.0, 600.0)
+"""Seconds between the five attempts of a step, on every backend."""
+SERVERLESS = ("inngest", "qstash")
+CLOCK_LEAD = timedelta(seconds=2)
+"""How far ahead of ours another clock may tick."""
+_TINY = timedelta(milliseconds=1)
+
+
+class JobPayload(BaseModel):
+    """Base of all payload models: camelCase on the wire, snake_case accepted too."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class Empty(JobPayload):
+    """No data."""
+
+
+M = TypeVar("M", bound=JobPayload)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job: how it is named, triggered, carried and retried, and its body."""
+
+    name: str
+    event: str
+    queue: str
+    payload: type[JobPayload]
+    body: Callable[[Context, Any], Any]
+    schedule: str | None
+    """Five-field cron, UTC."""
+    attempts: int
+    gaps: tuple[float, ...]
+    """Seconds before the second, third, … attempt; the last one repeats."""
+    concurrency: int | None
+    """How many runs at once on the serverless side."""
+    serverless: str
+    timeout: float
+    """Seconds one slice may take on a worker."""
+    key: Callable[[Any], str] | None
+    """What makes two payloads the same intent, where the payload says it."""
+    tick: Callable[[datetime], Payload] | None
+    """The payload of a scheduled occurrence."""
+    ramp_by: str | None
+    """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
+    file: str
+
+    def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
+        """The payload as the job's model. Raises PayloadInvalid with the first misfit.
+
+        Not strict, unknown fields are left out: an older or newer version of the code wrote them.
+        """
+        raw = payload.model_dump() if isinstance(payload, BaseModel) else dict(payload or {})
+        try:
+            return self.payload.model_validate(raw, extra="forbid" if strict else "ignore")
+        except ValidationError as failure:
+            first = failure.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "payload"
+            raise PayloadInvalid(f"{self.name}: {where}: {first['msg']}") from None
+
+    def gap(self, attempt: int) -> timedelta:
+        """The wait after the failed try number `attempt` (from 1)."""
+        return timedelta(seconds=self.gaps[min(attempt, len(self.gaps)) - 1])
+
+    def occurrences(self, after: datetime, until: datetime) -> list[datetime]:
+        """The scheduled times in (after, until], UTC whatever the machine's zone."""
+        if self.schedule is None:
+            return []
+        found: list[datetime] = []
+        times = croniter(self.schedule, after.astimezone(UTC))
+        while (moment := times.get_next(datetime)) <= until:
+            found.append(moment)
+        return found
+
+    def occurrence_at(self, moment: datetime) -> datetime:
+        """The latest scheduled time at or before `moment` (plus a clock's small lead), UTC."""
+        if self.schedule is None:
+            raise SettingsError(f"job {self.name!r} has no schedule")
+        lead = moment.astimezone(UTC) + CLOCK_LEAD
+        found: datetime = croniter(self.schedule, lead + _TINY).get_prev(datetime)
+        return found
+
+
+class Catalogue(Mapping[str, JobSpec]):
+    """Jobs by name, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, JobSpec] = {}
+
+    def __getitem__(self, name: str) -> JobSpec:
+        try:
+            return self._jobs[name]
+        except KeyError:
+            raise UnknownJob(f"no job {name!r}; there are: {', '.join(self._jobs)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._jobs
+
+    def by_event(self, event: str) -> JobSpec:
+        """The job that `event` starts. Raises UnknownJob."""
+        for spec in self._jobs.values():
+            if spec.event == event:
+                return spec
+        events = ", ".join(spec.event for spec in self._jobs.values())
+        raise UnknownJob(f"no job for event {event!r}; there are: {events}")
+
+    def add(self, spec: JobSpec) -> None:
+        """Declare a job. Raises SettingsError where its name or event is taken or it is unsound."""
+        known = self._jobs.get(spec.name)
+        if known is not None and known.file != spec.file:
+            raise SettingsError(f"job {spec.name!r} is declared in {known.file} and {spec.file}")
+        for other in self._jobs.values():
+            if other.event == spec.event and other.name != spec.name:
+                raise SettingsError(
+                    f"event {spec.event!r} starts both {other.name} and {spec.name}"
+                )
+        if spec.schedule is not None and not croniter.is_valid(spec.schedule):
+            raise SettingsError(f"job {spec.name!r}: schedule {spec.schedule!r} is no cron line")
+        if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
+            raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
+        self._jobs[spec.name] = spec
+
+
+catalogue = Catalogue()
+"""The process's catalogue; `job` adds to it."""
+
+
+def job(
+    name: str,
+    *,
+    event: str,
+    payload: type[M],
+    queue: str = "default",
+    schedule: str | None = None,
+    attempts: int = 5,
+    gaps: tuple[float, ...] = DEFAULT_GAPS,
+    concurrency: int | None = None,
+    serverless: str = "inngest",
+    timeout: float = 600.0,
+    key: Callable[[M], str] | None = None,
+    tick: Callable[[datetime], Payload] | None = None,
+    ramp_by: str | None = None,
+) -> Callable[[Callable[[Context, M], Any]], Callable[[Context, M], Any]]:
+    """Declare a job; the decorated function is its body and stays callable as it is."""
+
+    def declare(body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
+        source = inspect.getsourcefile(body) or "?"
+        catalogue.add(
+            JobSpec(
+                name=name,
+                event=event,
+                queue=queue,
+                payload=payload,
+                body=body,
+                schedule=schedule,
+                attempts=attempts,
+                gaps=gaps,
+                concurrency=concurrency,
+                serverless=serverless,
+                timeout=timeout,
+                key=key,
+                tick=tick,
+                ramp_by=ramp_by,
+                file=_relative(source),
+            )
+        )
+        return body
+
+    return declare
+
+
+def _relative(source: str) -> str:
+    path = Path(source).resolve()
+    root = Path(__file__).resolve().parents[2]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def load(modules: str) -> Catalogue:
+    """Import the comma-separated `modules`, which declare jobs. Raises SettingsError."""
+    for module in filter(None, (part.strip() for part in modules.split(","))):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as failure:
+            raise SettingsError(f"SWITCHYARD_JOBS: no module {failure.name!r}") from None
+    return catalogue

@@ -1,0 +1,29 @@
+"""What a job's body may raise to steer its retries; any other exception is retried with a gap."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from app.errors import SwitchyardError
+
+
+class NonRetriable(SwitchyardError):
+    """Trying again cannot help: the step fails at once."""
+
+
+class RetryAfter(SwitchyardError):
+    """Try again, but not before a given time; it counts as an attempt."""
+
+    def __init__(self, message: str, when: datetime | timedelta) -> None:
+        super().__init__(message)
+        self.when = when
+        """A time in UTC, or a wait from now."""
+
+
+class StepFailed(SwitchyardError):
+    """A step used up its attempts, or raised NonRetriable. A body may catch it and go on."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(f"step {step}: {reason}")
+        self.step = step
+        self.reason = reason

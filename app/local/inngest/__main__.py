@@ -1,0 +1,39 @@
+"""`python -m app.local.inngest`: the stand-in as a process, until SIGTERM or SIGINT."""
+
+import argparse
+import sys
+
+from app.local.inngest.standin import InngestStandIn
+from app.local.serving import stop_signal
+
+
+def main() -> int:
+    """Serve; 0 at the end, 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m app.local.inngest", description=__doc__)
+    parser.add_argument("--port", type=int, default=8288, help="0 takes a free one")
+    parser.add_argument("--app", action="append", default=[], metavar="URL", dest="apps")
+    parser.add_argument("--event-key", help="with --signing-key: production mode")
+    parser.add_argument("--signing-key", help="plain hex")
+    parser.add_argument("--tick", type=float, default=0.02, metavar="SECONDS")
+    parser.add_argument("--gap-scale", type=float, default=1.0, help="times the retry gaps")
+    parser.add_argument("--call-timeout", type=float, default=300.0, metavar="SECONDS")
+    parser.add_argument("--seed", type=int, help="for identifiers, jitter and faults")
+    options = vars(parser.parse_args())
+    port = options.pop("port")
+    try:
+        standin = InngestStandIn(**options)
+    except ValueError as error:
+        parser.error(str(error))
+    with stop_signal() as told:
+        try:
+            url = standin.start(port)
+            sys.stdout.write(f"{url}\n")
+            sys.stdout.flush()
+            told.wait()
+        finally:
+            standin.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Identifiers in the shapes the real server uses: ULIDs, UUIDs made from names, queue job ids."""
+
+import base64
+import binascii
+import random
+import uuid
+from datetime import UTC, datetime
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ENTROPY_BITS = 80
+ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
+
+
+def _digits(number: int, alphabet: str, width: int) -> str:
+    text = ""
+    while number or len(text) < width:
+        number, digit = divmod(number, len(alphabet))
+        text = alphabet[digit] + text
+    return text
+
+
+def _ulid(milliseconds: int, entropy: int) -> str:
+    whole = (milliseconds << _ENTROPY_BITS) | (entropy % (1 << _ENTROPY_BITS))
+    return _digits(whole, _CROCKFORD, 26)
+
+
+def named_uuid(name: str) -> str:
+    """The same name always gives the same UUID, as for apps and functions."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def iso(seconds: float, timespec: str = "milliseconds") -> str:
+    """Unix seconds as ISO 8601 in UTC, ending in Z."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec)[:-6] + "Z"
+
+
+class Ids:
+    """Makes identifiers from one seeded source."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def ulid(self, now: float) -> str:
+        """A fresh ULID; `now` in Unix seconds."""
+        return _ulid(int(now * 1000), self._rng.getrandbits(_ENTROPY_BITS))
+
+    def event_ulid(self, seed: str | None, index: int, now: float) -> str:
+        """An event's internal id, the same again for the same request (x-inngest-event-id-seed).
+
+        The SDK sends its retries with the same seed, so a retry whose first try did arrive
+        starts nothing a second time.
+        """
+        milliseconds, comma, entropy = (seed or "").partition(",")
+        try:
+            number = int.from_bytes(base64.b64decode(entropy, validate=True))
+            moment = int(milliseconds)
+        except (binascii.Error, ValueError):
+            comma = ""
+        return _ulid(moment, number + index) if comma else self.ulid(now)
+
+    def job(self) -> str:
+        """A queue item's id: a 64-bit number in base 36."""
+        return _digits(self._rng.getrandbits(64), _BASE36, 12)
+
+    def uuid(self) -> str:
+        """A random UUID."""
+        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+    def hex(self, size: int) -> str:
+        """`size` random hexadecimal digits, as in a trace header."""
+        return f"{self._rng.getrandbits(size * 4):0{size}x}"

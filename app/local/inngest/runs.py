@@ -1,0 +1,96 @@
+"""A run, and the queue items and calls that carry it forward."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from app.local.inngest.events import Event
+from app.local.inngest.functions import Function
+from app.local.inngest.ids import ENVIRONMENT_ID, iso
+
+ROOT_STEP = "step"
+
+
+class RunStatus(StrEnum):
+    """As the REST API spells them."""
+
+    RUNNING = "Running"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of one function; all times are Unix seconds.
+
+    `steps` are the memoised results in the order they came, `pending` the steps not yet done.
+    """
+
+    id: str
+    function: Function
+    event: Event
+    created_at: float
+    parent: "tuple[Run, str] | None" = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    status: RunStatus = RunStatus.RUNNING
+    output: Any = None
+    steps: dict[str, Any] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
+    version: int = -1
+    calls: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can change it any more."""
+        return self.ended_at is not None
+
+    def as_rest(self) -> dict[str, Any]:
+        """The run as `GET /v1/runs/{id}` answers it."""
+        return {
+            "run_id": self.id,
+            "run_started_at": iso(self.started_at or self.created_at),
+            "function_id": self.function.uuid,
+            "function_version": 1,
+            "environment_id": ENVIRONMENT_ID,
+            "event_id": self.event.id,
+            "status": self.status,
+            "ended_at": iso(self.ended_at) if self.ended_at is not None else None,
+            "output": self.output,
+        }
+
+    def as_listed(self) -> dict[str, Any]:
+        """The run as the stand-in's own listing shows it."""
+        return {
+            **self.as_rest(),
+            "function": self.function.id,
+            "event": self.event.body,
+            "calls": self.calls,
+            "steps": len(self.steps),
+        }
+
+
+@dataclass(eq=False)
+class Item:
+    """A queue item: one step of a run, tried until it is answered; attempts count from 0."""
+
+    run: Run
+    job_id: str
+    step_id: str = ROOT_STEP
+    attempt: int = 0
+
+    @property
+    def targeted(self) -> bool:
+        """Whether it is for one planned step of a parallel group."""
+        return self.step_id != ROOT_STEP
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One HTTP call to make for an item: `body` is the state at the time it fell due."""
+
+    item: Item
+    url: str
+    headers: dict[str, str]
+    body: dict[str, Any]

@@ -1,0 +1,35 @@
+"""`python -m app.local.stripe --port 12111 [--data FILE] [--api-key sk_test_…] [--seed N]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from app.local.serving import serve
+from app.local.stripe.server import StripeStandIn
+
+
+def ready(url: str) -> None:
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Serves until SIGTERM; the one line on standard output is the URL, once it answers."""
+    parser = argparse.ArgumentParser(prog="python -m app.local.stripe", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
+    parser.add_argument("--port", type=int, default=12111, help="0 picks a free one")
+    parser.add_argument("--data", type=Path, help="SQLite file that outlives a kill; else memory")
+    parser.add_argument("--api-key", help="the only key accepted; else any test key")
+    parser.add_argument("--seed", type=int, default=0, help="of ids and of faults")
+    args = parser.parse_args()
+    app = StripeStandIn(api_key=args.api_key, data=args.data, seed=args.seed)
+    try:
+        serve(app, args.port, host=args.host, on_ready=ready)
+    except ValueError as refused:
+        parser.error(str(refused))
+    finally:
+        app.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What the stand-in remembers: objects, balances and idempotency keys' results, in SQLite."""
+
+import json
+import random
+import sqlite3
+import string
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.clock import Clock, utcnow
+from app.local.stripe.errors import missing
+
+KEY_LIFE_SECONDS = 24 * 3600
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS objects (seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,
+    kind TEXT NOT NULL, owner TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS by_kind ON objects (kind, owner, seq);
+CREATE INDEX IF NOT EXISTS by_group
+    ON objects (kind, owner, json_extract(body, '$.transfer_group'), seq);
+CREATE INDEX IF NOT EXISTS by_destination
+    ON objects (kind, owner, json_extract(body, '$.destination'), seq);
+CREATE TABLE IF NOT EXISTS balances (
+    owner TEXT, currency TEXT, amount INTEGER NOT NULL, PRIMARY KEY (owner, currency));
+CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
+    fingerprint TEXT, request_id TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
+CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
+"""
+COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+
+class Result(NamedTuple):
+    """The stored answer of an idempotency key."""
+
+    fingerprint: str
+    request_id: str
+    status: int
+    body: str
+
+
+class Store:
+    """One SQLite connection behind one lock; `owner` is an account's id, or "" the platform.
+
+    Without `path` everything is in memory. Time is `clock` plus what the admin route added to it.
+    """
+
+    def __init__(self, path: Path | None, *, seed: int, clock: Clock = utcnow) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(
+            path or ":memory:", check_same_thread=False, isolation_level=None
+        )
+        # A commit then survives the process's death, if not the machine's.
+        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        self._seed = seed
+        self._clock = clock
+        meta = dict(self._rows("SELECT name, value FROM meta"))
+        self._ids: int = meta.get("ids", 0)
+        self._ahead: int = meta.get("ahead", 0)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, one writer at a time; one commit."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                sql = "INSERT OR REPLACE INTO meta VALUES ('ids', ?), ('ahead', ?)"
+                self._db.execute(sql, (self._ids, self._ahead))
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def now(self) -> int:
+        """Seconds since 1970, UTC, by the stand-in's clock."""
+        return int(self._clock().timestamp()) + self._ahead
+
+    def advance(self, seconds: int) -> None:
+        with self.transaction():
+            self._ahead += seconds
+
+    def new_id(self, prefix: str) -> str:
+        """An id made from the seed and a stored count: the same seed gives the same ids."""
+        self._ids += 1
+        chance = random.Random(f"{self._seed}:{self._ids}")
+        return f"{prefix}_{''.join(chance.choices(string.ascii_letters + string.digits, k=24))}"
+
+    def put(self, owner: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Inserts or overwrites the object `body["id"]`, of kind `body["object"]`."""
+        self._db.execute(
+            "INSERT INTO objects (id, kind, owner, body) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            (body["id"], body["object"], owner, json.dumps(body)),
+        )
+        return body
+
+    def find(self, kind: str, owner: str, id_: str) -> dict[str, Any] | None:
+        sql = "SELECT body FROM objects WHERE id = ? AND kind = ? AND owner = ?"
+        return next((json.loads(body) for (body,) in self._rows(sql, id_, kind, owner)), None)
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """Every owner's objects of a kind, oldest first."""
+        rows = self._rows("SELECT body FROM objects WHERE kind = ? ORDER BY seq", kind)
+        return [json.loads(body) for (body,) in rows]
+
+    def page(self, kind: str, owner: str, url: str, query: dict[str, Any]) -> dict[str, Any]:
+        """A list object, newest first; `query` is the request's, its filters named as fields."""
+        query = dict(query)
+        limit = query.pop("limit", 10)
+        where, order = "kind = ? AND owner = ?", "DESC"
+        values: list[object] = [kind, owner]
+        for cursor, sign in (("starting_after", "<"), ("ending_before", ">")):
+            if (id_ := query.pop(cursor, None)) is not None:
+                sql = "SELECT seq FROM objects WHERE id = ? AND kind = ? AND owner = ?"
+                rows = self._rows(sql, id_, kind, owner)
+                if not rows:
+                    raise missing(kind, id_, cursor, status=400)
+                where += f" AND seq {sign} ?"
+                values.append(rows[0][0])
+                order = "DESC" if sign == "<" else "ASC"
+        for field, wanted in query.items():
+            for name, bound in (wanted if isinstance(wanted, dict) else {"": wanted}).items():
+                where += f" AND json_extract(body, '$.{field}') {COMPARISONS.get(name, '=')} ?"
+                values.append(bound)
+        sql = f"SELECT body FROM objects WHERE {where} ORDER BY seq {order} LIMIT {limit + 1}"
+        rows = self._rows(sql, *values)
+        data = [json.loads(body) for (body,) in rows[:limit]]
+        if order == "ASC":
+            data.reverse()
+        return {"object": "list", "url": url, "has_more": len(rows) > limit, "data": data}
+
+    def balances(self) -> dict[str, dict[str, int]]:
+        """Available minor units by owner and currency."""
+        found: dict[str, dict[str, int]] = {}
+        for owner, currency, amount in self._rows("SELECT owner, currency, amount FROM balances"):
+            found.setdefault(owner, {})[currency] = amount
+        return found
+
+    def balance(self, owner: str) -> dict[str, int]:
+        """Available minor units by currency."""
+        return dict(self._rows("SELECT currency, amount FROM balances WHERE owner = ?", owner))
+
+    def move(self, owner: str, currency: str, amount: int) -> None:
+        """Adds `amount` minor units, which may be negative, to a balance."""
+        self._db.execute(
+            "INSERT INTO balances VALUES (?, ?, ?)"
+            " ON CONFLICT (owner, currency) DO UPDATE SET amount = amount + excluded.amount",
+            (owner, currency, amount),
+        )
+
+    def result(self, owner: str, key: str) -> Result | None:
+        """The stored result of a key younger than 24 h."""
+        rows = self._rows(
+            "SELECT fingerprint, request_id, status, body FROM results"
+            " WHERE owner = ? AND key = ? AND stored_at > ?",
+            *(owner, key, self.now() - KEY_LIFE_SECONDS),
+        )
+        return Result(*rows[0]) if rows else None
+
+    def remember(self, owner: str, key: str, result: Result) -> None:
+        """Stores a key's result and prunes those 24 h old."""
+        now = self.now()
+        self._db.execute("DELETE FROM results WHERE stored_at <= ?", (now - KEY_LIFE_SECONDS,))
+        sql = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self._db.execute(sql, (owner, key, now, *result))
+
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+
+class Call(NamedTuple):
+    """A request that was let in; `owner` is the account acted for, `ids` are those in the path."""
+
+    store: Store
+    api_key: str
+    owner: str
+    ids: tuple[str, ...]
+    params: dict[str, Any]

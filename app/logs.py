@@ -1,0 +1,40 @@
+"""Structured logs: one JSON object a line on standard error, with the run they belong to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import structlog
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.stdlib.ExtraAdder(),
+]
+
+
+def configure(level: str | None = None) -> None:
+    """Route every logger of the process through one JSON handler; on a terminal, readable lines."""
+    pretty = sys.stderr.isatty()
+    render: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if pretty
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level or os.environ.get("LOG_LEVEL", "INFO").upper())
+    # Their lines of success come once per job or call, and carry URLs with keys in their paths.
+    for name in ("rq.worker", "httpx", "httpcore", "urllib3", "werkzeug", "stripe"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,137 @@
+"""A run this process holds, and all it may do with it; every write is fenced by the claim."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from app.errors import LeaseLost
+from app.runs import ledger, statements
+from app.runs.carrier import Carrier
+from app.runs.ledger import Claim
+from app.runs.models import Status, StepStatus
+from app.runs.store import RunStore
+
+
+class Hold:
+    """A claimed run in a carrier's hands. Each method raises LeaseLost if it was taken over."""
+
+    def __init__(self, store: RunStore, claim: Claim, carrier: Carrier) -> None:
+        self.store = store
+        self.claim = claim
+        self.carrier = carrier
+
+    def step_done(
+        self,
+        tx: Session,
+        name: str,
+        status: StepStatus,
+        attempts: int,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """Record a step that is done or failed for good, in the transaction of its effects.
+
+        Renews the lease, or gives it back where the backend calls again for the next step. True if
+        the run is to move to another backend now.
+        """
+        now = self.store.clock()
+        ends = self.carrier.one_step_per_call
+        bound = {
+            "run_id": self.claim.run_id,
+            "held_epoch": self.claim.epoch,
+            "new_status": Status.WAITING if ends else Status.RUNNING,
+            "new_check_at": now + (self.store.check if ends else self.store.lease),
+        }
+        rows = tx.execute(statements.STEP_DONE, bound).all()
+        ledger.fenced(len(rows), self.claim)
+        ledger.save_step(
+            tx, self.claim, name, status, now, attempts=attempts, result=result, error=error
+        )
+        return rows[0].move_to is not None
+
+    def retry(self, step: str, attempts: int, error: str, due: datetime) -> None:
+        """Record failed attempt number `attempts` and give the run back until `due`."""
+        with self.store.db.begin() as connection:
+            ledger.save_step(
+                connection,
+                self.claim,
+                step,
+                StepStatus.RETRYING,
+                self.store.clock(),
+                attempts=attempts,
+                error=error,
+            )
+            self._give_back(connection, due, attempts + 1, f"{step}: {error}")
+
+    def wait(self, step: str, until: datetime | None, due: datetime) -> None:
+        """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
+        now = self.store.clock()
+        with self.store.db.begin() as connection:
+            ledger.save_step(connection, self.claim, step, StepStatus.WAITING, now, until=until)
+            self._give_back(connection, due, 1, None)
+
+    def give_up(self, due: datetime, error: str | None = None) -> None:
+        """Let go of the run as it stands: nothing failed, anyone may go on with it at `due`."""
+        bound = self._released(due, self.claim.attempt, error)
+        bound |= {"new_check_at": due, "new_holder": None}
+        with self.store.db.autocommit() as connection:
+            ledger.fenced(connection.execute(statements.RELEASE, bound).rowcount, self.claim)
+
+    def move(self) -> None:
+        """Hand the run to the backend it was asked to move to: every earlier telling is void."""
+        now = self.store.clock()
+        bound = {
+            "run_id": self.claim.run_id,
+            "held_epoch": self.claim.epoch,
+            "now": now,
+            "new_check_at": now + self.store.check,
+        }
+        with self.store.db.autocommit() as connection:
+            moved = connection.execute(statements.MOVE_HELD, bound).scalar_one_or_none()
+        if moved is None:
+            raise LeaseLost(f"run {self.claim.run_id} was taken over before it moved")
+        self.store.tell([moved])
+
+    def end(self, status: Status, result: str | None, error: str | None) -> None:
+        """Close the run, and wake a parent that waited for its last child."""
+        parent = self.claim.parent_id
+        now = self.store.clock()
+        bound = {
+            "run_id": self.claim.run_id,
+            "held_epoch": self.claim.epoch,
+            "new_status": status,
+            "now": now,
+            "new_result": result,
+            "new_error": error,
+        }
+        if parent is None:
+            with self.store.db.autocommit() as connection:
+                ledger.fenced(connection.execute(statements.END, bound).rowcount, self.claim)
+            return
+        with self.store.db.begin() as connection:
+            ledger.fenced(connection.execute(statements.END, bound).rowcount, self.claim)
+            woken = ledger.wake_parent(connection, parent, now, now + self.store.check)
+        if woken:
+            self.store.tell([parent])
+
+    def _give_back(
+        self, connection: Connection, due: datetime, attempt: int, error: str | None
+    ) -> None:
+        bound = self._released(due, attempt, error)
+        ledger.fenced(connection.execute(statements.RELEASE, bound).rowcount, self.claim)
+
+    def _released(self, due: datetime, attempt: int, error: str | None) -> dict[str, object]:
+        stays = self.carrier.keeps_time
+        return {
+            "run_id": self.claim.run_id,
+            "held_epoch": self.claim.epoch,
+            "new_due_at": due,
+            "new_check_at": due + self.store.check if stays else due,
+            "new_holder": self.carrier.holder if stays else None,
+            "new_attempt": attempt,
+            "new_error": error,
+        }

@@ -1,0 +1,168 @@
+"""The ledger of runs: claim, record, wake, look; every write is fenced by the claim's epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, func, literal, select, update
+from sqlalchemy.orm import Session
+
+from app.errors import LeaseLost
+from app.jobs.catalogue import JobSpec
+from app.runs.backend import Message
+from app.runs.models import RunRow as R
+from app.runs.models import StepRow as S
+from app.runs.models import StepStatus
+from app.runs.statements import CLAIM, SAVE_STEP, WAKE_PARENT, runs
+
+AnyRow = Row[*tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run this process holds, fenced by `epoch`, until its lease ends."""
+
+    run_id: str
+    job: str
+    key: str
+    payload: str
+    backend: str
+    epoch: int
+    attempt: int
+    losses: int
+    parent_id: str | None
+    created_at: datetime
+    first: bool
+    """Whether no slice of the run was ever claimed before: it has no steps."""
+    move_to: str | None
+
+
+def claim(
+    connection: Connection, run_id: str, epoch: int, by: str, now: datetime, lease: timedelta
+) -> Claim | None:
+    """Take the run, if it is due and free at `epoch` (or already `by`'s); None where it is not."""
+    row = connection.execute(
+        CLAIM,
+        {"run_id": run_id, "told_epoch": epoch, "by": by, "now": now, "lease_until": now + lease},
+    ).one_or_none()
+    if row is None:
+        return None
+    return Claim(
+        run_id=row.id,
+        job=row.job,
+        key=row.key,
+        payload=row.payload,
+        backend=row.backend,
+        epoch=row.epoch,
+        attempt=row.attempt,
+        losses=row.losses,
+        parent_id=row.parent_id,
+        created_at=row.created_at,
+        first=row.epoch == 2,
+        move_to=row.move_to,
+    )
+
+
+def fenced(rowcount: int, claimed: Claim) -> None:
+    """Raises LeaseLost where a fenced statement found the run no longer held."""
+    if rowcount != 1:
+        raise LeaseLost(f"run {claimed.run_id} was taken over from epoch {claimed.epoch}")
+
+
+def save_step(
+    on: Connection | Session,
+    claimed: Claim,
+    name: str,
+    status: StepStatus,
+    now: datetime,
+    *,
+    attempts: int = 1,
+    result: str | None = None,
+    error: str | None = None,
+    until: datetime | None = None,
+) -> None:
+    """Record a step's state; the fence is the caller's, in the same transaction."""
+    dialect = on.get_bind().dialect.name if isinstance(on, Session) else on.dialect.name
+    on.execute(
+        SAVE_STEP[dialect],
+        {
+            "run_id": claimed.run_id,
+            "name": name,
+            "new_status": status,
+            "attempts": attempts,
+            "backend": claimed.backend,
+            "new_result": result,
+            "new_error": error,
+            "until": until,
+            "now": now,
+        },
+    )
+
+
+def load_steps(connection: Connection, run_id: str) -> dict[str, AnyRow]:
+    """The run's recorded steps by name."""
+    rows = connection.execute(
+        select(S.name, S.status, S.attempts, S.result, S.error, S.until).where(S.run_id == run_id)
+    )
+    return {row.name: row for row in rows}
+
+
+def wake_parent(connection: Connection, parent_id: str, now: datetime, check_at: datetime) -> bool:
+    """Let a joining parent go on if no child of it is open; whether it was woken.
+
+    The parent's row is locked first: siblings that end at once queue up here, so that the last of
+    them sees the others' ends.
+    """
+    connection.execute(select(R.id).where(R.id == parent_id).with_for_update())
+    if open_children(connection, parent_id):
+        return False
+    bound = {"parent": parent_id, "now": now, "new_check_at": check_at}
+    return connection.execute(WAKE_PARENT, bound).first() is not None
+
+
+def open_children(connection: Connection, run_id: str) -> bool:
+    """Whether a child of the run is not done with."""
+    children = select(literal(1)).where(R.parent_id == run_id, R.check_at.is_not(None)).limit(1)
+    return connection.execute(children).first() is not None
+
+
+def children_by_status(connection: Connection, run_id: str) -> dict[str, int]:
+    """How many children of the run stand in which status."""
+    counts = select(R.status, func.count()).where(R.parent_id == run_id).group_by(R.status)
+    return {row[0]: row[1] for row in connection.execute(counts)}
+
+
+def messages(connection: Connection | Session, ids: Sequence[str]) -> list[AnyRow]:
+    """The rows a telling of these runs is made from."""
+    columns = (R.id, R.job, R.backend, R.payload, R.epoch, R.tells, R.due_at, R.told_ref)
+    return list(connection.execute(select(*columns).where(R.id.in_(ids)).order_by(R.id)))
+
+
+def save_refs(connection: Connection, refs: dict[str, str]) -> None:
+    """Note what the backend calls each run it was told."""
+    if refs:
+        connection.execute(
+            update(runs)
+            .where(R.id.in_(refs), R.check_at.is_not(None))
+            .values(told_ref=case(refs, value=R.id))
+        )
+
+
+def as_message(row: AnyRow, spec: JobSpec) -> Message:
+    """A telling of one row of `messages`."""
+    return Message(
+        run_id=row.id,
+        job=row.job,
+        backend=row.backend,
+        queue=spec.queue,
+        event=spec.event,
+        payload=row.payload,
+        epoch=row.epoch,
+        tells=row.tells,
+        due_at=row.due_at,
+        timeout=spec.timeout,
+        ref=row.told_ref,
+    )

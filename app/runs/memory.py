@@ -1,0 +1,43 @@
+"""The in-memory backend: runs are performed in the calling process, when it says so. For tests."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from app.runs.backend import Message
+from app.runs.carrier import Carrier, Outcome
+from app.runs.engine import Engine
+
+
+class MemoryBackend:
+    """A queue in a list. What it holds is gone with its process; the relay then tells again."""
+
+    name = "memory"
+    keeps_time = False
+
+    def __init__(self) -> None:
+        self.queue: deque[Message] = deque()
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        """Queue the messages."""
+        self.queue.extend(messages)
+        return {}
+
+    def holds(self, messages: Sequence[Message]) -> set[str]:
+        """The runs still in the list."""
+        queued = {message.run_id for message in self.queue}
+        return {message.run_id for message in messages if message.run_id in queued}
+
+    def ping(self) -> None:
+        """Always there."""
+
+    def work(self, engine: Engine, limit: int = 10_000) -> list[Outcome]:
+        """Perform what is queued, and what that queues, one slice each; at most `limit` slices."""
+        outcomes: list[Outcome] = []
+        while self.queue and len(outcomes) < limit:
+            message = self.queue.popleft()
+            carrier = Carrier(f"memory-{os.urandom(8).hex()}")
+            outcomes.append(engine.perform(message.run_id, message.epoch, carrier))
+        return outcomes

@@ -1,0 +1,305 @@
+"""The SQL that moves a run: each statement a compare-and-set on its epoch, so that one writer wins.
+
+Built once at import: SQLAlchemy then finds their compiled form by identity.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import (
+    Table,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.runs.models import RunRow as R
+from app.runs.models import Status, StepStatus
+from app.runs.models import StepRow as S
+
+runs = cast(Table, R.__table__)
+steps = cast(Table, S.__table__)
+_TIME = R.due_at.type
+
+_COLUMNS = (
+    R.id,
+    R.job,
+    R.key,
+    R.payload,
+    R.backend,
+    R.epoch,
+    R.attempt,
+    R.losses,
+    R.parent_id,
+    R.created_at,
+    R.move_to,
+)
+
+INSERT = {
+    "sqlite": sqlite.insert(runs).on_conflict_do_nothing(index_elements=["job", "key"]),
+    "postgresql": postgresql.insert(runs).on_conflict_do_nothing(index_elements=["job", "key"]),
+}
+"""A new run, or nothing where its (job, key) is known."""
+
+INSERT_RETURNING = {name: statement.returning(R.id) for name, statement in INSERT.items()}
+
+# Only the told epoch may claim a run nobody holds; a holder (an Inngest run, which comes back for
+# each step) may go on with its own, and with one whose lease it let run out.
+CLAIM = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.due_at <= bindparam("now"),
+        or_(
+            and_(
+                R.holder.is_(None),
+                R.epoch == bindparam("told_epoch"),
+                R.status.in_([Status.PENDING, Status.WAITING]),
+            ),
+            and_(
+                R.holder == bindparam("by"),
+                or_(
+                    R.status == Status.WAITING,
+                    and_(R.status == Status.RUNNING, R.check_at < bindparam("now")),
+                ),
+            ),
+        ),
+    )
+    .values(
+        epoch=R.epoch + 1,
+        holder=bindparam("by"),
+        status=Status.RUNNING,
+        check_at=bindparam("lease_until"),
+        started_at=func.coalesce(R.started_at, bindparam("now", type_=R.started_at.type)),
+    )
+    .returning(*_COLUMNS)
+)
+
+RENEW = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("held_epoch"),
+        R.status == Status.RUNNING,
+    )
+    .values(check_at=bindparam("lease_until"))
+)
+
+# A finished step: the lease is renewed or, where the backend takes one step per call, given back.
+STEP_DONE = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("held_epoch"),
+        R.status == Status.RUNNING,
+    )
+    .values(
+        status=bindparam("new_status"),
+        check_at=bindparam("new_check_at"),
+        attempt=1,
+        losses=0,
+    )
+    .returning(R.move_to)
+)
+
+RELEASE = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("held_epoch"),
+        R.status == Status.RUNNING,
+    )
+    .values(
+        status=Status.WAITING,
+        due_at=bindparam("new_due_at"),
+        check_at=bindparam("new_check_at"),
+        holder=bindparam("new_holder"),
+        attempt=bindparam("new_attempt"),
+        error=bindparam("new_error"),
+        tells=0,
+    )
+)
+
+END = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("held_epoch"),
+        R.status == Status.RUNNING,
+    )
+    .values(
+        status=bindparam("new_status"),
+        ended_at=bindparam("now"),
+        check_at=null(),
+        holder=null(),
+        move_to=null(),
+        result=bindparam("new_result"),
+        error=bindparam("new_error"),
+    )
+)
+
+# The run changes backend: every earlier telling and claim is void.
+MOVE_HELD = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("held_epoch"),
+        R.status == Status.RUNNING,
+        R.move_to.is_not(None),
+    )
+    .values(
+        backend=R.move_to,
+        reason="HANDED_OVER",
+        move_to=null(),
+        epoch=R.epoch + 1,
+        holder=null(),
+        status=Status.WAITING,
+        due_at=bindparam("now"),
+        check_at=bindparam("new_check_at"),
+        tells=0,
+        told_ref=null(),
+    )
+    .returning(R.id)
+)
+
+SAVE_STEP = {
+    name: insert(steps)
+    .values(
+        run_id=bindparam("run_id"),
+        name=bindparam("name"),
+        status=bindparam("new_status"),
+        attempts=bindparam("attempts"),
+        backend=bindparam("backend"),
+        result=bindparam("new_result"),
+        error=bindparam("new_error"),
+        until=bindparam("until"),
+        updated_at=bindparam("now"),
+    )
+    .on_conflict_do_update(
+        index_elements=["run_id", "name"],
+        set_={
+            "status": bindparam("new_status"),
+            "attempts": bindparam("attempts"),
+            "backend": bindparam("backend"),
+            "result": bindparam("new_result"),
+            "error": bindparam("new_error"),
+            "until": bindparam("until"),
+            "updated_at": bindparam("now"),
+        },
+        # A commit whose outcome was lost may have stood: what is done stays done.
+        where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED]),
+    )
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+
+WAKE_PARENT = (
+    update(runs)
+    .where(
+        R.id == bindparam("parent"),
+        R.status == Status.WAITING,
+        select(literal(1))
+        .where(
+            S.run_id == bindparam("parent"),
+            S.status == StepStatus.WAITING,
+            S.until.is_(None),
+        )
+        .exists(),
+    )
+    .values(
+        epoch=R.epoch + 1,
+        holder=null(),
+        due_at=bindparam("now"),
+        check_at=bindparam("new_check_at"),
+        tells=0,
+        told_ref=null(),
+    )
+    .returning(R.id)
+)
+
+TAKE_OVER = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("seen_epoch"),
+        R.status == Status.RUNNING,
+        R.check_at <= bindparam("now"),
+    )
+    .values(
+        status=Status.WAITING,
+        epoch=R.epoch + 1,
+        holder=null(),
+        due_at=bindparam("new_due_at"),
+        check_at=bindparam("new_check_at"),
+        losses=R.losses + 1,
+        tells=0,
+        told_ref=null(),
+        # A move that was asked for happens here: nobody holds the run any more.
+        backend=func.coalesce(R.move_to, R.backend),
+        reason=case((R.move_to.is_not(None), "HANDED_OVER"), else_=R.reason),
+        move_to=null(),
+    )
+)
+
+# Told again: under the same epoch while nobody holds the run, so that the first telling still
+# counts if it comes after all; under a new one where a holder was to come back and did not.
+RETELL = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.epoch == bindparam("seen_epoch"),
+        R.check_at == bindparam("seen_check_at"),
+        R.status.in_([Status.PENDING, Status.WAITING]),
+    )
+    .values(
+        epoch=case((R.holder.is_(None), R.epoch), else_=R.epoch + 1),
+        tells=case((R.told_ref.is_(None), R.tells), else_=R.tells + 1),
+        holder=null(),
+        told_ref=null(),
+        check_at=bindparam("new_check_at"),
+    )
+)
+
+
+def next_check(run_ids: list[str], now: datetime, check_at: datetime) -> Update:
+    """Put off the next look at runs that are where they should be."""
+    return (
+        update(runs)
+        .where(R.id.in_(run_ids), R.check_at <= now, R.status != Status.RUNNING)
+        .values(check_at=check_at)
+    )
+
+
+# Runs nobody holds change backend at once; a running one is asked to at its next step boundary.
+HAND_OVER = (
+    update(runs)
+    .where(R.status.in_([Status.PENDING, Status.WAITING]), R.backend != bindparam("to"))
+    .values(
+        backend=bindparam("to"),
+        reason="HANDED_OVER",
+        epoch=R.epoch + 1,
+        holder=null(),
+        move_to=null(),
+        tells=0,
+        told_ref=null(),
+        check_at=case(
+            (R.due_at > bindparam("now"), R.due_at), else_=bindparam("new_check_at", type_=_TIME)
+        ),
+    )
+    .returning(R.id)
+)
+
+ASK_TO_MOVE = (
+    update(runs)
+    .where(R.status == Status.RUNNING, R.backend != bindparam("to"))
+    .values(move_to=bindparam("to"))
+)

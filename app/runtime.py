@@ -1,0 +1,39 @@
+"""What one process works with: made once by create_app(), looked up by dispatch()."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.config import Settings
+from app.db import Database
+from app.errors import SwitchyardError
+from app.jobs.catalogue import Catalogue
+from app.runs.engine import Engine
+from app.runs.store import RunStore
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The wired parts of one process."""
+
+    settings: Settings
+    db: Database
+    catalogue: Catalogue
+    store: RunStore
+    engine: Engine
+
+
+_current: Runtime | None = None
+
+
+def install(made: Runtime) -> None:
+    """Make `made` this process's runtime."""
+    global _current
+    _current = made
+
+
+def current() -> Runtime:
+    """The process's runtime. Raises SwitchyardError where create_app() has not been called."""
+    if _current is None:
+        raise SwitchyardError("not wired yet: call app.create_app() first")
+    return _current

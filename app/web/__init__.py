@@ -1,0 +1,15 @@
+"""The HTTP entrances."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.runtime import Runtime
+from app.web import health, problems, trigger
+
+
+def register(app: Flask, made: Runtime) -> None:
+    """Mount every blueprint and the error answers."""
+    problems.register(app)
+    app.register_blueprint(health.blueprint(made))
+    app.register_blueprint(trigger.blueprint(made))

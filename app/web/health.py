@@ -1,0 +1,75 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response
+from sqlalchemy import func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import BackendUnavailable
+from app.runs.models import RunRow as R
+from app.runtime import Runtime
+
+
+def blueprint(made: Runtime) -> Blueprint:
+    """/healthz, /readyz and /metrics."""
+    pages = Blueprint("health", __name__)
+
+    @pages.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @pages.get("/readyz")
+    def readyz() -> tuple[dict[str, Any], int]:
+        parts = {"database": _database(made)}
+        for name in made.store.backends.names():
+            parts[name] = _backend(made, name)
+        # A queue that is away is what the ledger is for: only the database decides.
+        return {"ready": parts["database"] == "ok", "parts": parts}, (
+            200 if parts["database"] == "ok" else 503
+        )
+
+    @pages.get("/metrics")
+    def metrics() -> Response:
+        return Response(_metrics(made), content_type="text/plain; version=0.0.4")
+
+    return pages
+
+
+def _database(made: Runtime) -> str:
+    try:
+        with made.db.autocommit() as connection:
+            connection.execute(select(literal(1)).select_from(R).limit(1))
+    except SQLAlchemyError as failure:
+        return f"unavailable: {type(failure).__name__}"
+    return "ok"
+
+
+def _backend(made: Runtime, name: str) -> str:
+    try:
+        made.store.backends[name].ping()
+    except BackendUnavailable as failure:
+        return f"unavailable: {failure}"
+    return "ok"
+
+
+def _metrics(made: Runtime) -> str:
+    chosen = (
+        select(R.job, R.backend, R.status, func.count())
+        .where(R.check_at.is_not(None))
+        .group_by(R.job, R.backend, R.status)
+        .order_by(R.job, R.backend, R.status)
+    )
+    with made.db.autocommit() as connection:
+        rows = connection.execute(chosen).all()
+    lines = [
+        "# HELP switchyard_open_runs Runs that are not done with.",
+        "# TYPE switchyard_open_runs gauge",
+    ]
+    lines += [
+        f'switchyard_open_runs{{job="{job}",backend="{backend}",status="{status}"}} {count}'
+        for job, backend, status, count in rows
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,39 @@
+"""Errors as application/problem+json (RFC 9457): what was wrong, never how the code looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from app.errors import SwitchyardError
+
+log = logging.getLogger(__name__)
+
+
+def problem(status: int, title: str, detail: str) -> Response:
+    """One problem document."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Response(json.dumps(body), status, content_type="application/problem+json")
+
+
+def register(app: Flask) -> None:
+    """Answer every error of the app as a problem document."""
+
+    @app.errorhandler(SwitchyardError)
+    def refused(failure: SwitchyardError) -> Response:
+        if failure.status >= 500:
+            log.error("request failed: %s", failure)
+        return problem(failure.status, failure.title, str(failure))
+
+    @app.errorhandler(HTTPException)
+    def http(failure: HTTPException) -> Response:
+        return problem(failure.code or 500, failure.name, failure.description or failure.name)
+
+    @app.errorhandler(Exception)
+    def unexpected(failure: Exception) -> Response:
+        log.exception("request failed")
+        detail = "the server could not answer; its log says why"
+        return problem(500, "Internal error", detail)

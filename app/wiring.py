@@ -1,0 +1,80 @@
+"""The one place that wires everything."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import Flask
+
+import flags
+from app import config, logs, runtime, web
+from app.cli import register_commands
+from app.clock import Clock, utcnow
+from app.config import Settings
+from app.cutover import stages
+from app.db import Database
+from app.gateways import Gateways
+from app.gateways.stripe import StripeGateway
+from app.jobs import catalogue
+from app.runs.backend import Backend, Backends
+from app.runs.engine import Engine
+from app.runs.lease import Leases
+from app.runs.store import RunStore
+from queues.backend import RQBackend
+from workflows.backend import InngestBackend
+from workflows.client import make_client
+from workflows.serve import serve
+
+LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
+
+
+def make_runtime(
+    settings: Settings, *, clock: Clock = utcnow, backends: list[Backend] | None = None
+) -> runtime.Runtime:
+    """The parts of one process, made from its settings and installed."""
+    db = Database(settings.sqlalchemy_url)
+    jobs = catalogue.load(settings.switchyard_jobs)
+    if backends is None:
+        backends = [RQBackend(settings.redis_url), InngestBackend(settings)]
+    lease = timedelta(seconds=settings.lease_seconds)
+    store = RunStore(
+        db=db,
+        clock=clock,
+        catalogue=jobs,
+        backends=Backends(backends),
+        lease=lease,
+        check=timedelta(seconds=settings.check_seconds),
+    )
+    secret = settings.stripe_api_key
+    stripe = StripeGateway(
+        LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(), settings.stripe_api_base
+    )
+    made = runtime.Runtime(
+        settings=settings,
+        db=db,
+        catalogue=jobs,
+        store=store,
+        engine=Engine(store, Gateways(stripe=stripe), Leases(db, clock, lease)),
+    )
+    runtime.install(made)
+    flags.configure(
+        flags.Flags(
+            lambda: stages.current(db),
+            lambda job: jobs[job].serverless if job in jobs else "inngest",
+        )
+    )
+    return made
+
+
+def build(settings: Settings | None = None) -> Flask:
+    """See app.create_app."""
+    settings = config.load() if settings is None else settings
+    logs.configure()
+    made = make_runtime(settings)
+    app = Flask("app", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
+    app.extensions["switchyard"] = made
+    web.register(app, made)
+    serve(app, make_client(settings), made)
+    register_commands(app)
+    return app

@@ -1,0 +1,224 @@
+"""Which backend does a job: decide(job, key), the only reader of USE_INNGEST.
+
+Any off switch wins: USE_INNGEST not true, or a stage that is not yet on the serverless side, means
+RQ. A stage is read from its store at most once in TTL_SECONDS and process, by the caller that finds
+it old: there is no background thread, so a fork never freezes it. A store that cannot be read
+leaves the last known answer, or legacy where there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+TTL_SECONDS = 0.9
+"""A flip must be seen by every process within one second; the rest is for the read itself."""
+LEGACY_BACKEND = "rq"
+_FULL_SCALE = 1 << 64
+
+
+class Stage(StrEnum):
+    """Where a job stands in its migration."""
+
+    LEGACY = "legacy"
+    SHADOW = "shadow"
+    RAMP = "ramp"
+    LIVE = "live"
+    COMPLETE = "complete"
+
+
+class Reason(StrEnum):
+    """Why a decision fell as it did: OpenFeature's words where it has one."""
+
+    DISABLED = "DISABLED"
+    """USE_INNGEST is not true."""
+    STATIC = "STATIC"
+    """The stage alone decided."""
+    SPLIT = "SPLIT"
+    """The key's place in a ramp decided."""
+    DEFAULT = "DEFAULT"
+    """No stage was ever set for this job: legacy."""
+    STALE = "STALE"
+    """The stage store could not be read; the last known answer served."""
+    ERROR = "ERROR"
+    """The stage store could not be read and nothing was known: legacy."""
+    PARENT = "PARENT"
+    """A child run follows its parent; the flag was not asked."""
+    HANDED_OVER = "HANDED_OVER"
+    """A drain or an operator moved the run; the flag was not asked again."""
+
+
+class Decision(NamedTuple):
+    """One answer, recorded once with the run it was made for."""
+
+    backend: str
+    reason: str
+    stage: str
+    version: int
+
+
+class StageRow(NamedTuple):
+    """A job's stage as its store holds it; `version` grows with each change."""
+
+    job: str
+    stage: str
+    percent: float | None
+    version: int
+
+
+class _Entry(NamedTuple):
+    off: Decision
+    on: Decision
+    threshold: int
+    """Keys whose bucket lies below it are on; 0 is nobody, 2**64 everybody."""
+
+
+def parse_use_inngest(raw: str | None) -> bool:
+    """The master switch: `true` or `false`, unset is false. Raises ValueError on anything else."""
+    text = (raw or "").strip().lower()
+    if text in ("", "false"):
+        return False
+    if text == "true":
+        return True
+    raise ValueError("USE_INNGEST: must be true or false")
+
+
+def bucket(job: str, key: str) -> int:
+    """A key's fixed place in [0, 2**64): the same in every process, so a ramp is sticky by key and
+    monotone in its percent."""
+    return int.from_bytes(blake2b(f"{job}\0{key}".encode(), digest_size=8).digest())
+
+
+def threshold(percent: float) -> int:
+    """The bucket below which `percent` of all keys lie."""
+    return min(_FULL_SCALE, max(0, int(percent / 100 * _FULL_SCALE)))
+
+
+class Flags:
+    """The answers of one process. Lock-free: two threads may at worst both read the store."""
+
+    def __init__(
+        self,
+        load: Callable[[], Iterable[StageRow]],
+        serverless_side: Callable[[str], str],
+        *,
+        environ: Mapping[str, str] = os.environ,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._serverless_side = serverless_side
+        self._environ = environ
+        self._monotonic = monotonic
+        self._fresh_until = 0.0
+        self._entries: dict[str, _Entry] | None = None
+        self._known: dict[str, StageRow] = {}
+        self._missing = Reason.ERROR
+        self._switch: tuple[str | None, bool] = (None, False)
+        self._disabled: dict[str, Decision] = {}
+
+    def decide(self, job: str, key: str) -> Decision:
+        """The backend for a new run of `job`. `key` places it in a ramp."""
+        entries = self._entries
+        if entries is None or self._monotonic() >= self._fresh_until:
+            entries = self._refresh()
+        entry = entries.get(job)
+        if entry is None:
+            entry = entries[job] = self._entry(StageRow(job, Stage.LEGACY, None, 0), self._missing)
+        raw = self._environ.get("USE_INNGEST")
+        if raw != self._switch[0]:
+            self._switch = (raw, self._read_switch(raw))
+        if not self._switch[1]:
+            return self._switched_off(job, entry.off)
+        if entry.threshold == 0:
+            return entry.off
+        if entry.threshold == _FULL_SCALE or bucket(job, key) < entry.threshold:
+            return entry.on
+        return entry.off
+
+    def _switched_off(self, job: str, off: Decision) -> Decision:
+        cached = self._disabled.get(job)
+        if cached is None or cached.version != off.version or cached.stage != off.stage:
+            cached = self._disabled[job] = off._replace(reason=Reason.DISABLED.value)
+        return cached
+
+    def forget(self) -> None:
+        """Read the store again at the next decision, whatever the age of the last answer."""
+        self._fresh_until = 0.0
+
+    def _read_switch(self, raw: str | None) -> bool:
+        try:
+            return parse_use_inngest(raw)
+        except ValueError as nonsense:
+            log.error("%s; taking it for false", nonsense)
+            return False
+
+    def _refresh(self) -> dict[str, _Entry]:
+        self._fresh_until = self._monotonic() + TTL_SECONDS
+        try:
+            rows = {row.job: row for row in self._load()}
+        except Exception as failure:  # noqa: BLE001 - whatever the store's client raises
+            log.warning(
+                "stage store unreadable (%s); last known stages serve", type(failure).__name__
+            )
+            reason = Reason.STALE
+            self._missing = Reason.STALE if self._known else Reason.ERROR
+            entries = {job: self._entry(row, reason) for job, row in self._known.items()}
+        else:
+            self._missing = Reason.DEFAULT
+            entries = {}
+            for job, row in rows.items():
+                if _sound(row):
+                    self._known[job] = row
+                    split = row.stage == Stage.RAMP
+                    entries[job] = self._entry(row, Reason.SPLIT if split else Reason.STATIC)
+                elif job in self._known:
+                    entries[job] = self._entry(self._known[job], Reason.STALE)
+                else:
+                    nothing = StageRow(job, Stage.LEGACY, None, row.version)
+                    entries[job] = self._entry(nothing, Reason.ERROR)
+        self._entries = entries
+        return entries
+
+    def _entry(self, row: StageRow, reason: Reason) -> _Entry:
+        if row.stage == Stage.RAMP:
+            limit = threshold(row.percent or 0.0)
+        else:
+            limit = _FULL_SCALE if row.stage in (Stage.LIVE, Stage.COMPLETE) else 0
+        off = Decision(LEGACY_BACKEND, reason.value, str(row.stage), row.version)
+        if limit == 0:
+            return _Entry(off, off, 0)
+        return _Entry(off, off._replace(backend=self._serverless_side(row.job)), limit)
+
+
+def _sound(row: StageRow) -> bool:
+    if row.stage not in Stage.__members__.values():
+        return False
+    if row.stage == Stage.RAMP:
+        return row.percent is not None and 0 <= row.percent <= 100
+    return True
+
+
+_flags: Flags | None = None
+
+
+def configure(flags: Flags) -> None:
+    """Make `flags` what `decide` asks in this process."""
+    global _flags
+    _flags = flags
+
+
+def decide(job: str, key: str) -> Decision:
+    """The backend for a new run of `job`, with reason, stage and version.
+
+    Legacy (reason ERROR) where the process has no stage store: an off switch wins.
+    """
+    if _flags is None:
+        return Decision(LEGACY_BACKEND, Reason.ERROR.value, Stage.LEGACY.value, 0)
+    return _flags.decide(job, key)

@@ -1,0 +1,125 @@
+"""The RQ backend: one RQ job per telling, written as RQ writes it, many in one round trip."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.utils import as_text, utcformat
+
+from app.errors import BackendUnavailable
+from app.runs.backend import Message
+
+TASK = "queues.task.perform"
+"""The one function the ledger's messages name; the worker's allow-list knows it."""
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+FAILURE_TTL_SECONDS = 7 * 24 * 3600
+_PIPELINE = 1000
+
+
+def connect(url: str) -> Redis:
+    """A client whose every call has a timeout."""
+    return Redis.from_url(
+        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
+    )
+
+
+class RQBackend:
+    """Tells plain RQ workers. RQ keeps no time for it: the relay tells each run when it is due."""
+
+    name = "rq"
+    keeps_time = False
+
+    def __init__(self, url: str) -> None:
+        self._redis = connect(url)
+        self._templates: dict[tuple[str, float], dict[str, Any]] = {}
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        """Write one RQ job per message and push their ids."""
+        try:
+            for start in range(0, len(messages), _PIPELINE):
+                self._push(messages[start : start + _PIPELINE])
+        except RedisError as failure:
+            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+        return {}
+
+    def _push(self, messages: Sequence[Message]) -> None:
+        queued: dict[str, list[str]] = defaultdict(list)
+        now = utcformat(datetime.now(UTC))
+        # Without MULTI: a job's hash is written before its id is pushed, so that a worker never
+        # finds an id without its job, and a cut in between leaves what the relay tells again.
+        with self._redis.pipeline(transaction=False) as pipe:
+            for message in messages:
+                job_id = f"{message.run_id}-{message.epoch}"
+                fields = self._template(message.queue, message.timeout)
+                fields["data"] = json.dumps([TASK, None, [message.run_id, message.epoch], {}])
+                fields["created_at"] = fields["enqueued_at"] = now
+                fields["description"] = f"{message.job} {message.run_id}"
+                pipe.hset(Job.key_for(job_id), mapping=cast(Any, fields))
+                queued[message.queue].append(job_id)
+            for queue, ids in queued.items():
+                key = f"{Queue.redis_queue_namespace_prefix}{queue}"
+                pipe.sadd(Queue.redis_queues_keys, key)
+                pipe.rpush(key, *ids)
+            pipe.execute()
+
+    def _template(self, queue: str, timeout: float) -> dict[str, Any]:
+        """The fields RQ writes for a job like these, from RQ itself, made once."""
+        fields = self._templates.get((queue, timeout))
+        if fields is None:
+            job = Job.create(
+                TASK,
+                args=("", 0),
+                connection=self._redis,
+                serializer=JSONSerializer,
+                origin=queue,
+                timeout=int(timeout),
+                result_ttl=0,  # the ledger keeps the result
+                failure_ttl=FAILURE_TTL_SECONDS,
+                status=JobStatus.QUEUED,
+            )
+            written = job.to_dict(include_meta=False, include_result=False)
+            # HSET over an older telling of the same epoch must leave no field of it behind.
+            fields = self._templates[queue, timeout] = dict(written)
+        return fields
+
+    def holds(self, messages: Sequence[Message]) -> set[str]:
+        """The runs whose RQ job still waits in its queue's list.
+
+        A job out of the list and not claimed is lost (its worker died between the two), whatever
+        its hash says; RQ itself never finds it again.
+        """
+        held: set[str] = set()
+        queues = {message.queue for message in messages}
+        try:
+            waiting = {
+                queue: {
+                    as_text(entry)
+                    for entry in self._redis.lrange(
+                        f"{Queue.redis_queue_namespace_prefix}{queue}", 0, -1
+                    )
+                }
+                for queue in queues
+            }
+        except RedisError as failure:
+            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+        for message in messages:
+            if f"{message.run_id}-{message.epoch}" in waiting[message.queue]:
+                held.add(message.run_id)
+        return held
+
+    def ping(self) -> None:
+        """Raises BackendUnavailable where Redis does not answer."""
+        try:
+            self._redis.ping()
+        except RedisError as failure:
+            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure

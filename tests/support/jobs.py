@@ -1,0 +1,213 @@
+"""Jobs for the tests: each says in the table `marks` what it did, so that a test can count it."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+
+from sqlalchemy import String, func, insert, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.db import Base, Database
+from app.jobs.catalogue import JobPayload, job
+from app.jobs.context import Context
+from app.jobs.errors import NonRetriable, RetryAfter, StepFailed
+
+GAPS = (0.2, 0.3)
+
+
+class Mark(Base):
+    """One effect of a test job."""
+
+    __tablename__ = "marks"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    what: Mapped[str] = mapped_column(String(200))
+    backend: Mapped[str] = mapped_column(String(20))
+    pid: Mapped[int]
+
+
+class Touch(Base):
+    """One try, committed on its own: counted whether or not the step held."""
+
+    __tablename__ = "touches"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    what: Mapped[str] = mapped_column(String(200))
+
+
+def mark(tx: Session, ctx: Context, what: str) -> str:
+    tx.execute(insert(Mark).values(what=what, backend=ctx.backend, pid=os.getpid()))
+    return what
+
+
+def touch(ctx: Context, what: str) -> int:
+    """How often `what` was tried, this time included."""
+    with ctx.transaction() as tx:
+        tx.execute(insert(Touch).values(what=what))
+        count = select(func.count()).select_from(Touch).where(Touch.what == what)
+        return tx.scalar(count) or 0
+
+
+def marks(db: Database) -> dict[str, int]:
+    """How often each effect happened."""
+    with db.autocommit() as connection:
+        rows = connection.execute(select(Mark.what, func.count()).group_by(Mark.what))
+        return {row[0]: row[1] for row in rows}
+
+
+def touches(db: Database, what: str) -> int:
+    with db.autocommit() as connection:
+        count = select(func.count()).select_from(Touch).where(Touch.what == what)
+        return connection.scalar(count) or 0
+
+
+class Name(JobPayload):
+    """A name to mark effects with."""
+
+    name: str
+    fail_at: int = 0
+    failures: int = 0
+    wait_seconds: float = 0.2
+    children: int = 3
+
+
+@job("noop", event="test.noop", payload=Name, queue="tests", gaps=GAPS)
+def noop(ctx: Context, payload: Name) -> None:
+    """Nothing."""
+
+
+@job("five-steps", event="test.five", payload=Name, queue="tests", gaps=GAPS)
+def five_steps(ctx: Context, payload: Name) -> list[str]:
+    """Five steps; step `fail_at` fails `failures` times first."""
+
+    def step(tx: Session, number: int) -> str:
+        what = f"{payload.name}/{number}"
+        if number == payload.fail_at and touch(ctx, what) <= payload.failures:
+            raise RuntimeError(f"step {number} failed on purpose")
+        return mark(tx, ctx, what)
+
+    return [ctx.step.run(f"step {number}", step, number) for number in range(1, 6)]
+
+
+@job("sleeper", event="test.sleep", payload=Name, queue="tests", gaps=GAPS)
+def sleeper(ctx: Context, payload: Name) -> str:
+    """A step, a sleep, a step."""
+    ctx.step.run("before", mark, ctx, f"{payload.name}/before")
+    ctx.step.sleep("nap", timedelta(seconds=payload.wait_seconds))
+    return ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+
+
+@job("parent", event="test.parent", payload=Name, queue="tests", gaps=GAPS)
+def parent(ctx: Context, payload: Name) -> dict[str, int]:
+    """Children, and a wait for them."""
+    payloads = [{"name": f"{payload.name}/{number}"} for number in range(payload.children)]
+    ctx.step.dispatch("start", "child", payloads)
+    ended = ctx.step.join("ended")
+    ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+    return ended
+
+
+@job("child", event="test.child", payload=Name, queue="tests", gaps=GAPS)
+def child(ctx: Context, payload: Name) -> str:
+    return ctx.step.run("mark", mark, ctx, payload.name)
+
+
+@job("hopeless", event="test.hopeless", payload=Name, queue="tests", gaps=GAPS, attempts=3)
+def hopeless(ctx: Context, payload: Name) -> None:
+    """A step that always fails."""
+
+    def fail(tx: Session) -> None:
+        touch(ctx, payload.name)
+        raise RuntimeError("always")
+
+    ctx.step.run("fail", fail)
+
+
+@job("refuser", event="test.refuser", payload=Name, queue="tests", gaps=GAPS)
+def refuser(ctx: Context, payload: Name) -> None:
+    """A step for which trying again cannot help."""
+
+    def refuse(tx: Session) -> None:
+        touch(ctx, payload.name)
+        raise NonRetriable("never")
+
+    ctx.step.run("refuse", refuse)
+
+
+@job("catcher", event="test.catcher", payload=Name, queue="tests", gaps=GAPS, attempts=2)
+def catcher(ctx: Context, payload: Name) -> str:
+    """A body that goes on after a step failed for good."""
+
+    def fail(tx: Session) -> None:
+        touch(ctx, payload.name)
+        raise RuntimeError("always")
+
+    try:
+        ctx.step.run("fail", fail)
+    except StepFailed as failed:
+        return ctx.step.run("instead", mark, ctx, f"{payload.name}/{failed.step}")
+    return "not reached"
+
+
+@job("later", event="test.later", payload=Name, queue="tests", gaps=GAPS)
+def later(ctx: Context, payload: Name) -> str:
+    """A step that asks to be tried again at a time of its own."""
+
+    def once(tx: Session) -> str:
+        if touch(ctx, payload.name) == 1:
+            raise RetryAfter("not yet", timedelta(seconds=payload.wait_seconds))
+        return mark(tx, ctx, payload.name)
+
+    return ctx.step.run("once", once)
+
+
+@job("no-steps", event="test.no-steps", payload=Name, queue="tests", gaps=GAPS)
+def no_steps(ctx: Context, payload: Name) -> str:
+    """A body without steps that fails `failures` times."""
+    if touch(ctx, payload.name) <= payload.failures:
+        raise RuntimeError("body failed on purpose")
+    return payload.name
+
+
+@job("not-json", event="test.not-json", payload=Name, queue="tests", gaps=GAPS)
+def not_json(ctx: Context, payload: Name) -> object:
+    """A result that is not JSON."""
+    return ctx.step.run("object", lambda tx: object())
+
+
+@job("slow", event="test.slow", payload=Name, queue="tests", gaps=GAPS)
+def slow(ctx: Context, payload: Name) -> str:
+    """A step that takes its time in the outside world, then marks."""
+    import time
+
+    def work(tx: Session) -> str:
+        touch(ctx, payload.name)
+        time.sleep(payload.wait_seconds)
+        return mark(tx, ctx, payload.name)
+
+    ctx.step.run("work", work)
+    return ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+
+
+def key_of(payload: Name) -> str:
+    return payload.name
+
+
+def ticked(occurrence: datetime) -> Name:
+    return Name(name=f"{occurrence:%Y-%m-%dT%H:%M}")
+
+
+@job(
+    "keyed",
+    event="test.keyed",
+    payload=Name,
+    queue="tests",
+    gaps=GAPS,
+    key=key_of,
+    tick=ticked,
+    schedule="0 9 1,15 * *",
+)
+def keyed(ctx: Context, payload: Name) -> str:
+    """A job whose payload says what makes it unique, on a schedule."""
+    return ctx.step.run("mark", mark, ctx, payload.name)

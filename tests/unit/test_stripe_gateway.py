@@ -1,0 +1,400 @@
+"""The Stripe gateway: what each outcome is told apart as, with Stripe's real client underneath."""
+
+import json
+import logging
+import os
+import pickle
+import socket
+import threading
+import traceback
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.errors import SwitchyardError
+from app.gateways.stripe import (
+    Account,
+    StripeError,
+    StripeGateway,
+    StripeKeyReused,
+    StripeMisconfigured,
+    StripeRateLimited,
+    StripeRefused,
+    StripeUnknownOutcome,
+    Transfer,
+)
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+API_KEY = "sk_test_gateway0123456789"
+START = datetime(2025, 1, 1, 9, tzinfo=UTC)
+
+
+class Stand:
+    """A served stand-in, and the ports its clients called from."""
+
+    def __init__(self) -> None:
+        self.app = StripeStandIn(api_key=API_KEY, clock=lambda: START)
+        self.ports: list[str] = []
+        self.url = ""
+
+    def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Any:
+        if environ["PATH_INFO"].startswith("/v1/"):
+            self.ports.append(environ["REMOTE_PORT"])
+        return self.app(environ, start)
+
+    def admin(self, method: str, route: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/_standin/{route}", data, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def fault(self, kind: str, **rule: object) -> None:
+        self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})
+
+    def count(self) -> int:
+        return len(self.admin("GET", "transfers")["transfers"])
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    served = Stand()
+    with serve_in_thread(served) as served.url:
+        served.admin("POST", "topup", {"amount": 10_000})
+        served.admin("POST", "accounts", {"accounts": [{"id": "acct_1"}]})
+        yield served
+        served.admin("DELETE", "faults")
+    served.app.close()
+
+
+@pytest.fixture
+def gateway(stand: Stand) -> StripeGateway:
+    return StripeGateway(API_KEY, stand.url)
+
+
+def pay(gateway: StripeGateway, key: str = "k", **change: Any) -> Transfer:
+    given: dict[str, Any] = {
+        "amount_minor": 500,
+        "currency": "usd",
+        "destination": "acct_1",
+        "transfer_group": "run-1",
+        "metadata": {"payout": "9"},
+        **change,
+    }
+    return gateway.create_transfer(idempotency_key=key, **given)
+
+
+def test_a_transfer_comes_back_as_plain_data(gateway: StripeGateway, stand: Stand) -> None:
+    made = pay(gateway)
+    assert made == Transfer(
+        id=made.id,
+        amount_minor=500,
+        currency="usd",
+        destination="acct_1",
+        transfer_group="run-1",
+        created=START,
+        amount_reversed_minor=0,
+        metadata={"payout": "9"},
+    )
+    assert type(made.metadata) is dict
+    assert pay(gateway) == made
+    assert stand.count() == 1
+    assert gateway.platform_balance() == {"usd": 9_500}
+
+
+def test_accounts_tell_whether_they_can_be_paid(gateway: StripeGateway, stand: Stand) -> None:
+    wanted = [
+        {"id": "acct_pending", "transfers": "pending"},
+        {"id": "acct_none", "transfers": None},
+        {"id": "acct_shut", "disabled_reason": "rejected.fraud"},
+        {"id": "acct_nobank", "payouts_enabled": False, "country": "DE"},
+    ]
+    stand.admin("POST", "accounts", {"accounts": wanted})
+    assert gateway.retrieve_account("acct_1") == Account(
+        id="acct_1",
+        country="US",
+        default_currency="usd",
+        payouts_enabled=True,
+        charges_enabled=True,
+        transfers="active",
+        disabled_reason=None,
+    )
+    found = {account.id: account for account in gateway.list_accounts()}
+    assert {id_ for id_, account in found.items() if account.payable} == {"acct_1"}
+    assert found["acct_none"].transfers == "unrequested"
+    assert found["acct_shut"].disabled_reason == "rejected.fraud"
+    assert found["acct_nobank"].country == "DE"
+
+
+def test_lists_read_every_page(gateway: StripeGateway, stand: Stand) -> None:
+    stand.admin("POST", "accounts", {"count": 249})
+    assert len({account.id for account in gateway.list_accounts()}) == 250
+    made = [pay(gateway, f"k{n}", amount_minor=1).id for n in range(105)]
+    assert [t.id for t in gateway.list_transfers()] == made[::-1]
+    stand.admin("POST", "clock", {"advance_seconds": 60})
+    late = pay(gateway, "late", transfer_group="run-2")
+    assert list(gateway.list_transfers(transfer_group="run-2")) == [late]
+    assert list(gateway.list_transfers(created_gte=late.created)) == [late]
+    assert list(gateway.list_transfers(transfer_group="run-3")) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "raised", "effects"),
+    [
+        ({"kind": "timeout_after_effect"}, StripeUnknownOutcome, 1),
+        ({"kind": "timeout_after_effect", "seconds": 60}, StripeUnknownOutcome, 1),
+        ({"kind": "drop_before"}, StripeUnknownOutcome, 0),
+        ({"kind": "500_before"}, StripeUnknownOutcome, 0),
+        ({"kind": "500_after"}, StripeUnknownOutcome, 1),
+        ({"kind": "409"}, StripeUnknownOutcome, 0),
+        ({"kind": "429"}, StripeRateLimited, 0),
+        ({"kind": "refuse"}, StripeRefused, 0),
+        ({"kind": "refuse", "code": "account_invalid"}, StripeRefused, 0),
+        ({"kind": "refuse", "code": "insufficient_funds", "status": 402}, StripeRefused, 0),
+    ],
+)
+def test_each_fault_is_told_apart(
+    stand: Stand, rule: dict[str, Any], raised: type[StripeError], effects: int
+) -> None:
+    gateway = StripeGateway(API_KEY, stand.url, timeout_seconds=0.5 if "seconds" in rule else 10)
+    stand.fault(**rule)
+    with pytest.raises(raised) as failure:
+        pay(gateway)
+    assert type(failure.value) is raised
+    assert isinstance(failure.value, SwitchyardError)
+    assert stand.count() == effects
+    # One call of ours is one request: the library's own retries are off.
+    assert len(stand.ports) == 1
+    if isinstance(failure.value, StripeRefused):
+        assert failure.value.code == rule.get("code", "balance_insufficient")
+
+
+@pytest.mark.parametrize("kind", ["timeout_after_effect", "drop_before", "409", "429"])
+def test_the_same_key_again_moves_the_money_once(
+    gateway: StripeGateway, stand: Stand, kind: str
+) -> None:
+    stand.fault(kind)
+    with pytest.raises(StripeError):
+        pay(gateway)
+    assert pay(gateway).amount_minor == 500
+    assert stand.count() == 1
+
+
+def test_a_refusal_wants_a_new_key(gateway: StripeGateway, stand: Stand) -> None:
+    for _ in range(2):
+        with pytest.raises(StripeRefused) as refused:
+            pay(gateway, "k", amount_minor=10_001)
+        assert refused.value.code == "balance_insufficient"
+        assert "insufficient available funds" in refused.value.message
+        stand.admin("POST", "topup", {"amount": 10_000})
+    assert pay(gateway, "k2", amount_minor=10_001).amount_minor == 10_001
+
+
+def test_a_stored_500_keeps_the_outcome_unknown(gateway: StripeGateway, stand: Stand) -> None:
+    stand.fault("500_after")
+    for _ in range(2):
+        with pytest.raises(StripeUnknownOutcome):
+            pay(gateway)
+    assert [t.amount_minor for t in gateway.list_transfers(transfer_group="run-1")] == [500]
+
+
+def test_a_key_with_other_parameters_is_never_a_refusal(gateway: StripeGateway) -> None:
+    pay(gateway)
+    with pytest.raises(StripeKeyReused):
+        pay(gateway, amount_minor=501)
+    assert issubclass(StripeKeyReused, StripeUnknownOutcome)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"amount_minor": 0}, "parameter_invalid_integer"),
+        ({"amount_minor": 100_000_000}, "amount_too_large"),
+        ({"currency": "zzz"}, "invalid_request"),
+        ({"destination": "acct_unknown"}, "resource_missing"),
+    ],
+)
+def test_wrong_parameters_are_refused(
+    gateway: StripeGateway, change: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(StripeRefused) as refused:
+        pay(gateway, **change)
+    assert refused.value.code == code
+
+
+def test_a_rate_limit_says_how_long_to_wait(gateway: StripeGateway, stand: Stand) -> None:
+    stand.fault("429", retry_after=7)
+    with pytest.raises(StripeRateLimited) as limited:
+        pay(gateway)
+    assert limited.value.retry_after == 7.0
+    stand.fault("429", method="GET")
+    with pytest.raises(StripeRateLimited) as limited:
+        list(gateway.list_transfers())
+    assert limited.value.retry_after is None
+
+
+def test_an_account_that_is_gone_is_not_a_wrong_key(gateway: StripeGateway, stand: Stand) -> None:
+    with pytest.raises(StripeRefused) as refused:
+        gateway.retrieve_account("acct_gone")
+    assert refused.value.code == "account_invalid"
+    with pytest.raises(StripeMisconfigured):
+        StripeGateway("sk_test_another0123456789", stand.url).retrieve_account("acct_1")
+
+
+@pytest.mark.parametrize("key", ["", " ", "k" * 256, "k\n", "schlüssel"])
+def test_an_unusable_idempotency_key_is_never_sent(
+    gateway: StripeGateway, stand: Stand, key: str
+) -> None:
+    with pytest.raises(ValueError, match="idempotency key"):
+        pay(gateway, key)
+    assert stand.ports == []
+
+
+def canned(status: str, kind: str, body: str) -> Callable[..., list[bytes]]:
+    def app(environ: "WSGIEnvironment", start: "StartResponse") -> list[bytes]:
+        start(status, [("Content-Type", kind), ("Location", "/elsewhere")])
+        return [body.encode()]
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "raised"),
+    [
+        ("502 Bad Gateway", "<html>", StripeUnknownOutcome),
+        (
+            "503 Unavailable",
+            '{"error": {"message": "x", "type": "api_error"}}',
+            StripeUnknownOutcome,
+        ),
+        ("400 Bad Request", "<html>a proxy's</html>", StripeUnknownOutcome),
+        ("200 OK", "<html>a proxy's</html>", StripeUnknownOutcome),
+        ("200 OK", "{}", StripeUnknownOutcome),
+        ("200 OK", "[]", StripeUnknownOutcome),
+        ("200 OK", '{"id": "tr_1", "object": "transfer"}', StripeUnknownOutcome),
+        ("307 Temporary Redirect", "", StripeUnknownOutcome),
+        ("429 Too Many", "<html>", StripeRateLimited),
+        ("401 Unauthorized", "<html>", StripeMisconfigured),
+        ("403 Forbidden", '{"error": {"message": "x"}}', StripeMisconfigured),
+        ("400 Bad Request", '{"error": {"message": "x", "code": "rate_limit"}}', StripeRateLimited),
+    ],
+)
+def test_answers_that_are_not_stripes_are_classified_safely(
+    status: str, body: str, raised: type[StripeError]
+) -> None:
+    app = canned(status, "text/html", body)
+    with serve_in_thread(app) as url, pytest.raises(raised) as failure:
+        pay(StripeGateway(API_KEY, url))
+    assert type(failure.value) is raised
+
+
+def test_nobody_listening_is_an_unknown_outcome() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        gateway = StripeGateway(API_KEY, f"http://127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(StripeUnknownOutcome):
+            pay(gateway)
+
+
+def test_an_answer_that_trickles_in_for_ever_is_given_up() -> None:
+    over = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(ConnectionError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not over.wait(0.01):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(trickle, listener)
+        gateway = StripeGateway(API_KEY, f"http://127.0.0.1:{listener.getsockname()[1]}", 0.2)
+        with pytest.raises(StripeUnknownOutcome, match="no complete answer"):
+            pay(gateway)
+        over.set()
+        done.result()
+
+
+def test_an_answer_cut_short_is_an_unknown_outcome() -> None:
+    def cut(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(cut, listener)
+        with pytest.raises(StripeUnknownOutcome, match="cut short"):
+            pay(StripeGateway(API_KEY, f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        done.result()
+
+
+def test_calls_share_a_connection_and_a_fork_gets_its_own(
+    gateway: StripeGateway, stand: Stand
+) -> None:
+    pay(gateway, "k1")
+    pay(gateway, "k2")
+    assert len(set(stand.ports)) == 1
+    child = os.fork()
+    if child == 0:
+        # Whatever happens, the child must not run the rest of the suite.
+        status = 1
+        try:
+            status = 0 if pay(gateway, "k3").amount_minor == 500 else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pay(gateway, "k4")
+    first, second, forked, last = stand.ports
+    assert first == second == last != forked
+
+
+def test_the_key_is_nowhere_in_messages_or_logs(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    gateway = StripeGateway(API_KEY, stand.url)
+    wrong = "sk_test_another0123456789"
+    seen = [repr(gateway), str(gateway)]
+    for kind in ("drop_before", "500_before", "409", "429", "refuse"):
+        stand.fault(kind)
+        with pytest.raises(StripeError) as failure:
+            pay(gateway, kind)
+        seen += traceback.format_exception(failure.value)
+    with pytest.raises(StripeMisconfigured) as refused:
+        pay(StripeGateway(wrong, stand.url))
+    seen += traceback.format_exception(refused.value)
+    with pytest.raises(StripeRefused) as refused_account:
+        gateway.retrieve_account("acct_gone")
+    seen += traceback.format_exception(refused_account.value)
+    with pytest.raises(StripeMisconfigured) as malformed:
+        StripeGateway(f"{API_KEY}\n", stand.url)
+    seen += traceback.format_exception(malformed.value)
+    text = "\n".join([*seen, caplog.text])
+    for key in (API_KEY, wrong):
+        assert key not in text
+        assert key.removeprefix("sk_test_") not in text
+    told = json.dumps({"error": {"message": f"not {API_KEY}"}})
+    echo = canned("400 Bad Request", "application/json", told)
+    with serve_in_thread(echo) as url, pytest.raises(StripeRefused) as echoed:
+        pay(StripeGateway(API_KEY, url))
+    assert API_KEY not in str(echoed.value)
+
+
+def test_errors_survive_the_way_through_a_queue() -> None:
+    refused = pickle.loads(pickle.dumps(StripeRefused("account_invalid", "no")))
+    assert (refused.code, refused.message, str(refused)) == (
+        "account_invalid",
+        "no",
+        "account_invalid: no",
+    )
+    assert pickle.loads(pickle.dumps(StripeRateLimited(2.5))).retry_after == 2.5

@@ -1,0 +1,134 @@
+"""The Inngest backend: one event per telling, its id made from run, epoch and telling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import requests
+from inngest import Event, Inngest
+
+from app.config import Settings
+from app.errors import BackendUnavailable
+from app.runs.backend import Message
+from workflows.client import API, base_url, make_client
+
+MARK = "_switchyard"
+"""The field of an event's data that says which run it tells of."""
+BATCH_EVENTS = 400
+BATCH_BYTES = 1024 * 1024
+SHOWN_PAYLOAD_BYTES = 128 * 1024
+"""Larger payloads stay in the ledger only; the event then carries just the mark."""
+ANSWER_SECONDS = 3.0
+PAUSE_SECONDS = 2.0
+"""How long nothing is sent after a failure: the SDK's own retries take seconds each time."""
+_ASKERS = 8
+
+
+class InngestBackend:
+    """Tells Inngest, which waits for a due time by itself."""
+
+    name = "inngest"
+    keeps_time = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: Inngest | None = None
+        self._pid = 0
+        self._paused_until = 0.0
+
+    def _ready(self) -> Inngest:
+        if self._client is None or self._pid != os.getpid():
+            self._client, self._pid = make_client(self._settings), os.getpid()
+        return self._client
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        """Send one event per message; Inngest's own event ids by run id.
+
+        Sent again with the same id within 24 hours, an event starts nothing twice.
+        """
+        if time.monotonic() < self._paused_until:
+            raise BackendUnavailable("inngest: could not be reached a moment ago")
+        refs: dict[str, str] = {}
+        for batch in _batches(messages):
+            try:
+                ids = self._ready().send_sync([_event(message) for message in batch])
+            except Exception as failure:
+                # The SDK raises its own errors, httpx's and json's; none says it was not accepted.
+                self._paused_until = time.monotonic() + PAUSE_SECONDS
+                raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+            refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
+        return refs
+
+    def holds(self, messages: Sequence[Message]) -> set[str]:
+        """The runs for which Inngest has a function run that has not ended."""
+        known = [message for message in messages if message.ref is not None]
+        with ThreadPoolExecutor(_ASKERS) as pool:
+            answers = pool.map(self._in_flight, [str(message.ref) for message in known])
+            return {message.run_id for message, held in zip(known, answers, strict=True) if held}
+
+    def _in_flight(self, event_id: str) -> bool:
+        answer = self._get(f"/v1/events/{event_id}/runs")
+        runs = answer.get("data") or []
+        # It may say Completed of a run that goes on (answers are cached): the end's time counts.
+        return any(not run.get("ended_at") for run in runs)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        origin = base_url(self._settings) or API
+        try:
+            answer = requests.get(
+                origin.rstrip("/") + path, headers=self._headers(), timeout=ANSWER_SECONDS
+            )
+            if answer.status_code == 404:
+                return {}
+            answer.raise_for_status()
+            body = answer.json()
+        except (requests.RequestException, ValueError) as failure:
+            raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+        return body if isinstance(body, dict) else {}
+
+    def _headers(self) -> dict[str, str]:
+        key = self._settings.inngest_signing_key
+        if key is None:
+            return {}
+        text = key.get_secret_value().rpartition("-")[2]
+        return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
+
+    def ping(self) -> None:
+        """Raises BackendUnavailable where Inngest does not answer."""
+        origin = base_url(self._settings) or API
+        try:
+            requests.get(origin, timeout=ANSWER_SECONDS, allow_redirects=False)
+        except requests.RequestException as failure:
+            raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+
+
+def _event(message: Message) -> Event:
+    shown = len(message.payload) <= SHOWN_PAYLOAD_BYTES
+    data = json.loads(message.payload) if shown else {}
+    data[MARK] = {"run": message.run_id, "epoch": message.epoch}
+    return Event(
+        name=message.event,
+        id=f"{message.run_id}-{message.epoch}-{message.tells}",
+        data=data,
+        ts=int(message.due_at.timestamp() * 1000),
+    )
+
+
+def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    batch: list[Message] = []
+    size = 0
+    for message in messages:
+        length = min(len(message.payload), SHOWN_PAYLOAD_BYTES) + 300
+        if batch and (len(batch) >= BATCH_EVENTS or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += length
+    if batch:
+        yield batch

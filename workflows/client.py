@@ -1,0 +1,39 @@
+"""The Inngest client: always the real one; in development only its base URL differs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from inngest import Inngest
+
+from app.config import Settings
+
+APP_ID = "switchyard"
+REQUEST_TIMEOUT = timedelta(seconds=3)
+DEV_SERVER = "http://127.0.0.1:8288"
+API = "https://api.inngest.com"
+
+
+def base_url(settings: Settings) -> str | None:
+    """Where INNGEST_DEV or INNGEST_BASE_URL point, or None for Inngest's own cloud."""
+    dev = (settings.inngest_dev or "").lower()
+    if dev.startswith(("http://", "https://")):
+        return settings.inngest_dev
+    if settings.inngest_base_url is not None:
+        return settings.inngest_base_url
+    return None if settings.inngest_signed else DEV_SERVER
+
+
+def make_client(settings: Settings) -> Inngest:
+    """A client for what the settings name. It keeps sockets: one per process, made after a fork."""
+    event_key, signing_key = settings.inngest_event_key, settings.inngest_signing_key
+    origin = base_url(settings)
+    return Inngest(
+        app_id=APP_ID,
+        api_base_url=origin,
+        event_api_base_url=origin,
+        event_key=None if event_key is None else event_key.get_secret_value(),
+        signing_key=None if signing_key is None else signing_key.get_secret_value(),
+        is_production=settings.inngest_signed,
+        request_timeout=REQUEST_TIMEOUT,
+    )

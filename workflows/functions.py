@@ -1,0 +1,127 @@
+"""Inngest functions made from the catalogue: each call carries one slice of one run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import inngest
+
+from app.clock import iso
+from app.cutover.clocks import tick
+from app.dispatch import dispatch
+from app.errors import BadInput
+from app.jobs.catalogue import JobSpec
+from app.runs.carrier import Carrier, End, Outcome
+from app.runtime import Runtime
+from workflows.backend import MARK
+
+log = logging.getLogger(__name__)
+
+CRON_EVENT = "inngest/scheduled.timer"
+MOST_RETRIES = 20
+
+
+class InngestCarrier(Carrier):
+    """Carries a run step by step: Inngest calls again after each, maybe in another process."""
+
+    one_step_per_call = True
+    keeps_time = True
+
+    def __init__(self, context: inngest.ContextSync) -> None:
+        super().__init__(f"inngest-{context.run_id}")
+        self._context = context
+
+    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+        """Report the attempt as Inngest's own step of that name; that ends the call."""
+        return self._context.step.run(name, attempt)
+
+
+def make_functions(client: inngest.Inngest, made: Runtime) -> list[inngest.Function[Any]]:
+    """One function per job whose serverless side is Inngest."""
+    return [
+        _function(client, made, s) for s in made.catalogue.values() if s.serverless == "inngest"
+    ]
+
+
+def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.Function[Any]:
+    triggers: list[inngest.TriggerCron | inngest.TriggerEvent] = [
+        inngest.TriggerEvent(event=spec.event)
+    ]
+    if spec.schedule is not None:
+        triggers.append(inngest.TriggerCron(cron=spec.schedule))
+    limit = spec.concurrency
+
+    @client.create_function(
+        fn_id=spec.name,
+        trigger=triggers,
+        # Inngest's count also covers calls that never reached the app; the ledger's own decides.
+        retries=min(MOST_RETRIES, spec.attempts - 1),
+        concurrency=None if limit is None else [inngest.Concurrency(limit=limit)],
+    )
+    def handle(context: inngest.ContextSync) -> Any:
+        return _handle(made, spec, context)
+
+    return handle
+
+
+def _handle(made: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
+    mark = context.event.data.get(MARK)
+    if not isinstance(mark, dict):
+        return _adopt(spec, context.event)
+    run_id, epoch = str(mark.get("run")), mark.get("epoch")
+    if not isinstance(epoch, int):
+        raise inngest.NonRetriableError(f"{MARK} has no epoch")
+    return _answer(context, made.engine.perform(run_id, epoch, InngestCarrier(context)))
+
+
+def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
+    """An event that did not come through dispatch() becomes a run, like any other intent."""
+    try:
+        if event.name == CRON_EVENT:
+            run = tick(spec, spec.occurrence_at(_fired(event)))
+        else:
+            run = dispatch(spec.name, event.data, key=None if spec.key else event.id or None)
+    except BadInput as misfit:
+        raise inngest.NonRetriableError(str(misfit)) from None
+    log.info("event adopted", extra={"job": spec.name, "run": run.id, "created": run.created})
+    return {
+        "runId": run.id,
+        "backend": run.backend,
+        "reason": run.reason,
+        "created": run.created,
+    }
+
+
+def _fired(event: inngest.Event) -> datetime:
+    """When a cron event was scheduled for, UTC."""
+    try:
+        return datetime.fromisoformat(str(event.data["scheduledAt"])).astimezone(UTC)
+    except (KeyError, ValueError):
+        return datetime.fromtimestamp(event.ts / 1000, UTC)
+
+
+def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
+    """The outcome of a slice in Inngest's words."""
+    match outcome.end:
+        case End.DONE:
+            return outcome.result
+        case End.FAILED:
+            raise inngest.NonRetriableError(outcome.error)
+        case End.RETRY | End.BUSY:
+            raise inngest.RetryAfterError(outcome.error or "held by an earlier call", _due(outcome))
+        case End.WAIT | End.NOT_DUE:
+            due = _due(outcome)
+            context.step.sleep_until(f"until {iso(due)}", due)
+            # Slept already, and still too early: the two clocks differ.
+            raise inngest.RetryAfterError("not due yet", due + timedelta(seconds=1))
+        case _:
+            return {"superseded": True}
+
+
+def _due(outcome: Outcome) -> datetime:
+    if outcome.due_at is None:
+        raise ValueError(f"outcome {outcome.end} without a time")
+    return outcome.due_at
