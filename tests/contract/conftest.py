@@ -1,0 +1,31 @@
+"""One suite for every backend and database: what one promises, all promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import new_postgres
+from tests.support.sides import Side, side
+
+BACKENDS = ("memory", "rq", "inngest")
+DATABASES = ("sqlite", "postgres")
+
+
+@pytest.fixture(
+    scope="module", params=[(b, d) for d in DATABASES for b in BACKENDS], ids=lambda p: "-".join(p)
+)
+def on(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Iterator[Side]:
+    """A backend on a database, working."""
+    backend, database = request.param
+    folder: Path = tmp_path_factory.mktemp(f"{backend}-{database}")
+    if database == "sqlite":
+        url = f"sqlite:///{folder / 'test.db'}"
+    else:
+        url = new_postgres(request.getfixturevalue("postgres_server"))
+    with side(backend, url, redis_url, folder) as made:
+        yield made

@@ -1,0 +1,268 @@
+"""What every backend promises for a run: each step once, the same attempts, the same results."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+import flags
+from app import runtime
+from app.dispatch import Item, dispatch
+from app.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
+from app.runs.create import new_run, write_runs
+from app.runs.run import Run
+from tests.support.sides import Fixed, Side
+
+
+def name() -> str:
+    return f"n{uuid4().hex[:8]}"
+
+
+def result(row: object) -> object:
+    return json.loads(row.result)  # type: ignore[attr-defined]
+
+
+def test_a_run_is_recorded_and_done(on: Side) -> None:
+    run = on.dispatch("noop", {"name": name()})
+    assert (run.created, run.status, run.backend) == (True, "pending", on.backend)
+    (row,) = on.finish(run)
+    assert (row.status, row.error, row.holder) == ("succeeded", None, None)
+    assert row.created_at <= row.started_at <= row.ended_at
+
+
+def test_five_steps_each_once(on: Side) -> None:
+    n = name()
+    (row,) = on.finish(on.dispatch("five-steps", {"name": n}))
+    assert result(row) == [f"{n}/{i}" for i in range(1, 6)]
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
+
+
+def test_a_failing_step_is_retried_and_the_ones_before_are_not(on: Side) -> None:
+    n = name()
+    run = on.dispatch("five-steps", {"name": n, "failAt": 3, "failures": 2})
+    (row,) = on.finish(run)
+    assert row.status == "succeeded"
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
+    steps = on.steps(run.id)
+    assert {step: r.attempts for step, r in steps.items()} == {
+        "step 1": 1,
+        "step 2": 1,
+        "step 3": 3,
+        "step 4": 1,
+        "step 5": 1,
+    }
+    assert on.touches(f"{n}/3") == 3
+
+
+def test_attempts_are_used_up_and_counted_alike(on: Side) -> None:
+    n = name()
+    run = on.dispatch("hopeless", {"name": n})
+    (row,) = on.finish(run)
+    assert (row.status, row.error) == ("failed", "step fail: RuntimeError: always")
+    assert on.touches(n) == 3
+    assert on.steps(run.id)["fail"].attempts == 3
+
+
+def test_what_cannot_be_helped_is_not_retried(on: Side) -> None:
+    n = name()
+    (row,) = on.finish(on.dispatch("refuser", {"name": n}))
+    assert (row.status, on.touches(n)) == ("failed", 1)
+    assert "never" in row.error
+
+
+def test_a_body_may_go_on_after_a_failed_step(on: Side) -> None:
+    n = name()
+    (row,) = on.finish(on.dispatch("catcher", {"name": n}))
+    assert (row.status, result(row)) == ("succeeded", f"{n}/fail")
+    assert (on.touches(n), on.marks(n)) == (2, {f"{n}/fail": 1})
+
+
+def test_retry_after_is_honoured(on: Side) -> None:
+    n = name()
+    run = on.dispatch("later", {"name": n, "waitSeconds": 0.9})
+    (row,) = on.finish(run)
+    assert row.status == "succeeded"
+    assert row.ended_at - row.created_at >= timedelta(seconds=0.9)
+    assert on.marks(n) == {n: 1}
+
+
+def test_a_body_without_steps_is_retried(on: Side) -> None:
+    n = name()
+    (row,) = on.finish(on.dispatch("no-steps", {"name": n, "failures": 2}))
+    assert (row.status, on.touches(n)) == ("succeeded", 3)
+
+
+def test_a_result_that_is_not_json_fails_clearly(on: Side) -> None:
+    (row,) = on.finish(on.dispatch("not-json", {"name": name()}))
+    assert row.status == "failed"
+    assert "not JSON" in row.error
+
+
+def test_a_sleep_is_not_cut_short(on: Side) -> None:
+    n = name()
+    run = on.dispatch("sleeper", {"name": n, "waitSeconds": 0.8})
+    (row,) = on.finish(run)
+    steps = on.steps(run.id)
+    slept = steps["after"].updated_at - steps["before"].updated_at
+    assert (row.status, slept >= timedelta(seconds=0.8)) == ("succeeded", True)
+    assert on.marks(n) == {f"{n}/before": 1, f"{n}/after": 1}
+
+
+def test_a_delayed_run_waits_for_its_time(on: Side) -> None:
+    n = name()
+    run = on.dispatch("child", {"name": n}, delay=0.8)
+    (row,) = on.finish(run)
+    assert row.started_at >= row.due_at == row.created_at + timedelta(seconds=0.8)
+    assert on.marks(n) == {n: 1}
+
+
+def test_children_follow_their_parent_and_are_waited_for(on: Side) -> None:
+    n = name()
+    run = on.dispatch("parent", {"name": n, "children": 7})
+    (row,) = on.finish(run)
+    assert (row.status, result(row)) == ("succeeded", {"succeeded": 7})
+    children = on.children(run.id)
+    assert {(c.backend, c.reason) for c in children} == {(on.backend, "PARENT")}
+    assert len(children) == 7
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(7)} | {f"{n}/after": 1}
+
+
+def test_the_same_key_is_the_same_run(on: Side) -> None:
+    n = name()
+    first = on.dispatch("child", {"name": n}, key=n)
+    again = on.dispatch("child", {"name": n}, key=n)
+    assert (again.id, again.created) == (first.id, False)
+    on.finish(first)
+    late = on.dispatch("child", {"name": n}, key=n)
+    assert (late.id, late.created, late.status) == (first.id, False, "succeeded")
+    on.settle(0.3)
+    assert on.marks(n) == {n: 1}
+
+
+def test_a_key_stands_for_one_payload(on: Side) -> None:
+    n = name()
+    run = on.dispatch("noop", {"name": n}, key=n)
+    with pytest.raises(KeyConflict, match=run.id):
+        on.dispatch("noop", {"name": n + "x"}, key=n)
+    # A default spelled out is the same payload, and so is the other spelling of a field.
+    same = on.dispatch("noop", {"name": n, "fail_at": 0, "children": 3}, key=n)
+    assert same.id == run.id
+
+
+def test_a_key_of_the_payload_s_own(on: Side) -> None:
+    n = name()
+    first = on.dispatch("keyed", {"name": n})
+    assert (first.key, on.dispatch("keyed", {"name": n}).id) == (n, first.id)
+
+
+def test_two_intents_without_a_key_are_two_runs(on: Side) -> None:
+    n = name()
+    runs = [on.dispatch("child", {"name": n}) for _ in range(2)]
+    on.finish(*runs)
+    assert on.marks(n) == {n: 2}
+
+
+def test_one_key_from_many_threads_is_one_run(on: Side) -> None:
+    n = name()
+    runtime.install(on.made)
+    flags.configure(Fixed(on.backend))
+    barrier = threading.Barrier(8)
+    runs: list[Run] = []
+
+    def intend() -> None:
+        barrier.wait()
+        runs.append(dispatch("child", {"name": n}, key=n))
+
+    threads = [threading.Thread(target=intend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 8
+    assert (len({run.id for run in runs}), sum(run.created for run in runs)) == (1, 1)
+    on.finish(runs[0])
+    on.settle(0.3)
+    assert on.marks(n) == {n: 1}
+
+
+def test_many_at_once(on: Side) -> None:
+    n = name()
+    known = on.dispatch("child", {"name": f"{n}/3"}, key=f"{n}/3")
+    items = [Item({"name": f"{n}/{i}"}, key=f"{n}/{i}") for i in range(60)]
+    runs = on.dispatch_many("child", items)
+    assert [run.key for run in runs] == [f"{n}/{i}" for i in range(60)]
+    assert [run.id for run in runs if not run.created] == [known.id]
+    on.finish(*runs)
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(60)}
+
+
+def test_told_again_and_again_it_is_done_once(on: Side) -> None:
+    n = name()
+    run = on.dispatch("five-steps", {"name": n})
+    for _ in range(5):
+        on.made.store.tell([run.id])
+    on.finish(run)
+    on.made.store.tell([run.id])
+    on.settle(0.5)
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
+
+
+def test_recorded_and_never_told_it_is_told_by_the_relay(on: Side) -> None:
+    n = name()
+    store = on.made.store
+    spec = store.catalogue["child"]
+    new = new_run(spec, {"name": n}, None, store.clock())
+    decision = flags.Decision(on.backend, "STATIC", "live", 1)
+    with store.db.autocommit() as connection:
+        (run,) = write_runs(
+            connection,
+            spec,
+            [(new, decision)],
+            store.clock(),
+            store.check,
+            keeps_time=store.keeps_time,
+        )
+    (row,) = on.finish(run)
+    assert (row.status, on.marks(n)) == ("succeeded", {n: 1})
+
+
+def test_bad_input_writes_nothing(on: Side) -> None:
+    n = name()
+    with pytest.raises(UnknownJob):
+        on.dispatch("no-such-job", {"name": n})
+    with pytest.raises(PayloadInvalid, match="name"):
+        on.dispatch("noop", {})
+    with pytest.raises(PayloadInvalid, match="colour"):
+        on.dispatch("noop", {"name": n, "colour": "red"}, key=n)
+    with pytest.raises(BadInput, match="delay"):
+        on.dispatch("noop", {"name": n}, key=n, delay=-1)
+    with pytest.raises(BadInput):
+        on.dispatch("noop", {"name": n}, key="")
+    with pytest.raises(KeyConflict):
+        on.dispatch_many(
+            "noop", [Item({"name": n}, key=n + "1"), *[Item({"name": x}, key=n) for x in "ab"]]
+        )
+    assert on.dispatch("noop", {"name": n}, key=n + "1").created
+
+
+def test_joining_a_transaction(on: Side) -> None:
+    n = name()
+    runtime.install(on.made)
+    flags.configure(Fixed(on.backend))
+    with Session(on.made.db.engine) as session:
+        dispatch("child", {"name": f"{n}/rolled back"}, session=session)
+        session.rollback()
+        kept = dispatch("child", {"name": f"{n}/kept"}, session=session)
+        savepoint = session.begin_nested()
+        dispatch("child", {"name": f"{n}/undone"}, session=session)
+        savepoint.rollback()
+        assert kept.created
+        session.commit()
+    on.finish(kept)
+    on.settle(0.3)
+    assert on.marks(n) == {f"{n}/kept": 1}

@@ -1,0 +1,199 @@
+"""A whole side to run jobs on: database, backend, what carries its runs, and a relay."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+import flags
+from app import runtime, tables
+from app.config import load
+from app.dispatch import Item, dispatch_many
+from app.jobs.context import Payload
+from app.local.inngest.standin import InngestStandIn
+from app.local.serving import serve_in_thread
+from app.runs import relay
+from app.runs.backend import Backend
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow, StepRow
+from app.runs.run import Run
+from app.wiring import build, make_runtime
+from tests.support import jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 40.0
+QUICK = {"LEASE_SECONDS": "2", "CHECK_SECONDS": "0.5", "LOG_LEVEL": "ERROR"}
+
+
+class Fixed(flags.Flags):
+    """Always one backend."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def decide(self, job: str, key: str) -> flags.Decision:
+        return flags.Decision(self.backend, "STATIC", "live", 1)
+
+
+@dataclass
+class Side:
+    """One backend on one database, working."""
+
+    backend: str
+    made: runtime.Runtime
+    environ: dict[str, str]
+    memory: MemoryBackend | None = None
+    standin: InngestStandIn | None = None
+
+    def dispatch(self, job: str, payload: Payload, **options: Any) -> Run:
+        return self.dispatch_many(job, [Item(payload, **options)])[0]
+
+    def dispatch_many(self, job: str, items: Sequence[Item | Payload]) -> list[Run]:
+        runtime.install(self.made)
+        flags.configure(Fixed(self.backend))
+        return dispatch_many(job, items)
+
+    def row(self, run_id: str) -> Any:
+        with self.made.db.autocommit() as connection:
+            return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
+
+    def steps(self, run_id: str) -> dict[str, Any]:
+        chosen = select(StepRow.__table__).where(StepRow.run_id == run_id)
+        with self.made.db.autocommit() as connection:
+            return {row.name: row for row in connection.execute(chosen)}
+
+    def children(self, run_id: str) -> list[Any]:
+        chosen = select(RunRow.__table__).where(RunRow.parent_id == run_id)
+        with self.made.db.autocommit() as connection:
+            return list(connection.execute(chosen))
+
+    def finish(self, *runs: Run) -> list[Any]:
+        """Wait until the runs are done with; their rows."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            if self.memory is not None:
+                self.memory.work(self.made.engine)
+            rows = [self.row(run.id) for run in runs]
+            if all(row.check_at is None for row in rows):
+                return rows
+            if time.monotonic() > end:
+                stuck = [row for row in rows if row.check_at is not None]
+                raise AssertionError(f"not done with after {PATIENCE_SECONDS} s: {stuck[:3]}")
+            time.sleep(0.02)
+
+    def settle(self, seconds: float = 1.0) -> None:
+        """Give what must not happen the time to happen."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.memory is not None:
+                self.memory.work(self.made.engine)
+            time.sleep(0.05)
+
+    def marks(self, prefix: str) -> dict[str, int]:
+        found = jobs.marks(self.made.db)
+        return {what: count for what, count in found.items() if what.startswith(prefix)}
+
+    def touches(self, what: str) -> int:
+        return jobs.touches(self.made.db, what)
+
+
+def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:
+    """A process's environment with nothing in it but what is named."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "SWITCHYARD_JOBS": "tests.support.jobs",
+        **QUICK,
+        **more,
+    }
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real `rq worker`, as the Procfile starts it."""
+    command = [
+        *(sys.executable, "-m", "rq.cli", "worker"),
+        *("--config", "queues.settings", "--worker-class", "queues.worker.Worker"),
+    ]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def relaying(made: runtime.Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
+    """A relay in a thread."""
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=relay.run_forever, args=(made.store, stop, interval_seconds), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | None) -> Any:
+    made = make_runtime(load(environ), backends=backends)
+    tables.metadata.create_all(made.db.engine)
+    return made
+
+
+@contextmanager
+def side(backend: str, database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
+    """Everything one backend needs, started and stopped."""
+    with ExitStack() as stack:
+        environ = environment(database_url, redis_url)
+        if backend == "memory":
+            memory = MemoryBackend()
+            made = fresh(database_url, environ, [memory])
+            stack.callback(made.db.dispose)
+            stack.enter_context(relaying(made))
+            yield Side(backend, made, environ, memory=memory)
+            return
+        if backend == "rq":
+            made = fresh(database_url, environ, None)
+            stack.callback(made.db.dispose)
+            stack.enter_context(rq_worker(environ, folder / "worker.log"))
+            stack.enter_context(relaying(made))
+            yield Side(backend, made, environ)
+            return
+        port = free_port()
+        app_url = f"http://127.0.0.1:{port}/api/inngest"
+        standin = stack.enter_context(InngestStandIn([app_url], gap_scale=0.02))
+        environ["INNGEST_DEV"] = standin.url
+        made = fresh(database_url, environ, None)
+        stack.callback(made.db.dispose)
+        app = build(load(environ))
+        made = runtime.current()
+        stack.callback(made.db.dispose)
+        stack.enter_context(serve_in_thread(app, port))
+        standin.sync()
+        stack.enter_context(relaying(made))
+        yield Side(backend, made, environ, standin=standin)
