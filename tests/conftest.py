@@ -30,6 +30,7 @@ def redis_url() -> Iterator[str]:
         server = ValkeyServer(
             data_dir=folder,
             persist=True,
+            port=0,
             unix_socket_path=str(socket),
             config={"appendonly": "yes"},
         )

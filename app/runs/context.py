@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from app.clock import ceil_ms
+from app.crash import point
 from app.db import canonical_json
 from app.errors import BadInput, LeaseLost
 from app.gateways import Gateways
@@ -216,10 +217,12 @@ class RunContext:
                 self._move = self._hold.step_done(
                     tx, step, StepStatus.DONE, attempts, result=encoded
                 )
+                point("step.uncommitted")
         except LeaseLost as lost:
             raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
         except Exception as failure:  # noqa: BLE001 - any error of a step is recorded and retried
             return self._step_failed(step, attempts, failure)
+        point("step.recorded")
         if then is not None:
             then()
         return json.loads(encoded)

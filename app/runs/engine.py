@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, select
 from structlog.contextvars import bound_contextvars
 
+from app.crash import point
 from app.db import canonical_json
 from app.errors import LeaseLost, PayloadInvalid
 from app.gateways import Gateways
@@ -56,6 +57,7 @@ class Engine:
             run_id=run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
         ):
             self.leases.hold(claimed)
+            point("run.claimed")
             try:
                 return self._slice(Hold(store, claimed, carrier))
             except LeaseLost as lost:
@@ -109,7 +111,9 @@ def _succeed(hold: Hold, result: object) -> Outcome:
         encoded = canonical_json(result)
     except (TypeError, ValueError) as unfit:
         return _fail(hold, f"the body's result is not JSON: {unfit}")
+    point("run.body-done")
     hold.end(Status.SUCCEEDED, encoded, None)
+    point("run.ended")
     log.info("run succeeded")
     return Outcome(End.DONE, result=json.loads(encoded))
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from app.crash import point
 from app.errors import LeaseLost
 from app.runs import ledger, statements
 from app.runs.carrier import Carrier
@@ -66,6 +67,7 @@ class Hold:
                 error=error,
             )
             self._give_back(connection, due, attempts + 1, f"{step}: {error}")
+        point("step.failure-recorded")
 
     def wait(self, step: str, until: datetime | None, due: datetime) -> None:
         """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
@@ -94,6 +96,7 @@ class Hold:
             moved = connection.execute(statements.MOVE_HELD, bound).scalar_one_or_none()
         if moved is None:
             raise LeaseLost(f"run {self.claim.run_id} was taken over before it moved")
+        point("run.moved")
         self.store.tell([moved])
 
     def end(self, status: Status, result: str | None, error: str | None) -> None:

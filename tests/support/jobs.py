@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from datetime import datetime, timedelta
 
+from pydantic import Field
 from sqlalchemy import String, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from app import runtime
 from app.db import Base, Database
 from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, RetryAfter, StepFailed
+from app.runs.handoff import hand_over
 
 GAPS = (0.2, 0.3)
 
@@ -70,6 +73,7 @@ class Name(JobPayload):
     failures: int = 0
     wait_seconds: float = 0.2
     children: int = 3
+    moves: dict[int, str] = Field(default_factory=dict)
 
 
 @job("noop", event="test.noop", payload=Name, queue="tests", gaps=GAPS)
@@ -188,6 +192,37 @@ def slow(ctx: Context, payload: Name) -> str:
 
     ctx.step.run("work", work)
     return ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+
+
+@job("mover", event="test.mover", payload=Name, queue="tests", gaps=GAPS)
+def mover(ctx: Context, payload: Name) -> list[str]:
+    """Five steps; each step named in `moves` asks for its own run to be handed over."""
+
+    def step(tx: Session, number: int) -> str:
+        to = payload.moves.get(number)
+        if to is not None:
+            hand_over(runtime.current().store, [ctx.run_id], to)
+        return mark(tx, ctx, f"{payload.name}/{number}/{ctx.backend}")
+
+    return [ctx.step.run(f"step {number}", step, number) for number in range(1, 6)]
+
+
+@job("grab-bag", event="test.grab-bag", payload=Name, queue="tests", gaps=GAPS)
+def grab_bag(ctx: Context, payload: Name) -> str:
+    """Passes every point a run can pass: steps, a failure, a sleep, children, a move."""
+
+    def first(tx: Session) -> str:
+        if touch(ctx, f"{payload.name}/first") == 1:
+            raise RuntimeError("first try fails on purpose")
+        if payload.moves:
+            hand_over(runtime.current().store, [ctx.run_id], payload.moves[1])
+        return mark(tx, ctx, f"{payload.name}/first")
+
+    ctx.step.run("first", first)
+    ctx.step.sleep("nap", timedelta(seconds=0.1))
+    ctx.step.dispatch("start", "child", [{"name": f"{payload.name}/{n}"} for n in range(2)])
+    ctx.step.join("ended")
+    return ctx.step.run("last", mark, ctx, f"{payload.name}/last")
 
 
 def key_of(payload: Name) -> str:

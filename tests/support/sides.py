@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,41 @@ def side(backend: str, database_url: str, redis_url: str, folder: Path) -> Itera
         standin.sync()
         stack.enter_context(relaying(made))
         yield Side(backend, made, environ, standin=standin)
+
+
+@contextmanager
+def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The web process as the Procfile starts it."""
+    command = [
+        *(sys.executable, "-m", "gunicorn", "app.server:app", "--bind", f"127.0.0.1:{port}"),
+        *("--worker-class", "gthread", "--threads", "8", "--graceful-timeout", "5"),
+    ]
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, env=environ, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def both(database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
+    """RQ and Inngest side by side on one ledger; `side.backend` may be changed at will."""
+    with ExitStack() as stack:
+        port = free_port()
+        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
+        stack.enter_context(standin)
+        environ = environment(database_url, redis_url, INNGEST_DEV=standin.url)
+        fresh(database_url, environ, None).db.dispose()
+        app = build(load(environ))
+        made = runtime.current()
+        stack.callback(made.db.dispose)
+        stack.enter_context(serve_in_thread(app, port))
+        standin.sync()
+        stack.enter_context(rq_worker(environ, folder / "worker.log"))
+        stack.enter_context(relaying(made))
+        yield Side("rq", made, environ, standin=standin)

@@ -1,0 +1,86 @@
+"""A run changes backend between two steps: what is done stays done, the rest goes on over there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from app.errors import BackendUnavailable
+from app.runs.handoff import hand_over
+from tests.conftest import new_postgres
+from tests.support.sides import Side, both
+
+OTHER = {"rq": "inngest", "inngest": "rq"}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def on(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Iterator[Side]:
+    folder: Path = tmp_path_factory.mktemp("both")
+    url = f"sqlite:///{folder / 'test.db'}"
+    if request.param == "postgres":
+        url = new_postgres(request.getfixturevalue("postgres_server"))
+    with both(url, redis_url, folder) as made:
+        yield made
+
+
+@pytest.mark.parametrize("backend", ["rq", "inngest"])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+def test_moves_at_each_step_boundary(on: Side, backend: str, after: int) -> None:
+    n = uuid4().hex
+    on.backend = backend
+    run = on.dispatch("mover", {"name": n, "moves": {after: OTHER[backend]}})
+    (row,) = on.finish(run)
+    sides = [backend if number <= after else OTHER[backend] for number in range(1, 6)]
+    assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
+    assert row.status == "succeeded"
+    if after < 5:
+        assert (row.backend, row.reason) == (OTHER[backend], "HANDED_OVER")
+
+
+def test_flip_flop_at_every_boundary(on: Side) -> None:
+    n = uuid4().hex
+    on.backend = "rq"
+    run = on.dispatch("mover", {"name": n, "moves": {1: "inngest", 2: "rq", 3: "inngest", 4: "rq"}})
+    (row,) = on.finish(run)
+    sides = ["rq", "inngest", "rq", "inngest", "rq"]
+    assert (row.status, row.backend) == ("succeeded", "rq")
+    assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
+
+
+@pytest.mark.parametrize("backend", ["rq", "inngest"])
+def test_waiting_runs_move_at_once(on: Side, backend: str) -> None:
+    """Delayed, sleeping and joining runs; each is due only after the move."""
+    n = uuid4().hex
+    on.backend = backend
+    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=1.0)
+    asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 1.5})
+    while "nap" not in on.steps(asleep.id):
+        on.settle(0.05)
+    moved = hand_over(on.made.store, [delayed.id, asleep.id], OTHER[backend])
+    assert moved.moved + moved.asked == 2
+    rows = on.finish(delayed, asleep)
+    assert {row.backend for row in rows} == {OTHER[backend]}
+    assert on.marks(n) == {
+        f"{n}/delayed": 1,
+        f"{n}/asleep/before": 1,
+        f"{n}/asleep/after": 1,
+    }
+
+
+def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) -> None:
+    n = uuid4().hex
+    on.backend = "rq"
+    run = on.dispatch("child", {"name": n})
+    (row,) = on.finish(run)
+    assert hand_over(on.made.store, [run.id], "inngest").moved == 0
+    assert on.row(run.id) == row
+    later = on.dispatch("child", {"name": n + "x"}, delay=60)
+    assert hand_over(on.made.store, [later.id], "rq").moved == 0
+    with pytest.raises(BackendUnavailable):
+        hand_over(on.made.store, [later.id], "qstash-not-here")
+    assert on.row(later.id).backend == "rq"
