@@ -60,10 +60,13 @@ class RQBackend:
         with self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = f"{message.run_id}-{message.epoch}"
-                fields = self._template(message.queue, message.timeout)
-                fields["data"] = json.dumps([TASK, None, [message.run_id, message.epoch], {}])
-                fields["created_at"] = fields["enqueued_at"] = now
-                fields["description"] = f"{message.job} {message.run_id}"
+                fields = {
+                    **self._template(message.queue, message.timeout),
+                    "data": json.dumps([TASK, None, [message.run_id, message.epoch], {}]),
+                    "created_at": now,
+                    "enqueued_at": now,
+                    "description": f"{message.job} {message.run_id}",
+                }
                 pipe.hset(Job.key_for(job_id), mapping=cast(Any, fields))
                 queued[message.queue].append(job_id)
             for queue, ids in queued.items():
@@ -88,8 +91,9 @@ class RQBackend:
                 status=JobStatus.QUEUED,
             )
             written = job.to_dict(include_meta=False, include_result=False)
-            # HSET over an older telling of the same epoch must leave no field of it behind.
-            fields = self._templates[queue, timeout] = dict(written)
+            # RQ reads an empty field and a missing one alike; half of them would go over the wire.
+            fields = {name: value for name, value in written.items() if value != ""}
+            self._templates[queue, timeout] = fields
         return fields
 
     def holds(self, messages: Sequence[Message]) -> set[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     CheckConstraint,
+    Connection,
     Index,
     Integer,
     String,
@@ -21,9 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 from app.ledger.guards import INSTALL
 
-CURRENCY_CHECK = (
-    "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
-)
+CURRENCY_CHECK = "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
 """Three lower-case letters, in SQL that both databases read alike."""
 
 # Prefixes are looked up by range, which is only right where text sorts by its bytes.
@@ -65,6 +63,8 @@ class Entry(Base):
 
 entries = cast(Table, Entry.__table__)
 
-for _dialect, _statements in INSTALL.items():
-    for _statement in _statements:
-        event.listen(entries, "after_create", DDL(_statement).execute_if(dialect=_dialect))
+
+@event.listens_for(entries, "after_create")
+def _guard(_table: Table, connection: Connection, **_: Any) -> None:
+    for statement in INSTALL[connection.dialect.name]:
+        connection.exec_driver_sql(statement)

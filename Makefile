@@ -1,0 +1,50 @@
+# Everything a clone needs: Python 3.11 or newer, pip and make. `make` alone lists the targets.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { command -v "$$p"; break; }; done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.runs $(VENV)/.tests ## Make .venv with everything in it
+
+run: $(VENV)/.runs ## Run the whole product on this machine, on port 3005, until Ctrl-C
+	@exec $(BIN)/python -m app.local.run
+
+demo: $(VENV)/.runs ## Pay 1,000 creators while the flag flips and workers die; writes var/demo.json
+	@exec $(BIN)/python -m app.local.demo
+
+test: $(VENV)/.tests ## Lint, check types, run every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
+	@exec $(BIN)/python -m tests.bench
+
+clean: ## Delete .venv and var, with all local data
+	rm -rf $(VENV) var
+
+# The stamps: set-up happens once, and again when what it installs has changed.
+$(VENV)/.runs: requirements.txt | $(BIN)/python
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.tests: requirements-dev.txt requirements.txt | $(BIN)/python
+	$(PIP) -r requirements-dev.txt
+	@touch $@ $(VENV)/.runs
+
+$(BIN)/python:
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed (PYTHON=… names one)" >&2; exit 1; fi; \
+	echo "making $(VENV) with $$python"; \
+	"$$python" -m venv --clear $(VENV) || { echo "its venv module is missing: on Debian," \
+	"apt-get install python3-venv" >&2; exit 1; }

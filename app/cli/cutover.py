@@ -1,0 +1,134 @@
+"""`cutover status|stage|history`: the migration."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any
+
+import click
+
+from app.cli.output import Commands, document, json_option, parts, say, table
+from app.cli.standing import BACKENDS, standing
+from app.clock import iso
+from app.cutover import stages
+from app.errors import BadInput
+from app.runtime import Runtime
+from flags import Stage
+
+NAME_LENGTH = 100
+
+group = Commands("cutover", help="Where each job stands in its migration, and its moves.")
+
+
+@group.command("status")
+@json_option
+def status(as_json: bool) -> None:
+    """Each job's stage, and its open and failed runs on either side."""
+    _print(standing(parts()), as_json)
+
+
+@group.command("stage")
+@click.argument("words", metavar="JOB|--all STAGE", nargs=-1, required=True)
+@click.option("--all", "every", is_flag=True, help="Every job of the catalogue.")
+@click.option("--percent", type=float, help="Of a ramp: how many keys in a hundred.")
+@click.option("--why", required=True, help="For the history.")
+@click.option("--by", help="Who; the system's user by default.")
+@json_option
+def stage(
+    words: tuple[str, ...],
+    every: bool,
+    percent: float | None,
+    why: str,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Move JOB, or every job, to STAGE: legacy, ramp (with --percent) or live."""
+    made = parts()
+    if len(words) != (1 if every else 2):
+        raise BadInput("give a job and a stage, or --all and a stage")
+    who = _user() if by is None else by.strip()
+    if not 0 < len(who) <= NAME_LENGTH:
+        raise BadInput(f"--by must have 1 to {NAME_LENGTH} characters")
+    to = words[-1]
+    names = list(made.catalogue) if every else [made.catalogue[words[0]].name]
+    if every:
+        names = _elsewhere(made, names, to, percent)
+    for name in names:
+        stages.set_stage(made.db, name, to, percent, by=who, why=why, now=made.store.clock())
+    _print(standing(made, None if every else names), as_json)
+    if not names:
+        say(f"every job already stands at {to}: nothing was changed")
+    if to != Stage.LEGACY and not made.settings.use_inngest:
+        say("USE_INNGEST is not true: new runs go to rq all the same")
+
+
+@group.command("history")
+@click.argument("job", required=False)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True)
+@json_option
+def history(job: str | None, limit: int, as_json: bool) -> None:
+    """Who moved which job when, and why; the newest first."""
+    made = parts()
+    changes = stages.history(made.db, job, limit)
+    if job is not None and not changes:
+        _ = made.catalogue[job]
+    rows = [
+        {
+            "at": iso(change.at),
+            "job": change.job,
+            "from": change.from_stage,
+            "to": change.to_stage,
+            "percent": change.percent,
+            "by": change.by,
+            "why": change.why,
+        }
+        for change in changes
+    ]
+    if as_json:
+        document(rows)
+    else:
+        table(
+            ("at", "job", "from", "to", "percent", "by", "why"),
+            (list(row.values()) for row in rows),
+        )
+
+
+def _elsewhere(made: Runtime, names: list[str], to: str, percent: float | None) -> list[str]:
+    """The jobs that do not stand there already: those would be refused."""
+    at = {row.job: (row.stage, row.percent) for row in stages.current(made.db)}
+    return [name for name in names if at.get(name) != (to, percent)]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user often has a number and no name.
+        return f"uid {os.getuid()}"
+
+
+def _print(shown: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        document(shown)
+        return
+    say(f"USE_INNGEST is {str(shown['use_inngest']).lower()}")
+    table(
+        (
+            "job",
+            "stage",
+            "%",
+            *(f"open\n{b}" for b in BACKENDS),
+            *(f"failed\n{b}" for b in BACKENDS),
+        ),
+        (
+            (
+                job["name"],
+                job["stage"],
+                job["percent"],
+                *(job["open"][backend] for backend in BACKENDS),
+                *(job["failed_24h"][backend] for backend in BACKENDS),
+            )
+            for job in shown["jobs"]
+        ),
+    )

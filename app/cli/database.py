@@ -1,0 +1,78 @@
+"""`db upgrade|downgrade|current`: the tables, by Alembic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from app.cli.output import Commands, details, document, json_option, parts, say
+from app.config import ROOT
+from app.errors import BadInput
+from app.runtime import Runtime
+
+group = Commands("db", help="The tables of this version, by Alembic.")
+
+
+@group.command("upgrade")
+@click.argument("revision", default="head")
+@json_option
+def upgrade(revision: str, as_json: bool) -> None:
+    """Bring the tables to REVISION, by default the newest; nothing is done where they are."""
+    made = parts()
+    with _refused():
+        command.upgrade(_config(made), revision)
+    _print(made, as_json)
+
+
+@group.command("downgrade", context_settings={"ignore_unknown_options": True})
+@click.argument("revision")
+@json_option
+def downgrade(revision: str, as_json: bool) -> None:
+    """Take the tables back to REVISION (-1: by one, base: to none), with what they hold."""
+    made = parts()
+    with _refused():
+        command.downgrade(_config(made), revision)
+    _print(made, as_json)
+
+
+@group.command("current")
+@json_option
+def current(as_json: bool) -> None:
+    """Where the tables stand, and the newest revision there is."""
+    _print(parts(), as_json)
+
+
+def _config(made: Runtime) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", made.settings.sqlalchemy_url.replace("%", "%%"))
+    return config
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as failure:
+        raise BadInput(str(failure)) from failure
+
+
+def _print(made: Runtime, as_json: bool) -> None:
+    with _refused():
+        head = ScriptDirectory.from_config(_config(made)).get_current_head()
+        with made.db.autocommit() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+    standing = {"revision": revision, "head": head}
+    if as_json:
+        document(standing)
+    else:
+        details(standing.items())
+    if revision != head:
+        say("the tables are not those of this version")

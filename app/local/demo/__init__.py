@@ -1,0 +1,1 @@
+"""`make demo`: one pay day of a thousand creators while the flag flips and processes die."""

@@ -1,0 +1,137 @@
+"""The end of the demo: what should have been paid, against the ledger and Stripe's own list."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from app.db import Database
+from app.gateways.stripe import StripeGateway, Transfer
+from app.ledger.postings import Totals, balanced, trial_balance
+from app.payouts.eligibility import verdicts
+from app.payouts.models import Payout, PayoutStatus
+from app.runs.models import RunRow as R
+from app.runs.models import StepRow as S
+from app.runs.models import StepStatus
+
+PAYING_JOB = "process-single-payout"
+BACKENDS = ("rq", "inngest")
+
+
+class Due(NamedTuple):
+    """What one creator is to be paid; minor units."""
+
+    creator: str
+    destination: str
+    currency: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was found."""
+
+    payouts: int
+    """Paid, as the ledger has it."""
+    transfers: int
+    """Made, as Stripe has it."""
+    paid_twice: int
+    lost: int
+    by_backend: dict[str, int]
+    """Payouts by the backend that carried the step which paid them."""
+    handed_over: int
+    """Runs that changed backend, at least once each."""
+    ledger_balanced: bool
+    differences: tuple[str, ...]
+    """One sentence for each thing that is not as it should be."""
+
+
+def due(db: Database) -> list[Due]:
+    """Who is to be paid and how much, asked before anything is paid."""
+    verdict = verdicts().subquery().c
+    chosen = select(
+        verdict.creator_id, verdict.destination, verdict.currency, verdict.amount
+    ).where(verdict.reason.is_(None))
+    with db.autocommit() as connection:
+        return [Due(*row) for row in connection.execute(chosen)]
+
+
+def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
+    """Compare creator by creator."""
+    transfers = list(stripe.list_transfers())
+    stripe_balance = stripe.platform_balance()
+    with db.autocommit() as connection:
+        paid = _paid(connection)
+        books = trial_balance(connection)
+        by_backend = _by_backend(connection)
+        moved = select(func.count()).select_from(R).where(R.reason == "HANDED_OVER")
+        handed_over = connection.scalar(moved) or 0
+    made: dict[tuple[str, str], list[Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        made[transfer.destination, transfer.currency].append(transfer)
+    found: list[str] = []
+    lost = twice = 0
+    for one in expected:
+        theirs = made.pop((one.destination, one.currency), [])
+        twice += max(0, len(theirs) - 1)
+        complaints = _complaints(one, theirs, paid.pop((one.creator, one.currency), None))
+        lost += bool(complaints) and len(theirs) < 2
+        found += complaints
+    for transfer in (transfer for left in made.values() for transfer in left):
+        found.append(f"{transfer.id} pays {transfer.destination}, which was not to be paid")
+    found += [f"{creator} ({currency}) is paid unasked" for creator, currency in paid]
+    found += _book_differences(books, stripe_balance)
+    return Audit(
+        payouts=sum(by_backend.values()),
+        transfers=len(transfers),
+        paid_twice=twice,
+        lost=lost,
+        by_backend=by_backend,
+        handed_over=handed_over,
+        ledger_balanced=balanced(books) and not _book_differences(books, stripe_balance),
+        differences=tuple(found),
+    )
+
+
+def _paid(connection: Connection) -> dict[tuple[str, str], tuple[str, int]]:
+    """Transfer and amount by creator and currency of every payout the ledger holds for paid."""
+    chosen = select(Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount).where(
+        Payout.status == PayoutStatus.PAID
+    )
+    return {(row[0], row[1]): (str(row[2]), row[3]) for row in connection.execute(chosen)}
+
+
+def _complaints(one: Due, theirs: list[Transfer], paid: tuple[str, int] | None) -> list[str]:
+    who = f"{one.creator} ({one.amount} {one.currency})"
+    if not theirs:
+        return [f"{who} was not paid; the ledger says {'paid' if paid else 'not paid'}"]
+    if len(theirs) > 1:
+        return [f"{who} was paid {len(theirs)} times: {', '.join(one.id for one in theirs)}"]
+    (transfer,) = theirs
+    complaints = []
+    if transfer.amount_minor != one.amount:
+        complaints.append(f"{who} was paid {transfer.amount_minor} by {transfer.id}")
+    if paid != (transfer.id, transfer.amount_minor):
+        complaints.append(f"{who} was paid by {transfer.id}, but the ledger says {paid}")
+    return complaints
+
+
+def _book_differences(books: dict[str, Totals], stripe_balance: dict[str, int]) -> list[str]:
+    return [
+        f"the ledger's cash is {totals.cash} {currency}, Stripe's {stripe_balance.get(currency, 0)}"
+        for currency, totals in books.items()
+        if totals.cash != stripe_balance.get(currency, 0)
+    ]
+
+
+def _by_backend(connection: Connection) -> dict[str, int]:
+    rows = connection.execute(
+        select(S.backend, func.count())
+        .join(R, R.id == S.run_id)
+        .where(R.job == PAYING_JOB, S.name == "pay", S.status == StepStatus.DONE)
+        .group_by(S.backend)
+    )
+    return dict.fromkeys(BACKENDS, 0) | {row[0]: row[1] for row in rows}

@@ -1,0 +1,124 @@
+"""What the demo does to a pay day at work: flips, hand-overs, and kills."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from app.cutover.stages import set_stage
+from app.local.stack import Stack
+from app.runs.handoff import hand_over
+from app.runs.models import RunRow as R
+from app.runs.models import Status
+from app.runs.store import RunStore
+from flags import Stage
+
+JOBS = ("process-payouts", "process-single-payout")
+SIDES = {"rq": Stage.LEGACY, "inngest": Stage.LIVE}
+FLIPS = 25
+SHARE = 60
+"""Waiting payouts that move with each flip; the others stay where they are."""
+WORKER_KILLS = (0.25, 0.55)
+STANDIN_KILLS = (0.4,)
+"""When, as a share of the whole way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far the pay day is."""
+
+    dispatched: int
+    settled: int
+    open: int
+    """Runs not done with, of any job."""
+
+
+class Unrest:
+    """Flips and kills as the work goes on, so that they fall into it on any machine."""
+
+    def __init__(
+        self, store: RunStore, stack: Stack, parent: str, total: int, said: Callable[[str], None]
+    ) -> None:
+        self.flips = 0
+        self.workers_killed = 0
+        self.standin_killed = 0
+        self.moves = 0
+        self._store = store
+        self._stack = stack
+        self._parent = parent
+        self._total = total
+        self._said = said
+        self._side = "rq"
+        self._rng = random.Random(2025)
+
+    def go_on(self, seen: Seen) -> None:
+        """Do what is due at this point of the way."""
+        way = (seen.dispatched + seen.settled) / (2 * self._total)
+        if self.flips < FLIPS and way * (FLIPS + 1) >= self.flips + 1:
+            self.flip()
+        if self.workers_killed < len(WORKER_KILLS) and way >= WORKER_KILLS[self.workers_killed]:
+            self.kill_worker()
+        if self.standin_killed < len(STANDIN_KILLS) and way >= STANDIN_KILLS[self.standin_killed]:
+            self.kill_standin()
+
+    def flip(self) -> None:
+        """Turn the flag of both jobs, and bring the parent and some of what waits along."""
+        self._side = "inngest" if self._side == "rq" else "rq"
+        self.flips += 1
+        for job in JOBS:
+            set_stage(
+                self._store.db,
+                job,
+                SIDES[self._side],
+                None,
+                by="demo",
+                why=f"flip {self.flips} of the demo",
+                now=self._store.clock(),
+            )
+        waiting = self._waiting()
+        chosen = self._rng.sample(waiting, min(SHARE, len(waiting)))
+        handed = hand_over(self._store, [self._parent, *chosen], self._side)
+        self.moves += handed.moved + handed.asked
+
+    def _waiting(self) -> list[str]:
+        """Payouts that wait for a backend other than the one now chosen."""
+        chosen = select(R.id).where(
+            R.parent_id == self._parent,
+            R.status.in_([Status.PENDING, Status.WAITING]),
+            R.backend != self._side,
+        )
+        with self._store.db.autocommit() as connection:
+            return list(connection.scalars(chosen.order_by(R.id)))
+
+    def kill_worker(self) -> None:
+        """SIGKILL to an RQ worker that holds a run right now; none does: try again later."""
+        for name, process in self._stack.processes.items():
+            if not name.startswith("worker-") or not process.alive:
+                continue
+            os.kill(process.pid, signal.SIGSTOP)  # so that it is still so when it is killed
+            if self._holds(process.pid):
+                process.kill()
+                self.workers_killed += 1
+                self._said(f"{name} killed with -9, a payout in its hands")
+                return
+            os.kill(process.pid, signal.SIGCONT)
+
+    def _holds(self, pid: int) -> bool:
+        held = select(R.id).where(R.status == Status.RUNNING, R.holder.like(f"rq-{pid}-%"))
+        with self._store.db.autocommit() as connection:
+            return connection.execute(held.limit(1)).first() is not None
+
+    def kill_standin(self) -> None:
+        """SIGKILL to the Inngest stand-in while it has runs in flight, which die with it."""
+        flying = select(R.id).where(R.check_at.is_not(None), R.holder.like("inngest-%"))
+        with self._store.db.autocommit() as connection:
+            lost = len(connection.execute(flying).all())
+        if lost:
+            self._stack.processes["inngest"].kill()
+            self.standin_killed += 1
+            self._said(f"Inngest killed with -9, {lost} runs in its hands and all it had queued")

@@ -1,0 +1,115 @@
+"""What a stack's processes find in their environment: the caller's own parts, or local ones."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.config import Settings
+from app.local import valkey
+
+HOST = "127.0.0.1"
+_PORTS = range(15_000, 30_000)
+"""Below the ports the kernel gives to clients: none of those then takes one that is restarting."""
+_SHOWN = (
+    *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
+    *("BACKEND_URL", "PORT", "USE_INNGEST"),
+)
+
+
+def free(port: int) -> bool:
+    """Whether a server could listen on this port of loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port of loopback nobody listens on now."""
+    for port in random.SystemRandom().sample(_PORTS, 200):
+        if free(port):
+            return port
+    raise OSError("no free port on loopback")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Where one stack lives and what its parts are called."""
+
+    folder: Path
+    port: int
+    """Of web."""
+    process_env: Mapping[str, str]
+    """The whole environment of its processes."""
+    own_redis: bool
+    inngest_port: int | None
+    """None where the caller has an Inngest of their own."""
+    stripe_port: int | None
+    """None where the caller has a Stripe of their own."""
+    own_database: bool
+    shown_env: Mapping[str, str] = field(default_factory=dict)
+    """What a command needs to reach the parts."""
+
+    @property
+    def url(self) -> str:
+        """Where web answers."""
+        return f"http://{HOST}:{self.port}"
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without any setting of this product."""
+    names = {name.upper() for name in Settings.model_fields} | {"BIND", "WEB_CONCURRENCY"}
+    return {name: value for name, value in environ.items() if name not in names}
+
+
+def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) -> Local:
+    """Plan a stack in `folder` with web on `port`: local parts for whatever `environ` names none.
+
+    An account at Stripe or Inngest (their keys) counts as one named.
+    """
+    folder = folder.resolve()
+    given = {name: value for name, value in environ.items() if value.strip()}
+    own_inngest = not given.keys() & {
+        *("INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
+    }
+    own_stripe = not given.keys() & {"STRIPE_API_BASE", "STRIPE_API_KEY"}
+    inngest_port = free_port() if own_inngest else None
+    stripe_port = free_port() if own_stripe else None
+    url = f"http://{HOST}:{port}"
+    local = {
+        "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
+        "REDIS_URL": valkey.url_of(folder / "valkey"),
+        "BACKEND_URL": url,
+        "USE_INNGEST": "true",
+        # Nobody but this machine: in local mode some pages ask for no password.
+        "BIND": HOST,
+    }
+    if inngest_port is not None:
+        local["INNGEST_DEV"] = f"http://{HOST}:{inngest_port}"
+    if stripe_port is not None:
+        local["STRIPE_API_BASE"] = f"http://{HOST}:{stripe_port}"
+    env = {**environ, **local, **given, "PORT": str(port)}
+    env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
+    env["PYTHONUNBUFFERED"] = "1"
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy must not see calls on loopback
+        env[name] = ",".join(filter(None, (env.get(name), HOST, "localhost")))
+    return Local(
+        folder=folder,
+        port=port,
+        process_env=env,
+        own_redis="REDIS_URL" not in given,
+        inngest_port=inngest_port,
+        stripe_port=stripe_port,
+        own_database="DATABASE_URL" not in given,
+        shown_env={name: env[name] for name in _SHOWN if name in env},
+    )

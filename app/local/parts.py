@@ -1,0 +1,123 @@
+"""The parts of a stack: their commands (the Procfile's own), and how each shows that it is up."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from app.local import procfile
+from app.local.environment import HOST, Local
+from app.local.process import Part, Process
+
+ANSWER_SECONDS = 2.0
+SAID_SECONDS = 5.0
+"""How long a process may live without saying that it started (its log level may forbid it)."""
+
+Ready = Callable[[Process], bool]
+
+
+def servers(local: Local) -> list[Part]:
+    """What the others talk to: only those the caller has none of."""
+    parts: list[Part] = []
+    if local.own_redis:
+        command = _module("valkey", "--dir", str(local.folder / "valkey"))
+        url = local.process_env["REDIS_URL"]
+        parts.append(Part("valkey", command, lambda process: _answers_redis(url)))
+    if local.stripe_port is not None:
+        data = local.folder / "stripe.db"
+        command = _module("stripe", "--port", str(local.stripe_port), "--data", str(data))
+        parts.append(Part("stripe", command, _answers(local.stripe_port, "/_standin/clock")))
+    if local.inngest_port is not None:
+        app = f"{local.url}/api/inngest"
+        command = _module("inngest", "--port", str(local.inngest_port), "--app", app)
+        parts.append(Part("inngest", command, _answers(local.inngest_port, "/dev")))
+    return parts
+
+
+def release() -> Part:
+    """The migrations, run to their end."""
+    command = procfile.argv(procfile.read()["release"])
+    return Part("release", command, lambda process: process.exit_code == 0, once=True)
+
+
+def workers(local: Local, count: int) -> list[Part]:
+    """What does the work: web, `count` RQ workers, relay and clock."""
+    commands = {name: procfile.argv(command) for name, command in procfile.read().items()}
+    url = local.process_env["REDIS_URL"]
+    return [
+        Part("web", commands["web"], _web(local)),
+        *(
+            Part(f"worker-{number}", commands["worker"], lambda process: _registered(url, process))
+            for number in range(1, count + 1)
+        ),
+        Part("relay", commands["relay"], _says("relay started")),
+        Part("clock", commands["clock"], _says("clock started")),
+    ]
+
+
+def _module(name: str, *args: str) -> list[str]:
+    return [sys.executable, "-m", f"app.local.{name}", *args]
+
+
+def get(url: str) -> Any:
+    """The JSON that `url` on this machine answers, or None where it does not answer 200."""
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.get(url, timeout=ANSWER_SECONDS)
+            return answer.json() if answer.status_code == 200 else None
+        except (requests.RequestException, ValueError):
+            return None
+
+
+def _answers(port: int, path: str) -> Ready:
+    return lambda process: get(f"http://{HOST}:{port}{path}") is not None
+
+
+def _web(local: Local) -> Ready:
+    """Ready, and known to the Inngest stand-in, which would drop events for functions it has not
+    heard of."""
+
+    def ready(process: Process) -> bool:
+        if get(f"{local.url}/readyz") is None:
+            return False
+        if local.inngest_port is None:
+            return True
+        heard = get(f"http://{HOST}:{local.inngest_port}/dev")
+        return heard is not None and bool(heard["functions"])
+
+    return ready
+
+
+def _says(words: str) -> Ready:
+    return lambda process: words in process.logged() or process.age > SAID_SECONDS
+
+
+def _client(url: str) -> Redis:
+    return Redis.from_url(url, socket_timeout=ANSWER_SECONDS, retry=Retry(NoBackoff(), 0))
+
+
+def _answers_redis(url: str) -> bool:
+    with _client(url) as client:
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+
+
+def _registered(url: str, process: Process) -> bool:
+    """Whether the RQ worker of this process has signed in."""
+    with _client(url) as client:
+        try:
+            keys: Any = client.smembers(REDIS_WORKER_KEYS)
+            return str(process.pid).encode() in [client.hget(key, "pid") for key in keys]
+        except RedisError:
+            return False

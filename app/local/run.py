@@ -1,0 +1,119 @@
+"""`make run`: the whole product on this machine until Ctrl-C or SIGTERM, web on port 3005."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from app.config import ROOT
+from app.local.environment import Local, free, prepare
+from app.local.follow import Follower
+from app.local.seeded import fill, is_empty, opened
+from app.local.serving import stop_signal
+from app.local.stack import WATCH_SECONDS, Stack, StackError
+
+PORT = 3005
+CREATORS = 30
+PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
+"""The migration guide's own example pays on this day: the made-up earnings lie before it."""
+CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json' \\
+    -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
+
+
+class CannotRun(Exception):
+    """The stack cannot start here; one line says why."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The folder for this process alone, however it ends. Raises CannotRun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotRun(f"another `make run` is at work in {folder}") from None
+        yield
+
+
+def run(folder: Path, port: int, console: Console) -> None:
+    """Start everything, say where it is, and keep it running. Raises CannotRun or StackError."""
+    with alone(folder), stop_signal() as told:
+        signal.signal(signal.SIGHUP, lambda *_: told.set())  # the terminal was closed
+        if not free(port):
+            raise CannotRun(f"port {port} is taken; choose another one with PORT=… make run")
+        local = prepare(folder, port)
+
+        def said(line: str) -> None:
+            console.print(f"[cyan]switchyard[/] | {escape(line)}")
+
+        with Stack(local, said=said) as stack:
+            if not told.is_set():
+                _fill_fresh(local)
+                _banner(local, console)
+            follower = Follower(folder / "log")
+            while not told.wait(WATCH_SECONDS):
+                stack.tend()
+                for name, line in follower.lines():
+                    console.print(f"[dim]{escape(name):>10}[/] | {escape(line)}")
+            said("stopping")
+
+
+def _fill_fresh(local: Local) -> None:
+    if not local.own_database or local.stripe_port is None:
+        return
+    with opened(local.process_env["DATABASE_URL"]) as db:
+        if is_empty(db):
+            fill(db, local.process_env["STRIPE_API_BASE"], creators=CREATORS, now=PAY_DAY)
+
+
+def _banner(local: Local, console: Console) -> None:
+    env = local.shown_env
+    console.print(f"\nSwitchyard runs at [bold]{local.url}[/] (Ctrl-C ends it)")
+    rows = [
+        ("database", env["DATABASE_URL"]),
+        ("queue", env["REDIS_URL"]),
+        ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),
+        ("stripe", env.get("STRIPE_API_BASE", "as your key says")),
+        ("logs", str(local.folder / "log")),
+    ]
+    for name, value in rows:
+        console.print(f"  {name:<9} {escape(_without_password(value))}")
+    console.print("\nPay the creators of 15 January 2025:\n")
+    console.print(f"  {escape(CURL.format(url=local.url.replace('127.0.0.1', 'localhost')))}\n")
+
+
+def _without_password(url: str) -> str:
+    head, sep, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://…@{tail}" if sep else url
+
+
+def main() -> int:
+    """Run; 0 at the end, 1 where something does not come up, 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m app.local.run", description=__doc__)
+    parser.add_argument("--dir", type=Path, default=ROOT / "var", help="where its data lies")
+    options = parser.parse_args()
+    raw = os.environ.get("PORT", "").strip() or str(PORT)
+    if not raw.isdecimal() or not 1 <= int(raw) <= 65535:
+        parser.error(f"PORT: must be 1 to 65535, not {raw!r}")
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    try:
+        run(options.dir, int(raw), console)
+    except (CannotRun, StackError) as failure:
+        sys.stderr.write(f"switchyard: {failure}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A whole Switchyard on this machine: its processes started, watched, restarted and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.local.environment import Local
+from app.local.parts import release, servers, workers
+from app.local.process import Part, Process
+
+READY_SECONDS = 60.0
+GRACE_SECONDS = 9.0
+LOOK_SECONDS = 0.05
+WATCH_SECONDS = 0.25
+
+
+class StackError(Exception):
+    """A part did not come up; the message says which, and ends with the last lines of its log."""
+
+
+class Stack:
+    """valkey, the stand-ins, release, web, workers, relay and clock, in one folder.
+
+    Nothing happens by itself: its owner calls `tend` now and then, which restarts what has died.
+    """
+
+    def __init__(
+        self,
+        local: Local,
+        *,
+        workers: int = 2,
+        said: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.local = local
+        self.env: Mapping[str, str] = local.process_env
+        self.processes: dict[str, Process] = {}
+        """By name, in the order of their start."""
+        self.restarts = 0
+        self._workers = workers
+        self._said = said
+        self._waiting: dict[str, float] = {}
+        self._run_file = local.folder / "run.json"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything, in order, each group once the one before it is ready.
+
+        Raises StackError.
+        """
+        self._up([*servers(self.local), release()])
+        self._up(workers(self.local, self._workers))
+        self._write_run_file()
+
+    def _up(self, parts: Sequence[Part]) -> None:
+        """Start parts side by side and wait for all. Raises StackError."""
+        begun = [Process(part, self.env, self._log(part.name)) for part in parts]
+        for process in begun:
+            self.processes[process.name] = process
+            process.start()
+        end = time.monotonic() + READY_SECONDS
+        for process in begun:
+            self._await(process, end)
+
+    def _await(self, process: Process, end: float) -> None:
+        while True:
+            ended = not process.alive  # asked first: it may get ready and end in between
+            if process.part.ready(process):
+                break
+            if ended:
+                raise StackError(
+                    f"{process.name} ended with {process.exit_code} before it was ready;"
+                    f" {process.log} says:\n{process.tail()}"
+                )
+            if time.monotonic() > end:
+                raise StackError(
+                    f"{process.name} is not ready after {READY_SECONDS:g} s;"
+                    f" {process.log} says:\n{process.tail()}"
+                )
+            time.sleep(LOOK_SECONDS)
+        if process.part.once:
+            self.processes.pop(process.name, None)
+        else:
+            self._said(f"{process.name} is up (pid {process.pid})")
+
+    def _log(self, name: str) -> Path:
+        return self.local.folder / "log" / f"{name}.log"
+
+    def tend(self) -> list[str]:
+        """Restart what has died, without waiting for it; the names of what was restarted."""
+        restarted: list[str] = []
+        for name, process in self.processes.items():
+            if process.alive:
+                continue
+            now = time.monotonic()
+            if name not in self._waiting:
+                process.kill()  # what it may have left behind holds its port or its files
+                pause = process.pause()
+                self._waiting[name] = now + pause
+                self._said(f"{name} ended with {process.exit_code}; starting it again")
+            if now >= self._waiting[name]:
+                del self._waiting[name]
+                process.start()
+                self.restarts += 1
+                restarted.append(name)
+        return restarted
+
+    def watch(self, stop: threading.Event) -> None:
+        """Tend until `stop` is set."""
+        while not stop.wait(WATCH_SECONDS):
+            self.tend()
+
+    def stop(self) -> None:
+        """SIGTERM to all, SIGKILL to what is left after 9 s: first who works, then who serves."""
+        self._run_file.unlink(missing_ok=True)
+        servers_names = {part.name for part in servers(self.local)}
+        working = [p for name, p in self.processes.items() if name not in servers_names]
+        serving = [p for name, p in self.processes.items() if name in servers_names]
+        for group in (working, serving):
+            for process in group:
+                process.ask_to_end()
+            end = time.monotonic() + GRACE_SECONDS
+            while any(process.alive for process in group) and time.monotonic() < end:
+                time.sleep(LOOK_SECONDS)
+            for process in group:
+                process.kill()
+        self.processes.clear()
+
+    def _write_run_file(self) -> None:
+        """Tell the commands given in this folder where the parts are; it may hold a password."""
+        state = json.dumps({"pid": os.getpid(), "env": dict(self.local.shown_env)}, indent=1)
+        fresh = self._run_file.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(f"{state}\n")
+        fresh.replace(self._run_file)

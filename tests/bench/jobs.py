@@ -1,0 +1,17 @@
+"""The benchmark's jobs."""
+
+from __future__ import annotations
+
+from app.jobs.catalogue import JobPayload, job
+from app.jobs.context import Context
+
+
+class Number(JobPayload):
+    """A number."""
+
+    n: int
+
+
+@job("bench-noop", event="bench.noop", payload=Number, queue="bench")
+def bench_noop(ctx: Context, payload: Number) -> None:
+    """Nothing."""

@@ -1,0 +1,173 @@
+"""A plain rq worker: what it must refuse, what it may lose, how it stops."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from app.runs.relay import sweep
+from queues.backend import connect
+from tests.support.sides import PATIENCE_SECONDS, Side, environment, fresh, relaying, rq_worker
+
+
+@pytest.fixture
+def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    """A ledger and a Redis, with no worker and no relay yet."""
+    connect(redis_url).flushall()
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    try:
+        yield Side("rq", made, environ)
+    finally:
+        made.db.dispose()
+
+
+def ended(job: Job) -> JobStatus:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (status := job.get_status()) in (JobStatus.QUEUED, JobStatus.STARTED):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return status
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"func": "os.system"},
+        {"func": "subprocess.check_output"},
+        {"func": "queues.task.create_app"},
+        {"func": "queues.task.perform", "on_failure": "os.system"},
+        {"func": "queues.task.perform", "on_success": "os.system"},
+    ],
+)
+def test_no_other_path_in_redis_is_executed(
+    on: Side, redis_url: str, tmp_path: Path, hostile: dict[str, str]
+) -> None:
+    redis = connect(redis_url)
+    target = tmp_path / "touched"
+    queue = Queue("tests", connection=redis, serializer=JSONSerializer)
+    args: tuple[object, ...] = (f"touch {target}",)
+    if "on_success" in hostile:
+        args = ("no-run", 1)  # with one argument it fails, so that its failure callback is due
+    job = queue.create_job(hostile["func"], args=args, timeout=30, result_ttl=60)
+    job.save()
+    for name in ("on_success", "on_failure"):
+        if name in hostile:
+            field = name.replace("on_", "") + "_callback_name"
+            redis.hset(job.key, field, hostile[name])
+    queue.push_job_id(job.id)
+    job.set_status(JobStatus.QUEUED)
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        status = ended(job)
+    assert status == JobStatus.FAILED
+    result = job.latest_result()
+    assert result is not None
+    assert "not a declared job function" in (result.exc_string or "")
+    assert not target.exists()
+
+
+def test_pickle_in_redis_is_not_opened(on: Side, redis_url: str, tmp_path: Path) -> None:
+    redis = connect(redis_url)
+    job = Queue("tests", connection=redis).enqueue("os.mkdir", str(tmp_path / "made"))
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        assert ended(job) == JobStatus.FAILED
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_lost_between_two_queues_is_told_again(
+    on: Side, redis_url: str, tmp_path: Path
+) -> None:
+    """A worker that dies after BLPOP: the job says queued and is in no list. RQ never finds it."""
+    n = uuid4().hex
+    run = on.dispatch("child", {"name": n})
+    redis = connect(redis_url)
+    assert redis.lpop("rq:queue:tests") is not None
+    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
+        (row,) = on.finish(run)
+    assert (row.status, on.marks(n)) == ("succeeded", {n: 1})
+
+
+def test_redis_flushed(on: Side, redis_url: str, tmp_path: Path) -> None:
+    n = uuid4().hex
+    runs = [on.dispatch("child", {"name": f"{n}/{i}"}) for i in range(20)]
+    connect(redis_url).flushall()
+    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
+        on.finish(*runs)
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(20)}
+
+
+def test_a_backlog_is_not_told_again(on: Side, redis_url: str) -> None:
+    """What still waits in its queue is left there, however long it takes."""
+    redis: Redis = connect(redis_url)
+    runs = [on.dispatch("noop", {"name": str(i)}) for i in range(10)]
+    for _ in range(3):
+        time.sleep(0.6)
+        swept = sweep(on.made.store)
+        assert (swept.told, swept.held) == (0, 10)
+    assert redis.llen("rq:queue:tests") == 10
+    assert {on.row(run.id).epoch for run in runs} == {1}
+
+
+def test_redis_away_leaves_the_run_pending(redis_url: str, tmp_path: Path) -> None:
+    n = uuid4().hex
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    away = environment(url, "redis://127.0.0.1:1/0")
+    made = fresh(url, away, None)
+    run = Side("rq", made, away).dispatch("child", {"name": n})
+    assert (run.created, run.status) == (True, "pending")
+    assert sweep(made.store).told == 0
+    made.db.dispose()
+    back = environment(url, redis_url)
+    made = fresh(url, back, None)
+    on = Side("rq", made, back)
+    with relaying(made), rq_worker(back, tmp_path / "worker.log"):
+        on.finish(run)
+    assert on.marks(n) == {n: 1}
+    made.db.dispose()
+
+
+def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> None:
+    n = uuid4().hex
+    with ExitStack() as stack:
+        worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
+        run = on.dispatch("slow", {"name": n, "waitSeconds": 1.0})
+        while on.touches(n) == 0:
+            time.sleep(0.02)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+        assert on.row(run.id).status == "waiting"
+        assert on.marks(n) == {n: 1}
+        stack.enter_context(relaying(on.made))
+        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
+        on.finish(run)
+    assert on.touches(n) == 1
+    assert on.marks(n) == {n: 1, f"{n}/after": 1}
+
+
+def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -> None:
+    """Stopped for longer than its lease, taken over, then let go on."""
+    n = uuid4().hex
+    with ExitStack() as stack:
+        zombie = stack.enter_context(rq_worker(on.environ, tmp_path / "zombie.log"))
+        run = on.dispatch("slow", {"name": n, "waitSeconds": 0.5})
+        while on.touches(n) == 0:
+            time.sleep(0.02)
+        zombie.send_signal(signal.SIGSTOP)
+        stack.enter_context(relaying(on.made))
+        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
+        (row,) = on.finish(run)
+        zombie.send_signal(signal.SIGCONT)
+        time.sleep(1.5)
+        assert on.row(run.id) == row
+    assert on.touches(n) == 2
+    assert on.marks(n) == {n: 1, f"{n}/after": 1}

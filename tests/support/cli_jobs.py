@@ -1,0 +1,96 @@
+"""Jobs for the tests of the commands; each says in the table `cli_marks` what it did."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+
+from sqlalchemy import String, func, insert, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.db import Base, Database
+from app.jobs.catalogue import JobPayload, job
+from app.jobs.context import Context
+from app.jobs.errors import NonRetriable
+
+GAPS = (0.2,)
+
+
+class CliMark(Base):
+    """One effect of a test job, or one try of it."""
+
+    __tablename__ = "cli_marks"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    what: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+
+
+def mark(tx: Session, what: str) -> str:
+    tx.execute(insert(CliMark).values(what=what, pid=os.getpid()))
+    return what
+
+
+def marks(db: Database) -> dict[str, int]:
+    """How often each effect happened."""
+    with db.autocommit() as connection:
+        rows = connection.execute(select(CliMark.what, func.count()).group_by(CliMark.what))
+        return {row[0]: row[1] for row in rows}
+
+
+def tried(ctx: Context, what: str) -> int:
+    """How often `what` was tried, this time included; counted whether or not the step holds."""
+    with ctx.transaction() as tx:
+        mark(tx, what)
+        count = select(func.count()).select_from(CliMark).where(CliMark.what == what)
+        return tx.scalar(count) or 0
+
+
+class Named(JobPayload):
+    """A name to mark effects with."""
+
+    name: str
+    failures: int = 0
+    children: int = 3
+    wait_seconds: float = 0.0
+
+
+@job("cli-plain", event="cli.plain", payload=Named, queue="cli", gaps=GAPS, schedule="0 9 * * *")
+def plain(ctx: Context, payload: Named) -> dict[str, str]:
+    """Two steps; the second one fails `failures` times first."""
+
+    def second(tx: Session) -> str:
+        if tried(ctx, f"{payload.name}/try") <= payload.failures:
+            raise RuntimeError("failed on purpose")
+        time.sleep(payload.wait_seconds)
+        return mark(tx, f"{payload.name}/second")
+
+    ctx.step.run("first", mark, f"{payload.name}/first")
+    return {"second": ctx.step.run("second", second)}
+
+
+@job("cli-parent", event="cli.parent", payload=Named, queue="cli", gaps=GAPS, attempts=2)
+def parent(ctx: Context, payload: Named) -> dict[str, int]:
+    """Children, a wait for them, and a sleep."""
+    ctx.step.dispatch(
+        "start",
+        "cli-plain",
+        [{"name": f"{payload.name}/{number}"} for number in range(payload.children)],
+    )
+    ended = ctx.step.join("ended")
+    ctx.step.sleep("nap", timedelta(seconds=payload.wait_seconds))
+    ctx.step.run("after", mark, f"{payload.name}/after")
+    return ended
+
+
+@job("cli-refuser", event="cli.refuser", payload=Named, queue="cli", serverless="qstash")
+def refuser(ctx: Context, payload: Named) -> None:
+    """A step for which trying again cannot help, until it was tried `failures` times."""
+
+    def refuse(tx: Session) -> None:
+        if tried(ctx, payload.name) <= payload.failures:
+            raise NonRetriable("never [red]\x1b[31m")
+
+    ctx.step.run("first", mark, f"{payload.name}/first")
+    ctx.step.run("refuse", refuse)

@@ -1,0 +1,138 @@
+"""The made-up platform: the same for a seed, realistic, and with sound books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from app.config import Settings
+from app.db import Base, Database
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.posting import post_earnings
+from app.earnings.seed import SOURCES, SeedSummary, seed, stripe_accounts
+from app.errors import BadInput
+from app.ledger.models import Entry
+from app.ledger.postings import balanced, trial_balance
+from app.local.stripe.accounts import AccountState
+from app.payouts.eligibility import MINIMUM, reserve
+from app.payouts.models import Payout
+
+NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
+
+
+def database(url: str) -> Database:
+    made = Database(Settings(database_url=url).sqlalchemy_url)
+    Base.metadata.create_all(made.engine)
+    return made
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    made = database(database_url)
+    yield made
+    made.dispose()
+
+
+def rows(db: Database) -> list[Any]:
+    with db.autocommit() as connection:
+        return [
+            connection.execute(select(model).order_by(model.__table__.c.id)).all()
+            for model in (Creator, Earning, Entry)
+        ]
+
+
+def test_a_seed_gives_the_same_platform_every_time(tmp_path: Path) -> None:
+    made: list[tuple[SeedSummary, Any]] = []
+    for number, chosen in enumerate((7, 7, 8)):
+        db = database(f"sqlite:///{tmp_path / f'{number}.db'}")
+        made.append((seed(db, creators=60, seed=chosen, now=NOW), rows(db)))
+        db.dispose()
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+def test_a_thousand_creators_are_realistic_and_quick(db: Database) -> None:
+    began = time.monotonic()
+    made = seed(db, creators=1_000, seed=1, now=NOW)
+    assert time.monotonic() - began < (3 if db.is_sqlite else 10)
+    assert (made.creators, made.payable) == (1_000, 860)
+    assert made.left_out["below_minimum"] == 100
+    assert sum(made.left_out.values()) == 140
+    assert len(made.left_out) == 4
+    assert 15_000 < made.earnings < 25_000
+    assert 0.02 < made.refunds / made.earnings < 0.04
+    assert set(made.top_ups) == set(made.payable_amounts) == {"usd", "eur", "gbp", "jpy"}
+    with db.begin() as tx:
+        assert balanced(trial_balance(tx))
+        assert post_earnings(tx) == 0
+        assert set(tx.scalars(select(Earning.source).distinct())) == set(SOURCES)
+        span = tx.execute(select(func.min(Earning.occurred_at), func.max(Earning.occurred_at)))
+        first, last = span.one()
+        assert last <= NOW
+        assert (NOW - first).days <= 30
+        sums = select(func.sum(Earning.gross - Earning.fee)).where(Earning.currency == "usd")
+        by_creator = tx.scalars(sums.group_by(Earning.creator_id)).all()
+    ordered = sorted((int(amount) for amount in by_creator), reverse=True)
+    # A power law: a tenth of the creators earn more than all others together.
+    assert sum(ordered[: len(ordered) // 10]) > sum(ordered) / 2
+
+
+def test_refunds_take_back_what_their_earning_brought(db: Database) -> None:
+    seed(db, creators=200, seed=3, now=NOW)
+    first, again = Earning.__table__.alias(), Earning.__table__.alias()
+    joined = select(first, again).join_from(again, first, again.c.refund_of == first.c.id)
+    with db.autocommit() as connection:
+        pairs = connection.execute(joined).all()
+    assert pairs
+    for pair in pairs:
+        earned, refund = pair[: len(pair) // 2], pair[len(pair) // 2 :]
+        assert (earned[3], refund[3]) == (EarningKind.EARNING, EarningKind.REFUND)
+        assert (earned[1], earned[4:7]) == (refund[1], refund[4:7])
+        assert earned[8] <= refund[8] <= NOW
+
+
+@pytest.mark.parametrize(("creators", "payable"), [(70, 60), (60, 60), (12, 0), (1, 1)])
+def test_exactly_so_many_are_payable(db: Database, creators: int, payable: int) -> None:
+    made = seed(db, creators=creators, seed=5, now=NOW, payable=payable)
+    assert made.payable == payable
+    with db.begin() as tx:
+        planned = reserve(tx, date(2025, 1, 15), NOW)
+        assert planned["requested"] == planned["new"] == payable
+        assert planned["leftOut"] == made.left_out
+        amounts = tx.execute(select(Payout.currency, Payout.amount)).all()
+        assert all(amount >= MINIMUM[currency] for currency, amount in amounts)
+        held = {currency: books.held for currency, books in trial_balance(tx).items()}
+    assert {c: h for c, h in held.items() if h} == made.payable_amounts
+
+
+def test_accounts_fit_the_stand_in(db: Database) -> None:
+    seed(db, creators=50, seed=2, now=NOW)
+    with db.autocommit() as connection:
+        accounts = [AccountState(**account) for account in stripe_accounts(connection)]
+    assert len({account.id for account in accounts}) == 50
+    assert any(
+        account.transfers == "inactive" or not account.payouts_enabled for account in accounts
+    )
+
+
+@pytest.mark.parametrize(("creators", "payable"), [(10, 11), (10, -1), (0, 0)])
+def test_impossible_wishes_are_refused(tmp_path: Path, creators: int, payable: int) -> None:
+    db = database(f"sqlite:///{tmp_path / 'none.db'}")
+    with pytest.raises(BadInput, match="payable"):
+        seed(db, creators=creators, seed=1, now=NOW, payable=payable)
+    db.dispose()
+
+
+def test_a_second_seed_leaves_the_first_alone(db: Database) -> None:
+    seed(db, creators=10, seed=1, now=NOW)
+    before = rows(db)
+    with pytest.raises(IntegrityError):
+        seed(db, creators=10, seed=2, now=NOW)
+    assert rows(db) == before
