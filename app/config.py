@@ -22,8 +22,13 @@ def _url(*schemes: str) -> AfterValidator:
     def check(value: str | None) -> str | None:
         if value is None:
             return None
-        if urlsplit(value).scheme not in schemes:
-            raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
+        wanted = f"must start with {' or '.join(f'{s}://' for s in schemes)}"
+        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(wanted)
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            raise ValueError("its port is not a number from 0 to 65535") from None
         return value
 
     return AfterValidator(check)

@@ -25,6 +25,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
+from app.errors import SettingsError
+
 BUSY_SECONDS = 20
 CONNECT_SECONDS = 5
 
@@ -80,7 +82,7 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(Path(parsed.database).parent)
             args: dict[str, Any] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
             self.engine = create_engine(url, connect_args=args, pool_size=pool_size)
             event.listen(self.engine, "connect", _sqlite_connect)
@@ -120,6 +122,13 @@ class Database:
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise SettingsError(f"DATABASE_URL: cannot make its folder: {failure.strerror}") from None
 
 
 _open_databases: WeakSet[Database] = WeakSet()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from app.cutover import stages
 from app.db import Base
+from app.earnings import models as earnings
+from app.ledger import models as ledger
+from app.payouts import models as payouts
 from app.runs import models as runs
 
 metadata = Base.metadata
 
-__all__ = ["metadata", "runs", "stages"]
+__all__ = ["earnings", "ledger", "metadata", "payouts", "runs", "stages"]

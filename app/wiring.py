@@ -9,6 +9,7 @@ from flask import Flask
 import flags
 from app import config, logs, runtime, web
 from app.cli import register_commands
+from app.cli.output import settings_checked
 from app.clock import Clock, utcnow
 from app.config import Settings
 from app.cutover import stages
@@ -68,9 +69,10 @@ def make_runtime(
 
 def build(settings: Settings | None = None) -> Flask:
     """See app.create_app."""
-    settings = config.load() if settings is None else settings
-    logs.configure()
-    made = make_runtime(settings)
+    with settings_checked():
+        settings = config.load() if settings is None else settings
+        logs.configure()
+        made = make_runtime(settings)
     app = Flask("app", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
     app.extensions["switchyard"] = made

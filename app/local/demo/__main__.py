@@ -33,6 +33,7 @@ from app.wiring import make_runtime
 PAYABLE = 1000
 OTHERS = 160
 """Creators that must not be paid: account disabled, or below the minimum."""
+WORKERS = 3
 PATIENCE_SECONDS = 170.0
 LOOK_SECONDS = 0.05
 TRIGGER_SECONDS = 30.0
@@ -50,8 +51,8 @@ def demo(folder: Path, report: Path, console: Console, told: threading.Event) ->
     began = time.monotonic()
     show = Show(console)
     local = prepare(folder, free_port(), clean(os.environ))
-    show.say("starting Valkey, Stripe's and Inngest's stand-ins, web, two workers, relay, clock")
-    with Stack(local) as stack:
+    show.say("starting Valkey, Stripe's and Inngest's stand-ins, web, three workers, relay, clock")
+    with Stack(local, workers=WORKERS) as stack:
         made = make_runtime(load(local.process_env))
         try:
             expected = _platform(made, local, show)

@@ -24,7 +24,7 @@ class Show:
     def say(self, line: str) -> None:
         """One line, above the bars if there are any."""
         out = self.console if self._bars is None else self._bars.console
-        out.print(escape(line))
+        out.print(escape(line), soft_wrap=True)
 
     @contextmanager
     def bars(self, total: int) -> Iterator[Bars]:

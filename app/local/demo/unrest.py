@@ -21,8 +21,8 @@ from flags import Stage
 JOBS = ("process-payouts", "process-single-payout")
 SIDES = {"rq": Stage.LEGACY, "inngest": Stage.LIVE}
 FLIPS = 25
-SHARE = 60
-"""Waiting payouts that move with each flip; the others stay where they are."""
+SHARE = 40
+"""The least of waiting payouts that move with a flip; more where the other side has more to do."""
 WORKER_KILLS = (0.25, 0.55)
 STANDIN_KILLS = (0.4,)
 """When, as a share of the whole way."""
@@ -58,7 +58,8 @@ class Unrest:
 
     def go_on(self, seen: Seen) -> None:
         """Do what is due at this point of the way."""
-        way = (seen.dispatched + seen.settled) / (2 * self._total)
+        # Dispatching is over soon, and a flip in the middle of it is the more interesting one.
+        way = (seen.dispatched + 3 * seen.settled) / (4 * self._total)
         if self.flips < FLIPS and way * (FLIPS + 1) >= self.flips + 1:
             self.flip()
         if self.workers_killed < len(WORKER_KILLS) and way >= WORKER_KILLS[self.workers_killed]:
@@ -80,20 +81,22 @@ class Unrest:
                 why=f"flip {self.flips} of the demo",
                 now=self._store.clock(),
             )
-        waiting = self._waiting()
-        chosen = self._rng.sample(waiting, min(SHARE, len(waiting)))
+        there, here = self._waiting()
+        count = min(len(there), max(SHARE, (len(there) - len(here)) // 2))
+        chosen = self._rng.sample(there, count)
         handed = hand_over(self._store, [self._parent, *chosen], self._side)
         self.moves += handed.moved + handed.asked
 
-    def _waiting(self) -> list[str]:
-        """Payouts that wait for a backend other than the one now chosen."""
-        chosen = select(R.id).where(
-            R.parent_id == self._parent,
-            R.status.in_([Status.PENDING, Status.WAITING]),
-            R.backend != self._side,
+    def _waiting(self) -> tuple[list[str], list[str]]:
+        """Payouts that wait for the other backend, and for the one now chosen."""
+        chosen = select(R.id, R.backend).where(
+            R.parent_id == self._parent, R.status.in_([Status.PENDING, Status.WAITING])
         )
         with self._store.db.autocommit() as connection:
-            return list(connection.scalars(chosen.order_by(R.id)))
+            rows = connection.execute(chosen.order_by(R.id)).all()
+        there = [run_id for run_id, backend in rows if backend != self._side]
+        here = [run_id for run_id, backend in rows if backend == self._side]
+        return there, here
 
     def kill_worker(self) -> None:
         """SIGKILL to an RQ worker that holds a run right now; none does: try again later."""
