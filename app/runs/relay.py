@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 BATCH = 2000
 INTERVAL_SECONDS = 1.0
 TRUSTED = timedelta(minutes=10)
-"""How long a queue's word that it still has a run is taken, from the run's due time on."""
+"""How long a service's word that it still has a run is taken, from the run's due time on; twice as
+long after each telling, so that a long backlog there is not told again and again."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
 
@@ -101,7 +102,7 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
         swept.unreachable += len(asked)
         _look_again(store, [row.id for row in rows], now)
         return
-    stays = [row.id for row, _ in asked if row.id in held and now < row.due_at + TRUSTED]
+    stays = [row.id for row, _ in asked if row.id in held and _believed(row, now)]
     lost = [row for row, _ in asked if row.id not in stays]
     _look_again(store, [*stays, *(row.id for row in rows if store.spec_of(row.job) is None)], now)
     again: list[str] = []
@@ -119,6 +120,12 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
     swept.told += len(again)
     if again:
         store.tell(again)
+
+
+def _believed(row: AnyRow, now: datetime) -> bool:
+    """A list in Redis says what it holds; a service that only gave a reference may be mistaken."""
+    patience: timedelta = TRUSTED * 2 ** min(row.tells, 10)
+    return row.told_ref is None or now < row.due_at + patience
 
 
 def _look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:

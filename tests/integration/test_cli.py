@@ -44,12 +44,6 @@ JOBS = "tests.support.cli_jobs"
 ANSWER_SECONDS = 20.0
 
 
-def checked_app() -> Flask:
-    """The app as a flask command makes it, for `flask --app`."""
-    with settings_checked():
-        return create_app()
-
-
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A database of the test's own, with its tables."""
@@ -750,8 +744,7 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
 
 
 def test_a_bad_setting_is_one_line(url: str) -> None:
-    app = "tests.integration.test_cli:checked_app"
-    ended = [start(url, *args, app=app, USE_INNGEST="maybe") for args in (["jobs"], ["--help"])]
+    ended = [start(url, *args, USE_INNGEST="maybe") for args in (["jobs"], ["--help"])]
     for process in ended:
         out, err = process.communicate(timeout=ANSWER_SECONDS)
         line = "Error: USE_INNGEST: must be true or false\n"

@@ -41,6 +41,7 @@ from app.ledger.postings import (
 from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
 from app.payouts.attempts import PayoutMoved, move
+from app.payouts.eligibility import reserve
 from app.payouts.engine import KEY_WINDOW
 from app.payouts.models import MOVES, Payout, PayoutAttempt, PayoutStatus
 from app.runs.engine import Engine
@@ -571,6 +572,38 @@ def test_a_pay_day_pays_everyone_eligible_once(platform: Platform) -> None:
     assert amounts == made.payable_amounts
     assert len(platform.transfers()) == 60
     platform.check()
+    with platform.db.autocommit() as connection:
+        steps = select(StepRow.result).where(StepRow.run_id == run.id, StepRow.name.like("pay-%"))
+        pages = [json.loads(result) for result in connection.scalars(steps.order_by(StepRow.name))]
+    assert [len(page) for page in pages] == [50, 10]
+    assert len({child for page in pages for child in page}) == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"owed": 2_500}, None),
+        ({"owed": 2_499}, "below_minimum"),
+        ({"owed": 3_000, "currency": "jpy"}, None),
+        ({"owed": 2_999, "currency": "jpy"}, "below_minimum"),
+        ({"owed": 1_000_000, "currency": "chf"}, "currency_unsupported"),
+        ({"stripe_account_id": None}, "no_account"),
+        ({"disabled_reason": "under_review", "payouts_enabled": False}, "account_disabled"),
+        ({"transfers_active": False}, "transfers_inactive"),
+        ({"payouts_enabled": False}, "payouts_disabled"),
+    ],
+)
+def test_who_is_left_out_is_counted_by_reason(
+    platform: Platform, change: dict[str, Any], reason: str | None
+) -> None:
+    platform.creator(**change)
+    with platform.db.begin() as tx:
+        planned = reserve(tx, DAY, START)
+    assert planned == {
+        "requested": int(reason is None),
+        "new": int(reason is None),
+        "leftOut": {} if reason is None else {reason: 1},
+    }
 
 
 def test_a_second_event_for_the_date_is_the_same_run(platform: Platform) -> None:
@@ -584,12 +617,21 @@ def test_a_second_event_for_the_date_is_the_same_run(platform: Platform) -> None
         assert (again.id, again.created) == (first.id, False)
     with pytest.raises(KeyConflict):
         dispatch("process-payouts", {"payoutDate": "2025-01-15", "dayOfMonth": 16})
-    # Another run for the date, by hand, finds nothing left to do.
+    # Another run for the date, by hand, pays nobody twice, whatever they earned since.
+    paid = platform.payouts()
+    with platform.db.begin() as tx:
+        late = Posting(
+            *(EntryKind.EARNING, "late", CASH, f"creator:{paid[0].creator_id}"),
+            *(paid[0].currency, 90_000, platform.now),
+        )
+        post(tx, [late])
+    platform.admin("POST", "topup", {"amount": 90_000, "currency": paid[0].currency})
     other = dispatch("process-payouts", {"payoutDate": "2025-01-15"}, key="by hand")
     platform.drain()
     result = json.loads(platform.run(other.id).result)
     assert (result["requested"], result["new"]) == (6, 0)
-    assert len(platform.transfers()) == 6
+    assert platform.payouts() == paid
+    assert platform.owed(paid[0].creator_id, paid[0].currency) == 90_000
     platform.check()
 
 

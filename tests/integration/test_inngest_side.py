@@ -1,0 +1,253 @@
+"""Inngest's side: signatures, events from elsewhere, cron, what its server does wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+from sqlalchemy import select
+
+import flags
+from app import runtime
+from app.config import load
+from app.cutover.clocks import propose
+from app.local.inngest.standin import InngestStandIn
+from app.local.serving import serve_in_thread
+from app.runs.models import RunRow
+from app.wiring import build
+from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying
+
+EVENT_KEY = "event-key-of-the-test"
+SIGNING_KEY = "0123456789abcdef" * 4
+
+
+def serving(stack: ExitStack, tmp_path: Path, redis_url: str, *, signed: bool) -> tuple[Side, str]:
+    """The app and a stand-in, in dev or signed mode; no worker for RQ."""
+    port = free_port()
+    keys = {"event_key": EVENT_KEY, "signing_key": SIGNING_KEY} if signed else {}
+    standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02, **keys)
+    stack.enter_context(standin)
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    if signed:
+        environ |= {
+            "INNGEST_EVENT_KEY": EVENT_KEY,
+            "INNGEST_SIGNING_KEY": f"signkey-test-{SIGNING_KEY}",
+            "INNGEST_BASE_URL": standin.url,
+            "ADMIN_TOKEN": "0123456789abcdef",
+        }
+    else:
+        environ["INNGEST_DEV"] = standin.url
+    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    app = build(load(environ))
+    made = runtime.current()
+    stack.callback(made.db.dispose)
+    url = stack.enter_context(serve_in_thread(app, port))
+    assert set(standin.sync().values()) == {None}
+    stack.enter_context(relaying(made))
+    return Side("inngest", made, environ, standin=standin), url
+
+
+@pytest.fixture
+def dev(tmp_path: Path, redis_url: str) -> Iterator[tuple[Side, str]]:
+    with ExitStack() as stack:
+        yield serving(stack, tmp_path, redis_url, signed=False)
+
+
+@pytest.fixture
+def signed(tmp_path: Path, redis_url: str) -> Iterator[tuple[Side, str]]:
+    with ExitStack() as stack:
+        yield serving(stack, tmp_path, redis_url, signed=True)
+
+
+def send(on: Side, key: str, event: dict[str, Any]) -> requests.Response:
+    assert on.standin is not None
+    return requests.post(f"{on.standin.url}/e/{key}", json=event, timeout=5)
+
+
+def runs_of(on: Side, job: str) -> list[Any]:
+    chosen = select(RunRow.__table__).where(RunRow.job == job)
+    with on.made.db.autocommit() as connection:
+        return list(connection.execute(chosen))
+
+
+def until(on: Side, job: str, count: int = 1) -> list[Any]:
+    end = time.monotonic() + 20
+    while len(rows := [r for r in runs_of(on, job) if r.check_at is None]) < count:
+        assert time.monotonic() < end, runs_of(on, job)
+        time.sleep(0.05)
+    return rows
+
+
+def test_signed_mode_carries_runs(signed: tuple[Side, str]) -> None:
+    on, _ = signed
+    n = uuid4().hex
+    on.finish(on.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1}))
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
+
+
+def test_lost_in_signed_mode_it_is_told_again(signed: tuple[Side, str]) -> None:
+    """The REST question needs the right bearer; a wrong one would leave the run unasked about."""
+    on, _ = signed
+    assert on.standin is not None
+    on.standin.fault(swallow=1.0)
+    n = uuid4().hex
+    run = on.dispatch("child", {"name": n})
+    time.sleep(0.3)
+    on.standin.fault()
+    on.finish(run)
+    assert on.marks(n) == {n: 1}
+
+
+def sign(body: bytes, at: int) -> str:
+    mac = hmac.new(SIGNING_KEY.encode(), body + str(at).encode(), hashlib.sha256)
+    return f"t={at}&s={mac.hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("age", "accepted"), [(0, True), (-240, True), (301, False), (-301, False), (86400, False)]
+)
+def test_the_age_of_a_signature_is_checked(
+    signed: tuple[Side, str], age: int, accepted: bool
+) -> None:
+    on, url = signed
+    n = uuid4().hex
+    on.backend = "rq"  # nobody carries it there: only a call of ours could do it
+    run = on.dispatch("child", {"name": n})
+    call = {
+        "ctx": {
+            "attempt": 0,
+            "max_attempts": 5,
+            "disable_immediate_execution": False,
+            "run_id": "R",
+            "stack": {"stack": [], "current": 0},
+            "use_api": False,
+        },
+        "event": {
+            "name": "test.child",
+            "id": "e",
+            "ts": 1,
+            "data": {"_switchyard": {"run": run.id, "epoch": 1}},
+        },
+        "events": [],
+        "steps": {},
+        "use_api": False,
+        "version": -1,
+    }
+    body = json.dumps(call, separators=(",", ":"), sort_keys=True).encode()
+    at = int(time.time()) - age
+    answer = requests.post(
+        f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
+        data=body,
+        headers={"x-inngest-signature": sign(body, at), "content-type": "application/json"},
+        timeout=5,
+    )
+    assert (answer.status_code in (200, 206)) is accepted, answer.text
+    if not accepted:
+        assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert on.marks(n) == {}
+
+
+def test_unsigned_calls_and_syncs_are_refused(signed: tuple[Side, str]) -> None:
+    _, url = signed
+    for method in ("GET", "PUT", "POST"):
+        assert requests.request(method, f"{url}/api/inngest", timeout=5).status_code == 401
+    old = {"x-inngest-signature": sign(b"", int(time.time()))[:-4] + "0000"}
+    assert requests.put(f"{url}/api/inngest", headers=old, timeout=5).status_code in (400, 401)
+
+
+def test_an_event_from_elsewhere_becomes_a_run(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    flags.configure(Fixed("inngest"))
+    n = uuid4().hex
+    event = {"name": "test.child", "data": {"name": n}, "id": f"hand-{n}"}
+    assert send(on, "any", event).status_code == 200
+    (row,) = until(on, "child")
+    assert (row.key, row.backend, row.status) == (f"hand-{n}", "inngest", "succeeded")
+    assert on.marks(n) == {n: 1}
+    # The same intent by dispatch() is the same run.
+    assert on.dispatch("child", {"name": n}, key=f"hand-{n}").created is False
+
+
+def test_an_event_from_elsewhere_follows_the_flag(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    flags.configure(Fixed("rq"))
+    n = uuid4().hex
+    send(on, "any", {"name": "test.child", "data": {"name": n}})
+    end = time.monotonic() + 20
+    while not (rows := runs_of(on, "child")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert (rows[0].backend, rows[0].status) == ("rq", "pending")
+
+
+def test_an_event_that_does_not_fit_fails_clearly(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    send(on, "any", {"name": "test.child", "data": {"colour": "red"}})
+    end = time.monotonic() + 20
+    while not (ended := [r for r in on.standin.runs() if r["status"] == "Failed"]):
+        assert time.monotonic() < end, on.standin.runs()
+        time.sleep(0.05)
+    assert runs_of(on, "child") == []
+    assert "name: Field required" in json.dumps(ended)
+
+
+def test_cron_ticks_are_keyed_by_their_occurrence(dev: tuple[Side, str]) -> None:
+    """Twice the same tick, and the clock's own: one run."""
+    on, _ = dev
+    flags.configure(Fixed("inngest"))
+    spec = on.made.catalogue["keyed"]
+    fired = datetime(2026, 2, 15, 9, 0, tzinfo=UTC)
+    assert spec.occurrence_at(fired) == fired
+    for _ in range(2):
+        assert propose(on.made, datetime(2026, 2, 15, 8, 59, tzinfo=UTC), fired)
+    (row,) = until(on, "keyed")
+    assert row.key == "2026-02-15T09:00"
+
+
+def test_inngest_accepts_and_never_runs(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    on.standin.fault(swallow=1.0)
+    n = uuid4().hex
+    run = on.dispatch("child", {"name": n})
+    on.settle(1.5)
+    assert on.row(run.id).status == "pending"
+    on.standin.fault()
+    on.finish(run)
+    assert on.marks(n) == {n: 1}
+
+
+def test_inngest_runs_everything_twice(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    on.standin.fault(double=1.0)
+    n = uuid4().hex
+    run = on.dispatch("five-steps", {"name": n})
+    parent = on.dispatch("parent", {"name": f"{n}-p"})
+    on.finish(run, parent)
+    on.settle(0.5)
+    assert set(on.marks(n).values()) == {1}
+
+
+def test_an_unknown_outcome_of_the_telling(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    on.standin.fault(unknown_outcome=1.0)
+    n = uuid4().hex
+    run = on.dispatch("child", {"name": n})
+    on.standin.fault()
+    on.finish(run)
+    on.settle(0.5)
+    assert on.marks(n) == {n: 1}

@@ -1,0 +1,131 @@
+"""Each process of the Procfile starts alone from a small environment and ends at SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from app.config import ROOT
+from app.local import procfile
+from app.local.environment import free_port
+from app.local.parts import get
+
+UP_SECONDS = 60.0
+END_SECONDS = 10.0
+
+
+@pytest.fixture
+def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    """All a process is given; HOME is a fresh one, so that nothing is found there."""
+    return {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "HOME": str(tmp_path),
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'test.db'}",
+        "REDIS_URL": redis_url,
+        "PORT": str(free_port()),
+        "BIND": "127.0.0.1",
+    }
+
+
+def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            procfile.argv(procfile.read()[name]),
+            cwd=ROOT,
+            env=environ,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+
+
+def released(environ: dict[str, str], log: Path) -> int:
+    return start("release", environ, log).wait(UP_SECONDS)
+
+
+def signed_in(redis_url: str, pid: int) -> bool:
+    with Redis.from_url(redis_url) as client:
+        keys = client.smembers(REDIS_WORKER_KEYS)
+        return str(pid).encode() in [client.hget(key, "pid") for key in keys]
+
+
+def wait_until(up: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + UP_SECONDS
+    while not up():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
+
+
+def left_of(session: int) -> list[psutil.Process]:
+    """What still runs of the session a process was the leader of."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def test_there_are_five_and_the_worker_is_plain_rq() -> None:
+    commands = procfile.read()
+    assert list(commands) == ["web", "worker", "relay", "clock", "release"]
+    assert commands["worker"].startswith("rq worker ")
+    assert "${PORT:-3005}" in commands["web"]
+
+
+def test_release_brings_the_tables_and_may_be_repeated(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "release.log"
+    assert released(environ, log) == 0, log.read_text()
+    assert released(environ, log) == 0, log.read_text()
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
+def test_starts_alone_and_ends_at_sigterm(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / f"{name}.log"
+    assert released(environ, tmp_path / "release.log") == 0
+    process = start(name, environ, log)
+    up: dict[str, Callable[[], bool]] = {
+        "web": lambda: get(f"http://127.0.0.1:{environ['PORT']}/healthz") == {"status": "ok"},
+        "worker": lambda: signed_in(environ["REDIS_URL"], process.pid),
+        "relay": lambda: "relay started" in log.read_text(),
+        "clock": lambda: "clock started" in log.read_text(),
+    }
+    try:
+        wait_until(up[name], process, log)
+        process.terminate()
+        assert process.wait(END_SECONDS) == 0, log.read_text()
+        assert left_of(process.pid) == []
+    finally:
+        for left in left_of(process.pid):
+            left.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / f"{name}.log"
+    process = start(name, environ | {"USE_INNGEST": "maybe"}, log)
+    try:
+        assert process.wait(UP_SECONDS) != 0
+    finally:
+        for left in left_of(process.pid):
+            left.kill()
+    assert "USE_INNGEST: must be true or false" in log.read_text()

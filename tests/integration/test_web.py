@@ -1,0 +1,163 @@
+"""The HTTP entrances: the trigger, its errors, health and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask.testing import FlaskClient
+
+import flags
+from app import runtime
+from app.config import load
+from app.wiring import build
+from tests.support.sides import Fixed, environment, fresh
+
+TOKEN = "0123456789abcdef-admin"
+
+
+@pytest.fixture
+def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    made = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    fresh(made["DATABASE_URL"], made, None).db.dispose()
+    return made
+
+
+def client_of(environ: dict[str, str]) -> FlaskClient:
+    app = build(load(environ))
+    flags.configure(Fixed("rq"))
+    return app.test_client()
+
+
+@pytest.fixture
+def client(environ: dict[str, str]) -> Iterator[FlaskClient]:
+    yield client_of(environ)
+    runtime.current().db.dispose()
+
+
+@pytest.fixture
+def guarded(environ: dict[str, str]) -> Iterator[FlaskClient]:
+    """Not in local mode: a credential of an outside service is set."""
+    more = {"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": TOKEN}
+    yield client_of({**environ, **more})
+    runtime.current().db.dispose()
+
+
+def trigger(client: FlaskClient, body: Any, **options: Any) -> Any:
+    return client.post("/api/inngest/trigger", json=body, **options)
+
+
+def test_the_trigger_answers_as_agreed(client: FlaskClient) -> None:
+    n = uuid4().hex
+    body = {"name": "test.child", "data": {"name": n}, "id": n}
+    first, again = trigger(client, body), trigger(client, body)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert set(first.json) == {"runId", "job", "backend", "reason", "status", "created"}
+    assert (first.json["job"], first.json["backend"]) == ("child", "rq")
+    assert (first.json["created"], again.json["created"]) == (True, False)
+    assert first.json["runId"] == again.json["runId"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"name": "no.such", "data": {}}, 404, "no job for event"),
+        ({"name": "test.child", "data": {}}, 422, "name: Field required"),
+        ({"name": "test.child", "data": {"name": "x", "colour": 1}}, 422, "colour"),
+        ({"name": "test.child", "data": []}, 422, "data: must be an object"),
+        ({"name": 3}, 422, "name"),
+        ({"data": {}}, 422, "name"),
+        ({"name": "test.child", "data": {"name": "x"}, "id": 3}, 422, "id"),
+        ({"name": "test.child", "data": {"name": "x"}, "id": ""}, 422, "id"),
+        ({"name": "test.child", "data": {"name": "x"}, "id": "k" * 300}, 422, "255"),
+        ({"name": "test.child", "extra": 1}, 422, "extra"),
+        ([1], 422, "object"),
+    ],
+)
+def test_bad_input_is_a_problem(client: FlaskClient, body: Any, status: int, says: str) -> None:
+    answer = trigger(client, body)
+    assert answer.content_type == "application/problem+json"
+    assert answer.status_code == status
+    problem = answer.get_json(force=True)
+    assert set(problem) == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert says in problem["detail"]
+
+
+def test_what_is_not_json(client: FlaskClient) -> None:
+    path = "/api/inngest/trigger"
+    broken = client.post(path, data="{", content_type="application/json")
+    other = client.post(path, data="name=x")
+    huge = client.post(path, data=b"x" * 9_000_000, content_type="application/json")
+    assert [a.status_code for a in (broken, other, huge)] == [400, 415, 413]
+    for answer in (broken, other, huge):
+        assert answer.content_type == "application/problem+json"
+
+
+def test_a_key_with_another_payload_is_a_conflict(client: FlaskClient) -> None:
+    n = uuid4().hex
+    assert trigger(client, {"name": "test.child", "data": {"name": n}, "id": n}).status_code == 202
+    other = trigger(client, {"name": "test.child", "data": {"name": n + "x"}, "id": n})
+    assert other.status_code == 409
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}]
+)
+def test_the_trigger_is_closed_outside_local_mode(
+    guarded: FlaskClient, headers: dict[str, str]
+) -> None:
+    answer = trigger(guarded, {"name": "test.child", "data": {"name": "x"}}, headers=headers)
+    assert answer.status_code == 401
+    assert answer.content_type == "application/problem+json"
+    assert TOKEN not in answer.text
+
+
+def test_the_admin_s_token_opens_it(guarded: FlaskClient) -> None:
+    body = {"name": "test.child", "data": {"name": "x"}}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert trigger(guarded, body, headers=headers).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"environ_base": {"REMOTE_ADDR": "10.0.0.9"}},
+        {"headers": {"Host": "evil.example"}},
+        {"headers": {"X-Forwarded-For": "203.0.113.7"}},
+    ],
+)
+def test_local_mode_is_open_on_this_machine_only(
+    client: FlaskClient, options: dict[str, Any]
+) -> None:
+    body = {"name": "test.child", "data": {"name": "x"}}
+    assert trigger(client, body, **options).status_code == 401
+
+
+def test_health(client: FlaskClient) -> None:
+    assert client.get("/healthz").json == {"status": "ok"}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["parts"]["database"]) == (200, "ok")
+    assert ready.json["parts"]["rq"] == "ok"
+    assert ready.json["parts"]["inngest"].startswith("unavailable")
+
+
+def test_not_ready_without_tables(environ: dict[str, str], tmp_path: Path) -> None:
+    client = client_of({**environ, "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.db'}"})
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["ready"]) == (503, False)
+    runtime.current().db.dispose()
+
+
+def test_metrics(client: FlaskClient) -> None:
+    trigger(client, {"name": "test.child", "data": {"name": "x"}})
+    text = client.get("/metrics").text
+    assert 'switchyard_open_runs{job="child",backend="rq",status="pending"} 1' in text
+
+
+def test_an_unknown_page_is_a_problem(client: FlaskClient) -> None:
+    answer = client.get("/nowhere")
+    assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
