@@ -13,7 +13,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.runs $(VENV)/.tests ## Make .venv with everything in it
+setup: $(VENV)/.tests ## Make .venv with everything in it
 
 run: $(VENV)/.runs ## Run the whole product on this machine, on port 3005, until Ctrl-C
 	@exec $(BIN)/python -m app.local.run

@@ -40,8 +40,8 @@ def fill(
 ) -> SeedSummary:
     """Write the platform as of `now` and tell the Stripe stand-in of its accounts and its money.
 
-    The stand-in comes first to know the accounts only after the commit: a fill cut short in between
-    leaves creators whose payouts are refused, which `payouts reconcile` shows.
+    Cut short between the two, it leaves creators whom the stand-in does not know: it refuses to pay
+    them, and their money stays theirs. Raises requests.RequestException.
     """
     made = seed(db, creators=creators, seed=SEED, now=now, payable=payable)
     with db.autocommit() as connection:

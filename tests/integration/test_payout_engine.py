@@ -574,7 +574,10 @@ def test_a_pay_day_pays_everyone_eligible_once(platform: Platform) -> None:
     platform.check()
     with platform.db.autocommit() as connection:
         steps = select(StepRow.result).where(StepRow.run_id == run.id, StepRow.name.like("pay-%"))
-        pages = [json.loads(result) for result in connection.scalars(steps.order_by(StepRow.name))]
+        pages = [
+            json.loads(result or "[]")
+            for result in connection.scalars(steps.order_by(StepRow.name))
+        ]
     assert [len(page) for page in pages] == [50, 10]
     assert len({child for page in pages for child in page}) == 60
 

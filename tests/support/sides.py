@@ -160,7 +160,9 @@ def relaying(made: runtime.Runtime, interval_seconds: float = 0.1) -> Iterator[N
         thread.join(10)
 
 
-def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | None) -> Any:
+def fresh(
+    database_url: str, environ: dict[str, str], backends: list[Backend] | None
+) -> runtime.Runtime:
     made = make_runtime(load(environ), backends=backends)
     tables.metadata.create_all(made.db.engine)
     return made

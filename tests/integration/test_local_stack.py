@@ -1,0 +1,186 @@
+"""`make run` and what it stands on: everything comes up, comes back, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from redis import Redis
+from sqlalchemy import func, select
+
+from app.config import ROOT, running_stack
+from app.local.environment import HOST, clean, free_port, prepare
+from app.local.run import CREATORS, PAY_DAY
+from app.local.seeded import fill, opened
+from app.local.stack import Stack, StackError
+from app.payouts.models import Payout, PayoutStatus
+
+PATIENCE_SECONDS = 60.0
+GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
+
+
+def wait_until(true: Callable[[], bool], why: str, meanwhile: Callable[[], object] = int) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < end, why
+        meanwhile()
+        time.sleep(0.05)
+
+
+def all_gone(processes: list[psutil.Process], seconds: float) -> bool:
+    """Whether all end within `seconds`; what PID 1 has yet to bury counts as ended."""
+    _, alive = psutil.wait_procs(processes, timeout=0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and alive:
+        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        time.sleep(0.05)
+    return not alive
+
+
+@contextmanager
+def running(folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """`make run`'s own process, in a folder of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.local.run", "--dir", str(folder)],
+        cwd=ROOT,
+        env=clean(os.environ) | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
+    local = prepare(tmp_path / "var", free_port(), clean(os.environ))
+    with Stack(local, workers=1) as stack:
+        assert running_stack(tmp_path) == dict(local.shown_env)
+        assert (local.folder / "run.json").stat().st_mode & 0o777 == 0o600
+        everything = psutil.Process().children(recursive=True)
+        for name in ("valkey", "web", "worker-1", "inngest"):
+            os.kill(stack.processes[name].pid, signal.SIGKILL)
+        wait_until(lambda: stack.restarts == 4, "four restarts", stack.tend)
+        with opened(local.process_env["DATABASE_URL"]) as db:
+            stripe = local.process_env["STRIPE_API_BASE"]
+            made = fill(db, stripe, creators=CREATORS, now=PAY_DAY)
+            wait_until(lambda: _triggered(local.url), "web is back", stack.tend)
+            paid = select(func.count()).where(Payout.status == PayoutStatus.PAID)
+
+            def all_paid() -> bool:
+                with db.autocommit() as connection:
+                    return connection.scalar(paid) == made.payable > 0
+
+            wait_until(all_paid, "the guide's own curl pays", stack.tend)
+        everything += psutil.Process().children(recursive=True)
+    assert all_gone(everything, 1.0)
+    assert running_stack(tmp_path) == {}
+
+
+def _triggered(url: str) -> bool:
+    try:
+        answer = requests.post(f"{url}/api/inngest/trigger", json=GUIDE, timeout=10)
+    except requests.ConnectionError:
+        return False
+    assert answer.status_code == 202, answer.text
+    return True
+
+
+def test_a_part_that_does_not_come_up_is_named_with_its_log(tmp_path: Path) -> None:
+    environ = clean(os.environ) | {"DATABASE_URL": f"sqlite:///{tmp_path}/a-file/x.db"}
+    (tmp_path / "a-file").touch()
+    everything = psutil.Process().children(recursive=True)
+    local = prepare(tmp_path / "var", free_port(), environ)
+    with pytest.raises(StackError, match=r"release ended with 2(.|\n)*DATABASE_URL"), Stack(local):
+        raise AssertionError("it came up")
+    assert not set(psutil.Process().children(recursive=True)) - set(everything)
+
+
+def test_the_callers_own_parts_are_used(tmp_path: Path) -> None:
+    mine = {"REDIS_URL": "redis://127.0.0.1:1/0", "STRIPE_API_KEY": "sk_test_x"}
+    local = prepare(tmp_path, 3005, mine | {"INNGEST_DEV": ""})
+    assert not local.own_redis
+    assert local.stripe_port is None
+    assert local.inngest_port is not None
+    assert "STRIPE_API_BASE" not in local.process_env
+    assert local.shown_env["REDIS_URL"] == mine["REDIS_URL"]
+    assert "STRIPE_API_KEY" not in local.shown_env
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_run_leaves_nothing_however_it_ends(how: signal.Signals, tmp_path: Path) -> None:
+    if how == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("only Linux ties a process to its parent")
+    with running(tmp_path, PORT=str(free_port())) as process:
+        assert process.stdout is not None
+        shown = ""
+        while "curl -X POST" not in shown:
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        assert "\x1b" not in shown
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 9
+        process.send_signal(how)
+        expected = 0 if how != signal.SIGKILL else -signal.SIGKILL
+        assert process.wait(30) == expected
+        assert all_gone(children, 12.0)
+    assert (tmp_path / "run.json").exists() == (how == signal.SIGKILL)
+
+
+def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with running(tmp_path, PORT=port) as process:
+            said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said.splitlines() == [
+        f"switchyard: port {port} is taken; choose another one with PORT=… make run"
+    ]
+
+
+def test_valkey_left_behind_gives_way_and_nothing_is_lost(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 30)  # too long for a socket's path: it goes to the temp folder
+    command = [sys.executable, "-m", "app.local.valkey", "--dir", str(folder)]
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    first, url = start()
+    with Redis.from_url(url) as client:
+        client.set("kept", "yes")
+    left = psutil.Process(first.pid).children()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "served by another process" in again.stderr
+    first.kill()
+    first.communicate()
+    second, url = start()
+    try:
+        assert all_gone(left, 1.0)
+        with Redis.from_url(url) as client:
+            assert client.get("kept") == b"yes"
+        left = psutil.Process(second.pid).children()
+    finally:
+        second.terminate()
+        second.communicate()
+    assert second.returncode == 0
+    assert len(left) == 1
+    assert all_gone(left, 1.0)
