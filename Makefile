@@ -34,11 +34,11 @@ clean: ## Delete .venv and var, with all local data
 	rm -rf $(VENV) var
 
 # The stamps: set-up happens once, and again when what it installs has changed.
-$(VENV)/.runs: requirements.txt | $(BIN)/python
+$(VENV)/.runs: requirements.txt $(BIN)/python
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.tests: requirements-dev.txt requirements.txt | $(BIN)/python
+$(VENV)/.tests: requirements-dev.txt requirements.txt $(BIN)/python
 	$(PIP) -r requirements-dev.txt
 	@touch $@ $(VENV)/.runs
 

@@ -34,8 +34,12 @@ SIGNING_KEY = "0123456789abcdef" * 4
 def serving(stack: ExitStack, tmp_path: Path, redis_url: str, *, signed: bool) -> tuple[Side, str]:
     """The app and a stand-in, in dev or signed mode; no worker for RQ."""
     port = free_port()
-    keys = {"event_key": EVENT_KEY, "signing_key": SIGNING_KEY} if signed else {}
-    standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02, **keys)
+    standin = InngestStandIn(
+        [f"http://127.0.0.1:{port}/api/inngest"],
+        event_key=EVENT_KEY if signed else None,
+        signing_key=SIGNING_KEY if signed else None,
+        gap_scale=0.02,
+    )
     stack.enter_context(standin)
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     if signed:

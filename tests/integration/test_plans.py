@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, func, insert, literal, select
+from sqlalchemy import func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app import tables
@@ -14,7 +14,7 @@ from app.db import Database
 from app.runs.models import RunRow as R
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-QUERIES: dict[str, tuple[Select[Any], str]] = {
+QUERIES: dict[str, tuple[Any, str]] = {
     "what the relay must look at": (
         select(R.id).where(R.check_at <= NOW).order_by(R.check_at).limit(2000),
         "ix_runs_open",

@@ -1,0 +1,26 @@
+"""The README's table of jobs is the catalogue's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from app.config import ROOT
+
+CODE = """
+from app.jobs import catalogue
+for spec in catalogue.load("app.jobs.payouts").values():
+    schedule = f"`{spec.schedule}`" if spec.schedule else "–"
+    print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
+"""
+
+
+def test_the_table_of_jobs() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    readme = (ROOT / "README.md").read_text()
+    head, _, rest = readme.partition("| job (Inngest function id) |")
+    table = [line for line in rest.splitlines()[2:] if line.startswith("| `")]
+    assert head
+    assert listed == [line for line in table if "make " not in line and "flask " not in line]
