@@ -146,7 +146,12 @@ os.register_at_fork(after_in_child=_forget_connections)
 def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:
     raw.isolation_level = None  # the driver's own implicit BEGIN comes too late to be IMMEDIATE
     cursor = raw.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "recursive_triggers=ON",  # else INSERT OR REPLACE gets past the guard against deleting
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
