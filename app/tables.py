@@ -11,4 +11,4 @@ from app.runs import models as runs
 
 metadata = Base.metadata
 
-__all__ = ["earnings", "ledger", "metadata", "payouts", "runs", "stages"]
+__all__ = ["Base", "earnings", "ledger", "metadata", "payouts", "runs", "stages"]

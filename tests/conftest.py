@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ def postgres_server() -> Iterator[str]:
     try:
         yield server.get_uri()
     finally:
+        pid = server.get_pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGQUIT)  # at once: nothing in it is kept
         server.cleanup()
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.clock import iso
 from app.dispatch import dispatch
-from app.errors import SwitchyardError
+from app.errors import BadInput, SwitchyardError
 from app.jobs.catalogue import JobSpec
 from app.runs.run import Run
 from app.runtime import Runtime
@@ -46,6 +46,10 @@ def propose(made: Runtime, after: datetime, until: datetime) -> bool:
         for occurrence in spec.occurrences(after, until):
             try:
                 run = tick(spec, occurrence)
+            except BadInput as misfit:
+                # Trying again cannot help, and must not hold up the ticks of other jobs.
+                log.error("tick refused: %s", misfit, extra={"job": spec.name})
+                continue
             except (SwitchyardError, SQLAlchemyError) as failure:
                 complete = False
                 log.warning(

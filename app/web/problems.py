@@ -6,6 +6,7 @@ import json
 import logging
 
 from flask import Flask, Response
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from app.errors import SwitchyardError
@@ -31,6 +32,11 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http(failure: HTTPException) -> Response:
         return problem(failure.code or 500, failure.name, failure.description or failure.name)
+
+    @app.errorhandler(DBAPIError)
+    def no_database(failure: DBAPIError) -> Response:
+        log.error("database failed: %s", type(failure).__name__)
+        return problem(503, "Database unavailable", "nothing was recorded; try again")
 
     @app.errorhandler(Exception)
     def unexpected(failure: Exception) -> Response:

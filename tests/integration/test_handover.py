@@ -57,8 +57,8 @@ def test_waiting_runs_move_at_once(on: Side, backend: str) -> None:
     """Delayed, sleeping and joining runs; each is due only after the move."""
     n = uuid4().hex
     on.backend = backend
-    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=1.0)
-    asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 1.5})
+    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2.5)
+    asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 3})
     while "nap" not in on.steps(asleep.id):
         on.settle(0.05)
     moved = hand_over(on.made.store, [delayed.id, asleep.id], OTHER[backend])

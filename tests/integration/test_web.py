@@ -152,6 +152,14 @@ def test_not_ready_without_tables(environ: dict[str, str], tmp_path: Path) -> No
     runtime.current().db.dispose()
 
 
+def test_without_a_database_nothing_is_recorded(environ: dict[str, str]) -> None:
+    client = client_of({**environ, "DATABASE_URL": "postgresql://u@127.0.0.1:1/none"})
+    answer = trigger(client, {"name": "test.child", "data": {"name": "x"}})
+    assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
+    assert client.get("/readyz").status_code == 503
+    runtime.current().db.dispose()
+
+
 def test_metrics(client: FlaskClient) -> None:
     trigger(client, {"name": "test.child", "data": {"name": "x"}})
     text = client.get("/metrics").text

@@ -9,7 +9,7 @@ from app.config import ROOT
 
 CODE = """
 from app.jobs import catalogue
-for spec in catalogue.load("app.jobs.payouts").values():
+for spec in catalogue.load("app.jobs.payouts,app.jobs.relay").values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
 """

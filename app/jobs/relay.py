@@ -1,0 +1,16 @@
+"""The relay as a job, for where no process of its own can run: start it from any clock."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from app import runtime
+from app.jobs.catalogue import Empty, job
+from app.jobs.context import Context
+from app.runs.relay import sweep
+
+
+@job("relay-sweep", event="runs.relay", payload=Empty, queue="maintenance", attempts=1)
+def relay_sweep(_ctx: Context, _payload: Empty) -> dict[str, int]:
+    """One sweep. It has no step: it may be repeated at will, and beside any other relay."""
+    return asdict(sweep(runtime.current().store))
