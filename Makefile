@@ -8,7 +8,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	&& { command -v "$$p"; break; }; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test bench clean
+.PHONY: help setup run demo test bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +29,6 @@ test: $(VENV)/.tests ## Lint, check types, run every test
 
 bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench
-
-clean: ## Delete .venv and var, with all local data
-	rm -rf $(VENV) var
 
 # The stamps: set-up happens once, and again when what it installs has changed.
 $(VENV)/.runs: requirements.txt $(BIN)/python

@@ -114,10 +114,14 @@ def _answers_redis(url: str) -> bool:
 
 
 def _registered(url: str, process: Process) -> bool:
-    """Whether the RQ worker of this process has signed in."""
+    """Whether the RQ worker of this process has signed in and begun to listen."""
     with _client(url) as client:
         try:
             keys: Any = client.smembers(REDIS_WORKER_KEYS)
-            return str(process.pid).encode() in [client.hget(key, "pid") for key in keys]
+            known: Any = [client.hmget(key, "pid", "state") for key in keys]
+            return any(
+                pid == str(process.pid).encode() and state in (b"idle", b"busy")
+                for pid, state in known
+            )
         except RedisError:
             return False

@@ -52,10 +52,11 @@ def released(environ: dict[str, str], log: Path) -> int:
     return start("release", environ, log).wait(UP_SECONDS)
 
 
-def signed_in(redis_url: str, pid: int) -> bool:
+def listening(redis_url: str, pid: int) -> bool:
+    """Signing in is not enough: RQ takes signals only after it."""
     with Redis.from_url(redis_url) as client:
         keys = client.smembers(REDIS_WORKER_KEYS)
-        return str(pid).encode() in [client.hget(key, "pid") for key in keys]
+        return [str(pid).encode(), b"idle"] in [client.hmget(key, "pid", "state") for key in keys]
 
 
 def wait_until(up: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -102,7 +103,7 @@ def test_starts_alone_and_ends_at_sigterm(
     process = start(name, environ, log)
     up: dict[str, Callable[[], bool]] = {
         "web": lambda: get(f"http://127.0.0.1:{environ['PORT']}/healthz") == {"status": "ok"},
-        "worker": lambda: signed_in(environ["REDIS_URL"], process.pid),
+        "worker": lambda: listening(environ["REDIS_URL"], process.pid),
         "relay": lambda: "relay started" in log.read_text(),
         "clock": lambda: "clock started" in log.read_text(),
     }

@@ -62,7 +62,8 @@ def demo(folder: Path, report: Path, console: Console, told: threading.Event) ->
                 end = time.monotonic() + PATIENCE_SECONDS
                 while (seen := _look(made.db, parent)).open:
                     if told.is_set() or time.monotonic() > end:
-                        raise Unfinished(_open_runs(made.db))
+                        why = "was interrupted" if told.is_set() else "did not end"
+                        raise Unfinished(f"the pay day {why}; still open are\n{_open(made.db)}")
                     stack.tend()
                     unrest.go_on(seen)
                     bars.move(seen, unrest)
@@ -115,7 +116,7 @@ def _look(db: Database, parent: str) -> Seen:
         return Seen(dispatched, dispatched - unsettled, connection.scalar(still_open) or 0)
 
 
-def _open_runs(db: Database) -> str:
+def _open(db: Database) -> str:
     """What is open, by job, backend and status."""
     chosen = (
         select(R.job, R.backend, R.status, func.count(), func.min(R.due_at), func.max(R.error))
@@ -129,7 +130,7 @@ def _open_runs(db: Database) -> str:
         f"  {count} x {job} on {backend}, {status}, due {due_at:%H:%M:%S} UTC or later: {error}"
         for job, backend, status, count, due_at, error in rows
     ]
-    return "\n".join(["the pay day did not end; still open are", *lines])
+    return "\n".join(lines)
 
 
 def _held(found: Audit, unrest: Unrest, creators: int) -> bool:
