@@ -1,12 +1,37 @@
-"""Bytes on the wire: strict JSON, signatures and bearer tokens, as the real server has them."""
+"""What is on the wire: strict JSON and its shapes, signatures, bearer tokens."""
 
 import hashlib
 import hmac
 import json
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import parse_qs
 
 import jcs  # type: ignore[import-untyped]
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Shape(BaseModel):
+    """What somebody may send: nothing more, and no type but the right one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Shaped = TypeVar("Shaped", bound=Shape)
+
+
+def shaped(shape: type[Shaped], value: Any) -> Shaped:
+    """The value as that shape; raises ValueError, naming the first place that does not fit."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        # Whether the real server knows the key or not.
+        unknown = first["type"] == "extra_forbidden"
+        said = "the stand-in does not do this" if unknown else first["msg"]
+        raise ValueError(f"{where}: {said}") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import heapq
 import itertools
-import json
+import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -12,19 +12,20 @@ from typing import Any
 
 from croniter import croniter
 
-from app.local.inngest import expressions, internal, steps, wire
-from app.local.inngest.events import Event
-from app.local.inngest.functions import EventRule, Function
+from app.local.inngest import events, wire
+from app.local.inngest.functions import Function
 from app.local.inngest.ids import Ids
-from app.local.inngest.runs import Call, Item, Run, RunStatus
+from app.local.inngest.runs import ROOT_STEP, Call, Item, Run, Status
 
 DEDUPE_SECONDS = 24 * 3600
 # Measured at the real server: 31 and 47 s; what follows grows as its table does.
 RETRY_GAPS = (31, 47, 75, 135, 315, 615, 1215, 2415, 3615, 7215)
-KEPT_RUNS = 20_000
+# The real server's cap on one run.
+MAX_STEPS = 1000
 
 Action = Callable[[float], None]
-Wait = tuple[Run, str, expressions.Expression | None]
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -35,109 +36,59 @@ class Engine:
         self.functions: dict[str, Function] = {}
         self.runs: dict[str, Run] = {}
         self.runs_of_event: dict[str, list[str]] = {}
-        self.active: dict[str, Run] = {}
         self._rng = rng
         self._gap_scale = gap_scale
-        self._syncs: dict[str, tuple[list[Function], str]] = {}
+        self._apps: dict[str, list[Function]] = {}
         self._timers: list[tuple[float, int, Action]] = []
         self._order = itertools.count()
         self._ready: dict[str, deque[Item]] = {}
         self._in_flight: Counter[str] = Counter()
-        self.waits: dict[str, list[Wait]] = {}
         self._seen: dict[tuple[str, str], float] = {}
-        self._crons: dict[tuple[str, str], float] = {}
-        self._kept: deque[Run] = deque()
 
-    # --- registering -------------------------------------------------------------------------
+    def register(self, app: str, functions: list[Function], now: float) -> bool:
+        """Take over an app's functions; gives whether they changed."""
+        before = self._apps.get(app, [])
+        self._apps[app] = functions
+        for gone in {one.id for one in before} - {one.id for one in functions}:
+            del self.functions[gone]
+        for one in functions:
+            # One that is as before keeps its timers.
+            if self.functions.get(one.id) != one:
+                self.functions[one.id] = one
+                for cron in one.crons:
+                    self._plan_tick(one, cron, now)
+        return before != functions
 
-    def register(self, app: str, functions: list[Function], now: float) -> tuple[bool, str]:
-        """Take over an app's functions; gives whether they changed, and the sync's id."""
-        before, sync_id = self._syncs.get(app, ([], ""))
-        modified = before != functions
-        if modified:
-            sync_id = self.ids.uuid()
-            self._syncs[app] = functions, sync_id
-            for old in before:
-                self.functions.pop(old.id, None)
-            self.functions.update({one.id: one for one in functions})
-            wanted = {(f.id, cron) for f in self.functions.values() for cron in f.crons}
-            self._crons = {key: at for key, at in self._crons.items() if key in wanted}
-            for key in sorted(wanted - self._crons.keys()):
-                self._plan_tick(key, now)
-        return modified, sync_id
+    def _plan_tick(self, function: Function, cron: str, now: float) -> None:
+        at = croniter(cron, datetime.fromtimestamp(now, UTC)).get_next(datetime).timestamp()
+        self._at(at, partial(self._tick, function, cron, at))
 
-    def _plan_tick(self, key: tuple[str, str], now: float) -> None:
-        moment = datetime.fromtimestamp(now, UTC)
-        at = croniter(key[1], moment).get_next(datetime).timestamp()
-        self._crons[key] = at
-        self.at(at, partial(self._tick, key, at))
+    def _tick(self, function: Function, cron: str, at: float, now: float) -> None:
+        if self.functions.get(function.id) is function:
+            self._start(function, events.scheduled(cron, at, self.ids), now)
+            self._plan_tick(function, cron, now)
 
-    def _tick(self, key: tuple[str, str], at: float, now: float) -> None:
-        if self._crons.get(key) != at:
-            return
-        event = internal.scheduled(key[1], at, self.ids)
-        self.start(self.functions[key[0]], event, now)
-        self._plan_tick(key, now)
-
-    # --- events ------------------------------------------------------------------------------
-
-    def receive(self, event: Event, now: float, copies: int = 1) -> None:
-        """Let an event wake waits, cancel runs and start functions (each `copies` times)."""
-        body = {**event.body, "user": {}}
-        waiting = self.waits.pop(event.name, [])
-        for wait in waiting:
-            run, step_id, condition = wait
-            if condition is None or condition.matches(run.event.body, event.body):
-                self.resume(run, step_id, body, now)
-            else:
-                self.waits.setdefault(event.name, []).append(wait)
-        functions = list(self.functions.values())
-        for rule in (r for f in functions for r in f.cancels if r.event == event.name):
-            self._cancel_matching(rule, event, now)
-        for function in functions:
-            if any(_triggers(rule, event) for rule in function.triggers) and self._fresh(
-                function, event, now
-            ):
+    def receive(self, event: events.Event, now: float, copies: int = 1) -> None:
+        """Let an event start functions (each `copies` times)."""
+        for function in self.functions.values():
+            key = (function.id, event.body["id"])
+            seen = now - self._seen.get(key, -DEDUPE_SECONDS) < DEDUPE_SECONDS
+            if event.body["name"] in function.events and not seen:
+                self._seen[key] = now
                 for _ in range(copies):
-                    self.start(function, event, now)
+                    self._start(function, event, now)
 
-    def _cancel_matching(self, rule: EventRule, event: Event, now: float) -> None:
-        for run in list(self.active.values()):
-            matches = rule.condition is None or rule.condition.matches(run.event.body, event.body)
-            if rule in run.function.cancels and matches:
-                self.end(run, RunStatus.CANCELLED, None, now)
-
-    def _fresh(self, function: Function, event: Event, now: float) -> bool:
-        keys = [(function.id, f"id {event.body['id']}")]
-        if function.idempotency is not None:
-            value = expressions.lookup(function.idempotency, event.body)
-            keys.append((function.id, f"key {json.dumps(value, sort_keys=True)}"))
-        if any(now - self._seen.get(key, -DEDUPE_SECONDS) < DEDUPE_SECONDS for key in keys):
-            return False
-        self._seen.update(dict.fromkeys(keys, now))
-        return True
-
-    def start(
-        self, function: Function, event: Event, now: float, parent: tuple[Run, str] | None = None
-    ) -> None:
-        """Begin a run, now or when its event is due; `parent` is the step that invoked it."""
-        run = Run(self.ids.ulid(now), function, event, now, parent)
-        self.runs[run.id] = self.active[run.id] = run
+    def _start(self, function: Function, event: events.Event, now: float) -> None:
+        run = Run(self.ids.ulid(now), function, event, now)
+        self.runs[run.id] = run
         self.runs_of_event.setdefault(event.id, []).append(run.id)
         # An event from the future starts its functions then.
-        at = max(now, event.at)
-        if function.start_timeout is not None:
-            self.at(at + function.start_timeout, partial(self._expire, run, False))
-        self.at(at, partial(self.enqueue, Item(run, self.ids.job())))
+        self._at(max(now, event.at), partial(self._enqueue, Item(run, self.ids.job())))
 
-    # --- time and calls ----------------------------------------------------------------------
-
-    def at(self, at: float, action: Action) -> None:
-        """Do something once that time has come."""
+    def _at(self, at: float, action: Action) -> None:
         heapq.heappush(self._timers, (at, next(self._order), action))
 
-    def enqueue(self, item: Item, now: float) -> None:
-        """Let the item be called as soon as its function's limit allows."""
+    def _enqueue(self, item: Item, now: float) -> None:
         self._ready.setdefault(item.run.function.id, deque()).append(item)
 
     def take_due(self, now: float) -> list[Call]:
@@ -153,24 +104,11 @@ class Engine:
                     break
                 item = queue.popleft()
                 if not item.run.ended:
-                    calls.append(self._call(item, function, now))
+                    self._in_flight[function_id] += 1
+                    item.run.calls += 1
+                    item.run.started_at = item.run.started_at or now
+                    calls.append(wire.build_call(item, function, self.ids.ulid(now)))
         return calls
-
-    def _call(self, item: Item, function: Function, now: float) -> Call:
-        run = item.run
-        self._in_flight[run.function.id] += 1
-        run.calls += 1
-        if run.started_at is None:
-            run.started_at = now
-            if function.finish_timeout is not None:
-                self.at(now + function.finish_timeout, partial(self._expire, run, True))
-        return wire.build_call(item, function, self.ids.ulid(now))
-
-    def _expire(self, run: Run, started: bool, now: float) -> None:
-        if started or run.started_at is None:
-            self.end(run, RunStatus.CANCELLED, None, now)
-
-    # --- answers -----------------------------------------------------------------------------
 
     def answer(self, call: Call, answer: wire.Answer, now: float) -> None:
         """Take the outcome of a call; one that comes after the run's end is dropped."""
@@ -178,85 +116,82 @@ class Engine:
         self._in_flight[run.function.id] -= 1
         if run.ended:
             return
-        if isinstance(answer, wire.Steps):
-            reported = {op["id"] for op in answer.ops}
-            if item.targeted and item.step_id not in reported:
-                answer = wire.failure("the SDK did not report the step it was asked for")
-            elif reported & run.steps.keys():
-                answer = wire.failure("the SDK reported a finished step again")
-        match answer:
-            case wire.Finished(output):
-                self.end(run, RunStatus.COMPLETED, output, now)
-            case wire.Failure(error, no_retry, retry_at):
-                if not self.retry(item, no_retry, retry_at, now):
-                    self.end(run, RunStatus.FAILED, error, now)
-            case wire.Steps(ops, version, no_retry):
-                run.version = run.version if version is None else version
-                steps.apply(self, item, ops, no_retry, now)
+        ops, error = answer.ops or [], answer.error
+        reported = {op["id"] for op in ops}
+        if ops and item.step_id not in (ROOT_STEP, *reported):
+            error = wire.problem("the SDK did not report the step it was asked for")
+        elif reported & run.steps.keys():
+            error = wire.problem("the SDK reported a finished step again")
+        if error is not None:
+            if not self._retry(item, answer.no_retry, answer.retry_at, now):
+                self.end(run, "Failed", error, now)
+        elif answer.ops is None:
+            self.end(run, "Completed", answer.output, now)
+        else:
+            run.version = run.version if answer.version is None else answer.version
+            self._take_steps(item, ops, answer.no_retry, now)
 
-    def retry(self, item: Item, no_retry: bool, retry_at: float | None, now: float) -> bool:
+    def _retry(self, item: Item, no_retry: bool, retry_at: float | None, now: float) -> bool:
         """Try the item again later; False when its attempts are used up."""
         if no_retry or item.attempt + 1 >= item.run.function.attempts:
             return False
         gap = RETRY_GAPS[min(item.attempt, len(RETRY_GAPS) - 1)] * self._rng.uniform(0.9, 1.1)
         at = now + gap * self._gap_scale if retry_at is None else retry_at
         again = Item(item.run, item.job_id, item.step_id, item.attempt + 1)
-        self.at(at, partial(self.enqueue, again))
+        self._at(at, partial(self._enqueue, again))
         return True
 
-    def wait(self, event_name: str, wait: Wait, until: float) -> None:
-        """Let an event of that name finish a step, or else the time `until`."""
-        self.waits.setdefault(event_name, []).append(wait)
-        self.at(until, partial(self._end_wait, event_name, wait))
+    def _take_steps(
+        self, item: Item, ops: list[dict[str, Any]], no_retry: bool, now: float
+    ) -> None:
+        run, retried = item.run, False
+        try:
+            for op in ops:
+                if op["op"] == "StepError" and self._retry(item, no_retry, None, now):
+                    retried = True
+                else:
+                    self._take_step(run, op, now)
+            if len(run.steps) > MAX_STEPS:
+                raise ValueError(f"more than {MAX_STEPS} steps")
+        except ValueError as error:
+            log.warning("run %s of %s refused: %s", run.id, run.function.id, error)
+            self.end(run, "Failed", wire.problem(str(error)), now)
+        if not retried:
+            self._advance(run, now)
 
-    def _end_wait(self, event_name: str, wait: Wait, now: float) -> None:
-        if wait in self.waits.get(event_name, []):
-            self.waits[event_name].remove(wait)
-            self.resume(wait[0], wait[1], None, now)
+    def _take_step(self, run: Run, op: dict[str, Any], now: float) -> None:
+        kind, step_id = op["op"], op["id"]
+        if kind in ("StepRun", "StepError", "StepFailed"):
+            # In the form that goes back to the SDK.
+            memo = {"data": op.get("data")} if kind == "StepRun" else {"error": op["error"]}
+            self._memoise(run, step_id, memo)
+            return
+        if (op.get("opts") or {}).get("parallelMode") == "race":
+            raise ValueError("the stand-in does not do parallel mode 'race'")
+        if step_id in run.pending:
+            raise ValueError("two steps have the same id")
+        run.pending.add(step_id)
+        if kind == "StepPlanned":
+            self._enqueue(Item(run, self.ids.job(), step_id), now)
+        elif kind == "Sleep":
+            self._at(wire.instant(str(op.get("name"))), partial(self._wake, run, step_id))
+        else:
+            raise ValueError(f"the stand-in does not do {kind}")
 
-    def resume(self, run: Run, step_id: str, value: Any, now: float) -> None:
-        """Finish a pending step and go on; nothing if it is no longer pending."""
-        if not run.ended and step_id in run.pending:
-            self.memoise(run, step_id, value)
-            self.advance(run, now)
+    def _wake(self, run: Run, step_id: str, now: float) -> None:
+        if not run.ended:
+            self._memoise(run, step_id, None)
+            self._advance(run, now)
 
-    def memoise(self, run: Run, step_id: str, value: Any) -> None:
-        """Keep a step's result, in the form that goes back to the SDK."""
+    def _memoise(self, run: Run, step_id: str, value: Any) -> None:
         run.steps[step_id] = value
         run.pending.discard(step_id)
 
-    def advance(self, run: Run, now: float) -> None:
-        """Call the function again, from the top."""
+    def _advance(self, run: Run, now: float) -> None:
         # As recorded: one discovery call once every planned step is done, not one for each.
         if not run.ended and not run.pending:
-            self.enqueue(Item(run, self.ids.job()), now)
+            self._enqueue(Item(run, self.ids.job()), now)
 
-    # --- the end -----------------------------------------------------------------------------
-
-    def end(self, run: Run, status: RunStatus, output: Any, now: float) -> None:
+    def end(self, run: Run, status: Status, output: Any, now: float) -> None:
         """End a run; a call in flight is not stopped, but its answer will be dropped."""
-        if run.ended:
-            return
         run.status, run.output, run.ended_at = status, output, now
-        run.pending.clear()
-        del self.active[run.id]
-        self._forget_old(run)
-        if run.parent is not None:
-            error = output or {"name": "Error", "message": f"the invoked function was {status}"}
-            value = {"data": output} if status is RunStatus.COMPLETED else {"error": error}
-            self.resume(*run.parent, value, now)
-        if status is RunStatus.FAILED:
-            self.receive(internal.failed(run, output, now, self.ids), now)
-
-    def _forget_old(self, run: Run) -> None:
-        self._kept.append(run)
-        if len(self._kept) > KEPT_RUNS:
-            old = self._kept.popleft()
-            del self.runs[old.id]
-            self.runs_of_event.pop(old.event.id, None)
-
-
-def _triggers(rule: EventRule, event: Event) -> bool:
-    return rule.event == event.name and (
-        rule.condition is None or rule.condition.matches(event.body)
-    )

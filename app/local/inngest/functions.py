@@ -3,81 +3,46 @@
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 from croniter import croniter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, PositiveInt
 
-from app.local.inngest import expressions
+from app.local.inngest.codec import Shape, Text, shaped
+from app.local.inngest.events import RESERVED_PREFIX
 from app.local.inngest.ids import named_uuid
 from app.local.serving import require_loopback
 
-DEFAULT_RETRIES = 4
-FAILED_EVENT = "inngest/function.failed"
-_UNSUPPORTED = frozenset(
-    ("batchEvents", "debounce", "priority", "rateLimit", "singleton", "throttle")
-)
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _CRON_FIELD = re.compile(r"[0-9*,/-]+")
-Text = Annotated[str, Field(min_length=1)]
+Retries = Annotated[int, Field(ge=0, le=20)]
 
 
-class RegistrationError(ValueError):
-    """The registration is refused, with the reason for the 400 answer."""
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _Retries(_Shape):
-    attempts: int = Field(ge=0, le=20)
-
-
-class _Runtime(_Shape):
+class _Runtime(Shape):
     type: Literal["http"]
     url: Text
 
 
-class _Step(_Shape):
+class _Step(Shape):
     id: Literal["step"]
     name: Text
-    retries: _Retries | None = None
+    retries: dict[Literal["attempts"], Retries] = Field({"attempts": 4}, min_length=1)
     runtime: _Runtime
 
 
-class _Trigger(_Shape):
+class _Trigger(Shape):
     event: Text | None = None
     cron: Text | None = None
-    expression: Text | None = None
 
 
-class _Concurrency(_Shape):
-    limit: int = Field(ge=1)
-
-
-class _Cancel(_Shape):
-    event: Text
-    if_: Text | None = Field(default=None, alias="if")
-
-
-class _Timeouts(_Shape):
-    start: str | None = None
-    finish: str | None = None
-
-
-class _Function(_Shape):
+class _Function(Shape):
     id: Text
     name: Text
     steps: dict[Literal["step"], _Step] = Field(min_length=1)
     triggers: list[_Trigger] = Field(min_length=1)
-    cancel: list[_Cancel] = []
-    concurrency: list[_Concurrency] = Field(default=[], max_length=1)
-    idempotency: Text | None = None
-    timeouts: _Timeouts = _Timeouts()
+    concurrency: list[dict[Literal["limit"], PositiveInt]] = Field([], max_length=1)
 
 
-class _Registration(_Shape):
+class _Registration(Shape):
     appname: Text
     appVersion: Text | None = None
     capabilities: dict[str, str]
@@ -90,128 +55,69 @@ class _Registration(_Shape):
 
 
 @dataclass(frozen=True)
-class EventRule:
-    """An event name, and the condition that goes with it."""
-
-    event: str
-    condition: expressions.Expression | None
-
-
-@dataclass(frozen=True)
 class Function:
-    """One registered function; `limit` is steps at a time, the timeouts are seconds."""
+    """One registered function; `limit` is steps at a time."""
 
     id: str
     uuid: str
-    app_id: str
     url: str
     attempts: int
-    triggers: tuple[EventRule, ...]
+    events: tuple[str, ...]
     crons: tuple[str, ...]
-    cancels: tuple[EventRule, ...]
     limit: int | None
-    idempotency: str | None
-    start_timeout: float | None
-    finish_timeout: float | None
-
-
-def seconds(duration: str) -> float:
-    """`30s`, `2h` and the like, in seconds."""
-    match = re.fullmatch(r"(\d+)(ms|[smhdw])", duration)
-    if match is None:
-        raise RegistrationError(f"invalid duration {duration!r}")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def local_url(url: str) -> str:
     """The URL as the real dev server keeps it: localhost for 127.0.0.1. Loopback only."""
     parts = urlsplit(url)
-    try:
-        require_loopback(parts.hostname or "")
-    except ValueError as error:
-        raise RegistrationError(f"the app's URL {url!r} is not on loopback") from error
     if parts.scheme != "http":
-        raise RegistrationError(f"the app's URL {url!r} is not http")
-    return urlunsplit(_with_localhost(parts))
-
-
-def _with_localhost(parts: SplitResult) -> SplitResult:
-    return parts._replace(netloc=re.sub(r"^127\.0\.0\.1(?=:|$)", "localhost", parts.netloc))
+        raise ValueError(f"the app's URL {url!r} is not http")
+    require_loopback(parts.hostname or "")
+    return re.sub(r"//127\.0\.0\.1(?=[:/]|$)", "//localhost", url, count=1)
 
 
 def parse_registration(body: Any) -> tuple[str, list[Function]]:
-    """The app's name and its functions; raises RegistrationError."""
-    functions = body.get("functions") if isinstance(body, dict) else None
-    for raw in functions if isinstance(functions, list) else []:
-        asked = sorted(_UNSUPPORTED.intersection(raw if isinstance(raw, dict) else ()))
-        if asked:
-            raise RegistrationError(f"{raw.get('id')}: the stand-in does not do {', '.join(asked)}")
-    try:
-        checked = _Registration.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RegistrationError(f"{where}: {first['msg']}") from error
+    """The app's name and its functions; raises ValueError."""
+    checked = shaped(_Registration, body)
     local_url(checked.url)
     made = [_function(checked.appname, raw) for raw in checked.functions]
     if len({one.id for one in made}) != len(made):
-        raise RegistrationError("two functions have the same id")
+        raise ValueError("two functions have the same id")
     return checked.appname, made
 
 
 def _function(app: str, raw: _Function) -> Function:
-    try:
-        return _checked(app, raw)
-    except ValueError as error:
-        raise RegistrationError(f"{raw.id}: {error}") from error
-
-
-def _checked(app: str, raw: _Function) -> Function:
     step = raw.steps["step"]
     url = local_url(step.runtime.url)
     query = parse_qs(urlsplit(url).query)
     if not raw.id.startswith(f"{app}-") or raw.id == f"{app}-":
-        raise RegistrationError(f"the id must be {app}-<function>")
+        raise ValueError(f"{raw.id}: the id must be {app}-<function>")
     if query.get("fnId") != [raw.id] or query.get("stepId") != ["step"]:
-        raise RegistrationError("the step's URL must name fnId and stepId=step")
-    triggers = [_event_trigger(t) for t in raw.triggers if t.cron is None]
-    if raw.idempotency and not re.fullmatch(r"event(\.[A-Za-z_]\w*)+", raw.idempotency):
-        raise RegistrationError(f"the stand-in does not understand {raw.idempotency!r}")
+        raise ValueError(f"{raw.id}: the step's URL must name fnId and stepId=step")
+    for trigger in raw.triggers:
+        _check(trigger, raw.id)
     return Function(
         id=raw.id,
         uuid=named_uuid(raw.id),
-        app_id=named_uuid(app),
         url=url,
-        attempts=1 + (step.retries.attempts if step.retries else DEFAULT_RETRIES),
-        triggers=tuple(triggers),
-        crons=tuple(_cron(t) for t in raw.triggers if t.cron is not None),
-        cancels=tuple(EventRule(c.event, _condition(c.if_)) for c in raw.cancel),
-        limit=raw.concurrency[0].limit if raw.concurrency else None,
-        idempotency=raw.idempotency,
-        start_timeout=seconds(raw.timeouts.start) if raw.timeouts.start else None,
-        finish_timeout=seconds(raw.timeouts.finish) if raw.timeouts.finish else None,
+        attempts=1 + step.retries["attempts"],
+        events=tuple(t.event for t in raw.triggers if t.event is not None),
+        crons=tuple(t.cron for t in raw.triggers if t.cron is not None),
+        limit=raw.concurrency[0]["limit"] if raw.concurrency else None,
     )
 
 
-def _condition(text: str | None, *, asynchronous: bool = True) -> expressions.Expression | None:
-    return None if text is None else expressions.parse(text, asynchronous=asynchronous)
+def _check(trigger: _Trigger, function_id: str) -> None:
+    if (trigger.event is None) is (trigger.cron is None):
+        raise ValueError(f"{function_id}: a trigger is either an event or a cron")
+    if trigger.event is not None and trigger.event.startswith(RESERVED_PREFIX):
+        raise ValueError(f"{function_id}: the stand-in does not send {trigger.event}")
+    if trigger.cron is not None and not _is_cron(trigger.cron):
+        raise ValueError(f"{function_id}: invalid cron {trigger.cron!r}")
 
 
-def _event_trigger(raw: _Trigger) -> EventRule:
-    if raw.event is None:
-        raise RegistrationError("a trigger needs an event or a cron")
-    if raw.event.startswith("inngest/") and raw.event != FAILED_EVENT:
-        raise RegistrationError(f"the stand-in does not send {raw.event}")
-    return EventRule(raw.event, _condition(raw.expression, asynchronous=False))
-
-
-def _cron(raw: _Trigger) -> str:
-    text = raw.cron or ""
+def _is_cron(text: str) -> bool:
     fields = text.split()
-    if raw.event is not None or raw.expression is not None:
-        raise RegistrationError("a trigger is an event or a cron, not both")
     # The real parser (robfig/cron) counts Sunday as 0 only and has no seconds, `L` or `#`.
     known = len(fields) == 5 and all(_CRON_FIELD.fullmatch(field) for field in fields)
-    if not known or re.search(r"(?<![/\d])7(?!\d)", fields[4]) or not croniter.is_valid(text):
-        raise RegistrationError(f"invalid cron {text!r}")
-    return text
+    return known and not re.search(r"(?<![/\d])7(?!\d)", fields[4]) and croniter.is_valid(text)

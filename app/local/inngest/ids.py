@@ -7,22 +7,13 @@ import uuid
 from datetime import UTC, datetime
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ENTROPY_BITS = 80
 ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
 
 
-def _digits(number: int, alphabet: str, width: int) -> str:
-    text = ""
-    while number or len(text) < width:
-        number, digit = divmod(number, len(alphabet))
-        text = alphabet[digit] + text
-    return text
-
-
 def _ulid(milliseconds: int, entropy: int) -> str:
-    whole = (milliseconds << _ENTROPY_BITS) | (entropy % (1 << _ENTROPY_BITS))
-    return _digits(whole, _CROCKFORD, 26)
+    number = (milliseconds << _ENTROPY_BITS) | (entropy % (1 << _ENTROPY_BITS))
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def named_uuid(name: str) -> str:
@@ -51,22 +42,13 @@ class Ids:
         The SDK sends its retries with the same seed, so a retry whose first try did arrive
         starts nothing a second time.
         """
-        milliseconds, comma, entropy = (seed or "").partition(",")
+        milliseconds, _, entropy = (seed or "").partition(",")
         try:
             number = int.from_bytes(base64.b64decode(entropy, validate=True))
-            moment = int(milliseconds)
+            return _ulid(int(milliseconds), number + index)
         except (binascii.Error, ValueError):
-            comma = ""
-        return _ulid(moment, number + index) if comma else self.ulid(now)
+            return self.ulid(now)
 
     def job(self) -> str:
-        """A queue item's id: a 64-bit number in base 36."""
-        return _digits(self._rng.getrandbits(64), _BASE36, 12)
-
-    def uuid(self) -> str:
-        """A random UUID."""
-        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
-
-    def hex(self, size: int) -> str:
-        """`size` random hexadecimal digits, as in a trace header."""
-        return f"{self._rng.getrandbits(size * 4):0{size}x}"
+        """A queue item's id."""
+        return f"{self._rng.getrandbits(64):016x}"

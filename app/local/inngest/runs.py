@@ -1,23 +1,15 @@
 """A run, and the queue items and calls that carry it forward."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from app.local.inngest.events import Event
 from app.local.inngest.functions import Function
 from app.local.inngest.ids import ENVIRONMENT_ID, iso
 
 ROOT_STEP = "step"
-
-
-class RunStatus(StrEnum):
-    """As the REST API spells them."""
-
-    RUNNING = "Running"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
-    CANCELLED = "Cancelled"
+# As the REST API spells them.
+Status = Literal["Running", "Completed", "Failed", "Cancelled"]
 
 
 @dataclass(eq=False)
@@ -31,10 +23,9 @@ class Run:
     function: Function
     event: Event
     created_at: float
-    parent: "tuple[Run, str] | None" = None
     started_at: float | None = None
     ended_at: float | None = None
-    status: RunStatus = RunStatus.RUNNING
+    status: Status = "Running"
     output: Any = None
     steps: dict[str, Any] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
@@ -62,16 +53,11 @@ class Run:
 
     def as_listed(self) -> dict[str, Any]:
         """The run as the stand-in's own listing shows it."""
-        return {
-            **self.as_rest(),
-            "function": self.function.id,
-            "event": self.event.body,
-            "calls": self.calls,
-            "steps": len(self.steps),
-        }
+        more = {"function": self.function.id, "event": self.event.body}
+        return {**self.as_rest(), **more, "calls": self.calls, "steps": len(self.steps)}
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Item:
     """A queue item: one step of a run, tried until it is answered; attempts count from 0."""
 
@@ -79,11 +65,6 @@ class Item:
     job_id: str
     step_id: str = ROOT_STEP
     attempt: int = 0
-
-    @property
-    def targeted(self) -> bool:
-        """Whether it is for one planned step of a parallel group."""
-        return self.step_id != ROOT_STEP
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,24 +1,21 @@
 """The HTTP edge: event API, registration, REST, and the stand-in's own controls."""
 
 import hmac
-import time
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, abort, g, request
-from pydantic import ValidationError
+from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from app.local.inngest import codec, events
-from app.local.inngest.faults import Faults
-from app.local.inngest.functions import RegistrationError, parse_registration
-from app.local.inngest.ids import iso
-from app.local.inngest.runs import Run, RunStatus
+from app.local.inngest.functions import parse_registration
+from app.local.inngest.ids import iso, named_uuid
+from app.local.inngest.runs import Run
 from app.local.serving import drop_connection
 
 if TYPE_CHECKING:
     from app.local.inngest.standin import InngestStandIn
 
-# Measured: these answers are cached by URL, so who polls must add `?_=<time>`.
+# Measured: these answers are cached by URL, query included.
 RUNS_CACHE_SECONDS = 15.0
 RUN_CACHE_SECONDS = 3.0
 
@@ -43,12 +40,8 @@ def create_app(standin: "InngestStandIn") -> Flask:
         for url in [url for url, (until, _) in cache.items() if until <= now]:
             del cache[url]
         until, value = cache.setdefault(request.full_path, (now + seconds, data))
-        return _json(
-            {
-                "data": value,
-                "metadata": {"fetched_at": iso(until - seconds), "cached_until": iso(until)},
-            }
-        )
+        times = {"fetched_at": iso(until - seconds), "cached_until": iso(until)}
+        return _json({"data": value, "metadata": times})
 
     def the_run(run_id: str) -> Run:
         run = engine.runs.get(run_id)
@@ -58,17 +51,10 @@ def create_app(standin: "InngestStandIn") -> Flask:
 
     @app.before_request
     def check_key() -> None:
-        g.now = clock()
-        guarded = request.path.startswith(("/fn/", "/v0/", "/v1/"))
-        if guarded and standin.bearer is not None:
+        if request.path.startswith(("/fn/", "/v0/", "/v1/")) and standin.bearer is not None:
             given = request.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), standin.bearer.encode()):
                 abort(401, "Unauthorized")
-        if request.path.startswith("/_standin/") and request.remote_addr not in (
-            "127.0.0.1",
-            "::1",
-        ):
-            abort(403, "loopback only")
 
     @app.after_request
     def name_server(response: Response) -> Response:
@@ -81,21 +67,19 @@ def create_app(standin: "InngestStandIn") -> Flask:
 
     @app.post("/e/<key>")
     def send(key: str) -> Response:
-        if standin.event_key is not None and not hmac.compare_digest(key, standin.event_key):
+        if standin.event_key not in (None, key):
             abort(401, "Event key not found")
-        dice = standin.dice
-        if dice.hit("refuse"):
+        if standin.strikes("refuse"):
             abort(503, "refused on demand")
+        seed = request.headers.get("x-inngest-event-id-seed")
         with lock:
-            seed = request.headers.get("x-inngest-event-id-seed")
-            taken, error = events.accept(request.get_data(), engine.ids, seed, g.now)
+            taken, error = events.accept(request.get_data(), engine.ids, seed, clock())
             for event in taken:
-                if not dice.hit("swallow"):
-                    engine.receive(event, g.now, copies=2 if dice.hit("double") else 1)
-        if dice.hit("drop"):
-            time.sleep(dice.faults.hang)
+                if not standin.strikes("swallow"):
+                    engine.receive(event, clock(), copies=2 if standin.strikes("double") else 1)
+        if standin.strikes("drop"):
             drop_connection(request.environ)
-        if dice.hit("unknown_outcome"):
+        if standin.strikes("unknown_outcome"):
             abort(500, "failed on demand, after the events were taken")
         ids = [event.id for event in taken]
         if error is not None:
@@ -109,11 +93,11 @@ def create_app(standin: "InngestStandIn") -> Flask:
             abort(400, f"Expected server kind {standin.kind}, got {expected}")
         try:
             name, functions = parse_registration(codec.loads(request.get_data()))
-        except (RegistrationError, ValueError) as error:
+        except ValueError as error:
             abort(400, str(error))
         with lock:
-            modified, sync_id = engine.register(name, functions, g.now)
-        app_id = functions[0].app_id
+            modified = engine.register(name, functions, clock())
+        app_id, sync_id = named_uuid(name), named_uuid(f"{name} {functions}")
         return _plain({"ok": True, "modified": modified, "sync_id": sync_id, "app_id": app_id})
 
     @app.get("/v1/events/<event_id>/runs")
@@ -121,9 +105,9 @@ def create_app(standin: "InngestStandIn") -> Flask:
         with lock:
             runs = [engine.runs[one] for one in engine.runs_of_event.get(event_id, [])]
             # Measured too: here a run says "Completed" once it has a step; trust `ended_at`.
-            early = {"status": RunStatus.COMPLETED}
+            early = {"status": "Completed"}
             shown = [r.as_rest() | (early if r.steps and not r.ended else {}) for r in runs]
-        return cached(RUNS_CACHE_SECONDS, shown)
+            return cached(RUNS_CACHE_SECONDS, shown)
 
     @app.get("/v1/runs/<run_id>")
     def show_run(run_id: str) -> Response:
@@ -136,36 +120,31 @@ def create_app(standin: "InngestStandIn") -> Flask:
             run = the_run(run_id)
             if run.ended:
                 abort(409, "function run has already ended")
-            engine.end(run, RunStatus.CANCELLED, None, g.now)
+            engine.end(run, "Cancelled", None, clock())
         return Response(status=204)
 
-    @app.get("/v0/runs/<run_id>/batch")
-    def batch(run_id: str) -> Response:
+    @app.get("/v0/runs/<run_id>/<any(batch, actions):what>")
+    def state(run_id: str, what: str) -> Response:
         with lock:
-            return _plain([the_run(run_id).event.body])
-
-    @app.get("/v0/runs/<run_id>/actions")
-    def actions(run_id: str) -> Response:
-        with lock:
-            return _plain(dict(the_run(run_id).steps))
+            run = the_run(run_id)
+            return _plain([run.event.body] if what == "batch" else run.steps)
 
     @app.get("/dev")
     def summary() -> Response:
         with lock:
-            return _json({"functions": sorted(engine.functions), "active": len(engine.active)})
+            return _json({"functions": sorted(engine.functions)})
 
     @app.get("/_standin/runs")
     def list_runs() -> Response:
         return _json(standin.runs())
 
-    @app.route("/_standin/faults", methods=["GET", "POST"])
-    def faults() -> Response:
-        if request.method == "POST":
-            try:
-                standin.dice.faults = Faults.model_validate_json(request.get_data())
-            except ValidationError as error:
-                abort(400, str(error))
-        return _json(standin.dice.faults.model_dump())
+    @app.post("/_standin/faults")
+    def set_faults() -> Response:
+        try:
+            standin.fault(**request.get_json(force=True))
+        except (TypeError, ValueError) as error:
+            abort(400, str(error))
+        return _json(standin.faults.model_dump())
 
     @app.post("/_standin/sync")
     def sync() -> Response:

@@ -1,18 +1,35 @@
-"""The stand-in put together, for tests and for the command line."""
+"""The stand-in put together, and its threads: for time, for finding apps, and one per call."""
 
 import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import Field
 
 from app.local.inngest import codec
-from app.local.inngest.driver import Driver
 from app.local.inngest.engine import Engine
-from app.local.inngest.faults import Dice, Faults
+from app.local.inngest.functions import local_url
+from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
-from app.local.inngest.sync import Syncer
+from app.local.inngest.wire import MAX_CALLS, Caller
 from app.local.serving import LoopbackServer
+
+UNSYNCED_SECONDS = 1.0
+SYNCED_SECONDS = 5.0
+JOIN_SECONDS = 1.0
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Faults(codec.Shape):
+    """What a real service does on a bad day: the first three per request, the others per event."""
+
+    refuse: Probability = 0.0  # answer 503 and take nothing
+    unknown_outcome: Probability = 0.0  # take the events, then answer 500
+    drop: Probability = 0.0  # take the events, then close the connection without an answer
+    swallow: Probability = 0.0  # answer 200 and never run anything for the event
+    double: Probability = 0.0  # start each function twice for the event, at the same time
 
 
 class InngestStandIn:
@@ -20,7 +37,7 @@ class InngestStandIn:
 
     `tick` and `call_timeout` are in seconds, `gap_scale` multiplies the gaps between attempts,
     `clock` gives Unix seconds. With both keys it signs and demands keys; with none it is a dev
-    server. Used in a `with` block it starts on a free port.
+    server. Used in a `with` block it starts on a free port, which `url` then names.
     """
 
     def __init__(
@@ -36,33 +53,41 @@ class InngestStandIn:
     ) -> None:
         if (event_key is None) is not (signing_key is None):
             raise ValueError("give both keys, or none for a dev server")
-        rng = random.Random(seed)
         self.kind = "dev" if signing_key is None else "cloud"
         self.event_key = event_key
         self.bearer = None if signing_key is None else codec.bearer(signing_key)
         self.clock = clock
+        self.url = ""
         self.lock = threading.RLock()
-        self.engine = Engine(rng, gap_scale)
+        self.engine = Engine(random.Random(seed), gap_scale)
+        self.faults = Faults()
         # A source of its own: how often identifiers are drawn must not move the faults.
-        self.dice = Dice(random.Random(seed))
-        self.app = create_app(self)
-        self._driver = Driver(self.engine, self.lock, clock, tick, call_timeout, signing_key)
-        self._syncer = Syncer(tuple(apps), self.kind, signing_key, clock)
+        self._dice = random.Random(seed)
+        self._apps = [local_url(app) for app in apps]
+        self._tick = tick
+        self._caller = Caller(clock, call_timeout, signing_key)
+        self._free = threading.Semaphore(MAX_CALLS)
+        self._stopped = threading.Event()
         self._server: LoopbackServer | None = None
+        # Daemons, so that a call to a hung app cannot hold up the end of the process.
+        jobs = (self._keep_time, self._find_apps)
+        self._threads = [threading.Thread(target=job, daemon=True) for job in jobs]
 
     def start(self, port: int = 0) -> str:
         """Serve on `port` (0 for a free one) and begin to call the apps; gives the URL."""
-        self._server = LoopbackServer(self.app, port)
-        self._driver.start()
-        url = self._server.start()
-        self._syncer.start()
-        return url
+        self._server = LoopbackServer(create_app(self), port)
+        self.url = self._server.start()
+        for thread in self._threads:
+            thread.start()
+        return self.url
 
     def stop(self) -> None:
         """End at once; runs in flight are lost, as with a real server without Redis."""
-        self._driver.stop()
-        self._syncer.stop()
         if self._server is not None:
+            self._stopped.set()
+            for thread in self._threads:
+                thread.join(JOIN_SECONDS)
+            self._caller.close()
             self._server.stop()
 
     def __enter__(self) -> Self:
@@ -72,27 +97,44 @@ class InngestStandIn:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    @property
-    def url(self) -> str:
-        """Where it serves, once started."""
-        if self._server is None:
-            raise RuntimeError("the stand-in has not been started")
-        return self._server.url
-
     def sync(self) -> dict[str, str | None]:
         """Ask the apps to register now; gives for each URL why it did not, or None."""
-        return self._syncer.sync()
+        return {app: self._caller.ask(app) for app in self._apps}
 
     def fault(self, **faults: float) -> None:
-        """Set the faults, all others to nought: see `Faults` for their names."""
-        self.dice.faults = Faults.model_validate(faults)
+        """Set the faults' probabilities, all others to nought: see `Faults` for their names."""
+        self.faults = Faults.model_validate(faults)
+
+    def strikes(self, fault: str) -> bool:
+        """Whether the fault of that name strikes now."""
+        return self._dice.random() < float(getattr(self.faults, fault))
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run kept, oldest first."""
         with self.lock:
             return [run.as_listed() for run in self.engine.runs.values()]
 
-    def idle(self) -> bool:
-        """Whether no run is under way, asleep or waiting."""
+    def _find_apps(self) -> None:
+        while True:
+            synced = not any(self.sync().values())
+            if self._stopped.wait(SYNCED_SECONDS if synced else UNSYNCED_SECONDS):
+                return
+
+    def _keep_time(self) -> None:
+        while not self._stopped.wait(self._tick):
+            with self.lock:
+                due = self.engine.take_due(self.clock())
+            for call in due:
+                self._free.acquire()
+                if self._stopped.is_set():
+                    return
+                threading.Thread(target=self._work, args=(call,), daemon=True).start()
+
+    def _work(self, call: Call) -> None:
+        try:
+            answer = self._caller.call(call)
+        finally:
+            self._free.release()
         with self.lock:
-            return not self.engine.active
+            if not self._stopped.is_set():
+                self.engine.answer(call, answer, self.clock())

@@ -1,68 +1,58 @@
-"""Calls to the SDK and its answers, in the shapes recorded with the real server."""
+"""HTTP to the apps: calls to the SDK and its answers, in the shapes recorded."""
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
 
 from app.local.inngest import codec
 from app.local.inngest.functions import Function
-from app.local.inngest.runs import Call, Item
+from app.local.inngest.runs import ROOT_STEP, Call, Item
 
-MAX_INLINE_BYTES = 4 * 1024 * 1024
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
-OPCODES = frozenset(
-    ("StepRun", "StepError", "StepFailed", "StepPlanned", "Sleep", "WaitForEvent", "InvokeFunction")
-)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The function returned."""
-
-    output: Any
+MAX_CALLS = 256
+CONNECT_SECONDS = 5.0
+PUT_SECONDS = 10.0
+MAX_BYTES = 4 * 1024 * 1024
+_STEPS = ("StepRun", "StepError", "StepFailed", "StepPlanned", "Sleep")
+# Known, but not done: they fail the run at once.
+_OTHERS = ("WaitForEvent", "InvokeFunction", "AIGateway")
 
 
 @dataclass(frozen=True)
-class Steps:
-    """The SDK reported steps; `version` is what it asks to be called with from now on."""
+class Answer:
+    """What a call came to: an error, or steps, or else the function's output.
 
-    ops: list[dict[str, Any]]
-    version: int | None
-    no_retry: bool
+    `version` is what the SDK asks to be called with from now on; `retry_at` is in Unix seconds,
+    None for the usual gap.
+    """
 
-
-@dataclass(frozen=True)
-class Failure:
-    """The attempt failed; `retry_at` is in Unix seconds, None for the usual gap."""
-
-    error: dict[str, Any]
+    output: Any = None
+    ops: list[dict[str, Any]] | None = None
+    error: dict[str, Any] | None = None
+    version: int | None = None
     no_retry: bool = False
     retry_at: float | None = None
 
 
-Answer = Finished | Steps | Failure
-
-
-def failure(message: str, *, no_retry: bool = False) -> Failure:
-    """A failure that the server itself noticed."""
-    return Failure({"code": "unknown", "message": message, "name": "Error", "stack": ""}, no_retry)
+def problem(message: str) -> dict[str, Any]:
+    """An error that the server itself noticed."""
+    return {"code": "unknown", "message": message, "name": "Error", "stack": ""}
 
 
 def build_call(item: Item, function: Function, request_id: str) -> Call:
     """The call for an item, with the run's whole memoised state."""
-    run = item.run
-    generation = item.attempt + 1
+    run, generation = item.run, item.attempt + 1
     event = {**run.event.body, "user": {}}
-    stack = list(run.steps)
     body = {
         "ctx": {
             "attempt": item.attempt,
-            "disable_immediate_execution": item.targeted,
+            "disable_immediate_execution": item.step_id != ROOT_STEP,
             "env": "",
             "fn_id": function.uuid,
             "generation_id": generation,
@@ -71,9 +61,9 @@ def build_call(item: Item, function: Function, request_id: str) -> Call:
             "qi_id": base64.b64encode(f"{item.job_id}::default".encode()).decode(),
             "request_id": request_id,
             "run_id": run.id,
-            "stack": {"current": len(stack), "stack": stack},
+            "stack": {"current": len(run.steps), "stack": list(run.steps)},
             # Always the root: only the URL and a header name a planned step.
-            "step_id": "step",
+            "step_id": ROOT_STEP,
             "use_api": False,
         },
         "defers": {},
@@ -84,7 +74,6 @@ def build_call(item: Item, function: Function, request_id: str) -> Call:
         "version": run.version,
     }
     headers = {
-        "content-type": "application/json",
         "user-agent": "Inngest",
         "x-inngest-generation-id": str(generation),
         "x-inngest-job-id": item.job_id,
@@ -94,14 +83,13 @@ def build_call(item: Item, function: Function, request_id: str) -> Call:
         "x-run-id": run.id,
     }
     query = urlencode({"fnId": function.id, "stepId": item.step_id})
-    url = urlunsplit(urlsplit(function.url)._replace(query=query))
-    return Call(item, url, headers, body)
+    return Call(item, urlsplit(function.url)._replace(query=query).geturl(), headers, body)
 
 
 def encode(body: dict[str, Any]) -> bytes:
     """The request's bytes; a state above 4 MiB is left for the SDK to fetch (`use_api`)."""
     raw = codec.dumps(body)
-    if len(raw) <= MAX_INLINE_BYTES:
+    if len(raw) <= MAX_BYTES:
         return raw
     ctx = {**body["ctx"], "use_api": True}
     return codec.dumps({**body, "ctx": ctx, "events": [], "steps": {}, "use_api": True})
@@ -111,33 +99,31 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """What the SDK's answer means; whatever is not plainly the SDK's is a failed attempt."""
     no_retry = headers.get("x-inngest-no-retry") == "true"
     if "x-inngest-sdk" not in headers:
-        return failure(f"status {status} from something that is not the SDK", no_retry=no_retry)
-    if len(body) > MAX_ANSWER_BYTES:
-        return failure(f"the answer is larger than {MAX_ANSWER_BYTES} bytes", no_retry=True)
+        said = f"status {status} from something that is not the SDK"
+        return Answer(error=problem(said), no_retry=no_retry)
+    if len(body) > MAX_BYTES:
+        return Answer(error=problem(f"an answer above {MAX_BYTES} bytes"), no_retry=True)
     try:
         value = codec.loads(body)
         if status == 200:
-            return Finished(value)
+            return Answer(output=value)
         if status == 206:
-            return Steps(_ops(value), _version(headers), no_retry)
-        retry_at = _moment(headers["retry-after"]) if "retry-after" in headers else None
+            version = headers.get("x-inngest-req-version")
+            asked = None if version is None else int(version)
+            return Answer(ops=_ops(value), version=asked, no_retry=no_retry)
+        retry_at = instant(headers["retry-after"]) if "retry-after" in headers else None
     except ValueError as error:
-        return failure(f"invalid answer with status {status}: {error}")
-    if isinstance(value, dict) and isinstance(value.get("message"), str):
-        return Failure(value, no_retry, retry_at)
-    return Failure(failure(f"invalid status code: {status}").error, no_retry, retry_at)
-
-
-def _version(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("x-inngest-req-version")
-    return int(text) if text is not None else None
+        return Answer(error=problem(f"invalid answer with status {status}: {error}"))
+    known = isinstance(value, dict) and isinstance(value.get("message"), str)
+    shown = value if known else problem(f"invalid status code: {status}")
+    return Answer(error=shown, no_retry=no_retry, retry_at=retry_at)
 
 
 def _ops(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not value:
         raise ValueError("expected a list of steps")
     for op in value:
-        if not isinstance(op, dict) or op.get("op") not in OPCODES:
+        if not isinstance(op, dict) or op.get("op") not in _STEPS + _OTHERS:
             raise ValueError(f"unknown step {op!r:.200}")
         if not re.fullmatch(r"[0-9a-f]{40}", str(op.get("id"))):
             raise ValueError(f"a step's id must be a SHA-1, not {op.get('id')!r}")
@@ -146,16 +132,60 @@ def _ops(value: Any) -> list[dict[str, Any]]:
     return value
 
 
-def _moment(text: str) -> float:
-    """Retry-After as seconds, an HTTP date or, as the SDK sends it, ISO 8601; in Unix seconds."""
-    if text.isdigit():
-        return datetime.now(UTC).timestamp() + int(text)
-    parse = datetime.fromisoformat if text[:1].isdigit() else parsedate_to_datetime
-    return instant(parse(text))
-
-
-def instant(moment: datetime) -> float:
-    """Unix seconds; a moment without a zone is refused rather than guessed at."""
+def instant(text: str) -> float:
+    """ISO 8601, as the SDK sends all times, in Unix seconds; without a zone it is refused."""
+    moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone")
+        raise ValueError(f"{text} has no time zone")
     return moment.timestamp()
+
+
+class Caller:
+    """Signs what it sends if it has a key, and then demands signed answers. For all threads."""
+
+    def __init__(
+        self, clock: Callable[[], float], call_timeout: float, signing_key: str | None
+    ) -> None:
+        self._clock, self._call_timeout, self._signing_key = clock, call_timeout, signing_key
+        self._session = requests.Session()
+        # A proxy from the environment must not see loopback calls.
+        self._session.trust_env = False
+        self._session.mount("http://", HTTPAdapter(pool_maxsize=MAX_CALLS))
+        self.close = self._session.close
+
+    def call(self, call: Call) -> Answer:
+        """Make one call, to its answer."""
+        body = encode(call.body)
+        try:
+            reply = self._send("POST", call.url, body, call.headers, self._call_timeout)
+        except requests.RequestException as error:
+            return Answer(error=problem(f"Unable to reach SDK URL: {error}"))
+        if self._signing_key is not None and reply.ok:
+            signature = reply.headers.get("x-inngest-signature", "")
+            if not codec.verify(reply.content, signature, self._signing_key):
+                return Answer(error=problem("the answer's signature is wrong"))
+        return read_answer(reply.status_code, reply.headers, reply.content)
+
+    def ask(self, app: str) -> str | None:
+        """Ask an app to register, which it does by itself; gives why it did not, or None."""
+        kind = "dev" if self._signing_key is None else "cloud"
+        headers = {"user-agent": "Go-http-client/1.1", "x-inngest-server-kind": kind}
+        try:
+            reply = self._send("PUT", app, codec.dumps({"url": app}), headers, PUT_SECONDS)
+            answer = reply.json()
+        except requests.RequestException as error:
+            return str(error)
+        # The SDK passes a refused registration on with status 200: only the body tells.
+        registered = isinstance(answer, dict) and answer.get("ok") is True
+        return None if registered else f"status {reply.status_code}: {answer}"
+
+    def _send(
+        self, method: str, url: str, body: bytes, headers: dict[str, str], timeout: float
+    ) -> requests.Response:
+        headers = {**headers, "content-type": "application/json"}
+        if self._signing_key is not None:
+            headers["x-inngest-signature"] = codec.sign(body, self._signing_key, self._clock())
+        wait = (CONNECT_SECONDS, timeout)
+        return self._session.request(
+            method, url, data=body, headers=headers, timeout=wait, allow_redirects=False
+        )
