@@ -57,10 +57,8 @@ def run(folder: Path, port: int, console: Console) -> None:
         def said(line: str) -> None:
             console.print(f"[cyan]switchyard[/] | {escape(line)}")
 
-        with Stack(local, said=said) as stack:
-            if not told.is_set():
-                _fill_fresh(local)
-                _banner(local, console)
+        with Stack(local, said=said, before_web=lambda: _fill_fresh(local)) as stack:
+            _banner(local, console)
             follower = Follower(folder / "log")
             while not told.wait(WATCH_SECONDS):
                 stack.tend()

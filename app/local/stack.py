@@ -37,6 +37,7 @@ class Stack:
         *,
         workers: int = 2,
         said: Callable[[str], None] = lambda line: None,
+        before_web: Callable[[], None] = lambda: None,
     ) -> None:
         self.local = local
         self.env: Mapping[str, str] = local.process_env
@@ -45,6 +46,8 @@ class Stack:
         self.restarts = 0
         self._workers = workers
         self._said = said
+        self._before_web = before_web
+        """Called when the tables and the stand-ins are there and nobody can be answered yet."""
         self._waiting: dict[str, float] = {}
         self._run_file = local.folder / "run.json"
 
@@ -70,6 +73,7 @@ class Stack:
         Raises StackError.
         """
         self._up([*servers(self.local), release()])
+        self._before_web()
         self._up(workers(self.local, self._workers))
         self._write_run_file()
 
