@@ -78,7 +78,8 @@ class JobSpec:
         except ValidationError as failure:
             first = failure.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "payload"
-            raise PayloadInvalid(f"{self.name}: {where}: {first['msg']}") from None
+            says = first["msg"].removeprefix("Value error, ")
+            raise PayloadInvalid(f"{self.name}: {where}: {says}") from None
 
     def gap(self, attempt: int) -> timedelta:
         """The wait after the failed try number `attempt` (from 1)."""
