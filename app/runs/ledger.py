@@ -116,7 +116,8 @@ def wake_parent(connection: Connection, parent_id: str, now: datetime, check_at:
     The parent's row is locked first: siblings that end at once queue up here, so that the last of
     them sees the others' ends.
     """
-    connection.execute(select(R.id).where(R.id == parent_id).with_for_update())
+    lock = select(R.id).where(R.id == parent_id).with_for_update(key_share=True)
+    connection.execute(lock)
     if open_children(connection, parent_id):
         return False
     bound = {"parent": parent_id, "now": now, "new_check_at": check_at}

@@ -6,9 +6,10 @@ Built once at import: SQLAlchemy then finds their compiled form by identity.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import (
+    BindParameter,
     Table,
     Update,
     and_,
@@ -30,6 +31,21 @@ from app.runs.models import StepRow as S
 runs = cast(Table, R.__table__)
 steps = cast(Table, S.__table__)
 _TIME = R.due_at.type
+_HELD = (
+    R.id == bindparam("run_id"),
+    R.epoch == bindparam("held_epoch"),
+    R.status == Status.RUNNING,
+)
+"""The fence: what a claim may write to, as long as it stands."""
+_STEP: dict[str, BindParameter[Any]] = {
+    "status": bindparam("new_status"),
+    "attempts": bindparam("attempts"),
+    "backend": bindparam("backend"),
+    "result": bindparam("new_result"),
+    "error": bindparam("new_error"),
+    "until": bindparam("until"),
+    "updated_at": bindparam("now"),
+}
 
 _COLUMNS = (
     R.id,
@@ -85,24 +101,12 @@ CLAIM = (
     .returning(*_COLUMNS)
 )
 
-RENEW = (
-    update(runs)
-    .where(
-        R.id == bindparam("run_id"),
-        R.epoch == bindparam("held_epoch"),
-        R.status == Status.RUNNING,
-    )
-    .values(check_at=bindparam("lease_until"))
-)
+RENEW = update(runs).where(*_HELD).values(check_at=bindparam("lease_until"))
 
 # A finished step: the lease is renewed or, where the backend takes one step per call, given back.
 STEP_DONE = (
     update(runs)
-    .where(
-        R.id == bindparam("run_id"),
-        R.epoch == bindparam("held_epoch"),
-        R.status == Status.RUNNING,
-    )
+    .where(*_HELD)
     .values(
         status=bindparam("new_status"),
         check_at=bindparam("new_check_at"),
@@ -114,11 +118,7 @@ STEP_DONE = (
 
 RELEASE = (
     update(runs)
-    .where(
-        R.id == bindparam("run_id"),
-        R.epoch == bindparam("held_epoch"),
-        R.status == Status.RUNNING,
-    )
+    .where(*_HELD)
     .values(
         status=Status.WAITING,
         due_at=bindparam("new_due_at"),
@@ -132,11 +132,7 @@ RELEASE = (
 
 END = (
     update(runs)
-    .where(
-        R.id == bindparam("run_id"),
-        R.epoch == bindparam("held_epoch"),
-        R.status == Status.RUNNING,
-    )
+    .where(*_HELD)
     .values(
         status=bindparam("new_status"),
         ended_at=bindparam("now"),
@@ -152,9 +148,7 @@ END = (
 MOVE_HELD = (
     update(runs)
     .where(
-        R.id == bindparam("run_id"),
-        R.epoch == bindparam("held_epoch"),
-        R.status == Status.RUNNING,
+        *_HELD,
         R.move_to.is_not(None),
     )
     .values(
@@ -172,30 +166,12 @@ MOVE_HELD = (
     .returning(R.id)
 )
 
-SAVE_STEP = {
+SAVE_STEP: dict[str, BindParameter[Any]] = {
     name: insert(steps)
-    .values(
-        run_id=bindparam("run_id"),
-        name=bindparam("name"),
-        status=bindparam("new_status"),
-        attempts=bindparam("attempts"),
-        backend=bindparam("backend"),
-        result=bindparam("new_result"),
-        error=bindparam("new_error"),
-        until=bindparam("until"),
-        updated_at=bindparam("now"),
-    )
+    .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP)
     .on_conflict_do_update(
         index_elements=["run_id", "name"],
-        set_={
-            "status": bindparam("new_status"),
-            "attempts": bindparam("attempts"),
-            "backend": bindparam("backend"),
-            "result": bindparam("new_result"),
-            "error": bindparam("new_error"),
-            "until": bindparam("until"),
-            "updated_at": bindparam("now"),
-        },
+        set_=_STEP,
         # A commit whose outcome was lost may have stood: what is done stays done.
         where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED]),
     )
