@@ -166,7 +166,7 @@ MOVE_HELD = (
     .returning(R.id)
 )
 
-SAVE_STEP: dict[str, BindParameter[Any]] = {
+SAVE_STEP = {
     name: insert(steps)
     .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP)
     .on_conflict_do_update(
