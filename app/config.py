@@ -34,6 +34,15 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _dev(value: str | None) -> str | None:
+    text = (value or "").lower()
+    if text in ("", "0", "false"):
+        return None
+    if text not in ("1", "true") and not text.startswith(("http://", "https://")):
+        raise ValueError("must be a URL, 1 or 0")
+    return value
+
+
 HttpUrl = Annotated[str | None, _url("http", "https")]
 
 
@@ -49,7 +58,7 @@ class Settings(BaseModel):
     redis_url: Annotated[str, _url("redis", "rediss", "unix")] = "redis://127.0.0.1:6379/0"
     inngest_event_key: SecretStr | None = None
     inngest_signing_key: SecretStr | None = None
-    inngest_dev: str | None = None
+    inngest_dev: Annotated[str | None, AfterValidator(_dev)] = None
     inngest_base_url: HttpUrl = None
     qstash_token: SecretStr | None = None
     qstash_url: HttpUrl = None

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"PORT": "web"}, "PORT: "),
         ({"PORT": "0"}, "PORT: "),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must start with"),
+        ({"INNGEST_DEV": "maybe"}, "INNGEST_DEV: must be a URL, 1 or 0"),
         ({"REDIS_URL": "redis://h:port/0"}, "REDIS_URL: its port"),
         ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
         ({"REDIS_URL": "http://x"}, "REDIS_URL: must start with"),
@@ -52,6 +53,12 @@ def test_nothing_set_is_local_mode() -> None:
 @pytest.mark.parametrize("name", ["STRIPE_API_KEY", "INNGEST_EVENT_KEY", "QSTASH_TOKEN"])
 def test_one_credential_ends_local_mode(name: str) -> None:
     assert not load({name: "something"}).local
+
+
+@pytest.mark.parametrize(("dev", "signed"), [("0", True), ("false", True), ("1", False)])
+def test_a_signing_key_counts_unless_a_dev_server_is_named(dev: str, signed: bool) -> None:
+    settings = load({"INNGEST_SIGNING_KEY": "signkey-test-ab12", "INNGEST_DEV": dev})
+    assert settings.inngest_signed is signed
 
 
 def test_secrets_stay_out_of_a_repr() -> None:
