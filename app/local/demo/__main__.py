@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import func, select
 
+from app.clock import utcnow
 from app.config import ROOT, load
 from app.db import Database
-from app.local.demo.audit import Audit, Due, audit, due
+from app.local.demo.audit import Audit, audit, due
 from app.local.demo.show import Show, table
 from app.local.demo.unrest import Seen, Unrest
 from app.local.environment import Local, clean, free_port, prepare
 from app.local.run import CannotRun, alone
-from app.local.seeded import fill
+from app.local.seeded import fill, opened
 from app.local.serving import stop_signal
 from app.local.stack import Stack, StackError
 from app.runs.models import RunRow as R
@@ -52,10 +53,12 @@ def demo(folder: Path, report: Path, console: Console, told: threading.Event) ->
     show = Show(console)
     local = prepare(folder, free_port(), clean(os.environ))
     show.say("starting Valkey, Stripe's and Inngest's stand-ins, web, three workers, relay, clock")
-    with Stack(local, workers=WORKERS) as stack:
+    # Filled before anything works: a clock's tick must not find half a platform.
+    with Stack(local, workers=WORKERS, before_web=lambda: _fill(local)) as stack:
         made = make_runtime(load(local.process_env))
         try:
-            expected = _platform(made, local, show)
+            expected = due(made.db)
+            show.say(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
             parent = _trigger(made, local)
             unrest = Unrest(made.store, stack, parent, len(expected), show.say)
             with show.bars(len(expected)) as bars:
@@ -83,14 +86,12 @@ def demo(folder: Path, report: Path, console: Console, told: threading.Event) ->
     return held
 
 
-def _platform(made: Runtime, local: Local, show: Show) -> list[Due]:
-    """A thousand creators with money to come, and some with none; what is due to whom."""
-    stripe_url = local.process_env["STRIPE_API_BASE"]
-    now = made.store.clock()
-    fill(made.db, stripe_url, creators=PAYABLE + OTHERS, payable=PAYABLE, now=now)
-    expected = due(made.db)
-    show.say(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
-    return expected
+def _fill(local: Local) -> None:
+    """A thousand creators with money to come, and some with none."""
+    env = local.process_env
+    with opened(load(env).sqlalchemy_url) as db:
+        stripe_url = env["STRIPE_API_BASE"]
+        fill(db, stripe_url, creators=PAYABLE + OTHERS, payable=PAYABLE, now=utcnow())
 
 
 def _trigger(made: Runtime, local: Local) -> str:
