@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.cli import cutover, database, jobs, processes, run_here, runs
+from app.cli import cutover, database, jobs, payouts, processes, run_here, runs
 
 
 def register_commands(app: Flask) -> None:
     """Hang every command on the app."""
     jobs.group.add_command(run_here.run_job)
-    for command in (jobs.group, runs.group, cutover.group, database.group):
+    for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
         app.cli.add_command(command)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

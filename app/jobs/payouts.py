@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from datetime import date, datetime
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+from sqlalchemy.orm import Session
 
-from app.jobs.catalogue import JobPayload, job
+from app.jobs.catalogue import Empty, JobPayload, job
 from app.jobs.context import Context
-from app.payouts import eligibility, engine, pages
+from app.jobs.errors import NonRetriable
+from app.ledger.postings import trial_balance
+from app.payouts import accounts, eligibility, engine, pages, retry
+from app.payouts.differences import Reconciliation
 from app.payouts.models import MAX_ID_LENGTH
+from app.payouts.reconcile import WINDOW, reconcile, unbalanced
 from app.payouts.request import Order
+
+log = logging.getLogger(__name__)
 
 MAX_AMOUNT = 999_999_999_999
 """Stripe takes at most twelve digits of minor units, in any currency."""
@@ -27,12 +36,21 @@ def _iso_date(value: object) -> object:
     return value
 
 
+Day = Annotated[date, BeforeValidator(_iso_date)]
+
+
 class PayDay(JobPayload):
     """A pay day, UTC."""
 
-    payout_date: Annotated[date, BeforeValidator(_iso_date)]
+    payout_date: Day
     # Filled in, so that an event without it and the clock's own are one and the same intent.
     day_of_month: int = Field(default_factory=lambda data: data["payout_date"].day, ge=1, le=31)
+
+
+class Retry(JobPayload):
+    """Which failed payouts: of one pay day (UTC), or of the last 30 days."""
+
+    payout_date: Day | None = None
 
 
 class SinglePayout(JobPayload):
@@ -71,7 +89,7 @@ def _payout_key(payload: SinglePayout) -> str:
 def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
     """Pay every eligible creator their whole balance, a child run each; totals of the day."""
     day = payload.payout_date
-    planned = ctx.step.run("plan", eligibility.reserve, day, ctx.now())
+    planned = ctx.step.run("plan", _plan, day, ctx.now())
     ends = ctx.step.run("pages", pages.page_ends, day)
     after = ""
     for number, last in enumerate(ends):
@@ -79,8 +97,68 @@ def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
         ctx.step.dispatch(f"pay-{number}", "process-single-payout", orders)
         after = last
     runs = ctx.step.join("settled")
-    totals = ctx.step.run("summary", pages.summary, day)
+    totals = ctx.step.run("summary", _summary, ctx, day)
     return {**totals, **planned, "runs": runs}
+
+
+def _plan(tx: Session, day: date, now: datetime) -> dict[str, Any]:
+    """Reserve, if the books balance and no hold is overdrawn: else no money may move."""
+    if wrong := unbalanced(trial_balance(tx)):
+        raise NonRetriable(f"nobody is paid, the books do not balance: {'; '.join(wrong)}")
+    return eligibility.reserve(tx, day, now)
+
+
+def _summary(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
+    # Before `tx` begins: it is not to be open while Stripe answers.
+    found = _reconciled(ctx, ctx.created_at)
+    return {**pages.summary(tx, day), "reconciled": found.counts()}
+
+
+def _reconciled(ctx: Context, since: datetime) -> Reconciliation:
+    found = reconcile(ctx.transaction, ctx.gateways.stripe, ctx.now(), since)
+    if not found.ok:
+        log.error("ledger and Stripe differ", extra={"differences": len(found.differences)})
+    return found
+
+
+@job(
+    "retry-failed-payouts",
+    event="payout.retry-failed",
+    schedule="0 10 * * *",
+    payload=Retry,
+    queue="payouts",
+    concurrency=1,
+)
+def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
+    """Pay what may be paid now, a child run each; how many, and why the others are left."""
+    # The key that the payout's first run has is done with; two retries at once share theirs.
+    own = int(ctx.created_at.timestamp())
+    retried, left = 0, Counter[str]()
+    number, last = 0, ""
+    while last is not None:
+        page = ctx.step.run(f"reopen-{number}", retry.reopen, last, payload.payout_date, ctx.now())
+        orders, last = page["orders"], page["last"]
+        if orders:
+            keys = [f"{order['payoutId']}#{own}" for order in orders]
+            ctx.step.dispatch(f"pay-{number}", "process-single-payout", orders, keys=keys)
+        retried += len(orders)
+        left.update(page["left"])
+        number += 1
+    runs = ctx.step.join("settled")
+    return {"retried": retried, "left": dict(left), "runs": runs}
+
+
+@job(
+    "update-account-statuses",
+    event="account.update-statuses",
+    schedule="0 * * * *",
+    payload=Empty,
+    queue="payouts",
+    concurrency=1,
+)
+def update_account_statuses(ctx: Context, _payload: Empty) -> dict[str, int]:
+    """Bring what Stripe says of every creator's account into the database."""
+    return ctx.step.run("sync", accounts.sync, ctx)
 
 
 @job(
@@ -102,3 +180,20 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
         currency=payload.currency,
     )
     return ctx.step.run("pay", engine.pay, ctx, order)
+
+
+@job(
+    "reconcile-payouts",
+    event="payout.reconcile",
+    schedule="30 10 * * *",
+    payload=Empty,
+    queue="payouts",
+    concurrency=1,
+)
+def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
+    """The ledger against Stripe's own list, the last 30 days: as `payouts reconcile --json`."""
+    return ctx.step.run("reconcile", _whole, ctx)
+
+
+def _whole(_tx: Session, ctx: Context) -> dict[str, Any]:
+    return _reconciled(ctx, ctx.now() - WINDOW).document()

@@ -1,0 +1,106 @@
+"""What Stripe says of the creators' accounts, brought into the creators' rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.earnings.models import Creator
+from app.gateways.stripe import Account, StripeGateway, StripeRefused
+from app.jobs.context import Context
+from app.jobs.errors import NonRetriable
+from app.ledger.postings import Tx, connection_of
+
+NOT_AT_STRIPE = "not_at_stripe"
+"""The disabled_reason of an account that Stripe does not know (any more)."""
+MAX_ASKED = 100
+"""How many unlisted accounts one run asks Stripe about; the next run goes on."""
+_CHUNK = 500
+_REASON_LENGTH = 100
+
+
+class State(NamedTuple):
+    """The creator's columns that decide whether they can be paid."""
+
+    payouts_enabled: bool
+    transfers_active: bool
+    disabled_reason: str | None
+
+
+GONE = State(False, False, NOT_AT_STRIPE)
+
+
+def sync(tx: Session, ctx: Context) -> dict[str, int]:
+    """Bring every creator's account up to date, as a step: one UPDATE per state that is new.
+
+    Stripe is read to the end before `tx` writes. An account that is not on its list is asked for by
+    id before it is marked: it may have been made meanwhile. Returns counts: `accounts`, `changed`,
+    `gone` (unknown to Stripe) and `unasked`. Raises NonRetriable where Stripe lists none of them:
+    then it is the key that is another platform's; and what the gateway raises.
+    """
+    with ctx.transaction() as own:
+        known = _known(own)
+    unlisted = dict(known)
+    changed: dict[State, list[str]] = defaultdict(list)
+    for account in ctx.gateways.stripe.list_accounts():
+        was = unlisted.pop(account.id, None)
+        if was is not None and was != _state(account):
+            changed[_state(account)].append(account.id)
+    unsure = [account_id for account_id, was in unlisted.items() if was != GONE]
+    if len(unsure) > 1 and len(unlisted) == len(known):
+        raise NonRetriable(
+            f"Stripe lists none of the {len(known)} accounts: is STRIPE_API_KEY this platform's?"
+        )
+    gone = len(unlisted) - len(unsure)
+    for account_id in unsure[:MAX_ASKED]:
+        state = _asked(ctx.gateways.stripe, account_id)
+        gone += state == GONE
+        if state != unlisted[account_id]:
+            changed[state].append(account_id)
+    return {
+        "accounts": len(known),
+        "changed": _write(tx, changed),
+        "gone": gone,
+        "unasked": len(unsure[MAX_ASKED:]),
+    }
+
+
+def _known(tx: Tx) -> dict[str, State]:
+    C = Creator
+    chosen = select(
+        C.stripe_account_id, C.payouts_enabled, C.transfers_active, C.disabled_reason
+    ).where(C.stripe_account_id.is_not(None))
+    return {str(row[0]): State(*row[1:]) for row in connection_of(tx).execute(chosen)}
+
+
+def _asked(stripe: StripeGateway, account_id: str) -> State:
+    try:
+        return _state(stripe.retrieve_account(account_id))
+    except StripeRefused as no:
+        if no.code != "account_invalid":
+            raise
+        return GONE
+
+
+def _state(account: Account) -> State:
+    reason = account.disabled_reason
+    return State(
+        account.payouts_enabled,
+        account.transfers == "active",
+        None if reason is None else reason[:_REASON_LENGTH],
+    )
+
+
+def _write(tx: Tx, changed: Mapping[State, Sequence[str]]) -> int:
+    """How many creators were changed."""
+    written = 0
+    for state, ids in changed.items():
+        for start in range(0, len(ids), _CHUNK):
+            chosen = Creator.stripe_account_id.in_(ids[start : start + _CHUNK])
+            change = update(Creator).where(chosen).values(**state._asdict())
+            written += connection_of(tx).execute(change).rowcount
+    return written

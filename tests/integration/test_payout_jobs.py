@@ -1,0 +1,340 @@
+"""The jobs around paying: failed payouts tried again, creators' accounts brought up to date.
+
+Every retry ends with Platform.check(): the books hold and nobody was paid twice.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from app.cutover.clocks import tick
+from app.dispatch import dispatch
+from app.earnings.models import Creator
+from app.earnings.seed import stripe_accounts
+from app.errors import PayloadInvalid
+from app.ledger.postings import CASH, EntryKind, Posting, post
+from app.payouts import accounts, retry
+from app.payouts.accounts import NOT_AT_STRIPE
+from app.payouts.eligibility import reserve
+from app.payouts.engine import KEY_WINDOW
+from app.payouts.retry import MAX_ATTEMPTS, REQUESTED_STALE, SENDING_STALE
+from tests.integration import test_payout_engine as base
+from tests.integration.test_payout_engine import ANA, DAY, MANUAL, START, Platform
+
+platform = base.platform
+
+
+def again(platform: Platform, **payload: Any) -> dict[str, Any]:
+    """Run retry-failed-payouts, a minute later; its result."""
+    platform.now += timedelta(minutes=1)
+    run = dispatch("retry-failed-payouts", payload)
+    assert run.created
+    platform.drain()
+    ended = platform.run(run.id)
+    assert ended.status == "succeeded", ended.error
+    return dict(json.loads(ended.result))
+
+
+def failed(platform: Platform, code: str = "balance_insufficient", **change: Any) -> None:
+    platform.fault("refuse", code=code)
+    assert platform.paid(**change)["status"] == "failed"
+
+
+def statuses(platform: Platform) -> list[str]:
+    return [payout.status for payout in platform.payouts()]
+
+
+def change(platform: Platform, **values: Any) -> None:
+    with platform.db.begin() as tx:
+        tx.execute(update(Creator).where(Creator.id == "ana").values(**values))
+
+
+def earned(platform: Platform, amount: int) -> None:
+    ref = f"more-{platform.now.isoformat()}"
+    with platform.db.begin() as tx:
+        entry = Posting(EntryKind.EARNING, ref, CASH, "creator:ana", "usd", amount, START)
+        post(tx, [entry])
+    platform.admin("POST", "topup", {"amount": amount, "currency": "usd"})
+
+
+def none(**left: int) -> dict[str, Any]:
+    return {"retried": 0, "left": left, "runs": {}}
+
+
+ONE = {"retried": 1, "left": {}, "runs": {"succeeded": 1}}
+
+
+# Payouts tried again
+
+
+def test_there_is_nothing_to_retry(platform: Platform) -> None:
+    platform.creator()
+    platform.paid()
+    assert again(platform) == none()
+    platform.check()
+
+
+def test_what_may_pass_is_paid_by_a_new_attempt(platform: Platform) -> None:
+    platform.creator()
+    failed(platform)
+    assert again(platform) == ONE
+    keys = [(key, outcome) for key, outcome, _ in platform.attempts()]
+    assert keys == [("payout_123-1", "refused"), ("payout_123-2", "paid")]
+    assert platform.owed() == 40_000
+    assert again(platform) == none()
+    platform.check()
+
+
+def test_what_is_final_is_listed_by_its_reason(platform: Platform) -> None:
+    platform.creator()
+    for code in ("account_invalid", "amount_too_large", "invalid_request"):
+        failed(platform, code, payoutId=code)
+    assert again(platform) == none(account_invalid=1, amount_too_large=1, invalid_request=1)
+    assert statuses(platform) == ["failed"] * 3
+    platform.check()
+
+
+def test_it_waits_until_the_account_can_be_paid(platform: Platform) -> None:
+    platform.creator()
+    failed(platform, "transfers_not_allowed")
+    change(platform, transfers_active=False)
+    assert again(platform) == none(transfers_inactive=1)
+    change(platform, transfers_active=True, stripe_account_id="acct_other")
+    assert again(platform) == none(destination_changed=1)
+    change(platform, stripe_account_id=None)
+    assert again(platform) == none(no_account=1)
+    change(platform, stripe_account_id="acct_ana")
+    assert again(platform) == ONE
+    platform.check()
+
+
+def test_only_what_the_balance_covers_is_requested_anew(platform: Platform) -> None:
+    platform.creator()
+    for number, amount in enumerate((30_000, 25_000, 20_000)):
+        failed(platform, payoutId=f"p{number}", amount=amount)
+    assert again(platform) == {
+        "retried": 2,
+        "left": {"balance_too_low": 1},
+        "runs": {"succeeded": 2},
+    }
+    assert statuses(platform) == ["paid", "failed", "paid"]
+    assert platform.owed() == 0
+    platform.check()
+
+
+def test_after_five_attempts_it_is_left(platform: Platform) -> None:
+    platform.creator()
+    failed(platform)
+    for _ in range(MAX_ATTEMPTS - 1):
+        platform.fault("refuse")
+        assert again(platform) == ONE
+    assert again(platform) == none(attempts_used_up=1)
+    assert len(platform.attempts()) == MAX_ATTEMPTS
+    assert platform.owed() == 50_000
+    platform.check()
+
+
+def test_a_payout_left_sending_is_gone_on_with(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("500_before")
+    assert platform.single().status == "failed"
+    assert statuses(platform) == ["sending"]
+    # Fresh still: its run may be about to try again.
+    assert again(platform) == none()
+    # Stripe replays its 500 as long as the key lives, and its list has nothing.
+    platform.now += SENDING_STALE
+    assert again(platform) == {**ONE, "runs": {"failed": 1}}
+    platform.now += KEY_WINDOW
+    assert again(platform) == ONE
+    assert statuses(platform) == ["paid"]
+    platform.check()
+
+
+def test_one_that_was_paid_after_all_is_not_paid_again(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("timeout_after_effect")
+    run = dispatch("process-single-payout", MANUAL)
+    platform.work()
+    for method in ("POST", "GET"):
+        platform.fault("drop_before", method=method, next=MAX_ATTEMPTS - 1)
+    platform.drain()
+    assert platform.run(run.id).status == "failed"
+    assert statuses(platform) == ["sending"]
+    platform.now += KEY_WINDOW
+    assert again(platform) == ONE
+    assert len(platform.transfers()) == 1
+    platform.check()
+
+
+def test_one_requested_by_a_run_that_never_paid_it(platform: Platform) -> None:
+    platform.creator()
+    with platform.db.begin() as tx:
+        reserve(tx, DAY, platform.now)
+    assert again(platform) == none()
+    platform.now += REQUESTED_STALE
+    assert again(platform) == ONE
+    platform.check()
+
+
+def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("refuse")
+    dispatch("process-payouts", {"payoutDate": "2025-01-01"})
+    platform.drain()
+    platform.now += timedelta(days=1)
+    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.drain()
+    earned(platform, 60_000)
+    assert statuses(platform) == ["failed", "paid"]
+    assert again(platform) == none()
+    assert platform.owed() == 60_000
+    platform.check()
+
+
+def test_one_pay_day_alone_however_old(platform: Platform) -> None:
+    platform.creator()
+    platform.creator(id="bob", stripe_account_id="acct_bob")
+    platform.fault("refuse", next=2)
+    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.drain()
+    platform.now += timedelta(days=31)
+    assert again(platform) == none()
+    assert again(platform, payoutDate="2025-01-01") == none()
+    assert again(platform, payoutDate="2025-01-15")["retried"] == 2
+    platform.check()
+    with pytest.raises(PayloadInvalid, match="YYYY-MM-DD"):
+        dispatch("retry-failed-payouts", {"payoutDate": "soon"})
+
+
+def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAGE_SIZE", 4)
+    platform.seed(12, 12)
+    platform.fault("refuse", next=10)
+    platform.fault("refuse", code="account_invalid", next=2)
+    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.drain()
+    assert json.loads(platform.run(run.id).result)["reconciled"]["ok"] is True
+    assert again(platform) == {
+        "retried": 10,
+        "left": {"account_invalid": 2},
+        "runs": {"succeeded": 10},
+    }
+    assert sorted(statuses(platform)) == ["failed"] * 2 + ["paid"] * 10
+    platform.check()
+
+
+def test_retries_and_the_first_run_at_once_pay_once(platform: Platform) -> None:
+    platform.creator()
+    failed(platform)
+    platform.now += SENDING_STALE
+    for key in ("a", "b"):
+        dispatch("retry-failed-payouts", {}, key=key)
+    for key in ("c", "d"):
+        dispatch("process-single-payout", MANUAL, key=key)
+    platform.work_at_once(4)
+    platform.drain()
+    assert statuses(platform) == ["paid"]
+    assert len(platform.transfers()) == 1
+    assert platform.owed() == 40_000
+    platform.check()
+
+
+def test_each_tick_is_a_run_of_its_own(platform: Platform) -> None:
+    for name, hour, minute in (
+        ("retry-failed-payouts", 10, 0),
+        ("update-account-statuses", 15, 0),
+        ("reconcile-payouts", 10, 30),
+    ):
+        spec = platform.made.catalogue[name]
+        due = datetime(2025, 1, 15, hour, minute, tzinfo=UTC)
+        assert due in spec.occurrences(due - timedelta(hours=1), due)
+        first, same = tick(spec, due), tick(spec, due)
+        other = tick(spec, due + timedelta(days=1))
+        assert (first.id == same.id, first.id == other.id) == (True, False)
+        platform.drain()
+        assert {platform.run(run.id).status for run in (first, other)} == {"succeeded"}
+
+
+# The creators' accounts
+
+
+def synced(platform: Platform) -> dict[str, Any]:
+    run = dispatch("update-account-statuses", {})
+    platform.drain()
+    ended = platform.run(run.id)
+    assert ended.status == "succeeded", ended.error
+    return dict(json.loads(ended.result))
+
+
+def state(platform: Platform, creator_id: str) -> tuple[Any, ...]:
+    C = Creator
+    columns = (C.payouts_enabled, C.transfers_active, C.disabled_reason)
+    with platform.db.autocommit() as connection:
+        return tuple(connection.execute(select(*columns).where(C.id == creator_id)).one())
+
+
+def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
+    platform.seed(130, 100)
+    same = synced(platform)
+    assert (same["changed"], same["gone"], same["unasked"]) == (0, 0, 0)
+    with platform.db.begin() as tx:
+        rows = stripe_accounts(tx)
+    shut = {"transfers": "inactive", "payouts_enabled": False, "disabled_reason": "under_review"}
+    changed = [row | shut for row in rows[:3]] + [
+        row | {"transfers": "pending"} for row in rows[3:5]
+    ]
+    assert same["accounts"] == len(rows) > 100
+    platform.admin("POST", "accounts", {"accounts": changed})
+    found = synced(platform)
+    assert found["changed"] >= 3
+    assert state(platform, rows[0]["metadata"]["creator_id"]) == (False, False, "under_review")
+    assert state(platform, rows[3]["metadata"]["creator_id"])[1] is False
+    assert synced(platform)["changed"] == 0
+    platform.admin("POST", "accounts", {"accounts": rows})
+    assert synced(platform)["changed"] == found["changed"]
+
+
+def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None:
+    platform.creator()
+    eve = {**ANA, "id": "eve", "stripe_account_id": "acct_eve"}
+    nobody = {**ANA, "id": "nobody", "stripe_account_id": None}
+    with platform.db.begin() as tx:
+        tx.execute(insert(Creator), [eve, nobody])
+    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 1, "unasked": 0}
+    assert state(platform, "eve") == (False, False, NOT_AT_STRIPE)
+    assert state(platform, "ana") == state(platform, "nobody") == (True, True, None)
+    assert synced(platform) == {"accounts": 2, "changed": 0, "gone": 1, "unasked": 0}
+    # It is back, and with it what may be paid.
+    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_eve"}]})
+    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 0, "unasked": 0}
+    assert state(platform, "eve") == (True, True, None)
+
+
+def test_another_platform_s_key_disables_nobody(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**ANA, "id": f"c{n}", "stripe_account_id": f"acct_{n}"} for n in range(3)]
+    with platform.db.begin() as tx:
+        tx.execute(insert(Creator), rows)
+    run = dispatch("update-account-statuses", {})
+    platform.drain()
+    assert "Stripe lists none of the 3 accounts" in platform.run(run.id).error
+    # Unlisted ones are asked for a few at a time.
+    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_0"}]})
+    monkeypatch.setattr(accounts, "MAX_ASKED", 1)
+    assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 1, "unasked": 1}
+    assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 2, "unasked": 0}
+    assert state(platform, "c0") == (True, True, None)
+
+
+def test_a_synced_account_decides_who_is_paid(platform: Platform) -> None:
+    platform.creator()
+    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", "transfers": "inactive"}]})
+    synced(platform)
+    with platform.db.begin() as tx:
+        assert reserve(tx, date(2025, 1, 15), START)["leftOut"] == {"transfers_inactive": 1}
