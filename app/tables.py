@@ -6,9 +6,10 @@ from app.cutover import stages
 from app.db import Base
 from app.earnings import models as earnings
 from app.ledger import models as ledger
+from app.payouts import inbox
 from app.payouts import models as payouts
 from app.runs import models as runs
 
 metadata = Base.metadata
 
-__all__ = ["Base", "earnings", "ledger", "metadata", "payouts", "runs", "stages"]
+__all__ = ["Base", "earnings", "inbox", "ledger", "metadata", "payouts", "runs", "stages"]

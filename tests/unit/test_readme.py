@@ -8,8 +8,9 @@ import sys
 from app.config import ROOT
 
 CODE = """
+from app.config import Settings
 from app.jobs import catalogue
-for spec in catalogue.load("app.jobs.payouts,app.jobs.relay").values():
+for spec in catalogue.load(Settings().switchyard_jobs).values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
 """

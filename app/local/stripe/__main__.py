@@ -1,4 +1,7 @@
-"""`python -m app.local.stripe --port 12111 [--data FILE] [--api-key sk_test_…] [--seed N]`."""
+"""`python -m app.local.stripe --port 12111 [--data FILE] [--api-key sk_test_…] [--seed N]`.
+
+With `--webhook URL --webhook-secret whsec_…` events are delivered.
+"""
 
 import argparse
 import sys
@@ -21,9 +24,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="SQLite file that outlives a kill; else memory")
     parser.add_argument("--api-key", help="the only key accepted; else any test key")
     parser.add_argument("--seed", type=int, default=0, help="of ids and of faults")
+    parser.add_argument("--webhook", metavar="URL", help="on loopback: where events are POSTed")
+    parser.add_argument("--webhook-secret", metavar="WHSEC", help="what they are signed with")
     args = parser.parse_args()
+    if bool(args.webhook) != bool(args.webhook_secret):
+        parser.error("--webhook and --webhook-secret belong together")
     app = StripeStandIn(api_key=args.api_key, data=args.data, seed=args.seed)
     try:
+        if args.webhook:
+            app.sender.aim(args.webhook, args.webhook_secret)
         serve(app, args.port, host=args.host, on_ready=ready)
     except ValueError as refused:
         parser.error(str(refused))

@@ -1,10 +1,11 @@
-"""Connected accounts: a new one cannot be paid until the admin route has it onboarded."""
+"""Connected accounts, which only the admin route makes and changes."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from app.local.stripe.errors import no_access
+from app.local.stripe.events import emit
 from app.local.stripe.store import Call, Store
 
 
@@ -26,7 +27,10 @@ class AccountState(BaseModel):
 
 
 def place(store: Store, state: AccountState) -> dict[str, Any]:
-    """Creates or overwrites an account; the caller holds the transaction."""
+    """Creates or overwrites an account; the caller holds the transaction.
+
+    A change of one that was there is told as `account.updated`.
+    """
     fields = state.model_dump(exclude={"transfers", "disabled_reason"})
     id_ = state.id or store.new_id("acct")
     known = store.find("account", "", id_)
@@ -41,22 +45,10 @@ def place(store: Store, state: AccountState) -> dict[str, Any]:
             **{name: [] for name in ("currently_due", "errors", "eventually_due", "past_due")},
         },
     }
+    before = {name: old for name, old in (known or {}).items() if account[name] != old}
+    if before:
+        emit(store, "account.updated", account, account=id_, before=before)
     return store.put("", account)
-
-
-def create(call: Call) -> dict[str, Any]:
-    names = ("type", "country", "default_currency", "email")
-    given = {name: call.params[name] for name in names if name in call.params}
-    requested = call.params.get("capabilities", {}).get("transfers", {}).get("requested")
-    state = AccountState(
-        **given,
-        transfers="inactive" if requested else None,
-        payouts_enabled=False,
-        charges_enabled=False,
-        disabled_reason="requirements.past_due",
-        metadata=call.params.get("metadata") or {},
-    )
-    return place(call.store, state)
 
 
 def retrieve(call: Call) -> dict[str, Any]:
@@ -64,16 +56,3 @@ def retrieve(call: Call) -> dict[str, Any]:
     if account is None:
         raise no_access(call.api_key, call.ids[0])
     return account
-
-
-def update(call: Call) -> dict[str, Any]:
-    """Sets the fields kept here; a metadata key is unset by an empty value, all of them by ''."""
-    account = retrieve(call)
-    metadata = call.params.get("metadata", {})
-    merged = {**account["metadata"], **metadata} if metadata != "" else {}
-    account["metadata"] = {name: value for name, value in merged.items() if value != ""}
-    for name in ("email", "default_currency"):
-        account[name] = call.params.get(name, account[name])
-    if call.params.get("capabilities", {}).get("transfers", {}).get("requested"):
-        account["capabilities"].setdefault("transfers", "inactive")
-    return call.store.put("", account)

@@ -1,14 +1,15 @@
-"""The stand-in's own routes, which Stripe does not have: faults, money, accounts, the clock."""
+"""The stand-in's own routes: faults, money, accounts, the clock, the bank's pace, the webhook."""
 
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.wrappers import Request, Response
 
 from app.local.stripe.accounts import AccountState, place
 from app.local.stripe.faults import Faults, Rule
 from app.local.stripe.store import Store
+from app.local.stripe.webhooks import Sender
 
 
 class _Body(BaseModel):
@@ -35,19 +36,28 @@ class _Advance(_Body):
     advance_seconds: int = Field(ge=0)
 
 
-def answer(request: Request, store: Store, faults: Faults) -> Response:
+class _Bank(_Body):
+    settle_seconds: int = Field(ge=0)
+
+
+class _Webhook(_Body):
+    url: str
+    secret: str = Field(min_length=1)
+
+
+def answer(request: Request, store: Store, faults: Faults, sender: Sender) -> Response:
     """Answers `/_standin/…`: 400 for a body that does not fit, 404 for another route."""
     action = f"{request.method} {request.path.removeprefix('/_standin/')}"
     try:
-        result, status = _done(action, request.get_data(), store, faults), 200
-    except ValidationError as failure:
-        result, status = failure.errors(include_url=False, include_context=False), 400
+        result, status = _done(action, request.get_data(), store, faults, sender), 200
+    except ValueError as failure:
+        result, status = {"error": str(failure)}, 400
     except LookupError:
         result, status = {"error": "no such route"}, 404
     return Response(json.dumps(result), status, content_type="application/json")
 
 
-def _done(action: str, body: bytes, store: Store, faults: Faults) -> Any:
+def _done(action: str, body: bytes, store: Store, faults: Faults, sender: Sender) -> Any:
     match action:
         case "GET transfers":
             return _audit(store)
@@ -68,6 +78,13 @@ def _done(action: str, body: bytes, store: Store, faults: Faults) -> Any:
             return {"now": store.now()}
         case "GET clock":
             return {"now": store.now()}
+        case "POST bank":
+            with store.transaction():
+                store.settle_seconds = _Bank.model_validate_json(body).settle_seconds
+            return {"settle_seconds": store.settle_seconds}
+        case "POST webhook":
+            sender.aim(**_Webhook.model_validate_json(body).model_dump())
+            return {"undelivered": len(store.undelivered(0))}
         case "POST faults":
             given = _NewFaults.model_validate_json(body)
             faults.add(given.rules, given.seed)

@@ -15,10 +15,14 @@ Door = Literal["drop_before", "409", "429"]
 Work = Literal["500_before", "500_after", "refuse", "slow"]
 # Once the result stands, executed or replayed: the answer is lost.
 Exit = Literal["timeout_after_effect"]
+# What the bank does later with a new payout: fails it, or fails it once it was paid.
+Bank = Literal["bank_fails", "bank_turns"]
+# How an event is delivered; `path` is then the event's type and the method POST.
+Delivery = Literal["webhook_double", "webhook_late"]
 
 
 class Target(NamedTuple):
-    """What rules match on; `key` is the idempotency key or empty."""
+    """What rules match on; `key` is the idempotency key or empty, of a delivery the event's id."""
 
     method: str
     path: str
@@ -31,7 +35,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Door | Work | Exit
+    kind: Door | Work | Exit | Bank | Delivery
     method: str = "POST"
     path: str = "*"
     """A glob of the URL's path, such as `/v1/transfers` or `/v1/*`."""
@@ -40,10 +44,12 @@ class Rule(BaseModel):
     next: int = Field(default=0, ge=0)
     probability: float = Field(default=0.0, ge=0, le=1)
     seconds: float = Field(default=0.0, ge=0)
-    """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up."""
-    code: str = "balance_insufficient"
+    """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up, and
+    `webhook_late` keeps an event back."""
+    code: str | None = None
     status: Literal[400, 402] = 400
-    """With `code`, what `refuse` answers."""
+    """With `code` (default: balance_insufficient) what `refuse` answers; of a bank's failure
+    `code` is the failure_code (default: account_closed)."""
     retry_after: int | None = None
     """Seconds that `429` asks for in `Retry-After`."""
     hits: int = 0
@@ -69,7 +75,7 @@ class Rule(BaseModel):
             wait = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
             return ApiError(429, "Request rate limit exceeded.", "rate_limit", headers=wait)
         if self.kind == "refuse":
-            return refusal(self.code, self.status)
+            return refusal(self.code or "balance_insufficient", self.status)
         return ApiError(500, "An unknown error occurred", kind="api_error")
 
 

@@ -1,11 +1,10 @@
-"""Balances, transfers, reversals and payouts; every effect is checked before anything moves."""
+"""Balances, transfers and reversals; every effect is checked before anything moves."""
 
 from typing import Any
 
 from app.local.stripe.errors import ApiError, missing, refusal
+from app.local.stripe.events import emit
 from app.local.stripe.store import Call
-
-ARRIVAL_SECONDS = 2 * 24 * 3600
 
 
 def balance(call: Call) -> dict[str, Any]:
@@ -32,11 +31,11 @@ def transfer(call: Call) -> dict[str, Any]:
         raise missing("destination", destination, "destination")
     if account["capabilities"].get("transfers") != "active":
         raise refusal("insufficient_capabilities_for_transfer")
-    moved = _moved(call, "transfer", "tr")
-    url = f"/v1/transfers/{moved['id']}/reversals"
+    base = moved(call, "transfer", "tr")
+    url = f"/v1/transfers/{base['id']}/reversals"
     none = {"object": "list", "data": [], "has_more": False, "total_count": 0, "url": url}
-    call.store.move(destination, moved["currency"], moved["amount"])
-    made = moved | {
+    call.store.move(destination, base["currency"], base["amount"])
+    made = base | {
         "amount_reversed": 0,
         "destination": destination,
         "destination_payment": call.store.new_id("py"),
@@ -45,6 +44,7 @@ def transfer(call: Call) -> dict[str, Any]:
         "source_transaction": None,
         "transfer_group": call.params.get("transfer_group"),
     }
+    emit(call.store, "transfer.created", made, account=call.owner)
     return call.store.put(call.owner, made)
 
 
@@ -58,36 +58,15 @@ def reverse(call: Call) -> dict[str, Any]:
         raise ApiError(400, message, param="amount")
     wanted = {**call.params, "amount": amount, "currency": transfer["currency"]}
     source = call._replace(owner=transfer["destination"], params=wanted)
-    reversal = _moved(source, "transfer_reversal", "trr") | {"transfer": transfer["id"]}
+    reversal = moved(source, "transfer_reversal", "trr") | {"transfer": transfer["id"]}
     call.store.move(call.owner, transfer["currency"], amount)
     transfer["amount_reversed"] += amount
     transfer["reversed"] = amount == left
     transfer["reversals"]["data"].insert(0, reversal)
     transfer["reversals"]["total_count"] += 1
     call.store.put(call.owner, transfer)
+    emit(call.store, "transfer.reversed", transfer, account=call.owner)
     return call.store.put(call.owner, reversal)
-
-
-def payout(call: Call) -> dict[str, Any]:
-    """Takes money from the owner's balance to its bank; the payout stays pending.
-
-    Refused with payouts_not_allowed and balance_insufficient.
-    """
-    account = call.store.find("account", "", call.owner)
-    if account is not None and not account["payouts_enabled"]:
-        raise refusal("payouts_not_allowed")
-    made = _moved(call, "payout", "po") | {
-        "arrival_date": call.store.now() + ARRIVAL_SECONDS,
-        "automatic": False,
-        "destination": call.params.get("destination") or call.store.new_id("ba"),
-        "failure_code": None,
-        "failure_message": None,
-        "method": call.params.get("method", "standard"),
-        "statement_descriptor": call.params.get("statement_descriptor"),
-        "status": "pending",
-        "type": "bank_account",
-    }
-    return call.store.put(call.owner, made)
 
 
 def retrieve(call: Call) -> dict[str, Any]:
@@ -99,7 +78,7 @@ def retrieve(call: Call) -> dict[str, Any]:
     return found
 
 
-def _moved(call: Call, kind: str, prefix: str) -> dict[str, Any]:
+def moved(call: Call, kind: str, prefix: str) -> dict[str, Any]:
     """Takes the amount from the owner's balance; gives the fields all movements share."""
     amount, currency = call.params["amount"], call.params["currency"]
     if call.store.balance(call.owner).get(currency, 0) < amount:

@@ -27,7 +27,6 @@ CURRENCIES = (
 ANSWERS = {
     "missing": ("parameter_missing", "Missing required param: {param}."),
     "integer": ("parameter_invalid_integer", "Invalid integer: {value}"),
-    "boolean": (None, "Invalid boolean: {value}"),
     "string_type": (None, "Invalid string: {value}"),
     "literal_error": (None, "Invalid {param}: must be one of {expected}"),
     "empty": (
@@ -51,19 +50,12 @@ def _integer(value: object) -> int:
     return int(str(value))
 
 
-def _boolean(value: object) -> bool:
-    if value not in ("true", "false"):
-        raise PydanticCustomError("boolean", "not a boolean")
-    return value == "true"
-
-
 def _list(value: object) -> object:
     return list(value.values()) if isinstance(value, dict) else value
 
 
 _SCALARS: dict[Any, Any] = {
     int: Annotated[int, BeforeValidator(_integer)],
-    bool: Annotated[bool, BeforeValidator(_boolean)],
     str: Annotated[str, BeforeValidator(_not_empty)],
 }
 

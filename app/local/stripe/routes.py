@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from stripe import params as p
 
-from app.local.stripe import accounts, money
+from app.local.stripe import accounts, money, payouts
 from app.local.stripe.errors import ApiError
 from app.local.stripe.store import Call
 
@@ -32,18 +32,18 @@ def listing(kind: str, *, shared: bool = False) -> Callable[[Call], dict[str, An
 
 ID = "/([^/]+)"
 ROUTES = [
-    Route("POST", "/v1/accounts", p.AccountCreateParams, accounts.create),
     Route("GET", "/v1/accounts", p.AccountListParams, listing("account", shared=True)),
     Route("GET", f"/v1/accounts{ID}", p.AccountRetrieveParams, accounts.retrieve),
-    Route("POST", f"/v1/accounts{ID}", p.AccountUpdateParams, accounts.update),
     Route("GET", "/v1/balance", p.BalanceRetrieveParams, money.balance),
     Route("POST", "/v1/transfers", p.TransferCreateParams, money.transfer),
     Route("GET", "/v1/transfers", p.TransferListParams, listing("transfer")),
     Route("GET", f"/v1/transfers{ID}", p.TransferRetrieveParams, money.retrieve),
     Route("POST", f"/v1/transfers{ID}/reversals", p.TransferReversalCreateParams, money.reverse),
-    Route("POST", "/v1/payouts", p.PayoutCreateParams, money.payout),
+    Route("POST", "/v1/payouts", p.PayoutCreateParams, payouts.create),
     Route("GET", "/v1/payouts", p.PayoutListParams, listing("payout")),
     Route("GET", f"/v1/payouts{ID}", p.PayoutRetrieveParams, money.retrieve),
+    Route("POST", f"/v1/payouts{ID}/cancel", p.PayoutCancelParams, payouts.cancel),
+    Route("GET", "/v1/events", p.EventListParams, listing("event")),
 ]
 
 

@@ -13,16 +13,19 @@ from werkzeug.wrappers import Request, Response
 
 from app.clock import Clock, utcnow
 from app.local.serving import drop_connection
-from app.local.stripe import admin, faults, routes
+from app.local.stripe import admin, faults, payouts, routes
 from app.local.stripe.errors import ApiError, key_in_use, masked, no_access
 from app.local.stripe.forms import nested
 from app.local.stripe.params import checked
 from app.local.stripe.store import Call, Result, Store
+from app.local.stripe.webhooks import Sender
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-DOOR, WORK, EXIT = (frozenset(get_args(k)) for k in (faults.Door, faults.Work, faults.Exit))
+DOOR, WORK, EXIT, BANK = (
+    frozenset(get_args(kinds)) for kinds in (faults.Door, faults.Work, faults.Exit, faults.Bank)
+)
 
 
 class _HangUpError(Exception):
@@ -47,18 +50,21 @@ class StripeStandIn:
         self._api_key = api_key
         self._store = Store(data, seed=seed, clock=clock)
         self._faults = faults.Faults(seed)
+        self.sender = Sender(self._store, self._faults)
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Lets go of held requests and closes the data file."""
+        """Lets go of held requests, stops delivering and closes the data file."""
         self._faults.clear()
+        self.sender.close()
         self._store.close()
 
     def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         request = Request(environ)
+        payouts.settle(self._store)
         if request.path.startswith("/_standin/"):
-            return admin.answer(request, self._store, self._faults)(environ, start)
+            return admin.answer(request, self._store, self._faults, self.sender)(environ, start)
         headers = {"Request-Id": f"req_{uuid.uuid4().hex[:14]}"}
         for name in ("Stripe-Version", "Idempotency-Key", "Stripe-Account"):
             if name in request.headers:
@@ -81,7 +87,8 @@ class StripeStandIn:
         fields = list((request.form if post else request.args).items(multi=True))
         call = Call(self._store, api_key, owner, ids, nested(fields))
         key = request.headers.get("Idempotency-Key", "") if post else ""
-        target = faults.Target(request.method, request.path, call.params.get("destination"), key)
+        account = owner or call.params.get("destination")
+        target = faults.Target(request.method, request.path, account, key)
         if (rule := self._faults.draw(DOOR, target)) is not None:
             raise _HangUpError if rule.kind == "drop_before" else rule.error()
         print_ = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
@@ -141,6 +148,8 @@ class StripeStandIn:
     ) -> Result:
         """Executes; the effect and its result are one commit. Raises ApiError if invalid."""
         call = call._replace(params=checked(route.params, call.params))
+        if route.run is payouts.create:
+            call = call._replace(fate=self._faults.draw(BANK, target))
         rule = self._faults.draw(WORK, target)
         if rule is not None and rule.kind == "slow":
             self._faults.hold(rule.seconds)

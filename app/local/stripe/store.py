@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.clock import Clock, utcnow
-from app.local.stripe.errors import missing
+from app.local.stripe.errors import ApiError, missing
+from app.local.stripe.faults import Rule
 
 KEY_LIFE_SECONDS = 24 * 3600
+SETTLE_SECONDS = 2 * 24 * 3600
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS objects (seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,
@@ -28,8 +30,15 @@ CREATE TABLE IF NOT EXISTS balances (
 CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
     fingerprint TEXT, request_id TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
 CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
+CREATE TABLE IF NOT EXISTS plans (seq INTEGER PRIMARY KEY, due INTEGER NOT NULL,
+    owner TEXT NOT NULL, payout TEXT NOT NULL, status TEXT NOT NULL, code TEXT);
+CREATE INDEX IF NOT EXISTS by_due ON plans (due);
+CREATE INDEX IF NOT EXISTS undelivered ON objects (seq)
+    WHERE kind = 'event' AND json_extract(body, '$.pending_webhooks') > 0;
 """
 COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+UNKEPT = ("ending_before", "types", "delivery_success")
+"""Parameters of lists that Stripe has and this stand-in has not."""
 
 
 class Result(NamedTuple):
@@ -59,6 +68,10 @@ class Store:
         meta = dict(self._rows("SELECT name, value FROM meta"))
         self._ids: int = meta.get("ids", 0)
         self._ahead: int = meta.get("ahead", 0)
+        self.settle_seconds: int = meta.get("settle", SETTLE_SECONDS)
+        """How long a bank takes, by the stand-in's clock."""
+        self.listened_to = False
+        """Whether new events are to be delivered."""
 
     def close(self) -> None:
         with self._lock:
@@ -71,8 +84,8 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                sql = "INSERT OR REPLACE INTO meta VALUES ('ids', ?), ('ahead', ?)"
-                self._db.execute(sql, (self._ids, self._ahead))
+                sql = "INSERT OR REPLACE INTO meta VALUES ('ids', ?), ('ahead', ?), ('settle', ?)"
+                self._db.execute(sql, (self._ids, self._ahead, self.settle_seconds))
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -114,26 +127,24 @@ class Store:
         """A list object, newest first; `query` is the request's, its filters named as fields."""
         query = dict(query)
         limit = query.pop("limit", 10)
-        where, order = "kind = ? AND owner = ?", "DESC"
-        values: list[object] = [kind, owner]
-        for cursor, sign in (("starting_after", "<"), ("ending_before", ">")):
-            if (id_ := query.pop(cursor, None)) is not None:
-                sql = "SELECT seq FROM objects WHERE id = ? AND kind = ? AND owner = ?"
-                rows = self._rows(sql, id_, kind, owner)
-                if not rows:
-                    raise missing(kind, id_, cursor, status=400)
-                where += f" AND seq {sign} ?"
-                values.append(rows[0][0])
-                order = "DESC" if sign == "<" else "ASC"
+        where, values = "kind = ? AND owner = ?", [kind, owner]
+        for name in UNKEPT:
+            if name in query:
+                raise ApiError(400, f"This stand-in does not know {name}.", param=name)
+        if (id_ := query.pop("starting_after", None)) is not None:
+            sql = "SELECT seq FROM objects WHERE id = ? AND kind = ? AND owner = ?"
+            rows = self._rows(sql, id_, kind, owner)
+            if not rows:
+                raise missing(kind, id_, "starting_after", status=400)
+            where += " AND seq < ?"
+            values.append(rows[0][0])
         for field, wanted in query.items():
             for name, bound in (wanted if isinstance(wanted, dict) else {"": wanted}).items():
                 where += f" AND json_extract(body, '$.{field}') {COMPARISONS.get(name, '=')} ?"
                 values.append(bound)
-        sql = f"SELECT body FROM objects WHERE {where} ORDER BY seq {order} LIMIT {limit + 1}"
+        sql = f"SELECT body FROM objects WHERE {where} ORDER BY seq DESC LIMIT {limit + 1}"
         rows = self._rows(sql, *values)
         data = [json.loads(body) for (body,) in rows[:limit]]
-        if order == "ASC":
-            data.reverse()
         return {"object": "list", "url": url, "has_more": len(rows) > limit, "data": data}
 
     def balances(self) -> dict[str, dict[str, int]]:
@@ -154,6 +165,28 @@ class Store:
             " ON CONFLICT (owner, currency) DO UPDATE SET amount = amount + excluded.amount",
             (owner, currency, amount),
         )
+
+    def undelivered(self, after: int) -> list[tuple[int, str]]:
+        """Events still to be delivered, in their order, past the place `after`: place and body."""
+        return self._rows(
+            "SELECT seq, body FROM objects WHERE seq > ? AND kind = 'event'"
+            " AND json_extract(body, '$.pending_webhooks') > 0 ORDER BY seq",
+            after,
+        )
+
+    def plan(self, due: int, owner: str, payout: str, status: str, code: str | None) -> None:
+        """Has a payout change its status once the clock reaches `due`."""
+        sql = "INSERT INTO plans (due, owner, payout, status, code) VALUES (?, ?, ?, ?, ?)"
+        self._db.execute(sql, (due, owner, payout, status, code))
+
+    def is_due(self) -> bool:
+        """Whether a planned change's time has come."""
+        return bool(self._rows("SELECT 1 FROM plans WHERE due <= ? LIMIT 1", self.now()))
+
+    def take_due(self) -> list[tuple[int, int, str, str, str, str | None]]:
+        """The changes whose time has come, no longer planned: due, place, owner, payout, …"""
+        sql = "DELETE FROM plans WHERE due <= ? RETURNING due, seq, owner, payout, status, code"
+        return sorted(self._rows(sql, self.now()))
 
     def result(self, owner: str, key: str) -> Result | None:
         """The stored result of a key younger than 24 h."""
@@ -184,3 +217,5 @@ class Call(NamedTuple):
     owner: str
     ids: tuple[str, ...]
     params: dict[str, Any]
+    fate: Rule | None = None
+    """What the bank is told to do with a new payout."""

@@ -1,0 +1,113 @@
+"""Delivering events, signed as Stripe signs, until answered 2xx; doubled or late on demand."""
+
+import hmac
+import json
+import threading
+import time
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+
+from app.local.serving import require_loopback
+from app.local.stripe.faults import Faults, Target
+from app.local.stripe.payouts import settle
+from app.local.stripe.store import Store
+
+POLL_SECONDS = 0.05
+POST_SECONDS = 10
+FIRST_GAP_SECONDS, LONGEST_GAP_SECONDS = 0.25, 30.0
+"""Between two tries; doubled at each. Stripe gives up after three days."""
+
+
+def signature(body: str, secret: str, at: int) -> str:
+    """The `Stripe-Signature` header (https://docs.stripe.com/webhooks#verify-manually)."""
+    digest = hmac.new(secret.encode(), f"{at}.{body}".encode(), "sha256").hexdigest()
+    return f"t={at},v1={digest}"
+
+
+class _Delivery(NamedTuple):
+    due: float
+    n: int
+    tries: int
+    event: dict[str, Any]
+
+
+class Sender:
+    """Sends events one at a time, in their order unless a rule keeps one back."""
+
+    def __init__(self, store: Store, faults: Faults) -> None:
+        self._store = store
+        self._faults = faults
+        self._endpoint = ("", "")
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._queue: list[_Delivery] = []
+        self._numbers = count()
+        self._seen = 0
+
+    def aim(self, url: str, secret: str) -> None:
+        """Has events from now on delivered to `url`, which is on this machine (else ValueError).
+
+        They are signed with `secret` (`whsec_…`) at each try, by the stand-in's clock.
+        """
+        if not url.startswith("http://"):
+            raise ValueError("a webhook's URL starts with http://")
+        require_loopback(urlsplit(url).hostname or "")
+        self._endpoint = (url, secret)
+        self._store.listened_to = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Waits for the delivery under way, and ends."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy is asked for what stays on this machine
+            while not self._stop.wait(POLL_SECONDS):
+                settle(self._store)
+                self._collect()
+                while self._queue and self._queue[0].due <= time.monotonic():
+                    if self._stop.is_set():
+                        return
+                    self._send(session, heappop(self._queue))
+
+    def _collect(self) -> None:
+        for place, text in self._store.undelivered(self._seen):
+            self._seen = place
+            event = json.loads(text)
+            paid = event.get("account") or event["data"]["object"].get("destination")
+            target = Target("POST", event["type"], paid, event["id"])
+            late = self._faults.draw(frozenset({"webhook_late"}), target)
+            due = time.monotonic() + (late.seconds if late else 0)
+            double = self._faults.draw(frozenset({"webhook_double"}), target)
+            for _ in range(2 if double else 1):
+                heappush(self._queue, _Delivery(due, next(self._numbers), 0, event))
+
+    def _send(self, session: requests.Session, it: _Delivery) -> None:
+        url, secret = self._endpoint
+        body = json.dumps(it.event, indent=2)
+        headers = {
+            "Content-Type": "application/json; charset=utf-8",
+            "Stripe-Signature": signature(body, secret, self._store.now()),
+        }
+        try:
+            answer = session.post(
+                url, body, headers=headers, timeout=POST_SECONDS, allow_redirects=False
+            )
+            delivered = answer.ok and answer.status_code < 300
+        except requests.RequestException:
+            delivered = False
+        if delivered:
+            with self._store.transaction():
+                self._store.put(it.event.get("account", ""), it.event | {"pending_webhooks": 0})
+        else:
+            gap = min(FIRST_GAP_SECONDS * 2**it.tries, LONGEST_GAP_SECONDS)
+            heappush(self._queue, it._replace(due=time.monotonic() + gap, tries=it.tries + 1))
