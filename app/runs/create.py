@@ -101,13 +101,9 @@ def write_runs(
         for new, decision in items
     ]
     dialect = (on.get_bind() if isinstance(on, Session) else on).dialect.name
-    if len(rows) == 1:
-        created = on.execute(statements.INSERT_RETURNING[dialect], rows[0]).first() is not None
-        complete = created
-    else:
-        connection = on.connection() if isinstance(on, Session) else on
-        result = connection.execute(statements.INSERT[dialect], rows)
-        complete = result.rowcount == len(rows)
+    connection = on.connection() if isinstance(on, Session) else on
+    written = connection.execute(statements.INSERT[dialect], rows if len(rows) > 1 else rows[0])
+    complete = written.rowcount == len(rows)
     known = {} if complete else _known(on, spec, [new for new, _ in items if new.keyed])
     return [_as_run(spec, new, decision, known.get(new.key)) for new, decision in items]
 

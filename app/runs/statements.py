@@ -62,12 +62,12 @@ _COLUMNS = (
 )
 
 INSERT = {
-    "sqlite": sqlite.insert(runs).on_conflict_do_nothing(index_elements=["job", "key"]),
-    "postgresql": postgresql.insert(runs).on_conflict_do_nothing(index_elements=["job", "key"]),
+    name: insert(runs)
+    .on_conflict_do_nothing(index_elements=["job", "key"])
+    .execution_options(preserve_rowcount=True)
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
 """A new run, or nothing where its (job, key) is known."""
-
-INSERT_RETURNING = {name: statement.returning(R.id) for name, statement in INSERT.items()}
 
 # Only the told epoch may claim a run nobody holds; a holder (an Inngest run, which comes back for
 # each step) may go on with its own, and with one whose lease it let run out.
