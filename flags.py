@@ -148,10 +148,6 @@ class Flags:
             cached = self._disabled[job] = off._replace(reason=Reason.DISABLED.value)
         return cached
 
-    def forget(self) -> None:
-        """Read the store again at the next decision, whatever the age of the last answer."""
-        self._fresh_until = 0.0
-
     def _read_switch(self, raw: str | None) -> bool:
         try:
             return parse_use_inngest(raw)

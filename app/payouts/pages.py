@@ -45,7 +45,7 @@ class Page(Sequence[dict[str, Any]]):
         if self._rows is None:
             with self._ctx.transaction() as tx:
                 found = tx.scalars(select(Payout).where(*self._within).order_by(Payout.id))
-                self._rows = [_order(payout) for payout in found]
+                self._rows = [order(payout) for payout in found]
         return self._rows
 
     def __len__(self) -> int:
@@ -59,7 +59,8 @@ class Page(Sequence[dict[str, Any]]):
         return self._read()[index]
 
 
-def _order(payout: Payout) -> dict[str, Any]:
+def order(payout: Payout) -> dict[str, Any]:
+    """The payload of `process-single-payout` for a payout."""
     return {
         "payoutId": payout.id,
         "creatorId": payout.creator_id,

@@ -43,6 +43,7 @@ from app.payouts.eligibility import gate
 from app.payouts.models import Payout as P
 from app.payouts.models import PayoutAttempt as A
 from app.payouts.models import PayoutStatus, payouts
+from app.payouts.pages import order
 
 MAX_ATTEMPTS = 5
 """Of one payout, all runs together."""
@@ -106,7 +107,7 @@ def reopen(tx: Session, after: str, payout_date: date | None, now: datetime) -> 
         else:
             why = None
         if why is None:
-            orders.append(_order(payout))
+            orders.append(order(payout))
         else:
             left[why] += 1
     _request(tx, again, now)
@@ -165,16 +166,6 @@ def _sum(side: InstrumentedAttribute[str]) -> ColumnElement[int]:
     account = literal(CREATOR) + P.creator_id
     total = select(func.coalesce(func.sum(Entry.amount), 0))
     return total.where(side == account, Entry.currency == P.currency).scalar_subquery()
-
-
-def _order(payout: P) -> dict[str, Any]:
-    return {
-        "payoutId": payout.id,
-        "creatorId": payout.creator_id,
-        "amount": payout.amount,
-        "stripeAccountId": payout.destination,
-        "currency": payout.currency,
-    }
 
 
 def _request(tx: Session, again: Sequence[tuple[P, int]], now: datetime) -> None:

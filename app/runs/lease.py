@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +35,6 @@ class Leases:
         self._pid = os.getpid()
         self._held: dict[tuple[str, int], Claim] = {}
         self._lock = threading.Lock()
-        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def hold(self, claim: Claim) -> None:
@@ -55,7 +55,7 @@ class Leases:
     def _renew(self) -> None:
         idle = 0
         while True:
-            self._wake.wait(self.length.total_seconds() / 3)
+            time.sleep(self.length.total_seconds() / 3)
             with self._lock:
                 held = list(self._held.values())
                 idle = 0 if held else idle + 1

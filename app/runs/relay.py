@@ -102,9 +102,10 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
         swept.unreachable += len(asked)
         _look_again(store, [row.id for row in rows], now)
         return
+    unknown = {row.id for row in rows} - {row.id for row, _ in asked}
     stays = [row.id for row, _ in asked if row.id in held and _believed(row, now)]
     lost = [row for row, _ in asked if row.id not in stays]
-    _look_again(store, [*stays, *(row.id for row in rows if store.spec_of(row.job) is None)], now)
+    _look_again(store, [*stays, *unknown], now)
     again: list[str] = []
     with store.db.autocommit() as connection:
         for row in lost:
