@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.coordination import pace
 from app.cutover import stages
 from app.db import Base
 from app.earnings import models as earnings
@@ -12,4 +13,4 @@ from app.runs import models as runs
 
 metadata = Base.metadata
 
-__all__ = ["Base", "earnings", "inbox", "ledger", "metadata", "payouts", "runs", "stages"]
+__all__ = ["Base", "earnings", "inbox", "ledger", "metadata", "pace", "payouts", "runs", "stages"]

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, cast
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Connection,
+    ForeignKey,
+    Index,
+    String,
+    Table,
+    event,
+    false,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+from app.earnings.guards import INSTALL
 from app.ledger.models import CURRENCY_CHECK
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
@@ -19,6 +32,10 @@ class EarningKind(StrEnum):
 
     EARNING = "earning"
     REFUND = "refund"
+    DISPUTE = "dispute"
+    """The fan's bank took the money back, for now (a chargeback)."""
+    DISPUTE_WON = "dispute_won"
+    """The bank gave a disputed sale's money back again."""
 
 
 class Creator(Base):
@@ -35,6 +52,9 @@ class Creator(Base):
     payouts_enabled: Mapped[bool]
     transfers_active: Mapped[bool]
     disabled_reason: Mapped[str | None] = mapped_column(String(100))
+    manual_payouts: Mapped[bool] = mapped_column(default=True)
+    """Whether the platform sends the account's money to the bank; else Stripe does, on its own
+    schedule (Stripe's `settings.payouts.schedule.interval` is `manual`)."""
     created_at: Mapped[datetime]
 
     __table_args__ = (
@@ -45,7 +65,8 @@ class Creator(Base):
 
 
 class Earning(Base):
-    """One sale, or a refund of (part of) one; the creator's share is `gross - fee`."""
+    """One sale, or what took (part of) one back, or gave it again; the creator's share is `gross -
+    fee`."""
 
     __tablename__ = "earnings"
 
@@ -53,22 +74,41 @@ class Earning(Base):
     creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"))
     source: Mapped[str] = mapped_column(String(40))
     """tips, subscriptions, calls, media, referrals; plain text, so a new one needs no migration."""
-    kind: Mapped[str] = mapped_column(String(10))
+    kind: Mapped[str] = mapped_column(String(20))
     currency: Mapped[str] = mapped_column(String(3))
     gross: Mapped[int] = mapped_column(BigInteger)
     fee: Mapped[int] = mapped_column(BigInteger)
     refund_of: Mapped[str | None] = mapped_column(ForeignKey("earnings.id"))
+    """The sale that a refund or dispute is about."""
     occurred_at: Mapped[datetime]
+    posted: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it is in the ledger; see posting. Guarded: once it is, nothing here changes."""
 
     __table_args__ = (
         CheckConstraint("gross > 0 AND fee >= 0 AND fee <= gross", name="amounts"),
         CheckConstraint(CURRENCY_CHECK, name="currency"),
         CheckConstraint(
             f"(kind = '{EarningKind.EARNING}' AND refund_of IS NULL)"
-            f" OR (kind = '{EarningKind.REFUND}' AND refund_of IS NOT NULL)",
+            f" OR (kind IN ('{EarningKind.REFUND}', '{EarningKind.DISPUTE}',"
+            f" '{EarningKind.DISPUTE_WON}') AND refund_of IS NOT NULL)",
             name="kind",
         ),
         Index("ix_earnings_creator", "creator_id", "occurred_at"),
         Index("ix_earnings_time", "occurred_at"),
         Index("ix_earnings_refund_of", "refund_of"),
+        Index(
+            "ix_earnings_unposted",
+            "id",
+            sqlite_where=text("posted = 0"),
+            postgresql_where=text("NOT posted"),
+        ),
     )
+
+
+earnings = cast(Table, Earning.__table__)
+
+
+@event.listens_for(earnings, "after_create")
+def _guard(_table: Table, connection: Connection, **_: Any) -> None:
+    for statement in INSTALL[connection.dialect.name]:
+        connection.exec_driver_sql(statement)

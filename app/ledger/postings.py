@@ -1,7 +1,8 @@
 """Posting entries and reading balances. Amounts are minor units; a balance is credits − debits.
 
 So what is owed (`creator:…`, `hold:…`) and earned (`platform:fees`) is positive, and what is there
-(`platform:cash`) negative: over all accounts of a currency the balances sum to zero.
+(`platform:cash`, and `connected:…` on its way to a creator's bank) negative: over all accounts of a
+currency the balances sum to zero.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CASH = "platform:cash"
 FEES = "platform:fees"
 CREATOR = "creator:"
 HOLD = "hold:"
+CONNECTED = "connected:"
 
 Tx = Session | Connection
 AnySelect = Select[*tuple[Any, ...]]
@@ -60,12 +62,24 @@ class EntryKind(StrEnum):
     FEE = "fee"
     REFUND = "refund"
     FEE_REFUND = "fee_refund"
+    DISPUTE = "dispute"
+    """A fan's bank took a sale back: the creator's share, creator → cash."""
+    FEE_DISPUTE = "fee_dispute"
+    DISPUTE_WON = "dispute_won"
+    """The bank gave it again: cash → creator."""
+    FEE_DISPUTE_WON = "fee_dispute_won"
     HOLD = "hold"
     """A payout was requested: creator → hold."""
     RELEASE = "release"
-    """A payout failed: hold → creator."""
+    """A payout failed, or its transfer was reversed: hold → creator."""
+    TRANSFER = "transfer"
+    """Stripe moved it to the creator's Stripe account: connected → cash."""
     SETTLE = "settle"
-    """A payout was paid: hold → cash."""
+    """It is at the creator's bank: hold → connected."""
+    RETURN = "return"
+    """The bank sent it back to the creator's Stripe account: connected → hold."""
+    REVERSAL = "reversal"
+    """A transfer was reversed: cash → connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,11 @@ def creator_account(creator_id: str) -> str:
 def hold_account(payout_id: str) -> str:
     """What is set aside for a payout."""
     return f"{HOLD}{payout_id}"
+
+
+def connected_account(payout_id: str) -> str:
+    """What of a payout is on the creator's Stripe account."""
+    return f"{CONNECTED}{payout_id}"
 
 
 def connection_of(tx: Tx) -> Connection:
@@ -131,13 +150,19 @@ def _once(insert: Insert) -> Insert:
 
 def balance(tx: Tx, account: str, currency: str) -> int:
     """Credits − debits of one account, minor units."""
+    return int(connection_of(tx).scalar(select(balance_of(account, currency))) or 0)
+
+
+def balance_of(account: str, currency: str) -> ColumnElement[int]:
+    """Credits − debits of one account, for a statement that needs more beside it."""
     credits, debits = (
         select(func.coalesce(func.sum(E.amount), 0))
         .where(side == account, E.currency == currency)
         .scalar_subquery()
         for side in (E.credit, E.debit)
     )
-    return int(connection_of(tx).scalar(select(credits - debits)) or 0)
+    # Postgres sums integers to a numeric.
+    return sql_cast(credits - debits, BigInteger)
 
 
 def balances(prefix: str = "") -> Subquery:
@@ -173,6 +198,8 @@ class Totals:
     fees: int
     cash: int
     """What the platform's Stripe balance should hold."""
+    connected: int
+    """What creators' Stripe accounts hold of payouts that are not at the bank yet."""
     negative_holds: int
     """Payouts that took more than was set aside for them."""
 
@@ -192,6 +219,7 @@ def trial_balance(tx: Tx) -> dict[str, Totals]:
             total(held),
             total(a.account == FEES),
             -total(a.account == CASH),
+            -total(_begins(a.account, CONNECTED)),
             func.count(case((and_(held, a.amount < 0), 1))),
         )
         .group_by(a.currency)
@@ -201,8 +229,11 @@ def trial_balance(tx: Tx) -> dict[str, Totals]:
 
 
 def balanced(books: Mapping[str, Totals]) -> bool:
-    """Whether cash is exactly what is owed, held and earned, and no hold is overdrawn.
+    """Whether what is there is exactly what is owed, held and earned, and no hold is overdrawn.
 
     Debits equal credits by an entry's shape; this also finds money in an account nobody knows.
     """
-    return all(t.owed + t.held + t.fees == t.cash and not t.negative_holds for t in books.values())
+    return all(
+        t.owed + t.held + t.fees == t.cash + t.connected and not t.negative_holds
+        for t in books.values()
+    )

@@ -18,6 +18,10 @@ class Kind(StrEnum):
     """Amount, currency, destination or the transfer's id."""
     REVERSED = "reversed"
     PAID_TWICE = "paid_twice"
+    BANK_MISSING = "bank_missing"
+    BANK_DIFFERS = "bank_differs"
+    """Amount, currency, or where the bank payout stands."""
+    BANK_NOT_IN_LEDGER = "bank_not_in_ledger"
     CASH_DIFFERS = "cash_differs"
     BOOKS_UNBALANCED = "books_unbalanced"
 
@@ -30,6 +34,12 @@ FIXES: Mapping[Kind, str] = {
     Kind.DIFFERS: "compare the two in Stripe's dashboard; reverse what was wrong and post the rest",
     Kind.REVERSED: "find who reversed it; post the reversed amount back to the creator",
     Kind.PAID_TWICE: "reverse this transfer at Stripe; the ledger's own stays",
+    Kind.BANK_MISSING: "see that STRIPE_API_KEY is the platform's; if it is, the money is still on"
+    " the creator's Stripe account: pay it out from there in Stripe's dashboard",
+    Kind.BANK_DIFFERS: "run reconcile-payouts, which takes over where Stripe says it stands; if it"
+    " stays, compare the two in Stripe's dashboard",
+    Kind.BANK_NOT_IN_LEDGER: "run retry-failed-payouts for one that is paying; otherwise see who"
+    " made it: the creator's Stripe account may be short of the money",
     Kind.CASH_DIFFERS: "look for charges, top-ups and fees at Stripe that the ledger does not have",
     Kind.BOOKS_UNBALANCED: "pay nobody until the entry that is wrong is found and countered",
 }

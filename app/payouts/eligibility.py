@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections import Counter
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, case, func, literal, null, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    String,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    select,
+)
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import Null
 
-from app.earnings.models import Creator
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.posting import post_earnings
 from app.ledger.postings import (
     COUNTED,
     CREATOR,
@@ -19,15 +32,19 @@ from app.ledger.postings import (
     AnySelect,
     EntryKind,
     Tx,
+    balance_of,
+    balanced,
     balances,
     connection_of,
+    creator_account,
     post_select,
+    trial_balance,
 )
-from app.payouts.models import Payout, PayoutStatus, payouts
+from app.payouts.currencies import MINIMUM, UNIT
+from app.payouts.models import Method, Payout, PayoutStatus, payouts
 
-MINIMUM: Mapping[str, int] = {"usd": 2_500, "eur": 2_500, "gbp": 2_000, "jpy": 3_000}
-"""The least worth paying, by currency, minor units (yen have none smaller). Other currencies are
-not paid."""
+HOLDING = timedelta(days=7)
+"""How old a sale must be before its share is paid: most refunds come sooner."""
 
 
 class LeftOut(StrEnum):
@@ -40,6 +57,8 @@ class LeftOut(StrEnum):
     PAYOUTS_DISABLED = "payouts_disabled"
     CURRENCY_UNSUPPORTED = "currency_unsupported"
     BELOW_MINIMUM = "below_minimum"
+    HOLDING_PERIOD = "holding_period"
+    """The minimum is only reached with sales younger than HOLDING."""
 
 
 _GATES: tuple[tuple[ColumnElement[bool], LeftOut], ...] = (
@@ -63,40 +82,115 @@ def _first(*reasons: tuple[ColumnElement[bool], LeftOut]) -> ColumnElement[str |
     return case(*((when, literal(why.value)) for when, why in reasons), else_=nothing)
 
 
-def verdicts() -> AnySelect:
-    """Per creator and currency with a balance other than zero: creator_id, destination, currency,
-    amount, and the `reason` to leave it out (null: to be paid)."""
-    owed = balances(CREATOR)
-    minimum = case(dict(MINIMUM), value=owed.c.currency, else_=null())
-    reason = _first(
-        *_GATES,
-        (minimum.is_(None), LeftOut.CURRENCY_UNSUPPORTED),
-        (owed.c.amount < minimum, LeftOut.BELOW_MINIMUM),
+def _young(now: datetime) -> AnySelect:
+    """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
+    left of the creator's share of them (`amount`), as far as the ledger knows."""
+    take = aliased(Earning)
+    # Looked up by sale, from the index: only the window is read, however long the history.
+    taken = (
+        select(
+            func.coalesce(
+                func.sum(
+                    case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1)
+                    * (take.gross - take.fee)
+                ),
+                0,
+            )
+        )
+        .where(take.refund_of == Earning.id, take.posted)
+        .scalar_subquery()
     )
     return (
         select(
-            Creator.id.label("creator_id"),
-            Creator.stripe_account_id.label("destination"),
-            owed.c.currency,
-            owed.c.amount,
-            reason.label("reason"),
+            Earning.creator_id,
+            Earning.currency,
+            cast(func.sum(Earning.gross - Earning.fee - taken), BigInteger).label("amount"),
         )
-        .join_from(owed, Creator, Creator.id == func.substr(owed.c.account, len(CREATOR) + 1))
-        .where(owed.c.amount != 0)
+        .where(
+            Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING, Earning.posted
+        )
+        .group_by(Earning.creator_id, Earning.currency)
     )
 
 
-def reserve(tx: Tx, payout_date: date, now: datetime) -> dict[str, Any]:
-    """Request a payout of the whole balance for everyone eligible, and set the money aside.
+def _payable(
+    owed: ColumnElement[int], young: ColumnElement[int], currency: ColumnElement[str]
+) -> ColumnElement[int]:
+    free = case((young > 0, owed - young), else_=owed)
+    step = case(dict(UNIT), value=currency, else_=null())
+    return case((and_(free > 0, step.is_not(None)), free - free % step), else_=0)
 
-    Counts only: `requested` (this date's payouts), `new` (of them, made now), `leftOut` by reason.
-    Repeating it adds at most who became eligible since and has no payout of that date.
+
+def verdicts(now: datetime) -> AnySelect:
+    """Per creator and currency with a balance other than zero: creator_id, destination, currency,
+    balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
+    paid)."""
+    owed, young = balances(CREATOR), _young(now).subquery()
+    creator = func.substr(owed.c.account, len(CREATOR) + 1)
+    figures = (
+        select(
+            creator.label("creator_id"),
+            owed.c.currency,
+            owed.c.amount.label("balance"),
+            _payable(owed.c.amount, func.coalesce(young.c.amount, 0), owed.c.currency).label(
+                "amount"
+            ),
+            case(dict(MINIMUM), value=owed.c.currency, else_=null()).label("minimum"),
+        )
+        .join_from(
+            owed,
+            young,
+            and_(young.c.creator_id == creator, young.c.currency == owed.c.currency),
+            isouter=True,
+        )
+        .where(owed.c.amount != 0)
+        .subquery()
+    )
+    f = figures.c
+    reason = _first(
+        *_GATES,
+        (f.minimum.is_(None), LeftOut.CURRENCY_UNSUPPORTED),
+        (f.balance < f.minimum, LeftOut.BELOW_MINIMUM),
+        (f.amount < f.minimum, LeftOut.HOLDING_PERIOD),
+    )
+    return select(
+        f.creator_id,
+        Creator.stripe_account_id.label("destination"),
+        f.currency,
+        f.balance,
+        f.amount,
+        reason.label("reason"),
+    ).join_from(figures, Creator, Creator.id == f.creator_id)
+
+
+def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
+    """What of a creator's balance can be paid now, minor units, whole units of the currency; 0 for
+    a currency that is not paid. The minimum is not asked."""
+    young = _young(now).where(Earning.creator_id == creator_id, Earning.currency == currency)
+    young = young.with_only_columns(young.selected_columns.amount)
+    # One statement: a refund must not come between the two figures.
+    figures = select(
+        balance_of(creator_account(creator_id), currency).label("owed"),
+        func.coalesce(young.scalar_subquery(), 0).label("young"),
+    ).subquery()
+    f = figures.c
+    return int(connection_of(tx).scalar(select(_payable(f.owed, f.young, literal(currency)))) or 0)
+
+
+def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, Any]:
+    """Request a payout of all that is payable for everyone eligible, and set the money aside.
+
+    Counts only: `requested` (this date's payouts), `new` (of them, made now, for `run_id`),
+    `leftOut` by reason. Repeating it adds at most who became eligible since and has no payout of
+    that date; the others stay as they are, whichever run they belong to. What is not in the ledger
+    is not paid: post_earnings() comes first.
     """
     connection = connection_of(tx)
-    # A manual payout locks its creator too: two requests cannot both spend one balance. (SQLite
-    # has one writer anyway and leaves the clause out.)
-    connection.execute(select(Creator.id).order_by(Creator.id).with_for_update())
-    verdict = verdicts().subquery()
+    # A manual payout locks its creator too: two requests cannot both spend one balance. New sales
+    # are not held up by it. (SQLite has one writer anyway and leaves the clause out.)
+    everyone = select(Creator.id).order_by(Creator.id)
+    connection.execute(everyone.with_for_update(key_share=True))
+    verdict = verdicts(now).subquery()
     v = verdict.c
     left_out = connection.execute(
         select(v.reason, func.count()).where(v.reason.is_not(None)).group_by(v.reason)
@@ -110,8 +204,11 @@ def reserve(tx: Tx, payout_date: date, now: datetime) -> dict[str, Any]:
         "amount": v.amount,
         "destination": v.destination,
         "status": literal(PayoutStatus.REQUESTED.value, String),
+        "method": literal(Method.STANDARD.value, String),
         "payout_date": literal(payout_date, Payout.payout_date.type),
+        "run_id": literal(run_id, String),
         "requested_at": literal(now, Payout.requested_at.type),
+        "updated_at": literal(now, Payout.updated_at.type),
     }
     insert = INSERT[connection.dialect.name](payouts)
     source = select(*chosen.values()).where(v.reason.is_(None))
@@ -136,3 +233,61 @@ def reserve(tx: Tx, payout_date: date, now: datetime) -> dict[str, Any]:
         "new": made,
         "leftOut": {reason.value: counts[reason] for reason in LeftOut if reason in counts},
     }
+
+
+def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
+    """Who would be paid now on that pay day, and why the others would not; changes nothing.
+
+    `pay` has what would be requested, and what is requested and not finished yet (with payoutId and
+    status); `leftOut` the balances that stay, and the day's payouts that failed (the reason is
+    their status). Whoever was paid for that day is in neither. Amounts are minor units.
+    """
+    undone = tx.begin_nested()
+    try:
+        # As a pay day does before it pays.
+        post_earnings(tx)
+        pay, left_out = _planned(tx, payout_date, now)
+        books_balanced = balanced(trial_balance(tx))
+    finally:
+        undone.rollback()
+    counts, sums = Counter[str](), Counter[str]()
+    for one in pay:
+        counts[one["currency"]] += 1
+        sums[one["currency"]] += one["amount"]
+    return {
+        "payoutDate": payout_date.isoformat(),
+        "booksBalanced": books_balanced,
+        "totals": [
+            {"currency": currency, "count": counts[currency], "amount": sums[currency]}
+            for currency in sorted(counts)
+        ],
+        "leftOutTotals": dict(sorted(Counter(one["reason"] for one in left_out).items())),
+        "pay": pay,
+        "leftOut": left_out,
+    }
+
+
+def _planned(
+    tx: Session, payout_date: date, now: datetime
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Who is to be paid, and who is left out, by creator and currency."""
+    pay, left_out = list[dict[str, Any]](), list[dict[str, Any]]()
+    there = select(Payout).where(Payout.payout_date == payout_date)
+    for payout in tx.scalars(there.where(Payout.status != PayoutStatus.PAID)):
+        one = {"creatorId": payout.creator_id, "currency": payout.currency, "amount": payout.amount}
+        if payout.settled_at is None:
+            order = {"destination": payout.destination, "payoutId": payout.id}
+            pay.append(one | order | {"status": payout.status})
+        else:
+            left_out.append(one | {"reason": payout.status})
+    v = verdicts(now).subquery().c
+    has_one = there.where(Payout.creator_id == v.creator_id, Payout.currency == v.currency).exists()
+    for row in tx.execute(select(*v).where(~has_one)):
+        one = {"creatorId": row.creator_id, "currency": row.currency}
+        if row.reason is None:
+            pay.append(one | {"amount": row.amount, "destination": row.destination})
+        else:
+            left_out.append(one | {"amount": row.balance, "reason": row.reason})
+    for rows in (pay, left_out):
+        rows.sort(key=lambda one: (one["creatorId"], one["currency"]))
+    return pay, left_out

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 from zlib import crc32
@@ -19,14 +17,27 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.db import Base
 from app.earnings.models import Creator
-from app.gateways.stripe import StripeGateway, StripeRefused, WebhookEvent
+from app.gateways.stripe import (
+    BankPayout,
+    StripeGateway,
+    StripeRefused,
+    Transfer,
+    WebhookEvent,
+)
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, RetryAfter
 from app.ledger.postings import COUNTED, INSERT
+from app.payouts import accounts, bank
 
 log = logging.getLogger(__name__)
 
-REVERSED = "reversed: a person must look"
+ACTS_ON = frozenset(
+    {
+        *("account.updated", "account.application.deauthorized", "transfer.reversed"),
+        *("payout.paid", "payout.failed", "payout.canceled"),
+    }
+)
+"""The types that change anything here; any other is kept and done with."""
 OVERTAKEN_SPREAD = 10
 """Over how many seconds events of one object that met are spread."""
 
@@ -54,8 +65,8 @@ class StripeEvent(Base):
 stripe_events = cast(Table, StripeEvent.__table__)
 
 
-def receive(tx: Session, event: WebhookEvent, payload: bytes, now: datetime) -> bool:
-    """Write the event, unless its id is known; whether it was written."""
+def receive(tx: Session, event: WebhookEvent, payload: bytes, now: datetime) -> tuple[bool, bool]:
+    """Write the event, unless its id is known; whether it was written, and is to be acted on."""
     connection = tx.connection()
     row = {
         "id": event.id,
@@ -64,25 +75,18 @@ def receive(tx: Session, event: WebhookEvent, payload: bytes, now: datetime) -> 
         "object_id": event.object_id,
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
         "received_at": now,
+        "handled_at": None if event.type in ACTS_ON else now,
     }
     insert = INSERT[connection.dialect.name](stripe_events).values(row).on_conflict_do_nothing()
-    return connection.execute(insert, execution_options=COUNTED).rowcount == 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What Stripe says now of an event's object: for the result, for a person, for the creator."""
-
-    told: Mapping[str, Any]
-    error: str | None = None
-    gates: Mapping[str, Any] = field(default_factory=dict)
+    new = connection.execute(insert, execution_options=COUNTED).rowcount == 1
+    return new, new and event.type in ACTS_ON
 
 
 def handle(tx: Session, ctx: Context, event_id: str) -> dict[str, Any]:
     """Act on an event, as a step: its end is written through `tx`, which begins after the fetch.
 
-    Raises NonRetriable where it is not known, RetryAfter where another event of the same object
-    was handled meanwhile: what was fetched here may be older than what that one wrote.
+    Raises NonRetriable where it is not known, RetryAfter where something else is being written of
+    the same object: what was fetched here may be older.
     """
     with ctx.transaction() as own:
         event = own.get(StripeEvent, event_id)
@@ -95,24 +99,18 @@ def handle(tx: Session, ctx: Context, event_id: str) -> dict[str, Any]:
     try:
         found = _fetched(ctx.gateways.stripe, event)
     except StripeRefused as gone:
-        found = _Found({}, f"not to be had from Stripe: {gone}")
-    if found.gates:
-        owner = Creator.stripe_account_id == event.object_id
-        # Locked, so that of two events at once the second sees that the first was handled.
-        tx.execute(select(Creator.id).where(owner).with_for_update())
-        if _handled(tx, event) != before:
-            wait = timedelta(seconds=1 + crc32(event.id.encode()) % OVERTAKEN_SPREAD)
-            raise RetryAfter(f"{event.object_id}: another event was handled meanwhile", wait)
-        changed = tx.connection().execute(update(Creator).where(owner).values(**found.gates))
-        result["creators"] = changed.rowcount
-    if found.error is not None:
-        log.warning("event needs a person", extra={"event": event.id, "error": found.error})
+        told: dict[str, Any] = {"error": f"not to be had from Stripe: {gone}"}
+    else:
+        told = _taken_over(tx, event, before, found, ctx.now())
+    error = told.get("error")
+    if error is not None:
+        log.warning("event needs a person", extra={"event": event.id, "error": error})
     tx.execute(
         update(StripeEvent)
         .where(StripeEvent.id == event.id)
-        .values(handled_at=ctx.now(), error=found.error)
+        .values(handled_at=ctx.now(), error=error)
     )
-    return {**result, **found.told, "error": found.error}
+    return {"error": None, **result, **told}
 
 
 def _handled(tx: Session, event: StripeEvent) -> int:
@@ -121,22 +119,43 @@ def _handled(tx: Session, event: StripeEvent) -> int:
     return tx.scalar(select(func.count()).where(*same)) or 0
 
 
-def _fetched(stripe: StripeGateway, event: StripeEvent) -> _Found:
+def _fetched(
+    stripe: StripeGateway, event: StripeEvent
+) -> accounts.State | Transfer | BankPayout | None:
+    """What Stripe says now of the event's object; None where it is of a kind nobody acts on."""
+    if event.type == "account.application.deauthorized" and event.account is not None:
+        return accounts.asked(stripe, event.account)
     if event.object_id is None:
-        return _Found({})
+        return None
     if event.type == "account.updated":
-        account = stripe.retrieve_account(event.object_id)
-        gates = {
-            "payouts_enabled": account.payouts_enabled,
-            "transfers_active": account.transfers == "active",
-            "disabled_reason": account.disabled_reason and account.disabled_reason[:100],
-        }
-        return _Found({"payable": account.payable}, gates=gates)
-    if event.type == "transfer.reversed":
-        transfer = stripe.retrieve_transfer(event.object_id)
-        back = transfer.amount_reversed_minor
-        return _Found({"amountReversed": back}, REVERSED if back else None)
+        return accounts.asked(stripe, event.object_id)
+    if event.type.startswith("transfer."):
+        return stripe.retrieve_transfer(event.object_id)
     if event.type.startswith("payout.") and event.account is not None:
-        payout = stripe.retrieve_payout(event.account, event.object_id)
-        return _Found({"status": payout.status, "failureCode": payout.failure_code})
-    return _Found({})
+        return stripe.retrieve_payout(event.account, event.object_id)
+    return None
+
+
+def _taken_over(
+    tx: Session,
+    event: StripeEvent,
+    before: int,
+    found: accounts.State | Transfer | BankPayout | None,
+    now: datetime,
+) -> dict[str, Any]:
+    if isinstance(found, Transfer):
+        return bank.reversed_at_stripe(tx, found, now)
+    if isinstance(found, BankPayout):
+        return bank.heard(tx, found, now)
+    if found is None:
+        return {}
+    owner = Creator.stripe_account_id == (
+        event.object_id if event.type == "account.updated" else event.account
+    )
+    # Locked, so that of two events at once the second sees that the first was handled.
+    tx.execute(select(Creator.id).where(owner).with_for_update())
+    if _handled(tx, event) != before:
+        wait = timedelta(seconds=1 + crc32(event.id.encode()) % OVERTAKEN_SPREAD)
+        raise RetryAfter(f"{event.object_id}: another event was handled meanwhile", wait)
+    changed = tx.connection().execute(update(Creator).where(owner).values(**found._asdict()))
+    return {"creators": changed.rowcount, **found._asdict()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -13,15 +12,14 @@ from sqlalchemy.orm import Session
 from app.gateways.stripe import StripeGateway, Transfer
 from app.ledger.postings import Totals, balanced, trial_balance
 from app.payouts.differences import Kind, Reconciliation
+from app.payouts.legs import CLOCK_SKEW
 from app.payouts.models import Payout, PayoutAttempt, PayoutStatus
+from app.payouts.reconcile_banks import Transaction, compare_banks
 
 WINDOW = timedelta(days=30)
-CLOCK_SKEW = timedelta(minutes=5)
-"""How far Stripe's clock may be behind ours."""
 IN_FLIGHT = timedelta(minutes=2)
 """How long a transfer may wait for its record: a call's 20 s, and a slow commit."""
 _CHUNK = 500
-Transaction = Callable[[], AbstractContextManager[Session]]
 
 
 class _Row(NamedTuple):
@@ -35,19 +33,25 @@ class _Row(NamedTuple):
 
 
 def reconcile(
-    transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime | None = None
+    transaction: Transaction,
+    stripe: StripeGateway,
+    now: datetime,
+    since: datetime | None = None,
+    *,
+    banks: bool = True,
 ) -> Reconciliation:
     """Compare what was paid from `since` on (default: ever), and the cash and the books of today.
 
-    No transaction is open while Stripe answers. What is paid meanwhile is no difference: the ledger
+    With `banks` also the way from the creators' Stripe accounts on: a call per account. No
+    transaction is open while Stripe answers. What is paid meanwhile is no difference: the ledger
     is read before Stripe's list, and again for every transfer it did not explain. Memory is that of
     the window's payouts. Raises what the gateway raises.
     """
     found = Reconciliation()
-    paid: list[ColumnElement[bool]] = [Payout.status == PayoutStatus.PAID]
+    paid: list[ColumnElement[bool]] = [Payout.transfer_id.is_not(None)]
     if since is not None:
         since = since.replace(microsecond=0)  # as exact as Stripe's times are
-        paid.append(Payout.settled_at >= since)
+        paid.append(Payout.updated_at >= since)
     with transaction() as tx:
         unmatched = {row.id: row for row in _rows(tx, *paid)}
     found.payouts = len(unmatched)
@@ -64,6 +68,8 @@ def reconcile(
     for row in unmatched.values():
         detail = f"{row.amount} {row.currency} paid to {row.destination}, but no such transfer"
         found.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
+    if banks:
+        compare_banks(found, transaction, stripe, now, since)
     _compare_cash(found, transaction, stripe)
     return found
 
@@ -71,8 +77,9 @@ def reconcile(
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
     """A sentence for each currency whose books do not balance; see postings.balanced."""
     return [
-        f"{currency}: owed {t.owed} + held {t.held} + fees {t.fees} is not cash {t.cash}"
-        if t.owed + t.held + t.fees != t.cash
+        f"{currency}: owed {t.owed} + held {t.held} + fees {t.fees} is not"
+        f" cash {t.cash} + on creators' Stripe accounts {t.connected}"
+        if t.owed + t.held + t.fees != t.cash + t.connected
         else f"{currency}: {t.negative_holds} payouts took more than was set aside for them"
         for currency, t in books.items()
         if not balanced({currency: t})
@@ -124,7 +131,7 @@ def _explain(
 ) -> None:
     """Name the transfers that are not one of the window's paid payouts' own."""
     open_ = (PayoutStatus.REQUESTED, PayoutStatus.SENDING)
-    has_one = {row.id for row in known.values() if row.status == PayoutStatus.PAID}
+    has_one = {row.id for row in known.values() if row.transfer_id is not None}
     for one in strange:
         row = known.get(one.transfer_group or "")
         what = f"{one.amount_minor} {one.currency} to {one.destination}"
@@ -159,7 +166,7 @@ def _compare(found: Reconciliation, row: _Row, transfer: Transfer) -> None:
     ]
     if differing:
         found.add(Kind.DIFFERS, "; ".join(differing), row.id, transfer.id)
-    if transfer.amount_reversed_minor:
+    if transfer.amount_reversed_minor and row.status != PayoutStatus.REVERSED:
         detail = f"{transfer.amount_reversed_minor} of {transfer.amount_minor} {transfer.currency}"
         found.add(Kind.REVERSED, detail, row.id, transfer.id)
 
@@ -188,7 +195,7 @@ def _cash(
         books = trial_balance(tx)
         rows = tx.execute(chosen.group_by(Payout.currency))
         sending: dict[str, int] = {row[0]: row[1] for row in rows}
-    available = stripe.platform_balance()
+    available = stripe.platform_balance().total
     differing = []
     for currency in sorted(books.keys() | available.keys()):
         cash = books[currency].cash if currency in books else 0

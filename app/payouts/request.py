@@ -9,10 +9,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.earnings.models import Creator
-from app.jobs.errors import NonRetriable
-from app.ledger.postings import EntryKind, Posting, balance, creator_account, hold_account, post
-from app.payouts.eligibility import gate
-from app.payouts.models import Payout, PayoutStatus
+from app.errors import BadInput
+from app.ledger.postings import EntryKind, Posting, creator_account, hold_account, post
+from app.payouts import currencies, eligibility
+from app.payouts.models import Method, Payout, PayoutStatus
+
+
+class PayoutRefused(BadInput):
+    """An order that does not fit its payout, creator or balance; nothing was written."""
+
+    status = 422
+    title = "Payout refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +31,17 @@ class Order:
     amount: int
     destination: str
     currency: str | None = None
+    method: Method = Method.STANDARD
 
 
 def demanded(tx: Session, order: Order, now: datetime) -> Payout:
     """The payout the order names, locked; an unknown one is requested now and its money set aside.
 
-    Raises NonRetriable where the order does not fit the payout, the creator or the balance.
+    Raises PayoutRefused.
     """
     payout = tx.scalar(select(Payout).where(Payout.id == order.payout_id).with_for_update())
     if payout is None:
-        return _request(tx, order, now)
+        return request(tx, order, now)
     for name, wanted, given in (
         ("creator", payout.creator_id, order.creator_id),
         ("amount", payout.amount, order.amount),
@@ -41,32 +49,33 @@ def demanded(tx: Session, order: Order, now: datetime) -> Payout:
         ("currency", payout.currency, order.currency or payout.currency),
     ):
         if wanted != given:
-            raise NonRetriable(f"payout {payout.id} has {name} {wanted}, not {given}")
+            raise PayoutRefused(f"payout {payout.id} has {name} {wanted}, not {given}")
     return payout
 
 
-def _request(tx: Session, order: Order, now: datetime) -> Payout:
+def request(tx: Session, order: Order, now: datetime) -> Payout:
+    """A new payout, with its money set aside; the creator's row is locked. Raises PayoutRefused."""
     # Locked, so that two payouts requested at once cannot both spend one balance.
     found = tx.execute(
-        select(Creator, gate()).where(Creator.id == order.creator_id).with_for_update()
+        select(Creator, eligibility.gate()).where(Creator.id == order.creator_id).with_for_update()
     ).one_or_none()
     if found is None:
-        raise NonRetriable(f"payout {order.payout_id}: no creator {order.creator_id!r}")
+        raise PayoutRefused(f"payout {order.payout_id}: no creator {order.creator_id!r}")
     creator, left_out = found
     if left_out is not None:
-        raise NonRetriable(
+        raise PayoutRefused(
             f"payout {order.payout_id}: creator {creator.id} is left out: {left_out}"
         )
     if creator.stripe_account_id != order.destination:
-        raise NonRetriable(
+        raise PayoutRefused(
             f"payout {order.payout_id}: {order.destination!r} is not creator {creator.id}'s account"
         )
     currency = order.currency or creator.currency
-    account = creator_account(creator.id)
-    owed = balance(tx, account, currency)
-    if order.amount > owed:
-        raise NonRetriable(
-            f"payout {order.payout_id}: {order.amount} {currency} wanted but {owed} owed"
+    currencies.check(order.amount, currency)
+    payable = eligibility.payable(tx, creator.id, currency, now)
+    if order.amount > payable:
+        raise PayoutRefused(
+            f"payout {order.payout_id}: {order.amount} {currency} wanted but {payable} payable now"
         )
     payout = Payout(
         id=order.payout_id,
@@ -74,12 +83,14 @@ def _request(tx: Session, order: Order, now: datetime) -> Payout:
         currency=currency,
         amount=order.amount,
         destination=order.destination,
+        method=order.method,
         status=PayoutStatus.REQUESTED,
         requested_at=now,
+        updated_at=now,
     )
     tx.add(payout)
     tx.flush()
-    hold = hold_account(payout.id)
+    account, hold = creator_account(creator.id), hold_account(payout.id)
     held = Posting(EntryKind.HOLD, f"{payout.id}-1", account, hold, currency, order.amount, now)
     post(tx, [held])
     return payout

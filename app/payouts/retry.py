@@ -1,6 +1,6 @@
 """Payouts to be tried again: what made them fail may have passed, or the run that paid them ended.
 
-Page by page, each page one transaction. Whoever is requested anew has the money set aside anew.
+Page by page, each page one transaction. Whose transfer was refused has the money set aside anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    null,
     or_,
     select,
     true,
@@ -30,7 +31,6 @@ from app.earnings.models import Creator
 from app.ledger.models import Entry
 from app.ledger.postings import (
     CREATOR,
-    HOLD,
     AnySelect,
     EntryKind,
     Posting,
@@ -38,20 +38,19 @@ from app.ledger.postings import (
     hold_account,
     post,
 )
-from app.payouts.attempts import PayoutMoved
 from app.payouts.eligibility import gate
+from app.payouts.legs import TRANSFER
+from app.payouts.models import LegName, PayoutStatus, payouts
 from app.payouts.models import Payout as P
 from app.payouts.models import PayoutAttempt as A
-from app.payouts.models import PayoutStatus, payouts
-from app.payouts.pages import order
 
 MAX_ATTEMPTS = 5
-"""Of one payout, all runs together."""
+"""Of one leg of a payout, all runs together; what lacked the platform's own money is none."""
 PAGE_SIZE = 200
 FAILED_WITHIN = timedelta(days=30)
 SENDING_STALE = timedelta(minutes=30)
-"""Longer than a run tries: its five attempts are over after 13 minutes."""
-REQUESTED_STALE = timedelta(hours=3)
+"""Longer than a run tries: its attempts are over after 13 minutes."""
+READY_STALE = timedelta(hours=3)
 """Longer than a pay day keeps a payout waiting for its turn."""
 MAY_PASS = frozenset(
     {
@@ -60,8 +59,10 @@ MAY_PASS = frozenset(
         *("payouts_not_allowed", "insufficient_capabilities_for_transfer"),
     }
 )
-"""Stripe's codes (https://docs.stripe.com/error-codes) whose cause can go away; the account's own
-are tried again once its gates pass. Any other needs a person."""
+"""Stripe's codes (https://docs.stripe.com/error-codes) of a refused transfer whose cause can go
+away; the account's own are tried again once its gates pass. Any other needs a person."""
+_S = PayoutStatus
+_BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
 
 
 class Left(StrEnum):
@@ -74,12 +75,14 @@ class Left(StrEnum):
     """The creator's balance does not cover it any more."""
 
 
-def reopen(tx: Session, after: str, payout_date: date | None, now: datetime) -> dict[str, Any]:
-    """The next page of payouts with ids past `after`, of one pay day or of the last 30 days.
+def reopen(
+    tx: Session, run_id: str, after: str, payout_date: date | None, now: datetime
+) -> dict[str, Any]:
+    """Take charge, as `run_id`, of the next page of payouts with ids past `after`.
 
-    Returns `orders` to be paid, the number `left` by reason, and the page's `last` id (None: there
-    are no more). A failed one whose money went into a later pay day's payout is not looked at.
-    Raises PayoutMoved where another process moved one meanwhile; nothing is changed then.
+    Of one pay day or of the last 30 days. Returns how many were `taken`, the number `left` by
+    reason, and the page's `last` id (None: there are no more). A refused one whose money went into
+    a later pay day's payout is not looked at.
     """
     wanted = _wanted(payout_date, now)
     page = tx.execute(
@@ -88,31 +91,30 @@ def reopen(tx: Session, after: str, payout_date: date | None, now: datetime) -> 
     # As a pay day and a manual payout do: nobody else spends these balances meanwhile.
     creators = Creator.id.in_({row.creator_id for row in page})
     tx.execute(select(Creator.id).where(creators).order_by(Creator.id).with_for_update())
-    orders: list[dict[str, Any]] = []
-    again: list[tuple[P, int]] = []
+    chosen = P.id.in_([row.id for row in page])
+    tx.execute(select(P.id).where(chosen).order_by(P.id).with_for_update())
+    taken: list[str] = []
+    again: list[Posting] = []
     left: Counter[str] = Counter()
     purses: dict[tuple[str, str], int] = {}
-    for payout, tries, owed, why in tx.execute(_judged(wanted, [row.id for row in page])):
-        if payout.status == PayoutStatus.FAILED:
+    for payout, tries, owed, why in tx.execute(_judged(and_(wanted, chosen))):
+        reason = why
+        if payout.status == _S.FAILED:
             purse = (payout.creator_id, payout.currency)
             purses.setdefault(purse, owed)
-            if why is None and payout.amount > purses[purse]:
-                why = Left.BALANCE_TOO_LOW.value
-            if why is None:
+            if reason is None and payout.amount > purses[purse]:
+                reason = Left.BALANCE_TOO_LOW.value
+            if reason is None:
                 purses[purse] -= payout.amount
-                again.append((payout, tries))
-        # A last attempt without an outcome still has to get one.
-        elif tries >= MAX_ATTEMPTS + (payout.status == PayoutStatus.SENDING):
-            why = Left.ATTEMPTS_USED_UP.value
+                again.append(_held(payout, tries + 1, now))
+        if reason is None:
+            taken.append(payout.id)
         else:
-            why = None
-        if why is None:
-            orders.append(order(payout))
-        else:
-            left[why] += 1
-    _request(tx, again, now)
+            left[reason] += 1
+    _take(tx, run_id, taken, now)
+    post(tx, again)
     return {
-        "orders": orders,
+        "taken": len(taken),
         "left": dict(left),
         "last": page[-1].id if len(page) == PAGE_SIZE else None,
     }
@@ -126,38 +128,38 @@ def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
         later.payout_date.is_not(None),
         later.requested_at > P.settled_at,
     )
-    told = select(func.max(A.updated_at)).where(A.payout_id == P.id)
-    hold = literal(HOLD) + P.id
-    held = select(func.max(Entry.created_at)).where(
-        Entry.kind == EntryKind.HOLD, Entry.credit == hold, Entry.currency == P.currency
-    )
+    recent = P.updated_at >= now - FAILED_WITHIN if payout_date is None else true()
     stands = or_(
-        and_(
-            P.status == PayoutStatus.FAILED,
-            P.settled_at >= now - FAILED_WITHIN if payout_date is None else true(),
-            ~superseded.exists(),
-        ),
-        and_(P.status == PayoutStatus.SENDING, told.scalar_subquery() <= now - SENDING_STALE),
-        and_(P.status == PayoutStatus.REQUESTED, held.scalar_subquery() <= now - REQUESTED_STALE),
+        and_(P.status == _S.FAILED, recent, ~superseded.exists()),
+        and_(P.status == _S.BANK_FAILED, recent),
+        and_(P.status.in_([_S.SENDING, _S.PAYING]), P.updated_at <= now - SENDING_STALE),
+        and_(P.status.in_([_S.REQUESTED, _S.TRANSFERRED]), P.updated_at <= now - READY_STALE),
     )
     return stands if payout_date is None else and_(stands, P.payout_date == payout_date)
 
 
-def _judged(wanted: ColumnElement[bool], ids: Sequence[str]) -> AnySelect:
-    """Payout, attempts so far, the creator's balance, and why a failed one is left (or null)."""
-    latest = select(func.max(A.n)).where(A.payout_id == P.id).scalar_subquery()
-    tries = func.coalesce(latest, 0)
+def _judged(wanted: ColumnElement[bool]) -> AnySelect:
+    """Payout, tries of its leg so far, the creator's balance, and why it is left (or null)."""
+    leg = case((P.status.in_(_BANK_LEG), LegName.BANK.value), else_=LegName.TRANSFER.value)
+    mine = and_(A.payout_id == P.id, A.leg == leg)
+    tries = select(func.coalesce(func.max(A.n), 0)).where(mine).scalar_subquery()
+    short = and_(A.leg == LegName.TRANSFER, func.coalesce(A.code, "") == TRANSFER.no_funds)
+    used = select(func.count()).where(mine, ~short).scalar_subquery()
     owed = cast(_sum(Entry.credit) - _sum(Entry.debit), BigInteger)
+    failed = P.status.in_([_S.FAILED, _S.BANK_FAILED])
+    # A last attempt without an outcome still has to get one.
+    limit = MAX_ATTEMPTS + case((P.status.in_([_S.SENDING, _S.PAYING]), 1), else_=0)
     why = case(
-        (P.reason.not_in(MAY_PASS), P.reason),
-        (tries >= MAX_ATTEMPTS, literal(Left.ATTEMPTS_USED_UP.value)),
+        (and_(P.status == _S.FAILED, P.reason.not_in(MAY_PASS)), P.reason),
+        (used >= limit, literal(Left.ATTEMPTS_USED_UP.value)),
+        (~failed, null()),
         (P.destination != Creator.stripe_account_id, literal(Left.DESTINATION_CHANGED.value)),
         else_=gate(),
     )
     return (
         select(P, tries, owed, why)
         .join(Creator, Creator.id == P.creator_id)
-        .where(wanted, P.id.in_(ids))
+        .where(wanted)
         .order_by(P.id)
     )
 
@@ -168,29 +170,25 @@ def _sum(side: InstrumentedAttribute[str]) -> ColumnElement[int]:
     return total.where(side == account, Entry.currency == P.currency).scalar_subquery()
 
 
-def _request(tx: Session, again: Sequence[tuple[P, int]], now: datetime) -> None:
-    """Failed → requested, and the money set aside under the next attempt's name."""
-    if not again:
+def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
+    """The run's now; who had failed is ready again."""
+    if not ids:
         return
-    moved = tx.connection().execute(
+    again = {_S.FAILED.value: _S.REQUESTED.value, _S.BANK_FAILED.value: _S.TRANSFERRED.value}
+    tx.connection().execute(
         update(payouts)
-        .where(P.id.in_([payout.id for payout, _ in again]), P.status == PayoutStatus.FAILED)
-        .values(status=PayoutStatus.REQUESTED, reason=None, settled_at=None)
+        .where(P.id.in_(ids))
+        .values(
+            status=case(again, value=P.status, else_=P.status),
+            reason=None,
+            settled_at=None,
+            run_id=run_id,
+            updated_at=now,
+        )
     )
-    if moved.rowcount != len(again):
-        raise PayoutMoved("a failed payout was moved by another process")
-    post(
-        tx,
-        [
-            Posting(
-                EntryKind.HOLD,
-                f"{payout.id}-{tries + 1}",
-                creator_account(payout.creator_id),
-                hold_account(payout.id),
-                payout.currency,
-                payout.amount,
-                now,
-            )
-            for payout, tries in again
-        ],
-    )
+
+
+def _held(payout: P, n: int, now: datetime) -> Posting:
+    owner, hold = creator_account(payout.creator_id), hold_account(payout.id)
+    ref = f"{payout.id}-{n}"
+    return Posting(EntryKind.HOLD, ref, owner, hold, payout.currency, payout.amount, now)

@@ -1,0 +1,234 @@
+"""Telling the admin how a pay day or a retry went, by mail and by a webhook.
+
+Neither may hold up or repeat a payout: whatever cannot be sent is a result that says so, and only
+what may pass by itself is raised, for the step's own retries.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.clock import iso
+from app.errors import BadInput
+from app.gateways.hooks import HookRefused
+from app.gateways.smtp import MailRefused, MailUnknown
+from app.jobs.context import Context
+
+log = logging.getLogger(__name__)
+
+Report = Mapping[str, Any]
+"""`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
+waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
+Amounts are minor units."""
+_UNKNOWN = dict.fromkeys(
+    [
+        *("payoutDate", "totals", "failures", "failureCount", "leftOut", "waitingForFunds"),
+        *("reconciled", "ledgerBalanced", "stopped"),
+    ]
+)
+MAX_FAILURES = 50
+"""Of those named in a mail; the others are counted."""
+EVENT = "payouts.reported"
+"""The webhook's type."""
+_WHOLE = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
+_THOUSANDTHS = "bhd jod kwd omr tnd"
+"""As Stripe's amounts are (https://docs.stripe.com/currencies): isk and ugx have hundredths there,
+always zero."""
+_TITLES: Mapping[str, str] = {
+    "process-payouts": "Pay day",
+    "retry-failed-payouts": "Retry of failed payouts",
+}
+
+
+def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
+    """Mail the summary to the admin, as a step; {"sent": false, "why": …} where it did not go.
+
+    A crash between sending and recording sends it again under the same Message-ID, by which a
+    mailbox can tell that the two are one. One whose outcome is unknown is not sent again. Raises
+    MailUnavailable.
+    """
+    mailer, to = ctx.gateways.mailer, ctx.gateways.admin.email
+    if mailer is None or to is None:
+        return {"sent": False, "why": "off"}
+    subject, text = summary_mail(report)
+    message_id = f"<{_name(report)}@{mailer.domain}>"
+    try:
+        mailer.send(to=to, subject=subject, text=text, message_id=message_id, now=ctx.now())
+    except (MailRefused, BadInput) as refused:
+        return _not_sent("mail", f"refused: {refused}")
+    except MailUnknown as unknown:
+        return _not_sent("mail", f"unknown, not sent again: {unknown}")
+    return {"sent": True}
+
+
+def hook(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
+    """Post the report to the admin's webhook, as a step; as `mail` where it did not go.
+
+    `timestamp` is when the run was asked for, UTC, so that a message sent twice, after a crash or
+    a lost answer, is the same under the same webhook-id. Raises HookUnavailable.
+    """
+    hooks, url = ctx.gateways.hooks, ctx.gateways.admin.webhook_url
+    if hooks is None or url is None:
+        return {"sent": False, "why": "off"}
+    body = {"type": EVENT, "timestamp": iso(ctx.created_at), "data": dict(report)}
+    try:
+        hooks.post(url, body, _name(report), ctx.now())
+    except (HookRefused, BadInput) as refused:
+        return _not_sent("webhook", f"refused: {refused}")
+    return {"sent": True}
+
+
+def _name(report: Report) -> str:
+    """The same for the same report: a run may have one on its way and one at its end."""
+    text = json.dumps(report, sort_keys=True, separators=(",", ":"))
+    return f"{report['runId']}_{sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _not_sent(what: str, why: str) -> dict[str, Any]:
+    log.warning("the admin's %s was not sent: %s", what, why)
+    return {"sent": False, "why": why}
+
+
+def summary_mail(report: Report) -> tuple[str, str]:
+    """Subject and text for a person who has to know whether anything is to be done."""
+    known: Report = {**_UNKNOWN, **report}
+    title = _title(known)
+    how = "is done." if known["stopped"] is None else f"has stopped: {_line(known['stopped'])}"
+    blocks = [f"{title} (run {known['runId']}) {how}"]
+    for name, heading, lines in _BLOCKS:
+        if known[name] is not None:
+            blocks.append(_block(heading, lines(known)))
+    blocks.append(_block("What to do", [f"- {step}" for step in _to_do(known)] or ["nothing"]))
+    return f"{title}: {', '.join(_findings(known)) or 'done'}", "\n\n".join(blocks) + "\n"
+
+
+def money(amount: int, currency: str) -> str:
+    """Minor units as a person writes them, such as 1,234.50 USD."""
+    code = currency.lower()
+    places = 0 if code in _WHOLE.split() else 3 if code in _THOUSANDTHS.split() else 2
+    return f"{Decimal(amount).scaleb(-places):,.{places}f} {currency.upper()}"
+
+
+def _title(known: Report) -> str:
+    title, day = _TITLES.get(known["job"], known["job"]), known["payoutDate"]
+    if day is None:
+        return title
+    return f"{title} {day}" if known["job"] == "process-payouts" else f"{title} of {day}"
+
+
+def _findings(known: Report) -> Iterator[str]:
+    """What is not as it should be, in the subject's words."""
+    if known["stopped"] is not None:
+        yield "stopped"
+    if known["ledgerBalanced"] is False:
+        yield "the books do not balance"
+    if _differs(known):
+        yield "Stripe and the books differ"
+    if known["failureCount"]:
+        yield f"{known['failureCount']:,} failed"
+    if _amounts(known):
+        yield "waiting for funds"
+
+
+def _to_do(known: Report) -> Iterator[str]:
+    if known["stopped"] is not None:
+        run = known["runId"]
+        yield f"Put right what stopped it. How it stands: flask --app app runs show {run}"
+    if known["ledgerBalanced"] is False:
+        yield "Pay nobody until the entry that is wrong is found and countered."
+    if known["ledgerBalanced"] is False or _differs(known):
+        yield "Each difference, and what to do about it: flask --app app payouts reconcile"
+    elif known["reconciled"] is None and known["stopped"] is None:
+        yield "Compare the books with Stripe: flask --app app payouts reconcile"
+    if _amounts(known):
+        yield (
+            "Top up the platform's balance at Stripe by what waits;"
+            " the daily retry (10:00 UTC) then pays it."
+        )
+    if known["failureCount"]:
+        yield (
+            "What became of a payout: flask --app app payouts show ID. The daily retry (10:00 UTC)"
+            " tries again what may pass; the rest needs a person."
+        )
+
+
+def _differs(known: Report) -> bool:
+    return known["reconciled"] is not None and not known["reconciled"]["ok"]
+
+
+def _totals(known: Report) -> list[str]:
+    rows = [
+        (_words(one["status"]), f"{one['count']:,}", money(one["amount"], one["currency"]))
+        for one in known["totals"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{status:<{widths[0]}}  {count:>{widths[1]}}  {amount:>{widths[2]}}"
+        for status, count, amount in rows
+    ]
+
+
+def _failures(known: Report) -> list[str]:
+    shown = known["failures"][:MAX_FAILURES]
+    lines = [
+        f"{_line(one['payoutId'])}, creator {_line(one['creatorId'])},"
+        f" {money(one['amount'], one['currency'])}: {_line(one['reason'] or 'no reason on record')}"
+        for one in shown
+    ]
+    more = (known["failureCount"] or 0) - len(shown)
+    return [*lines, f"and {more:,} more"] if more > 0 else lines
+
+
+def _left_out(known: Report) -> list[str]:
+    return _counts(known["leftOut"])
+
+
+def _amounts(known: Report) -> list[str]:
+    waiting: Mapping[str, int] = known["waitingForFunds"] or {}
+    return [money(amount, currency) for currency, amount in sorted(waiting.items()) if amount]
+
+
+def _reconciled(known: Report) -> list[str]:
+    found = known["reconciled"]
+    compared = f"{found['payouts']:,} in the books, {found['transfers']:,} at Stripe"
+    if found["ok"]:
+        return [f"agreed: {compared}"]
+    return [f"differences: {compared}", *_counts(found["differences"])]
+
+
+def _books(known: Report) -> list[str]:
+    return ["balanced" if known["ledgerBalanced"] else "NOT balanced"]
+
+
+_BLOCKS: Sequence[tuple[str, str, Callable[[Report], Sequence[str]]]] = (
+    ("totals", "Payouts", _totals),
+    ("failures", "Failures", _failures),
+    ("leftOut", "Left out", _left_out),
+    ("waitingForFunds", "Waiting for funds", _amounts),
+    ("reconciled", "Reconciliation with Stripe", _reconciled),
+    ("ledgerBalanced", "Books", _books),
+)
+
+
+def _block(heading: str, lines: Sequence[str]) -> str:
+    return "\n".join([heading, *(f"  {line}" for line in lines or ["none"])])
+
+
+def _counts(counts: Mapping[str, int]) -> list[str]:
+    return [f"{_words(name)}: {count:,}" for name, count in sorted(counts.items()) if count]
+
+
+def _words(name: str) -> str:
+    return _line(name.replace("_", " "))
+
+
+def _line(text: str) -> str:
+    """On one line: a name from outside must not look like a line of the mail."""
+    return " ".join(text.split())
