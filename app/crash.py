@@ -1,14 +1,33 @@
-"""Named points where a crash test kills the process; without CRASH_AT they do nothing."""
+"""Named points where a crash test kills the process; without its variables they do nothing.
+
+SWITCHYARD_CRASH_AT names one point. SWITCHYARD_CRASH_EACH names a file: every point of every step
+is met there once, so that a run is killed wherever it can be, and still comes to its end.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 
+from structlog.contextvars import get_contextvars
+
 _AT = os.environ.get("SWITCHYARD_CRASH_AT", "")
+_EACH = os.environ.get("SWITCHYARD_CRASH_EACH", "")
 
 
 def point(name: str) -> None:
-    """Die here, as by kill -9, if SWITCHYARD_CRASH_AT names this point."""
-    if name == _AT:
+    """Die here, as by kill -9, if the variables say so."""
+    if name == _AT or (_EACH and _first_time(f"{name}@{get_contextvars().get('step', '')}")):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _first_time(mark: str) -> bool:
+    file = os.open(_EACH, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+    try:
+        if mark in os.read(file, 1 << 20).decode().split():
+            return False
+        os.write(file, f"{mark}\n".encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return True

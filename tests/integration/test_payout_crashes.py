@@ -1,100 +1,197 @@
-"""Kill -9 at every named point of a pay day, on both backends and databases: each is paid once.
+"""Kill -9 at every point of every step of the payout jobs, on both backends and databases.
 
-The points are found in the source, so that a new one is covered without being listed.
+A process is killed once at each point it comes to, so the points find themselves: a new step, or a
+new point in one, is covered without being listed. Each creator is paid exactly once.
 """
 
 from __future__ import annotations
 
-import time
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.dispatch import dispatch
+from app.earnings.models import Creator
+from app.gateways.stripe import BankPayout, WebhookEvent
+from app.jobs.catalogue import load
 from app.ledger.postings import balanced, trial_balance
 from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
+from app.payouts import inbox
+from app.payouts.eligibility import verdicts
+from app.payouts.legs import CAME_BACK
 from app.payouts.models import Payout
+from app.payouts.reconcile import reconcile
+from app.runs.inline import Inline
 from app.runtime import Runtime
-from tests.integration.test_crashes import POINTS, wait_dead
-from tests.support.sides import (
-    PATIENCE_SECONDS,
-    Side,
-    environment,
-    free_port,
-    fresh,
-    relaying,
-    rq_worker,
-    web,
-)
+from tests.integration.test_crashes import POINTS
+from tests.support.dying import dying
+from tests.support.sides import Side, environment, free_port, fresh, relaying
 
-CREATORS, PAYABLE = 10, 6
-# A pay day fails no step and moves nowhere by itself: those points have their own tests.
-PAY_DAY_POINTS = [
-    point
-    for point in POINTS
-    if not point.startswith("dispatch.") and point not in ("run.moved", "step.failure-recorded")
+CREATORS, PAYABLE = 12, 6
+DAY = "2025-01-15"
+JOBS = [
+    spec.name
+    for spec in load("app.jobs.payouts,app.jobs.webhooks").values()
+    if spec.file in ("app/jobs/payouts.py", "app/jobs/webhooks.py")
 ]
+IN_TRANSIT, PAID = {"in_transit": PAYABLE}, {"paid": PAYABLE}
+
+
+class Scene:
+    """A platform with one job about to run on it."""
+
+    def __init__(self, made: Runtime, stripe_url: str) -> None:
+        self.made = made
+        self.stripe_url = stripe_url
+
+    def admin(self, route: str, body: dict[str, Any]) -> None:
+        url = f"{self.stripe_url}/_standin/{route}"
+        requests.post(url, json=body, timeout=10).raise_for_status()
+
+    def done(self, job: str, payload: dict[str, Any]) -> None:
+        """The job here and now, in this process."""
+        inline = Inline(self.made.engine, threading.Event())
+        run = dispatch(job, payload)
+        assert all(list(inline.slices(run.id)))
+
+    def a_pay_day(self) -> tuple[dict[str, Any], dict[str, int]]:
+        return {"payoutDate": DAY}, IN_TRANSIT
+
+    def a_payout(self) -> tuple[dict[str, Any], dict[str, int]]:
+        v = verdicts(self.made.store.clock()).subquery().c
+        with self.made.db.autocommit() as connection:
+            chosen = select(v.creator_id, v.destination, v.amount).where(v.reason.is_(None))
+            creator, destination, amount = connection.execute(chosen).first() or ("", "", 0)
+        order = {"payoutId": "p1", "creatorId": creator, "amount": amount}
+        return {**order, "stripeAccountId": destination}, {"in_transit": 1}
+
+    def failures(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Two refused transfers, two refused bank payouts, two that came back from the bank."""
+        refused = {"kind": "refuse", "code": "payouts_not_allowed", "next": 2}
+        rules = [
+            refused | {"path": "/v1/transfers"},
+            refused | {"path": "/v1/payouts"},
+            {"kind": "bank_fails", "next": 4},
+        ]
+        self.admin("faults", {"rules": rules})
+        self.done("process-payouts", {"payoutDate": DAY})
+        self.admin("clock", {"advance_seconds": 3 * 86_400})
+        self.done("reconcile-payouts", {})
+        return {}, {"in_transit": PAYABLE}
+
+    def changed_accounts(self) -> tuple[dict[str, Any], dict[str, int]]:
+        with self.made.db.autocommit() as connection:
+            ids = list(connection.scalars(select(Creator.stripe_account_id).limit(5)))
+        self.admin("accounts", {"accounts": [{"id": i, "transfers": "inactive"} for i in ids]})
+        return {}, {}
+
+    def bank_news(self) -> tuple[dict[str, Any], dict[str, int]]:
+        self.done("process-payouts", {"payoutDate": DAY})
+        self.admin("clock", {"advance_seconds": 3 * 86_400})
+        return {}, PAID
+
+    def an_event(self) -> tuple[dict[str, Any], dict[str, int]]:
+        self.bank_news()
+        now = datetime.now(UTC)
+        with self.made.db.session() as tx:
+            payout = tx.scalars(select(Payout)).first()
+            assert payout is not None
+            names = ("evt_1", "payout.paid", payout.destination, payout.bank_payout_id)
+            inbox.receive(tx, WebhookEvent(*names, now), b"{}", now)
+        return {"eventId": "evt_1"}, {"in_transit": PAYABLE - 1, "paid": 1}
+
+    def check(self, expected: dict[str, int]) -> None:
+        """Each payout once at Stripe and at the bank, the books in balance, nothing that differs."""
+        made = self.made
+        stripe = made.engine.gateways.stripe
+        transfers = list(stripe.list_transfers())
+        with Session(made.db.engine) as session:
+            payouts = list(session.scalars(select(Payout)))
+            assert balanced(trial_balance(session))
+        counts: dict[str, int] = {}
+        for payout in payouts:
+            counts[payout.status] = counts.get(payout.status, 0) + 1
+        assert counts == expected
+        at_stripe = sorted((t.transfer_group, t.amount_minor, t.currency) for t in transfers)
+        assert at_stripe == sorted((p.id, p.amount, p.currency) for p in payouts)
+        accounts = {payout.destination for payout in payouts}
+        banks: list[BankPayout] = [b for a in accounts for b in stripe.list_payouts(a)]
+        live = sorted(b.id for b in banks if b.status not in CAME_BACK)
+        assert live == sorted(str(p.bank_payout_id) for p in payouts)
+        found = reconcile(made.db.session, stripe, made.store.clock())
+        assert found.differences == []
+
+
+SCENES: dict[str, Callable[[Scene], tuple[dict[str, Any], dict[str, int]]]] = {
+    "process-payouts": Scene.a_pay_day,
+    "process-single-payout": Scene.a_payout,
+    "retry-failed-payouts": Scene.failures,
+    "update-account-statuses": Scene.changed_accounts,
+    "reconcile-payouts": Scene.bank_news,
+    "handle-stripe-event": Scene.an_event,
+}
 
 
 @pytest.mark.parametrize("backend", ["rq", "inngest"])
-@pytest.mark.parametrize("point", PAY_DAY_POINTS)
-def test_a_process_dies_on_a_pay_day(
-    point: str, backend: str, database_url: str, redis_url: str, tmp_path: Path
+@pytest.mark.parametrize("job", JOBS)
+def test_it_dies_everywhere_and_pays_once(
+    job: str, backend: str, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         stripe = StripeStandIn()
         stack.callback(stripe.close)
         stripe_url = stack.enter_context(serve_in_thread(stripe))
         port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
+        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
         stack.enter_context(standin)
+        deaths = tmp_path / "deaths"
         environ = environment(
             database_url,
             redis_url,
-            SWITCHYARD_JOBS="app.jobs.payouts",
+            SWITCHYARD_JOBS="app.jobs.payouts,app.jobs.webhooks",
             STRIPE_API_BASE=stripe_url,
+            STRIPE_RATE="1000",
             INNGEST_DEV=standin.url,
-            LEASE_SECONDS="1",
+            LEASE_SECONDS="0.5",
             CHECK_SECONDS="0.3",
         )
         made = fresh(database_url, environ, None)
         stack.callback(made.db.dispose)
-        fill(made.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
-        stack.enter_context(relaying(made))
         on = Side(backend, made, environ, standin=standin)
-        run = on.dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-        crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
-        log = tmp_path / "dying.log"
-        if backend == "rq":
-            with rq_worker(crashing, log) as worker:
-                wait_dead(worker)
-            stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        else:
-            with web(crashing, port, log):
-                end = time.monotonic() + PATIENCE_SECONDS
-                while b"SIGKILL" not in log.read_bytes():
-                    assert time.monotonic() < end, "the process did not reach its crash point"
-                    time.sleep(0.05)
-            stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        (row,) = on.finish(run)
-        assert row.status == "succeeded"
-        check_paid_once(made)
+        fill(made.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
+        scene = Scene(made, stripe_url)
+        payload, expected = SCENES[job](scene)
+        stack.enter_context(relaying(made, 0.05))
+        environ = {**environ, "SWITCHYARD_CRASH_EACH": str(deaths)}
+        stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
+        if backend == "inngest":
+            standin.sync()
+        run = on.dispatch(job, payload)
+        (row,) = on.finish(run, patience_seconds=100.0)
+        assert row.status == "succeeded", row.error
+        scene.check(expected)
+        died = set(deaths.read_text().split())
+        # Nothing of it was left out: it died at each step, before and after it was on record.
+        steps = [name for name, step in on.steps(run.id).items() if step.result is not None]
+        assert steps
+        for step in steps:
+            assert {f"step.uncommitted@{step}", f"step.recorded@{step}"} <= died
+        assert {"run.claimed@", "run.body-done@", "run.ended@"} <= died
+        if job in ("process-payouts", "process-single-payout", "retry-failed-payouts"):
+            points = {mark.partition("@")[0] for mark in died}
+            assert points >= {point for point in POINTS if point.startswith("payout.")}
 
 
-def check_paid_once(made: Runtime) -> None:
-    """Every payout once at Stripe, with its amount, and the books in balance."""
-    engine = made.engine
-    transfers = list(engine.gateways.stripe.list_transfers())
-    with Session(made.db.engine) as session:
-        payouts = list(session.scalars(select(Payout)))
-        assert balanced(trial_balance(session))
-    assert len(payouts) == PAYABLE
-    assert {payout.status for payout in payouts} == {"paid"}
-    at_stripe = sorted((t.transfer_group, t.amount_minor, t.currency) for t in transfers)
-    assert at_stripe == sorted((p.id, p.amount, p.currency) for p in payouts)
+def test_every_job_has_its_scene() -> None:
+    assert set(JOBS) == set(SCENES)

@@ -79,9 +79,9 @@ class Side:
         with self.made.db.autocommit() as connection:
             return list(connection.execute(chosen))
 
-    def finish(self, *runs: Run) -> list[Any]:
+    def finish(self, *runs: Run, patience_seconds: float = PATIENCE_SECONDS) -> list[Any]:
         """Wait until the runs are done with; their rows."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + patience_seconds
         while True:
             if self.memory is not None:
                 self.memory.work(self.made.engine)
@@ -90,7 +90,7 @@ class Side:
                 return rows
             if time.monotonic() > end:
                 stuck = [row for row in rows if row.check_at is not None]
-                raise AssertionError(f"not done with after {PATIENCE_SECONDS} s: {stuck[:3]}")
+                raise AssertionError(f"not done with after {patience_seconds} s: {stuck[:3]}")
             time.sleep(0.02)
 
     def settle(self, seconds: float = 1.0) -> None:
