@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -16,6 +20,110 @@ from flags import parse_use_inngest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
+
+
+class Tls(StrEnum):
+    """How a connection to a mail server is encrypted."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    """Asked for in the clear, and insisted upon."""
+    IMPLICIT = "implicit"
+    """From its first byte on."""
+
+
+_SMTP = {
+    "smtp": (Tls.NONE, 25),
+    "smtps": (Tls.IMPLICIT, 465),
+    "smtp+starttls": (Tls.STARTTLS, 587),
+}
+_ENCODED = "in a password, / ? # @ : % must be percent-encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail is handed in, and as whom."""
+
+    host: str
+    port: int
+    tls: Tls = Tls.NONE
+    user: str | None = None
+    password: SecretStr | None = None
+
+
+def smtp_server(url: str) -> SmtpServer:
+    """What an SMTP URL says. Raises ValueError, which shows nothing of it."""
+    scheme = url.partition("://")[0]
+    if scheme not in _SMTP:
+        raise ValueError(f"must start with {' or '.join(f'{s}://' for s in _SMTP)}")
+    tls, port = _SMTP[scheme]
+    try:
+        parts = urlsplit(url)
+        port = port if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if not (url.isprintable() and port > 0 and _HOST.fullmatch(parts.hostname or "")):
+        raise ValueError(f"has no valid host and port; {_ENCODED}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"must end after its port; {_ENCODED}")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError("needs a user and a password, or neither")
+    # Python's SMTP client can send no others.
+    if not f"{user}{password}".isascii() or not f"{user}{password}".isprintable():
+        raise ValueError("its user and password must be printable ASCII")
+    return SmtpServer(
+        host=parts.hostname or "",
+        port=port,
+        tls=tls,
+        user=user or None,
+        password=SecretStr(password) if password else None,
+    )
+
+
+def mail_address(value: str) -> str:
+    """A mail address, ASCII and without a name. Raises ValueError where it is none."""
+    if len(value) > 254 or not _ADDRESS.fullmatch(value):
+        raise ValueError("must be a mail address such as pay@example.com")
+    return value
+
+
+def _hidden(check: Callable[[str], object]) -> AfterValidator:
+    """`check`, of a secret's value."""
+
+    def checked(value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check(value.get_secret_value())
+        return value
+
+    return AfterValidator(checked)
+
+
+def _optional(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda value: None if value is None else check(value))
+
+
+def _web_address(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        whole = None
+    if not (whole and value.isprintable() and " " not in value):
+        raise ValueError("must be a URL that starts with http:// or https://")
+
+
+def _signing_secret(value: str) -> None:
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not value.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
 
 
 def _url(*schemes: str) -> AfterValidator:
@@ -69,8 +177,16 @@ class Settings(BaseModel):
     stripe_api_key: SecretStr | None = None
     stripe_api_base: HttpUrl = None
     stripe_webhook_secret: SecretStr | None = None
+    stripe_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Calls a second that all processes together may send to Stripe; see stripe_calls_per_second"""
     backend_url: HttpUrl = None
-    smtp_url: str | None = None
+    smtp_url: Annotated[SecretStr | None, _hidden(smtp_server)] = None
+    mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
+    admin_email: Annotated[str | None, _optional(mail_address)] = None
+    """Who is told by mail how a pay day went."""
+    admin_webhook_url: Annotated[SecretStr | None, _hidden(_web_address)] = None
+    """Told the same as JSON; secret, as it may hold a token."""
+    admin_webhook_secret: Annotated[SecretStr | None, _hidden(_signing_secret)] = None
     storage_url: str | None = None
     admin_token: SecretStr | None = None
     secret_key: SecretStr | None = None
@@ -96,9 +212,23 @@ class Settings(BaseModel):
         )
 
     @property
+    def stripe_calls_per_second(self) -> float:
+        """STRIPE_RATE, or 20: Stripe allows 25 in test mode, and live 25 to any one endpoint
+        (https://docs.stripe.com/rate-limits). The stand-in of local mode has no limit of its own.
+        """
+        if self.stripe_rate is not None:
+            return self.stripe_rate
+        return 1000.0 if self.local else 20.0
+
+    @property
     def inngest_signed(self) -> bool:
         """Whether Inngest's calls must carry a signature: with a signing key and no dev server."""
         return self.inngest_signing_key is not None and self.inngest_dev is None
+
+    @property
+    def smtp(self) -> SmtpServer | None:
+        """What SMTP_URL says."""
+        return None if self.smtp_url is None else smtp_server(self.smtp_url.get_secret_value())
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -160,5 +290,7 @@ def _check_together(settings: Settings) -> None:
         for name in ("inngest_event_key", "inngest_signing_key"):
             if getattr(settings, name) is None:
                 raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
+    if settings.admin_email is not None and settings.smtp_url is None:
+        raise SettingsError("ADMIN_EMAIL is set but SMTP_URL is not: no mail would go to it")
     if settings.admin_token is not None and len(settings.admin_token.get_secret_value()) < 16:
         raise SettingsError("ADMIN_TOKEN: must have at least 16 characters")

@@ -14,7 +14,9 @@ from app.clock import Clock, utcnow
 from app.config import Settings
 from app.cutover import stages
 from app.db import Database
-from app.gateways import Gateways
+from app.gateways import Admin, Gateways
+from app.gateways.hooks import HookSender
+from app.gateways.smtp import Mailer
 from app.gateways.stripe import StripeGateway
 from app.jobs import catalogue
 from app.runs.backend import Backend, Backends
@@ -48,14 +50,16 @@ def make_runtime(
     )
     secret = settings.stripe_api_key
     stripe = StripeGateway(
-        LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(), settings.stripe_api_base
+        LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(),
+        settings.stripe_api_base,
+        calls_per_second=settings.stripe_calls_per_second,
     )
     made = runtime.Runtime(
         settings=settings,
         db=db,
         catalogue=jobs,
         store=store,
-        engine=Engine(store, Gateways(stripe=stripe), Leases(db, clock, lease)),
+        engine=Engine(store, _gateways(settings, stripe), Leases(db, clock, lease)),
     )
     runtime.install(made)
     flags.configure(
@@ -65,6 +69,17 @@ def make_runtime(
         )
     )
     return made
+
+
+def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
+    url, secret = settings.admin_webhook_url, settings.admin_webhook_secret
+    key = None if secret is None else secret.get_secret_value()
+    return Gateways(
+        stripe=stripe,
+        mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
+        hooks=None if url is None else HookSender(key),
+        admin=Admin(email=settings.admin_email, webhook_url=url),
+    )
 
 
 def build(settings: Settings | None = None) -> Flask:

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
+from app.gateways.hooks import HookSender
+from app.gateways.smtp import Mailer
 from app.gateways.stripe import StripeGateway
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """Who is told what happened; None: not by this way."""
+
+    email: str | None = None
+    webhook_url: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gateways:
-    """The gateways of one process."""
+    """The gateways of one process; None: off."""
 
     stripe: StripeGateway
+    mailer: Mailer | None = None
+    hooks: HookSender | None = None
+    """Signs with the admin's secret."""
+    admin: Admin = Admin()

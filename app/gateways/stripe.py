@@ -16,14 +16,17 @@ from app.gateways.stripe_errors import (
     StripeMisconfigured,
     StripeRateLimited,
     StripeRefused,
+    StripeServerError,
     StripeUnknownOutcome,
     StripeWebhookRefused,
 )
 from app.gateways.stripe_objects import (
     Account,
+    Balance,
     BankPayout,
     Transfer,
     read_account,
+    read_balance,
     read_bank_payout,
     read_transfer,
 )
@@ -32,6 +35,7 @@ from app.gateways.stripe_webhooks import WebhookEvent, verify_webhook
 
 __all__ = [
     "Account",
+    "Balance",
     "BankPayout",
     "StripeError",
     "StripeGateway",
@@ -39,6 +43,7 @@ __all__ = [
     "StripeMisconfigured",
     "StripeRateLimited",
     "StripeRefused",
+    "StripeServerError",
     "StripeUnknownOutcome",
     "StripeWebhookRefused",
     "Transfer",
@@ -62,7 +67,11 @@ class StripeGateway:
     """
 
     def __init__(
-        self, api_key: str, api_base: str | None = None, timeout_seconds: float = 10.0
+        self,
+        api_key: str,
+        api_base: str | None = None,
+        timeout_seconds: float = 10.0,
+        calls_per_second: float = 20.0,
     ) -> None:
         # The HTTP library's complaint about a key that fits no header would print the key.
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
@@ -70,6 +79,8 @@ class StripeGateway:
         self._api_key = api_key
         self._api_base = api_base
         self._timeout_seconds = timeout_seconds
+        self.calls_per_second = calls_per_second
+        """The rate that all processes may keep together; keeping it is for the callers."""
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -127,13 +138,14 @@ class StripeGateway:
         account: str,
         amount_minor: int,
         currency: str,
+        method: str = "standard",
         idempotency_key: str,
         metadata: Mapping[str, str],
     ) -> BankPayout:
         """Sends `amount_minor` minor units of `account`'s balance to its bank.
 
-        Raises ValueError as create_transfer does, and for an empty `account`, which would send the
-        platform's own money.
+        `method` is standard, or instant for a fee where its bank takes those. Raises ValueError as
+        create_transfer does, and for an empty `account`: that would send the platform's own money.
         """
         _check_key(idempotency_key)
         _check_account(account)
@@ -141,7 +153,12 @@ class StripeGateway:
             lambda: read_bank_payout(
                 account,
                 self._client().v1.payouts.create(
-                    {"amount": amount_minor, "currency": currency, "metadata": dict(metadata)},
+                    {
+                        "amount": amount_minor,
+                        "currency": currency,
+                        "method": method,
+                        "metadata": dict(metadata),
+                    },
                     {"stripe_account": account, "idempotency_key": idempotency_key},
                 ),
             )
@@ -183,9 +200,9 @@ class StripeGateway:
         first: stripe.params.AccountListParams = {"limit": PAGE_SIZE}
         return self._pages(lambda: self._client().v1.accounts.list(first), read_account)
 
-    def platform_balance(self) -> dict[str, int]:
-        """Available minor units by currency."""
-        return self._call(lambda: _available(self._client().v1.balance.retrieve()))
+    def platform_balance(self) -> Balance:
+        """What the platform has at Stripe."""
+        return self._call(lambda: read_balance(self._client().v1.balance.retrieve()))
 
     def _pages(self, first: Callable[[], Any], convert: Callable[[Any], T]) -> Iterator[T]:
         fetch = first
@@ -240,6 +257,8 @@ class StripeGateway:
             return StripeMisconfigured(text)
         if isinstance(failure, stripe.InvalidRequestError | stripe.CardError):
             return StripeRefused(code or "invalid_request", text)
+        if status is not None and status >= 500:
+            return StripeServerError(text)
         return StripeUnknownOutcome(text)
 
 
@@ -267,7 +286,3 @@ def _seconds(header: str | None) -> float | None:
 
 def _read_page(page: Any, convert: Callable[[Any], T]) -> tuple[list[T], bool]:
     return [convert(item) for item in page.data], page.has_more
-
-
-def _available(balance: stripe.Balance) -> dict[str, int]:
-    return {entry.currency: entry.amount for entry in balance.available}

@@ -24,6 +24,12 @@ class StripeUnknownOutcome(StripeError):
     title = "Stripe outcome unknown"
 
 
+class StripeServerError(StripeUnknownOutcome):
+    """A 5xx: it may have taken effect, and the same key gets this same answer until it expires."""
+
+    title = "Stripe failed"
+
+
 class StripeKeyReused(StripeUnknownOutcome):
     """The key was first used with other parameters, and what came of those is not known here.
 

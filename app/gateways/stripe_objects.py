@@ -34,11 +34,29 @@ class Account:
     transfers: str
     """State of the transfers capability: active, inactive, pending, or unrequested."""
     disabled_reason: str | None
+    manual_payouts: bool = True
+    """Whether its money goes to the bank only when told to; else Stripe sends it on a schedule."""
 
     @property
     def payable(self) -> bool:
         """Whether a transfer to it and a payout from it would be let through."""
         return self.payouts_enabled and self.transfers == "active" and not self.disabled_reason
+
+
+@dataclass(frozen=True)
+class Balance:
+    """An account's money at Stripe; minor units by currency."""
+
+    available: dict[str, int]
+    """What can be sent now; below zero where more was taken back than there was."""
+    pending: dict[str, int]
+    """From charges, and on its way to available."""
+
+    @property
+    def total(self) -> dict[str, int]:
+        """Both together."""
+        both = self.available.keys() | self.pending.keys()
+        return {one: self.available.get(one, 0) + self.pending.get(one, 0) for one in both}
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,23 @@ def read_account(found: stripe.Account) -> Account:
         charges_enabled=bool(found.charges_enabled),
         transfers=capabilities.get("transfers", "unrequested"),
         disabled_reason=requirements.disabled_reason if requirements else None,
+        manual_payouts=_payout_interval(found) in (None, "manual"),
+    )
+
+
+def _payout_interval(found: stripe.Account) -> str | None:
+    """Its payout schedule, which accounts with settings kept elsewhere do not show."""
+    part: object = found
+    for name in ("settings", "payouts", "schedule", "interval"):
+        part = getattr(part, name, None)
+    return part if isinstance(part, str) else None
+
+
+def read_balance(found: stripe.Balance) -> Balance:
+    """The balance."""
+    return Balance(
+        available={entry.currency: entry.amount for entry in found.available},
+        pending={entry.currency: entry.amount for entry in found.pending},
     )
 
 
