@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -98,6 +99,7 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
         local["INNGEST_DEV"] = f"http://{HOST}:{inngest_port}"
     if stripe_port is not None:
         local["STRIPE_API_BASE"] = f"http://{HOST}:{stripe_port}"
+        local["STRIPE_WEBHOOK_SECRET"] = f"whsec_{secrets.token_hex(16)}"
     env = {**environ, **local, **given, "PORT": str(port)}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"

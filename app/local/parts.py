@@ -20,6 +20,10 @@ from app.local.process import Part, Process
 ANSWER_SECONDS = 2.0
 SAID_SECONDS = 5.0
 """How long a process may live without saying that it started (its log level may forbid it)."""
+STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,payout.canceled"
+"""What the app acts on; a webhook at Stripe is registered for these too."""
+SETTLE_SECONDS = 4
+"""How long the bank of Stripe's stand-in takes."""
 
 Ready = Callable[[Process], bool]
 
@@ -33,7 +37,11 @@ def servers(local: Local) -> list[Part]:
         parts.append(Part("valkey", command, lambda process: _answers_redis(url)))
     if local.stripe_port is not None:
         data = local.folder / "stripe.db"
-        command = _module("stripe", "--port", str(local.stripe_port), "--data", str(data))
+        command = _module(
+            *("stripe", "--port", str(local.stripe_port), "--data", str(data)),
+            *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
+            *("--settle-seconds", str(SETTLE_SECONDS)),
+        )
         parts.append(Part("stripe", command, _answers(local.stripe_port, "/_standin/clock")))
     if local.inngest_port is not None:
         app = f"{local.url}/api/inngest"

@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 from rich.console import Console
 from rich.markup import escape
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from app.clock import utcnow
 from app.config import ROOT, load
@@ -27,6 +27,7 @@ from app.local.run import CannotRun, alone
 from app.local.seeded import fill, opened
 from app.local.serving import stop_signal
 from app.local.stack import Stack, StackError
+from app.payouts.models import Payout, PayoutStatus
 from app.runs.models import RunRow as R
 from app.runtime import Runtime
 from app.wiring import make_runtime
@@ -41,6 +42,8 @@ TRIGGER_SECONDS = 30.0
 LEAST_FLIPS = 20
 LEAST_PER_BACKEND = 100
 SHOWN_DIFFERENCES = 50
+SOON = {"LEASE_SECONDS": "3", "CHECK_SECONDS": "1.5"}
+"""So that the demo does not wait long for what it has killed."""
 
 
 class Unfinished(Exception):
@@ -51,19 +54,19 @@ def demo(folder: Path, report: Path, console: Console, told: threading.Event) ->
     """Do it all; whether it held. Raises Unfinished or StackError."""
     began = time.monotonic()
     show = Show(console)
-    local = prepare(folder, free_port(), clean(os.environ))
+    local = prepare(folder, free_port(), SOON | clean(os.environ))
     show.say("starting Valkey, Stripe's and Inngest's stand-ins, web, three workers, relay, clock")
     # Filled before anything works: a clock's tick must not find half a platform.
     with Stack(local, workers=WORKERS, before_web=lambda: _fill(local)) as stack:
         made = make_runtime(load(local.process_env))
         try:
-            expected = due(made.db)
+            expected = due(made.db, made.store.clock())
             show.say(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
             parent = _trigger(made, local)
             unrest = Unrest(made.store, stack, parent, len(expected), show.say)
             with show.bars(len(expected)) as bars:
                 end = time.monotonic() + PATIENCE_SECONDS
-                while (seen := _look(made.db, parent)).open:
+                while (seen := _look(made.db)).open:
                     if told.is_set() or time.monotonic() > end:
                         why = "was interrupted" if told.is_set() else "did not end"
                         raise Unfinished(f"the pay day {why}; still open are\n{_open(made.db)}")
@@ -109,12 +112,17 @@ def _trigger(made: Runtime, local: Local) -> str:
     return str(answer.json()["runId"])
 
 
-def _look(db: Database, parent: str) -> Seen:
-    children = select(func.count(), func.count(R.check_at)).where(R.parent_id == parent)
+def _look(db: Database) -> Seen:
+    counts = select(
+        func.count(Payout.transfer_id),
+        func.count(Payout.bank_payout_id),
+        func.count(case((Payout.status == PayoutStatus.PAID, 1))),
+        func.count(case((Payout.status == PayoutStatus.IN_TRANSIT, 1))),
+    )
     still_open = select(func.count()).select_from(R).where(R.check_at.is_not(None))
     with db.autocommit() as connection:
-        dispatched, unsettled = connection.execute(children).one()
-        return Seen(dispatched, dispatched - unsettled, connection.scalar(still_open) or 0)
+        sent, banked, paid, in_transit = connection.execute(counts).one()
+        return Seen(sent, banked, paid, in_transit + (connection.scalar(still_open) or 0))
 
 
 def _open(db: Database) -> str:
@@ -140,7 +148,7 @@ def _held(found: Audit, unrest: Unrest, creators: int) -> bool:
         and found.ledger_balanced
         and found.paid_twice == found.lost == 0
         and creators == found.payouts == found.transfers == PAYABLE
-        and min(found.by_backend.values()) > LEAST_PER_BACKEND
+        and min(found.by_backend.values()) >= LEAST_PER_BACKEND
         and unrest.flips >= LEAST_FLIPS
         and unrest.workers_killed >= 1
     )

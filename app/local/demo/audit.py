@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
@@ -17,7 +19,7 @@ from app.runs.models import RunRow as R
 from app.runs.models import StepRow as S
 from app.runs.models import StepStatus
 
-PAYING_JOB = "process-single-payout"
+PAYING_JOB = "process-payouts"
 BACKENDS = ("rq", "inngest")
 
 
@@ -41,7 +43,7 @@ class Audit:
     paid_twice: int
     lost: int
     by_backend: dict[str, int]
-    """Payouts by the backend that carried the step which paid them."""
+    """Payouts by the backend that carried the step which transferred them."""
     handed_over: int
     """Runs that changed backend, at least once each."""
     ledger_balanced: bool
@@ -49,9 +51,9 @@ class Audit:
     """One sentence for each thing that is not as it should be."""
 
 
-def due(db: Database) -> list[Due]:
+def due(db: Database, now: datetime) -> list[Due]:
     """Who is to be paid and how much, asked before anything is paid."""
-    verdict = verdicts().subquery().c
+    verdict = verdicts(now).subquery().c
     chosen = select(
         verdict.creator_id, verdict.destination, verdict.currency, verdict.amount
     ).where(verdict.reason.is_(None))
@@ -62,7 +64,7 @@ def due(db: Database) -> list[Due]:
 def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
     """Compare creator by creator."""
     transfers = list(stripe.list_transfers())
-    stripe_balance = stripe.platform_balance()
+    stripe_balance = stripe.platform_balance().total
     with db.autocommit() as connection:
         paid = _paid(connection)
         books = trial_balance(connection)
@@ -129,9 +131,11 @@ def _book_differences(books: dict[str, Totals], stripe_balance: dict[str, int]) 
 
 def _by_backend(connection: Connection) -> dict[str, int]:
     rows = connection.execute(
-        select(S.backend, func.count())
+        select(S.backend, S.result)
         .join(R, R.id == S.run_id)
-        .where(R.job == PAYING_JOB, S.name == "pay", S.status == StepStatus.DONE)
-        .group_by(S.backend)
+        .where(R.job == PAYING_JOB, S.name.like("transfer-%"), S.status == StepStatus.DONE)
     )
-    return dict.fromkeys(BACKENDS, 0) | {row[0]: row[1] for row in rows}
+    made = dict.fromkeys(BACKENDS, 0)
+    for backend, result in rows:
+        made[backend] += json.loads(str(result))["landed"]
+    return made

@@ -47,25 +47,25 @@ class Show:
 
 
 class Bars:
-    """How far dispatching and paying are."""
+    """How far transfers and bank payouts are."""
 
     def __init__(self, show: Show, shown: Progress, total: int) -> None:
         self._show = show
         self._shown = shown
         self._total = total
-        self._dispatched = shown.add_task("dispatched", total=total, note="")
-        self._settled = shown.add_task("settled", total=total, note="")
+        self._sent = shown.add_task("transferred", total=total, note="")
+        self._paid = shown.add_task("at the bank", total=total, note="")
         self._told = 0
 
     def move(self, seen: Seen, unrest: Unrest) -> None:
         """Show how far it is; in a pipe a line per quarter."""
         note = f"{unrest.flips} flips, {unrest.moves} moves, {unrest.workers_killed} workers killed"
-        self._shown.update(self._dispatched, completed=seen.dispatched)
-        self._shown.update(self._settled, completed=seen.settled, note=note)
-        quarter = 4 * seen.settled // self._total
+        self._shown.update(self._sent, completed=seen.sent)
+        self._shown.update(self._paid, completed=seen.paid, note=note)
+        quarter = 4 * seen.paid // self._total
         if quarter > self._told and not self._show.console.is_terminal:
             self._told = quarter
-            self._show.say(f"{seen.settled} of {self._total} settled; {note}")
+            self._show.say(f"{seen.paid} of {self._total} at the bank; {note}")
 
 
 def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:

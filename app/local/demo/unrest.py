@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,13 +19,13 @@ from app.runs.models import Status
 from app.runs.store import RunStore
 from flags import Stage
 
-JOBS = ("process-payouts", "process-single-payout")
+JOBS = ("process-payouts", "handle-stripe-event")
 SIDES = {"rq": Stage.LEGACY, "inngest": Stage.LIVE}
-FLIPS = 25
+FLIP_SECONDS = 0.4
 SHARE = 40
-"""The least of waiting payouts that move with a flip; more where the other side has more to do."""
-WORKER_KILLS = (0.25, 0.55)
-STANDIN_KILLS = (0.4,)
+"""The most runs that move with a flip, besides the pay day's own."""
+WORKER_KILLS = (0.15, 0.5)
+STANDIN_KILLS = (0.3,)
 """When, as a share of the whole way."""
 
 
@@ -32,10 +33,14 @@ STANDIN_KILLS = (0.4,)
 class Seen:
     """How far the pay day is."""
 
-    dispatched: int
-    settled: int
+    sent: int
+    """Payouts whose transfer is made."""
+    banked: int
+    """Payouts that were sent on to the bank."""
+    paid: int
+    """Payouts that are at the bank."""
     open: int
-    """Runs not done with, of any job."""
+    """Runs and payouts not done with."""
 
 
 class Unrest:
@@ -55,12 +60,13 @@ class Unrest:
         self._said = said
         self._side = "rq"
         self._rng = random.Random(2025)
+        self._next = time.monotonic()
 
     def go_on(self, seen: Seen) -> None:
         """Do what is due at this point of the way."""
-        # Dispatching is over soon, and a flip in the middle of it is the more interesting one.
-        way = (seen.dispatched + 3 * seen.settled) / (4 * self._total)
-        if self.flips < FLIPS and way * (FLIPS + 1) >= self.flips + 1:
+        way = (seen.sent + seen.banked + seen.paid) / (3 * self._total)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + FLIP_SECONDS
             self.flip()
         if self.workers_killed < len(WORKER_KILLS) and way >= WORKER_KILLS[self.workers_killed]:
             self.kill_worker()
@@ -68,7 +74,7 @@ class Unrest:
             self.kill_standin()
 
     def flip(self) -> None:
-        """Turn the flag of both jobs, and bring the parent and some of what waits along."""
+        """Turn the flag of both jobs, and bring the pay day and some of what waits along."""
         self._side = "inngest" if self._side == "rq" else "rq"
         self.flips += 1
         for job in JOBS:
@@ -81,25 +87,20 @@ class Unrest:
                 why=f"flip {self.flips} of the demo",
                 now=self._store.clock(),
             )
-        there, here = self._waiting()
-        count = min(len(there), max(SHARE, (len(there) - len(here)) // 2))
-        chosen = self._rng.sample(there, count)
+        there = self._waiting()
+        chosen = self._rng.sample(there, min(len(there), SHARE))
         handed = hand_over(self._store, [self._parent, *chosen], self._side)
         self.moves += handed.moved + handed.asked
 
-    def _waiting(self) -> tuple[list[str], list[str]]:
-        """Payouts that wait for the other backend, and for the one now chosen."""
-        chosen = select(R.id, R.backend).where(
-            R.parent_id == self._parent, R.status.in_([Status.PENDING, Status.WAITING])
-        )
+    def _waiting(self) -> list[str]:
+        """Runs that wait for the other backend."""
+        waiting = R.status.in_([Status.PENDING, Status.WAITING])
+        chosen = select(R.id).where(R.check_at.is_not(None), waiting, R.backend != self._side)
         with self._store.db.autocommit() as connection:
-            rows = connection.execute(chosen.order_by(R.id)).all()
-        there = [run_id for run_id, backend in rows if backend != self._side]
-        here = [run_id for run_id, backend in rows if backend == self._side]
-        return there, here
+            return list(connection.scalars(chosen.order_by(R.id)))
 
     def kill_worker(self) -> None:
-        """SIGKILL to an RQ worker that holds a run right now; none does: try again later."""
+        """SIGKILL to the RQ worker that pays right now; none does: try again later."""
         for name, process in self._stack.processes.items():
             if not name.startswith("worker-") or not process.alive:
                 continue
@@ -107,12 +108,14 @@ class Unrest:
             if self._holds(process.pid):
                 process.kill()
                 self.workers_killed += 1
-                self._said(f"{name} killed with -9, a payout in its hands")
+                self._said(f"{name} killed with -9, a page of payouts in its hands")
                 return
             os.kill(process.pid, signal.SIGCONT)
 
     def _holds(self, pid: int) -> bool:
-        held = select(R.id).where(R.status == Status.RUNNING, R.holder.like(f"rq-{pid}-%"))
+        held = select(R.id).where(
+            R.id == self._parent, R.status == Status.RUNNING, R.holder.like(f"rq-{pid}-%")
+        )
         with self._store.db.autocommit() as connection:
             return connection.execute(held.limit(1)).first() is not None
 

@@ -1,9 +1,10 @@
-"""`python -m app.local.stripe --port 12111 [--data FILE] [--api-key sk_test_…] [--seed N]`.
+"""`python -m app.local.stripe --port 12111 [--data FILE] [--api-key sk_test_…] [--seed N] …`.
 
-With `--webhook URL --webhook-secret whsec_…` events are delivered.
+With `--webhook URL` events are delivered, signed with STRIPE_WEBHOOK_SECRET of the environment.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -25,14 +26,23 @@ def main() -> None:
     parser.add_argument("--api-key", help="the only key accepted; else any test key")
     parser.add_argument("--seed", type=int, default=0, help="of ids and of faults")
     parser.add_argument("--webhook", metavar="URL", help="on loopback: where events are POSTed")
-    parser.add_argument("--webhook-secret", metavar="WHSEC", help="what they are signed with")
+    parser.add_argument("--events", default="*", help="which, comma-separated; * is a wildcard")
+    parser.add_argument("--settle-seconds", type=int, help="how long a bank takes; else two days")
+    parser.add_argument("--rate-limit", type=int, metavar="N", help="calls a second; else any")
     args = parser.parse_args()
-    if bool(args.webhook) != bool(args.webhook_secret):
-        parser.error("--webhook and --webhook-secret belong together")
-    app = StripeStandIn(api_key=args.api_key, data=args.data, seed=args.seed)
+    secret = os.environ.get("STRIPE_WEBHOOK_SECRET", "")
+    if args.webhook and not secret:
+        parser.error("--webhook: STRIPE_WEBHOOK_SECRET is not set")
+    app = StripeStandIn(
+        api_key=args.api_key,
+        data=args.data,
+        seed=args.seed,
+        settle_seconds=args.settle_seconds,
+        rate_limit=args.rate_limit,
+    )
     try:
         if args.webhook:
-            app.sender.aim(args.webhook, args.webhook_secret)
+            app.sender.aim(args.webhook, secret, args.events.split(","))
         serve(app, args.port, host=args.host, on_ready=ready)
     except ValueError as refused:
         parser.error(str(refused))

@@ -23,7 +23,13 @@ class AccountState(BaseModel):
     payouts_enabled: bool = True
     charges_enabled: bool = True
     disabled_reason: str | None = None
+    payout_interval: Literal["manual", "daily", "weekly", "monthly"] = "manual"
+    instant_payouts: bool = True
+    """Whether its bank or card takes instant ones."""
     metadata: dict[str, str] = {}
+
+
+SHOWN_ELSEWHERE = {"transfers", "disabled_reason", "payout_interval", "instant_payouts"}
 
 
 def place(store: Store, state: AccountState) -> dict[str, Any]:
@@ -31,19 +37,32 @@ def place(store: Store, state: AccountState) -> dict[str, Any]:
 
     A change of one that was there is told as `account.updated`.
     """
-    fields = state.model_dump(exclude={"transfers", "disabled_reason"})
+    fields = state.model_dump(exclude=SHOWN_ELSEWHERE)
     id_ = state.id or store.new_id("acct")
     known = store.find("account", "", id_)
+    bank = {
+        "id": f"ba_{id_.removeprefix('acct_')}",
+        "object": "bank_account",
+        "available_payout_methods": ["standard", *(["instant"] if state.instant_payouts else [])],
+        "currency": state.default_currency,
+    }
     account = fields | {
         "id": id_,
         "object": "account",
         "capabilities": {"transfers": state.transfers} if state.transfers else {},
         "created": known["created"] if known else store.now(),
         "details_submitted": state.payouts_enabled,
+        "external_accounts": {
+            "object": "list",
+            "url": f"/v1/accounts/{id_}/external_accounts",
+            "has_more": False,
+            "data": [bank],
+        },
         "requirements": {
             "disabled_reason": state.disabled_reason,
             **{name: [] for name in ("currently_due", "errors", "eventually_due", "past_due")},
         },
+        "settings": {"payouts": {"schedule": {"delay_days": 2, "interval": state.payout_interval}}},
     }
     before = {name: old for name, old in (known or {}).items() if account[name] != old}
     if before:

@@ -1,4 +1,4 @@
-"""The stand-in's own routes: faults, money, accounts, the clock, the bank's pace, the webhook."""
+"""The stand-in's own routes: faults, limits, money, accounts, the clock, the bank, the webhook."""
 
 import json
 from typing import Any
@@ -8,6 +8,7 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.stripe.accounts import AccountState, place
 from app.local.stripe.faults import Faults, Rule
+from app.local.stripe.limits import Limiter
 from app.local.stripe.store import Store
 from app.local.stripe.webhooks import Sender
 
@@ -21,10 +22,17 @@ class _NewFaults(_Body):
     seed: int | None = None
 
 
+class _Rate(_Body):
+    per_second: int | None = Field(default=None, ge=1)
+    per_endpoint: int | None = Field(default=None, ge=1)
+
+
 class _TopUp(_Body):
     amount: int = Field(gt=0)
     currency: str = "usd"
     account: str = ""
+    pending_seconds: int = Field(default=0, ge=0)
+    """How long until it is available, by the stand-in's clock; a charge takes days."""
 
 
 class _NewAccounts(_Body):
@@ -43,66 +51,84 @@ class _Bank(_Body):
 class _Webhook(_Body):
     url: str
     secret: str = Field(min_length=1)
+    events: list[str] = Field(default=["*"], min_length=1)
 
 
-def answer(request: Request, store: Store, faults: Faults, sender: Sender) -> Response:
-    """Answers `/_standin/…`: 400 for a body that does not fit, 404 for another route."""
-    action = f"{request.method} {request.path.removeprefix('/_standin/')}"
-    try:
-        result, status = _done(action, request.get_data(), store, faults, sender), 200
-    except ValueError as failure:
-        result, status = {"error": str(failure)}, 400
-    except LookupError:
-        result, status = {"error": "no such route"}, 404
-    return Response(json.dumps(result), status, content_type="application/json")
+class Admin:
+    """Answers `/_standin/…`."""
 
+    def __init__(self, store: Store, faults: Faults, limiter: Limiter, sender: Sender) -> None:
+        self._store = store
+        self._faults = faults
+        self._limiter = limiter
+        self._sender = sender
 
-def _done(action: str, body: bytes, store: Store, faults: Faults, sender: Sender) -> Any:
-    match action:
-        case "GET transfers":
-            return _audit(store)
-        case "POST topup":
-            topup = _TopUp.model_validate_json(body)
-            with store.transaction():
-                store.move(topup.account, topup.currency, topup.amount)
-                id_ = store.new_id("tu")
-                store.put("", {"id": id_, "object": "topup", **topup.model_dump()})
-            return {"available": store.balance(topup.account)}
-        case "POST accounts":
-            new = _NewAccounts.model_validate_json(body)
-            wanted = [*new.accounts, *(AccountState() for _ in range(new.count))]
-            with store.transaction():
-                return {"ids": [place(store, state)["id"] for state in wanted]}
-        case "POST clock":
-            store.advance(_Advance.model_validate_json(body).advance_seconds)
-            return {"now": store.now()}
-        case "GET clock":
-            return {"now": store.now()}
-        case "POST bank":
-            with store.transaction():
-                store.settle_seconds = _Bank.model_validate_json(body).settle_seconds
-            return {"settle_seconds": store.settle_seconds}
-        case "POST webhook":
-            sender.aim(**_Webhook.model_validate_json(body).model_dump())
-            return {"undelivered": len(store.undelivered(0))}
-        case "POST faults":
-            given = _NewFaults.model_validate_json(body)
-            faults.add(given.rules, given.seed)
-        case "DELETE faults":
-            faults.clear()
-        case "GET faults":
-            pass
-        case _:
-            raise LookupError(action)
-    return {"seed": faults.seed, "rules": [rule.model_dump() for rule in faults.rules]}
+    def answer(self, request: Request) -> Response:
+        """JSON; 400 for a body that does not fit, 404 for another route."""
+        route = f"{request.method} {request.path.removeprefix('/_standin/')}"
+        try:
+            result, status = self._done(route, request.get_data()), 200
+        except ValueError as failure:
+            result, status = {"error": str(failure)}, 400
+        except LookupError:
+            result, status = {"error": "no such route"}, 404
+        return Response(json.dumps(result), status, content_type="application/json")
 
+    def _done(self, route: str, body: bytes) -> Any:
+        store = self._store
+        match route:
+            case "GET transfers":
+                return self._audit()
+            case "POST topup":
+                return self._top_up(_TopUp.model_validate_json(body))
+            case "POST accounts":
+                new = _NewAccounts.model_validate_json(body)
+                wanted = [*new.accounts, *(AccountState() for _ in range(new.count))]
+                with store.transaction():
+                    return {"ids": [place(store, state)["id"] for state in wanted]}
+            case "POST clock":
+                store.advance(_Advance.model_validate_json(body).advance_seconds)
+                return {"now": store.now()}
+            case "GET clock":
+                return {"now": store.now()}
+            case "POST bank":
+                with store.transaction():
+                    store.settle_seconds = _Bank.model_validate_json(body).settle_seconds
+                return {"settle_seconds": store.settle_seconds}
+            case "POST webhook":
+                self._sender.aim(**_Webhook.model_validate_json(body).model_dump())
+                return {"undelivered": len(store.undelivered(0))}
+            case "POST rate":
+                self._limiter.start(**_Rate.model_validate_json(body).model_dump())
+                return self._limiter.told()
+            case "GET rate":
+                return self._limiter.told()
+            case "POST faults":
+                given = _NewFaults.model_validate_json(body)
+                self._faults.add(given.rules, given.seed)
+            case "DELETE faults":
+                self._faults.clear()
+            case "GET faults":
+                pass
+            case _:
+                raise LookupError(route)
+        rules = [rule.model_dump() for rule in self._faults.rules]
+        return {"seed": self._faults.seed, "rules": rules}
 
-def _audit(store: Store) -> dict[str, Any]:
-    """Everything that moved. What was topped up is what the balances and the payouts hold."""
-    return {
-        "transfers": store.all("transfer"),
-        "reversals": store.all("transfer_reversal"),
-        "payouts": store.all("payout"),
-        "topups": store.all("topup"),
-        "balances": store.balances(),
-    }
+    def _top_up(self, given: _TopUp) -> dict[str, Any]:
+        store = self._store
+        with store.transaction():
+            if given.pending_seconds:
+                due = store.now() + given.pending_seconds
+                store.expect(given.account, given.currency, given.amount, due)
+            else:
+                store.move(given.account, given.currency, given.amount)
+            store.put("", {"id": store.new_id("tu"), "object": "topup", **given.model_dump()})
+        return {"available": store.balance(given.account)}
+
+    def _audit(self) -> dict[str, Any]:
+        """Everything that moved. What was topped up is what the balances and the payouts hold."""
+        kinds = ("transfer", "transfer_reversal", "payout", "topup")
+        names = ("transfers", "reversals", "payouts", "topups")
+        moved = {n: self._store.all(kind) for n, kind in zip(names, kinds, strict=True)}
+        return {**moved, "balances": self._store.balances()}

@@ -4,6 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 MESSAGES = {
+    "rate_limit": "Request rate limit exceeded. Learn more about rate limits here "
+    "https://stripe.com/docs/rate-limits.",
+    "lock_timeout": "This object cannot be accessed right now because another API request or "
+    "Stripe process is currently accessing it. If you see this error intermittently, retry the "
+    "request.",
+    "idempotency_key_in_use": "There is currently another in-progress request using this "
+    "Idempotency Key.",
+    "instant_payouts_unsupported": "This account's external account does not support Instant "
+    "Payouts. Provide another debit card or bank account, or use a standard payout.",
+    "payouts_not_allowed": "Cannot create payouts; please contact us via "
+    "https://support.stripe.com/contact with details.",
     "balance_insufficient": "You have insufficient available funds in your Stripe account. Try "
     "adding funds directly to your available balance by creating Charges using the "
     "4000000000000077 test card. See: https://stripe.com/docs/testing#available-balance",
@@ -37,22 +48,16 @@ class ApiError(Exception):
         self.body = {"error": error}
 
 
-def refusal(code: str, status: int = 400) -> ApiError:
-    """A definite refusal of a well-formed request; 402 is of Stripe's type card_error."""
+def refusal(code: str, status: int = 400, headers: Mapping[str, str] | None = None) -> ApiError:
+    """A refusal of a well-formed request; 402 is of Stripe's type card_error."""
     kind = "card_error" if status == 402 else "invalid_request_error"
     message = MESSAGES.get(code, f"The request was refused: {code}.")
-    return ApiError(status, message, code, kind=kind)
+    return ApiError(status, message, code, kind=kind, headers=headers)
 
 
 def missing(noun: str, id_: str, param: str, status: int = 400) -> ApiError:
     """404 for an object named in the path, 400 for one named in a parameter."""
     return ApiError(status, f"No such {noun}: '{id_}'", "resource_missing", param)
-
-
-def key_in_use() -> ApiError:
-    """The conflict of two requests in flight with one key; it is not stored."""
-    message = "There is currently another in-progress request using this Idempotency Key."
-    return ApiError(409, message, "idempotency_key_in_use")
 
 
 def no_access(key: str, account: str) -> ApiError:

@@ -1,5 +1,6 @@
 """What happened, as Stripe tells it: events, listed by the API and delivered by webhook."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import stripe
@@ -29,7 +30,7 @@ def emit(
         "created": store.now() if at is None else at,
         "data": data,
         "livemode": False,
-        "pending_webhooks": int(store.listened_to),
+        "pending_webhooks": int(any(fnmatchcase(kind, one) for one in store.listened_to)),
         "request": {"id": None, "idempotency_key": None},
         "type": kind,
     }

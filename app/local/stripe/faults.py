@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.local.stripe.errors import ApiError, key_in_use, refusal
+from app.local.stripe.errors import ApiError, refusal
 
 # Before idempotency is looked at: nothing is done and nothing stored.
 Door = Literal["drop_before", "409", "429"]
@@ -19,6 +19,8 @@ Exit = Literal["timeout_after_effect"]
 Bank = Literal["bank_fails", "bank_turns"]
 # How an event is delivered; `path` is then the event's type and the method POST.
 Delivery = Literal["webhook_double", "webhook_late"]
+CODES = {"409": "idempotency_key_in_use", "429": "rate_limit", "refuse": "balance_insufficient"}
+"""What is answered where a rule names no code."""
 
 
 class Target(NamedTuple):
@@ -44,12 +46,13 @@ class Rule(BaseModel):
     next: int = Field(default=0, ge=0)
     probability: float = Field(default=0.0, ge=0, le=1)
     seconds: float = Field(default=0.0, ge=0)
-    """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up, and
-    `webhook_late` keeps an event back."""
+    """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up (0: at
+    once, so that nobody waits for an answer), and `webhook_late` keeps an event back."""
     code: str | None = None
+    """What 409, 429 (`lock_timeout` is one) and `refuse` answer, see CODES; of a bank's failure
+    the failure_code (account_closed)."""
     status: Literal[400, 402] = 400
-    """With `code` (default: balance_insufficient) what `refuse` answers; of a bank's failure
-    `code` is the failure_code (default: account_closed)."""
+    """Of `refuse`."""
     retry_after: int | None = None
     """Seconds that `429` asks for in `Retry-After`."""
     hits: int = 0
@@ -69,14 +72,11 @@ class Rule(BaseModel):
 
     def error(self) -> ApiError:
         """What the request is answered with, where this rule is one of an answer."""
-        if self.kind == "409":
-            return key_in_use()
-        if self.kind == "429":
-            wait = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-            return ApiError(429, "Request rate limit exceeded.", "rate_limit", headers=wait)
-        if self.kind == "refuse":
-            return refusal(self.code or "balance_insufficient", self.status)
-        return ApiError(500, "An unknown error occurred", kind="api_error")
+        if self.kind not in CODES:
+            return ApiError(500, "An unknown error occurred", kind="api_error")
+        status = self.status if self.kind == "refuse" else int(self.kind)
+        wait = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return refusal(self.code or CODES[self.kind], status, wait)
 
 
 class Faults:

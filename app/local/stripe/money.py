@@ -8,13 +8,16 @@ from app.local.stripe.store import Call
 
 
 def balance(call: Call) -> dict[str, Any]:
-    held = call.store.balance(call.owner) or {"usd": 0}
-    available = [
-        {"amount": amount, "currency": currency, "source_types": {"card": amount}}
-        for currency, amount in sorted(held.items())
-    ]
-    pending = [{**entry, "amount": 0, "source_types": {"card": 0}} for entry in available]
-    return {"object": "balance", "available": available, "livemode": False, "pending": pending}
+    held = call.store.balance(call.owner)
+    to_come = call.store.balance(call.owner, pending=True)
+    currencies = sorted(held.keys() | to_come.keys()) or ["usd"]
+
+    def amounts(of: dict[str, int]) -> list[dict[str, Any]]:
+        found = [(currency, of.get(currency, 0)) for currency in currencies]
+        return [{"amount": n, "currency": c, "source_types": {"card": n}} for c, n in found]
+
+    parts = {"available": amounts(held), "pending": amounts(to_come)}
+    return {"object": "balance", "livemode": False, **parts}
 
 
 def transfer(call: Call) -> dict[str, Any]:

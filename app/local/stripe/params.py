@@ -14,6 +14,7 @@ import typing_extensions
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 from stripe._request_options import RequestOptions
+from stripe.params import PayoutCreateParams
 
 from app.local.stripe.errors import ApiError
 
@@ -21,8 +22,11 @@ MAX_AMOUNT = 99_999_999
 CURRENCIES = (
     "usd, aed, ars, aud, bgn, bhd, brl, cad, chf, clp, cny, cop, czk, dkk, egp, eur, gbp, hkd, "
     "huf, idr, ils, inr, isk, jod, jpy, kes, krw, kwd, mad, mxn, myr, ngn, nok, nzd, omr, pen, "
-    "php, pkr, pln, qar, ron, rsd, sar, sek, sgd, thb, tnd, try, twd, uah, uyu, vnd, zar"
+    "php, pkr, pln, qar, ron, rsd, sar, sek, sgd, thb, tnd, try, twd, uah, ugx, uyu, vnd, zar"
 )
+# https://docs.stripe.com/currencies#special-cases
+WHOLE = frozenset({"isk", "ugx"})
+WHOLE_PAID_OUT = frozenset({"huf", "twd"})
 # By pydantic's error type: Stripe's code and message.
 ANSWERS = {
     "missing": ("parameter_missing", "Missing required param: {param}."),
@@ -112,12 +116,15 @@ def checked(params: Any, raw: dict[str, Any]) -> dict[str, Any]:
         message = f"This value must be {bound}."
         raise ApiError(400, message, "parameter_invalid_integer", "limit")
     if "amount" in values or "currency" in values:
-        _check_money(values)
+        _check_money(values, WHOLE | WHOLE_PAID_OUT if params is PayoutCreateParams else WHOLE)
     return values
 
 
-def _check_money(values: dict[str, Any]) -> None:
-    """Refuses an amount outside 1..99999999 minor units and a currency Stripe does not have."""
+def _check_money(values: dict[str, Any], whole: frozenset[str]) -> None:
+    """Refuses an amount outside 1..99999999 minor units and a currency Stripe does not have.
+
+    In the currencies `whole` an amount has two decimals, which are zero.
+    """
     if "amount" not in values:
         raise ApiError(400, "Missing required param: amount.", "parameter_missing", "amount")
     if values["amount"] < 1:
@@ -131,6 +138,9 @@ def _check_money(values: dict[str, Any]) -> None:
         if currency not in CURRENCIES.split(", "):
             message = f"Invalid currency: {currency}. Stripe currently supports these currencies: "
             raise ApiError(400, message + CURRENCIES, param="currency")
+        if currency in whole and values["amount"] % 100:
+            message = f"Invalid amount: in {currency} it must be evenly divisible by 100."
+            raise ApiError(400, message, param="amount")
 
 
 def _refused(errors: list[ErrorDetails], raw: dict[str, Any]) -> ApiError:

@@ -7,32 +7,42 @@ from app.local.stripe.events import emit
 from app.local.stripe.money import moved, retrieve
 from app.local.stripe.store import Call, Store
 
+INSTANT_SECONDS = 30 * 60
+
 
 def create(call: Call) -> dict[str, Any]:
     """Takes money from the owner's balance to its bank, which settles later, or fails as told.
 
-    Refused with payouts_not_allowed and balance_insufficient.
+    Refused with payouts_not_allowed, instant_payouts_unsupported and balance_insufficient.
     """
     store = call.store
+    method = call.params.get("method", "standard")
     account = store.find("account", "", call.owner)
     if account is not None and not account["payouts_enabled"]:
         raise refusal("payouts_not_allowed")
+    if account is not None and method == "instant":
+        (bank,) = account["external_accounts"]["data"]
+        if method not in bank["available_payout_methods"]:
+            raise refusal("instant_payouts_unsupported")
+    seconds = store.settle_seconds
+    if method == "instant":
+        seconds = min(seconds, INSTANT_SECONDS)
     base = moved(call, "payout", "po")
     made = base | {
-        "arrival_date": base["created"] + store.settle_seconds,
+        "arrival_date": base["created"] + seconds,
         "automatic": False,
         "destination": call.params.get("destination") or store.new_id("ba"),
         "failure_balance_transaction": None,
         "failure_code": None,
         "failure_message": None,
-        "method": call.params.get("method", "standard"),
+        "method": method,
         "statement_descriptor": call.params.get("statement_descriptor"),
         "status": "pending",
         "type": "bank_account",
     }
     ends = {"bank_fails": ["failed"], "bank_turns": ["paid", "failed"]}
     stages = ["in_transit", *(ends[call.fate.kind] if call.fate else ["paid"])]
-    waits = (store.settle_seconds // 2, store.settle_seconds, 2 * store.settle_seconds)
+    waits = (seconds // 2, seconds, 2 * seconds)
     for wait, status in zip(waits, stages, strict=False):
         code = (call.fate and call.fate.code) or "account_closed"
         due = base["created"] + wait

@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -14,8 +15,9 @@ from werkzeug.wrappers import Request, Response
 from app.clock import Clock, utcnow
 from app.local.serving import drop_connection
 from app.local.stripe import admin, faults, payouts, routes
-from app.local.stripe.errors import ApiError, key_in_use, masked, no_access
+from app.local.stripe.errors import ApiError, masked, no_access, refusal
 from app.local.stripe.forms import nested
+from app.local.stripe.limits import Limiter
 from app.local.stripe.params import checked
 from app.local.stripe.store import Call, Result, Store
 from app.local.stripe.webhooks import Sender
@@ -36,7 +38,8 @@ class StripeStandIn:
     """Stripe's API and, under `/_standin/`, its own. `clock` gives the time in UTC.
 
     Without `api_key` any test key is let in. `data` is an SQLite file; without it the state ends
-    with the process.
+    with the process. At most `rate_limit` calls are let in within any second of `timer`; a bank
+    takes `settle_seconds`, by default two days.
     """
 
     def __init__(
@@ -46,11 +49,16 @@ class StripeStandIn:
         data: Path | None = None,
         seed: int = 0,
         clock: Clock = utcnow,
+        settle_seconds: int | None = None,
+        rate_limit: int | None = None,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api_key = api_key
-        self._store = Store(data, seed=seed, clock=clock)
+        self._store = Store(data, seed=seed, clock=clock, settle_seconds=settle_seconds)
         self._faults = faults.Faults(seed)
+        self._limiter = Limiter(rate_limit, timer)
         self.sender = Sender(self._store, self._faults)
+        self._admin = admin.Admin(self._store, self._faults, self._limiter, self.sender)
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
@@ -64,7 +72,7 @@ class StripeStandIn:
         request = Request(environ)
         payouts.settle(self._store)
         if request.path.startswith("/_standin/"):
-            return admin.answer(request, self._store, self._faults, self.sender)(environ, start)
+            return self._admin.answer(request)(environ, start)
         headers = {"Request-Id": f"req_{uuid.uuid4().hex[:14]}"}
         for name in ("Stripe-Version", "Idempotency-Key", "Stripe-Account"):
             if name in request.headers:
@@ -83,6 +91,7 @@ class StripeStandIn:
     def _answer(self, request: Request, headers: dict[str, str]) -> tuple[str, int]:
         api_key, owner = self._caller(request)
         route, ids = routes.find(request.method, request.path)
+        self._limiter.admit(f"{route.method} {route.path}")
         post = request.method == "POST"
         fields = list((request.form if post else request.args).items(multi=True))
         call = Call(self._store, api_key, owner, ids, nested(fields))
@@ -127,7 +136,7 @@ class StripeStandIn:
         flight = (call.owner, target.key)
         with self._lock:
             if flight in self._in_flight:
-                raise key_in_use()
+                raise refusal("idempotency_key_in_use", 409)
             self._in_flight.add(flight)
         try:
             stored = self._store.result(*flight)
@@ -161,16 +170,12 @@ class StripeStandIn:
                 result = blank._replace(status=200, body=json.dumps(route.run(call)))
                 if rule is not None:
                     result = _told(blank, rule.error())
-                self._remember(call.owner, target.key, result)
+                self._store.remember(call.owner, target.key, result)
         except ApiError as error:
             result = _told(blank, error)
             with self._store.transaction():
-                self._remember(call.owner, target.key, result)
+                self._store.remember(call.owner, target.key, result)
         return result
-
-    def _remember(self, owner: str, key: str, result: Result) -> None:
-        if key:
-            self._store.remember(owner, key, result)
 
 
 def _told(blank: Result, error: ApiError) -> Result:

@@ -5,12 +5,12 @@ import random
 import sqlite3
 import string
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.clock import Clock, utcnow
+from app.clock import Clock
 from app.local.stripe.errors import ApiError, missing
 from app.local.stripe.faults import Rule
 
@@ -27,6 +27,9 @@ CREATE INDEX IF NOT EXISTS by_destination
     ON objects (kind, owner, json_extract(body, '$.destination'), seq);
 CREATE TABLE IF NOT EXISTS balances (
     owner TEXT, currency TEXT, amount INTEGER NOT NULL, PRIMARY KEY (owner, currency));
+CREATE TABLE IF NOT EXISTS arrivals (
+    owner TEXT NOT NULL, currency TEXT NOT NULL, amount INTEGER NOT NULL, due INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS by_owner ON arrivals (owner);
 CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
     fingerprint TEXT, request_id TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
 CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
@@ -36,6 +39,12 @@ CREATE INDEX IF NOT EXISTS by_due ON plans (due);
 CREATE INDEX IF NOT EXISTS undelivered ON objects (seq)
     WHERE kind = 'event' AND json_extract(body, '$.pending_webhooks') > 0;
 """
+FUNDS = {
+    False: "SELECT owner, currency, amount FROM balances UNION ALL"
+    " SELECT owner, currency, amount FROM arrivals WHERE due <= ?",
+    True: "SELECT owner, currency, amount FROM arrivals WHERE due > ?",
+}
+"""By whether it is still pending."""
 COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 UNKEPT = ("ending_before", "types", "delivery_success")
 """Parameters of lists that Stripe has and this stand-in has not."""
@@ -56,7 +65,9 @@ class Store:
     Without `path` everything is in memory. Time is `clock` plus what the admin route added to it.
     """
 
-    def __init__(self, path: Path | None, *, seed: int, clock: Clock = utcnow) -> None:
+    def __init__(
+        self, path: Path | None, *, seed: int, clock: Clock, settle_seconds: int | None
+    ) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(
             path or ":memory:", check_same_thread=False, isolation_level=None
@@ -68,10 +79,11 @@ class Store:
         meta = dict(self._rows("SELECT name, value FROM meta"))
         self._ids: int = meta.get("ids", 0)
         self._ahead: int = meta.get("ahead", 0)
-        self.settle_seconds: int = meta.get("settle", SETTLE_SECONDS)
+        known: int = meta.get("settle", SETTLE_SECONDS)
+        self.settle_seconds = known if settle_seconds is None else settle_seconds
         """How long a bank takes, by the stand-in's clock."""
-        self.listened_to = False
-        """Whether new events are to be delivered."""
+        self.listened_to: Sequence[str] = ()
+        """The types of new events to be delivered, as globs."""
 
     def close(self) -> None:
         with self._lock:
@@ -149,14 +161,16 @@ class Store:
 
     def balances(self) -> dict[str, dict[str, int]]:
         """Available minor units by owner and currency."""
+        sql = f"SELECT owner, currency, SUM(amount) FROM ({FUNDS[False]}) GROUP BY owner, currency"
         found: dict[str, dict[str, int]] = {}
-        for owner, currency, amount in self._rows("SELECT owner, currency, amount FROM balances"):
+        for owner, currency, amount in self._rows(sql, self.now()):
             found.setdefault(owner, {})[currency] = amount
         return found
 
-    def balance(self, owner: str) -> dict[str, int]:
-        """Available minor units by currency."""
-        return dict(self._rows("SELECT currency, amount FROM balances WHERE owner = ?", owner))
+    def balance(self, owner: str, *, pending: bool = False) -> dict[str, int]:
+        """Minor units by currency: those available, or those still pending."""
+        sql = f"SELECT currency, SUM(amount) FROM ({FUNDS[pending]}) WHERE owner = ?"
+        return dict(self._rows(f"{sql} GROUP BY currency", self.now(), owner))
 
     def move(self, owner: str, currency: str, amount: int) -> None:
         """Adds `amount` minor units, which may be negative, to a balance."""
@@ -165,6 +179,11 @@ class Store:
             " ON CONFLICT (owner, currency) DO UPDATE SET amount = amount + excluded.amount",
             (owner, currency, amount),
         )
+
+    def expect(self, owner: str, currency: str, amount: int, due: int) -> None:
+        """Adds `amount` minor units that are available once the clock reaches `due`."""
+        sql = "INSERT INTO arrivals (owner, currency, amount, due) VALUES (?, ?, ?, ?)"
+        self._db.execute(sql, (owner, currency, amount, due))
 
     def undelivered(self, after: int) -> list[tuple[int, str]]:
         """Events still to be delivered, in their order, past the place `after`: place and body."""
@@ -198,7 +217,9 @@ class Store:
         return Result(*rows[0]) if rows else None
 
     def remember(self, owner: str, key: str, result: Result) -> None:
-        """Stores a key's result and prunes those 24 h old."""
+        """Stores a key's result, where there is a key, and prunes those 24 h old."""
+        if not key:
+            return
         now = self.now()
         self._db.execute("DELETE FROM results WHERE stored_at <= ?", (now - KEY_LIFE_SECONDS,))
         sql = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"

@@ -4,6 +4,7 @@ import hmac
 import json
 import threading
 import time
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, NamedTuple
@@ -48,16 +49,17 @@ class Sender:
         self._numbers = count()
         self._seen = 0
 
-    def aim(self, url: str, secret: str) -> None:
+    def aim(self, url: str, secret: str, events: Sequence[str] = ("*",)) -> None:
         """Has events from now on delivered to `url`, which is on this machine (else ValueError).
 
-        They are signed with `secret` (`whsec_…`) at each try, by the stand-in's clock.
+        They are signed with `secret` (`whsec_…`) at each try, by the stand-in's clock. `events`
+        are the types wanted, as globs.
         """
         if not url.startswith("http://"):
             raise ValueError("a webhook's URL starts with http://")
         require_loopback(urlsplit(url).hostname or "")
         self._endpoint = (url, secret)
-        self._store.listened_to = True
+        self._store.listened_to = tuple(events)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
