@@ -73,3 +73,7 @@ class Context(Protocol):
         """A transaction of its own, committed at the end of its block: for what must be on record
         before an outside call, whatever becomes of the step."""
         ...
+
+    def stopping(self) -> bool:
+        """Whether the process is about to end: a long step comes to an early end then."""
+        ...

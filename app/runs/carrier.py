@@ -19,7 +19,7 @@ class End(StrEnum):
     WAIT = "wait"
     """A sleep, or children: the run goes on at `due_at` or when it is told again."""
     NOT_DUE = "not_due"
-    """Told too early: nothing was done; `due_at` says when."""
+    """Told too early, or every place of its job is taken: nothing was done; `due_at` says when."""
     BUSY = "busy"
     """This carrier's own earlier call still holds the run, until `due_at`."""
     NOT_MINE = "not_mine"

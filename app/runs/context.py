@@ -76,6 +76,10 @@ class RunContext:
         """A transaction of its own, committed at the end of its block."""
         return self._store.db.session()
 
+    def stopping(self) -> bool:
+        """Whether the process is about to end."""
+        return self._hold.carrier.stopping()
+
     def run(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See app.jobs.context.Steps.run."""
         step = self._unique(name)

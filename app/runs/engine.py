@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
 from app.crash import point
@@ -15,12 +15,13 @@ from app.db import canonical_json
 from app.errors import LeaseLost, PayloadInvalid
 from app.gateways import Gateways
 from app.jobs.errors import NonRetriable, StepFailed
-from app.runs import ledger
+from app.runs import ledger, places
 from app.runs.carrier import Carrier, End, Outcome
 from app.runs.context import RunContext
 from app.runs.hold import Hold
 from app.runs.lease import Leases
-from app.runs.models import RunRow, Status
+from app.runs.ledger import AnyRow, Bid, Claim
+from app.runs.models import Status
 from app.runs.pause import Pause
 from app.runs.store import RunStore
 
@@ -47,12 +48,12 @@ class Engine:
         does a database that is gone: then the lease runs out and the run is taken over.
         """
         store = self.store
+        now = store.clock()
+        bid = Bid(run_id, epoch, carrier.holder, now, now + store.lease)
         with store.db.autocommit() as connection:
-            claimed = ledger.claim(
-                connection, run_id, epoch, carrier.holder, store.clock(), store.lease
-            )
-            if claimed is None:
-                return self._refused(connection, run_id, epoch, carrier)
+            claimed = self._claim(connection, bid, carrier)
+        if isinstance(claimed, Outcome):
+            return claimed
         with bound_contextvars(
             run_id=run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
         ):
@@ -90,20 +91,39 @@ class Engine:
             hold.give_up(self.store.clock())
             raise
 
-    def _refused(
-        self, connection: Connection, run_id: str, epoch: int, carrier: Carrier
-    ) -> Outcome:
-        R = RunRow
-        columns = (R.status, R.epoch, R.holder, R.due_at, R.check_at)
-        row = connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
-        if row is None or row.check_at is None:
-            return Outcome(End.NOT_MINE)
-        if row.holder == carrier.holder and row.status == Status.RUNNING:
-            return Outcome(End.BUSY, due_at=row.check_at)
-        mine = row.holder == carrier.holder or (row.holder is None and row.epoch == epoch)
-        if mine and row.due_at > self.store.clock():
-            return Outcome(End.NOT_DUE, due_at=row.due_at)
+    def _claim(self, connection: Connection, bid: Bid, carrier: Carrier) -> Claim | Outcome:
+        """The run, or why it is not to be had."""
+        caps = self.store.caps
+        claimed = ledger.claim(connection, bid, tuple(caps))
+        if claimed is not None:
+            return claimed
+        row = ledger.standing(connection, bid.run_id)
+        refusal = _refusal(row, bid)
+        cap = None if row is None else caps.get(row.job)
+        if row is None or refusal is not None or cap is None:
+            return refusal or Outcome(End.NOT_MINE)
+        # Who keeps time comes back by itself, and its calls are not to be held up.
+        wait = 0.0 if carrier.keeps_time else places.WAIT_SECONDS
+        claimed = places.claim(connection, bid, row.job, cap, wait)
+        if claimed is not None:
+            return claimed
+        patience = self.store.check if carrier.keeps_time else timedelta(0)
+        due = places.put_off(connection, bid, patience)
+        if due is not None:
+            return Outcome(End.NOT_DUE, due_at=due)
+        return _refusal(ledger.standing(connection, bid.run_id), bid) or Outcome(End.NOT_MINE)
+
+
+def _refusal(row: AnyRow | None, bid: Bid) -> Outcome | None:
+    """What speaks against the bid; None where nothing does any more, or only a place is wanting."""
+    if row is None or row.check_at is None:
         return Outcome(End.NOT_MINE)
+    if row.holder == bid.by:
+        if row.status == Status.RUNNING and row.check_at >= bid.now:
+            return Outcome(End.BUSY, due_at=row.check_at)
+    elif row.holder is not None or row.epoch != bid.epoch:
+        return Outcome(End.NOT_MINE)
+    return Outcome(End.NOT_DUE, due_at=row.due_at) if row.due_at > bid.now else None
 
 
 def _succeed(hold: Hold, result: object) -> Outcome:

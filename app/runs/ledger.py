@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, literal, select, update
@@ -16,7 +16,7 @@ from app.runs.backend import Message
 from app.runs.models import RunRow as R
 from app.runs.models import StepRow as S
 from app.runs.models import StepStatus
-from app.runs.statements import CLAIM, SAVE_STEP, WAKE_PARENT, runs
+from app.runs.statements import CLAIM_PLACE, SAVE_STEP, WAKE_PARENT, claim_unless, runs
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -40,14 +40,48 @@ class Claim:
     move_to: str | None
 
 
-def claim(
-    connection: Connection, run_id: str, epoch: int, by: str, now: datetime, lease: timedelta
-) -> Claim | None:
-    """Take the run, if it is due and free at `epoch` (or already `by`'s); None where it is not."""
-    row = connection.execute(
-        CLAIM,
-        {"run_id": run_id, "told_epoch": epoch, "by": by, "now": now, "lease_until": now + lease},
-    ).one_or_none()
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """Who would take which run, told at which epoch, when and until when."""
+
+    run_id: str
+    epoch: int
+    by: str
+    now: datetime
+    until: datetime
+
+    def bound(self) -> dict[str, Any]:
+        """Its parameters in a statement, without the lease."""
+        return {
+            "run_id": self.run_id,
+            "told_epoch": self.epoch,
+            "by": self.by,
+            "now": self.now,
+        }
+
+
+def claim(connection: Connection, bid: Bid, capped: tuple[str, ...] = ()) -> Claim | None:
+    """Take the run, if it is due and free at the bid's epoch (or already the bidder's).
+
+    None where it is not, or where its job is one of `capped`: that one needs a place as well.
+    """
+    bound = bid.bound() | {"lease_until": bid.until}
+    return _claimed(connection.execute(claim_unless(capped), bound).one_or_none())
+
+
+def claim_place(connection: Connection, bid: Bid, place: int) -> Claim | None:
+    """The same for a run of a capped job. Raises IntegrityError where another has the place."""
+    bound = bid.bound() | {"lease_until": bid.until, "place": place}
+    return _claimed(connection.execute(CLAIM_PLACE, bound).one_or_none())
+
+
+def standing(connection: Connection, run_id: str) -> AnyRow | None:
+    """What decides whether the run may be claimed."""
+    columns = (R.job, R.status, R.epoch, R.holder, R.due_at, R.check_at)
+    return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
+
+
+def _claimed(row: AnyRow | None) -> Claim | None:
     if row is None:
         return None
     return Claim(

@@ -34,10 +34,16 @@ class MemoryBackend:
         """Always there."""
 
     def work(self, engine: Engine, limit: int = 10_000) -> list[Outcome]:
-        """Perform what is queued, and what that queues, one slice each; at most `limit` slices."""
+        """Perform what is queued, and what that queues, one slice each; at most `limit` slices.
+
+        Several threads may work at once.
+        """
         outcomes: list[Outcome] = []
-        while self.queue and len(outcomes) < limit:
-            message = self.queue.popleft()
+        while len(outcomes) < limit:
+            try:
+                message = self.queue.popleft()
+            except IndexError:
+                break
             carrier = Carrier(f"memory-{os.urandom(8).hex()}")
             outcomes.append(engine.perform(message.run_id, message.epoch, carrier))
         return outcomes

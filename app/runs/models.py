@@ -74,6 +74,8 @@ class RunRow(Base):
     """The current try of the current step (or of the body outside steps), from 1."""
     losses: Mapped[int] = mapped_column(default=0)
     """Takeovers in a row without a finished step."""
+    slot: Mapped[int | None]
+    """Which of its job's places at once a running run has, where the job has a cap."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
@@ -115,6 +117,14 @@ class RunRow(Base):
             "check_at",
             sqlite_where=text("parent_id IS NOT NULL"),
             postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+        Index(
+            "uq_runs_slot",
+            "job",
+            "slot",
+            unique=True,
+            sqlite_where=text("slot IS NOT NULL"),
+            postgresql_where=text("slot IS NOT NULL"),
         ),
     )
 

@@ -55,6 +55,7 @@ _CANCEL = (
     .where(R.check_at.is_not(None))
     .values(
         status=Status.CANCELLED,
+        slot=null(),
         epoch=R.epoch + 1,
         holder=null(),
         move_to=null(),

@@ -6,6 +6,7 @@ Built once at import: SQLAlchemy then finds their compiled form by identity.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -23,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.runs.models import RunRow as R
 from app.runs.models import Status, StepStatus
@@ -31,6 +33,7 @@ from app.runs.models import StepRow as S
 runs = cast(Table, R.__table__)
 steps = cast(Table, S.__table__)
 _TIME = R.due_at.type
+_NEW_STATUS = bindparam("new_status", type_=R.status.type)
 _HELD = (
     R.id == bindparam("run_id"),
     R.epoch == bindparam("held_epoch"),
@@ -69,21 +72,24 @@ INSERT = {
 }
 """A new run, or nothing where its (job, key) is known."""
 
+_TOLD = and_(
+    R.holder.is_(None),
+    R.epoch == bindparam("told_epoch"),
+    R.status.in_([Status.PENDING, Status.WAITING]),
+)
+_OWN = R.holder == bindparam("by")
+
 # Only the told epoch may claim a run nobody holds; a holder (an Inngest run, which comes back for
 # each step) may go on with its own, and with one whose lease it let run out.
-CLAIM = (
+_CLAIM = (
     update(runs)
     .where(
         R.id == bindparam("run_id"),
         R.due_at <= bindparam("now"),
         or_(
+            _TOLD,
             and_(
-                R.holder.is_(None),
-                R.epoch == bindparam("told_epoch"),
-                R.status.in_([Status.PENDING, Status.WAITING]),
-            ),
-            and_(
-                R.holder == bindparam("by"),
+                _OWN,
                 or_(
                     R.status == Status.WAITING,
                     and_(R.status == Status.RUNNING, R.check_at < bindparam("now")),
@@ -101,6 +107,32 @@ CLAIM = (
     .returning(*_COLUMNS)
 )
 
+
+@cache
+def claim_unless(jobs: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
+    """The claim of a run that needs no place: one of none of these jobs."""
+    return _CLAIM.where(*(R.job != job for job in jobs))
+
+
+CLAIM_PLACE = _CLAIM.values(slot=bindparam("place"))
+"""The same with a place; the unique index refuses one that another run of the job has."""
+
+TAKEN = select(R.slot).where(
+    R.job == bindparam("of_job"), R.slot.is_not(None), R.id != bindparam("run_id")
+)
+"""The places of a job that other runs have."""
+
+# As it may be claimed, and is not: only then, so that whoever did claim it meanwhile is not undone.
+PUT_OFF = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        R.due_at <= bindparam("now"),
+        or_(_TOLD, and_(_OWN, R.status == Status.WAITING)),
+    )
+    .values(due_at=bindparam("new_due_at"), check_at=bindparam("new_check_at"))
+)
+
 RENEW = update(runs).where(*_HELD).values(check_at=bindparam("lease_until"))
 
 # A finished step: the lease is renewed or, where the backend takes one step per call, given back.
@@ -109,6 +141,7 @@ STEP_DONE = (
     .where(*_HELD)
     .values(
         status=bindparam("new_status"),
+        slot=case((_NEW_STATUS == Status.RUNNING, R.slot), else_=null()),
         check_at=bindparam("new_check_at"),
         attempt=1,
         losses=0,
@@ -121,6 +154,7 @@ RELEASE = (
     .where(*_HELD)
     .values(
         status=Status.WAITING,
+        slot=null(),
         due_at=bindparam("new_due_at"),
         check_at=bindparam("new_check_at"),
         holder=bindparam("new_holder"),
@@ -135,6 +169,7 @@ END = (
     .where(*_HELD)
     .values(
         status=bindparam("new_status"),
+        slot=null(),
         ended_at=bindparam("now"),
         check_at=null(),
         holder=null(),
@@ -158,6 +193,7 @@ MOVE_HELD = (
         epoch=R.epoch + 1,
         holder=null(),
         status=Status.WAITING,
+        slot=null(),
         due_at=bindparam("now"),
         check_at=bindparam("new_check_at"),
         tells=0,
@@ -212,6 +248,7 @@ TAKE_OVER = (
     )
     .values(
         status=Status.WAITING,
+        slot=null(),
         epoch=R.epoch + 1,
         holder=null(),
         due_at=bindparam("new_due_at"),

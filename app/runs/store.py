@@ -37,6 +37,15 @@ class RunStore:
         """The backends that wait for a due time by themselves."""
         return frozenset(n for n in self.backends.names() if self.backends.keeps_time(n))
 
+    @property
+    def caps(self) -> dict[str, int]:
+        """How many runs at once, by job, where a job says."""
+        return {
+            name: spec.concurrency
+            for name, spec in self.catalogue.items()
+            if spec.concurrency is not None
+        }
+
     def spec_of(self, job: str) -> JobSpec | None:
         """The job's declaration, or None (and a log line) where this code does not know it."""
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -16,7 +19,8 @@ from app.dispatch import Item, dispatch
 from app.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
 from app.runs.create import new_run, write_runs
 from app.runs.run import Run
-from tests.support.sides import Fixed, Side
+from tests.support import jobs
+from tests.support.sides import Fixed, Side, rq_worker
 
 
 def name() -> str:
@@ -248,6 +252,44 @@ def test_bad_input_writes_nothing(on: Side) -> None:
             "noop", [Item({"name": n}, key=n + "1"), *[Item({"name": x}, key=n) for x in "ab"]]
         )
     assert on.dispatch("noop", {"name": n}, key=n + "1").created
+
+
+@contextmanager
+def more_hands(on: Side, folder: Path) -> Iterator[None]:
+    """Two more who carry runs; Inngest's side answers as many calls at once as there are."""
+    with ExitStack() as stack:
+        if on.backend == "rq":
+            for number in (1, 2):
+                stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
+            hello = f"{name()}/hello"
+            while len(jobs.processes(on.made.db, hello)) < 3:
+                on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
+        memory, stop = on.memory, threading.Event()
+        if memory is not None:
+
+            def work() -> None:
+                while not stop.wait(0.01):
+                    memory.work(on.made.engine, limit=1)
+
+            for _ in range(2):
+                thread = threading.Thread(target=work)
+                thread.start()
+                stack.callback(thread.join)
+        stack.callback(stop.set)
+        yield
+
+
+def test_never_more_at_once_than_the_cap(on: Side, tmp_path: Path) -> None:
+    n = name()
+    with more_hands(on, tmp_path):
+        items = [{"name": f"{n}/{i}", "waitSeconds": 0.1} for i in range(8)]
+        rows = on.finish(*on.dispatch_many("capped", items))
+    assert {(row.status, row.slot) for row in rows} == {("succeeded", None)}
+    inside = jobs.stays(on.made.db, n)
+    assert sorted(stay.what for stay in inside) == [
+        f"{n}/{i}/{s}" for i in range(8) for s in (1, 2)
+    ]
+    assert 0 < jobs.most_at_once(inside) <= jobs.CAP
 
 
 def test_joining_a_transaction(on: Side) -> None:

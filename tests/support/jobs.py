@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import Field
-from sqlalchemy import String, func, insert, select
+from sqlalchemy import String, func, insert, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app import runtime
@@ -39,6 +42,20 @@ class Touch(Base):
     what: Mapped[str] = mapped_column(String(200))
 
 
+class Stay(Base):
+    """One time inside a capped job's body; `gone` stays None where its process died inside."""
+
+    __tablename__ = "stays"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    what: Mapped[str] = mapped_column(String(200))
+    backend: Mapped[str] = mapped_column(String(20))
+    pid: Mapped[int]
+    entered: Mapped[float]
+    """Seconds of the machine's monotonic clock, which all its processes share."""
+    gone: Mapped[float | None]
+
+
 def mark(tx: Session, ctx: Context, what: str) -> str:
     tx.execute(insert(Mark).values(what=what, backend=ctx.backend, pid=os.getpid()))
     return what
@@ -63,6 +80,40 @@ def touches(db: Database, what: str) -> int:
     with db.autocommit() as connection:
         count = select(func.count()).select_from(Touch).where(Touch.what == what)
         return connection.scalar(count) or 0
+
+
+def stay(tx: Session, ctx: Context, what: str, seconds: float) -> str:
+    with ctx.transaction() as own:
+        at = {"what": what, "backend": ctx.backend, "pid": os.getpid()}
+        entered = insert(Stay).values(**at, entered=time.monotonic()).returning(Stay.id)
+        row = own.scalar(entered)
+    time.sleep(seconds)
+    tx.execute(update(Stay).where(Stay.id == row).values(gone=time.monotonic()))
+    return what
+
+
+def stays(db: Database, prefix: str) -> list[Any]:
+    """Every time inside, of the runs whose name begins with `prefix`."""
+    with db.autocommit() as connection:
+        chosen = select(Stay.__table__).where(Stay.what.startswith(prefix))
+        return list(connection.execute(chosen))
+
+
+def most_at_once(inside: Iterable[Any], killed_at: float = 0.0) -> int:
+    """How many were inside at the same time; who never left was there until `killed_at`."""
+    moves = [(each.entered, 1) for each in inside]
+    moves += [(killed_at if each.gone is None else each.gone, -1) for each in inside]
+    now = most = 0
+    for _, change in sorted(moves):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def processes(db: Database, what: str) -> set[int]:
+    """Which processes marked `what`."""
+    with db.autocommit() as connection:
+        return set(connection.scalars(select(Mark.pid).where(Mark.what == what)))
 
 
 class Name(JobPayload):
@@ -183,7 +234,6 @@ def not_json(ctx: Context, payload: Name) -> object:
 @job("slow", event="test.slow", payload=Name, queue="tests", gaps=GAPS)
 def slow(ctx: Context, payload: Name) -> str:
     """A step that takes its time in the outside world, then marks."""
-    import time
 
     def work(tx: Session) -> str:
         touch(ctx, payload.name)
@@ -192,6 +242,21 @@ def slow(ctx: Context, payload: Name) -> str:
 
     ctx.step.run("work", work)
     return ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+
+
+CAP = 2
+
+
+@job("capped", event="test.capped", payload=Name, queue="tests", gaps=GAPS, concurrency=CAP)
+def capped(ctx: Context, payload: Name) -> list[str]:
+    """Two steps inside; with `failures` the first `failures` tries stay until they are killed."""
+    seconds = payload.wait_seconds
+    if payload.failures and touch(ctx, payload.name) <= payload.failures:
+        seconds = 600.0
+    return [
+        ctx.step.run(f"stay {number}", stay, ctx, f"{payload.name}/{number}", seconds)
+        for number in (1, 2)
+    ]
 
 
 @job("mover", event="test.mover", payload=Name, queue="tests", gaps=GAPS)

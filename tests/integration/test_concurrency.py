@@ -1,0 +1,397 @@
+"""A job's cap holds over both backends together: places in the ledger, taken, given back, freed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, func, insert, select
+
+from app.errors import SettingsError
+from app.jobs.catalogue import Catalogue, catalogue
+from app.runs import ledger, places
+from app.runs.carrier import Carrier, End, Outcome
+from app.runs.handoff import hand_over
+from app.runs.hold import Hold
+from app.runs.ledger import Bid, Claim
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow, Status, StepStatus
+from app.runs.operate import cancel
+from app.runs.pause import Pause
+from app.runs.relay import sweep
+from app.runs.run import Run
+from tests.support import jobs
+from tests.support.sides import PATIENCE_SECONDS, Side, both, environment, fresh, rq_worker
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Setting(Side):
+    """A ledger with a clock of the test's own; nothing is carried but by the test."""
+
+    now: datetime = NOW
+
+    def bid(self, run: Run, by: str = "me") -> Bid:
+        row = self.row(run.id)
+        return Bid(run.id, row.epoch, by, self.now, self.now + self.made.store.lease)
+
+    def claim(self, run: Run, cap: int = jobs.CAP) -> Claim | None:
+        with self.made.db.autocommit() as connection:
+            return places.claim(connection, self.bid(run), "capped", cap)
+
+    def perform(self, run: Run, carrier: Carrier | None = None) -> Outcome:
+        epoch = self.row(run.id).epoch
+        return self.made.engine.perform(run.id, epoch, carrier or Carrier(uuid4().hex))
+
+    def capped(self, count: int) -> list[Run]:
+        n = uuid4().hex
+        items = [{"name": f"{n}/{i}", "waitSeconds": 0} for i in range(count)]
+        return self.dispatch_many("capped", items)
+
+    def slots(self) -> list[int]:
+        chosen = select(RunRow.slot).where(RunRow.slot.is_not(None)).order_by(RunRow.slot)
+        with self.made.db.autocommit() as connection:
+            return [slot for slot in connection.scalars(chosen) if slot is not None]
+
+
+@pytest.fixture
+def on(database_url: str) -> Iterator[Setting]:
+    environ = environment(database_url, "redis://127.0.0.1:1/0")
+    memory, elsewhere = MemoryBackend(), MemoryBackend()
+    elsewhere.name = "elsewhere"
+    made = fresh(database_url, environ, [memory, elsewhere])
+    store = replace(made.store, clock=lambda: setting.now)
+    made = replace(made, store=store, engine=replace(made.engine, store=store))
+    setting = Setting("memory", made, environ, memory=memory)
+    try:
+        yield setting
+    finally:
+        made.db.dispose()
+
+
+class Meanwhile(Carrier):
+    """Does something else while it holds its run, in the middle of the first step."""
+
+    def __init__(self, does: Callable[[], object]) -> None:
+        super().__init__(uuid4().hex)
+        self._does: Callable[[], object] | None = does
+
+    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+        does, self._does = self._does, None
+        if does is not None:
+            does()
+        return attempt()
+
+
+class StepByStep(Carrier):
+    """One step per call, and comes back by itself, as Inngest does."""
+
+    one_step_per_call = True
+    keeps_time = True
+
+    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+        attempt()
+        raise Pause(Outcome(End.WAIT))
+
+
+def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
+    first, second, third = on.capped(3)
+    seen: list[Any] = []
+
+    def too_many() -> None:
+        seen.append(on.slots())
+        seen.append(on.perform(third))
+
+    inner = Meanwhile(too_many)
+    outer = Meanwhile(lambda: seen.append(on.perform(second, inner)))
+    assert on.perform(first, outer).end is End.DONE
+    slots, refused, done = seen
+    assert (slots, refused.end, done.end) == ([1, 2], End.NOT_DUE, End.DONE)
+    row = on.row(third.id)
+    assert (row.status, row.epoch, row.holder, row.slot) == ("pending", 1, None, None)
+    assert timedelta(seconds=1) <= refused.due_at - NOW <= timedelta(seconds=3)
+    assert row.due_at == row.check_at == refused.due_at
+    assert on.slots() == []
+    assert on.memory is not None
+    on.memory.queue.clear()  # what dispatch() told is used up
+    assert on.perform(third).end is End.NOT_DUE
+    on.now = refused.due_at
+    assert sweep(on.made.store).told == 1
+    assert [outcome.end for outcome in on.memory.work(on.made.engine)] == [End.DONE]
+
+
+def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
+    mine, *others = on.capped(3)
+    carrier = StepByStep("inngest-run")
+    assert on.perform(mine, carrier).end is End.WAIT
+    assert on.slots() == []
+    held = [on.claim(run) for run in others]
+    refused = on.perform(mine, carrier)
+    row = on.row(mine.id)
+    assert (refused.end, refused.due_at) == (End.NOT_DUE, row.due_at)
+    assert (row.status, row.holder) == ("waiting", "inngest-run")
+    assert row.check_at == row.due_at + on.made.store.check
+    assert held[0] is not None
+    Hold(on.made.store, held[0], Carrier("me")).end(Status.SUCCEEDED, "null", None)
+    on.now = row.due_at
+    assert [on.perform(mine, carrier).end for _ in range(2)] == [End.WAIT, End.DONE]
+    assert on.slots() == [on.row(others[1].id).slot]
+
+
+def end_of_call(on: Setting, hold: Hold) -> None:
+    hold.carrier = StepByStep("me")
+    with on.made.db.session() as tx:
+        hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+
+
+def moved(on: Setting, hold: Hold) -> None:
+    hand_over(on.made.store, [hold.claim.run_id], "elsewhere")
+    hold.move()
+
+
+def taken_over(on: Setting, hold: Hold) -> None:
+    on.now += on.made.store.lease + timedelta(seconds=1)
+    assert sweep(on.made.store).taken_over == 1
+
+
+ENDS: dict[str, Callable[[Setting, Hold], object]] = {
+    "one step per call": end_of_call,
+    "a step to be tried again": lambda on, hold: hold.retry("step", 1, "error", NOW),
+    "a sleep": lambda on, hold: hold.wait("nap", NOW, NOW),
+    "a stop": lambda on, hold: hold.give_up(NOW),
+    "a move": moved,
+    "success": lambda on, hold: hold.end(Status.SUCCEEDED, "null", None),
+    "failure": lambda on, hold: hold.end(Status.FAILED, None, "error"),
+    "a cancel": lambda on, hold: cancel(on.made.store, hold.claim.run_id),
+    "a takeover": taken_over,
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_what_ends_a_slice_gives_the_place_back(on: Setting, how: str) -> None:
+    run, waits = on.capped(2)
+    claimed = on.claim(run, cap=1)
+    assert claimed is not None
+    assert (on.slots(), on.claim(waits, cap=1)) == ([1], None)
+    ENDS[how](on, Hold(on.made.store, claimed, Carrier("me")))
+    assert on.slots() == []
+    assert on.claim(waits, cap=1) is not None
+
+
+def test_a_step_on_a_worker_keeps_the_place(on: Setting) -> None:
+    (run,) = on.capped(1)
+    claimed = on.claim(run)
+    assert claimed is not None
+    before = on.slots()
+    with on.made.db.session() as tx:
+        hold = Hold(on.made.store, claimed, Carrier("me"))
+        hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+    assert len(before) == 1
+    assert on.slots() == before
+
+
+def test_many_at_the_same_moment(on: Setting) -> None:
+    """Who chose the same place as another chooses again, on a connection that still works."""
+    cap, runs = 5, on.capped(16)
+    barrier = threading.Barrier(len(runs))
+    claims: list[Claim | None] = []
+
+    def take(run: Run) -> None:
+        with on.made.db.autocommit() as connection:
+            bid = on.bid(run)
+            barrier.wait()
+            claims.append(places.claim(connection, bid, "capped", cap))
+            assert ledger.standing(connection, run.id) is not None
+
+    threads = [threading.Thread(target=take, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    got = [claimed for claimed in claims if claimed is not None]
+    assert (len(claims), len(got)) == (16, len(on.slots()))
+    assert 1 <= len(got) <= cap
+    left = [run for run in runs if run.id not in {claimed.run_id for claimed in got}]
+    more = [claimed for run in left if (claimed := on.claim(run, cap)) is not None]
+    assert len(got) + len(more) == cap
+    assert on.slots() == [1, 2, 3, 4, 5]
+
+
+def test_a_place_that_another_took_is_refused_by_the_database(
+    on: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = on.capped(2)
+    assert on.claim(first, cap=1) is not None
+    # As it was a moment ago, when nobody had a place yet.
+    before = select(RunRow.slot).where(RunRow.slot == -1, RunRow.job != "", RunRow.id != "")
+    monkeypatch.setattr(places, "TAKEN", before)
+    assert on.claim(second, cap=1) is None
+    assert (on.row(second.id).epoch, on.slots()) == (1, [1])
+
+
+def test_a_lower_cap_counts_those_above_it(on: Setting) -> None:
+    runs = on.capped(4)
+    assert all(on.claim(run, cap=3) for run in runs[:3])
+    assert on.claim(runs[3], cap=2) is None
+    (above,) = [run for run in runs[:3] if on.row(run.id).slot == 3]
+    for run in runs[:3]:
+        if run is not above:
+            cancel(on.made.store, run.id)
+    assert on.slots() == [3]
+    assert on.claim(runs[3], cap=1) is None
+    assert on.claim(runs[3], cap=2) is not None
+
+
+def test_its_own_place_never_stands_in_its_way(on: Setting) -> None:
+    """A holder comes back after its lease ran out, before anybody took over."""
+    mine, other = on.capped(2)
+    assert all(on.claim(run) for run in (mine, other))
+    on.now += on.made.store.lease + timedelta(seconds=1)
+    assert on.perform(mine, Carrier("me")).end is End.DONE
+    assert len(on.slots()) == 1
+
+
+def test_a_job_this_code_does_not_know_needs_no_place(on: Setting) -> None:
+    (run,) = on.capped(1)
+    store = replace(on.made.store, catalogue=Catalogue())
+    outcome = replace(on.made.engine, store=store).perform(run.id, 1, Carrier("old"))
+    assert (outcome.end, outcome.error) == (End.NOT_MINE, "unknown job")
+    assert (on.row(run.id).status, on.slots()) == ("waiting", [])
+
+
+def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
+    sent: list[str] = []
+    run = on.dispatch("noop", {"name": uuid4().hex})
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(on.made.db.engine, "before_cursor_execute", note)
+    assert on.made.engine.perform(run.id, 1, Carrier("me")).end is End.DONE
+    assert [statement.split()[0] for statement in sent] == ["UPDATE", "UPDATE"]
+
+
+def test_every_statement_on_the_way_to_a_place_uses_an_index(on: Setting) -> None:
+    row = {
+        "payload": "{}",
+        "backend": "rq",
+        "reason": "STATIC",
+        "stage": "legacy",
+        "stage_version": 0,
+        "status": "succeeded",
+        "created_at": NOW,
+        "due_at": NOW,
+    }
+    rows = [row | {"id": f"r{n:05}", "job": f"job{n % 7}", "key": f"k{n}"} for n in range(20_000)]
+    db = on.made.db
+    with db.begin() as connection:
+        connection.execute(insert(RunRow), rows)
+    first, second, third = on.capped(3)
+    with db.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, bound: Any, *_: Any) -> None:
+        sent.append((statement, bound))
+
+    with db.autocommit() as connection:
+        event.listen(connection, "before_cursor_execute", note)
+        assert ledger.claim(connection, on.bid(first), ("capped", "payout")) is None
+        for run in (first, second):
+            assert places.claim(connection, on.bid(run), "capped", jobs.CAP) is not None
+        assert places.claim(connection, on.bid(third), "capped", jobs.CAP) is None
+        assert places.put_off(connection, on.bid(third), timedelta(0)) is not None
+        event.remove(connection, "before_cursor_execute", note)
+        explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
+        plans = [
+            (statement, str(connection.exec_driver_sql(f"{explain} {statement}", bound).all()))
+            for statement, bound in sent
+        ]
+    by_id = "(id=?)" if db.is_sqlite else "pk_runs"
+    for statement, plan in plans:
+        assert ("uq_runs_slot" if statement.startswith("SELECT") else by_id) in plan, plan
+    assert [statement.split()[0] for statement, _ in plans] == [
+        *("UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE")
+    ]
+
+
+def test_a_cap_lets_at_least_one_run() -> None:
+    with pytest.raises(SettingsError, match="concurrency 0"):
+        Catalogue().add(replace(catalogue["capped"], concurrency=0))
+
+
+@contextmanager
+def two_sides(database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
+    """Both backends at work, with three workers on RQ's side."""
+    with ExitStack() as stack:
+        side = stack.enter_context(both(database_url, redis_url, folder))
+        for number in (2, 3):
+            stack.enter_context(rq_worker(side.environ, folder / f"worker-{number}.log"))
+        hello = uuid4().hex
+        while len(jobs.processes(side.made.db, hello)) < 3:
+            side.finish(*(side.dispatch("child", {"name": hello}) for _ in range(3)))
+        yield side
+
+
+def spread(side: Side, n: str, count: int) -> list[Run]:
+    """As many runs on each backend."""
+    runs: list[Run] = []
+    for side.backend in ("rq", "inngest"):
+        items = [{"name": f"{n}/{side.backend}-{i}", "waitSeconds": 0.1} for i in range(count)]
+        runs += side.dispatch_many("capped", items)
+    return runs
+
+
+def taken(side: Side) -> int | None:
+    chosen = select(func.count()).where(RunRow.slot.is_not(None))
+    with side.made.db.autocommit() as connection:
+        return connection.scalar(chosen)
+
+
+def test_one_cap_over_both_backends(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    n = uuid4().hex
+    with two_sides(database_url, redis_url, tmp_path) as side:
+        rows = side.finish(*spread(side, n, 8))
+        assert {row.status for row in rows} == {"succeeded"}
+        inside = jobs.stays(side.made.db, n)
+        assert len(inside) == len({stay.what for stay in inside}) == 32
+        assert {stay.backend for stay in inside} == {"rq", "inngest"}
+        assert 0 < jobs.most_at_once(inside) <= jobs.CAP
+        assert taken(side) == 0
+
+
+def test_a_dead_holder_s_place_is_free_again(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    n = uuid4().hex
+    with two_sides(database_url, redis_url, tmp_path) as side:
+        side.backend = "rq"
+        # Its first try stays until it is killed.
+        victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not (held := jobs.stays(side.made.db, n)):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        others = spread(side, n, 3)
+        while len(jobs.stays(side.made.db, n)) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.kill(held[0].pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        rows = side.finish(victim, *others)
+        assert {row.status for row in rows} == {"succeeded"}
+        inside = jobs.stays(side.made.db, n)
+        assert [stay.id for stay in inside if stay.gone is None] == [held[0].id]
+        assert len(inside) == 1 + 2 * 7
+        assert 0 < jobs.most_at_once(inside, killed_at) <= jobs.CAP
+        assert taken(side) == 0
