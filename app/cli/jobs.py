@@ -101,6 +101,20 @@ def say_outcome(run: Run, failures: list[str]) -> None:
         say(f"run {run.id} stays pending: {failure}; the relay tells {run.backend} again")
 
 
+def show_plan(found: dict[str, Any], as_json: bool) -> None:
+    """Print what a job would do: its figures, then each of its lists as a table."""
+    if as_json:
+        document(found)
+        return
+    lists = {name: value for name, value in found.items() if isinstance(value, list)}
+    details((name, len(lists[name]) if name in lists else found[name]) for name in found)
+    for name, rows in lists.items():
+        if rows:
+            click.echo(f"\n{name}")
+            headings = list(dict.fromkeys(heading for row in rows for heading in row))
+            table(headings, ([row.get(heading) for heading in headings] for row in rows))
+
+
 def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
     """A job as `jobs list --json` gives it."""
     stage = Stage.LEGACY.value if at is None else at.stage

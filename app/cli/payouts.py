@@ -1,4 +1,4 @@
-"""`payouts reconcile|show`: the payouts, and the ledger against Stripe."""
+"""`payouts reconcile|show|token`: the payouts, and the ledger against Stripe."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from app.cli.output import (
     table,
 )
 from app.clock import iso
+from app.earnings.models import Creator
 from app.errors import BadInput
 from app.payouts.models import Payout as P
 from app.payouts.models import PayoutAttempt as A
 from app.payouts.models import PayoutStatus
 from app.payouts.reconcile import WINDOW, reconcile
+from app.web.auth import CREATOR_TOKEN_SECONDS, creator_token
 
 _COLUMNS = (
     *(P.id, P.creator_id.label("creator"), P.amount, P.currency, P.destination, P.status),
-    *(P.reason, P.payout_date, P.transfer_id, P.requested_at, P.settled_at),
+    *(P.reason, P.method, P.payout_date, P.run_id.label("run"), P.transfer_id, P.bank_payout_id),
+    *(P.requested_at, P.updated_at, P.settled_at),
 )
-_ATTEMPT = (A.key, A.n, A.outcome, A.code, A.message, A.transfer_id, A.first_sent_at, A.updated_at)
+_ATTEMPT = (
+    *(A.key, A.leg, A.n, A.outcome, A.code, A.message, A.object_id, A.first_sent_at),
+    A.updated_at,
+)
 
 group = Commands("payouts", help="Payouts, and the ledger against Stripe.")
 
@@ -88,6 +94,23 @@ def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -
         return
     shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
     table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
+
+
+@group.command("token")
+@click.argument("creator_id")
+@json_option
+def make_token(creator_id: str, as_json: bool) -> None:
+    """A creator's token for /api/payouts, good for 30 days."""
+    made = parts()
+    with made.db.autocommit() as connection:
+        known = connection.scalar(select(Creator.id).where(Creator.id == creator_id))
+    if known is None:
+        raise BadInput(f"no creator {creator_id!r}")
+    token = creator_token(made.settings, creator_id)
+    if as_json:
+        document({"creator": creator_id, "token": token, "expires_in": CREATOR_TOKEN_SECONDS})
+    else:
+        click.echo(token)
 
 
 def _show_one(payout_id: str, as_json: bool) -> None:

@@ -13,8 +13,9 @@ import click
 from flask.cli import with_appcontext
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from app.cli.jobs import parse_payload
+from app.cli.jobs import parse_payload, show_plan
 from app.cli.output import (
     DID_NOT_HOLD,
     console,
@@ -29,12 +30,15 @@ from app.cli.processes import stop_on_signals
 from app.cli.telling import installed
 from app.clock import iso
 from app.dispatch import dispatch
+from app.errors import BadInput
+from app.jobs.catalogue import JobSpec
 from app.runs import ledger
 from app.runs.carrier import End
 from app.runs.inline import Inline, Slice
 from app.runs.models import OPEN, Status
 from app.runs.models import RunRow as R
 from app.runs.run import Run
+from app.runtime import Runtime
 
 _COUNT_EVERY_SECONDS = 0.2
 
@@ -43,16 +47,24 @@ _COUNT_EVERY_SECONDS = 0.2
 @click.argument("name")
 @click.argument("payload", metavar="[PAYLOAD_JSON]", required=False)
 @click.option("--key", help="What makes it unique: a run of this key is gone on with.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what it would do, and do nothing.")
 @json_option
 @with_appcontext
-def run_job(name: str, payload: str | None, key: str | None, as_json: bool) -> None:
+def run_job(
+    name: str, payload: str | None, key: str | None, plan_only: bool, as_json: bool
+) -> None:
     """Do job NAME in this process, with its retries, its sleeps and its children.
 
     The run is recorded like any other. If the process is stopped half way, the relay has a worker
-    go on from the steps that are done.
+    go on from the steps that are done. With --plan there is no run, and nothing is written.
     """
     made = parts()
     spec = made.catalogue[name]
+    if plan_only:
+        if key is not None:
+            raise BadInput("give --plan or --key, not both: a plan makes no run")
+        show_plan(_planned(made, spec, parse_payload(payload)), as_json)
+        return
     with stop_on_signals() as stop:
         inline = Inline(made.engine, stop)
         here = replace(made, store=inline.store, engine=inline.engine)
@@ -72,6 +84,14 @@ def run_job(name: str, payload: str | None, key: str | None, as_json: bool) -> N
         say(f"stopped: run {run.id} stays open, and the relay tells {run.backend} of it")
     if ended["status"] != Status.SUCCEEDED:
         raise click.exceptions.Exit(DID_NOT_HOLD)
+
+
+def _planned(made: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> dict[str, Any]:
+    if spec.plan is None:
+        raise BadInput(f"job {spec.name!r} cannot say beforehand what it would do")
+    asked = spec.parse(payload)
+    with Session(made.db.engine) as tx:  # and no commit: it ends by being rolled back
+        return spec.plan(tx, asked, made.store.clock())
 
 
 def _ended(inline: Inline, run: Run) -> dict[str, Any]:

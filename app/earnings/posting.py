@@ -1,45 +1,87 @@
-"""Earnings and refunds into the ledger, by one statement."""
+"""Earnings, and what takes them back, into the ledger: by sets, and each once."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, String, literal, select, union_all
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import (
+    ColumnElement,
+    String,
+    case,
+    exists,
+    literal,
+    not_,
+    select,
+    true,
+    union_all,
+    update,
+)
 
 from app.earnings.models import Earning, EarningKind
-from app.ledger.postings import CASH, CREATOR, FEES, AnySelect, EntryKind, Tx, post_select
+from app.ledger.models import Entry
+from app.ledger.postings import (
+    CASH,
+    CREATOR,
+    FEES,
+    AnySelect,
+    EntryKind,
+    Tx,
+    connection_of,
+    post_select,
+)
+
+_SHARES = {
+    EarningKind.EARNING: EntryKind.EARNING,
+    EarningKind.REFUND: EntryKind.REFUND,
+    EarningKind.DISPUTE: EntryKind.DISPUTE,
+    EarningKind.DISPUTE_WON: EntryKind.DISPUTE_WON,
+}
+_FEES = {
+    EarningKind.EARNING: EntryKind.FEE,
+    EarningKind.REFUND: EntryKind.FEE_REFUND,
+    EarningKind.DISPUTE: EntryKind.FEE_DISPUTE,
+    EarningKind.DISPUTE_WON: EntryKind.FEE_DISPUTE_WON,
+}
+TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
+"""What takes a sale back; the other kinds bring money in."""
 
 
-def post_earnings(tx: Tx) -> int:
-    """Post every earning and refund that is not in the ledger yet; how many entries were new.
+def post_earnings(tx: Tx, only: str | None = None) -> int:
+    """Post what is not in the ledger yet (`only` that earning); how many entries were new.
 
-    An earning brings cash in: the creator's share is owed to them, the fee is the platform's. A
-    refund takes both back.
+    A sale, or a dispute that was won, brings cash in: the creator's share is owed to them, the fee
+    is the platform's. A refund or a dispute takes both back. What is posted already costs nothing,
+    however much of it there is.
     """
-    share, fee = Earning.gross - Earning.fee, Earning.fee
-    creator = literal(CREATOR) + Earning.creator_id
-    cash, fees = literal(CASH, String), literal(FEES, String)
-    flows = union_all(
-        _flow(EarningKind.EARNING, EntryKind.EARNING, cash, creator, share),
-        _flow(EarningKind.EARNING, EntryKind.FEE, cash, fees, fee),
-        _flow(EarningKind.REFUND, EntryKind.REFUND, creator, cash, share),
-        _flow(EarningKind.REFUND, EntryKind.FEE_REFUND, fees, cash, fee),
+    waiting = not_(Earning.posted) if only is None else (Earning.id == only) & not_(Earning.posted)
+    share, fee = Earning.gross - Earning.fee, Earning.fee.expression
+    creator, fees = literal(CREATOR) + Earning.creator_id, literal(FEES, String)
+    rows = union_all(
+        _flows(waiting, _SHARES, creator, share), _flows(waiting, _FEES, fees, fee)
     ).subquery()
-    return post_select(tx, select(*flows.c))
+    new = post_select(tx, select(*rows.c))
+    # Only what has its entries: another transaction's earning may have come in since they were
+    # written.
+    entries = exists().where(
+        Entry.kind.in_([*_SHARES.values(), *_FEES.values()]), Entry.ref == Earning.id
+    )
+    connection_of(tx).execute(update(Earning).where(waiting, entries).values(posted=true()))
+    return new
 
 
-def _flow(
-    what: EarningKind,
-    kind: EntryKind,
-    debit: ColumnElement[str],
-    credit: ColumnElement[str],
-    amount: ColumnElement[int] | InstrumentedAttribute[int],
+def _flows(
+    waiting: ColumnElement[bool],
+    kinds: dict[EarningKind, EntryKind],
+    whose: ColumnElement[str],
+    amount: ColumnElement[int],
 ) -> AnySelect:
+    cash = literal(CASH, String)
+    taking = Earning.kind.in_(TAKING)
+    named = {str(what): literal(kind.value, String) for what, kind in kinds.items()}
     return select(
-        literal(kind.value, String).label("kind"),
+        case(named, value=Earning.kind).label("kind"),
         Earning.id.label("ref"),
-        debit.label("debit"),
-        credit.label("credit"),
+        case((taking, whose), else_=cash).label("debit"),
+        case((taking, cash), else_=whose).label("credit"),
         Earning.currency,
         amount.label("amount"),
         Earning.occurred_at,
-    ).where(Earning.kind == what, amount > 0)
+    ).where(waiting, amount > 0)

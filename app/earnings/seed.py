@@ -17,7 +17,8 @@ from app.earnings.models import Creator, Earning, EarningKind
 from app.earnings.posting import post_earnings
 from app.errors import BadInput
 from app.ledger.postings import Tx, connection_of, trial_balance
-from app.payouts.eligibility import MINIMUM, verdicts
+from app.payouts.currencies import MINIMUM
+from app.payouts.eligibility import HOLDING, verdicts
 
 SOURCES = {"subscriptions": 45, "tips": 30, "media": 12, "calls": 8, "referrals": 5}
 """With their weights."""
@@ -30,9 +31,11 @@ HOMES = {
 }
 """Countries and currencies, with their weights."""
 FEE_PERCENT = 20
-DISABLED_SHARE, BELOW_SHARE = 0.04, 0.10
+DISABLED_PERCENT, BELOW_PERCENT, NEW_PERCENT = 4, 8, 2
 REFUND_SHARE = 0.03
 EARNING_DAYS = 30
+_OLD = (HOLDING.days, HOLDING.days + EARNING_DAYS)
+_OTHERS = DISABLED_PERCENT + BELOW_PERCENT + NEW_PERCENT
 _FIRST = "Ada Ben Chloe Dara Emil Fay Gus Hana Ines Jun Kai Lena Milo Nora Omar Pia Quinn Rosa Sam"
 _LAST = "Adler Brook Costa Doyle Evans Frost Gupta Hart Ito Jansen Kim Lopez Moreau Novak Okafor"
 _SHUT: tuple[tuple[str | None, bool, bool], ...] = (
@@ -49,6 +52,8 @@ _SHUT: tuple[tuple[str | None, bool, bool], ...] = (
 class _Role(StrEnum):
     PAYABLE = "payable"
     BELOW = "below"
+    NEW = "new"
+    """Sells since a few days only."""
     SHUT = "shut"
 
 
@@ -70,15 +75,16 @@ class SeedSummary:
 def seed(
     db: Database, *, creators: int, seed: int, now: datetime, payable: int | None = None
 ) -> SeedSummary:
-    """Write `creators` creators with the earnings of the 30 days before `now`, all in one commit.
+    """Write `creators` creators with 30 days' earnings, all older than the holding period at `now`,
+    in one commit.
 
-    Exactly `payable` of them can be paid; by default all but 4 % whose account is disabled and 10 %
-    below the minimum (both shares as in a usual marketplace), which share the rest 4:10. Raises
-    BadInput where `payable` does not fit, and sqlalchemy.exc.IntegrityError on a database that
-    holds a seed already.
+    Exactly `payable` of them can be paid; by default all but 4 % whose account is disabled, 8 %
+    below the minimum (both as in a usual marketplace) and 2 % whose earnings are all too young,
+    which share the rest 4:8:2. Raises BadInput where `payable` does not fit, and
+    sqlalchemy.exc.IntegrityError on a database that holds a seed already.
     """
     if payable is None:
-        payable = creators - round(creators * (DISABLED_SHARE + BELOW_SHARE))
+        payable = creators - round(creators * _OTHERS / 100)
     if creators < 1 or not 0 <= payable <= creators:
         raise BadInput(f"payable must be 0 to {creators}, the number of creators, not {payable}")
     rng = Random(seed)
@@ -88,7 +94,7 @@ def seed(
         tx.execute(insert(Creator), [person for person, _ in people])
         tx.execute(insert(Earning), sales)
         post_earnings(tx)
-        return _summary(tx)
+        return _summary(tx, now)
 
 
 def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
@@ -112,8 +118,9 @@ def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
 
 
 def _roles(rng: Random, creators: int, payable: int) -> Iterator[tuple[int, _Role]]:
-    shut = round((creators - payable) * DISABLED_SHARE / (DISABLED_SHARE + BELOW_SHARE))
-    roles = [_Role.PAYABLE] * payable + [_Role.SHUT] * shut
+    others = creators - payable
+    shut, new = round(others * DISABLED_PERCENT / _OTHERS), others * NEW_PERCENT // _OTHERS
+    roles = [_Role.PAYABLE] * payable + [_Role.SHUT] * shut + [_Role.NEW] * new
     roles += [_Role.BELOW] * (creators - len(roles))
     rng.shuffle(roles)
     return enumerate(roles, 1)
@@ -133,7 +140,7 @@ def _creator(rng: Random, number: int, role: _Role, now: datetime) -> tuple[dict
         "payouts_enabled": payouts,
         "transfers_active": transfers,
         "disabled_reason": reason,
-        "created_at": now - timedelta(days=rng.randrange(EARNING_DAYS + 1, 900)),
+        "created_at": now - HOLDING - timedelta(days=rng.randrange(EARNING_DAYS + 1, 900)),
     }
     return person, role
 
@@ -154,7 +161,10 @@ def _sales(
         refunded = sum(rng.random() < REFUND_SHARE for _ in range(count))
         for gross in _split(rng, net * 100 / (100 - FEE_PERCENT), count, refunded):
             number += 1
-            sale = _sale(rng, number, person, gross, now)
+            # A day short of the period: for that long, the young stay too young.
+            first, last = (0, HOLDING.days - 1) if role == _Role.NEW else _OLD
+            age = timedelta(seconds=rng.uniform(first * 86_400.0, last * 86_400.0))
+            sale = _sale(rng, number, person, gross, now - age)
             yield sale
             if refunded > 0:
                 refunded -= 1
@@ -175,9 +185,8 @@ def _split(rng: Random, total: float, count: int, extra: int) -> list[int]:
 
 
 def _sale(
-    rng: Random, number: int, person: dict[str, Any], gross: int, now: datetime
+    rng: Random, number: int, person: dict[str, Any], gross: int, occurred_at: datetime
 ) -> dict[str, Any]:
-    age = timedelta(seconds=rng.uniform(0.0, EARNING_DAYS * 86_400.0))
     return {
         "id": f"earning_{number:07d}",
         "creator_id": person["id"],
@@ -187,7 +196,7 @@ def _sale(
         "gross": gross,
         "fee": gross * FEE_PERCENT // 100,
         "refund_of": None,
-        "occurred_at": _whole_ms(now - age),
+        "occurred_at": _whole_ms(occurred_at),
     }
 
 
@@ -195,9 +204,9 @@ def _whole_ms(moment: datetime) -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def _summary(tx: Tx) -> SeedSummary:
+def _summary(tx: Tx, now: datetime) -> SeedSummary:
     connection = connection_of(tx)
-    verdict = verdicts().subquery().c
+    verdict = verdicts(now).subquery().c
     counts = connection.execute(
         select(verdict.reason, verdict.currency, func.count(), func.sum(verdict.amount)).group_by(
             verdict.reason, verdict.currency

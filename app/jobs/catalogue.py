@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from croniter import croniter
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+from sqlalchemy.orm import Session
 
 from app.errors import PayloadInvalid, SettingsError, UnknownJob
 from app.jobs.context import Context, Payload
@@ -55,7 +56,7 @@ class JobSpec:
     gaps: tuple[float, ...]
     """Seconds before the second, third, … attempt; the last one repeats."""
     concurrency: int | None
-    """How many runs at once on the serverless side."""
+    """How many runs at once, over all backends together."""
     serverless: str
     timeout: float
     """Seconds one slice may take on a worker."""
@@ -65,6 +66,8 @@ class JobSpec:
     """The payload of a scheduled occurrence."""
     ramp_by: str | None
     """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
+    plan: Callable[[Session, Any, datetime], dict[str, Any]] | None
+    """What a run with this payload would do now, as JSON; its transaction is rolled back."""
     file: str
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
@@ -147,6 +150,8 @@ class Catalogue(Mapping[str, JobSpec]):
             raise SettingsError(f"job {spec.name!r}: schedule {spec.schedule!r} is no cron line")
         if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
             raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
+        if spec.concurrency is not None and spec.concurrency < 1:
+            raise SettingsError(f"job {spec.name!r}: concurrency {spec.concurrency} lets none run")
         self._jobs[spec.name] = spec
 
 
@@ -169,6 +174,7 @@ def job(
     key: Callable[[M], str] | None = None,
     tick: Callable[[datetime], Payload] | None = None,
     ramp_by: str | None = None,
+    plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
 ) -> Callable[[Callable[[Context, M], Any]], Callable[[Context, M], Any]]:
     """Declare a job; the decorated function is its body and stays callable as it is."""
 
@@ -190,6 +196,7 @@ def job(
                 key=key,
                 tick=tick,
                 ramp_by=ramp_by,
+                plan=plan,
                 file=_relative(source),
             )
         )

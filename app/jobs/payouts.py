@@ -1,30 +1,44 @@
-"""Paying creators: the pay day, and one payout."""
+"""Paying creators: the pay day, the daily retry, one payout, and what keeps the books true."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections import Counter
-from datetime import date, datetime
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
+from app.earnings.posting import post_earnings
 from app.jobs.catalogue import Empty, JobPayload, job
 from app.jobs.context import Context
-from app.jobs.errors import NonRetriable
+from app.jobs.errors import NonRetriable, StepFailed
 from app.ledger.postings import trial_balance
-from app.payouts import accounts, eligibility, engine, pages, retry
+from app.payouts import accounts, bank, eligibility, engine, notify, report, retry
+from app.payouts.currencies import MAX_AMOUNT
 from app.payouts.differences import Reconciliation
-from app.payouts.models import MAX_ID_LENGTH
+from app.payouts.legs import BANK, TRANSFER, Leg
+from app.payouts.models import MAX_ID_LENGTH, Method, PayoutStatus
 from app.payouts.reconcile import WINDOW, reconcile, unbalanced
 from app.payouts.request import Order
 
 log = logging.getLogger(__name__)
 
-MAX_AMOUNT = 999_999_999_999
-"""Stripe takes at most twelve digits of minor units, in any currency."""
+_MINUTE, _HOUR = 60, 3600
+GAPS = (
+    10,
+    30,
+    2 * _MINUTE,
+    *(10 * _MINUTE,) * 2,
+    30 * _MINUTE,
+    *(n * _HOUR for n in (1, 3, 6, 12)),
+)
+"""Seconds between a run's rounds: the first outlast a bad moment at Stripe, the next the time after
+which its list is believed, the last leave time for a top-up."""
 
 
 def _iso_date(value: object) -> object:
@@ -62,6 +76,7 @@ class SinglePayout(JobPayload):
     amount: int = Field(strict=True, gt=0, le=MAX_AMOUNT)
     stripe_account_id: str = Field(min_length=1, max_length=64)
     currency: str | None = Field(default=None, pattern=r"^[a-z]{3}$")
+    method: Method = Method.STANDARD
 
 
 def _pay_day_key(payload: PayDay) -> str:
@@ -76,6 +91,10 @@ def _payout_key(payload: SinglePayout) -> str:
     return payload.payout_id
 
 
+def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]:
+    return eligibility.plan_day(tx, payload.payout_date, now)
+
+
 @job(
     "process-payouts",
     event="payout.scheduled",
@@ -85,40 +104,87 @@ def _payout_key(payload: SinglePayout) -> str:
     key=_pay_day_key,
     tick=_pay_day_tick,
     concurrency=1,
+    plan=_pay_day_plan,
 )
 def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
-    """Pay every eligible creator their whole balance, a child run each; totals of the day."""
+    """Pay every eligible creator all that is payable, a hundred a step; totals of the day."""
     day = payload.payout_date
-    planned = ctx.step.run("plan", _plan, day, ctx.now())
-    ends = ctx.step.run("pages", pages.page_ends, day)
-    after = ""
-    for number, last in enumerate(ends):
-        orders = pages.Page(ctx, day, after, last)
-        ctx.step.dispatch(f"pay-{number}", "process-single-payout", orders)
-        after = last
-    runs = ctx.step.join("settled")
-    totals = ctx.step.run("summary", _summary, ctx, day)
-    return {**totals, **planned, "runs": runs}
+    told = {"payoutDate": day.isoformat()}
+    try:
+        planned = ctx.step.run("plan", _plan, ctx, day)
+    except StepFailed as stopped:
+        _notify(ctx, told | {"stopped": str(stopped)})
+        raise
+    _pay_all(ctx, told)
+    summary = ctx.step.run("summary", _summary, ctx, report.of_day(day))
+    _notify(ctx, {**told, **planned, **summary})
+    return {**told, **planned, **summary}
 
 
-def _plan(tx: Session, day: date, now: datetime) -> dict[str, Any]:
+def _plan(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
     """Reserve, if the books balance and no hold is overdrawn: else no money may move."""
+    post_earnings(tx)
     if wrong := unbalanced(trial_balance(tx)):
         raise NonRetriable(f"nobody is paid, the books do not balance: {'; '.join(wrong)}")
-    return eligibility.reserve(tx, day, now)
+    return eligibility.reserve(tx, day, ctx.now(), ctx.run_id)
 
 
-def _summary(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
+def _pay_all(ctx: Context, told: dict[str, Any]) -> None:
+    """Both legs of all the run's payouts, in rounds, until none is open or the rounds are over."""
+
+    def pay(number: int) -> int:
+        left, dry = 0, list[str]()
+        for leg in (TRANSFER, BANK):
+            still, dry = _leg(ctx, leg, number, dry)
+            left += still
+        if dry and number == 0:
+            _notify(ctx, told | {"stopped": f"the platform's balance is too low: {', '.join(dry)}"})
+        return left
+
+    _in_rounds(ctx, pay)
+
+
+def _leg(ctx: Context, leg: Leg, number: int, dry: list[str]) -> tuple[int, list[str]]:
+    after: str | None = ""
+    left = page = 0
+    while after is not None:
+        name = f"{leg.name}-{number}-{page}"
+        done = ctx.step.run(name, engine.pay_page, ctx, leg, after, dry)
+        after, dry = done["last"], done["dry"]
+        left += done["open"]
+        page += 1
+    return left, dry
+
+
+def _in_rounds(ctx: Context, work: Callable[[int], int]) -> None:
+    """`work`, again after each gap, while it says that something is left."""
+    for number, gap in enumerate((*GAPS, None)):
+        if not work(number) or gap is None:
+            return
+        ctx.step.sleep(f"gap-{number}", timedelta(seconds=gap))
+
+
+def _summary(tx: Session, ctx: Context, which: ColumnElement[bool]) -> dict[str, Any]:
     # Before `tx` begins: it is not to be open while Stripe answers.
-    found = _reconciled(ctx, ctx.created_at)
-    return {**pages.summary(tx, day), "reconciled": found.counts()}
+    found = _reconciled(ctx, ctx.created_at, banks=False)
+    return {**report.standing(tx, which), "reconciled": found.counts()}
 
 
-def _reconciled(ctx: Context, since: datetime) -> Reconciliation:
-    found = reconcile(ctx.transaction, ctx.gateways.stripe, ctx.now(), since)
+def _reconciled(ctx: Context, since: datetime, *, banks: bool) -> Reconciliation:
+    found = reconcile(ctx.transaction, ctx.gateways.stripe, ctx.now(), since, banks=banks)
     if not found.ok:
         log.error("ledger and Stripe differ", extra={"differences": len(found.differences)})
     return found
+
+
+def _notify(ctx: Context, told: dict[str, Any]) -> None:
+    """Tell the admins, by mail and webhook; that one cannot be told stops nothing."""
+    document = {"job": ctx.job, "runId": ctx.run_id, **told}
+    for name, send in notify.ways(ctx):
+        try:
+            ctx.step.run(name, send, ctx, document)
+        except StepFailed as failed:
+            log.error("admins not told", extra={"by": name, "reason": str(failed)})
 
 
 @job(
@@ -130,22 +196,23 @@ def _reconciled(ctx: Context, since: datetime) -> Reconciliation:
     concurrency=1,
 )
 def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
-    """Pay what may be paid now, a child run each; how many, and why the others are left."""
-    # The key that the payout's first run has is done with; two retries at once share theirs.
-    own = int(ctx.created_at.timestamp())
-    retried, left = 0, Counter[str]()
-    number, last = 0, ""
-    while last is not None:
-        page = ctx.step.run(f"reopen-{number}", retry.reopen, last, payload.payout_date, ctx.now())
-        orders, last = page["orders"], page["last"]
-        if orders:
-            keys = [f"{order['payoutId']}#{own}" for order in orders]
-            ctx.step.dispatch(f"pay-{number}", "process-single-payout", orders, keys=keys)
-        retried += len(orders)
+    """Try again what may go through now; how many, why the others are left, and what came of it."""
+    taken, left = 0, Counter[str]()
+    number, after = 0, ""
+    while after is not None:
+        name, day = f"reopen-{number}", payload.payout_date
+        page = ctx.step.run(name, retry.reopen, ctx.run_id, after, day, ctx.now())
+        after = page["last"]
+        taken += page["taken"]
         left.update(page["left"])
         number += 1
-    runs = ctx.step.join("settled")
-    return {"retried": retried, "left": dict(left), "runs": runs}
+    found = {"retried": taken, "left": dict(left)}
+    if not taken:
+        return found
+    _pay_all(ctx, {})
+    summary = ctx.step.run("summary", _summary, ctx, report.of_run(ctx.run_id))
+    _notify(ctx, {"leftOut": dict(left), **summary})
+    return {**found, **summary}
 
 
 @job(
@@ -178,8 +245,18 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
         amount=payload.amount,
         destination=payload.stripe_account_id,
         currency=payload.currency,
+        method=payload.method,
     )
-    return ctx.step.run("pay", engine.pay, ctx, order)
+    told: dict[str, Any] = {}
+
+    def pay(number: int) -> int:
+        told.update(ctx.step.run(f"transfer-{number}", engine.pay_one, ctx, TRANSFER, order))
+        return int(told["status"] == PayoutStatus.REQUESTED)
+
+    _in_rounds(ctx, pay)
+    if told["status"] in (PayoutStatus.TRANSFERRED, PayoutStatus.PAYING):
+        told.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, order))
+    return told
 
 
 @job(
@@ -191,9 +268,15 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
     concurrency=1,
 )
 def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
-    """The ledger against Stripe's own list, the last 30 days: as `payouts reconcile --json`."""
-    return ctx.step.run("reconcile", _whole, ctx)
+    """What Stripe says of bank payouts, taken over; then the ledger against Stripe's own lists, the
+    last 30 days: as `payouts reconcile --json`."""
+    number, after, moved = 0, "", 0
+    while after is not None:
+        page = ctx.step.run(f"follow-{number}", bank.follow_page, ctx, after)
+        after, moved = page["last"], moved + page["moved"]
+        number += 1
+    return {**ctx.step.run("reconcile", _whole, ctx), "moved": moved}
 
 
 def _whole(_tx: Session, ctx: Context) -> dict[str, Any]:
-    return _reconciled(ctx, ctx.now() - WINDOW).document()
+    return _reconciled(ctx, ctx.now() - WINDOW, banks=True).document()

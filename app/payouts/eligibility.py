@@ -82,7 +82,7 @@ def _first(*reasons: tuple[ColumnElement[bool], LeftOut]) -> ColumnElement[str |
     return case(*((when, literal(why.value)) for when, why in reasons), else_=nothing)
 
 
-def _young(now: datetime) -> AnySelect:
+def young_sales(now: datetime) -> AnySelect:
     """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
     left of the creator's share of them (`amount`), as far as the ledger knows."""
     take = aliased(Earning)
@@ -125,7 +125,7 @@ def verdicts(now: datetime) -> AnySelect:
     """Per creator and currency with a balance other than zero: creator_id, destination, currency,
     balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
     paid)."""
-    owed, young = balances(CREATOR), _young(now).subquery()
+    owed, young = balances(CREATOR), young_sales(now).subquery()
     creator = func.substr(owed.c.account, len(CREATOR) + 1)
     figures = (
         select(
@@ -166,7 +166,7 @@ def verdicts(now: datetime) -> AnySelect:
 def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
     """What of a creator's balance can be paid now, minor units, whole units of the currency; 0 for
     a currency that is not paid. The minimum is not asked."""
-    young = _young(now).where(Earning.creator_id == creator_id, Earning.currency == currency)
+    young = young_sales(now).where(Earning.creator_id == creator_id, Earning.currency == currency)
     young = young.with_only_columns(young.selected_columns.amount)
     # One statement: a refund must not come between the two figures.
     figures = select(

@@ -68,7 +68,11 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
     the next round. What came of it is written through `tx`, which is not used before the calls; a
     crash at any point is gone on with from the recorded attempts. Raises StripeMisconfigured.
     """
-    funds = leg.affordable(ctx.gateways.stripe)
+    try:
+        funds = leg.affordable(ctx.gateways.stripe)
+    except (StripeUnknownOutcome, StripeRateLimited) as away:
+        log.warning("page left for the next round", extra={"why": str(away)})
+        return {"last": None, "landed": 0, "refused": 0, "open": 1, "dry": list(dry)}
     last: str | None = None
     found = waiting = 0
     dried = set(dry)

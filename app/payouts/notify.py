@@ -24,6 +24,7 @@ from app.jobs.context import Context
 log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
+Step = Callable[[Session, Context, Report], dict[str, Any]]
 """`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
@@ -45,6 +46,15 @@ _TITLES: Mapping[str, str] = {
     "process-payouts": "Pay day",
     "retry-failed-payouts": "Retry of failed payouts",
 }
+
+
+def ways(ctx: Context) -> list[tuple[str, Step]]:
+    """The ways that are set up, each as a step of its own: one that is not costs no step."""
+    given = ctx.gateways
+    mailed = given.mailer is not None and given.admin.email is not None
+    hooked = given.hooks is not None and given.admin.webhook_url is not None
+    steps: list[tuple[str, Step]] = [("notify-mail", mail)] if mailed else []
+    return [*steps, ("notify-hook", hook)] if hooked else steps
 
 
 def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.earnings.models import Creator
+from app.earnings.posting import post_earnings
 from app.errors import BadInput
 from app.ledger.postings import EntryKind, Posting, creator_account, hold_account, post
 from app.payouts import currencies, eligibility
@@ -72,6 +73,7 @@ def request(tx: Session, order: Order, now: datetime) -> Payout:
         )
     currency = order.currency or creator.currency
     currencies.check(order.amount, currency)
+    post_earnings(tx)
     payable = eligibility.payable(tx, creator.id, currency, now)
     if order.amount > payable:
         raise PayoutRefused(

@@ -27,7 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from app.earnings.models import Creator
+from app.earnings.models import Creator, Earning
+from app.earnings.posting import post_earnings
 from app.ledger.models import Entry
 from app.ledger.postings import (
     CREATOR,
@@ -38,7 +39,7 @@ from app.ledger.postings import (
     hold_account,
     post,
 )
-from app.payouts.eligibility import gate
+from app.payouts.eligibility import gate, young_sales
 from app.payouts.legs import TRANSFER
 from app.payouts.models import LegName, PayoutStatus, payouts
 from app.payouts.models import Payout as P
@@ -93,11 +94,12 @@ def reopen(
     tx.execute(select(Creator.id).where(creators).order_by(Creator.id).with_for_update())
     chosen = P.id.in_([row.id for row in page])
     tx.execute(select(P.id).where(chosen).order_by(P.id).with_for_update())
+    post_earnings(tx)
     taken: list[str] = []
     again: list[Posting] = []
     left: Counter[str] = Counter()
     purses: dict[tuple[str, str], int] = {}
-    for payout, tries, owed, why in tx.execute(_judged(and_(wanted, chosen))):
+    for payout, tries, owed, why in tx.execute(_judged(and_(wanted, chosen), now)):
         reason = why
         if payout.status == _S.FAILED:
             purse = (payout.creator_id, payout.currency)
@@ -138,14 +140,21 @@ def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
     return stands if payout_date is None else and_(stands, P.payout_date == payout_date)
 
 
-def _judged(wanted: ColumnElement[bool]) -> AnySelect:
-    """Payout, tries of its leg so far, the creator's balance, and why it is left (or null)."""
+def _judged(wanted: ColumnElement[bool], now: datetime) -> AnySelect:
+    """Payout, tries of its leg so far, what of the creator's balance is not too young, and why the
+    payout is left (or null)."""
     leg = case((P.status.in_(_BANK_LEG), LegName.BANK.value), else_=LegName.TRANSFER.value)
     mine = and_(A.payout_id == P.id, A.leg == leg)
     tries = select(func.coalesce(func.max(A.n), 0)).where(mine).scalar_subquery()
     short = and_(A.leg == LegName.TRANSFER, func.coalesce(A.code, "") == TRANSFER.no_funds)
     used = select(func.count()).where(mine, ~short).scalar_subquery()
-    owed = cast(_sum(Entry.credit) - _sum(Entry.debit), BigInteger)
+    young = young_sales(now).where(
+        Earning.creator_id == P.creator_id, Earning.currency == P.currency
+    )
+    young = young.with_only_columns(young.selected_columns.amount)
+    held_back = func.coalesce(young.correlate(P).scalar_subquery(), 0)
+    balance = _sum(Entry.credit) - _sum(Entry.debit)
+    owed = cast(balance - case((held_back > 0, held_back), else_=0), BigInteger)
     failed = P.status.in_([_S.FAILED, _S.BANK_FAILED])
     # A last attempt without an outcome still has to get one.
     limit = MAX_ATTEMPTS + case((P.status.in_([_S.SENDING, _S.PAYING]), 1), else_=0)

@@ -28,6 +28,7 @@ from app.cli.standing import FAILED, OPEN
 from app.clock import iso, utcnow
 from app.config import ROOT, Settings
 from app.db import Database
+from app.earnings.seed import seed
 from app.errors import LeaseLost, SettingsError
 from app.runs import ledger, operate
 from app.runs.carrier import Carrier, End
@@ -210,6 +211,11 @@ WRONG_USES = [
     (["jobs", "dispatch", "cli-plain", "[" * 100_000], "not JSON"),
     (["jobs", "run", "cli-plain", "{name"], "not JSON"),
     (["jobs", "run", "cli-plain", "{}"], "name: Field required"),
+    (["jobs", "run", "cli-plain", '{"name": "a"}', "--plan"], "cannot say beforehand"),
+    (["jobs", "run", "cli-planned", '{"name": "a"}', "--plan", "--key", "k"], "--plan or --key"),
+    (["jobs", "run", "cli-planned", "{}", "--plan"], "name: Field required"),
+    (["jobs", "run", "cli-planned", "{name", "--plan"], "not JSON"),
+    (["jobs", "run", "nope", "--plan"], "no job 'nope'"),
     (["jobs", "dispatch", "cli-plain", '["a"]'], "must be a JSON object"),
     (["jobs", "dispatch", "cli-plain", '{"name": "a"}', "--delay", "-1"], "delay"),
     (["jobs", "dispatch", "cli-plain", '{"name": "a"}', "--delay", "nan"], "delay"),
@@ -298,6 +304,54 @@ def test_run_does_the_job_here_with_its_retries(cli: Cli) -> None:
     assert "is succeeded" in again.stderr
 
 
+def test_a_plan_says_what_a_run_would_do_and_writes_nothing(cli: Cli) -> None:
+    began = utcnow()
+    for _ in range(2):
+        plan = cli.json("jobs", "run", "cli-planned", '{"name": "a", "waitSeconds": 1.5}', "--plan")
+        assert began.isoformat() <= plan["at"] <= utcnow().isoformat()
+        assert plan == {
+            "at": plan["at"],
+            "found": 1,
+            "marks": [{"what": "a", "waits": 1.5}, {"what": "b", "why": "[b]no"}],
+            "none": [],
+        }
+    shown = cli("jobs", "run", "cli-planned", '{"name": "a"}', "--plan")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["found", "1"] in lines
+    assert ["marks", "2"] in lines
+    assert ["none", "0"] in lines
+    assert [line for line in lines if len(line) == 3] == [
+        ["what", "waits", "why"],
+        ["a", "0", "-"],
+        ["b", "-", "[b]no"],
+    ]
+    assert (cli.marks(), cli.json("runs", "list")) == ({}, [])
+    assert cli.json("jobs", "run", "cli-planned", '{"name": "a"}')["result"] == "a"
+
+
+def test_the_plan_of_a_pay_day(build: Callable[..., Flask], url: str) -> None:
+    cli = Cli(build(url, switchyard_jobs="app.jobs.payouts"))
+    made = seed(cli.made.db, creators=30, seed=1, now=utcnow(), payable=22)
+    before = _dump(cli.made.db)
+    args = ("jobs", "run", "process-payouts", '{"payoutDate": "2025-01-15"}', "--plan")
+    plan = cli.json(*args)
+    assert len(plan["pay"]) == made.payable == 22
+    assert plan["leftOutTotals"] == made.left_out
+    assert {row["currency"]: row["amount"] for row in plan["totals"]} == made.payable_amounts
+    shown = cli(*args).stdout
+    assert all(one["creatorId"] in shown for one in plan["pay"] + plan["leftOut"])
+    assert _dump(cli.made.db) == before
+
+
+def _dump(db: Database) -> dict[str, list[str]]:
+    with db.autocommit() as connection:
+        return {
+            name: sorted(map(repr, connection.execute(select(table))))
+            for name, table in tables.metadata.tables.items()
+        }
+
+
 def test_run_that_fails_ends_with_1(cli: Cli) -> None:
     run = cli.json("jobs", "run", "cli-refuser", '{"name": "a", "failures": 1}', code=1)
     assert run["status"] == "failed"
@@ -340,7 +394,9 @@ def test_run_takes_over_from_a_process_that_died(build: Callable[..., Flask], ur
     cli = Cli(build(url, lease_seconds=0.5))
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}', "--key", "k")
     with cli.made.db.autocommit() as connection:
-        dead = ledger.claim(connection, begun["id"], 1, "dead", utcnow(), cli.made.store.lease)
+        now = utcnow()
+        bid = ledger.Bid(begun["id"], 1, "dead", now, now + cli.made.store.lease)
+        dead = ledger.claim(connection, bid)
     assert dead is not None
     run = cli.json("jobs", "run", "cli-plain", '{"name": "a"}', "--key", "k")
     assert (run["id"], run["status"]) == (begun["id"], "succeeded")
@@ -425,7 +481,9 @@ def test_a_holders_next_write_is_refused_once_its_run_is_cancelled(cli: Cli) -> 
     store = cli.made.store
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
     with store.db.autocommit() as connection:
-        claim = ledger.claim(connection, begun["id"], 1, "holder", utcnow(), store.lease)
+        now = utcnow()
+        bid = ledger.Bid(begun["id"], 1, "holder", now, now + store.lease)
+        claim = ledger.claim(connection, bid)
     assert claim is not None
     hold = Hold(store, claim, Carrier("holder"))
     cli.json("runs", "cancel", begun["id"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import String, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -54,6 +55,20 @@ class Named(JobPayload):
     failures: int = 0
     children: int = 3
     wait_seconds: float = 0.0
+
+
+def looked(tx: Session, payload: Named, now: datetime) -> dict[str, Any]:
+    """A plan that writes to find out, as one may: it is undone."""
+    mark(tx, payload.name)
+    found = tx.scalar(select(func.count()).select_from(CliMark)) or 0
+    rows = [{"what": payload.name, "waits": payload.wait_seconds}, {"what": "b", "why": "[b]no"}]
+    return {"at": now.isoformat(), "found": found, "marks": rows, "none": []}
+
+
+@job("cli-planned", event="cli.planned", payload=Named, queue="cli", plan=looked)
+def planned(ctx: Context, payload: Named) -> str:
+    """Can say beforehand what it would do."""
+    return ctx.step.run("only", mark, payload.name)
 
 
 @job("cli-plain", event="cli.plain", payload=Named, queue="cli", gaps=GAPS, schedule="0 9 * * *")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load
+from app.config import Settings, SmtpServer, Tls, load
 from app.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,33 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be hex"),
         ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
         ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "short"}, "ADMIN_TOKEN: "),
+        ({"SMTP_URL": "http://u:zz@h"}, "SMTP_URL: must start with smtp:// or smtps://"),
+        ({"SMTP_URL": "smtp:u:zz@h"}, "SMTP_URL: must start with"),
+        ({"SMTP_URL": "smtp://"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://u:zz@:25"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://u:zz@h:0"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://u:zz@h:65536"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://u:z/zz@h:25"}, "percent-encoded"),
+        ({"SMTP_URL": "smtp://u:25/zz@h:25"}, "SMTP_URL: must end after its port"),
+        ({"SMTP_URL": "smtp://u:25?zz@h:25"}, "SMTP_URL: must end after its port"),
+        ({"SMTP_URL": "smtp://u:25#zz@h:25"}, "SMTP_URL: must end after its port"),
+        ({"SMTP_URL": "smtp://[zz@h:25"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://u:zz\n@h:25"}, "SMTP_URL: has no valid host and port"),
+        ({"SMTP_URL": "smtp://zz@h"}, "SMTP_URL: needs a user and a password"),
+        ({"SMTP_URL": "smtp://:zz@h"}, "SMTP_URL: needs a user and a password"),
+        ({"SMTP_URL": "smtp://u:zz%00@h"}, "SMTP_URL: its user and password must be printable"),
+        ({"SMTP_URL": "smtp://u:zz%FF@h"}, "SMTP_URL: its user and password must be printable"),
+        ({"MAIL_FROM": "zz"}, "MAIL_FROM: must be a mail address"),
+        ({"ADMIN_EMAIL": "zz <a@b.c>"}, "ADMIN_EMAIL: must be a mail address"),
+        ({"ADMIN_EMAIL": "a@b\nBcc: zz@d"}, "ADMIN_EMAIL: must be a mail address"),
+        ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_EMAIL": "a@b.c"}, "SMTP_URL is not"),
+        ({"ADMIN_WEBHOOK_URL": "ftp://h/zz"}, "ADMIN_WEBHOOK_URL: must be a URL that starts"),
+        ({"ADMIN_WEBHOOK_URL": "https:///zz"}, "ADMIN_WEBHOOK_URL: must be a URL"),
+        ({"ADMIN_WEBHOOK_URL": "https://h:zz/"}, "ADMIN_WEBHOOK_URL: must be a URL"),
+        ({"ADMIN_WEBHOOK_URL": "https://h/a zz"}, "ADMIN_WEBHOOK_URL: must be a URL"),
+        ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
     ],
 )
 def test_a_bad_setting_is_named(environ: dict[str, str], says: str) -> None:
@@ -64,6 +92,45 @@ def test_a_signing_key_counts_unless_a_dev_server_is_named(dev: str, signed: boo
 def test_secrets_stay_out_of_a_repr() -> None:
     settings = load({"STRIPE_API_KEY": "sk_live_secret", "ADMIN_TOKEN": "0123456789abcdef-secret"})
     assert "secret" not in repr(settings).replace("secret_key", "").replace("webhook_secret", "")
+
+
+def test_mail_and_webhook_secrets_stay_out_of_a_repr() -> None:
+    settings = load(
+        {
+            "SMTP_URL": "smtp://pay:hunter2@h:25",
+            "ADMIN_WEBHOOK_URL": "https://h/hunter2",
+            "ADMIN_WEBHOOK_SECRET": "whsec_" + "hunter2x" * 4,
+        }
+    )
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in repr(settings.smtp)
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "password"),
+    [
+        ("smtp://mail.example", SmtpServer("mail.example", 25), None),
+        ("smtp://127.0.0.1:2525/", SmtpServer("127.0.0.1", 2525), None),
+        ("smtps://[::1]", SmtpServer("::1", 465, Tls.IMPLICIT), None),
+        (
+            "smtp+starttls://me%40x.example:p%2F%3A%25%20w@mail.example",
+            SmtpServer("mail.example", 587, Tls.STARTTLS, "me@x.example"),
+            "p/:% w",
+        ),
+    ],
+)
+def test_an_smtp_url_is_read(url: str, server: SmtpServer, password: str | None) -> None:
+    read = load({"SMTP_URL": url}).smtp
+    assert read is not None
+    assert replace(read, password=None) == server
+    assert (read.password and read.password.get_secret_value()) == password
+
+
+def test_mail_goes_from_a_default_address_to_nobody() -> None:
+    settings = load({})
+    assert (settings.smtp, settings.mail_from) == (None, "switchyard@localhost")
+    assert (settings.admin_email, settings.admin_webhook_url) == (None, None)
+    assert load({"ADMIN_EMAIL": "a@b.c"}).admin_email == "a@b.c"  # local mode: nothing is sent
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from sqlalchemy import insert, update
 from app import tables
 from app.db import Database
 from app.earnings.seed import SeedSummary, seed
-from app.gateways.stripe import StripeGateway, Transfer
+from app.gateways.stripe import Balance, StripeGateway, Transfer
 from app.local.demo.audit import Audit, Due, audit, due
 from app.payouts.models import Payout, PayoutStatus
+from app.runs.models import RunRow, StepRow
 
 NOW = datetime(2025, 1, 15, tzinfo=UTC)
 
@@ -31,8 +33,8 @@ class ListedStripe:
     def list_transfers(self) -> Iterator[Transfer]:
         return iter(self.transfers)
 
-    def platform_balance(self) -> dict[str, int]:
-        return self.balance
+    def platform_balance(self) -> Balance:
+        return Balance(self.balance, {})
 
 
 class Paid:
@@ -58,6 +60,7 @@ class Paid:
                 "payout_date": NOW.date(),
                 "transfer_id": f"tr_{n}",
                 "requested_at": NOW,
+                "updated_at": NOW,
                 "settled_at": NOW,
             }
             for n, one in enumerate(owed)
@@ -74,7 +77,7 @@ def paid(tmp_path: Path) -> Iterator[Paid]:
     db = Database(f"sqlite:///{tmp_path / 'test.db'}")
     tables.metadata.create_all(db.engine)
     made = seed(db, creators=12, payable=8, seed=1, now=NOW)
-    yield Paid(db, made, due(db))
+    yield Paid(db, made, due(db, NOW))
     db.dispose()
 
 
@@ -102,11 +105,59 @@ def test_no_transfer_is_lost_whatever_the_ledger_says(paid: Paid) -> None:
 def test_a_transfer_the_ledger_does_not_know_of_is_lost(paid: Paid) -> None:
     with paid.db.begin() as connection:
         connection.execute(
-            update(Payout).where(Payout.id == "p3").values(status=PayoutStatus.SENDING)
+            update(Payout)
+            .where(Payout.id == "p3")
+            .values(status=PayoutStatus.SENDING, transfer_id=None, settled_at=None)
         )
     found = paid.audit()
     assert (found.lost, found.paid_twice) == (1, 0)
     assert "the ledger says None" in found.differences[0]
+
+
+def test_money_that_did_not_reach_the_bank_is_lost(paid: Paid) -> None:
+    with paid.db.begin() as connection:
+        connection.execute(
+            update(Payout)
+            .where(Payout.id == "p3")
+            .values(status=PayoutStatus.IN_TRANSIT, settled_at=None)
+        )
+    found = paid.audit()
+    assert (found.lost, found.paid_twice) == (1, 0)
+    assert "was paid by tr_3, but the ledger says None" in found.differences[0]
+
+
+def test_payouts_are_counted_by_the_backend_that_transferred_them(paid: Paid) -> None:
+    run = {
+        "id": "r1",
+        "job": "process-payouts",
+        "key": "2025-01-15",
+        "payload": "{}",
+        "backend": "inngest",
+        "reason": "HANDED_OVER",
+        "stage": "ramp",
+        "stage_version": 1,
+        "status": "succeeded",
+        "created_at": NOW,
+        "due_at": NOW,
+    }
+    step = {"run_id": "r1", "status": "done", "updated_at": NOW}
+    steps = [
+        step | {"name": name, "backend": backend, "result": json.dumps({"landed": landed})}
+        for name, backend, landed in (
+            ("transfer-0-0", "rq", 3),
+            ("transfer-0-1", "inngest", 4),
+            ("transfer-1-0", "rq", 1),
+            ("bank-0-0", "rq", 8),
+        )
+    ]
+    other = run | {"id": "r2", "job": "process-single-payout", "reason": "STATIC"}
+    lone = step | {"run_id": "r2", "name": "transfer-0", "backend": "rq", "result": "{}"}
+    with paid.db.begin() as connection:
+        connection.execute(insert(RunRow), [run, other])
+        connection.execute(insert(StepRow), [*steps, lone])
+    found = paid.audit()
+    assert found.by_backend == {"rq": 4, "inngest": 4}
+    assert (found.payouts, found.handed_over) == (8, 1)
 
 
 def test_another_amount_differs(paid: Paid) -> None:

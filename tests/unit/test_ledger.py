@@ -24,6 +24,7 @@ from app.ledger.postings import (
     Posting,
     Totals,
     balance,
+    balance_of,
     balanced,
     balances,
     post,
@@ -64,7 +65,7 @@ def test_a_balance_is_credits_less_debits(db: Database) -> None:
         assert balance(tx, FEES, "usd") == 200
         assert balance(tx, CASH, "usd") == -700
         assert balance(tx, "creator:a", "eur") == balance(tx, "creator:b", "usd") == 0
-        assert trial_balance(tx) == {"usd": Totals(500, 0, 200, 700, 0)}
+        assert trial_balance(tx) == {"usd": Totals(500, 0, 200, 700, 0, 0)}
         assert balanced(trial_balance(tx))
 
 
@@ -152,6 +153,23 @@ def test_bulk_posting_is_one_statement_and_idempotent(db: Database) -> None:
         post_select(tx, _holds(701))
 
 
+def test_every_move_of_a_payout_leaves_the_books_balanced(db: Database) -> None:
+    moves = [
+        (EntryKind.HOLD, "creator:a", "hold:p", Totals(700, 100, 200, 1000, 0, 0)),
+        (EntryKind.TRANSFER, "connected:p", CASH, Totals(700, 100, 200, 900, 100, 0)),
+        (EntryKind.SETTLE, "hold:p", "connected:p", Totals(700, 0, 200, 900, 0, 0)),
+        (EntryKind.RETURN, "connected:p", "hold:p", Totals(700, 100, 200, 900, 100, 0)),
+        (EntryKind.REVERSAL, CASH, "connected:p", Totals(700, 100, 200, 1000, 0, 0)),
+        (EntryKind.RELEASE, "hold:p", "creator:a", Totals(800, 0, 200, 1000, 0, 0)),
+    ]
+    with db.begin() as tx:
+        post(tx, [EARNED, FEE])
+        for kind, debit, credit, books in moves:
+            post(tx, [Posting(kind, "p-1", debit, credit, "usd", 100, NOW)])
+            assert trial_balance(tx) == {"usd": books}, kind
+            assert balanced(trial_balance(tx)), kind
+
+
 def test_the_books_tell_of_overdrawn_holds_and_unknown_accounts(db: Database) -> None:
     settle = Posting(EntryKind.SETTLE, "p-1", "hold:p", CASH, "eur", 100, NOW)
     with db.begin() as tx:
@@ -164,16 +182,19 @@ def test_the_books_tell_of_overdrawn_holds_and_unknown_accounts(db: Database) ->
 
 
 def test_balances_are_read_from_an_index_alone(lite: Database) -> None:
-    one = select(func.sum(Entry.amount)).where(Entry.credit == "x", Entry.currency == "usd")
     with lite.begin() as tx:
-        for query in (one, select(balances("creator:"))):
+        for query in (select(balance_of("creator:x", "usd")), select(balances("creator:"))):
             sql = query.compile(tx.engine, compile_kwargs={"literal_binds": True})
             plan = "\n".join(row[3] for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
-            assert "SEARCH entries USING COVERING INDEX ix_entries_credit" in plan
+            for side in ("credit", "debit"):
+                assert f"SEARCH entries USING COVERING INDEX ix_entries_{side}" in plan
             assert "SCAN entries" not in plan
 
 
-ACCOUNTS = ["creator:a", "creator:ab", "creator:B", "hold:p", "hold:q", CASH, FEES]
+ACCOUNTS = [
+    *("creator:a", "creator:ab", "creator:B", "hold:p", "hold:q", "connected:p"),
+    *(CASH, FEES),
+]
 POSTINGS = st.lists(
     st.builds(
         Posting,
@@ -213,7 +234,7 @@ def test_sums_are_what_was_posted_whatever_is_repeated(
         assert {(r.account, r.currency): r.amount for r in rows} == begun
         for currency, books in trial_balance(tx).items():
             assert sum(v for k, v in model.items() if k[1] == currency) == 0
-            assert books.owed + books.held + books.fees == books.cash
+            assert books.owed + books.held + books.fees == books.cash + books.connected
         if postings:
             with pytest.raises(IntegrityError):
                 tx.execute(insert(Entry).values(**_columns(postings[0])))

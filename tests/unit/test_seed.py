@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from app.errors import BadInput
 from app.ledger.models import Entry
 from app.ledger.postings import balanced, trial_balance
 from app.local.stripe.accounts import AccountState
-from app.payouts.eligibility import MINIMUM, reserve
+from app.payouts.currencies import MINIMUM
+from app.payouts.eligibility import HOLDING, reserve, verdicts
 from app.payouts.models import Payout
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
@@ -63,9 +64,9 @@ def test_a_thousand_creators_are_realistic_and_quick(db: Database) -> None:
     made = seed(db, creators=1_000, seed=1, now=NOW)
     assert time.monotonic() - began < (3 if db.is_sqlite else 10)
     assert (made.creators, made.payable) == (1_000, 860)
-    assert made.left_out["below_minimum"] == 100
+    assert (made.left_out["below_minimum"], made.left_out["holding_period"]) == (80, 20)
     assert sum(made.left_out.values()) == 140
-    assert len(made.left_out) == 4
+    assert len(made.left_out) == 5
     assert 15_000 < made.earnings < 25_000
     assert 0.02 < made.refunds / made.earnings < 0.04
     assert set(made.top_ups) == set(made.payable_amounts) == {"usd", "eur", "gbp", "jpy"}
@@ -76,7 +77,7 @@ def test_a_thousand_creators_are_realistic_and_quick(db: Database) -> None:
         span = tx.execute(select(func.min(Earning.occurred_at), func.max(Earning.occurred_at)))
         first, last = span.one()
         assert last <= NOW
-        assert (NOW - first).days <= 30
+        assert (NOW - first).days <= 37
         sums = select(func.sum(Earning.gross - Earning.fee)).where(Earning.currency == "usd")
         by_creator = tx.scalars(sums.group_by(Earning.creator_id)).all()
     ordered = sorted((int(amount) for amount in by_creator), reverse=True)
@@ -103,13 +104,29 @@ def test_exactly_so_many_are_payable(db: Database, creators: int, payable: int) 
     made = seed(db, creators=creators, seed=5, now=NOW, payable=payable)
     assert made.payable == payable
     with db.begin() as tx:
-        planned = reserve(tx, date(2025, 1, 15), NOW)
+        planned = reserve(tx, date(2025, 1, 15), NOW, "run")
         assert planned["requested"] == planned["new"] == payable
         assert planned["leftOut"] == made.left_out
         amounts = tx.execute(select(Payout.currency, Payout.amount)).all()
         assert all(amount >= MINIMUM[currency] for currency, amount in amounts)
         held = {currency: books.held for currency, books in trial_balance(tx).items()}
     assert {c: h for c, h in held.items() if h} == made.payable_amounts
+
+
+def test_the_payable_are_paid_all_and_the_new_wait_their_time(db: Database) -> None:
+    made = seed(db, creators=70, seed=5, now=NOW, payable=30)
+    with db.autocommit() as connection:
+        seen = {
+            when: connection.execute(select(verdicts(when).subquery())).all()
+            for when in (NOW, NOW + timedelta(hours=23), NOW + HOLDING)
+        }
+    rows = [row for row in seen[NOW] if row.reason is None]
+    assert {row.balance - row.amount for row in rows} == {0}
+    waiting = {
+        when: sum(row.reason == "holding_period" for row in found) for when, found in seen.items()
+    }
+    assert list(waiting.values()) == [made.left_out["holding_period"]] * 2 + [0]
+    assert waiting[NOW] == 5
 
 
 def test_accounts_fit_the_stand_in(db: Database) -> None:

@@ -1,0 +1,68 @@
+"""A thousand payouts against a Stripe that fails in every way it can, and the steps it takes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from app.dispatch import dispatch
+from app.runs.models import StepRow
+from tests.support import platform as support
+from tests.support.platform import Platform
+
+platform = support.platform
+
+THOUSAND = 1_000
+MOST_STEPS = 60
+REFUSED = "account_closed"
+FAULTS: list[dict[str, Any]] = [
+    {"kind": "timeout_after_effect", "probability": 0.10},
+    {"kind": "500_after", "probability": 0.025},
+    {"kind": "500_before", "probability": 0.025},
+    {"kind": "409", "probability": 0.05},
+    {"kind": "429", "probability": 0.05},
+    {"kind": "refuse", "probability": 0.02, "code": REFUSED},
+]
+
+
+def steps_of(platform: Platform, run_id: str) -> int:
+    chosen = select(func.count()).where(StepRow.run_id == run_id)
+    with platform.db.autocommit() as connection:
+        return connection.scalar(chosen) or 0
+
+
+def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: Platform) -> None:
+    platform.seed(1_100, THOUSAND)
+    platform.admin("POST", "faults", {"seed": 1, "rules": FAULTS})
+    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.drain(step=timedelta(minutes=10))
+    ended = platform.run(run.id)
+    assert ended.status == "succeeded", ended.error
+    rules = platform.admin("GET", "faults")["rules"]
+    assert all(rule["hits"] > 5 for rule in rules)
+    platform.admin("DELETE", "faults")
+    result = json.loads(ended.result)
+    counts: Counter[str] = Counter()
+    for row in result["totals"]:
+        counts[row["status"]] += row["count"]
+    assert counts.total() == THOUSAND
+    assert set(counts) == {"in_transit", "failed", "bank_failed"}
+    assert result["failureCount"] == counts["failed"] + counts["bank_failed"] > 0
+    assert {failure["reason"] for failure in result["failures"]} == {REFUSED}
+    assert result["reconciled"]["ok"] is True
+    assert steps_of(platform, run.id) <= MOST_STEPS
+    # The next day's retry pays those whose bank said no, and the bank has it all in the end.
+    platform.now += timedelta(days=1)
+    dispatch("retry-failed-payouts", {})
+    platform.drain()
+    platform.now += timedelta(days=3)
+    dispatch("reconcile-payouts", {})
+    platform.drain()
+    after = Counter(payout.status for payout in platform.payouts())
+    assert after == {"paid": THOUSAND - counts["failed"], "failed": counts["failed"]}
+    # Nobody twice, all that could be, and the books and both of Stripe's lists agree.
+    platform.check()

@@ -1,0 +1,371 @@
+"""A platform to pay from: a runtime on an in-memory queue, Stripe's stand-in, and one clock."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from flask import Flask
+from pydantic import SecretStr
+from sqlalchemy import func, insert, select
+
+from app import web
+from app.config import Settings
+from app.db import Base, Database
+from app.dispatch import dispatch
+from app.earnings.models import Creator
+from app.earnings.seed import SeedSummary, seed, stripe_accounts
+from app.gateways import Gateways
+from app.gateways.stripe import BankPayout, StripeGateway, Transfer
+from app.ledger.models import Entry
+from app.ledger.postings import (
+    CASH,
+    EntryKind,
+    Posting,
+    Totals,
+    balance,
+    balanced,
+    post,
+    trial_balance,
+)
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.local.stripe.store import SETTLE_SECONDS
+from app.local.stripe.webhooks import signature
+from app.payouts.legs import CAME_BACK
+from app.payouts.models import Payout, PayoutAttempt, PayoutStatus
+from app.payouts.reconcile import reconcile
+from app.runs.engine import Engine
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow
+from app.runs.relay import sweep
+from app.runtime import Runtime
+from app.wiring import LOCAL_STRIPE_KEY, make_runtime
+
+ON_ITS_WAY = frozenset(
+    {
+        *(PayoutStatus.REQUESTED, PayoutStatus.SENDING, PayoutStatus.TRANSFERRED),
+        *(PayoutStatus.PAYING, PayoutStatus.IN_TRANSIT, PayoutStatus.BANK_FAILED),
+    }
+)
+Failure = tuple[bool, Exception]
+"""Whether the call reached Stripe before, and what is raised."""
+AT_THE_BANK = timedelta(seconds=SETTLE_SECONDS)
+"""How long the stand-in's bank takes."""
+SECRET = "whsec_0123456789abcdefghij"
+"""Of the webhook."""
+HOOK = "/api/webhooks/stripe"
+START = datetime(2025, 1, 15, 9, tzinfo=UTC)
+DAY = date(2025, 1, 15)
+ANA = {
+    "id": "ana",
+    "name": "Ana",
+    "email": "ana@example.com",
+    "country": "US",
+    "currency": "usd",
+    "stripe_account_id": "acct_ana",
+    "payouts_enabled": True,
+    "transfers_active": True,
+    "disabled_reason": None,
+    "created_at": START,
+}
+MANUAL = {
+    "payoutId": "payout_123",
+    "creatorId": "ana",
+    "amount": 10_000,
+    "stripeAccountId": "acct_ana",
+}
+
+
+class Failing:
+    """A gateway that loses the answers of its first calls to `method`, each in its own way."""
+
+    def __init__(self, inner: StripeGateway, method: str, failures: Iterable[Failure]) -> None:
+        self.inner = inner
+        self.method = method
+        self.failures = list(failures)
+        self.calls_per_second = inner.calls_per_second
+        self.keys: list[str] = []
+        """Of every call that creates something, in its turn."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def create_transfer(self, **given: Any) -> Transfer:
+        return cast(Transfer, self._sent("create_transfer", given))
+
+    def create_payout(self, **given: Any) -> BankPayout:
+        return cast(BankPayout, self._sent("create_payout", given))
+
+    def _sent(self, name: str, given: dict[str, Any]) -> object:
+        self.keys.append(given["idempotency_key"])
+        failing = name == self.method and self.failures
+        reached, failure = self.failures.pop(0) if failing else (True, None)
+        made = getattr(self.inner, name)(**given) if reached else None
+        if failure is not None:
+            raise failure
+        return made
+
+
+class Time:
+    """The one clock of the platform and of Stripe."""
+
+    now = START
+
+
+class Platform:
+    """A runtime on an in-memory queue, the stand-in, and one clock for both."""
+
+    def __init__(self, url: str, stand_url: str, clock: Time) -> None:
+        self.time = clock
+        self.stand_url = stand_url
+        self.queue = MemoryBackend()
+        self.queue.name = "rq"
+        settings = Settings(
+            database_url=url, stripe_api_base=stand_url, stripe_webhook_secret=SecretStr(SECRET)
+        )
+        self.made: Runtime = make_runtime(settings, clock=lambda: clock.now, backends=[self.queue])
+        self.engine: Engine = self.made.engine
+        self.db: Database = self.made.db
+        Base.metadata.create_all(self.db.engine)
+        self.app = Flask("webhooks")
+        web.register(self.app, self.made)
+
+    @property
+    def now(self) -> datetime:
+        return self.time.now
+
+    @now.setter
+    def now(self, moment: datetime) -> None:
+        self.time.now = moment
+
+    def admin(self, method: str, route: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.stand_url}/_standin/{route}", data, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def fault(self, kind: str, **rule: object) -> None:
+        rule = {"kind": kind, **({} if "probability" in rule else {"next": 1}), **rule}
+        self.admin("POST", "faults", {"rules": [rule]})
+
+    def event(self, kind: str, object_id: str, account: str | None = None, n: int = 1) -> Any:
+        """Stripe's event number `n`, as it comes to the webhook: signed, of type `kind`."""
+        event = {"id": f"evt_{n}", "object": "event", "type": kind, "account": account}
+        made = int(self.now.timestamp())
+        body = json.dumps(event | {"created": made, "data": {"object": {"id": object_id}}})
+        signed = {"Stripe-Signature": signature(body, SECRET, made)}
+        answer = self.app.test_client().post(HOOK, data=body, headers=signed)
+        assert answer.status_code == 200, answer.text
+        return answer.json
+
+    def call(self, path: str, account: str | None = None, **fields: object) -> Any:
+        """POST to Stripe's API as somebody does it in the dashboard."""
+        headers = {"Authorization": f"Bearer {LOCAL_STRIPE_KEY}"}
+        if account is not None:
+            headers["Stripe-Account"] = account
+        data = urllib.parse.urlencode(fields).encode()
+        url = f"{self.stand_url}/v1/{path}"
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data, headers, method="POST"), timeout=20
+        ) as answer:
+            return json.load(answer)
+
+    def reverse(self, transfer_id: str, amount: int) -> None:
+        self.call(f"transfers/{transfer_id}/reversals", amount=amount)
+
+    def transfers(self) -> list[Any]:
+        return list(self.admin("GET", "transfers")["transfers"])
+
+    def use(self, stripe: StripeGateway) -> None:
+        self.engine = replace(self.engine, gateways=Gateways(stripe=stripe))
+
+    def failing(self, *failures: Failure, method: str = "create_transfer") -> Failing:
+        made = Failing(self.made.engine.gateways.stripe, method, failures)
+        self.use(cast(StripeGateway, made))
+        return made
+
+    def creator(self, owed: int = 50_000, *, funded: bool = True, **change: Any) -> None:
+        """Someone to whom `owed` is owed; `funded`: and Stripe has the money."""
+        row = {**ANA, **change}
+        earned = Posting(
+            EntryKind.EARNING,
+            f"e-{row['id']}",
+            CASH,
+            f"creator:{row['id']}",
+            row["currency"],
+            owed,
+            START,
+        )
+        with self.db.begin() as tx:
+            tx.execute(insert(Creator), [row])
+            post(tx, [earned])
+            accounts = stripe_accounts(tx)
+        self.admin("POST", "accounts", {"accounts": accounts})
+        if funded:
+            self.admin("POST", "topup", {"amount": owed, "currency": row["currency"]})
+
+    def seed(self, creators: int, payable: int) -> SeedSummary:
+        made = seed(self.db, creators=creators, seed=4, now=self.now, payable=payable)
+        with self.db.autocommit() as connection:
+            accounts = stripe_accounts(connection)
+        self.admin("POST", "accounts", {"accounts": accounts})
+        for currency, amount in made.top_ups.items():
+            self.admin("POST", "topup", {"amount": amount, "currency": currency})
+        return made
+
+    def work(self) -> list[Any]:
+        return self.queue.work(self.engine)
+
+    def work_at_once(self, runs: int) -> None:
+        """One slice of each of `runs` queued runs, all at the same time."""
+        with ThreadPoolExecutor(runs) as pool:
+            slices = [pool.submit(self.queue.work, self.engine, 1) for _ in range(runs)]
+            for done in slices:
+                done.result()
+
+    def drain(self, step: timedelta = timedelta(seconds=30), limit: int = 60) -> None:
+        """Work, and let time pass and the relay look, until every run is done with.
+
+        Time goes on by `step`, or to where there is something to do again.
+        """
+        for _ in range(limit):
+            self.work()
+            with self.db.autocommit() as connection:
+                open_runs = select(func.min(RunRow.check_at)).where(RunRow.check_at.is_not(None))
+                due = connection.scalar(open_runs)
+            if due is None:
+                return
+            self.now = max(self.now + step, due)
+            sweep(self.made.store)
+        raise AssertionError("runs are left open")
+
+    def run(self, run_id: str) -> Any:
+        with self.db.autocommit() as connection:
+            columns = (RunRow.status, RunRow.result, RunRow.error)
+            return connection.execute(select(*columns).where(RunRow.id == run_id)).one()
+
+    def single(self, **change: object) -> Any:
+        """Dispatch a single payout and drain; its run."""
+        run = dispatch("process-single-payout", {**MANUAL, **change})
+        self.drain()
+        return self.run(run.id)
+
+    def paid(self, **change: object) -> dict[str, Any]:
+        run = self.single(**change)
+        assert run.status == "succeeded", run.error
+        return dict(json.loads(run.result))
+
+    def result(self, job: str, payload: Any = None, key: str | None = None) -> dict[str, Any]:
+        """Dispatch a job of its own and drain; its result."""
+        run = dispatch(job, payload or {}, key=key)
+        assert run.created
+        self.drain()
+        ended = self.run(run.id)
+        assert ended.status == "succeeded", ended.error
+        return dict(json.loads(ended.result))
+
+    def pay_day(self, day: str = "2025-01-15") -> dict[str, Any]:
+        return self.result("process-payouts", {"payoutDate": day})
+
+    def settle(self) -> dict[str, Any]:
+        """The banks have had their time, and the books are told what they did."""
+        self.now += AT_THE_BANK
+        return self.result("reconcile-payouts")
+
+    def payouts(self) -> list[Any]:
+        with self.db.autocommit() as connection:
+            return list(connection.execute(select(Payout).order_by(Payout.id)))
+
+    def statuses(self) -> list[str]:
+        return [payout.status for payout in self.payouts()]
+
+    def attempts(self, leg: str | None = None) -> list[tuple[str, str, str | None]]:
+        """Key, outcome and code of each; a payout's transfers come before its bank payouts."""
+        A = PayoutAttempt
+        chosen = select(A.key, A.outcome, A.code).order_by(A.payout_id, A.leg.desc(), A.n)
+        if leg is not None:
+            chosen = chosen.where(A.leg == leg)
+        with self.db.autocommit() as connection:
+            rows = connection.execute(chosen)
+            return [(row.key, row.outcome, row.code) for row in rows]
+
+    def books(self) -> dict[str, Totals]:
+        with self.db.begin() as tx:
+            return trial_balance(tx)
+
+    def entries(self, payout_id: str = "payout_123") -> list[tuple[str, int]]:
+        """Kind and amount of all that was booked on the payout, in its order."""
+        mine = (f"hold:{payout_id}", f"connected:{payout_id}")
+        chosen = select(Entry.kind, Entry.amount).order_by(Entry.id)
+        with self.db.autocommit() as connection:
+            found = connection.execute(chosen.where(Entry.debit.in_(mine) | Entry.credit.in_(mine)))
+            return [(row.kind, row.amount) for row in found]
+
+    def owed(self, creator_id: str = "ana", currency: str = "usd") -> int:
+        with self.db.begin() as tx:
+            return balance(tx, f"creator:{creator_id}", currency)
+
+    def banks(self) -> list[BankPayout]:
+        """Every bank payout at Stripe that did not come back."""
+        stripe = self.made.engine.gateways.stripe
+        accounts = {payout.destination for payout in self.payouts()}
+        made = [bank for account in accounts for bank in stripe.list_payouts(account)]
+        return [bank for bank in made if bank.status not in CAME_BACK]
+
+    def reconciled(self) -> list[Any]:
+        """What the ledger and Stripe do not agree on."""
+        stripe = self.made.engine.gateways.stripe
+        return reconcile(self.db.session, stripe, self.now).differences
+
+    def check(self) -> None:
+        """The books hold, only what is on its way is on hold, and Stripe has the same."""
+        books = self.books()
+        assert balanced(books)
+        payouts = self.payouts()
+        for currency, totals in books.items():
+            mine = [p for p in payouts if p.currency == currency]
+            assert totals.held == sum(p.amount for p in mine if p.status in ON_ITS_WAY)
+            on_account = [p.amount for p in mine if p.status in ON_ITS_WAY and p.transfer_id]
+            assert totals.connected == sum(on_account)
+        available = self.made.engine.gateways.stripe.platform_balance().total
+        assert available == {currency: totals.cash for currency, totals in books.items()}
+        groups = [transfer["transfer_group"] for transfer in self.transfers()]
+        assert sorted(groups) == sorted(p.id for p in payouts if p.transfer_id)
+        has_bank = [p for p in payouts if p.status in ("in_transit", "paid") and p.bank_payout_id]
+        live = {bank.id: bank for bank in self.banks()}
+        assert live.keys() == {p.bank_payout_id for p in has_bank}
+        for payout in has_bank:
+            bank = live[payout.bank_payout_id]
+            there = (bank.metadata["payout_id"], bank.account, bank.amount_minor, bank.currency)
+            ours = (payout.id, payout.destination, payout.amount, payout.currency)
+            assert there == ours
+        assert self.reconciled() == []
+
+
+def until(held: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + 10
+    while not held():
+        assert time.monotonic() < end, "it did not come to hold"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def platform(database_url: str) -> Iterator[Platform]:
+    clock = Time()
+    stand = StripeStandIn(clock=lambda: clock.now)
+    with serve_in_thread(stand) as stand_url:
+        made = Platform(database_url, stand_url, clock)
+        yield made
+        made.admin("DELETE", "faults")
+        made.db.dispose()
+    stand.close()

@@ -1,0 +1,66 @@
+"""What an amount to be paid out must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import BadInput
+from app.payouts.currencies import CURRENCIES, MAX_AMOUNT, MINIMUM, UNIT, check, unit
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency"),
+    [
+        *((1, "usd"), (MAX_AMOUNT, "usd"), (1, "jpy"), (1, "krw")),
+        *((100, "huf"), (80_000, "twd"), (500, "isk"), (10_000_000, "ugx")),
+        *((10, "kwd"), (5_120, "bhd"), (10, "jod"), (10, "omr"), (10, "tnd")),
+    ],
+)
+def test_what_can_be_paid_out(amount: int, currency: str) -> None:
+    check(amount, currency)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "says"),
+    [
+        (100, "xyz", "currency 'xyz' is not supported; there are: usd, eur"),
+        (100, "USD", "currency 'USD' is not supported"),
+        (100, "", "currency '' is not supported"),
+        (0, "usd", "amount must be a whole number of minor units, 1 or more, not 0"),
+        (-5, "usd", "not -5"),
+        (1.0, "usd", "not 1.0"),
+        (True, "usd", "not True"),
+        ("5", "usd", "not '5'"),
+        (None, "usd", "not None"),
+        (MAX_AMOUNT + 1, "usd", "at most 999999999999 minor units, not 1000000000000"),
+        (1_045, "huf", "amount 1045 huf must be a multiple of 100 minor units"),
+        (80_045, "twd", "multiple of 100"),
+        (550, "isk", "multiple of 100"),
+        (50, "ugx", "multiple of 100"),
+        (5_124, "kwd", "multiple of 10 "),
+    ],
+)
+def test_what_cannot(amount: Any, currency: str, says: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        check(amount, currency)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_table() -> None:
+    assert MINIMUM.keys() == UNIT.keys() == CURRENCIES.keys()
+    for code, one in CURRENCIES.items():
+        assert len(code) == 3, code
+        assert code.islower(), code
+        assert unit(code) == one.unit
+        check(one.minimum, code)
+    assert {code for code in CURRENCIES if unit(code) == 100} == {"huf", "isk", "twd", "ugx"}
+    assert {code for code in CURRENCIES if unit(code) == 10} == {"bhd", "jod", "kwd", "omr", "tnd"}
+    assert {c: MINIMUM[c] for c in ("usd", "eur", "gbp", "jpy")} == {
+        "usd": 2_500,
+        "eur": 2_500,
+        "gbp": 2_000,
+        "jpy": 3_000,
+    }

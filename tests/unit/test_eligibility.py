@@ -1,0 +1,499 @@
+"""Who is paid how much, and why others are not: beside plain arithmetic, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, insert, select, update
+
+from app.config import Settings
+from app.db import Base, Database
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.posting import post_earnings
+from app.earnings.record import (
+    Change,
+    Sale,
+    record_dispute,
+    record_dispute_won,
+    record_refund,
+    record_sale,
+)
+from app.earnings.seed import seed
+from app.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
+from app.payouts.currencies import MINIMUM, UNIT
+from app.payouts.eligibility import HOLDING, LeftOut, payable, plan_day, reserve, verdicts
+from app.payouts.models import Payout, PayoutStatus
+
+NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
+DAY = date(2025, 1, 15)
+OLD, YOUNG = NOW - HOLDING, NOW - HOLDING + timedelta(microseconds=1)
+CREATORS = ("ana", "bo")
+CURRENCIES = ("usd", "huf", "kwd", "jpy")
+
+
+def creator(name: str, **change: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name,
+        "email": f"{name}@example.com",
+        "country": "US",
+        "currency": "usd",
+        "stripe_account_id": f"acct_{name}",
+        "payouts_enabled": True,
+        "transfers_active": True,
+        "disabled_reason": None,
+        "created_at": NOW,
+        **change,
+    }
+
+
+def sale(name: str, gross: int, occurred_at: datetime, **change: Any) -> Sale:
+    """A sale that brings its creator all of `gross`."""
+    made = Sale(name, "ana", "tips", "usd", gross, 0, occurred_at)
+    return replace(made, **change)
+
+
+def change(name: str, of: Sale, gross: int) -> Change:
+    return Change(name, of.id, of.currency, gross, 0, NOW)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    made = Database(Settings(database_url=database_url).sqlalchemy_url)
+    Base.metadata.create_all(made.engine)
+    with made.begin() as tx:
+        tx.execute(insert(Creator), [creator(name) for name in CREATORS])
+    yield made
+    made.dispose()
+
+
+def judged(tx: Connection, now: datetime) -> dict[tuple[str, str], tuple[int, int, str | None]]:
+    """Balance, amount and reason by creator and currency."""
+    rows = tx.execute(select(*verdicts(now).subquery().c)).all()
+    found = {(r.creator_id, r.currency): (r.balance, r.amount, r.reason) for r in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def everything(db: Database) -> dict[str, list[Any]]:
+    with db.autocommit() as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(select(table))))
+            for table in Base.metadata.sorted_tables
+        }
+
+
+# --- the holding period -------------------------------------------------------------------------
+
+
+def test_a_sale_is_payable_once_it_is_as_old_as_the_holding_period(db: Database) -> None:
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 3_000, OLD))
+        record_sale(tx, sale("young", 4_000, YOUNG))
+        assert judged(tx, NOW) == {("ana", "usd"): (7_000, 3_000, None)}
+        assert payable(tx, "ana", "usd", NOW) == 3_000
+        later = NOW + timedelta(microseconds=1)
+        assert judged(tx, later) == {("ana", "usd"): (7_000, 7_000, None)}
+        assert payable(tx, "ana", "usd", later) == 7_000
+        assert payable(tx, "ana", "eur", NOW) == payable(tx, "bo", "usd", NOW) == 0
+
+
+def test_what_is_taken_back_of_a_young_sale_is_not_held_back_too(db: Database) -> None:
+    young = sale("young", 4_000, YOUNG)
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 5_000, OLD))
+        record_sale(tx, young)
+        record_refund(tx, change("r", young, 1_000))
+        record_dispute(tx, change("d", young, 3_000))
+        assert judged(tx, NOW) == {("ana", "usd"): (5_000, 5_000, None)}
+        record_dispute_won(tx, change("w", young, 2_000))
+        assert judged(tx, NOW) == {("ana", "usd"): (7_000, 5_000, None)}
+        assert payable(tx, "ana", "usd", NOW) == 5_000
+
+
+def test_what_is_taken_back_of_an_old_sale_is_missing_now(db: Database) -> None:
+    old = sale("old", 5_000, OLD)
+    with db.begin() as tx:
+        record_sale(tx, old)
+        record_sale(tx, sale("young", 4_000, YOUNG))
+        record_dispute(tx, change("d", old, 4_000))
+        assert judged(tx, NOW) == {("ana", "usd"): (5_000, 1_000, "holding_period")}
+        record_dispute_won(tx, change("w", old, 4_000))
+        assert judged(tx, NOW) == {("ana", "usd"): (9_000, 5_000, None)}
+
+
+def test_a_share_that_was_more_than_taken_back_holds_nothing_back(db: Database) -> None:
+    # The platform keeps its fee: the refund costs the creator more than the sale brought.
+    young = sale("young", 4_000, YOUNG, fee=1_000)
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 5_000, OLD))
+        record_sale(tx, young)
+        record_refund(tx, change("r", young, 4_000))
+        assert judged(tx, NOW) == {("ana", "usd"): (4_000, 4_000, None)}
+        assert payable(tx, "ana", "usd", NOW) == 4_000
+
+
+def test_what_is_not_posted_is_on_neither_side(db: Database) -> None:
+    young = sale("young", 4_000, YOUNG)
+    row = {
+        "creator_id": "ana",
+        "source": "tips",
+        "currency": "usd",
+        "gross": 4_000,
+        "fee": 0,
+        "occurred_at": NOW,
+    }
+    refund = {"id": "r", "kind": EarningKind.REFUND, "refund_of": "young"}
+    another = {"id": "s", "kind": EarningKind.EARNING, "refund_of": None}
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 5_000, OLD))
+        record_sale(tx, young)
+        tx.execute(insert(Earning), [row | refund, row | another])
+        assert judged(tx, NOW) == {("ana", "usd"): (9_000, 5_000, None)}
+        post_earnings(tx)
+        assert judged(tx, NOW) == {("ana", "usd"): (9_000, 5_000, None)}
+        assert payable(tx, "ana", "usd", NOW) == 5_000
+
+
+# --- the reasons --------------------------------------------------------------------------------
+
+GATES: list[tuple[dict[str, Any], LeftOut]] = [
+    ({"stripe_account_id": None, "disabled_reason": "x"}, LeftOut.NO_ACCOUNT),
+    ({"disabled_reason": "x", "transfers_active": False}, LeftOut.ACCOUNT_DISABLED),
+    ({"transfers_active": False, "payouts_enabled": False}, LeftOut.TRANSFERS_INACTIVE),
+    ({"payouts_enabled": False}, LeftOut.PAYOUTS_DISABLED),
+]
+FIGURES = [
+    ("xyz", 50_000, 0, 0, LeftOut.CURRENCY_UNSUPPORTED),
+    ("usd", 2_499, 0, 2_499, LeftOut.BELOW_MINIMUM),
+    ("usd", 1_000, 1_499, 1_000, LeftOut.BELOW_MINIMUM),
+    ("usd", 1_000, 1_500, 1_000, LeftOut.HOLDING_PERIOD),
+    ("usd", 0, 9_000, 0, LeftOut.HOLDING_PERIOD),
+    ("usd", 2_499, 9_000, 2_499, LeftOut.HOLDING_PERIOD),
+    ("usd", 2_500, 9_000, 2_500, None),
+    ("huf", 1_000_045, 0, 1_000_000, None),
+    ("huf", 999_999, 0, 999_900, LeftOut.BELOW_MINIMUM),
+    ("kwd", 8_009, 5_124, 8_000, None),
+    ("jpy", 3_001, 0, 3_001, None),
+]
+
+
+def earned(tx: Connection, who: str, currency: str, gross: int, at: datetime) -> None:
+    """Posted as another program wrote it, in any currency."""
+    row = {
+        "id": f"{who}-{currency}-{at:%d%H%f}",
+        "creator_id": who,
+        "source": "tips",
+        "kind": EarningKind.EARNING,
+        "currency": currency,
+        "gross": gross,
+        "fee": 0,
+        "occurred_at": at,
+    }
+    if gross:
+        tx.execute(insert(Earning), [row])
+        post_earnings(tx)
+
+
+def test_the_first_reason_that_holds(db: Database) -> None:
+    with db.begin() as tx:
+        for number, (currency, old, young, amount, reason) in enumerate(FIGURES):
+            who = f"c{number}"
+            tx.execute(insert(Creator), [creator(who)])
+            earned(tx, who, currency, old, OLD)
+            earned(tx, who, currency, young, YOUNG)
+            assert judged(tx, NOW)[who, currency] == (old + young, amount, reason), who
+            assert payable(tx, who, currency, NOW) == amount
+            for gate, first in GATES:
+                tx.execute(update(Creator).where(Creator.id == who).values(**gate))
+                assert judged(tx, NOW)[who, currency] == (old + young, amount, first)
+                tx.execute(update(Creator).where(Creator.id == who).values(**creator(who)))
+
+
+def test_a_debt_is_below_the_minimum_and_nothing_is_no_verdict(db: Database) -> None:
+    owes, even = sale("s", 5_000, OLD), sale("e", 5_000, OLD, creator_id="bo")
+    with db.begin() as tx:
+        for one, name in ((owes, "o"), (even, "f")):
+            record_sale(tx, one)
+            post(tx, [held(one.creator_id, 5_000, f"p{name}")])
+        record_refund(tx, change("r", owes, 700))
+        record_sale(tx, sale("young", 100, YOUNG))
+        assert judged(tx, NOW) == {("ana", "usd"): (-600, 0, "below_minimum")}
+        assert payable(tx, "ana", "usd", NOW) == payable(tx, "bo", "usd", NOW) == 0
+
+
+def held(who: str, amount: int, payout: str, currency: str = "usd") -> Posting:
+    return Posting(
+        EntryKind.HOLD, f"{payout}-1", f"creator:{who}", f"hold:{payout}", currency, amount, NOW
+    )
+
+
+# --- a pay day ----------------------------------------------------------------------------------
+
+
+def test_a_pay_day_takes_whole_units_and_leaves_the_rest(db: Database) -> None:
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 1_200_045, OLD, currency="huf"))
+        record_sale(tx, sale("young", 2_000_060, YOUNG, currency="huf"))
+        told = {"requested": 1, "new": 1, "leftOut": {}}
+        assert reserve(tx, DAY, NOW, "run1") == told
+        (paid,) = tx.execute(select(Payout)).all()
+        assert (paid.id, paid.amount) == ("2025-01-15:ana:huf", 1_200_000)
+        assert (paid.status, paid.method, paid.run_id) == ("requested", "standard", "run1")
+        assert paid.requested_at == paid.updated_at == NOW
+        assert balance(tx, f"hold:{paid.id}", "huf") == 1_200_000
+        assert balance(tx, "creator:ana", "huf") == 2_000_105
+        later = NOW + HOLDING
+        # It stays as it is: its amount, its run and its times.
+        assert reserve(tx, DAY, later, "run2") == told | {"new": 0}
+        assert tx.execute(select(Payout)).all() == [paid]
+        assert reserve(tx, DAY + HOLDING, later, "run3")["new"] == 1
+        amounts = tx.scalars(select(Payout.amount).order_by(Payout.id))
+        assert list(amounts) == [1_200_000, 2_000_100]
+        assert balance(tx, "creator:ana", "huf") == 5
+        assert balanced(trial_balance(tx))
+
+
+def test_a_pay_day_holds_up_no_sale(db: Database) -> None:
+    if db.is_sqlite:
+        pytest.skip("SQLite has one writer")
+    with db.begin() as tx:
+        record_sale(tx, sale("old", 5_000, OLD))
+    with db.begin() as paying:
+        reserve(paying, DAY, NOW, "run")
+        with db.begin() as tx:
+            tx.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+            assert record_sale(tx, sale("new", 100, NOW))
+    with db.begin() as tx:
+        assert balance(tx, "creator:ana", "usd") == 100
+
+
+def test_the_plan_is_what_the_pay_day_does_and_writes_nothing(db: Database) -> None:
+    seed(db, creators=60, seed=3, now=NOW, payable=40)
+    with db.begin() as tx:
+        # Not posted yet: the plan knows of them all the same.
+        rows = [("late", "ana", OLD), ("new", "bo", YOUNG)]
+        earning = {"source": "tips", "kind": EarningKind.EARNING, "currency": "usd"}
+        amounts = {"gross": 9_000, "fee": 0}
+        tx.execute(
+            insert(Earning),
+            [
+                earning | amounts | {"id": name, "creator_id": who, "occurred_at": at}
+                for name, who, at in rows
+            ],
+        )
+    before = everything(db)
+    with db.session() as tx:
+        plan = plan_day(tx, DAY, NOW)
+    assert everything(db) == before
+    with db.begin() as tx:
+        post_earnings(tx)
+        done = reserve(tx, DAY, NOW, "run")
+        payouts = tx.execute(select(Payout).order_by(Payout.creator_id)).all()
+    assert plan["pay"] == [
+        {
+            "creatorId": payout.creator_id,
+            "currency": payout.currency,
+            "amount": payout.amount,
+            "destination": payout.destination,
+        }
+        for payout in payouts
+    ]
+    assert len(plan["pay"]) == done["new"] == 41
+    assert plan["leftOutTotals"] == done["leftOut"]
+    assert {"creatorId": "bo", "currency": "usd", "amount": 9_000, "reason": "holding_period"} in (
+        plan["leftOut"]
+    )
+    assert len(plan["leftOut"]) == sum(done["leftOut"].values()) == 21
+    for total in plan["totals"]:
+        paid = [p.amount for p in payouts if p.currency == total["currency"]]
+        assert (total["count"], total["amount"]) == (len(paid), sum(paid))
+    assert sum(total["count"] for total in plan["totals"]) == 41
+    assert (plan["payoutDate"], plan["booksBalanced"]) == ("2025-01-15", True)
+
+
+def test_the_plan_of_a_day_that_has_begun(db: Database) -> None:
+    ends = [
+        (PayoutStatus.REQUESTED, None),
+        (PayoutStatus.TRANSFERRED, None),
+        (PayoutStatus.PAID, NOW),
+        (PayoutStatus.FAILED, NOW),
+    ]
+    with db.begin() as tx:
+        for number in range(len(ends)):
+            tx.execute(insert(Creator), [creator(f"c{number}")])
+            record_sale(tx, sale(f"s{number}", 5_000, OLD, creator_id=f"c{number}"))
+        reserve(tx, DAY, NOW, "run")
+        for number, (status, settled) in enumerate(ends):
+            row = update(Payout).where(Payout.creator_id == f"c{number}")
+            transfer = None if status in ("requested", "failed") else f"tr_{number}"
+            tx.execute(row.values(status=status, settled_at=settled, transfer_id=transfer))
+            # New balances, payable and not: the day has its payout, so they wait.
+            gross = 3_000 if number % 2 else 1_000
+            record_sale(tx, sale(f"t{number}", gross, OLD, creator_id=f"c{number}"))
+        record_sale(tx, sale("late", 2_600, OLD))
+    with db.session() as tx:
+        plan = plan_day(tx, DAY, NOW)
+        other_day = plan_day(tx, DAY + timedelta(days=1), NOW)
+    assert [(one["creatorId"], one["amount"]) for one in plan["pay"]] == [
+        ("ana", 2_600),
+        ("c0", 5_000),
+        ("c1", 5_000),
+    ]
+    assert "payoutId" not in plan["pay"][0]
+    assert [(one["payoutId"], one["status"]) for one in plan["pay"][1:]] == [
+        ("2025-01-15:c0:usd", "requested"),
+        ("2025-01-15:c1:usd", "transferred"),
+    ]
+    assert plan["leftOut"] == [
+        {"creatorId": "c3", "currency": "usd", "amount": 5_000, "reason": "failed"}
+    ]
+    assert plan["leftOutTotals"] == {"failed": 1}
+    assert plan["totals"] == [{"currency": "usd", "count": 3, "amount": 12_600}]
+    assert [one["creatorId"] for one in other_day["pay"]] == ["ana", "c1", "c3"]
+
+
+def test_the_plan_says_that_the_books_do_not_balance(db: Database) -> None:
+    with db.session() as tx:
+        post(tx, [Posting(EntryKind.HOLD, "x", "hold:none", "creator:ana", "usd", 9_000, NOW)])
+        assert plan_day(tx, DAY, NOW)["booksBalanced"] is False
+
+
+# --- whatever happens ---------------------------------------------------------------------------
+
+
+@dataclass
+class Sold:
+    """What plain arithmetic knows of one sale."""
+
+    sale: Sale
+    taken: int = 0
+    disputed: int = 0
+
+    @property
+    def share(self) -> int:
+        return self.sale.gross - self.sale.fee
+
+
+class Model:
+    """The same platform in plain Python, beside the one in the database."""
+
+    def __init__(self, tx: Connection) -> None:
+        self.tx = tx
+        self.sold: list[Sold] = []
+        self.paid: dict[tuple[str, str], int] = {}
+
+    def sell(self, who: str, currency: str, gross: int, percent: int, at: datetime) -> None:
+        name = f"s{len(self.sold)}"
+        made = Sale(name, who, "tips", currency, gross, gross * percent // 100, at)
+        record_sale(self.tx, made)
+        self.sold.append(Sold(made))
+
+    def take(self, number: int, which: int, part: float, disputed: bool, at: datetime) -> None:
+        """Of what is left of a sale, a part: the fee goes back first."""
+        one = self.sold[which % len(self.sold)]
+        if one.taken or (share := int(one.share * part)) == 0:
+            return
+        made = Change(f"c{number}", one.sale.id, one.sale.currency, share, 0, at)
+        (record_dispute if disputed else record_refund)(self.tx, made)
+        one.taken, one.disputed = share, share if disputed else 0
+
+    def win(self, number: int, which: int, at: datetime) -> None:
+        one = self.sold[which % len(self.sold)]
+        if one.disputed:
+            made = Change(f"c{number}", one.sale.id, one.sale.currency, one.disputed, 0, at)
+            record_dispute_won(self.tx, made)
+            one.taken = one.disputed = 0
+
+    def pay(self, number: int, now: datetime) -> None:
+        for (who, currency), owed in self.owed().items():
+            amount = self.payable(who, currency, now)
+            assert amount <= max(0, owed)
+            if amount:
+                post(self.tx, [held(who, amount, f"p{number}-{who}-{currency}", currency)])
+                self.paid[who, currency] = self.paid.get((who, currency), 0) + amount
+
+    def owed(self) -> dict[tuple[str, str], int]:
+        sums = {key: -amount for key, amount in self.paid.items()}
+        for one in self.sold:
+            key = one.sale.creator_id, one.sale.currency
+            sums[key] = sums.get(key, 0) + one.share - one.taken
+        return {key: amount for key, amount in sums.items() if amount}
+
+    def young(self, who: str, currency: str, now: datetime) -> int:
+        return sum(
+            one.share - one.taken
+            for one in self.sold
+            if (one.sale.creator_id, one.sale.currency) == (who, currency)
+            and now - one.sale.occurred_at < HOLDING
+        )
+
+    def payable(self, who: str, currency: str, now: datetime) -> int:
+        owed = self.owed().get((who, currency), 0)
+        free = max(0, min(owed, owed - self.young(who, currency, now)))
+        return free - free % UNIT[currency]
+
+    def reason(self, who: str, currency: str, now: datetime) -> str | None:
+        if self.owed()[who, currency] < MINIMUM[currency]:
+            return "below_minimum"
+        enough = self.payable(who, currency, now) >= MINIMUM[currency]
+        return None if enough else "holding_period"
+
+
+HOURS = st.integers(-24 * 16, 24).map(lambda hours: NOW + timedelta(hours=hours))
+GROSS = st.integers(1, 3_000_000)
+WHICH = st.integers(0, 20)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("sell"),
+            st.sampled_from(CREATORS),
+            st.sampled_from(CURRENCIES),
+            GROSS,
+            st.integers(0, 100),
+            HOURS,
+        ),
+        st.tuples(st.just("take"), WHICH, st.floats(0, 1), st.booleans(), HOURS),
+        st.tuples(st.just("win"), WHICH, HOURS),
+        st.tuples(st.just("pay"), HOURS),
+    ),
+    min_size=4,
+    max_size=25,
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
+@given(EVENTS, HOURS)
+def test_verdicts_are_those_of_plain_arithmetic(
+    db: Database, events: list[tuple[Any, ...]], now: datetime
+) -> None:
+    with db.engine.connect() as tx:
+        model = Model(tx)
+        for number, (name, *args) in enumerate(events):
+            if name == "sell":
+                model.sell(*args)
+            elif name == "pay":
+                model.pay(number, *args)
+            elif model.sold:
+                getattr(model, name)(number, *args)
+        expected = {
+            key: (owed, model.payable(*key, now), model.reason(*key, now))
+            for key, owed in model.owed().items()
+        }
+        assert judged(tx, now) == expected
+        for (who, currency), (owed, amount, _) in expected.items():
+            assert payable(tx, who, currency, now) == amount
+            assert 0 <= amount <= max(0, owed)
+            assert amount % UNIT[currency] == 0
+            # All but what is young and less than a unit is payable.
+            assert amount + max(0, model.young(who, currency, now)) + UNIT[currency] > owed
+        assert balanced(trial_balance(tx))
+        tx.rollback()
