@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.runtime import Runtime
-from app.web import health, problems, trigger, webhooks
+from app.web import health, payouts, problems, trigger, webhooks
 
 
 def register(app: Flask, made: Runtime) -> None:
@@ -13,4 +13,5 @@ def register(app: Flask, made: Runtime) -> None:
     problems.register(app)
     app.register_blueprint(health.blueprint(made))
     app.register_blueprint(trigger.blueprint(made))
+    app.register_blueprint(payouts.blueprint(made))
     app.register_blueprint(webhooks.blueprint(made))

@@ -30,8 +30,8 @@ def blueprint(made: Runtime) -> Blueprint:
         now = made.store.clock()
         event = verify_webhook(payload, signature, secret.get_secret_value(), now)
         with made.db.session() as session:
-            new = inbox.receive(session, event, payload, now)
-            if new:
+            new, acted_on = inbox.receive(session, event, payload, now)
+            if acted_on:
                 dispatch("handle-stripe-event", {"eventId": event.id}, session=session)
         return {"received": True, "new": new}
 

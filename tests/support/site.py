@@ -1,0 +1,157 @@
+"""The web app on a clock and a queue of its own, for tests of what a creator may ask of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, insert, select
+
+import flags
+from app import web
+from app.cli import register_commands
+from app.config import Settings
+from app.db import Base
+from app.earnings.models import Creator
+from app.ledger.models import Entry
+from app.ledger.postings import CASH, EntryKind, Posting, balance, creator_account, post
+from app.payouts.models import Payout
+from app.runs.backend import Message
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow
+from app.web.auth import creator_token
+from app.wiring import make_runtime
+from tests.support.sides import Fixed
+
+START = datetime(2025, 3, 4, 12, tzinfo=UTC)
+OWED = 50_000
+ANA = {
+    "id": "ana",
+    "name": "Ana",
+    "email": "ana@example.com",
+    "country": "US",
+    "currency": "usd",
+    "stripe_account_id": "acct_ana",
+    "payouts_enabled": True,
+    "transfers_active": True,
+    "disabled_reason": None,
+    "created_at": START - timedelta(days=400),
+}
+
+
+class Watched(MemoryBackend):
+    """A queue that looks, whenever it is told of a run, at what others can see by then."""
+
+    name = "rq"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look: Callable[[], int] = lambda: 0
+        self.seen: list[int] = []
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        self.seen.append(self.look())
+        return super().tell(messages)
+
+
+class Site:
+    """The web app on its own clock, with two creators who are owed money."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.now = START
+        self.queue = Watched()
+        self.settings = Settings(database_url=url, **settings)
+        self.made = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
+        self.db = self.made.db
+        flags.configure(Fixed("rq"))
+        self.app = Flask("app", static_folder=None)
+        self.app.extensions["switchyard"] = self.made
+        web.register(self.app, self.made)
+        register_commands(self.app)
+        Base.metadata.create_all(self.db.engine)
+        self.creator("ana")
+        self.creator("bob")
+        self.queue.look = lambda: self.count(Payout)
+
+    def creator(self, name: str, owed: int = OWED, **change: Any) -> None:
+        row = {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
+        account, at = creator_account(name), START - timedelta(days=90)
+        earned = Posting(EntryKind.EARNING, f"e-{name}", CASH, account, row["currency"], owed, at)
+        with self.db.begin() as tx:
+            tx.execute(insert(Creator), [row])
+            post(tx, [earned])
+
+    def headers(self, creator: str, **more: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {creator_token(self.settings, creator)}", **more}
+
+    def ask(self, body: Any, key: str = "k1", creator: str = "ana", **options: Any) -> Any:
+        headers = self.headers(creator, **{"Idempotency-Key": key})
+        data = json.dumps(body)  # not json=: to the client a null body would be none at all
+        return self.app.test_client().post(
+            "/api/payouts",
+            data=data,
+            content_type="application/json",
+            headers=headers,
+            **options,
+        )
+
+    def get(self, route: str = "", creator: str = "ana") -> Any:
+        client = self.app.test_client()
+        return client.get(f"/api/payouts{route}", headers=self.headers(creator))
+
+    def at_once(self, asked: Sequence[tuple[Any, str]]) -> list[Any]:
+        """Each (body, key) from a thread of its own, all let go together."""
+        barrier = Barrier(len(asked))
+
+        def one(body: Any, key: str) -> Any:
+            barrier.wait(20)
+            return self.ask(body, key)
+
+        with ThreadPoolExecutor(len(asked)) as pool:
+            return list(pool.map(one, *zip(*asked, strict=True)))
+
+    def count(self, table: type[Base]) -> int:
+        with self.db.autocommit() as connection:
+            return connection.scalar(select(func.count()).select_from(table)) or 0
+
+    def written(self) -> tuple[int, int, int]:
+        return self.count(Payout), self.count(Entry), self.count(RunRow)
+
+    def owed(self, account: str = "creator:ana", currency: str = "usd") -> int:
+        with self.db.begin() as tx:
+            return balance(tx, account, currency)
+
+
+@pytest.fixture
+def site(database_url: str) -> Iterator[Site]:
+    made = Site(database_url)
+    yield made
+    made.db.dispose()
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Sites with other settings, where the database does not matter."""
+    made: list[Site] = []
+
+    def build(**settings: Any) -> Site:
+        made.append(Site(f"sqlite:///{tmp_path / f'{len(made)}.db'}", **settings))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.db.dispose()
+
+
+def refused(answer: Any, code: int, says: str = "") -> None:
+    assert (answer.status_code, answer.content_type) == (code, "application/problem+json")
+    problem = answer.get_json(force=True)
+    assert (set(problem), problem["status"]) == ({"type", "title", "status", "detail"}, code)
+    assert says in problem["detail"], problem
