@@ -21,7 +21,8 @@ def configure(level: str | None = None) -> None:
     """Route every logger of the process through one JSON handler; on a terminal, readable lines."""
     pretty = sys.stderr.isatty()
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Its own tracebacks would show local variables, secrets among them.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -19,11 +19,14 @@ from redis import Redis
 from sqlalchemy import func, select
 
 from app.config import ROOT, running_stack
+from app.gateways.stripe import StripeGateway
 from app.local.environment import HOST, clean, free_port, prepare
+from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY
 from app.local.seeded import fill, opened
 from app.local.stack import Stack, StackError
 from app.payouts.models import Payout, PayoutStatus
+from app.runs.models import RunRow, Status
 
 PATIENCE_SECONDS = 60.0
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
@@ -82,6 +85,14 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         wait_until(lambda: stack.restarts == 4, "four restarts", stack.tend)
         with opened(local.process_env["DATABASE_URL"]) as db:
             stripe = local.process_env["STRIPE_API_BASE"]
+            _bank_payout(stripe)
+            told = select(RunRow.status).where(RunRow.job == "handle-stripe-event")
+
+            def heard() -> bool:
+                with db.autocommit() as connection:
+                    return connection.scalars(told).all() == [Status.SUCCEEDED]
+
+            wait_until(heard, "Stripe's webhook says that it is paid", stack.tend)
             made = fill(db, stripe, creators=CREATORS, now=PAY_DAY)
             wait_until(lambda: _triggered(local.url), "web is back", stack.tend)
             paid = select(func.count()).where(Payout.status == PayoutStatus.PAID)
@@ -94,6 +105,17 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         everything += parts_of(stack)
     assert all_gone(everything, 1.0)
     assert running_stack(tmp_path) == {}
+
+
+def _bank_payout(stripe: str) -> None:
+    """One that Stripe's bank settles by itself."""
+    accounts = {"accounts": [{"id": "acct_1"}]}
+    topup = {"account": "acct_1", "amount": 500}
+    for route, body in (("accounts", accounts), ("topup", topup)):
+        requests.post(f"{stripe}/_standin/{route}", json=body, timeout=10).raise_for_status()
+    StripeGateway("sk_test_local", stripe).create_payout(
+        account="acct_1", amount_minor=500, currency="usd", idempotency_key="k", metadata={}
+    )
 
 
 def _triggered(url: str) -> bool:
@@ -124,6 +146,20 @@ def test_the_callers_own_parts_are_used(tmp_path: Path) -> None:
     assert "STRIPE_API_BASE" not in local.process_env
     assert local.shown_env["REDIS_URL"] == mine["REDIS_URL"]
     assert "STRIPE_API_KEY" not in local.shown_env
+    assert "STRIPE_WEBHOOK_SECRET" not in local.process_env
+
+
+def test_the_stand_ins_webhooks_are_signed_with_a_secret_of_their_own(tmp_path: Path) -> None:
+    made = [prepare(tmp_path, 3005, {}) for _ in range(2)]
+    secrets = {local.process_env["STRIPE_WEBHOOK_SECRET"] for local in made}
+    assert len(secrets) == 2
+    assert all(secret.startswith("whsec_") for secret in secrets)
+    assert "STRIPE_WEBHOOK_SECRET" not in made[0].shown_env
+    (stripe,) = (part for part in servers(made[0]) if part.name == "stripe")
+    assert f"{made[0].url}/api/webhooks/stripe" in stripe.command
+    assert not secrets & set(stripe.command)
+    named = prepare(tmp_path, 3005, {"STRIPE_WEBHOOK_SECRET": "whsec_mine"})
+    assert named.process_env["STRIPE_WEBHOOK_SECRET"] == "whsec_mine"
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -1,65 +1,31 @@
 """The Stripe stand-in, driven over loopback by Stripe's own client library."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
 import requests
 import stripe
 
+from app.clock import utcnow
+from app.gateways.stripe import WebhookEvent, verify_webhook
 from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
+from tests.support.stripe_stand import KEY, Stand, error_of
 
-KEY = "sk_test_standin0123456789"
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)
 DAY = 24 * 3600
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Stand:
-    """A served stand-in: its client and its admin routes."""
-
-    def __init__(self, url: str, key: str = KEY) -> None:
-        self.url = url
-        self.client = stripe.StripeClient(
-            key,
-            base_addresses={"api": url},
-            max_network_retries=0,
-            http_client=stripe.RequestsClient(timeout=20),
-        )
-
-    def admin(self, method: str, route: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/_standin/{route}", data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-    def fault(self, kind: str, **rule: object) -> None:
-        self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})
-
-    def account(self, **state: object) -> str:
-        (id_,) = self.admin("POST", "accounts", {"accounts": [state]})["ids"]
-        return str(id_)
-
-    def pay(self, to: str, key: str, amount: Any = 500, **params: Any) -> stripe.Transfer:
-        given: Any = {"amount": amount, "currency": "usd", "destination": to, **params}
-        return self.client.v1.transfers.create(given, {"idempotency_key": key})
-
-    def transfers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.admin("GET", "transfers")["transfers"]
-        return found
 
 
 @pytest.fixture
@@ -70,11 +36,6 @@ def stand() -> Iterator[Stand]:
         served.admin("POST", "topup", {"amount": 100_000})
         yield served
     app.close()
-
-
-def error_of(failure: stripe.StripeError) -> dict[str, Any]:
-    body: Any = failure.json_body
-    return dict(body["error"])
 
 
 # Accounts
@@ -157,10 +118,56 @@ def test_a_payout_leaves_the_account_for_its_bank(stand: Stand) -> None:
     with pytest.raises(stripe.InvalidRequestError) as refused:
         payouts.create({"amount": 101, "currency": "usd"}, {"stripe_account": to})
     assert refused.value.code == "balance_insufficient"
-    stand.account(id=to, payouts_enabled=False)
+
+
+def test_an_account_shut_for_payouts_refuses_them_for_good_for_that_key(stand: Stand) -> None:
+    to = stand.account(payouts_enabled=False)
+    stand.pay(to, "k", 500)
+    for enabled in (False, True):
+        stand.account(id=to, payouts_enabled=enabled)
+        with pytest.raises(stripe.InvalidRequestError) as refused:
+            stand.bank(to, "b1")
+        assert (refused.value.http_status, refused.value.code) == (400, "payouts_not_allowed")
+    assert stand.bank(to, "b2").amount == 100
+
+
+def test_an_instant_payout_needs_a_bank_that_takes_it_and_is_soon_there(stand: Stand) -> None:
+    quick, slow = stand.account(), stand.account(instant_payouts=False)
+    for to in (quick, slow):
+        stand.pay(to, f"k-{to}", 500)
+    made = stand.bank(quick, "b1", method="instant")
+    assert (made.method, made.arrival_date) == ("instant", made.created + 1800)
+    standard = stand.bank(quick, "b2")
+    assert (standard.method, standard.arrival_date) == ("standard", made.created + 2 * DAY)
     with pytest.raises(stripe.InvalidRequestError) as refused:
-        payouts.create({"amount": 1, "currency": "usd"}, {"stripe_account": to})
-    assert refused.value.code == "payouts_not_allowed"
+        stand.bank(slow, "b1", method="instant")
+    assert refused.value.code == "instant_payouts_unsupported"
+    assert stand.bank(slow, "b2", method="standard").amount == 100
+    stand.admin("POST", "clock", {"advance_seconds": 1800})
+    found = stand.client.v1.payouts.list({}, {"stripe_account": quick}).data
+    assert [(one.method, one.status) for one in found] == [
+        *(("standard", "pending"), ("instant", "paid")),
+    ]
+
+
+def test_an_accounts_payout_schedule_is_shown_and_can_change(stand: Stand) -> None:
+    def shown() -> tuple[str, list[str]]:
+        account = stand.client.v1.accounts.retrieve(to)
+        assert account.settings is not None
+        assert account.settings.payouts is not None
+        assert account.external_accounts is not None
+        (bank,) = account.external_accounts.data
+        return account.settings.payouts.schedule.interval, list(bank.available_payout_methods or ())
+
+    to = stand.account()
+    assert shown() == ("manual", ["standard", "instant"])
+    stand.account(id=to, payout_interval="weekly", instant_payouts=False)
+    assert shown() == ("weekly", ["standard"])
+    (event,) = stand.client.v1.events.list({}, {"stripe_account": to}).data
+    assert event.type == "account.updated"
+    before = event.data.previous_attributes
+    assert before is not None
+    assert before.to_dict().keys() == {"settings", "external_accounts"}
 
 
 def test_the_audit_balances(stand: Stand) -> None:
@@ -175,123 +182,21 @@ def test_the_audit_balances(stand: Stand) -> None:
     assert [(t["id"], t["amount_reversed"]) for t in audit["transfers"]] == [(made.id, 100)]
 
 
-# Parameters
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "param", "message"),
-    [
-        ({"colour": "red"}, "parameter_unknown", "colour", "Received unknown parameter: colour"),
-        ({"amount": None}, "parameter_missing", "amount", "Missing required param: amount."),
-        ({"currency": None}, "parameter_missing", "currency", "Missing required param: currency."),
-        ({"amount": "1.5"}, "parameter_invalid_integer", "amount", "Invalid integer: 1.5"),
-        ({"amount": "1_000"}, "parameter_invalid_integer", "amount", "Invalid integer: 1_000"),
-        ({"amount": ""}, "parameter_invalid_empty", "amount", "You passed an empty string"),
-        ({"amount": 0}, "parameter_invalid_integer", "amount", "This value must be greater than"),
-        ({"amount": -5}, "parameter_invalid_integer", "amount", "This value must be greater than"),
-        ({"amount": 100_000_000}, "amount_too_large", "amount", "Amount must be no more than"),
-        ({"currency": "zzz"}, None, "currency", "Invalid currency: zzz. Stripe currently"),
-        ({"source_type": "gold"}, None, "source_type", "Invalid source_type: must be one of"),
-        ({"metadata": "x"}, None, "metadata", "Invalid object: x"),
-        ({"destination": {"a": 1}}, None, "destination", "Invalid string"),
-        ({"expand": ["destination"]}, None, "expand", "This property cannot be expanded"),
-    ],
-)
-def test_parameters_are_checked_strictly(
-    stand: Stand, change: dict[str, Any], code: str | None, param: str, message: str
-) -> None:
-    to = stand.account()
-    given = {"amount": 5, "currency": "usd", "destination": to, **change}
-    given = {name: value for name, value in given.items() if value is not None}
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        stand.client.v1.transfers.create(given, {"idempotency_key": "k"})  # type: ignore[arg-type]
-    error = error_of(refused.value)
-    assert (error.get("code"), error["param"]) == (code, param)
-    assert error["message"].startswith(message)
-    # A validation failure is not stored: the key is free for other parameters.
-    assert stand.pay(to, "k").amount == 500
-
-
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ({"limit": 0}, "limit"),
-        ({"limit": 101}, "limit"),
-        ({"limit": "many"}, "limit"),
-        ({"created": {"gte": "noon"}}, "created[gte]"),
-        ({"created": {"since": 1}}, "created[since]"),
-        ({"created": "noon"}, "created"),
-        ({"starting_after": "tr_unknown"}, "starting_after"),
-        ({"ending_before": "tr_unknown"}, "ending_before"),
-        ({"status": "paid"}, "status"),
-    ],
-)
-def test_list_parameters_are_checked_strictly(
-    stand: Stand, query: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        stand.client.v1.transfers.list(query)  # type: ignore[arg-type]
-    assert refused.value.param == param
-
-
-# Lists
-
-
-def test_lists_page_newest_first(stand: Stand) -> None:
-    to, other = stand.account(), stand.account()
-    made = [stand.pay(to, f"k{n}", 1 + n, transfer_group=f"g{n % 2}").id for n in range(7)]
-    made.reverse()
-    listed = stand.client.v1.transfers.list
-    assert [t.id for t in listed({"limit": 2}).auto_paging_iter()] == made
-    page = listed({"limit": 3, "starting_after": made[1]})
-    assert ([t.id for t in page.data], page.has_more) == (made[2:5], True)
-    page = listed({"limit": 3, "starting_after": made[3]})
-    assert ([t.id for t in page.data], page.has_more) == (made[4:], False)
-    assert [t.id for t in listed({"transfer_group": "g1"}).data] == made[1::2]
-    assert listed({"destination": other}).data == []
-
-
-def test_lists_filter_by_creation(stand: Stand) -> None:
-    to = stand.account()
-    first = stand.pay(to, "k1")
-    stand.admin("POST", "clock", {"advance_seconds": 60})
-    second = stand.pay(to, "k2")
-    listed = stand.client.v1.transfers.list
-    assert second.created == first.created + 60
-    cases: list[tuple[Any, list[str]]] = [
-        ({"gte": second.created}, [second.id]),
-        ({"gt": first.created}, [second.id]),
-        ({"lt": second.created}, [first.id]),
-        ({"gte": first.created, "lte": second.created}, [second.id, first.id]),
-    ]
-    for bounds, expected in cases:
-        assert [t.id for t in listed({"created": bounds}).data] == expected
-    assert [t.id for t in listed({"created": first.created}).data] == [first.id]
-
-
 # Idempotency
-
-
-def raw(stand: Stand, key: str, account: str = "", **params: Any) -> requests.Response:
-    headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": key}
-    if account:
-        headers["Stripe-Account"] = account
-    path = "payouts" if account else "transfers"
-    return requests.post(f"{stand.url}/v1/{path}", params, headers=headers, timeout=20)
 
 
 def test_a_result_is_replayed_for_24_hours_and_then_executed_again(stand: Stand) -> None:
     given: dict[str, Any] = {"amount": 500, "currency": "usd", "destination": stand.account()}
-    first = raw(stand, "k", **given)
+    first = stand.raw("k", **given)
     assert "Idempotent-Replayed" not in first.headers
     stand.admin("POST", "clock", {"advance_seconds": DAY - 1})
-    again = raw(stand, "k", **given)
+    again = stand.raw("k", **given)
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.headers["Original-Request"] == first.headers["Request-Id"]
     assert again.headers["Request-Id"] != first.headers["Request-Id"]
     assert again.content == first.content
     stand.admin("POST", "clock", {"advance_seconds": 1})
-    assert raw(stand, "k", **given).json()["id"] != first.json()["id"]
+    assert stand.raw("k", **given).json()["id"] != first.json()["id"]
     assert len(stand.transfers()) == 2
 
 
@@ -318,7 +223,7 @@ def test_a_key_with_other_parameters_is_an_idempotency_error(stand: Stand) -> No
 def test_keys_are_scoped_to_the_account(stand: Stand) -> None:
     to = stand.account()
     stand.pay(to, "k", 500)
-    paid = raw(stand, "k", to, amount=10, currency="usd")
+    paid = stand.raw("k", to, amount=10, currency="usd")
     assert paid.json()["object"] == "payout"
     assert len(stand.transfers()) == 1
 
@@ -354,7 +259,7 @@ def test_one_key_from_many_threads_moves_money_once(stand: Stand) -> None:
     def pay(_: int) -> str:
         start.wait()
         while (
-            answer := raw(stand, "k", amount=5, currency="usd", destination=to)
+            answer := stand.raw("k", amount=5, currency="usd", destination=to)
         ).status_code == 409:
             pass
         return str(answer.json()["id"])
@@ -362,106 +267,6 @@ def test_one_key_from_many_threads_moves_money_once(stand: Stand) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(pay, range(8)))) == 1
     assert len(stand.transfers()) == 1
-
-
-# Faults
-
-
-@pytest.mark.parametrize(
-    ("rule", "raised", "status", "effect", "stored"),
-    [
-        ({"kind": "drop_before"}, stripe.APIConnectionError, None, False, False),
-        ({"kind": "timeout_after_effect"}, stripe.APIConnectionError, None, True, True),
-        ({"kind": "409"}, stripe.APIError, 409, False, False),
-        ({"kind": "429", "retry_after": 3}, stripe.RateLimitError, 429, False, False),
-        ({"kind": "500_before"}, stripe.APIError, 500, False, True),
-        ({"kind": "500_after"}, stripe.APIError, 500, True, True),
-        ({"kind": "refuse"}, stripe.InvalidRequestError, 400, False, True),
-        (
-            {"kind": "refuse", "code": "account_invalid", "status": 402},
-            stripe.CardError,
-            402,
-            False,
-            True,
-        ),
-    ],
-)
-def test_faults_fail_as_they_say(
-    stand: Stand,
-    rule: dict[str, Any],
-    raised: type[stripe.StripeError],
-    status: int | None,
-    effect: bool,
-    stored: bool,
-) -> None:
-    to = stand.account()
-    stand.fault(**rule)
-    with pytest.raises(raised) as failure:
-        stand.pay(to, "k")
-    assert failure.value.http_status == status
-    assert bool(stand.transfers()) is effect
-    if "retry_after" in rule:
-        assert (failure.value.headers or {})["Retry-After"] == "3"
-    again = raw(stand, "k", amount=500, currency="usd", destination=to)
-    assert ("Idempotent-Replayed" in again.headers) is stored
-    assert again.status_code == (status if stored and status else 200)
-    assert len(stand.transfers()) == (1 if effect or not stored else 0)
-
-
-def test_rules_strike_only_what_they_name(stand: Stand) -> None:
-    bad, good = stand.account(), stand.account()
-    rules = [
-        {"kind": "refuse", "probability": 1, "destinations": [bad], "code": "account_invalid"},
-        {"kind": "429", "probability": 1, "method": "GET", "path": "/v1/accounts*"},
-    ]
-    stand.admin("POST", "faults", {"rules": rules})
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        stand.pay(bad, "k1")
-    assert refused.value.code == "account_invalid"
-    assert stand.pay(good, "k2").id
-    with pytest.raises(stripe.RateLimitError):
-        stand.client.v1.accounts.list()
-    assert [r["hits"] for r in stand.admin("GET", "faults")["rules"]] == [1, 1]
-    stand.admin("DELETE", "faults")
-    assert len(stand.client.v1.accounts.list().data) == 2
-
-
-def test_chance_follows_the_seed_and_the_key_not_the_order(stand: Stand) -> None:
-    to = stand.account()
-
-    def struck(keys: list[str]) -> set[str]:
-        stand.admin("DELETE", "faults")
-        rule = {"kind": "409", "probability": 0.5}
-        stand.admin("POST", "faults", {"rules": [rule], "seed": 7})
-        return {
-            key
-            for key in keys
-            if raw(stand, key, amount=1, currency="usd", destination=to).status_code == 409
-        }
-
-    keys = [f"k{n}" for n in range(20)]
-    first = struck(keys)
-    assert 0 < len(first) < 20
-    assert struck(keys[::-1]) == first
-
-
-@pytest.mark.parametrize(
-    ("method", "route", "body", "status"),
-    [
-        ("POST", "faults", {"rules": [{"kind": "meteor", "next": 1}]}, 400),
-        ("POST", "faults", {"rules": [{"kind": "409"}]}, 400),
-        ("POST", "topup", {"amount": -1}, 400),
-        ("POST", "clock", {"advance_seconds": -1}, 400),
-        ("GET", "nothing", None, 404),
-    ],
-)
-def test_admin_routes_refuse_nonsense(
-    stand: Stand, method: str, route: str, body: object, status: int
-) -> None:
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        stand.admin(method, route, body)
-    refused.value.close()
-    assert refused.value.code == status
 
 
 # Keys, versions, URLs
@@ -499,9 +304,11 @@ def test_every_answer_names_its_request_and_unknown_urls_are_404(stand: Stand) -
 # The process
 
 
-def started(*options: str) -> tuple["subprocess.Popen[str]", str]:
+def started(*options: str, **environ: str) -> tuple["subprocess.Popen[str]", str]:
     command = [sys.executable, "-m", "app.local.stripe", "--port", "0", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
 
@@ -533,6 +340,44 @@ def test_state_survives_kill_9(tmp_path: Path) -> None:
     assert stand.pay(to, "k2").id != made.id
     assert stand.admin("GET", "clock")["now"] >= made.created
     assert ended(process, signal.SIGTERM) == 0
+
+
+def test_a_payout_settles_by_itself_and_the_webhook_tells(tmp_path: Path) -> None:
+    heard: Queue[WebhookEvent] = Queue()
+
+    def receiver(environ: Any, start: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        signature = environ["HTTP_STRIPE_SIGNATURE"]
+        heard.put(verify_webhook(body, signature, "whsec_standin", utcnow()))
+        start("204 Done", [])
+        return []
+
+    with serve_in_thread(receiver) as url:
+        options = ("--webhook", url, "--events", "payout.paid,account.*", "--settle-seconds", "1")
+        process, stand_url = started(*options, STRIPE_WEBHOOK_SECRET="whsec_standin")
+        try:
+            stand = Stand(stand_url)
+            stand.admin("POST", "topup", {"amount": 500})
+            to = stand.account()
+            stand.pay(to, "k")
+            made = stand.bank(to, "b")
+            first = heard.get(timeout=30)
+            assert (first.type, first.account, first.object_id) == ("payout.paid", to, made.id)
+            stand.account(id=to, charges_enabled=False)
+            assert heard.get(timeout=30).type == "account.updated"
+        finally:
+            assert ended(process, signal.SIGTERM) == 0
+    assert heard.empty()
+
+
+def test_the_process_keeps_its_rate_limit_and_needs_a_secret_to_sign() -> None:
+    process, url = started("--rate-limit", "2")
+    stand = Stand(url)
+    assert stand.admin("GET", "rate")["per_second"] == 2
+    assert ended(process, signal.SIGTERM) == 0
+    process, url = started("--webhook", "http://127.0.0.1:1/", STRIPE_WEBHOOK_SECRET="")
+    assert (process.wait(timeout=20), url) == (2, "")
+    process.communicate()
 
 
 def test_it_binds_loopback_only() -> None:

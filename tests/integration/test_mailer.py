@@ -1,0 +1,262 @@
+"""The mailer against a real SMTP server: what arrives, and what each failure is told apart as."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+import trustme
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from app.config import SmtpServer, Tls
+from app.errors import BadInput
+from app.gateways.smtp import Mailer, MailRefused, MailUnavailable, MailUnknown
+from tests.support.mailbox import DROP, Mailbox, served
+
+NOW = datetime(2025, 1, 15, 9, 30, tzinfo=UTC)
+SENDER = "pay@switchyard.example"
+TO = "admin@example.com"
+ID = "<payouts.0123@switchyard.example>"
+PASSWORD = "pässword-no".replace("ä", "a@:/")
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Mailbox]:
+    with served() as mailbox:
+        yield mailbox
+
+
+@pytest.fixture(autouse=True)
+def _empty(box: Mailbox) -> Iterator[None]:
+    yield
+    box.taken.clear()
+    box.answers.clear()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certified(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+def send(mailer: Mailer, subject: str = "Hello", text: str = "Hi.\n", to: str = TO) -> None:
+    mailer.send(to=to, subject=subject, text=text, message_id=ID, now=NOW)
+
+
+def mailer_for(box: Mailbox, context: ssl.SSLContext | None = None, **server: Any) -> Mailer:
+    return Mailer(box.server(**server), SENDER, timeout_seconds=5.0, context=context)
+
+
+def body(mail: EmailMessage) -> str:
+    return str(mail.get_content()).replace("\r\n", "\n")
+
+
+def test_a_mail_arrives_as_it_was_given(box: Mailbox) -> None:
+    text = "Grüße, 日本語\n\n.a line with a dot\n..\n" + "x" * 2000 + "\nthe end"
+    send(mailer_for(box), "Pay day: 2 failed – schön", text)
+    [mail] = box.mails
+    assert mail["From"] == SENDER
+    assert mail["To"] == TO
+    assert mail["Subject"] == "Pay day: 2 failed – schön"
+    assert mail["Message-ID"] == ID
+    assert mail["Date"].datetime == NOW
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail.get_content_type() == "text/plain"
+    assert body(mail) == text + "\n"
+    assert box.taken[0].isascii()
+    assert max(map(len, box.taken[0].split(b"\r\n"))) <= 998
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=300)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(subject=words.map(str.strip), text=st.text("aé.\n 日", max_size=300))
+def test_any_subject_and_text_arrive(box: Mailbox, subject: str, text: str) -> None:
+    box.taken.clear()
+    send(mailer_for(box), subject, text)
+    [mail] = box.mails
+    assert mail["Subject"] == subject
+    assert body(mail).removesuffix("\n") == text.removesuffix("\n")
+    assert mail.keys().count("To") == 1
+    assert not mail.defects
+
+
+@pytest.mark.parametrize(
+    "subject", ["a\nBcc: x@y.z", "a\rb", "a\u2028b", "a\x85b", "a\x00b", "a\ud800"]
+)
+def test_a_subject_of_two_lines_is_refused(box: Mailbox, subject: str) -> None:
+    with pytest.raises(BadInput, match="one line"):
+        send(mailer_for(box), subject)
+    assert box.taken == []
+
+
+@pytest.mark.parametrize(
+    "to", ["a@b\nBcc: c@d", "a b@c", "a@", "@b", "a@b,c@d", "Ana <a@b>", "a@b>\r\nDATA", "é@b.c"]
+)
+def test_an_address_that_is_none_is_refused(box: Mailbox, to: str) -> None:
+    with pytest.raises(BadInput, match="receiver"):
+        send(mailer_for(box), to=to)
+    assert box.taken == []
+
+
+def test_a_message_id_or_text_that_is_none_is_refused(box: Mailbox) -> None:
+    mailer = mailer_for(box)
+    with pytest.raises(BadInput, match="Message-ID"):
+        mailer.send(to=TO, subject="s", text="t", message_id="<a@b>\r\nBcc: x@y", now=NOW)
+    with pytest.raises(BadInput, match="text"):
+        send(mailer, text="\ud800")
+    assert box.taken == []
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize(
+    ("answer", "raised"),
+    [
+        ("550 5.7.1 not here", MailRefused),
+        ("421 4.3.2 busy", MailUnavailable),
+        ("451 try later", MailUnavailable),
+    ],
+)
+def test_an_answer_is_told_apart(
+    box: Mailbox, verb: str, answer: str, raised: type[Exception]
+) -> None:
+    box.answer(verb, answer)
+    with pytest.raises(raised) as failed:
+        send(mailer_for(box))
+    assert type(failed.value) is raised
+    assert str(failed.value) == f"127.0.0.1 answered {answer[:3]}: {answer[4:]}"
+    assert box.taken == []
+    send(mailer_for(box))
+    assert len(box.taken) == 1
+
+
+def test_a_connection_dropped_before_the_mail_may_be_tried_again(box: Mailbox) -> None:
+    box.answer("RCPT", DROP)
+    with pytest.raises(MailUnavailable):
+        send(mailer_for(box))
+    assert box.taken == []
+
+
+def test_a_connection_dropped_after_the_mail_is_unknown(box: Mailbox) -> None:
+    box.answer("DATA", DROP)
+    with pytest.raises(MailUnknown, match="the connection broke"):
+        send(mailer_for(box))
+    assert len(box.taken) == 1
+
+
+@contextmanager
+def scripted(*lines: bytes) -> Iterator[SmtpServer]:
+    """A server that says `lines`, one at the start and one per command; then it says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as commands:
+                    for line in lines:
+                        connection.sendall(line + b"\r\n")
+                        commands.readline()
+                    commands.read()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield SmtpServer("127.0.0.1", listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("lines", "raised"),
+    [
+        ((), MailUnavailable),
+        ((b"554 no service",), MailRefused),
+        ((b"421 not now",), MailUnavailable),
+        ((b"this is no SMTP",), MailUnavailable),
+        ((b"220 hi", b"250 ok", b"250 ok", b"250 ok"), MailUnavailable),
+        ((b"220 hi", b"250 ok", b"250 ok", b"250 ok", b"354 go"), MailUnknown),
+        ((b"220 hi", b"250 ok", b"250 ok", b"250 ok", b"354 go", b"what?"), MailUnknown),
+    ],
+)
+def test_silence_and_nonsense_are_told_apart(
+    lines: tuple[bytes, ...], raised: type[Exception]
+) -> None:
+    with scripted(*lines) as server, pytest.raises(raised) as failed:
+        send(Mailer(server, SENDER, timeout_seconds=1.0))
+    assert type(failed.value) is raised
+
+
+def test_nobody_listening_may_be_tried_again() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        nobody = SmtpServer("127.0.0.1", bound.getsockname()[1])
+        with pytest.raises(MailUnavailable, match=r"127\.0\.0\.1: ConnectionRefusedError"):
+            send(Mailer(nobody, SENDER))
+
+
+@pytest.mark.parametrize("tls", [Tls.STARTTLS, Tls.IMPLICIT])
+def test_a_certificate_is_checked(authority: trustme.CA, tls: Tls) -> None:
+    with served(tls, certified(authority)) as secured:
+        with pytest.raises(MailUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            send(mailer_for(secured, tls=tls))
+        assert secured.taken == []
+        send(mailer_for(secured, trusting(authority), tls=tls))
+        assert len(secured.taken) == 1
+        assert secured.encrypted == [True]
+
+
+def test_a_certificate_for_another_name_is_refused(authority: trustme.CA) -> None:
+    with (
+        served(Tls.STARTTLS, certified(authority, "mail.example")) as secured,
+        pytest.raises(MailUnavailable, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        send(mailer_for(secured, trusting(authority), tls=Tls.STARTTLS))
+
+
+def test_without_starttls_nothing_is_sent_in_the_clear(box: Mailbox) -> None:
+    with pytest.raises(MailRefused, match="STARTTLS"):
+        send(mailer_for(box, tls=Tls.STARTTLS, user="u", password=SecretStr(PASSWORD)))
+    assert box.taken == []
+
+
+def test_a_login_is_made_and_a_refused_one_keeps_the_password_to_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with served(login=True) as guarded:
+        guarded.accepts = (b"pay", PASSWORD.encode())
+        mailer = mailer_for(guarded, user="pay", password=SecretStr(PASSWORD))
+        send(mailer)
+        assert guarded.logins == [guarded.accepts]
+        assert len(guarded.taken) == 1
+        guarded.accepts = None
+        with pytest.raises(MailRefused, match="answered 535: user and password") as refused:
+            send(mailer)
+        guarded.accepts = (b"pay", PASSWORD.encode())
+        guarded.answer("RCPT", f"550 I know {PASSWORD}")
+        with pytest.raises(MailRefused, match="I know …") as told:
+            send(mailer)
+    ours = "".join(r.getMessage() for r in caplog.records if not r.name.startswith("mail."))
+    shown = [traceback.format_exception(failed.value) for failed in (refused, told)]
+    for text in (ours, repr(mailer), *map("".join, shown)):
+        assert PASSWORD not in text

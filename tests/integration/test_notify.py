@@ -1,0 +1,364 @@
+"""The admin is told how a pay day went; that one cannot be told neither fails nor repeats it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.db import Base
+from app.dispatch import dispatch
+from app.gateways import Gateways
+from app.gateways.stripe import StripeGateway
+from app.jobs.catalogue import JobPayload, job
+from app.jobs.context import Context
+from app.jobs.errors import StepFailed
+from app.payouts import notify
+from app.payouts.notify import MAX_FAILURES, money, summary_mail
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow
+from app.runs.relay import sweep
+from app.wiring import make_runtime
+from tests.support.mailbox import DROP, Mailbox, served
+from tests.support.receiver import TOKEN, Receiver, receiving, signature
+
+START = datetime(2025, 1, 15, 9, tzinfo=UTC)
+KEY = bytes(range(32))
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
+FAILED: dict[str, Any] = {
+    "payoutId": "2025-01-15:ana:jpy",
+    "creatorId": "ana",
+    "currency": "jpy",
+    "amount": 3_000,
+    "reason": "account_closed",
+}
+TWICE = {"ok": False, "payouts": 2, "transfers": 3, "differences": {"paid_twice": 1}}
+REPORT: dict[str, Any] = {
+    "job": "process-payouts",
+    "runId": "0123abcd",
+    "payoutDate": "2025-01-15",
+    "totals": [
+        {"status": "in_transit", "currency": "usd", "count": 1_200, "amount": 123_456_789},
+        {"status": "bank_failed", "currency": "jpy", "count": 1, "amount": 3_000},
+    ],
+    "failures": [FAILED],
+    "failureCount": 1,
+    "leftOut": {"no_account": 2, "below_minimum": 3},
+    "waitingForFunds": {"kwd": 5_120, "usd": 0},
+    "reconciled": {"ok": True, "payouts": 1_201, "transfers": 1_201, "differences": {}},
+    "stopped": None,
+    "ledgerBalanced": True,
+}
+WELL = REPORT | {"failures": [], "failureCount": 0, "leftOut": {}, "waitingForFunds": {}}
+
+
+class Telling(JobPayload):
+    """What to tell, and whether the first try of each step is lost after it was made."""
+
+    report: dict[str, Any]
+    lose: bool = False
+
+
+lost: set[str] = set()
+
+
+@job("notify-test", event="test.notify", payload=Telling, queue="tests", gaps=(1.0,), attempts=3)
+def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
+    """As the pay day does it."""
+    report = payload.report | {"runId": ctx.run_id}
+    told: dict[str, Any] = {}
+    for name, send in (("mail", notify.mail), ("hook", notify.hook)):
+
+        def once(tx: Session, name: str = name, send: Any = send) -> dict[str, Any]:
+            result = send(tx, ctx, report)
+            if payload.lose and name not in lost:
+                lost.add(name)
+                raise RuntimeError("the result is lost on purpose")
+            return cast(dict[str, Any], result)
+
+        try:
+            told[name] = ctx.step.run(f"notify-{name}", once)
+        except StepFailed as failed:
+            told[name] = failed.reason
+    return told
+
+
+class Platform:
+    """A runtime on an in-memory queue with a clock of its own."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = START
+        self.queue = MemoryBackend()
+        self.queue.name = "rq"
+        self.made = make_runtime(
+            Settings(**settings), clock=lambda: self.now, backends=[self.queue]
+        )
+        Base.metadata.create_all(self.made.db.engine)
+
+    def tell(self, report: dict[str, Any] = REPORT, lose: bool = False) -> Any:
+        lost.clear()
+        run = dispatch("notify-test", {"report": report, "lose": lose})
+        for _ in range(6):
+            self.queue.work(self.made.engine)
+            self.now += timedelta(seconds=30)
+            sweep(self.made.store)
+        with self.made.db.autocommit() as connection:
+            chosen = select(RunRow.status, RunRow.result).where(RunRow.id == run.id)
+            status, result = connection.execute(chosen).one()
+        assert status == "succeeded"
+        return json.loads(str(result))
+
+
+@pytest.fixture
+def box() -> Iterator[Mailbox]:
+    with served() as mailbox:
+        yield mailbox
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
+    return Platform(
+        database_url=f"sqlite:///{tmp_path / 'test.db'}",
+        smtp_url=SecretStr(f"smtp://127.0.0.1:{box.port}"),
+        mail_from="pay@switchyard.example",
+        admin_email="admin@example.com",
+        admin_webhook_url=receiver.address,
+        admin_webhook_secret=SecretStr(SECRET),
+    )
+
+
+def body(mail: EmailMessage) -> str:
+    return str(mail.get_content()).replace("\r\n", "\n")
+
+
+def test_both_ways_tell_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
+    assert platform.tell() == {"mail": {"sent": True}, "hook": {"sent": True}}
+    [mail] = box.mails
+    [(_, headers, sent)] = receiver.got
+    told = json.loads(sent)
+    assert told == {
+        "type": "payouts.reported",
+        "timestamp": "2025-01-15T09:00:00.000Z",
+        "data": REPORT | {"runId": told["data"]["runId"]},
+    }
+    assert (str(mail["Subject"]), body(mail)) == summary_mail(told["data"])
+    assert (mail["From"], mail["To"]) == ("pay@switchyard.example", "admin@example.com")
+    assert mail["Date"].datetime == START
+    assert mail["Message-ID"] == f"<{headers['webhook-id']}@switchyard.example>"
+    assert headers["webhook-id"].startswith(told["data"]["runId"])
+    stamp = f"{int(START.timestamp())}"
+    signed = f"{headers['webhook-id']}.{stamp}.".encode() + sent
+    assert headers["webhook-timestamp"] == stamp
+    assert headers["webhook-signature"] == signature(KEY, signed)
+
+
+def test_one_sent_twice_is_recognisably_one(
+    platform: Platform, box: Mailbox, receiver: Receiver
+) -> None:
+    assert platform.tell(lose=True) == {"mail": {"sent": True}, "hook": {"sent": True}}
+    first, again = box.mails
+    assert first["Message-ID"] == again["Message-ID"]
+    (_, one, sent), (_, other, resent) = receiver.got
+    assert one["webhook-id"] == other["webhook-id"]
+    assert sent == resent
+    assert one["webhook-timestamp"] < other["webhook-timestamp"]
+
+
+def test_another_report_of_a_run_is_another_message() -> None:
+    stopped = REPORT | {"stopped": "no funds"}
+    assert notify._name(REPORT) == notify._name(json.loads(json.dumps(REPORT)))
+    assert notify._name(REPORT) != notify._name(stopped)
+
+
+def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
+    box.answer("RCPT", "421 busy", "451 later")
+    assert platform.tell()["mail"] == {"sent": True}
+    assert len(box.taken) == 1
+    receiver.status = 503
+    assert platform.tell()["hook"] == "HookUnavailable: 127.0.0.1 answered 503"
+    assert len(receiver.got) == 1 + 3
+
+
+def test_a_refusal_is_a_result(
+    platform: Platform, box: Mailbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    box.answer("RCPT", "550 unknown user")
+    receiver.status = 410
+    assert platform.tell() == {
+        "mail": {"sent": False, "why": "refused: 127.0.0.1 answered 550: unknown user"},
+        "hook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
+    }
+    assert len(receiver.got) == 1
+    warned = [record.getMessage() for record in caplog.records if record.name == notify.__name__]
+    assert [text.partition(" was not sent")[0] for text in warned] == [
+        "the admin's mail",
+        "the admin's webhook",
+    ]
+
+
+def test_a_mail_of_unknown_outcome_is_not_sent_again(
+    platform: Platform, box: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    box.answer("DATA", DROP)
+    told = platform.tell()["mail"]
+    assert told["sent"] is False
+    assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
+    assert len(box.taken) == 1
+    assert "unknown, not sent again" in caplog.text
+
+
+def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
+    off = {"sent": False, "why": "off"}
+    platform = Platform(database_url=f"sqlite:///{tmp_path / 'test.db'}")
+    assert platform.tell() == {"mail": off, "hook": off}
+    bare = Gateways(stripe=StripeGateway("sk_test_x"))
+    assert (bare.mailer, bare.hooks, bare.admin.email) == (None, None, None)
+
+
+def test_no_secret_reaches_logs_or_results(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    password = "hunter2-mail"
+    receiver.status = 500
+    with served(login=True) as guarded:
+        platform = Platform(
+            database_url=f"sqlite:///{tmp_path / 'test.db'}",
+            smtp_url=SecretStr(f"smtp://pay:{password}@127.0.0.1:{guarded.port}"),
+            admin_email="admin@example.com",
+            admin_webhook_url=receiver.address,
+            admin_webhook_secret=SecretStr(SECRET),
+        )
+        told = platform.tell()
+    assert told["mail"]["why"].startswith("refused: 127.0.0.1 answered 535")
+    assert len(receiver.got) == 3
+    # The mail server of the test writes to the log what it was sent.
+    ours = [record for record in caplog.records if record.name != "mail.log"]
+    assert any(record.name == "app.runs.context" and record.exc_info for record in ours)
+    format_ = logging.Formatter("%(name)s %(message)s").format
+    shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.made)
+    assert password not in shown
+    assert TOKEN not in shown
+    assert SECRET.removeprefix("whsec_") not in shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "written"),
+    [
+        (123_456_789, "usd", "1,234,567.89 USD"),
+        (5, "eur", "0.05 EUR"),
+        (0, "usd", "0.00 USD"),
+        (-250, "usd", "-2.50 USD"),
+        (3_000, "jpy", "3,000 JPY"),
+        (1, "krw", "1 KRW"),
+        (5_120, "kwd", "5.120 KWD"),
+        (10, "BHD", "0.010 BHD"),
+        (500, "ugx", "5.00 UGX"),
+        (9_007_199_254_740_993, "usd", "90,071,992,547,409.93 USD"),
+    ],
+)
+def test_money_is_written_in_major_units(amount: int, currency: str, written: str) -> None:
+    assert money(amount, currency) == written
+
+
+def test_the_summary_says_it_all() -> None:
+    subject, text = summary_mail(REPORT)
+    assert subject == "Pay day 2025-01-15: 1 failed, waiting for funds"
+    assert text == (
+        "Pay day 2025-01-15 (run 0123abcd) is done.\n\n"
+        "Payouts\n"
+        "  in transit   1,200  1,234,567.89 USD\n"
+        "  bank failed      1         3,000 JPY\n\n"
+        "Failures\n"
+        "  2025-01-15:ana:jpy, creator ana, 3,000 JPY: account_closed\n\n"
+        "Left out\n"
+        "  below minimum: 3\n"
+        "  no account: 2\n\n"
+        "Waiting for funds\n"
+        "  5.120 KWD\n\n"
+        "Reconciliation with Stripe\n"
+        "  agreed: 1,201 in the books, 1,201 at Stripe\n\n"
+        "Books\n"
+        "  balanced\n\n"
+        "What to do\n"
+        "  - Top up the platform's balance at Stripe by what waits; the daily retry (10:00 UTC)"
+        " then pays it.\n"
+        "  - What became of a payout: flask --app app payouts show ID. The daily retry (10:00 UTC)"
+        " tries again what may pass; the rest needs a person.\n"
+    )
+
+
+def test_a_good_day_needs_nothing() -> None:
+    subject, text = summary_mail(WELL)
+    assert subject == "Pay day 2025-01-15: done"
+    assert text.endswith("What to do\n  nothing\n")
+    assert "Failures\n  none\n" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "says"),
+    [
+        (
+            {"reconciled": TWICE},
+            "Stripe and the books differ",
+            "  differences: 2 in the books, 3 at Stripe\n  paid twice: 1\n",
+        ),
+        ({"reconciled": None}, "done", "- Compare the books with Stripe"),
+        ({"ledgerBalanced": False}, "the books do not balance", "Books\n  NOT balanced\n"),
+        ({"stopped": "no\nfunds"}, "stopped", "(run 0123abcd) has stopped: no funds\n"),
+        ({"stopped": "x"}, "stopped", "flask --app app runs show 0123abcd"),
+    ],
+)
+def test_what_is_wrong_comes_first(change: dict[str, Any], subject: str, says: str) -> None:
+    told, text = summary_mail(WELL | change)
+    assert told == f"Pay day 2025-01-15: {subject}"
+    assert says in text
+    assert "nothing\n" not in text
+
+
+def test_fifty_failures_are_named_and_the_others_counted() -> None:
+    def failed(number: int) -> dict[str, Any]:
+        return {**FAILED, "payoutId": f"p{number}", "reason": None}
+
+    failures = [failed(number) for number in range(MAX_FAILURES + 7)]
+    _, text = summary_mail(REPORT | {"failures": failures, "failureCount": 1_057})
+    assert text.count("no reason on record") == 50
+    assert "  p49, creator ana, 3,000 JPY: no reason on record\n  and 1,007 more\n" in text
+    _, exact = summary_mail(REPORT | {"failures": failures[:50], "failureCount": 50})
+    assert " more\n" not in exact
+
+
+def test_a_retry_and_a_report_of_little_are_told_too() -> None:
+    retried = WELL | {"job": "retry-failed-payouts"}
+    assert summary_mail(retried)[0] == "Retry of failed payouts of 2025-01-15: done"
+    little = {"job": "retry-failed-payouts", "runId": "77", "stopped": "the balance is too low"}
+    assert summary_mail(little) == (
+        "Retry of failed payouts: stopped",
+        "Retry of failed payouts (run 77) has stopped: the balance is too low\n\n"
+        "What to do\n"
+        "  - Put right what stopped it. How it stands: flask --app app runs show 77\n",
+    )
+
+
+def test_a_name_from_outside_cannot_add_a_line() -> None:
+    forged = FAILED | {"creatorId": "ana\n\nBooks\n  balanced\u2028x"}
+    _, text = summary_mail(REPORT | {"failures": [forged], "ledgerBalanced": False})
+    assert "creator ana Books balanced x, 3,000 JPY" in text
+    assert text.count("balanced\n") == 1

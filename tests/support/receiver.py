@@ -1,0 +1,64 @@
+"""A real HTTP server on loopback that keeps the webhooks it gets, and how they are to be signed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+from werkzeug.wrappers import Request, Response
+
+from app.local.serving import drop_connection, serve_in_thread
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TOKEN = "tok-3f9a"
+"""In the address, where nobody else may see it."""
+
+
+class Receiver:
+    """Keeps what comes and answers as told."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.drop = False
+        self.release = threading.Event()
+        self.release.set()
+        self.url = ""
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Any:
+        request = Request(environ)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.got.append((request.full_path, headers, request.get_data()))
+        if self.drop:
+            drop_connection(environ)
+        self.release.wait(20)
+        return Response(status=self.status, headers=self.headers)(environ, start)
+
+    @property
+    def address(self) -> SecretStr:
+        return SecretStr(f"{self.url}/hook/{TOKEN}?key={TOKEN}")
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver on a free port of loopback."""
+    made = Receiver()
+    with serve_in_thread(made) as made.url:
+        yield made
+        made.release.set()
+
+
+def signature(key: bytes, message: bytes) -> str:
+    """HMAC-SHA256 as RFC 2104 has it, by hand."""
+    block = key.ljust(64, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + message).digest()
+    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block) + inner).digest()
+    return f"v1,{base64.b64encode(outer).decode()}"

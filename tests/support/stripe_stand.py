@@ -1,0 +1,94 @@
+"""A served Stripe stand-in, as tests drive it: Stripe's own client and the admin routes."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import requests
+import stripe
+
+from app.gateways.stripe import StripeGateway, Transfer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+KEY = "sk_test_standin0123456789"
+
+
+class Stand:
+    """Its client and its admin routes."""
+
+    def __init__(self, url: str, key: str = KEY) -> None:
+        self.url = url
+        self.client = stripe.StripeClient(
+            key,
+            base_addresses={"api": url},
+            max_network_retries=0,
+            http_client=stripe.RequestsClient(timeout=20),
+        )
+
+    def admin(self, method: str, route: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/_standin/{route}", data, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def fault(self, kind: str, **rule: object) -> None:
+        self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})
+
+    def account(self, **state: object) -> str:
+        (id_,) = self.admin("POST", "accounts", {"accounts": [state]})["ids"]
+        return str(id_)
+
+    def pay(self, to: str, key: str, amount: Any = 500, **params: Any) -> stripe.Transfer:
+        given: Any = {"amount": amount, "currency": "usd", "destination": to, **params}
+        return self.client.v1.transfers.create(given, {"idempotency_key": key})
+
+    def bank(self, account: str, key: str, amount: Any = 100, **params: Any) -> stripe.Payout:
+        given: Any = {"amount": amount, "currency": "usd", **params}
+        options: stripe.RequestOptions = {"stripe_account": account, "idempotency_key": key}
+        return self.client.v1.payouts.create(given, options)
+
+    def raw(self, key: str, account: str = "", **params: Any) -> requests.Response:
+        """A transfer, or with `account` its bank payout, as the plain HTTP answer."""
+        headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": key}
+        if account:
+            headers["Stripe-Account"] = account
+        path = "payouts" if account else "transfers"
+        return requests.post(f"{self.url}/v1/{path}", params, headers=headers, timeout=20)
+
+    def transfers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.admin("GET", "transfers")["transfers"]
+        return found
+
+
+def pay(gateway: StripeGateway, key: str = "k", **change: Any) -> Transfer:
+    """A transfer through the gateway."""
+    given: dict[str, Any] = {
+        "amount_minor": 500,
+        "currency": "usd",
+        "destination": "acct_1",
+        "transfer_group": "run-1",
+        "metadata": {"payout": "9"},
+        **change,
+    }
+    return gateway.create_transfer(idempotency_key=key, **given)
+
+
+def canned(status: str, kind: str, body: str) -> Callable[..., list[bytes]]:
+    """A server that always answers the same."""
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> list[bytes]:
+        start(status, [("Content-Type", kind), ("Location", "/elsewhere")])
+        return [body.encode()]
+
+    return app
+
+
+def error_of(failure: stripe.StripeError) -> dict[str, Any]:
+    """The error object that Stripe's answer held."""
+    body: Any = failure.json_body
+    return dict(body["error"])
