@@ -3,230 +3,35 @@
 from __future__ import annotations
 
 import json
-import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from typing import Any, cast
+from collections import Counter
+from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 
-from app.config import Settings
-from app.db import Base, Database
 from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.earnings.seed import SeedSummary, seed, stripe_accounts
 from app.errors import KeyConflict, PayloadInvalid
-from app.gateways import Gateways
 from app.gateways.stripe import (
     StripeGateway,
     StripeKeyReused,
     StripeRefused,
     StripeUnknownOutcome,
-    Transfer,
 )
 from app.ledger.models import Entry
-from app.ledger.postings import (
-    CASH,
-    EntryKind,
-    Posting,
-    Totals,
-    balance,
-    balanced,
-    post,
-    trial_balance,
-)
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
-from app.payouts.attempts import PayoutMoved, move
+from app.ledger.postings import CASH, EntryKind, Posting, post
+from app.payouts import engine
+from app.payouts.attempts import apply
 from app.payouts.eligibility import reserve
-from app.payouts.engine import KEY_WINDOW
-from app.payouts.models import MOVES, Payout, PayoutAttempt, PayoutStatus
-from app.runs.engine import Engine
-from app.runs.memory import MemoryBackend
+from app.payouts.engine import GIVE_UP_AFTER, KEY_WINDOW, SERVER_ERROR_STANDS
+from app.payouts.legs import BANK, TRANSFER, Change
+from app.payouts.models import MOVES, PayoutStatus
 from app.runs.models import RunRow, StepRow
 from app.runs.relay import sweep
-from app.runtime import Runtime
-from app.wiring import make_runtime
+from tests.support.platform import DAY, MANUAL, START, Platform, platform
 
-START = datetime(2025, 1, 15, 9, tzinfo=UTC)
-DAY = date(2025, 1, 15)
-ANA = {
-    "id": "ana",
-    "name": "Ana",
-    "email": "ana@example.com",
-    "country": "US",
-    "currency": "usd",
-    "stripe_account_id": "acct_ana",
-    "payouts_enabled": True,
-    "transfers_active": True,
-    "disabled_reason": None,
-    "created_at": START,
-}
-MANUAL = {
-    "payoutId": "payout_123",
-    "creatorId": "ana",
-    "amount": 10_000,
-    "stripeAccountId": "acct_ana",
-}
-
-
-class Time:
-    """The one clock of the platform and of Stripe."""
-
-    now = START
-
-
-class Platform:
-    """A runtime on an in-memory queue, the stand-in, and one clock for both."""
-
-    def __init__(self, url: str, stand_url: str, time: Time) -> None:
-        self.time = time
-        self.stand_url = stand_url
-        self.queue = MemoryBackend()
-        self.queue.name = "rq"
-        settings = Settings(database_url=url, stripe_api_base=stand_url)
-        self.made: Runtime = make_runtime(settings, clock=lambda: time.now, backends=[self.queue])
-        self.engine: Engine = self.made.engine
-        self.db: Database = self.made.db
-        Base.metadata.create_all(self.db.engine)
-
-    @property
-    def now(self) -> datetime:
-        return self.time.now
-
-    @now.setter
-    def now(self, moment: datetime) -> None:
-        self.time.now = moment
-
-    def admin(self, method: str, route: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.stand_url}/_standin/{route}", data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-    def fault(self, kind: str, **rule: object) -> None:
-        rule = {"kind": kind, **({} if "probability" in rule else {"next": 1}), **rule}
-        self.admin("POST", "faults", {"rules": [rule]})
-
-    def transfers(self) -> list[Any]:
-        return list(self.admin("GET", "transfers")["transfers"])
-
-    def use(self, stripe: StripeGateway) -> None:
-        self.engine = replace(self.engine, gateways=Gateways(stripe=stripe))
-
-    def failing(self, *failures: tuple[bool, Exception]) -> Failing:
-        made = Failing(self.made.engine.gateways.stripe, *failures)
-        self.use(cast(StripeGateway, made))
-        return made
-
-    def creator(self, owed: int = 50_000, **change: Any) -> None:
-        row = {**ANA, **change}
-        earned = Posting(
-            EntryKind.EARNING,
-            f"e-{row['id']}",
-            CASH,
-            f"creator:{row['id']}",
-            row["currency"],
-            owed,
-            START,
-        )
-        with self.db.begin() as tx:
-            tx.execute(insert(Creator), [row])
-            post(tx, [earned])
-            accounts = stripe_accounts(tx)
-        self.admin("POST", "accounts", {"accounts": accounts})
-        self.admin("POST", "topup", {"amount": owed, "currency": row["currency"]})
-
-    def seed(self, creators: int, payable: int) -> SeedSummary:
-        made = seed(self.db, creators=creators, seed=4, now=self.now, payable=payable)
-        with self.db.autocommit() as connection:
-            accounts = stripe_accounts(connection)
-        self.admin("POST", "accounts", {"accounts": accounts})
-        for currency, amount in made.top_ups.items():
-            self.admin("POST", "topup", {"amount": amount, "currency": currency})
-        return made
-
-    def work(self) -> list[Any]:
-        return self.queue.work(self.engine)
-
-    def work_at_once(self, runs: int) -> None:
-        """One slice of each of `runs` queued runs, all at the same time."""
-        with ThreadPoolExecutor(runs) as pool:
-            slices = [pool.submit(self.queue.work, self.engine, 1) for _ in range(runs)]
-            for done in slices:
-                done.result()
-
-    def drain(self, step: timedelta = timedelta(seconds=30), limit: int = 60) -> None:
-        """Work, and let time pass and the relay look, until every run is done with."""
-        for _ in range(limit):
-            self.work()
-            with self.db.autocommit() as connection:
-                open_runs = select(func.count()).where(RunRow.check_at.is_not(None))
-                if not connection.scalar(open_runs):
-                    return
-            self.now += step
-            sweep(self.made.store)
-        raise AssertionError("runs are left open")
-
-    def run(self, run_id: str) -> Any:
-        with self.db.autocommit() as connection:
-            columns = (RunRow.status, RunRow.result, RunRow.error)
-            return connection.execute(select(*columns).where(RunRow.id == run_id)).one()
-
-    def single(self, **change: object) -> Any:
-        """Dispatch a single payout and drain; its run."""
-        run = dispatch("process-single-payout", {**MANUAL, **change})
-        self.drain()
-        return self.run(run.id)
-
-    def paid(self, **change: object) -> dict[str, Any]:
-        run = self.single(**change)
-        assert run.status == "succeeded", run.error
-        return dict(json.loads(run.result))
-
-    def payouts(self) -> list[Any]:
-        with self.db.autocommit() as connection:
-            return list(connection.execute(select(Payout).order_by(Payout.id)))
-
-    def attempts(self) -> list[tuple[str, str, str | None]]:
-        A = PayoutAttempt
-        with self.db.autocommit() as connection:
-            rows = connection.execute(select(A.key, A.outcome, A.code).order_by(A.payout_id, A.n))
-            return [(row.key, row.outcome, row.code) for row in rows]
-
-    def books(self) -> dict[str, Totals]:
-        with self.db.begin() as tx:
-            return trial_balance(tx)
-
-    def owed(self, creator_id: str = "ana", currency: str = "usd") -> int:
-        with self.db.begin() as tx:
-            return balance(tx, f"creator:{creator_id}", currency)
-
-    def check(self) -> None:
-        """The books hold, nothing is left on hold, and cash is what Stripe has."""
-        books = self.books()
-        assert balanced(books)
-        assert all(totals.held == 0 for totals in books.values())
-        available = self.made.engine.gateways.stripe.platform_balance()
-        assert available == {currency: totals.cash for currency, totals in books.items()}
-        groups = [transfer["transfer_group"] for transfer in self.transfers()]
-        paid = [p.id for p in self.payouts() if p.status == PayoutStatus.PAID]
-        assert sorted(groups) == sorted(paid)
-
-
-@pytest.fixture
-def platform(database_url: str) -> Iterator[Platform]:
-    time = Time()
-    stand = StripeStandIn(clock=lambda: time.now)
-    with serve_in_thread(stand) as stand_url:
-        made = Platform(database_url, stand_url, time)
-        yield made
-        made.admin("DELETE", "faults")
-        made.db.dispose()
-    stand.close()
+__all__ = ["platform"]
+ONCE = [("payout_123-1", "landed", None), ("payout_123~bank-1", "landed", None)]
 
 
 # One payout
@@ -235,20 +40,33 @@ def platform(database_url: str) -> Iterator[Platform]:
 def test_a_manual_payout_is_requested_and_paid(platform: Platform) -> None:
     platform.creator()
     done = platform.paid()
-    (transfer,) = platform.transfers()
-    assert done == {"payoutId": "payout_123", "status": "paid", "transferId": transfer["id"]}
+    (transfer,), (bank,) = platform.transfers(), platform.banks()
+    assert done == {
+        "payoutId": "payout_123",
+        "status": "in_transit",
+        "reason": None,
+        "transferId": transfer["id"],
+        "bankPayoutId": bank.id,
+    }
     assert (transfer["amount"], transfer["currency"]) == (10_000, "usd")
     assert transfer["metadata"] == {"payout_id": "payout_123", "creator_id": "ana"}
+    assert (bank.amount_minor, bank.currency, bank.account) == (10_000, "usd", "acct_ana")
+    assert bank.metadata == {"payout_id": "payout_123", "attempt": "payout_123~bank-1"}
     (payout,) = platform.payouts()
-    assert (payout.status, payout.transfer_id, payout.settled_at, payout.payout_date) == (
-        *("paid", transfer["id"], START, None),
-    )
-    assert platform.attempts() == [("payout_123-1", "paid", None)]
+    columns = (payout.transfer_id, payout.bank_payout_id, payout.payout_date, payout.settled_at)
+    assert columns == (transfer["id"], bank.id, None, None)
+    assert platform.attempts() == ONCE
     assert platform.owed() == 40_000
     platform.check()
     again = dispatch("process-single-payout", MANUAL)
     assert not again.created
     platform.drain()
+    platform.check()
+    assert platform.settle()["moved"] == 1
+    (payout,) = platform.payouts()
+    assert (payout.status, payout.settled_at) == ("paid", platform.now)
+    books = platform.books()["usd"]
+    assert (books.owed, books.held, books.cash, books.connected) == (40_000, 0, 40_000, 0)
     platform.check()
 
 
@@ -257,8 +75,8 @@ def test_a_manual_payout_is_requested_and_paid(platform: Platform) -> None:
     [
         ({"creatorId": "eve"}, "no creator 'eve'"),
         ({"stripeAccountId": "acct_eve"}, "'acct_eve' is not creator ana's account"),
-        ({"amount": 50_001}, "50001 usd wanted but 50000 owed"),
-        ({"currency": "eur"}, "10000 eur wanted but 0 owed"),
+        ({"amount": 50_001}, "50001 usd wanted but 50000 payable now"),
+        ({"currency": "eur"}, "10000 eur wanted but 0 payable now"),
         ({"creatorId": "bob", "stripeAccountId": "acct_bob"}, "left out: account_disabled"),
     ],
 )
@@ -327,7 +145,13 @@ def test_a_refusal_gives_the_money_back_and_is_a_result(platform: Platform) -> N
     platform.creator()
     platform.fault("refuse", code="account_invalid")
     done = platform.paid()
-    assert done == {"payoutId": "payout_123", "status": "failed", "reason": "account_invalid"}
+    assert done == {
+        "payoutId": "payout_123",
+        "status": "failed",
+        "reason": "account_invalid",
+        "transferId": None,
+        "bankPayoutId": None,
+    }
     (payout,) = platform.payouts()
     assert (payout.status, payout.reason, payout.settled_at) == ("failed", "account_invalid", START)
     assert platform.attempts() == [("payout_123-1", "refused", "account_invalid")]
@@ -335,22 +159,23 @@ def test_a_refusal_gives_the_money_back_and_is_a_result(platform: Platform) -> N
     platform.check()
 
 
-def test_a_failed_payout_can_be_tried_anew_under_a_new_key(platform: Platform) -> None:
+def test_what_the_balance_does_not_cover_waits_and_is_paid_under_a_new_key(
+    platform: Platform,
+) -> None:
     platform.creator()
     platform.fault("refuse")
-    platform.paid()
-    with platform.db.session() as tx:
-        move(tx, "payout_123", PayoutStatus.FAILED, PayoutStatus.REQUESTED)
-        again = Posting(
-            *(EntryKind.HOLD, "payout_123-2", "creator:ana", "hold:payout_123"),
-            *("usd", 10_000, platform.now),
-        )
-        post(tx, [again])
-    run = dispatch("process-single-payout", MANUAL, key="again")
+    dispatch("process-single-payout", MANUAL)
+    platform.work()
+    (payout,) = platform.payouts()
+    assert (payout.status, payout.reason) == ("requested", "balance_insufficient")
+    assert platform.books()["usd"].held == 10_000
+    assert platform.attempts() == [("payout_123-1", "refused", "balance_insufficient")]
+    platform.check()
     platform.drain()
-    assert json.loads(platform.run(run.id).result)["status"] == "paid"
-    keys = [(key, outcome) for key, outcome, _ in platform.attempts()]
-    assert keys == [("payout_123-1", "refused"), ("payout_123-2", "paid")]
+    assert platform.statuses() == ["in_transit"]
+    assert platform.payouts()[0].reason is None
+    keys = [(key, outcome) for key, outcome, _ in platform.attempts("transfer")]
+    assert keys == [("payout_123-1", "refused"), ("payout_123-2", "landed")]
     platform.check()
 
 
@@ -366,7 +191,7 @@ def test_an_unknown_outcome_is_retried_with_the_same_key(platform: Platform, kin
     assert platform.books()["usd"].held == 10_000
     platform.drain()
     # A stored 500 is replayed for ever: it is Stripe's list that tells.
-    assert platform.attempts() == [("payout_123-1", "paid", None)]
+    assert platform.attempts() == ONCE
     assert len(platform.transfers()) == 1
     platform.check()
 
@@ -374,19 +199,46 @@ def test_an_unknown_outcome_is_retried_with_the_same_key(platform: Platform, kin
 def test_an_outcome_that_stays_unknown_leaves_the_payout_open(platform: Platform) -> None:
     platform.creator()
     platform.fault("500_before")
+    # Every look is lost as well: nobody knows what became of the 500.
+    platform.fault("drop_before", method="GET", path="/v1/transfers", probability=1)
     run = platform.single()
     assert run.status == "failed"
     assert "StripeUnknownOutcome" in run.error
     assert platform.attempts() == [("payout_123-1", "unknown", None)]
     assert platform.books()["usd"].held == 10_000
     # The key is spent; past its window the next run looks, finds nothing, and takes a new one.
+    platform.admin("DELETE", "faults")
     platform.now += KEY_WINDOW
     dispatch("process-single-payout", MANUAL, key="again")
     platform.drain()
     assert platform.attempts() == [
         ("payout_123-1", "refused", "key_expired"),
-        ("payout_123-2", "paid", None),
+        ("payout_123-2", "landed", None),
+        ("payout_123~bank-1", "landed", None),
     ]
+    assert len(platform.transfers()) == 1
+    platform.check()
+
+
+def test_a_stored_500_without_effect_is_left_after_ten_minutes_of_looking(
+    platform: Platform,
+) -> None:
+    """It is replayed as long as its key lives, and Stripe's list says that nothing was done."""
+    platform.creator()
+    platform.fault("500_before")
+    dispatch("process-single-payout", MANUAL)
+    platform.work()
+    platform.now += SERVER_ERROR_STANDS - timedelta(seconds=1)
+    sweep(platform.made.store)
+    platform.work()
+    assert platform.attempts() == [("payout_123-1", "unknown", None)]
+    assert platform.transfers() == []
+    platform.drain()
+    assert platform.attempts("transfer") == [
+        ("payout_123-1", "refused", "key_expired"),
+        ("payout_123-2", "landed", None),
+    ]
+    assert len(platform.transfers()) == 1
     platform.check()
 
 
@@ -404,7 +256,7 @@ def test_a_rate_limit_waits_as_long_as_stripe_asks(platform: Platform) -> None:
     assert 5 <= (second.due_at - platform.now).total_seconds() < 15
     platform.drain()
     assert platform.run(run.id).status == "succeeded"
-    assert platform.attempts() == [("payout_123-1", "paid", None)]
+    assert platform.attempts() == ONCE
     platform.check()
 
 
@@ -418,29 +270,8 @@ def test_a_wrong_api_key_is_nobodys_refusal(platform: Platform) -> None:
     platform.engine = platform.made.engine
     dispatch("process-single-payout", MANUAL, key="again")
     platform.drain()
+    assert platform.attempts() == ONCE
     platform.check()
-
-
-class Failing:
-    """A gateway that loses the answers of its first calls, each in its own way."""
-
-    def __init__(self, inner: StripeGateway, *failures: tuple[bool, Exception]) -> None:
-        self.inner = inner
-        self.failures = list(failures)
-        """Whether the call reached Stripe before, and what is raised."""
-        self.keys: list[str] = []
-
-    def create_transfer(self, **given: Any) -> Transfer:
-        self.keys.append(given["idempotency_key"])
-        reached, failure = self.failures.pop(0) if self.failures else (True, None)
-        made = self.inner.create_transfer(**given) if reached else None
-        if failure is not None:
-            raise failure
-        assert made is not None
-        return made
-
-    def list_transfers(self, **given: Any) -> Iterator[Transfer]:
-        return self.inner.list_transfers(**given)
 
 
 @pytest.mark.parametrize(
@@ -451,9 +282,10 @@ def test_a_crash_between_the_call_and_its_record_pays_once(
 ) -> None:
     platform.creator()
     gateway = platform.failing((True, failure))
-    assert platform.paid()["status"] == "paid"
+    assert platform.paid()["status"] == "in_transit"
     looked_up = isinstance(failure, StripeKeyReused)
-    assert gateway.keys == ["payout_123-1"] * (1 if looked_up else 2)
+    sent = ["payout_123-1"] * (1 if looked_up else 2)
+    assert gateway.keys == [*sent, "payout_123~bank-1"]
     assert len(platform.transfers()) == 1
     platform.check()
 
@@ -462,7 +294,7 @@ def test_a_refusal_is_not_believed_while_an_earlier_send_stands(platform: Platfo
     platform.creator()
     closed = StripeRefused("account_invalid", "the account is gone")
     platform.failing((True, RuntimeError("died")), (False, closed))
-    assert platform.paid()["status"] == "paid"
+    assert platform.paid()["status"] == "in_transit"
     assert len(platform.transfers()) == 1
     platform.check()
 
@@ -481,7 +313,8 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
     sweep(platform.made.store)
     gateway = platform.failing()
     platform.drain()
-    assert gateway.keys == ([] if effect else ["payout_123-2"])
+    again = [] if effect else ["payout_123-2"]
+    assert gateway.keys == [*again, "payout_123~bank-1"]
     assert len(platform.transfers()) == 1
     platform.check()
 
@@ -489,7 +322,7 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
 def test_a_strange_transfer_in_the_group_stops_for_a_person(platform: Platform) -> None:
     platform.creator()
     platform.fault("drop_before")
-    dispatch("process-single-payout", MANUAL)
+    run = dispatch("process-single-payout", MANUAL)
     platform.work()
     platform.made.engine.gateways.stripe.create_transfer(
         amount_minor=1,
@@ -501,11 +334,14 @@ def test_a_strange_transfer_in_the_group_stops_for_a_person(platform: Platform) 
     )
     platform.now += timedelta(hours=25)
     sweep(platform.made.store)
+    (outcome,) = platform.work()
+    assert "not the transfer it should have" in str(outcome.error or platform.run(run.id).error)
     platform.drain()
-    (payout,) = platform.payouts()
-    assert payout.status == "sending"
+    assert platform.run(run.id).status == "failed"
+    assert platform.statuses() == ["sending"]
     assert platform.books()["usd"].held == 10_000
     assert len(platform.transfers()) == 1
+    assert platform.banks() == []
 
 
 def test_a_second_run_of_a_settled_payout_finds_it_settled(platform: Platform) -> None:
@@ -525,7 +361,7 @@ def test_runs_of_one_payout_at_once_pay_it_once(platform: Platform) -> None:
     ended = [platform.run(run.id) for run in runs]
     assert {run.status for run in ended} == {"succeeded"}
     assert len({run.result for run in ended}) == 1
-    assert platform.attempts() == [("payout_123-1", "paid", None)]
+    assert platform.attempts() == ONCE
     platform.check()
 
 
@@ -538,25 +374,43 @@ def test_payouts_requested_at_once_cannot_spend_one_balance(platform: Platform) 
     platform.drain()
     assert platform.owed() == 50_000 - sum(payout.amount for payout in platform.payouts())
     assert platform.owed() >= 0
-    assert {payout.status for payout in platform.payouts()} == {"paid"}
+    assert set(platform.statuses()) == {"in_transit"}
     platform.check()
 
 
 def test_payouts_move_only_as_allowed(platform: Platform) -> None:
     platform.creator()
     platform.paid()
-    with platform.db.session() as tx, pytest.raises(PayoutMoved):
-        move(tx, "payout_123", PayoutStatus.SENDING, PayoutStatus.FAILED)
-    for old in PayoutStatus:
-        for new in set(PayoutStatus) - MOVES[old]:
-            with platform.db.session() as tx, pytest.raises(ValueError, match="does not go"):
-                move(tx, "payout_123", old, new)
+    for leg in (TRANSFER, BANK):
+        for old in PayoutStatus:
+            for new in set(PayoutStatus) - MOVES[old]:
+                with platform.db.session() as tx, pytest.raises(ValueError, match="does not go"):
+                    apply(tx, old, {"payout_123": Change(new)}, leg, platform.now)
+            # Allowed, and not where the payout stands: nothing is moved.
+            for new in MOVES[old] if old != PayoutStatus.IN_TRANSIT else ():
+                with platform.db.session() as tx:
+                    apply(tx, old, {"payout_123": Change(new)}, leg, platform.now)
+    assert platform.statuses() == ["in_transit"]
+    platform.check()
 
 
 # The pay day
 
 
-def test_a_pay_day_pays_everyone_eligible_once(platform: Platform) -> None:
+def recorded(platform: Platform, run_id: str, prefix: str) -> list[Any]:
+    """The results of a run's steps, in the order of their names."""
+    chosen = select(StepRow.result).where(StepRow.run_id == run_id)
+    with platform.db.autocommit() as connection:
+        found = connection.scalars(
+            chosen.where(StepRow.name.like(f"{prefix}%")).order_by(StepRow.name)
+        )
+        return [json.loads(result or "null") for result in found]
+
+
+def test_a_pay_day_pays_everyone_eligible_once(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PAGE_SIZE", 50)
     made = platform.seed(70, 60)
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15", "dayOfMonth": 15})
     platform.drain()
@@ -565,21 +419,73 @@ def test_a_pay_day_pays_everyone_eligible_once(platform: Platform) -> None:
     result = json.loads(ended.result)
     assert result["requested"] == result["new"] == 60
     assert result["leftOut"] == made.left_out
-    assert result["runs"] == {"succeeded": 60}
+    assert (result["failures"], result["failureCount"], result["waitingForFunds"]) == ([], 0, {})
+    assert result["reconciled"] == {"ok": True, "payouts": 60, "transfers": 60, "differences": {}}
     assert result["ledgerBalanced"] is True
     amounts = {row["currency"]: row["amount"] for row in result["totals"]}
-    assert {row["status"] for row in result["totals"]} == {"paid"}
+    assert {row["status"] for row in result["totals"]} == {"in_transit"}
+    assert sum(row["count"] for row in result["totals"]) == 60
     assert amounts == made.payable_amounts
-    assert len(platform.transfers()) == 60
+    assert len(platform.transfers()) == len(platform.banks()) == 60
     platform.check()
-    with platform.db.autocommit() as connection:
-        steps = select(StepRow.result).where(StepRow.run_id == run.id, StepRow.name.like("pay-%"))
-        pages = [
-            json.loads(result or "[]")
-            for result in connection.scalars(steps.order_by(StepRow.name))
+    # Page by page, each payout on the page's step that its id says, and no round after the first.
+    last = sorted(payout.id for payout in platform.payouts())[49]
+    for leg in ("transfer", "bank"):
+        done = {"refused": 0, "open": 0, "dry": []}
+        assert recorded(platform, run.id, f"{leg}-") == [
+            {"last": last, "landed": 50, **done},
+            {"last": None, "landed": 10, **done},
         ]
-    assert [len(page) for page in pages] == [50, 10]
-    assert len({child for page in pages for child in page}) == 60
+    assert {payout.run_id for payout in platform.payouts()} == {run.id}
+    assert platform.settle()["moved"] == 60
+    assert set(platform.statuses()) == {"paid"}
+    assert all(books.held == books.connected == 0 for books in platform.books().values())
+    platform.check()
+
+
+def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PAGE_SIZE", 50)
+    platform.seed(60, 55)
+    platform.fault("drop_before", probability=1)
+    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.work()
+    first = recorded(platform, run.id, "transfer-0-")
+    assert [(page["landed"], page["refused"], page["open"]) for page in first] == [
+        (0, 0, 50),
+        (0, 0, 5),
+    ]
+    # On record before they were sent; most of the full page was never sent at all.
+    attempts = platform.attempts()
+    assert len(attempts) == 55
+    unknown = sum(outcome == "unknown" for _, outcome, _ in attempts[:50])
+    assert GIVE_UP_AFTER <= unknown < 50
+    assert unknown + sum(outcome == "sending" for _, outcome, _ in attempts[:50]) == 50
+    assert platform.run(run.id).status == "waiting"
+    platform.admin("DELETE", "faults")
+    platform.drain()
+    assert platform.run(run.id).status == "succeeded"
+    assert platform.statuses() == ["in_transit"] * 55
+    # Every one by the key it had from the first.
+    assert {key.rpartition("-")[2] for key, _, _ in platform.attempts()} == {"1"}
+    platform.check()
+
+
+def test_a_pay_day_waits_while_stripe_answers_nothing_at_all(platform: Platform) -> None:
+    """Not even the balance can be asked for: the step itself is tried again."""
+    platform.seed(8, 6)
+    for method in ("GET", "POST"):
+        platform.fault("drop_before", method=method, probability=1)
+    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.work()
+    assert platform.run(run.id).status == "waiting"
+    assert platform.attempts() == []
+    platform.admin("DELETE", "faults")
+    platform.drain()
+    assert platform.run(run.id).status == "succeeded"
+    assert platform.statuses() == ["in_transit"] * 6
+    platform.check()
 
 
 @pytest.mark.parametrize(
@@ -589,7 +495,7 @@ def test_a_pay_day_pays_everyone_eligible_once(platform: Platform) -> None:
         ({"owed": 2_499}, "below_minimum"),
         ({"owed": 3_000, "currency": "jpy"}, None),
         ({"owed": 2_999, "currency": "jpy"}, "below_minimum"),
-        ({"owed": 1_000_000, "currency": "chf"}, "currency_unsupported"),
+        ({"owed": 1_000_000, "currency": "vnd"}, "currency_unsupported"),
         ({"stripe_account_id": None}, "no_account"),
         ({"disabled_reason": "under_review", "payouts_enabled": False}, "account_disabled"),
         ({"transfers_active": False}, "transfers_inactive"),
@@ -601,7 +507,7 @@ def test_who_is_left_out_is_counted_by_reason(
 ) -> None:
     platform.creator(**change)
     with platform.db.begin() as tx:
-        planned = reserve(tx, DAY, START)
+        planned = reserve(tx, DAY, START, "by-hand")
     assert planned == {
         "requested": int(reason is None),
         "new": int(reason is None),
@@ -669,25 +575,31 @@ def test_a_day_of_the_month_is_one(platform: Platform, day: int) -> None:
 def test_a_pay_day_under_faults_pays_each_once_or_not_at_all(platform: Platform) -> None:
     platform.seed(130, 120)
     for kind in ("timeout_after_effect", "drop_before", "409", "429", "500_after"):
-        platform.fault(kind, probability=0.06, path="/v1/transfers")
+        platform.fault(kind, probability=0.06)
     platform.fault("refuse", probability=0.05, code="account_invalid")
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.drain()
     result = json.loads(platform.run(run.id).result)
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for row in result["totals"]:
-        counts[row["status"]] = counts.get(row["status"], 0) + row["count"]
-    assert set(counts) == {"paid", "failed"}
-    assert counts["paid"] + counts["failed"] == 120
-    assert len(platform.transfers()) == counts["paid"]
+        counts[row["status"]] += row["count"]
+    assert set(counts) == {"in_transit", "failed", "bank_failed"}
+    assert counts.total() == 120
+    assert len(platform.transfers()) == 120 - counts["failed"]
+    assert len(platform.banks()) == counts["in_transit"]
+    assert result["failureCount"] == counts["failed"] + counts["bank_failed"]
+    assert {one["reason"] for one in result["failures"]} == {"account_invalid"}
     assert result["ledgerBalanced"] is True
+    assert result["reconciled"]["ok"] is True
     platform.check()
 
 
 def test_a_plan_that_is_repeated_after_a_crash_reserves_once(platform: Platform) -> None:
     platform.seed(60, 55)
+    platform.fault("drop_before", method="GET", path="/v1/balance")
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.queue.work(platform.engine, limit=1)
+    platform.work()
+    assert platform.statuses() == ["requested"] * 55
     # As if the record of the step had been lost with the effects standing.
     with platform.db.begin() as tx:
         tx.execute(delete(StepRow).where(StepRow.run_id == run.id, StepRow.name == "plan"))

@@ -6,6 +6,7 @@ Every retry ends with Platform.check(): the books hold and nobody was paid twice
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -22,31 +23,39 @@ from app.payouts import accounts, retry
 from app.payouts.accounts import NOT_AT_STRIPE
 from app.payouts.eligibility import reserve
 from app.payouts.engine import KEY_WINDOW
-from app.payouts.retry import MAX_ATTEMPTS, REQUESTED_STALE, SENDING_STALE
-from tests.integration import test_payout_engine as base
-from tests.integration.test_payout_engine import ANA, DAY, MANUAL, START, Platform
+from app.payouts.retry import MAX_ATTEMPTS, READY_STALE, SENDING_STALE
+from tests.support.platform import ANA, DAY, MANUAL, START, Platform, platform
 
-platform = base.platform
+__all__ = ["platform"]
+MAY_PASS = "transfers_not_allowed"
+"""A refusal whose cause can go away."""
 
 
 def again(platform: Platform, **payload: Any) -> dict[str, Any]:
-    """Run retry-failed-payouts, a minute later; its result."""
+    """Run retry-failed-payouts, a minute later: what it took, left, and where that is `now`."""
     platform.now += timedelta(minutes=1)
     run = dispatch("retry-failed-payouts", payload)
     assert run.created
     platform.drain()
     ended = platform.run(run.id)
     assert ended.status == "succeeded", ended.error
-    return dict(json.loads(ended.result))
+    result = json.loads(ended.result)
+    now: Counter[str] = Counter()
+    for row in result.get("totals", []):
+        now[row["status"]] += row["count"]
+    mine = [payout.status for payout in platform.payouts() if payout.run_id == run.id]
+    assert now == Counter(mine)
+    assert now.total() == result["retried"]
+    if mine:
+        assert result["ledgerBalanced"] is True
+        assert result["reconciled"]["ok"] is True
+    return {"retried": result["retried"], "left": result["left"], "now": dict(now)}
 
 
-def failed(platform: Platform, code: str = "balance_insufficient", **change: Any) -> None:
+def failed(platform: Platform, code: str = MAY_PASS, **change: Any) -> None:
     platform.fault("refuse", code=code)
-    assert platform.paid(**change)["status"] == "failed"
-
-
-def statuses(platform: Platform) -> list[str]:
-    return [payout.status for payout in platform.payouts()]
+    done = platform.paid(**change)
+    assert (done["status"], done["reason"]) == ("failed", code)
 
 
 def change(platform: Platform, **values: Any) -> None:
@@ -63,10 +72,12 @@ def earned(platform: Platform, amount: int) -> None:
 
 
 def none(**left: int) -> dict[str, Any]:
-    return {"retried": 0, "left": left, "runs": {}}
+    return {"retried": 0, "left": left, "now": {}}
 
 
-ONE = {"retried": 1, "left": {}, "runs": {"succeeded": 1}}
+def took(count: int, **left: int) -> dict[str, Any]:
+    """All of them are on their way."""
+    return {"retried": count, "left": left, "now": {"in_transit": count}}
 
 
 # Payouts tried again
@@ -82,9 +93,13 @@ def test_there_is_nothing_to_retry(platform: Platform) -> None:
 def test_what_may_pass_is_paid_by_a_new_attempt(platform: Platform) -> None:
     platform.creator()
     failed(platform)
-    assert again(platform) == ONE
+    assert again(platform) == took(1)
     keys = [(key, outcome) for key, outcome, _ in platform.attempts()]
-    assert keys == [("payout_123-1", "refused"), ("payout_123-2", "paid")]
+    assert keys == [
+        ("payout_123-1", "refused"),
+        ("payout_123-2", "landed"),
+        ("payout_123~bank-1", "landed"),
+    ]
     assert platform.owed() == 40_000
     assert again(platform) == none()
     platform.check()
@@ -95,7 +110,7 @@ def test_what_is_final_is_listed_by_its_reason(platform: Platform) -> None:
     for code in ("account_invalid", "amount_too_large", "invalid_request"):
         failed(platform, code, payoutId=code)
     assert again(platform) == none(account_invalid=1, amount_too_large=1, invalid_request=1)
-    assert statuses(platform) == ["failed"] * 3
+    assert platform.statuses() == ["failed"] * 3
     platform.check()
 
 
@@ -109,7 +124,7 @@ def test_it_waits_until_the_account_can_be_paid(platform: Platform) -> None:
     change(platform, stripe_account_id=None)
     assert again(platform) == none(no_account=1)
     change(platform, stripe_account_id="acct_ana")
-    assert again(platform) == ONE
+    assert again(platform) == took(1)
     platform.check()
 
 
@@ -117,12 +132,8 @@ def test_only_what_the_balance_covers_is_requested_anew(platform: Platform) -> N
     platform.creator()
     for number, amount in enumerate((30_000, 25_000, 20_000)):
         failed(platform, payoutId=f"p{number}", amount=amount)
-    assert again(platform) == {
-        "retried": 2,
-        "left": {"balance_too_low": 1},
-        "runs": {"succeeded": 2},
-    }
-    assert statuses(platform) == ["paid", "failed", "paid"]
+    assert again(platform) == took(2, balance_too_low=1)
+    assert platform.statuses() == ["in_transit", "failed", "in_transit"]
     assert platform.owed() == 0
     platform.check()
 
@@ -131,8 +142,8 @@ def test_after_five_attempts_it_is_left(platform: Platform) -> None:
     platform.creator()
     failed(platform)
     for _ in range(MAX_ATTEMPTS - 1):
-        platform.fault("refuse")
-        assert again(platform) == ONE
+        platform.fault("refuse", code=MAY_PASS)
+        assert again(platform) == {"retried": 1, "left": {}, "now": {"failed": 1}}
     assert again(platform) == none(attempts_used_up=1)
     assert len(platform.attempts()) == MAX_ATTEMPTS
     assert platform.owed() == 50_000
@@ -142,16 +153,40 @@ def test_after_five_attempts_it_is_left(platform: Platform) -> None:
 def test_a_payout_left_sending_is_gone_on_with(platform: Platform) -> None:
     platform.creator()
     platform.fault("500_before")
+    platform.fault("drop_before", method="GET", path="/v1/transfers", probability=1)
     assert platform.single().status == "failed"
-    assert statuses(platform) == ["sending"]
+    assert platform.statuses() == ["sending"]
+    platform.admin("DELETE", "faults")
     # Fresh still: its run may be about to try again.
     assert again(platform) == none()
-    # Stripe replays its 500 as long as the key lives, and its list has nothing.
+    assert platform.statuses() == ["sending"]
     platform.now += SENDING_STALE
-    assert again(platform) == {**ONE, "runs": {"failed": 1}}
-    platform.now += KEY_WINDOW
-    assert again(platform) == ONE
-    assert statuses(platform) == ["paid"]
+    assert again(platform) == took(1)
+    assert platform.attempts("transfer") == [
+        ("payout_123-1", "refused", "key_expired"),
+        ("payout_123-2", "landed", None),
+    ]
+    assert len(platform.transfers()) == 1
+    platform.check()
+
+
+def test_one_that_stays_unknown_is_taken_up_again_each_time(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("409", path="/v1/transfers", probability=1)
+    assert platform.single().status == "failed"
+    for _ in range(2):
+        platform.now += SENDING_STALE
+        assert again(platform) == {"retried": 1, "left": {}, "now": {"sending": 1}}
+    # A key that outlived its window gave way to a new one, once Stripe's list had nothing of it.
+    *spent, last = [(outcome, code) for _, outcome, code in platform.attempts()]
+    assert set(spent) <= {("refused", "key_expired")}
+    assert last == ("unknown", None)
+    assert platform.transfers() == []
+    assert platform.books()["usd"].held == 10_000
+    platform.admin("DELETE", "faults")
+    platform.now += SENDING_STALE
+    assert again(platform) == took(1)
+    assert len(platform.transfers()) == 1
     platform.check()
 
 
@@ -164,9 +199,10 @@ def test_one_that_was_paid_after_all_is_not_paid_again(platform: Platform) -> No
         platform.fault("drop_before", method=method, next=MAX_ATTEMPTS - 1)
     platform.drain()
     assert platform.run(run.id).status == "failed"
-    assert statuses(platform) == ["sending"]
+    assert platform.statuses() == ["sending"]
     platform.now += KEY_WINDOW
-    assert again(platform) == ONE
+    assert again(platform) == took(1)
+    assert platform.attempts("transfer") == [("payout_123-1", "landed", None)]
     assert len(platform.transfers()) == 1
     platform.check()
 
@@ -174,23 +210,38 @@ def test_one_that_was_paid_after_all_is_not_paid_again(platform: Platform) -> No
 def test_one_requested_by_a_run_that_never_paid_it(platform: Platform) -> None:
     platform.creator()
     with platform.db.begin() as tx:
-        reserve(tx, DAY, platform.now)
+        reserve(tx, DAY, platform.now, "a run that died")
     assert again(platform) == none()
-    platform.now += REQUESTED_STALE
-    assert again(platform) == ONE
+    platform.now += READY_STALE
+    assert again(platform) == took(1)
+    platform.check()
+
+
+def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
+    """A refusal for the platform's own lack of money is not one of the payout's five tries."""
+    platform.creator()
+    platform.fault("refuse", next=20)
+    run = dispatch("process-single-payout", MANUAL)
+    platform.drain()
+    assert json.loads(platform.run(run.id).result)["status"] == "requested"
+    assert len(platform.attempts()) > MAX_ATTEMPTS
+    assert platform.books()["usd"].held == 10_000
+    platform.admin("DELETE", "faults")
+    platform.now += READY_STALE
+    assert again(platform) == took(1)
     platform.check()
 
 
 def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: Platform) -> None:
     platform.creator()
-    platform.fault("refuse")
+    platform.fault("refuse", code=MAY_PASS)
     dispatch("process-payouts", {"payoutDate": "2025-01-01"})
     platform.drain()
     platform.now += timedelta(days=1)
     dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.drain()
     earned(platform, 60_000)
-    assert statuses(platform) == ["failed", "paid"]
+    assert platform.statuses() == ["failed", "in_transit"]
     assert again(platform) == none()
     assert platform.owed() == 60_000
     platform.check()
@@ -199,13 +250,13 @@ def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: 
 def test_one_pay_day_alone_however_old(platform: Platform) -> None:
     platform.creator()
     platform.creator(id="bob", stripe_account_id="acct_bob")
-    platform.fault("refuse", next=2)
+    platform.fault("refuse", code=MAY_PASS, next=2)
     dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.drain()
     platform.now += timedelta(days=31)
     assert again(platform) == none()
     assert again(platform, payoutDate="2025-01-01") == none()
-    assert again(platform, payoutDate="2025-01-15")["retried"] == 2
+    assert again(platform, payoutDate="2025-01-15") == took(2)
     platform.check()
     with pytest.raises(PayloadInvalid, match="YYYY-MM-DD"):
         dispatch("retry-failed-payouts", {"payoutDate": "soon"})
@@ -214,17 +265,13 @@ def test_one_pay_day_alone_however_old(platform: Platform) -> None:
 def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "PAGE_SIZE", 4)
     platform.seed(12, 12)
-    platform.fault("refuse", next=10)
+    platform.fault("refuse", code=MAY_PASS, next=10)
     platform.fault("refuse", code="account_invalid", next=2)
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.drain()
     assert json.loads(platform.run(run.id).result)["reconciled"]["ok"] is True
-    assert again(platform) == {
-        "retried": 10,
-        "left": {"account_invalid": 2},
-        "runs": {"succeeded": 10},
-    }
-    assert sorted(statuses(platform)) == ["failed"] * 2 + ["paid"] * 10
+    assert again(platform) == took(10, account_invalid=2)
+    assert sorted(platform.statuses()) == ["failed"] * 2 + ["in_transit"] * 10
     platform.check()
 
 
@@ -238,8 +285,8 @@ def test_retries_and_the_first_run_at_once_pay_once(platform: Platform) -> None:
         dispatch("process-single-payout", MANUAL, key=key)
     platform.work_at_once(4)
     platform.drain()
-    assert statuses(platform) == ["paid"]
-    assert len(platform.transfers()) == 1
+    assert platform.statuses() == ["in_transit"]
+    assert len(platform.transfers()) == len(platform.banks()) == 1
     assert platform.owed() == 40_000
     platform.check()
 
@@ -337,4 +384,6 @@ def test_a_synced_account_decides_who_is_paid(platform: Platform) -> None:
     platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", "transfers": "inactive"}]})
     synced(platform)
     with platform.db.begin() as tx:
-        assert reserve(tx, date(2025, 1, 15), START)["leftOut"] == {"transfers_inactive": 1}
+        assert reserve(tx, date(2025, 1, 15), START, "by-hand")["leftOut"] == {
+            "transfers_inactive": 1
+        }

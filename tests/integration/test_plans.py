@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, literal, select
+from sqlalchemy import Connection, event, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app import tables
 from app.db import Database
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.posting import post_earnings
+from app.payouts.eligibility import payable, verdicts
+from app.payouts.models import Payout, PayoutAttempt
 from app.runs.models import RunRow as R
+from tests.support.platform import START, Platform, platform
+
+__all__ = ["platform"]
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 QUERIES: dict[str, tuple[Any, str]] = {
@@ -75,3 +84,177 @@ def test_it_uses_its_index(db: Database, name: str) -> None:
         plan = "\n".join(str(row) for row in connection.exec_driver_sql(f"{explain} {text}"))
     # SQLite names a constraint's index itself.
     assert index in plan or "(job=? AND key=?)" in plan, plan
+
+
+# --- money --------------------------------------------------------------------------------------
+
+MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
+    "everyone's verdict": (
+        lambda tx: tx.execute(select(verdicts(NOW).subquery())).all(),
+        ["ix_earnings_time", "ix_earnings_refund_of"],
+    ),
+    "what one creator can be paid": (
+        lambda tx: payable(tx, "c0007", "usd", NOW),
+        [
+            *("ix_earnings_creator", "ix_earnings_refund_of"),
+            *("ix_entries_credit", "ix_entries_debit"),
+        ],
+    ),
+    "what is not posted yet": (post_earnings, ["ix_earnings_unposted"]),
+    "one earning's posting": (lambda tx: post_earnings(tx, only="e00007"), ["_earnings"]),
+}
+
+
+@pytest.fixture
+def sold(database_url: str) -> Any:
+    """20,000 sales of 2,000 creators over a year, a twentieth refunded; ten not posted yet."""
+    made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    tables.metadata.create_all(made.engine)
+    people = [
+        {
+            "id": f"c{n:04}",
+            "name": "n",
+            "email": "e",
+            "country": "US",
+            "currency": "usd",
+            "payouts_enabled": True,
+            "transfers_active": True,
+            "created_at": NOW,
+        }
+        for n in range(2_000)
+    ]
+    sales = [
+        {
+            "id": f"e{n:05}",
+            "creator_id": f"c{n % 2_000:04}",
+            "source": "tips",
+            "kind": EarningKind.EARNING,
+            "currency": "usd",
+            "gross": 1_000 + n,
+            "fee": 100,
+            "refund_of": None,
+            "occurred_at": NOW - timedelta(minutes=26 * n),
+        }
+        for n in range(20_000)
+    ]
+    refunds = [
+        sale | {"id": f"r{sale['id']}", "kind": EarningKind.REFUND, "refund_of": sale["id"]}
+        for sale in sales[::20]
+    ]
+    with made.begin() as connection:
+        connection.execute(insert(Creator), people)
+        connection.execute(insert(Earning), sales + refunds)
+        post_earnings(connection)
+        connection.execute(
+            insert(Earning), [sale | {"id": f"x{sale['id']}"} for sale in sales[:10]]
+        )
+    with made.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE" if made.is_sqlite else "VACUUM ANALYZE")
+    yield made
+    made.dispose()
+
+
+def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
+    for name, (run, indexes) in MONEY.items():
+        plan = _plan_of(sold, run)
+        for index in indexes:
+            assert any(index in line for line in plan), (name, plan)
+        # All of the index of what is not posted is what there is to do.
+        scans = [line for line in plan if "SCAN earnings" in line or "Seq Scan on earn" in line]
+        assert [line for line in scans if "ix_earnings_unposted" not in line] == [], (name, plan)
+
+
+def _plan_of(db: Database, run: Callable[[Connection], Any]) -> list[str]:
+    """The plans of all statements that `run` executes."""
+    explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
+    asked: list[tuple[str, Any]] = []
+
+    def listen(*args: Any) -> None:
+        asked.append((args[2], args[3]))
+
+    with db.engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", listen)
+        run(connection)
+        event.remove(connection, "before_cursor_execute", listen)
+        return [
+            str(row)
+            for statement, bound in asked
+            for row in connection.exec_driver_sql(f"{explain} {statement}", bound)
+        ]
+
+
+# --- payouts ------------------------------------------------------------------------------------
+
+
+def _many_payouts(platform: Platform) -> None:
+    """20,000 payouts of two years, done with long ago, each with its two attempts."""
+    old = START - timedelta(days=60)
+    paid = [
+        {
+            "id": f"old{n:05}",
+            "creator_id": "ana",
+            "currency": "usd",
+            "amount": 5_000,
+            "destination": "acct_ana",
+            "status": ("failed", "reversed", "bank_failed")[n % 3] if n % 50 == 0 else "paid",
+            "payout_date": None,
+            "run_id": f"r{n // 1_000:02}",
+            "transfer_id": f"tr_{n}",
+            "bank_payout_id": f"po_{n}",
+            "requested_at": old - timedelta(minutes=50 * n),
+            "updated_at": old - timedelta(minutes=50 * n),
+            "settled_at": old - timedelta(minutes=50 * n),
+        }
+        for n in range(20_000)
+    ]
+    tries = [
+        {
+            "key": f"{one['id']}-{leg}",
+            "payout_id": one["id"],
+            "leg": leg,
+            "n": 1,
+            "params": "{}",
+            "first_sent_at": one["updated_at"],
+            "outcome": "landed",
+            "updated_at": one["updated_at"],
+        }
+        for one in paid
+        for leg in ("transfer", "bank")
+    ]
+    with platform.db.begin() as connection:
+        connection.execute(insert(Payout), paid)
+        connection.execute(insert(PayoutAttempt), tries)
+    with platform.db.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE" if platform.db.is_sqlite else "VACUUM ANALYZE")
+
+
+def test_paying_reads_as_far_as_it_must(platform: Platform) -> None:
+    """Every statement of the paying jobs on payouts and attempts, as it was sent."""
+    for number in range(6):
+        platform.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
+    platform.creator()
+    _many_payouts(platform)
+    platform.fault("refuse", path="/v1/payouts", code="account_closed", next=2)
+    asked: dict[str, Any] = {}
+
+    def listen(*args: Any) -> None:
+        if " payout" in args[2] and not args[5]:
+            asked.setdefault(args[2], args[3])
+
+    event.listen(platform.db.engine, "before_cursor_execute", listen)
+    platform.pay_day()
+    platform.now += timedelta(minutes=1)
+    assert platform.result("retry-failed-payouts")["retried"] == 2
+    assert platform.settle()["moved"] == 7
+    event.remove(platform.db.engine, "before_cursor_execute", listen)
+    assert len(asked) > 15
+    explain = "EXPLAIN QUERY PLAN" if platform.db.is_sqlite else "EXPLAIN"
+    wide = []
+    with platform.db.engine.connect() as connection:
+        for statement, bound in asked.items():
+            plan = connection.exec_driver_sql(f"{explain} {statement}", bound)
+            lines = "\n".join(str(row[-1]) for row in plan)
+            # SQLite walks along a page's ids where its order needs them; Postgres must not.
+            if re.search(r"SCAN payout|Seq Scan on payout|Index Cond: \(\(id\)::text >", lines):
+                wide.append(f"{statement}\n{lines}\n")
+    assert not wide, "\n".join(wide)

@@ -1,0 +1,254 @@
+"""What Stripe's webhooks say of bank payouts and reversals: doubled, late, and out of order."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from app.dispatch import dispatch
+from app.local.serving import serve_in_thread
+from app.payouts import retry
+from app.payouts.inbox import StripeEvent
+from app.runs.models import RunRow
+from tests.support.platform import (
+    AT_THE_BANK,
+    HOOK,
+    MANUAL,
+    SECRET,
+    Platform,
+    platform,
+    until,
+)
+
+__all__ = ["platform"]
+BANK = "/v1/payouts"
+PAID = [("hold", 10_000), ("transfer", 10_000), ("settle", 10_000)]
+
+
+def bank_id(platform: Platform) -> str:
+    (payout,) = platform.payouts()
+    return str(payout.bank_payout_id)
+
+
+def results(platform: Platform) -> list[dict[str, Any]]:
+    """What came of each event, by its number."""
+    chosen = select(RunRow.result).where(RunRow.job == "handle-stripe-event").order_by(RunRow.key)
+    with platform.db.autocommit() as connection:
+        return [json.loads(result or "null") for result in connection.scalars(chosen)]
+
+
+def errors(platform: Platform) -> list[str | None]:
+    with platform.db.autocommit() as connection:
+        return list(connection.scalars(select(StripeEvent.error).order_by(StripeEvent.id)))
+
+
+def again(platform: Platform) -> int:
+    platform.now += timedelta(minutes=1)
+    return int(platform.result("retry-failed-payouts")["retried"])
+
+
+# Bank payouts
+
+
+def test_a_webhook_says_that_the_bank_has_it(platform: Platform) -> None:
+    platform.creator()
+    platform.paid()
+    platform.now += AT_THE_BANK
+    for n in (1, 1, 2):  # one doubled, and one that says the same
+        platform.event("payout.paid", bank_id(platform), "acct_ana", n)
+    platform.drain()
+    assert platform.statuses() == ["paid"]
+    first, second = results(platform)
+    told = {"payoutId": "payout_123", "status": "paid", "failureCode": None, "error": None}
+    assert {name: first[name] for name in told} == told
+    assert sorted([first["moved"], second["moved"]]) == [False, True]
+    assert platform.entries() == PAID
+    platform.check()
+
+
+def test_paid_and_failed_out_of_order_end_as_stripe_has_them(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("bank_turns", code="no_account")
+    platform.paid()
+    platform.now += 2 * AT_THE_BANK
+    # Only the failure's event comes in time, twice; that it was paid before comes later.
+    for n, kind in enumerate(("payout.failed", "payout.failed", "payout.paid", "payout.updated")):
+        platform.event(kind, bank_id(platform), "acct_ana", max(1, n))
+        platform.drain()
+        (payout,) = platform.payouts()
+        assert (payout.status, payout.reason) == ("bank_failed", "no_account")
+        assert platform.entries() == PAID[:2]
+        platform.check()
+    assert again(platform) == 1
+    platform.settle()
+    assert platform.entries() == PAID
+    platform.check()
+
+
+def test_paid_then_failed_is_booked_back(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("bank_turns")
+    platform.paid()
+    platform.now += AT_THE_BANK
+    platform.event("payout.paid", bank_id(platform), "acct_ana", 1)
+    platform.drain()
+    assert platform.statuses() == ["paid"]
+    platform.now += AT_THE_BANK
+    for n in (2, 2, 3):
+        platform.event("payout.failed", bank_id(platform), "acct_ana", n)
+    platform.drain()
+    assert platform.statuses() == ["bank_failed"]
+    assert platform.entries() == [*PAID, ("return", 10_000)]
+    books = platform.books()["usd"]
+    assert (books.held, books.connected) == (10_000, 10_000)
+    platform.check()
+
+
+def test_a_late_word_of_an_earlier_bank_payout_changes_nothing(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("bank_fails")
+    platform.paid()
+    first = bank_id(platform)
+    platform.settle()
+    assert again(platform) == 1
+    assert bank_id(platform) != first
+    platform.event("payout.failed", first, "acct_ana", 1)
+    platform.drain()
+    assert results(platform)[0]["moved"] is False
+    assert platform.statuses() == ["in_transit"]
+    platform.check()
+
+
+def test_a_word_of_one_that_is_being_recorded_waits_for_the_record(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("timeout_after_effect", path=BANK)
+    run = dispatch("process-single-payout", MANUAL)
+    platform.work()
+    assert platform.statuses() == ["paying"]
+    (made,) = platform.banks()
+    platform.admin("POST", "clock", {"advance_seconds": int(AT_THE_BANK.total_seconds())})
+    platform.event("payout.paid", made.id, "acct_ana")
+    (outcome,) = platform.work()
+    assert outcome.end == "retry"
+    assert (outcome.due_at - platform.now) == timedelta(seconds=15)
+    platform.drain()
+    assert platform.run(run.id).status == "succeeded"
+    assert platform.statuses() == ["paid"]
+    assert errors(platform) == [None]
+    assert platform.entries() == PAID
+    platform.check()
+
+
+def test_from_the_bank_to_the_books_by_stripes_own_sender(platform: Platform) -> None:
+    """Doubled, kept back, and sent again until they are taken; over HTTP."""
+    platform.creator()
+    with serve_in_thread(platform.app) as url:
+        events = ["payout.paid", "payout.failed"]
+        platform.admin("POST", "webhook", {"url": url + HOOK, "secret": SECRET, "events": events})
+        platform.fault("webhook_double", path="payout.*", probability=1)
+        platform.fault("webhook_late", path="payout.paid", probability=1, seconds=0.4)
+        platform.fault("bank_turns", path=BANK)
+        platform.paid()
+        platform.now += 2 * AT_THE_BANK
+        until(lambda: len(errors(platform)) == 2)
+        platform.drain()
+    assert platform.statuses() == ["bank_failed"]
+    assert [one["type"] for one in results(platform)].count("payout.failed") == 1
+    assert errors(platform) == [None, None]
+    platform.check()
+
+
+# Reversals
+
+
+def left_on_the_account(platform: Platform) -> str:
+    """A transfer whose bank payout was refused; its id."""
+    platform.creator()
+    platform.fault("refuse", path=BANK, code="account_closed")
+    return str(platform.paid()["transferId"])
+
+
+def test_a_whole_reversal_before_the_bank_gives_the_money_back(platform: Platform) -> None:
+    transfer_id = left_on_the_account(platform)
+    platform.reverse(transfer_id, 10_000)
+    for n in (1, 1, 2):
+        platform.event("transfer.reversed", transfer_id, None, n)
+    platform.drain()
+    (payout,) = platform.payouts()
+    assert (payout.status, payout.reason) == ("reversed", "transfer_reversed")
+    assert errors(platform) == [None, None]
+    booked = [("hold", 10_000), ("transfer", 10_000), ("reversal", 10_000), ("release", 10_000)]
+    assert platform.entries() == booked
+    books = platform.books()["usd"]
+    assert (books.owed, books.held, books.connected, books.cash) == (50_000, 0, 0, 50_000)
+    platform.check()
+    assert again(platform) == 0
+    # It is the creator's again, and paid by another payout.
+    platform.paid(payoutId="anew", amount=50_000)
+    platform.settle()
+    assert platform.owed() == 0
+    platform.check()
+
+
+def test_a_reversal_while_a_retry_waits_is_not_paid_out(platform: Platform) -> None:
+    transfer_id = left_on_the_account(platform)
+    platform.reverse(transfer_id, 10_000)
+    with platform.db.session() as tx:
+        retry.reopen(tx, "a run that died", "", None, platform.now)
+    assert platform.statuses() == ["transferred"]
+    platform.event("transfer.reversed", transfer_id, None)
+    platform.drain()
+    assert platform.statuses() == ["reversed"]
+    platform.now += retry.READY_STALE
+    assert again(platform) == 0
+    assert platform.banks() == []
+    platform.check()
+
+
+def test_parts_of_a_reversal_add_up(platform: Platform) -> None:
+    transfer_id = left_on_the_account(platform)
+    platform.reverse(transfer_id, 4_000)
+    platform.event("transfer.reversed", transfer_id, None, 1)
+    platform.drain()
+    (error,) = errors(platform)
+    assert error == "4000 of 10000 reversed while bank_failed: a person must look"
+    assert platform.statuses() == ["bank_failed"]
+    books = platform.books()["usd"]
+    assert (books.owed, books.held, books.connected, books.cash) == (40_000, 10_000, 6_000, 44_000)
+    assert [one.kind for one in platform.reconciled()] == ["reversed"]
+    platform.reverse(transfer_id, 6_000)
+    platform.event("transfer.reversed", transfer_id, None, 2)
+    platform.drain()
+    assert platform.statuses() == ["reversed"]
+    kinds = ["hold", "transfer", "reversal", "reversal", "release"]
+    assert [kind for kind, _ in platform.entries()] == kinds
+    platform.check()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("amount", [3_000, 10_000])
+def test_a_reversal_after_it_left_for_the_bank_is_for_a_person(
+    platform: Platform, settled: bool, amount: int
+) -> None:
+    platform.creator()
+    transfer_id = platform.paid()["transferId"]
+    if settled:
+        platform.settle()
+    status = "paid" if settled else "in_transit"
+    # The creator earned elsewhere, too: Stripe has something to take back.
+    platform.admin("POST", "topup", {"amount": amount, "account": "acct_ana"})
+    platform.reverse(transfer_id, amount)
+    for n in (1, 2):
+        platform.event("transfer.reversed", transfer_id, None, n)
+    platform.drain()
+    part = "" if amount == 10_000 else "3000 of 10000 "
+    assert errors(platform) == [f"{part}reversed while {status}: a person must look"] * 2
+    assert platform.statuses() == [status]
+    # The cash is there again, once, and the books say so; whose it is a person decides.
+    assert platform.books()["usd"].cash == 40_000 + amount
+    assert [one.kind for one in platform.reconciled()] == ["reversed"]
+    assert platform.entries().count(("reversal", amount)) == 1

@@ -1,0 +1,179 @@
+"""A pay day with too little on the platform's balance: it waits, and a top-up lets it go on."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.dispatch import dispatch
+from app.ledger.postings import balanced
+from app.payouts import engine
+from app.payouts.retry import READY_STALE
+from app.runs.relay import sweep
+from tests.support.platform import START, Platform, platform
+
+__all__ = ["platform"]
+PAY_DAY = {"payoutDate": "2025-01-15"}
+LANDED = {("landed", None)}
+
+
+def creators(platform: Platform, *owed: int, currency: str = "usd") -> None:
+    """Creators c0, c1, … of whose money nothing is at Stripe yet."""
+    for number, amount in enumerate(owed):
+        id_ = f"{currency}{number}"
+        change = {"id": id_, "stripe_account_id": f"acct_{id_}", "currency": currency}
+        platform.creator(owed=amount, funded=False, **change)
+
+
+def top_up(platform: Platform, amount: int, currency: str = "usd") -> None:
+    platform.admin("POST", "topup", {"amount": amount, "currency": currency})
+
+
+def go_on(platform: Platform, until: timedelta) -> None:
+    """Work and let time pass, up to `until` after the start, whatever is left open."""
+    while platform.now < START + until:
+        platform.now += timedelta(minutes=10)
+        sweep(platform.made.store)
+        platform.work()
+
+
+def outcomes(platform: Platform) -> set[tuple[str, str | None]]:
+    return {(outcome, code) for _, outcome, code in platform.attempts()}
+
+
+def ended(platform: Platform, run_id: str) -> dict[str, Any]:
+    run = platform.run(run_id)
+    assert run.status == "succeeded", run.error
+    return dict(json.loads(run.result))
+
+
+def test_it_waits_for_a_top_up_and_goes_on_by_itself(platform: Platform) -> None:
+    creators(platform, *[10_000] * 5)
+    top_up(platform, 25_000)
+    run = dispatch("process-payouts", PAY_DAY)
+    platform.work()
+    go_on(platform, timedelta(hours=2))
+    assert platform.run(run.id).status == "waiting"
+    assert platform.statuses() == ["in_transit"] * 2 + ["requested"] * 3
+    assert len(platform.transfers()) == len(platform.banks()) == 2
+    # Nobody was refused, and nothing was sent that could have been.
+    assert outcomes(platform) == LANDED
+    books = platform.books()
+    assert balanced(books)
+    assert (books["usd"].held, books["usd"].connected) == (50_000, 20_000)
+    top_up(platform, 25_000)
+    platform.drain()
+    result = ended(platform, run.id)
+    assert (result["waitingForFunds"], result["failureCount"]) == ({}, 0)
+    assert platform.statuses() == ["in_transit"] * 5
+    assert outcomes(platform) == LANDED
+    assert [key.rpartition("-")[2] for key, _, _ in platform.attempts()] == ["1"] * 10
+    platform.check()
+    assert platform.settle()["moved"] == 5
+    platform.check()
+
+
+def test_it_runs_dry_in_the_middle_of_its_pages(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PAGE_SIZE", 4)
+    creators(platform, *[10_000] * 10)
+    top_up(platform, 60_000)
+    run = dispatch("process-payouts", PAY_DAY)
+    platform.work()
+    assert platform.statuses() == ["in_transit"] * 6 + ["requested"] * 4
+    for amount in (5_000, 15_000, 20_000):
+        top_up(platform, amount)
+        go_on(platform, platform.now - START + timedelta(hours=2))
+    platform.drain()
+    ended(platform, run.id)
+    assert platform.statuses() == ["in_transit"] * 10
+    assert outcomes(platform) == LANDED
+    assert len(platform.transfers()) == 10
+    platform.check()
+
+
+def test_nobody_is_passed_by_a_smaller_payout_of_the_same_currency(platform: Platform) -> None:
+    creators(platform, 10_000, 40_000, 3_000)
+    creators(platform, 7_000, 8_000, currency="eur")
+    top_up(platform, 20_000)
+    top_up(platform, 15_000, "eur")
+    dispatch("process-payouts", PAY_DAY)
+    platform.work()
+    there = {payout.creator_id: payout.status for payout in platform.payouts()}
+    assert there == {
+        "usd0": "in_transit",
+        "usd1": "requested",
+        "usd2": "requested",
+        "eur0": "in_transit",
+        "eur1": "in_transit",
+    }
+    top_up(platform, 33_000)
+    platform.drain()
+    assert set(platform.statuses()) == {"in_transit"}
+    platform.check()
+
+
+def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform) -> None:
+    creators(platform, *[10_000] * 3)
+    top_up(platform, 10_000)
+    run = dispatch("process-payouts", PAY_DAY)
+    platform.drain()
+    result = ended(platform, run.id)
+    assert result["waitingForFunds"] == {"usd": 20_000}
+    assert result["ledgerBalanced"] is True
+    assert platform.statuses() == ["in_transit", "requested", "requested"]
+    assert platform.books()["usd"].held == 30_000
+    top_up(platform, 20_000)
+    platform.now += READY_STALE
+    assert platform.result("retry-failed-payouts")["retried"] == 2
+    assert platform.statuses() == ["in_transit"] * 3
+    assert outcomes(platform) == LANDED
+    platform.check()
+
+
+def test_what_a_race_took_from_the_balance_is_paid_in_a_later_round(platform: Platform) -> None:
+    """The balance covered it when it was looked at, and Stripe refuses it all the same."""
+    for number in range(4):
+        platform.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
+    platform.fault("refuse", path="/v1/transfers", destinations=["acct_1"])
+    run = dispatch("process-payouts", PAY_DAY)
+    platform.work()
+    assert platform.statuses() == ["in_transit", "requested", "in_transit", "in_transit"]
+    assert platform.payouts()[1].reason == "balance_insufficient"
+    assert platform.books()["usd"].held == 200_000
+    platform.drain()
+    result = ended(platform, run.id)
+    assert [(row["status"], row["count"]) for row in result["totals"]] == [("in_transit", 4)]
+    mine = [one for one in platform.attempts("transfer") if ":c1:" in one[0]]
+    assert [(outcome, code) for _, outcome, code in mine] == [
+        ("refused", "balance_insufficient"),
+        ("landed", None),
+    ]
+    assert len(platform.transfers()) == 4
+    platform.check()
+
+
+def test_two_pay_days_do_not_spend_one_balance_twice(platform: Platform) -> None:
+    """Each looks at the balance before the other has sent: what is too much is not refused away."""
+    creators(platform, *[10_000] * 6)
+    top_up(platform, 30_000)
+    runs = [dispatch("process-payouts", {"payoutDate": f"2025-01-{day}"}) for day in (15, 16)]
+    for number in range(6):
+        id_ = f"usd{number}"
+        payload = {"payoutId": f"m{number}", "creatorId": id_, "amount": 3_000}
+        dispatch("process-single-payout", payload | {"stripeAccountId": f"acct_{id_}"})
+    platform.work_at_once(8)
+    go_on(platform, timedelta(hours=1))
+    assert sum(one["amount"] for one in platform.transfers()) <= 30_000
+    assert {code for _, code in outcomes(platform)} <= {None, "balance_insufficient"}
+    top_up(platform, 30_000)
+    platform.drain()
+    for run in runs:
+        ended(platform, run.id)
+    assert set(platform.statuses()) == {"in_transit"}
+    assert sum(one["amount"] for one in platform.transfers()) == 60_000
+    platform.check()
