@@ -6,11 +6,25 @@ from app.coordination import pace
 from app.cutover import stages
 from app.db import Base
 from app.earnings import models as earnings
+from app.earnings import rollup_models as rollups
 from app.ledger import models as ledger
 from app.payouts import inbox
 from app.payouts import models as payouts
 from app.runs import models as runs
+from app.statements import models as statements
 
 metadata = Base.metadata
 
-__all__ = ["Base", "earnings", "inbox", "ledger", "metadata", "pace", "payouts", "runs", "stages"]
+__all__ = [
+    "Base",
+    "earnings",
+    "inbox",
+    "ledger",
+    "metadata",
+    "pace",
+    "payouts",
+    "rollups",
+    "runs",
+    "stages",
+    "statements",
+]

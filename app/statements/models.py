@@ -1,0 +1,30 @@
+"""A creator's monthly statements: what was in them, and where their files are. Times UTC."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class Statement(Base):
+    """One creator's month; made again, it replaces the one before."""
+
+    __tablename__ = "statements"
+
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    """`<creator>:<YYYY-MM>`."""
+    creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"))
+    month: Mapped[date]
+    """Its first day."""
+    document: Mapped[str] = mapped_column(Text)
+    """All figures, canonical JSON: CSV and PDF are made from it alone."""
+    csv_path: Mapped[str] = mapped_column(String(200))
+    """In the storage."""
+    pdf_path: Mapped[str] = mapped_column(String(200))
+    made_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("creator_id", "month"),)
