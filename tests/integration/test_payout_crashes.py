@@ -112,7 +112,7 @@ class Scene:
         return {"eventId": "evt_1"}, {"in_transit": PAYABLE - 1, "paid": 1}
 
     def check(self, expected: dict[str, int]) -> None:
-        """Each payout once at Stripe and at the bank, the books in balance, nothing that differs."""
+        """Each payout once at Stripe and at the bank, the books in balance, nothing differing."""
         made = self.made
         stripe = made.engine.gateways.stripe
         transfers = list(stripe.list_transfers())

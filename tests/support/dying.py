@@ -50,7 +50,8 @@ def supervise() -> None:
     import app.wiring
     import queues.worker
 
-    assert app.wiring and queues.worker
+    assert app.wiring is not None
+    assert queues.worker is not None
     child = 0
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
