@@ -118,7 +118,9 @@ def _show_one(payout_id: str, as_json: bool) -> None:
         row = connection.execute(select(*_COLUMNS).where(P.id == payout_id)).one_or_none()
         if row is None:
             raise BadInput(f"no payout {payout_id!r}")
-        tries = connection.execute(select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.n))
+        tries = connection.execute(
+            select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
+        )
         attempts = [_as_json(attempt._asdict()) for attempt in tries]
     payout = _as_json(row._asdict())
     if as_json:

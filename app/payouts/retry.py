@@ -39,20 +39,23 @@ from app.ledger.postings import (
     hold_account,
     post,
 )
+from app.payouts.attempts import KEY_EXPIRED
 from app.payouts.eligibility import gate, young_sales
 from app.payouts.legs import TRANSFER
-from app.payouts.models import LegName, PayoutStatus, payouts
+from app.payouts.models import LegName, Method, PayoutStatus, payouts
 from app.payouts.models import Payout as P
 from app.payouts.models import PayoutAttempt as A
 
 MAX_ATTEMPTS = 5
-"""Of one leg of a payout, all runs together; what lacked the platform's own money is none."""
+"""Of one leg of a payout, all runs together; what lacked the platform's own money is none, nor is
+one whose key expired. What has no outcome yet always has to get one."""
 PAGE_SIZE = 200
 FAILED_WITHIN = timedelta(days=30)
 SENDING_STALE = timedelta(minutes=30)
-"""Longer than a run tries: its attempts are over after 13 minutes."""
+"""Untouched for so long, what is under way is taken over, also from a run that still waits for its
+next round: whoever comes first goes on with it, under the same key."""
 READY_STALE = timedelta(hours=3)
-"""Longer than a pay day keeps a payout waiting for its turn."""
+"""The same for what waits for its turn: a pay day's pages are long over."""
 MAY_PASS = frozenset(
     {
         *("balance_insufficient", "insufficient_funds", "rate_limit", "lock_timeout"),
@@ -64,6 +67,11 @@ MAY_PASS = frozenset(
 away; the account's own are tried again once its gates pass. Any other needs a person."""
 _S = PayoutStatus
 _BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
+
+
+NO_INSTANT = "instant_payouts_unsupported"
+"""Stripe's code for an account that has no bank or card for instant payouts: the next try goes the
+standard way."""
 
 
 class Left(StrEnum):
@@ -146,8 +154,9 @@ def _judged(wanted: ColumnElement[bool], now: datetime) -> AnySelect:
     leg = case((P.status.in_(_BANK_LEG), LegName.BANK.value), else_=LegName.TRANSFER.value)
     mine = and_(A.payout_id == P.id, A.leg == leg)
     tries = select(func.coalesce(func.max(A.n), 0)).where(mine).scalar_subquery()
-    short = and_(A.leg == LegName.TRANSFER, func.coalesce(A.code, "") == TRANSFER.no_funds)
-    used = select(func.count()).where(mine, ~short).scalar_subquery()
+    code = func.coalesce(A.code, "")
+    short = and_(A.leg == LegName.TRANSFER, code == TRANSFER.no_funds)
+    used = select(func.count()).where(mine, ~short, code != KEY_EXPIRED).scalar_subquery()
     young = young_sales(now).where(
         Earning.creator_id == P.creator_id, Earning.currency == P.currency
     )
@@ -156,12 +165,10 @@ def _judged(wanted: ColumnElement[bool], now: datetime) -> AnySelect:
     balance = _sum(Entry.credit) - _sum(Entry.debit)
     owed = cast(balance - case((held_back > 0, held_back), else_=0), BigInteger)
     failed = P.status.in_([_S.FAILED, _S.BANK_FAILED])
-    # A last attempt without an outcome still has to get one.
-    limit = MAX_ATTEMPTS + case((P.status.in_([_S.SENDING, _S.PAYING]), 1), else_=0)
     why = case(
-        (and_(P.status == _S.FAILED, P.reason.not_in(MAY_PASS)), P.reason),
-        (used >= limit, literal(Left.ATTEMPTS_USED_UP.value)),
         (~failed, null()),
+        (and_(P.status == _S.FAILED, P.reason.not_in(MAY_PASS)), P.reason),
+        (used >= MAX_ATTEMPTS, literal(Left.ATTEMPTS_USED_UP.value)),
         (P.destination != Creator.stripe_account_id, literal(Left.DESTINATION_CHANGED.value)),
         else_=gate(),
     )
@@ -189,6 +196,7 @@ def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
         .where(P.id.in_(ids))
         .values(
             status=case(again, value=P.status, else_=P.status),
+            method=case((P.reason == NO_INSTANT, Method.STANDARD.value), else_=P.method),
             reason=None,
             settled_at=None,
             run_id=run_id,

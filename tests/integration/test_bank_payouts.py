@@ -165,6 +165,18 @@ def test_an_instant_payout_is_told_to_stripe(platform: Platform) -> None:
     platform.check()
 
 
+def test_what_cannot_be_instant_goes_the_standard_way_next(platform: Platform) -> None:
+    platform.creator()
+    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", "instant_payouts": False}]})
+    done = platform.paid(method="instant")
+    assert (done["status"], done["reason"]) == ("bank_failed", "instant_payouts_unsupported")
+    assert again(platform)["retried"] == 1
+    (made,) = platform.admin("GET", "transfers")["payouts"]
+    assert made["method"] == "standard"
+    assert len(platform.transfers()) == 1
+    platform.check()
+
+
 def test_stripes_own_schedule_needs_no_bank_payout_of_ours(platform: Platform) -> None:
     platform.creator(manual_payouts=False)
     platform.creator(id="bob", stripe_account_id="acct_bob", owed=20_000)
