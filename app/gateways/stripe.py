@@ -16,6 +16,7 @@ from app.gateways.stripe_errors import (
     StripeMisconfigured,
     StripeRateLimited,
     StripeRefused,
+    StripeReplayedError,
     StripeServerError,
     StripeUnknownOutcome,
     StripeWebhookRefused,
@@ -43,6 +44,7 @@ __all__ = [
     "StripeMisconfigured",
     "StripeRateLimited",
     "StripeRefused",
+    "StripeReplayedError",
     "StripeServerError",
     "StripeUnknownOutcome",
     "StripeWebhookRefused",
@@ -258,7 +260,8 @@ class StripeGateway:
         if isinstance(failure, stripe.InvalidRequestError | stripe.CardError):
             return StripeRefused(code or "invalid_request", text)
         if status is not None and status >= 500:
-            return StripeServerError(text)
+            replayed = (failure.headers or {}).get("Idempotent-Replayed") == "true"
+            return StripeReplayedError(text) if replayed else StripeServerError(text)
         return StripeUnknownOutcome(text)
 
 

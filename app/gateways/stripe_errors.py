@@ -30,6 +30,15 @@ class StripeServerError(StripeUnknownOutcome):
     title = "Stripe failed"
 
 
+class StripeReplayedError(StripeServerError):
+    """An earlier 5xx, replayed: this call executed nothing, and no other with this key will.
+
+    Whether the first one took effect, only a list says.
+    """
+
+    title = "Stripe failed before"
+
+
 class StripeKeyReused(StripeUnknownOutcome):
     """The key was first used with other parameters, and what came of those is not known here.
 

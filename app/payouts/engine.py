@@ -25,7 +25,7 @@ from app.gateways.stripe import (
     StripeKeyReused,
     StripeRateLimited,
     StripeRefused,
-    StripeServerError,
+    StripeReplayedError,
     StripeUnknownOutcome,
 )
 from app.jobs.context import Context
@@ -54,8 +54,8 @@ STRIPE_PACE = "stripe"
 KEY_WINDOW = timedelta(hours=23)
 """How old a key may be to be sent again: Stripe's 24 h less an hour for clocks and pauses."""
 SERVER_ERROR_STANDS = timedelta(minutes=10)
-"""After this long Stripe's list is believed where it has nothing of a call answered by a 5xx: the
-answer is replayed for the key's whole life, and only another key can still pay."""
+"""After this long Stripe's list is believed where it has nothing of a call answered by a 5xx, once
+that answer is a replay: it is for the key's whole life, and only another key can still pay."""
 RATE_LIMIT_SECONDS = 5
 RATE_LIMIT_SPREAD = 10
 
@@ -225,7 +225,7 @@ def _answer(ctx: Context, leg: Leg, one: Try) -> Landed | Refusal:
         if found is not None:
             return found
         sent_for = ctx.now() - one.attempt.first_sent_at
-        if not isinstance(unclear, StripeServerError) or sent_for < SERVER_ERROR_STANDS:
+        if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
         raise _KeySpent(str(unclear)) from unclear
 

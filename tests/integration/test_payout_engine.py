@@ -16,6 +16,7 @@ from app.gateways.stripe import (
     StripeGateway,
     StripeKeyReused,
     StripeRefused,
+    StripeServerError,
     StripeUnknownOutcome,
 )
 from app.ledger.models import Entry
@@ -239,6 +240,24 @@ def test_a_stored_500_without_effect_is_left_after_ten_minutes_of_looking(
         ("payout_123-2", "landed", None),
     ]
     assert len(platform.transfers()) == 1
+    platform.check()
+
+
+def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> None:
+    """What Stripe just failed at may still take effect: its list cannot say no yet."""
+    platform.creator()
+    lost, broken = StripeUnknownOutcome("lost"), StripeServerError("broken")
+    gateway = platform.failing((False, lost), (False, broken))
+    dispatch("process-single-payout", MANUAL)
+    platform.work()
+    platform.now += 2 * SERVER_ERROR_STANDS
+    sweep(platform.made.store)
+    platform.work()
+    assert gateway.keys == ["payout_123-1"] * 2
+    assert platform.attempts() == [("payout_123-1", "unknown", None)]
+    platform.drain()
+    assert set(gateway.keys) == {"payout_123-1", "payout_123~bank-1"}
+    assert platform.attempts() == ONCE
     platform.check()
 
 
