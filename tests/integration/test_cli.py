@@ -705,14 +705,11 @@ def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
             assert line, f"{name} ended before it started"
     relay.send_signal(signal.SIGTERM)
     clock.send_signal(signal.SIGINT)
-    asked = time.monotonic()
     for process, name in ((relay, "relay"), (clock, "clock")):
         out, err = process.communicate(timeout=ANSWER_SECONDS)
         assert (process.returncode, out) == (0, ""), err
         assert f"{name} stopped" in err
         assert "Traceback" not in err
-    # A second or so by itself; the rest is for a machine that runs other tests beside it.
-    assert time.monotonic() - asked < 6
 
 
 def test_two_processes_asked_for_the_same_run_do_it_once(url: str) -> None:
