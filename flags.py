@@ -3,7 +3,7 @@
 Any off switch wins: USE_INNGEST not true, or a stage that is not yet on the serverless side, means
 RQ. A stage is read from its store at most once in TTL_SECONDS and process, by the caller that finds
 it old: there is no background thread, so a fork never freezes it. A store that cannot be read
-leaves the last known answer, or legacy where there is none.
+leaves the last known answer: this process's own, else a snapshot's, or legacy where there is none.
 """
 
 from __future__ import annotations
@@ -109,11 +109,13 @@ class Flags:
         load: Callable[[], Iterable[StageRow]],
         serverless_side: Callable[[str], str],
         *,
+        snapshot: Callable[[], Iterable[StageRow]] = tuple,
         environ: Mapping[str, str] = os.environ,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._serverless_side = serverless_side
+        self._snapshot = snapshot
         self._environ = environ
         self._monotonic = monotonic
         self._fresh_until = 0.0
@@ -163,6 +165,8 @@ class Flags:
             log.warning(
                 "stage store unreadable (%s); last known stages serve", type(failure).__name__
             )
+            if not self._known:
+                self._known = {row.job: row for row in self._snapshot() if _sound(row)}
             reason = Reason.STALE
             self._missing = Reason.STALE if self._known else Reason.ERROR
             entries = {job: self._entry(row, reason) for job, row in self._known.items()}

@@ -187,11 +187,14 @@ class Settings(BaseModel):
     admin_webhook_url: Annotated[SecretStr | None, _hidden(_web_address)] = None
     """Told the same as JSON; secret, as it may hold a token."""
     admin_webhook_secret: Annotated[SecretStr | None, _hidden(_signing_secret)] = None
-    storage_url: str | None = None
+    storage_url: Annotated[str, _url("file", "s3")] = (ROOT / "var" / "storage").as_uri()
+    """See app.gateways.storage."""
+    platform_name: str = Field(default="Switchyard", max_length=60)
+    """As creators know it: on their statements."""
     admin_token: SecretStr | None = None
     secret_key: SecretStr | None = None
     port: int = Field(default=3005, ge=1, le=65535)
-    switchyard_jobs: str = "app.jobs.payouts,app.jobs.webhooks,app.jobs.relay"
+    switchyard_jobs: str = "app.jobs.payouts,app.jobs.webhooks,app.jobs.cache,app.jobs.relay"
     """Modules that declare jobs, comma-separated: a team adds its own here."""
     lease_seconds: float = Field(default=10.0, ge=0.5)
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""
@@ -284,6 +287,8 @@ def _check_together(settings: Settings) -> None:
         text = settings.inngest_signing_key.get_secret_value().rpartition("-")[2]
         if not text or len(text) % 2 or not set(text.lower()) <= set("0123456789abcdef"):
             raise SettingsError("INNGEST_SIGNING_KEY: must be hex, after an optional signkey-*-")
+    if (settings.upstash_redis_rest_url is None) != (settings.upstash_redis_rest_token is None):
+        raise SettingsError("UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none")
     if settings.local:
         return
     if settings.use_inngest and settings.inngest_dev is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.config import Settings
 from app.db import Database
 from app.errors import SwitchyardError
+from app.gateways.cache import Cache
 from app.jobs.catalogue import Catalogue
 from app.runs.engine import Engine
 from app.runs.store import RunStore
@@ -21,6 +22,7 @@ class Runtime:
     catalogue: Catalogue
     store: RunStore
     engine: Engine
+    cache: Cache
 
 
 _current: Runtime | None = None

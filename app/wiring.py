@@ -12,11 +12,14 @@ from app.cli import register_commands
 from app.cli.output import settings_checked
 from app.clock import Clock, utcnow
 from app.config import Settings
+from app.coordination.snapshot import StageSnapshot
 from app.cutover import stages
 from app.db import Database
 from app.gateways import Admin, Gateways
+from app.gateways.cache import open_cache
 from app.gateways.hooks import HookSender
 from app.gateways.smtp import Mailer
+from app.gateways.storage import open_storage
 from app.gateways.stripe import StripeGateway
 from app.jobs import catalogue
 from app.runs.backend import Backend, Backends
@@ -60,12 +63,15 @@ def make_runtime(
         catalogue=jobs,
         store=store,
         engine=Engine(store, _gateways(settings, stripe), Leases(db, clock, lease)),
+        cache=open_cache(settings),
     )
     runtime.install(made)
+    snapshot = StageSnapshot(made.cache, settings.sqlalchemy_url)
     flags.configure(
         flags.Flags(
-            lambda: stages.current(db),
+            lambda: snapshot.keep(stages.current(db)),
             lambda job: jobs[job].serverless if job in jobs else "inngest",
+            snapshot=snapshot.read,
         )
     )
     return made
@@ -79,6 +85,8 @@ def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
         mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
         hooks=None if url is None else HookSender(key),
         admin=Admin(email=settings.admin_email, webhook_url=url),
+        storage=open_storage(settings.storage_url),
+        platform=settings.platform_name,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.cli import cutover, database, jobs, payouts, processes, run_here, runs
+from app.cli import cutover, database, jobs, payouts, processes, run_here, runs, statements
 
 
 def register_commands(app: Flask) -> None:
@@ -12,5 +12,6 @@ def register_commands(app: Flask) -> None:
     jobs.group.add_command(run_here.run_job)
     for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
         app.cli.add_command(command)
+    app.cli.add_command(statements.group)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

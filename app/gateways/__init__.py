@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from app.gateways.hooks import HookSender
 from app.gateways.smtp import Mailer
+from app.gateways.storage import Storage
 from app.gateways.stripe import StripeGateway
 
 
@@ -28,3 +29,6 @@ class Gateways:
     hooks: HookSender | None = None
     """Signs with the admin's secret."""
     admin: Admin = Admin()
+    storage: Storage | None = None
+    platform: str = "Switchyard"
+    """The platform's name, as creators know it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from typing import cast
 
-from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, String, Table, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -28,3 +29,6 @@ class Statement(Base):
     made_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("creator_id", "month"),)
+
+
+statements = cast(Table, Statement.__table__)

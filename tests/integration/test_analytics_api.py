@@ -1,0 +1,238 @@
+"""/api/analytics/top-creators, and the job that keeps its answers warm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from redis import Redis
+from sqlalchemy import insert, select, update
+
+from app.analytics import popular
+from app.analytics.queries import TopCreators
+from app.config import Settings
+from app.dispatch import dispatch
+from app.earnings.rollup_models import daily, platform_days
+from app.errors import BadInput
+from app.runs.models import RunRow
+from app.wiring import make_runtime
+from tests.support.site import START, Site, lite, refused
+
+__all__ = ["lite"]
+
+ROUTE = "/api/analytics/top-creators"
+TODAY = START.date()
+NONE = {"gross": 0, "refunds": 0, "fees": 0, "net": 0, "sales": 0}
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    with Redis.from_url(redis_url, decode_responses=True) as made:
+        made.flushdb()
+        yield made
+
+
+@pytest.fixture
+def site(database_url: str, redis_url: str, raw: Any) -> Iterator[Site]:
+    made = Site(database_url, redis_url=redis_url)
+    patient(made)
+    made.creator("cat")
+    earned(made, "ana", 1, 900)
+    earned(made, "ana", 3, 300, source="calls")
+    earned(made, "bob", 30, 1500)
+    earned(made, "cat", 31, 7000)
+    earned(made, "cat", 0, 9000)
+    earned(made, "cat", 2, 800, currency="eur")
+    yield made
+    made.db.dispose()
+
+
+def patient(site: Site) -> None:
+    site.made.cache._line._seconds = 30.0  # a busy machine is no outage
+
+
+def earned(
+    site: Site, creator: str, days_ago: int, net: int, source: str = "tips", currency: str = "usd"
+) -> None:
+    row: dict[str, Any] = {
+        "day": TODAY - timedelta(days=days_ago),
+        "currency": currency,
+        "source": source,
+        "gross": net + 130,
+        "refunds": 30,
+        "fees": 100,
+        "net": net,
+        "count": 2,
+    }
+    with site.db.begin() as tx:
+        tx.execute(insert(daily).values(creator_id=creator, **row))
+        tx.execute(insert(platform_days).values(creators=1, **row))
+
+
+def ask(site: Site, query: str = "", **headers: str) -> Any:
+    return site.app.test_client().get(f"{ROUTE}{query}", headers=headers)
+
+
+def changed(site: Site) -> None:
+    with site.db.begin() as tx:
+        tx.execute(update(daily).values(net=daily.c.net + 1))
+
+
+def names(answer: Any) -> list[tuple[str, int]]:
+    return [(one["creatorId"], one["net"]) for one in answer.get_json()["creators"]]
+
+
+def test_who_earned_most_in_the_whole_days_before_today(site: Site) -> None:
+    answer = ask(site)
+    assert answer.status_code == 200
+    body = answer.get_json()
+    assert names(answer) == [("bob", 1500), ("ana", 1200)]
+    assert body["creators"][1] == {
+        "creatorId": "ana",
+        "name": "Ana",
+        "gross": 1460,
+        "refunds": 60,
+        "fees": 200,
+        "net": 1200,
+        "sales": 4,
+    }
+    assert (body["window"], body["currency"]) == ("30d", "usd")
+    assert (body["from"], body["to"]) == ("2025-02-02", "2025-03-03")
+    assert date.fromisoformat(body["to"]) - date.fromisoformat(body["from"]) == timedelta(days=29)
+    assert body["platform"] == {
+        "gross": 3090, "refunds": 90, "fees": 300, "net": 2700, "sales": 6
+    }  # fmt: skip
+    assert names(ask(site, "?window=31d&limit=1")) == [("cat", 7000)]
+    assert names(ask(site, "?window=1d")) == [("ana", 900)]
+    assert names(ask(site, "?currency=eur")) == [("cat", 800)]
+    nothing = ask(site, "?currency=jpy&window=365d").get_json()
+    assert (nothing["creators"], nothing["platform"]) == ([], NONE)
+
+
+def test_equals_stand_in_the_order_of_their_ids(site: Site) -> None:
+    earned(site, "cat", 4, 1500)
+    assert names(ask(site)) == [("bob", 1500), ("cat", 1500), ("ana", 1200)]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("?window=0d", "window"),
+        ("?window=366d", "window"),
+        ("?window=30", "window"),
+        ("?window=", "window"),
+        ("?window=-1d", "window"),
+        ("?window=1.5d", "window"),
+        ("?window=1dd", "window"),
+        ("?window=30d%0A", "window"),
+        ("?window=%D9%A3d", "window"),
+        ("?window=9999999999999999999d", "window"),
+        ("?limit=0", "limit"),
+        ("?limit=101", "limit"),
+        ("?limit=ten", "limit"),
+        ("?limit=", "limit"),
+        ("?currency=USD", "currency"),
+        ("?currency=us", "currency"),
+        ("?currency=usd'--", "currency"),
+    ],
+)
+def test_a_bad_question_is_a_problem(lite: Callable[..., Site], query: str, says: str) -> None:
+    refused(ask(lite(), query), 422, says)
+
+
+def test_admins_only(lite: Callable[..., Site]) -> None:
+    token = "0123456789abcdef-admin"
+    guarded = lite(stripe_api_key="sk_live_x", admin_token=token, redis_url="redis://127.0.0.1:1")
+    refused(ask(guarded), 401)
+    refused(ask(guarded, Authorization="Bearer wrong"), 401)
+    assert ask(guarded, Authorization=f"Bearer {token}").status_code == 200
+
+
+def test_the_answer_comes_from_the_cache(site: Site) -> None:
+    first = ask(site)
+    changed(site)
+    assert ask(site).data == first.data
+    assert names(ask(site, "?limit=1")) == [("bob", 1501)]
+    site.made.cache.delete("analytics:top-creators:30d:10:usd")
+    assert names(ask(site)) == [("bob", 1501), ("ana", 1202)]
+
+
+def test_without_a_cache_the_answer_is_the_same(site: Site, database_url: str) -> None:
+    kept = ask(site)
+    away = Settings(database_url=database_url, redis_url="redis://127.0.0.1:1/0")
+    made = make_runtime(away, clock=lambda: START, backends=[site.queue])
+    query = TopCreators(30, 10, "usd")
+    assert query.cached(made.cache, made.db, START) == kept.get_json()
+    made.db.dispose()
+
+
+def test_an_unchanged_answer_is_not_sent_again(site: Site) -> None:
+    first = ask(site)
+    tag = first.headers["ETag"]
+    again = ask(site, **{"If-None-Match": tag})
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", tag)
+    assert ask(site, **{"If-None-Match": f'"other", W/{tag}'}).status_code == 304
+    assert ask(site, **{"If-None-Match": '"other"'}).status_code == 200
+    assert first.headers["Cache-Control"] == "private, no-cache"
+    changed(site)
+    site.made.cache.delete("analytics:top-creators:30d:10:usd")
+    new = ask(site, **{"If-None-Match": tag})
+    assert (new.status_code, new.headers["ETag"] != tag) == (200, True)
+
+
+def warm(site: Site, key: str) -> Any:
+    run = dispatch("warm-analytics-cache", key=key)
+    site.queue.work(site.made.engine)
+    with site.db.autocommit() as connection:
+        return connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
+
+
+def test_the_job_computes_the_queries_asked_most_anew(site: Site, raw: Any) -> None:
+    for days in range(1, 23):
+        for _ in range(2 if days < 21 else 1):
+            ask(site, f"?window={days}d")
+    # Twice and more are twenty; two more were asked once.
+    row = warm(site, "cold")
+    assert (row.status, row.result) == ("succeeded", '{"asked":20,"warmed":20}')
+    changed(site)
+    warm(site, "warm")
+    assert names(ask(site, "?window=1d")) == [("ana", 901)]
+    assert names(ask(site, "?window=22d")) == [("ana", 1200)]
+
+
+def test_what_was_asked_a_day_ago_counts_no_more(site: Site, raw: Any) -> None:
+    cache = site.made.cache
+    for ago, name in ((0, "now"), (23, "this day"), (23, "this day"), (24, "too old")):
+        popular.count(cache, name, START - timedelta(hours=ago))
+    assert popular.top(cache, 20, START) == ["this day", "now"]
+    assert popular.top(cache, 1, START) == ["this day"]
+    kept = [raw.ttl(key) for key in raw.keys("switchyard:popular:*")]
+    assert all(0 < seconds <= 25 * 3600 for seconds in kept)
+    # What another version of the code counted is passed over.
+    assert warm(site, "odd").result == '{"asked":2,"warmed":0}'
+
+
+def test_the_job_tries_again_while_the_cache_is_away(lite: Callable[..., Site]) -> None:
+    site = lite(redis_url="redis://127.0.0.1:1/0")
+    row = warm(site, "away")
+    assert (row.status, "CacheAway" in row.error) == ("waiting", True)
+    assert row.check_at is not None
+
+
+def test_the_job_is_declared_as_agreed() -> None:
+    spec = make_runtime(Settings(database_url="sqlite://")).catalogue["warm-analytics-cache"]
+    assert (spec.event, spec.schedule) == ("analytics.warm-cache", "15 * * * *")
+    assert (spec.queue, spec.serverless, spec.attempts) == ("analytics", "inngest", 5)
+
+
+@pytest.mark.parametrize("query", [TopCreators(1, 1, "usd"), TopCreators(365, 100, "jpy")])
+def test_a_query_s_name_says_all_of_it(query: TopCreators) -> None:
+    assert TopCreators.named(query.name) == query
+
+
+@pytest.mark.parametrize("name", ["", "top-creators", "other:1d:1:usd", "top-creators:1d:1:usd:x"])
+def test_no_query_has_this_name(name: str) -> None:
+    with pytest.raises(BadInput):
+        TopCreators.named(name)

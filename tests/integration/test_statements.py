@@ -1,0 +1,420 @@
+"""Statements over both databases: figures are the ledger's, files stay, and again is the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import case, func, insert, or_, select, update
+
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.record import record_dispute, record_dispute_won, record_refund
+from app.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
+from app.ledger.models import Entry
+from app.ledger.postings import CASH, EntryKind, Posting, creator_account
+from app.statements import csv as as_csv
+from app.statements import make, pdf
+from app.statements.document import (
+    Document,
+    NotAddingUp,
+    UnknownCreator,
+    bounds,
+    document,
+    documents,
+)
+from app.statements.make import make_one, make_page
+from app.statements.models import Statement
+from tests.support.bucket import serving_bucket
+from tests.support.months import Months, Payout, at, history
+from tests.support.site import Site
+
+JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
+HALF_YEAR = [date(2025, month, 1) for month in range(1, 9)]
+
+
+@pytest.fixture
+def months(database_url: str, tmp_path: Path) -> Iterator[Months]:
+    made = Months(database_url, tmp_path / "storage")
+    yield made
+    made.db.dispose()
+
+
+def statement(months: Months, month: date = JANUARY, creator: str = "ana") -> Document:
+    with months.transaction() as tx:
+        return document(tx, creator, month, "Fanhouse")
+
+
+def usd(months: Months, month: date = JANUARY) -> Document:
+    (one,) = statement(months, month)["currencies"]
+    assert one["currency"] == "usd"
+    return dict(one)
+
+
+def in_short(one: Document) -> tuple[int, int, int, int, int]:
+    return one["opening"], one["earned"]["net"], one["paid_out"], one["returned"], one["closing"]
+
+
+def balances_at(months: Months, creator: str, month: date) -> dict[str, int]:
+    """What the ledger owes the creator when the month ends, by currency, unless nothing."""
+    mine = creator_account(creator)
+    owed = func.sum(case((Entry.credit == mine, Entry.amount), else_=-Entry.amount))
+    chosen = (
+        select(Entry.currency, owed)
+        .where(or_(Entry.credit == mine, Entry.debit == mine), Entry.created_at < bounds(month)[1])
+        .group_by(Entry.currency)
+    )
+    with months.db.autocommit() as connection:
+        return {code: int(amount) for code, amount in connection.execute(chosen) if amount}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_history_adds_up_from_month_to_month(months: Months, seed: int) -> None:
+    creators = ["ana", "bob", "Ana"]
+    months.creator(*creators)
+    history(months, seed, creators)
+    for creator in creators:
+        before: dict[str, int] = {}
+        for month in HALF_YEAR:
+            made = statement(months, month, creator)
+            there = {one["currency"]: one for one in made["currencies"]}
+            assert {c: one["opening"] for c, one in there.items() if one["opening"]} == before
+            for one in there.values():
+                opening, net, paid, back, closing = in_short(one)
+                assert opening + net - paid + back == closing
+                assert one["opening"] + sum(x["amount"] for x in one["lines"]) == closing
+                assert not one["lines"] or one["lines"][-1]["balance"] == closing
+                for part in (*one["sources"], one["earned"]):
+                    assert part["gross"] - part["refunds"] - part["fees"] == part["net"]
+                assert paid == sum(p["amount"] for p in one["payouts"])
+                assert back == sum(p["returned"] for p in one["payouts"])
+                times = [line["at"] for line in one["lines"]]
+                assert times == sorted(times)
+                assert all(made["from"] <= when < made["to"] for when in times)
+            before = {c: one["closing"] for c, one in there.items() if one["closing"]}
+            assert before == balances_at(months, creator, month)
+
+
+def test_the_sums_are_those_of_the_earnings(months: Months) -> None:
+    creators = ["ana", "bob"]
+    months.creator(*creators)
+    history(months, 7, creators, sales=90)
+    theirs: Counter[tuple[str, str, str]] = Counter()
+    with months.db.autocommit() as connection:
+        for row in connection.execute(select(Earning)):
+            start, end = bounds(JANUARY)
+            if row.creator_id == "ana" and start <= row.occurred_at < end:
+                sign = -1 if row.kind in (EarningKind.REFUND, EarningKind.DISPUTE) else 1
+                sale = row.kind == EarningKind.EARNING
+                theirs[row.currency, row.source, "gross" if sale else "refunds"] += (
+                    row.gross if sale else -sign * row.gross
+                )
+                theirs[row.currency, row.source, "fees"] += sign * row.fee
+                theirs[row.currency, row.source, "sales"] += sale
+    ours = Counter(
+        {
+            (one["currency"], part["source"], name): part[name]
+            for one in statement(months)["currencies"]
+            for part in one["sources"]
+            for name in ("gross", "refunds", "fees", "sales")
+        }
+    )
+    assert ours
+    assert {k: v for k, v in ours.items() if v} == {k: v for k, v in theirs.items() if v}
+
+
+def test_a_month_with_all_that_can_happen_to_a_sale(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 10_000, "2024-12-31T23:59:59.999", fee=2_000)
+    months.sale("s2", 5_000, "2025-01-01", fee=1_000, source="calls")
+    months.sale("s3", 700, "2025-01-31T23:59:59.999", fee=700)
+    months.sale("s4", 900, "2025-02-01", fee=0)
+    months.change(record_refund, "s1", 4_000, "2025-01-10", fee=800)
+    months.change(record_dispute, "s2", 5_000, "2025-01-11", fee=1_000)
+    months.change(record_dispute_won, "s2", 2_000, "2025-02-12", fee=400)
+    months.change(record_refund, "s3", 700, "2025-02-13", fee=700)
+    january, february = usd(months), usd(months, FEBRUARY)
+    assert january["opening"] == 8_000
+    assert january["sources"] == [
+        {"source": "calls", "sales": 1, "gross": 5_000, "refunds": 5_000, "fees": 0, "net": 0},
+        {
+            "source": "tips",
+            "sales": 1,
+            "gross": 700,
+            "refunds": 4_000,
+            "fees": -100,
+            "net": -3_200,
+        },
+    ]
+    assert [line["id"] for line in january["lines"]] == [
+        *("s2", "record_refund-s1-2025-01-10", "record_dispute-s2-2025-01-11", "s3")
+    ]
+    assert in_short(january) == (8_000, -3_200, 0, 0, 4_800)
+    assert in_short(february) == (4_800, 900 + 1_600, 0, 0, 7_300)
+    assert [(line["kind"], line["gross"], line["fee"]) for line in february["lines"]] == [
+        *(("earning", 900, 0), ("dispute_won", 2_000, -400), ("refund", -700, 700))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fate", "january", "february"),
+    [
+        ("paid", (0, 9_000, 5_000, 0, 4_000), (4_000, 0, 0, 0, 4_000)),
+        ("failed", (0, 9_000, 5_000, 0, 4_000), (4_000, 0, 0, 5_000, 9_000)),
+        ("retried", (0, 9_000, 5_000, 0, 4_000), (4_000, 0, 5_000, 5_000, 4_000)),
+        ("returned", (0, 9_000, 5_000, 0, 4_000), (4_000, 0, 0, 5_000, 9_000)),
+        ("reversed", (0, 9_000, 5_000, 0, 4_000), (4_000, 0, 0, 5_000, 9_000)),
+    ],
+)
+def test_payouts_that_end_in_a_later_month(
+    months: Months, fate: str, january: Any, february: Any
+) -> None:
+    months.creator("ana")
+    months.sale("s1", 9_000, "2025-01-02")
+    months.pay(Payout("manual:ana:k1", 5_000, at("2025-01-31T20:00"), fate))
+    assert in_short(usd(months)) == january
+    assert in_short(usd(months, FEBRUARY)) == february
+    (payout,) = usd(months)["payouts"]
+    assert payout == {
+        "id": "manual:ana:k1",
+        "at": "2025-01-31T20:00:00.000Z",
+        "amount": 5_000,
+        "returned": 0,
+    }
+    later = [(p["amount"], p["returned"]) for p in usd(months, FEBRUARY)["payouts"]]
+    assert later == ([] if fate == "paid" else [(february[2], february[3])])
+
+
+def test_a_payout_tried_twice_in_a_month_is_one_payout(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 9_000, "2025-01-02")
+    months.pay(Payout("p1", 5_000, at("2025-01-10"), "retried"))
+    months.pay(Payout("p2", 1_000, at("2025-01-11"), "failed"))
+    made = usd(months)
+    assert in_short(made) == (0, 9_000, 11_000, 6_000, 4_000)
+    assert [(p["id"], p["amount"], p["returned"]) for p in made["payouts"]] == [
+        ("p1", 10_000, 5_000),
+        ("p2", 1_000, 1_000),
+    ]
+
+
+def test_what_was_booked_without_an_earning_is_there_too(months: Months) -> None:
+    months.creator("ana")
+    mine = creator_account("ana")
+    months.book(
+        Posting(EntryKind.EARNING, "old books", CASH, mine, "usd", 500, at("2025-01-05")),
+        Posting(EntryKind.REFUND, "a mistake", mine, CASH, "usd", 200, at("2025-01-06")),
+    )
+    made = usd(months)
+    assert [line["source"] for line in made["lines"]] == ["other", "other"]
+    assert in_short(made) == (0, 300, 0, 0, 300)
+    assert made["earned"]["refunds"] == 200
+
+
+def test_nothing_at_all(months: Months) -> None:
+    months.creator("ana")
+    assert statement(months)["currencies"] == []
+    with pytest.raises(UnknownCreator, match="bob"):
+        statement(months, creator="bob")
+    months.sale("s1", 100, "2025-01-31")
+    months.pay(Payout("p1", 100, at("2025-02-01")))
+    assert statement(months, date(2025, 3, 1))["currencies"] == [], "nothing is owed any more"
+    assert in_short(usd(months, FEBRUARY)) == (100, 0, 100, 0, 0)
+
+
+def test_figures_that_do_not_add_up_make_no_statement(months: Months) -> None:
+    months.creator("ana", "bob")
+    mine, when = creator_account("ana"), at("2025-01-05")
+    months.sale("s1", 900, "2025-01-05", creator="bob")
+    with months.db.begin() as tx:  # not posted yet, so that it can be booked wrongly
+        row = {
+            "id": "s2",
+            "creator_id": "ana",
+            "source": "tips",
+            "kind": "earning",
+            "currency": "usd",
+            "gross": 500,
+            "fee": 100,
+            "occurred_at": when,
+            "posted": False,
+        }
+        tx.execute(insert(Earning), [row])
+    months.book(Posting(EntryKind.EARNING, "s2", CASH, mine, "usd", 499, when))
+    with pytest.raises(NotAddingUp, match=r"statement ana:2025-01: earning s2 is booked with 499"):
+        statement(months)
+    with months.transaction() as tx:
+        assert make_page(tx, months, JANUARY, "") == {"last": None, "made": 1, "wrong": ["ana"]}
+    assert [row.id for row in kept(months)] == ["bob:2025-01"]
+
+
+# Made and kept
+
+
+def kept(months: Months) -> list[Any]:
+    with months.db.autocommit() as connection:
+        return list(connection.execute(select(Statement).order_by(Statement.id)))
+
+
+def storage_of(months: Months) -> Storage:
+    assert months.gateways.storage is not None
+    return months.gateways.storage
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_pages_of_all_who_had_something(
+    months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "PAGE_SIZE", 2)
+    months.creator("a1", "a2", "a3", "a4", "a5", "A6", "b-.", "..")
+    months.sale("s1", 500, "2025-01-05", creator="a1")
+    months.sale("s2", 500, "2024-12-05", creator="a2")
+    months.sale("s3", 500, "2024-12-05", creator="a3")
+    months.pay(Payout("p3", 500, at("2024-12-06"), creator="a3"))
+    months.sale("s4", 500, "2025-02-01", creator="a4")
+    months.sale("s5", 500, "2025-01-31", fee=500, creator="b-.")
+    months.sale("s6", 500, "2025-01-31", creator="..")
+    had = {"a1", "a2", "b-.", ".."}
+
+    def run() -> list[dict[str, Any]]:
+        pages, after = [], ""
+        while True:
+            with months.transaction() as tx:
+                pages.append(make_page(tx, months, JANUARY, after))
+            if pages[-1]["last"] is None:
+                return pages
+            after = pages[-1]["last"]
+
+    pages = run()
+    assert sum(page["made"] for page in pages) == len(had)
+    assert not any(page["wrong"] for page in pages)
+    rows, there = kept(months), files(tmp_path)
+    assert {row.creator_id for row in rows} == had
+    for row in rows:
+        assert row.id == f"{row.creator_id}:2025-01"
+        made = json.loads(row.document)
+        assert storage_of(months).get(row.csv_path) == as_csv.made(made)
+        assert storage_of(months).get(row.pdf_path) == pdf.made(made)
+    months.clock = at("2025-07-01")
+    assert run() == pages
+    assert (kept(months), files(tmp_path)) == (rows, there), "the same again changes nothing"
+
+
+def test_one_made_again_after_the_month_changed(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    with months.transaction() as tx:
+        assert make_one(tx, months, JANUARY, "ana") == {"statement": "ana:2025-01"}
+    (first,) = kept(months)
+    months.clock = at("2025-07-01")
+    months.sale("s2", 70, "2025-01-06")
+    with months.transaction() as tx:
+        make_one(tx, months, JANUARY, "ana")
+    (second,) = kept(months)
+    assert json.loads(second.document)["currencies"][0]["closing"] == 570
+    assert second.made_at == months.clock
+    assert b"570" not in storage_of(months).get(first.csv_path), "what was handed out stays"
+
+
+def test_a_storage_that_fails_leaves_no_row(months: Months, tmp_path: Path) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    (tmp_path / "storage").write_text("in the way")
+    with pytest.raises(StorageUnavailable), months.transaction() as tx:
+        make_page(tx, months, JANUARY, "")
+    assert kept(months) == []
+    (tmp_path / "storage").unlink()
+    with months.transaction() as tx:
+        assert make_page(tx, months, JANUARY, "")["made"] == 1
+
+
+def test_files_go_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with serving_bucket(tmp_path / "s3") as url:
+        site = Site(
+            f"sqlite:///{tmp_path / 'site.db'}", storage_url=f"s3://statements/x?endpoint={url}"
+        )
+        told = command(site.app, "make", "2025-03", "--json")
+        assert (told.exit_code, json.loads(told.stdout)["made"]) == (0, 2)
+        names = sorted(path.suffix for path in (tmp_path / "s3" / "statements" / "x").rglob("*.*"))
+        assert names == [".csv", ".csv", ".pdf", ".pdf"]
+        got = site.app.test_client().get(
+            "/api/creators/ana/statements/2025-03.pdf", headers=site.headers("ana")
+        )
+        assert got.data.startswith(b"%PDF-")
+    site.db.dispose()
+
+
+# The commands
+
+
+def command(app: Flask, *args: str) -> Any:
+    return app.test_cli_runner().invoke(args=["statements", *args])
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'site.db'}"
+    site = Site(url, storage_url=(tmp_path / "storage").as_uri(), platform_name="Fanhouse")
+    told = command(site.app, "show", "ana", "2025-03", "--json")
+    made = json.loads(told.stdout)
+    assert (told.exit_code, made["id"], made["platform"]) == (0, "ana:2025-03", "Fanhouse")
+    assert made["currencies"][0]["closing"] == 50_000
+    files = [tmp_path / "a.pdf", tmp_path / "a.csv"]
+    told = command(
+        site.app, "show", "ana", "2025-03", "--pdf", str(files[0]), "--csv", str(files[1])
+    )
+    assert (told.exit_code, "500.00" in told.stdout) == (0, True)
+    assert (files[0].read_bytes(), files[1].read_bytes()) == (pdf.made(made), as_csv.made(made))
+    told = command(site.app, "make", "2025-03", "--creator", "ana", "--json")
+    assert json.loads(told.stdout) == {"month": "2025-03", "made": 1, "wrong": []}
+    for wrong in (("show", "nobody", "2025-03"), ("make", "2025-13"), ("make", "march")):
+        assert command(site.app, *wrong).exit_code == 2
+    with site.db.begin() as tx:
+        tx.execute(update(Creator).values(name="Bea"))
+    assert command(site.app, "make", "2025-03").exit_code == 0
+    site.db.dispose()
+
+
+# Hostile strings, as they come out of the database
+
+
+def test_hostile_strings(months: Months) -> None:
+    name = 'x\r\n"=1+1",\u202eevil\t#eval("1")'
+    months.creator("-ana", name=name)
+    months.sale("=1+1", 700, "2025-01-05", source='@SUM(A1),"x"', creator="-ana")
+    months.sale("+2", 300, "2025-01-06", source="-3", creator="-ana")
+    made = statement(months, creator="-ana")
+    assert made["creator"]["name"] == 'x "=1+1", evil #eval("1")'
+    rows = list(csv.DictReader(io.StringIO(as_csv.made(made).decode(), newline="")))
+    assert [(row["source"], row["reference"]) for row in rows[1:-1]] == [
+        ('\'@SUM(A1),"x"', "'=1+1"),
+        ("'-3", "'+2"),
+    ]
+    assert [Decimal(row["balance"]) for row in rows] == [0, 7, 10, 10]
+    assert pdf.made(made).startswith(b"%PDF-")
+
+
+def test_each_of_many_is_as_it_is_alone(months: Months) -> None:
+    creators = ["ana", "bob", "cem", "Ana"]
+    months.creator(*creators)
+    history(months, 11, creators)
+    with months.transaction() as tx:
+        together = documents(tx, creators, JANUARY, "Fanhouse")
+    alone = [statement(months, creator=one) for one in creators]
+    assert sorted(together, key=str) == sorted(alone, key=str)
+
+
+def test_a_storage_without_the_file(months: Months, tmp_path: Path) -> None:
+    with pytest.raises(StorageMissing):
+        open_storage(tmp_path.as_uri()).get("statements/2025-01/ana-1.pdf")

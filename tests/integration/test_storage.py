@@ -1,0 +1,220 @@
+"""The storage: a folder, and a bucket over real HTTP, held to the same rules."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT, load
+from app.errors import BadInput, SettingsError
+from app.gateways.storage import (
+    Bucket,
+    Storage,
+    StorageMissing,
+    StorageUnavailable,
+    open_storage,
+)
+from tests.support.bucket import serving_bucket
+from tests.support.receiver import Receiver, receiving
+
+PDF = "application/pdf"
+PATH = "statements/2025-01/ana-0a1b.pdf"
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "shh-secret")
+
+
+@pytest.fixture(params=["folder", "bucket", "bucket, prefix"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "folder":
+        yield open_storage((tmp_path / "a b%").as_uri())
+        return
+    prefix = "/some/where" if "prefix" in request.param else ""
+    with serving_bucket(tmp_path) as url:
+        yield open_storage(f"s3://statements{prefix}?endpoint={url}&region=eu-central-1")
+
+
+def test_what_is_put_is_got_and_what_is_deleted_is_gone(storage: Storage) -> None:
+    assert not storage.exists(PATH)
+    for data in (b"old" * 1_000, b"", b"%PDF-1.7\0\xff" * 200_000):
+        storage.put(PATH, data, PDF)
+        assert storage.exists(PATH)
+        assert storage.get(PATH) == data
+    storage.put("kept", b"kept", PDF)
+    for _ in range(2):
+        storage.delete(PATH)
+        assert not storage.exists(PATH)
+        with pytest.raises(StorageMissing, match=r"ana-0a1b\.pdf"):
+            storage.get(PATH)
+    assert storage.get("kept") == b"kept"
+
+
+def test_where_a_file_is(tmp_path: Path) -> None:
+    open_storage((tmp_path / "folder").as_uri()).put(PATH, b"a", PDF)
+    with serving_bucket(tmp_path) as url:
+        open_storage(f"s3://statements/some/where/?endpoint={url}").put(PATH, b"b", PDF)
+    assert (tmp_path / "folder" / PATH).read_bytes() == b"a"
+    assert (tmp_path / "statements" / "some" / "where" / PATH).read_bytes() == b"b"
+
+
+@pytest.mark.parametrize("name", ["statements", "statements/2025-01", f"{PATH}/below", "none"])
+def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
+    storage.put(PATH, b"x", PDF)
+    assert not storage.exists(name)
+    with pytest.raises(StorageMissing):
+        storage.get(name)
+    storage.delete(name)
+    assert storage.get(PATH) == b"x"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/etc/passwd", "..", ".", "../x", "a/../x", "a/..", "./a", "a//b", "a/", "a\0b"),
+        *("a\\..\\x", "C:x", "a\nb", "a b", "ä", "%2e%2e/x", "~root", "a" * 141, "a/" * 100 + "a"),
+    ],
+)
+def test_no_path_leads_out_of_it(storage: Storage, path: str) -> None:
+    for call in (storage.get, storage.exists, storage.delete):
+        with pytest.raises(BadInput, match="no path"):
+            call(path)
+    with pytest.raises(BadInput, match="no path"):
+        storage.put(path, b"x", PDF)
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(storage: Storage) -> None:
+    whole = [bytes([n]) * 300_000 for n in range(8)]
+    storage.put(PATH, whole[0], PDF)
+    done = threading.Event()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(storage.get(PATH))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(3):
+        for data in whole:
+            storage.put(PATH, data, PDF)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert seen
+    assert set(seen) <= set(whole)
+
+
+def test_a_put_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path.as_uri())
+    storage.put("a", b"old", PDF)
+    with pytest.raises(StorageUnavailable):
+        storage.put("a/b", b"new", PDF)
+    (tmp_path / "folder" / "within").mkdir(parents=True)
+    with pytest.raises(StorageUnavailable):
+        storage.put("folder", b"new", PDF)
+    assert storage.get("a") == b"old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "folder", "within"]
+
+
+def bucket_at(url: str, seconds: float = 5.0) -> Storage:
+    return Storage(Bucket("statements", None, seconds, endpoint=url, region="eu-central-1"))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 500, 503])
+def test_a_bucket_that_answers_otherwise_is_unavailable(receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    storage = bucket_at(receiver.url)
+    with pytest.raises(StorageUnavailable) as failure:
+        storage.get(PATH)
+    assert "shh-secret" not in str(failure.value)
+    with pytest.raises(StorageUnavailable):
+        storage.put(PATH, b"x", PDF)
+    assert 2 <= len(receiver.got) <= 6
+
+
+def test_a_bucket_that_is_not_there_is_not_a_file_that_is_missing(tmp_path: Path) -> None:
+    with serving_bucket(tmp_path, "another") as url, pytest.raises(StorageUnavailable):
+        bucket_at(url).put(PATH, b"x", PDF)
+
+
+def test_a_bucket_that_does_not_answer_is_given_up(receiver: Receiver) -> None:
+    receiver.release.clear()
+    storage = bucket_at(receiver.url, 0.2)
+    with pytest.raises(StorageUnavailable):
+        storage.get(PATH)
+    assert 1 <= len(receiver.got) <= 3
+    with pytest.raises(StorageUnavailable):
+        bucket_at("http://127.0.0.1:1").exists(PATH)
+
+
+def test_requests_are_signed_and_say_what_they_carry(receiver: Receiver) -> None:
+    receiver.headers = {"ETag": '"e"'}
+    bucket_at(receiver.url).put(PATH, b"x", PDF)
+    ((path, headers, body),) = receiver.got
+    assert path.startswith(f"/statements/{PATH}")
+    assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/")
+    assert "/eu-central-1/s3/aws4_request" in headers["authorization"]
+    assert (headers["content-type"], body) == (PDF, b"x")
+
+
+FORKED = """
+import os, sys
+from app.gateways.storage import StorageUnavailable, open_storage
+storage = open_storage(sys.argv[1])
+if "used" in sys.argv:
+    storage.exists("a")
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+try:
+    os._exit(10 + storage.exists("a"))
+except StorageUnavailable as failure:
+    os._exit(20 + ("forked" in str(failure)))
+"""
+
+
+@pytest.mark.parametrize(("used", "code"), [([], 10), (["used"], 21)])
+def test_a_forked_process_uses_it_afresh_or_says_that_it_cannot(
+    tmp_path: Path, used: list[str], code: int
+) -> None:
+    with serving_bucket(tmp_path) as url:
+        where = f"s3://statements?endpoint={url}"
+        done = subprocess.run([sys.executable, "-c", FORKED, where, *used], cwd=ROOT, timeout=60)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("file://folder", "file://host/folder", "file:///folder?a=1", "file:///folder#a"),
+        *("s3://", "s3:///prefix", "s3://Bucket", "s3://b", "s3://bucket/../x", "s3://bucket/a//b"),
+        *("s3://bucket?endpoint=ftp://x", "s3://bucket?endpoint=https://u:p@x", "s3://bucket#x"),
+        *("s3://bucket?secret=1", "s3://bucket?endpoint=", "s3://key:secret@bucket"),
+    ],
+)
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^STORAGE_URL: ") as failure:
+        open_storage(url)
+    assert "secret" not in str(failure.value)
+
+
+def test_what_the_settings_take() -> None:
+    assert load({}).storage_url == f"file://{os.fspath(ROOT / 'var' / 'storage')}"
+    with pytest.raises(SettingsError, match="STORAGE_URL: must start with file:// or s3://"):
+        load({"STORAGE_URL": "gs://bucket"})

@@ -1,0 +1,171 @@
+"""Caches over both carriers for tests, and processes of their own that use one at the same time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+
+from app.config import ROOT
+from app.coordination import limits
+from app.gateways.cache import Cache
+from app.gateways.cache_carriers import Carrier, RedisCarrier, UpstashCarrier
+from app.gateways.cache_line import Line
+from app.local.serving import serve_in_thread
+from app.local.upstash.server import UpstashStandIn
+
+TOKEN = "rest-token-of-this-test"
+PATIENCE_SECONDS = 30.0
+CARRIERS = ("redis", "upstash")
+
+
+def connecting(carrier: str, url: str, token: str = TOKEN) -> Callable[[], Carrier]:
+    if carrier == "redis":
+        return lambda: RedisCarrier(url)
+    return lambda: UpstashCarrier(url, SecretStr(token))
+
+
+def patient(carrier: str, url: str) -> Cache:
+    """A cache with all the time it needs: a busy machine is no outage."""
+    return Cache(Line(connecting(carrier, url), seconds=PATIENCE_SECONDS))
+
+
+class Kit:
+    """One carrier's way to an empty Valkey, and a look at it from behind."""
+
+    def __init__(self, carrier: str, url: str, redis_url: str) -> None:
+        self.carrier = carrier
+        self.url = url
+        self.raw: Any = Redis.from_url(redis_url, decode_responses=True)
+        self.raw.flushdb()
+        self.redis_url = redis_url
+        self.cache = patient(carrier, url)
+
+    def together(self, mode: str, processes: int = 4, **more: Any) -> list[Any]:
+        """What each of several processes reports that were let go together."""
+        spec = {"carrier": self.carrier, "url": self.url, "redis_url": self.redis_url, **more}
+        command = [sys.executable, "-m", "tests.support.cached", mode, json.dumps(spec)]
+        begun = [
+            subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+            for _ in range(processes)
+        ]
+        try:
+            for process in begun:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+            for process in begun:
+                assert process.stdin is not None
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            return [json.loads(process.communicate(timeout=90)[0]) for process in begun]
+        finally:
+            for process in begun:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def kit_of(carrier: str, redis_url: str) -> Iterator[Kit]:
+    if carrier == "redis":
+        yield Kit(carrier, redis_url, redis_url)
+        return
+    standin = UpstashStandIn(redis_url, TOKEN)
+    with serve_in_thread(standin) as url:
+        yield Kit(carrier, url, redis_url)
+    standin.close()
+
+
+@pytest.fixture(params=CARRIERS)
+def kit(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Kit]:
+    with kit_of(request.param, redis_url) as made:
+        yield made
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        time.sleep(0.01)
+
+
+def _compute(cache: Cache, spec: dict[str, Any]) -> Any:
+    """Every thread asks for one key; whoever computes does so until all have arrived."""
+    raw: Any = Redis.from_url(spec["redis_url"])
+
+    def compute() -> str:
+        raw.incr("computed")
+        eventually(lambda: int(raw.get("arrived") or 0) >= spec["callers"])
+        return "new"
+
+    def one(_: int) -> Any:
+        raw.incr("arrived")
+        return cache.get_or_compute(spec["key"], compute, spec["ttl"])
+
+    with ThreadPoolExecutor(spec["threads"]) as pool:
+        return list(pool.map(one, range(spec["threads"])))
+
+
+def _limit(cache: Cache, spec: dict[str, Any]) -> Any:
+    """When something was let through: each time between two readings of the machine's clock."""
+    end = time.monotonic() + spec["seconds"]
+
+    def one(_: int) -> list[tuple[float, float]]:
+        passed = []
+        while (before := time.monotonic()) < end:
+            if limits.allow(
+                cache, "t", spec["limit"], spec["window"], when_away=limits.WhenAway.CLOSED
+            ).allowed:
+                passed.append((before, time.monotonic()))
+        return passed
+
+    with ThreadPoolExecutor(3) as pool:
+        return [span for spans in pool.map(one, range(3)) for span in spans]
+
+
+def _fork(cache: Cache, _spec: dict[str, Any]) -> Any:
+    """Parent and children use the one cache they all have; how many answers were not their own."""
+    cache.put("before", 1, 60)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            os._exit(_wrong(cache))
+        children.append(child)
+    wrong = [_wrong(cache)]
+    return wrong + [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _wrong(cache: Cache) -> int:
+    mine = f"of {os.getpid()}"
+    try:
+        for n in range(60):
+            cache.put(mine, [mine, n], 60)
+            if cache.get(mine) != [mine, n]:
+                return 1
+    except Exception:
+        return 2
+    return 0
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[2])
+    cache = patient(spec["carrier"], spec["url"])
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    work = {"compute": _compute, "limit": _limit, "fork": _fork}[sys.argv[1]]
+    sys.stdout.write(json.dumps(work(cache, spec)))
+
+
+if __name__ == "__main__":
+    main()

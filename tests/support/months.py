@@ -1,0 +1,177 @@
+"""Creators with months behind them: sales and what became of them, payouts and what became of
+those, posted as the product posts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app.db import Base, Database
+from app.earnings.models import Creator
+from app.earnings.record import (
+    Change,
+    Sale,
+    record_dispute,
+    record_dispute_won,
+    record_refund,
+    record_sale,
+)
+from app.gateways import Gateways
+from app.gateways.storage import open_storage
+from app.gateways.stripe import StripeGateway
+from app.ledger.postings import (
+    CASH,
+    EntryKind,
+    Posting,
+    Tx,
+    connected_account,
+    creator_account,
+    hold_account,
+    post,
+)
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+SOURCES = ("tips", "subscriptions", "calls")
+
+
+def at(text: str) -> datetime:
+    """A time given as `2025-01-31` or with a time of day."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+class Months:
+    """A database of creators, and what a statement is made with."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.db = Database(url)
+        Base.metadata.create_all(self.db.engine)
+        self.clock = at("2025-06-01T03:00")
+        self.gateways = Gateways(
+            stripe=StripeGateway("sk_test", "http://127.0.0.1:1", calls_per_second=1.0),
+            storage=open_storage(folder.as_uri()),
+            platform="Fanhouse",
+        )
+
+    def now(self) -> datetime:
+        return self.clock
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with self.db.session() as session:
+            yield session
+
+    def creator(self, *ids: str, name: str = "Ana", currency: str = "usd") -> None:
+        same = {
+            "name": name,
+            "email": "a@example.com",
+            "country": "US",
+            "currency": currency,
+            "payouts_enabled": True,
+            "transfers_active": True,
+            "manual_payouts": True,
+            "created_at": START,
+        }
+        with self.db.begin() as tx:
+            tx.execute(insert(Creator), [{"id": one, **same} for one in ids])
+
+    def sale(
+        self, name: str, gross: int, when: str, fee: int = 0, source: str = "tips", **more: str
+    ) -> None:
+        creator, currency = more.get("creator", "ana"), more.get("currency", "usd")
+        with self.db.begin() as tx:
+            assert record_sale(tx, Sale(name, creator, source, currency, gross, fee, at(when)))
+
+    def change(
+        self, record: Callable[[Tx, Change], bool], sale: str, gross: int, when: str, fee: int = 0
+    ) -> None:
+        name = f"{record.__name__}-{sale}-{when}"[:64]
+        with self.db.begin() as tx:
+            assert record(tx, Change(name, sale, "usd", gross, fee, at(when)))
+
+    def book(self, *postings: Posting) -> None:
+        with self.db.begin() as tx:
+            post(tx, postings)
+
+    def pay(self, payout: Payout) -> None:
+        self.book(*payout.booked())
+
+
+@dataclass
+class Payout:
+    """What is booked on a payout, from its request on; see `fate`."""
+
+    id: str
+    amount: int
+    when: datetime
+    fate: str = "paid"
+    """paid, failed, retried, returned, reversed."""
+    creator: str = "ana"
+    currency: str = "usd"
+    step: timedelta = timedelta(hours=6)
+
+    def booked(self) -> Iterator[Posting]:
+        mine, hold = creator_account(self.creator), hold_account(self.id)
+        there, now = connected_account(self.id), self.when
+        K = EntryKind
+        yield self.entry(K.HOLD, f"{self.id}-1", mine, hold, now)
+        if self.fate in ("failed", "retried"):
+            yield self.entry(K.RELEASE, f"{self.id}-1", hold, mine, now + self.step)
+        if self.fate == "failed":
+            return
+        if self.fate == "retried":
+            now += 2 * self.step
+            yield self.entry(K.HOLD, f"{self.id}-2", mine, hold, now)
+        yield self.entry(K.TRANSFER, f"tr_{self.id}", there, CASH, now)
+        if self.fate != "reversed":
+            yield self.entry(K.SETTLE, f"po_{self.id}", hold, there, now + self.step)
+        if self.fate == "returned":
+            yield self.entry(K.RETURN, f"po_{self.id}", there, hold, now + 2 * self.step)
+        if self.fate in ("returned", "reversed"):
+            end = now + 3 * self.step
+            yield self.entry(K.REVERSAL, f"trr_{self.id}", CASH, there, end)
+            yield self.entry(K.RELEASE, f"tr_{self.id}", hold, mine, end)
+
+    def entry(self, kind: EntryKind, ref: str, debit: str, credit: str, now: datetime) -> Posting:
+        return Posting(kind, ref, debit, credit, self.currency, self.amount, now)
+
+
+def history(months: Months, seed: int, creators: list[str], sales: int = 60) -> None:
+    """Half a year of everything, in several currencies; the same for the same seed."""
+    random = Random(seed)
+    fates = ("paid", "paid", "failed", "retried", "returned", "reversed")
+    with months.db.begin() as tx:
+        for number in range(sales):
+            who, code = random.choice(creators), random.choice(("usd", "eur", "jpy", "kwd"))
+            gross = random.randint(1, 50_000)
+            fee = random.choice((0, gross // 5, gross))
+            when = START + timedelta(milliseconds=random.randrange(180 * 86_400_000))
+            if number % 9 == 0:
+                when = when.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            name, source = f"s{seed}-{number}", random.choice(SOURCES)
+            record_sale(tx, Sale(name, who, source, code, gross, fee, when))
+            later = when + timedelta(days=random.choice((0, 3, 40)))
+            takes = random.choice((None, None, record_refund, record_dispute, record_dispute))
+            if takes is None:
+                continue
+            part = random.randint(1, gross)
+            share = min(fee, part) if fee == gross else random.choice((0, min(fee, part)))
+            takes(tx, Change(f"t{name}", name, code, part, share, later))
+            if takes is record_dispute and random.random() < 0.5:
+                won = Change(f"w{name}", name, code, part, share, later + timedelta(days=20))
+                record_dispute_won(tx, won)
+        for number in range(sales // 3):
+            when = START + timedelta(minutes=random.randrange(180 * 1_440))
+            step = timedelta(hours=random.choice((1, 30, 400)))
+            who, code = random.choice(creators), random.choice(("usd", "eur", "jpy"))
+            payout = Payout(
+                *(f"p{seed}-{number}", random.randint(1, 9_000), when, random.choice(fates)),
+                *(who, code, step),
+            )
+            post(tx, payout.booked())
