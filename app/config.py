@@ -194,7 +194,9 @@ class Settings(BaseModel):
     admin_token: SecretStr | None = None
     secret_key: SecretStr | None = None
     port: int = Field(default=3005, ge=1, le=65535)
-    switchyard_jobs: str = "app.jobs.payouts,app.jobs.webhooks,app.jobs.cache,app.jobs.relay"
+    switchyard_jobs: str = (
+        "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.relay"
+    )
     """Modules that declare jobs, comma-separated: a team adds its own here."""
     lease_seconds: float = Field(default=10.0, ge=0.5)
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.cli import cutover, database, jobs, payouts, processes, run_here, runs, statements
+from app.cli import (
+    cutover,
+    database,
+    earnings,
+    jobs,
+    payouts,
+    processes,
+    run_here,
+    runs,
+    statements,
+)
 
 
 def register_commands(app: Flask) -> None:
@@ -12,6 +22,7 @@ def register_commands(app: Flask) -> None:
     jobs.group.add_command(run_here.run_job)
     for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
         app.cli.add_command(command)
+    app.cli.add_command(earnings.group)
     app.cli.add_command(statements.group)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

@@ -12,6 +12,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 from app.earnings.models import Earning
 
+# SQLite keeps the rows in their key's own index.
+_BY_KEY = {"sqlite_with_rowid": False}
+
 
 class _Sums:
     """gross - refunds - fees = net: what the creator's balance changed by."""
@@ -37,7 +40,7 @@ class DailyEarnings(_Sums, Base):
     currency: Mapped[str] = mapped_column(String(3), primary_key=True)
     source: Mapped[str] = mapped_column(String(40), primary_key=True)
 
-    __table_args__ = (Index("ix_daily_earnings_creator", "creator_id", "day"),)
+    __table_args__ = (Index("ix_daily_earnings_creator", "creator_id", "day"), _BY_KEY)
 
 
 class MonthlyEarnings(_Sums, Base):
@@ -50,7 +53,7 @@ class MonthlyEarnings(_Sums, Base):
     currency: Mapped[str] = mapped_column(String(3), primary_key=True)
     source: Mapped[str] = mapped_column(String(40), primary_key=True)
 
-    __table_args__ = (Index("ix_monthly_earnings_creator", "creator_id", "month"),)
+    __table_args__ = (Index("ix_monthly_earnings_creator", "creator_id", "month"), _BY_KEY)
 
 
 class LifetimeEarnings(_Sums, Base):
@@ -60,6 +63,9 @@ class LifetimeEarnings(_Sums, Base):
 
     creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"), primary_key=True)
     currency: Mapped[str] = mapped_column(String(3), primary_key=True)
+
+    # Room to update a row in its page, and so without its index.
+    __table_args__ = ({**_BY_KEY, "postgresql_with": {"fillfactor": 50}},)
 
 
 class PlatformDay(_Sums, Base):

@@ -60,7 +60,7 @@ class JobSpec:
     serverless: str
     timeout: float
     """Seconds one slice may take on a worker."""
-    key: Callable[[Any], str] | None
+    key: Callable[[Any], str | None] | None
     """What makes two payloads the same intent, where the payload says it."""
     tick: Callable[[datetime], Payload] | None
     """The payload of a scheduled occurrence."""
@@ -171,7 +171,7 @@ def job(
     concurrency: int | None = None,
     serverless: str = "inngest",
     timeout: float = 600.0,
-    key: Callable[[M], str] | None = None,
+    key: Callable[[M], str | None] | None = None,
     tick: Callable[[datetime], Payload] | None = None,
     ramp_by: str | None = None,
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,

@@ -18,7 +18,9 @@ branch_labels = None
 depends_on = None
 
 
-def _rollup(name: str, *keys: sa.Column[Any], extra: tuple[sa.Column[Any], ...] = ()) -> None:
+def _rollup(
+    name: str, *keys: sa.Column[Any], extra: tuple[sa.Column[Any], ...] = (), **options: Any
+) -> None:
     sums = [sa.Column(n, sa.BigInteger(), nullable=False) for n in _SUMS]
     names = [column.name for column in keys]
     owner = (
@@ -30,9 +32,8 @@ def _rollup(name: str, *keys: sa.Column[Any], extra: tuple[sa.Column[Any], ...] 
         if "creator_id" in names
         else []
     )
-    op.create_table(
-        name, *keys, *extra, *sums, sa.PrimaryKeyConstraint(*names, name=op.f(f"pk_{name}")), *owner
-    )
+    key = sa.PrimaryKeyConstraint(*names, name=op.f(f"pk_{name}"))
+    op.create_table(name, *keys, *extra, *sums, key, *owner, **options)
 
 
 _TYPES: dict[str, Any] = {
@@ -53,12 +54,14 @@ _SUMS = ("gross", "refunds", "fees", "net", "count")
 
 def upgrade() -> None:
     """Add them; every day that has earnings is dirty."""
+    by_key: dict[str, Any] = {"sqlite_with_rowid": False}
     _rollup(
         "daily_earnings",
         _column("day"),
         _column("creator_id"),
         _column("currency"),
         _column("source"),
+        **by_key,
     )
     op.create_index("ix_daily_earnings_creator", "daily_earnings", ["creator_id", "day"])
     _rollup(
@@ -67,9 +70,11 @@ def upgrade() -> None:
         _column("creator_id"),
         _column("currency"),
         _column("source"),
+        **by_key,
     )
     op.create_index("ix_monthly_earnings_creator", "monthly_earnings", ["creator_id", "month"])
-    _rollup("lifetime_earnings", _column("creator_id"), _column("currency"))
+    roomy: dict[str, Any] = {**by_key, "postgresql_with": {"fillfactor": 50}}
+    _rollup("lifetime_earnings", _column("creator_id"), _column("currency"), **roomy)
     creators = sa.Column("creators", sa.Integer(), nullable=False)
     _rollup(
         "platform_days", _column("day"), _column("currency"), _column("source"), extra=(creators,)

@@ -1,0 +1,295 @@
+"""Earnings in any order, late, corrected and taken back, with rollups in between: the sums are what
+a plain reckoning makes of the rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, delete, insert, select, update
+
+from app import tables
+from app.config import Settings
+from app.db import Database
+from app.earnings import rollup
+from app.earnings.models import Creator, Earning, EarningKind
+from app.earnings.posting import TAKING, post_earnings
+from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from tests.conftest import new_postgres
+
+FIRST = date(2025, 1, 29)
+"""The days reach into the next month."""
+MONTHS = [date(2025, 1, 1), date(2025, 2, 1)]
+FAR = date(2100, 1, 1)
+CREATORS = {"ana": "usd", "bea": "usd", "cem": "jpy"}
+TAKES = (EarningKind.REFUND, EarningKind.DISPUTE, EarningKind.DISPUTE_WON)
+Sums = dict[tuple[Any, ...], tuple[int, ...]]
+
+days = st.integers(0, 6)
+seconds = st.sampled_from((0, 1, 43_200, 86_399))
+which = st.integers(0, 1_000)
+acts = st.lists(
+    st.one_of(
+        st.tuples(
+            *(
+                st.just("sell"),
+                st.sampled_from(sorted(CREATORS)),
+                st.sampled_from(("tips", "calls")),
+            ),
+            *(days, seconds, st.integers(1, 5_000), st.integers(0, 100)),
+        ),
+        st.tuples(
+            *(st.just("take"), which, st.sampled_from(TAKES)),
+            *(days, seconds, st.integers(1, 100)),
+        ),
+        st.tuples(st.just("correct"), which, days, seconds, st.integers(1, 5_000)),
+        st.tuples(st.just("drop"), which),
+        st.tuples(st.just("post")),
+        st.tuples(st.just("roll"), days),
+        st.tuples(st.just("roll_dirty")),
+        st.tuples(st.just("roll_month"), st.sampled_from(MONTHS)),
+    ),
+    max_size=40,
+)
+
+
+def opened(url: str) -> Database:
+    return Database(Settings(database_url=url).sqlalchemy_url)
+
+
+def prepare(url: str) -> None:
+    """The tables, and the creators."""
+    db = opened(url)
+    tables.metadata.create_all(db.engine)
+    known = {"email": "e", "country": "US", "payouts_enabled": True, "transfers_active": True}
+    people = [
+        {"id": name, "name": name, "currency": currency, "created_at": moment(0, 0), **known}
+        for name, currency in CREATORS.items()
+    ]
+    with db.begin() as tx:
+        tx.execute(insert(Creator), people)
+    db.dispose()
+
+
+def moment(day: int, second: int) -> datetime:
+    return datetime.combine(FIRST + timedelta(days=day), datetime.min.time(), UTC) + timedelta(
+        seconds=second
+    )
+
+
+class World:
+    """What the acts do to a database."""
+
+    def __init__(self, tx: Connection) -> None:
+        self.tx = tx
+        self.made = 0
+
+    def rows(self, *where: Any) -> list[Any]:
+        return list(self.tx.execute(select(Earning).where(*where).order_by(Earning.id)))
+
+    def write(self, **row: Any) -> None:
+        self.made += 1
+        self.tx.execute(insert(Earning).values(id=f"e{self.made:04}", posted=False, **row))
+
+    def sell(
+        self, creator: str, source: str, day: int, second: int, gross: int, percent: int
+    ) -> None:
+        self.write(
+            creator_id=creator,
+            source=source,
+            kind=EarningKind.EARNING,
+            currency=CREATORS[creator],
+            gross=gross,
+            fee=gross * percent // 100,
+            occurred_at=moment(day, second),
+        )
+
+    def take(self, nth: int, kind: str, day: int, second: int, percent: int) -> None:
+        if not (sales := self.rows(Earning.kind == EarningKind.EARNING)):
+            return
+        sale = sales[nth % len(sales)]
+        self.write(
+            creator_id=sale.creator_id,
+            source=sale.source,
+            kind=kind,
+            currency=sale.currency,
+            gross=max(1, sale.gross * percent // 100),
+            fee=0,
+            refund_of=sale.id,
+            occurred_at=moment(day, second),
+        )
+
+    def correct(self, nth: int, day: int, second: int, gross: int) -> None:
+        if waiting := self.rows(Earning.posted.is_(False)):
+            row = waiting[nth % len(waiting)]
+            values = {"gross": gross, "fee": 0, "occurred_at": moment(day, second)}
+            self.tx.execute(update(Earning).where(Earning.id == row.id).values(values))
+
+    def drop(self, nth: int) -> None:
+        referred = select(Earning.refund_of).where(Earning.refund_of.is_not(None))
+        if waiting := self.rows(Earning.posted.is_(False), Earning.id.not_in(referred)):
+            row = waiting[nth % len(waiting)]
+            self.tx.execute(delete(Earning).where(Earning.id == row.id))
+
+    def post(self) -> None:
+        post_earnings(self.tx)
+
+    def roll(self, day: int) -> None:
+        target = FIRST + timedelta(days=day)
+        rollup.roll_day(self.tx, target)
+        rollup.roll_months(self.tx, [target])
+
+    def roll_dirty(self) -> None:
+        waiting = rollup.dirty(self.tx, FAR)
+        for day in waiting:
+            rollup.roll_day(self.tx, day)
+        rollup.roll_months(self.tx, waiting)
+
+    def roll_month(self, month: date) -> None:
+        rollup.roll_month(self.tx, month)
+
+
+def reckoned(rows: list[Any]) -> tuple[Sums, Sums, Sums, Sums]:
+    """Days, months, lifetimes and the platform's days, one row after the other."""
+    sums: list[dict[Any, list[int]]] = [{}, {}, {}, {}]
+    creators: dict[Any, set[str]] = {}
+    for row in rows:
+        sale, taking = row.kind == EarningKind.EARNING, row.kind in TAKING
+        gross = row.gross if sale else 0
+        refunds = 0 if sale else row.gross if taking else -row.gross
+        fee = -row.fee if taking else row.fee
+        figures = (gross, refunds, fee, gross - refunds - fee, int(sale))
+        day = row.occurred_at.astimezone(UTC).date()
+        who = (row.creator_id, row.currency, row.source)
+        platform = (day, row.currency, row.source)
+        keys = ((day, *who), (day.replace(day=1), *who), who[:2], platform)
+        creators.setdefault(platform, set()).add(row.creator_id)
+        for part, key in zip(sums, keys, strict=True):
+            total = part.setdefault(key, [0] * 5)
+            part[key] = [a + b for a, b in zip(total, figures, strict=True)]
+    plain = [{key: tuple(total) for key, total in part.items()} for part in sums]
+    plain[3] = {key: (*total, len(creators[key])) for key, total in plain[3].items()}
+    return plain[0], plain[1], plain[2], plain[3]
+
+
+def stored(tx: Connection, table: Any, *keys: str) -> Sums:
+    names = [*rollup.SUMS, *(["creators"] if "creators" in table.c else [])]
+    rows = tx.execute(select(*(table.c[name] for name in (*keys, *names))))
+    return {tuple(row[: len(keys)]): tuple(row[len(keys) :]) for row in rows}
+
+
+def agree(tx: Connection) -> None:
+    """All sums are what the rows say, once all is posted and rolled up."""
+    world = World(tx)
+    world.post()
+    world.roll_dirty()
+    for month in MONTHS:
+        world.roll_month(month)
+    assert tx.scalar(select(dirty_days.c.day)) is None
+    by_day, by_month, life, platform = reckoned(world.rows())
+    who = ("creator_id", "currency", "source")
+    assert stored(tx, daily, "day", *who) == by_day
+    assert stored(tx, monthly, "month", *who) == by_month
+    # Who has nothing but what cancels out may have a row of zeros, or none.
+    kept = stored(tx, lifetime, *who[:2])
+    assert {k: v for k, v in kept.items() if any(v)} == {k: v for k, v in life.items() if any(v)}
+    assert stored(tx, platform_days, "day", "currency", "source") == platform
+    for month in MONTHS:
+        assert rollup.check_month(tx, month) == []
+        of_month = [t["net"] for t in rollup.month_totals(tx, month)]
+        assert sum(of_month) == sum(v[3] for k, v in by_month.items() if k[0] == month)
+    for number in range(7):
+        day = FIRST + timedelta(days=number)
+        plan = rollup.plan_day_rollup(tx, day)
+        assert plan["rows"] == sum(key[0] == day for key in by_day)
+        told = rollup.platform_day(tx, day)
+        order = sorted(plan["platform"], key=lambda one: (one["currency"], one["source"]))
+        assert order == told
+
+
+def run(db: Database, done: list[tuple[Any, ...]]) -> None:
+    with db.begin() as tx:
+        world = World(tx)
+        for name, *given_ in done:
+            getattr(world, name)(*given_)
+    with db.begin() as tx:
+        agree(tx)
+        before = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
+        for number in range(7):
+            rollup.roll_day(tx, FIRST + timedelta(days=number))
+        after = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
+        assert before[0] == after[0]
+        assert {k: v for k, v in before[1].items() if any(v)} == after[1]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rollup") / "template.db"
+    prepare(f"sqlite:///{path}")
+    return path
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(done=acts)
+def test_the_sums_are_the_rows_sqlite(template: Path, done: list[tuple[Any, ...]]) -> None:
+    copy = template.with_name("copy.db")
+    for end in ("-wal", "-shm"):
+        copy.with_name(f"copy.db{end}").unlink(missing_ok=True)
+    shutil.copy(template, copy)
+    db = opened(f"sqlite:///{copy}")
+    try:
+        run(db, done)
+    finally:
+        db.dispose()
+
+
+@pytest.fixture(scope="module")
+def postgres_template(postgres_server: str) -> tuple[str, str]:
+    url = new_postgres(postgres_server)
+    prepare(url)
+    return postgres_server, url
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(done=acts)
+def test_the_sums_are_the_rows_postgres(
+    postgres_template: tuple[str, str], done: list[tuple[Any, ...]]
+) -> None:
+    server, url = postgres_template
+    name = (
+        url.split("/")[3].split("?")[0] if url.count("/") > 3 else url.split("?")[0].split("/")[-1]
+    )
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(b"DROP DATABASE IF EXISTS rolled")
+        connection.execute(f'CREATE DATABASE rolled TEMPLATE "{name}"'.encode())
+    db = opened(url.replace(f"/{name}", "/rolled", 1))
+    try:
+        run(db, done)
+    finally:
+        db.dispose()
+
+
+def test_following_months() -> None:
+    month, seen = date(2024, 1, 1), Counter[int]()
+    for _ in range(24):
+        seen[month.month] += 1
+        month = rollup.following(month)
+    assert month == date(2026, 1, 1)
+    assert set(seen.values()) == {2}
