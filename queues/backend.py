@@ -24,6 +24,11 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
 _PIPELINE = 1000
+# Both or neither: a worker that popped the id is about to read the hash, and deletes it itself.
+_UNQUEUE = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then return redis.call('DEL', KEYS[2]) end
+return 0
+"""
 
 
 def connect(url: str) -> Redis:
@@ -120,6 +125,18 @@ class RQBackend:
             if f"{message.run_id}-{message.epoch}" in waiting[message.queue]:
                 held.add(message.run_id)
         return held
+
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """Take each message's RQ job out of its queue; one that a worker has popped stays."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for message in messages:
+                    job_id = f"{message.run_id}-{message.epoch}"
+                    queue = f"{Queue.redis_queue_namespace_prefix}{message.queue}"
+                    pipe.eval(_UNQUEUE, 2, queue, Job.key_for(job_id), job_id)
+                pipe.execute()
+        except RedisError as failure:
+            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
 
     def ping(self) -> None:
         """Raises BackendUnavailable where Redis does not answer."""

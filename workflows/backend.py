@@ -72,25 +72,46 @@ class InngestBackend:
             answers = pool.map(self._in_flight, [str(message.ref) for message in known])
             return {message.run_id for message, held in zip(known, answers, strict=True) if held}
 
-    def _in_flight(self, event_id: str) -> bool:
-        answer = self._get(f"/v1/events/{event_id}/runs")
-        runs = answer.get("data") or []
-        # It may say Completed of a run that goes on (answers are cached): the end's time counts.
-        return any(not run.get("ended_at") for run in runs)
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """Cancel the function runs that the messages' events started and that have not ended."""
+        known = [str(message.ref) for message in messages if message.ref is not None]
+        with ThreadPoolExecutor(_ASKERS) as pool:
+            list(pool.map(self._cancel_event, known))
 
-    def _get(self, path: str) -> dict[str, Any]:
-        origin = base_url(self._settings) or API
+    def _cancel_event(self, event_id: str) -> None:
+        if time.monotonic() < self._paused_until:
+            raise BackendUnavailable("inngest: could not be reached a moment ago")
         try:
-            answer = requests.get(
-                origin.rstrip("/") + path, headers=self._headers(), timeout=ANSWER_SECONDS
+            # Its answers are cached by URL, and one that was asked for early names no run yet.
+            for run in self._unended(f"{event_id}/runs?_={time.time_ns()}"):
+                self._ask("DELETE", f"/v1/runs/{run['run_id']}", fine=(404, 409))
+        except BackendUnavailable:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            raise
+
+    def _in_flight(self, event_id: str) -> bool:
+        return bool(self._unended(f"{event_id}/runs"))
+
+    def _unended(self, path: str) -> list[dict[str, Any]]:
+        answer = self._ask("GET", f"/v1/events/{path}", fine=(404,))
+        try:
+            runs = answer.json().get("data") or [] if answer.ok else []
+        except (ValueError, AttributeError) as failure:
+            raise BackendUnavailable("inngest: an answer that is not its own") from failure
+        # It may say Completed of a run that goes on (answers are cached): the end's time counts.
+        return [run for run in runs if not run.get("ended_at")]
+
+    def _ask(self, method: str, path: str, fine: tuple[int, ...]) -> requests.Response:
+        origin = (base_url(self._settings) or API).rstrip("/")
+        try:
+            answer = requests.request(
+                method, origin + path, headers=self._headers(), timeout=ANSWER_SECONDS
             )
-            if answer.status_code == 404:
-                return {}
-            answer.raise_for_status()
-            body = answer.json()
-        except (requests.RequestException, ValueError) as failure:
+            if answer.status_code not in fine:
+                answer.raise_for_status()
+        except requests.RequestException as failure:
             raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
-        return body if isinstance(body, dict) else {}
+        return answer
 
     def _headers(self) -> dict[str, str]:
         key = self._settings.inngest_signing_key

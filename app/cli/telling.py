@@ -33,6 +33,10 @@ class Watched:
         """See app.runs.backend.Backend."""
         return self._inner.holds(messages)
 
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """See app.runs.backend.Backend."""
+        self._inner.cancel(messages)
+
     def ping(self) -> None:
         """See app.runs.backend.Backend."""
         self._inner.ping()

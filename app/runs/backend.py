@@ -53,6 +53,14 @@ class Backend(Protocol):
         """
         ...
 
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """Take back what was told, where it can be: what it delivers all the same finds a newer
+        epoch and does nothing.
+
+        Raises BackendUnavailable where it cannot be reached; callers go on without.
+        """
+        ...
+
     def ping(self) -> None:
         """Raises BackendUnavailable where it cannot be reached."""
         ...

@@ -56,6 +56,12 @@ class InlineBackend:
         kept = {message.run_id for message in self._queue}
         return {message.run_id for message in messages if message.run_id in kept}
 
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """Take the messages out of the list."""
+        told = {(message.run_id, message.epoch) for message in messages}
+        for message in [m for m in self._queue if (m.run_id, m.epoch) in told]:
+            self._queue.remove(message)
+
     def ping(self) -> None:
         """Always there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from app.runs.backend import Message
 from app.runs.carrier import Carrier, Outcome
@@ -29,6 +30,13 @@ class MemoryBackend:
         """The runs still in the list."""
         queued = {message.run_id for message in self.queue}
         return {message.run_id for message in messages if message.run_id in queued}
+
+    def cancel(self, messages: Sequence[Message]) -> None:
+        """Take the messages out of the list."""
+        told = {(message.run_id, message.epoch) for message in messages}
+        for message in [m for m in self.queue if (m.run_id, m.epoch) in told]:
+            with suppress(ValueError):  # another thread performs it
+                self.queue.remove(message)
 
     def ping(self) -> None:
         """Always there."""

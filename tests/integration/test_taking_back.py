@@ -1,0 +1,83 @@
+"""What a backend was told and can take back is gone from it; what it cannot is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.config import load
+from app.errors import BackendUnavailable
+from app.local.inngest.standin import InngestStandIn
+from app.local.serving import serve_in_thread
+from app.runs.backend import Backend, Message
+from app.runs.memory import MemoryBackend
+from app.wiring import build
+from queues.backend import RQBackend, connect
+from tests.support.sides import environment, free_port
+from workflows.backend import InngestBackend
+
+
+def message(run: str, epoch: int = 1, ref: str | None = None) -> Message:
+    due = datetime.now(UTC) + timedelta(hours=1)
+    facts = {"backend": "x", "queue": "back", "event": "test.child", "payload": '{"name": "n"}'}
+    return Message(run, "child", epoch=epoch, tells=0, due_at=due, timeout=60.0, ref=ref, **facts)
+
+
+@pytest.mark.parametrize("kind", ["rq", "memory"])
+def test_what_waits_in_a_list_is_taken_out(kind: str, redis_url: str) -> None:
+    redis = connect(redis_url)
+    redis.flushall()
+    backend: Backend = RQBackend(redis_url) if kind == "rq" else MemoryBackend()
+    told = [message(run) for run in ("a", "b", "c")]
+    backend.tell(told)
+    # Not told at this epoch, and never told at all: nothing to take back, and no error.
+    backend.cancel([message("a"), message("b", epoch=2), message("z")])
+    assert backend.holds(told) == {"b", "c"}
+    if kind == "rq":
+        assert set(redis.keys("rq:job:*")) == {b"rq:job:b-1", b"rq:job:c-1"}
+
+
+def test_what_a_worker_has_popped_keeps_its_hash(redis_url: str) -> None:
+    redis = connect(redis_url)
+    redis.flushall()
+    backend = RQBackend(redis_url)
+    backend.tell([message("a")])
+    assert redis.lpop("rq:queue:back") == b"a-1"
+    backend.cancel([message("a")])
+    assert redis.exists("rq:job:a-1")
+
+
+@pytest.fixture
+def inngest(tmp_path: Path) -> Iterator[tuple[InngestStandIn, InngestBackend]]:
+    port = free_port()
+    with InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"]) as standin:
+        url = f"sqlite:///{tmp_path}/test.db"
+        settings = load(environment(url, "redis://127.0.0.1:1", INNGEST_DEV=standin.url))
+        with serve_in_thread(build(settings), port):
+            standin.sync()
+            yield standin, InngestBackend(settings)
+
+
+def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBackend]) -> None:
+    standin, backend = inngest
+    first, second = message("a"), message("b")
+    refs = backend.tell([first, second])
+    told = [message(run, ref=ref) for run, ref in refs.items()]
+    assert backend.holds(told) == {"a", "b"}
+    backend.cancel([told[0], message("c", ref="01UNKNOWN"), message("d")])
+    backend.cancel(told[:1])
+    ended = {run["event"]["data"]["_switchyard"]["run"]: run["status"] for run in standin.runs()}
+    assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
+
+
+def test_a_backend_that_is_away_says_so() -> None:
+    settings = load(
+        environment("sqlite://", "redis://127.0.0.1:1", INNGEST_DEV="http://127.0.0.1:1")
+    )
+    for backend in (RQBackend(settings.redis_url), InngestBackend(settings)):
+        with pytest.raises(BackendUnavailable):
+            backend.cancel([message("a", ref="01A")])
