@@ -36,6 +36,9 @@ from app.earnings.posting import TAKING
 from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
 from app.ledger.models import Entry
 from app.ledger.postings import COUNTED, CREATOR, INSERT, AnySelect, EntryKind, Tx, connection_of
+from app.statements.models import LateStatement as L
+from app.statements.models import Statement as S
+from app.statements.models import late_statements as late
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
@@ -64,7 +67,9 @@ def roll_day(tx: Tx, day: date) -> int:
     connection = _alone(tx)
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
-    connection.execute(delete(dirty_days).where(dirty_days.c.day == day))
+    gone = delete(dirty_days).where(dirty_days.c.day == day).returning(dirty_days.c.mark)
+    if any(mark >= 0 for mark in connection.scalars(gone).all()):
+        _mark_statements(connection, day)
     if connection.scalar(select(exists().where(daily.c.day == day))):
         _add(connection, day, -1)
         nothing = and_(*(lifetime.c[name] == 0 for name in SUMS))
@@ -86,6 +91,21 @@ def roll_day(tx: Tx, day: date) -> int:
     chosen = select(*_named(by | sums)).where(c.day == day).group_by(*by.values())
     connection.execute(_insert(connection, platform_days, [*by, *sums], chosen))
     return rows
+
+
+def _mark_statements(connection: Connection, day: date) -> None:
+    """What came late, to a month that was rolled up or stated, is in none of its creators'
+    statements from then on."""
+    month = day.replace(day=1)
+    closed = or_(exists().where(monthly.c.month >= month), exists().where(S.month >= month))
+    if not connection.scalar(select(closed)):
+        return
+    those = (E.occurred_at >= _moment(day), E.occurred_at < _moment(_next(day)))
+    names = {"creator_id": E.creator_id, "month": literal(month, L.month.type), "marks": literal(1)}
+    insert = _insert(connection, late, [*names], select(*_named(names)).where(*those).distinct())
+    earlier = case((L.month < insert.excluded.month, L.month), else_=insert.excluded.month)
+    again = {"month": earlier, "marks": L.marks + 1}
+    connection.execute(insert.on_conflict_do_update(index_elements=["creator_id"], set_=again))
 
 
 def roll_month(tx: Tx, month: date) -> int:

@@ -16,6 +16,7 @@ from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, RetryAfter
 from app.jobs.payouts import Day
+from app.statements.late import make_late
 from app.statements.make import make_page
 
 STEP_DAYS = 31
@@ -78,10 +79,16 @@ def _day_plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     plan=_day_plan,
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
-    """Roll up the target day and all before it that changed, and their months; the day's totals."""
+    """Roll up the target day and all before it that changed, and their months; make statements
+    again where that changed them; the day's totals."""
     day = payload.target_date or ctx.created_at.date() - _ONE
     posted = ctx.step.run("post", post_earnings)
-    return {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
+    told = {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
+    new, wrong, number = 0, list[str](), 0
+    while page := ctx.step.run(f"late-statements-{number}", make_late, ctx):
+        new, number = new + len(page["new"]), number + 1
+        wrong += page["wrong"]
+    return {**told, "statements": new, "statementsWrong": wrong}
 
 
 def _roll_all(ctx: Context, since: date, until: date) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def blueprint(made: Runtime) -> Blueprint:
     def newest(creator_id: str) -> Response:
         check(creator_id)
         limit, after = _limit(), request.args.get("after")
-        chosen = select(S.month, S.made_at).where(S.creator_id == creator_id)
+        chosen = select(S.month, S.made_at, S.version).where(S.creator_id == creator_id)
         if after is not None:
             chosen = chosen.where(S.month < month_of(after))
         found = rows(chosen.order_by(S.month.desc()).limit(limit + 1))
@@ -173,7 +173,8 @@ def _statement(creator_id: str, row: Any) -> dict[str, Any]:
     month = f"{row.month:%Y-%m}"
     stem = f"/api/creators/{creator_id}/statements/{month}"
     files = {kind: f"{stem}.{kind}" for kind in TYPES}
-    return {"id": f"{creator_id}:{month}", "month": month, "madeAt": iso(row.made_at), **files}
+    made = {"version": row.version, "madeAt": iso(row.made_at)}
+    return {"id": f"{creator_id}:{month}", "month": month, **made, **files}
 
 
 def _json(value: Any) -> Response:

@@ -199,6 +199,7 @@ def test_the_list_newest_first_page_by_page(site: Site) -> None:
     assert found["statements"][2] == {
         "id": "ana:2024-12",
         "month": "2024-12",
+        "version": 1,
         "madeAt": "2025-03-04T12:00:00.000Z",
         "pdf": f"{STATEMENTS}/2024-12.pdf",
         "csv": f"{STATEMENTS}/2024-12.csv",

@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import case, func, insert, or_, select, update
 
+from app.earnings import rollup
 from app.earnings.models import Creator, Earning, EarningKind
 from app.earnings.record import record_dispute, record_dispute_won, record_refund
 from app.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
@@ -31,7 +32,8 @@ from app.statements.document import (
     document,
     documents,
 )
-from app.statements.make import make_one, make_page
+from app.statements.late import make_late
+from app.statements.make import MadeMeanwhile, make_one, make_page
 from app.statements.models import Statement
 from tests.support.bucket import serving_bucket
 from tests.support.months import Months, Payout, at, history
@@ -251,7 +253,12 @@ def test_figures_that_do_not_add_up_make_no_statement(months: Months) -> None:
     with pytest.raises(NotAddingUp, match=r"statement ana:2025-01: earning s2 is booked with 499"):
         statement(months)
     with months.transaction() as tx:
-        assert make_page(tx, months, JANUARY, "") == {"last": None, "made": 1, "wrong": ["ana"]}
+        assert make_page(tx, months, JANUARY, "") == {
+            "last": None,
+            "made": 1,
+            "new": ["bob:2025-01"],
+            "wrong": ["ana"],
+        }
     assert [row.id for row in kept(months)] == ["bob:2025-01"]
 
 
@@ -306,8 +313,12 @@ def test_pages_of_all_who_had_something(
         assert storage_of(months).get(row.csv_path) == as_csv.made(made)
         assert storage_of(months).get(row.pdf_path) == pdf.made(made)
     months.clock = at("2025-07-01")
-    assert run() == pages
+    assert sorted(one for page in pages for one in page["new"]) == [row.id for row in rows]
+    assert run() == [page | {"new": []} for page in pages]
     assert (kept(months), files(tmp_path)) == (rows, there), "the same again changes nothing"
+    storage_of(months).delete(rows[0].pdf_path)
+    assert run() == [page | {"new": []} for page in pages]
+    assert (kept(months), files(tmp_path)) == (rows, there), "a file that was lost comes back"
 
 
 def test_one_made_again_after_the_month_changed(months: Months) -> None:
@@ -322,8 +333,164 @@ def test_one_made_again_after_the_month_changed(months: Months) -> None:
         make_one(tx, months, JANUARY, "ana")
     (second,) = kept(months)
     assert json.loads(second.document)["currencies"][0]["closing"] == 570
-    assert second.made_at == months.clock
+    assert (first.version, second.version, second.made_at) == (1, 2, months.clock)
+    assert "version" not in json.loads(first.document)
+    assert json.loads(second.document)["version"] == 2
+    assert first.pdf_path != second.pdf_path
     assert b"570" not in storage_of(months).get(first.csv_path), "what was handed out stays"
+
+
+def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+
+    class Slow:
+        """Another one is done while this one stores its files."""
+
+        gateways = months.gateways
+        now = months.now
+        transaction = months.transaction
+        done = False
+
+    slow: Any = Slow()
+
+    def other() -> datetime:
+        if not slow.done:
+            slow.done = True
+            with months.transaction() as tx:
+                make_one(tx, months, JANUARY, "ana")
+        return months.now()
+
+    slow.now = other
+    with pytest.raises(MadeMeanwhile, match="ana:2025-01"), months.transaction() as tx:
+        make_one(tx, slow, JANUARY, "ana")
+    assert [row.version for row in kept(months)] == [1]
+    with months.transaction() as tx:
+        assert make_page(tx, slow, JANUARY, "")["new"] == []
+
+
+# What comes late
+
+
+def closed(months: Months, *closed_months: date) -> None:
+    """Roll the months up and state them, as the monthly job does."""
+    for month in closed_months:
+        rolled(months)
+        with months.db.begin() as tx:
+            rollup.roll_month(tx, month)
+        with months.transaction() as tx:
+            make_page(tx, months, month, "")
+
+
+def rolled(months: Months) -> None:
+    with months.db.begin() as tx:
+        for day in rollup.dirty(tx, date(2100, 1, 1)):
+            rollup.roll_day(tx, day)
+
+
+def late(months: Months) -> list[dict[str, Any]]:
+    """All that the daily job's steps do about it."""
+    pages = list[dict[str, Any]]()
+    while True:
+        with months.transaction() as tx:
+            if (page := make_late(tx, months)) is None:
+                return pages
+        pages.append(page)
+
+
+def versions(months: Months) -> dict[str, int]:
+    return {row.id: row.version for row in kept(months)}
+
+
+def test_a_late_sale_makes_its_creators_statements_anew_and_nobody_elses(months: Months) -> None:
+    months.creator("ana", "bob", "cem")
+    months.sale("s1", 500, "2025-01-05")
+    months.sale("s2", 500, "2025-01-05", creator="bob")
+    closed(months, JANUARY, FEBRUARY)
+    assert late(months) == [], "nothing came late"
+    first = {row.id: row for row in kept(months)}
+    months.sale("s3", 70, "2025-01-06", fee=20)
+    months.sale("s4", 30, "2025-02-06", creator="cem")
+    assert late(months) == [], "not before the day is rolled up"
+    rolled(months)
+    assert late(months) == [
+        {"month": "2025-01", "new": ["ana:2025-01"], "wrong": []},
+        {"month": "2025-02", "new": ["ana:2025-02", "cem:2025-02"], "wrong": []},
+    ]
+    assert late(months) == []
+    assert versions(months) == {
+        "ana:2025-01": 2,
+        "ana:2025-02": 2,
+        "cem:2025-02": 1,
+        "bob:2025-01": 1,
+        "bob:2025-02": 1,
+    }
+    for row in kept(months):
+        assert (
+            json.loads(row.document)["currencies"]
+            == (statement(months, row.month, row.creator_id)["currencies"])
+        )
+        assert storage_of(months).get(row.pdf_path).startswith(b"%PDF-")
+    for row in first.values():  # links that were mailed lead to what they led to
+        assert storage_of(months).get(row.pdf_path).startswith(b"%PDF-")
+
+
+def test_what_cancels_out_late_is_stated_all_the_same(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    closed(months, JANUARY)
+    months.change(record_dispute, "s1", 500, "2025-01-09")
+    months.change(record_dispute_won, "s1", 500, "2025-01-09")
+    rolled(months)
+    assert [page["new"] for page in late(months)] == [["ana:2025-01"]]
+
+
+def test_the_same_days_again_make_no_new_version(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    closed(months, JANUARY)
+    with months.db.begin() as tx:
+        rollup.roll_day(tx, date(2025, 1, 5))
+    assert late(months) == [], "a day that did not change"
+    months.sale("s2", 10, "2025-01-05")
+    rolled(months)
+    with months.transaction() as tx:
+        make_one(tx, months, JANUARY, "ana")  # by hand, before the job
+    assert [page["new"] for page in late(months)] == [[]]
+    assert versions(months) == {"ana:2025-01": 2}
+
+
+def test_what_comes_later_still_is_not_forgotten(months: Months) -> None:
+    """Another sale, rolled up while the statement is being made again."""
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    closed(months, JANUARY)
+    months.sale("s2", 10, "2025-01-06")
+    rolled(months)
+
+    class During:
+        """Once the figures are read, and before they are written."""
+
+        gateways = months.gateways
+        transaction = months.transaction
+
+        def now(self) -> datetime:
+            if "s3" not in sold(months):
+                months.sale("s3", 7, "2025-01-07")
+                rolled(months)
+            return months.clock
+
+    with months.transaction() as tx:
+        assert make_late(tx, During()) == {"month": "2025-01", "new": ["ana:2025-01"], "wrong": []}
+    assert json.loads(kept(months)[0].document)["currencies"][0]["closing"] == 510
+    assert [page["new"] for page in late(months)] == [["ana:2025-01"]]
+    (row,) = kept(months)
+    assert (row.version, json.loads(row.document)["currencies"][0]["closing"]) == (3, 517)
+
+
+def sold(months: Months) -> set[str]:
+    with months.db.autocommit() as connection:
+        return set(connection.scalars(select(Earning.id)))
 
 
 def test_a_storage_that_fails_leaves_no_row(months: Months, tmp_path: Path) -> None:
