@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from app import webhook_config
 from app.errors import SettingsError
 from flags import parse_use_inngest
 
@@ -117,15 +117,6 @@ def _web_address(value: str) -> None:
         raise ValueError("must be a URL that starts with http:// or https://")
 
 
-def _signing_secret(value: str) -> None:
-    try:
-        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not value.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
-
-
 def _url(*schemes: str) -> AfterValidator:
     def check(value: str | None) -> str | None:
         if value is None:
@@ -186,7 +177,13 @@ class Settings(BaseModel):
     """Who is told by mail how a pay day went."""
     admin_webhook_url: Annotated[SecretStr | None, _hidden(_web_address)] = None
     """Told the same as JSON; secret, as it may hold a token."""
-    admin_webhook_secret: Annotated[SecretStr | None, _hidden(_signing_secret)] = None
+    admin_webhook_secret: Annotated[SecretStr | None, _hidden(webhook_config.signing_key)] = None
+    webhook_sources: Annotated[SecretStr | None, _hidden(webhook_config.sources)] = None
+    """Whose webhooks are taken; see app.webhook_config."""
+    webhook_targets: SecretStr | None = None
+    """Who gets them."""
+    webhook_loopback: bool = False
+    """Whether a target may be on this machine; in local mode only."""
     storage_url: Annotated[str, _url("file", "s3")] = (ROOT / "var" / "storage").as_uri()
     """See app.gateways.storage."""
     platform_name: str = Field(default="Switchyard", max_length=60)
@@ -234,6 +231,22 @@ class Settings(BaseModel):
     def smtp(self) -> SmtpServer | None:
         """What SMTP_URL says."""
         return None if self.smtp_url is None else smtp_server(self.smtp_url.get_secret_value())
+
+    @property
+    def sources(self) -> dict[str, list[webhook_config.Source]]:
+        """What WEBHOOK_SOURCES says, by name."""
+        raw = self.webhook_sources
+        return webhook_config.sources("" if raw is None else raw.get_secret_value())
+
+    @property
+    def targets(self) -> dict[str, webhook_config.Target]:
+        """What WEBHOOK_TARGETS says, by name."""
+        raw = self.webhook_targets
+        return webhook_config.targets(
+            "" if raw is None else raw.get_secret_value(),
+            frozenset({webhook_config.STRIPE, *self.sources}),
+            loopback=self.webhook_loopback,
+        )
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -291,8 +304,14 @@ def _check_together(settings: Settings) -> None:
             raise SettingsError("INNGEST_SIGNING_KEY: must be hex, after an optional signkey-*-")
     if (settings.upstash_redis_rest_url is None) != (settings.upstash_redis_rest_token is None):
         raise SettingsError("UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none")
+    try:
+        _ = settings.targets
+    except ValueError as wrong:
+        raise SettingsError(f"WEBHOOK_TARGETS: {wrong}") from None
     if settings.local:
         return
+    if settings.webhook_loopback:
+        raise SettingsError("WEBHOOK_LOOPBACK: is for local mode only")
     if settings.use_inngest and settings.inngest_dev is None:
         for name in ("inngest_event_key", "inngest_signing_key"):
             if getattr(settings, name) is None:

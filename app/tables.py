@@ -12,6 +12,7 @@ from app.payouts import inbox
 from app.payouts import models as payouts
 from app.runs import models as runs
 from app.statements import models as statements
+from app.webhooks import inbox as webhooks
 
 metadata = Base.metadata
 
@@ -27,4 +28,5 @@ __all__ = [
     "runs",
     "stages",
     "statements",
+    "webhooks",
 ]

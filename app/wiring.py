@@ -17,7 +17,8 @@ from app.cutover import stages
 from app.db import Database
 from app.gateways import Admin, Gateways
 from app.gateways.cache import open_cache
-from app.gateways.hooks import HookSender
+from app.gateways.guard import Guard
+from app.gateways.hooks import HookSender, HookTarget
 from app.gateways.smtp import Mailer
 from app.gateways.storage import open_storage
 from app.gateways.stripe import StripeGateway
@@ -80,11 +81,16 @@ def make_runtime(
 def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
     url, secret = settings.admin_webhook_url, settings.admin_webhook_secret
     key = None if secret is None else secret.get_secret_value()
+    guard = Guard(loopback=settings.webhook_loopback)
     return Gateways(
         stripe=stripe,
         mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
         hooks=None if url is None else HookSender(key),
         admin=Admin(email=settings.admin_email, webhook_url=url),
+        targets={
+            name: HookTarget(to.url, HookSender(to.secret.get_secret_value(), transport=guard))
+            for name, to in settings.targets.items()
+        },
         storage=open_storage(settings.storage_url),
         platform=settings.platform_name,
     )

@@ -14,6 +14,7 @@ from app.cli import (
     run_here,
     runs,
     statements,
+    webhooks,
 )
 
 
@@ -24,5 +25,6 @@ def register_commands(app: Flask) -> None:
         app.cli.add_command(command)
     app.cli.add_command(earnings.group)
     app.cli.add_command(statements.group)
+    app.cli.add_command(webhooks.group)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

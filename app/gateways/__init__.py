@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from app.gateways.hooks import HookSender
+from app.gateways.hooks import HookSender, HookTarget
 from app.gateways.smtp import Mailer
 from app.gateways.storage import Storage
 from app.gateways.stripe import StripeGateway
@@ -30,5 +31,7 @@ class Gateways:
     """Signs with the admin's secret."""
     admin: Admin = Admin()
     storage: Storage | None = None
+    targets: Mapping[str, HookTarget] = field(default_factory=dict)
+    """Who webhooks are relayed to, by name."""
     platform: str = "Switchyard"
     """The platform's name, as creators know it."""

@@ -7,7 +7,8 @@ import json
 import logging
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -18,6 +19,10 @@ import requests
 from pydantic import SecretStr
 
 from app.errors import BadInput, SwitchyardError
+from app.gateways.guard import AddressRefused
+
+Transport = Callable[[str, bytes, Mapping[str, str], float], int]
+"""POSTs to a URL within so many seconds; the status that was answered."""
 
 # A dot would let one id and timestamp be signed as another pair.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -54,21 +59,34 @@ class HookSender:
     threads and after a fork.
     """
 
-    def __init__(self, secret: str | None = None, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        secret: str | None = None,
+        timeout_seconds: float = 10.0,
+        transport: Transport | None = None,
+    ) -> None:
         self._key = None if secret is None else b64decode(secret.removeprefix("whsec_"))
         self._timeout_seconds = timeout_seconds
+        self._transport = transport or _post
 
     def post(self, url: SecretStr, body: Mapping[str, Any], id: str, now: datetime) -> None:
-        """Send `body` as the message `id`, by which its receiver tells a repetition, at `now` UTC.
+        """Send `body` as JSON. See send()."""
+        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        self.send(url, data, {"Content-Type": "application/json"}, id, now)
 
-        Raises HookRefused, HookUnavailable, and BadInput for an id or address that cannot be sent.
+    def send(
+        self, url: SecretStr, data: bytes, headers: Mapping[str, str], id: str, now: datetime
+    ) -> None:
+        """Send `data` as the message `id`, by which its receiver tells a repetition, at `now` UTC.
+
+        Raises HookRefused, HookUnavailable, BadInput for an id or address that cannot be sent, and
+        what else the transport refuses.
         """
         if not _ID.fullmatch(id):
             raise BadInput("a webhook's id has 1 to 200 letters, digits, _ and -")
         host = _host(url)
-        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         headers = {
-            "Content-Type": "application/json",
+            **headers,
             "webhook-id": id,
             "webhook-timestamp": str(int(now.timestamp())),
         }
@@ -78,12 +96,14 @@ class HookSender:
             headers["webhook-signature"] = f"v1,{code}"
         # The HTTP library's timeout begins anew with each byte, and does not cover the look-up of
         # the name.
-        answered: SimpleQueue[int | str] = SimpleQueue()
+        answered: SimpleQueue[int | str | AddressRefused] = SimpleQueue()
         Thread(target=self._send, args=(url, data, headers, answered), daemon=True).start()
         try:
             answer = answered.get(timeout=self._timeout_seconds)
         except Empty:
             answer = f"no answer within {self._timeout_seconds:g} s"
+        if isinstance(answer, AddressRefused):
+            raise answer
         if isinstance(answer, str):
             raise HookUnavailable(f"{host}: {answer}")
         if 400 <= answer < 500 and answer not in (408, 429):
@@ -96,23 +116,39 @@ class HookSender:
         url: SecretStr,
         data: bytes,
         headers: Mapping[str, str],
-        answered: SimpleQueue[int | str],
+        answered: SimpleQueue[int | str | AddressRefused],
     ) -> None:
         try:
-            with (
-                requests.Session() as session,
-                session.post(
-                    url.get_secret_value(),
-                    data=data,
-                    headers=headers,
-                    timeout=self._timeout_seconds,
-                    allow_redirects=False,
-                    stream=True,
-                ) as answer,
-            ):
-                answered.put(answer.status_code)
+            answered.put(
+                self._transport(url.get_secret_value(), data, headers, self._timeout_seconds)
+            )
+        except AddressRefused as refused:
+            answered.put(refused)
         except Exception as failure:  # noqa: BLE001 - the caller is told; the text holds the URL
             answered.put(type(failure).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HookTarget:
+    """An address, and what signs for it."""
+
+    url: SecretStr
+    sender: HookSender
+
+
+def _post(url: str, data: bytes, headers: Mapping[str, str], timeout_seconds: float) -> int:
+    with (
+        requests.Session() as session,
+        session.post(
+            url,
+            data=data,
+            headers=headers,
+            timeout=timeout_seconds,
+            allow_redirects=False,
+            stream=True,
+        ) as answer,
+    ):
+        return answer.status_code
 
 
 def _host(url: SecretStr) -> str:

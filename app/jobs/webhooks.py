@@ -1,4 +1,4 @@
-"""Acting on Stripe's events."""
+"""Webhooks: acting on Stripe's events, and relaying any."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from typing import Any
 
 from pydantic import Field
 
-from app.jobs.catalogue import JobPayload, job
+from app.jobs.catalogue import Empty, JobPayload, job
 from app.jobs.context import Context
 from app.payouts import inbox
+from app.webhooks.deliver import deliver
+from app.webhooks.inbox import forget
+
+DELIVERY_GAPS = (10.0, 60.0, 600.0, 3600.0)
+"""Seconds: a target may be away for an hour before its webhook is a dead letter."""
 
 
 class ReceivedEvent(JobPayload):
@@ -17,8 +22,19 @@ class ReceivedEvent(JobPayload):
     event_id: str = Field(min_length=1, max_length=100)
 
 
+class Delivery(JobPayload):
+    """A webhook that was kept, and who gets it."""
+
+    event_id: str = Field(min_length=1, max_length=100)
+    target: str = Field(min_length=1, max_length=40)
+
+
 def _event_key(payload: ReceivedEvent) -> str:
     return payload.event_id
+
+
+def _delivery_key(payload: Delivery) -> str:
+    return f"{payload.event_id}:{payload.target}"
 
 
 @job(
@@ -32,3 +48,29 @@ def _event_key(payload: ReceivedEvent) -> str:
 def handle_stripe_event(ctx: Context, payload: ReceivedEvent) -> dict[str, Any]:
     """Act on one event, by what Stripe says of its object now."""
     return ctx.step.run("handle", inbox.handle, ctx, payload.event_id)
+
+
+@job(
+    "deliver-webhook",
+    event="webhook.deliver",
+    payload=Delivery,
+    queue="webhooks",
+    key=_delivery_key,
+    gaps=DELIVERY_GAPS,
+    concurrency=10,
+)
+def deliver_webhook(ctx: Context, payload: Delivery) -> dict[str, Any]:
+    """Send one webhook on to one target; a failed run is a dead letter."""
+    return ctx.step.run("deliver", deliver, ctx, payload.event_id, payload.target)
+
+
+@job(
+    "forget-webhooks",
+    event="webhook.forget",
+    payload=Empty,
+    queue="webhooks",
+    schedule="40 3 * * *",
+)
+def forget_webhooks(ctx: Context, _payload: Empty) -> dict[str, int]:
+    """Drop the bodies of old webhooks."""
+    return {"forgotten": ctx.step.run("forget", forget, ctx.now())}

@@ -222,13 +222,13 @@ def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Po
 
 
 @contextmanager
-def both(database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
+def both(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
     """RQ and Inngest side by side on one ledger; `side.backend` may be changed at will."""
     with ExitStack() as stack:
         port = free_port()
         standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
         stack.enter_context(standin)
-        environ = environment(database_url, redis_url, INNGEST_DEV=standin.url)
+        environ = environment(database_url, redis_url, INNGEST_DEV=standin.url, **more)
         fresh(database_url, environ, None).db.dispose()
         app = build(load(environ))
         made = runtime.current()
