@@ -1,9 +1,10 @@
 """Which backend does a job: decide(job, key), the only reader of USE_INNGEST.
 
-Any off switch wins: USE_INNGEST not true, or a stage that is not yet on the serverless side, means
-RQ. A stage is read from its store at most once in TTL_SECONDS and process, by the caller that finds
-it old: there is no background thread, so a fork never freezes it. A store that cannot be read
-leaves the last known answer: this process's own, else a snapshot's, or legacy where there is none.
+Any off switch wins: USE_INNGEST not true, a stage that is not yet on the serverless side, or a key
+that is pinned to RQ. A stage is read from its store at most once in TTL_SECONDS and process, by the
+caller that finds it old: there is no background thread, so a fork never freezes it. A store that
+cannot be read leaves the last known answer: this process's own, else a snapshot's, or legacy where
+there is none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from typing import NamedTuple
@@ -34,6 +35,17 @@ class Stage(StrEnum):
     COMPLETE = "complete"
 
 
+MOVING = (Stage.RAMP, Stage.LIVE)
+"""The stages in which the serverless side works and the legacy side may have to again."""
+
+
+class Side(StrEnum):
+    """What a key can be pinned to."""
+
+    RQ = "rq"
+    SERVERLESS = "serverless"
+
+
 class Reason(StrEnum):
     """Why a decision fell as it did: OpenFeature's words where it has one."""
 
@@ -43,6 +55,8 @@ class Reason(StrEnum):
     """The stage alone decided."""
     SPLIT = "SPLIT"
     """The key's place in a ramp decided."""
+    TARGETING_MATCH = "TARGETING_MATCH"
+    """The key is pinned to a side."""
     DEFAULT = "DEFAULT"
     """No stage was ever set for this job: legacy."""
     STALE = "STALE"
@@ -51,6 +65,8 @@ class Reason(StrEnum):
     """The stage store could not be read and nothing was known: legacy."""
     PARENT = "PARENT"
     """A child run follows its parent; the flag was not asked."""
+    SHADOW = "SHADOW"
+    """The run compares what another would do with what it did; the flag was not asked."""
     HANDED_OVER = "HANDED_OVER"
     """A drain or an operator moved the run; the flag was not asked again."""
 
@@ -71,6 +87,8 @@ class StageRow(NamedTuple):
     stage: str
     percent: float | None
     version: int
+    pins: Sequence[tuple[str, str]] = ()
+    """Keys and the side each is pinned to, while the stage is a ramp or live."""
 
 
 class _Entry(NamedTuple):
@@ -78,6 +96,7 @@ class _Entry(NamedTuple):
     on: Decision
     threshold: int
     """Keys whose bucket lies below it are on; 0 is nobody, 2**64 everybody."""
+    pinned: Mapping[str, Decision]
 
 
 def parse_use_inngest(raw: str | None) -> bool:
@@ -138,11 +157,17 @@ class Flags:
             self._switch = (raw, self._read_switch(raw))
         if not self._switch[1]:
             return self._switched_off(job, entry.off)
+        if entry.pinned and (pinned := entry.pinned.get(key)) is not None:
+            return pinned
         if entry.threshold == 0:
             return entry.off
         if entry.threshold == _FULL_SCALE or bucket(job, key) < entry.threshold:
             return entry.on
         return entry.off
+
+    def standing(self, job: str) -> StageRow | None:
+        """Where the job stands, as far as this process knows."""
+        return self._known.get(job)
 
     def _switched_off(self, job: str, off: Decision) -> Decision:
         cached = self._disabled.get(job)
@@ -192,9 +217,19 @@ class Flags:
         else:
             limit = _FULL_SCALE if row.stage in (Stage.LIVE, Stage.COMPLETE) else 0
         off = Decision(LEGACY_BACKEND, reason.value, str(row.stage), row.version)
-        if limit == 0:
-            return _Entry(off, off, 0)
-        return _Entry(off, off._replace(backend=self._serverless_side(row.job)), limit)
+        if row.stage not in MOVING and limit == 0:
+            return _Entry(off, off, 0, {})
+        on = off._replace(backend=self._serverless_side(row.job))
+        if row.stage not in MOVING or not row.pins:
+            return _Entry(off, on, limit, {})
+        why = reason.value if reason is Reason.STALE else Reason.TARGETING_MATCH.value
+        sides: dict[str, Decision] = {
+            Side.RQ: off._replace(reason=why),
+            Side.SERVERLESS: on._replace(reason=why),
+        }
+        # A side this code does not know is an off switch, like any nonsense.
+        pinned = {key: sides.get(side, sides[Side.RQ]) for key, side in row.pins}
+        return _Entry(off, on, limit, pinned)
 
 
 def _sound(row: StageRow) -> bool:

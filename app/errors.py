@@ -65,6 +65,13 @@ class StageRefused(BadInput):
     title = "Stage change refused"
 
 
+class GateClosed(SwitchyardError):
+    """Something still speaks against calling a job's migration complete; nothing was changed."""
+
+    status = 409
+    title = "Not complete"
+
+
 class Unauthorized(SwitchyardError):
     """No valid credentials came with the request."""
 

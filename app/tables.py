@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.coordination import pace
-from app.cutover import stages
+from app.cutover import parity, pins, stages
 from app.db import Base
 from app.earnings import models as earnings
 from app.earnings import rollup_models as rollups
@@ -23,7 +23,9 @@ __all__ = [
     "ledger",
     "metadata",
     "pace",
+    "parity",
     "payouts",
+    "pins",
     "rollups",
     "runs",
     "stages",

@@ -9,7 +9,9 @@ from app.cli import (
     database,
     earnings,
     jobs,
+    parity,
     payouts,
+    pins,
     processes,
     run_here,
     runs,
@@ -21,6 +23,9 @@ from app.cli import (
 def register_commands(app: Flask) -> None:
     """Hang every command on the app."""
     jobs.group.add_command(run_here.run_job)
+    cutover.group.add_command(parity.parity)
+    for command in (pins.pin, pins.unpin, pins.pins):
+        cutover.group.add_command(command)
     for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
         app.cli.add_command(command)
     app.cli.add_command(earnings.group)

@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from app.cli.output import Commands, document, json_option, parts, say, table
+from app.cli.output import Commands, DidNotHold, document, json_option, parts, say, table
 from app.cli.standing import BACKENDS, standing
 from app.clock import iso
-from app.cutover import stages
-from app.errors import BadInput
+from app.cutover import gate, stages
+from app.errors import BadInput, GateClosed, StageRefused
 from app.runtime import Runtime
 from flags import Stage
 
 NAME_LENGTH = 100
 
+by_option = click.option("--by", help="Who; the system's user by default.")
 group = Commands("cutover", help="Where each job stands in its migration, and its moves.")
 
 
@@ -33,7 +34,8 @@ def status(as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="Every job of the catalogue.")
 @click.option("--percent", type=float, help="Of a ramp: how many keys in a hundred.")
 @click.option("--why", required=True, help="For the history.")
-@click.option("--by", help="Who; the system's user by default.")
+@by_option
+@click.option("--force", is_flag=True, help="Complete it whatever speaks against it, on record.")
 @json_option
 def stage(
     words: tuple[str, ...],
@@ -41,26 +43,48 @@ def stage(
     percent: float | None,
     why: str,
     by: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Move JOB, or every job, to STAGE: legacy, ramp (with --percent) or live."""
+    """Move JOB, or every job, to STAGE: legacy, shadow, ramp (with --percent), live or complete."""
     made = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who = _user() if by is None else by.strip()
-    if not 0 < len(who) <= NAME_LENGTH:
-        raise BadInput(f"--by must have 1 to {NAME_LENGTH} characters")
+    who = named(by)
     to = words[-1]
+    if force and to != Stage.COMPLETE:
+        raise BadInput("--force is for complete: nothing else has a gate")
     names = list(made.catalogue) if every else [made.catalogue[words[0]].name]
     if every:
         names = _elsewhere(made, names, to, percent)
+    refused = []
     for name in names:
-        stages.set_stage(made.db, name, to, percent, by=who, why=why, now=made.store.clock())
+        try:
+            gate.move(
+                made.db,
+                name,
+                to,
+                percent,
+                by=who,
+                why=why,
+                now=made.store.clock(),
+                force=force,
+            )
+        except (StageRefused, GateClosed) as refusal:
+            if not every:
+                raise
+            refused.append(str(refusal))
     _print(standing(made, None if every else names), as_json)
     if not names:
         say(f"every job already stands at {to}: nothing was changed")
+    if to == Stage.SHADOW:
+        for name in names:
+            if made.catalogue[name].plan is None:
+                say(f"{name} has no plan: nothing of it is compared")
     if to != Stage.LEGACY and not made.settings.use_inngest:
-        say("USE_INNGEST is not true: new runs go to rq all the same")
+        say("USE_INNGEST is not true: new runs go to rq all the same, and none is shadowed")
+    if refused:
+        raise DidNotHold(f"{len(refused)} of {len(names)} jobs stay: {'; '.join(refused)}")
 
 
 @group.command("history")
@@ -82,6 +106,7 @@ def history(job: str | None, limit: int, as_json: bool) -> None:
             "percent": change.percent,
             "by": change.by,
             "why": change.why,
+            "forced": bool(change.forced),
         }
         for change in changes
     ]
@@ -90,7 +115,7 @@ def history(job: str | None, limit: int, as_json: bool) -> None:
     else:
         table(
             ("at", "job", "from", "to", "percent", "by", "why"),
-            (list(row.values()) for row in rows),
+            (list(row.values())[:-1] for row in rows),
         )
 
 
@@ -98,6 +123,16 @@ def _elsewhere(made: Runtime, names: list[str], to: str, percent: float | None) 
     """The jobs that do not stand there already: those would be refused."""
     at = {row.job: (row.stage, row.percent) for row in stages.current(made.db)}
     return [name for name in names if at.get(name) != (to, percent)]
+
+
+def named(by: str | None) -> str:
+    """Who does it: --by, or the system's user. Raises BadInput."""
+    who = _user() if by is None else by.strip()
+    if not 0 < len(who) <= NAME_LENGTH:
+        raise BadInput(f"--by must have 1 to {NAME_LENGTH} characters")
+    if who == gate.GUARDRAIL:
+        raise BadInput(f"--by {gate.GUARDRAIL!r}: the guardrail signs for itself")
+    return who
 
 
 def _user() -> str:
@@ -120,6 +155,8 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
             "%",
             *(f"open\n{b}" for b in BACKENDS),
             *(f"failed\n{b}" for b in BACKENDS),
+            "compared",
+            "different",
         ),
         (
             (
@@ -128,6 +165,8 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
                 job["percent"],
                 *(job["open"][backend] for backend in BACKENDS),
                 *(job["failed_24h"][backend] for backend in BACKENDS),
+                job["parity"]["compared"] if job["parity"]["plan"] else "no plan",
+                job["parity"]["different"],
             )
             for job in shown["jobs"]
         ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, literal_column, select
 
-from app.cutover import stages
+from app.cutover import parity, stages
 from app.jobs.catalogue import SERVERLESS
 from app.runs.models import RunRow as R
 from app.runtime import Runtime
@@ -17,6 +17,7 @@ from flags import LEGACY_BACKEND, Stage, StageRow
 
 BACKENDS = (LEGACY_BACKEND, *SERVERLESS)
 WINDOW = timedelta(hours=24)
+_NONE = {"compared": 0, "different": 0, "unexplained": 0}
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 # The range makes SQLite read the partial index of open runs; without it, it walks all runs by job.
@@ -47,6 +48,7 @@ def standing(made: Runtime, only: Collection[str] | None = None) -> dict[str, An
             opened[job][backend] = count
         for job, backend, count in connection.execute(FAILED, {"since": since}):
             failed[job][backend] = count
+    compared = parity.counts(made.db)
     names = dict.fromkeys([*made.catalogue, *sorted(opened), *sorted(failed)])
     nowhere = StageRow("", Stage.LEGACY, None, 0)
     return {
@@ -58,7 +60,10 @@ def standing(made: Runtime, only: Collection[str] | None = None) -> dict[str, An
                 "percent": at.get(name, nowhere).percent,
                 "open": _per_backend(opened[name]),
                 "failed_24h": _per_backend(failed[name]),
-                "parity": {"compared": 0, "different": 0},
+                "parity": {
+                    **compared.get(name, _NONE),
+                    "plan": name in made.catalogue and made.catalogue[name].plan is not None,
+                },
             }
             for name in names
             if only is None or name in only

@@ -54,6 +54,12 @@ class StageSnapshot:
         """What was kept, or nothing."""
         try:
             text = self._cache.script(_READ, [self._key])
-            return [StageRow(*row) for row in json.loads(text or "[]")]
+            return [_row(*row) for row in json.loads(text or "[]")]
         except (CacheAway, TypeError, ValueError):  # or another version's rows
             return []
+
+
+def _row(
+    job: str, stage: str, percent: float | None, version: int, pins: Sequence[Sequence[str]] = ()
+) -> StageRow:
+    return StageRow(job, stage, percent, version, tuple((key, side) for key, side in pins))

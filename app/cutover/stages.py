@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime
 
 from sqlalchemy import CheckConstraint, Index, String, Text, func, insert, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from app.cutover import pins
 from app.db import Base, Database
 from app.errors import StageRefused
-from flags import Stage, StageRow
+from flags import Side, Stage, StageRow
 
-SETTABLE = (Stage.LEGACY, Stage.RAMP, Stage.LIVE)
+_BEFORE_COMPLETE = "it comes after live, when the old side has nothing left to do"
+_FROM_COMPLETE = "a job that is complete goes back to live, or to legacy at once"
+REFUSED: dict[tuple[Stage, Stage], str] = {
+    (Stage.LEGACY, Stage.COMPLETE): _BEFORE_COMPLETE,
+    (Stage.SHADOW, Stage.COMPLETE): _BEFORE_COMPLETE,
+    (Stage.RAMP, Stage.COMPLETE): _BEFORE_COMPLETE,
+    (Stage.COMPLETE, Stage.SHADOW): _FROM_COMPLETE,
+    (Stage.COMPLETE, Stage.RAMP): _FROM_COMPLETE,
+}
+"""Moves that make no sense, and why; every other one is made, and legacy can be gone back to from
+anywhere."""
 
 
 class StageChange(Base):
@@ -27,6 +40,10 @@ class StageChange(Base):
     percent: Mapped[float | None]
     by: Mapped[str] = mapped_column(String(100))
     why: Mapped[str] = mapped_column(Text)
+    follows: Mapped[int | None]
+    """The job's change before this one, 0 for its first: two changes cannot follow the same one."""
+    forced: Mapped[bool | None]
+    """Whether it was made although something spoke against it."""
 
     __table_args__ = (
         CheckConstraint(
@@ -38,50 +55,104 @@ class StageChange(Base):
             name="ramp_has_percent",
         ),
         Index("ix_stage_changes_latest", "job", "id"),
+        Index("uq_stage_changes_follows", "job", "follows", unique=True),
         {"sqlite_autoincrement": True},
     )
 
 
 def current(db: Database) -> list[StageRow]:
-    """Where each job that ever changed its stage stands."""
+    """Where each job that ever changed its stage stands, with its pinned keys."""
     C = StageChange
     latest = select(func.max(C.id)).group_by(C.job).scalar_subquery()
     chosen = select(C.job, C.to_stage, C.percent, C.id).where(C.id.in_(latest))
+    pinned = defaultdict[str, list[tuple[str, str]]](list)
     with db.autocommit() as connection:
-        return [StageRow(*row) for row in connection.execute(chosen)]
+        rows = connection.execute(chosen).all()
+        for job, key, side in connection.execute(pins.STANDING):
+            pinned[job].append((key, side))
+    return [StageRow(*row, pins=tuple(pinned[row.job])) for row in rows]
 
 
 def set_stage(
-    db: Database, job: str, stage: str, percent: float | None, *, by: str, why: str, now: datetime
+    db: Database,
+    job: str,
+    stage: str,
+    percent: float | None,
+    *,
+    by: str,
+    why: str,
+    now: datetime,
+    expected: int | None = None,
+    forced: bool = False,
 ) -> StageChange:
-    """Move `job` to `stage`, on record with who and why. Raises StageRefused with the reason."""
-    if stage not in SETTABLE:
-        raise StageRefused(f"stage must be one of {', '.join(SETTABLE)}, not {stage!r}")
+    """Move `job` to `stage`, on record with who and why; see change()."""
+    with db.session() as session:
+        made = change(
+            session, job, stage, percent, by=by, why=why, now=now, expected=expected, forced=forced
+        )
+    session.expunge(made)
+    return made
+
+
+def change(
+    tx: Session,
+    job: str,
+    stage: str,
+    percent: float | None,
+    *,
+    by: str,
+    why: str,
+    now: datetime,
+    expected: int | None = None,
+    forced: bool = False,
+) -> StageChange:
+    """Move `job` to `stage` in the caller's transaction; of two moves at once, one is made.
+
+    Raises StageRefused with the reason: the move makes no sense, somebody else moved the job at the
+    same moment, or it does not stand at version `expected` any more. What speaks against `complete`
+    is the gate's to say (app.cutover.gate), before.
+    """
+    _check(stage, percent, why)
+    C = StageChange
+    last = tx.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()
+    before = Stage.LEGACY if last is None else Stage(last.to_stage)
+    follows = 0 if last is None else last.id
+    if expected is not None and expected != follows:
+        raise StageRefused(f"{job} was moved meanwhile: it stands at {before}")
+    # Legacy may be said of a job that was never staged: then it is an off switch of its own.
+    if last is not None and (last.to_stage, last.percent) == (stage, percent):
+        where = stage if percent is None else f"{stage} {percent:g} %"
+        raise StageRefused(f"{job} already stands at {where}")
+    if (reason := REFUSED.get((before, Stage(stage)))) is not None:
+        raise StageRefused(f"{job} cannot go from {before} to {stage}: {reason}")
+    if percent == 0 and not pins.any_pinned(tx, job, Side.SERVERLESS):
+        raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: say legacy")
+    values = {
+        "at": now,
+        "job": job,
+        "from_stage": before,
+        "to_stage": stage,
+        "percent": percent,
+        "by": by,
+        "why": why.strip(),
+        "follows": follows,
+        "forced": forced,
+    }
+    try:
+        return tx.scalars(insert(C).values(values).returning(C)).one()
+    except IntegrityError:
+        raise StageRefused(f"{job} was moved by somebody else at this moment: look again") from None
+
+
+def _check(stage: str, percent: float | None, why: str) -> None:
+    if stage not in Stage.__members__.values():
+        raise StageRefused(f"stage must be one of {', '.join(Stage)}, not {stage!r}")
     if (stage == Stage.RAMP) != (percent is not None):
         raise StageRefused("a ramp needs a percent, and only a ramp has one")
     if percent is not None and not 0 <= percent <= 100:
         raise StageRefused(f"percent must be 0 to 100, not {percent:g}")
     if not why.strip():
         raise StageRefused("say why: the history is read at 2 a.m.")
-    C = StageChange
-    with db.session() as session:
-        last = session.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()
-        before = Stage.LEGACY if last is None else last.to_stage
-        if last is not None and (last.to_stage, last.percent) == (stage, percent):
-            where = stage if percent is None else f"{stage} {percent:g} %"
-            raise StageRefused(f"{job} already stands at {where}")
-        values = {
-            "at": now,
-            "job": job,
-            "from_stage": before,
-            "to_stage": stage,
-            "percent": percent,
-            "by": by,
-            "why": why.strip(),
-        }
-        change = session.scalars(insert(C).values(values).returning(C)).one()
-        session.expunge(change)
-        return change
 
 
 def history(db: Database, job: str | None = None, limit: int = 200) -> list[StageChange]:

@@ -112,6 +112,14 @@ class RunRow(Base):
             postgresql_where=text("status = 'failed'"),
         ),
         Index(
+            "ix_runs_ended",
+            "job",
+            "backend",
+            "ended_at",
+            sqlite_where=text("ended_at IS NOT NULL"),
+            postgresql_where=text("ended_at IS NOT NULL"),
+        ),
+        Index(
             "ix_runs_children",
             "parent_id",
             "check_at",

@@ -1,0 +1,73 @@
+"""`cutover pin|unpin|pins`: keys that are on one side whatever the percent says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from app.cli.cutover import by_option, named
+from app.cli.output import document, json_option, parts, say, table
+from app.clock import iso
+from app.cutover import pins as store
+from app.runtime import Runtime
+from flags import Side
+
+
+@click.command("pin")
+@click.argument("job")
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.option("--to", "side", type=click.Choice(list(Side)), required=True, help="Which side.")
+@click.option("--why", required=True, help="For the history.")
+@by_option
+@json_option
+def pin(
+    job: str, keys: tuple[str, ...], side: str, why: str, by: str | None, as_json: bool
+) -> None:
+    """Pin keys of JOB to a side: to rq until it is complete, to serverless in a ramp or live.
+
+    A key is what places a run in a ramp: the creator of a payout, for others the run's own key.
+    """
+    _change(job, keys, side, why, by, as_json)
+
+
+@click.command("unpin")
+@click.argument("job")
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.option("--why", required=True, help="For the history.")
+@by_option
+@json_option
+def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None, as_json: bool) -> None:
+    """Let keys of JOB go where its stage says."""
+    _change(job, keys, None, why, by, as_json)
+
+
+@click.command("pins")
+@click.argument("job", required=False)
+@json_option
+def pins(job: str | None, as_json: bool) -> None:
+    """The pinned keys, of JOB or all, and who pinned them when and why."""
+    made = parts()
+    _show(made, None if job is None else made.catalogue[job].name, as_json)
+
+
+def _change(
+    job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | None, as_json: bool
+) -> None:
+    made = parts()
+    name = made.catalogue[job].name
+    changed = store.pin(
+        made.db, name, keys, side, by=named(by), why=why, now=made.store.clock()
+    )
+    _show(made, name, as_json)
+    if not changed:
+        say("they stood so already: nothing was changed")
+
+
+def _show(made: Runtime, job: str | None, as_json: bool) -> None:
+    rows = [asdict(pin) | {"at": iso(pin.at)} for pin in store.standing(made.db, job)]
+    if as_json:
+        document(rows)
+    else:
+        shown = ("key", "job", "side", "at", "by", "why")
+        table(shown, ([row[name] for name in shown] for row in rows))

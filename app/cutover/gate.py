@@ -1,0 +1,66 @@
+"""The gate before `complete`: what the old side still has to do, or nobody has explained."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, select
+
+from app.cutover import stages
+from app.cutover.parity import UNEXPLAINED
+from app.cutover.stages import StageChange
+from app.db import Database
+from app.errors import GateClosed
+from app.runs.models import RunRow as R
+from flags import LEGACY_BACKEND, Stage
+
+GUARDRAIL = "guardrail"
+"""Who steps back by itself, as the history has it."""
+CALM = timedelta(hours=24)
+"""How long after a guardrail fired a job is not taken for ready."""
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def obstacles(db: Database, job: str, now: datetime) -> list[str]:
+    """What speaks against `complete` for the job, each with what to do about it."""
+    C = StageChange
+    # The range makes the partial index of open runs serve.
+    opened = select(func.count()).where(
+        R.check_at.is_not(None), R.check_at > _EVER, R.job == job, R.backend == LEGACY_BACKEND
+    )
+    fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
+    with db.autocommit() as connection:
+        left = connection.scalar(opened) or 0
+        differences = list(connection.scalars(UNEXPLAINED, {"job": job}))
+        last = connection.scalar(fired)
+    found = []
+    if left:
+        found.append(f"{left} open runs on the old side (cutover drain {job} --to serverless)")
+    if differences:
+        found.append(f"{len(differences)} differences nobody has explained (cutover parity {job})")
+    if last is not None:
+        found.append(f"the guardrail fired at {last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago")
+    return found
+
+
+def move(
+    db: Database,
+    job: str,
+    stage: str,
+    percent: float | None,
+    *,
+    by: str,
+    why: str,
+    now: datetime,
+    force: bool = False,
+) -> StageChange:
+    """Move `job` to `stage`, through the gate where that is `complete`; `force` opens it, which
+    goes on record where it was closed. Raises GateClosed and StageRefused."""
+    found = obstacles(db, job, now) if stage == Stage.COMPLETE else []
+    if found and not force:
+        raise GateClosed(f"{job} is not complete: {'; '.join(found)}; or --force")
+    if found:
+        why = f"{why.strip()} (forced past: {'; '.join(found)})" if why.strip() else why
+    return stages.set_stage(
+        db, job, stage, percent, by=by, why=why, now=now, forced=bool(found)
+    )
