@@ -56,9 +56,7 @@ def _change(
 ) -> None:
     made = parts()
     name = made.catalogue[job].name
-    changed = store.pin(
-        made.db, name, keys, side, by=named(by), why=why, now=made.store.clock()
-    )
+    changed = store.pin(made.db, name, keys, side, by=named(by), why=why, now=made.store.clock())
     _show(made, name, as_json)
     if not changed:
         say("they stood so already: nothing was changed")

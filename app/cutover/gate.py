@@ -61,6 +61,4 @@ def move(
         raise GateClosed(f"{job} is not complete: {'; '.join(found)}; or --force")
     if found:
         why = f"{why.strip()} (forced past: {'; '.join(found)})" if why.strip() else why
-    return stages.set_stage(
-        db, job, stage, percent, by=by, why=why, now=now, forced=bool(found)
-    )
+    return stages.set_stage(db, job, stage, percent, by=by, why=why, now=now, forced=bool(found))

@@ -64,7 +64,9 @@ STANDING: Select[*tuple[Any, ...]] = (
 
 def standing(db: Database, job: str | None = None) -> list[Pin]:
     """The pinned keys, of one job or all."""
-    chosen = STANDING.with_only_columns(P.job, P.key, P.side, P.at, P.by, P.why)
+    chosen: Select[*tuple[Any, ...]] = STANDING.with_only_columns(
+        P.job, P.key, P.side, P.at, P.by, P.why
+    )
     if job is not None:
         chosen = chosen.where(P.job == job)
     with db.autocommit() as connection:

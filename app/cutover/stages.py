@@ -86,12 +86,10 @@ def set_stage(
     forced: bool = False,
 ) -> StageChange:
     """Move `job` to `stage`, on record with who and why; see change()."""
-    with db.session() as session:
-        made = change(
-            session, job, stage, percent, by=by, why=why, now=now, expected=expected, forced=forced
+    with db.session() as tx:
+        return change(
+            tx, job, stage, percent, by=by, why=why, now=now, expected=expected, forced=forced
         )
-    session.expunge(made)
-    return made
 
 
 def change(

@@ -116,8 +116,8 @@ class RunRow(Base):
             "job",
             "backend",
             "ended_at",
-            sqlite_where=text("ended_at IS NOT NULL"),
-            postgresql_where=text("ended_at IS NOT NULL"),
+            sqlite_where=text("status IN ('succeeded', 'failed')"),
+            postgresql_where=text("status IN ('succeeded', 'failed')"),
         ),
         Index(
             "ix_runs_children",

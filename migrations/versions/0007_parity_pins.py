@@ -13,7 +13,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-_ENDED = sa.text("ended_at IS NOT NULL")
+_ENDED = sa.text("status IN ('succeeded', 'failed')")
 
 
 def upgrade() -> None:

@@ -549,7 +549,7 @@ def test_stage_is_on_record_and_says_where_it_stands(
                 "percent": 12.5,
                 "open": {"rq": 0, "inngest": 0, "qstash": 0},
                 "failed_24h": {"rq": 0, "inngest": 0, "qstash": 0},
-                "parity": {"compared": 0, "different": 0},
+                "parity": {"compared": 0, "different": 0, "unexplained": 0, "plan": False},
             }
         ],
     }
@@ -571,6 +571,7 @@ def test_stage_is_on_record_and_says_where_it_stands(
         "percent": 12.5,
         "by": "ada",
         "why": "try it",
+        "forced": False,
     }
     assert len(cli.json("cutover", "history", "--limit", "1")) == 1
     assert "try it" in cli("cutover", "history").stdout
