@@ -24,6 +24,8 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
+LOCAL_QSTASH_TOKEN = "switchyard-local"
+"""Of the QStash stand-in that `make run` starts; it opens nothing else."""
 
 
 class Tls(StrEnum):
@@ -226,6 +228,24 @@ class Settings(BaseModel):
     def inngest_signed(self) -> bool:
         """Whether Inngest's calls must carry a signature: with a signing key and no dev server."""
         return self.inngest_signing_key is not None and self.inngest_dev is None
+
+    @property
+    def qstash_secret(self) -> str | None:
+        """The token to speak to QStash with: in local mode the stand-in's, where there is one."""
+        if self.qstash_token is not None:
+            return self.qstash_token.get_secret_value()
+        return LOCAL_QSTASH_TOKEN if self.local and self.qstash_url is not None else None
+
+    @property
+    def qstash_lacks(self) -> str | None:
+        """The first variable that jobs on QStash need and that is not set."""
+        needed = {
+            "QSTASH_TOKEN": self.qstash_secret,
+            "QSTASH_CURRENT_SIGNING_KEY": self.qstash_current_signing_key,
+            "QSTASH_NEXT_SIGNING_KEY": self.qstash_next_signing_key,
+            "BACKEND_URL": self.backend_url,
+        }
+        return next((name for name, value in needed.items() if value is None), None)
 
     @property
     def smtp(self) -> SmtpServer | None:

@@ -15,6 +15,7 @@ from app.config import Settings
 from app.coordination.snapshot import StageSnapshot
 from app.cutover import stages
 from app.db import Database
+from app.errors import SettingsError
 from app.gateways import Admin, Gateways
 from app.gateways.cache import open_cache
 from app.gateways.guard import Guard
@@ -23,13 +24,16 @@ from app.gateways.smtp import Mailer
 from app.gateways.storage import open_storage
 from app.gateways.stripe import StripeGateway
 from app.jobs import catalogue
+from app.jobs.catalogue import Catalogue
 from app.runs.backend import Backend, Backends
 from app.runs.engine import Engine
 from app.runs.lease import Leases
 from app.runs.store import RunStore
 from queues.backend import RQBackend
+from workflows import deliver
 from workflows.backend import InngestBackend
 from workflows.client import make_client
+from workflows.qstash import QStashBackend
 from workflows.serve import serve
 
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
@@ -42,7 +46,12 @@ def make_runtime(
     db = Database(settings.sqlalchemy_url)
     jobs = catalogue.load(settings.switchyard_jobs)
     if backends is None:
-        backends = [RQBackend(settings.redis_url), InngestBackend(settings)]
+        _require_qstash(settings, jobs)
+        backends = [
+            RQBackend(settings.redis_url),
+            InngestBackend(settings),
+            QStashBackend(settings, jobs),
+        ]
     lease = timedelta(seconds=settings.lease_seconds)
     store = RunStore(
         db=db,
@@ -78,6 +87,18 @@ def make_runtime(
     return made
 
 
+def _require_qstash(settings: Settings, jobs: Catalogue) -> None:
+    """Raises SettingsError where a job's runs would wait for a QStash that nobody named."""
+    lacking = settings.qstash_lacks
+    if not settings.use_inngest or settings.local or lacking is None:
+        return
+    for spec in jobs.values():
+        if spec.serverless == QStashBackend.name:
+            raise SettingsError(
+                f"USE_INNGEST is true and {spec.name} goes to QStash, but {lacking} is not set"
+            )
+
+
 def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
     url, secret = settings.admin_webhook_url, settings.admin_webhook_secret
     key = None if secret is None else secret.get_secret_value()
@@ -107,5 +128,6 @@ def build(settings: Settings | None = None) -> Flask:
     app.extensions["switchyard"] = made
     web.register(app, made)
     serve(app, make_client(settings), made)
+    deliver.register(app, made)
     register_commands(app)
     return app

@@ -13,6 +13,7 @@ from app.cli import (
     payouts,
     pins,
     processes,
+    qstash,
     run_here,
     runs,
     statements,
@@ -31,5 +32,6 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(earnings.group)
     app.cli.add_command(statements.group)
     app.cli.add_command(webhooks.group)
+    app.cli.add_command(qstash.group)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

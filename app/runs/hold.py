@@ -129,11 +129,13 @@ class Hold:
 
     def _released(self, due: datetime, attempt: int, error: str | None) -> dict[str, object]:
         stays = self.carrier.keeps_time
+        # Told ahead, it waits there by itself, whoever carried this slice.
+        waits = stays or self.store.backends.keeps_time(self.claim.backend)
         return {
             "run_id": self.claim.run_id,
             "held_epoch": self.claim.epoch,
             "new_due_at": due,
-            "new_check_at": due + self.store.check if stays else due,
+            "new_check_at": due + self.store.check if waits else due,
             "new_holder": self.carrier.holder if stays else None,
             "new_attempt": attempt,
             "new_error": error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flask import Blueprint, request
@@ -10,7 +11,12 @@ from app.dispatch import dispatch
 from app.errors import BadInput
 from app.runtime import Runtime
 from app.web.auth import require_admin
+from workflows.schedules import TRIGGER, Call, start
+from workflows.signature import Signed, signed
 
+MAX_BYTES = 1024 * 1024
+"""Of a call that QStash signed: the largest message it takes."""
+SIGNATURE = "Upstash-Signature"
 _FIELDS = {"name", "data", "id"}
 
 
@@ -18,12 +24,20 @@ def blueprint(made: Runtime) -> Blueprint:
     """The trigger endpoint."""
     pages = Blueprint("trigger", __name__)
 
-    @pages.post("/api/inngest/trigger")
+    @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:
-        require_admin(request, made.settings)
-        body = _body()
+        if SIGNATURE in request.headers:
+            call = _call(signed(request, made.settings, TRIGGER, MAX_BYTES))
+            body = _body(call.signed.text)
+        else:
+            require_admin(request, made.settings)
+            call, body = None, _body(None)
         spec = made.catalogue.by_event(body["name"])
-        run = dispatch(spec.name, body.get("data") or {}, key=body.get("id"))
+        data, key = body.get("data") or {}, body.get("id")
+        if call is None:
+            run = dispatch(spec.name, data, key=key)
+        else:
+            run = start(made, spec, data, key, call)
         return {
             "runId": run.id,
             "job": run.job,
@@ -36,9 +50,27 @@ def blueprint(made: Runtime) -> Blueprint:
     return pages
 
 
-def _body() -> dict[str, Any]:
-    """The request's JSON object, checked. Raises BadInput or werkzeug's 400 and 415."""
-    body = request.get_json()
+def _call(by: Signed) -> Call:
+    headers = request.headers
+    return Call(
+        signed=by,
+        message_id=headers.get("Upstash-Message-Id") or None,
+        schedule_id=headers.get("Upstash-Schedule-Id") or None,
+        retried=headers.get("Upstash-Retried", "0") != "0",
+    )
+
+
+def _body(text: str | None) -> dict[str, Any]:
+    """The request's JSON object (or the one in `text`), checked.
+
+    Raises BadInput or werkzeug's 400 and 415.
+    """
+    try:
+        body = request.get_json() if text is None else json.loads(text)
+    except RecursionError:
+        raise BadInput("the JSON is nested too deeply") from None
+    except ValueError:
+        raise BadInput("the body must be JSON") from None
     if not isinstance(body, dict):
         raise BadInput("the body must be a JSON object")
     unknown = set(body) - _FIELDS

@@ -1,0 +1,138 @@
+"""QStash's deliveries: each carries one whole slice of a run, in the calling request."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import os
+from typing import Any
+
+from flask import Blueprint, Flask, Response, request
+from sqlalchemy import bindparam, select
+
+from app.crash import point
+from app.runs.carrier import Carrier, End, Outcome
+from app.runs.models import RunRow as R
+from app.runs.models import Status
+from app.runs.statements import RETELL
+from app.runtime import Runtime
+from app.web.problems import problem
+from workflows.qstash import DELIVER, FAILED, Told, read_told, unix
+from workflows.signature import signed
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 16 * 1024
+MAX_CALLBACK_BYTES = 2 * 1024 * 1024
+"""A failure callback holds the answer that our own endpoint gave, and its headers."""
+NEVER = 489
+"""QStash's status for what is not to be tried again."""
+
+_GIVEN_UP = RETELL.where(R.holder.is_(None)).values(error=bindparam("new_error"))
+"""Told again, with a note of what became of the message."""
+
+
+class QStashCarrier(Carrier):
+    """Carries a slice in QStash's request. What comes next is a message of its own."""
+
+
+def register(app: Flask, made: Runtime) -> None:
+    """Mount both endpoints."""
+    pages = Blueprint("qstash", __name__)
+
+    @pages.post(DELIVER)
+    def deliver() -> Response:
+        text = signed(request, made.settings, DELIVER, MAX_BYTES).text
+        told = read_told(text)
+        if told is None:
+            return _never("the body names no run")
+        carrier = QStashCarrier(f"qstash-{os.urandom(8).hex()}")
+        return _answer(made, told, made.engine.perform(told.run, told.epoch, carrier))
+
+    @pages.post(FAILED)
+    def failed() -> Response:
+        text = signed(request, made.settings, FAILED, MAX_CALLBACK_BYTES).text
+        callback = _read_callback(text)
+        if callback is None:
+            return _never("the body is no failure callback")
+        return _ok("told again" if _given_up(made, callback) else "nothing to do")
+
+    app.register_blueprint(pages)
+
+
+def _answer(made: Runtime, told: Told, outcome: Outcome) -> Response:
+    """The outcome of a slice in QStash's words.
+
+    What goes on later is told anew here, so that no relay is needed for it; a crash before that
+    leaves what the relay tells.
+    """
+    match outcome.end:
+        case End.DONE | End.NOT_MINE:
+            return _ok(outcome.end)
+        case End.FAILED:
+            return _never("the run failed")
+        case End.NOT_DUE | End.BUSY if outcome.due_at is None or told.at == unix(outcome.due_at):
+            # Come early, by a clock that is ahead: this very message is to come again.
+            answer = problem(503, "Not due yet", "come again")
+            wait = 1 if outcome.due_at is None else told.at - made.store.clock().timestamp()
+            answer.headers["Retry-After"] = str(max(1, int(wait) + 1))
+            return answer
+        case _:
+            point("qstash.untold")
+            made.store.tell([told.run])
+            return _ok(outcome.end)
+
+
+def _ok(what: str) -> Response:
+    return Response(json.dumps({"end": str(what)}), content_type="application/json")
+
+
+def _never(detail: str) -> Response:
+    answer = problem(NEVER, "Not to be tried again", detail)
+    answer.headers["Upstash-NonRetryable-Error"] = "true"
+    return answer
+
+
+def _read_callback(text: str) -> tuple[Told, str, str] | None:
+    """The run, the dead message's id, and what our endpoint had answered; None if it is none."""
+    try:
+        body: Any = json.loads(text)
+        told = read_told(base64.b64decode(body["sourceBody"], validate=True).decode())
+        # The documentation spells it as QStash once sent it.
+        source = body.get("sourceMessageId") or body["sourceMessasgeId"]
+        status = body.get("status")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
+        return None
+    if told is None or not isinstance(source, str):
+        return None
+    return told, source, str(status)[:10]
+
+
+def _given_up(made: Runtime, callback: tuple[Told, str, str]) -> bool:
+    """Tell a run again whose message is dead; False where it has gone on without it."""
+    told, source, status = callback
+    now = made.store.clock()
+    chosen = select(R.check_at).where(
+        R.id == told.run,
+        R.epoch == told.epoch,
+        R.told_ref == source,
+        R.status.in_([Status.PENDING, Status.WAITING]),
+    )
+    with made.db.autocommit() as connection:
+        check_at = connection.execute(chosen).scalar_one_or_none()
+        if check_at is None:
+            return False
+        bound = {
+            "run_id": told.run,
+            "seen_epoch": told.epoch,
+            "seen_check_at": check_at,
+            "new_check_at": max(now, check_at) + made.store.check,
+            "new_error": f"qstash: could not be delivered, the last answer was {status}",
+        }
+        if connection.execute(_GIVEN_UP, bound).rowcount != 1:
+            return False
+    log.warning("message dead; its run is told again", extra={"run": told.run, "status": status})
+    made.store.tell([told.run])
+    return True
