@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import new_postgres
 from tests.support.sides import Side, side
 
-BACKENDS = ("memory", "rq", "inngest")
+BACKENDS = ("memory", "rq", "inngest", "qstash")
 DATABASES = ("sqlite", "postgres")
 
 

@@ -19,10 +19,11 @@ from sqlalchemy import select
 
 import flags
 from app import runtime, tables
-from app.config import load
+from app.config import LOCAL_QSTASH_TOKEN, load
 from app.dispatch import Item, dispatch_many
 from app.jobs.context import Payload
 from app.local.inngest.standin import InngestStandIn
+from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
 from app.runs import relay
 from app.runs.backend import Backend
@@ -56,6 +57,7 @@ class Side:
     environ: dict[str, str]
     memory: MemoryBackend | None = None
     standin: InngestStandIn | None = None
+    qstash: QStashStandIn | None = None
 
     def dispatch(self, job: str, payload: Payload, **options: Any) -> Run:
         return self.dispatch_many(job, [Item(payload, **options)])[0]
@@ -187,6 +189,10 @@ def side(backend: str, database_url: str, redis_url: str, folder: Path) -> Itera
             stack.enter_context(relaying(made))
             yield Side(backend, made, environ)
             return
+        if backend == "qstash":
+            with qstash_side(environ) as made_side:
+                yield made_side
+            return
         port = free_port()
         app_url = f"http://127.0.0.1:{port}/api/inngest"
         standin = stack.enter_context(InngestStandIn([app_url], gap_scale=0.02))
@@ -200,6 +206,37 @@ def side(backend: str, database_url: str, redis_url: str, folder: Path) -> Itera
         standin.sync()
         stack.enter_context(relaying(made))
         yield Side(backend, made, environ, standin=standin)
+
+
+CURRENT_KEY = "sig_current_0123456789abcdefghijklmnop"
+NEXT_KEY = "sig_next_0123456789abcdefghijklmnopqrs"
+
+
+def qstash_environment(standin_url: str, app_url: str) -> dict[str, str]:
+    """What an app needs for QStash, in local mode."""
+    return {
+        "QSTASH_URL": standin_url,
+        "QSTASH_CURRENT_SIGNING_KEY": CURRENT_KEY,
+        "QSTASH_NEXT_SIGNING_KEY": NEXT_KEY,
+        "BACKEND_URL": app_url,
+    }
+
+
+@contextmanager
+def qstash_side(environ: dict[str, str]) -> Iterator[Side]:
+    """The app served in a thread, with a QStash of its own and a relay."""
+    with ExitStack() as stack:
+        port = free_port()
+        standin = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
+        stack.enter_context(standin)
+        environ |= qstash_environment(standin.url, f"http://127.0.0.1:{port}")
+        fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+        app = build(load(environ))
+        made = runtime.current()
+        stack.callback(made.db.dispose)
+        stack.enter_context(serve_in_thread(app, port))
+        stack.enter_context(relaying(made))
+        yield Side("qstash", made, environ, qstash=standin)
 
 
 @contextmanager
