@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from app.cli.output import Commands, DidNotHold, document, json_option, parts, say, table
-from app.cli.standing import BACKENDS, standing
 from app.clock import iso
 from app.cutover import gate, stages
+from app.cutover.standing import BACKENDS, standing
 from app.errors import BadInput, GateClosed, StageRefused
 from app.runtime import Runtime
 from flags import Stage

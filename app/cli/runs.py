@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from app.cli.output import Commands, details, document, json_option, parts, say, table
 from app.cli.telling import watched
-from app.clock import iso
-from app.errors import UnknownRun
 from app.jobs.catalogue import SERVERLESS
-from app.runs import ledger, operate
+from app.runs import operate, reading
 from app.runs.models import RunRow as R
 from app.runs.models import Status
-from app.runs.models import StepRow as S
 from flags import LEGACY_BACKEND
-
-_COLUMNS = (
-    R.id,
-    R.job,
-    R.key,
-    R.backend,
-    R.reason,
-    R.stage,
-    R.status,
-    R.epoch,
-    R.attempt,
-    R.parent_id.label("parent"),
-    R.created_at,
-    R.started_at,
-    R.ended_at,
-    R.error,
-)
-_TIMES = ("created_at", "started_at", "ended_at")
 
 group = Commands("runs", help="The ledger of runs.")
 
@@ -51,13 +27,8 @@ def list_runs(
 ) -> None:
     """The newest runs first."""
     made = parts()
-    # An id begins with its time, and is indexed.
-    chosen = select(*_COLUMNS).order_by(R.id.desc()).limit(limit)
-    for column, wanted in ((R.job, job), (R.status, status), (R.backend, backend)):
-        if wanted is not None:
-            chosen = chosen.where(column == wanted)
     with made.db.autocommit() as connection:
-        rows = [_as_json(row._asdict()) for row in connection.execute(chosen)]
+        rows = reading.newest(connection, limit, job=job, status=status, backend=backend)
     if job is not None and not rows:
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
         _ = made.catalogue[job]
@@ -76,7 +47,7 @@ def list_runs(
 def show(run_id: str, as_json: bool) -> None:
     """One run, with its payload, its result and its steps."""
     with parts().db.autocommit() as connection:
-        run = _one(connection, run_id)
+        run = reading.one(connection, run_id)
     if as_json:
         document(run)
         return
@@ -113,31 +84,10 @@ def cancel(run_id: str, as_json: bool) -> None:
 
 def _print_moved(run_id: str, as_json: bool) -> None:
     with parts().db.autocommit() as connection:
-        run = _as_json(connection.execute(select(*_COLUMNS).where(R.id == run_id)).one()._asdict())
+        run = reading.as_json(
+            connection.execute(select(*reading.COLUMNS).where(R.id == run_id)).one()._asdict()
+        )
     if as_json:
         document(run)
     else:
         details(run.items())
-
-
-def _one(connection: Connection, run_id: str) -> dict[str, Any]:
-    columns = (*_COLUMNS, R.due_at, R.payload, R.result)
-    row = connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
-    if row is None:
-        raise UnknownRun(f"no run {run_id!r}")
-    kept = (S.name, S.status, S.attempts, S.backend, S.error, S.updated_at)
-    steps = connection.execute(
-        select(*kept).where(S.run_id == run_id).order_by(S.updated_at, S.name)
-    )
-    return {
-        **_as_json(row._asdict()),
-        "due_at": iso(row.due_at),
-        "payload": json.loads(row.payload),
-        "result": None if row.result is None else json.loads(row.result),
-        "children": ledger.children_by_status(connection, run_id),
-        "steps": [step._asdict() | {"updated_at": iso(step.updated_at)} for step in steps],
-    }
-
-
-def _as_json(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {name: iso(row[name]) for name in _TIMES}

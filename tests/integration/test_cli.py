@@ -24,9 +24,9 @@ from sqlalchemy import select, update
 import flags
 from app import create_app, runtime, tables
 from app.cli.output import settings_checked
-from app.cli.standing import FAILED, OPEN
 from app.clock import iso, utcnow
 from app.config import ROOT, Settings
+from app.cutover.standing import FAILED, OPEN
 from app.db import Database
 from app.earnings.seed import seed
 from app.errors import LeaseLost, SettingsError
