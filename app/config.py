@@ -231,10 +231,11 @@ class Settings(BaseModel):
 
     @property
     def qstash_secret(self) -> str | None:
-        """The token to speak to QStash with: in local mode the stand-in's, where there is one."""
+        """The token to speak to QStash with: the stand-in's where QSTASH_URL is on loopback."""
         if self.qstash_token is not None:
             return self.qstash_token.get_secret_value()
-        return LOCAL_QSTASH_TOKEN if self.local and self.qstash_url is not None else None
+        host = urlsplit(self.qstash_url or "").hostname
+        return LOCAL_QSTASH_TOKEN if host in LOOPBACK else None
 
     @property
     def qstash_lacks(self) -> str | None:

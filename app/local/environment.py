@@ -19,7 +19,8 @@ _PORTS = range(15_000, 30_000)
 """Below the ports the kernel gives to clients: none of those then takes one that is restarting."""
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
-    *("BACKEND_URL", "PORT", "USE_INNGEST"),
+    *("BACKEND_URL", "PORT", "USE_INNGEST", "QSTASH_URL"),
+    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"),
 )
 
 
@@ -57,6 +58,8 @@ class Local:
     """None where the caller has an Inngest of their own."""
     stripe_port: int | None
     """None where the caller has a Stripe of their own."""
+    qstash_port: int | None
+    """None where the caller has a QStash of their own."""
     own_database: bool
     shown_env: Mapping[str, str] = field(default_factory=dict)
     """What a command needs to reach the parts."""
@@ -76,7 +79,7 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
 def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) -> Local:
     """Plan a stack in `folder` with web on `port`: local parts for whatever `environ` names none.
 
-    An account at Stripe or Inngest (their keys) counts as one named.
+    An account at Stripe, Inngest or QStash (their keys) counts as one named.
     """
     folder = folder.resolve()
     given = {name: value for name, value in environ.items() if value.strip()}
@@ -86,6 +89,8 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
     own_stripe = not given.keys() & {"STRIPE_API_BASE", "STRIPE_API_KEY"}
     inngest_port = free_port() if own_inngest else None
     stripe_port = free_port() if own_stripe else None
+    own_qstash = not given.keys() & {"QSTASH_URL", "QSTASH_TOKEN"}
+    qstash_port = free_port() if own_qstash else None
     url = f"http://{HOST}:{port}"
     local = {
         "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
@@ -100,6 +105,10 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
     if stripe_port is not None:
         local["STRIPE_API_BASE"] = f"http://{HOST}:{stripe_port}"
         local["STRIPE_WEBHOOK_SECRET"] = f"whsec_{secrets.token_hex(16)}"
+    if qstash_port is not None:
+        local["QSTASH_URL"] = f"http://{HOST}:{qstash_port}"
+        for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
+            local[name] = f"sig_{secrets.token_hex(16)}"
     env = {**environ, **local, **given, "PORT": str(port)}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"
@@ -112,6 +121,7 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
         own_redis="REDIS_URL" not in given,
         inngest_port=inngest_port,
         stripe_port=stripe_port,
+        qstash_port=qstash_port,
         own_database="DATABASE_URL" not in given,
         shown_env={name: env[name] for name in _SHOWN if name in env},
     )

@@ -47,6 +47,10 @@ def servers(local: Local) -> list[Part]:
         app = f"{local.url}/api/inngest"
         command = _module("inngest", "--port", str(local.inngest_port), "--app", app)
         parts.append(Part("inngest", command, _answers(local.inngest_port, "/dev")))
+    if local.qstash_port is not None:
+        data = local.folder / "qstash.db"
+        command = _module("qstash", "--port", str(local.qstash_port), "--data", str(data))
+        parts.append(Part("qstash", command, _answers(local.qstash_port, "/_standin/waiting")))
     return parts
 
 

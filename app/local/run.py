@@ -82,6 +82,7 @@ def _banner(local: Local, console: Console) -> None:
         ("database", env["DATABASE_URL"]),
         ("queue", env["REDIS_URL"]),
         ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),
+        ("qstash", env.get("QSTASH_URL", "as your token says")),
         ("stripe", env.get("STRIPE_API_BASE", "as your key says")),
         ("logs", str(local.folder / "log")),
     ]

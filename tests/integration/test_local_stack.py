@@ -80,9 +80,9 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         assert running_stack(tmp_path) == dict(local.shown_env)
         assert (local.folder / "run.json").stat().st_mode & 0o777 == 0o600
         everything = parts_of(stack)
-        for name in ("valkey", "web", "worker-1", "inngest"):
+        for name in ("valkey", "web", "worker-1", "inngest", "qstash"):
             os.kill(stack.processes[name].pid, signal.SIGKILL)
-        wait_until(lambda: stack.restarts == 4, "four restarts", stack.tend)
+        wait_until(lambda: stack.restarts == 5, "five restarts", stack.tend)
         with opened(local.process_env["DATABASE_URL"]) as db:
             stripe = local.process_env["STRIPE_API_BASE"]
             _bank_payout(stripe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from app.config import LOCAL_QSTASH_TOKEN
@@ -16,14 +17,16 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
     parser.add_argument("--data", default=":memory:", help="a file that outlives a restart")
     parser.add_argument("--token", default=LOCAL_QSTASH_TOKEN, help="the only one accepted")
-    parser.add_argument("--signing-key", required=True, help="what deliveries are signed with")
     parser.add_argument("--gap-scale", type=float, default=1.0, help="times the retry gaps")
     parser.add_argument("--seed", type=int, help="for the faults")
     parser.add_argument("--double", type=float, default=0.0, help="the part delivered twice")
     parser.add_argument("--late", type=float, default=0.0, help="seconds, at most: out of order")
     options = vars(parser.parse_args())
+    key = os.environ.get("QSTASH_CURRENT_SIGNING_KEY", "")
+    if not key:
+        parser.error("QSTASH_CURRENT_SIGNING_KEY is not set: deliveries are signed with it")
     port, double, late = (options.pop(name) for name in ("port", "double", "late"))
-    standin = QStashStandIn(**options)
+    standin = QStashStandIn(signing_key=key, **options)
     try:
         standin.fault(double=double, late=late)
     except ValueError as error:
