@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,15 @@ SERVERLESS = ("inngest", "qstash")
 CLOCK_LEAD = timedelta(seconds=2)
 """How far ahead of ours another clock may tick."""
 _TINY = timedelta(milliseconds=1)
+
+
+class IfUnknown(StrEnum):
+    """What becomes of a `step.once` whose outcome nobody knows."""
+
+    RECORD = "record"
+    """It is on record as unknown and never repeated: at most once."""
+    REPEAT = "repeat"
+    """It is tried again like one that failed: at least once, and maybe twice."""
 
 
 class JobPayload(BaseModel):
@@ -68,6 +78,9 @@ class JobSpec:
     """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
     plan: Callable[[Session, Any, datetime], dict[str, Any]] | None
     """What a run with this payload would do now, as JSON; its transaction is rolled back."""
+    delay: Callable[[Any], timedelta | None] | None
+    """How long after its dispatch a run is due, where the payload says it."""
+    if_unknown: IfUnknown
     file: str
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
@@ -175,6 +188,8 @@ def job(
     tick: Callable[[datetime], Payload] | None = None,
     ramp_by: str | None = None,
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
+    delay: Callable[[M], timedelta | None] | None = None,
+    if_unknown: IfUnknown = IfUnknown.RECORD,
 ) -> Callable[[Callable[[Context, M], Any]], Callable[[Context, M], Any]]:
     """Declare a job; the decorated function is its body and stays callable as it is."""
 
@@ -197,6 +212,8 @@ def job(
                 tick=tick,
                 ramp_by=ramp_by,
                 plan=plan,
+                delay=delay,
+                if_unknown=if_unknown,
                 file=_relative(source),
             )
         )

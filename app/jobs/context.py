@@ -35,6 +35,22 @@ class Steps(Protocol):
         """
         ...
 
+    def once(
+        self,
+        name: str,
+        do: Callable[Concatenate[Session, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As `run`, for an effect that takes no idempotency key: at most once.
+
+        That it begins is on record before `do` is called. NotDone, RetryAfter, NonRetriable and
+        BadInput from `do` say that nothing took effect, and steer its retries. After anything else,
+        a crash included, the outcome is unknown: that is recorded and raised as OutcomeUnknown, and
+        `do` is not called again - unless the job says IfUnknown.REPEAT, at least once.
+        """
+        ...
+
     def sleep(self, name: str, duration: timedelta) -> None:
         """Go on after `duration`, holding no worker meanwhile."""
         ...

@@ -20,6 +20,15 @@ class RetryAfter(SwitchyardError):
         """A time in UTC, or a wait from now."""
 
 
+class NotDone(SwitchyardError):
+    """What was to be done once was not done, for certain: it is tried again after a gap."""
+
+
+class OutcomeUnknown(SwitchyardError):
+    """A step that is done at most once was begun, and may or may not have been done. It is not
+    begun again, not even by a retry of its run. A body may catch it and go on."""
+
+
 class StepFailed(SwitchyardError):
     """A step used up its attempts, or raised NonRetriable. A body may catch it and go on."""
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
@@ -18,9 +19,9 @@ from app.crash import point
 from app.db import canonical_json
 from app.errors import BadInput, LeaseLost
 from app.gateways import Gateways
-from app.jobs.catalogue import JobSpec
+from app.jobs.catalogue import IfUnknown, JobSpec
 from app.jobs.context import Payload
-from app.jobs.errors import NonRetriable, RetryAfter, StepFailed
+from app.jobs.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.runs import ledger
 from app.runs.carrier import End, Outcome
 from app.runs.create import as_messages, new_run, write_runs
@@ -36,11 +37,15 @@ JOIN_POLL = timedelta(seconds=60)
 """How often a joining run looks by itself; its last child wakes it long before."""
 
 
-class _Failed:
-    """A step's final failure, on its way out of the carrier."""
+_NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
+"""What says of a step that is done at most once that it had no effect."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+
+class _Ended:
+    """A step's end without a result, on its way out of the carrier."""
+
+    def __init__(self, raised: StepFailed | OutcomeUnknown) -> None:
+        self.raised = raised
 
 
 class RunContext:
@@ -85,7 +90,14 @@ class RunContext:
         step = self._unique(name)
         if (known := self._known(step)) is not None:
             return json.loads(known)
-        return self._carry(step, lambda tx: do(tx, *args, **kwargs))
+        return self._carry(step, partial(self._attempt, step, lambda tx: do(tx, *args, **kwargs)))
+
+    def once(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See app.jobs.context.Steps.once."""
+        step = self._unique(name)
+        if (known := self._known(step)) is not None:
+            return json.loads(known)
+        return self._carry(step, partial(self._only_try, step, lambda tx: do(tx, *args, **kwargs)))
 
     def sleep(self, name: str, duration: timedelta) -> None:
         """See app.jobs.context.Steps.sleep."""
@@ -130,8 +142,8 @@ class RunContext:
             return [run.id for run in written]
 
         told: list[Any] = []
-        ids = self._carry(step, create, then=lambda: self._store.tell_messages(told))
-        return list(ids)
+        tell = partial(self._store.tell_messages, told)
+        return list(self._carry(step, partial(self._attempt, step, create, then=tell)))
 
     def join(self, name: str) -> dict[str, int]:
         """See app.jobs.context.Steps.join."""
@@ -146,9 +158,11 @@ class RunContext:
                 # The last one ended between the look and the wait, and found nobody to wake.
                 self._store.wake(self.run_id)
             raise Pause(Outcome(End.WAIT, due_at=due))
-        return dict(
-            self._carry(step, lambda tx: ledger.children_by_status(tx.connection(), self.run_id))
-        )
+
+        def count(tx: Session) -> dict[str, int]:
+            return ledger.children_by_status(tx.connection(), self.run_id)
+
+        return dict(self._carry(step, partial(self._attempt, step, count)))
 
     def boundary(self) -> None:
         """Between two steps: move to another backend if asked to, stop if the process is ending."""
@@ -195,20 +209,23 @@ class RunContext:
             return str(row.result)
         if row is not None and row.status == StepStatus.FAILED:
             raise StepFailed(step, row.error)
+        if row is not None and row.status == StepStatus.UNKNOWN:
+            raise OutcomeUnknown(row.error)
         return None
 
-    def _carry(
-        self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None
-    ) -> Any:
+    def _carry(self, step: str, attempt: Callable[[], Any]) -> Any:
         self.boundary()
         with bound_contextvars(step=step):
-            value = self._hold.carrier.carry(step, partial(self._attempt, step, do, then))
-        if isinstance(value, _Failed):
-            raise StepFailed(step, value.reason)
+            value = self._hold.carrier.carry(step, attempt)
+        if isinstance(value, _Ended):
+            raise value.raised
         return value
 
     def _attempt(
-        self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None
+        self,
+        step: str,
+        do: Callable[[Session], Any],
+        then: Callable[[], None] | None = None,
     ) -> Any:
         attempts = self.failures(step) + 1
         try:
@@ -237,11 +254,70 @@ class RunContext:
             log.error("step failed for good, attempt %d", attempts, exc_info=failure)
             with self._store.db.session() as tx:
                 self._hold.step_done(tx, step, StepStatus.FAILED, attempts, error=error)
-            # A backend that calls again shows this as the step's result; the body learns next call.
-            return {"failed": error} if self._hold.carrier.one_step_per_call else _Failed(error)
+            return self._ended(StepFailed(step, error), {"failed": error})
         due = self.due_after(attempts, failure)
         log.warning(
             "step failed, attempt %d of %d", attempts, self._spec.attempts, exc_info=failure
         )
         self._hold.retry(step, attempts, error, due)
         raise Pause(Outcome(End.RETRY, error=f"{step}: {error}", due_at=due))
+
+    def _only_try(self, step: str, do: Callable[[Session], Any]) -> Any:
+        attempts = self.failures(step) + 1
+        row = self._recorded.get(step)
+        if row is not None and row.status == StepStatus.BEGUN:
+            return self._step_unknown(step, row.attempts, "whoever began it did not come back")
+        try:
+            self._hold.begin(step, attempts)
+        except LeaseLost as lost:
+            raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
+        except Exception as failure:  # noqa: BLE001 - whatever came of the mark, nothing was done
+            return self._step_failed(step, attempts, failure)
+        point("step.begun")
+        try:
+            with self._store.db.session() as tx:
+                encoded = _effect(do, tx)
+                point("step.unrecorded")
+                self._move = self._hold.step_done(
+                    tx, step, StepStatus.DONE, attempts, result=encoded
+                )
+                point("step.uncommitted")
+        except LeaseLost as lost:
+            raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
+        except _NOT_DONE as failure:
+            return self._step_failed(step, attempts, failure)
+        except OutcomeUnknown as unclear:
+            return self._step_unknown(step, attempts, str(unclear))
+        except SQLAlchemyError as lost:
+            # It was done; whether that is on record, the next slice sees.
+            log.warning("step done, and maybe not recorded", exc_info=lost)
+            self._hold.give_up(self._store.clock())
+            raise Pause(Outcome(End.YIELDED, error=str(lost))) from lost
+        point("step.recorded")
+        return json.loads(encoded)
+
+    def _step_unknown(self, step: str, attempts: int, why: str) -> Any:
+        error = f"step {step}: outcome unknown: {why}"
+        if self._spec.if_unknown is IfUnknown.REPEAT and attempts < self._spec.attempts:
+            due = self.due_after(attempts, OutcomeUnknown(why))
+            log.warning("%s; it is repeated", error)
+            self._hold.retry(step, attempts, error, due)
+            raise Pause(Outcome(End.RETRY, error=error, due_at=due))
+        log.error("%s", error)
+        with self._store.db.session() as tx:
+            self._hold.step_done(tx, step, StepStatus.UNKNOWN, attempts, error=error)
+        return self._ended(OutcomeUnknown(error), {"unknown": error})
+
+    def _ended(self, raised: StepFailed | OutcomeUnknown, shown: dict[str, str]) -> Any:
+        # A backend that calls again shows this as the step's result; the body learns next call.
+        return shown if self._hold.carrier.one_step_per_call else _Ended(raised)
+
+
+def _effect(do: Callable[[Session], Any], tx: Session) -> str:
+    """What `do` gives, as JSON. Raises what says that it had no effect, else OutcomeUnknown."""
+    try:
+        return canonical_json(do(tx))
+    except (*_NOT_DONE, OutcomeUnknown):
+        raise
+    except Exception as failure:
+        raise OutcomeUnknown(f"{type(failure).__name__}: {failure}") from failure

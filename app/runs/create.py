@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
+from app.clock import ceil_ms
 from app.db import canonical_json
 from app.errors import BadInput, KeyConflict, PayloadInvalid
 from app.jobs.catalogue import JobSpec
@@ -39,8 +40,12 @@ class NewRun:
 
 
 def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: datetime) -> NewRun:
-    """Validate an intent. Raises PayloadInvalid or BadInput."""
+    """Validate an intent; what its payload says of a delay comes on top of `due_at`.
+
+    Raises PayloadInvalid or BadInput.
+    """
     model = spec.parse(payload)
+    later = None if spec.delay is None else spec.delay(model)
     run_id = new_run_id()
     chosen = key if key is not None else spec.key(model) if spec.key is not None else None
     if chosen is not None and not 0 < len(chosen) <= KEY_LENGTH:
@@ -56,7 +61,7 @@ def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: dat
         keyed=chosen is not None,
         payload=text,
         ramp_key=str(by) if by is not None else chosen if chosen is not None else run_id,
-        due_at=due_at,
+        due_at=due_at if later is None else ceil_ms(due_at + later),
     )
 
 

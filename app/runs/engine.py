@@ -14,7 +14,7 @@ from app.crash import point
 from app.db import canonical_json
 from app.errors import LeaseLost, PayloadInvalid
 from app.gateways import Gateways
-from app.jobs.errors import NonRetriable, StepFailed
+from app.jobs.errors import NonRetriable, OutcomeUnknown, StepFailed
 from app.runs import ledger, places
 from app.runs.carrier import Carrier, End, Outcome
 from app.runs.context import RunContext
@@ -81,7 +81,7 @@ class Engine:
             return _succeed(hold, result)
         except Pause as pause:
             return pause.outcome
-        except (StepFailed, NonRetriable, PayloadInvalid) as final:
+        except (StepFailed, OutcomeUnknown, NonRetriable, PayloadInvalid) as final:
             return _fail(hold, str(final))
         except LeaseLost:
             raise

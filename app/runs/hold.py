@@ -24,6 +24,18 @@ class Hold:
         self.claim = claim
         self.carrier = carrier
 
+    def begin(self, name: str, attempts: int) -> None:
+        """Record, before it is done, that try number `attempts` of a step begins."""
+        now = self.store.clock()
+        bound = {
+            "run_id": self.claim.run_id,
+            "held_epoch": self.claim.epoch,
+            "lease_until": now + self.store.lease,
+        }
+        with self.store.db.begin() as connection:
+            ledger.fenced(connection.execute(statements.RENEW, bound).rowcount, self.claim)
+            ledger.save_step(connection, self.claim, name, StepStatus.BEGUN, now, attempts=attempts)
+
     def step_done(
         self,
         tx: Session,

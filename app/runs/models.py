@@ -39,6 +39,10 @@ class StepStatus(StrEnum):
     WAITING = "waiting"
     """A sleep or a join that has begun."""
     FAILED = "failed"
+    BEGUN = "begun"
+    """A step that is done at most once: it may have been done since."""
+    UNKNOWN = "unknown"
+    """It was begun, and nobody knows whether it was done: it is not begun again."""
 
 
 def new_run_id() -> str:

@@ -209,7 +209,7 @@ SAVE_STEP = {
         index_elements=["run_id", "name"],
         set_=_STEP,
         # A commit whose outcome was lost may have stood: what is done stays done.
-        where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED]),
+        where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
     )
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }

@@ -90,6 +90,7 @@ def test_an_rq_worker_dies(point: str, database_url: str, redis_url: str, tmp_pa
         (row,) = on.finish(run)
         assert row.status == "succeeded"
         assert on.marks(n) == expected(n)
+        assert on.touches(f"{n}/once") <= 1
 
 
 @pytest.mark.parametrize("point", [p for p in WORKER_POINTS if p != "run.moved"])
@@ -120,6 +121,7 @@ def test_a_web_process_of_inngest_dies(
         (row,) = on.finish(run)
         assert row.status == "succeeded"
         assert on.marks(n) == expected(n)
+        assert on.touches(f"{n}/once") <= 1
 
 
 @pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("dispatch.")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,9 +15,15 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app import runtime
 from app.db import Base, Database
-from app.jobs.catalogue import JobPayload, job
+from app.jobs.catalogue import IfUnknown, JobPayload, job
 from app.jobs.context import Context
-from app.jobs.errors import NonRetriable, RetryAfter, StepFailed
+from app.jobs.errors import (
+    NonRetriable,
+    NotDone,
+    OutcomeUnknown,
+    RetryAfter,
+    StepFailed,
+)
 from app.runs.handoff import hand_over
 
 GAPS = (0.2, 0.3)
@@ -259,6 +266,49 @@ def capped(ctx: Context, payload: Name) -> list[str]:
     ]
 
 
+def send_once(tx: Session, ctx: Context, payload: Name) -> object:
+    """An effect without a key, counted outside of `tx`; `moves` says how each try ends."""
+    end = payload.moves.get(tried := touch(ctx, f"{payload.name}/tried"), "sent")
+    if end == "not done":
+        raise NotDone("nobody was there")
+    if end == "refused":
+        raise NonRetriable("never")
+    touch(ctx, f"{payload.name}/sent")
+    if end == "lost":
+        raise ConnectionResetError("no answer")
+    if end == "moved":
+        hand_over(runtime.current().store, [ctx.run_id], "inngest" if ctx.backend == "rq" else "rq")
+    if end == "hangs":
+        time.sleep(600)
+    mark(tx, ctx, f"{payload.name}/recorded")
+    return object() if end == "not json" else tried
+
+
+@job("sent-once", event="test.sent-once", payload=Name, queue="tests", gaps=GAPS, attempts=3)
+def sent_once(ctx: Context, payload: Name) -> str:
+    """Done at most once; an unknown outcome is caught, or with `fail_at` ends the run."""
+    try:
+        number = ctx.step.once("send", send_once, ctx, payload)
+    except OutcomeUnknown as unknown:
+        if payload.fail_at:
+            raise
+        return ctx.step.run("note", lambda tx: str(unknown))
+    return ctx.step.run("after", mark, ctx, f"{payload.name}/after/{number}")
+
+
+@job(
+    "sent-at-least-once",
+    event="test.sent-at-least-once",
+    payload=Name,
+    queue="tests",
+    gaps=GAPS,
+    attempts=3,
+    if_unknown=IfUnknown.REPEAT,
+)
+def sent_at_least_once(ctx: Context, payload: Name) -> str:
+    return sent_once(ctx, payload)
+
+
 @job("mover", event="test.mover", payload=Name, queue="tests", gaps=GAPS)
 def mover(ctx: Context, payload: Name) -> list[str]:
     """Five steps; each step named in `moves` asks for its own run to be handed over."""
@@ -284,6 +334,8 @@ def grab_bag(ctx: Context, payload: Name) -> str:
         return mark(tx, ctx, f"{payload.name}/first")
 
     ctx.step.run("first", first)
+    with suppress(OutcomeUnknown):
+        ctx.step.once("once", lambda tx: touch(ctx, f"{payload.name}/once"))
     ctx.step.sleep("nap", timedelta(seconds=0.1))
     ctx.step.dispatch("start", "child", [{"name": f"{payload.name}/{n}"} for n in range(2)])
     ctx.step.join("ended")
