@@ -91,3 +91,23 @@ def test_a_job_may_have_it_repeated(on: Side) -> None:
     (row,) = on.finish(run)
     assert (row.status, counts(on, n)) == ("succeeded", (3, 3))
     assert on.steps(run.id)["send"].status == "unknown"
+
+
+def test_a_zombie_s_outcome_is_unknown_to_who_took_over(on: Side) -> None:
+    n, run = dispatched(on, moves={1: "taken over"})
+    (row,) = on.finish(run)
+    assert (row.status, counts(on, n)) == ("succeeded", (1, 1))
+    assert "whoever began it did not come back" in row.result
+    assert on.marks(n) == {}
+
+
+def test_a_commit_that_was_not_answered_is_looked_up(on: Side) -> None:
+    n, run = dispatched(on, moves={1: "before_commit"})
+    (row,) = on.finish(run)
+    assert (on.steps(run.id)["send"].status, counts(on, n)) == ("unknown", (1, 1))
+    assert on.marks(n) == {}
+    n, run = dispatched(on, moves={1: "after_commit"})
+    (row,) = on.finish(run)
+    assert (row.status, on.steps(run.id)["send"].status) == ("succeeded", "done")
+    assert on.marks(n) == {f"{n}/recorded": 1, f"{n}/after/1": 1}
+    assert counts(on, n) == (1, 1)

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import String, func, insert, select, update
+from sqlalchemy import String, event, func, insert, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app import runtime
@@ -25,6 +26,8 @@ from app.jobs.errors import (
     StepFailed,
 )
 from app.runs.handoff import hand_over
+from app.runs.models import RunRow
+from app.runs.statements import TAKE_OVER
 
 GAPS = (0.2, 0.3)
 
@@ -266,6 +269,21 @@ def capped(ctx: Context, payload: Name) -> list[str]:
     ]
 
 
+def take_over(run_id: str) -> None:
+    """As the relay does with a run whose holder says nothing any more."""
+    store = runtime.current().store
+    later = store.clock() + timedelta(hours=1)
+    with store.db.begin() as connection:
+        epoch = connection.scalar(select(RunRow.epoch).where(RunRow.id == run_id))
+        bound = {"run_id": run_id, "seen_epoch": epoch, "now": later}
+        bound |= {"new_due_at": store.clock(), "new_check_at": store.clock()}
+        assert connection.execute(TAKE_OVER, bound).rowcount == 1
+
+
+def _no_answer(_session: Session) -> None:
+    raise OperationalError("COMMIT", None, ConnectionResetError("no answer"))
+
+
 def send_once(tx: Session, ctx: Context, payload: Name) -> object:
     """An effect without a key, counted outside of `tx`; `moves` says how each try ends."""
     end = payload.moves.get(tried := touch(ctx, f"{payload.name}/tried"), "sent")
@@ -280,6 +298,10 @@ def send_once(tx: Session, ctx: Context, payload: Name) -> object:
         hand_over(runtime.current().store, [ctx.run_id], "inngest" if ctx.backend == "rq" else "rq")
     if end == "hangs":
         time.sleep(600)
+    if end == "taken over":
+        take_over(ctx.run_id)
+    if end in ("before_commit", "after_commit"):
+        event.listen(tx, end, _no_answer, once=True)
     mark(tx, ctx, f"{payload.name}/recorded")
     return object() if end == "not json" else tried
 
@@ -292,7 +314,8 @@ def sent_once(ctx: Context, payload: Name) -> str:
     except OutcomeUnknown as unknown:
         if payload.fail_at:
             raise
-        return ctx.step.run("note", lambda tx: str(unknown))
+        said = str(unknown)
+        return ctx.step.run("note", lambda tx: said)
     return ctx.step.run("after", mark, ctx, f"{payload.name}/after/{number}")
 
 
