@@ -194,7 +194,8 @@ class Settings(BaseModel):
     secret_key: SecretStr | None = None
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: str = (
-        "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.relay"
+        "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.mail,"
+        "app.jobs.relay"
     )
     """Modules that declare jobs, comma-separated: a team adds its own here."""
     lease_seconds: float = Field(default=10.0, ge=0.5)

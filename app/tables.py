@@ -8,6 +8,7 @@ from app.db import Base
 from app.earnings import models as earnings
 from app.earnings import rollup_models as rollups
 from app.ledger import models as ledger
+from app.mail import models as mail
 from app.payouts import inbox
 from app.payouts import models as payouts
 from app.runs import models as runs
@@ -21,6 +22,7 @@ __all__ = [
     "earnings",
     "inbox",
     "ledger",
+    "mail",
     "metadata",
     "pace",
     "parity",

@@ -20,6 +20,11 @@ REPLY_LENGTH = 200
 SHORT_SUBJECT = 60
 # 7bit: what the server can do need not be asked.
 _POLICY = SMTP.clone(cte_type="7bit")
+# RFC 3463: the mailbox, host or address is bad, or the mailbox is closed. Others speak of the
+# sender, of policy or of a full mailbox. Without such a code, RFC 5321's three of the mailbox.
+_BAD_ADDRESS = re.compile(r"5\.(1\.([0-6]|10)|2\.1)(?![0-9])")
+_ENHANCED = re.compile(r"5\.\d{1,3}\.\d{1,3}(?![0-9])")
+_BAD_MAILBOX = (550, 551, 553)
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9._+-]{1,200}@[A-Za-z0-9.-]{1,200}>")
 
 
@@ -35,6 +40,12 @@ class MailRefused(MailError):
 
     status = 422
     title = "Mail refused"
+
+
+class MailBounced(MailRefused):
+    """The server's definite no to the address itself: no mail to it will arrive."""
+
+    title = "Mail bounced"
 
 
 class MailUnavailable(MailError):
@@ -74,14 +85,23 @@ class Mailer:
     def __repr__(self) -> str:
         return f"Mailer({self._server!r})"
 
-    def send(self, *, to: str, subject: str, text: str, message_id: str, now: datetime) -> None:
-        """Send one plain text to one address, once; `now` (UTC) is its date.
+    def send(
+        self,
+        *,
+        to: str,
+        subject: str,
+        text: str,
+        message_id: str,
+        now: datetime,
+        html: str | None = None,
+    ) -> None:
+        """Send one text, and the same as `html`, to one address, once; `now` (UTC) is its date.
 
         `message_id` (`<…@…>`) should come from what the mail is about, so that a mail sent twice is
         recognised as one. Raises BadInput where one of them cannot be in a mail (nothing is sent),
-        MailRefused, MailUnavailable, MailUnknown.
+        MailRefused (MailBounced where the address is to blame), MailUnavailable, MailUnknown.
         """
-        data = self._message(to, subject, text, message_id, now)
+        data = self._message(to, subject, text, message_id, now, html)
         with self._until_taken():
             client = self._connect()
         try:
@@ -89,7 +109,7 @@ class Mailer:
                 self._log_in(client)
                 client.ehlo_or_helo_if_needed()
                 self._expect(2, client.mail(self._sender))
-                self._expect(2, client.rcpt(to))
+                self._expect_receiver(client.rcpt(to))
                 self._expect(3, client.docmd("DATA"))
             self._hand_over(client, data)
             # It is taken, whatever becomes of the farewell.
@@ -98,7 +118,9 @@ class Mailer:
         finally:
             client.close()
 
-    def _message(self, to: str, subject: str, text: str, message_id: str, now: datetime) -> bytes:
+    def _message(
+        self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
+    ) -> bytes:
         try:
             mail_address(to)
         except ValueError as wrong:
@@ -115,6 +137,8 @@ class Mailer:
         message["Auto-Submitted"] = "auto-generated"
         try:
             message.set_content(text)
+            if html is not None:
+                message.add_alternative(html, subtype="html")
         except UnicodeEncodeError:
             raise BadInput("a mail's text has a character that is none") from None
         return f"Subject: {_folded(subject)}\r\n".encode() + message.as_bytes()
@@ -161,6 +185,13 @@ class Mailer:
     def _expect(self, kind: int, answer: tuple[int, bytes]) -> None:
         if answer[0] // 100 != kind:
             raise self._judged(*answer)
+
+    def _expect_receiver(self, answer: tuple[int, bytes]) -> None:
+        code, reply = answer[0], answer[1].decode(errors="replace")
+        bad = _BAD_ADDRESS if _ENHANCED.match(reply) else None
+        if bad.match(reply) if bad else code in _BAD_MAILBOX:
+            raise MailBounced(str(self._judged(code, reply)))
+        self._expect(2, answer)
 
     @contextmanager
     def _until_taken(self) -> Iterator[None]:

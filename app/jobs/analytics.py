@@ -16,6 +16,7 @@ from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, RetryAfter
 from app.jobs.payouts import Day
+from app.mail.notices import statements_made
 from app.statements.late import make_late
 from app.statements.make import make_page
 
@@ -85,7 +86,7 @@ def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
     posted = ctx.step.run("post", post_earnings)
     told = {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
     new, wrong, number = 0, list[str](), 0
-    while page := ctx.step.run(f"late-statements-{number}", make_late, ctx):
+    while page := ctx.step.run(f"late-statements-{number}", _late_statements, ctx):
         new, number = new + len(page["new"]), number + 1
         wrong += page["wrong"]
     return {**told, "statements": new, "statementsWrong": wrong}
@@ -154,10 +155,23 @@ def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any
     told = {"month": f"{month:%Y-%m}", "days": days, "totals": totals}
     made, wrong, number, after = 0, list[str](), 0, ""
     while after is not None:
-        page = ctx.step.run(f"statements-{number}", make_page, ctx, month, after)
+        page = ctx.step.run(f"statements-{number}", _statements, ctx, month, after)
         made, after, number = made + page["made"], page["last"], number + 1
         wrong += page["wrong"]
     return {**told, "statements": made, "statementsWrong": wrong}
+
+
+def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
+    page = make_page(tx, ctx, month, after)
+    statements_made(tx, page["new"])
+    return page
+
+
+def _late_statements(tx: Session, ctx: Context) -> dict[str, Any] | None:
+    page = make_late(tx, ctx)
+    if page is not None:
+        statements_made(tx, page["new"])
+    return page
 
 
 def _month(tx: Session, month: date) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from app.errors import SwitchyardError
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable
 from app.ledger.postings import post
+from app.mail.notices import payouts_moved
 from app.payouts.legs import Change, Landed, Leg, Refusal
 from app.payouts.models import (
     MOVES,
@@ -175,6 +176,7 @@ def apply(
     if changes:
         _move(tx, old, changes, leg, now)
         post(tx, [posting for change in changes.values() for posting in change.postings])
+        payouts_moved(tx, changes, now)
 
 
 def _move(

@@ -9,12 +9,18 @@ paid out in whole ones. Three-decimal currencies must end in 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import NamedTuple
 
 from app.errors import BadInput
 
 MAX_AMOUNT = 999_999_999_999
 """Stripe takes at most twelve digits of minor units, in any currency."""
+
+_WHOLE = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
+_THOUSANDTHS = "bhd jod kwd omr tnd"
+"""As Stripe's amounts are (https://docs.stripe.com/currencies): isk and ugx have hundredths there,
+always zero."""
 
 
 class Currency(NamedTuple):
@@ -86,6 +92,13 @@ def check(amount: int, currency: str) -> None:
     whole("amount", amount)
     if amount % step:
         raise BadInput(f"amount {amount} {currency} must be a multiple of {step} minor units")
+
+
+def money(amount: int, currency: str) -> str:
+    """Minor units as a person writes them, such as 1,234.50 USD."""
+    code = currency.lower()
+    places = 0 if code in _WHOLE.split() else 3 if code in _THOUSANDTHS.split() else 2
+    return f"{Decimal(amount).scaleb(-places):,.{places}f} {currency.upper()}"
 
 
 def whole(name: str, amount: object, least: int = 1) -> None:

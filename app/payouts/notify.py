@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
@@ -20,6 +19,7 @@ from app.errors import BadInput
 from app.gateways.hooks import HookRefused
 from app.gateways.smtp import MailRefused, MailUnknown
 from app.jobs.context import Context
+from app.payouts.currencies import money
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ MAX_FAILURES = 50
 """Of those named in a mail; the others are counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
-_WHOLE = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
-_THOUSANDTHS = "bhd jod kwd omr tnd"
-"""As Stripe's amounts are (https://docs.stripe.com/currencies): isk and ugx have hundredths there,
-always zero."""
 _TITLES: Mapping[str, str] = {
     "process-payouts": "Pay day",
     "retry-failed-payouts": "Retry of failed payouts",
@@ -117,13 +113,6 @@ def summary_mail(report: Report) -> tuple[str, str]:
             blocks.append(_block(heading, lines(known)))
     blocks.append(_block("What to do", [f"- {step}" for step in _to_do(known)] or ["nothing"]))
     return f"{title}: {', '.join(_findings(known)) or 'done'}", "\n\n".join(blocks) + "\n"
-
-
-def money(amount: int, currency: str) -> str:
-    """Minor units as a person writes them, such as 1,234.50 USD."""
-    code = currency.lower()
-    places = 0 if code in _WHOLE.split() else 3 if code in _THOUSANDTHS.split() else 2
-    return f"{Decimal(amount).scaleb(-places):,.{places}f} {currency.upper()}"
 
 
 def _title(known: Report) -> str:

@@ -29,7 +29,7 @@ from app.ledger.postings import (
     connection_of,
     creator_account,
 )
-from app.payouts.notify import money
+from app.payouts.currencies import money
 
 Document = dict[str, Any]
 OPENING, CLOSING = "opening", "closing"

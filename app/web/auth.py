@@ -7,23 +7,15 @@ import ipaddress
 from datetime import timedelta
 
 from flask import Request
-from itsdangerous import BadData, SignatureExpired, URLSafeTimedSerializer
+from itsdangerous import BadData, SignatureExpired
 
 from app.config import LOOPBACK, Settings
-from app.errors import SettingsError, Unauthorized
+from app.errors import Unauthorized
+from app.signing import signer
 
 CREATOR_TOKEN_SECONDS = int(timedelta(days=30).total_seconds())
 """How long a creator's token is good for."""
 _SALT = "creator"
-_LOCAL_KEY = "switchyard-local"
-"""Known to anyone who reads this: it serves in local mode only, and callers on loopback only."""
-
-
-class SecretKeyMissing(SettingsError):
-    """Creators' tokens can be neither made nor checked without SECRET_KEY."""
-
-    status = 503
-    title = "Creators are not served"
 
 
 def require_admin(request: Request, settings: Settings) -> None:
@@ -45,9 +37,8 @@ def require_creator(request: Request, settings: Settings) -> str:
 
     Raises Unauthorized, and SecretKeyMissing outside local mode without SECRET_KEY.
     """
-    tokens = _tokens(settings)
-    if settings.secret_key is None and not _from_here(request):
-        raise Unauthorized("without SECRET_KEY only callers on this machine are served")
+    tokens = signer(settings, _SALT)
+    require_signed(request, settings)
     given = _bearer(request)
     if given is None:
         raise Unauthorized("send Authorization: Bearer and a creator's token")
@@ -62,15 +53,20 @@ def require_creator(request: Request, settings: Settings) -> str:
 
 def creator_token(settings: Settings, creator_id: str) -> str:
     """A token for one creator, good for CREATOR_TOKEN_SECONDS from now. Raises SecretKeyMissing."""
-    return str(_tokens(settings).dumps(creator_id))
+    return str(signer(settings, _SALT).dumps(creator_id))
 
 
-def _tokens(settings: Settings) -> URLSafeTimedSerializer:
-    if settings.secret_key is not None:
-        return URLSafeTimedSerializer(settings.secret_key.get_secret_value(), salt=_SALT)
-    if settings.local:
-        return URLSafeTimedSerializer(_LOCAL_KEY, salt=_SALT)
-    raise SecretKeyMissing("SECRET_KEY is not set: creators' tokens are signed with it")
+def require_signed(request: Request, settings: Settings) -> None:
+    """Raises Unauthorized where tokens are signed with local mode's key, which is no secret, and
+    the caller is not on this machine."""
+    if settings.secret_key is None and not _from_here(request):
+        raise Unauthorized("without SECRET_KEY only callers on this machine are served")
+
+
+def require_here(request: Request, settings: Settings) -> None:
+    """Raises Unauthorized unless this is local mode and the caller is on this machine."""
+    if not (settings.local and _from_here(request)):
+        raise Unauthorized("served in local mode only, to callers on this machine")
 
 
 def _bearer(request: Request) -> str | None:

@@ -20,10 +20,12 @@ from app.errors import BadInput, SwitchyardError, Unauthorized
 from app.gateways.storage import StorageUnavailable
 from app.ledger.postings import AnySelect
 from app.runtime import Runtime
+from app.signing import SecretKeyMissing
+from app.statements import links
 from app.statements.document import UnknownCreator, month_of
 from app.statements.make import TYPES
 from app.statements.models import Statement as S
-from app.web.auth import SecretKeyMissing, require_admin, require_creator
+from app.web.auth import require_admin, require_creator, require_signed
 
 SUMS = {"gross": "gross", "refunds": "refunds", "fees": "fees", "net": "net", "count": "sales"}
 DAYS, YEARS = 366, 10
@@ -87,9 +89,15 @@ def blueprint(made: Runtime) -> Blueprint:
 
     @pages.get("/api/creators/<creator_id>/statements/<name>")
     def download(creator_id: str, name: str) -> Response:
-        check(creator_id)
-        unknown = UnknownStatement(f"you have no statement {name[:20]!r}")
         parts, storage = _FILE.fullmatch(name), made.engine.gateways.storage
+        token = request.args.get("token")
+        if token is None:
+            check(creator_id)
+        else:
+            require_signed(request, made.settings)
+            if not links.opens(made.settings, token, creator_id, parts[1] if parts else ""):
+                raise Unauthorized("the link does not open this statement, or no longer")
+        unknown = UnknownStatement(f"you have no statement {name[:20]!r}")
         try:
             month = month_of(parts[1] if parts else "")
         except BadInput:

@@ -25,7 +25,8 @@ from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import StepFailed
 from app.payouts import notify
-from app.payouts.notify import MAX_FAILURES, money, summary_mail
+from app.payouts.currencies import money
+from app.payouts.notify import MAX_FAILURES, summary_mail
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
 from app.runs.relay import sweep

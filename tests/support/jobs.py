@@ -329,7 +329,7 @@ def sent_once(ctx: Context, payload: Name) -> str:
     if_unknown=IfUnknown.REPEAT,
 )
 def sent_at_least_once(ctx: Context, payload: Name) -> str:
-    return sent_once(ctx, payload)
+    return str(sent_once(ctx, payload))
 
 
 @job("mover", event="test.mover", payload=Name, queue="tests", gaps=GAPS)
