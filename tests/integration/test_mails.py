@@ -1,0 +1,249 @@
+"""send-email: one mail, at most once; its receiver's limit, bounces, what is on record of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+import flags
+from app import runtime, tables
+from app.config import load
+from app.errors import KeyConflict, PayloadInvalid, RunNotMovable
+from app.mail import send_email_delayed, sending
+from app.mail.models import Mail, addresses
+from app.runs import operate
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow
+from app.runs.run import Run
+from app.wiring import make_runtime
+from tests.support.mailbox import DROP, Mailbox, served
+from tests.support.sides import Fixed, Side, environment, relaying
+
+JOBS = "app.jobs.mail,tests.support.jobs"
+DATA = {"name": "Ana"}
+
+
+@pytest.fixture
+def box() -> Iterator[Mailbox]:
+    with served() as made:
+        yield made
+
+
+@pytest.fixture
+def on(box: Mailbox, database_url: str) -> Iterator[Side]:
+    environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
+    environ |= {"SMTP_URL": f"smtp://127.0.0.1:{box.port}", "MAIL_FROM": "hello@fanhouse.test"}
+    memory = MemoryBackend()
+    made = make_runtime(load(environ), backends=[memory])
+    tables.metadata.create_all(made.db.engine)
+    flags.configure(Fixed("memory"))
+    with ExitStack() as stack:
+        stack.callback(made.db.dispose)
+        stack.enter_context(relaying(made))
+        yield Side("memory", made, environ, memory=memory)
+
+
+def mails(on: Side) -> list[Any]:
+    with on.made.db.autocommit() as connection:
+        return list(connection.execute(select(Mail.__table__).order_by(Mail.run_id)))
+
+
+def welcome(to: str = "ana@example.com", **options: Any) -> Run:
+    return send_email_delayed(to, "welcome", DATA, **options)
+
+
+def retry_soon(on: Side, run: Run) -> None:
+    """Not in ten seconds."""
+    with on.made.db.begin() as connection:
+        now = on.made.store.clock()
+        waiting = (RunRow.id == run.id, RunRow.status == "waiting")
+        connection.execute(update(RunRow).where(*waiting).values(due_at=now, check_at=now))
+
+
+def test_a_mail_is_sent_and_on_record(on: Side, box: Mailbox) -> None:
+    run = welcome()
+    (row,) = on.finish(run)
+    [mail] = box.mails
+    assert mail["To"] == "ana@example.com"
+    assert mail["Message-ID"] == f"<{run.id}@fanhouse.test>"
+    assert mail.get_content_type() == "multipart/alternative"
+    assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+    assert "Hello Ana," in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert "Hello Ana," in mail.get_body(("html",)).get_content()  # type: ignore[union-attr]
+    [kept] = mails(on)
+    assert (kept.run_id, kept.status, kept.recipient) == (run.id, "sent", "ana@example.com")
+    assert (kept.subject, kept.error) == ("Welcome to Switchyard", None)
+    assert json.loads(row.result) == {"outcome": "sent", "messageId": f"<{run.id}@fanhouse.test>"}
+
+
+def test_a_delay_is_kept_however_it_is_asked_for(on: Side, box: Mailbox) -> None:
+    runs = [welcome(delay_minutes=0.02)]
+    payload = {"to": "b@example.com", "template": "welcome", "data": DATA, "delayMinutes": 0.02}
+    runs.append(on.dispatch("send-email", payload))
+    runs.append(on.dispatch("send-email", payload, delay=1))
+    rows = on.finish(*runs)
+    waited = [(row.due_at - row.created_at).total_seconds() for row in rows]
+    assert waited == [1.2, 1.2, 2.2]
+    assert all(row.started_at >= row.due_at for row in rows)
+    assert len(box.taken) == 3
+
+
+def test_nothing_is_written_of_what_does_not_fit(on: Side) -> None:
+    for to, template, data in (
+        ("ana@example.com", "no-such", DATA),
+        ("ana@example.com", "welcome", {}),
+        ("ana", "welcome", DATA),
+        ("ana@example.com", "welcome", {"name": "a\r\nBcc: x@y.z"}),
+    ):
+        with pytest.raises(PayloadInvalid):
+            send_email_delayed(to, template, data, key="k")
+    assert welcome(key="k").created
+    with pytest.raises(KeyConflict):
+        send_email_delayed("ana@example.com", "welcome", {"name": "Bea"}, key="k")
+
+
+def test_it_joins_a_transaction(on: Side, box: Mailbox) -> None:
+    with Session(on.made.db.engine) as session:
+        welcome(session=session)
+        session.rollback()
+        kept = welcome(session=session)
+        session.commit()
+    on.finish(kept)
+    on.settle(0.3)
+    assert len(box.taken) == 1
+
+
+def test_a_server_that_is_away_or_busy_is_tried_again(on: Side, box: Mailbox) -> None:
+    box.answer("RCPT", "451 4.3.0 later")
+    box.answer("DATA", "250 taken")
+    run = welcome()
+    while "send" not in on.steps(run.id) or on.steps(run.id)["send"].status != "retrying":
+        on.settle(0.05)
+    assert [mail.status for mail in mails(on)] == ["queued"]
+    retry_soon(on, run)
+    (row,) = on.finish(run)
+    assert (row.status, len(box.taken)) == ("succeeded", 1)
+    assert [mail.status for mail in mails(on)] == ["sent"]
+
+
+def test_an_unknown_outcome_is_listed_and_never_repeated(on: Side, box: Mailbox) -> None:
+    box.answer("DATA", DROP)
+    run = welcome()
+    (row,) = on.finish(run)
+    assert row.status == "succeeded"
+    assert json.loads(row.result)["outcome"] == "unknown"
+    [kept] = mails(on)
+    assert kept.status == "unknown"
+    assert "the connection broke" in kept.error
+    with pytest.raises(RunNotMovable, match="succeeded"):
+        operate.retry(on.made.store, run.id)
+    on.settle(0.3)
+    assert len(box.taken) == 1
+
+
+def test_a_bounced_address_gets_no_more(on: Side, box: Mailbox) -> None:
+    box.answer("RCPT", "550 5.1.1 no such user")
+    run = welcome("Gone@Example.com")
+    (row,) = on.finish(run)
+    assert row.status == "failed"
+    assert "550: 5.1.1 no such user" in row.error
+    assert on.steps(run.id)["send"].attempts == 1
+    (row,) = on.finish(welcome("gone@example.com"))
+    assert (row.status, json.loads(row.result)["outcome"]) == ("succeeded", "suppressed")
+    assert [mail.status for mail in mails(on)] == ["refused", "suppressed"]
+    assert box.taken == []
+    with on.made.db.session() as tx:
+        assert sending.allow(tx, "GONE@example.com")
+    on.finish(welcome("gone@example.com"))
+    assert len(box.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer"),
+    [
+        ("RCPT", "550 5.7.1 relaying denied"),
+        ("RCPT", "552 5.2.2 mailbox full"),
+        ("RCPT", "550 5.1.8 bad sender"),
+        ("MAIL", "550 no"),
+        ("DATA", "554 looks like spam"),
+    ],
+)
+def test_other_refusals_say_nothing_of_the_address(
+    on: Side, box: Mailbox, verb: str, answer: str
+) -> None:
+    box.answer(verb, answer)
+    run = welcome()
+    (row,) = on.finish(run)
+    assert (row.status, [mail.status for mail in mails(on)]) == ("failed", ["refused"])
+    with on.made.db.autocommit() as connection:
+        assert connection.execute(select(addresses.c.bounced_at)).scalars().all() == [None]
+    operate.retry(on.made.store, run.id)
+    (row,) = on.finish(run)
+    assert (row.status, [mail.status for mail in mails(on)]) == ("succeeded", ["sent"])
+
+
+def test_the_eleventh_mail_in_an_hour_waits(on: Side, box: Mailbox) -> None:
+    runs = [welcome("ANA@example.com" if n % 2 else "ana@example.com") for n in range(12)]
+    other = welcome("bea@example.com")
+    on.finish(*runs[:10], other)
+    assert len(box.taken) == 11
+    on.settle(0.3)
+    rows = [on.row(run.id) for run in runs]
+    late = [row for row in rows if row.status == "waiting"]
+    assert len(late) == 2
+    first = min(mail.counts_at for mail in mails(on))
+    for row in late:
+        assert first + timedelta(minutes=59) < row.due_at < first + timedelta(minutes=61)
+        # No attempt is used up by waiting.
+        assert (row.attempt, on.steps(row.id)["limit"].status) == (1, "waiting")
+
+
+def test_the_limit_holds_for_any_hour(on: Side) -> None:
+    """However many are admitted at once: their places never put more than ten in an hour."""
+    memory = on.memory
+    assert memory is not None
+    for _ in range(35):
+        welcome()
+    hands = [threading.Thread(target=memory.work, args=(on.made.engine,)) for _ in range(4)]
+    for hand in hands:
+        hand.start()
+    for hand in hands:
+        hand.join()
+    assert len(mails(on)) == 35
+    places = sorted(mail.counts_at for mail in mails(on))
+    assert all(
+        later - earlier >= sending.WINDOW
+        for earlier, later in zip(places, places[sending.LIMIT :], strict=False)
+    )
+    assert places[-1] - places[0] < 3.1 * sending.WINDOW
+
+
+def test_without_a_server_it_fails_clearly(database_url: str) -> None:
+    memory = MemoryBackend()
+    environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
+    made = make_runtime(load(environ), backends=[memory])
+    tables.metadata.create_all(made.db.engine)
+    on = Side("memory", made, environ, memory=memory)
+    runtime.install(made)
+    flags.configure(Fixed("memory"))
+    (row,) = on.finish(welcome())
+    assert row.status == "failed"
+    assert "SMTP_URL is not set" in row.error
+    assert [mail.status for mail in mails(on)] == ["failed"]
+    made.db.dispose()
+
+
+def test_importing_the_job_loads_no_queue(tmp_path: Path) -> None:
+    code = "import app.jobs.mail, sys; assert not {'rq', 'inngest', 'qstash'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

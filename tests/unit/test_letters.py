@@ -1,0 +1,155 @@
+"""The templates: each renders its sample; hostile data are escaped or refused, never obeyed."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import PayloadInvalid
+from app.jobs import catalogue
+from app.jobs.catalogue import JobSpec
+from app.mail import render as rendering
+from app.mail.render import TEMPLATES, Letter, render
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
+
+
+@pytest.fixture(scope="module")
+def spec() -> JobSpec:
+    return catalogue.load("app.jobs.mail")["send-email"]
+
+
+class Reader(HTMLParser):
+    """The tags, links and words of a document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str | None] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+def letter(name: str, /, **change: Any) -> Letter:
+    data = {**TEMPLATES[name].sample, **change}
+    return render(name, data, platform="Fanhouse", link="https://example.com/s?token=t&x=1")
+
+
+def test_every_template_has_its_files_and_no_other_is_there() -> None:
+    folder = Path(rendering.__file__).with_name("templates")
+    names = {path.name for path in folder.iterdir()} - {"base.html", "parts.html"}
+    assert names == {f"{name}.{kind}" for name in TEMPLATES for kind in ("html", "txt")}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_sample_says_the_same_in_text_and_html(name: str) -> None:
+    made = letter(name)
+    reader = read(made.html)
+    assert made.text.strip()
+    assert made.subject.isprintable()
+    assert "script" not in reader.tags
+    for value in TEMPLATES[name].sample.values():
+        if isinstance(value, str) and value.isalpha() and len(value) > 3:
+            assert value in made.text
+            assert value in reader.words
+    assert not re.search(r"\{[{%]|%\}|None|Undefined", made.subject + made.text + made.html)
+    assert "color-scheme" in made.html
+
+
+def test_amounts_and_times_are_a_person_s() -> None:
+    paid = letter("payout-paid")
+    assert paid.subject == "Your payout of 1,234.50 USD has arrived"
+    assert "17 January 2025, 09:30 UTC" in paid.text
+    assert "17 January 2025, 09:30 UTC" in paid.html
+    east = letter("payout-paid", paidAt="2025-01-17T23:30:00-02:00", currency="kwd")
+    assert east.subject == "Your payout of 123.450 KWD has arrived"
+    assert "18 January 2025, 01:30 UTC" in east.text
+    assert letter("payout-failed").subject == "Your payout of 123,450 JPY did not go through"
+    ready = letter("statement-ready")
+    assert ready.subject == "Your statement of January 2025 is ready"
+    assert "https://example.com/s?token=t&x=1" in ready.text
+    assert read(ready.html).links == ["https://example.com/s?token=t&x=1"]
+    again = letter("statement-ready", version=2)
+    assert again.subject == "Your corrected statement of January 2025 is ready"
+
+
+lines = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1, max_size=60
+)
+hostile = st.sampled_from([HOSTILE, "</pre><h1>x", "a\u202eb", "{{ ''.__class__ }}", "%s %(x)s"])
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(name=lines | hostile, reason=lines | hostile, where=st.sampled_from(sorted(TEMPLATES)))
+def test_data_are_words_and_nothing_else(name: str, reason: str, where: str) -> None:
+    if where == "admin-summary":
+        block = {"heading": name, "lines": [reason]}
+        made = letter(where, title=name, lead=reason, blocks=[block])
+    else:
+        made = letter(where, name=name, **({"reason": reason} if "failed" in where else {}))
+        assert name in made.text
+        assert name in read(made.html).words
+    sample = letter(where)
+    assert [t for t in read(made.html).tags if t not in ("h2", "pre")] == [
+        t for t in read(sample.html).tags if t not in ("h2", "pre")
+    ]
+    assert read(made.html).links == read(sample.html).links
+    assert "\n" not in made.subject
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ({"to": "a@b.c", "template": "nope"}, "no template 'nope'; there are: welcome"),
+        ({"to": "a@b.c", "template": "welcome"}, r"data\.name: Field required"),
+        ({"to": "a@b.c", "template": "welcome", "data": {"name": ""}}, r"data\.name"),
+        ({"to": "a@b.c", "template": "welcome", "data": {"name": "a\nBcc: x@y.z"}}, "one line"),
+        ({"to": "a@b.c\nBcc: d@e.f", "template": "welcome", "data": {"name": "A"}}, "mail address"),
+        ({"to": "a@b.c,d@e.f", "template": "welcome", "data": {"name": "A"}}, "mail address"),
+        (
+            {"to": "a@b.c", "template": "welcome", "data": {"name": "A", "url": "javascript:x"}},
+            r"data\.url",
+        ),
+        (
+            {"to": "a@b.c", "template": "payout-paid", "data": {"name": "A", "amount": 1.5}},
+            r"data\.payoutId|data\.amount",
+        ),
+        (
+            {"to": "a@b.c", "template": "welcome", "data": {"name": "A"}, "delayMinutes": -1},
+            "delay",
+        ),
+        ({"to": "a@b.c", "template": "welcome", "data": {"name": "A"}, "cc": "d@e.f"}, "cc"),
+        ({"to": "a@b.c", "template": "welcome", "data": []}, "data"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_dispatch(
+    spec: JobSpec, payload: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PayloadInvalid, match=says) as refused:
+        spec.parse(payload)
+    assert "\n" not in str(refused.value)
+
+
+def test_both_spellings_and_a_newer_field_are_taken(spec: JobSpec) -> None:
+    data = {"name": "A", "payout_id": "p1", "amount": 5, "currency": "usd", "colour": "red"}
+    made = spec.parse({"to": "a@b.c", "template": "payout-paid", "data": data, "delay_minutes": 5})
+    assert made.model_dump()["delay_minutes"] == 5
