@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from app.config import Settings
+    from app.runtime import Runtime
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -15,8 +16,18 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingsError with one line where a setting is missing or wrong.
     """
-    # The one import inside a function: a job's module lies in this package, and importing it must
+    # Imported inside the function: a job's module lies in this package, and importing it must
     # load neither rq nor inngest, which the wiring does.
     from app.wiring import build
 
     return build(settings)
+
+
+def wire(settings: Settings | None = None) -> Runtime:
+    """This process's runtime alone, without a web app: for a script that only dispatches.
+
+    Raises SettingsError as create_app does.
+    """
+    from app import config, wiring  # inside, for the same reason
+
+    return wiring.make_runtime(config.load() if settings is None else settings)

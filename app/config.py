@@ -23,6 +23,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.([^\W\d]\w*|\*)")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 LOCAL_QSTASH_TOKEN = "switchyard-local"
 """Of the QStash stand-in that `make run` starts; it opens nothing else."""
@@ -94,6 +95,11 @@ def mail_address(value: str) -> str:
     return value
 
 
+def split(value: str) -> list[str]:
+    """The items of a comma-separated setting."""
+    return [item for item in (part.strip() for part in value.split(",")) if item]
+
+
 def _hidden(check: Callable[[str], object]) -> AfterValidator:
     """`check`, of a secret's value."""
 
@@ -141,6 +147,13 @@ def _dev(value: str | None) -> str | None:
         return None
     if text not in ("1", "true") and not text.startswith(("http://", "https://")):
         raise ValueError("must be a URL, 1 or 0")
+    return value
+
+
+def _legacy_functions(value: str) -> str:
+    for path in split(value):
+        if not _PATH.fullmatch(path):
+            raise ValueError("must be dotted paths such as shop.tasks.pay or shop.tasks.*")
     return value
 
 
@@ -198,6 +211,13 @@ class Settings(BaseModel):
         "app.jobs.relay"
     )
     """Modules that declare jobs, comma-separated: a team adds its own here."""
+    legacy_functions: Annotated[str, AfterValidator(_legacy_functions)] = ""
+    """What a worker may run of the jobs that were in Redis before, comma-separated: a dotted path,
+    or `package.module.*` for what that module itself defines."""
+    legacy_queues: str = ""
+    """Queues that only old jobs lie in, comma-separated: a worker serves them after the others."""
+    legacy_pickle: bool = False
+    """Whether a worker opens pickled jobs: who can write to Redis then runs any code in it."""
     lease_seconds: float = Field(default=10.0, ge=0.5)
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""
     check_seconds: float = Field(default=5.0, ge=0.1)

@@ -34,6 +34,11 @@ def install(made: Runtime) -> None:
     _current = made
 
 
+def installed() -> bool:
+    """Whether this process has a runtime."""
+    return _current is not None
+
+
 def current() -> Runtime:
     """The process's runtime. Raises SwitchyardError where create_app() has not been called."""
     if _current is None:

@@ -1,1 +1,24 @@
-"""The legacy side: plain RQ on Redis. It knows how to carry a run, not what is in it."""
+"""The legacy side: plain RQ on Redis. It knows how to carry a run, not what is in it.
+
+`from queues import Job, Queue, job` stands in for rq's, at old call sites: docs/old-call-sites.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from queues.dispatched import Job as Job
+    from queues.dropin import Queue as Queue
+    from queues.dropin import job as job
+
+_AT = {"Job": "queues.dispatched", "Queue": "queues.dropin", "job": "queues.dropin"}
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: the wiring imports this package's backend, and old call sites
+    # what is wired.
+    if name not in _AT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_AT[name]), name)

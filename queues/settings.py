@@ -9,4 +9,8 @@ _settings = config.load()
 _jobs = catalogue.load(_settings.switchyard_jobs)
 
 REDIS_URL = _settings.redis_url
-QUEUES = list(dict.fromkeys(spec.queue for spec in _jobs.values()))
+QUEUES = list(
+    dict.fromkeys(
+        [*(spec.queue for spec in _jobs.values()), *config.split(_settings.legacy_queues)]
+    )
+)

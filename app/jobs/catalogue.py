@@ -52,6 +52,17 @@ M = TypeVar("M", bound=JobPayload)
 
 
 @dataclass(frozen=True, slots=True)
+class Legacy:
+    """What old call sites enqueue in a job's place: see docs/old-call-sites.md."""
+
+    function: str
+    """Its dotted path, as they enqueue it."""
+    payload: Callable[..., Payload] | None = None
+    """Makes the payload of the arguments they pass; by default the function's parameters are named
+    as the payload's fields are."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job: how it is named, triggered, carried and retried, and its body."""
 
@@ -82,6 +93,7 @@ class JobSpec:
     """How long after its dispatch a run is due, where the payload says it."""
     if_unknown: IfUnknown
     file: str
+    legacy: Legacy | None = None
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
         """The payload as the job's model. Raises PayloadInvalid with the first misfit.
@@ -125,6 +137,7 @@ class Catalogue(Mapping[str, JobSpec]):
 
     def __init__(self) -> None:
         self._jobs: dict[str, JobSpec] = {}
+        self._legacy: dict[str, JobSpec] = {}
 
     def __getitem__(self, name: str) -> JobSpec:
         try:
@@ -149,6 +162,10 @@ class Catalogue(Mapping[str, JobSpec]):
         events = ", ".join(spec.event for spec in self._jobs.values())
         raise UnknownJob(f"no job for event {event!r}; there are: {events}")
 
+    def legacy(self) -> Mapping[str, JobSpec]:
+        """The jobs that took the place of functions, by their dotted paths."""
+        return self._legacy
+
     def add(self, spec: JobSpec) -> None:
         """Declare a job. Raises SettingsError where its name or event is taken or it is unsound."""
         known = self._jobs.get(spec.name)
@@ -165,6 +182,13 @@ class Catalogue(Mapping[str, JobSpec]):
             raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
         if spec.concurrency is not None and spec.concurrency < 1:
             raise SettingsError(f"job {spec.name!r}: concurrency {spec.concurrency} lets none run")
+        if spec.legacy is not None:
+            other = self._legacy.setdefault(spec.legacy.function, spec)
+            if other.name != spec.name:
+                raise SettingsError(
+                    f"{spec.legacy.function} is in the place of both {other.name} and {spec.name}"
+                )
+            self._legacy[spec.legacy.function] = spec
         self._jobs[spec.name] = spec
 
 
@@ -190,8 +214,12 @@ def job(
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
     delay: Callable[[M], timedelta | None] | None = None,
     if_unknown: IfUnknown = IfUnknown.RECORD,
+    legacy: str | Legacy | None = None,
 ) -> Callable[[Callable[[Context, M], Any]], Callable[[Context, M], Any]]:
-    """Declare a job; the decorated function is its body and stays callable as it is."""
+    """Declare a job; the decorated function is its body and stays callable as it is.
+
+    `legacy` is the function that old call sites enqueue in its place.
+    """
 
     def declare(body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
         source = inspect.getsourcefile(body) or "?"
@@ -215,6 +243,7 @@ def job(
                 delay=delay,
                 if_unknown=if_unknown,
                 file=_relative(source),
+                legacy=Legacy(legacy) if isinstance(legacy, str) else legacy,
             )
         )
         return body

@@ -1,0 +1,191 @@
+"""The rq Job that an old call site holds for a run: all that it says, it reads in the ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from redis import Redis
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job as RQJob
+from rq.job import JobStatus
+from rq.results import Result
+from sqlalchemy import select
+
+from app import config, runtime, wire
+from app.errors import RunNotMovable
+from app.jobs import catalogue
+from app.jobs.catalogue import Catalogue, JobSpec
+from app.runs import operate
+from app.runs.ledger import AnyRow
+from app.runs.models import RunRow as R
+from app.runs.models import Status
+from app.runs.run import Run
+
+_STATUS = {
+    Status.PENDING: JobStatus.QUEUED,
+    Status.RUNNING: JobStatus.STARTED,
+    Status.WAITING: JobStatus.STARTED,
+    Status.SUCCEEDED: JobStatus.FINISHED,
+    Status.FAILED: JobStatus.FAILED,
+    Status.CANCELLED: JobStatus.CANCELED,
+}
+_LOOK_SECONDS = 0.2
+
+
+def parts() -> runtime.Runtime:
+    """This process's runtime; wired from its settings where nobody called create_app()."""
+    return runtime.current() if runtime.installed() else wire()
+
+
+def jobs() -> Catalogue:
+    """The catalogue; loading it opens no database."""
+    if runtime.installed():
+        return runtime.current().catalogue
+    if not catalogue.catalogue:
+        return catalogue.load(config.load().switchyard_jobs)
+    return catalogue.catalogue
+
+
+class DispatchedJob(RQJob):
+    """A run of the ledger as an rq Job. Nothing of it is kept in Redis."""
+
+    run_id: str
+
+    @classmethod
+    def made_from(cls, asked: RQJob, run: Run) -> DispatchedJob:
+        """For a job that was asked for, and dispatched."""
+        job = cls(asked.id if asked._id else run.id, asked.connection, asked.serializer)
+        job.__dict__.update(asked.__dict__)
+        job._id, job.run_id = job._id or run.id, run.id
+        job.enqueued_at = asked.created_at
+        if run.status != Status.PENDING or asked._status != JobStatus.SCHEDULED:
+            job._status = _STATUS[Status(run.status)]
+        return job
+
+    def _row(self) -> AnyRow:
+        made = parts()
+        with made.db.autocommit() as connection:
+            chosen = select(R.__table__).where(R.id == self.run_id)
+            row = connection.execute(chosen).one_or_none()
+        if row is None:
+            raise NoSuchJobError(f"No such run: {self.run_id}")
+        return row
+
+    def refresh(self) -> None:
+        """Read its run again. Raises NoSuchJobError where the ledger keeps it no more."""
+        self.read(self._row())
+
+    def read(self, row: AnyRow) -> None:
+        """Take over what its run's row says."""
+        later = row.status == Status.PENDING and row.due_at > parts().store.clock()
+        self._status = JobStatus.SCHEDULED if later else _STATUS[Status(row.status)]
+        self.created_at = self.enqueued_at = row.created_at
+        self.started_at, self.ended_at = row.started_at, row.ended_at
+        self._exc_info = row.error
+
+    def _fetch_status(self) -> JobStatus:
+        self.refresh()
+        return self._status
+
+    def latest_result(self, timeout: int = 0) -> Result | None:
+        """Its result, or its error, once it has ended; waits up to `timeout` seconds for that."""
+        end = time.monotonic() + timeout
+        while (row := self._row()).ended_at is None:
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(left, _LOOK_SECONDS))
+        done = row.status == Status.SUCCEEDED
+        return Result(
+            self.id,
+            Result.Type.SUCCESSFUL if done else Result.Type.FAILED,
+            self.connection,
+            id=f"{row.id}-{row.epoch}",
+            created_at=row.ended_at,
+            return_value=json.loads(row.result) if done and row.result is not None else None,
+            exc_string=None if done else row.error or str(row.status),
+            serializer=self.serializer,
+        )
+
+    def results(self) -> list[Result]:
+        """Its one result, once it has one: the ledger keeps the last."""
+        latest = self.latest_result()
+        return [] if latest is None else [latest]
+
+    @property
+    def result(self) -> Any:
+        """What the run returned, once it succeeded."""
+        return self.return_value(refresh=True)
+
+    def cancel(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        """Call the run off. Raises InvalidJobOperation where it has ended."""
+        try:
+            operate.cancel(parts().store, self.run_id)
+        except RunNotMovable as ended:
+            raise InvalidJobOperation(str(ended)) from None
+        self.refresh()
+        return {}
+
+    def delete(self, *_: Any, **__: Any) -> None:
+        """Call the run off, if it is open; the ledger keeps it on record."""
+        if self._row().ended_at is None:
+            self.cancel()
+
+    def requeue(self, at_front: bool = False) -> RQJob:
+        """Let the failed run go on. Raises InvalidJobOperation where it has not failed."""
+        try:
+            operate.retry(parts().store, self.run_id)
+        except RunNotMovable as open_still:
+            raise InvalidJobOperation(str(open_still)) from None
+        self.refresh()
+        return self
+
+    def save(self, *_: Any, **__: Any) -> None:
+        """Raises InvalidJobOperation: the run's state is the ledger's."""
+        raise InvalidJobOperation(f"{self.id} is run {self.run_id} of the ledger, not saved by rq")
+
+    save_meta = set_status = save
+
+
+class Job(RQJob):
+    """rq's Job, whose `fetch` also finds what was dispatched."""
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> RQJob:
+        """The job of this id, in Redis or else in the ledger. Raises NoSuchJobError."""
+        try:
+            return super().fetch(id, connection=connection, serializer=serializer)
+        except NoSuchJobError:
+            found = find(id, connection, serializer)
+            if found is None:
+                raise
+            return found
+
+
+def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
+    """The dispatched job whose id this is: its run's id, or the job_id it was enqueued with."""
+    legacy = {spec.name: spec for spec in jobs().legacy().values()}
+    if not legacy:
+        return None
+    columns = R.__table__
+    chosen = select(columns).where(R.id == job_id)
+    keyed = select(columns).where(R.job.in_(legacy), R.key == job_id).order_by(R.id.desc()).limit(1)
+    with parts().db.autocommit() as sql:
+        row = sql.execute(chosen).one_or_none() or sql.execute(keyed).one_or_none()
+    if row is None or row.job not in legacy:
+        return None
+    return _found(job_id, row, legacy[row.job], connection, serializer)
+
+
+def _found(
+    job_id: str, row: AnyRow, spec: JobSpec, connection: Redis | None, serializer: Any
+) -> DispatchedJob:
+    job = DispatchedJob(job_id, connection, serializer)
+    job.run_id, job.origin, job.timeout = row.id, spec.queue, spec.timeout
+    job.func_name = spec.legacy.function if spec.legacy else spec.name
+    job.kwargs = json.loads(row.payload)
+    job.description = f"{spec.name} {row.id}"
+    job.read(row)
+    return job

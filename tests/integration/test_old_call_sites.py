@@ -1,0 +1,417 @@
+"""Old call sites of declared jobs: dispatched by the flag, or left on RQ with the reason."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import rq
+from redis import Redis
+from rq import Callback, Repeat, Retry, SimpleWorker
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.rate_limit import RateLimit
+from rq.webhook import Webhook
+from sqlalchemy import select
+
+import flags
+import queues
+from app.errors import KeyConflict
+from app.jobs.catalogue import Catalogue, Legacy
+from app.runs.models import RunRow as R
+from queues.backend import connect
+from queues.callsites import KEY, call_sites, counted
+from tests.support import old_jobs, old_tasks
+from tests.support.sides import (
+    ROOT,
+    Fixed,
+    Side,
+    both,
+    environment,
+    fresh,
+    relaying,
+    rq_worker,
+    side,
+)
+
+AT = old_jobs.AT
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    connection = connect(redis_url)
+    connection.flushall()
+    call_sites.forget()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def on(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    """Runs done in this process; RQ beside it."""
+    with side("memory", f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as made:
+        flags.configure(Fixed("memory"))
+        yield made
+
+
+@pytest.fixture
+def queue(on: Side, redis: Redis) -> Any:
+    return queues.Queue("old", connection=redis)
+
+
+def rows(on: Side, job: str) -> list[Any]:
+    with on.made.db.autocommit() as connection:
+        return list(
+            connection.execute(
+                select(R.__table__).where(R.job == job).order_by(R.created_at, R.key)
+            )
+        )
+
+
+def work(on: Side) -> None:
+    assert on.memory is not None
+    on.memory.work(on.made.engine)
+
+
+def counts(redis: Redis) -> dict[tuple[str, str, str], int]:
+    call_sites._flush_at = 0.0
+    call_sites.flush(redis)
+    return {
+        (row["function"].removeprefix(f"{AT}."), row["went"], row["why"]): row["count"]
+        for row in counted(redis)
+    }
+
+
+def test_a_declared_function_is_dispatched(on: Side, queue: Any, redis: Redis) -> None:
+    n = uuid4().hex
+    job = queue.enqueue(old_tasks.mark, n)
+    assert isinstance(job, Job)
+    assert (job.func_name, job.args, job.origin) == (f"{AT}.mark", (n,), "old")
+    assert (job.get_status(), job.return_value()) == (JobStatus.QUEUED, None)
+    assert job.latest_result() is None
+    (row,) = rows(on, "old-mark")
+    assert (row.id, row.backend, row.payload) == (job.id, "memory", f'{{"failAt":0,"name":"{n}"}}')
+    work(on)
+    assert job.get_status() == JobStatus.FINISHED
+    assert job.is_finished
+    assert (job.return_value(), job.result, on.marks(n)) == (n, n, {n: 1})
+    assert job.ended_at is not None
+    assert redis.keys("rq:*") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "payload"),
+    [
+        ((old_tasks.pay, "p", 5), '{"amount":5,"note":null,"payoutId":"p"}'),
+        ((f"{AT}.pay", "p", 5, "n"), '{"amount":5,"note":"n","payoutId":"p"}'),
+        (("nowhere.tasks.far",), None),
+        (("nowhere.tasks.far", "by position"), None),
+    ],
+)
+def test_arguments_by_position(
+    on: Side, queue: Any, call: tuple[Any, ...], payload: str | None
+) -> None:
+    queue.enqueue(*call)
+    made = rows(on, "old-pay") + rows(on, "old-far")
+    assert [row.payload for row in made] == ([] if payload is None else [payload])
+    assert queue.count == (1 if payload is None else 0)
+
+
+def test_arguments_by_name(on: Side, queue: Any) -> None:
+    queue.enqueue("nowhere.tasks.far", name="n", fail_at=3)
+    queue.enqueue_call(old_tasks.pay, kwargs={"payout": "p", "cents": 7})
+    assert [row.payload for row in rows(on, "old-far")] == ['{"failAt":3,"name":"n"}']
+    assert len(rows(on, "old-pay")) == 1
+
+
+def test_delay_of_a_decorated_function(on: Side) -> None:
+    """Its Redis is not there at all: what is dispatched elsewhere needs none."""
+    n = uuid4().hex
+    decorated: Any = old_tasks.decorated
+    job = decorated.delay(n)
+    work(on)
+    assert (job.get_status(), on.marks(n)) == (JobStatus.FINISHED, {n: 1})
+
+
+@pytest.mark.parametrize(
+    ("why", "options"),
+    [
+        ("depends_on", {"depends_on": "first"}),
+        ("callbacks", {"on_success": Callback(old_tasks.succeeded)}),
+        ("callbacks", {"on_failure": Callback(old_tasks.failed)}),
+        ("callbacks", {"on_stopped": Callback(old_tasks.failed)}),
+        ("webhooks", {"webhooks": [Webhook("http://127.0.0.1:1/", "finished")]}),
+        ("repeat", {"repeat": Repeat(times=1)}),
+        ("rate_limit", {"rate_limit": RateLimit("k", concurrency=1)}),
+        ("ttl", {"ttl": 60}),
+        ("arguments", {"args": ("p", "not a number")}),
+        ("arguments", {"args": ("p", 1, object)}),
+        ("arguments", {"args": ("p",)}),
+        ("arguments", {"args": ("p", 1), "kwargs": {"more": 2}}),
+        ("pipeline", {"pipeline": True}),
+    ],
+)
+def test_what_cannot_be_carried_stays_on_rq(
+    on: Side,
+    queue: Any,
+    redis: Redis,
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+    options: dict[str, Any],
+) -> None:
+    queue.enqueue(old_tasks.add, 1, job_id="first")
+    with redis.pipeline() as pipe, caplog.at_level(logging.WARNING):
+        if "pipeline" in options:
+            options = {"pipeline": pipe}
+        job = queue.enqueue(old_tasks.pay, **{"args": ("p", 1), "kwargs": {}} | options)
+        pipe.execute()
+    assert type(job) is Job
+    assert Job.exists(job.id, redis)
+    assert rows(on, "old-pay") == []
+    assert counts(redis)["pay", "rq", why] == 1
+    assert [record.__dict__["reason"].split(":")[0] for record in caplog.records] == [why]
+
+
+def test_a_synchronous_queue_stays_synchronous(on: Side, redis: Redis) -> None:
+    queue = queues.Queue("old", connection=redis, is_async=False)
+    assert queue.enqueue(old_tasks.pay, "p", 1).return_value() == "old p 1"
+    assert rows(on, "old-pay") == []
+    assert counts(redis) == {("pay", "rq", "is_async=False"): 1}
+
+
+def test_later(on: Side, queue: Any) -> None:
+    at = datetime(2031, 5, 6, 7, tzinfo=UTC)
+    job = queue.enqueue_at(at, old_tasks.mark, "then", job_id="then")
+    before = datetime.now(UTC)
+    soon = queue.enqueue_in(timedelta(hours=1), old_tasks.mark, "soon")
+    assert job.get_status() == soon.get_status(refresh=False) == JobStatus.SCHEDULED
+    then, hence = rows(on, "old-mark")
+    assert (then.due_at, then.key) == (at, "then")
+    assert timedelta(0) <= hence.due_at - before - timedelta(hours=1) < timedelta(minutes=1)
+
+
+def test_a_job_id_is_the_runs_key(on: Side, queue: Any, redis: Redis) -> None:
+    n = uuid4().hex
+    first = queue.enqueue(old_tasks.mark, n, job_id="mine")
+    again = queue.enqueue(old_tasks.mark, n, job_id="mine")
+    with pytest.raises(KeyConflict):
+        queue.enqueue(old_tasks.mark, "other", job_id="mine")
+    with pytest.raises(DuplicateJobError):
+        queue.enqueue(old_tasks.mark, n, job_id="mine", unique=True)
+    work(on)
+    ended = queue.enqueue(old_tasks.mark, n, job_id="mine")
+    work(on)
+    assert first.id == again.id == "mine"
+    assert ended.get_status(refresh=False) == JobStatus.FINISHED
+    assert on.marks(n) == {n: 1}
+    assert counts(redis)["mark", "dispatched", "known"] == 3
+    fresh_one = queue.enqueue(old_tasks.mark, f"{n}/2", job_id="once", unique=True)
+    assert fresh_one.get_status() == JobStatus.QUEUED
+
+
+def test_many_mixed(on: Side, queue: Any, redis: Redis) -> None:
+    base = queue.enqueue(old_tasks.add, 1)
+    data = queue.prepare_data
+    jobs = queue.enqueue_many(
+        [
+            data(old_tasks.mark, ("a",), job_id="a"),
+            data(old_tasks.add, (1,), job_id="b"),
+            data(old_tasks.pay, ("c", 1), job_id="c"),
+            data(old_tasks.add, (1,), job_id="d", depends_on=base),
+            data(old_tasks.mark, ("e",), job_id="e", meta={"m": 1}, at_front=True),
+            data(old_tasks.mark, ("f",), job_id="f", depends_on=base),
+        ]
+    )
+    assert [job.id for job in jobs] == ["a", "b", "c", "e", "d", "f"]
+    assert [row.key for row in rows(on, "old-mark")] == ["a", "e"]
+    assert queue.job_ids == [base.id, "b"]
+    assert counts(redis) == {
+        ("add", "rq", "undeclared"): 3,
+        ("mark", "dispatched", ""): 1,
+        ("mark", "dispatched", "at_front,meta"): 1,
+        ("mark", "rq", "depends_on"): 1,
+        ("pay", "dispatched", ""): 1,
+    }
+    only = queue.enqueue_many([data(old_tasks.mark, (str(n),)) for n in range(3)])
+    assert [job.args for job in only] == [("0",), ("1",), ("2",)]
+    assert queue.enqueue_many([]) == []
+
+
+def test_options_that_give_way_are_recorded(on: Side, queue: Any, redis: Redis) -> None:
+    job = queue.enqueue(
+        old_tasks.pay, "p", 1, retry=Retry(max=9), job_timeout=5, meta={"a": 1}, result_ttl=3
+    )
+    queue.enqueue(old_tasks.pay, "q", 1, retry=Retry(max=1), job_timeout=600)
+    assert job.timeout == 600
+    assert counts(redis) == {
+        ("pay", "dispatched", "retry,timeout,meta,result_ttl"): 1,
+        ("pay", "dispatched", ""): 1,
+    }
+
+
+def test_a_job_is_found_again(on: Side, queue: Any, redis: Redis) -> None:
+    named = queue.enqueue(old_tasks.pay, "p", 5, job_id="pay-p")
+    unnamed = queue.enqueue(old_tasks.mark, "m")
+    work(on)
+    for job_id in ("pay-p", unnamed.id):
+        for found in (queues.Job.fetch(job_id, connection=redis), queue.fetch_job(job_id)):
+            assert found is not None
+            assert (found.id, found.get_status()) == (job_id, JobStatus.FINISHED)
+    again: Any = queues.Job.fetch("pay-p", connection=redis)
+    assert again.return_value() == named.return_value() == {"paid": 5}
+    assert again.latest_result(timeout=5).return_value == {"paid": 5}
+    assert [result.return_value for result in again.results()] == [{"paid": 5}]
+    with pytest.raises(NoSuchJobError):
+        queues.Job.fetch("unknown", connection=redis)
+
+
+def test_failure_cancel_requeue(on: Side, queue: Any, redis: Redis) -> None:
+    bad = queue.enqueue(old_tasks.pay, "p", -1)
+    on.finish(on.row(bad.run_id))
+    assert bad.get_status() == JobStatus.FAILED
+    assert "on purpose" in bad.latest_result().exc_string
+    assert bad.requeue().get_status() == JobStatus.QUEUED
+    bad.cancel()
+    assert bad.get_status() == JobStatus.CANCELED
+    with pytest.raises(InvalidJobOperation):
+        bad.cancel()
+    bad.delete()
+    gone = queue.enqueue(old_tasks.mark, "gone")
+    gone.delete()
+    work(on)
+    assert (gone.get_status(), on.marks("gone")) == (JobStatus.CANCELED, {})
+    for forbidden in (gone.save, gone.save_meta, lambda: queue.enqueue_job(gone)):
+        with pytest.raises(InvalidJobOperation):
+            forbidden()
+    assert redis.keys("rq:job*") == []
+
+
+def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:
+    """RQ takes a job that it does not have for one that is done: it must not."""
+    good = queue.enqueue(old_tasks.pay, "p", 1)
+    bad = queue.enqueue(old_tasks.pay, "q", -1, job_id="bad")
+    after = queue.enqueue(old_tasks.add, 1, depends_on=good)
+    both_of = queue.enqueue_many([queue.prepare_data(old_tasks.add, (2,), depends_on=[good.id])])
+    never = queue.enqueue(old_tasks.add, 1, depends_on="bad")
+
+    def round_() -> None:
+        SimpleWorker(["old"], connection=redis).work(burst=True, logging_level="CRITICAL")
+        for job_id in queue.scheduled_job_registry.get_job_ids():  # as the scheduler does in time
+            queue.scheduled_job_registry.remove(job_id)
+            rq.Queue("old", connection=redis)._enqueue_job(Job.fetch(job_id, connection=redis))
+
+    round_()
+    assert after.get_status() == JobStatus.DEFERRED
+    on.finish(on.row(good.run_id), on.row(bad.run_id))
+    round_()
+    round_()
+    assert [after.return_value(), both_of[0].return_value()] == [2, 3]
+    assert Job.fetch(good.id, connection=redis).return_value() == {"paid": 1}
+    assert never.get_status() == JobStatus.DEFERRED
+    assert Job.fetch("bad", connection=redis).get_status() == JobStatus.FAILED
+
+
+def test_counting_waits_for_no_round_trip_of_its_own(queue: Any, redis: Redis) -> None:
+    queue.enqueue(old_tasks.add, 1)
+    before = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
+    for _ in range(50):
+        queue.enqueue(old_tasks.add, 1)
+    after = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
+    assert after == before
+    assert counts(redis)["add", "rq", "undeclared"] == 51
+
+
+def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) -> None:
+    redis.set(KEY, "something else")
+    job = queue.enqueue(old_tasks.add, 1)
+    assert job.get_status() == JobStatus.QUEUED
+
+
+def test_a_function_stands_for_one_job(on: Side) -> None:
+    from dataclasses import replace
+
+    from app.errors import SettingsError
+
+    jobs = Catalogue()
+    spec = on.made.catalogue["old-mark"]
+    jobs.add(spec)
+    with pytest.raises(SettingsError, match="in the place of both"):
+        jobs.add(
+            replace(
+                on.made.catalogue["old-pay"],
+                legacy=Legacy(spec.legacy.function if spec.legacy else ""),
+            )
+        )
+
+
+@pytest.mark.parametrize("backend", ["rq", "inngest"])
+def test_through_both_backends(redis: Redis, redis_url: str, tmp_path: Path, backend: str) -> None:
+    n = uuid4().hex
+    with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
+        flags.configure(Fixed(backend))
+        queue = queues.Queue("old", connection=redis)
+        job = queue.enqueue(old_tasks.mark, n)
+        result = job.latest_result(timeout=30)
+        assert result is not None
+        assert (result.return_value, on.marks(n)) == (n, {n: 1})
+        assert on.row(job.id).backend == backend
+
+
+ENQUEUE = """
+import sys
+from queues import Queue
+from queues.backend import connect
+queue = Queue("old", connection=connect(sys.argv[1]))
+queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[2])
+print("flask" in sys.modules and "app.web" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("point", ["", "dispatch.committed", "dispatch.told"])
+def test_the_caller_dies(redis: Redis, redis_url: str, tmp_path: Path, point: str) -> None:
+    """A process that never called create_app(), killed around the telling; it tries again."""
+    n = uuid4().hex
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    with ExitStack() as stack:
+        made = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(made.db.dispose)
+        on = Side("rq", made, environ)
+        command = [sys.executable, "-c", ENQUEUE, redis_url, n]
+        for crash_at in (point, ""):
+            ended = subprocess.run(
+                command,
+                env={**environ, "SWITCHYARD_CRASH_AT": crash_at},
+                cwd=ROOT,
+                check=False,
+                capture_output=True,
+            )
+            assert ended.returncode == (-9 if crash_at else 0), ended.stderr
+        stack.enter_context(relaying(made))
+        stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
+        (row,) = rows(on, "old-mark")
+        on.finish(row)
+        time.sleep(0.5)
+        assert on.marks(n) == {n: 1}
+
+
+def test_importing_it_is_cheap() -> None:
+    """No web app is made, nothing is connected, and jobs still load neither rq nor inngest."""
+    for given, forbidden in (
+        ("import queues", ("rq", "flask", "sqlalchemy")),
+        ("from queues import Job, Queue, job", ("flask", "inngest", "app.wiring")),
+        ("import app.jobs.payouts, app.jobs.catalogue", ("rq", "inngest", "queues")),
+    ):
+        code = f"import sys; {given}; print([m for m in {forbidden!r} if m in sys.modules])"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == "[]", given

@@ -1,0 +1,157 @@
+"""What was in Redis before: worked off by the Procfile's worker as far as the settings allow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Callback, Queue, Retry
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+
+from app.config import load
+from app.errors import SettingsError
+from queues.backend import connect
+from queues.legacy import Allowed, is_pickled
+from tests.support import old_tasks
+from tests.support.sides import PATIENCE_SECONDS, Side, environment, fresh, rq_worker
+
+AT = "tests.support.old_tasks"
+
+
+@pytest.fixture
+def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    connect(redis_url).flushall()
+    environ = environment(
+        f"sqlite:///{tmp_path / 'test.db'}",
+        redis_url,
+        LEGACY_FUNCTIONS=f"{AT}.*",
+        LEGACY_QUEUES="old, older",
+    )
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    try:
+        yield Side("rq", made, environ)
+    finally:
+        made.db.dispose()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Redis:
+    return connect(redis_url)
+
+
+def ended(job: Job) -> JobStatus:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (status := job.get_status()) not in (JobStatus.FINISHED, JobStatus.FAILED):
+        assert time.monotonic() < end, status
+        time.sleep(0.05)
+    return status
+
+
+def error(job: Job) -> str:
+    result = job.latest_result()
+    assert result is not None
+    return result.exc_string or ""
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickled: bool) -> None:
+    queue = Queue("old", connection=redis, serializer=None if pickled else JSONSerializer)
+    trace = str(tmp_path / "trace")
+    plain = queue.enqueue(old_tasks.add, 2, y=3)
+    retried = queue.enqueue(old_tasks.fail, trace, 1, retry=Retry(max=2, interval=1))
+    timed = queue.enqueue(old_tasks.nap, 30, job_timeout=1)
+    crashed = queue.enqueue(old_tasks.die)
+    called = queue.enqueue(
+        old_tasks.add, 1, on_success=Callback(old_tasks.succeeded), meta={"who": "me"}
+    )
+    wrong = queue.enqueue(old_tasks.fail, on_failure=Callback(f"{AT}.failed"))
+    after = queue.enqueue(old_tasks.add, 10, depends_on=called)
+    later = queue.enqueue_in(timedelta(seconds=1), old_tasks.add, 20)
+    till = old_tasks.Till(trace)
+    if pickled:
+        passed = queue.enqueue(old_tasks.ring, till, "ding")
+        method = queue.enqueue(till.ring, "dong")
+    environ = {**on.environ, "LEGACY_PICKLE": "true"} if pickled else on.environ
+    with rq_worker(environ, tmp_path / "worker.log") as worker:
+        for job, result in ((plain, 5), (retried, "at last"), (after, 11), (later, 21)):
+            assert ended(job) == JobStatus.FINISHED
+            assert job.return_value() == result
+        for job, why in (
+            (timed, "JobTimeoutException"),
+            (crashed, "Work-horse terminated"),
+            (wrong, "on purpose"),
+        ):
+            assert ended(job) == JobStatus.FAILED
+            assert why in error(job)
+        assert redis.lrange("called", 0, -1) == [b"success 2", b"failure RuntimeError on purpose"]
+        assert called.get_meta() == {"who": "me"}
+        if pickled:
+            assert [ended(passed), ended(method)] == [JobStatus.FINISHED] * 2
+            assert old_tasks.lines(tmp_path / "trace")[-2:] == ["ding", "dong"]
+        assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(PATIENCE_SECONDS)
+
+
+def test_what_is_not_allowed_is_not_done(on: Side, redis: Redis, tmp_path: Path) -> None:
+    queue = Queue("older", connection=redis, serializer=JSONSerializer)
+    target = tmp_path / "touched"
+    refused = [
+        queue.enqueue(path, f"touch {target}")
+        for path in (f"{AT}.system", f"{AT}.os.system", "os.system", "tests.support.old_tasks.job")
+    ]
+    refused.append(queue.enqueue(f"{AT}.add", 1, on_success=Callback("os.system")))
+    pickled = Queue("older", connection=redis).enqueue(old_tasks.add, 1)
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        for job in refused:
+            assert ended(job) == JobStatus.FAILED
+            assert "not a declared job function" in error(job)
+        assert ended(pickled) == JobStatus.FAILED
+    assert "LEGACY_PICKLE" in error(pickled)
+    assert not target.exists()
+    pickled.requeue()
+    with rq_worker({**on.environ, "LEGACY_PICKLE": "true"}, tmp_path / "worker.log"):
+        assert ended(pickled) == JobStatus.FINISHED
+
+
+def test_a_worker_asked_to_stop_waits_for_an_old_job(
+    on: Side, redis: Redis, tmp_path: Path
+) -> None:
+    """For longer than it waits for a run's step, whose run others go on with."""
+    queue = Queue("old", connection=redis, serializer=JSONSerializer)
+    trace = tmp_path / "trace"
+    job = queue.enqueue(old_tasks.nap, 9, str(trace))
+    with rq_worker(on.environ, tmp_path / "worker.log") as worker:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not old_tasks.lines(trace):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.wait(PATIENCE_SECONDS)
+    assert job.get_status() == JobStatus.FINISHED
+    assert old_tasks.lines(trace) == ["begun", "done"]
+
+
+@pytest.mark.parametrize("bad", ["*", "shop", "shop.*.pay", "shop..pay", "shop.tasks.", "os; ls"])
+def test_legacy_functions_are_checked(bad: str) -> None:
+    with pytest.raises(SettingsError, match="LEGACY_FUNCTIONS: must be dotted paths"):
+        load({"LEGACY_FUNCTIONS": f"shop.tasks.pay, {bad}"})
+    assert load({"LEGACY_FUNCTIONS": "shop.tasks.pay, shop.mail.*"}).legacy_functions
+
+
+def test_allowed() -> None:
+    allowed = Allowed.of([f"{AT}.*", "os.getcwd"], pickle=False)
+    assert allowed.function(f"{AT}.add") is old_tasks.add
+    assert allowed.function("os.getcwd") is os.getcwd
+    assert allowed.function(f"{AT}.system") is None
+    assert allowed.function("os.system") is None
+    assert allowed.method(old_tasks.Till(""), "ring") is None
+    assert is_pickled(b"\x80\x05")
+    assert not is_pickled(b'["f", null, [], {}]')
