@@ -188,6 +188,8 @@ class Settings(BaseModel):
     backend_url: HttpUrl = None
     smtp_url: Annotated[SecretStr | None, _hidden(smtp_server)] = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
+    mail_folder: Path | None = None
+    """Where the local mail server keeps what it takes: /console/mail shows it."""
     admin_email: Annotated[str | None, _optional(mail_address)] = None
     """Who is told by mail how a pay day went."""
     admin_webhook_url: Annotated[SecretStr | None, _hidden(_web_address)] = None

@@ -9,6 +9,7 @@ from app.cli import (
     database,
     earnings,
     jobs,
+    mails,
     parity,
     payouts,
     pins,
@@ -31,6 +32,7 @@ def register_commands(app: Flask) -> None:
         app.cli.add_command(command)
     app.cli.add_command(earnings.group)
     app.cli.add_command(statements.group)
+    app.cli.add_command(mails.group)
     app.cli.add_command(webhooks.group)
     app.cli.add_command(qstash.group)
     app.cli.add_command(processes.relay)

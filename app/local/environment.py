@@ -20,7 +20,7 @@ _PORTS = range(15_000, 30_000)
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
     *("BACKEND_URL", "PORT", "USE_INNGEST", "QSTASH_URL"),
-    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"),
+    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "SMTP_URL", "MAIL_FOLDER"),
 )
 
 
@@ -60,6 +60,8 @@ class Local:
     """None where the caller has a Stripe of their own."""
     qstash_port: int | None
     """None where the caller has a QStash of their own."""
+    mail_port: int | None
+    """None where the caller has a mail server of their own, or wants none."""
     own_database: bool
     shown_env: Mapping[str, str] = field(default_factory=dict)
     """What a command needs to reach the parts."""
@@ -76,10 +78,13 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in names}
 
 
-def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) -> Local:
+def prepare(
+    folder: Path, port: int, environ: Mapping[str, str] = os.environ, *, mail: bool = False
+) -> Local:
     """Plan a stack in `folder` with web on `port`: local parts for whatever `environ` names none.
 
-    An account at Stripe, Inngest or QStash (their keys) counts as one named.
+    An account at Stripe, Inngest or QStash (their keys) counts as one named. Without `mail` none is
+    sent, unless `environ` names a server.
     """
     folder = folder.resolve()
     given = {name: value for name, value in environ.items() if value.strip()}
@@ -91,6 +96,7 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
     stripe_port = free_port() if own_stripe else None
     own_qstash = not given.keys() & {"QSTASH_URL", "QSTASH_TOKEN"}
     qstash_port = free_port() if own_qstash else None
+    mail_port = free_port() if mail and "SMTP_URL" not in given else None
     url = f"http://{HOST}:{port}"
     local = {
         "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
@@ -109,6 +115,9 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
         local["QSTASH_URL"] = f"http://{HOST}:{qstash_port}"
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
+    if mail_port is not None:
+        local["SMTP_URL"] = f"smtp://{HOST}:{mail_port}"
+        local["MAIL_FOLDER"] = str(folder / "mail")
     env = {**environ, **local, **given, "PORT": str(port)}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"
@@ -122,6 +131,7 @@ def prepare(folder: Path, port: int, environ: Mapping[str, str] = os.environ) ->
         inngest_port=inngest_port,
         stripe_port=stripe_port,
         qstash_port=qstash_port,
+        mail_port=mail_port,
         own_database="DATABASE_URL" not in given,
         shown_env={name: env[name] for name in _SHOWN if name in env},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,10 @@ def servers(local: Local) -> list[Part]:
         data = local.folder / "qstash.db"
         command = _module("qstash", "--port", str(local.qstash_port), "--data", str(data))
         parts.append(Part("qstash", command, _answers(local.qstash_port, "/_standin/waiting")))
+    if local.mail_port is not None:
+        folder = local.process_env["MAIL_FOLDER"]
+        command = _module("mail", "--port", str(local.mail_port), "--dir", folder)
+        parts.append(Part("mail", command, _listens(local.mail_port)))
     return parts
 
 
@@ -92,6 +97,15 @@ def get(url: str) -> Any:
 
 def _answers(port: int, path: str) -> Ready:
     return lambda process: get(f"http://{HOST}:{port}{path}") is not None
+
+
+def _listens(port: int) -> Ready:
+    def ready(_process: Process) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(ANSWER_SECONDS)
+            return probe.connect_ex((HOST, port)) == 0
+
+    return ready
 
 
 def _web(local: Local) -> Ready:

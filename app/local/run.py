@@ -52,7 +52,7 @@ def run(folder: Path, port: int, console: Console) -> None:
         signal.signal(signal.SIGHUP, lambda *_: told.set())  # the terminal was closed
         if not free(port):
             raise CannotRun(f"port {port} is taken; choose another one with PORT=… make run")
-        local = prepare(folder, port)
+        local = prepare(folder, port, mail=True)
 
         def said(line: str) -> None:
             console.print(f"[cyan]switchyard[/] | {escape(line)}")
@@ -83,6 +83,7 @@ def _banner(local: Local, console: Console) -> None:
         ("queue", env["REDIS_URL"]),
         ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),
         ("qstash", env.get("QSTASH_URL", "as your token says")),
+        ("mail", f"{local.url}/console/mail" if local.mail_port else "as SMTP_URL says"),
         ("stripe", env.get("STRIPE_API_BASE", "as your key says")),
         ("logs", str(local.folder / "log")),
     ]

@@ -101,7 +101,7 @@ TEMPLATES: Mapping[str, Template] = {
     ),
     "payout-paid": Template(
         PayoutPaid,
-        "Your payout of {{ amount | money(currency) }} has arrived",
+        "Your payout of {{ amount | money(currency) }} was paid",
         {**_PAYOUT, "currency": "usd", "paidAt": "2025-01-17T09:30:00Z"},
     ),
     "payout-failed": Template(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.runtime import Runtime
-from app.web import analytics, creators, health, payouts, problems, trigger, webhooks
+from app.web import analytics, creators, health, mail, payouts, problems, trigger, webhooks
 
 
 def register(app: Flask, made: Runtime) -> None:
@@ -17,3 +17,5 @@ def register(app: Flask, made: Runtime) -> None:
     app.register_blueprint(creators.blueprint(made))
     app.register_blueprint(webhooks.blueprint(made))
     app.register_blueprint(analytics.blueprint(made))
+    if made.settings.local:
+        app.register_blueprint(mail.blueprint(made))

@@ -77,11 +77,11 @@ def test_a_sample_says_the_same_in_text_and_html(name: str) -> None:
 
 def test_amounts_and_times_are_a_person_s() -> None:
     paid = letter("payout-paid")
-    assert paid.subject == "Your payout of 1,234.50 USD has arrived"
+    assert paid.subject == "Your payout of 1,234.50 USD was paid"
     assert "17 January 2025, 09:30 UTC" in paid.text
     assert "17 January 2025, 09:30 UTC" in paid.html
     east = letter("payout-paid", paidAt="2025-01-17T23:30:00-02:00", currency="kwd")
-    assert east.subject == "Your payout of 123.450 KWD has arrived"
+    assert east.subject == "Your payout of 123.450 KWD was paid"
     assert "18 January 2025, 01:30 UTC" in east.text
     assert letter("payout-failed").subject == "Your payout of 123,450 JPY did not go through"
     ready = letter("statement-ready")

@@ -1,0 +1,176 @@
+"""The local mail server over real SMTP, its pages, and the commands about mail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+import flags
+from app import runtime
+from app.config import ROOT, load, smtp_server
+from app.gateways.smtp import Mailer
+from app.mail import send_email_delayed, taken
+from app.mail.render import TEMPLATES
+from app.wiring import build
+from tests.support.sides import Fixed, environment, fresh
+from tests.unit.test_letters import HOSTILE
+
+STRICT = "default-src 'none'"
+
+
+@contextmanager
+def sink(folder: Path) -> Iterator[str]:
+    """The server's process; its URL."""
+    command = [sys.executable, "-m", "app.local.mail", "--port", "0", "--dir", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    jobs = {"SWITCHYARD_JOBS": "app.jobs.mail", "MAIL_FOLDER": str(tmp_path / "mail")}
+    made = environment(url, "redis://127.0.0.1:1/0", **jobs)
+    fresh(url, made, None).db.dispose()
+    return made
+
+
+@pytest.fixture
+def client(environ: dict[str, str]) -> Iterator[FlaskClient]:
+    app = build(load(environ))
+    flags.configure(Fixed("rq"))
+    yield app.test_client()
+    runtime.current().db.dispose()
+
+
+def send(url: str, subject: str = "Hello", html: str = "<p>Hi</p>", times: int = 1) -> None:
+    mailer = Mailer(smtp_server(url), "hello@fanhouse.test")
+    for _ in range(times):
+        mailer.send(
+            to="ana@example.com",
+            subject=subject,
+            text=HOSTILE,
+            html=html,
+            message_id="<one@fanhouse.test>",
+            now=runtime.current().store.clock(),
+        )
+
+
+def test_what_was_taken_is_shown_and_cannot_act(client: FlaskClient, tmp_path: Path) -> None:
+    hostile = "<script>parent.document.title = 1</script><img src=http://x.test/y><p>Hi</p>"
+    with sink(tmp_path / "mail") as url:
+        assert "None yet" in client.get("/console/mail").text
+        # The same mail twice is shown twice: nothing is hidden from who looks for doubles.
+        send(url, subject="<b>Hello</b>", html=hostile, times=2)
+    names = taken.names(tmp_path / "mail")
+    assert len(names) == 2
+    listed = client.get("/console/mail")
+    assert listed.text.count("&lt;b&gt;Hello&lt;/b&gt;") == 2
+    assert "<b>Hello" not in listed.text
+    one = client.get(f"/console/mail/{names[0]}")
+    assert 'sandbox=""' in one.text
+    assert "&lt;script&gt;alert(1)" in one.text
+    assert "<script" not in one.text
+    framed = client.get(f"/console/mail/{names[0]}/html")
+    assert framed.text.strip() == hostile
+    for answer in (listed, one, framed):
+        assert answer.headers["Content-Security-Policy"].startswith(STRICT)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert framed.headers["Content-Security-Policy"].endswith("sandbox")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_is_previewed(client: FlaskClient, name: str) -> None:
+    shown = client.get(f"/console/mail/templates/{name}")
+    framed = client.get(f"/console/mail/templates/{name}/html")
+    assert (shown.status_code, framed.status_code) == (200, 200)
+    assert f"/console/mail/templates/{name}/html" in shown.text
+    assert f"/console/mail/templates/{name}" in client.get("/console/mail").text
+    assert framed.headers["Content-Security-Policy"].endswith("sandbox")
+
+
+def test_what_is_no_mail_is_not_found(client: FlaskClient, tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail" / "secret.eml").write_text("Subject: s\n\ns")
+    for path in ("secret", "..%2Fmail%2Fsecret", "%00", "0" * 19 + "-000000", "templates/none"):
+        answer = client.get(f"/console/mail/{path}")
+        assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
+
+
+def test_only_this_machine_is_served_and_only_in_local_mode(
+    client: FlaskClient, environ: dict[str, str]
+) -> None:
+    for path in ("/console/mail", "/console/mail/templates/welcome/html"):
+        far = client.get(path, environ_base={"REMOTE_ADDR": "10.0.0.9"})
+        rebound = client.get(path, headers={"Host": "evil.test"})
+        proxied = client.get(path, headers={"X-Forwarded-For": "127.0.0.1"})
+        assert [a.status_code for a in (far, rebound, proxied)] == [401] * 3
+    live = build(load(environ | {"STRIPE_API_KEY": "sk_live_x"})).test_client()
+    assert live.get("/console/mail").status_code == 404
+    runtime.current().db.dispose()
+
+
+def test_it_serves_loopback_only(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.local.mail", "--dir", str(tmp_path), "--host", "0.0.0.0"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "loopback only" in refused.stderr
+
+
+def flask(environ: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flask", "--app", "app", *args]
+    return subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def listed(environ: dict[str, str], *args: str) -> Any:
+    done = flask(environ, "mails", "list", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_commands(client: FlaskClient, environ: dict[str, str], tmp_path: Path) -> None:
+    assert client is not None
+    later = send_email_delayed("bea@example.com", "welcome", {"name": "Bea"}, 60)
+    payload = json.dumps({"to": "ana@example.com", "template": "welcome", "data": {"name": "A"}})
+    with sink(tmp_path / "mail") as url:
+        done = flask(environ | {"SMTP_URL": url}, "jobs", "run", "send-email", payload, "--json")
+        assert done.returncode == 0, done.stderr
+    assert len(taken.names(tmp_path / "mail")) == 1
+    first, second = listed(environ)
+    assert (first["status"], first["to"], first["template"]) == (
+        "sent",
+        "ana@example.com",
+        "welcome",
+    )
+    assert first["message_id"] == f"<{first['id']}@localhost>"
+    assert (second["id"], second["status"], second["to"]) == (later.id, "queued", "bea@example.com")
+    assert [one["id"] for one in listed(environ, "--status", "sent")] == [first["id"]]
+    assert [one["id"] for one in listed(environ, "--status", "queued")] == [later.id]
+    assert listed(environ, "--status", "unknown") == []
+    assert [one["id"] for one in listed(environ, "--to", "Ana@Example.com")] == [first["id"]]
+    shown = flask(environ, "mails", "show", first["id"], "--json")
+    assert json.loads(shown.stdout) == first
+    for args in (["show", "nope"], ["allow", "nope"], ["list", "--status", "nope"]):
+        wrong = flask(environ, "mails", *args)
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert "Traceback" not in wrong.stderr
+    assert "no mail to" in flask(environ, "mails", "allow", "ana@example.com").stderr
