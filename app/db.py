@@ -25,6 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
+from app import effects
 from app.errors import SettingsError
 
 BUSY_SECONDS = 20
@@ -100,12 +101,14 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A write transaction, committed at the end of the block."""
+        effects.allow("a database transaction of its own")
         with self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection that commits statement by statement: one round trip each; also for reads."""
+        effects.allow("a database connection of its own")
         with self._autocommit.connect() as connection:
             yield connection
 
@@ -115,9 +118,33 @@ class Database:
 
         It begins at its first statement: work done before that holds no lock in the database.
         """
+        effects.allow("a database transaction of its own")
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read-only transaction: it sees one moment, and no writer waits for it.
+
+        Whatever is tried to be written in it raises DBAPIError; at its end it is rolled back.
+        """
+        if not self.is_sqlite:
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            connection = self.engine.connect().execution_options(**options)
+            with connection, Session(connection) as session:
+                yield session
+            return
+        with self._autocommit.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+            try:
+                connection.exec_driver_sql("BEGIN")
+                with Session(connection) as session:
+                    yield session
+            finally:
+                connection.rollback()
+                # Back in the pool it must be able to write.
+                connection.exec_driver_sql("PRAGMA query_only = OFF")
 
     def dispose(self) -> None:
         """Close every connection."""

@@ -19,6 +19,7 @@ from app.crash import point
 from app.errors import BadInput
 from app.jobs.catalogue import JobSpec
 from app.jobs.context import Payload
+from app.runs import shadows
 from app.runs.create import NewRun, as_messages, new_run, write_runs
 from app.runs.run import Run
 from app.runs.store import RunStore
@@ -77,7 +78,7 @@ def dispatch_many(
     if session is not None:
         target = session() if isinstance(session, scoped_session) else session
         return _join(store, spec, decided, now, target)
-    if len(decided) == 1:
+    if len(decided) == 1 and not shadows.wanted(store.catalogue, spec, decided[0][1]):
         with store.db.autocommit() as connection:
             written = _write(connection, store, spec, decided, now)
     else:
@@ -121,7 +122,9 @@ def _write(
     decided: Sequence[tuple[NewRun, flags.Decision]],
     now: datetime,
 ) -> list[Run]:
-    return write_runs(on, spec, decided, now, store.check, keeps_time=store.keeps_time)
+    written = write_runs(on, spec, decided, now, store.check, keeps_time=store.keeps_time)
+    shadows.write(on, store.catalogue, spec, decided, written, now, keeps_time=store.keeps_time)
+    return written
 
 
 def _join(

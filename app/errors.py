@@ -72,6 +72,10 @@ class GateClosed(SwitchyardError):
     title = "Not complete"
 
 
+class EffectHeld(SwitchyardError):
+    """A plan tried to do something, while plans are only to say what they would do."""
+
+
 class Unauthorized(SwitchyardError):
     """No valid credentials came with the request."""
 

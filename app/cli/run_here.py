@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import effects
 from app.cli.jobs import parse_payload, show_plan
 from app.cli.output import (
     DID_NOT_HOLD,
@@ -90,7 +91,7 @@ def _planned(made: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> di
     if spec.plan is None:
         raise BadInput(f"job {spec.name!r} cannot say beforehand what it would do")
     asked = spec.parse(payload)
-    with Session(made.db.engine) as tx:  # and no commit: it ends by being rolled back
+    with Session(made.db.engine) as tx, effects.held():  # no commit: it ends by being rolled back
         return spec.plan(tx, asked, made.store.clock())
 
 

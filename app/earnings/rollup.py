@@ -190,17 +190,28 @@ def plan_day_rollup(tx: Tx, day: date) -> dict[str, Any]:
         .order_by(of.currency, of.source)
     )
     told = [dict(row._mapping) for row in connection_of(tx).execute(platform)]
+    return _day(tx, day, raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source), told)
+
+
+def rolled_day(tx: Tx, day: date) -> dict[str, Any]:
+    """The same of what is rolled up."""
+    c = daily.c
+    every = select(*(c[name] for name in (*KEYS, *SUMS))).where(c.day == day)
+    told = platform_day(tx, day)
+    return _day(tx, day, every.order_by(c.creator_id, c.currency, c.source), told)
+
+
+def _day(tx: Tx, day: date, every: AnySelect, platform: list[dict[str, Any]]) -> dict[str, Any]:
     digest = hashlib.sha256()
-    every = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
     paged = {"yield_per": _PAGE}
     for row in connection_of(tx).execute(every, execution_options=paged):
         digest.update(f"{canonical_json(list(row))}\n".encode())
-    count = sum(one["creators"] for one in told)
+    count = sum(one["creators"] for one in platform)
     return {
         "day": day.isoformat(),
         "rows": count,
         "sha256": digest.hexdigest(),
-        "platform": told,
+        "platform": platform,
     }
 
 

@@ -14,6 +14,7 @@ from weakref import WeakSet
 from redis.exceptions import ResponseError
 from upstash_redis.errors import UpstashError
 
+from app import effects
 from app.errors import SwitchyardError
 from app.gateways.cache_carriers import Carrier
 
@@ -63,6 +64,7 @@ class Line:
 
     def run(self, command: Sequence[str]) -> Any:
         """The answer to one command. Raises CacheAway."""
+        effects.allow("using the cache")
         if self._away_until is not None:
             self._probe()
             raise CacheAway("the cache is away")

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 from pydantic import SecretStr
 
+from app import effects
 from app.errors import BadInput, SwitchyardError
 from app.gateways.guard import AddressRefused
 
@@ -82,6 +83,7 @@ class HookSender:
         Raises HookRefused, HookUnavailable, BadInput for an id or address that cannot be sent, and
         what else the transport refuses.
         """
+        effects.allow("calling a webhook")
         if not _ID.fullmatch(id):
             raise BadInput("a webhook's id has 1 to 200 letters, digits, _ and -")
         host = _host(url)

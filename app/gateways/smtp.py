@@ -13,6 +13,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from unicodedata import category
 
+from app import effects
 from app.config import SmtpServer, Tls, mail_address
 from app.errors import BadInput, SwitchyardError
 
@@ -101,6 +102,7 @@ class Mailer:
         recognised as one. Raises BadInput where one of them cannot be in a mail (nothing is sent),
         MailRefused (MailBounced where the address is to blame), MailUnavailable, MailUnknown.
         """
+        effects.allow("sending mail")
         data = self._message(to, subject, text, message_id, now, html)
         with self._until_taken():
             client = self._connect()

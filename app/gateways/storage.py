@@ -21,6 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from app import effects
 from app.errors import BadInput, SettingsError, SwitchyardError
 
 MAX_PATH = 200
@@ -55,6 +56,7 @@ class Storage:
 
     def put(self, path: str, data: bytes, content_type: str) -> None:
         """Keep `data` as `path`, in place of what was there."""
+        effects.allow("storing a file")
         with _judged(path, ()):
             self._files.put(_checked(path), data, content_type)
 
@@ -73,6 +75,7 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Keep `path` no longer, if it was."""
+        effects.allow("deleting a file")
         with suppress(StorageMissing), _judged(path):
             self._files.delete(_checked(path))
 

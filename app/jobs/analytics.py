@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.earnings import rollup
 from app.earnings.posting import post_earnings
 from app.earnings.rollup_models import daily
-from app.jobs.catalogue import JobPayload, job
+from app.jobs.catalogue import JobPayload, Shadow, job
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, RetryAfter
 from app.jobs.payouts import Day
@@ -67,6 +67,10 @@ def _day_plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     return {"dirty": waiting, **rollup.plan_day_rollup(tx, day)}
 
 
+def _day_outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[str, Any]:
+    return rollup.rolled_day(tx, date.fromisoformat(result["targetDate"]))
+
+
 @job(
     "daily-earnings-rollup",
     event="earnings.rollup-daily",
@@ -78,6 +82,8 @@ def _day_plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     concurrency=1,
     timeout=3600.0,
     plan=_day_plan,
+    # Other days that are dirty are rolled up on the way, and then are not.
+    shadow=Shadow(outcome=_day_outcome, ignore=("dirty",)),
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
     """Roll up the target day and all before it that changed, and their months; make statements

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +63,26 @@ class Legacy:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """How a job's plan is compared with what its live run did. Both sides are JSON objects.
+
+    A plan that is compared must be stable: it says what a run would leave behind, the same before,
+    during and after that run. And it only reads: what it wrote would lock out its live run, so that
+    its transaction refuses it.
+    """
+
+    outcome: Callable[[Session, Any, Any], dict[str, Any]] | None = None
+    """What a live run with this payload and this result left behind; default: its result. Reads
+    only, as the plan does."""
+    planned: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """What of the plan is compared; default: all of it."""
+    ignore: tuple[str, ...] = ()
+    """Fields not compared, with all below them: `a.b`, a list's by number, `*` for any."""
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    """By how much numbers may differ, by field as above."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job: how it is named, triggered, carried and retried, and its body."""
 
@@ -89,6 +109,7 @@ class JobSpec:
     """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
     plan: Callable[[Session, Any, datetime], dict[str, Any]] | None
     """What a run with this payload would do now, as JSON; its transaction is rolled back."""
+    shadow: Shadow
     delay: Callable[[Any], timedelta | None] | None
     """How long after its dispatch a run is due, where the payload says it."""
     if_unknown: IfUnknown
@@ -212,6 +233,7 @@ def job(
     tick: Callable[[datetime], Payload] | None = None,
     ramp_by: str | None = None,
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
+    shadow: Shadow = Shadow(),
     delay: Callable[[M], timedelta | None] | None = None,
     if_unknown: IfUnknown = IfUnknown.RECORD,
     legacy: str | Legacy | None = None,
@@ -240,6 +262,7 @@ def job(
                 tick=tick,
                 ramp_by=ramp_by,
                 plan=plan,
+                shadow=shadow,
                 delay=delay,
                 if_unknown=if_unknown,
                 file=_relative(source),

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from app.earnings.posting import post_earnings
-from app.jobs.catalogue import Empty, JobPayload, job
+from app.jobs.catalogue import Empty, JobPayload, Shadow, job
 from app.jobs.context import Context
 from app.jobs.errors import NonRetriable, StepFailed
 from app.ledger.postings import trial_balance
@@ -95,6 +95,10 @@ def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]
     return eligibility.plan_day(tx, payload.payout_date, now)
 
 
+def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> dict[str, Any]:
+    return eligibility.made_payouts(tx, payload.payout_date, result["requested"])
+
+
 @job(
     "process-payouts",
     event="payout.scheduled",
@@ -105,6 +109,7 @@ def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]
     tick=_pay_day_tick,
     concurrency=1,
     plan=_pay_day_plan,
+    shadow=Shadow(planned=eligibility.planned_payouts, outcome=_pay_day_outcome),
 )
 def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
     """Pay every eligible creator all that is payable, a hundred a step; totals of the day."""

@@ -11,19 +11,22 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     String,
+    Subquery,
     and_,
     case,
     cast,
     func,
     literal,
+    not_,
     null,
     select,
+    union_all,
 )
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import Null
 
 from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import post_earnings
+from app.earnings.posting import TAKING
 from app.ledger.postings import (
     COUNTED,
     CREATOR,
@@ -82,9 +85,11 @@ def _first(*reasons: tuple[ColumnElement[bool], LeftOut]) -> ColumnElement[str |
     return case(*((when, literal(why.value)) for when, why in reasons), else_=nothing)
 
 
-def young_sales(now: datetime) -> AnySelect:
+def young_sales(now: datetime, *, unposted: bool = False) -> AnySelect:
     """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
-    left of the creator's share of them (`amount`), as far as the ledger knows."""
+    left of the creator's share of them (`amount`), as far as the ledger knows; with `unposted` as
+    it will know when all is posted."""
+    known = [] if unposted else [Earning.posted]
     take = aliased(Earning)
     # Looked up by sale, from the index: only the window is read, however long the history.
     taken = (
@@ -97,7 +102,7 @@ def young_sales(now: datetime) -> AnySelect:
                 0,
             )
         )
-        .where(take.refund_of == Earning.id, take.posted)
+        .where(take.refund_of == Earning.id, *([] if unposted else [take.posted]))
         .scalar_subquery()
     )
     return (
@@ -106,9 +111,7 @@ def young_sales(now: datetime) -> AnySelect:
             Earning.currency,
             cast(func.sum(Earning.gross - Earning.fee - taken), BigInteger).label("amount"),
         )
-        .where(
-            Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING, Earning.posted
-        )
+        .where(Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING, *known)
         .group_by(Earning.creator_id, Earning.currency)
     )
 
@@ -121,11 +124,24 @@ def _payable(
     return case((and_(free > 0, step.is_not(None)), free - free % step), else_=0)
 
 
-def verdicts(now: datetime) -> AnySelect:
+def _owed_when_posted() -> Subquery:
+    """The creators' balances as they will be when all earnings are posted."""
+    share = Earning.gross - Earning.fee
+    signed = case((Earning.kind.in_(TAKING), -share), else_=share)
+    account = (literal(CREATOR) + Earning.creator_id).label("account")
+    new = select(account, Earning.currency, signed.label("amount")).where(not_(Earning.posted))
+    all_of_it = union_all(select(*balances(CREATOR).c), new).subquery().c
+    by = (all_of_it.account, all_of_it.currency)
+    total = cast(func.sum(all_of_it.amount), BigInteger).label("amount")
+    return select(*by, total).group_by(*by).subquery()
+
+
+def verdicts(now: datetime, *, unposted: bool = False) -> AnySelect:
     """Per creator and currency with a balance other than zero: creator_id, destination, currency,
     balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
-    paid)."""
-    owed, young = balances(CREATOR), young_sales(now).subquery()
+    paid). With `unposted` as after post_earnings()."""
+    owed = _owed_when_posted() if unposted else balances(CREATOR)
+    young = young_sales(now, unposted=unposted).subquery()
     creator = func.substr(owed.c.account, len(CREATOR) + 1)
     figures = (
         select(
@@ -236,35 +252,54 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
 
 
 def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
-    """Who would be paid now on that pay day, and why the others would not; changes nothing.
+    """Who would be paid now on that pay day, and why the others would not; only reads.
 
     `pay` has what would be requested, and what is requested and not finished yet (with payoutId and
-    status); `leftOut` the balances that stay, and the day's payouts that failed (the reason is
-    their status). Whoever was paid for that day is in neither. Amounts are minor units.
+    status); `paid` who was paid for that day; `leftOut` the balances that stay, and the day's
+    payouts that failed (the reason is their status). Amounts are minor units.
     """
-    undone = tx.begin_nested()
-    try:
-        # As a pay day does before it pays.
-        post_earnings(tx)
-        pay, left_out = _planned(tx, payout_date, now)
-        books_balanced = balanced(trial_balance(tx))
-    finally:
-        undone.rollback()
+    pay, left_out = _planned(tx, payout_date, now)
+    paid = select(Payout.creator_id, Payout.currency, Payout.amount).where(
+        Payout.payout_date == payout_date, Payout.status == PayoutStatus.PAID
+    )
     counts, sums = Counter[str](), Counter[str]()
     for one in pay:
         counts[one["currency"]] += 1
         sums[one["currency"]] += one["amount"]
     return {
         "payoutDate": payout_date.isoformat(),
-        "booksBalanced": books_balanced,
+        "booksBalanced": balanced(trial_balance(tx)),
         "totals": [
             {"currency": currency, "count": counts[currency], "amount": sums[currency]}
             for currency in sorted(counts)
         ],
         "leftOutTotals": dict(sorted(Counter(one["reason"] for one in left_out).items())),
         "pay": pay,
+        "paid": [
+            {"creatorId": row.creator_id, "currency": row.currency, "amount": row.amount}
+            for row in tx.execute(paid.order_by(Payout.creator_id, Payout.currency))
+        ],
         "leftOut": left_out,
     }
+
+
+def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
+    """Of a plan what the day leaves behind, whether it has yet to begin or is over: each payout's
+    amount by creator and currency."""
+    made = [one for one in plan["leftOut"] if one["reason"] in PayoutStatus.__members__.values()]
+    every = [*plan["pay"], *plan["paid"], *made]
+    return {
+        "requested": len(every),
+        "payouts": {f"{one['creatorId']}:{one['currency']}": one["amount"] for one in every},
+    }
+
+
+def made_payouts(tx: Session, payout_date: date, requested: int) -> dict[str, Any]:
+    """The same of a day's payouts as they are, `requested` as the run that made them says."""
+    columns = (Payout.creator_id, Payout.currency, Payout.amount)
+    rows = tx.execute(select(*columns).where(Payout.payout_date == payout_date))
+    amounts = {f"{creator}:{currency}": amount for creator, currency, amount in rows}
+    return {"requested": requested, "payouts": amounts}
 
 
 def _planned(
@@ -280,7 +315,7 @@ def _planned(
             pay.append(one | order | {"status": payout.status})
         else:
             left_out.append(one | {"reason": payout.status})
-    v = verdicts(now).subquery().c
+    v = verdicts(now, unposted=True).subquery().c
     has_one = there.where(Payout.creator_id == v.creator_id, Payout.currency == v.currency).exists()
     for row in tx.execute(select(*v).where(~has_one)):
         one = {"creatorId": row.creator_id, "currency": row.currency}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from app import effects
 from app.errors import BackendUnavailable
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Backends:
 
         A backend that fails is logged and left to the relay: what is recorded stays pending.
         """
+        effects.allow("telling a queue")
         groups: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
             if message.due_at <= now or self.keeps_time(message.backend):

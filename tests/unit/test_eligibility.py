@@ -27,7 +27,16 @@ from app.earnings.record import (
 from app.earnings.seed import seed
 from app.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
 from app.payouts.currencies import MINIMUM, UNIT
-from app.payouts.eligibility import HOLDING, LeftOut, payable, plan_day, reserve, verdicts
+from app.payouts.eligibility import (
+    HOLDING,
+    LeftOut,
+    made_payouts,
+    payable,
+    plan_day,
+    planned_payouts,
+    reserve,
+    verdicts,
+)
 from app.payouts.models import Payout, PayoutStatus
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
@@ -357,6 +366,14 @@ def test_the_plan_of_a_day_that_has_begun(db: Database) -> None:
     assert plan["leftOutTotals"] == {"failed": 1}
     assert plan["totals"] == [{"currency": "usd", "count": 3, "amount": 12_600}]
     assert [one["creatorId"] for one in other_day["pay"]] == ["ana", "c1", "c3"]
+    # What a shadow compares is the same before the day, in the middle of it and after it.
+    with db.begin() as tx:
+        reserve(tx, DAY, NOW, "run")
+    with db.session() as tx:
+        made = made_payouts(tx, DAY, 5)
+        assert planned_payouts(plan) == planned_payouts(plan_day(tx, DAY, NOW)) == made
+    amounts = {f"c{number}:usd": 5_000 for number in range(4)}
+    assert made == {"requested": 5, "payouts": {"ana:usd": 2_600, **amounts}}
 
 
 def test_the_plan_says_that_the_books_do_not_balance(db: Database) -> None:

@@ -212,6 +212,8 @@ def agree(tx: Connection) -> None:
         told = rollup.platform_day(tx, day)
         order = sorted(plan["platform"], key=lambda one: (one["currency"], one["source"]))
         assert order == told
+        # What a shadow compares: the same before and after.
+        assert rollup.rolled_day(tx, day) == plan | {"platform": told}
 
 
 def run(db: Database, done: list[tuple[Any, ...]]) -> None:

@@ -1,0 +1,40 @@
+"""Shadows: what the serverless side would have done, compared with what the legacy side did."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from pydantic import Field
+
+from app.cutover import shadow
+from app.jobs.catalogue import JobPayload, job
+from app.jobs.context import Context
+from app.runs.shadows import JOB
+
+LONGEST_PAUSE = timedelta(hours=1)
+PATIENCE = timedelta(hours=48)
+"""How long a live run is waited for: a pay day that waits for funds takes a day."""
+
+
+class Shadowed(JobPayload):
+    """A live run."""
+
+    run_id: str = Field(min_length=1, max_length=32)
+
+
+def _key(payload: Shadowed) -> str:
+    return payload.run_id
+
+
+@job(JOB, event="runs.shadow", payload=Shadowed, queue="maintenance", key=_key)
+def shadow_compare(ctx: Context, payload: Shadowed) -> dict[str, Any]:
+    """Plan what the live run does, wait for its end, and compare the two."""
+    found = ctx.step.run("plan", shadow.plan, ctx, payload.run_id)
+    waited, pause, number = timedelta(0), timedelta(seconds=1), 0
+    while not found["done"]:
+        ctx.step.sleep(f"wait-{number}", pause)
+        waited, pause, number = waited + pause, min(2 * pause, LONGEST_PAUSE), number + 1
+        last = waited > PATIENCE
+        found = ctx.step.run(f"compare-{number}", shadow.compare, ctx, payload.run_id, last)
+    return found

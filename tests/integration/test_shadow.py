@@ -1,0 +1,309 @@
+"""Shadow: RQ does the work, the serverless side says what it would have done, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+import flags
+from app import effects, runtime
+from app.clock import utcnow
+from app.cutover import parity, stages
+from app.cutover.parity import Kind, Parity
+from app.dispatch import dispatch, dispatch_many
+from app.errors import EffectHeld
+from app.gateways.stripe import StripeUnknownOutcome
+from app.jobs.shadow import PATIENCE
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from tests.support.jobs import Mark, marks
+from tests.support.platform import Platform, platform
+from tests.support.shadowed import write
+from tests.support.sides import Side, both, environment, fresh
+
+__all__ = ["platform"]
+
+JOBS = "tests.support.jobs,tests.support.shadowed,app.jobs.shadow"
+NOWHERE = "http://127.0.0.1:1"
+
+
+def staged(made: runtime.Runtime, switch: str = "true") -> None:
+    """This process decides by the stage store."""
+    runtime.install(made)
+    environ = {"USE_INNGEST": switch}
+    flags.configure(
+        flags.Flags(lambda: stages.current(made.db), lambda job: "inngest", environ=environ)
+    )
+
+
+def to_shadow(made: runtime.Runtime, job: str) -> None:
+    now = made.store.clock()
+    stages.set_stage(made.db, job, "shadow", None, by="test", why="compare", now=now)
+
+
+def rows(made: runtime.Runtime) -> dict[str, Parity]:
+    with made.db.session() as tx:
+        return {row.run_id: row for row in tx.scalars(select(Parity))}
+
+
+def runs(made: runtime.Runtime, job: str) -> list[Any]:
+    with made.db.autocommit() as connection:
+        return list(connection.execute(select(R.__table__).where(R.job == job)))
+
+
+# --- on real parts ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def side(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    more = {"SWITCHYARD_JOBS": JOBS, "STRIPE_API_BASE": NOWHERE}
+    more["STORAGE_URL"] = (tmp_path / "storage").as_uri()
+    with both(database_url, redis_url, tmp_path, **more) as made:
+        yield made
+
+
+CASES: dict[str, tuple[dict[str, Any], Kind, str]] = {
+    "equal": ({}, Kind.EQUAL, ""),
+    "different": ({"planned": 7}, Kind.DIFFERENT, ""),
+    "live fails": ({"liveFails": True}, Kind.LIVE_FAILED, "the live run fails"),
+    "plan raises": ({"tries": "raise"}, Kind.PLAN_FAILED, "no plan today"),
+    "plan writes": ({"tries": "write"}, Kind.PLAN_FAILED, "read"),
+    "plan commits": ({"tries": "own transaction"}, Kind.PLAN_FAILED, "EffectHeld"),
+    "plan pays": ({"tries": "stripe"}, Kind.PLAN_FAILED, "EffectHeld"),
+    "plan stores": ({"tries": "storage"}, Kind.PLAN_FAILED, "EffectHeld"),
+    "plan dispatches": ({"tries": "dispatch"}, Kind.PLAN_FAILED, "EffectHeld"),
+    "plan hides it": ({"tries": "quietly"}, Kind.PLAN_FAILED, "calling Stripe"),
+}
+
+
+def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
+    staged(side.made)
+    for job in ("order", "planless"):
+        to_shadow(side.made, job)
+    live = {name: dispatch("order", {"name": name, **how}) for name, (how, _, _) in CASES.items()}
+    plain = dispatch("planless", {"name": "plain"})
+    assert {run.backend for run in [*live.values(), plain]} == {"rq"}
+    side.finish(*live.values(), plain)
+    end = time.monotonic() + 40
+    while any(row.check_at is not None for row in runs(side.made, "shadow-compare")):
+        assert time.monotonic() < end, runs(side.made, "shadow-compare")
+        time.sleep(0.1)
+    shadows = runs(side.made, "shadow-compare")
+    assert {(row.backend, row.reason, row.status) for row in shadows} == {
+        ("inngest", "SHADOW", "succeeded")
+    }
+    assert {row.key for row in shadows} == {run.id for run in live.values()}
+    found = rows(side.made)
+    for name, (_, kind, error) in CASES.items():
+        row = found[live[name].id]
+        assert (row.kind, error in (row.error or "")) == (kind, True), (name, row.kind, row.error)
+        assert row.planned is None or kind is Kind.PLAN_FAILED
+    different = found[live["different"].id]
+    assert json.loads(different.found or "") == [{"field": "amount", "planned": 7, "live": 5}]
+    # Each live run had its one effect, and no shadow had any.
+    assert marks(side.made.db) == {f"order/{name}": 1 for name in CASES} | {"planless/plain": 1}
+    assert runs(side.made, "child") == []
+    assert not (tmp_path / "storage").exists()
+    wrong = len([kind for _, kind, _ in CASES.values() if kind in parity.WRONG])
+    assert parity.counts(side.made.db)["order"] == {
+        "compared": wrong + 1,
+        "different": wrong,
+        "unexplained": wrong,
+    }
+
+
+# --- in one process -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(database_url: str) -> Iterator[runtime.Runtime]:
+    environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
+    made = fresh(database_url, environ, [Named("rq"), Named("inngest")])
+    staged(made)
+    yield made
+    made.db.dispose()
+
+
+class Named(MemoryBackend):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def work(made: runtime.Runtime, backend: str) -> None:
+    memory: Any = made.store.backends[backend]
+    memory.work(made.engine)
+
+
+def tell(made: runtime.Runtime) -> None:
+    """What the relay does for the shadows."""
+    ids = [row.id for row in runs(made, "shadow-compare") if row.check_at is not None]
+    made.store.tell(ids)
+
+
+def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None:
+    to_shadow(made, "order")
+    told: Any = made.store.backends["inngest"]
+    asked: list[str] = []
+    event.listen(made.db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    dispatch("planless", {"name": "a"})
+    plain = len([one for one in asked if one.startswith("INSERT")])
+    asked.clear()
+    run = dispatch("order", {"name": "a"}, key="k")
+    assert len([one for one in asked if one.startswith("INSERT")]) == plain + 1
+    assert not told.queue
+    (shadow,) = runs(made, "shadow-compare")
+    assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")
+    assert shadow.check_at <= made.store.clock()
+    # The same intent again is no second shadow.
+    assert not dispatch("order", {"name": "a"}, key="k").created
+    dispatch_many("order", [{"name": "b"}, {"name": "c"}])
+    assert len(runs(made, "shadow-compare")) == 3
+
+
+def test_it_is_written_with_the_live_run_or_not_at_all(made: runtime.Runtime) -> None:
+    to_shadow(made, "order")
+
+    def dispatch_and_fail() -> None:
+        with made.db.session() as tx:
+            dispatch("order", {"name": "a"}, session=tx)
+            raise RuntimeError("the caller's work fails")
+
+    with pytest.raises(RuntimeError):
+        dispatch_and_fail()
+    assert runs(made, "shadow-compare") == runs(made, "order") == []
+    with made.db.session() as tx:
+        dispatch("order", {"name": "a"}, session=tx)
+    assert len(runs(made, "shadow-compare")) == len(runs(made, "order")) == 1
+
+
+def test_the_master_switch_is_for_shadows_too(made: runtime.Runtime) -> None:
+    to_shadow(made, "order")
+    staged(made, "false")
+    dispatch("order", {"name": "a"})
+    assert runs(made, "shadow-compare") == []
+
+
+def test_only_stage_shadow_has_shadows(made: runtime.Runtime) -> None:
+    for stage in ("legacy", "live"):
+        stages.set_stage(made.db, "order", stage, None, by="t", why="w", now=utcnow())
+        staged(made)
+        dispatch("order", {"name": stage})
+    assert runs(made, "shadow-compare") == []
+
+
+def test_it_waits_for_the_live_run_and_gives_up_in_the_end(made: runtime.Runtime) -> None:
+    to_shadow(made, "order")
+    run, other = dispatch_many("order", [{"name": "a"}, {"name": "b", "planned": 6}])
+    made.store.backends["rq"].queue.clear()  # type: ignore[attr-defined]
+    waited = timedelta(0)
+    while rows(made).get(run.id) is None or rows(made)[run.id].kind == Kind.PLANNED:
+        tell(made)
+        work(made, "inngest")
+        for row in runs(made, "shadow-compare"):
+            if row.check_at is not None:
+                waited = max(waited, row.due_at - made.store.clock())
+        with made.db.begin() as connection:
+            due = {"due_at": utcnow() - timedelta(seconds=1)}
+            still = R.check_at.is_not(None)
+            connection.execute(update(R).where(R.job == "shadow-compare", still).values(due))
+            back = "UPDATE steps SET until = '2020-01-01 00:00:00+00' WHERE until IS NOT NULL"
+            if made.db.is_sqlite:
+                back = back.replace("+00", ".000000")
+            connection.exec_driver_sql(back)
+    assert timedelta(minutes=50) < waited < PATIENCE
+    assert rows(made)[run.id].kind == rows(made)[other.id].kind == Kind.LIVE_OPEN
+    assert parity.counts(made.db)["order"]["compared"] == 0
+
+
+def test_a_write_in_a_reading_transaction_is_refused_and_the_connection_writes_again(
+    made: runtime.Runtime,
+) -> None:
+    for _ in range(3):
+        with pytest.raises(DBAPIError), made.db.reading() as tx:
+            tx.execute(write())
+        with made.db.begin() as connection:
+            connection.execute(insert(Mark).values(what="fine", backend="rq", pid=1))
+    assert marks(made.db) == {"fine": 3}
+
+
+def test_a_plan_holds_up_no_writer(made: runtime.Runtime) -> None:
+    with made.db.reading() as tx:
+        assert tx.scalars(select(Mark.what)).all() == []
+        with made.db.begin() as connection:
+            connection.execute(insert(Mark).values(what="meanwhile", backend="rq", pid=1))
+        assert tx.scalars(select(Mark.what)).all() == []
+    assert marks(made.db) == {"meanwhile": 1}
+
+
+def test_effects_are_held_in_their_block_only(made: runtime.Runtime) -> None:
+    with effects.held() as tried:
+        for use in (made.db.begin, made.db.autocommit, made.db.session):
+            with pytest.raises(EffectHeld), use():
+                pass
+        with pytest.raises(EffectHeld):
+            made.cache.get("x")
+        with pytest.raises(EffectHeld):
+            made.store.backends.tell([], utcnow())
+    assert len(tried) == 5
+    with made.db.begin():
+        pass
+
+
+# --- the product's own plans --------------------------------------------------------------------
+
+
+OWN = {
+    "process-payouts": {"payoutDate": "2025-01-15"},
+    "daily-earnings-rollup": {"targetDate": "2025-01-10"},
+}
+
+
+@pytest.mark.parametrize("when", ["before", "amid", "after"])
+@pytest.mark.parametrize("job", OWN)
+def test_a_plan_is_the_same_before_amid_and_after_its_live_run(
+    platform: Platform, job: str, when: str
+) -> None:
+    platform.seed(30, 20)
+    # The run pauses half way, and goes on in a later round.
+    lost = StripeUnknownOutcome("on purpose")
+    platform.failing((True, lost), (False, lost))
+    run = dispatch(job, OWN[job])
+    if when == "amid":
+        platform.queue.work(platform.engine, 1)
+        half = {payout.status for payout in platform.payouts()}
+        assert job != "process-payouts" or len(half) > 1
+    if when == "after":
+        platform.drain()
+    dispatch("shadow-compare", {"runId": run.id})
+    platform.queue.queue.rotate(1)
+    platform.drain()
+    row = rows(platform.made)[run.id]
+    assert (row.kind, row.found, row.error) == (Kind.EQUAL, None, None)
+    assert platform.run(run.id).status == "succeeded"
+
+
+def test_a_payout_that_the_plan_does_not_know_is_a_difference(platform: Platform) -> None:
+    platform.seed(10, 5)
+    run = dispatch("process-payouts", OWN["process-payouts"])
+    dispatch("shadow-compare", {"runId": run.id})
+    platform.queue.queue.rotate(1)
+    platform.queue.work(platform.engine, 1)
+    platform.creator()
+    platform.drain()
+    row = rows(platform.made)[run.id]
+    found = {one["field"]: one for one in json.loads(row.found or "[]")}
+    assert (row.kind, row.differing, set(found)) == (
+        Kind.DIFFERENT,
+        2,
+        {"requested", "payouts.ana:usd"},
+    )
+    assert found["payouts.ana:usd"] == {"field": "payouts.ana:usd", "live": 50_000}

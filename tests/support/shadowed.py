@@ -1,0 +1,86 @@
+"""Jobs with plans: honest ones, wrong ones, and ones that try to do something."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from app import runtime
+from app.dispatch import dispatch
+from app.errors import EffectHeld
+from app.jobs.catalogue import JobPayload, Shadow, job
+from app.jobs.context import Context
+from app.jobs.errors import NonRetriable
+from tests.support.jobs import Mark, mark
+
+
+class Order(JobPayload):
+    """What the live run does, and what its plan says or tries."""
+
+    name: str
+    amount: int = 5
+    planned: int = 5
+    live_fails: bool = False
+    tries: str = ""
+
+
+def write() -> Any:
+    return insert(Mark).values(what="effect", backend="plan", pid=0)
+
+
+def attempt(tx: Session, what: str) -> None:
+    """What no plan may do."""
+    made = runtime.current()
+    if what == "raise":
+        raise RuntimeError("no plan today")
+    if what == "write":
+        tx.execute(write())
+    if what == "own transaction":
+        with made.db.session() as own:
+            own.execute(write())
+    if what == "stripe":
+        made.engine.gateways.stripe.create_transfer(
+            amount_minor=5,
+            currency="usd",
+            destination="acct_1",
+            transfer_group="g",
+            idempotency_key="k",
+            metadata={},
+        )
+    if what == "storage" and made.engine.gateways.storage is not None:
+        made.engine.gateways.storage.put("a/b", b"x", "text/plain")
+    if what == "dispatch":
+        dispatch("child", {"name": "effect"})
+    if what == "quietly":
+        with suppress(EffectHeld):
+            made.engine.gateways.stripe.platform_balance()
+
+
+def order_plan(tx: Session, payload: Order, now: datetime) -> dict[str, Any]:
+    attempt(tx, payload.tries)
+    return {"amount": payload.planned, "lines": [{"n": 1, "fee": 1.0}], "at": now.isoformat()}
+
+
+@job(
+    "order",
+    event="test.order",
+    payload=Order,
+    queue="tests",
+    gaps=(0.2,),
+    plan=order_plan,
+    shadow=Shadow(ignore=("at",), tolerance={"lines.*.fee": 0.5}),
+)
+def order(ctx: Context, payload: Order) -> dict[str, Any]:
+    ctx.step.run("mark", mark, ctx, f"order/{payload.name}")
+    if payload.live_fails:
+        raise NonRetriable("the live run fails")
+    return {"amount": payload.amount, "lines": [{"n": 1, "fee": 1.4}], "at": "live"}
+
+
+@job("planless", event="test.planless", payload=Order, queue="tests")
+def planless(ctx: Context, payload: Order) -> str:
+    return ctx.step.run("mark", mark, ctx, f"planless/{payload.name}")
