@@ -143,6 +143,7 @@ class QStashBackend:
 
         Published again within its window under the same id, a message is delivered once.
         """
+        self._ready()
         refs: dict[str, str] = {}
         for start in range(0, len(messages), _BATCH):
             batch = messages[start : start + _BATCH]

@@ -42,6 +42,18 @@ def test_moves_at_each_step_boundary(on: Side, backend: str, after: int) -> None
         assert (row.backend, row.reason) == (OTHER[backend], "HANDED_OVER")
 
 
+@pytest.mark.parametrize("first", ["rq", "qstash"])
+def test_round_all_three(on: Side, first: str) -> None:
+    n = uuid4().hex
+    on.backend = first
+    last = {"rq": "qstash", "qstash": "rq"}[first]
+    moves = {1: last, 2: first, 3: "inngest", 4: last}
+    (row,) = on.finish(on.dispatch("mover", {"name": n, "moves": moves}))
+    sides = [first, last, first, "inngest", last]
+    assert (row.status, row.backend) == ("succeeded", last)
+    assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
+
+
 def test_flip_flop_at_every_boundary(on: Side) -> None:
     n = uuid4().hex
     on.backend = "rq"
@@ -52,8 +64,11 @@ def test_flip_flop_at_every_boundary(on: Side) -> None:
     assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
 
 
-@pytest.mark.parametrize("backend", ["rq", "inngest"])
-def test_waiting_runs_move_at_once(on: Side, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "to"),
+    [("rq", "inngest"), ("inngest", "rq"), ("rq", "qstash"), ("qstash", "rq")],
+)
+def test_waiting_runs_move_at_once(on: Side, backend: str, to: str) -> None:
     """Delayed, sleeping and joining runs; each is due only after the move."""
     n = uuid4().hex
     on.backend = backend
@@ -61,10 +76,10 @@ def test_waiting_runs_move_at_once(on: Side, backend: str) -> None:
     asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 3})
     while "nap" not in on.steps(asleep.id):
         on.settle(0.05)
-    moved = hand_over(on.made.store, [delayed.id, asleep.id], OTHER[backend])
+    moved = hand_over(on.made.store, [delayed.id, asleep.id], to)
     assert moved.moved + moved.asked == 2
     rows = on.finish(delayed, asleep)
-    assert {row.backend for row in rows} == {OTHER[backend]}
+    assert {row.backend for row in rows} == {to}
     assert on.marks(n) == {
         f"{n}/delayed": 1,
         f"{n}/asleep/before": 1,
@@ -82,5 +97,5 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
     later = on.dispatch("child", {"name": n + "x"}, delay=60)
     assert hand_over(on.made.store, [later.id], "rq").moved == 0
     with pytest.raises(BackendUnavailable):
-        hand_over(on.made.store, [later.id], "qstash-not-here")
+        hand_over(on.made.store, [later.id], "not-here")
     assert on.row(later.id).backend == "rq"

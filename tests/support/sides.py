@@ -223,8 +223,8 @@ def qstash_environment(standin_url: str, app_url: str) -> dict[str, str]:
 
 
 @contextmanager
-def qstash_side(environ: dict[str, str]) -> Iterator[Side]:
-    """The app served in a thread, with a QStash of its own and a relay."""
+def qstash_side(environ: dict[str, str], *, relay: bool = True) -> Iterator[Side]:
+    """The app served in a thread, with a QStash of its own and maybe a relay."""
     with ExitStack() as stack:
         port = free_port()
         standin = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
@@ -235,7 +235,8 @@ def qstash_side(environ: dict[str, str]) -> Iterator[Side]:
         made = runtime.current()
         stack.callback(made.db.dispose)
         stack.enter_context(serve_in_thread(app, port))
-        stack.enter_context(relaying(made))
+        if relay:
+            stack.enter_context(relaying(made))
         yield Side("qstash", made, environ, qstash=standin)
 
 
@@ -260,11 +261,15 @@ def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Po
 
 @contextmanager
 def both(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
-    """RQ and Inngest side by side on one ledger; `side.backend` may be changed at will."""
+    """All backends side by side on one ledger; `side.backend` may be changed at will."""
     with ExitStack() as stack:
         port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
+        url = f"http://127.0.0.1:{port}"
+        standin = InngestStandIn([f"{url}/api/inngest"], gap_scale=0.02)
         stack.enter_context(standin)
+        qstash = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
+        stack.enter_context(qstash)
+        more = {**qstash_environment(qstash.url, url), **more}
         environ = environment(database_url, redis_url, INNGEST_DEV=standin.url, **more)
         fresh(database_url, environ, None).db.dispose()
         app = build(load(environ))
@@ -274,4 +279,4 @@ def both(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterat
         standin.sync()
         stack.enter_context(rq_worker(environ, folder / "worker.log"))
         stack.enter_context(relaying(made))
-        yield Side("rq", made, environ, standin=standin)
+        yield Side("rq", made, environ, standin=standin, qstash=qstash)

@@ -1,0 +1,216 @@
+"""Deliveries as QStash and as its forgers make them: none but the sound reaches a job's body."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jwt
+import pytest
+from flask.testing import FlaskClient
+from qstash import Receiver
+
+import flags
+from app import runtime
+from app.config import load
+from app.dispatch import dispatch
+from app.runs.models import RunRow
+from app.runs.run import Run
+from app.wiring import build
+from tests.support import jobs
+from tests.support.sides import (
+    CURRENT_KEY,
+    NEXT_KEY,
+    Fixed,
+    environment,
+    fresh,
+    qstash_environment,
+)
+from workflows.qstash import DELIVER, FAILED, unix
+
+ORIGIN = "https://app.example"
+URL = ORIGIN + DELIVER
+NOBODY = "http://127.0.0.1:1"
+OTHER_KEY = "sig_stranger_0123456789abcdefghijklmno"
+
+
+def signature(raw: bytes, key: str = CURRENT_KEY, **claims: Any) -> str:
+    """As QStash signs; a claim of None is left out."""
+    now = int(time.time())
+    digest = base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).decode()
+    own = {"iss": "Upstash", "sub": URL, "exp": now + 300, "nbf": now, "iat": now, "body": digest}
+    said = {name: value for name, value in {**own, **claims}.items() if value is not None}
+    return jwt.encode(said, key, algorithm="HS256")
+
+
+@pytest.fixture
+def client(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
+    """The app; what it tells QStash goes nowhere, so that only the test delivers."""
+    environ = environment(database_url, redis_url, **qstash_environment(NOBODY, ORIGIN))
+    fresh(database_url, environ, None).db.dispose()
+    app = build(load(environ))
+    flags.configure(Fixed("qstash"))
+    yield app.test_client()
+    runtime.current().db.dispose()
+
+
+def row_of(run: Run) -> Any:
+    made = runtime.current()
+    with made.db.autocommit() as connection:
+        return connection.execute(RunRow.__table__.select().where(RunRow.id == run.id)).one()
+
+
+def message(run: Run, **more: Any) -> bytes:
+    row = row_of(run)
+    body = {"run": run.id, "epoch": row.epoch, "job": run.job, "at": unix(row.due_at)}
+    return json.dumps({**body, **more}).encode()
+
+
+def deliver(client: FlaskClient, body: bytes, token: str | None, path: str = DELIVER) -> Any:
+    headers = {} if token is None else {"Upstash-Signature": token}
+    return client.post(path, data=body, headers=headers, content_type="application/json")
+
+
+def done() -> dict[str, int]:
+    return jobs.marks(runtime.current().db)
+
+
+Forger = Callable[[bytes], tuple[bytes, str | None]]
+NOW = time.time
+
+
+def claims(**changed: Any) -> Forger:
+    return lambda body: (body, signature(body, **changed))
+
+
+FORGERIES: dict[str, Forger] = {
+    "no signature": lambda body: (body, None),
+    "an empty one": lambda body: (body, ""),
+    "no token at all": lambda body: (body, "e30.e30.e30"),
+    "a stranger's key": lambda body: (body, signature(body, OTHER_KEY)),
+    "no algorithm": lambda body: (
+        body,
+        jwt.encode(jwt.decode(signature(body), options={"verify_signature": False}), "", "none"),
+    ),
+    "expired": lambda body: (body, signature(body, exp=int(NOW()) - 60)),
+    "expired this second": lambda body: (body, signature(body, exp=int(NOW()) - 1)),
+    "too early": lambda body: (body, signature(body, nbf=int(NOW()) + 30, iat=int(NOW()) + 30)),
+    "early and expired": lambda body: (
+        body,
+        signature(body, nbf=int(NOW()) + 5, exp=int(NOW()) - 2),
+    ),
+    "early, for another URL": lambda body: (
+        body,
+        signature(body, nbf=int(NOW()) + 5, sub=ORIGIN + FAILED),
+    ),
+    "early, of another body": lambda body: (body, signature(body + b" ", nbf=int(NOW()) + 5)),
+    "another body": lambda body: (body + b" ", signature(body)),
+    "another URL": claims(sub=ORIGIN + FAILED),
+    "another host": claims(sub="https://elsewhere.example" + DELIVER),
+    "the URL with a query": claims(sub=URL + "?x=1"),
+    "another issuer": claims(iss="Upstash2"),
+    "no issuer": claims(iss=None),
+    "no subject": claims(sub=None),
+    "no end": claims(exp=None),
+    "no beginning": claims(nbf=None),
+    "no time of issue": claims(iat=None),
+    "no body": claims(body=None),
+    "a body that is no text": claims(body=7),
+    "bytes that are no text": lambda body: (b"\xff\xfe" + body, signature(b"\xff\xfe" + body)),
+}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("how", FORGERIES)
+def test_nothing_forged_reaches_a_body(client: FlaskClient, how: str) -> None:
+    run = dispatch("child", {"name": uuid4().hex})
+    before = row_of(run)
+    body, token = FORGERIES[how](message(run))
+    answer = deliver(client, body, token)
+    assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
+    assert answer.json["detail"] == "the request does not bear a valid signature"
+    assert (row_of(run), done()) == (before, {})
+
+
+@pytest.mark.parametrize("key", [CURRENT_KEY, NEXT_KEY])
+@pytest.mark.parametrize("ahead", [0, 5])
+def test_either_key_and_a_clock_a_little_ahead(client: FlaskClient, key: str, ahead: int) -> None:
+    n = uuid4().hex
+    run = dispatch("child", {"name": n})
+    body, at = message(run), int(time.time()) + ahead
+    token = signature(body, key, nbf=at, iat=at, exp=at + 300)
+    if not ahead:
+        Receiver(CURRENT_KEY, NEXT_KEY).verify(signature=token, body=body.decode(), url=URL)
+    answer = deliver(client, body, token)
+    assert (answer.status_code, answer.json) == (200, {"end": "done"})
+    assert (row_of(run).status, done()) == ("succeeded", {n: 1})
+
+
+def test_doubled_and_late_deliveries_do_nothing_more(client: FlaskClient) -> None:
+    n = uuid4().hex
+    body = message(dispatch("child", {"name": n}))
+    token = signature(body)
+    answers = [deliver(client, body, token), deliver(client, body, token)]
+    later = deliver(client, body, signature(body))
+    assert [a.json["end"] for a in (*answers, later)] == ["done", "not_mine", "not_mine"]
+    assert done() == {n: 1}
+
+
+def test_a_stale_epoch_is_void(client: FlaskClient) -> None:
+    n = uuid4().hex
+    run = dispatch("child", {"name": n})
+    body = message(run, epoch=7)
+    assert deliver(client, body, signature(body)).json == {"end": "not_mine"}
+    assert (row_of(run).status, done()) == ("pending", {})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b"{", b'{"run": "x"}', b'{"run": 3, "epoch": 1, "at": 1}', b"[" * 9000),
+        json.dumps({"run": "a\0b", "epoch": 1, "at": 1}).encode(),
+        json.dumps({"run": "x", "epoch": 2**40, "at": 1}).encode(),
+    ],
+)
+def test_what_names_no_run_is_never_tried_again(client: FlaskClient, body: bytes) -> None:
+    answer = deliver(client, body, signature(body))
+    assert answer.status_code == 489
+    assert answer.headers["Upstash-NonRetryable-Error"] == "true"
+    assert answer.content_type == "application/problem+json"
+
+
+def test_a_failed_run_is_never_tried_again(client: FlaskClient) -> None:
+    run = dispatch("refuser", {"name": uuid4().hex})
+    body = message(run)
+    answer = deliver(client, body, signature(body))
+    assert (answer.status_code, row_of(run).status) == (489, "failed")
+    assert answer.headers["Upstash-NonRetryable-Error"] == "true"
+
+
+def test_too_early_it_is_to_come_again(client: FlaskClient) -> None:
+    run = dispatch("child", {"name": uuid4().hex}, delay=timedelta(seconds=30))
+    body = message(run)
+    answer = deliver(client, body, signature(body))
+    assert answer.status_code == 503
+    assert 29 <= int(answer.headers["Retry-After"]) <= 32
+    assert row_of(run).status == "pending"
+
+
+def test_a_huge_body_is_not_read(client: FlaskClient) -> None:
+    body = b'{"run": "' + b"x" * 20_000
+    answer = deliver(client, body, signature(body))
+    assert (answer.status_code, answer.content_type) == (413, "application/problem+json")
+
+
+def test_without_keys_nobody_is_let_in(tmp_path: Path, redis_url: str) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url, BACKEND_URL=ORIGIN)
+    client = build(load(environ)).test_client()
+    assert deliver(client, b"{}", signature(b"{}")).status_code == 401
+    runtime.current().db.dispose()

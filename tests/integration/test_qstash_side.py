@@ -1,0 +1,326 @@
+"""Runs on QStash: what it loses, doubles, gives up or never answered is made good."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+
+from app import runtime
+from app.config import LOCAL_QSTASH_TOKEN, load
+from app.errors import BackendUnavailable
+from app.local.qstash.standin import QStashStandIn
+from app.runs import operate, relay
+from app.runs.backend import Message
+from app.runs.handoff import hand_over
+from tests.support.sides import (
+    CURRENT_KEY,
+    PATIENCE_SECONDS,
+    Side,
+    environment,
+    free_port,
+    fresh,
+    qstash_environment,
+    qstash_side,
+    relaying,
+    web,
+)
+from workflows.qstash import FAILED, FURTHEST, QStashBackend, unix
+
+
+@pytest.fixture
+def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
+    """No relay: what goes on, goes on by itself."""
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    with qstash_side(environ, relay=False) as made:
+        yield made
+
+
+@pytest.fixture
+def on(tmp_path: Path, redis_url: str) -> Iterator[Side]:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    with qstash_side(environ) as made:
+        yield made
+
+
+def standin(on: Side) -> QStashStandIn:
+    assert on.qstash is not None
+    return on.qstash
+
+
+def waiting(on: Side) -> list[dict[str, Any]]:
+    return [json.loads(base64.b64decode(d["body64"])) for d in standin(on).store.waiting()]
+
+
+def wait_until(true: Callable[[], bool], why: str) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < end, why
+        time.sleep(0.05)
+
+
+def test_no_relay_is_needed_to_go_on(alone: Side) -> None:
+    n = uuid4().hex
+    runs = [
+        alone.dispatch("five-steps", {"name": f"{n}/f", "failAt": 2, "failures": 1}),
+        alone.dispatch("sleeper", {"name": f"{n}/s", "waitSeconds": 0.5}),
+        alone.dispatch("parent", {"name": f"{n}/p", "children": 2}),
+        alone.dispatch("child", {"name": f"{n}/late"}, delay=0.5),
+    ]
+    assert {row.status for row in alone.finish(*runs)} == {"succeeded"}
+    assert set(alone.marks(n).values()) == {1}
+    assert len(alone.marks(n)) == 5 + 2 + 3 + 1
+
+
+def test_for_want_of_a_place_it_is_told_anew(alone: Side) -> None:
+    n = uuid4().hex
+    items = [{"name": f"{n}/{i}", "waitSeconds": 0.8} for i in range(4)]
+    # Without flow control at QStash, as when RQ's side has the places.
+    backend = alone.made.store.backends["qstash"]
+    assert isinstance(backend, QStashBackend)
+    backend._jobs = {}
+    rows = alone.finish(*alone.dispatch_many("capped", items))
+    assert {row.status for row in rows} == {"succeeded"}
+    assert standin(alone).store.dead() == []
+
+
+def test_the_cap_is_told_to_qstash(alone: Side) -> None:
+    alone.dispatch("capped", {"name": uuid4().hex}, delay=60)
+    alone.dispatch("child", {"name": uuid4().hex}, delay=60)
+    told = {d["label"]: d for d in standin(alone).store.waiting()}
+    assert set(told) == {"switchyard"}
+    flows = {d.get("flowControlKey"): d.get("parallelism") for d in standin(alone).store.waiting()}
+    assert flows == {"switchyard-capped": 2, None: None}
+
+
+def test_lost_ahead_of_its_time_it_is_found_when_due(on: Side) -> None:
+    n = uuid4().hex
+    standin(on).fault(swallow=1)
+    run = on.dispatch("child", {"name": n}, delay=1)
+    assert waiting(on) == []
+    standin(on).fault()
+    (row,) = on.finish(run)
+    assert (row.status, row.tells, on.marks(n)) == ("succeeded", 1, {n: 1})
+
+
+@pytest.mark.parametrize("fault", ["unknown_outcome", "drop", "refuse"])
+def test_an_unknown_outcome_is_told_again_and_done_once(on: Side, fault: str) -> None:
+    n = uuid4().hex
+    standin(on).fault(**{fault: 1})
+    run = on.dispatch("child", {"name": n}, delay=3)
+    assert on.row(run.id).told_ref is None
+    standin(on).fault()
+    on.made.store.backends["qstash"]._paused_until = 0.0  # type: ignore[attr-defined]
+    on.made.store.tell([run.id])
+    assert len(waiting(on)) == 1
+    (row,) = on.finish(run)
+    assert (row.status, on.marks(n)) == ("succeeded", {n: 1})
+
+
+def test_delivered_twice_and_out_of_order(on: Side) -> None:
+    n = uuid4().hex
+    standin(on).fault(double=1, late=0.5, spread=0.5)
+    items = [{"name": f"{n}/{i}", "failAt": 3, "failures": 1} for i in range(10)]
+    on.finish(*on.dispatch_many("five-steps", items))
+    on.settle(1.0)
+    assert set(on.marks(n).values()) == {1}
+    assert len(on.marks(n)) == 50
+
+
+def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: str) -> None:
+    """The app is away until QStash gives up, callback and all; then it comes back."""
+    n, port = uuid4().hex, free_port()
+    with ExitStack() as stack:
+        quick = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=1e-4))
+        more = qstash_environment(quick.url, f"http://127.0.0.1:{port}")
+        environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
+        made = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(made.db.dispose)
+        away = Side("qstash", made, environ, qstash=quick)
+        run = away.dispatch("child", {"name": n})
+        wait_until(lambda: len(quick.store.dead()) == 2, "the message and its callback are dead")
+        ref = away.row(run.id).told_ref
+        spec = made.catalogue["child"]
+        row = away.row(run.id)
+        message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, ref)
+        assert made.store.backends["qstash"].holds([message]) == set()
+        stack.enter_context(web(environ, port, tmp_path / "web.log"))
+        stack.enter_context(relaying(made))
+        (row,) = away.finish(run)
+        assert (row.status, row.tells >= 1, away.marks(n)) == ("succeeded", True, {n: 1})
+
+
+def test_a_failure_callback_tells_again_once(alone: Side) -> None:
+    run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
+    ref, body = alone.row(run.id).told_ref, waiting(alone)[0]
+    callback = {
+        "status": 500,
+        "sourceMessageId": ref,
+        "sourceBody": base64.b64encode(json.dumps(body).encode()).decode(),
+        "retried": 3,
+        "dlqId": "1-0",
+    }
+    raw = json.dumps(callback).encode()
+    url = alone.environ["BACKEND_URL"] + FAILED
+    token = standin(alone).sign(url, raw)
+
+    def call(token: str) -> requests.Response:
+        return requests.post(url, raw, headers={"Upstash-Signature": token}, timeout=5)
+
+    assert call(token + "x").status_code == 401
+    assert call(standin(alone).sign(alone.environ["BACKEND_URL"], raw)).status_code == 401
+    assert call(token).json() == {"end": "told again"}
+    row = alone.row(run.id)
+    assert (row.tells, row.told_ref != ref, row.status) == (1, True, "pending")
+    assert "the last answer was 500" in row.error
+    assert call(token).json() == {"end": "nothing to do"}
+    assert alone.row(run.id) == row
+    assert len(waiting(alone)) == 2
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"x", b'{"sourceBody": "e30="}'])
+def test_what_is_no_callback_is_never_tried_again(alone: Side, body: bytes) -> None:
+    url = alone.environ["BACKEND_URL"] + FAILED
+    headers = {"Upstash-Signature": standin(alone).sign(url, body)}
+    answer = requests.post(url, body, headers=headers, timeout=5)
+    assert answer.status_code == 489
+
+
+def test_killed_before_it_tells_of_the_retry(tmp_path: Path, redis_url: str) -> None:
+    n, port = uuid4().hex, free_port()
+    with ExitStack() as stack:
+        qstash = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02))
+        more = qstash_environment(qstash.url, f"http://127.0.0.1:{port}")
+        environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
+        made = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(made.db.dispose)
+        side = Side("qstash", made, environ, qstash=qstash)
+        killer = {**environ, "SWITCHYARD_CRASH_AT": "qstash.untold"}
+        stack.enter_context(web(killer, port, tmp_path / "web.log"))
+        stack.enter_context(relaying(made))
+        run = side.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1})
+        (row,) = side.finish(run)
+        assert (row.status, set(side.marks(n).values())) == ("succeeded", {1})
+        assert "was sent SIGKILL" in (tmp_path / "web.log").read_text()
+
+
+def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
+    stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
+    row = alone.row(gone.id)
+    message = Message(
+        gone.id, "child", "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, row.told_ref
+    )
+    backend = alone.made.store.backends["qstash"]
+    assert backend.holds([message]) == {gone.id}
+    backend.cancel([message])
+    assert backend.holds([message]) == set()
+    backend.cancel([message])
+    assert [body["run"] for body in waiting(alone)] == [stays.id]
+
+
+def test_a_message_of_an_older_epoch_does_not_count(alone: Side) -> None:
+    run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
+    row = alone.row(run.id)
+    message = Message(
+        run.id, "child", "qstash", "q", "e", "{}", 2, 0, row.due_at, 60.0, row.told_ref
+    )
+    assert alone.made.store.backends["qstash"].holds([message]) == set()
+
+
+def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
+    run = alone.dispatch("five-steps", {"name": uuid4().hex, "failAt": 1, "failures": 1})
+    wait_until(lambda: alone.row(run.id).status == "waiting", "its first try failed")
+    row = alone.row(run.id)
+    assert row.check_at == row.due_at + alone.made.store.check
+    relay.sweep(alone.made.store)
+    assert alone.row(run.id).tells == 0
+    alone.finish(run)
+
+
+def test_far_ahead_it_goes_in_two(alone: Side) -> None:
+    now = datetime.now(UTC)
+    run = alone.dispatch("child", {"name": uuid4().hex}, at=now + timedelta(days=30))
+    (body,) = waiting(alone)
+    assert now + FURTHEST - timedelta(hours=1) <= datetime.fromtimestamp(body["at"], UTC)
+    assert body["at"] <= unix(now + FURTHEST)
+    # It comes, and the run is not due for long: told anew, not given back to be tried again.
+    raw = json.dumps(body).encode()
+    url = standin(alone).store.waiting()[0]["url"]
+    headers = {"Upstash-Signature": standin(alone).sign(url, raw)}
+    answer = requests.post(url, raw, headers=headers, timeout=5)
+    assert (answer.status_code, answer.json()) == (200, {"end": "not_due"})
+    assert alone.row(run.id).status == "pending"
+
+
+def test_after_a_fork_there_is_a_client_of_its_own(alone: Side) -> None:
+    backend = alone.made.store.backends["qstash"]
+    assert isinstance(backend, QStashBackend)
+    client = backend._ready()
+    assert backend._ready() is client
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(write, b"same" if backend._ready() is client else b"own!")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 4) == b"own!"
+    os.close(read)
+    os.close(write)
+
+
+def test_unreachable_it_fails_fast_and_pauses(tmp_path: Path, redis_url: str) -> None:
+    more = qstash_environment("http://127.0.0.1:1", "http://127.0.0.1:2")
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    backend = made.store.backends["qstash"]
+    with pytest.raises(BackendUnavailable, match="ConnectError"):
+        backend.ping()
+    with pytest.raises(BackendUnavailable, match="a moment ago"):
+        backend.ping()
+    made.db.dispose()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [({}, "QSTASH_TOKEN is not set"), ({"QSTASH_TOKEN": "t"}, "BACKEND_URL is not set")],
+)
+def test_not_configured_it_is_unavailable_and_nothing_is_lost(
+    tmp_path: Path, redis_url: str, more: dict[str, str], says: str
+) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    side = Side("qstash", made, environ)
+    run = side.dispatch("child", {"name": "x"})
+    assert side.row(run.id).status == "pending"
+    backend = made.store.backends["qstash"]
+    backend._paused_until = 0.0  # type: ignore[attr-defined]
+    spec = made.catalogue["child"]
+    message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, made.store.clock(), 60.0)
+    with pytest.raises(BackendUnavailable, match=says):
+        backend.tell([message])
+    assert hand_over(made.store, [run.id], "rq").moved == 1
+    made.db.dispose()
+
+
+def test_a_wrong_token_is_said(alone: Side) -> None:
+    environ = {**alone.environ, "QSTASH_TOKEN": "not-it"}
+    backend = QStashBackend(load(environ), {})
+    with pytest.raises(BackendUnavailable, match="it answered 401"):
+        backend.ping()
+
+
+def test_a_cancelled_run_is_not_done(alone: Side) -> None:
+    n = uuid4().hex
+    run = alone.dispatch("child", {"name": n}, delay=1)
+    operate.cancel(runtime.current().store, run.id)
+    alone.settle(2.5)
+    assert (alone.row(run.id).status, alone.marks(n)) == ("cancelled", {})
