@@ -114,7 +114,7 @@ def create_app(standin: QStashStandIn) -> Flask:
 
     @app.delete("/v2/messages/<message_id>")
     def cancel(message_id: str) -> tuple[str, int]:
-        if store.cancel([message_id]) == 0:
+        if store.cancel([message_id], now()) == 0:
             abort(404, f"message {message_id} not found")
         return "", 202
 
@@ -122,7 +122,7 @@ def create_app(standin: QStashStandIn) -> Flask:
     def cancel_many() -> Response:
         ids = (request.get_json(silent=True) or {}).get("messageIds")
         every = [doc["messageId"] for doc in store.waiting()]
-        return jsonify(cancelled=store.cancel(every if ids is None else ids))
+        return jsonify(cancelled=store.cancel(every if ids is None else ids, now()))
 
     def the_schedule(schedule_id: str) -> dict[str, Any]:
         found = [doc for doc in store.schedules() if doc["scheduleId"] == schedule_id]

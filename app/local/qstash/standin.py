@@ -127,7 +127,7 @@ class QStashStandIn:
             again = at + self._dice.uniform(0, self.faults.spread)
         message_id = self.store.add(doc, at, copy_at=again if doubled else None)
         if lost:
-            self.store.cancel([message_id])
+            self.store.cancel([message_id], now)
         return {"messageId": message_id}
 
     def plan(self, doc: dict[str, Any], after: float) -> None:
@@ -228,17 +228,17 @@ class QStashStandIn:
             self._call_back("callback", doc, answer)
         if 200 <= status < 300:
             self.store.remove(seq)
-            self.store.event("DELIVERED", doc, time=int(now * 1000))
+            self.store.event("DELIVERED", doc, now)
         elif not never and doc["retried"] < doc["maxRetries"]:
             doc["retried"] += 1
             gap = min(LONGEST_GAP_SECONDS, math.exp(2.5 * doc["retried"])) * self._gap_scale
             at = now + _retry_after(lower.get("retry-after", ""), now, gap)
             self.store.move(seq, doc, at)
-            self.store.event("RETRY", doc, time=int(now * 1000), responseStatus=status)
+            self.store.event("RETRY", doc, now, responseStatus=status)
         else:
             dead = {**doc, **answer, "dlqId": f"{int(now * 1000)}-{seq}"}
             self.store.move(seq, dead, now, DEAD)
-            self.store.event("FAILED", doc, time=int(now * 1000), responseStatus=status)
+            self.store.event("FAILED", doc, now, responseStatus=status)
             if doc.get("failureCallback"):
                 self._call_back("failureCallback", dead, answer)
 

@@ -63,7 +63,7 @@ class Store:
             self._do(sql, message_id, WAITING, at, doc.get("queueName"), text)
             if copy_at is not None:
                 self._do(sql, message_id, COPY, copy_at, None, text)
-        self.event("CREATED", doc)
+        self.event("CREATED", doc, doc["createdAt"] / 1000)
         return message_id
 
     def due(self, now: float, limit: int) -> list[tuple[int, str, dict[str, Any]]]:
@@ -95,7 +95,7 @@ class Store:
         rows = self._do(sql, message_id)
         return json.loads(rows[0]["doc"]) if rows else None
 
-    def cancel(self, message_ids: list[str]) -> int:
+    def cancel(self, message_ids: list[str], now: float) -> int:
         """Forget messages; how many there were."""
         count = 0
         with self._lock:
@@ -103,7 +103,7 @@ class Store:
                 doc = self.get(message_id)
                 if doc is not None and "dlqId" not in doc:
                     self._do("DELETE FROM messages WHERE id=?", message_id)
-                    self.event("CANCELED", doc)
+                    self.event("CANCELED", doc, now)
                     count += 1
         return count
 
@@ -132,17 +132,15 @@ class Store:
         """Forget one."""
         self._do("DELETE FROM schedules WHERE id=?", schedule_id)
 
-    def event(self, state: str, doc: dict[str, Any], **more: Any) -> None:
+    def event(self, state: str, doc: dict[str, Any], now: float, **more: Any) -> None:
         """Note what happened to a message."""
         names = ("messageId", "url", "method", "scheduleId", "queueName", "label", "maxRetries")
         said = {name: doc[name] for name in names if doc.get(name) is not None}
+        text = json.dumps({"state": state, "time": int(now * 1000), **said, **more})
         with self._lock:
-            self._do(
-                "INSERT INTO events (doc) VALUES (?)", json.dumps({"state": state, **said, **more})
-            )
-            self._do(
-                "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", EVENTS_KEPT
-            )
+            self._do("INSERT INTO events (doc) VALUES (?)", text)
+            old = "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?"
+            self._do(old, EVENTS_KEPT)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, the latest first."""

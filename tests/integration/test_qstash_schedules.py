@@ -1,0 +1,272 @@
+"""Schedules as code, and the ticks they make: one run for each occurrence, whichever clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qstash import QStash
+from sqlalchemy import func, select
+
+import flags
+from app import runtime
+from app.cutover.clocks import tick
+from app.jobs.catalogue import Catalogue, JobSpec
+from app.local.qstash.standin import QStashStandIn
+from app.runs.models import RunRow
+from app.runtime import Runtime
+from tests.support import jobs
+from tests.support.sides import Fixed, Side, environment, qstash_side
+from workflows.qstash import ID_PREFIX, make_client
+from workflows.schedules import TRIGGER, schedule_job, schedule_payouts, sync
+
+TICK = json.dumps({"name": "test.keyed", "data": {}}).encode()
+HOURLY = "0 * * * *"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    with qstash_side(environ, relay=False) as made:
+        flags.configure(Fixed("qstash"))
+        yield made
+
+
+def standin(on: Side) -> QStashStandIn:
+    assert on.qstash is not None
+    return on.qstash
+
+
+def client(on: Side) -> QStash:
+    return make_client(on.made.settings)
+
+
+def with_jobs(made: Runtime, crons: dict[str, str | None]) -> Runtime:
+    """The same parts with a catalogue of these jobs."""
+    catalogue = Catalogue()
+    for name, cron in crons.items():
+        spec = made.catalogue["noop"]
+        catalogue.add(replace(spec, name=name, event=f"on.{name}", schedule=cron))
+    return replace(made, catalogue=catalogue)
+
+
+def here(crons: dict[str, str | None]) -> dict[str, str]:
+    return {f"{ID_PREFIX}{name}": cron for name, cron in crons.items() if cron is not None}
+
+
+def there(on: Side) -> dict[str, str]:
+    return {s.schedule_id: s.cron for s in client(on).schedule.list()}
+
+
+CRONS = st.sampled_from([None, HOURLY, "0 9 1,15 * *", "*/5 * * * *"])
+CATALOGUES = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), CRONS)
+
+
+def test_whatever_was_there_it_converges(alone: Side) -> None:
+    client(alone).schedule.create(
+        schedule_id="nightly", destination="http://127.0.0.1:9/x", cron="1 1 * * *", body="mine"
+    )
+    strange = client(alone).schedule.get("nightly")
+    # One that bears our prefix by chance, and calls something else, is not ours either.
+    client(alone).schedule.create(
+        schedule_id=f"{ID_PREFIX}news", destination="http://127.0.0.1:9/x", cron="2 2 * * *"
+    )
+    known = client(alone)
+
+    def there(on: Side) -> dict[str, str]:
+        return {s.schedule_id: s.cron for s in known.schedule.list()}
+
+    others = there(alone)
+
+    @settings(max_examples=8, derandomize=True, deadline=None)
+    @given(before=CATALOGUES, after=CATALOGUES)
+    def converges(before: dict[str, str | None], after: dict[str, str | None]) -> None:
+        sync(with_jobs(alone.made, before))
+        assert there(alone) == others | here(before)
+        made = with_jobs(alone.made, after)
+        promised = sync(made, dry_run=True)
+        assert there(alone) == others | here(before)
+        done = sync(made)
+        assert done == promised
+        old, new = here(before), here(after)
+        assert set(done.new) == new.keys() - old.keys()
+        assert set(done.removed) == old.keys() - new.keys()
+        assert set(done.changed) == {i for i in new.keys() & old.keys() if new[i] != old[i]}
+        assert there(alone) == others | new
+        again = sync(made)
+        assert (again.new, again.changed, again.removed) == ([], [], [])
+        assert set(again.unchanged) == new.keys()
+
+    converges()
+    assert client(alone).schedule.get("nightly") == strange
+
+
+def test_what_was_changed_there_by_hand_is_put_right(alone: Side) -> None:
+    sync(alone.made)
+    (id,) = sync(alone.made).unchanged
+    right = client(alone).schedule.get(id)
+    assert (right.destination, right.cron) == (
+        alone.environ["BACKEND_URL"] + TRIGGER,
+        "0 9 1,15 * *",
+    )
+    assert json.loads(right.body or "") == {"name": "test.keyed", "data": {}}
+    wrongs: list[dict[str, Any]] = [{"body": "{}"}, {"cron": HOURLY}, {"retries": 0}]
+    for wrong in [*wrongs, {"method": "GET"}]:
+        kept = {"destination": right.destination, "cron": right.cron, "body": right.body}
+        client(alone).schedule.create(**{**kept, "schedule_id": id, **wrong})
+        assert asdict(sync(alone.made)) == {
+            "new": [],
+            "changed": [id],
+            "unchanged": [],
+            "removed": [],
+        }
+        assert client(alone).schedule.get(id).body == right.body
+    client(alone).schedule.pause(id)
+    assert sync(alone.made).unchanged == [id]
+    assert client(alone).schedule.get(id).paused
+
+
+def test_as_in_the_guide(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.install(with_jobs(alone.made, {"process-payouts": "0 9 1,15 * *"}))
+    assert schedule_payouts() == schedule_payouts() == f"{ID_PREFIX}process-payouts"
+    assert there(alone) == {f"{ID_PREFIX}process-payouts": "0 9 1,15 * *"}
+    runtime.install(alone.made)
+    assert schedule_job("keyed") == f"{ID_PREFIX}keyed"
+
+
+Beside = dict[str, str]
+
+
+def call(
+    on: Side, beside: Beside | None = None, *, body: bytes = TICK, token: str | None = None
+) -> Any:
+    """A trigger call with these of QStash's headers beside its signature."""
+    url = on.environ["BACKEND_URL"] + TRIGGER
+    signed = standin(on).sign(url, body) if token is None else token
+    sent = {"Upstash-Signature": signed, "Content-Type": "application/json"}
+    named = {f"Upstash-{name}": value for name, value in (beside or {}).items()}
+    return requests.post(url, body, headers=sent | named, timeout=10)
+
+
+def runs(on: Side) -> list[Any]:
+    with on.made.db.autocommit() as connection:
+        return list(connection.execute(select(RunRow.job, RunRow.key, RunRow.backend)))
+
+
+def occurrence(on: Side, at: datetime | None = None) -> datetime:
+    return on.made.catalogue["keyed"].occurrence_at(at or on.made.store.clock())
+
+
+def kept(on: Side, at: datetime, schedule_id: str = f"{ID_PREFIX}keyed") -> str:
+    """A message that QStash's schedule made then, and still has; its id."""
+    doc = {
+        "url": "http://127.0.0.1:9/",
+        "method": "POST",
+        "header": {},
+        "body64": "e30=",
+        "maxRetries": 3,
+        "retried": 0,
+        "callerIP": "127.0.0.1",
+        "scheduleId": schedule_id,
+        "createdAt": int(at.timestamp() * 1000),
+        "notBefore": int(at.timestamp() * 1000),
+    }
+    return standin(on).store.add(doc, at.timestamp() + 1e9)
+
+
+def test_a_tick_is_the_same_run_as_every_clocks(alone: Side) -> None:
+    at = occurrence(alone)
+    spec: JobSpec = alone.made.catalogue["keyed"]
+    first = tick(spec, at)
+    message_id = kept(alone, at + timedelta(seconds=1))
+    for retried in ("0", "2"):
+        beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": message_id, "Retried": retried}
+        answer = call(alone, beside)
+        assert answer.status_code == 202, answer.text
+        assert (answer.json()["runId"], answer.json()["created"]) == (first.id, False)
+    assert len(runs(alone)) == 1
+
+
+@pytest.mark.parametrize("retried", ["0", "3"])
+def test_late_by_any_number_of_occurrences(alone: Side, retried: str) -> None:
+    """Made on the 1st of a month long gone and delivered only now: it is that day's tick."""
+    made_at = datetime(2026, 3, 1, 9, 0, 0, 400_000, tzinfo=UTC)
+    message_id = kept(alone, made_at)
+    beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": message_id, "Retried": retried}
+    assert call(alone, beside).status_code == 202
+    assert runs(alone) == [("keyed", "2026-03-01T09:00", "qstash")]
+
+
+def test_a_tick_that_nobody_can_place_is_refused_for_now(alone: Side) -> None:
+    beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": "msg_gone", "Retried": "1"}
+    answer = call(alone, beside)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
+    # A first one as well, where it comes out of time: it may be an older occurrence's.
+    at = occurrence(alone, alone.made.store.clock() - timedelta(hours=1))
+    late = int((at + timedelta(minutes=5)).timestamp())
+    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, TICK, iat=late)
+    assert call(alone, beside | {"Retried": "0"}, token=token).status_code == 503
+    # Nor does it take the word of a header for which schedule a message is of.
+    message_id = kept(alone, occurrence(alone), schedule_id="scd_other")
+    assert call(alone, beside | {"Message-Id": message_id}).status_code == 503
+    assert runs(alone) == []
+
+
+def test_a_schedule_made_by_hand_in_time_with_ours_is_its_tick(alone: Side) -> None:
+    at = occurrence(alone)
+    message_id = kept(alone, at + timedelta(seconds=2), schedule_id="scd_guide")
+    assert call(alone, {"Schedule-Id": "scd_guide", "Message-Id": message_id}).status_code == 202
+    assert runs(alone) == [("keyed", f"{at:%Y-%m-%dT%H:%M}", "qstash")]
+
+
+def test_the_real_schedule_ticks(alone: Side) -> None:
+    """The stand-in's own schedule, its time brought about by its clock."""
+    stood = standin(alone)
+    sync(alone.made)
+    due = occurrence(alone, alone.made.store.clock() + timedelta(days=17))
+    real = stood.clock
+    ahead = due.timestamp() - real() + 0.2
+    stood.clock = lambda: real() + ahead
+    # Its signatures are then from the future, and rightly refused; what it made is kept.
+    alone.settle(0.5)
+    (doc,) = stood.store.waiting()
+    assert doc["scheduleId"] == f"{ID_PREFIX}keyed"
+    answer = call(
+        alone,
+        {"Schedule-Id": doc["scheduleId"], "Message-Id": doc["messageId"]},
+        token=stood.sign(doc["url"], TICK, nbf=int(real()), iat=int(real())),
+    )
+    assert answer.status_code == 202, answer.text
+    assert runs(alone)[0][:2] == ("keyed", f"{due:%Y-%m-%dT%H:%M}")
+
+
+def test_a_signed_trigger_is_one_run_however_often_it_comes(alone: Side) -> None:
+    n = uuid4().hex
+    body = json.dumps({"name": "test.child", "data": {"name": n}}).encode()
+    for _ in range(2):
+        assert call(alone, {"Message-Id": "msg_1"}, body=body).status_code == 202
+    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, body)
+    for _ in range(2):
+        assert call(alone, body=body, token=token).status_code == 202
+    with alone.made.db.autocommit() as connection:
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 2
+    alone.settle(1.0)
+    assert jobs.marks(alone.made.db) == {n: 2}
+
+
+def test_a_trigger_with_a_bad_signature_is_refused_even_on_this_machine(alone: Side) -> None:
+    for token in ("", "x", standin(alone).sign("http://127.0.0.1:1" + TRIGGER, TICK)):
+        answer = call(alone, token=token)
+        assert (answer.status_code, answer.json()["title"]) == (401, "Unauthorized")
+    assert call(alone, body=b"{").status_code == 422
+    assert call(alone, body=b"[" * 5000).status_code == 422
+    assert runs(alone) == []
