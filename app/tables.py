@@ -9,6 +9,7 @@ from app.earnings import models as earnings
 from app.earnings import rollup_models as rollups
 from app.ledger import models as ledger
 from app.mail import models as mail
+from app.media import models as media
 from app.payouts import inbox
 from app.payouts import models as payouts
 from app.runs import models as runs
@@ -23,6 +24,7 @@ __all__ = [
     "inbox",
     "ledger",
     "mail",
+    "media",
     "metadata",
     "pace",
     "parity",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import obstore
@@ -26,6 +27,8 @@ from app.errors import BadInput, SettingsError, SwitchyardError
 
 MAX_PATH = 200
 REASON_LENGTH = 200
+PIECE = 8 * 1024 * 1024
+"""Bytes of a large file that go over the wire at once."""
 _NAME = re.compile(r"[A-Za-z0-9_.=@+-]{1,140}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -45,6 +48,13 @@ class StorageMissing(SwitchyardError):
     title = "No such file"
 
 
+class StorageTooLarge(BadInput):
+    """The file is larger than its reader takes."""
+
+    status = 413
+    title = "File too large"
+
+
 class Storage:
     """Keeps files by path. A put is whole or not at all: a reader sees the old file or the new one.
 
@@ -54,22 +64,30 @@ class Storage:
     def __init__(self, files: Folder | Bucket) -> None:
         self._files = files
 
-    def put(self, path: str, data: bytes, content_type: str) -> None:
-        """Keep `data` as `path`, in place of what was there."""
+    def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
+        """Keep `data` as `path`, in place of what was there; a file is read from its beginning."""
         effects.allow("storing a file")
         with _judged(path, ()):
-            self._files.put(_checked(path), data, content_type)
+            self._files.put(checked_path(path), data, content_type)
 
     def get(self, path: str) -> bytes:
         """What is kept as `path`. Raises StorageMissing."""
         with _judged(path):
-            return self._files.get(_checked(path))
+            return self._files.get(checked_path(path))
+
+    def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
+        """Write what is kept as `path` to a file, piece by piece.
+
+        Raises StorageMissing, and StorageTooLarge where it has more than `at_most` bytes.
+        """
+        with _judged(path):
+            self._files.fetch(checked_path(path), into, at_most)
 
     def exists(self, path: str) -> bool:
         """Whether something is kept as `path`."""
         try:
             with _judged(path):
-                return self._files.exists(_checked(path))
+                return self._files.exists(checked_path(path))
         except StorageMissing:
             return False
 
@@ -77,7 +95,7 @@ class Storage:
         """Keep `path` no longer, if it was."""
         effects.allow("deleting a file")
         with suppress(StorageMissing), _judged(path):
-            self._files.delete(_checked(path))
+            self._files.delete(checked_path(path))
 
 
 class Folder:
@@ -86,13 +104,17 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put(self, path: str, data: bytes, content_type: str) -> None:
+    def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
         try:
             with open(descriptor, "wb") as file:
-                file.write(data)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    data.seek(0)
+                    shutil.copyfileobj(data, file)
                 file.flush()
                 os.fsync(descriptor)
             os.replace(name, target)
@@ -102,6 +124,11 @@ class Folder:
 
     def get(self, path: str) -> bytes:
         return (self._root / path).read_bytes()
+
+    def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
+        with (self._root / path).open("rb") as file:
+            _limited(path, os.fstat(file.fileno()).st_size, at_most)
+            shutil.copyfileobj(file, into)
 
     def exists(self, path: str) -> bool:
         return (self._root / path).is_file()
@@ -122,12 +149,37 @@ class Bucket:
         self._name, self._prefix, self._options = name, prefix, options
         self._timeout = timedelta(seconds=timeout_seconds)
 
-    def put(self, path: str, data: bytes, content_type: str) -> None:
+    def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
         attributes: Any = {"Content-Type": content_type}
-        obstore.put(self._store, path, data, attributes=attributes, use_multipart=False)
+        small = isinstance(data, bytes)
+        if not isinstance(data, bytes):
+            data.seek(0)
+            small = os.fstat(data.fileno()).st_size <= PIECE
+        obstore.put(
+            self._store,
+            path,
+            data,
+            attributes=attributes,
+            use_multipart=not small,
+            chunk_size=PIECE,
+            max_concurrency=2,
+        )
 
     def get(self, path: str) -> bytes:
         return bytes(obstore.get(self._store, path).bytes())
+
+    def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
+        # A request for each piece, since each must be answered within the timeout.
+        known = obstore.head(self._store, path)
+        size, version = known["size"], known["e_tag"]
+        _limited(path, size, at_most)
+        for start in range(0, size, PIECE):
+            end = min(size, start + PIECE)
+            got = obstore.get(self._store, path, options={"range": (start, end)})
+            # Compared here, since not all that speak S3 heed If-Match.
+            if got.meta["e_tag"] != version:
+                raise StorageUnavailable(f"{path} was replaced while it was fetched")
+            into.write(got.bytes())
 
     def exists(self, path: str) -> bool:
         return bool(obstore.head(self._store, path))
@@ -183,18 +235,23 @@ def open_storage(url: str) -> Storage:
         raise SettingsError("STORAGE_URL: its endpoint must be http(s)://host:port")
     prefix = parts.path.strip("/")
     try:
-        return Storage(Bucket(parts.netloc, _checked(prefix) if prefix else None, **options))
+        return Storage(Bucket(parts.netloc, checked_path(prefix) if prefix else None, **options))
     except BadInput as wrong:
         raise SettingsError(f"STORAGE_URL: {wrong}") from None
 
 
-def _checked(path: str) -> str:
+def checked_path(path: str) -> str:
     """`path`, which leads nowhere but down. Raises BadInput."""
     names = path.split("/")
     fine = all(_NAME.fullmatch(name) and name not in (".", "..") for name in names)
     if not fine or len(path) > MAX_PATH:
         raise BadInput(f"{path[:MAX_PATH]!r} is no path in the storage")
     return path
+
+
+def _limited(path: str, size: int, at_most: int) -> None:
+    if size > at_most:
+        raise StorageTooLarge(f"{path} has {size:,} bytes; {at_most:,} are the most")
 
 
 @contextmanager

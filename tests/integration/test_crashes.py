@@ -37,8 +37,8 @@ POINTS = sorted(
         for name in re.findall(r'\bpoint\("([\w.-]+)"\)', path.read_text())
     }
 )
-WORKER_POINTS = [name for name in POINTS if not name.startswith(("dispatch.", "payout."))]
-"""Those of a payout have their own test, test_payout_crashes."""
+WORKER_POINTS = [name for name in POINTS if not name.startswith(("dispatch.", "payout.", "media."))]
+"""Payouts and media have their own: test_payout_crashes, test_media_crashes."""
 DISPATCH = """
 import sys, flags
 from app import create_app

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.config import ROOT, load
 from app.errors import BadInput, SettingsError
 from app.gateways.storage import (
+    PIECE,
     Bucket,
     Storage,
     StorageMissing,
+    StorageTooLarge,
     StorageUnavailable,
     open_storage,
 )
@@ -56,6 +61,39 @@ def test_what_is_put_is_got_and_what_is_deleted_is_gone(storage: Storage) -> Non
         with pytest.raises(StorageMissing, match=r"ana-0a1b\.pdf"):
             storage.get(PATH)
     assert storage.get("kept") == b"kept"
+
+
+@pytest.mark.parametrize("size", [0, 5, PIECE, 2 * PIECE + 12_345])
+def test_a_file_goes_in_and_comes_out_in_pieces(storage: Storage, size: int) -> None:
+    data = (b"0123456789abcdef!" * (size // 17 + 1))[:size]
+    with tempfile.TemporaryFile() as given:
+        given.write(data)
+        storage.put(PATH, given, "video/mp4")
+    assert storage.get(PATH) == data
+    with tempfile.TemporaryFile() as taken:
+        storage.fetch(PATH, taken, at_most=size)
+        assert taken.tell() == size
+        taken.seek(0)
+        assert taken.read() == data
+        with pytest.raises(StorageTooLarge, match=f"{size:,} bytes"):
+            storage.fetch(PATH, taken, at_most=size - 1)
+        assert taken.tell() == size
+        with pytest.raises(StorageMissing):
+            storage.fetch("none", taken, at_most=size)
+
+
+def test_a_file_that_changes_while_it_is_fetched_is_not_two_halves(tmp_path: Path) -> None:
+    with serving_bucket(tmp_path) as url:
+        storage = bucket_at(url)
+
+        class Changing(io.BytesIO):
+            def write(self, data: Any) -> int:
+                storage.put(PATH, b"b" * (PIECE + 1), PDF)
+                return super().write(data)
+
+        storage.put(PATH, b"a" * (PIECE + 1), PDF)
+        with pytest.raises(StorageUnavailable, match="replaced"):
+            storage.fetch(PATH, Changing(), at_most=2 * PIECE)
 
 
 def test_where_a_file_is(tmp_path: Path) -> None:
