@@ -91,9 +91,9 @@ def ran(command: Sequence[str], source: IO[bytes], limits: Limits) -> Iterator[R
 
 
 def _failure(code: int, said: str, limits: Limits) -> SwitchyardError:
-    last = said.rpartition("\n")[2][-300:]
     if code == REFUSED:
-        return Refused(last)
+        return Refused(said.rpartition("\n")[2])
+    last = " ".join(said.split())[-300:]
     if code == -signal.SIGXCPU or f"received signal {signal.SIGXCPU:d}" in said:
         return Refused(f"it takes more than {limits.cpu_seconds} s of computing")
     if code == -signal.SIGKILL or any(lack in said for lack in _OURS):

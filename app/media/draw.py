@@ -86,17 +86,17 @@ def _shrunk(order: Order, source: IO[bytes]) -> tuple[Image.Image, tuple[int, in
     # A JPEG can be read smaller than it is.
     drafted = image.draft(None, (round(GAP * size[0]), round(GAP * size[1])))
     image.load()
-    if image.mode.startswith("I;16"):
-        image = image.point([value >> 8 for value in range(1 << 16)], "L")
-    elif image.mode in ("I", "F"):
+    if image.mode in ("I", "F"):
         raise TooMuch(f"an image of mode {image.mode} has no colours of its own")
-    elif image.mode in ("P", "PA", "1") or "transparency" in image.info:
+    if image.mode in ("P", "PA", "1") or "transparency" in image.info:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode == "RGBA":
         image = image.convert("RGBa")  # resizing would, and hold both
     if image.size != size:
         box = drafted[1] if drafted else None
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=GAP)
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if crop:
         side = min(edge, *size)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2

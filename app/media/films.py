@@ -107,7 +107,7 @@ def mp4(source: IO[bytes], decoder: str, seen: Look, film: Film) -> Iterator[Mad
         *("-c:v", "libx264", "-preset", "veryfast", "-profile:v", "high", "-crf", str(film.crf)),
         *("-maxrate", f"{rate}k", "-bufsize", f"{2 * rate}k", "-threads", "2"),
         *("-c:a", "aac", "-b:a", "128k", "-ac", "2", "-ar", "48000"),
-        *("-bitexact", "-t", str(MAX_SECONDS + 1), "-movflags", "+faststart"),
+        *("-bitexact", "-t", str(MAX_SECONDS + 10), "-movflags", "+faststart"),
         *("-progress", "pipe:2", "-nostats"),
         # By name, since faststart reads again what it wrote.
         *("-f", "mp4", "file:/proc/self/fd/1"),

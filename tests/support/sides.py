@@ -171,10 +171,12 @@ def fresh(
 
 
 @contextmanager
-def side(backend: str, database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
-    """Everything one backend needs, started and stopped."""
+def side(
+    backend: str, database_url: str, redis_url: str, folder: Path, **more: str
+) -> Iterator[Side]:
+    """Everything one backend needs, started and stopped; `more` is for its environment."""
     with ExitStack() as stack:
-        environ = environment(database_url, redis_url)
+        environ = environment(database_url, redis_url, **more)
         if backend == "memory":
             memory = MemoryBackend()
             made = fresh(database_url, environ, [memory])

@@ -1,0 +1,268 @@
+"""Every common kind of image comes out upright, in sRGB, small, and with nothing else in it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import tempfile
+from base64 import b64decode
+from typing import IO, Any
+
+import pytest
+from PIL import Image
+
+from app.media import pictures
+from app.media.confined import DecoderLost, Limits, ran
+from app.media.kinds import Kind, Refused, Sort, sort_of
+from app.media.variants import VARIANTS, Picture, recipe
+from tests.support.footage import (
+    CORNERS,
+    SECRET,
+    TURNED,
+    corners,
+    encoded,
+    near,
+    opened,
+    photo,
+    quarters,
+    swapped_profile,
+)
+from tests.support.spooled import spooled
+
+SMALL = Picture("small", 300)
+ALPHA = Image.linear_gradient("L").resize((600, 400))
+
+
+def drawn(data: bytes, variant: Picture = SMALL) -> tuple[Image.Image, bytes, tuple[int, int]]:
+    with spooled(data) as file, pictures.picture(file, sort_of(file).decoder, variant) as still:
+        webp = still.file.read()
+        image = opened(webp)
+        assert image.format == "WEBP"
+        assert image.size == (still.width, still.height)
+        return image, webp, still.source
+
+
+def with_alpha() -> Image.Image:
+    image = quarters().convert("RGBA")
+    image.putalpha(ALPHA)
+    return image
+
+
+def sixteen_bits() -> bytes:
+    row = struct.pack("<H", 0x4000) * 300 + struct.pack("<H", 0xC000) * 300
+    return encoded(Image.frombytes("I;16", (600, 400), row * 400), "PNG")
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_photo_is_set_upright_and_says_nothing(orientation: int) -> None:
+    image, webp, source = drawn(photo(orientation))
+    assert image.size == (300, 200)
+    assert source == (600, 400)
+    assert near(corners(image), CORNERS)
+    assert SECRET.encode()[:8] not in webp
+    assert {"exif", "icc_profile", "xmp"}.isdisjoint(image.info)
+    for chunk in (b"EXIF", b"XMP ", b"ICCP"):
+        assert chunk not in webp
+
+
+GOOD: dict[str, tuple[str, bytes]] = {
+    "jpeg": ("JPEG", encoded(quarters(), "JPEG", quality=92)),
+    "progressive": ("JPEG", encoded(quarters(), "JPEG", quality=92, progressive=True)),
+    "cmyk": ("JPEG", encoded(quarters().convert("CMYK"), "JPEG", quality=95)),
+    "grey": ("JPEG", encoded(quarters().convert("L"), "JPEG", quality=95)),
+    "png": ("PNG", encoded(quarters(), "PNG")),
+    "palette": ("PNG", encoded(quarters().quantize(8), "PNG")),
+    "webp": ("WEBP", encoded(quarters(), "WEBP", quality=90)),
+    "animated webp": (
+        "WEBP",
+        encoded(quarters(), "WEBP", save_all=True, append_images=[Image.new("RGB", (600, 400))]),
+    ),
+    "gif": ("GIF", encoded(quarters(), "GIF")),
+    "animated gif": (
+        "GIF",
+        encoded(quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (600, 400))] * 9),
+    ),
+    "avif": ("AVIF", encoded(quarters(), "AVIF", quality=80)),
+    "tiff": ("TIFF", encoded(quarters(), "TIFF", compression="tiff_lzw")),
+    "bmp": ("BMP", encoded(quarters(), "BMP")),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_common_formats(name: str) -> None:
+    decoder, data = GOOD[name]
+    with spooled(data) as file:
+        assert sort_of(file) == Sort(Kind.IMAGE, decoder)
+    image, _, source = drawn(data)
+    assert (image.size, source) == ((300, 200), (600, 400))
+    wanted = quarters().convert("L").convert("RGB") if name == "grey" else quarters()
+    assert near(corners(image), tuple(corners(wanted)), by=40), corners(image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "palette"])
+def test_what_is_seen_through_stays_so(kind: str) -> None:
+    image = with_alpha()
+    if kind == "GIF":  # it knows only all or nothing
+        image.putalpha(ALPHA.point(lambda value: 255 if value > 127 else 0))
+    if kind == "palette":
+        seen, _, _ = drawn(encoded(image.quantize(64), "PNG"))
+    else:
+        seen, _, _ = drawn(encoded(image, kind))
+    assert seen.mode == "RGBA"
+    top, bottom = (seen.getchannel("A").getpixel((150, y)) for y in (2, 197))
+    assert isinstance(top, int)
+    assert isinstance(bottom, int)
+    assert top < 40
+    assert bottom > 200
+
+
+def test_sixteen_bits_and_the_mode_that_is_none() -> None:
+    image, _, _ = drawn(sixteen_bits())
+    found = corners(image)
+    assert abs(found[0][0] - 0x40) < 8
+    assert abs(found[1][0] - 0xC0) < 8
+    with pytest.raises(Refused, match="mode F"):
+        drawn(encoded(Image.new("F", (20, 20), 0.5), "TIFF"))
+
+
+def test_colours_are_brought_to_srgb() -> None:
+    profile = swapped_profile()
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        image, _, _ = drawn(encoded(quarters(), kind, icc_profile=profile))
+        red, green, *_ = corners(image)
+        assert red[1] > red[0] + 50, kind
+        assert green[0] > green[1] + 50, kind
+    image, _, _ = drawn(encoded(with_alpha(), "PNG", icc_profile=profile))
+    assert image.mode == "RGBA"
+    for broken in (b"no profile", profile[:200], bytes(len(profile))):
+        image, _, _ = drawn(encoded(quarters(), "JPEG", icc_profile=broken))
+        assert near(corners(image), CORNERS)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 99]
+)
+def test_exif_that_is_broken_turns_nothing(exif: bytes) -> None:
+    image, _, _ = drawn(encoded(quarters(), "JPEG", exif=exif))
+    assert near(corners(image), CORNERS)
+
+
+def test_the_table_of_variants() -> None:
+    data = encoded(quarters(3000, 1500), "JPEG", quality=90)
+    sizes = {}
+    for variant in VARIANTS[Kind.IMAGE]:
+        assert isinstance(variant, Picture)
+        image, _, source = drawn(data, variant)
+        sizes[variant.name] = image.size
+        assert source == (3000, 1500)
+        assert near(corners(image), CORNERS)
+    assert sizes == {
+        "thumb": (160, 160),
+        "small": (480, 240),
+        "medium": (1080, 540),
+        "large": (2048, 1024),
+    }
+
+
+@pytest.mark.parametrize("size", [(100, 50), (1, 1), (1, 700), (700, 1), (159, 161)])
+def test_none_is_enlarged(size: tuple[int, int]) -> None:
+    for variant in (Picture("a", 160, crop=True), Picture("b", 480)):
+        image, _, source = drawn(encoded(quarters(*size), "PNG"), variant)
+        assert source == size
+        assert image.width <= size[0]
+        assert image.height <= size[1]
+        assert max(image.size) <= variant.edge
+        if variant.crop:
+            assert image.width == image.height == min(160, *size)
+        else:
+            shrunk = max(size) > variant.edge
+            assert image.size == size or shrunk
+
+
+def test_the_placeholder_is_in_the_page() -> None:
+    with spooled(photo(6)) as file:
+        url, size = pictures.placeholder(file, "JPEG")
+    assert size == (600, 400)
+    head, _, data = url.partition(",")
+    assert head == "data:image/webp;base64"
+    assert len(url) < 400
+    image = opened(b64decode(data))
+    assert image.size == (20, 13)
+    assert near(corners(image), CORNERS, by=60)
+
+
+def test_the_same_bytes_make_the_same_bytes() -> None:
+    assert drawn(photo(3))[1] == drawn(photo(3))[1]
+
+
+def test_a_recipe_names_how_it_is_made() -> None:
+    one, other = Picture("a", 100), Picture("a", 100, quality=81)
+    assert recipe(one) == recipe(Picture("a", 100))
+    assert recipe(one) != recipe(other)
+    assert recipe(one).startswith("a-")
+
+
+def confined(code: str, limits: Limits, source: IO[bytes] | None = None) -> tuple[bytes, str]:
+    with ran([sys.executable, "-I", "-c", code], source or io_file(), limits) as done:
+        return done.out.read(), done.said
+
+
+def io_file() -> IO[bytes]:
+    return tempfile.TemporaryFile()
+
+
+ROOMY = Limits(cpu_seconds=20, wall_seconds=30, out_bytes=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "error", "match"),
+    [
+        ("bytearray(600 << 20)", ROOMY, Refused, "MemoryError"),
+        ("while True: pass", Limits(1, 30, 1), Refused, "more than 1 s of computing"),
+        ("import time; time.sleep(30)", Limits(9, 1, 1), DecoderLost, "not done after 1 s"),
+        ("import os; os.abort()", ROOMY, Refused, "SIGABRT"),
+        ("import os; os.kill(os.getpid(), 11)", ROOMY, Refused, "SIGSEGV"),
+        ("import os; os.kill(os.getpid(), 9)", ROOMY, DecoderLost, "killed"),
+        ("print('x' * 2_000_000)", ROOMY, Refused, "File too large"),
+        ("raise OSError(28, 'No space left on device')", ROOMY, DecoderLost, "No space left"),
+        ("import sys; print('bad', file=sys.stderr); sys.exit(3)", ROOMY, Refused, "^bad$"),
+    ],
+)
+def test_whose_fault_an_end_is(
+    code: str, limits: Limits, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        confined(code, limits)
+
+
+def test_a_decoder_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_live_x")
+    out, _ = confined(
+        "import os, sys; print(sorted(os.environ), sorted(os.listdir('/proc/self/fd')))", ROOMY
+    )
+    variables, files = out.decode().split("] [")
+    assert "STRIPE" not in variables
+    # Its three, and the one that lists them.
+    assert files.count("'") == 8
+
+
+def test_a_decoder_reaches_no_network() -> None:
+    """Holds where the kernel lets a process leave its network, as it does for root."""
+    code = (
+        "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 2)\n"
+        "except OSError as e: print(e.errno)"
+    )
+    out, _ = confined(code, ROOMY)
+    unreachable, refused = b"101", b"111"
+    assert out.strip() in (unreachable, refused)
+
+
+def test_it_draws_in_this_process_too() -> None:
+    """The script's own function, without a process around it."""
+    from app.media.draw import Order, drawn
+
+    order: Order = {"decoder": "PNG", "edge": 50, "crop": True, "quality": 80, "max_pixels": 10**6}
+    out = io.BytesIO()
+    said: Any = drawn(order, io.BytesIO(encoded(quarters(), "PNG")), out)
+    assert said == {"width": 50, "height": 50, "source": (600, 400)}
