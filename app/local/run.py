@@ -79,6 +79,7 @@ def _banner(local: Local, console: Console) -> None:
     env = local.shown_env
     console.print(f"\nSwitchyard runs at [bold]{local.url}[/] (Ctrl-C ends it)")
     rows = [
+        ("console", f"{local.url}/console"),
         ("database", env["DATABASE_URL"]),
         ("queue", env["REDIS_URL"]),
         ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),

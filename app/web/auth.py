@@ -27,7 +27,7 @@ def require_admin(request: Request, settings: Settings) -> None:
         if hmac.compare_digest(given.encode(), wanted.encode()):
             return
         raise Unauthorized("the bearer token is not ADMIN_TOKEN")
-    if settings.local and settings.admin_token is None and _from_here(request):
+    if settings.local and settings.admin_token is None and from_here(request):
         return
     raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN")
 
@@ -59,13 +59,13 @@ def creator_token(settings: Settings, creator_id: str) -> str:
 def require_signed(request: Request, settings: Settings) -> None:
     """Raises Unauthorized where tokens are signed with local mode's key, which is no secret, and
     the caller is not on this machine."""
-    if settings.secret_key is None and not _from_here(request):
+    if settings.secret_key is None and not from_here(request):
         raise Unauthorized("without SECRET_KEY only callers on this machine are served")
 
 
 def require_here(request: Request, settings: Settings) -> None:
     """Raises Unauthorized unless this is local mode and the caller is on this machine."""
-    if not (settings.local and _from_here(request)):
+    if not (settings.local and from_here(request)):
         raise Unauthorized("served in local mode only, to callers on this machine")
 
 
@@ -74,7 +74,8 @@ def _bearer(request: Request) -> str | None:
     return given.strip() if scheme.lower() == "bearer" else None
 
 
-def _from_here(request: Request) -> bool:
+def from_here(request: Request) -> bool:
+    """Whether the request comes from this machine, and from no page of another site."""
     if request.headers.get("X-Forwarded-For") or request.headers.get("Forwarded"):
         return False
     try:

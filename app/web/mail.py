@@ -13,16 +13,20 @@ from app.mail.render import TEMPLATES, Letter, render
 from app.runtime import Runtime
 from app.statements.links import link
 from app.web.auth import require_here
+from app.web.console.door import Door
+from app.web.console.frame import HEADERS, framed
 
 SHOWN = 200
-_NOTHING = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_PAGE = f"{_NOTHING}; frame-src 'self'; frame-ancestors 'none'"
+_PAGE = HEADERS["Content-Security-Policy"] + "; frame-src 'self'"
 # A mail's HTML has an origin of its own, and can neither run, load nor send anything.
-_MAIL = f"{_NOTHING}; img-src data:; frame-ancestors 'self'; sandbox"
+_MAIL = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'self'; sandbox"
+)
 
 
-def blueprint(made: Runtime) -> Blueprint:
-    """The pages; in local mode only, for callers on this machine."""
+def blueprint(made: Runtime, door: Door) -> Blueprint:
+    """The pages; in local mode only, for callers on this machine whom `door` lets in."""
     pages = Blueprint("mail", __name__, url_prefix="/console/mail", template_folder="templates")
     folder = made.settings.mail_folder
 
@@ -30,12 +34,11 @@ def blueprint(made: Runtime) -> Blueprint:
     def here() -> None:
         require_here(request, made.settings)
 
+    framed(pages, made, door)
+
     @pages.after_request
     def closed(answer: Response) -> Response:
         answer.headers.setdefault("Content-Security-Policy", _PAGE)
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Referrer-Policy"] = "no-referrer"
-        answer.headers["Cache-Control"] = "no-store"
         return answer
 
     @pages.get("")
@@ -99,4 +102,5 @@ def _sample(made: Runtime, name: str) -> Letter:
 def _framed(html: str) -> Response:
     answer = Response(html, content_type="text/html; charset=utf-8")
     answer.headers["Content-Security-Policy"] = _MAIL
+    answer.headers["X-Frame-Options"] = "SAMEORIGIN"
     return answer

@@ -1,0 +1,141 @@
+"""An operator at the console, in a real browser: no script, no error, nothing out of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import select
+
+from app.cutover import stages
+from app.local.serving import serve_in_thread
+from app.runs.models import RunRow
+from tests.support.console import HOSTILE, TOKEN, Site, guarded
+
+DESK, PHONE = (1280, 800), (390, 844)
+
+
+@dataclass
+class Seat:
+    """A site and its server, filled with runs."""
+
+    site: Site
+    url: str
+    ids: dict[str, str]
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Iterator[Seat]:
+    site = guarded(f"sqlite:///{tmp_path / 'test.db'}")
+    ids = site.fill()
+    with serve_in_thread(site.app) as url:
+        yield Seat(site, url, ids)
+    site.made.db.dispose()
+
+
+@pytest.fixture(params=[("light", DESK), ("dark", PHONE)], ids=["desk-light", "phone-dark"])
+def page(request: pytest.FixtureRequest, browser: Browser, seat: Seat) -> Iterator[Page]:
+    scheme, (width, height) = request.param
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": height}, base_url=seat.url
+    )
+    made = context.new_page()
+    said: list[str] = []
+    # A breach of the content security policy is an error in the console too.
+    made.on("console", lambda message: said.append(message.text))
+    made.on("pageerror", lambda error: said.append(str(error)))
+    made.on("dialog", lambda dialog: said.append(dialog.message))
+    asked: list[str] = []
+    made.on("request", lambda sent: asked.append(sent.url))
+    yield made
+    # What the server refuses with 4xx the browser notes by itself.
+    assert [line for line in said if "status of 4" not in line] == []
+    assert [url for url in asked if not url.startswith(seat.url)] == []
+    context.close()
+
+
+def log_in(page: Page, path: str = "/console") -> None:
+    page.goto(path)
+    page.get_by_label("Your name").fill("grace")
+    page.get_by_label("ADMIN_TOKEN").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+
+
+def fits(page: Page) -> None:
+    """Nothing sticks out to the side."""
+    wide: Any = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    assert wide is False, page.url
+
+
+def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
+    page.goto("/console")
+    page.get_by_label("Your name").fill("grace")
+    page.get_by_label("ADMIN_TOKEN").fill("a wrong guess")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_have_text("that is not ADMIN_TOKEN")
+    log_in(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    row = page.locator("tr", has=page.get_by_role("link", name="five-steps"))
+    expect(row).to_contain_text("live")
+    expect(page.locator("tr", has=page.get_by_role("link", name="hopeless"))).to_contain_text(
+        "rq 1"
+    )
+    for path in ("", "/history", "/runs", "/jobs/five-steps"):
+        page.goto(f"/console{path}")
+        fits(page)
+    for run in seat.ids.values():
+        page.goto(f"/console/runs/{run}")
+        fits(page)
+    page.goto("/console")
+    page.get_by_role("link", name="rq 1").last.click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name=seat.ids["failed"]).click()
+    expect(page.locator("pre").first).to_contain_text("<script>alert(1)</script>")
+    page.get_by_role("button", name="Log out grace").click()
+    page.goto("/console/runs")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+
+
+def test_change_a_stage(page: Page, seat: Seat) -> None:
+    log_in(page, "/console/jobs/parent")
+    form = page.locator("#stage")
+    form.get_by_label("Stage").select_option("complete")
+    form.get_by_label("Why").fill("too early")
+    form.get_by_role("button").click()
+    expect(form.get_by_role("alert")).to_contain_text("cannot go from ramp to complete")
+    fits(page)
+    # What was asked for is still there to be mended.
+    expect(form.get_by_label("Why")).to_have_value("too early")
+    form.get_by_label("Stage").select_option("ramp")
+    form.get_by_label("Percent").fill("25")
+    form.get_by_label("Why").fill(HOSTILE)
+    form.get_by_role("button").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("parent ramp 25 %")
+    expect(page.locator("tbody tr").first).to_contain_text(HOSTILE)
+    change = stages.history(seat.site.made.db)[0]
+    assert (change.job, change.percent, change.by, change.why) == ("parent", 25, "grace", HOSTILE)
+    # A reason must be given: the browser itself does not send the form without.
+    form.get_by_label("Stage").select_option("live")
+    form.get_by_role("button").click()
+    assert form.get_by_label("Why").evaluate("one => one.validity.valueMissing") is True
+    assert len(stages.history(seat.site.made.db, "parent")) == 2
+
+
+def test_retry_and_cancel_ask_first(page: Page, seat: Seat) -> None:
+    log_in(page, f"/console/runs/{seat.ids['failed']}")
+    sure = page.get_by_role("button", name="Yes, retry it")
+    expect(sure).to_be_hidden()
+    page.get_by_text("Retry…").click()
+    sure.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("hopeless pending")
+    fits(page)
+    page.get_by_text("Cancel…").click()
+    page.get_by_role("button", name="Yes, cancel it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("hopeless cancelled")
+    with seat.site.made.db.autocommit() as connection:
+        chosen = select(RunRow.status).where(RunRow.id == seat.ids["failed"])
+        assert connection.scalar(chosen) == "cancelled"

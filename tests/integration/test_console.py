@@ -1,0 +1,284 @@
+"""The console's door, its forms and its pages, over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+from sqlalchemy import func, select
+
+from app.cutover import stages
+from app.dispatch import dispatch
+from app.runs.models import RunRow
+from app.web.console.door import COOKIE, TRIES
+from app.web.console.frame import pretty
+from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
+
+FORMS = ("/console/login", "/console/logout", "/console/jobs/parent/stage")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = guarded(f"sqlite:///{tmp_path / 'test.db'}")
+    yield made
+    made.made.db.dispose()
+
+
+@pytest.fixture
+def client(site: Site) -> FlaskClient:
+    made = site.app.test_client()
+    assert log_in(made).status_code == 303
+    return made
+
+
+def where(site: Site, job: str = "parent") -> list[str]:
+    return [row.stage for row in stages.current(site.made.db) if row.job == job]
+
+
+def move(client: FlaskClient, stage: str = "live", **form: str) -> int:
+    asked = {"stage": stage, "why": "a test", "csrf": csrf(client, "/console/jobs/parent"), **form}
+    return client.post("/console/jobs/parent/stage", data=asked).status_code
+
+
+def test_nobody_comes_in_without_the_token(site: Site) -> None:
+    client = site.app.test_client()
+    ids = site.fill()
+    for path in ("", "/runs?job=noop", f"/runs/{ids['done']}", "/jobs/parent"):
+        answer = client.get(f"/console{path}")
+        assert answer.status_code == 303
+        assert answer.location.startswith("/console/login")
+        assert "five-steps" not in answer.text
+    for token in ("", "wrong", TOKEN[:-1], TOKEN + "x", "ö" * 22):
+        refused = log_in(client, token)
+        assert (refused.status_code, "that is not ADMIN_TOKEN" in refused.text) == (401, True)
+        assert token == "" or token not in refused.text
+    assert client.get("/console").status_code == 303
+    assert log_in(client, name="guardrail").status_code == 422
+    assert log_in(client, name="<b>").status_code == 422
+    answer = log_in(client, next="/console/runs?job=noop")
+    assert (answer.status_code, answer.location) == (303, "/console/runs?job=noop")
+    assert "noop" in client.get("/console/runs").text
+    assert client.get("/console/login").location == "/console"
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["//evil.example", "https://evil.example/console", "/consolation", "/console\\@evil", "/"],
+)
+def test_after_the_login_it_goes_nowhere_else(site: Site, there: str) -> None:
+    assert log_in(site.app.test_client(), next=there).location == "/console"
+
+
+def test_the_cookie_and_the_headers(site: Site) -> None:
+    client = site.app.test_client()
+    plain = log_in(client).headers["Set-Cookie"]
+    assert re.search(r"; HttpOnly; Path=/console; SameSite=Lax$", plain)
+    assert "Secure" not in plain
+    assert TOKEN not in plain
+    secure = client.get("/console", headers={"X-Forwarded-Proto": "https"})
+    assert "; Secure; HttpOnly;" in secure.headers["Set-Cookie"]
+    assert secure.headers["Cache-Control"] == "no-store"
+    policy = secure.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert secure.headers["X-Frame-Options"] == "DENY"
+    style = client.get("/console/static/console.css")
+    assert (style.status_code, style.headers["X-Content-Type-Options"]) == (200, "nosniff")
+    assert "Set-Cookie" not in style.headers
+
+
+def test_a_session_ends(site: Site, client: FlaskClient, tmp_path: Path) -> None:
+    cookie = client.get_cookie(COOKIE, path="/console")
+    assert cookie is not None
+    assert client.post("/console/logout", data={"csrf": csrf(client, "/console")}).location == (
+        "/console/login"
+    )
+    assert client.get("/console").status_code == 303
+    # Another token, or another secret, knows nobody of before.
+    for change in ({"admin_token": SecretStr(TOKEN + "2")}, {"secret_key": SecretStr("other")}):
+        other = guarded(f"sqlite:///{tmp_path / 'test.db'}", **change).app.test_client()
+        for value in (cookie.value, cookie.value[:-1] + "A", "", "e30.x.y"):
+            other.set_cookie(COOKIE, value, path="/console")
+            assert other.get("/console").status_code == 303
+    fresh = site.app.test_client()
+    fresh.set_cookie(COOKIE, cookie.value, path="/console")
+    assert fresh.get("/console").status_code == 200
+
+
+def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: FlaskClient) -> None:
+    stranger = site.app.test_client()
+    log_in(stranger, name="eve")
+    theirs = csrf(stranger, "/console")
+    for path in FORMS:
+        for form in ({}, {"csrf": ""}, {"csrf": theirs}, {"csrf": "ö"}):
+            asked = {"stage": "live", "why": "x", "name": "eve", "token": TOKEN, **form}
+            assert client.post(path, data=asked).status_code == 403
+    own = {"csrf": csrf(client, "/console"), "stage": "live", "why": "x"}
+    for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
+        answer = client.post(FORMS[2], data=own, headers={"Origin": origin})
+        assert answer.status_code == 403
+    assert where(site) == []
+    assert (
+        client.post(FORMS[2], data=own, headers={"Origin": "http://localhost"}).status_code == 303
+    )
+    assert where(site) == ["live"]
+
+
+def test_guessing_is_slow(site: Site, tmp_path: Path, redis_url: str) -> None:
+    # Without a cache the process alone keeps count; with one, all that share it.
+    def guesses(site: Site) -> list[int]:
+        made = [log_in(site.app.test_client(), "wrong").status_code for _ in range(TRIES // 2)]
+        return [*made, log_in(site.app.test_client()).status_code]
+
+    assert guesses(site) == [401] * (TRIES // 2) + [303]
+    assert guesses(site) == [401] * (TRIES // 2 - 1) + [429, 429]
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    two = [guarded(url, redis_url=redis_url) for _ in range(2)]
+    assert [guesses(each)[-1] for each in (*two, two[0])] == [303, 429, 429]
+    # Others are not held up by it.
+    far = {"REMOTE_ADDR": "192.0.2.9"}
+    client = two[0].app.test_client()
+    form = {"csrf": csrf(client, "/console/login"), "name": "grace", "token": TOKEN}
+    assert client.post("/console/login", data=form, environ_base=far).status_code == 303
+    for each in two:
+        each.made.db.dispose()
+
+
+def test_local_mode_serves_this_machine_only(tmp_path: Path) -> None:
+    site = Site(f"sqlite:///{tmp_path / 'test.db'}")
+    client = site.app.test_client()
+    assert client.get("/console").status_code == 200
+    assert client.get("/console/").status_code == 200
+    for headers in (
+        {"Host": "evil.example"},
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"Forwarded": "for=203.0.113.9"},
+    ):
+        assert client.get("/console", headers=headers).status_code == 401
+        assert client.get("/console/runs", headers=headers).status_code == 401
+    far = client.get("/console", environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert far.status_code == 401
+    assert move(client, csrf="x") == 403
+    assert move(client) == 303
+    assert stages.history(site.made.db)[0].by == "local"
+    site.made.db.dispose()
+
+
+def test_without_its_settings_it_is_closed(tmp_path: Path) -> None:
+    live = {"stripe_api_key": SecretStr("sk_live_x")}
+    for settings, status, says in (
+        (live, 401, "ADMIN_TOKEN is not set"),
+        ({**live, "admin_token": SecretStr(TOKEN)}, 503, "SECRET_KEY is not set"),
+    ):
+        site = Site(f"sqlite:///{tmp_path / 'test.db'}", **settings)
+        answer = site.app.test_client().get("/console/login")
+        assert (answer.status_code, says in answer.text) == (status, True)
+        site.made.db.dispose()
+
+
+def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: FlaskClient) -> None:
+    assert move(client, "ramp", percent="10") == 303
+    change = stages.history(site.made.db)[0]
+    assert (change.job, change.to_stage, change.percent) == ("parent", "ramp", 10.0)
+    assert (change.by, change.why) == ("grace", "a test")
+    form = {"csrf": csrf(client, "/console/jobs/parent")}
+    for asked, status, says in (
+        ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "already stands at ramp 10 %"),
+        ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
+        ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
+        ({"stage": "ramp", "percent": "ten", "why": "x"}, 422, "percent must be a number"),
+        ({"stage": "ramp", "percent": "101", "why": "x"}, 409, "percent must be 0 to 100"),
+        ({"stage": "live", "why": "  "}, 409, "say why"),
+        ({"stage": "gone", "why": HOSTILE}, 409, "stage must be one of"),
+        ({"stage": "complete", "why": "x"}, 409, "cannot go from ramp to complete"),
+        ({}, 409, "stage must be one of"),
+    ):
+        answer = client.post("/console/jobs/parent/stage", data={**form, **asked})
+        assert (answer.status_code, says in answer.text) == (status, True), asked
+        assert HOSTILE not in answer.text
+    assert client.post("/console/jobs/nope/stage", data=form).status_code == 404
+    assert len(stages.history(site.made.db)) == 1
+
+
+def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    run = dispatch("mover", {"name": "x", "moves": {"1": "rq"}}, key=HOSTILE)
+    for path in ("", "/runs", "/history", "/jobs/five-steps", "/jobs/hopeless"):
+        text = client.get(f"/console{path}").text
+        assert "<script" not in text
+        assert "<img" not in text
+    page = client.get(f"/console/runs/{ids['failed']}").text
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;script&gt;alert(1)" in client.get(f"/console/runs/{run.id}").text
+    shown = pretty(
+        {"to": "a@b.c", "data": [{"resetToken": "tok-1", "api_key": "k", "token": None}]}
+    )
+    assert "tok-1" not in shown
+    assert '"k"' not in shown
+    assert "a@b.c" in shown
+    assert '"token": null' in shown
+
+
+@pytest.mark.parametrize("status", [None, "failed", "succeeded", "pending"])
+def test_pages_by_key_show_each_run_once(
+    site: Site, client: FlaskClient, status: str | None
+) -> None:
+    site.fill()
+    seen: list[str] = []
+    path = f"/console/runs?status={status or ''}"
+    while path:
+        text = client.get(path).text
+        seen += re.findall(r'href="/console/runs/([0-9a-f]+)"', text)
+        older = re.search(r'href="([^"]+)">Older', text)
+        path = older[1].replace("&amp;", "&") if older else ""
+    chosen = select(RunRow.id).order_by(RunRow.id.desc())
+    if status is not None:
+        chosen = chosen.where(RunRow.status == status)
+    with site.made.db.autocommit() as connection:
+        assert seen == list(connection.scalars(chosen))
+    assert seen
+
+
+def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+
+    def post(run: str, deed: str) -> tuple[int, str]:
+        form = {"csrf": csrf(client, "/console/runs")}
+        answer = client.post(f"/console/runs/{ids[run]}/{deed}", data=form)
+        return answer.status_code, answer.text
+
+    def status(run: str) -> str:
+        with site.made.db.autocommit() as connection:
+            chosen = select(RunRow.status).where(RunRow.id == ids[run])
+            return str(connection.scalar(chosen))
+
+    assert post("failed", "retry")[0] == 303
+    assert status("failed") == "pending"
+    assert post("waiting", "cancel")[0] == 303
+    assert status("waiting") == "cancelled"
+    refused = post("done", "retry")
+    assert (refused[0], "is succeeded and cannot be retried" in refused[1]) == (409, True)
+    assert post("done", "cancel")[0] == 409
+    assert post("done", "delete")[0] == 404
+
+
+def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
+    for path, status in (
+        *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 422)),
+        *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 200)),
+    ):
+        assert client.get(f"/console{path}").status_code == status, path
+    with site.made.db.autocommit() as connection:
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
+
+
+def test_late_runs_are_said_to_be_late(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    assert "is the relay up?" not in client.get("/console").text
+    dispatch("noop", {"name": "late"})
+    site.now += site.made.store.check * 60
+    assert "1 run should have been looked at since" in client.get("/console").text

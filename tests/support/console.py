@@ -1,0 +1,103 @@
+"""A console to look at: its pages over a ledger with runs in every state, on an in-memory queue."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+
+import flags
+from app import runtime, web
+from app.config import Settings
+from app.cutover import stages
+from app.db import Base
+from app.dispatch import dispatch
+from app.runs import operate
+from app.runs.memory import MemoryBackend
+from app.runs.relay import sweep
+from app.wiring import make_runtime
+from tests.support.sides import Fixed
+
+TOKEN = "0123456789abcdef-admin"
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
+_CSRF = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+class Site:
+    """The pages, and what was done before anybody looks."""
+
+    def __init__(self, database_url: str, **settings: Any) -> None:
+        self.now = datetime.now(UTC)
+        self.queue = MemoryBackend()
+        self.queue.name = "rq"
+        made = Settings(
+            database_url=database_url,
+            **{
+                "redis_url": "unix:///nowhere.sock",
+                "switchyard_jobs": "tests.support.jobs",
+                **settings,
+            },
+        )
+        self.made = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
+        Base.metadata.create_all(self.made.db.engine)
+        self.app = Flask("console")
+        web.register(self.app, self.made)
+
+    def fill(self) -> dict[str, str]:
+        """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""
+        runtime.install(self.made)
+        flags.configure(Fixed("rq"))
+        made = {
+            "done": dispatch("five-steps", {"name": "done", "fail_at": 2, "failures": 1}),
+            "failed": dispatch("hopeless", {"name": HOSTILE}, key="order-1042"),
+            "parent": dispatch("parent", {"name": "p", "children": 4}),
+        }
+        for number in range(60):
+            dispatch("noop", {"name": f"n{number}"}, key=f"noop-{number}")
+        for _ in range(8):
+            self.work()
+        made["waiting"] = dispatch("child", {"name": "later"}, delay=3600)
+        made["cancelled"] = dispatch("sleeper", {"name": "gone"}, delay=3600)
+        operate.cancel(self.made.store, made["cancelled"].id)
+        for stage, percent, why in (
+            ("ramp", 10.0, "first tenth, the smallest creators"),
+            ("ramp", 50.0, "a day without a difference"),
+            ("live", None, HOSTILE),
+        ):
+            db, now = self.made.db, self.now
+            stages.set_stage(db, "five-steps", stage, percent, by="ada", why=why, now=now)
+        stages.set_stage(self.made.db, "parent", "ramp", 12.5, by="ada", why="go", now=self.now)
+        return {name: run.id for name, run in made.items()}
+
+    def work(self) -> None:
+        """Do what is told and due, and let ten minutes go by."""
+        self.queue.work(self.made.engine)
+        self.now += timedelta(minutes=10)
+        sweep(self.made.store)
+        self.queue.work(self.made.engine)
+
+
+def guarded(database_url: str, **settings: Any) -> Site:
+    """Not in local mode: a credential of an outside service is set."""
+    own = {
+        "admin_token": SecretStr(TOKEN),
+        "secret_key": SecretStr("signs-the-cookie"),
+        "stripe_api_key": SecretStr("sk_live_x"),
+    }
+    return Site(database_url, **{**own, **settings})
+
+
+def csrf(client: FlaskClient, path: str) -> str:
+    """The form's token on that page."""
+    found = _CSRF.search(client.get(path).text)
+    assert found is not None, path
+    return found[1]
+
+
+def log_in(client: FlaskClient, token: str = TOKEN, name: str = "grace", **more: str) -> Any:
+    form = {"csrf": csrf(client, "/console/login"), "name": name, "token": token, **more}
+    return client.post("/console/login", data=form)
