@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,16 @@ FLAGS = (
 )
 
 
+def _runs(path: str) -> bool:
+    """Whether it is one: Ubuntu's `chromium-browser` may be a note that a snap is needed."""
+    asked = subprocess.run([path, "--version"], capture_output=True, timeout=60)
+    return asked.returncode == 0
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The browser, with a profile of its own."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
+    found = next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
     if found is None:
         pytest.skip(f"no browser on PATH: {', '.join(NAMES)} (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:
