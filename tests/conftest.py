@@ -62,6 +62,11 @@ def postgres_server() -> Iterator[str]:
     # Under the system's temp folder: the server opens every parent folder of its data.
     folder = tempfile.mkdtemp(prefix="swy-pg-")
     server = get_server(folder, cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # Processes are killed in the tests, the machine is not: the disk need not be waited for.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off".encode())
+        connection.execute("SELECT pg_reload_conf()")
     try:
         yield server.get_uri()
     finally:
