@@ -210,7 +210,7 @@ class Settings(BaseModel):
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: str = (
         "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.mail,"
-        "app.jobs.media,app.jobs.relay,app.jobs.shadow"
+        "app.jobs.media,app.jobs.relay,app.jobs.cutover"
     )
     """Modules that declare jobs, comma-separated: a team adds its own here."""
     legacy_functions: Annotated[str, AfterValidator(_legacy_functions)] = ""
@@ -220,6 +220,8 @@ class Settings(BaseModel):
     """Queues that only old jobs lie in, comma-separated: a worker serves them after the others."""
     legacy_pickle: bool = False
     """Whether a worker opens pickled jobs: who can write to Redis then runs any code in it."""
+    flag_provider: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`module:factory` of an OpenFeature provider that decides instead of ramps and live stages."""
     lease_seconds: float = Field(default=10.0, ge=0.5)
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""
     check_seconds: float = Field(default=5.0, ge=0.1)

@@ -15,7 +15,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import literal, select
 
 from app.cli.output import DID_NOT_HOLD, Process, details, document, json_option, parts, say
-from app.cutover import clocks
+from app.cutover import clocks, guardrail
 from app.runs import relay as relaying
 from app.runs.models import RunRow
 from app.runtime import Runtime
@@ -73,7 +73,10 @@ def relay(once: bool, as_json: bool) -> None:
         return
     with stop_on_signals() as stop:
         log.info("relay started")
+        watch = threading.Thread(target=guardrail.run_forever, args=(made, stop), daemon=True)
+        watch.start()
         relaying.run_forever(made.store, stop)
+        watch.join()
     log.info("relay stopped")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from app import runtime
+from app.cutover import guardrail
 from app.jobs.catalogue import Empty, job
 from app.jobs.context import Context
 from app.runs.relay import sweep
@@ -12,5 +13,7 @@ from app.runs.relay import sweep
 
 @job("relay-sweep", event="runs.relay", payload=Empty, queue="maintenance", attempts=1)
 def relay_sweep(_ctx: Context, _payload: Empty) -> dict[str, int]:
-    """One sweep. It has no step: it may be repeated at will, and beside any other relay."""
-    return asdict(sweep(runtime.current().store))
+    """One sweep, and one look of the guardrail. It has no step: it may be repeated at will, and
+    beside any other relay."""
+    made = runtime.current()
+    return {**asdict(sweep(made.store)), "stepped_back": len(guardrail.look(made))}

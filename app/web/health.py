@@ -9,6 +9,9 @@ from flask import Blueprint, Response
 from sqlalchemy import func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.cutover.gate import GUARDRAIL
+from app.cutover.parity import COUNTS
+from app.cutover.stages import StageChange
 from app.errors import BackendUnavailable
 from app.runs.models import RunRow as R
 from app.runtime import Runtime
@@ -65,8 +68,12 @@ def _metrics(made: Runtime) -> str:
         .group_by(R.job, R.backend, R.status)
         .order_by(R.job, R.backend, R.status)
     )
+    C = StageChange
+    stepped = select(C.job, func.count()).where(C.by == GUARDRAIL).group_by(C.job).order_by(C.job)
     with made.db.autocommit() as connection:
         rows = connection.execute(chosen).all()
+        steps = connection.execute(stepped).all()
+        compared = connection.execute(COUNTS).all()
     lines = [
         "# HELP switchyard_open_runs Runs that are not done with.",
         "# TYPE switchyard_open_runs gauge",
@@ -74,5 +81,18 @@ def _metrics(made: Runtime) -> str:
     lines += [
         f'switchyard_open_runs{{job="{job}",backend="{backend}",status="{status}"}} {count}'
         for job, backend, status, count in rows
+    ]
+    lines += [
+        "# HELP switchyard_guardrail_steps_total Steps back that jobs made by themselves.",
+        "# TYPE switchyard_guardrail_steps_total counter",
+    ]
+    lines += [f'switchyard_guardrail_steps_total{{job="{job}"}} {count}' for job, count in steps]
+    lines += [
+        "# HELP switchyard_shadow_runs Shadows by what became of them.",
+        "# TYPE switchyard_shadow_runs gauge",
+    ]
+    lines += [
+        f'switchyard_shadow_runs{{job="{job}",kind="{kind}"}} {count}'
+        for job, kind, count, _ in compared
     ]
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ from app.cutover.parity import Kind, Parity
 from app.dispatch import dispatch, dispatch_many
 from app.errors import EffectHeld
 from app.gateways.stripe import StripeUnknownOutcome
-from app.jobs.shadow import PATIENCE
+from app.jobs.cutover import PATIENCE
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow as R
 from tests.support.jobs import Mark, marks
@@ -31,7 +31,7 @@ from tests.support.sides import Side, both, environment, fresh
 
 __all__ = ["platform"]
 
-JOBS = "tests.support.jobs,tests.support.shadowed,app.jobs.shadow"
+JOBS = "tests.support.jobs,tests.support.shadowed,app.jobs.cutover"
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -1,0 +1,272 @@
+"""The guardrail on a ledger: it steps back once, with word of it, and only when it should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, insert, select
+
+import flags
+from app import runtime, web
+from app.clock import utcnow
+from app.cutover import guardrail, stages
+from app.cutover.gate import GUARDRAIL, obstacles
+from app.cutover.guardrail import look
+from app.db import Database
+from app.gateways import Admin, Gateways
+from app.gateways.hooks import HookSender
+from app.runs.engine import Engine
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from tests.support.receiver import receiving
+from tests.support.sides import environment, fresh
+
+JOBS = "tests.support.jobs,app.jobs.cutover"
+JOB = "five-steps"
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def made(database_url: str) -> Iterator[runtime.Runtime]:
+    memory = MemoryBackend()
+    memory.name = "rq"
+    environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
+    made = fresh(database_url, environ, [memory])
+    flags.configure(flags.Flags(lambda: stages.current(made.db), lambda job: "inngest", environ={}))
+    yield made
+    made.db.dispose()
+
+
+def moved(made: runtime.Runtime, stage: str, percent: float | None, ago: timedelta) -> int:
+    when = utcnow() - ago
+    change = stages.set_stage(made.db, JOB, stage, percent, by="t", why="w", now=when)
+    return change.id
+
+
+def ran(
+    db: Database,
+    backend: str,
+    statuses: Sequence[str],
+    *,
+    seconds: float = 1.0,
+    ago: timedelta = timedelta(minutes=30),
+    job: str = JOB,
+    **more: Any,
+) -> None:
+    """Runs that ended in these statuses, one a second, the first of them so long ago."""
+    now = utcnow()
+    rows = []
+    with db.begin() as connection:
+        before = len(connection.execute(select(R.id)).all())
+        for number, status in enumerate(statuses):
+            created = now - ago + timedelta(seconds=number)
+            over = status in ("succeeded", "failed", "cancelled")
+            ended = created + timedelta(seconds=seconds + number % 7 / 10)
+            rows.append(
+                {
+                    "id": f"r{before + number:06}",
+                    "job": job,
+                    "key": f"k{before + number}",
+                    "payload": "{}",
+                    "backend": backend,
+                    "reason": "SPLIT",
+                    "stage": "ramp",
+                    "stage_version": 1,
+                    "status": status,
+                    "created_at": created,
+                    "due_at": created,
+                    "check_at": None if over else now + HOUR,
+                    "ended_at": ended if over else None,
+                    **more,
+                }
+            )
+        connection.execute(insert(R), rows)
+
+
+def standing(made: runtime.Runtime) -> tuple[str, float | None]:
+    (row,) = stages.current(made.db)
+    return row.stage, row.percent
+
+
+FINE = ["succeeded"] * 60
+BAD = ["failed", "succeeded"] * 30
+
+
+def test_failing_runs_step_it_back_until_it_is_legacy(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE, ago=5 * HOUR)
+    ran(made.db, "inngest", BAD)
+    (change,) = look(made)
+    assert (change.from_stage, change.to_stage, change.percent) == ("live", "ramp", 10.0)
+    assert (change.by, change.why) == (
+        GUARDRAIL,
+        "failed runs: 30 of 60 (50.0 %) serverless, 0 of 60 (0.0 %) on rq",
+    )
+    # The same runs are not held against it again.
+    assert look(made) == []
+    with made.db.begin() as connection:
+        long_ago = utcnow() - HOUR
+        table: Any = stages.StageChange.__table__
+        connection.execute(table.update().values(at=long_ago))
+    ran(made.db, "inngest", BAD)
+    (change,) = look(made)
+    assert (change.from_stage, change.to_stage) == ("ramp", "legacy")
+    ran(made.db, "inngest", BAD)
+    assert look(made) == []
+    assert "guardrail fired" in "".join(obstacles(made.db, JOB, utcnow()))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "statuses", "more"),
+    [(30.0, FINE, {}), (0.0, ["running"] * 60, {"started_at": None})],
+)
+def test_slow_and_stuck_runs_are_a_breach(
+    made: runtime.Runtime, seconds: float, statuses: list[str], more: dict[str, Any]
+) -> None:
+    moved(made, "ramp", 50.0, 2 * HOUR)
+    ran(made.db, "rq", FINE)
+    ran(made.db, "inngest", statuses, seconds=seconds, **more)
+    (change,) = look(made)
+    assert (change.to_stage, change.percent) == ("ramp", 10.0)
+    assert change.why.startswith("slow runs: median of 60 serverless")
+
+
+def test_what_does_not_count(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 45 * timedelta(minutes=1))
+    ran(made.db, "rq", FINE, ago=5 * HOUR)
+    # From before the last move, another job's, another side's, handed over, cancelled, too few.
+    ran(made.db, "inngest", BAD, ago=50 * timedelta(minutes=1), seconds=900)
+    ran(made.db, "inngest", BAD, job="slow")
+    ran(made.db, "qstash", BAD)
+    ran(made.db, "inngest", BAD, reason="HANDED_OVER")
+    ran(made.db, "inngest", ["cancelled"] * 60)
+    ran(made.db, "inngest", BAD[: guardrail.FEWEST - 1])
+    assert look(made) == []
+    ran(made.db, "inngest", BAD)
+    assert len(look(made)) == 1
+
+
+def test_without_a_past_there_is_nothing_to_be_worse_than(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE, ago=timedelta(days=31))
+    ran(made.db, "inngest", BAD)
+    assert look(made) == []
+
+
+def test_quick_failures_are_not_the_whole_before_the_slow_ones_have_ended(
+    made: runtime.Runtime,
+) -> None:
+    """A run takes ten minutes, or fails at once, on both sides alike."""
+    moved(made, "live", None, timedelta(minutes=9))
+    ran(made.db, "rq", ["succeeded"] * 300, seconds=600, ago=3 * HOUR)
+    ran(made.db, "rq", ["failed"] * 40, seconds=0.1, ago=3 * HOUR)
+    ran(made.db, "inngest", ["failed"] * 40, seconds=0.1, ago=timedelta(minutes=8))
+    ran(made.db, "inngest", ["waiting"] * 300, ago=timedelta(minutes=8))
+    assert look(made) == []
+
+
+def test_a_busy_hour_is_shortened(made: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guardrail, "MOST", 100)
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE, ago=5 * HOUR)
+    ran(made.db, "inngest", BAD * 10, ago=timedelta(minutes=50))
+    ran(made.db, "inngest", FINE * 10, ago=timedelta(minutes=12))
+    assert look(made) == []
+
+
+def test_two_relays_at_once_step_back_once(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE)
+    ran(made.db, "inngest", BAD)
+    with ThreadPoolExecutor(4) as pool:
+        steps = [
+            step for look_ in [pool.submit(look, made) for _ in range(4)] for step in look_.result()
+        ]
+    assert len(steps) == 1
+    assert len(stages.history(made.db)) == 2
+    assert standing(made) == ("ramp", 10.0)
+
+
+def test_a_move_meanwhile_wins(made: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE)
+    ran(made.db, "inngest", BAD)
+    judged = guardrail._judged
+
+    def slowly(*args: Any) -> Any:
+        found = judged(*args)
+        moved(made, "legacy", None, timedelta(0))
+        return found
+
+    monkeypatch.setattr(guardrail, "_judged", slowly)
+    assert look(made) == []
+    assert standing(made) == ("legacy", None)
+
+
+def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    ran(made.db, "rq", FINE)
+    ran(made.db, "inngest", BAD)
+    (change,) = look(made)
+    with receiving() as receiver:
+        old = made.engine.gateways
+        told = Gateways(
+            stripe=old.stripe,
+            hooks=HookSender(None),
+            admin=Admin(webhook_url=receiver.address),
+        )
+        memory: Any = made.store.backends["rq"]
+        memory.work(Engine(made.store, told, made.engine.leases))
+        ((_, headers, sent),) = receiver.got
+    body = json.loads(sent)
+    assert (body["type"], headers["webhook-id"]) == (
+        "cutover.stepped_back",
+        f"guardrail-{change.id}",
+    )
+    assert {name: body["data"][name] for name in ("job", "from", "to", "percent")} == {
+        "job": JOB,
+        "from": "live",
+        "to": "ramp",
+        "percent": 10.0,
+    }
+    with made.db.autocommit() as connection:
+        alert = connection.execute(select(R.status, R.result).where(R.job == guardrail.ALERT)).one()
+    assert (alert.status, json.loads(alert.result)) == (
+        "succeeded",
+        {"mail": False, "webhook": True},
+    )
+    app = Flask("metrics")
+    web.register(app, made)
+    metrics = app.test_client().get("/metrics").text
+    assert f'switchyard_guardrail_steps_total{{job="{JOB}"}} 1' in metrics
+
+
+def test_it_reads_its_indexes(made: runtime.Runtime) -> None:
+    moved(made, "live", None, 2 * HOUR)
+    for job in (JOB, "slow", "noop"):
+        ran(made.db, "rq", FINE * 30, ago=5 * HOUR, job=job)
+        ran(made.db, "inngest", FINE * 30, ago=50 * timedelta(minutes=1), job=job)
+    with made.db.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    asked: list[tuple[str, Any]] = []
+    event.listen(
+        made.db.engine,
+        "before_cursor_execute",
+        lambda *args: asked.append((args[2], args[3])) if " runs" in args[2] else None,
+    )
+    look(made)
+    explain = "EXPLAIN QUERY PLAN" if made.db.is_sqlite else "EXPLAIN"
+    chosen = list(asked)
+    assert len(chosen) == 4
+    with made.db.autocommit() as connection:
+        for statement, bound in chosen:
+            plan = "\n".join(
+                str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", bound)
+            )
+            assert "ix_runs_ended" in plan or "ix_runs_open" in plan, plan
