@@ -18,11 +18,12 @@ import requests
 
 from app import runtime
 from app.config import LOCAL_QSTASH_TOKEN, load
-from app.errors import BackendUnavailable
+from app.errors import BackendUnavailable, SettingsError
 from app.local.qstash.standin import QStashStandIn
 from app.runs import operate, relay
 from app.runs.backend import Message
 from app.runs.handoff import hand_over
+from app.wiring import make_runtime
 from tests.support.sides import (
     CURRENT_KEY,
     PATIENCE_SECONDS,
@@ -324,3 +325,24 @@ def test_a_cancelled_run_is_not_done(alone: Side) -> None:
     operate.cancel(runtime.current().store, run.id)
     alone.settle(2.5)
     assert (alone.row(run.id).status, alone.marks(n)) == ("cancelled", {})
+
+
+@pytest.mark.parametrize("lacking", ["QSTASH_TOKEN", "QSTASH_NEXT_SIGNING_KEY", "BACKEND_URL"])
+def test_the_start_is_refused_where_mail_would_wait_for_nobody(
+    tmp_path: Path, redis_url: str, lacking: str
+) -> None:
+    environ = environment(
+        f"sqlite:///{tmp_path / 'test.db'}",
+        redis_url,
+        **qstash_environment("https://qstash.example", "https://app.example"),
+        QSTASH_TOKEN="t" * 40,
+        USE_INNGEST="true",
+        INNGEST_EVENT_KEY="k",
+        INNGEST_SIGNING_KEY="signkey-test-00ff",
+        SWITCHYARD_JOBS="app.jobs.mail",
+    )
+    make_runtime(load(environ)).db.dispose()
+    del environ[lacking]
+    with pytest.raises(SettingsError, match=f"send-email goes to QStash, but {lacking} is not set"):
+        make_runtime(load(environ))
+    make_runtime(load({**environ, "USE_INNGEST": "false"})).db.dispose()
