@@ -69,6 +69,8 @@ class Reason(StrEnum):
     """The run compares what another would do with what it did; the flag was not asked."""
     HANDED_OVER = "HANDED_OVER"
     """A drain or an operator moved the run; the flag was not asked again."""
+    CANARY = "CANARY"
+    """`cutover verify` named the side, to see that it works; the flag was not asked."""
 
 
 class Decision(NamedTuple):

@@ -210,7 +210,7 @@ class Settings(BaseModel):
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: str = (
         "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.mail,"
-        "app.jobs.media,app.jobs.relay,app.jobs.cutover"
+        "app.jobs.media,app.jobs.relay,app.jobs.cutover,app.jobs.canary"
     )
     """Modules that declare jobs, comma-separated: a team adds its own here."""
     legacy_functions: Annotated[str, AfterValidator(_legacy_functions)] = ""

@@ -78,6 +78,29 @@ def dispatch_many(
     if session is not None:
         target = session() if isinstance(session, scoped_session) else session
         return _join(store, spec, decided, now, target)
+    return _send(store, spec, decided, now)
+
+
+def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
+    """Record one run on the side named, whatever the flag says, and tell it; reason CANARY.
+
+    Raises BackendUnavailable where this process has no such backend.
+    """
+    store = runtime.current().store
+    spec = store.catalogue[job]
+    _ = store.backends[backend]
+    now = store.clock()
+    decision = flags.Decision(backend, flags.Reason.CANARY, flags.Stage.LEGACY, 0)
+    decided = [(new, decision) for new in _news(spec, [payload], now)]
+    return _send(store, spec, decided, now)[0]
+
+
+def _send(
+    store: RunStore,
+    spec: JobSpec,
+    decided: Sequence[tuple[NewRun, flags.Decision]],
+    now: datetime,
+) -> list[Run]:
     if len(decided) == 1 and not shadows.wanted(store.catalogue, spec, decided[0][1]):
         with store.db.autocommit() as connection:
             written = _write(connection, store, spec, decided, now)

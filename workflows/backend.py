@@ -105,20 +105,13 @@ class InngestBackend:
         origin = (base_url(self._settings) or API).rstrip("/")
         try:
             answer = requests.request(
-                method, origin + path, headers=self._headers(), timeout=ANSWER_SECONDS
+                method, origin + path, headers=headers(self._settings), timeout=ANSWER_SECONDS
             )
             if answer.status_code not in fine:
                 answer.raise_for_status()
         except requests.RequestException as failure:
             raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
         return answer
-
-    def _headers(self) -> dict[str, str]:
-        key = self._settings.inngest_signing_key
-        if key is None:
-            return {}
-        text = key.get_secret_value().rpartition("-")[2]
-        return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
 
     def ping(self) -> None:
         """Raises BackendUnavailable where Inngest does not answer."""
@@ -127,6 +120,15 @@ class InngestBackend:
             requests.get(origin, timeout=ANSWER_SECONDS, allow_redirects=False)
         except requests.RequestException as failure:
             raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+
+
+def headers(settings: Settings) -> dict[str, str]:
+    """What Inngest's API is asked with."""
+    key = settings.inngest_signing_key
+    if key is None:
+        return {}
+    text = key.get_secret_value().rpartition("-")[2]
+    return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
 
 
 def _event(message: Message) -> Event:

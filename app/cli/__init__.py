@@ -5,9 +5,11 @@ from __future__ import annotations
 from flask import Flask
 
 from app.cli import (
+    cost,
     cutover,
     database,
     earnings,
+    inventory,
     jobs,
     mails,
     parity,
@@ -18,6 +20,7 @@ from app.cli import (
     run_here,
     runs,
     statements,
+    verify,
     webhooks,
 )
 
@@ -28,6 +31,8 @@ def register_commands(app: Flask) -> None:
     cutover.group.add_command(parity.parity)
     for command in (pins.pin, pins.unpin, pins.pins):
         cutover.group.add_command(command)
+    for asked in (inventory.inventory, verify.verify, cost.cost):
+        cutover.group.add_command(asked)
     for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
         app.cli.add_command(command)
     app.cli.add_command(earnings.group)

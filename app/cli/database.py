@@ -64,15 +64,20 @@ def _refused() -> Iterator[None]:
         raise BadInput(str(failure)) from failure
 
 
-def _print(made: Runtime, as_json: bool) -> None:
+def standing(made: Runtime) -> tuple[str | None, str | None]:
+    """The tables' revision, and the newest there is."""
     with _refused():
         head = ScriptDirectory.from_config(_config(made)).get_current_head()
         with made.db.autocommit() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
-    standing = {"revision": revision, "head": head}
+            return MigrationContext.configure(connection).get_current_revision(), head
+
+
+def _print(made: Runtime, as_json: bool) -> None:
+    revision, head = standing(made)
+    shown = {"revision": revision, "head": head}
     if as_json:
-        document(standing)
+        document(shown)
     else:
-        details(standing.items())
+        details(shown.items())
     if revision != head:
         say("the tables are not those of this version")

@@ -120,6 +120,17 @@ class Mailer:
         finally:
             client.close()
 
+    def check(self) -> None:
+        """Have the server take us in, and send nothing. Raises as `send` does."""
+        with self._until_taken():
+            client = self._connect()
+            try:
+                self._log_in(client)
+                client.ehlo_or_helo_if_needed()
+                self._expect(2, client.noop())
+            finally:
+                client.close()
+
     def _message(
         self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
     ) -> bytes:

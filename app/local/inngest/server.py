@@ -129,6 +129,12 @@ def create_app(standin: "InngestStandIn") -> Flask:
             run = the_run(run_id)
             return _plain([run.event.body] if what == "batch" else run.steps)
 
+    @app.get("/v1/apps/<name>/functions")
+    def app_functions(name: str) -> Response:
+        with lock:
+            ids = [id for id in sorted(engine.functions) if id.startswith(f"{name}-")]
+            return _plain([{"id": named_uuid(id), "name": id, "slug": id} for id in ids])
+
     @app.get("/dev")
     def summary() -> Response:
         with lock:

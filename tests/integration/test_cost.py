@@ -1,0 +1,118 @@
+"""`cutover cost`: counted from the ledger, priced by the guide."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text
+
+from app.cutover.cost import RUNS, STEPS, cost, id_at
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow, Status, StepRow
+from app.runtime import Runtime
+from tests.support.sides import environment, fresh
+
+NOW = datetime(2025, 3, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def made(database_url: str, redis_url: str) -> Any:
+    environ = environment(database_url, redis_url)
+    environ["SWITCHYARD_JOBS"] += ",app.jobs.mail"
+    made = fresh(database_url, environ, [MemoryBackend()])
+    yield made
+    made.db.dispose()
+
+
+def put(made: Runtime, job: str, ago: timedelta, count: int, steps: tuple[int, ...] = ()) -> None:
+    """`count` runs of the job, each with steps of so many attempts."""
+    at = NOW - ago
+    runs = [
+        {
+            "id": f"{id_at(at)}{job[:4].encode().hex()}{n:06x}",
+            "job": job,
+            "key": f"{ago}/{n}",
+            "payload": "{}",
+            "backend": "rq",
+            "reason": "STATIC",
+            "stage": "legacy",
+            "stage_version": 0,
+            "status": Status.SUCCEEDED,
+            "created_at": at,
+            "due_at": at,
+        }
+        for n in range(count)
+    ]
+    done = [
+        {
+            "run_id": run["id"],
+            "name": f"s{n}",
+            "status": "done",
+            "attempts": tries,
+            "backend": "rq",
+            "updated_at": at,
+        }
+        for run in runs
+        for n, tries in enumerate(steps)
+    ]
+    with made.db.begin() as connection:
+        connection.execute(insert(RunRow), runs)
+        if done:
+            connection.execute(insert(StepRow), done)
+
+
+def test_what_the_days_would_have_cost(made: Runtime) -> None:
+    put(made, "five-steps", timedelta(hours=1), 10, (1, 1, 3))
+    put(made, "send-email", timedelta(hours=2), 400)
+    put(made, "send-email", timedelta(days=3), 501, (2,))
+    put(made, "forgotten", timedelta(days=2), 1)
+    put(made, "five-steps", timedelta(days=11), 1000)  # before the window
+    found = cost(made.db, made.catalogue, NOW, 10)
+    jobs = {row["job"]: row for row in found["jobs"]}
+    assert jobs["five-steps"] == {
+        "job": "five-steps",
+        "service": "inngest",
+        "runs": 10,
+        "steps": 60,
+        "messages": 0,
+    }
+    assert (jobs["send-email"]["runs"], jobs["send-email"]["messages"]) == (901, 400 + 2 * 501)
+    assert jobs["forgotten"]["steps"] == 1
+    inngest, qstash, upstash = found["services"]
+    assert (inngest["used"], inngest["plan"], inngest["usd"]) == (183, "free", 0)
+    assert (qstash["used"], qstash["plan"], qstash["usd"]) == (1002, "paid", 10)
+    assert (upstash["used"], upstash["usd"]) == (None, None)
+    assert (found["usd_a_month"], found["plans_dated"]) == (10, "2025-01")
+
+
+def test_nothing_and_too_much(made: Runtime) -> None:
+    assert cost(made.db, made.catalogue, NOW, 30)["usd_a_month"] == 0
+    put(made, "noop", timedelta(hours=1), 8400)
+    found = cost(made.db, made.catalogue, NOW, 1)
+    assert (found["services"][0]["used"], found["services"][0]["plan"]) == (252_000, None)
+    assert found["usd_a_month"] is None
+
+
+@pytest.mark.parametrize("statement", [RUNS, STEPS], ids=["runs", "steps"])
+def test_only_the_window_is_read(made: Runtime, statement: Any) -> None:
+    """By the primary keys, as an id begins with its time."""
+    put(made, "noop", timedelta(days=20), 3000, (1,))
+    put(made, "noop", timedelta(hours=1), 5, (1,))
+    sql = str(statement.compile(made.db.engine, compile_kwargs={"literal_binds": False}))
+    since, until = id_at(NOW - timedelta(days=1)), id_at(NOW)
+    for name, value in (("first", since), ("end", until)):
+        sql = sql.replace(f"%({name})s::VARCHAR", f"'{value}'").replace(f":{name}", f"'{value}'")
+    if made.db.is_sqlite:
+        parts = [until if "<" in piece[-4:] else since for piece in sql.split("?")[:-1]]
+        for value in parts:
+            sql = sql.replace("?", f"'{value}'", 1)
+    with made.db.begin() as connection:
+        if not made.db.is_sqlite:
+            connection.execute(text("ANALYZE runs"))
+            connection.execute(text("ANALYZE steps"))
+        prefix = "EXPLAIN QUERY PLAN" if made.db.is_sqlite else "EXPLAIN"
+        plan = "\n".join(str(row) for row in connection.execute(text(f"{prefix} {sql}")))
+    assert "SCAN runs" not in plan, plan
+    assert "Seq Scan" not in plan, plan

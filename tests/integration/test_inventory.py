@@ -1,0 +1,165 @@
+"""`cutover inventory`: what is in a live Redis, with no pickle opened and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rq
+from click.testing import Result
+from flask import Flask
+from redis import Redis
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+import queues
+from app.config import load
+from app.wiring import build
+from queues.backend import TASK, connect
+from queues.callsites import call_sites
+from queues.census import GONE, PICKLED, UNREADABLE, census, function_of
+from tests.support import old_tasks
+from tests.support.sides import environment, fresh
+
+AT = "tests.support.old_tasks"
+
+
+class Bomb:
+    """Leaves a trace when it comes out of a pickle."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (self.path,))
+
+
+@pytest.fixture
+def app(redis_url: str, tmp_path: Path) -> Iterator[Flask]:
+    connect(redis_url).flushall()
+    call_sites.forget()
+    call_sites._flush_at = 0.0
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    app = build(load(environ))
+    yield app
+    app.extensions["switchyard"].db.dispose()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Redis:
+    return connect(redis_url)
+
+
+def taken(app: Flask, *options: str) -> Any:
+    result: Result = app.test_cli_runner().invoke(args=["cutover", "inventory", "--json", *options])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def queue_named(found: Any, name: str) -> Any:
+    return next(queue for queue in found["redis"]["queues"] if queue["name"] == name)
+
+
+def everything(redis: Redis) -> dict[bytes, Any]:
+    read: dict[Any, Any] = {
+        b"hash": redis.hgetall,
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"set": redis.smembers,
+        b"zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
+        b"string": redis.get,
+        b"stream": redis.xrange,
+    }
+    return {key: (read[redis.type(key)](key), redis.ttl(key) > 0) for key in redis.scan_iter()}
+
+
+def test_by_place_and_function(app: Flask, redis: Redis, tmp_path: Path) -> None:
+    plain = queues.Queue("old", connection=redis, serializer=JSONSerializer)
+    pickled = queues.Queue("old", connection=redis)
+    bad = plain.enqueue(old_tasks.fail)
+    SimpleWorker(["old"], connection=redis, serializer=JSONSerializer).work(
+        burst=True, logging_level="CRITICAL"
+    )
+    first = plain.enqueue(old_tasks.add, 1)
+    plain.enqueue(old_tasks.add, 2, depends_on=first)
+    plain.enqueue_in(timedelta(hours=1), old_tasks.add, 3)
+    pickled.enqueue(old_tasks.ring, Bomb(str(tmp_path / "opened")), "x")
+    plain.enqueue(old_tasks.mark, "declared")  # dispatched: by flag off, to RQ as a run
+    rq.Queue("old", connection=redis, serializer=JSONSerializer).enqueue(old_tasks.mark, "direct")
+    before = everything(redis)
+    call_sites._flush_at = float("inf")
+    found = taken(app)
+    assert everything(redis) == before
+    assert not (tmp_path / "opened").exists()
+
+    old = queue_named(found, "old")
+    counts = {
+        place: old[place] for place in ("queued", "scheduled", "started", "deferred", "failed")
+    }
+    assert counts == {"queued": 3, "scheduled": 1, "started": 0, "deferred": 1, "failed": 1}
+    assert (old["pickled"], old["looked_at"]) == (1, 6)
+    functions = {row["function"]: row for row in old["functions"]}
+    assert set(functions) == {f"{AT}.add", f"{AT}.fail", f"{AT}.mark", PICKLED}
+    add = functions[f"{AT}.add"]
+    assert (add["queued"], add["scheduled"], add["deferred"], add["known"]) == (1, 1, 1, False)
+    assert functions[f"{AT}.fail"]["failed"] == 1
+    assert functions[f"{AT}.mark"]["known"] is True
+    ours = queue_named(found, "tests")["functions"]
+    assert [(row["function"], row["queued"], row["known"]) for row in ours] == [(TASK, 1, True)]
+    assert bad.get_status() == "failed"
+    job = next(job for job in found["jobs"] if job["name"] == "old-mark")
+    assert (job["legacy"], job["queue"], job["serverless"]) == (f"{AT}.mark", "tests", "inngest")
+    assert {"function": f"{AT}.fail", "went": "rq", "why": "undeclared", "count": 1} in found[
+        "redis"
+    ]["call_sites"]
+
+
+def test_large_queues_are_counted_and_sampled(app: Flask, redis: Redis) -> None:
+    queue = rq.Queue("big", connection=redis, serializer=JSONSerializer)
+    queue.enqueue_many(queue.prepare_data(old_tasks.add, (n,)) for n in range(450))
+    big = queue_named(taken(app, "--most", "300"), "big")
+    assert (big["queued"], big["looked_at"]) == (450, 300)
+    assert [(row["function"], row["queued"]) for row in big["functions"]] == [(f"{AT}.add", 300)]
+
+
+def test_without_redis(tmp_path: Path) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://:secret@127.0.0.1:1/0")
+    app = build(load(environ))
+    found = taken(app)
+    assert found["redis"]["reachable"] is False
+    assert found["jobs"]
+    result = app.test_cli_runner().invoke(args=["cutover", "inventory"])
+    assert result.exit_code == 0
+    assert "is not known" in result.stderr
+    assert "secret" not in result.output
+    app.extensions["switchyard"].db.dispose()
+
+
+@pytest.mark.parametrize(
+    ("stored", "function"),
+    [
+        (zlib.compress(b'["a.b", null, [1], {}]'), "a.b"),
+        (b'["a.b", null, [1], {}]', "a.b"),
+        (zlib.compress(b'["a.b", null, ["' + b"x" * 10_000_000 + b'"], {}]'), "a.b"),
+        (zlib.compress(pickle.dumps(("a.b", None, (), {}))), PICKLED),
+        (None, GONE),
+        (b"", UNREADABLE),
+        (b"[[", UNREADABLE),
+        (b"[1, 2]", UNREADABLE),
+        (b"\xff\xfe", UNREADABLE),
+    ],
+)
+def test_the_function_of_stored_data(stored: bytes | None, function: str) -> None:
+    assert function_of(stored) == function
+
+
+def test_an_empty_redis(redis: Redis, redis_url: str) -> None:
+    redis.flushall()
+    assert census(redis_url, 10) == ([], [])

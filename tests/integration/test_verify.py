@@ -1,0 +1,347 @@
+"""`cutover verify`: each line holds where it should, and says what to do where it does not."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, jsonify
+from pydantic import SecretStr
+from sqlalchemy import insert, update
+
+from app import runtime
+from app.clock import iso
+from app.config import Settings, load
+from app.cutover import inside, outside
+from app.cutover.clocks import tick
+from app.cutover.verify import Check, NotSo, verify
+from app.errors import BackendUnavailable, SwitchyardError
+from app.gateways.smtp import Mailer
+from app.local.inngest.standin import InngestStandIn
+from app.local.qstash.standin import QStashStandIn
+from app.local.serving import serve_in_thread
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from app.runs.models import Status
+from app.runtime import Runtime
+from app.wiring import build, make_runtime
+from queues.backend import connect
+from tests.support.mailbox import served
+from tests.support.sides import CURRENT_KEY, NEXT_KEY, both, environment, fresh, rq_worker, side
+from workflows.schedules import sync
+
+CLOSED = "http://127.0.0.1:1"
+SECRET = "sekret0123456789"
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_current", None)
+
+
+@pytest.fixture
+def made(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    environ["SWITCHYARD_JOBS"] += ",app.jobs.canary"
+    made = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
+    yield made
+    made.db.dispose()
+
+
+def settled(**values: Any) -> Runtime:
+    """The parts that these settings make; no database is opened."""
+    return make_runtime(Settings(**{"database_url": "sqlite://"} | values))
+
+
+def test_checks_are_made_side_by_side(made: Runtime) -> None:
+    never = threading.Event()
+    ended: list[int] = []
+
+    def hang(_made: Runtime) -> str:
+        never.wait()
+        return "never"
+
+    def burst(_made: Runtime) -> str:
+        raise ValueError(f"redis://:{SECRET}@host")
+
+    def refuse(_made: Runtime) -> str:
+        raise NotSo("not as it must be")
+
+    begun = threading.Barrier(2, timeout=10)
+
+    def together(_made: Runtime) -> str:
+        begun.wait()
+        return "met"
+
+    checks = [
+        Check("hangs", hang, "wait", seconds=0.3),
+        Check("first", together, "a"),
+        Check("second", together, "b"),
+        Check("bursts", burst, "c"),
+        Check("refuses", refuse, "d"),
+    ]
+    found = verify(made, checks, lambda: ended.append(1))
+    assert found == [
+        {"check": "hangs", "ok": False, "detail": "no answer within 0.3 s", "fix": "wait"},
+        {"check": "first", "ok": True, "detail": "met", "fix": None},
+        {"check": "second", "ok": True, "detail": "met", "fix": None},
+        {"check": "bursts", "ok": False, "detail": "it failed: ValueError", "fix": "c"},
+        {"check": "refuses", "ok": False, "detail": "not as it must be", "fix": "d"},
+    ]
+    assert len(ended) == 4
+    never.set()
+
+
+@pytest.mark.parametrize("backend", ["rq", "inngest", "qstash"])
+def test_a_canary_comes_back(redis_url: str, tmp_path: Path, backend: str) -> None:
+    """On the side it was sent to, whatever the flag says, and on record as what it is."""
+    connect(redis_url).flushall()
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with ExitStack() as stack:
+        if backend == "rq":
+            environ = environment(url, redis_url, SWITCHYARD_JOBS="app.jobs.canary")
+            made = fresh(url, environ, None)
+            stack.callback(made.db.dispose)
+            stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
+        else:
+            made = stack.enter_context(side(backend, url, redis_url, tmp_path)).made
+        runtime.install(made)
+        assert "there and back" in inside.canary(backend)(made)
+        with made.db.autocommit() as connection:
+            row = connection.execute(R.__table__.select().where(R.job == "canary")).one()
+    assert (row.backend, row.reason, row.status) == (backend, "CANARY", "succeeded")
+
+
+def test_a_canary_that_does_not_come_back(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside, "CANARY_SECONDS", 0.3)
+    with pytest.raises(NotSo, match=r"pending after 0\.3 s; it is called off"):
+        inside.canary("memory")(made)
+    with made.db.autocommit() as connection:
+        assert connection.execute(R.__table__.select()).one().status == Status.CANCELLED
+    with pytest.raises(BackendUnavailable, match="no backend"):
+        inside.canary("qstash")(made)
+
+
+def test_lost_runs(made: Runtime) -> None:
+    assert inside.lost(made) == "no open run is overdue"
+    from app.dispatch import dispatch
+
+    dispatch("noop", {"name": "x"})
+    assert inside.lost(made) == "no open run is overdue"
+    late = made.store.clock() - timedelta(minutes=5)
+    with made.db.begin() as connection:
+        connection.execute(update(R).values(check_at=late))
+    with pytest.raises(NotSo, match="1 open runs that nobody has looked at"):
+        inside.lost(made)
+
+
+def test_clocks(made: Runtime) -> None:
+    assert "nothing was due" in inside.clocks(made)
+    spec = made.catalogue["keyed"]
+    last = spec.occurrence_at(made.store.clock() - inside.LATE)
+    long_ago = last - timedelta(days=3)
+    with made.db.begin() as connection:
+        row = dict.fromkeys(("backend", "reason", "stage"), "rq") | {
+            "id": f"{int(long_ago.timestamp() * 1000):012x}{'0' * 14}",
+            "job": "noop",
+            "key": "old",
+            "payload": "{}",
+            "stage_version": 0,
+            "status": Status.SUCCEEDED,
+            "created_at": long_ago,
+            "due_at": long_ago,
+        }
+        connection.execute(insert(R).values(row))
+    with pytest.raises(NotSo, match=f"no run for keyed of {iso(last)}"):
+        inside.clocks(made)
+    tick(spec, last)
+    assert inside.clocks(made) == "the last tick of 1 jobs is there"
+
+
+def test_the_ticks_key_is_the_clocks(made: Runtime) -> None:
+    from app.jobs.catalogue import load as load_jobs
+
+    jobs = load_jobs(Settings().switchyard_jobs)
+    at = datetime(2025, 3, 1, 9, tzinfo=UTC)
+    for spec in jobs.values():
+        if spec.schedule is not None:
+            assert inside.tick_key(spec, at, at) == tick(spec, at).key
+
+
+def test_inngest_has_exactly_our_functions(redis_url: str, tmp_path: Path) -> None:
+    with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
+        assert "the same there and here" in outside.inngest_functions(on.made)
+        assert "an event was taken" in outside.inngest_key(on.made)
+        assert on.standin is not None
+        functions = on.standin.engine.functions
+        functions["switchyard-gone"] = functions.pop("switchyard-noop")
+        functions["another-app"] = functions["switchyard-gone"]
+        with pytest.raises(NotSo) as found:
+            outside.inngest_functions(on.made)
+    assert "missing there: ['noop']; not in this code: ['gone']" in str(found.value)
+
+
+def test_an_inngest_that_does_not_say() -> None:
+    """An older dev server has only its summary; one without either is not taken for right."""
+    app = Flask("old")
+    summary: list[Any] = [{"slug": "switchyard-strange", "id": "uuid"}]
+    app.get("/dev", endpoint="dev")(lambda: jsonify(functions=summary))
+    with serve_in_thread(app) as url:
+        old = settled(inngest_dev=url, switchyard_jobs="app.jobs.canary")
+        with pytest.raises(NotSo, match=r"not in this code: \['strange'\]"):
+            outside.inngest_functions(old)
+    with serve_in_thread(Flask("mute")) as url:
+        mute = settled(inngest_dev=url, switchyard_jobs="app.jobs.canary")
+        with pytest.raises(BackendUnavailable, match=r"does not say \(it answered 404\)"):
+            outside.inngest_functions(mute)
+
+
+def test_inngests_keys() -> None:
+    with InngestStandIn(event_key="right", signing_key="abcd") as standin:
+
+        def having(event_key: str, signing_key: str) -> Runtime:
+            return settled(
+                inngest_base_url=standin.url,
+                inngest_event_key=SecretStr(event_key),
+                inngest_signing_key=SecretStr(signing_key),
+                switchyard_jobs="app.jobs.canary",
+            )
+
+        right = having("right", "abcd")
+        assert outside.inngest_key(right) == "an event was taken"
+        with pytest.raises(NotSo, match="missing there"):
+            outside.inngest_functions(right)
+        wrong = having("wrong", "ffff")
+        with pytest.raises(BackendUnavailable):
+            outside.inngest_key(wrong)
+        with pytest.raises(BackendUnavailable, match="it answered 401"):
+            outside.inngest_functions(wrong)
+    without = settled(stripe_api_key=SecretStr("sk_test_x"))
+    with pytest.raises(NotSo, match="INNGEST_EVENT_KEY is not set"):
+        outside.inngest_key(without)
+
+
+def test_qstash() -> None:
+    with pytest.raises(NotSo, match="QSTASH_TOKEN is not set"):
+        outside.qstash_token(settled())
+    with QStashStandIn("right", CURRENT_KEY) as standin:
+
+        def having(token: str) -> Runtime:
+            return settled(
+                qstash_url=standin.url,
+                qstash_token=SecretStr(token),
+                qstash_current_signing_key=SecretStr(CURRENT_KEY),
+                qstash_next_signing_key=SecretStr(NEXT_KEY),
+                backend_url=CLOSED,
+                switchyard_jobs="app.jobs.cache",
+            )
+
+        with pytest.raises(BackendUnavailable, match="401"):
+            outside.qstash_token(having("wrong"))
+        right = having("right")
+        assert outside.qstash_token(right)
+        with pytest.raises(NotSo, match="missing there"):
+            outside.qstash_schedules(right)
+        sync(right)
+        assert "as here" in outside.qstash_schedules(right)
+
+
+def test_mail(made: Runtime) -> None:
+    assert "local mode" in outside.mail(made)
+    with served(login=True) as box:
+        box.accepts = (b"me", b"right")
+        for password, right in (("right", True), (SECRET, False)):
+            mailer = Mailer(box.server(user="me", password=SecretStr(password)), "a@example.com")
+            if right:
+                mailer.check()
+            else:
+                with pytest.raises(SwitchyardError) as refused:
+                    mailer.check()
+                assert SECRET not in str(refused.value)
+        assert box.mails == []
+
+
+@pytest.mark.parametrize("opened", [None, "/api/qstash/deliver", "/api/webhooks/stripe"])
+def test_unsigned_calls_must_be_refused(opened: str | None) -> None:
+    app = Flask("outside")
+    for path in ("/api/inngest", "/api/qstash/deliver", "/api/webhooks/stripe"):
+        status = 200 if path == opened else 401
+        app.post(path, endpoint=path)(lambda status=status: ("", status))
+    app.post("/api/inngest/trigger", endpoint="trigger")(lambda: ("", 401))
+    app.get("/healthz", endpoint="health")(lambda: "ok")
+    with serve_in_thread(app) as url:
+        there = settled(backend_url=url, stripe_api_key=SecretStr("sk_test_x"))
+        assert outside.address(there) == "/healthz answers"
+        if opened is None:
+            assert outside.signatures(there) == "unsigned calls are refused"
+        else:
+            with pytest.raises(NotSo, match=rf"not refused by {opened} \(answered 200"):
+                outside.signatures(there)
+    with pytest.raises(NotSo, match="BACKEND_URL is not set"):
+        outside.address(settled())
+
+
+def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
+    """In production mode, with every key set."""
+    settings: dict[str, Any] = {
+        "database_url": f"sqlite:///{tmp_path / 'test.db'}",
+        "redis_url": redis_url,
+        "inngest_event_key": SecretStr("k"),
+        "inngest_signing_key": SecretStr("signkey-prod-abcd"),
+        "qstash_token": SecretStr("t"),
+        "qstash_current_signing_key": SecretStr(CURRENT_KEY),
+        "qstash_next_signing_key": SecretStr(NEXT_KEY),
+        "stripe_api_key": SecretStr("sk_test_x"),
+        "stripe_webhook_secret": SecretStr("whsec_x"),
+        "admin_token": SecretStr(SECRET),
+        "backend_url": "http://127.0.0.1:1",
+    }
+    app = build(Settings(**settings))
+    with serve_in_thread(app) as url:
+        there = settled(**{**settings, "database_url": "sqlite://", "backend_url": url})
+        assert outside.signatures(there) == "unsigned calls are refused"
+
+
+def test_the_command_says_no_secret(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing to be reached: every check ends, and none shows a key."""
+    monkeypatch.setattr(inside, "CANARY_SECONDS", 0.2)
+    key = SECRET
+    environ = {
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'none.db'}",
+        "REDIS_URL": f"redis://:{key}@127.0.0.1:1/0",
+        "INNGEST_EVENT_KEY": key,
+        "INNGEST_SIGNING_KEY": "signkey-prod-abcdef",
+        "INNGEST_BASE_URL": CLOSED,
+        "QSTASH_TOKEN": key,
+        "QSTASH_URL": CLOSED,
+        "QSTASH_CURRENT_SIGNING_KEY": key,
+        "QSTASH_NEXT_SIGNING_KEY": key,
+        "STRIPE_API_KEY": f"sk_test_{key}",
+        "STRIPE_API_BASE": CLOSED,
+        "UPSTASH_REDIS_REST_URL": CLOSED,
+        "UPSTASH_REDIS_REST_TOKEN": key,
+        "SMTP_URL": f"smtp://me:{key}@127.0.0.1:1",
+        "BACKEND_URL": CLOSED,
+    }
+    app = build(load(environ))
+    began = time.monotonic()
+    result = app.test_cli_runner().invoke(args=["cutover", "verify", "--json"])
+    app.extensions["switchyard"].db.dispose()
+    assert result.exit_code == 1, result.output
+    assert time.monotonic() - began < 60
+    assert key not in result.output
+    assert "abcdef" not in result.output
+    answers = {answer["check"]: answer for answer in json.loads(result.stdout)}
+    assert answers.pop("sdks")["ok"]
+    assert len(answers) == 17
+    assert not any(answer["ok"] for answer in answers.values()), answers
+    assert all(answer["fix"] and answer["detail"] for answer in answers.values())
