@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def import_file(file: Path, source: str | None, as_json: bool) -> None:
             return not stop.is_set()
 
         done = csv_import.import_csv(parts().db, file, tell, at, source)
-    told = {"file": str(file), **asdict(done), "left": done.left, "lines": lines}
+    told = {"file": str(file), **vars(done), "left": done.left, "lines": lines}
     _end(told, as_json, ok=not done.bad and not stop.is_set())
 
 

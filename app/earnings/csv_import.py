@@ -227,7 +227,8 @@ def _earning(
     for name, most in texts.items():
         if not 0 < len(text := row[name]) <= most or not text.isprintable():
             raise BadInput(f"{name} must be 1 to {most} printable characters, not {text!r}")
-    outside[currency] += stripes * (1 if kind in TAKING else -1)
+    if stripes:
+        outside[currency] += stripes if kind in TAKING else -stripes
     return row
 
 

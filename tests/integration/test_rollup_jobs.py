@@ -1,0 +1,225 @@
+"""The two rollup jobs on both backends and both databases: sums and statements come out the same
+wherever a process is killed, and whichever side a run ends on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from app.earnings import rollup
+from app.earnings.models import Earning
+from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.jobs import analytics
+from app.local.inngest.standin import InngestStandIn
+from app.runs.handoff import hand_over
+from app.runtime import Runtime
+from app.statements.late import make_late
+from app.statements.make import make_page
+from app.statements.models import LateStatement, Statement
+from tests.conftest import new_postgres
+from tests.support.dying import dying
+from tests.support.months import Months, history
+from tests.support.sides import Side, both, environment, free_port, fresh, relaying
+from tests.unit.test_rollup import reckoned, stored
+
+JANUARY = date(2025, 1, 1)
+CREATORS = ["ana", "bob", "cem"]
+WHO = ("creator_id", "currency", "source")
+END = "2025-12-31"
+
+
+def settings(folder: Path) -> dict[str, str]:
+    return {
+        "SWITCHYARD_JOBS": "app.jobs.analytics",
+        "STORAGE_URL": (folder / "storage").as_uri(),
+        "PLATFORM_NAME": "Fanhouse",
+    }
+
+
+def lived(url: str, folder: Path, sales: int = 40) -> Months:
+    """Creators with half a year behind them, whose January is closed; then a sale of it came."""
+    months = Months(url, folder / "storage")
+    months.creator(*CREATORS)
+    history(months, 5, CREATORS, sales=sales)
+    with months.db.begin() as tx:
+        for day in rollup.dirty(tx, date(2025, 2, 1)):
+            rollup.roll_day(tx, day)
+        rollup.roll_month(tx, JANUARY)
+    with months.transaction() as tx:
+        make_page(tx, months, JANUARY, "")
+    months.sale("late", 700, "2025-01-30", creator="bob")
+    return months
+
+
+def check(months: Months) -> None:
+    """Every sum is what the rows say, no day is dirty, and statements are the ledger's."""
+    with months.db.begin() as tx:
+        assert tx.scalar(select(dirty_days.c.day)) is None
+        assert tx.scalar(select(LateStatement.creator_id)) is None
+        by_day, by_month, life, platform = reckoned(list(tx.execute(select(Earning))))
+        assert stored(tx, daily, "day", *WHO) == by_day
+        assert stored(tx, platform_days, "day", "currency", "source") == platform
+        kept = stored(tx, lifetime, *WHO[:2])
+        assert {k: v for k, v in kept.items() if any(v)} == {
+            k: v for k, v in life.items() if any(v)
+        }
+        there = stored(tx, monthly, "month", *WHO)
+        closed = {key[0] for key in there}
+        assert there == {key: sums for key, sums in by_month.items() if key[0] in closed}
+        for month in closed:
+            assert rollup.check_month(tx, month) == []
+        rows = tx.execute(select(Statement.id, Statement.version, Statement.document)).all()
+    versions = {row.id: row.version for row in rows if row.id.endswith("-01")}
+    assert versions == {**dict.fromkeys(versions, 1), "bob:2025-01": 2}
+    (bob,) = [json.loads(row.document) for row in rows if row.id == "bob:2025-01"]
+    assert "late" in {line["id"] for one in bob["currencies"] for line in one["lines"]}
+
+
+PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
+JOBS: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
+    "daily-earnings-rollup": ({"targetDate": END}, PLACES[:2]),
+    "monthly-earnings-rollup": ({"targetMonth": "2025-01"}, PLACES[2:]),
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "backend", "database"),
+    [(job, *place) for job, (_, places) in JOBS.items() for place in places],
+)
+def test_it_dies_everywhere_and_the_sums_are_right(
+    job: str,
+    backend: str,
+    database: str,
+    request: pytest.FixtureRequest,
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if database == "postgres":
+        url = new_postgres(request.getfixturevalue("postgres_server"))
+    with ExitStack() as stack:
+        port = free_port()
+        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
+        stack.enter_context(standin)
+        deaths = tmp_path / "deaths"
+        quick = {"LEASE_SECONDS": "0.5", "CHECK_SECONDS": "0.3", "INNGEST_DEV": standin.url}
+        environ = environment(url, redis_url, **settings(tmp_path), **quick)
+        made = fresh(url, environ, None)
+        stack.callback(made.db.dispose)
+        months = lived(url, tmp_path)
+        stack.callback(months.db.dispose)
+        on = Side(backend, made, environ, standin=standin)
+        stack.enter_context(relaying(made, 0.05))
+        environ = {**environ, "SWITCHYARD_CRASH_EACH": str(deaths)}
+        stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
+        if backend == "inngest":
+            standin.sync()
+        (row,) = on.finish(on.dispatch(job, JOBS[job][0]), patience_seconds=100.0)
+        assert row.status == "succeeded", row.error
+        died = set(deaths.read_text().split())
+        steps = set(on.steps(row.id))
+        assert len(steps) >= 3
+        for step in steps:
+            assert {f"step.uncommitted@{step}", f"step.recorded@{step}"} <= died
+        told = json.loads(row.result)
+        if job == "daily-earnings-rollup":
+            assert (told["statements"], told["statementsWrong"]) == (1, [])
+        else:
+            with months.db.autocommit() as connection:
+                count = connection.scalar(select(func.count()).select_from(Statement))
+            assert (told["statements"], told["statementsWrong"]) == (count, [])
+            finished(months)
+        check(months)
+
+
+def finished(months: Months) -> None:
+    """What is left after the monthly job, for the daily one."""
+    with months.db.begin() as tx:
+        for day in rollup.dirty(tx, date(2100, 1, 1)):
+            rollup.roll_day(tx, day)
+    while True:
+        with months.transaction() as tx:
+            if (page := make_late(tx, months)) is None:
+                return
+        assert page["new"] == [], "the monthly job had it"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def on(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if request.param == "postgres":
+        url = new_postgres(request.getfixturevalue("postgres_server"))
+    with both(url, redis_url, tmp_path, **settings(tmp_path)) as made:
+        yield made
+
+
+def test_a_run_changes_sides_between_days(
+    on: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    months = lived(on.environ["DATABASE_URL"], tmp_path, sales=80)
+    dirty, moved = rollup.dirty, list[Any]()
+
+    def moving(*given: Any) -> Any:
+        # In a thread of this process, while the first step of days is being done.
+        if not moved:
+            made: Runtime = on.made
+            moved.append(hand_over(made.store, [run.id], "rq"))
+        return dirty(*given)
+
+    monkeypatch.setattr(rollup, "dirty", moving)
+    monkeypatch.setattr(analytics, "STEP_DAYS", 5)
+    on.backend = "inngest"
+    run = on.dispatch("daily-earnings-rollup", {"targetDate": END})
+    (row,) = on.finish(run)
+    assert (row.status, row.backend, row.reason) == ("succeeded", "rq", "HANDED_OVER"), row.error
+    names = [name for name in on.steps(run.id) if name.startswith("days-")]
+    assert len(names) >= 2, "it had something left to do over there"
+    check(months)
+    months.db.dispose()
+
+
+def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(
+    on: Side, tmp_path: Path
+) -> None:
+    months = lived(on.environ["DATABASE_URL"], tmp_path)
+    first = on.dispatch("daily-earnings-rollup", {"targetDate": END})
+    assert not on.dispatch("daily-earnings-rollup", {"targetDate": END}).created
+    on.finish(first)
+    check(months)
+    with months.db.begin() as tx:
+        before = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
+    on.backend = "inngest"
+    again = on.dispatch("daily-earnings-rollup", {"targetDate": END}, key="again")
+    (row,) = on.finish(again)
+    assert json.loads(row.result)["days"] == 1, "only a day without rows is looked at again"
+    with months.db.begin() as tx:
+        after = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
+    assert before == after
+    months.db.dispose()
+
+
+def test_a_plan_says_what_the_rollup_writes_and_writes_nothing(on: Side, tmp_path: Path) -> None:
+    months = lived(on.environ["DATABASE_URL"], tmp_path)
+    day = date(2025, 1, 30)
+    with months.db.session() as tx:
+        spec = on.made.catalogue["daily-earnings-rollup"]
+        assert spec.plan is not None
+        planned = spec.plan(tx, spec.payload.model_validate({"targetDate": f"{day}"}), months.now())
+    assert (planned["day"], planned["dirty"]) == ("2025-01-30", ["2025-01-30"])
+    with months.db.begin() as tx:
+        assert rollup.dirty(tx, date(2025, 2, 1)) == [day], "still dirty"
+        rollup.roll_day(tx, day)
+        written = stored(tx, platform_days, "day", "currency", "source")
+        rows = stored(tx, daily, "day", *WHO)
+    assert planned["rows"] == sum(key[0] == day for key in rows)
+    assert {(one["currency"], one["source"]): one["net"] for one in planned["platform"]} == {
+        key[1:]: sums[3] for key, sums in written.items() if key[0] == day
+    }
+    months.db.dispose()
