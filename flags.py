@@ -135,7 +135,7 @@ class Flags:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
-        self._serverless_side = serverless_side
+        self.serverless_side = serverless_side
         self._snapshot = snapshot
         self._environ = environ
         self._monotonic = monotonic
@@ -170,6 +170,11 @@ class Flags:
     def standing(self, job: str) -> StageRow | None:
         """Where the job stands, as far as this process knows."""
         return self._known.get(job)
+
+    def is_pinned(self, job: str, key: str) -> bool:
+        """Whether a pin decides for this key, as this process last read."""
+        entry = (self._entries or {}).get(job)
+        return entry is not None and key in entry.pinned
 
     def _switched_off(self, job: str, off: Decision) -> Decision:
         cached = self._disabled.get(job)
@@ -221,7 +226,7 @@ class Flags:
         off = Decision(LEGACY_BACKEND, reason.value, str(row.stage), row.version)
         if row.stage not in MOVING and limit == 0:
             return _Entry(off, off, 0, {})
-        on = off._replace(backend=self._serverless_side(row.job))
+        on = off._replace(backend=self.serverless_side(row.job))
         if row.stage not in MOVING or not row.pins:
             return _Entry(off, on, limit, {})
         why = reason.value if reason is Reason.STALE else Reason.TARGETING_MATCH.value
@@ -259,3 +264,8 @@ def decide(job: str, key: str) -> Decision:
     if _flags is None:
         return Decision(LEGACY_BACKEND, Reason.ERROR.value, Stage.LEGACY.value, 0)
     return _flags.decide(job, key)
+
+
+def standing(job: str) -> StageRow | None:
+    """Where `job` stands, as far as this process knows."""
+    return None if _flags is None else _flags.standing(job)

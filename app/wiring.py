@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from flask import Flask
 
@@ -14,6 +15,7 @@ from app.clock import Clock, utcnow
 from app.config import Settings
 from app.coordination.snapshot import StageSnapshot
 from app.cutover import stages
+from app.cutover.openfeature import Provided, factory
 from app.db import Database
 from app.errors import SettingsError
 from app.gateways import Admin, Gateways
@@ -77,8 +79,10 @@ def make_runtime(
     )
     runtime.install(made)
     snapshot = StageSnapshot(made.cache, settings.sqlalchemy_url)
+    provided = settings.flag_provider
+    kind = flags.Flags if provided is None else partial(Provided, make=factory(provided))
     flags.configure(
-        flags.Flags(
+        kind(
             lambda: snapshot.keep(stages.current(db)),
             lambda job: jobs[job].serverless if job in jobs else "inngest",
             snapshot=snapshot.read,

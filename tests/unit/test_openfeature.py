@@ -1,0 +1,205 @@
+"""The stages as an OpenFeature provider, and other providers in their place, through the SDK."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openfeature import api
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.exception import ErrorCode
+
+import flags
+from app.config import load
+from app.cutover.openfeature import Provided, StageProvider, factory
+from app.errors import SettingsError
+from flags import Flags, StageRow
+from tests.support import providers
+from tests.support.providers import JOB
+
+ON = {"USE_INNGEST": "true"}
+HOME = "tests.support.providers"
+
+
+class Store:
+    """Stages of the test's own."""
+
+    def __init__(self, *rows: StageRow) -> None:
+        self.rows = rows
+        self.time = 100.0
+        self.away = False
+
+    def load(self) -> tuple[StageRow, ...]:
+        if self.away:
+            raise ConnectionError("away")
+        return self.rows
+
+    def stages(self, switch: str = "true") -> Flags:
+        return Flags(self.load, lambda job: "inngest", environ={"USE_INNGEST": switch})
+
+    def provided(self, named: str = "moody", switch: str = "true") -> Provided:
+        return Provided(
+            self.load,
+            lambda job: "inngest",
+            make=factory(f"{HOME}:{named}"),
+            environ={"USE_INNGEST": switch},
+            monotonic=lambda: self.time,
+        )
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    providers.state.update(mode="", asked=0, made=0)
+    monkeypatch.setattr(flags, "_flags", None)
+    yield
+    api.shutdown()
+
+
+# --- the stages as a provider -------------------------------------------------------------------
+
+
+def asked(rows: list[StageRow], kind: str, key: str | None = "k", switch: str = "true") -> Any:
+    flags.configure(Store(*rows).stages(switch))
+    api.set_provider_and_wait(StageProvider(["a", "b"]))
+    client = api.get_client()
+    context = EvaluationContext(key)
+    if kind == "boolean":
+        return client.get_boolean_details("a", False, context)
+    if kind == "string":
+        return client.get_string_details("a", "none", context)
+    return client.get_integer_details("a", 7, context)
+
+
+def test_a_stage_as_a_flag() -> None:
+    live = asked([StageRow("a", "live", None, 4)], "boolean")
+    assert (live.value, live.variant, live.reason) == (True, "live", "STATIC")
+    assert live.flag_metadata == {"version": 4}
+    ramp = asked([StageRow("a", "ramp", 100.0, 5)], "string")
+    assert (ramp.value, ramp.variant, ramp.reason) == ("inngest", "ramp", "SPLIT")
+    assert ramp.flag_metadata == {"version": 5, "percent": 100.0}
+    pinned = asked([StageRow("a", "ramp", 0.0, 5, (("k", "serverless"),))], "boolean")
+    assert (pinned.value, pinned.reason) == (True, "TARGETING_MATCH")
+    off = asked([StageRow("a", "live", None, 4)], "string", switch="false")
+    assert (off.value, off.reason, off.error_code) == ("rq", "DISABLED", None)
+    nowhere = asked([], "boolean")
+    assert (nowhere.value, nowhere.variant, nowhere.reason) == (False, "legacy", "DEFAULT")
+
+
+def test_what_is_no_flag() -> None:
+    assert asked([], "boolean", key=None).error_code == ErrorCode.TARGETING_KEY_MISSING
+    assert asked([], "integer").error_code == ErrorCode.TYPE_MISMATCH
+    missing = api.get_client().get_boolean_details("nope", False, EvaluationContext("k"))
+    assert missing.error_code == ErrorCode.FLAG_NOT_FOUND
+
+
+# --- another provider in their place ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [StageRow(JOB, "ramp", 50.0, 3)], [StageRow(JOB, "live", None, 3)]]
+)
+def test_a_provider_decides_by_key(rows: list[StageRow]) -> None:
+    decide = Store(*rows).provided().decide
+    version, stage = (3, rows[0].stage) if rows else (0, "legacy")
+    assert decide(JOB, "yes") == ("inngest", "TARGETING_MATCH", stage, version)
+    assert decide(JOB, "no") == ("rq", "TARGETING_MATCH", stage, version)
+    assert providers.state["made"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "backend"),
+    [
+        (StageRow(JOB, "legacy", None, 3), "rq"),
+        (StageRow(JOB, "shadow", None, 3), "rq"),
+        (StageRow(JOB, "live", None, 3, (("yes", "rq"),)), "rq"),
+        (StageRow(JOB, "complete", None, 3), "inngest"),
+        (StageRow(JOB, "banana", None, 3), "rq"),
+    ],
+)
+def test_an_off_switch_wins_and_complete_stays(row: StageRow, backend: str) -> None:
+    assert Store(row).provided().decide(JOB, "yes").backend == backend
+    assert providers.state["asked"] == 0
+
+
+def test_the_master_switch_wins() -> None:
+    decision = Store().provided(switch="false").decide(JOB, "yes")
+    assert (decision.backend, decision.reason) == ("rq", "DISABLED")
+    assert providers.state["asked"] == 0
+
+
+def test_an_unreadable_store_is_no_leave_to_ask() -> None:
+    store = Store(StageRow(JOB, "legacy", None, 3))
+    provided = store.provided()
+    assert provided.decide(JOB, "yes").backend == "rq"
+    store.away = True
+    store.time += 5
+    assert provided.decide(JOB, "yes").backend == "rq"
+    cold = Store()
+    cold.away = True
+    assert cold.provided().decide(JOB, "yes") == ("rq", "ERROR", "legacy", 0)
+    assert providers.state["asked"] == 0
+
+
+@pytest.mark.parametrize("mode", ["raises", "nonsense", "hangs"])
+def test_without_an_answer_the_last_one_serves_or_legacy(mode: str) -> None:
+    decide = Store().provided().decide
+    assert decide(JOB, "yes").backend == "inngest"
+    providers.state["mode"] = mode
+    assert decide(JOB, "yes")[:2] == ("inngest", "STALE")
+    assert decide(JOB, "yet unseen")[:2] == ("rq", "ERROR")
+    assert decide("no such flag", "yes")[:2] == ("rq", "ERROR")
+
+
+def test_a_slow_provider_is_left_alone_for_a_while() -> None:
+    decide = Store().provided().decide
+    providers.state["mode"] = "hangs"
+    for number in range(50):
+        assert decide(JOB, f"y{number}").reason == "ERROR"
+    assert providers.state["asked"] == 1
+
+
+def test_one_that_is_not_ready_is_one_without_an_answer() -> None:
+    assert Store().provided("unready").decide(JOB, "yes")[:2] == ("rq", "ERROR")
+
+
+def test_a_reason_it_made_up_is_unknown() -> None:
+    providers.state["mode"] = "odd reason"
+    assert Store().provided().decide(JOB, "yes")[:2] == ("inngest", "UNKNOWN")
+
+
+def test_a_forked_child_has_a_provider_of_its_own() -> None:
+    provided = Store().provided()
+    provided.decide(JOB, "yes")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer = provided.decide(JOB, "yes")
+        os.write(write, f"{answer.backend} {answer.reason} {providers.state['made']}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"inngest TARGETING_MATCH 2"
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("no.such.module:make", "No module named"),
+        (f"{HOME}:nope", "has no attribute 'nope'"),
+        (f"{HOME}:JOB", "not callable"),
+        (f"{HOME}:broken", "no such account"),
+        (f"{HOME}:none", "makes no OpenFeature provider"),
+        (f"{HOME}:ourselves", "decide already"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(named: str, says: str) -> None:
+    with pytest.raises(SettingsError, match="FLAG_PROVIDER") as refused:
+        factory(named)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("raw", ["module", "module:", ":factory", "a b:c", "a:b.c"])
+def test_what_is_no_module_and_factory(raw: str) -> None:
+    with pytest.raises(SettingsError, match="FLAG_PROVIDER"):
+        load({"FLAG_PROVIDER": raw})
