@@ -207,7 +207,7 @@ def test_on_a_bad_day_twice_and_out_of_order(there: Destination, url: str) -> No
         made.fault(double=0.5, late=1.0)
         for number in range(30):
             client.message.publish(url=url, body=str(number))
-        wait_until(lambda: not made.store.due(time.time() + 60, 1))
+        wait_until(lambda: not made.store.due(time.time() + 60))
     bodies = there.bodies()
     assert set(bodies) == {str(number).encode() for number in range(30)}
     assert 30 < len(bodies) < 60

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.local.qstash import params
 from app.local.qstash.params import Refused
+from app.local.qstash.store import DEAD
 from app.local.serving import drop_connection
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def create_app(standin: QStashStandIn) -> Flask:
     def list_dead() -> Response:
         asked = request.args.to_dict()
         count = min(MAX_LISTED, int(asked.pop("count", str(MAX_LISTED))))
-        found = store.dead(int(asked.pop("cursor", "0")))
+        found = store.kept(DEAD, int(asked.pop("cursor", "0")))
         same = [(n, d) for n, d in found if all(str(d.get(k)) == v for k, v in asked.items())]
         answer: dict[str, Any] = {"messages": [_shown(doc) for _, doc in same[:count]]}
         if len(same) > count:
@@ -177,7 +178,7 @@ def create_app(standin: QStashStandIn) -> Flask:
         return jsonify(answer)
 
     def the_dead(dlq_id: str) -> tuple[int, dict[str, Any]]:
-        found = [(seq, doc) for seq, doc in store.dead() if doc["dlqId"] == dlq_id]
+        found = [(seq, doc) for seq, doc in store.kept(DEAD) if doc["dlqId"] == dlq_id]
         return found[0] if found else abort(404, f"dlq message {dlq_id} not found")
 
     @app.get("/v2/dlq/<dlq_id>")

@@ -143,18 +143,20 @@ class QStashStandIn:
             with self._lock:
                 busy = dict(self._busy)
             flows = Counter(busy.values())
-            for seq, state, doc in self.store.due(now, MAX_CALLS * 8):
-                flow = doc.get("flowControlKey")
-                full = flow is not None and flows[flow] >= doc["parallelism"]
-                queue = doc.get("queueName") if state != COPY else None
-                waits = queue is not None and self.store.first_in(queue) != seq
-                if seq in busy or full or waits or len(busy) >= MAX_CALLS:
+            for row in self.store.due(now) if len(busy) < MAX_CALLS else ():
+                seq, queue, flow = row["seq"], row["queue"], row["flow"]
+                if seq in busy or (queue is not None and self.store.first_in(queue) != seq):
+                    continue
+                doc = json.loads(row["doc"])
+                if flow is not None and flows[flow] >= doc["parallelism"]:
                     continue
                 busy[seq] = flow
                 flows[flow] += 1
                 with self._lock:
                     self._busy[seq] = flow
-                self._pool.submit(self._deliver, seq, state, doc)
+                self._pool.submit(self._deliver, seq, row["state"], doc)
+                if len(busy) >= MAX_CALLS:
+                    break
 
     def _fire(self, schedule: dict[str, Any], now: float) -> None:
         del schedule["nextScheduleTime"]

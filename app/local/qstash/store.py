@@ -11,9 +11,10 @@ from typing import Any
 DEDUPE_SECONDS = 600.0
 EVENTS_KEPT = 10_000
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_LONG = range(63)  # as long as the service's own
 _TABLES = """
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
-  state TEXT NOT NULL, at REAL NOT NULL, queue TEXT, doc TEXT NOT NULL);
+  state TEXT NOT NULL, at REAL NOT NULL, queue TEXT, flow TEXT, doc TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS messages_due ON messages (state, at);
 CREATE INDEX IF NOT EXISTS messages_id ON messages (id);
 CREATE TABLE IF NOT EXISTS schedules (id TEXT PRIMARY KEY, next REAL NOT NULL, doc TEXT NOT NULL);
@@ -50,30 +51,27 @@ class Store:
 
     def add(self, doc: dict[str, Any], at: float, *, copy_at: float | None = None) -> str:
         """Keep a new message, and maybe a second delivery of it; its id."""
-        message_id = doc["messageId"] = "msg_" + "".join(
-            secrets.choice(_ALPHABET) for _ in range(63)
-        )
-        sql = "INSERT INTO messages (id, state, at, queue, doc) VALUES (?,?,?,?,?)"
-        text = json.dumps(doc)
+        message_id = doc["messageId"] = "msg_" + "".join(secrets.choice(_ALPHABET) for _ in _LONG)
+        sql = "INSERT INTO messages (id, state, at, queue, flow, doc) VALUES (?,?,?,?,?,?)"
+        rest = (doc.get("flowControlKey"), json.dumps(doc))
         with self._lock:
             if doc.get("deduplicationId"):
                 until = doc["createdAt"] / 1000 + DEDUPE_SECONDS
                 used = (doc["deduplicationId"], message_id, until)
                 self._do("INSERT OR REPLACE INTO dedupe VALUES (?,?,?)", *used)
-            self._do(sql, message_id, WAITING, at, doc.get("queueName"), text)
+            self._do(sql, message_id, WAITING, at, doc.get("queueName"), *rest)
             if copy_at is not None:
-                self._do(sql, message_id, COPY, copy_at, None, text)
+                self._do(sql, message_id, COPY, copy_at, None, *rest)
         self.event("CREATED", doc, doc["createdAt"] / 1000)
         return message_id
 
-    def due(self, now: float, limit: int) -> list[tuple[int, str, dict[str, Any]]]:
-        """What is to be delivered by now, the longest due first: number, state, message."""
-        rows = self._do(
-            "SELECT seq, state, doc FROM messages WHERE state IN ('waiting', 'copy') AND at<=?"
-            " ORDER BY at, seq LIMIT ?",
-            *(now, limit),
+    def due(self, now: float) -> list[sqlite3.Row]:
+        """What is to be delivered by now, the longest due first."""
+        return self._do(
+            "SELECT seq, state, queue, flow, doc FROM messages"
+            " WHERE state IN ('waiting', 'copy') AND at<=? ORDER BY at, seq LIMIT 2000",
+            now,
         )
-        return [(row["seq"], row["state"], json.loads(row["doc"])) for row in rows]
 
     def first_in(self, queue: str) -> int:
         """The number of the queue's first message: a queue delivers in its order."""
@@ -107,15 +105,18 @@ class Store:
                     count += 1
         return count
 
+    def kept(self, state: str, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
+        """The messages that stand so, by number, from a place on."""
+        rows = self._do("SELECT seq, doc FROM messages WHERE state=? AND seq>?", state, after)
+        return [(row["seq"], json.loads(row["doc"])) for row in rows]
+
     def waiting(self) -> list[dict[str, Any]]:
         """Every message still to be delivered."""
-        rows = self._do("SELECT doc FROM messages WHERE state='waiting' ORDER BY at")
-        return [json.loads(row["doc"]) for row in rows]
+        return [doc for _, doc in self.kept(WAITING)]
 
-    def dead(self, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
-        """The dead letter queue from a place on."""
-        rows = self._do("SELECT seq, doc FROM messages WHERE state='dead' AND seq>?", after)
-        return [(row["seq"], json.loads(row["doc"])) for row in rows]
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letter queue."""
+        return [doc for _, doc in self.kept(DEAD)]
 
     def save_schedule(self, doc: dict[str, Any], next_at: float) -> None:
         """Create a schedule or overwrite it."""
