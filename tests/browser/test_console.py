@@ -95,7 +95,7 @@ def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=seat.ids["failed"]).click()
     expect(page.locator("pre").first).to_contain_text("<script>alert(1)</script>")
-    page.get_by_role("button", name="Log out grace").click()
+    page.get_by_role("button", name="Log out").click()
     page.goto("/console/runs")
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 

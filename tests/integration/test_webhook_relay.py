@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -195,6 +196,16 @@ def test_what_makes_two_webhooks_the_same(platform: Platform) -> None:
     assert platform.post("shop", shop(b""), b"").json["new"]
     assert platform.count(Received) == 6
     assert platform.count(RunRow) == 4 * 2 + 2 * 1
+
+
+def test_the_same_webhook_many_times_at_once_is_one(platform: Platform) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: platform.post("github", github()), range(16)))
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert sum(answer.json["new"] for answer in answers) == 1
+    platform.work()
+    assert (platform.count(Received), platform.count(RunRow)) == (1, 2)
+    assert [len(end.got) for end in (platform.crm, platform.warehouse)] == [1, 1]
 
 
 def test_what_is_not_the_sources_is_refused_and_not_kept(lite: Platform) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from app.config import load
 from app.errors import SettingsError
@@ -93,3 +97,28 @@ def test_an_address_has_one_reading() -> None:
     assert read == (True, "2606:4700::1111", 8443, "/?q=1")
     assert read.authority == "[2606:4700::1111]:8443"
     assert address("https://xn--bcher-kva.example/a%20b").authority == "xn--bcher-kva.example"
+
+
+PARTS = st.sampled_from(
+    [
+        *("https://", "http://", "//", "a.example", "127.0.0.1", "[::1]", "0x7f.1", ":", ":443"),
+        *("@", "\\", "/", "?", "#", "%", "%40", ".", "é", " ", "a", "1", "[", "]", "\t", "-", "_"),
+    ]
+)
+
+
+@settings(derandomize=True, max_examples=400)
+@example("https://a.example")
+@given(st.one_of(st.text(max_size=40), st.lists(PARTS, max_size=9).map("".join)))
+def test_what_is_read_another_reader_reads_the_same(url: str) -> None:
+    try:
+        read = address(url, loopback=True)
+    except ValueError:
+        return
+    try:
+        other = parse_url(url)
+    except LocationParseError:
+        return
+    assert (other.host or "").strip("[]") == read.host
+    assert other.auth is None
+    assert (other.port or (443 if read.tls else 80)) == read.port
