@@ -10,9 +10,10 @@ from flask.cli import with_appcontext
 from app.cli.output import document, json_option, parts, say, table
 from app.errors import BackendUnavailable
 from app.runtime import Runtime
-from queues.census import PICKLED, PLACES, QueueCensus, census, is_ours
+from queues.census import GONE, PICKLED, PLACES, UNREADABLE, QueueCensus, census, is_ours
 
 MOST = 20_000
+UNKNOWN = (PICKLED, GONE, UNREADABLE)
 
 
 @click.command("inventory")
@@ -83,7 +84,7 @@ def _queue(made: Runtime, queue: QueueCensus) -> dict[str, Any]:
     functions = [
         {
             "function": function,
-            "known": is_ours(function) or function in made.catalogue.legacy(),
+            "known": None if function in UNKNOWN else _declared(made, function),
             **{place: counts[place] for place in PLACES},
         }
         for function, counts in sorted(queue.functions.items())
@@ -96,6 +97,10 @@ def _queue(made: Runtime, queue: QueueCensus) -> dict[str, Any]:
         "looked_at": queue.looked_at,
         "functions": functions,
     }
+
+
+def _declared(made: Runtime, function: str) -> bool:
+    return is_ours(function) or function in made.catalogue.legacy()
 
 
 def _known(row: dict[str, Any]) -> str | None:

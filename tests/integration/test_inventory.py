@@ -15,6 +15,8 @@ import pytest
 import rq
 from click.testing import Result
 from flask import Flask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
@@ -111,6 +113,7 @@ def test_by_place_and_function(app: Flask, redis: Redis, tmp_path: Path) -> None
     assert (add["queued"], add["scheduled"], add["deferred"], add["known"]) == (1, 1, 1, False)
     assert functions[f"{AT}.fail"]["failed"] == 1
     assert functions[f"{AT}.mark"]["known"] is True
+    assert functions[PICKLED]["known"] is None
     ours = queue_named(found, "tests")["functions"]
     assert [(row["function"], row["queued"], row["known"]) for row in ours] == [(TASK, 1, True)]
     assert bad.get_status() == "failed"
@@ -158,6 +161,23 @@ def test_without_redis(tmp_path: Path) -> None:
 )
 def test_the_function_of_stored_data(stored: bytes | None, function: str) -> None:
     assert function_of(stored) == function
+
+
+@given(
+    name=st.text(max_size=400),
+    args=st.lists(st.integers() | st.text(max_size=20) | st.none(), max_size=5),
+    squeezed=st.booleans(),
+)
+@settings(max_examples=200, derandomize=True)
+def test_any_function_of_any_json(name: str, args: list[Any], squeezed: bool) -> None:
+    data = json.dumps((name, None, args, {})).encode()
+    assert function_of(zlib.compress(data) if squeezed else data) == name
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=200, derandomize=True)
+def test_anything_else_is_only_named(stored: bytes) -> None:
+    assert isinstance(function_of(stored), str)
 
 
 def test_an_empty_redis(redis: Redis, redis_url: str) -> None:
