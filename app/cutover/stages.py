@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Index, String, Text, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -136,8 +137,12 @@ def change(
         "follows": follows,
         "forced": forced,
     }
+    return _follow(tx, values, job)
+
+
+def _follow(tx: Session, values: dict[str, Any], job: str) -> StageChange:
     try:
-        return tx.scalars(insert(C).values(values).returning(C)).one()
+        return tx.scalars(insert(StageChange).values(values).returning(StageChange)).one()
     except IntegrityError:
         raise StageRefused(f"{job} was moved by somebody else at this moment: look again") from None
 

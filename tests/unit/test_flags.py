@@ -167,3 +167,66 @@ def test_the_ends_of_a_ramp_are_nobody_and_everybody(job: str, key: str) -> None
 def test_a_ramp_takes_its_share(percent: float, least: int, most: int) -> None:
     limit = threshold(percent)
     assert least <= sum(bucket("job", f"key {n}") < limit for n in range(20_000)) <= most
+
+
+# --- pins ---------------------------------------------------------------------------------------
+
+sides = st.sampled_from(["rq", "serverless"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "percent", "off", "on", "neither"),
+    [
+        ("legacy", None, "rq", "rq", "rq"),
+        ("shadow", None, "rq", "rq", "rq"),
+        ("ramp", 0.0, "rq", "inngest", "rq"),
+        ("ramp", 100.0, "rq", "inngest", "inngest"),
+        ("live", None, "rq", "inngest", "inngest"),
+        ("complete", None, "inngest", "inngest", "inngest"),
+    ],
+)
+def test_a_pin_wins_over_the_percent_and_no_off_switch(
+    stage: str, percent: float | None, off: str, on: str, neither: str
+) -> None:
+    pins = (("off", "rq"), ("on", "serverless"))
+    store = Store(StageRow("a", stage, percent, 3, pins))
+    decide = store.flags().decide
+    assert [decide("a", key).backend for key in ("off", "on", "neither")] == [off, on, neither]
+    assert decide("other", "on").backend == "rq"
+    if stage in ("ramp", "live"):
+        assert decide("a", "off") == ("rq", "TARGETING_MATCH", stage, 3)
+        assert decide("a", "on") == ("inngest", "TARGETING_MATCH", stage, 3)
+    switched_off = store.flags({"USE_INNGEST": "false"}).decide
+    assert {switched_off("a", key)[:2] for key in ("off", "on")} == {("rq", "DISABLED")}
+
+
+def test_pins_last_through_an_unreadable_store_and_end_with_the_next_reading() -> None:
+    store = Store(StageRow("a", "ramp", 0.0, 3, (("k", "serverless"),)))
+    decide = store.flags().decide
+    assert decide("a", "k").backend == "inngest"
+    store.away = True
+    store.time += 5
+    assert decide("a", "k") == ("inngest", "STALE", "ramp", 3)
+    store.away = False
+    store.rows = (StageRow("a", "ramp", 0.0, 3),)
+    store.time += 5
+    assert decide("a", "k") == ("rq", "SPLIT", "ramp", 3)
+
+
+def test_a_pin_to_a_side_that_is_none_is_an_off_switch() -> None:
+    row = StageRow("a", "live", None, 3, (("k", "banana"),))
+    assert Store(row).flags().decide("a", "k").backend == "rq"
+
+
+@given(st.dictionaries(keys, sides, max_size=5), keys, percents, percents)
+def test_pins_hold_whatever_the_percent_and_move_nobody_else(
+    pins: dict[str, str], other: str, one: float, two: float
+) -> None:
+    for percent in (one, two):
+        row = StageRow("a", "ramp", percent, 1)
+        free = Store(row).flags().decide
+        pinned = Store(row._replace(pins=tuple(pins.items()))).flags().decide
+        for key, side in pins.items():
+            assert pinned("a", key).backend == ("rq" if side == "rq" else "inngest")
+        if other not in pins:
+            assert pinned("a", other) == free("a", other)

@@ -1,0 +1,226 @@
+"""Moving jobs from stage to stage: what is refused, what is on record, and the gate at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, update
+
+import flags
+from app import runtime
+from app.clock import utcnow
+from app.coordination.snapshot import StageSnapshot
+from app.cutover import gate, parity, pins, stages
+from app.cutover.gate import CALM, GUARDRAIL
+from app.cutover.parity import Kind, Parity
+from app.dispatch import dispatch
+from app.errors import BadInput, GateClosed, StageRefused
+from app.gateways.cache import open_cache
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from flags import Side, Stage
+from tests.support.sides import environment, fresh
+
+JOB = "five-steps"
+
+
+@pytest.fixture
+def made(database_url: str) -> Iterator[runtime.Runtime]:
+    memory = MemoryBackend()
+    memory.name = "rq"
+    made = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), [memory])
+    yield made
+    made.db.dispose()
+
+
+def move(made: runtime.Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
+    told: dict[str, Any] = {"by": "ada", "why": "because", "now": utcnow()} | more
+    return gate.move(made.db, JOB, stage, percent, **told)
+
+
+def standing(made: runtime.Runtime) -> str:
+    return next((row.stage for row in stages.current(made.db) if row.job == JOB), "legacy")
+
+
+WAYS: dict[Stage, list[tuple[str, float | None]]] = {
+    Stage.LEGACY: [("live", None), ("legacy", None)],
+    Stage.SHADOW: [("shadow", None)],
+    Stage.RAMP: [("ramp", 0.1)],
+    Stage.LIVE: [("live", None)],
+    Stage.COMPLETE: [("live", None), ("complete", None)],
+}
+MADE_FROM = {
+    Stage.LEGACY: {Stage.SHADOW, Stage.RAMP, Stage.LIVE},
+    Stage.SHADOW: {Stage.LEGACY, Stage.RAMP, Stage.LIVE},
+    Stage.RAMP: {Stage.LEGACY, Stage.SHADOW, Stage.LIVE, Stage.RAMP},
+    Stage.LIVE: {Stage.LEGACY, Stage.SHADOW, Stage.RAMP, Stage.COMPLETE},
+    Stage.COMPLETE: {Stage.LEGACY, Stage.LIVE},
+}
+
+
+def test_every_move_is_made_or_refused_and_then_changes_nothing(made: runtime.Runtime) -> None:
+    for before, to in product(Stage, Stage):
+        with made.db.begin() as connection:
+            connection.execute(delete(stages.StageChange))
+        for way in WAYS[before]:
+            move(made, *way)
+        records = len(stages.history(made.db))
+        percent = 50.0 if to == Stage.RAMP else None
+        if to in MADE_FROM[before]:
+            change = move(made, to, percent)
+            assert (change.from_stage, change.to_stage, change.by) == (before, to, "ada")
+        else:
+            with pytest.raises(StageRefused):
+                move(made, to, percent, force=to == Stage.COMPLETE)
+            assert (standing(made), len(stages.history(made.db))) == (before, records)
+
+
+def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(made: runtime.Runtime) -> None:
+    for percent in (0.1, 50, 100, 1):
+        move(made, "ramp", percent)
+    with pytest.raises(StageRefused, match="already stands at ramp 1 %"):
+        move(made, "ramp", 1)
+    with pytest.raises(StageRefused, match="for pinned keys"):
+        move(made, "ramp", 0)
+    pins.pin(made.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
+    move(made, "ramp", 0)
+    history = [change.percent for change in stages.history(made.db, JOB)]
+    assert history == [0, 1, 100, 50, 0.1]
+
+
+def test_of_two_moves_at_once_one_is_made(made: runtime.Runtime) -> None:
+    move(made, "live")
+    (row,) = stages.current(made.db)
+
+    def try_it(number: int) -> str:
+        try:
+            stages.set_stage(
+                made.db,
+                JOB,
+                "ramp",
+                float(number + 1),
+                by="t",
+                why="w",
+                now=utcnow(),
+                expected=row.version,
+            )
+        except StageRefused as refused:
+            return str(refused)
+        return "made"
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(try_it, range(8)))
+    assert said.count("made") == 1
+    assert len(stages.history(made.db, JOB)) == 2
+    # As for a second writer who read before the first one wrote.
+    with made.db.session() as tx, pytest.raises(StageRefused, match="somebody else"):
+        stages._follow(tx, _follower(row.version), JOB)
+
+
+def _follower(version: int) -> dict[str, Any]:
+    told = {"at": utcnow(), "job": JOB, "from_stage": "live", "to_stage": "legacy"}
+    return told | {"by": "t", "why": "w", "follows": version, "forced": False, "percent": None}
+
+
+# --- the gate -----------------------------------------------------------------------------------
+
+
+def differs(made: runtime.Runtime, kind: Kind, run: str) -> None:
+    row = {"job": JOB, "run_id": run, "kind": kind, "planned_at": utcnow(), "differing": 1}
+    with made.db.begin() as connection:
+        connection.execute(insert(Parity).values(row))
+
+
+def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
+    made: runtime.Runtime,
+) -> None:
+    flags.configure(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
+    run = dispatch(JOB, {"name": "a"})
+    dispatch("noop", {"name": "of another job"})
+    for number, kind in enumerate(Kind):
+        differs(made, kind, f"r{number}")
+    fired = utcnow() - CALM + timedelta(minutes=1)
+    move(made, "live", now=fired)
+    stages.set_stage(made.db, JOB, "ramp", 10.0, by=GUARDRAIL, why="bad", now=fired)
+    move(made, "live")
+    with pytest.raises(GateClosed) as closed:
+        move(made, "complete")
+    for said in ("1 open runs on the old side", "2 differences", "the guardrail fired at"):
+        assert said in str(closed.value)
+    assert standing(made) == "live"
+    with made.db.begin() as connection:
+        connection.execute(update(R).where(R.id == run.id).values(backend="inngest"))
+    assert parity.explain(made.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
+    with pytest.raises(GateClosed) as closed:
+        move(made, "complete")
+    assert str(closed.value).startswith(f"{JOB} is not complete: the guardrail fired at")
+    change = move(made, "complete", now=utcnow() + timedelta(minutes=2))
+    assert (change.to_stage, change.forced) == ("complete", False)
+    back = move(made, "live")
+    assert (back.from_stage, back.to_stage) == ("complete", "live")
+
+
+def test_force_opens_the_gate_and_is_on_record(made: runtime.Runtime) -> None:
+    flags.configure(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
+    dispatch(JOB, {"name": "a"})
+    move(made, "live")
+    change = move(made, "complete", force=True, why="we know")
+    assert change.forced is True
+    assert change.why.startswith("we know (forced past: 1 open runs on the old side")
+    assert standing(made) == "complete"
+
+
+def test_only_what_is_wrong_and_not_explained_can_be_explained(made: runtime.Runtime) -> None:
+    differs(made, Kind.DIFFERENT, "r1")
+    differs(made, Kind.EQUAL, "r2")
+    (wrong,) = parity.listed(made.db, JOB, [Kind.DIFFERENT], 10)
+    (equal,) = parity.listed(made.db, JOB, [Kind.EQUAL], 10)
+    for ids in ([equal["id"]], [wrong["id"], equal["id"]], [999]):
+        with pytest.raises(BadInput, match="still to be explained"):
+            parity.explain(made.db, ids, None, by="ada", why="w", now=utcnow())
+    assert parity.counts(made.db)[JOB]["unexplained"] == 1
+    assert parity.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow()) == 1
+    assert parity.counts(made.db)[JOB] == {"compared": 2, "different": 1, "unexplained": 0}
+    (again,) = parity.listed(made.db, JOB, [Kind.DIFFERENT], 10)
+    assert (again["explained"]["by"], again["explained"]["why"]) == ("ada", "w")
+    with pytest.raises(BadInput, match="still to be explained"):
+        parity.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow())
+
+
+# --- pins ---------------------------------------------------------------------------------------
+
+
+def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime) -> None:
+    move(made, "ramp", 1)
+
+    def change(keys: list[str], side: str | None) -> int:
+        return pins.pin(made.db, JOB, keys, side, by="ada", why="first", now=utcnow())
+
+    assert change(["ana", "bo", "ana"], "serverless") == 2
+    assert change(["bo"], "rq") == 1
+    assert change(["bo"], "rq") == 0
+    assert change(["ana", "nobody"], None) == 1
+    (row,) = stages.current(made.db)
+    assert row.pins == (("bo", "rq"),)
+    (pin,) = pins.standing(made.db, JOB)
+    assert (pin.key, pin.side, pin.by, pin.why) == ("bo", "rq", "ada", "first")
+    assert pins.standing(made.db, "noop") == []
+    many = [f"c{n}" for n in range(pins.MOST)]
+    for keys, side in ((many, "rq"), (["x"], "banana"), ([""], "rq"), (["x" * 256], "rq")):
+        with pytest.raises(StageRefused):
+            change(keys, side)
+    assert len(pins.standing(made.db)) == 1
+
+
+def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:
+    move(made, "ramp", 1)
+    pins.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
+    settings = made.settings.model_copy(update={"redis_url": redis_url})
+    snapshot = StageSnapshot(open_cache(settings), f"sqlite:///{utcnow().timestamp()}")
+    kept = snapshot.keep(stages.current(made.db))
+    assert snapshot.read() == list(kept)
