@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from flask.cli import with_appcontext
 
 from app.cli.cutover import by_option, named
 from app.cli.output import document, json_option, parts, say, table
@@ -17,11 +18,16 @@ _SHOWN = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)]
 
 @click.command("parity")
 @click.argument("words", metavar="JOB | explain ID...|JOB", nargs=-1, required=True)
-@click.option("--kind", type=click.Choice(list(Kind)), help="Only these; by default what is wrong.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Only these; by default what is wrong.",
+)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option("--why", help="Of explain: for the record.")
 @by_option
 @json_option
+@with_appcontext
 def parity(
     words: tuple[str, ...],
     kind: str | None,

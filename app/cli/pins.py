@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+from flask.cli import with_appcontext
 
 from app.cli.cutover import by_option, named
 from app.cli.output import document, json_option, parts, say, table
@@ -17,10 +18,17 @@ from flags import Side
 @click.command("pin")
 @click.argument("job")
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
-@click.option("--to", "side", type=click.Choice(list(Side)), required=True, help="Which side.")
+@click.option(
+    "--to",
+    "side",
+    type=click.Choice([side.value for side in Side]),
+    required=True,
+    help="Which side.",
+)
 @click.option("--why", required=True, help="For the history.")
 @by_option
 @json_option
+@with_appcontext
 def pin(
     job: str, keys: tuple[str, ...], side: str, why: str, by: str | None, as_json: bool
 ) -> None:
@@ -37,6 +45,7 @@ def pin(
 @click.option("--why", required=True, help="For the history.")
 @by_option
 @json_option
+@with_appcontext
 def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None, as_json: bool) -> None:
     """Let keys of JOB go where its stage says."""
     _change(job, keys, None, why, by, as_json)
@@ -45,6 +54,7 @@ def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None, as_json: bo
 @click.command("pins")
 @click.argument("job", required=False)
 @json_option
+@with_appcontext
 def pins(job: str | None, as_json: bool) -> None:
     """The pinned keys, of JOB or all, and who pinned them when and why."""
     made = parts()

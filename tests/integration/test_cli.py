@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 import flags
 from app import create_app, runtime, tables
 from app.cli.output import settings_checked
 from app.clock import iso, utcnow
 from app.config import ROOT, Settings
+from app.cutover.parity import Parity
 from app.cutover.standing import FAILED, OPEN
 from app.db import Database
 from app.earnings.seed import seed
@@ -249,6 +250,7 @@ WRONG_USES = [
     (["cutover", "stage", "cli-plain", "nope", "--why", "w"], "stage must be one of"),
     (["cutover", "stage", "cli-plain", "live", "--why", " "], "say why"),
     (["cutover", "stage", "cli-plain", "ramp", "--why", "w"], "needs a percent"),
+    (["cutover", "stage", "cli-plain", "ramp", "--percent", "0", "--why", "w"], "pinned keys"),
     (["cutover", "stage", "cli-plain", "live", "--percent", "5", "--why", "w"], "percent"),
     (["cutover", "stage", "cli-plain", "ramp", "--percent", "101", "--why", "w"], "0 to 100"),
     (["cutover", "stage", "cli-plain", "ramp", "--percent", "nan", "--why", "w"], "0 to 100"),
@@ -584,6 +586,94 @@ def test_stage_all_moves_those_that_stand_elsewhere(cli: Cli) -> None:
     assert len(cli.json("cutover", "history")) == len(after["jobs"])
     again = cli("cutover", "stage", "--all", "live", "--why", "all")
     assert (again.exit_code, "nothing was changed" in again.stderr) == (0, True)
+
+
+def test_a_job_goes_all_the_way_through_the_gate(cli: Cli) -> None:
+    stage = ("cutover", "stage", "cli-plain")
+    no_plan = cli(*stage, "shadow", "--why", "w")
+    assert "cli-plain has no plan: nothing of it is compared" in no_plan.stderr
+    assert "no plan" in no_plan.stdout
+    assert "no plan" not in cli("cutover", "stage", "cli-planned", "shadow", "--why", "w").stderr
+    assert "it comes after live" in cli.refused(*stage, "complete", "--why", "w")
+    assert "--force is for complete" in cli.refused(*stage, "live", "--why", "w", "--force")
+    cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
+    cli.json(*stage, "live", "--why", "w")
+    line = cli.refused(*stage, "complete", "--why", "w", code=1)
+    assert "1 open runs on the old side (cutover drain cli-plain --to serverless)" in line
+    cli.json(*stage, "complete", "--why", "w", "--force")
+    (last, *_) = cli.json("cutover", "history", "cli-plain")
+    assert (last["to"], last["forced"]) == ("complete", True)
+    assert "forced past: 1 open runs" in cli("cutover", "history", "cli-plain").stdout
+    assert "back to live" in cli.refused(*stage, "shadow", "--why", "w")
+    cli.json(*stage, "legacy", "--why", "it is 2 a.m.")
+    assert "signs for itself" in cli.refused(*stage, "live", "--why", "w", "--by", "guardrail")
+
+
+def test_stage_all_says_which_stay(cli: Cli) -> None:
+    cli.json("cutover", "stage", "cli-plain", "live", "--why", "w")
+    cli.json("jobs", "dispatch", "cli-refuser", '{"name": "a"}')
+    cli.json("cutover", "stage", "cli-refuser", "live", "--why", "w")
+    every = cli("cutover", "stage", "--all", "complete", "--why", "w")
+    assert every.exit_code == 1
+    assert "cli-refuser is not complete" in every.stderr
+    stages_now = {job["name"]: job["stage"] for job in cli.json("cutover", "status")["jobs"]}
+    assert (stages_now["cli-plain"], stages_now["cli-refuser"]) == ("complete", "live")
+
+
+def test_pins(cli: Cli) -> None:
+    pin = ("cutover", "pin", "cli-plain", "ana", "bo", "--to", "serverless", "--why", "first")
+    assert [row["key"] for row in cli.json(*pin, "--by", "ada")] == ["ana", "bo"]
+    assert "nothing was changed" in cli(*pin).stderr
+    (left,) = cli.json("cutover", "unpin", "cli-plain", "bo", "--why", "enough")
+    assert left | {"at": ""} == {
+        "job": "cli-plain",
+        "key": "ana",
+        "side": "serverless",
+        "at": "",
+        "by": "ada",
+        "why": "first",
+    }
+    assert cli.json("cutover", "pins") == cli.json("cutover", "pins", "cli-plain") == [left]
+    assert "ana" in cli("cutover", "pins").stdout
+    assert "no job" in cli.refused("cutover", "pin", "nope", "a", "--to", "rq", "--why", "w")
+    assert "say why" in cli.refused("cutover", "unpin", "cli-plain", "ana", "--why", " ")
+    assert cli("cutover", "pin", "cli-plain", "a", "--to", "up", "--why", "w").exit_code == 2
+
+
+def test_parity_lists_differences_and_takes_explanations(cli: Cli) -> None:
+    found = '[{"field":"amount","live":5,"planned":7}]'
+    told = {"job": "cli-planned", "planned_at": utcnow(), "differing": 0}
+    rows: list[dict[str, Any]] = [
+        {
+            "run_id": "r1",
+            "kind": "different",
+            "found": found,
+            "error": None,
+            "differing": 3,
+        },
+        {"run_id": "r2", "kind": "plan_failed", "found": None, "error": "EffectHeld: no"},
+        {"run_id": "r3", "kind": "equal", "found": None, "error": None},
+    ]
+    with cli.made.db.begin() as connection:
+        connection.execute(insert(Parity), [told | row for row in rows])
+    parity = row_of(cli.json("cutover", "status")["jobs"], "cli-planned")["parity"]
+    assert parity == {"compared": 3, "different": 2, "unexplained": 2, "plan": True}
+    failed, different = cli.json("cutover", "parity", "cli-planned")
+    assert (failed["error"], failed["run"]) == ("EffectHeld: no", "r2")
+    assert different["differences"] == [{"field": "amount", "live": 5, "planned": 7}]
+    shown = cli("cutover", "parity", "cli-planned").stdout
+    assert all(word in shown for word in ("amount", "and 2 more", "EffectHeld: no"))
+    assert len(cli.json("cutover", "parity", "cli-planned", "--kind", "equal")) == 1
+    assert "no plan" in cli("cutover", "parity", "cli-plain").stderr
+    explain = ("cutover", "parity", "explain")
+    assert cli.json(*explain, str(different["id"]), "--why", "known") == {"explained": 1}
+    assert "still to be explained" in cli.refused(*explain, "999", "--why", "w")
+    assert "--why" in cli.refused(*explain, "cli-planned")
+    assert "explain ids, or one job" in cli.refused(*explain, "1", "x", "--why", "w")
+    assert cli.json(*explain, "cli-planned", "--why", "known too") == {"explained": 1}
+    assert "no job" in cli.refused("cutover", "parity", "nope")
+    parity = row_of(cli.json("cutover", "status")["jobs"], "cli-planned")["parity"]
+    assert parity["unexplained"] == 0
 
 
 def test_status_counts_open_and_failed_runs_by_backend(cli: Cli) -> None:
