@@ -15,7 +15,7 @@ from app import create_app, runtime
 from app.config import Settings
 from app.cutover.clocks import tick
 from app.dispatch import dispatch
-from app.errors import BackendUnavailable, SwitchyardError
+from app.errors import BackendUnavailable, SettingsError, SwitchyardError, Unauthorized
 from app.jobs.catalogue import JobSpec
 from app.runs.run import Run
 from app.runtime import Runtime
@@ -56,7 +56,7 @@ def schedule_nightly_rollup() -> str:
 def schedule_job(name: str) -> str:
     """Have QStash tick one job of the catalogue as it says. Raises UnknownJob."""
     made = _runtime()
-    client = make_client(made.settings)
+    client = connect(made.settings)
     return _create(client, made.settings, made.catalogue[name])
 
 
@@ -65,7 +65,7 @@ def sync(made: Runtime, *, dry_run: bool = False) -> Synced:
 
     Stopped half way it has done half, and the next one does the rest. Raises BackendUnavailable.
     """
-    client = make_client(made.settings)
+    client = connect(made.settings)
     there = {schedule.schedule_id: schedule for schedule in ours(client)}
     done = Synced()
     for spec in made.catalogue.values():
@@ -83,6 +83,14 @@ def sync(made: Runtime, *, dry_run: bool = False) -> Synced:
     for id in done.removed if not dry_run else ():
         asked(partial(client.schedule.delete, id))
     return done
+
+
+def connect(settings: Settings) -> QStash:
+    """A client to keep schedules with. Raises SettingsError where one of its two settings lacks."""
+    if settings.qstash_secret is None or settings.backend_url is None:
+        name = "QSTASH_TOKEN" if settings.qstash_secret is None else "BACKEND_URL"
+        raise SettingsError(f"{name} is not set: schedules at QStash need it")
+    return make_client(settings)
 
 
 def ours(client: QStash) -> list[Schedule]:
@@ -103,7 +111,7 @@ def _ticks(destination: str) -> bool:
 def _create(client: QStash, settings: Settings, spec: JobSpec) -> str:
     """Create or overwrite; a schedule that was paused there runs again only if it is changed."""
     if spec.schedule is None:
-        raise SwitchyardError(f"job {spec.name!r} has no schedule")
+        raise SettingsError(f"job {spec.name!r} has no schedule")
     cron = spec.schedule
     return asked(
         lambda: client.schedule.create_json(
@@ -172,17 +180,22 @@ def _made_at(made: Runtime, spec: JobSpec, call: Call) -> datetime:
     """When the schedule made this message: what a tick's occurrence follows from.
 
     A signature tells only of its own delivery, which may be hours late, so QStash is asked about
-    the message. Where it does not say, a first delivery that is in time speaks for itself.
+    the message. A first delivery of one that it does not know speaks for itself, and so does one
+    in time while it cannot be asked.
     """
     signed_at = datetime.fromtimestamp(call.signed.issued_at, UTC)
-    stored, unknown = None, "qstash: it does not know the tick's message"
+    first, stored = not call.retried, None
+    unknown = BackendUnavailable("qstash: it does not know the tick's message")
     try:
         if call.message_id is not None:
             stored = find(make_client(made.settings), call.message_id)
     except BackendUnavailable as failure:
-        unknown = str(failure)
-    if stored is not None and stored.schedule_id == call.schedule_id:
+        unknown = failure
+        first &= signed_at - spec.occurrence_at(signed_at) < NEAR
+    if stored is not None:
+        if stored.schedule_id != call.schedule_id:
+            raise Unauthorized("the message is of another schedule")
         return moment(stored.created_at)
-    if not call.retried and signed_at - spec.occurrence_at(signed_at) < NEAR:
+    if first:
         return signed_at
-    raise BackendUnavailable(unknown)
+    raise unknown

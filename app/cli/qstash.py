@@ -9,8 +9,8 @@ import click
 
 from app.cli.output import Commands, document, json_option, parts, say, table
 from app.clock import iso
-from workflows.qstash import make_client, moment
-from workflows.schedules import ours, sync
+from workflows.qstash import moment
+from workflows.schedules import connect, ours, sync
 
 group = Commands("qstash", help="The schedules at QStash, as the catalogue says.")
 
@@ -42,7 +42,7 @@ def list_schedules(as_json: bool) -> None:
             "next": iso(_when(schedule.next_schedule_time)),
             "last": iso(_when(schedule.last_schedule_time)),
         }
-        for schedule in ours(make_client(parts().settings))
+        for schedule in ours(connect(parts().settings))
     ]
     if as_json:
         document(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from flask import Blueprint, request
@@ -17,6 +18,7 @@ from workflows.signature import Signed, signed
 MAX_BYTES = 1024 * 1024
 """Of a call that QStash signed: the largest message it takes."""
 SIGNATURE = "Upstash-Signature"
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _FIELDS = {"name", "data", "id"}
 
 
@@ -52,9 +54,10 @@ def blueprint(made: Runtime) -> Blueprint:
 
 def _call(by: Signed) -> Call:
     headers = request.headers
+    message_id = headers.get("Upstash-Message-Id", "")
     return Call(
         signed=by,
-        message_id=headers.get("Upstash-Message-Id") or None,
+        message_id=message_id if _ID.fullmatch(message_id) else None,  # it becomes part of a URL
         schedule_id=headers.get("Upstash-Schedule-Id") or None,
         retried=headers.get("Upstash-Retried", "0") != "0",
     )

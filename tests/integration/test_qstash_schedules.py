@@ -19,11 +19,13 @@ from sqlalchemy import func, select
 
 import flags
 from app import runtime
+from app.config import load
 from app.cutover.clocks import tick
 from app.jobs.catalogue import Catalogue, JobSpec
 from app.local.qstash.standin import QStashStandIn
 from app.runs.models import RunRow
 from app.runtime import Runtime
+from app.wiring import build
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, qstash_side
 from workflows.qstash import ID_PREFIX, make_client
@@ -135,6 +137,34 @@ def test_what_was_changed_there_by_hand_is_put_right(alone: Side) -> None:
     assert client(alone).schedule.get(id).paused
 
 
+def test_the_commands(alone: Side) -> None:
+    def run(*args: str, **changed: str) -> tuple[int, str, str]:
+        environ = {k: v for k, v in {**alone.environ, **changed}.items() if v}
+        done = build(load(environ)).test_cli_runner().invoke(args=["qstash", *args])
+        runtime.current().db.dispose()
+        return done.exit_code, done.stdout, done.stderr
+
+    id = f"{ID_PREFIX}keyed"
+    code, out, err = run("sync", "--dry-run", "--json")
+    assert (code, json.loads(out)["new"], there(alone)) == (0, [id], {})
+    assert "nothing was changed" in err
+    code, out, _ = run("sync", "--json")
+    nothing: dict[str, list[str]] = {"new": [], "changed": [], "unchanged": [], "removed": []}
+    assert (code, json.loads(out)) == (0, {**nothing, "new": [id]})
+    code, out, _ = run("sync", "--json")
+    assert (code, json.loads(out)) == (0, {**nothing, "unchanged": [id]})
+    code, out, _ = run("list", "--json")
+    (listed,) = json.loads(out)
+    assert (code, listed["id"], listed["cron"], listed["paused"]) == (0, id, "0 9 1,15 * *", False)
+    assert run("list")[1].splitlines()[-1].startswith(id)
+    code, out, err = run("sync", QSTASH_URL="http://127.0.0.1:1")
+    assert (code, out, err) == (1, "", "Error: qstash: ConnectError\n")
+    for lacking, says in (("QSTASH_URL", "QSTASH_TOKEN"), ("BACKEND_URL", "BACKEND_URL")):
+        code, out, err = run("sync", **{lacking: ""})
+        assert (code, out) == (2, "")
+        assert err == f"Error: {says} is not set: schedules at QStash need it\n"
+
+
 def test_as_in_the_guide(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime.install(with_jobs(alone.made, {"process-payouts": "0 9 1,15 * *"}))
     assert schedule_payouts() == schedule_payouts() == f"{ID_PREFIX}process-payouts"
@@ -206,19 +236,34 @@ def test_late_by_any_number_of_occurrences(alone: Side, retried: str) -> None:
     assert runs(alone) == [("keyed", "2026-03-01T09:00", "qstash")]
 
 
-def test_a_tick_that_nobody_can_place_is_refused_for_now(alone: Side) -> None:
+def signed_at(on: Side, at: datetime) -> str:
+    url = on.environ["BACKEND_URL"] + TRIGGER
+    return standin(on).sign(url, TICK, iat=int(at.timestamp()))
+
+
+def test_a_retried_tick_that_nobody_can_place_is_refused_for_now(alone: Side) -> None:
     beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": "msg_gone", "Retried": "1"}
     answer = call(alone, beside)
     assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
-    # A first one as well, where it comes out of time: it may be an older occurrence's.
-    at = occurrence(alone, alone.made.store.clock() - timedelta(hours=1))
-    late = int((at + timedelta(minutes=5)).timestamp())
-    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, TICK, iat=late)
-    assert call(alone, beside | {"Retried": "0"}, token=token).status_code == 503
     # Nor does it take the word of a header for which schedule a message is of.
     message_id = kept(alone, occurrence(alone), schedule_id="scd_other")
-    assert call(alone, beside | {"Message-Id": message_id}).status_code == 503
+    assert call(alone, beside | {"Message-Id": message_id}).status_code == 401
     assert runs(alone) == []
+
+
+def test_while_qstash_cannot_be_asked_only_a_tick_in_time_counts(alone: Side) -> None:
+    beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": "msg_1", "Retried": "0"}
+    at = occurrence(alone, alone.made.store.clock() - timedelta(hours=1))
+    standin(alone).fault(refuse=1)
+    late = signed_at(alone, at + timedelta(minutes=5))
+    assert call(alone, beside, token=late).status_code == 503
+    in_time = signed_at(alone, at + timedelta(seconds=5))
+    assert call(alone, beside | {"Retried": "1"}, token=in_time).status_code == 503
+    assert call(alone, beside, token=in_time).status_code == 202
+    standin(alone).fault()
+    # It answers again, and knows no such message: the first delivery's own time is all there is.
+    assert call(alone, beside, token=late).json()["created"] is False
+    assert runs(alone) == [("keyed", f"{at:%Y-%m-%dT%H:%M}", "qstash")]
 
 
 def test_a_schedule_made_by_hand_in_time_with_ours_is_its_tick(alone: Side) -> None:
