@@ -52,13 +52,22 @@ def move(
     by: str,
     why: str,
     now: datetime,
+    expected: int | None = None,
     force: bool = False,
 ) -> StageChange:
     """Move `job` to `stage`, through the gate where that is `complete`; `force` opens it, which
-    goes on record where it was closed. Raises GateClosed and StageRefused."""
+    goes on record where it was closed. Raises GateClosed, and StageRefused, as where the job does
+    not stand at version `expected` any more."""
     found = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if found and not force:
         raise GateClosed(f"{job} is not complete: {'; '.join(found)}; or --force")
     if found:
         why = f"{why.strip()} (forced past: {'; '.join(found)})" if why.strip() else why
-    return stages.set_stage(db, job, stage, percent, by=by, why=why, now=now, forced=bool(found))
+    return stages.set_stage(
+        *(db, job, stage, percent),
+        by=by,
+        why=why,
+        now=now,
+        expected=expected,
+        forced=bool(found),
+    )

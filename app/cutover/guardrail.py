@@ -146,14 +146,19 @@ def look(made: Runtime) -> list[StageChange]:
     return steps
 
 
-def _judged(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
+def samples(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> tuple[Sample, Sample]:
+    """What is compared: the serverless side's runs since the last move, and the legacy side's."""
     with made.db.autocommit() as connection:
         legacy = legacy_sample(connection, spec.name, now)
         if len(legacy.seconds) < FEWEST:
-            return None
+            return Sample([], 0), legacy
         moved = connection.scalar(select(StageChange.at).where(StageChange.id == row.version))
         age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
-        return breach(serverless_sample(connection, spec, moved or now, age, now), legacy)
+        return serverless_sample(connection, spec, moved or now, age, now), legacy
+
+
+def _judged(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
+    return breach(*samples(made, spec, row, now))
 
 
 def _step(made: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,11 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "already stands at ramp 10 %"),
         ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
         ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
-        ({"stage": "ramp", "percent": "ten", "why": "x"}, 422, "percent must be a number"),
+        (
+            {"stage": "ramp", "percent": "ten", "why": "x"},
+            422,
+            "percent and version must be numbers",
+        ),
         ({"stage": "ramp", "percent": "101", "why": "x"}, 409, "percent must be 0 to 100"),
         ({"stage": "live", "why": "  "}, 409, "say why"),
         ({"stage": "gone", "why": HOSTILE}, 409, "stage must be one of"),
@@ -202,6 +207,34 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         assert HOSTILE not in answer.text
     assert client.post("/console/jobs/nope/stage", data=form).status_code == 404
     assert len(stages.history(site.made.db)) == 1
+
+
+def test_a_page_that_is_out_of_date_moves_nothing(site: Site, client: FlaskClient) -> None:
+    seen = client.get("/console/jobs/parent").text
+    assert 'name="version" value="0"' in seen
+    assert move(client, "ramp", percent="10", version="0") == 303
+    stale = {"csrf": csrf(client, "/console"), "stage": "live", "why": "x", "version": "0"}
+    answer = client.post("/console/jobs/parent/stage", data=stale)
+    assert (answer.status_code, "parent was moved meanwhile" in answer.text) == (409, True)
+    odd = client.post("/console/jobs/parent/stage", data={**stale, "version": "x"})
+    assert odd.status_code == 422
+    assert where(site) == ["ramp"]
+
+
+def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    page = client.get("/console/jobs/parent").text
+    assert "it judges from 30 runs a side on" in page
+    assert "rq: 0 of 1 (0.0 %) failed" in page
+    assert "it judges" not in client.get("/console/jobs/noop").text
+    assert "the guardrail moved" not in client.get("/console").text
+    db, why = site.made.db, f"failed runs {HOSTILE}"
+    stages.set_stage(db, "parent", "legacy", None, by="guardrail", why=why, now=site.now)
+    text = client.get("/console").text
+    assert "the guardrail moved" in text
+    assert HOSTILE not in text
+    site.now += timedelta(hours=25)
+    assert "the guardrail moved" not in client.get("/console").text
 
 
 def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: FlaskClient) -> None:

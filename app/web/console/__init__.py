@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from datetime import timedelta
+from statistics import median
 from typing import Any
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from sqlalchemy import func, select
 from werkzeug.wrappers import Response
 
-from app.cutover import gate, parity, pins, stages
+from app.cutover import gate, guardrail, parity, pins, stages
 from app.cutover.standing import BACKENDS, standing
 from app.errors import BadInput, GateClosed, RunNotMovable, StageRefused, SwitchyardError
 from app.runs import operate, reading
@@ -20,7 +21,7 @@ from app.runs.models import RunRow as R
 from app.runtime import Runtime
 from app.web.console.door import Door
 from app.web.console.frame import framed, pretty, when
-from flags import Stage
+from flags import MOVING, Stage
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
     framed(pages, made, door)
     pages.add_app_template_filter(when)
     pages.add_app_template_filter(pretty)
+    pages.add_app_template_filter(median)
 
     @pages.get("/login")
     def login() -> Page:
@@ -81,18 +83,22 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
         )
         with made.db.autocommit() as connection:
             count, since = connection.execute(late).one()
-        jobs = standing(made)["jobs"]
+        calm = made.store.clock() - gate.CALM
         return render_template(
-            *("console/overview.html",),
-            jobs=jobs,
+            "console/overview.html",
+            jobs=standing(made)["jobs"],
             known=set(made.catalogue),
             late=count,
             since=since,
+            fired=[c for c in stages.history(made.db) if c.by == gate.GUARDRAIL and c.at > calm],
+            provider=made.settings.flag_provider,
         )
 
     def job_page(name: str, refusal: str | None = None) -> str:
         spec = made.catalogue[name]
         [job] = standing(made, [name])["jobs"]
+        now, rows = made.store.clock(), [r for r in stages.current(made.db) if r.job == name]
+        moving = [row for row in rows if row.stage in MOVING]
         return render_template(
             "console/job.html",
             spec=spec,
@@ -100,7 +106,10 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
             stages=list(Stage),
             asked=request.form,
             refusal=refusal,
-            obstacles=gate.obstacles(made.db, name, made.store.clock()),
+            version=rows[0].version if rows else 0,
+            compared=guardrail.samples(made, spec, moving[0], now) if moving else None,
+            fewest=guardrail.FEWEST,
+            obstacles=gate.obstacles(made.db, name, now),
             pinned=pins.standing(made.db, name),
             changes_of_job=stages.history(made.db, name, 20),
             differences=parity.listed(made.db, name, parity.WRONG, 20),
@@ -121,9 +130,10 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
                 by=g.visitor.who,
                 why=asked.get("why", ""),
                 now=made.store.clock(),
+                expected=int(asked["version"]) if asked.get("version") else None,
             )
         except ValueError:
-            return job_page(name, "percent must be a number"), 422
+            return job_page(name, "percent and version must be numbers"), 422
         except (StageRefused, GateClosed) as refused:
             return job_page(name, str(refused)), refused.status
         return redirect(url_for("console.job", name=name), 303)
