@@ -19,6 +19,7 @@ from app.errors import BadInput
 from app.gateways.hooks import HookRefused
 from app.gateways.smtp import MailRefused, MailUnknown
 from app.jobs.context import Context
+from app.mail.render import Letter, render
 from app.payouts.currencies import money
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,10 @@ def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
     mailer, to = ctx.gateways.mailer, ctx.gateways.admin.email
     if mailer is None or to is None:
         return {"sent": False, "why": "off"}
-    subject, text = summary_mail(report)
+    letter = summary_mail(report, ctx.gateways.platform)
     message_id = f"<{_name(report)}@{mailer.domain}>"
     try:
-        mailer.send(to=to, subject=subject, text=text, message_id=message_id, now=ctx.now())
+        mailer.send(to=to, **letter._asdict(), message_id=message_id, now=ctx.now())
     except (MailRefused, BadInput) as refused:
         return _not_sent("mail", f"refused: {refused}")
     except MailUnknown as unknown:
@@ -102,17 +103,23 @@ def _not_sent(what: str, why: str) -> dict[str, Any]:
     return {"sent": False, "why": why}
 
 
-def summary_mail(report: Report) -> tuple[str, str]:
-    """Subject and text for a person who has to know whether anything is to be done."""
+def summary_mail(report: Report, platform: str) -> Letter:
+    """The mail for a person who has to know whether anything is to be done."""
     known: Report = {**_UNKNOWN, **report}
     title = _title(known)
     how = "is done." if known["stopped"] is None else f"has stopped: {_line(known['stopped'])}"
-    blocks = [f"{title} (run {known['runId']}) {how}"]
-    for name, heading, lines in _BLOCKS:
-        if known[name] is not None:
-            blocks.append(_block(heading, lines(known)))
-    blocks.append(_block("What to do", [f"- {step}" for step in _to_do(known)] or ["nothing"]))
-    return f"{title}: {', '.join(_findings(known)) or 'done'}", "\n\n".join(blocks) + "\n"
+    blocks = [
+        {"heading": heading, "lines": lines(known)}
+        for name, heading, lines in _BLOCKS
+        if known[name] is not None
+    ]
+    to_do = [f"- {step}" for step in _to_do(known)] or ["nothing"]
+    data = {
+        "title": f"{title}: {', '.join(_findings(known)) or 'done'}",
+        "lead": f"{title} (run {known['runId']}) {how}",
+        "blocks": [*blocks, {"heading": "What to do", "lines": to_do}],
+    }
+    return render("admin-summary", data, platform=platform)
 
 
 def _title(known: Report) -> str:
@@ -214,10 +221,6 @@ _BLOCKS: Sequence[tuple[str, str, Callable[[Report], Sequence[str]]]] = (
     ("reconciled", "Reconciliation with Stripe", _reconciled),
     ("ledgerBalanced", "Books", _books),
 )
-
-
-def _block(heading: str, lines: Sequence[str]) -> str:
-    return "\n".join([heading, *(f"  {line}" for line in lines or ["none"])])
 
 
 def _counts(counts: Mapping[str, int]) -> list[str]:

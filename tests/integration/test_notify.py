@@ -26,7 +26,7 @@ from app.jobs.context import Context
 from app.jobs.errors import StepFailed
 from app.payouts import notify
 from app.payouts.currencies import money
-from app.payouts.notify import MAX_FAILURES, summary_mail
+from app.payouts.notify import MAX_FAILURES
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
 from app.runs.relay import sweep
@@ -145,8 +145,15 @@ def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
     )
 
 
+def summary_mail(report: dict[str, Any]) -> tuple[str, str]:
+    """Subject and text."""
+    return notify.summary_mail(report, "Switchyard")[:2]
+
+
 def body(mail: EmailMessage) -> str:
-    return str(mail.get_content()).replace("\r\n", "\n")
+    text = mail.get_body(("plain",))
+    assert text is not None
+    return str(text.get_content()).replace("\r\n", "\n")
 
 
 def test_both_ways_tell_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from types import SimpleNamespace
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -97,9 +98,14 @@ def served(
     box = Mailbox()
     loop = asyncio.new_event_loop()
 
+    # Not the box itself: for each connection the library reads all that its handler has, and so
+    # would parse every mail taken.
+    handles = (box.handle_MAIL, box.handle_RCPT, box.handle_DATA)
+    handler = SimpleNamespace(**{handle.__name__: handle for handle in handles})
+
     def connection() -> SMTP:
         return SMTP(
-            box,
+            handler,
             hostname="mail.test",
             loop=loop,
             tls_context=certificate if tls is Tls.STARTTLS else None,

@@ -1,0 +1,236 @@
+"""What creators are told by mail: in the transaction of what happened, once, and by a link that
+opens one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from itsdangerous import URLSafeTimedSerializer
+from itsdangerous.timed import TimestampSigner
+from pydantic import SecretStr
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+import flags
+from app import runtime
+from app.config import SmtpServer
+from app.dispatch import dispatch
+from app.earnings.models import Creator
+from app.gateways.smtp import Mailer
+from app.mail import notices
+from app.runs.models import RunRow
+from app.statements import links
+from app.web.auth import creator_token
+from tests.support.mailbox import Mailbox, served
+from tests.support.platform import Platform, platform
+from tests.support.sides import Fixed
+from tests.support.site import Site, refused
+
+__all__ = ["platform"]
+SECRET = "0123456789abcdef-secret"
+STATEMENT = "/api/creators/ana/statements/2025-02.pdf"
+
+
+@pytest.fixture
+def box() -> Iterator[Mailbox]:
+    with served() as made:
+        yield made
+
+
+def mailing(made: runtime.Runtime, server: SmtpServer) -> runtime.Runtime:
+    """The same with a mail server, installed."""
+    gateways = replace(made.engine.gateways, mailer=Mailer(server, "hello@fanhouse.test"))
+    changed = replace(made, engine=replace(made.engine, gateways=gateways))
+    runtime.install(changed)
+    return changed
+
+
+@pytest.fixture
+def mailed(platform: Platform, box: Mailbox) -> Platform:
+    platform.made = mailing(platform.made, box.server())
+    platform.engine = platform.made.engine
+    flags.configure(Fixed("rq"))
+    return platform
+
+
+def subjects(box: Mailbox) -> list[tuple[str, str]]:
+    return sorted((str(mail["To"]), str(mail["Subject"])) for mail in box.mails)
+
+
+def mail_runs(made: Any) -> list[Any]:
+    with made.db.autocommit() as connection:
+        chosen = select(RunRow.__table__).where(RunRow.job == "send-email")
+        return list(connection.execute(chosen.order_by(RunRow.id)))
+
+
+def test_a_creator_is_told_once_that_a_payout_was_paid(mailed: Platform, box: Mailbox) -> None:
+    mailed.creator()
+    mailed.paid()
+    mailed.drain()
+    assert subjects(box) == []
+    mailed.settle()
+    mailed.drain()
+    assert subjects(box) == [("ana@example.com", "Your payout of 100.00 USD was paid")]
+    mailed.settle()
+    mailed.drain()
+    assert len(box.taken) == 1
+    mailed.check()
+
+
+def test_a_refused_payout_is_told_and_not_again_for_the_same_reason(
+    mailed: Platform, box: Mailbox
+) -> None:
+    mailed.creator()
+    for _ in range(2):
+        mailed.fault("refuse", path="/v1/payouts", code="payouts_not_allowed")
+        mailed.paid() if not mailed.payouts() else mailed.result("retry-failed-payouts")
+        mailed.drain()
+        mailed.now += timedelta(minutes=1)
+    (mail,) = box.mails
+    assert mail["Subject"] == "Your payout of 100.00 USD did not go through"
+    assert "payouts_not_allowed" in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    mailed.result("retry-failed-payouts")
+    mailed.settle()
+    mailed.drain()
+    assert sorted(str(mail["Subject"])[-4:] for mail in box.mails) == ["ough", "paid"]
+    mailed.check()
+
+
+def test_a_pay_day_tells_each_creator(mailed: Platform, box: Mailbox) -> None:
+    mailed.seed(creators=12, payable=8)
+    mailed.pay_day()
+    mailed.settle()
+    mailed.drain()
+    paid = [payout for payout in mailed.payouts() if payout.status == "paid"]
+    told = [subject for _, subject in subjects(box) if subject.endswith("was paid")]
+    assert len(told) == len(paid) > 0
+    mailed.check()
+
+
+@pytest.mark.parametrize(
+    "change", [{"email": "nobody"}, {"email": ""}, {"name": "Ana\nBcc: x@y.z"}, {"name": ""}]
+)
+def test_who_cannot_be_told_is_paid_all_the_same(
+    mailed: Platform, box: Mailbox, change: dict[str, Any]
+) -> None:
+    mailed.creator(**change)
+    mailed.paid()
+    mailed.settle()
+    assert mailed.statuses() == ["paid"]
+    assert mail_runs(mailed) == []
+    assert box.taken == []
+
+
+def test_without_a_mail_server_nobody_is_told(platform: Platform) -> None:
+    platform.creator()
+    platform.paid()
+    platform.settle()
+    assert platform.statuses() == ["paid"]
+    assert mail_runs(platform) == []
+
+
+# Statements
+
+
+@pytest.fixture
+def site(database_url: str, tmp_path: Path, box: Mailbox) -> Iterator[Site]:
+    made = Site(
+        database_url,
+        secret_key=SecretStr(SECRET),
+        admin_token=SecretStr("an-admin-token-of-32-characters!"),
+        storage_url=(tmp_path / "storage").as_uri(),
+        backend_url="https://fanhouse.test/",
+    )
+    made.made = mailing(made.made, box.server())
+    yield made
+    made.db.dispose()
+
+
+def monthly(site: Site, key: str) -> None:
+    run = runtime.current()
+    dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}, key=key)
+    for _ in range(20):
+        site.queue.work(run.engine)
+
+
+def linked(box: Mailbox, number: int = 0) -> str:
+    text = box.mails[number].get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    (url,) = [line for line in text.split() if line.startswith("https://fanhouse.test/api/")]
+    return str(url).removeprefix("https://fanhouse.test")
+
+
+def test_statements_are_mailed_by_a_link_that_opens_one(site: Site, box: Mailbox) -> None:
+    monthly(site, "first")
+    assert sorted(str(mail["To"]) for mail in box.mails) == ["ana@example.com"] * 2
+    urls = [linked(box, number) for number in (0, 1)]
+    (url,) = [url for url in urls if url.startswith("/api/creators/ana/")]
+    (other,) = [url for url in urls if url != url.replace("bob", "ana")]
+    client = site.app.test_client()
+    opened = client.get(url)
+    assert (opened.status_code, opened.data[:5]) == (200, b"%PDF-")
+    token = url.partition("?token=")[2]
+    for path in (
+        other.partition("?")[0],
+        "/api/creators/ana/statements/2025-01.pdf",
+        "/api/creators/ana/statements/nope",
+    ):
+        refused(client.get(f"{path}?token={token}"), 401, "does not open this statement")
+    for wrong in ("", "x", token[:-1], token + "A", creator_token(site.settings, "ana")):
+        refused(client.get(f"{STATEMENT}?token={wrong}"), 401)
+    # Nor is it a creator's token, for anything.
+    as_creator = {"Authorization": f"Bearer {token}"}
+    refused(client.get("/api/creators/ana/statements", headers=as_creator), 401)
+    # And no queue or ledger carries it.
+    assert all("token" not in row.payload for row in mail_runs(site))
+
+
+def test_a_link_ends_after_a_week(site: Site, box: Mailbox) -> None:
+    monthly(site, "first")
+    later = TimestampSigner.get_timestamp
+    url = linked(box)
+    client = site.app.test_client()
+    with patch.object(
+        TimestampSigner, "get_timestamp", lambda self: later(self) + links.LINK_SECONDS - 60
+    ):
+        assert client.get(url).status_code == 200
+    with patch.object(
+        TimestampSigner, "get_timestamp", lambda self: later(self) + links.LINK_SECONDS + 60
+    ):
+        refused(client.get(url), 401, "no longer")
+    assert URLSafeTimedSerializer(SECRET, salt="creator").loads_unsafe(url)[0] is False
+
+
+def test_the_same_month_again_mails_nobody_and_a_correction_does(site: Site, box: Mailbox) -> None:
+    monthly(site, "first")
+    monthly(site, "again")
+    assert len(box.taken) == 2
+    with site.db.begin() as tx:
+        tx.execute(update(Creator).where(Creator.id == "ana").values(name="Anna"))
+    monthly(site, "third")
+    assert len(box.taken) == 3
+    assert box.mails[2]["Subject"] == "Your corrected statement of February 2025 is ready"
+
+
+def test_a_statement_that_is_rolled_back_is_not_announced(site: Site) -> None:
+    monthly(site, "first")
+    known = len(mail_runs(site))
+    with Session(site.db.engine) as session:
+        notices.statements_made(session, ["ana:2025-02"])
+        session.rollback()
+    assert len(mail_runs(site)) == known == 2
+
+
+def test_without_an_address_of_its_own_no_link_is_mailed(
+    database_url: str, tmp_path: Path, box: Mailbox
+) -> None:
+    made = Site(database_url, storage_url=(tmp_path / "storage").as_uri())
+    mailing(made.made, box.server())
+    monthly(made, "first")
+    assert mail_runs(made) == []
+    made.db.dispose()
