@@ -126,7 +126,7 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
 @pytest.fixture
 def made(database_url: str) -> Iterator[runtime.Runtime]:
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    made = fresh(database_url, environ, [Named("rq"), Named("inngest")])
+    made = fresh(database_url, environ, [Named("rq"), Named("inngest"), Named("qstash")])
     staged(made)
     yield made
     made.db.dispose()
@@ -149,6 +149,18 @@ def tell(made: runtime.Runtime) -> None:
     made.store.tell(ids)
 
 
+def long_ago(made: runtime.Runtime) -> None:
+    """Whatever shadows wait for is due."""
+    with made.db.begin() as connection:
+        due = {"due_at": utcnow() - timedelta(seconds=1)}
+        still = R.check_at.is_not(None)
+        connection.execute(update(R).where(R.job == "shadow-compare", still).values(due))
+        back = "UPDATE steps SET until = '2020-01-01 00:00:00+00' WHERE until IS NOT NULL"
+        if made.db.is_sqlite:
+            back = back.replace("+00", ".000000")
+        connection.exec_driver_sql(back)
+
+
 def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None:
     to_shadow(made, "order")
     told: Any = made.store.backends["inngest"]
@@ -167,6 +179,21 @@ def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None
     assert not dispatch("order", {"name": "a"}, key="k").created
     dispatch_many("order", [{"name": "b"}, {"name": "c"}])
     assert len(runs(made, "shadow-compare")) == 3
+
+
+def test_a_job_s_own_serverless_side_shadows_it(made: runtime.Runtime) -> None:
+    to_shadow(made, "posted")
+    run = dispatch("posted", {"name": "a"})
+    work(made, "rq")
+    (shadow,) = runs(made, "shadow-compare")
+    assert shadow.backend == "qstash"
+    for _ in range(2):
+        tell(made)
+        work(made, "qstash")
+        long_ago(made)
+    tell(made)
+    work(made, "qstash")
+    assert rows(made)[run.id].kind == Kind.EQUAL
 
 
 def test_it_is_written_with_the_live_run_or_not_at_all(made: runtime.Runtime) -> None:
@@ -211,14 +238,7 @@ def test_it_waits_for_the_live_run_and_gives_up_in_the_end(made: runtime.Runtime
         for row in runs(made, "shadow-compare"):
             if row.check_at is not None:
                 waited = max(waited, row.due_at - made.store.clock())
-        with made.db.begin() as connection:
-            due = {"due_at": utcnow() - timedelta(seconds=1)}
-            still = R.check_at.is_not(None)
-            connection.execute(update(R).where(R.job == "shadow-compare", still).values(due))
-            back = "UPDATE steps SET until = '2020-01-01 00:00:00+00' WHERE until IS NOT NULL"
-            if made.db.is_sqlite:
-                back = back.replace("+00", ".000000")
-            connection.exec_driver_sql(back)
+        long_ago(made)
     assert timedelta(minutes=50) < waited < PATIENCE
     assert rows(made)[run.id].kind == rows(made)[other.id].kind == Kind.LIVE_OPEN
     assert parity.counts(made.db)["order"]["compared"] == 0

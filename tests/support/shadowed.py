@@ -84,3 +84,16 @@ def order(ctx: Context, payload: Order) -> dict[str, Any]:
 @job("planless", event="test.planless", payload=Order, queue="tests")
 def planless(ctx: Context, payload: Order) -> str:
     return ctx.step.run("mark", mark, ctx, f"planless/{payload.name}")
+
+
+@job(
+    "posted",
+    event="test.posted",
+    payload=Order,
+    queue="tests",
+    serverless="qstash",
+    plan=order_plan,
+    shadow=Shadow(ignore=("at", "lines")),
+)
+def posted(ctx: Context, payload: Order) -> dict[str, Any]:
+    return {"amount": payload.amount}
