@@ -19,7 +19,7 @@ from app.crash import point
 from app.db import canonical_json
 from app.errors import BadInput, LeaseLost
 from app.gateways import Gateways
-from app.jobs.catalogue import IfUnknown, JobSpec
+from app.jobs.catalogue import SERVERLESS, IfUnknown, JobSpec
 from app.jobs.context import Payload
 from app.jobs.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.runs import ledger
@@ -122,7 +122,9 @@ class RunContext:
             raise NonRetriable(f"step {step}: {len(payloads)} payloads but {len(keys)} keys")
         spec = self._store.catalogue[job]
         now = self._store.clock()
-        decision = Decision(self.backend, Reason.PARENT.value, Stage.LEGACY.value, 0)
+        # On the parent's side; which of the serverless ones carries it, each job says for itself.
+        backend = spec.serverless if self.backend in SERVERLESS else self.backend
+        decision = Decision(backend, Reason.PARENT.value, Stage.LEGACY.value, 0)
         items = [
             (new_run(spec, payload, self._child_key(spec, step, index, keys), now), decision)
             for index, payload in enumerate(payloads)
@@ -244,6 +246,7 @@ class RunContext:
         except Exception as failure:  # noqa: BLE001 - any error of a step is recorded and retried
             return self._step_failed(step, attempts, failure)
         point("step.recorded")
+        self._hold.tell_if_moved()
         if then is not None:
             then()
         return json.loads(encoded)
@@ -253,7 +256,10 @@ class RunContext:
         if attempts >= self._spec.attempts or isinstance(failure, NonRetriable | BadInput):
             log.error("step failed for good, attempt %d", attempts, exc_info=failure)
             with self._store.db.session() as tx:
-                self._hold.step_done(tx, step, StepStatus.FAILED, attempts, error=error)
+                self._move = self._hold.step_done(
+                    tx, step, StepStatus.FAILED, attempts, error=error
+                )
+            self._hold.tell_if_moved()
             return self._ended(StepFailed(step, error), {"failed": error})
         due = self.due_after(attempts, failure)
         log.warning(
@@ -294,6 +300,7 @@ class RunContext:
             self._hold.give_up(self._store.clock())
             raise Pause(Outcome(End.YIELDED, error=str(lost))) from lost
         point("step.recorded")
+        self._hold.tell_if_moved()
         return json.loads(encoded)
 
     def _step_unknown(self, step: str, attempts: int, why: str) -> Any:
@@ -302,10 +309,13 @@ class RunContext:
             due = self.due_after(attempts, OutcomeUnknown(why))
             log.warning("%s; it is repeated", error)
             self._hold.retry(step, attempts, error, due)
-            raise Pause(Outcome(End.RETRY, error=error, due_at=due))
+            raise Pause(self._hold.given_back(Outcome(End.RETRY, error=error, due_at=due)))
         log.error("%s", error)
         with self._store.db.session() as tx:
-            self._hold.step_done(tx, step, StepStatus.UNKNOWN, attempts, error=error)
+            self._move = self._hold.step_done(
+                tx, step, StepStatus.UNKNOWN, attempts, error=error
+            )
+        self._hold.tell_if_moved()
         return self._ended(OutcomeUnknown(error), {"unknown": error})
 
     def _ended(self, raised: StepFailed | OutcomeUnknown, shown: dict[str, str]) -> Any:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import select
+
+from app.errors import BackendUnavailable
+from app.runs import ledger
+from app.runs.backend import Message
+from app.runs.ledger import AnyRow
 from app.runs.models import RunRow as R
-from app.runs.statements import ASK_TO_MOVE, HAND_OVER
+from app.runs.models import Status
+from app.runs.statements import ASK_TO_MOVE, HAND_OVER, bound_elsewhere
 from app.runs.store import RunStore
+
+log = logging.getLogger(__name__)
 
 CHUNK = 200
 """Runs moved per transaction: the write lock is not held for long."""
+_COLUMNS = (
+    *(R.id, R.job, R.backend, R.payload, R.epoch, R.tells, R.due_at, R.told_ref),
+    *(R.status, R.move_to),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +36,51 @@ class HandedOver:
     asked: int
 
 
-def hand_over(store: RunStore, run_ids: Sequence[str], to: str) -> HandedOver:
+def hand_over(
+    store: RunStore, run_ids: Sequence[str], to: str, *, running: bool = True
+) -> HandedOver:
     """Move these open runs to backend `to`; one that is done with or already there stays as it is.
 
-    Raises BackendUnavailable where this process does not have `to`.
+    Those that are running move at their next step boundary, or stay where `running` is false. The
+    old backend takes back what it can. Raises BackendUnavailable where this process does not have
+    `to`.
     """
     store.backends[to]
     moved = asked = 0
     for start in range(0, len(run_ids), CHUNK):
         chunk = list(run_ids[start : start + CHUNK])
         now = store.clock()
-        bound = {"to": to, "now": now, "new_check_at": now + store.check}
+        # Younger ones first: a child that ends locks itself, then its parent.
+        rows = select(*_COLUMNS).where(R.id.in_(chunk), R.check_at.is_not(None))
+        rows = rows.where(bound_elsewhere(to)).order_by(R.id.desc())
         with store.db.begin() as connection:
-            # Asked first: one that stops running in between is then moved by the second statement.
-            asked_now = connection.execute(ASK_TO_MOVE.where(R.id.in_(chunk)), {"to": to}).rowcount
-            told = connection.execute(HAND_OVER.where(R.id.in_(chunk)), bound).scalars().all()
-        store.tell(list(told))
-        moved += len(told)
-        asked += asked_now
+            found = list(connection.execute(rows.with_for_update(key_share=True)))
+            held = [row.id for row in found if row.status == Status.RUNNING and row.move_to != to]
+            loose = [row for row in found if row.status != Status.RUNNING]
+            if held and running:
+                connection.execute(ASK_TO_MOVE.where(R.id.in_(held)), {"to": to})
+                asked += len(held)
+            if loose:
+                bound = {"to": to, "now": now, "new_check_at": now + store.check}
+                connection.execute(HAND_OVER.where(R.id.in_([row.id for row in loose])), bound)
+        if loose:
+            take_back(store, loose)
+            store.tell([row.id for row in loose])
+        moved += len(loose)
     return HandedOver(moved, asked)
+
+
+def take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:
+    """Have the backends of these rows forget what they were told of them, as far as they can."""
+    told: dict[str, list[Message]] = defaultdict(list)
+    for row in rows:
+        if (spec := store.spec_of(row.job)) is not None:
+            told[row.backend].append(ledger.as_message(row, spec))
+    for backend, messages in told.items():
+        try:
+            store.backends[backend].cancel(messages)
+        except BackendUnavailable as failure:
+            log.warning(
+                "not taken back; what comes of it finds a newer epoch",
+                extra={"backend": backend, "runs": len(messages), "reason": str(failure)},
+            )

@@ -23,6 +23,15 @@ class Hold:
         self.store = store
         self.claim = claim
         self.carrier = carrier
+        self.moved = False
+        """Whether giving the run back moved it to another backend, which is to be told."""
+
+    def tell_if_moved(self) -> None:
+        """After the commit: tell the backend that the run has moved to."""
+        if self.moved:
+            self.moved = False
+            point("run.moved")
+            self.store.tell([self.claim.run_id])
 
     def begin(self, name: str, attempts: int) -> None:
         """Record, before it is done, that try number `attempts` of a step begins."""
@@ -64,6 +73,7 @@ class Hold:
         ledger.save_step(
             tx, self.claim, name, status, now, attempts=attempts, result=result, error=error
         )
+        self.moved = rows[0].epoch != self.claim.epoch
         return rows[0].move_to is not None
 
     def retry(self, step: str, attempts: int, error: str, due: datetime) -> None:
@@ -80,6 +90,7 @@ class Hold:
             )
             self._give_back(connection, due, attempts + 1, f"{step}: {error}")
         point("step.failure-recorded")
+        self.tell_if_moved()
 
     def wait(self, step: str, until: datetime | None, due: datetime) -> None:
         """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
@@ -87,13 +98,15 @@ class Hold:
         with self.store.db.begin() as connection:
             ledger.save_step(connection, self.claim, step, StepStatus.WAITING, now, until=until)
             self._give_back(connection, due, 1, None)
+        self.tell_if_moved()
 
     def give_up(self, due: datetime, error: str | None = None) -> None:
         """Let go of the run as it stands: nothing failed, anyone may go on with it at `due`."""
         bound = self._released(due, self.claim.attempt, error)
         bound |= {"new_check_at": due, "new_holder": None}
         with self.store.db.autocommit() as connection:
-            ledger.fenced(connection.execute(statements.RELEASE, bound).rowcount, self.claim)
+            self._release(connection, bound)
+        self.tell_if_moved()
 
     def move(self) -> None:
         """Hand the run to the backend it was asked to move to: every earlier telling is void."""
@@ -136,8 +149,12 @@ class Hold:
     def _give_back(
         self, connection: Connection, due: datetime, attempt: int, error: str | None
     ) -> None:
-        bound = self._released(due, attempt, error)
-        ledger.fenced(connection.execute(statements.RELEASE, bound).rowcount, self.claim)
+        self._release(connection, self._released(due, attempt, error))
+
+    def _release(self, connection: Connection, bound: dict[str, object]) -> None:
+        epochs = connection.execute(statements.RELEASE, bound).scalars().all()
+        ledger.fenced(len(epochs), self.claim)
+        self.moved = epochs[0] != self.claim.epoch
 
     def _released(self, due: datetime, attempt: int, error: str | None) -> dict[str, object]:
         stays = self.carrier.keeps_time

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Table,
     Update,
     and_,
@@ -135,7 +136,23 @@ PUT_OFF = (
 
 RENEW = update(runs).where(*_HELD).values(check_at=bindparam("lease_until"))
 
+_ASKED = R.move_to.is_not(None)
+
+
+def _moved(when: ColumnElement[bool]) -> dict[str, Any]:
+    """A run that is given back moves at once if it was asked to: whoever held it may never come
+    back, and what it waits for may be days away."""
+    return {
+        "backend": case((when, R.move_to), else_=R.backend),
+        "reason": case((when, "HANDED_OVER"), else_=R.reason),
+        "epoch": case((when, R.epoch + 1), else_=R.epoch),
+        "told_ref": case((when, null()), else_=R.told_ref),
+        "move_to": case((when, null()), else_=R.move_to),
+    }
+
+
 # A finished step: the lease is renewed or, where the backend takes one step per call, given back.
+_LEAVES = and_(_NEW_STATUS == Status.WAITING, _ASKED)
 STEP_DONE = (
     update(runs)
     .where(*_HELD)
@@ -143,10 +160,12 @@ STEP_DONE = (
         status=bindparam("new_status"),
         slot=case((_NEW_STATUS == Status.RUNNING, R.slot), else_=null()),
         check_at=bindparam("new_check_at"),
+        holder=case((_LEAVES, null()), else_=R.holder),
         attempt=1,
         losses=0,
+        **_moved(_LEAVES),
     )
-    .returning(R.move_to)
+    .returning(R.move_to, R.epoch)
 )
 
 RELEASE = (
@@ -156,12 +175,18 @@ RELEASE = (
         status=Status.WAITING,
         slot=null(),
         due_at=bindparam("new_due_at"),
-        check_at=bindparam("new_check_at"),
-        holder=bindparam("new_holder"),
+        # Its next backend may keep no time.
+        check_at=case(
+            (_ASKED, bindparam("new_due_at", type_=_TIME)),
+            else_=bindparam("new_check_at", type_=_TIME),
+        ),
+        holder=case((_ASKED, null()), else_=bindparam("new_holder", type_=R.holder.type)),
         attempt=bindparam("new_attempt"),
         error=bindparam("new_error"),
         tells=0,
+        **_moved(_ASKED),
     )
+    .returning(R.epoch)
 )
 
 END = (
@@ -295,7 +320,7 @@ def next_check(run_ids: list[str], now: datetime, check_at: datetime) -> Update:
 # Runs nobody holds change backend at once; a running one is asked to at its next step boundary.
 HAND_OVER = (
     update(runs)
-    .where(R.status.in_([Status.PENDING, Status.WAITING]), R.backend != bindparam("to"))
+    .where(R.status.in_([Status.PENDING, Status.WAITING]))
     .values(
         backend=bindparam("to"),
         reason="HANDED_OVER",
@@ -311,8 +336,14 @@ HAND_OVER = (
     .returning(R.id)
 )
 
+# One that already is where it is to be was asked to leave, and now stays.
 ASK_TO_MOVE = (
     update(runs)
-    .where(R.status == Status.RUNNING, R.backend != bindparam("to"))
-    .values(move_to=bindparam("to"))
+    .where(R.status == Status.RUNNING)
+    .values(move_to=case((R.backend == bindparam("to"), null()), else_=bindparam("to")))
 )
+
+
+def bound_elsewhere(to: str) -> ColumnElement[bool]:
+    """Whether a run is not at backend `to`, or is about to leave it."""
+    return or_(R.backend != to, R.move_to != to)
