@@ -8,6 +8,7 @@ from app.cli import (
     cost,
     cutover,
     database,
+    draining,
     earnings,
     inventory,
     jobs,
@@ -29,7 +30,7 @@ def register_commands(app: Flask) -> None:
     """Hang every command on the app."""
     jobs.group.add_command(run_here.run_job)
     cutover.group.add_command(parity.parity)
-    for command in (pins.pin, pins.unpin, pins.pins):
+    for command in (pins.pin, pins.unpin, pins.pins, draining.drain, draining.rollback):
         cutover.group.add_command(command)
     for asked in (inventory.inventory, verify.verify, cost.cost):
         cutover.group.add_command(asked)

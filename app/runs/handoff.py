@@ -15,7 +15,7 @@ from app.runs.backend import Message
 from app.runs.ledger import AnyRow
 from app.runs.models import RunRow as R
 from app.runs.models import Status
-from app.runs.statements import ASK_TO_MOVE, HAND_OVER, bound_elsewhere
+from app.runs.statements import ASK_TO_MOVE, HAND_OVER, elsewhere
 from app.runs.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def hand_over(
         now = store.clock()
         # Younger ones first: a child that ends locks itself, then its parent.
         rows = select(*_COLUMNS).where(R.id.in_(chunk), R.check_at.is_not(None))
-        rows = rows.where(bound_elsewhere(to)).order_by(R.id.desc())
+        rows = rows.where(elsewhere(to)).order_by(R.id.desc())
         with store.db.begin() as connection:
             found = list(connection.execute(rows.with_for_update(key_share=True)))
             held = [row.id for row in found if row.status == Status.RUNNING and row.move_to != to]

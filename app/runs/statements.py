@@ -344,6 +344,6 @@ ASK_TO_MOVE = (
 )
 
 
-def bound_elsewhere(to: str) -> ColumnElement[bool]:
+def elsewhere(to: str) -> ColumnElement[bool]:
     """Whether a run is not at backend `to`, or is about to leave it."""
     return or_(R.backend != to, R.move_to != to)
