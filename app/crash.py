@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 from structlog.contextvars import get_contextvars
 
 _AT = os.environ.get("SWITCHYARD_CRASH_AT", "")
 _EACH = os.environ.get("SWITCHYARD_CRASH_EACH", "")
+hook: Callable[[str], None] | None = None
+"""What a test in this process has happen at each point."""
 
 
 def point(name: str) -> None:
     """Die here, as by kill -9, if the variables say so."""
+    if hook is not None:
+        hook(name)
     if name == _AT or (_EACH and _first_time(f"{name}@{get_contextvars().get('step', '')}")):
         os.kill(os.getpid(), signal.SIGKILL)
 

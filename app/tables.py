@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.coordination import pace
-from app.cutover import parity, pins, stages
+from app.cutover import marks, parity, pins, stages
 from app.db import Base
 from app.earnings import models as earnings
 from app.earnings import rollup_models as rollups
@@ -23,6 +23,7 @@ __all__ = [
     "earnings",
     "inbox",
     "ledger",
+    "marks",
     "mail",
     "media",
     "metadata",

@@ -63,6 +63,8 @@ class Drain:
     stop: threading.Event
     """Ends it after the chunk in hand."""
     progress: Progress = lambda _done, _of: None
+    chunk: int = CHUNK
+    """How many at a time."""
 
     def __call__(self) -> Drained:
         """Move what is pending, delayed or asleep at once; each run keeps its due time.
@@ -87,10 +89,10 @@ class Drain:
         done = 0
         for job, ids in known.items():
             target = backend_on(self.to, self.made.catalogue[job])
-            for start in range(0, len(ids), CHUNK):
+            for start in range(0, len(ids), self.chunk):
                 if self.stop.is_set():
                     return
-                chunk = ids[start : start + CHUNK]
+                chunk = ids[start : start + self.chunk]
                 handed = hand_over(self.made.store, chunk, target, running=self.running)
                 drained.moved[job] += handed.moved
                 drained.asked[job] += handed.asked

@@ -75,6 +75,7 @@ def _day_outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> di
     "daily-earnings-rollup",
     event="earnings.rollup-daily",
     schedule="0 2 * * *",
+    missed="last",  # it rolls up its day and all that changed before
     payload=TargetDay,
     queue="analytics",
     key=_day_key,
@@ -145,6 +146,7 @@ def _month_tick(occurrence: datetime) -> TargetMonth:
     "monthly-earnings-rollup",
     event="earnings.rollup-monthly",
     schedule="0 3 1 * *",
+    missed="all",  # each month has totals and statements of its own
     payload=TargetMonth,
     queue="analytics",
     key=_month_key,

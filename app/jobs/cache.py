@@ -23,6 +23,7 @@ TOP = 20
     payload=Empty,
     queue="analytics",
     schedule="15 * * * *",
+    missed="last",  # the cache is warm or it is not
     concurrency=1,
 )
 def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:

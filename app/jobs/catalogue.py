@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from croniter import croniter
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,6 +46,15 @@ class JobPayload(BaseModel):
 
 class Empty(JobPayload):
     """No data."""
+
+
+class Missed(StrEnum):
+    """What is made up once a clock is back after all of them were away."""
+
+    ALL = "all"
+    """Each tick, where every one means work of its own."""
+    LAST = "last"
+    """Only the last one, where one run does what the missed ones would have done."""
 
 
 M = TypeVar("M", bound=JobPayload)
@@ -105,6 +114,8 @@ class JobSpec:
     """What makes two payloads the same intent, where the payload says it."""
     tick: Callable[[datetime], Payload] | None
     """The payload of a scheduled occurrence."""
+    missed: Missed
+    """Which of its ticks are made up that came while no clock was there."""
     ramp_by: str | None
     """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
     plan: Callable[[Session, Any, datetime], dict[str, Any]] | None
@@ -130,6 +141,11 @@ class JobSpec:
             says = first["msg"].removeprefix("Value error, ")
             raise PayloadInvalid(f"{self.name}: {where}: {says}") from None
 
+    def carried_by(self, backend: str) -> str:
+        """Which backend carries it as the child of a run on `backend`: the same one, but Inngest
+        has functions only for the jobs whose own it is."""
+        return self.serverless if backend == "inngest" else backend
+
     def gap(self, attempt: int) -> timedelta:
         """The wait after the failed try number `attempt` (from 1)."""
         return timedelta(seconds=self.gaps[min(attempt, len(self.gaps)) - 1])
@@ -142,6 +158,13 @@ class JobSpec:
         times = croniter(self.schedule, after.astimezone(UTC))
         while (moment := times.get_next(datetime)) <= until:
             found.append(moment)
+        return found
+
+    def occurrence_after(self, moment: datetime) -> datetime:
+        """The next scheduled time after `moment`, UTC. Raises SettingsError without a schedule."""
+        if self.schedule is None:
+            raise SettingsError(f"job {self.name!r} has no schedule")
+        found: datetime = croniter(self.schedule, moment.astimezone(UTC)).get_next(datetime)
         return found
 
     def occurrence_at(self, moment: datetime) -> datetime:
@@ -231,6 +254,7 @@ def job(
     timeout: float = 600.0,
     key: Callable[[M], str | None] | None = None,
     tick: Callable[[datetime], Payload] | None = None,
+    missed: Literal["all", "last"] = "all",
     ramp_by: str | None = None,
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
     shadow: Shadow = Shadow(),
@@ -260,6 +284,7 @@ def job(
                 timeout=timeout,
                 key=key,
                 tick=tick,
+                missed=Missed(missed),
                 ramp_by=ramp_by,
                 plan=plan,
                 shadow=shadow,

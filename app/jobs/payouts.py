@@ -103,6 +103,7 @@ def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> di
     "process-payouts",
     event="payout.scheduled",
     schedule="0 9 1,15 * *",
+    missed="all",  # each pay day is promised, and reported, by its date
     payload=PayDay,
     queue="payouts",
     key=_pay_day_key,
@@ -196,6 +197,7 @@ def _notify(ctx: Context, told: dict[str, Any]) -> None:
     "retry-failed-payouts",
     event="payout.retry-failed",
     schedule="0 10 * * *",
+    missed="last",  # it takes whatever failed in the last 30 days
     payload=Retry,
     queue="payouts",
     concurrency=1,
@@ -224,6 +226,7 @@ def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
     "update-account-statuses",
     event="account.update-statuses",
     schedule="0 * * * *",
+    missed="last",  # what Stripe says now is all that counts
     payload=Empty,
     queue="payouts",
     concurrency=1,
@@ -268,6 +271,7 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
     "reconcile-payouts",
     event="payout.reconcile",
     schedule="30 10 * * *",
+    missed="last",  # it looks back 30 days
     payload=Empty,
     queue="payouts",
     concurrency=1,

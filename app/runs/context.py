@@ -19,7 +19,7 @@ from app.crash import point
 from app.db import canonical_json
 from app.errors import BadInput, LeaseLost
 from app.gateways import Gateways
-from app.jobs.catalogue import SERVERLESS, IfUnknown, JobSpec
+from app.jobs.catalogue import IfUnknown, JobSpec
 from app.jobs.context import Payload
 from app.jobs.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.runs import ledger
@@ -109,7 +109,7 @@ class RunContext:
             return
         self.boundary()
         self._hold.wait(step, until, until)
-        raise Pause(Outcome(End.WAIT, due_at=until))
+        raise Pause(self._hold.given_back(Outcome(End.WAIT, due_at=until)))
 
     def dispatch(
         self, name: str, job: str, payloads: Sequence[Payload], *, keys: Sequence[str] | None = None
@@ -122,8 +122,7 @@ class RunContext:
             raise NonRetriable(f"step {step}: {len(payloads)} payloads but {len(keys)} keys")
         spec = self._store.catalogue[job]
         now = self._store.clock()
-        # On the parent's side; which of the serverless ones carries it, each job says for itself.
-        backend = spec.serverless if self.backend in SERVERLESS else self.backend
+        backend = spec.carried_by(self.backend)
         decision = Decision(backend, Reason.PARENT.value, Stage.LEGACY.value, 0)
         items = [
             (new_run(spec, payload, self._child_key(spec, step, index, keys), now), decision)
@@ -159,7 +158,7 @@ class RunContext:
             if not self._children_open():
                 # The last one ended between the look and the wait, and found nobody to wake.
                 self._store.wake(self.run_id)
-            raise Pause(Outcome(End.WAIT, due_at=due))
+            raise Pause(self._hold.given_back(Outcome(End.WAIT, due_at=due)))
 
         def count(tx: Session) -> dict[str, int]:
             return ledger.children_by_status(tx.connection(), self.run_id)
@@ -174,7 +173,7 @@ class RunContext:
             raise Pause(Outcome(End.NOT_MINE))
         if self._hold.carrier.stopping():
             self._hold.give_up(self._store.clock())
-            raise Pause(Outcome(End.YIELDED))
+            raise Pause(self._hold.given_back(Outcome(End.YIELDED)))
 
     def failures(self, name: str) -> int:
         """How many attempts at step `name` failed in earlier slices."""
@@ -266,7 +265,8 @@ class RunContext:
             "step failed, attempt %d of %d", attempts, self._spec.attempts, exc_info=failure
         )
         self._hold.retry(step, attempts, error, due)
-        raise Pause(Outcome(End.RETRY, error=f"{step}: {error}", due_at=due))
+        retry = Outcome(End.RETRY, error=f"{step}: {error}", due_at=due)
+        raise Pause(self._hold.given_back(retry))
 
     def _only_try(self, step: str, do: Callable[[Session], Any]) -> Any:
         attempts = self.failures(step) + 1

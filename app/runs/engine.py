@@ -152,4 +152,4 @@ def _body_failed(hold: Hold, context: RunContext, limit: int, failure: Exception
     log.warning("body failed, attempt %d of %d", attempts, limit, exc_info=failure)
     due = context.due_after(attempts, failure)
     hold.retry(BODY, attempts, error, due)
-    return Outcome(End.RETRY, error=error, due_at=due)
+    return hold.given_back(Outcome(End.RETRY, error=error, due_at=due))

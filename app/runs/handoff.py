@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from app.crash import point
 from app.errors import BackendUnavailable
 from app.runs import ledger
 from app.runs.backend import Message
@@ -63,6 +64,7 @@ def hand_over(
             if loose:
                 bound = {"to": to, "now": now, "new_check_at": now + store.check}
                 connection.execute(HAND_OVER.where(R.id.in_([row.id for row in loose])), bound)
+        point("handover.committed")
         if loose:
             take_back(store, loose)
             store.tell([row.id for row in loose])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -10,10 +11,12 @@ from sqlalchemy.orm import Session
 from app.crash import point
 from app.errors import LeaseLost
 from app.runs import ledger, statements
-from app.runs.carrier import Carrier
+from app.runs.carrier import Carrier, End, Outcome
 from app.runs.ledger import Claim
 from app.runs.models import Status, StepStatus
 from app.runs.store import RunStore
+
+log = logging.getLogger(__name__)
 
 
 class Hold:
@@ -24,14 +27,18 @@ class Hold:
         self.claim = claim
         self.carrier = carrier
         self.moved = False
-        """Whether giving the run back moved it to another backend, which is to be told."""
+        """Whether giving the run back moved it to another backend."""
 
     def tell_if_moved(self) -> None:
         """After the commit: tell the backend that the run has moved to."""
         if self.moved:
-            self.moved = False
+            log.info("run handed over as it was given back")
             point("run.moved")
             self.store.tell([self.claim.run_id])
+
+    def given_back(self, outcome: Outcome) -> Outcome:
+        """`outcome`, or that the run is not this backend's any more."""
+        return Outcome(End.NOT_MINE) if self.moved else outcome
 
     def begin(self, name: str, attempts: int) -> None:
         """Record, before it is done, that try number `attempts` of a step begins."""

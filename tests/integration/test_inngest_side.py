@@ -20,7 +20,7 @@ from sqlalchemy import select
 import flags
 from app import runtime
 from app.config import load
-from app.cutover.clocks import propose
+from app.cutover.clocks import tick
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
 from app.runs.models import RunRow
@@ -215,7 +215,7 @@ def test_cron_ticks_are_keyed_by_their_occurrence(dev: tuple[Side, str]) -> None
     fired = datetime(2026, 2, 15, 9, 0, tzinfo=UTC)
     assert spec.occurrence_at(fired) == fired
     for _ in range(2):
-        assert propose(on.made, datetime(2026, 2, 15, 8, 59, tzinfo=UTC), fired)
+        tick(spec, fired)
     (row,) = until(on, "keyed")
     assert row.key == "2026-02-15T09:00"
 

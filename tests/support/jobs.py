@@ -386,3 +386,27 @@ def ticked(occurrence: datetime) -> Name:
 def keyed(ctx: Context, payload: Name) -> str:
     """A job whose payload says what makes it unique, on a schedule."""
     return ctx.step.run("mark", mark, ctx, payload.name)
+
+
+@job("posted", event="test.posted", payload=Name, queue="tests", gaps=GAPS, serverless="qstash")
+def posted(ctx: Context, payload: Name) -> str:
+    """A job of QStash's: a step, a sleep, a step that fails `failures` times."""
+
+    def last(tx: Session) -> str:
+        what = f"{payload.name}/last"
+        if touch(ctx, what) <= payload.failures:
+            raise RuntimeError("failed on purpose")
+        return mark(tx, ctx, what)
+
+    ctx.step.run("first", mark, ctx, f"{payload.name}/first")
+    ctx.step.sleep("nap", timedelta(seconds=payload.wait_seconds))
+    return ctx.step.run("last", last)
+
+
+@job("mixed", event="test.mixed", payload=Name, queue="tests", gaps=GAPS)
+def mixed(ctx: Context, payload: Name) -> str:
+    """A job of Inngest's with children of QStash's."""
+    payloads = [{"name": f"{payload.name}/{number}"} for number in range(2)]
+    ctx.step.dispatch("start", "posted", payloads)
+    ctx.step.join("ended")
+    return ctx.step.run("after", mark, ctx, f"{payload.name}/after")

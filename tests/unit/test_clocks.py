@@ -1,96 +1,293 @@
-"""Ticks: one run per occurrence, UTC, whatever proposes it and how often."""
+"""Ticks: one run per occurrence, UTC, whatever proposes it, how often, and however late."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from unittest.mock import patch
 
+import inngest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
-from app import tables
-from app.config import load
-from app.cutover.clocks import propose
+from app.cutover import marks
+from app.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
+from app.dispatch import dispatch
 from app.jobs import catalogue
-from app.jobs.catalogue import Catalogue, JobSpec
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runtime import Runtime
-from app.wiring import make_runtime
+from app.jobs.catalogue import Catalogue, JobSpec, Missed
+from tests.support.world import World, memory_folder
+from workflows.functions import CRON_EVENT, _adopt
 
-PAY_DAY = catalogue.load("app.jobs.payouts")["process-payouts"]
+JOBS = catalogue.load("app.jobs.payouts,app.jobs.analytics,app.jobs.relay,tests.support.jobs")
+PAY_DAY = JOBS["process-payouts"]
+ACCOUNTS = JOBS["update-account-statuses"]
+REAL = [
+    *(PAY_DAY, replace(ACCOUNTS, missed=Missed.ALL), JOBS["retry-failed-payouts"], JOBS["reconcile-payouts"]),
+    *(JOBS["daily-earnings-rollup"], JOBS["monthly-earnings-rollup"]),
+]
+EACH_HOUR = replace(JOBS["noop"], schedule="0 * * * *", payload=catalogue.Empty)
+ALL = replace(EACH_HOUR, name="each", event="each", missed=Missed.ALL)
+LAST = replace(EACH_HOUR, name="latest", event="latest", missed=Missed.LAST)
+START = datetime(2028, 1, 20, 3, 7, tzinfo=UTC)
+HOUR = 3600.0
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Runtime]:
-    environ = {"DATABASE_URL": f"sqlite:///{tmp_path / 'test.db'}"}
-    memory = MemoryBackend()
-    memory.name = "rq"
-    runtime = make_runtime(load(environ), backends=[memory])
-    tables.metadata.create_all(runtime.db.engine)
-    yield runtime
-    runtime.db.dispose()
+def world() -> Iterator[World]:
+    folder = Path(mkdtemp(prefix="swy-world-", dir=memory_folder()))
+    made = World(folder)
+    made.create_tables()
+    made.time.now = START
+    yield made
+    made.close()
+    rmtree(folder)
 
 
-def keys(made: Runtime, job: str) -> list[str]:
-    chosen = select(RunRow.key).where(RunRow.job == job).order_by(RunRow.key)
-    with made.db.autocommit() as connection:
-        return list(connection.scalars(chosen))
-
-
-def only(spec: JobSpec) -> Catalogue:
+def having(world: World, *specs: JobSpec) -> None:
+    """These jobs and no other."""
     chosen = Catalogue()
-    chosen.add(spec)
-    return chosen
+    for spec in specs:
+        chosen.add(spec)
+    store = replace(world.made.store, catalogue=chosen)
+    world.made = replace(world.made, catalogue=chosen, store=store)
+    world.tickers = [Ticker(world.made, world.time.monotonic) for _ in range(2)]
+    world.install()
 
 
-def test_two_clocks_over_three_months_of_a_leap_year(made: Runtime) -> None:
-    object.__setattr__(made, "catalogue", only(PAY_DAY))
-    start = datetime(2028, 1, 20, tzinfo=UTC)
-    for clock in range(2):
-        seen = start + timedelta(minutes=7 * clock)
-        while seen < datetime(2028, 4, 20, tzinfo=UTC):
-            until = seen + timedelta(hours=11, minutes=13 * (clock + 1))
-            assert propose(made, seen, until)
-            seen = until - timedelta(minutes=30)  # and it steps back now and then
-    assert keys(made, "process-payouts") == [
-        "2028-02-01",
-        "2028-02-15",
-        "2028-03-01",
-        "2028-03-15",
-        "2028-04-01",
-        "2028-04-15",
-    ]
+def rounds(world: World, seconds: float, every: float = 1.0, clocks: int = 1) -> None:
+    """Let time pass, and the clocks look."""
+    for _ in range(round(seconds / every)):
+        world.time.pass_(every)
+        for ticker in world.tickers[:clocks]:
+            ticker.round()
 
 
-def test_a_tick_that_does_not_fit_holds_up_no_other(made: Runtime) -> None:
-    broken = Catalogue()
-    for name, spec in (("a", PAY_DAY), ("process-payouts", PAY_DAY)):
-        values = {f: getattr(spec, f) for f in JobSpec.__slots__}
-        changed = {"name": name, "event": name, "tick": None} if name == "a" else {}
-        broken.add(JobSpec(**(values | changed)))
-    object.__setattr__(made, "catalogue", broken)
-    object.__setattr__(made.store, "catalogue", broken)
-    day = datetime(2028, 2, 1, tzinfo=UTC)
-    assert propose(made, day, day + timedelta(days=1))
-    assert keys(made, "process-payouts") == ["2028-02-01"]
-    assert keys(made, "a") == []
+def keys(world: World, job: str) -> list[str]:
+    return sorted(row.key for row in world.rows() if row.job == job)
 
 
-def test_the_machine_s_zone_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, end = datetime(2026, 3, 28, tzinfo=UTC), datetime(2026, 4, 2, tzinfo=UTC)
+def ticks(spec: JobSpec, after: datetime, until: datetime) -> list[str]:
+    """The keys of what is scheduled in (after, until]."""
     found = []
-    for zone in ("UTC", "Europe/Berlin", "America/Los_Angeles", "Asia/Kathmandu"):
-        monkeypatch.setenv("TZ", zone)
-        time.tzset()
-        found.append(PAY_DAY.occurrences(start, end))
-    monkeypatch.undo()
+    for at in spec.occurrences(after, until):
+        payload = None if spec.tick is None else spec.parse(spec.tick(at))
+        own = None if spec.key is None else spec.key(payload)
+        found.append(own or f"tick:{at:%Y-%m-%dT%H:%M:%S.000Z}")
+    return sorted(found)
+
+
+def cron(spec: JobSpec, at: datetime) -> inngest.Event:
+    when = at.isoformat()
+    return inngest.Event(name=CRON_EVENT, data={"scheduledAt": when}, ts=int(at.timestamp() * 1000))
+
+
+def test_two_clocks_of_each_kind_over_a_leap_february(world: World) -> None:
+    having(world, *REAL)
+    for ticker in world.tickers:
+        ticker.round()
+    end = START + timedelta(days=91)
+    came = {spec.name: START for spec in REAL}
+    turn = 0
+    while world.time.now < end:
+        turn += 1
+        # At odd times, so that each of the kinds is the first to come now and then.
+        world.time.pass_((7200, 3540, 30_100, 59, 14_000)[turn % 5])
+        now = world.time.now
+        for ticker in world.tickers[:: 1 if turn % 2 else -1]:
+            if turn % 3:
+                ticker.round()
+        for spec in REAL:
+            due = spec.occurrences(came[spec.name], now)
+            came[spec.name] = now
+            if spec.name == ACCOUNTS.name and turn % 8:
+                continue
+            for at in due:
+                for _ in range(2):
+                    _adopt(spec, cron(spec, at))
+                    tick(spec, at)
+    for ticker in world.tickers:
+        ticker.round()
+    assert world.time.now.date() > datetime(2028, 4, 15, tzinfo=UTC).date()
+    for spec in REAL:
+        assert keys(world, spec.name) == ticks(spec, START, world.time.now), spec.name
+    pay_days = [f"2028-0{month}-{day:02}" for month in (2, 3, 4) for day in (1, 15)]
+    assert keys(world, "process-payouts") == pay_days
+    assert "2028-02-29" in keys(world, "daily-earnings-rollup")
+
+
+def test_all_clocks_down_for_six_hours(world: World) -> None:
+    having(world, ALL, LAST)
+    rounds(world, 2 * HOUR, 60.0)
+    down = world.time.now
+    world.time.pass_(6 * HOUR)
+    world.tickers = [Ticker(world.made, world.time.monotonic)]
+    rounds(world, 60.0)
+    now = world.time.now
+    assert keys(world, "each") == ticks(ALL, START, now)
+    missed = ticks(LAST, down, now)
+    assert (len(missed), keys(world, "latest")) == (6, ticks(LAST, START, down) + missed[-1:])
+
+
+@pytest.mark.parametrize("kind", ["inngest", "qstash", "relay-sweep"])
+def test_whichever_clock_returns_first_makes_up_for_all_jobs(world: World, kind: str) -> None:
+    having(world, ALL, PAY_DAY, JOBS["relay-sweep"])
+    world.tickers[0].round()
+    world.time.pass_(13 * 86_400.0)
+    at = ALL.occurrence_at(world.time.now)
+    if kind == "inngest":
+        _adopt(ALL, cron(ALL, at))
+    elif kind == "qstash":
+        tick(ALL, at)
+    else:
+        dispatch("relay-sweep", {})
+        world.work()
+    assert keys(world, "process-payouts") == ["2028-02-01"]
+    assert keys(world, "each") == ticks(ALL, START, world.time.now)
+
+
+def test_a_new_job_counts_from_now(world: World) -> None:
+    having(world, ALL)
+    rounds(world, HOUR, 60.0)
+    having(world, ALL, LAST)
+    began = world.time.now
+    rounds(world, 3 * HOUR, 60.0)
+    assert keys(world, "latest") == ticks(LAST, began, world.time.now)
+
+
+def test_a_clock_that_starts_again_goes_on_where_it_was(world: World) -> None:
+    having(world, ALL)
+    for _ in range(20):
+        world.tickers = [Ticker(world.made, world.time.monotonic)]
+        rounds(world, 20 * 60.0, 100.0)
+    assert keys(world, "each") == ticks(ALL, START, world.time.now)
+
+
+def test_a_clock_that_steps_back_doubles_nothing(world: World) -> None:
+    having(world, ALL, LAST)
+    rounds(world, 5 * HOUR, 60.0)
+    world.time.offset = timedelta(hours=-3)
+    rounds(world, 6 * HOUR, 60.0)
+    world.time.offset = timedelta(0)
+    rounds(world, HOUR, 60.0)
+    assert keys(world, "each") == ticks(ALL, START, world.time.now)
+    assert set(keys(world, "latest")) < set(ticks(LAST, START, world.time.now))
+
+
+def test_a_moment_in_the_far_future_changes_nothing(world: World) -> None:
+    """As after a machine's start, until it has asked for the time."""
+    having(world, ALL, PAY_DAY)
+    rounds(world, 2 * HOUR, 60.0)
+    world.time.offset = timedelta(days=1500)
+    rounds(world, 15.0)
+    world.time.offset = timedelta(0)
+    rounds(world, 13 * 86_400.0, HOUR / 2)
+    assert keys(world, "each") == ticks(ALL, START, world.time.now)
+    assert keys(world, "process-payouts") == ["2028-02-01"]
+
+
+def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> None:
+    having(world, ALL, PAY_DAY)
+    rounds(world, 2 * HOUR, 60.0, clocks=2)
+    world.time.offset = timedelta(days=1500)
+    rounds(world, 3 * HOUR, 60.0)
+    future = START + OLDEST + timedelta(days=7)
+    assert 0 < len([k for k in keys(world, "each") if k > f"tick:{future:%Y-%m-%d}"]) <= MOST + 4
+    world.time.offset = timedelta(0)
+    rounds(world, 30 * 86_400.0, HOUR)
+    wanted = ticks(ALL, START, world.time.now)
+    assert [key for key in keys(world, "each") if key <= max(wanted)] == wanted
+    assert keys(world, "process-payouts")[:2] == ["2028-02-01", "2028-02-15"]
+
+
+def test_another_machine_s_clock_that_is_ahead_starves_nobody(world: World) -> None:
+    having(world, ALL)
+    rounds(world, 2 * HOUR, 60.0)
+    wrong = Ticker(world.made, world.time.monotonic)
+    for _ in range(30):
+        rounds(world, 900.0, 300.0)
+        world.time.offset = timedelta(days=2)
+        wrong.round()
+        world.time.offset = timedelta(0)
+    wanted = ticks(ALL, START, world.time.now)
+    assert [key for key in keys(world, "each") if key <= max(wanted)] == wanted
+
+
+def test_what_is_too_old_is_left_to_a_human(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    having(world, ALL, PAY_DAY)
+    world.tickers[0].round()
+    world.time.pass_(400 * 86_400.0)
+    world.tickers = [Ticker(world.made, world.time.monotonic)]
+    rounds(world, 30.0)
+    now = world.time.now
+    assert keys(world, "each") == ticks(ALL, START, now)[-MOST:]
+    assert keys(world, "process-payouts") == ticks(PAY_DAY, now - OLDEST, now)
+    assert "the oldest are not made up" in caplog.text
+
+
+def test_a_tick_that_could_not_be_recorded_is_tried_again(world: World) -> None:
+    having(world, ALL, LAST)
+    world.tickers[0].round()
+    gone = OperationalError("select", {}, Exception("gone"))
+    rounds(world, HOUR - 10 * 60.0, 60.0)
+    with patch("app.cutover.clocks.dispatch", side_effect=gone):
+        rounds(world, 10 * 60.0, 60.0)
+    assert keys(world, "each") == []
+    rounds(world, 60.0, 60.0)
+    assert keys(world, "each") == ticks(ALL, START, world.time.now)
+    assert keys(world, "latest") == ticks(LAST, START, world.time.now)
+
+
+def test_a_tick_that_does_not_fit_holds_up_no_other(world: World) -> None:
+    having(world, replace(PAY_DAY, name="a", event="a", tick=None), PAY_DAY)
+    world.tickers[0].round()
+    world.time.pass_(13 * 86_400.0)
+    assert catch_up(world.made, world.time.now)
+    assert keys(world, "process-payouts") == ["2028-02-01"]
+    assert keys(world, "a") == []
+    assert set(marks.read(world.made.db).values()) == {world.time.now}
+
+
+def test_a_run_by_hand_is_the_tick_of_its_day(world: World) -> None:
+    having(world, PAY_DAY)
+    world.tickers[0].round()
+    by_hand = dispatch("process-payouts", {"payoutDate": "2028-02-01"})
+    odd = dispatch("process-payouts", {"payoutDate": "2028-02-15", "dayOfMonth": 16})
+    rounds(world, 30 * 86_400.0, HOUR)
+    assert keys(world, "process-payouts") == ["2028-02-01", "2028-02-15"]
+    assert {row.id for row in world.rows()} == {by_hand.id, odd.id}
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu"])
+def test_the_machine_s_zone_does_not_matter(
+    world: World, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the hour that a zone leaves out or has twice."""
+    having(world, ALL, PAY_DAY)
+    monkeypatch.setenv("TZ", zone)
     time.tzset()
-    assert found == [[datetime(2026, 4, 1, 9, 0, tzinfo=UTC)]] * 4
+    try:
+        for start in (
+            datetime(2028, 3, 28, 22, 30, tzinfo=UTC),
+            datetime(2028, 10, 28, 22, tzinfo=UTC),
+        ):
+            world.time.now = start
+            marks.begin(world.made.db, ["each", "process-payouts"], start)
+            marks.advance(world.made.db, ["each", "process-payouts"], start)
+            world.tickers = [Ticker(world.made, world.time.monotonic)]
+            before = keys(world, "each")
+            rounds(world, 5 * 86_400.0, 3600.0)
+            assert sorted([*before, *ticks(ALL, start, world.time.now)]) == keys(world, "each")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert keys(world, "process-payouts") == ["2028-04-01", "2028-11-01"]
 
 
 YEARS = (datetime(2024, 1, 1), datetime(2032, 1, 1))  # noqa: DTZ001 - Hypothesis adds the zone
@@ -101,4 +298,5 @@ def test_a_cron_event_is_its_occurrence(fired: datetime) -> None:
     occurrence = PAY_DAY.occurrence_at(fired)
     assert occurrence <= fired + timedelta(seconds=2)
     assert PAY_DAY.occurrences(occurrence, fired) == []
+    assert PAY_DAY.occurrence_after(occurrence) > fired
     assert (occurrence.day, occurrence.hour, occurrence.minute) in {(1, 9, 0), (15, 9, 0)}

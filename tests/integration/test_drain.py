@@ -1,0 +1,295 @@
+"""Draining and rolling back: all that is open comes along, once, and the count of it is exact."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+import flags
+from app.clock import utcnow
+from app.cutover import stages
+from app.cutover.drain import Drain, Drained, rollback
+from app.dispatch import dispatch
+from app.runs.models import RunRow
+from flags import Side
+from tests.support.machine import Stop
+from tests.support.sides import Fixed, environment, fresh, relaying, rq_worker
+from tests.support.sides import Side as OneSide
+from tests.support.world import World, dying_at
+
+OTHER = {Side.RQ: Side.SERVERLESS, Side.SERVERLESS: Side.RQ}
+BACKEND = {Side.RQ: "rq", Side.SERVERLESS: "inngest"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.create_tables()
+    yield made
+    made.close()
+
+
+def live(world: World, side: Side, *jobs: str) -> None:
+    """New runs go to this side; children need no stage."""
+    if side == Side.SERVERLESS:
+        for job in jobs:
+            now = world.time()
+            stages.set_stage(world.made.db, job, "live", None, by="test", why="test", now=now)
+        world.time.pass_(1)
+
+
+def drain(world: World, to: Side, job: str | None = None, *, running: bool = False) -> Drained:
+    stop: Any = Stop(world)
+    return Drain(world.made, None if job is None else [job], to, running, 0.0, stop)()
+
+
+def counts(drained: Drained) -> tuple[int, int, int]:
+    return drained.moved.total(), drained.asked.total(), drained.left.total()
+
+
+@pytest.mark.parametrize("to", list(Side))
+def test_pending_delayed_sleeping_and_joining_runs_move_at_once(world: World, to: Side) -> None:
+    live(world, OTHER[to], "child", "sleeper", "parent")
+    asleep = dispatch("sleeper", {"name": "asleep", "waitSeconds": 9})
+    joins = dispatch("parent", {"name": "joins", "children": 2})
+    while world.row(joins.id).status != "waiting" or "mark" in str(world.marks()):
+        queue, parcel = world.due()[0]
+        queue.deliver(parcel)
+        if len(world.rows()) == 4 and world.row(asleep.id).due_at > world.time():
+            break
+    pending = dispatch("child", {"name": "pending"})
+    delayed = dispatch("child", {"name": "delayed"}, delay=timedelta(days=3))
+    due = {row.id: row.due_at for row in world.open()}
+    assert len(due) == 6
+    assert counts(drain(world, to)) == (6, 0, 0)
+    assert {row.id: row.due_at for row in world.open()} == due
+    assert {row.backend for row in world.open()} == {BACKEND[to]}
+    old = world.queues[BACKEND[OTHER[to]]]
+    assert old.parcels == []
+    assert counts(drain(world, to)) == (0, 0, 0)
+    world.finish()
+    assert world.row(delayed.id).started_at >= due[delayed.id]
+    assert world.row(pending.id).status == "succeeded"
+    effects = ["asleep/before", "asleep/after", "joins/0", "joins/1", "joins/after"]
+    assert world.marks() == dict.fromkeys([*effects, "pending", "delayed"], 1)
+
+
+@pytest.mark.parametrize("to", list(Side))
+def test_what_is_running_moves_at_its_next_boundary(world: World, to: Side) -> None:
+    live(world, OTHER[to], "five-steps")
+    run = dispatch("five-steps", {"name": "n"})
+    seen: list[Drained] = []
+
+    def meanwhile(_point: str) -> None:
+        seen.append(drain(world, to))
+        seen.append(drain(world, to, running=True))
+
+    ((queue, parcel),) = world.due()
+    with dying_at(3, meanwhile) as met:
+        queue.deliver(parcel)
+    assert met[2] == "step.recorded"
+    # On Inngest nobody holds a run between two calls: it moves even without --running.
+    expected = [(0, 0, 1), (0, 1, 1)] if to == Side.SERVERLESS else [(1, 0, 0), (0, 0, 0)]
+    assert [counts(one) for one in seen] == expected
+    assert world.row(run.id).backend == BACKEND[to]
+    assert counts(drain(world, to)) == (0, 0, 0)
+    world.finish()
+    assert world.marks() == {f"n/{number}": 1 for number in range(1, 6)}
+    assert world.row(run.id).status == "succeeded"
+
+
+@pytest.mark.parametrize("to", list(Side))
+@pytest.mark.parametrize("job", ["sleeper", "later", "parent"])
+def test_one_asked_while_running_does_not_stay_for_its_wait(
+    world: World, to: Side, job: str
+) -> None:
+    """A sleep, a retry's gap and a join end its slice: then it moves, however long it waits."""
+    live(world, OTHER[to], job)
+    run = dispatch(job, {"name": "n", "waitSeconds": 86_400, "children": 1})
+    asked = list[int]()
+
+    def meanwhile(_point: str) -> None:
+        asked.append(drain(world, to, running=True).asked.total())
+
+    ((queue, parcel),) = world.due()
+    with dying_at(1, meanwhile):
+        queue.deliver(parcel)
+    assert asked == [1]
+    assert world.row(run.id).backend == BACKEND[to]
+    assert drain(world, to).left.total() == 0
+    world.finish()
+    assert set(world.marks().values()) == {1}
+
+
+def test_one_that_was_asked_to_leave_stays_after_a_rollback(world: World) -> None:
+    run = dispatch("five-steps", {"name": "n"})
+
+    def meanwhile(_point: str) -> None:
+        assert counts(drain(world, Side.SERVERLESS, running=True)) == (0, 1, 1)
+        assert drain(world, Side.RQ).left.total() == 1  # it is about to go
+        assert counts(drain(world, Side.RQ, running=True)) == (0, 1, 0)
+
+    ((queue, parcel),) = world.due()
+    with dying_at(1, meanwhile):
+        queue.deliver(parcel)
+    world.finish()
+    assert (world.row(run.id).backend, world.row(run.id).reason) == ("rq", "DEFAULT")
+
+
+def test_children_follow_whatever_their_own_job(world: World) -> None:
+    live(world, Side.SERVERLESS, "mixed", "posted")
+    mixed = dispatch("mixed", {"name": "n", "waitSeconds": 50})
+    alone = dispatch("posted", {"name": "alone"})
+    for _ in range(2):
+        queue, parcel = next(o for o in world.due() if o[1].message.run_id == mixed.id)
+        queue.deliver(parcel)
+    assert {r.backend for r in world.rows() if r.parent_id == mixed.id} == {"qstash"}
+    drained = drain(world, Side.RQ, "mixed", running=True)
+    assert (dict(drained.moved), counts(drained)) == ({"mixed": 1, "posted": 2}, (3, 0, 0))
+    assert world.row(alone.id).backend == "qstash"
+    assert counts(drain(world, Side.SERVERLESS, "mixed")) == (3, 0, 0)
+    assert {r.backend for r in world.rows() if r.parent_id == mixed.id} == {"qstash"}
+    world.finish()
+    assert world.row(mixed.id).status == "succeeded"
+    assert set(world.marks().values()) == {1}
+
+
+def test_runs_of_unknown_jobs_are_counted_and_left(world: World) -> None:
+    live(world, Side.SERVERLESS, "child")
+    known, unknown = (dispatch("child", {"name": name}) for name in ("known", "unknown"))
+    renamed = update(RunRow).where(RunRow.id == unknown.id).values(job="from-the-future")
+    with world.made.db.begin() as connection:
+        connection.execute(renamed)
+    drained = drain(world, Side.RQ, running=True)
+    assert (drained.moved, drained.left) == ({"child": 1}, {"from-the-future": 1})
+    assert world.row(known.id).backend == "rq"
+    assert world.row(unknown.id).backend == "inngest"
+
+
+@pytest.mark.parametrize("away", ["rq", "inngest"])
+def test_a_side_that_is_away_holds_nothing_back(world: World, away: str) -> None:
+    """Not the old one, nor the new one: it is told when it is back."""
+    live(world, Side.SERVERLESS, "child")
+    run = dispatch("child", {"name": "n"})
+    world.queues[away].away = True
+    assert counts(drain(world, Side.RQ, running=True)) == (1, 0, 0)
+    world.calm()
+    world.finish()
+    assert (world.row(run.id).backend, world.marks()) == ("rq", {"n": 1})
+
+
+def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: World) -> None:
+    live(world, Side.SERVERLESS, "child", "sleeper")
+    early = dispatch("child", {"name": "early"}, delay=60)
+    other = dispatch("sleeper", {"name": "other"})
+    late: list[str] = []
+
+    class Late(Stop):
+        def wait(self, seconds: float) -> bool:
+            if self.looks > 2 and not late:  # decided before the flip, recorded after the drain
+                flags.configure(Fixed("inngest"))
+                late.append(dispatch("child", {"name": "late"}).id)
+                world.install()
+            return super().wait(seconds)
+
+    stop: Any = Late(world)
+    work = Drain(world.made, ["child"], Side.RQ, True, 0.0, stop)
+    assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (2, 0, 0)
+    assert {world.row(run).backend for run in (early.id, *late)} == {"rq"}
+    assert world.row(other.id).backend == "inngest"
+    (change, *_) = stages.history(world.made.db, "child")
+    assert (change.from_stage, change.to_stage, change.by) == ("live", "legacy", "ana")
+    # Once more: nothing to flip, nothing to move.
+    assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (0, 0, 0)
+    assert len(stages.history(world.made.db, "child")) == 2
+    assert dispatch("child", {"name": "new"}).backend == "rq"
+
+
+def cutover(environ: dict[str, str], *args: str, code: int, **more: str) -> Any:
+    command = [sys.executable, "-m", "flask", "--app", "app", "cutover", *args]
+    done = subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def test_killed_half_way_and_run_again_while_workers_run(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Exact to the run: what the first drain moved, the second one does not."""
+    environ = environment(database_url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
+    made = fresh(database_url, environ, None)
+    with ExitStack() as stack:
+        stack.callback(made.db.dispose)
+        on = OneSide("inngest", made, environ)
+        quick = on.dispatch_many("five-steps", [{"name": f"q{i}"} for i in range(150)])
+        slow = on.dispatch_many("child", [{"name": f"s{i}"} for i in range(150)])
+        stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
+        stack.enter_context(relaying(made))
+        args = ("drain", "--all", "--to", "rq", "--running", "--json")
+        cutover(environ, *args, code=-9, SWITCHYARD_CRASH_AT="handover.committed")
+        told = cutover(environ, *args, code=0)
+        assert (told["moved"], told["asked"], told["left"]) == (150, 0, 0)
+        assert [job["left"] for job in told["jobs"]] == [0]
+        assert cutover(environ, *args, code=0)["moved"] == 0
+        rows = on.finish(*quick, *slow)
+        assert {(row.backend, row.status) for row in rows} == {("rq", "succeeded")}
+        expected = {f"q{i}/{n}": 1 for i in range(150) for n in range(1, 6)}
+        assert on.marks("q") == expected
+        assert on.marks("s") == {f"s{i}": 1 for i in range(150)}
+
+
+def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    environ = environment(url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
+    made = fresh(url, environ, None)
+    on = OneSide("inngest", made, environ)
+    run, held = (on.dispatch("child", {"name": name}) for name in "ab")
+    running = {"status": "running", "check_at": utcnow() + timedelta(hours=1)}
+    with made.db.begin() as connection:
+        connection.execute(update(RunRow).where(RunRow.id == held.id).values(running))
+    told = cutover(environ, "drain", "child", "--to", "rq", "--running", "--json", code=1)
+    job = {"name": "child", "moved": 1, "asked": 1, "left": 1, "known": True}
+    assert told["jobs"] == [job]
+    assert (told["moved"], told["asked"], told["left"]) == (1, 1, 1)
+    assert on.row(run.id).backend == "rq"
+    assert (on.row(held.id).backend, on.row(held.id).move_to) == ("inngest", "rq")
+    told = cutover(environ, "rollback", "--all", "--why", "x", "--wait", "0", "--json", code=1)
+    assert (told["moved"], told["asked"], told["left"]) == (0, 0, 1)
+    for args in (
+        ("drain", "--to", "rq"),
+        ("drain", "child", "--all", "--to", "rq"),
+        ("drain", "child"),
+        ("drain", "nobody", "--to", "rq"),
+        ("drain", "child", "--to", "mars"),
+        ("rollback", "child"),
+        ("rollback", "child", "--why", " "),
+    ):
+        said = cutover(environ, *args, code=2)
+        assert "Traceback" not in said
+    made.db.dispose()
+
+
+def test_it_ends_after_the_chunk_in_hand(world: World) -> None:
+    live(world, Side.SERVERLESS, "child")
+    for number in range(450):
+        dispatch("child", {"name": f"n{number}"})
+    stop = threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, of: int) -> None:
+        seen.append((done, of))
+        stop.set()
+
+    drained = Drain(world.made, None, Side.RQ, True, 60.0, stop, progress)()
+    assert (seen, counts(drained)) == ([(200, 450)], (200, 0, 250))
+    assert counts(drain(world, Side.RQ)) == (250, 0, 0)

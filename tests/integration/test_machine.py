@@ -1,0 +1,22 @@
+"""Whatever happens, in whatever order: see tests.support.machine; `make chaos` does more of it."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.support.machine import Machine
+
+
+def test_whatever_happens_each_intent_has_one_effect() -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=200,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

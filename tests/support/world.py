@@ -1,0 +1,357 @@
+"""The whole layer in one process on a clock of its own: real ledger, engine, relay, clocks, flags;
+the three queues are lists that lose, double, delay and reorder what they are told, on demand."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import select
+
+import flags
+from app import crash, runtime, tables
+from app.config import load
+from app.cutover import stages
+from app.cutover.clocks import Ticker
+from app.errors import BackendUnavailable
+from app.runs import relay
+from app.runs.backend import Message
+from app.runs.carrier import Carrier, End, Outcome
+from app.runs.ledger import Claim
+from app.runs.models import RunRow
+from app.wiring import make_runtime
+from tests.support import jobs
+
+START = datetime(2028, 2, 14, 8, tzinfo=UTC)
+_holders = itertools.count(1)
+
+
+class Dead(BaseException):
+    """The process ends here, as by kill -9."""
+
+
+class Time:
+    """A clock that goes on when told to; `offset` is how wrong the machine's is."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.ran = 1000.0
+        self.offset = timedelta(0)
+
+    def __call__(self) -> datetime:
+        return self.now + self.offset
+
+    def monotonic(self) -> float:
+        return self.ran
+
+    def pass_(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.ran += seconds
+
+
+class NoSignOfLife:
+    """Leases that nobody renews: time stands still while a slice is at work."""
+
+    def hold(self, claim: Claim) -> None: ...
+
+    def drop(self, claim: Claim) -> None: ...
+
+
+@dataclass(eq=False)
+class Parcel:
+    """Something a queue will deliver."""
+
+    message: Message
+    at: datetime
+    ref: str
+    holder: str
+    ended: bool = False
+    broken: bool = False
+    """Accepted, and never to be delivered."""
+
+
+class Queue:
+    """A queue in a list. Subclasses are the three kinds."""
+
+    name = ""
+    keeps_time = False
+    gives_refs = False
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.parcels: list[Parcel] = []
+        self.seen: dict[tuple[str, int, int, datetime | None], str] = {}
+        self.away = self.swallows = self.doubles = self.unsure = False
+        self._refs = itertools.count(1)
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        if self.away:
+            raise BackendUnavailable(f"{self.name} is away")
+        refs = {}
+        for message in messages:
+            ref = refs[message.run_id] = f"{self.name}-{next(self._refs)}"
+            self.accept(message, ref)
+        if self.unsure:
+            raise BackendUnavailable(f"{self.name} took it and did not say so")
+        return refs if self.gives_refs else {}
+
+    def accept(self, message: Message, ref: str) -> None:
+        for _ in range(2 if self.doubles else 1):
+            holder = f"{self.name}-{next(_holders)}"
+            at = message.due_at if self.keeps_time else self.world.time.now
+            broken = self.swallows or not self.serves(message)
+            self.parcels.append(Parcel(message, at, ref, holder, broken=broken))
+
+    def serves(self, message: Message) -> bool:
+        """Whether anybody is there for such a message."""
+        return True
+
+    def holds(self, messages: Sequence[Message]) -> set[str]:
+        if self.away:
+            raise BackendUnavailable(f"{self.name} is away")
+        return {m.run_id for m in messages if any(self.is_of(p, m) for p in self.parcels)}
+
+    def is_of(self, parcel: Parcel, message: Message) -> bool:
+        told = parcel.message
+        return (told.run_id, told.epoch) == (message.run_id, message.epoch) and not parcel.broken
+
+    def cancel(self, messages: Sequence[Message]) -> None:
+        if self.away:
+            raise BackendUnavailable(f"{self.name} is away")
+        self.parcels = [p for p in self.parcels if not any(self.is_of(p, m) for m in messages)]
+
+    def ping(self) -> None:
+        if self.away:
+            raise BackendUnavailable(f"{self.name} is away")
+
+    def due(self) -> list[Parcel]:
+        return [p for p in self.parcels if p.at <= self.world.time.now and not p.broken]
+
+    def deliver(self, parcel: Parcel) -> Outcome:
+        """Hand it to a process; what is over is out of the list."""
+        raise NotImplementedError
+
+    def perform(self, parcel: Parcel, carrier: Carrier) -> Outcome:
+        message = parcel.message
+        return self.world.made.engine.perform(message.run_id, message.epoch, carrier)
+
+
+class RQ(Queue):
+    """Popped before it is performed: what dies with its worker is gone."""
+
+    name = "rq"
+
+    def deliver(self, parcel: Parcel) -> Outcome:
+        if parcel in self.parcels:
+            self.parcels.remove(parcel)
+        return self.perform(parcel, Carrier(parcel.holder))
+
+
+class Step(BaseException):
+    """The end of a call: the step is reported, and Inngest calls again."""
+
+
+class InngestCarrier(Carrier):
+    one_step_per_call = True
+    keeps_time = True
+
+    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+        raise Step(attempt())
+
+
+class Inngest(Queue):
+    """Waits by itself, comes back for each step, and starts nothing for an id it has seen."""
+
+    name = "inngest"
+    keeps_time = gives_refs = True
+
+    def serves(self, message: Message) -> bool:
+        return self.world.made.catalogue[message.job].serverless == self.name
+
+    def accept(self, message: Message, ref: str) -> None:
+        mark = (message.run_id, message.epoch, message.tells, None)
+        if mark not in self.seen:
+            self.seen[mark] = ref
+            super().accept(message, ref)
+
+    def is_of(self, parcel: Parcel, message: Message) -> bool:
+        return parcel.ref == message.ref and not parcel.broken
+
+    def deliver(self, parcel: Parcel) -> Outcome:
+        try:
+            outcome = self.perform(parcel, InngestCarrier(parcel.holder))
+        except Step:
+            parcel.at = self.world.time.now
+            return Outcome(End.YIELDED)
+        except Dead:
+            parcel.at = self.world.time.now + timedelta(seconds=30)
+            raise
+        if outcome.end in (End.RETRY, End.BUSY, End.WAIT, End.NOT_DUE):
+            assert outcome.due_at is not None
+            parcel.at = max(outcome.due_at, self.world.time.now + timedelta(milliseconds=1))
+        elif parcel in self.parcels:
+            self.parcels.remove(parcel)
+        return outcome
+
+
+class QStash(Queue):
+    """Waits by itself and delivers once; what goes on later is told anew."""
+
+    name = "qstash"
+    keeps_time = gives_refs = True
+
+    def accept(self, message: Message, ref: str) -> None:
+        mark = (message.run_id, message.epoch, message.tells, message.due_at)
+        if mark not in self.seen:
+            self.seen[mark] = ref
+            super().accept(message, ref)
+
+    def is_of(self, parcel: Parcel, message: Message) -> bool:
+        return parcel.ref == message.ref and super().is_of(parcel, message)
+
+    def deliver(self, parcel: Parcel) -> Outcome:
+        try:
+            outcome = self.perform(parcel, Carrier(parcel.holder))
+        except Dead:
+            parcel.at = self.world.time.now + timedelta(seconds=30)
+            raise
+        if parcel in self.parcels:
+            self.parcels.remove(parcel)
+        if outcome.end not in (End.DONE, End.NOT_MINE, End.FAILED):
+            self.world.made.store.tell([parcel.message.run_id])
+        return outcome
+
+
+class World:
+    """One ledger, three queues, two processes that read the flag, and clocks."""
+
+    def __init__(self, folder: Path, *, modules: str = "tests.support.jobs") -> None:
+        self.time = Time(START)
+        self.rq, self.inngest, self.qstash = RQ(self), Inngest(self), QStash(self)
+        self.queues: dict[str, Queue] = {q.name: q for q in (self.rq, self.inngest, self.qstash)}
+        environ = {
+            "DATABASE_URL": f"sqlite:///{folder / 'world.db'}",
+            "SWITCHYARD_JOBS": modules,
+            "USE_INNGEST": "true",
+            "LEASE_SECONDS": "10",
+            "CHECK_SECONDS": "5",
+        }
+        made = make_runtime(load(environ), clock=self.time, backends=list(self.queues.values()))
+        engine = replace(made.engine, leases=NoSignOfLife())  # type: ignore[arg-type]
+        self.made = replace(made, engine=engine)
+        self.flags = [self._flags() for _ in range(2)]
+        self.tickers = [Ticker(self.made, self.time.monotonic) for _ in range(2)]
+        self._numbers = itertools.count(1)
+        # So that a failure can be replayed: nothing in here is left to chance.
+        self._named = patch("app.runs.create.new_run_id", lambda: f"r{next(self._numbers):05d}")
+        self._named.start()
+        self.install()
+
+    def _flags(self) -> flags.Flags:
+        made = self.made
+        return flags.Flags(
+            lambda: stages.current(made.db),
+            lambda job: made.catalogue[job].serverless,
+            environ={"USE_INNGEST": "true"},
+            monotonic=self.time.monotonic,
+        )
+
+    def install(self, process: int = 0) -> None:
+        """Be process number `process`: one of those whose view of the flag may be old."""
+        runtime.install(self.made)
+        flags.configure(self.flags[process])
+
+    def create_tables(self) -> None:
+        tables.metadata.create_all(self.made.db.engine)
+
+    def close(self) -> None:
+        crash.hook = None
+        self._named.stop()
+        self.made.db.dispose()
+
+    def rows(self) -> list[Any]:
+        with self.made.db.autocommit() as connection:
+            return list(connection.execute(select(RunRow.__table__).order_by(RunRow.id)))
+
+    def row(self, run_id: str) -> Any:
+        with self.made.db.autocommit() as connection:
+            return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
+
+    def open(self) -> list[Any]:
+        return [row for row in self.rows() if row.check_at is not None]
+
+    def marks(self) -> dict[str, int]:
+        return jobs.marks(self.made.db)
+
+    def due(self) -> list[tuple[Queue, Parcel]]:
+        return [(queue, p) for queue in self.queues.values() for p in queue.due()]
+
+    def sweep(self) -> relay.Swept:
+        return relay.sweep(self.made.store)
+
+    def work(self, most: int = 500) -> None:
+        """Deliver what is due, and what comes of that, in order."""
+        for _ in range(most):
+            due = self.due()
+            if not due:
+                return
+            queue, parcel = due[0]
+            queue.deliver(parcel)
+
+    def calm(self) -> None:
+        """Nothing goes wrong from now on."""
+        crash.hook = None
+        for queue in self.queues.values():
+            queue.away = queue.swallows = queue.doubles = queue.unsure = False
+
+    def finish(self, rounds: int = 300) -> None:
+        """Let time pass, the relay sweep and the queues deliver until no run is open."""
+        for _ in range(rounds):
+            self.work()
+            left = self.open()
+            if not left:
+                return
+            upcoming = [row.check_at for row in left] + [
+                p.at for q in self.queues.values() for p in q.parcels if not p.broken
+            ]
+            wait = (min(upcoming) - self.time.now).total_seconds()
+            self.time.pass_(max(0.05, wait))
+            self.sweep()
+        raise AssertionError(f"still open: {self.open()[:3]}, parcels {self.due()[:3]}")
+
+
+@contextmanager
+def dying_at(number: int, then: Callable[[str], None] | None = None) -> Iterator[list[str]]:
+    """The process dies at the `number`th point it comes to (or does `then`); the points met."""
+    met: list[str] = []
+
+    def at(name: str) -> None:
+        met.append(name)
+        if len(met) == number:
+            crash.hook = None
+            if then is None:
+                raise Dead(name)
+            then(name)
+
+    crash.hook = at
+    try:
+        yield met
+    finally:
+        crash.hook = None
+
+
+def shuffled(seed: int, parcels: list[tuple[Queue, Parcel]]) -> list[tuple[Queue, Parcel]]:
+    random.Random(seed).shuffle(parcels)
+    return parcels
+
+
+def memory_folder() -> str | None:
+    """Where files cost nothing, if there is such a place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
