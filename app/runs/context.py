@@ -312,9 +312,7 @@ class RunContext:
             raise Pause(self._hold.given_back(Outcome(End.RETRY, error=error, due_at=due)))
         log.error("%s", error)
         with self._store.db.session() as tx:
-            self._move = self._hold.step_done(
-                tx, step, StepStatus.UNKNOWN, attempts, error=error
-            )
+            self._move = self._hold.step_done(tx, step, StepStatus.UNKNOWN, attempts, error=error)
         self._hold.tell_if_moved()
         return self._ended(OutcomeUnknown(error), {"unknown": error})
 

@@ -29,7 +29,12 @@ JOBS = catalogue.load("app.jobs.payouts,app.jobs.analytics,app.jobs.relay,tests.
 PAY_DAY = JOBS["process-payouts"]
 ACCOUNTS = JOBS["update-account-statuses"]
 REAL = [
-    *(PAY_DAY, replace(ACCOUNTS, missed=Missed.ALL), JOBS["retry-failed-payouts"], JOBS["reconcile-payouts"]),
+    *(
+        PAY_DAY,
+        replace(ACCOUNTS, missed=Missed.ALL),
+        JOBS["retry-failed-payouts"],
+        JOBS["reconcile-payouts"],
+    ),
     *(JOBS["daily-earnings-rollup"], JOBS["monthly-earnings-rollup"]),
 ]
 EACH_HOUR = replace(JOBS["noop"], schedule="0 * * * *", payload=catalogue.Empty)
