@@ -9,6 +9,7 @@ from werkzeug.wrappers import Response
 
 from app.analytics import popular
 from app.analytics.queries import TopCreators
+from app.coordination import presence
 from app.db import canonical_json
 from app.runtime import Runtime
 from app.web.auth import require_admin
@@ -32,5 +33,11 @@ def blueprint(made: Runtime) -> Blueprint:
         answer.set_etag(sha256(text.encode()).hexdigest()[:32])
         answer.headers["Cache-Control"] = "private, no-cache"
         return answer.make_conditional(request)
+
+    @pages.get("/api/analytics/present")
+    def present() -> dict[str, list[str]]:
+        """Who called the creators' API within the last minute, the latest first."""
+        require_admin(request, made.settings)
+        return {"present": presence.present(made.cache)}
 
     return pages

@@ -1,11 +1,18 @@
-"""/api/creators: what a creator earned, and their statements; for themselves and for the admins."""
+"""/api/creators: a creator's profile, what they earned, and their statements; for themselves and
+for the admins.
+
+Creators have CALLS in any CALLS_SECONDS over all processes. While the cache is away there is no
+limit: being served matters more.
+"""
 
 from __future__ import annotations
 
 import re
 from calendar import monthrange
+from collections.abc import Callable
 from datetime import date
 from hashlib import sha256
+from math import ceil
 from typing import Any
 
 from flask import Blueprint, request
@@ -13,9 +20,11 @@ from sqlalchemy import BigInteger, cast, func, select, tuple_
 from werkzeug.wrappers import Response
 
 from app.clock import iso
+from app.coordination import presence
+from app.coordination.limits import WhenAway, allow
 from app.db import canonical_json
 from app.earnings.models import Creator
-from app.earnings.rollup_models import daily, monthly
+from app.earnings.rollup_models import daily, lifetime, monthly
 from app.errors import BadInput, SwitchyardError, Unauthorized
 from app.gateways.storage import StorageUnavailable
 from app.ledger.postings import AnySelect
@@ -26,10 +35,12 @@ from app.statements.document import UnknownCreator, month_of
 from app.statements.make import TYPES
 from app.statements.models import Statement as S
 from app.web.auth import require_admin, require_creator, require_signed
+from app.web.problems import problem
 
 SUMS = {"gross": "gross", "refunds": "refunds", "fees": "fees", "net": "net", "count": "sales"}
 DAYS, YEARS = 366, 10
 PAGE, MAX_PAGE = 100, 366
+CALLS, CALLS_SECONDS = 120, 60
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CURSOR = re.compile(r"([0-9-]{10}):([a-z]{3})")
 _FILE = re.compile(r"([0-9]{4}-[0-9]{2})\.(csv|pdf)")
@@ -42,25 +53,56 @@ class UnknownStatement(BadInput):
     title = "Unknown statement"
 
 
+class TooManyCalls(SwitchyardError):
+    """The creator called too often."""
+
+    status = 429
+    title = "Too many calls"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"at most {CALLS} calls in {CALLS_SECONDS} s")
+        self.retry_after = ceil(retry_after)
+
+
 def blueprint(made: Runtime) -> Blueprint:
     """What a creator may read of theirs."""
     pages = Blueprint("creators", __name__)
+
+    @pages.errorhandler(TooManyCalls)
+    def too_many(failure: TooManyCalls) -> Response:
+        answer = problem(failure.status, failure.title, str(failure))
+        answer.headers["Retry-After"] = str(failure.retry_after)
+        return answer
 
     def rows(chosen: AnySelect) -> list[Any]:
         with made.db.autocommit() as connection:
             return list(connection.execute(chosen))
 
     def check(creator_id: str) -> None:
-        """Raises Unauthorized, and UnknownCreator for any but a creator's own id."""
+        """Raises Unauthorized, TooManyCalls, and UnknownCreator for any but a creator's own id."""
         unknown = UnknownCreator(f"no creator {creator_id[:64]!r}")
         try:
             if require_creator(request, made.settings) != creator_id:
                 raise unknown
+            name = f"creators:{creator_id}"
+            limit = allow(made.cache, name, CALLS, CALLS_SECONDS, when_away=WhenAway.OPEN)
+            if not limit.allowed:
+                raise TooManyCalls(limit.retry_after)
+            presence.seen(made.cache, creator_id)
         except (Unauthorized, SecretKeyMissing) as refused:
             _or_admin(made, refused)
         # Postgres takes no NUL in a text.
         if "\0" in creator_id or not rows(select(Creator.id).where(Creator.id == creator_id)):
             raise unknown
+
+    @pages.get("/api/creators/<creator_id>")
+    def profile(creator_id: str) -> Response:
+        check(creator_id)
+        known = made.cache.creator_profile(creator_id)
+        if known is None:
+            known = _profile(rows, creator_id)
+            made.cache.cache_creator_profile(creator_id, known)
+        return _json(known)
 
     @pages.get("/api/creators/<creator_id>/earnings")
     def earnings(creator_id: str) -> Response:
@@ -118,6 +160,24 @@ def blueprint(made: Runtime) -> Blueprint:
         return answer
 
     return pages
+
+
+def _profile(rows: Callable[[AnySelect], list[Any]], creator_id: str) -> dict[str, Any]:
+    """Who they are, and all they ever earned as far as it is rolled up."""
+    C, c = Creator, lifetime.c
+    columns = (C.name, C.country, C.currency, C.payouts_enabled, C.created_at)
+    (who,) = rows(select(*columns).where(C.id == creator_id))
+    sums = select(c.currency, *(c[name].label(said) for name, said in SUMS.items()))
+    earned = rows(sums.where(c.creator_id == creator_id).order_by(c.currency))
+    return {
+        "id": creator_id,
+        "name": who.name,
+        "country": who.country,
+        "currency": who.currency,
+        "payoutsEnabled": who.payouts_enabled,
+        "since": iso(who.created_at),
+        "lifetime": [_shown(row) for row in earned],
+    }
 
 
 def _or_admin(made: Runtime, refused: SwitchyardError) -> None:

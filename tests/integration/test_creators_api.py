@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from pydantic import SecretStr
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
-from app.earnings.rollup_models import daily, monthly
+from app import web
+from app.earnings.models import Creator
+from app.earnings.rollup_models import daily, lifetime, monthly
 from app.gateways.storage import Storage
 from app.statements.models import Statement
+from app.web import creators
 from app.web.auth import creator_token
+from tests.support.cached import Kit, connecting
 from tests.support.site import START, Site, lite, refused
 
 __all__ = ["lite"]  # a fixture: used by its name
@@ -322,3 +328,74 @@ def test_figures_are_whole_numbers_on_either_database(site: Site) -> None:
     assert f'"gross":{2**53 + 1}' in text
     assert json.loads(text)["earnings"][0]["sales"] == 1
     assert site.now == START
+
+
+# The profile, the limit, and who is there
+
+
+@pytest.fixture
+def cached(site: Site, redis_url: str) -> Site:
+    """The site with a cache that has all the time it needs, and is empty."""
+    kit = Kit("redis", redis_url, redis_url)
+    site.made = replace(site.made, cache=kit.cache)
+    site.app = Flask("app", static_folder=None)
+    web.register(site.app, site.made)
+    return site
+
+
+def test_a_profile_is_kept_for_five_minutes(cached: Site) -> None:
+    with cached.db.begin() as tx:
+        tx.execute(insert(lifetime).values(creator_id="ana", currency="usd", **sums(900, 100, 50)))
+    told = get(cached, "/api/creators/ana")
+    assert told.json == {
+        "id": "ana",
+        "name": "Ana",
+        "country": "US",
+        "currency": "usd",
+        "payoutsEnabled": True,
+        "since": "2024-01-29T12:00:00.000Z",
+        "lifetime": [
+            {"currency": "usd", "gross": 900, "refunds": 100, "fees": 50, "net": 750, "sales": 1}
+        ],
+    }
+    with cached.db.begin() as tx:
+        tx.execute(update(Creator).where(Creator.id == "ana").values(name="Bea"))
+    again = get(cached, "/api/creators/ana", **{"If-None-Match": told.headers["ETag"]})
+    assert again.status_code == 304, "still the one that is kept"
+    assert cached.made.cache.invalidate_creator_profile("ana")
+    assert get(cached, "/api/creators/ana", "admin").json["name"] == "Bea"
+    refused(get(cached, "/api/creators/ana", "bob"), 404)
+    refused(get(cached, "/api/creators/eve", "admin"), 404, "eve")
+
+
+def test_a_creator_calls_so_often_and_no_more(
+    cached: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creators, "CALLS", 2)
+    url = f"{EARNINGS}?{WINDOW}"
+    assert [get(cached, url).status_code for _ in range(3)] == [200, 200, 429]
+    limited = get(cached, "/api/creators/ana")
+    refused(limited, 429, "at most 2 calls in 60 s")
+    assert 1 <= int(limited.headers["Retry-After"]) <= 60
+    assert get(cached, "/api/creators/bob", "bob").status_code == 200, "each for themselves"
+    assert get(cached, url, "admin").status_code == 200, "the admins have no limit"
+
+
+def test_without_a_cache_there_is_no_limit_and_the_same_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creators, "CALLS", 1)
+    site.made.cache._line._connect = connecting("redis", "redis://127.0.0.1:1/0")
+    answers = [get(site, "/api/creators/ana") for _ in range(3)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.data for answer in answers} == {answers[0].data}
+    assert get(site, "/api/analytics/present", "admin").json == {"present": []}
+
+
+def test_who_is_there(cached: Site) -> None:
+    for who in ("ana", "bob", "ana"):
+        get(cached, f"/api/creators/{who}", who)
+    get(cached, "/api/creators/ana", "admin")
+    there = get(cached, "/api/analytics/present", "admin")
+    assert sorted(there.json["present"]) == ["ana", "bob"]
+    refused(get(cached, "/api/analytics/present"), 401)
