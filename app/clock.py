@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from app.errors import BadInput
 
@@ -27,6 +27,16 @@ def as_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise BadInput(f"time {moment.isoformat()} has no time zone; give UTC")
     return moment.astimezone(UTC)
+
+
+def in_reach(day: date) -> date:
+    """`day`, which is from 2000 to 2199: nothing that is reckoned with is of another time.
+
+    Raises ValueError.
+    """
+    if not 2000 <= day.year < 2200:
+        raise ValueError(f"{day} is not from 2000 to 2199")
+    return day
 
 
 def iso(moment: datetime | None) -> str | None:

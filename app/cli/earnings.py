@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -23,6 +24,7 @@ from app.cli.output import (
     printable,
 )
 from app.cli.processes import stop_on_signals
+from app.clock import in_reach
 from app.earnings import csv_import, rollup
 from app.earnings.rollup_models import DirtyDay
 from app.errors import BadInput
@@ -31,6 +33,8 @@ MOST_DAYS = 3_653
 """Ten years."""
 MOST_LINES = 1_000
 """Bad lines in the JSON document; all are told on standard error."""
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 group = Commands("earnings", help="What creators earned: its sums, and its history.")
 
@@ -100,9 +104,11 @@ def import_file(file: Path, source: str | None, as_json: bool) -> None:
 
 def _day(option: str, text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        return in_reach(date.fromisoformat(text if _DAY.fullmatch(text) else ""))
     except ValueError:
-        raise BadInput(f"{option} must be a day as YYYY-MM-DD, not {text!r}") from None
+        raise BadInput(
+            f"{option} must be a day of 2000 to 2199 as YYYY-MM-DD, not {text!r}"
+        ) from None
 
 
 def _end(told: dict[str, Any], as_json: bool, *, ok: bool) -> None:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, case, delete, func, select
 
+from app.clock import in_reach
 from app.db import Database
 from app.earnings.models import Creator, Earning, EarningKind, earnings
 from app.earnings.posting import TAKING, post_earnings
@@ -209,7 +210,9 @@ def _earning(
         raise BadInput(f"a fee of {fee} is more than {gross}, the gross")
     try:
         created = datetime.fromisoformat(values["created"])
-    except ValueError:
+        created = created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC)
+        in_reach(created)
+    except (ValueError, OverflowError):
         raise BadInput(f"created {values['created']!r} is no time") from None
     charge = values.get("charge") or values["object"]
     row: dict[str, Any] = {
@@ -221,7 +224,7 @@ def _earning(
         "gross": gross,
         "fee": fee,
         "refund_of": None if sale else charge,
-        "occurred_at": created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC),
+        "occurred_at": created,
     }
     texts = {"id": 64, **({"creator_id": 64, "source": 40} if sale else {"refund_of": 64})}
     for name, most in texts.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from app.clock import in_reach
 from app.earnings import rollup
 from app.earnings.posting import post_earnings
 from app.earnings.rollup_models import daily
@@ -27,17 +28,20 @@ _ONE = timedelta(days=1)
 _AGAIN = timedelta(seconds=30)
 
 
+_Day = Annotated[Day, AfterValidator(in_reach)]
+
+
 class TargetDay(JobPayload):
     """Up to and with which day, UTC; by default the one before the run was made."""
 
-    target_date: Day | None = None
+    target_date: _Day | None = None
 
 
 class TargetMonth(JobPayload):
     """Which month, UTC, or a day in it; by default the one before the run was made."""
 
     target_month: Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")] | None = None
-    target_date: Day | None = None
+    target_date: _Day | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TargetMonth:
@@ -47,9 +51,9 @@ class TargetMonth(JobPayload):
         return self
 
     def month(self) -> date | None:
-        """Its first day. Raises ValueError for the year 0."""
+        """Its first day. Raises ValueError for a year that is out of reach."""
         if self.target_month is not None:
-            return date.fromisoformat(f"{self.target_month}-01")
+            return in_reach(date.fromisoformat(f"{self.target_month}-01"))
         return None if self.target_date is None else self.target_date.replace(day=1)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from sqlalchemy import func, insert, select
 from app import tables
 from app.config import Settings
 from app.db import Database
-from app.earnings import csv_import
+from app.earnings import csv_import, rollup
 from app.earnings.csv_import import CsvRefused, Imported, import_csv
 from app.earnings.models import Creator, Earning
 from app.ledger.models import Entry
@@ -138,6 +142,11 @@ BAD = {
     "of jpy": SALE.replace(",usd,", ",jpy,"),
     "no currency|xxq": SALE.replace(",usd,", ",xxq,"),
     "is no time": SALE.replace("2025-01-05", "2025-13-05"),
+    "2025-01-05T10:00:00+99:00' is no time": SALE.replace(" 10:00:00", "T10:00:00+99:00"),
+    "0001-01-01T00:00+14:00' is no time": SALE.replace(
+        "2025-01-05 10:00:00", "0001-01-01T00:00+14:00"
+    ),
+    "9999-12-31' is no time": SALE.replace("2025-01-05 10:00:00", "9999-12-31"),
     "no creator 'eve'": SALE.replace(",ana,", ",eve,"),
     "creator_id must be": SALE.replace(",ana,", ",,"),
     "source must be": SALE.replace(",tips", ","),
@@ -257,6 +266,24 @@ def reckoned(lines: list[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
+@pytest.mark.parametrize(
+    "range_",
+    [
+        *[("x", "2025-01-01"), ("2025-02-30", "2025-03-01"), ("2025-03-02", "2025-03-01")],
+        *[("2010-01-01", "2025-03-01"), ("2025-W05-1", "2025-W06-1"), ("9999-12-30", "9999-12-31")],
+    ],
+)
+def test_a_range_that_is_none_is_refused(range_: tuple[str, str], tmp_path: Path) -> None:
+    made = World(f"sqlite:///{tmp_path / 'x.db'}", tmp_path)
+    words, environ = command(f"sqlite:///{tmp_path / 'x.db'}", "backfill", "--from", range_[0])
+    words += ["--to", range_[1]]
+    told = subprocess.run(words, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1), told.stderr
+    with made.db.begin() as tx:
+        assert rollup.dirty(tx, date(2100, 1, 1)) == []
+    made.db.dispose()
+
+
 field = st.text(
     st.sampled_from('a1.,-"\n\r; \0é\u202e') | st.characters(exclude_categories=["Cs"]), max_size=12
 )
@@ -371,3 +398,48 @@ def test_memory_does_not_grow_with_the_file(world: World, monkeypatch: pytest.Mo
         tracemalloc.stop()
     # All rows of the last one together would be some megabytes.
     assert peaks[2] < peaks[1] + 200_000, peaks
+
+
+def test_a_backfill_on_a_terminal_is_interrupted_and_goes_on(
+    tmp_path: Path,
+) -> None:
+    """With a bar on the terminal and none in a pipe; every day is done once."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    made = World(url, tmp_path)
+    made.write(*many(30))
+    made.run()
+    words, environ = command(url, "backfill", "--from", "2019-01-01", "--to", "2025-12-31")
+    code, shown = on_a_terminal(words, environ, interrupt=True)
+    assert (code, b"%" in shown) == (1, True)
+    told = subprocess.run(
+        [*words, "--json"], env=environ, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stderr) == (0, "")
+    answer = json.loads(told.stdout)
+    assert (answer["days"], answer["left"], answer["resumed"]) == (2_557, 0, True)
+    assert 0 < answer["done"] < 2_557, "what was done is not done again"
+    with made.db.begin() as tx:
+        assert rollup.dirty(tx, date(2100, 1, 1)) == []
+        assert rollup.platform_day(tx, date(2025, 1, 5))[0]["count"] == 30
+    made.db.dispose()
+
+
+def on_a_terminal(
+    words: list[str], environ: dict[str, str], *, interrupt: bool
+) -> tuple[int, bytes]:
+    """What a command shows on a terminal, and its exit code; Ctrl-C once the bar moves."""
+    pilot, terminal = pty.openpty()
+    environ = {**environ, "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(
+        words, env=environ, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while data := os.read(pilot, 65_536):
+            shown += data
+            if interrupt and re.search(rb"[1-9]%", shown):
+                process.send_signal(signal.SIGINT)
+                interrupt = False
+    os.close(pilot)
+    return process.wait(30), shown
