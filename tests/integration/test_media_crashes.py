@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from sqlalchemy import select
 
-from app.local.inngest.standin import InngestStandIn
 from app.media.models import media_made
 from tests.integration.test_crashes import POINTS
 from tests.integration.test_media_job import check_photo, document, environ, filled, written
@@ -21,7 +19,6 @@ from tests.support.sides import (
     PATIENCE_SECONDS,
     Side,
     environment,
-    free_port,
     fresh,
     relaying,
     rq_worker,
@@ -30,23 +27,14 @@ from tests.support.sides import (
 MEDIA_POINTS = {name for name in POINTS if name.startswith("media.")}
 
 
-@pytest.mark.parametrize(
-    ("backend", "database_url"),
-    [("rq", "sqlite"), ("inngest", "postgres")],
-    indirect=["database_url"],
-)
-def test_it_dies_everywhere_and_is_whole(
-    backend: str, database_url: str, redis_url: str, tmp_path: Path
-) -> None:
+def test_it_dies_everywhere_and_is_whole(redis_url: str, tmp_path: Path) -> None:
+    """On RQ; what steps are to the other side, test_payout_crashes shows."""
+    database_url = f"sqlite:///{tmp_path / 'test.db'}"
     with ExitStack() as stack:
-        port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
-        stack.enter_context(standin)
         deaths, folder = tmp_path / "deaths", tmp_path / "storage"
         environ_ = environment(
             database_url,
             redis_url,
-            INNGEST_DEV=standin.url,
             LEASE_SECONDS="0.5",
             CHECK_SECONDS="0.3",
             **environ(folder.as_uri()),
@@ -54,12 +42,10 @@ def test_it_dies_everywhere_and_is_whole(
         storage = filled(folder.as_uri())
         made = fresh(database_url, environ_, None)
         stack.callback(made.db.dispose)
-        on = Side(backend, made, environ_, standin=standin)
+        on = Side("rq", made, environ_)
         stack.enter_context(relaying(made, 0.05))
         crashing = {**environ_, "SWITCHYARD_CRASH_EACH": str(deaths)}
-        stack.enter_context(dying(backend, crashing, port, tmp_path / "dying.log"))
-        if backend == "inngest":
-            standin.sync()
+        stack.enter_context(dying("rq", crashing, 0, tmp_path / "dying.log"))
         run = on.dispatch("process-media", {"mediaId": "m1", "source": "up/a.jpg"})
         (row,) = on.finish(run, patience_seconds=100.0)
         assert row.status == "succeeded", row.error

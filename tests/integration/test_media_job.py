@@ -87,7 +87,11 @@ def go(on: Side, storage: Storage) -> None:
     assert (again.created, again.id) == (False, image.id)
 
 
-@pytest.mark.parametrize("backend", ["memory", "rq", "inngest"])
+@pytest.mark.parametrize(
+    ("backend", "database_url"),
+    [("memory", "sqlite"), ("memory", "postgres"), ("rq", "sqlite"), ("inngest", "postgres")],
+    indirect=["database_url"],
+)
 def test_on_each_backend(backend: str, database_url: str, redis_url: str, tmp_path: Path) -> None:
     url = (tmp_path / "storage").as_uri()
     storage = filled(url)
