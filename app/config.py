@@ -264,11 +264,10 @@ class Settings(BaseModel):
 
     @property
     def qstash_lacks(self) -> str | None:
-        """The first variable that jobs on QStash need and that is not set."""
+        """The first variable that jobs on QStash need and that is not set; its signing keys can be
+        had by the token."""
         needed = {
             "QSTASH_TOKEN": self.qstash_secret,
-            "QSTASH_CURRENT_SIGNING_KEY": self.qstash_current_signing_key,
-            "QSTASH_NEXT_SIGNING_KEY": self.qstash_next_signing_key,
             "BACKEND_URL": self.backend_url,
         }
         return next((name for name, value in needed.items() if value is None), None)

@@ -15,7 +15,8 @@ from qstash import Receiver
 from qstash.errors import SignatureError
 
 from app.config import Settings
-from app.errors import Unauthorized
+from app.errors import BackendUnavailable, Unauthorized
+from workflows.keys import signing_keys
 
 SKEW_SECONDS = 10
 """How far QStash's clock may be ahead of ours."""
@@ -40,7 +41,8 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
 
     Checked by QStash's own Receiver; where a token is not valid *yet*, once more with a tolerance
     that the Receiver takes and does not use. Raises Unauthorized, which never says what was wrong,
-    and werkzeug's 413 where the body has more than `limit` bytes.
+    BackendUnavailable where the keys are to be had from QStash and it does not answer, and
+    werkzeug's 413 where the body has more than `limit` bytes.
     """
     request.max_content_length = limit
     body = request.get_data(cache=False)
@@ -49,17 +51,27 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
         text = body.decode()
         claims = _verified(token, text, settings, path)
         return Signed(text, int(claims["iat"]), str(claims.get("jti") or token[-64:]))
+    except BackendUnavailable:
+        raise
     except Exception:  # noqa: BLE001 - the client raises whatever its libraries do
         # Without a cause: neither the log nor the answer is to help in forging one.
         raise Unauthorized(_REFUSED) from None
 
 
 def _verified(token: str, text: str, settings: Settings, path: str) -> dict[str, Any]:
-    current, after = settings.qstash_current_signing_key, settings.qstash_next_signing_key
-    if current is None or settings.backend_url is None:
+    if settings.backend_url is None:
         raise Unauthorized(_REFUSED)
-    keys = [current.get_secret_value(), (after or current).get_secret_value()]
-    url = settings.backend_url.rstrip("/") + path
+    url, keys = settings.backend_url.rstrip("/") + path, signing_keys(settings)
+    try:
+        return _fits(token, text, url, keys.known())
+    except Unauthorized:
+        rotated = keys.asked_anew()
+        if rotated is None:
+            raise
+        return _fits(token, text, url, rotated)
+
+
+def _fits(token: str, text: str, url: str, keys: tuple[str, str]) -> dict[str, Any]:
     try:
         Receiver(*keys).verify(signature=token, body=text, url=url)
     except SignatureError:
@@ -67,7 +79,7 @@ def _verified(token: str, text: str, settings: Settings, path: str) -> dict[str,
     return dict(jwt.decode(token, options={"verify_signature": False}))
 
 
-def _early(token: str, text: str, url: str, keys: list[str]) -> dict[str, Any]:
+def _early(token: str, text: str, url: str, keys: tuple[str, str]) -> dict[str, Any]:
     """The same check of a token that is valid in SKEW_SECONDS at the latest. Raises."""
     for key in keys:
         try:

@@ -21,6 +21,7 @@ import flags
 from app import runtime
 from app.config import load
 from app.dispatch import dispatch
+from app.local.qstash.standin import QStashStandIn
 from app.runs.models import RunRow
 from app.runs.run import Run
 from app.wiring import build
@@ -33,6 +34,7 @@ from tests.support.sides import (
     fresh,
     qstash_environment,
 )
+from workflows.keys import ANEW_SECONDS, SigningKeys
 from workflows.qstash import DELIVER, FAILED, unix
 
 ORIGIN = "https://app.example"
@@ -213,4 +215,44 @@ def test_without_keys_nobody_is_let_in(tmp_path: Path, redis_url: str) -> None:
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url, BACKEND_URL=ORIGIN)
     client = build(load(environ)).test_client()
     assert deliver(client, b"{}", signature(b"{}")).status_code == 401
+    runtime.current().db.dispose()
+
+
+def keyless(standin: QStashStandIn, tmp_path: Path, redis_url: str) -> FlaskClient:
+    """The app as the migration guide sets it up: with the token, and no signing keys."""
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url)
+    environ |= {"BACKEND_URL": ORIGIN, "QSTASH_URL": standin.url, "QSTASH_TOKEN": standin.token}
+    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    return build(load(environ)).test_client()
+
+
+def test_without_keys_in_the_settings_qstash_is_asked_for_them(
+    tmp_path: Path, redis_url: str
+) -> None:
+    with QStashStandIn("t" * 40, CURRENT_KEY) as standin:
+        client = keyless(standin, tmp_path, redis_url)
+        assert deliver(client, b"{}", signature(b"{}", OTHER_KEY)).status_code == 401
+        assert deliver(client, b"{}", signature(b"{}")).status_code == 489
+    runtime.current().db.dispose()
+
+
+def test_keys_that_were_rotated_are_asked_for_once_a_minute() -> None:
+    now = [1000.0]
+    with QStashStandIn("t" * 40, CURRENT_KEY) as standin:
+        settings = load({"QSTASH_URL": standin.url, "QSTASH_TOKEN": standin.token})
+        keys = SigningKeys(settings, lambda: now[0])
+        assert keys.known() == (CURRENT_KEY, CURRENT_KEY)
+        standin.signing_key = OTHER_KEY
+        assert (keys.asked_anew(), keys.known()) == (None, (CURRENT_KEY, CURRENT_KEY))
+        now[0] += ANEW_SECONDS
+        assert keys.asked_anew() == keys.known() == (OTHER_KEY, OTHER_KEY)
+
+
+def test_where_qstash_does_not_say_its_keys_it_is_to_come_again(
+    tmp_path: Path, redis_url: str
+) -> None:
+    with QStashStandIn("t" * 40, CURRENT_KEY) as standin:
+        client = keyless(standin, tmp_path, redis_url)
+    assert deliver(client, b"{}", signature(b"{}")).status_code == 503
+    assert deliver(client, b"{}", signature(b"{}")).status_code == 503
     runtime.current().db.dispose()

@@ -327,7 +327,7 @@ def test_a_cancelled_run_is_not_done(alone: Side) -> None:
     assert (alone.row(run.id).status, alone.marks(n)) == ("cancelled", {})
 
 
-@pytest.mark.parametrize("lacking", ["QSTASH_TOKEN", "QSTASH_NEXT_SIGNING_KEY", "BACKEND_URL"])
+@pytest.mark.parametrize("lacking", ["QSTASH_TOKEN", "BACKEND_URL"])
 def test_the_start_is_refused_where_mail_would_wait_for_nobody(
     tmp_path: Path, redis_url: str, lacking: str
 ) -> None:

@@ -106,6 +106,10 @@ def create_app(standin: QStashStandIn) -> Flask:
             docs.append({**doc, "queueName": one.get("queue")})
         return taken([standin.take(doc) for doc in docs], 200)
 
+    @app.get("/v2/keys")
+    def keys() -> Response:
+        return jsonify(current=standin.signing_key, next=standin.signing_key)
+
     @app.get("/v2/messages/<message_id>")
     def get_message(message_id: str) -> Response:
         doc = store.get(message_id)

@@ -70,7 +70,7 @@ class QStashStandIn:
         self.clock = clock
         self.faults = Faults()
         self.store = Store(data)
-        self._key = signing_key
+        self.signing_key = signing_key
         self._gap_scale = gap_scale
         self._dice = random.Random(seed)
         self._tick = tick
@@ -214,7 +214,7 @@ class QStashStandIn:
         digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).decode().rstrip("=")
         own = {"iss": "Upstash", "sub": url, "exp": now + TOKEN_SECONDS, "nbf": now, "iat": now}
         own |= {"jti": f"jwt_{uuid.uuid4().hex}", "body": digest}
-        return jwt.encode({**own, **claims}, self._key, algorithm="HS256")
+        return jwt.encode({**own, **claims}, self.signing_key, algorithm="HS256")
 
     def _settle(
         self, seq: int, doc: dict[str, Any], status: int, headers: dict[str, str], body: bytes
