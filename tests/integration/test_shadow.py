@@ -182,8 +182,8 @@ def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None
 
 
 def test_a_job_s_own_serverless_side_shadows_it(made: runtime.Runtime) -> None:
-    to_shadow(made, "posted")
-    run = dispatch("posted", {"name": "a"})
+    to_shadow(made, "posted-order")
+    run = dispatch("posted-order", {"name": "a"})
     work(made, "rq")
     (shadow,) = runs(made, "shadow-compare")
     assert shadow.backend == "qstash"

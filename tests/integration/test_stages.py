@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -15,7 +16,7 @@ import flags
 from app import runtime
 from app.clock import utcnow
 from app.coordination.snapshot import StageSnapshot
-from app.cutover import gate, parity, pins, stages
+from app.cutover import drain, gate, parity, pins, stages
 from app.cutover.gate import CALM, GUARDRAIL
 from app.cutover.parity import Kind, Parity
 from app.dispatch import dispatch
@@ -125,6 +126,16 @@ def test_of_two_moves_at_once_one_is_made(made: runtime.Runtime) -> None:
 def _follower(version: int) -> dict[str, Any]:
     told = {"at": utcnow(), "job": JOB, "from_stage": "live", "to_stage": "legacy"}
     return told | {"by": "t", "why": "w", "follows": version, "forced": False, "percent": None}
+
+
+def test_a_rollback_is_an_off_switch_for_another_provider_too(made: runtime.Runtime) -> None:
+    drain._flip(made, JOB, "ada", "back")
+    assert stages.history(made.db) == []
+    settings = made.settings.model_copy(update={"flag_provider": "a:b"})
+    for _ in range(2):
+        drain._flip(replace(made, settings=settings), JOB, "ada", "back")
+    (change,) = stages.history(made.db)
+    assert (change.from_stage, change.to_stage) == ("legacy", "legacy")
 
 
 # --- the gate -----------------------------------------------------------------------------------

@@ -87,13 +87,13 @@ def planless(ctx: Context, payload: Order) -> str:
 
 
 @job(
-    "posted",
-    event="test.posted",
+    "posted-order",
+    event="test.posted-order",
     payload=Order,
     queue="tests",
     serverless="qstash",
     plan=order_plan,
     shadow=Shadow(ignore=("at", "lines")),
 )
-def posted(ctx: Context, payload: Order) -> dict[str, Any]:
+def posted_order(ctx: Context, payload: Order) -> dict[str, Any]:
     return {"amount": payload.amount}
