@@ -176,12 +176,17 @@ def messages(connection: Connection | Session, ids: Sequence[str]) -> list[AnyRo
     return list(connection.execute(select(*columns).where(R.id.in_(ids)).order_by(R.id)))
 
 
-def save_refs(connection: Connection, refs: dict[str, str]) -> None:
-    """Note what the backend calls each run it was told."""
+def save_refs(connection: Connection, refs: dict[str, str], told: dict[str, str]) -> None:
+    """Note what the backend calls each run it was told (`told`: its name by run id); not of a run
+    that has moved on meanwhile, whose new backend would be taken to have it."""
     if refs:
         connection.execute(
             update(runs)
-            .where(R.id.in_(refs), R.check_at.is_not(None))
+            .where(
+                R.id.in_(refs),
+                R.check_at.is_not(None),
+                R.backend == case({run: told[run] for run in refs}, value=R.id),
+            )
             .values(told_ref=case(refs, value=R.id))
         )
 

@@ -76,7 +76,7 @@ class RunStore:
             return
         try:
             with self.db.begin() as connection:
-                ledger.save_refs(connection, refs)
+                ledger.save_refs(connection, refs, {m.run_id: m.backend for m in messages})
         except SQLAlchemyError as failure:
             # Without its reference a run may be told twice; its claim makes that harmless.
             log.warning("references not noted", extra={"reason": type(failure).__name__})

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
+from app import runtime
 from app.errors import BackendUnavailable
+from app.runs.backend import Message
 from app.runs.handoff import hand_over
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow
 from tests.conftest import new_postgres
-from tests.support.sides import Side, both
+from tests.support.sides import Side, both, environment, fresh
 
 OTHER = {"rq": "inngest", "inngest": "rq"}
 
@@ -99,3 +104,23 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
     with pytest.raises(BackendUnavailable):
         hand_over(on.made.store, [later.id], "not-here")
     assert on.row(later.id).backend == "rq"
+
+
+class Slow(MemoryBackend):
+    """A service whose answer comes when its run has long been moved away."""
+
+    name = "inngest"
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        hand_over(runtime.current().store, [message.run_id for message in messages], "memory")
+        return {message.run_id: "ref" for message in messages}
+
+
+def test_a_reference_that_comes_late_is_not_taken_for_the_new_backend_s(database_url: str) -> None:
+    environ = environment(database_url, "redis://127.0.0.1:1")
+    made = fresh(database_url, environ, [MemoryBackend(), Slow()])
+    run = Side("inngest", made, environ).dispatch("noop", {"name": "n"})
+    with made.db.autocommit() as connection:
+        row = connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
+    made.db.dispose()
+    assert (row.backend, row.told_ref) == ("memory", None)
