@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from flask import Flask
 from sqlalchemy import Connection, event, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app import tables
 from app.db import Database
+from app.earnings import rollup
 from app.earnings.models import Creator, Earning, EarningKind
 from app.earnings.posting import post_earnings
 from app.payouts.eligibility import payable, verdicts
 from app.payouts.models import Payout, PayoutAttempt
 from app.runs.models import RunRow as R
+from app.statements import make
+from app.statements.document import documents
+from app.web import creators
 from tests.support.platform import START, Platform, platform
 
 __all__ = ["platform"]
@@ -162,6 +167,39 @@ def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
         # All of the index of what is not posted is what there is to do.
         scans = [line for line in plan if "SCAN earnings" in line or "Seq Scan on earn" in line]
         assert [line for line in scans if "ix_earnings_unposted" not in line] == [], (name, plan)
+
+
+def test_sums_are_made_and_read_as_far_as_they_must_be(
+    sold: Database,
+) -> None:
+    """A day, its month, its statements, and what is asked of them, in a year that is rolled up."""
+    day, month, ids = date(2026, 2, 3), date(2026, 2, 1), [f"c{n:04}" for n in range(10)]
+    with sold.begin() as tx:
+        for one in rollup.dirty(tx, date(2100, 1, 1)):
+            rollup.roll_day(tx, one)
+        for number in range(1, 13):
+            rollup.roll_month(tx, date(2025, number, 1))
+    with sold.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE" if sold.is_sqlite else "VACUUM ANALYZE")
+    queries: dict[str, Callable[[Connection], Any]] = {
+        "a day that is new": lambda tx: rollup.roll_day(tx, date(2026, 2, 28)),
+        "a day again": lambda tx: rollup.roll_day(tx, day),
+        "a month": lambda tx: rollup.roll_month(tx, date(2025, 6, 1)),
+        "a month's statements": lambda tx: tx.execute(make._active(month, "")),
+        "their figures": lambda tx: documents(tx, ids, month, "x"),
+        "a creator's days": lambda tx: tx.execute(
+            creators._earnings("c0007", month, date(2026, 2, 28), "day", 100)
+        ),
+        "a creator's months": lambda tx: tx.execute(
+            creators._earnings("c0007", date(2025, 1, 1), date(2025, 6, 30), "month", None)
+        ),
+    }
+    with Flask("plans").test_request_context("/"):
+        for name, run in queries.items():
+            wide = r"(SCAN|Seq Scan on) (earnings|entries|daily_earnings|monthly_earnings)"
+            plan = _plan_of(sold, run)
+            scans = [line for line in plan if re.search(wide, line)]
+            assert scans == [], (name, "\n".join(plan))
 
 
 def _plan_of(db: Database, run: Callable[[Connection], Any]) -> list[str]:
