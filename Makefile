@@ -8,7 +8,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	&& { command -v "$$p"; break; }; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test bench
+.PHONY: help setup run demo test bench chaos
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(VENV)/.tests ## Lint, check types, run every test
 
 bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench
+
+chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for two minutes; writes var/chaos.json
+	@exec $(BIN)/python -m tests.chaos
 
 # The stamps: set-up happens once, and again when what it installs has changed.
 $(VENV)/.runs: requirements.txt $(BIN)/python

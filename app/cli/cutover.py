@@ -11,7 +11,7 @@ import click
 from app.cli.output import Commands, DidNotHold, document, json_option, parts, say, table
 from app.clock import iso
 from app.cutover import gate, stages
-from app.cutover.standing import BACKENDS, standing
+from app.cutover.standing import BACKENDS, standing, unreachable
 from app.errors import BadInput, GateClosed, StageRefused
 from app.runtime import Runtime
 from flags import Stage
@@ -25,8 +25,12 @@ group = Commands("cutover", help="Where each job stands in its migration, and it
 @group.command("status")
 @json_option
 def status(as_json: bool) -> None:
-    """Each job's stage, and its open and failed runs on either side."""
-    _print(standing(parts()), as_json)
+    """Each job's stage, and its open, overdue and failed runs on either side; who is away."""
+    shown = standing(parts())
+    shown["unreachable"] = unreachable(parts(), shown)
+    _print(shown, as_json)
+    for backend, why in shown["unreachable"].items():
+        say(f"{backend} holds open runs and does not answer: {why}")
 
 
 @group.command("stage")
@@ -154,6 +158,7 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
             "stage",
             "%",
             *(f"open\n{b}" for b in BACKENDS),
+            "overdue",
             *(f"failed\n{b}" for b in BACKENDS),
             "compared",
             "different",
@@ -164,6 +169,7 @@ def _print(shown: dict[str, Any], as_json: bool) -> None:
                 job["stage"],
                 job["percent"],
                 *(job["open"][backend] for backend in BACKENDS),
+                sum(job["overdue"].values()),
                 *(job["failed_24h"][backend] for backend in BACKENDS),
                 job["parity"]["compared"] if job["parity"]["plan"] else "no plan",
                 job["parity"]["different"],

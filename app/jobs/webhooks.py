@@ -70,6 +70,7 @@ def deliver_webhook(ctx: Context, payload: Delivery) -> dict[str, Any]:
     payload=Empty,
     queue="webhooks",
     schedule="40 3 * * *",
+    missed="last",  # it forgets all that is old
 )
 def forget_webhooks(ctx: Context, _payload: Empty) -> dict[str, int]:
     """Drop the bodies of old webhooks."""

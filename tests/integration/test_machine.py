@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.machine import Machine
 
 
+@pytest.mark.timeout(900)
 def test_whatever_happens_each_intent_has_one_effect() -> None:
     run_state_machine_as_test(
         Machine,

@@ -232,7 +232,7 @@ class QStash(Queue):
 class World:
     """One ledger, three queues, two processes that read the flag, and clocks."""
 
-    def __init__(self, folder: Path, *, modules: str = "tests.support.jobs") -> None:
+    def __init__(self, folder: Path, *, modules: str = "tests.support.jobs", **more: str) -> None:
         self.time = Time(START)
         self.rq, self.inngest, self.qstash = RQ(self), Inngest(self), QStash(self)
         self.queues: dict[str, Queue] = {q.name: q for q in (self.rq, self.inngest, self.qstash)}
@@ -242,6 +242,7 @@ class World:
             "USE_INNGEST": "true",
             "LEASE_SECONDS": "10",
             "CHECK_SECONDS": "5",
+            **more,
         }
         made = make_runtime(load(environ), clock=self.time, backends=list(self.queues.values()))
         engine = replace(made.engine, leases=NoSignOfLife())  # type: ignore[arg-type]

@@ -1,0 +1,220 @@
+"""Every job of the catalogue, handed over at every step boundary, in both directions.
+
+The boundaries find themselves: at each point where a step is on record the run is asked to the
+other side. A job that has no recipe here fails the test, so that a new one is tried as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from structlog.contextvars import get_contextvars
+
+import flags
+from app import crash
+from app.config import Settings
+from app.dispatch import dispatch
+from app.gateways.storage import open_storage
+from app.jobs import catalogue
+from app.jobs.catalogue import JobSpec
+from app.local.seeded import fill
+from app.local.serving import serve_in_thread
+from app.local.stripe.server import StripeStandIn
+from app.media.models import Media
+from app.runs.handoff import hand_over
+from app.runs.models import StepRow
+from app.webhooks.inbox import Received
+from queues.backend import connect
+from tests.integration.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
+from tests.support.footage import photo
+from tests.support.mailbox import Mailbox, served
+from tests.support.receiver import Receiver, receiving
+from tests.support.world import World, memory_folder
+
+MODULES = str(Settings.model_fields["switchyard_jobs"].default)
+JOBS = {
+    spec.name: spec
+    for spec in catalogue.load(MODULES).values()
+    if spec.file.startswith("app/jobs/")
+}
+VOLATILE = ("runId", "backend", "reconciled", "objectId")
+"""Of a result: what two runs of the same intent need not have in common."""
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+
+
+class Stage:
+    """All that a job may need around it, and what it did there."""
+
+    def __init__(self, stack: ExitStack, redis_url: str) -> None:
+        connect(redis_url).flushall()
+        stripe = StripeStandIn()
+        stack.callback(stripe.close)
+        url = stack.enter_context(serve_in_thread(stripe))
+        self.box: Mailbox = stack.enter_context(served())
+        self.crm: Receiver = stack.enter_context(receiving())
+        self.folder = Path(mkdtemp(prefix="swy-stage-", dir=memory_folder()))
+        stack.callback(rmtree, self.folder)
+        self.storage = f"file://{self.folder / 'files'}"
+        code = base64.b64encode(bytes(32)).decode()
+        self.world = World(
+            self.folder,
+            modules=MODULES,
+            REDIS_URL=redis_url,
+            STRIPE_API_BASE=url,
+            STRIPE_RATE="1000",
+            SMTP_URL=f"smtp://127.0.0.1:{self.box.port}",
+            MAIL_FROM="hello@fanhouse.test",
+            STORAGE_URL=self.storage,
+            WEBHOOK_TARGETS=f"crm=*:whsec_{code}:{self.crm.url}/in",
+            WEBHOOK_LOOPBACK="true",
+        )
+        stack.callback(self.world.close)
+        self.world.time.now = datetime.now(UTC).replace(microsecond=0)
+        self.world.create_tables()
+        self.now = self.world.time.now
+        fill(self.world.made.db, url, creators=CREATORS, payable=PAYABLE, now=self.now)
+        self.scene = Scene(self.world.made, url)
+        self.payouts: dict[str, int] | None = None
+
+    def effects(self) -> list[object]:
+        """What the outside world has seen."""
+        if self.payouts is not None:
+            self.scene.check(self.payouts)
+        with self.world.made.db.autocommit() as connection:
+            media = connection.scalars(select(Media.document).order_by(Media.id)).all()
+        sent = Counter(str(mail["Subject"]) for mail in self.box.mails)
+        got = [path for path, _, _ in self.crm.got]
+        return [sent, got, media]
+
+
+class OnSide(flags.Flags):
+    """All on the side of one backend."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+
+    def decide(self, job: str, key: str) -> flags.Decision:
+        backend = "rq" if self.backend == "rq" else JOBS[job].serverless
+        return flags.Decision(backend, "STATIC", "live", 1)
+
+
+Recipe = Callable[[Stage], dict[str, Any]]
+
+
+def paying(job: str) -> Recipe:
+    def recipe(stage: Stage) -> dict[str, Any]:
+        payload, stage.payouts = SCENES[job](stage.scene)
+        return payload
+
+    return recipe
+
+
+def media(stage: Stage) -> dict[str, Any]:
+    open_storage(stage.storage).put("up/a.jpg", photo(6), "image/jpeg")
+    return {"mediaId": "m1", "source": "up/a.jpg"}
+
+
+def webhook(stage: Stage) -> dict[str, Any]:
+    row = {"id": "shop-1", "source": "shop", "sha256": "0" * 64, "body": b"{}", "headers": "{}"}
+    with stage.world.made.db.session() as tx:
+        tx.add(Received(**row, received_at=stage.now))
+    return {"eventId": "shop-1", "target": "crm"}
+
+
+def shadow(stage: Stage) -> dict[str, Any]:
+    run = dispatch("process-payouts", {"payoutDate": YESTERDAY.isoformat()})
+    return {"runId": run.id}
+
+
+STEPPED_BACK = {"changeId": 1, "job": "canary", "from": "live", "to": "legacy", "why": "slow"}
+MAIL = {"to": "ana@example.com", "template": "welcome", "data": {"name": "Ana"}}
+RECIPES: dict[str, Recipe] = {
+    **{job: paying(job) for job in SCENES},
+    "deliver-webhook": webhook,
+    "forget-webhooks": lambda _: {},
+    "daily-earnings-rollup": lambda _: {"targetDate": YESTERDAY.isoformat()},
+    "monthly-earnings-rollup": lambda _: {"targetDate": YESTERDAY.isoformat()},
+    "warm-analytics-cache": lambda _: {},
+    "send-email": lambda _: MAIL,
+    "process-media": media,
+    "relay-sweep": lambda _: {},
+    "shadow-compare": shadow,
+    "guardrail-alert": lambda _: STEPPED_BACK,
+    "canary": lambda _: {"song": "la"},
+}
+
+
+@pytest.fixture
+def stage(redis_url: str) -> Iterator[Callable[[], Stage]]:
+    logging.disable(logging.CRITICAL)
+    with ExitStack() as stack:
+        yield lambda: Stage(stack.enter_context(ExitStack()), redis_url)
+    logging.disable(logging.NOTSET)
+
+
+def perform(stage: Stage, spec: JobSpec, backend: str, *, moves: bool) -> tuple[Any, list[str]]:
+    """The run at its end, and the steps after each of which it was asked to the other side."""
+    world = stage.world
+    payload = RECIPES[spec.name](stage)
+    flags.configure(OnSide(backend))
+    run = dispatch(spec.name, payload)
+    boundaries = list[str]()
+
+    def at(point: str) -> None:
+        if point != "step.recorded" or get_contextvars()["run_id"] != run.id:
+            return
+        row = world.row(run.id)
+        other = spec.serverless if (row.move_to or row.backend) == "rq" else "rq"
+        handed = hand_over(world.made.store, [run.id], other)
+        assert handed.moved + handed.asked == 1
+        boundaries.append(other)
+
+    crash.hook = at if moves else None
+    try:
+        world.finish()
+    finally:
+        crash.hook = None
+    return world.row(run.id), boundaries
+
+
+def kept(result: str | None) -> Any:
+    found = json.loads(result or "null")
+    return (
+        {k: v for k, v in found.items() if k not in VOLATILE} if isinstance(found, dict) else found
+    )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("job", JOBS)
+def test_handed_over_at_every_boundary_it_does_the_same_once(
+    job: str, stage: Callable[[], Stage]
+) -> None:
+    spec = JOBS[job]
+    assert job in RECIPES, f"{job} has no recipe: add one, so that its hand-over is tried"
+    plain = stage()
+    straight, _ = perform(plain, spec, "rq", moves=False)
+    assert straight.status == "succeeded", straight.error
+    steps = select(StepRow.name).where(StepRow.run_id == straight.id, StepRow.result.is_not(None))
+    with plain.world.made.db.autocommit() as connection:
+        names = connection.scalars(steps).all()
+    expected = plain.effects()
+    for start, other in (("rq", spec.serverless), (spec.serverless, "rq")):
+        tried = stage()
+        row, boundaries = perform(tried, spec, start, moves=True)
+        assert row.status == "succeeded", row.error
+        # One move at each boundary, this way and that; begun on the other side, the other way.
+        assert boundaries == [other if n % 2 == 0 else start for n in range(len(names))]
+        assert kept(row.result) == kept(straight.result)
+        assert tried.effects() == expected
