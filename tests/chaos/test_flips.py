@@ -1,0 +1,101 @@
+"""A thousand flips under load: nothing lost, nothing doubled, and seen by every process in time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flags
+from app.cutover import stages
+from app.cutover.drain import SEEN_SECONDS, Drain, rollback
+from app.dispatch import dispatch
+from app.runs.run import Run
+from flags import Side
+from tests.support.sides import ROOT, both
+
+FLIPS = 1000
+MOST_RUNS = 400
+WATCHERS = 3
+WATCH = """
+import sys, time, flags
+from app import create_app
+create_app()
+print("ready", flush=True)
+last = None
+while True:
+    began = time.monotonic()
+    seen = flags.decide("child", "k").version
+    if last is not None and seen != last[1]:
+        print(last[0], last[1], flush=True)
+    last = (began, seen)
+    time.sleep(0.002)
+"""
+
+
+@pytest.mark.timeout(400)
+def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        on = stack.enter_context(both(database_url, redis_url, tmp_path))
+        made = on.made
+        switched = {**on.environ, "USE_INNGEST": "true"}
+        load = lambda: stages.current(made.db)  # noqa: E731
+        flags.configure(flags.Flags(load, lambda _: "inngest", environ=switched))
+        watchers = [watcher(stack, switched, tmp_path / f"watch-{n}") for n in range(WATCHERS)]
+        for _, log in watchers:
+            while "ready" not in log.read_text():
+                time.sleep(0.05)
+        runs: list[Run] = []
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.wait(0.01) and len(runs) < MOST_RUNS:
+                runs.append(dispatch("child", {"name": f"n{len(runs)}"}))
+
+        loader = threading.Thread(target=work)
+        loader.start()
+        committed: dict[int, float] = {}
+        for number in range(FLIPS):
+            change = flip(made, "live" if number % 2 == 0 else "legacy")
+            committed[change.id] = time.monotonic()
+            time.sleep(0.008)
+        over.set()
+        loader.join()
+        time.sleep(2 * SEEN_SECONDS)
+        work_back = Drain(made, None, Side.RQ, True, 60.0, threading.Event())
+        flip(made, "live")
+        assert not rollback(["child"], work_back, by="test", why="the end").left
+        time.sleep(SEEN_SECONDS)
+        rows = on.finish(*runs, patience_seconds=120.0)
+        assert {row.status for row in rows} == {"succeeded"}
+        assert on.marks("n") == {f"n{number}": 1 for number in range(len(runs))}
+        assert {run.backend for run in runs} == {"rq", "inngest"}
+        for process, log in watchers:
+            process.terminate()
+            old = [line.split() for line in log.read_text().splitlines() if line[0].isdigit()]
+            assert len(old) > 3, "it saw hardly any flip"
+            for began, version in old:
+                # Whoever asks a second after a flip has its answer from after it.
+                follows = [at for id_, at in committed.items() if id_ > int(version)]
+                assert float(began) < min(follows, default=float("inf")) + 1.0
+
+
+def flip(made: Any, stage: str) -> stages.StageChange:
+    now = made.store.clock()
+    return stages.set_stage(made.db, "child", stage, None, by="test", why="a flip", now=now)
+
+
+def watcher(
+    stack: ExitStack, environ: dict[str, str], log: Path
+) -> tuple[subprocess.Popen[bytes], Path]:
+    out = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen([sys.executable, "-c", WATCH], env=environ, cwd=ROOT, stdout=out)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return process, log

@@ -1,0 +1,71 @@
+"""An Inngest that accepts and never runs, that runs twice, that is away: seen in `cutover status`,
+and made good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.cutover import stages
+from app.cutover.standing import LATE, OVERDUE, standing, unreachable
+from app.dispatch import dispatch
+from tests.support.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.create_tables()
+    now = made.time()
+    stages.set_stage(made.made.db, "five-steps", "live", None, by="t", why="t", now=now)
+    made.time.pass_(1)
+    yield made
+    made.close()
+
+
+def status(world: World) -> tuple[Any, Any, Any]:
+    shown = standing(world.made, ["five-steps"])
+    (job,) = shown["jobs"]
+    return job["open"]["inngest"], job["overdue"]["inngest"], list(unreachable(world.made, shown))
+
+
+@pytest.mark.parametrize("fault", ["swallows", "away", "unsure", "doubles"])
+def test_it_is_seen_and_made_good(world: World, fault: str) -> None:
+    setattr(world.inngest, fault, True)
+    run = dispatch("five-steps", {"name": "n"})
+    later = dispatch("five-steps", {"name": "later"}, delay=3600)
+    away = ["inngest"] if fault == "away" else []
+    assert status(world) == (2, 0, away)
+    if fault in ("swallows", "away"):
+        for _ in range(20):
+            world.time.pass_(10)
+            world.sweep()
+            world.work()
+        assert world.row(run.id).status == "pending"
+        assert status(world) == (2, 1, away)
+    world.calm()
+    world.finish()
+    assert {world.row(one.id).status for one in (run, later)} == {"succeeded"}
+    assert world.row(later.id).started_at >= world.row(later.id).due_at
+    assert set(world.marks().values()) == {1}
+    assert status(world) == (0, 0, [])
+
+
+def test_what_runs_or_waits_its_turn_is_not_overdue(world: World) -> None:
+    dispatch("five-steps", {"name": "n"})
+    ((queue, parcel),) = world.due()
+    queue.deliver(parcel)  # one step done; Inngest has it and comes back
+    world.time.pass_(2 * LATE.total_seconds())
+    assert status(world) == (1, 0, [])
+
+
+def test_overdue_reads_the_index_of_open_runs(world: World) -> None:
+    when = "2031-01-01 00:00:00.000000"
+    with world.made.db.autocommit() as connection:
+        statement = f"EXPLAIN QUERY PLAN {OVERDUE.compile(connection)}"
+        bound = (when, "running", when)
+        plan = connection.exec_driver_sql(statement, bound).all()
+    assert any("INDEX ix_runs_open (check_at>?)" in row.detail for row in plan)
