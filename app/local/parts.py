@@ -26,6 +26,9 @@ STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,pay
 SETTLE_SECONDS = 4
 """How long the bank of Stripe's stand-in takes."""
 
+SYNC = "flask --app app qstash sync"
+"""What a team runs at each deploy, once it has QStash tick its jobs."""
+
 Ready = Callable[[Process], bool]
 
 
@@ -61,8 +64,11 @@ def servers(local: Local) -> list[Part]:
 
 def release() -> Part:
     """The migrations, run to their end."""
-    command = procfile.argv(procfile.read()["release"])
-    return Part("release", command, lambda process: process.exit_code == 0, once=True)
+    return _once("release", procfile.read()["release"])
+
+
+def _once(name: str, command: str) -> Part:
+    return Part(name, procfile.argv(command), lambda process: process.exit_code == 0, once=True)
 
 
 def workers(local: Local, count: int) -> list[Part]:
@@ -77,6 +83,7 @@ def workers(local: Local, count: int) -> list[Part]:
         ),
         Part("relay", commands["relay"], _says("relay started")),
         Part("clock", commands["clock"], _says("clock started")),
+        *([] if local.qstash_port is None else [_once("schedules", SYNC)]),
     ]
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from qstash import QStash
 from redis import Redis
 from sqlalchemy import func, select
 
-from app.config import ROOT, running_stack
+from app.config import LOCAL_QSTASH_TOKEN, ROOT, running_stack
 from app.gateways.stripe import StripeGateway
 from app.local.environment import HOST, clean, free_port, prepare
 from app.local.parts import servers
@@ -79,6 +80,8 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
     with Stack(local, workers=1) as stack:
         assert running_stack(tmp_path) == dict(local.shown_env)
         assert (local.folder / "run.json").stat().st_mode & 0o777 == 0o600
+        qstash = QStash(LOCAL_QSTASH_TOKEN, base_url=local.process_env["QSTASH_URL"])
+        assert "switchyard-process-payouts" in {s.schedule_id for s in qstash.schedule.list()}
         everything = parts_of(stack)
         for name in ("valkey", "web", "worker-1", "inngest", "qstash"):
             os.kill(stack.processes[name].pid, signal.SIGKILL)
