@@ -22,6 +22,7 @@ from app.earnings import rollup
 from app.earnings.models import Creator, Earning, EarningKind
 from app.earnings.posting import TAKING, post_earnings
 from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.ledger.postings import balance, creator_account
 from tests.conftest import new_postgres
 
 FIRST = date(2025, 1, 29)
@@ -201,6 +202,9 @@ def agree(tx: Connection) -> None:
     kept = stored(tx, lifetime, *who[:2])
     assert {k: v for k, v in kept.items() if any(v)} == {k: v for k, v in life.items() if any(v)}
     assert stored(tx, platform_days, "day", "currency", "source") == platform
+    for who_, currency in CREATORS.items():
+        owed = balance(tx, creator_account(who_), currency)
+        assert owed == kept.get((who_, currency), (0,) * 5)[3], "as the ledger has it"
     for month in MONTHS:
         assert rollup.check_month(tx, month) == []
         of_month = [t["net"] for t in rollup.month_totals(tx, month)]
