@@ -42,9 +42,9 @@ def hand_over(
 ) -> HandedOver:
     """Move these open runs to backend `to`; one that is done with or already there stays as it is.
 
-    Those that are running move at their next step boundary, or stay where `running` is false. The
-    old backend takes back what it can. Raises BackendUnavailable where this process does not have
-    `to`.
+    Those that are running move at their next step boundary, or stay where `running` is false. A run
+    that Inngest has no function for goes to its job's own side instead. The old backend takes back
+    what it can. Raises BackendUnavailable where this process does not have `to`.
     """
     store.backends[to]
     moved = asked = 0
@@ -54,22 +54,36 @@ def hand_over(
         # Younger ones first: a child that ends locks itself, then its parent.
         rows = select(*_COLUMNS).where(R.id.in_(chunk), R.check_at.is_not(None))
         rows = rows.where(elsewhere(to)).order_by(R.id.desc())
+        loose: list[AnyRow] = []
         with store.db.begin() as connection:
             found = list(connection.execute(rows.with_for_update(key_share=True)))
-            held = [row.id for row in found if row.status == Status.RUNNING and row.move_to != to]
-            loose = [row for row in found if row.status != Status.RUNNING]
-            if held and running:
-                connection.execute(ASK_TO_MOVE.where(R.id.in_(held)), {"to": to})
-                asked += len(held)
-            if loose:
-                bound = {"to": to, "now": now, "new_check_at": now + store.check}
-                connection.execute(HAND_OVER.where(R.id.in_([row.id for row in loose])), bound)
+            for target, there in _by_target(store, found, to).items():
+                held = [r.id for r in there if r.status == Status.RUNNING and r.move_to != target]
+                free = [row for row in there if row.status != Status.RUNNING]
+                if held and running:
+                    connection.execute(ASK_TO_MOVE.where(R.id.in_(held)), {"to": target})
+                    asked += len(held)
+                if free:
+                    bound = {"to": target, "now": now, "new_check_at": now + store.check}
+                    connection.execute(HAND_OVER.where(R.id.in_([row.id for row in free])), bound)
+                loose += free
         point("handover.committed")
         if loose:
             take_back(store, loose)
             store.tell([row.id for row in loose])
         moved += len(loose)
     return HandedOver(moved, asked)
+
+
+def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, list[AnyRow]]:
+    """The rows that are not where they are to be, by where that is."""
+    targets: dict[str, list[AnyRow]] = defaultdict(list)
+    for row in rows:
+        spec = store.spec_of(row.job)
+        target = to if spec is None else spec.carried_by(to)
+        if row.backend != target or row.move_to not in (None, target):
+            targets[target].append(row)
+    return targets
 
 
 def take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:

@@ -20,6 +20,7 @@ from app.clock import utcnow
 from app.cutover import stages
 from app.cutover.drain import Drain, Drained, rollback
 from app.dispatch import dispatch
+from app.runs.handoff import hand_over
 from app.runs.models import RunRow
 from flags import Side
 from tests.support.machine import Stop
@@ -164,6 +165,15 @@ def test_children_follow_whatever_their_own_job(world: World) -> None:
     assert set(world.marks().values()) == {1}
 
 
+def test_a_job_that_inngest_has_no_function_for_goes_to_its_own_side(world: World) -> None:
+    run = dispatch("posted", {"name": "n", "waitSeconds": 1})
+    assert hand_over(world.made.store, [run.id], "inngest").moved == 1
+    assert world.row(run.id).backend == "qstash"
+    assert hand_over(world.made.store, [run.id], "inngest").moved == 0
+    world.finish()
+    assert world.row(run.id).status == "succeeded"
+
+
 def test_runs_of_unknown_jobs_are_counted_and_left(world: World) -> None:
     live(world, Side.SERVERLESS, "child")
     known, unknown = (dispatch("child", {"name": name}) for name in ("known", "unknown"))
@@ -265,6 +275,9 @@ def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_
     assert (on.row(held.id).backend, on.row(held.id).move_to) == ("inngest", "rq")
     told = cutover(environ, "rollback", "--all", "--why", "x", "--wait", "0", "--json", code=1)
     assert (told["moved"], told["asked"], told["left"]) == (0, 0, 1)
+    said = cutover(environ, "drain", "child", "--to", "serverless", code=1)
+    assert "inngest: " in said
+    assert on.row(run.id).backend == "rq"
     for args in (
         ("drain", "--to", "rq"),
         ("drain", "child", "--all", "--to", "rq"),
