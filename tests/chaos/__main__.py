@@ -28,9 +28,9 @@ from app.runs.models import RunRow
 from tests.chaos.platform import Platform
 from tests.support.machine import Machine
 
-UNREST_SECONDS = 75.0
+UNREST_SECONDS = 60.0
 DRAIN_SECONDS = 90.0
-EXAMPLES = 150
+EXAMPLES = 100
 STEPS = 80
 
 

@@ -550,6 +550,7 @@ def test_stage_is_on_record_and_says_where_it_stands(
                 "stage": "ramp",
                 "percent": 12.5,
                 "open": {"rq": 0, "inngest": 0, "qstash": 0},
+                "overdue": {"rq": 0, "inngest": 0, "qstash": 0},
                 "failed_24h": {"rq": 0, "inngest": 0, "qstash": 0},
                 "parity": {"compared": 0, "different": 0, "unexplained": 0, "plan": False},
             }
