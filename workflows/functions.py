@@ -86,7 +86,7 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
             run = dispatch(spec.name, event.data, key=None if spec.key else event.id or None)
     except BadInput as misfit:
         raise inngest.NonRetriableError(str(misfit)) from None
-    log.info("event adopted", extra={"job": spec.name, "run": run.id, "created": run.created})
+    log.info("event adopted", extra={"job": spec.name, "run": run.id, "new": run.created})
     return {
         "runId": run.id,
         "backend": run.backend,

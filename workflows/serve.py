@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import re
+
 import inngest.flask
 from flask import Flask, request
 from inngest import Inngest
 
 from app.errors import Unauthorized
 from app.runtime import Runtime
+from app.web.auth import require_here
 from workflows.functions import make_functions
 
 PATH = "/api/inngest"
 SIGNATURE_AGE_SECONDS = 300
 """Inngest's specification: a signature older than five minutes must be refused."""
+_TIME = re.compile(r"[0-9]{1,12}")
 
 
 def serve(app: Flask, client: Inngest, made: Runtime) -> None:
-    """Mount the handler at /api/inngest; signed mode closes unsigned syncs and old signatures."""
-    signed = made.settings.inngest_signed
+    """Mount the handler at /api/inngest; signed mode closes unsigned syncs and old signatures.
 
-    def check_age() -> None:
-        if signed and request.path == PATH:
+    Unsigned calls are taken where INNGEST_DEV is set, which says so, and in local mode from this
+    machine: an app that has no Inngest yet takes a run from nobody.
+    """
+    settings = made.settings
+    signed = settings.inngest_signed
+
+    def check() -> None:
+        if request.path != PATH:
+            return
+        if signed:
             _require_recent(request.headers.get("x-inngest-signature"), made)
+        elif "Origin" in request.headers:  # a browser's call: of a page of any site
+            raise Unauthorized("no page may call this")
+        elif settings.inngest_dev is None:
+            require_here(request, settings)
 
-    app.before_request(check_age)
+    app.before_request(check)
     inngest.flask.serve(
         app,
         client,
@@ -37,7 +52,7 @@ def _require_recent(signature: str | None, made: Runtime) -> None:
     """Raises Unauthorized unless the signature is there and not older (or newer) than allowed."""
     fields = dict(part.split("=", 1) for part in (signature or "").split("&") if "=" in part)
     stamp = fields.get("t", "")
-    if not stamp.isdecimal():
+    if not _TIME.fullmatch(stamp):
         raise Unauthorized("the request is not signed")
     if abs(made.store.clock().timestamp() - int(stamp)) > SIGNATURE_AGE_SECONDS:
         raise Unauthorized("the signature is too old")

@@ -116,6 +116,46 @@ def test_the_trigger_is_closed_outside_local_mode(
     assert TOKEN not in answer.text
 
 
+INNGEST = "/api/inngest?fnId=switchyard-child&stepId=step"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {TOKEN}"}])
+def test_inngest_s_handler_is_closed_where_there_is_no_inngest_yet(
+    guarded: FlaskClient, headers: dict[str, str]
+) -> None:
+    """In production on RQ alone: no signing key, so nobody can be known as Inngest."""
+    for method in ("GET", "PUT", "POST"):
+        assert guarded.open(INNGEST, method=method, json={}, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "from_address"),
+    [
+        ({"Host": "evil.example"}, "127.0.0.1"),
+        ({"X-Forwarded-For": "203.0.113.9"}, "127.0.0.1"),
+        ({"Origin": "https://evil.example"}, "127.0.0.1"),
+        ({"Origin": "null"}, "127.0.0.1"),
+        ({}, "203.0.113.9"),
+    ],
+)
+def test_in_local_mode_inngest_s_handler_serves_this_machine(
+    client: FlaskClient, headers: dict[str, str], from_address: str
+) -> None:
+    there = {"REMOTE_ADDR": from_address}
+    refused = client.post(INNGEST, json={}, headers=headers, environ_overrides=there)
+    assert refused.status_code == 401
+    assert client.get("/api/inngest").status_code == 200
+
+
+def test_no_page_may_call_a_dev_server_s_handler(environ: dict[str, str]) -> None:
+    client = client_of({**environ, "INNGEST_DEV": "http://127.0.0.1:1"})
+    away = {"REMOTE_ADDR": "172.17.0.2"}  # a dev server in a container
+    assert client.get("/api/inngest", environ_overrides=away).status_code == 200
+    page = {"Origin": "https://evil.example"}
+    assert client.post(INNGEST, data="{}", headers=page).status_code == 401
+    runtime.current().db.dispose()
+
+
 def test_the_admin_s_token_opens_it(guarded: FlaskClient) -> None:
     body = {"name": "test.child", "data": {"name": "x"}}
     headers = {"Authorization": f"Bearer {TOKEN}"}
