@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import requests
 from inngest import Event, Inngest
@@ -16,7 +15,7 @@ from inngest import Event, Inngest
 from app.config import Settings
 from app.errors import BackendUnavailable
 from app.runs.backend import Message
-from workflows.client import API, base_url, make_client
+from workflows.client import API, base_url, make_sender
 
 MARK = "_switchyard"
 """The field of an event's data that says which run it tells of."""
@@ -26,7 +25,7 @@ SHOWN_PAYLOAD_BYTES = 128 * 1024
 """Larger payloads stay in the ledger only; the event then carries just the mark."""
 ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
-"""How long nothing is sent after a failure: the SDK's own retries take seconds each time."""
+"""How long nothing is sent after a failure, so that dispatch() does not wait for each."""
 _ASKERS = 8
 
 
@@ -44,7 +43,7 @@ class InngestBackend:
 
     def _ready(self) -> Inngest:
         if self._client is None or self._pid != os.getpid():
-            self._client, self._pid = make_client(self._settings), os.getpid()
+            self._client, self._pid = make_sender(self._settings), os.getpid()
         return self._client
 
     def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
@@ -61,7 +60,9 @@ class InngestBackend:
             except Exception as failure:
                 # The SDK raises its own errors, httpx's and json's; none says it was not accepted.
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
-                raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+                known = isinstance(failure, BackendUnavailable)
+                said = str(failure) if known else f"inngest: {type(failure).__name__}"
+                raise BackendUnavailable(said) from failure
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
         return refs
 
@@ -84,7 +85,7 @@ class InngestBackend:
         try:
             # Its answers are cached by URL, and one that was asked for early names no run yet.
             for run in self._unended(f"{event_id}/runs?_={time.time_ns()}"):
-                self._ask("DELETE", f"/v1/runs/{run['run_id']}", fine=(404, 409))
+                self._ask("DELETE", f"/v1/runs/{run}", fine=(404, 409))
         except BackendUnavailable:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             raise
@@ -92,14 +93,15 @@ class InngestBackend:
     def _in_flight(self, event_id: str) -> bool:
         return bool(self._unended(f"{event_id}/runs"))
 
-    def _unended(self, path: str) -> list[dict[str, Any]]:
+    def _unended(self, path: str) -> list[str]:
+        """The ids of an event's function runs that have not ended."""
         answer = self._ask("GET", f"/v1/events/{path}", fine=(404,))
         try:
             runs = answer.json().get("data") or [] if answer.ok else []
-        except (ValueError, AttributeError) as failure:
+            # It may say Completed of a run that goes on (answers are cached): when it ended counts.
+            return [str(run.get("run_id")) for run in runs if not run.get("ended_at")]
+        except (ValueError, AttributeError, TypeError) as failure:
             raise BackendUnavailable("inngest: an answer that is not its own") from failure
-        # It may say Completed of a run that goes on (answers are cached): the end's time counts.
-        return [run for run in runs if not run.get("ended_at")]
 
     def _ask(self, method: str, path: str, fine: tuple[int, ...]) -> requests.Response:
         origin = (base_url(self._settings) or API).rstrip("/")

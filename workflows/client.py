@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
+from typing import Any
 
 from inngest import Inngest
 
 from app.config import Settings
+from app.errors import BackendUnavailable
 
 APP_ID = "switchyard"
 REQUEST_TIMEOUT = timedelta(seconds=3)
+TRY_SECONDS = 1.0
+"""How long the SDK may go on trying to send; it would five times, each as long as a request may
+take, and whoever called dispatch() would wait for all of them."""
 DEV_SERVER = "http://127.0.0.1:8288"
 API = "https://api.inngest.com"
 
@@ -37,3 +43,16 @@ def make_client(settings: Settings) -> Inngest:
         is_production=settings.inngest_signed,
         request_timeout=REQUEST_TIMEOUT,
     )
+
+
+def make_sender(settings: Settings) -> Inngest:
+    """The same for sending events, which tries again only while that is quick."""
+    client = make_client(settings)
+    client._http_client._http_client_sync.event_hooks = {"request": [_not_for_long]}
+    return client
+
+
+def _not_for_long(request: Any) -> None:
+    begun = request.extensions.setdefault("switchyard.begun", time.monotonic())
+    if time.monotonic() - begun > TRY_SECONDS:
+        raise BackendUnavailable("inngest: it does not answer")

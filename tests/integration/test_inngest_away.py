@@ -1,0 +1,79 @@
+"""An Inngest that takes connections and does not answer, or answers what is none of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from app.config import load
+from app.errors import BackendUnavailable
+from app.runs.backend import Message
+from tests.support.sides import environment
+from workflows.backend import InngestBackend
+
+
+@contextmanager
+def server(answer: bytes | None) -> Iterator[tuple[str, list[socket.socket]]]:
+    """Says `answer` to whoever connects, or nothing for ever; its URL, and who came."""
+    came: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    caller, _ = listening.accept()
+                    came.append(caller)
+                    if answer is not None:
+                        caller.recv(65536)
+                        caller.sendall(answer)
+                        caller.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", came
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            for caller in came:
+                caller.close()
+
+
+def backend(url: str, folder: Path) -> InngestBackend:
+    env = environment(f"sqlite:///{folder}/t.db", "redis://127.0.0.1:1", INNGEST_DEV=url)
+    return InngestBackend(load(env))
+
+
+def message(ref: str | None = None) -> Message:
+    facts = {"job": "child", "backend": "inngest", "queue": "q", "event": "e", "payload": "{}"}
+    return Message("r", epoch=1, tells=0, due_at=datetime.now(UTC), timeout=60.0, ref=ref, **facts)
+
+
+def test_one_telling_waits_for_one_answer(tmp_path: Path) -> None:
+    """The SDK itself would send five times and wait each time, with dispatch() and the relay."""
+    with server(None) as (url, came):
+        with pytest.raises(BackendUnavailable, match="it does not answer"):
+            backend(url, tmp_path).tell([message()])
+        assert len(came) == 1
+
+
+def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 503 Away\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with server(answer) as (url, came):
+        with pytest.raises(BackendUnavailable):
+            backend(url, tmp_path).tell([message()])
+        assert len(came) > 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'"no"', b"{", b'{"data": [1]}', b'{"data": {"a": 1}}', b'{"data": 3}']
+)
+def test_an_answer_that_is_none_is_no_answer(body: bytes, tmp_path: Path) -> None:
+    """Anything else that it raised would end the relay's sweep, and other backends' with it."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    with server(head.encode() + body) as (url, _), pytest.raises(BackendUnavailable):
+        backend(url, tmp_path).holds([message("event")])
