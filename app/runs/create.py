@@ -107,6 +107,8 @@ def write_runs(
     ]
     dialect = (on.get_bind() if isinstance(on, Session) else on).dialect.name
     connection = on.connection() if isinstance(on, Session) else on
+    # Always in the same order: two that write the same keys at once would wait in a circle.
+    rows.sort(key=lambda row: str(row["key"]))
     written = connection.execute(statements.INSERT[dialect], rows if len(rows) > 1 else rows[0])
     complete = written.rowcount == len(rows)
     known = {} if complete else _known(on, spec, [new for new, _ in items if new.keyed])

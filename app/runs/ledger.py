@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, literal, select, update
+from sqlalchemy import Connection, Row, func, literal, select
 from sqlalchemy.orm import Session
 
 from app.errors import LeaseLost
@@ -16,7 +16,7 @@ from app.runs.backend import Message
 from app.runs.models import RunRow as R
 from app.runs.models import StepRow as S
 from app.runs.models import StepStatus
-from app.runs.statements import CLAIM_PLACE, SAVE_STEP, WAKE_PARENT, claim_unless, runs
+from app.runs.statements import CLAIM_PLACE, SAVE_REF, SAVE_STEP, WAKE_PARENT, claim_unless
 
 AnyRow = Row[*tuple[Any, ...]]
 
@@ -179,16 +179,10 @@ def messages(connection: Connection | Session, ids: Sequence[str]) -> list[AnyRo
 def save_refs(connection: Connection, refs: dict[str, str], told: dict[str, str]) -> None:
     """Note what the backend calls each run it was told (`told`: its name by run id); not of a run
     that has moved on meanwhile, whose new backend would be taken to have it."""
-    if refs:
-        connection.execute(
-            update(runs)
-            .where(
-                R.id.in_(refs),
-                R.check_at.is_not(None),
-                R.backend == case({run: told[run] for run in refs}, value=R.id),
-            )
-            .values(told_ref=case(refs, value=R.id))
-        )
+    # Younger ones first, as whoever else locks many does.
+    rows = [{"run": run, "told": told[run], "ref": refs[run]} for run in sorted(refs, reverse=True)]
+    if rows:
+        connection.execute(SAVE_REF, rows)
 
 
 def as_message(row: AnyRow, spec: JobSpec) -> Message:

@@ -308,13 +308,26 @@ RETELL = (
 )
 
 
-def next_check(run_ids: list[str], now: datetime, check_at: datetime) -> Update:
-    """Put off the next look at runs that are where they should be."""
-    return (
-        update(runs)
-        .where(R.id.in_(run_ids), R.check_at <= now, R.status != Status.RUNNING)
-        .values(check_at=check_at)
+SAVE_REF = (
+    update(runs)
+    .where(
+        R.id == bindparam("run"),
+        R.check_at.is_not(None),
+        R.backend == bindparam("told"),
     )
+    .values(told_ref=bindparam("ref"))
+)
+
+
+def next_check(run_ids: list[str], now: datetime, check_at: datetime) -> Update:
+    """Put off the next look at runs that are where they should be.
+
+    One that somebody else has locked is about to change, and is left for the next look: to wait for
+    it would be to wait in a circle for a drain, which locks many as well.
+    """
+    chosen = (R.id.in_(run_ids), R.check_at <= now, R.status != Status.RUNNING)
+    free = select(R.id).where(*chosen).with_for_update(skip_locked=True, key_share=True)
+    return update(runs).where(*chosen[1:], R.id.in_(free)).values(check_at=check_at)
 
 
 # Runs nobody holds change backend at once; a running one is asked to at its next step boundary.

@@ -18,6 +18,9 @@ from app.runs.backend import Backends, Message
 
 log = logging.getLogger(__name__)
 
+_CHUNK = 500
+"""Runs read or noted at a time: the write lock is not held for long."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
@@ -58,7 +61,11 @@ class RunStore:
         """Tell the backends of these runs as they stand; what fails is left to the relay."""
         try:
             with self.db.autocommit() as connection:
-                rows = ledger.messages(connection, run_ids)
+                rows = [
+                    row
+                    for start in range(0, len(run_ids), _CHUNK)
+                    for row in ledger.messages(connection, run_ids[start : start + _CHUNK])
+                ]
         except SQLAlchemyError as failure:
             log.warning("runs not told yet", extra={"reason": type(failure).__name__})
             return
@@ -74,9 +81,13 @@ class RunStore:
         refs = self.backends.tell(messages, self.clock())
         if not refs:
             return
+        told = {m.run_id: m.backend for m in messages}
+        ids = sorted(refs, reverse=True)
         try:
-            with self.db.begin() as connection:
-                ledger.save_refs(connection, refs, {m.run_id: m.backend for m in messages})
+            for start in range(0, len(ids), _CHUNK):
+                some = {run: refs[run] for run in ids[start : start + _CHUNK]}
+                with self.db.begin() as connection:
+                    ledger.save_refs(connection, some, told)
         except SQLAlchemyError as failure:
             # Without its reference a run may be told twice; its claim makes that harmless.
             log.warning("references not noted", extra={"reason": type(failure).__name__})

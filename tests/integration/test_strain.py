@@ -1,0 +1,170 @@
+"""Many runs at once: no statement grows with them, and nobody waits for another in a circle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import event, func, select, text
+
+import flags
+from app import runtime
+from app.dispatch import Item, dispatch_many
+from app.runs import ledger
+from app.runs.backend import Message
+from app.runs.handoff import hand_over
+from app.runs.models import RunRow as R
+from app.runs.statements import next_check
+from tests.conftest import new_postgres
+from tests.support.sides import Fixed, environment, fresh
+
+
+class Told:
+    """A backend that gives references and does nothing else."""
+
+    keeps_time = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        return {message.run_id: f"ref-{message.run_id}" for message in messages}
+
+    def holds(self, messages: Sequence[Message]) -> set[str]:
+        return {message.run_id for message in messages}
+
+    def cancel(self, messages: Sequence[Message]) -> None: ...
+
+    def ping(self) -> None: ...
+
+
+def _made(url: str) -> runtime.Runtime:
+    environ = environment(url, "redis://127.0.0.1:1")
+    made = fresh(url, environ, [Told("inngest"), Told("rq")])
+    flags.configure(Fixed("inngest"))
+    return made
+
+
+@pytest.fixture
+def made(database_url: str) -> Iterator[runtime.Runtime]:
+    made = _made(database_url)
+    yield made
+    made.db.dispose()
+
+
+@pytest.fixture
+def on_postgres(postgres_server: str) -> Iterator[runtime.Runtime]:
+    made = _made(new_postgres(postgres_server))
+    yield made
+    made.db.dispose()
+
+
+def _many(count: int) -> list[str]:
+    n = uuid4().hex
+    time.sleep(0.002)  # an id begins with its millisecond
+    return [run.id for run in dispatch_many("noop", [{"name": n} for _ in range(count)])]
+
+
+def test_references_are_noted_without_a_statement_that_grows(made: runtime.Runtime) -> None:
+    """A CASE of all of them holds SQLite's lock for seconds, and is too long for Postgres."""
+    most = 0
+
+    def seen(_c: Any, _k: Any, statement: str, parameters: Any, _x: Any, many: bool) -> None:
+        nonlocal most
+        if statement.startswith("UPDATE"):
+            most = max(most, *(len(one) for one in (parameters if many else [parameters])))
+
+    event.listen(made.db.engine, "before_cursor_execute", seen)
+    runs = _many(1500)
+    with made.db.autocommit() as connection:
+        noted = connection.scalar(select(func.count(R.told_ref)))
+    assert noted == len(runs)
+    assert 0 < most < 10
+
+
+def _crosswise(
+    made: runtime.Runtime,
+    blocking: Callable[[Any], Any],
+    first: Callable[[], Any],
+    second: Callable[[], Any],
+) -> list[Future[Any]]:
+    """Both, begun while something in the middle of what they write is locked."""
+    with ThreadPoolExecutor(2) as pool:
+        with made.db.engine.connect() as connection:
+            blocking(connection)
+            futures = [pool.submit(first), pool.submit(second)]
+            end = time.monotonic() + 20
+            waiting = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND datname = current_database()"
+            )
+            while time.monotonic() < end and not all(f.done() for f in futures):
+                with made.db.autocommit() as looking:
+                    if (looking.scalar(waiting) or 0) + sum(f.done() for f in futures) >= 2:
+                        break
+                time.sleep(0.02)
+            connection.rollback()
+        return futures
+
+
+def _lock(run_id: str) -> Callable[[Any], Any]:
+    return lambda connection: connection.execute(
+        select(R.id).where(R.id == run_id).with_for_update(key_share=True)
+    )
+
+
+@pytest.mark.parametrize("what", ["look", "refs"])
+def test_a_drain_and_the_relay_do_not_wait_for_each_other(
+    on_postgres: runtime.Runtime, what: str
+) -> None:
+    made, runs = on_postgres, [run for _ in range(30) for run in _many(1)]
+    assert runs == sorted(runs)
+    later = made.store.clock() + timedelta(hours=1)
+
+    def look() -> None:
+        with made.db.autocommit() as connection:
+            connection.execute(next_check(runs, later, later))
+
+    def refs() -> None:
+        with made.db.begin() as connection:
+            ledger.save_refs(connection, dict.fromkeys(runs, "x"), dict.fromkeys(runs, "inngest"))
+
+    futures = _crosswise(
+        made,
+        _lock(runs[15]),
+        look if what == "look" else refs,
+        lambda: hand_over(made.store, runs, "rq"),
+    )
+    assert [future.exception() for future in futures] == [None, None]
+    with made.db.autocommit() as connection:
+        at = connection.execute(select(R.backend, func.count()).group_by(R.backend)).all()
+    assert [tuple(row) for row in at] == [("rq", 30)]
+
+
+def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
+    made = on_postgres
+    keys = [f"k{number}" for number in range(20)]
+
+    def blocking(connection: Any) -> None:
+        columns = "id, job, key, payload, backend, reason, stage, stage_version, status, epoch,"
+        connection.execute(
+            text(
+                f"INSERT INTO runs ({columns} tells, attempt, losses, created_at, due_at, check_at)"
+                " VALUES ('x', 'noop', 'k10', '{}', 'rq', '', '', 0, 'pending', 1, 0, 1, 0,"
+                " now(), now(), now())"
+            )
+        )
+
+    def all_of(order: Sequence[str]) -> list[Any]:
+        return dispatch_many("noop", [Item({"name": "n"}, key=key) for key in order])
+
+    futures = _crosswise(made, blocking, lambda: all_of(keys), lambda: all_of(keys[::-1]))
+    assert [future.exception() for future in futures] == [None, None]
+    one, other = (future.result() for future in futures)
+    assert [run.key for run in one] == [run.key for run in other][::-1] == keys
+    assert sum(run.created for run in [*one, *other]) == len(keys)
