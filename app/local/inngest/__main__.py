@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from functools import partial
 
 from app.local.inngest.standin import InngestStandIn
-from app.local.serving import stop_signal
+from app.local.serving import until_told
 
 
 def main() -> int:
@@ -22,14 +23,7 @@ def main() -> int:
         standin = InngestStandIn(**options)
     except ValueError as error:
         parser.error(str(error))
-    with stop_signal() as told:
-        try:
-            url = standin.start(port)
-            sys.stdout.write(f"{url}\n")
-            sys.stdout.flush()
-            told.wait()
-        finally:
-            standin.stop()
+    until_told(partial(standin.start, port), standin.stop)
     return 0
 
 

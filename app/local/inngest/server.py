@@ -10,7 +10,6 @@ from app.local.inngest import codec, events
 from app.local.inngest.functions import parse_registration
 from app.local.inngest.ids import iso, named_uuid
 from app.local.inngest.runs import Run
-from app.local.serving import drop_connection
 
 if TYPE_CHECKING:
     from app.local.inngest.standin import InngestStandIn
@@ -77,10 +76,7 @@ def create_app(standin: "InngestStandIn") -> Flask:
             for event in taken:
                 if not standin.strikes("swallow"):
                     engine.receive(event, clock(), copies=2 if standin.strikes("double") else 1)
-        if standin.strikes("drop"):
-            drop_connection(request.environ)
-        if standin.strikes("unknown_outcome"):
-            abort(500, "failed on demand, after the events were taken")
+        standin.lose_answer()
         ids = [event.id for event in taken]
         if error is not None:
             return _plain({"ids": ids, "status": 400, "error": error}, 400)
@@ -144,13 +140,7 @@ def create_app(standin: "InngestStandIn") -> Flask:
     def list_runs() -> Response:
         return _json(standin.runs())
 
-    @app.post("/_standin/faults")
-    def set_faults() -> Response:
-        try:
-            standin.fault(**request.get_json(force=True))
-        except (TypeError, ValueError) as error:
-            abort(400, str(error))
-        return _json(standin.faults.model_dump())
+    standin.mount_faults(app)
 
     @app.post("/_standin/sync")
     def sync() -> Response:

@@ -4,9 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Self
-
-from pydantic import Field
+from typing import Any
 
 from app.local.inngest import codec
 from app.local.inngest.engine import Engine
@@ -15,29 +13,19 @@ from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
 from app.local.inngest.wire import MAX_CALLS, Caller
 from app.local.serving import LoopbackServer
+from app.local.standin import StandIn
 
 UNSYNCED_SECONDS = 1.0
 SYNCED_SECONDS = 5.0
 JOIN_SECONDS = 1.0
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Faults(codec.Shape):
-    """What a real service does on a bad day: the first three per request, the others per event."""
-
-    refuse: Probability = 0.0  # answer 503 and take nothing
-    unknown_outcome: Probability = 0.0  # take the events, then answer 500
-    drop: Probability = 0.0  # take the events, then close the connection without an answer
-    swallow: Probability = 0.0  # answer 200 and never run anything for the event
-    double: Probability = 0.0  # start each function twice for the event, at the same time
-
-
-class InngestStandIn:
+class InngestStandIn(StandIn):
     """A server that speaks Inngest's protocol on loopback. Starts once; all state is in memory.
 
     `tick` and `call_timeout` are in seconds, `gap_scale` multiplies the gaps between attempts,
     `clock` gives Unix seconds. With both keys it signs and demands keys; with none it is a dev
-    server. Used in a `with` block it starts on a free port, which `url` then names.
+    server.
     """
 
     def __init__(
@@ -53,21 +41,18 @@ class InngestStandIn:
     ) -> None:
         if (event_key is None) is not (signing_key is None):
             raise ValueError("give both keys, or none for a dev server")
+        # A source of its own: how often identifiers are drawn must not move the faults.
+        super().__init__(seed)
         self.kind = "dev" if signing_key is None else "cloud"
         self.event_key = event_key
         self.bearer = None if signing_key is None else codec.bearer(signing_key)
         self.clock = clock
-        self.url = ""
         self.lock = threading.RLock()
         self.engine = Engine(random.Random(seed), gap_scale)
-        self.faults = Faults()
-        # A source of its own: how often identifiers are drawn must not move the faults.
-        self._dice = random.Random(seed)
         self._apps = [local_url(app) for app in apps]
         self._tick = tick
         self._caller = Caller(clock, call_timeout, signing_key)
         self._free = threading.Semaphore(MAX_CALLS)
-        self._stopped = threading.Event()
         self._server: LoopbackServer | None = None
         # Daemons, so that a call to a hung app cannot hold up the end of the process.
         jobs = (self._keep_time, self._find_apps)
@@ -90,24 +75,9 @@ class InngestStandIn:
             self._caller.close()
             self._server.stop()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def sync(self) -> dict[str, str | None]:
         """Ask the apps to register now; gives for each URL why it did not, or None."""
         return {app: self._caller.ask(app) for app in self._apps}
-
-    def fault(self, **faults: float) -> None:
-        """Set the faults' probabilities, all others to nought: see `Faults` for their names."""
-        self.faults = Faults.model_validate(faults)
-
-    def strikes(self, fault: str) -> bool:
-        """Whether the fault of that name strikes now."""
-        return self._dice.random() < float(getattr(self.faults, fault))
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run kept, oldest first."""

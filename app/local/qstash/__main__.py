@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 
 from app.config import LOCAL_QSTASH_TOKEN
 from app.local.qstash.standin import QStashStandIn
-from app.local.serving import stop_signal
+from app.local.serving import until_told
 
 
 def main() -> int:
@@ -31,14 +32,7 @@ def main() -> int:
         standin.fault(double=double, late=late)
     except ValueError as error:
         parser.error(str(error))
-    with stop_signal() as told:
-        try:
-            url = standin.start(port)
-            sys.stdout.write(f"{url}\n")
-            sys.stdout.flush()
-            told.wait()
-        finally:
-            standin.stop()
+    until_told(partial(standin.start, port), standin.stop)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import json
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,7 +13,6 @@ from werkzeug.exceptions import HTTPException
 from app.local.qstash import params
 from app.local.qstash.params import Refused
 from app.local.qstash.store import DEAD
-from app.local.serving import drop_connection
 
 if TYPE_CHECKING:
     from app.local.qstash.standin import QStashStandIn
@@ -67,10 +65,7 @@ def create_app(standin: QStashStandIn) -> Flask:
 
     def taken(answer: Any, status: int) -> tuple[Response, int]:
         """The answer to what was accepted, unless it is a bad day."""
-        if standin.strikes("drop"):
-            drop_connection(request.environ)
-        if standin.strikes("unknown_outcome"):
-            abort(500, "failed on demand, after the messages were taken")
+        standin.lose_answer()
         return jsonify(answer), status
 
     def url_of(destination: str) -> str:
@@ -215,12 +210,5 @@ def create_app(standin: QStashStandIn) -> Flask:
     def waiting() -> Response:
         return jsonify([_shown(doc) for doc in store.waiting()])
 
-    @app.post("/_standin/faults")
-    def set_faults() -> Response:
-        try:
-            standin.fault(**json.loads(request.get_data()))
-        except (TypeError, ValueError) as error:
-            abort(400, str(error))
-        return jsonify(standin.faults.model_dump())
-
+    standin.mount_faults(app)
     return app

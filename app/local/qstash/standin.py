@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import random
 import re
 import threading
 import time
@@ -16,44 +15,38 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Self
+from typing import Any
 
 import jwt
 import requests
 from croniter import croniter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.local.qstash import params
 from app.local.qstash.server import create_app
 from app.local.qstash.store import COPY, DEAD, Store
 from app.local.serving import LoopbackServer
+from app.local.standin import Faults, StandIn
 
 MAX_CALLS = 32
 LONGEST_GAP_SECONDS = 86_400.0
 TOKEN_SECONDS = 300
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Faults(BaseModel):
-    """What a real service does on a bad day."""
+class QStashFaults(Faults):
+    """Those of every service, and its deliveries'."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    refuse: Probability = 0.0  # answer 503 and take nothing
-    unknown_outcome: Probability = 0.0  # take the messages, then answer 500
-    drop: Probability = 0.0  # take them, then close the connection without an answer
-    swallow: Probability = 0.0  # answer well and never deliver the message
-    double: Probability = 0.0  # deliver the message twice, up to `spread` seconds apart
-    spread: float = Field(default=1.0, ge=0)
+    spread: float = Field(default=1.0, ge=0)  # seconds between those of a doubled one, at most
     late: float = Field(default=0.0, ge=0)  # each message up to so many seconds: out of order
 
 
-class QStashStandIn:
+class QStashStandIn(StandIn):
     """A server that speaks QStash's protocol on loopback. Starts once; what it knows is in `data`.
 
-    `gap_scale` multiplies the gaps between attempts. Used in a `with` block it starts on a free
-    port, which `url` then names.
+    `gap_scale` multiplies the gaps between attempts.
     """
+
+    faults: QStashFaults = QStashFaults()
 
     def __init__(
         self,
@@ -65,19 +58,16 @@ class QStashStandIn:
         clock: Callable[[], float] = time.time,
         tick: float = 0.02,
     ) -> None:
+        super().__init__(seed)
         self.token = token
-        self.url = ""
         self.clock = clock
-        self.faults = Faults()
         self.store = Store(data)
         self.signing_key = signing_key
         self._gap_scale = gap_scale
-        self._dice = random.Random(seed)
         self._tick = tick
         self._busy: dict[int, str | None] = {}
         """Deliveries under way, and their flow control keys."""
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(MAX_CALLS)
         self._sessions = threading.local()
         self._server: LoopbackServer | None = None
@@ -99,22 +89,6 @@ class QStashStandIn:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self.store.close()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def fault(self, **faults: float) -> None:
-        """Set the faults, all others to nought: see `Faults` for their names."""
-        self.faults = Faults.model_validate(faults)
-
-    def strikes(self, fault: str) -> bool:
-        """Whether the fault of that name strikes now."""
-        with self._lock:
-            return self._dice.random() < float(getattr(self.faults, fault))
-
     def take(self, doc: dict[str, Any]) -> dict[str, Any]:
         """Accept a message: what a publish answers."""
         now = self.clock()
@@ -122,9 +96,8 @@ class QStashStandIn:
         if known is not None:
             return {"messageId": known, "deduplicated": True}
         doubled, lost = self.strikes("double"), self.strikes("swallow")
-        with self._lock:
-            at = doc["notBefore"] / 1000 + self._dice.uniform(0, self.faults.late)
-            again = at + self._dice.uniform(0, self.faults.spread)
+        at = doc["notBefore"] / 1000 + self.between(0, self.faults.late)
+        again = at + self.between(0, self.faults.spread)
         message_id = self.store.add(doc, at, copy_at=again if doubled else None)
         if lost:
             self.store.cancel([message_id], now)

@@ -5,16 +5,10 @@ With `--webhook URL` events are delivered, signed with STRIPE_WEBHOOK_SECRET of 
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from app.local.serving import serve
+from app.local.serving import LoopbackServer, until_told
 from app.local.stripe.server import StripeStandIn
-
-
-def ready(url: str) -> None:
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
 
 
 def main() -> None:
@@ -43,7 +37,8 @@ def main() -> None:
     try:
         if args.webhook:
             app.sender.aim(args.webhook, secret, args.events.split(","))
-        serve(app, args.port, host=args.host, on_ready=ready)
+        server = LoopbackServer(app, args.port, args.host)
+        until_told(server.start, server.stop)
     except ValueError as refused:
         parser.error(str(refused))
     finally:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from app.local.serving import serve
+from app.local.serving import LoopbackServer, until_told
 from app.local.upstash.server import UpstashStandIn
-
-
-def ready(url: str) -> None:
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
 
 
 def main() -> None:
@@ -24,9 +18,10 @@ def main() -> None:
     args = parser.parse_args()
     try:
         app = UpstashStandIn(args.redis, args.token)
-        serve(app, args.port, host=args.host, on_ready=ready)
+        server = LoopbackServer(app, args.port, args.host)
     except ValueError as refused:
         parser.error(str(refused))
+    until_told(server.start, server.stop)
     app.close()
 
 
