@@ -38,6 +38,15 @@ class Outcome:
     due_at: datetime | None = None
 
 
+class Pause(BaseException):
+    """Unwinds a body whose run goes on later. A BaseException, so that a body's own `except
+    Exception` does not take it for a failure."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.end)
+        self.outcome = outcome
+
+
 class Carrier:
     """Carries a slice in the calling process, step after step: a worker, the CLI, a test."""
 

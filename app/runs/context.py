@@ -23,12 +23,11 @@ from app.jobs.catalogue import IfUnknown, JobSpec
 from app.jobs.context import Payload
 from app.jobs.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.runs import ledger
-from app.runs.carrier import End, Outcome
+from app.runs.carrier import End, Outcome, Pause
 from app.runs.create import as_messages, new_run, write_runs
 from app.runs.hold import Hold
 from app.runs.ledger import AnyRow
 from app.runs.models import StepStatus
-from app.runs.pause import Pause
 from flags import Decision, Reason, Stage
 
 log = logging.getLogger(__name__)

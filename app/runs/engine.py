@@ -16,13 +16,12 @@ from app.errors import LeaseLost, PayloadInvalid
 from app.gateways import Gateways
 from app.jobs.errors import NonRetriable, OutcomeUnknown, StepFailed
 from app.runs import ledger, places
-from app.runs.carrier import Carrier, End, Outcome
+from app.runs.carrier import Carrier, End, Outcome, Pause
 from app.runs.context import RunContext
 from app.runs.hold import Hold
 from app.runs.lease import Leases
 from app.runs.ledger import AnyRow, Bid, Claim
 from app.runs.models import Status
-from app.runs.pause import Pause
 from app.runs.store import RunStore
 
 log = logging.getLogger(__name__)

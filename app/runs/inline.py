@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from app.runs.backend import Backends, Message
 from app.runs.carrier import Carrier, Outcome
 from app.runs.engine import Engine
 from app.runs.ledger import AnyRow
+from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow as R
 from app.runs.models import Status
 from app.runs.statements import TAKE_OVER
@@ -32,38 +33,6 @@ _OPEN = (
     .where(R.check_at.is_not(None))
     .order_by(R.due_at, R.id)
 )
-
-
-class InlineBackend:
-    """Stands in for a backend, whose name it bears: it keeps what it is told in a list.
-
-    What the list still holds when the process dies, the relay finds and tells the real one.
-    """
-
-    keeps_time = False
-
-    def __init__(self, name: str, queue: deque[Message]) -> None:
-        self.name = name
-        self._queue = queue
-
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Keep the messages."""
-        self._queue.extend(messages)
-        return {}
-
-    def holds(self, messages: Sequence[Message]) -> set[str]:
-        """The runs still in the list."""
-        kept = {message.run_id for message in self._queue}
-        return {message.run_id for message in messages if message.run_id in kept}
-
-    def cancel(self, messages: Sequence[Message]) -> None:
-        """Take the messages out of the list."""
-        told = {(message.run_id, message.epoch) for message in messages}
-        for message in [m for m in self._queue if (m.run_id, m.epoch) in told]:
-            self._queue.remove(message)
-
-    def ping(self) -> None:
-        """Always there."""
 
 
 class InlineCarrier(Carrier):
@@ -87,12 +56,15 @@ class Slice:
 
 
 class Inline:
-    """One process's hands: what its store tells goes into a list, and the list is worked off."""
+    """One process's hands: what its store tells goes into a list, and the list is worked off.
+
+    What the list still holds when the process dies, the relay finds and tells the real backend.
+    """
 
     def __init__(self, engine: Engine, stop: threading.Event) -> None:
         self._queue: deque[Message] = deque()
         names = (LEGACY_BACKEND, *SERVERLESS)
-        backends = Backends(InlineBackend(name, self._queue) for name in names)
+        backends = Backends(MemoryBackend(name, self._queue) for name in names)
         self.store = replace(engine.store, backends=backends)
         self.engine = replace(engine, store=self.store)
         self._stop = stop

@@ -84,20 +84,7 @@ def standing(connection: Connection, run_id: str) -> AnyRow | None:
 def _claimed(row: AnyRow | None) -> Claim | None:
     if row is None:
         return None
-    return Claim(
-        run_id=row.id,
-        job=row.job,
-        key=row.key,
-        payload=row.payload,
-        backend=row.backend,
-        epoch=row.epoch,
-        attempt=row.attempt,
-        losses=row.losses,
-        parent_id=row.parent_id,
-        created_at=row.created_at,
-        first=row.epoch == 2,
-        move_to=row.move_to,
-    )
+    return Claim(**row._asdict(), first=row.epoch == 2)
 
 
 def fenced(rowcount: int, claimed: Claim) -> None:

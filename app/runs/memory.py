@@ -1,4 +1,4 @@
-"""The in-memory backend: runs are performed in the calling process, when it says so. For tests."""
+"""A backend in memory: what it is told, the calling process performs when it says so."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from app.runs.engine import Engine
 
 
 class MemoryBackend:
-    """A queue in a list. What it holds is gone with its process; the relay then tells again."""
+    """A queue in a list, which several may share; it may bear the name of the backend it stands in
+    for. What it holds is gone with its process: the relay then tells again."""
 
     name = "memory"
     keeps_time = False
 
-    def __init__(self) -> None:
-        self.queue: deque[Message] = deque()
+    def __init__(self, name: str | None = None, queue: deque[Message] | None = None) -> None:
+        self.name = name or self.name
+        self.queue: deque[Message] = deque() if queue is None else queue
 
     def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Queue the messages."""

@@ -52,7 +52,7 @@ _STEP: dict[str, BindParameter[Any]] = {
 }
 
 _COLUMNS = (
-    R.id,
+    R.id.label("run_id"),
     R.job,
     R.key,
     R.payload,

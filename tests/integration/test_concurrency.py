@@ -20,14 +20,13 @@ from sqlalchemy import event, func, insert, select
 from app.errors import SettingsError
 from app.jobs.catalogue import Catalogue, catalogue
 from app.runs import ledger, places
-from app.runs.carrier import Carrier, End, Outcome
+from app.runs.carrier import Carrier, End, Outcome, Pause
 from app.runs.handoff import hand_over
 from app.runs.hold import Hold
 from app.runs.ledger import Bid, Claim
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow, Status, StepStatus
 from app.runs.operate import cancel
-from app.runs.pause import Pause
 from app.runs.relay import sweep
 from app.runs.run import Run
 from tests.support import jobs
