@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from app.cli.output import Commands, DidNotHold, document, json_option, parts, say, table
+from app.cli.output import (
+    Commands,
+    DidNotHold,
+    document,
+    json_option,
+    listing,
+    parts,
+    say,
+    table,
+)
 from app.clock import iso
 from app.cutover import gate, stages
 from app.cutover.standing import BACKENDS, standing, unreachable
@@ -114,13 +123,7 @@ def history(job: str | None, limit: int, as_json: bool) -> None:
         }
         for change in changes
     ]
-    if as_json:
-        document(rows)
-    else:
-        table(
-            ("at", "job", "from", "to", "percent", "by", "why"),
-            (list(row.values())[:-1] for row in rows),
-        )
+    listing(rows, ("at", "job", "from", "to", "percent", "by", "why"), as_json)
 
 
 def _elsewhere(made: Runtime, names: list[str], to: str, percent: float | None) -> list[str]:

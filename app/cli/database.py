@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from app.cli.output import Commands, details, document, json_option, parts, say
+from app.cli.output import Commands, json_option, parts, record, say
 from app.config import ROOT
 from app.errors import BadInput
 from app.runtime import Runtime
@@ -74,10 +74,6 @@ def standing(made: Runtime) -> tuple[str | None, str | None]:
 
 def _print(made: Runtime, as_json: bool) -> None:
     revision, head = standing(made)
-    shown = {"revision": revision, "head": head}
-    if as_json:
-        document(shown)
-    else:
-        details(shown.items())
+    record({"revision": revision, "head": head}, as_json)
     if revision != head:
         say("the tables are not those of this version")

@@ -10,7 +10,17 @@ from typing import Any
 import click
 
 import flags
-from app.cli.output import Commands, details, document, json_option, parts, say, table
+from app.cli.output import (
+    Commands,
+    details,
+    document,
+    json_option,
+    listing,
+    parts,
+    record,
+    say,
+    table,
+)
 from app.cli.telling import installed, watched
 from app.clock import iso
 from app.cutover import stages
@@ -21,7 +31,6 @@ from app.runs.run import Run
 from flags import LEGACY_BACKEND, Stage, StageRow
 
 LONGEST_DELAY = timedelta(days=3660).total_seconds()
-_LOOK_AHEAD = (timedelta(days=1), timedelta(days=32), timedelta(days=366))
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 
@@ -33,11 +42,7 @@ def list_jobs(as_json: bool) -> None:
     made = parts()
     at = {row.job: row for row in stages.current(made.db)}
     rows = [described(spec, at.get(spec.name)) for spec in made.catalogue.values()]
-    if as_json:
-        document(rows)
-        return
-    shown = ("name", "schedule", "queue", "stage", "percent", "backend")
-    table(shown, ([row[name] for name in shown] for row in rows))
+    listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"), as_json)
 
 
 @group.command("show")
@@ -52,13 +57,10 @@ def show(name: str, as_json: bool) -> None:
         **described(spec, at.get(name)),
         "gaps": list(spec.gaps),
         "timeout": spec.timeout,
-        "next": iso(_next(spec, made.store.clock())),
+        "next": iso(spec.occurrence_after(made.store.clock()) if spec.schedule else None),
         "payload": spec.payload.model_json_schema(by_alias=True),
     }
-    if as_json:
-        document(shown)
-    else:
-        details(shown.items())
+    record(shown, as_json)
 
 
 @group.command("dispatch")
@@ -140,15 +142,6 @@ def _backend(spec: JobSpec, stage: str, percent: float | None) -> str:
     if stage == Stage.RAMP and percent != 100:
         return LEGACY_BACKEND
     return flags.decide(spec.name, spec.name).backend
-
-
-def _next(spec: JobSpec, now: datetime) -> datetime | None:
-    """The next scheduled time; looked for in growing spans, since a span is listed as a whole."""
-    for ahead in _LOOK_AHEAD if spec.schedule is not None else ():
-        found = spec.occurrences(now, now + ahead)
-        if found:
-            return found[0]
-    return None
 
 
 def parse_payload(text: str | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from sqlalchemy import Select, case, func, literal, select
 
-from app.cli.output import Commands, details, document, json_option, parts, say, table
+from app.cli.output import Commands, json_option, listing, parts, record, say
 from app.clock import iso
 from app.config import mail_address
 from app.errors import BadInput
@@ -74,11 +74,7 @@ def list_mails(status: str | None, to: str | None, limit: int, as_json: bool) ->
         chosen = chosen.where(M.status == status)  # which an index serves
     with parts().db.autocommit() as connection:
         found = [_shown(row) for row in connection.execute(chosen)]
-    if as_json:
-        document(found)
-        return
-    names = ("id", "to", "template", "status", "due_at", "sent_at", "error")
-    table(names, ([one[name] for name in names] for one in found))
+    listing(found, ("id", "to", "template", "status", "due_at", "sent_at", "error"), as_json)
 
 
 @group.command("show")
@@ -90,11 +86,7 @@ def show(mail_id: str, as_json: bool) -> None:
         row = connection.execute(_chosen().where(R.id == mail_id)).one_or_none()
     if row is None:
         raise UnknownMail(f"no mail {mail_id!r}")
-    shown = _shown(row)
-    if as_json:
-        document(shown)
-    else:
-        details(shown.items())
+    record(_shown(row), as_json)
 
 
 @group.command("allow")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,6 +107,28 @@ def details(pairs: Iterable[tuple[str, object]]) -> None:
     for name, value in pairs:
         grid.add_row(Text(name), _cell(value))
     console().print(grid)
+
+
+def listing(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    as_json: bool,
+    *,
+    one_line: bool = False,
+) -> None:
+    """Print rows: all of them, or these columns as a table."""
+    if as_json:
+        document(rows)
+    else:
+        table(columns, ([row[name] for name in columns] for row in rows), one_line=one_line)
+
+
+def record(value: Mapping[str, Any], as_json: bool) -> None:
+    """Print one thing: as it is, or a name and a value a line."""
+    if as_json:
+        document(value)
+    else:
+        details(value.items())
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -15,6 +15,7 @@ from app.cli.output import (
     details,
     document,
     json_option,
+    listing,
     parts,
     say,
     table,
@@ -89,11 +90,8 @@ def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -
         chosen = chosen.where(P.status == status)
     with parts().db.autocommit() as connection:
         rows = [_as_json(row._asdict()) for row in connection.execute(chosen)]
-    if as_json:
-        document(rows)
-        return
     shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
-    table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
+    listing(rows, shown, as_json, one_line=True)
 
 
 @group.command("token")

@@ -8,7 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.cutover import by_option, named
-from app.cli.output import document, json_option, parts, say, table
+from app.cli.output import json_option, listing, parts, say
 from app.clock import iso
 from app.cutover import pins as store
 from app.runtime import Runtime
@@ -74,8 +74,4 @@ def _change(
 
 def _show(made: Runtime, job: str | None, as_json: bool) -> None:
     rows = [asdict(pin) | {"at": iso(pin.at)} for pin in store.standing(made.db, job)]
-    if as_json:
-        document(rows)
-    else:
-        shown = ("key", "job", "side", "at", "by", "why")
-        table(shown, ([row[name] for name in shown] for row in rows))
+    listing(rows, ("key", "job", "side", "at", "by", "why"), as_json)

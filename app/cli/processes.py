@@ -14,7 +14,7 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import literal, select
 
-from app.cli.output import DID_NOT_HOLD, Process, details, document, json_option, parts, say
+from app.cli.output import DID_NOT_HOLD, Process, json_option, parts, record, say
 from app.cutover import clocks, guardrail
 from app.runs import relay as relaying
 from app.runs.models import RunRow
@@ -63,10 +63,7 @@ def relay(once: bool, as_json: bool) -> None:
     _migrated(made)
     if once:
         swept = relaying.sweep(made.store)
-        if as_json:
-            document(asdict(swept))
-        else:
-            details(asdict(swept).items())
+        record(asdict(swept), as_json)
         if swept.unreachable:
             say(f"{swept.unreachable} runs lie with a backend that is away")
             raise click.exceptions.Exit(DID_NOT_HOLD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from sqlalchemy import select
 
-from app.cli.output import Commands, details, document, json_option, parts, say, table
+from app.cli.output import Commands, details, document, json_option, parts, record, say, table
 from app.cli.telling import watched
 from app.jobs.catalogue import SERVERLESS
 from app.runs import operate, reading
@@ -87,7 +87,4 @@ def _print_moved(run_id: str, as_json: bool) -> None:
         run = reading.as_json(
             connection.execute(select(*reading.COLUMNS).where(R.id == run_id)).one()._asdict()
         )
-    if as_json:
-        document(run)
-    else:
-        details(run.items())
+    record(run, as_json)

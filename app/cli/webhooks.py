@@ -8,7 +8,7 @@ from typing import Any
 import click
 from sqlalchemy import func, literal_column, select
 
-from app.cli.output import Commands, document, json_option, parts, say, table
+from app.cli.output import Commands, document, json_option, listing, parts, say
 from app.cli.telling import watched
 from app.clock import iso
 from app.errors import BadInput, RunNotMovable
@@ -46,7 +46,7 @@ def sources(as_json: bool) -> None:
         }
         for name, scheme in names.items()
     ]
-    _print(("name", "scheme", "path", "targets"), rows, as_json)
+    listing(rows, ("name", "scheme", "path", "targets"), as_json)
 
 
 @group.command("list")
@@ -65,7 +65,7 @@ def list_events(limit: int, as_json: bool) -> None:
             found = connection.execute(of_event.order_by(R.key))
             row["deliveries"] = {key.rpartition(":")[2]: status for key, status in found}
             row["received_at"] = iso(row["received_at"])
-    _print(("id", "source", "event", "received_at", "bytes", "deliveries"), rows, as_json)
+    listing(rows, ("id", "source", "event", "received_at", "bytes", "deliveries"), as_json)
 
 
 @group.command("dead")
@@ -75,7 +75,7 @@ def list_events(limit: int, as_json: bool) -> None:
 def dead(target: str | None, limit: int, as_json: bool) -> None:
     """Deliveries that failed for good, the latest first."""
     rows = _dead(parts(), target, limit)
-    _print(("run", "event", "target", "ended_at", "error"), rows, as_json)
+    listing(rows, ("run", "event", "target", "ended_at", "error"), as_json)
 
 
 @group.command("replay")
@@ -125,10 +125,3 @@ def _dead(made: Runtime, target: str | None, limit: int | None) -> list[dict[str
         }
         for row, payload in told
     ]
-
-
-def _print(columns: tuple[str, ...], rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        document(rows)
-    else:
-        table(columns, ([row[name] for name in columns] for row in rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -70,8 +70,15 @@ class Backend(Protocol):
 class Backends:
     """The backends of one process, by name."""
 
-    def __init__(self, backends: Iterable[Backend]) -> None:
+    def __init__(
+        self, backends: Iterable[Backend], untold: Callable[[str], None] = lambda _why: None
+    ) -> None:
         self._by_name = {backend.name: backend for backend in backends}
+        self._untold = untold
+
+    def noting(self, untold: Callable[[str], None]) -> Backends:
+        """The same, which also say why one could not be told."""
+        return Backends(self._by_name.values(), untold)
 
     def __getitem__(self, name: str) -> Backend:
         try:
@@ -103,6 +110,7 @@ class Backends:
             try:
                 refs.update(self[name].tell(group))
             except BackendUnavailable as failure:
+                self._untold(str(failure))
                 log.warning(
                     "backend could not be told; its runs stay pending",
                     extra={"backend": name, "runs": len(group), "reason": str(failure)},
