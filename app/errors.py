@@ -9,6 +9,8 @@ class SwitchyardError(Exception):
     status = 500
     """HTTP status an entrance answers with."""
     title = "Internal error"
+    retry_after: float | None = None
+    """Seconds after which to try again, where it says so."""
 
 
 class BadInput(SwitchyardError):

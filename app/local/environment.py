@@ -22,6 +22,15 @@ _SHOWN = (
     *("BACKEND_URL", "PORT", "USE_INNGEST", "QSTASH_URL"),
     *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "SMTP_URL", "MAIL_FOLDER"),
 )
+_THEIRS = {
+    "stripe": {"STRIPE_API_BASE", "STRIPE_API_KEY"},
+    "inngest": {
+        *("INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
+    },
+    "qstash": {"QSTASH_URL", "QSTASH_TOKEN"},
+    "mail": {"SMTP_URL"},
+}
+"""The variables by which the caller names a service of their own."""
 
 
 def free(port: int) -> bool:
@@ -53,15 +62,9 @@ class Local:
     """Of web."""
     process_env: Mapping[str, str]
     """The whole environment of its processes."""
+    ports: Mapping[str, int]
+    """Of the stand-ins, by name: of which the caller has none of their own."""
     own_redis: bool
-    inngest_port: int | None
-    """None where the caller has an Inngest of their own."""
-    stripe_port: int | None
-    """None where the caller has a Stripe of their own."""
-    qstash_port: int | None
-    """None where the caller has a QStash of their own."""
-    mail_port: int | None
-    """None where the caller has a mail server of their own, or wants none."""
     own_database: bool
     shown_env: Mapping[str, str] = field(default_factory=dict)
     """What a command needs to reach the parts."""
@@ -88,35 +91,28 @@ def prepare(
     """
     folder = folder.resolve()
     given = {name: value for name, value in environ.items() if value.strip()}
-    own_inngest = not given.keys() & {
-        *("INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
-    }
-    own_stripe = not given.keys() & {"STRIPE_API_BASE", "STRIPE_API_KEY"}
-    inngest_port = free_port() if own_inngest else None
-    stripe_port = free_port() if own_stripe else None
-    own_qstash = not given.keys() & {"QSTASH_URL", "QSTASH_TOKEN"}
-    qstash_port = free_port() if own_qstash else None
-    mail_port = free_port() if mail and "SMTP_URL" not in given else None
-    url = f"http://{HOST}:{port}"
+    wanted = [name for name, theirs in _THEIRS.items() if not given.keys() & theirs]
+    ports = {name: free_port() for name in wanted if mail or name != "mail"}
+    at = {name: f"{HOST}:{stand_in}" for name, stand_in in ports.items()}
     local = {
         "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
         "REDIS_URL": valkey.url_of(folder / "valkey"),
-        "BACKEND_URL": url,
+        "BACKEND_URL": f"http://{HOST}:{port}",
         "USE_INNGEST": "true",
         # Nobody but this machine: in local mode some pages ask for no password.
         "BIND": HOST,
     }
-    if inngest_port is not None:
-        local["INNGEST_DEV"] = f"http://{HOST}:{inngest_port}"
-    if stripe_port is not None:
-        local["STRIPE_API_BASE"] = f"http://{HOST}:{stripe_port}"
+    if "inngest" in at:
+        local["INNGEST_DEV"] = f"http://{at['inngest']}"
+    if "stripe" in at:
+        local["STRIPE_API_BASE"] = f"http://{at['stripe']}"
         local["STRIPE_WEBHOOK_SECRET"] = f"whsec_{secrets.token_hex(16)}"
-    if qstash_port is not None:
-        local["QSTASH_URL"] = f"http://{HOST}:{qstash_port}"
+    if "qstash" in at:
+        local["QSTASH_URL"] = f"http://{at['qstash']}"
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
-    if mail_port is not None:
-        local["SMTP_URL"] = f"smtp://{HOST}:{mail_port}"
+    if "mail" in at:
+        local["SMTP_URL"] = f"smtp://{at['mail']}"
         local["MAIL_FOLDER"] = str(folder / "mail")
     env = {**environ, **local, **given, "PORT": str(port)}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
@@ -127,11 +123,8 @@ def prepare(
         folder=folder,
         port=port,
         process_env=env,
+        ports=ports,
         own_redis="REDIS_URL" not in given,
-        inngest_port=inngest_port,
-        stripe_port=stripe_port,
-        qstash_port=qstash_port,
-        mail_port=mail_port,
         own_database="DATABASE_URL" not in given,
         shown_env={name: env[name] for name in _SHOWN if name in env},
     )

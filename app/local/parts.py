@@ -39,26 +39,26 @@ def servers(local: Local) -> list[Part]:
         command = _module("valkey", "--dir", str(local.folder / "valkey"))
         url = local.process_env["REDIS_URL"]
         parts.append(Part("valkey", command, lambda process: _answers_redis(url)))
-    if local.stripe_port is not None:
+    if (port := local.ports.get("stripe")) is not None:
         data = local.folder / "stripe.db"
         command = _module(
-            *("stripe", "--port", str(local.stripe_port), "--data", str(data)),
+            *("stripe", "--port", str(port), "--data", str(data)),
             *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
             *("--settle-seconds", str(SETTLE_SECONDS)),
         )
-        parts.append(Part("stripe", command, _answers(local.stripe_port, "/_standin/clock")))
-    if local.inngest_port is not None:
+        parts.append(Part("stripe", command, _answers(port, "/_standin/clock")))
+    if (port := local.ports.get("inngest")) is not None:
         app = f"{local.url}/api/inngest"
-        command = _module("inngest", "--port", str(local.inngest_port), "--app", app)
-        parts.append(Part("inngest", command, _answers(local.inngest_port, "/dev")))
-    if local.qstash_port is not None:
+        command = _module("inngest", "--port", str(port), "--app", app)
+        parts.append(Part("inngest", command, _answers(port, "/dev")))
+    if (port := local.ports.get("qstash")) is not None:
         data = local.folder / "qstash.db"
-        command = _module("qstash", "--port", str(local.qstash_port), "--data", str(data))
-        parts.append(Part("qstash", command, _answers(local.qstash_port, "/_standin/waiting")))
-    if local.mail_port is not None:
+        command = _module("qstash", "--port", str(port), "--data", str(data))
+        parts.append(Part("qstash", command, _answers(port, "/_standin/waiting")))
+    if (port := local.ports.get("mail")) is not None:
         folder = local.process_env["MAIL_FOLDER"]
-        command = _module("mail", "--port", str(local.mail_port), "--dir", folder)
-        parts.append(Part("mail", command, _listens(local.mail_port)))
+        command = _module("mail", "--port", str(port), "--dir", folder)
+        parts.append(Part("mail", command, _listens(port)))
     return parts
 
 
@@ -122,9 +122,9 @@ def _web(local: Local) -> Ready:
     def ready(process: Process) -> bool:
         if get(f"{local.url}/readyz") is None:
             return False
-        if local.inngest_port is None:
+        if "inngest" not in local.ports:
             return True
-        heard = get(f"http://{HOST}:{local.inngest_port}/dev")
+        heard = get(f"http://{HOST}:{local.ports['inngest']}/dev")
         return heard is not None and bool(heard["functions"])
 
     return ready

@@ -68,7 +68,7 @@ def run(folder: Path, port: int, console: Console) -> None:
 
 
 def _fill_fresh(local: Local) -> None:
-    if not local.own_database or local.stripe_port is None:
+    if not local.own_database or "stripe" not in local.ports:
         return
     with opened(local.process_env["DATABASE_URL"]) as db:
         if is_empty(db):
@@ -84,7 +84,7 @@ def _banner(local: Local, console: Console) -> None:
         ("queue", env["REDIS_URL"]),
         ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),
         ("qstash", env.get("QSTASH_URL", "as your token says")),
-        ("mail", f"{local.url}/console/mail" if local.mail_port else "as SMTP_URL says"),
+        ("mail", f"{local.url}/console/mail" if "mail" in local.ports else "as SMTP_URL says"),
         ("stripe", env.get("STRIPE_API_BASE", "as your key says")),
         ("logs", str(local.folder / "log")),
     ]

@@ -12,7 +12,6 @@ from calendar import monthrange
 from collections.abc import Callable
 from datetime import date
 from hashlib import sha256
-from math import ceil
 from typing import Any
 
 from flask import Blueprint, request
@@ -35,7 +34,6 @@ from app.statements.document import UnknownCreator, month_of
 from app.statements.make import TYPES
 from app.statements.models import Statement as S
 from app.web.auth import require_admin, require_creator, require_signed
-from app.web.problems import problem
 
 SUMS = {"gross": "gross", "refunds": "refunds", "fees": "fees", "net": "net", "count": "sales"}
 DAYS, YEARS = 366, 10
@@ -61,18 +59,12 @@ class TooManyCalls(SwitchyardError):
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"at most {CALLS} calls in {CALLS_SECONDS} s")
-        self.retry_after = ceil(retry_after)
+        self.retry_after = retry_after
 
 
 def blueprint(made: Runtime) -> Blueprint:
     """What a creator may read of theirs."""
     pages = Blueprint("creators", __name__)
-
-    @pages.errorhandler(TooManyCalls)
-    def too_many(failure: TooManyCalls) -> Response:
-        answer = problem(failure.status, failure.title, str(failure))
-        answer.headers["Retry-After"] = str(failure.retry_after)
-        return answer
 
     def rows(chosen: AnySelect) -> list[Any]:
         with made.db.autocommit() as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -21,7 +21,6 @@ from app.payouts.models import Method
 from app.runs.models import RunRow
 from app.runtime import Runtime
 from app.web.auth import require_creator
-from app.web.problems import problem
 
 JOB = "process-single-payout"
 MAX_BYTES = 4096
@@ -42,12 +41,6 @@ class Wanted(BaseModel):
 def blueprint(made: Runtime) -> Blueprint:
     """The creators' own endpoints."""
     pages = Blueprint("payouts", __name__)
-
-    @pages.errorhandler(status.TooManyPayouts)
-    def too_many(failure: status.TooManyPayouts) -> Response:
-        answer = problem(failure.status, failure.title, str(failure))
-        answer.headers["Retry-After"] = str(failure.retry_after)
-        return answer
 
     @pages.post("/api/payouts")
     def ask() -> tuple[dict[str, Any], int]:

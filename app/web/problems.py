@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from math import ceil
 
 from flask import Flask, Response
 from sqlalchemy.exc import DBAPIError
@@ -27,7 +28,10 @@ def register(app: Flask) -> None:
     def refused(failure: SwitchyardError) -> Response:
         if failure.status >= 500:
             log.error("request failed: %s", failure)
-        return problem(failure.status, failure.title, str(failure))
+        answer = problem(failure.status, failure.title, str(failure))
+        if failure.retry_after is not None:
+            answer.headers["Retry-After"] = str(ceil(failure.retry_after))
+        return answer
 
     @app.errorhandler(HTTPException)
     def http(failure: HTTPException) -> Response:
