@@ -18,11 +18,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.db import Base, partial_index
 from app.ledger.models import CURRENCY_CHECK
 from app.payouts.guards import INSTALL
 
@@ -145,14 +144,13 @@ class Payout(Base):
             "(settled_at IS NOT NULL) = (status IN ('paid', 'failed', 'bank_failed', 'reversed'))",
             name="settled_has_time",
         ),
-        Index(
+        partial_index(
             "uq_payouts_day",
             "payout_date",
             "creator_id",
             "currency",
+            where="payout_date IS NOT NULL",
             unique=True,
-            sqlite_where=text("payout_date IS NOT NULL"),
-            postgresql_where=text("payout_date IS NOT NULL"),
         ),
         Index("ix_payouts_page", "payout_date", "id"),
         Index("ix_payouts_run", "run_id", "status", "id"),

@@ -7,10 +7,10 @@ import time
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.db import Base, partial_index
 
 
 class Status(StrEnum):
@@ -101,45 +101,13 @@ class RunRow(Base):
             f" '{Status.CANCELLED}'))",
             name="open_is_checked",
         ),
-        Index(
-            "ix_runs_open",
-            "check_at",
-            "job",
-            "backend",
-            sqlite_where=text("check_at IS NOT NULL"),
-            postgresql_where=text("check_at IS NOT NULL"),
+        partial_index("ix_runs_open", "check_at", "job", "backend", where="check_at IS NOT NULL"),
+        partial_index("ix_runs_failed", "ended_at", "job", "backend", where="status = 'failed'"),
+        partial_index(
+            "ix_runs_ended", "job", "backend", "ended_at", where="status IN ('succeeded', 'failed')"
         ),
-        Index(
-            "ix_runs_failed",
-            "ended_at",
-            "job",
-            "backend",
-            sqlite_where=text("status = 'failed'"),
-            postgresql_where=text("status = 'failed'"),
-        ),
-        Index(
-            "ix_runs_ended",
-            "job",
-            "backend",
-            "ended_at",
-            sqlite_where=text("status IN ('succeeded', 'failed')"),
-            postgresql_where=text("status IN ('succeeded', 'failed')"),
-        ),
-        Index(
-            "ix_runs_children",
-            "parent_id",
-            "check_at",
-            sqlite_where=text("parent_id IS NOT NULL"),
-            postgresql_where=text("parent_id IS NOT NULL"),
-        ),
-        Index(
-            "uq_runs_slot",
-            "job",
-            "slot",
-            unique=True,
-            sqlite_where=text("slot IS NOT NULL"),
-            postgresql_where=text("slot IS NOT NULL"),
-        ),
+        partial_index("ix_runs_children", "parent_id", "check_at", where="parent_id IS NOT NULL"),
+        partial_index("uq_runs_slot", "job", "slot", where="slot IS NOT NULL", unique=True),
     )
 
 
