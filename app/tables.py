@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.coordination import pace
 from app.cutover import marks, parity, pins, stages
-from app.db import Base
+from app.db import Base as Base
 from app.earnings import models as earnings
 from app.earnings import rollup_models as rollups
 from app.ledger import models as ledger
@@ -17,23 +17,8 @@ from app.statements import models as statements
 from app.webhooks import inbox as webhooks
 
 metadata = Base.metadata
-
-__all__ = [
-    "Base",
-    "earnings",
-    "inbox",
-    "ledger",
-    "mail",
-    "marks",
-    "media",
-    "metadata",
-    "pace",
-    "parity",
-    "payouts",
-    "pins",
-    "rollups",
-    "runs",
-    "stages",
-    "statements",
-    "webhooks",
-]
+MODULES = (
+    *(runs, stages, pins, parity, marks, pace, webhooks, inbox, ledger, payouts, earnings),
+    *(rollups, statements, mail, media),
+)
+"""Where the tables are."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -38,6 +39,15 @@ def connect(url: str) -> Redis:
     )
 
 
+@contextmanager
+def answered() -> Iterator[None]:
+    """Raises BackendUnavailable where Redis fails in the block."""
+    try:
+        yield
+    except RedisError as failure:
+        raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+
+
 class RQBackend:
     """Tells plain RQ workers. RQ keeps no time for it: the relay tells each run when it is due."""
 
@@ -50,11 +60,9 @@ class RQBackend:
 
     def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Write one RQ job per message and push their ids."""
-        try:
+        with answered():
             for start in range(0, len(messages), _PIPELINE):
                 self._push(messages[start : start + _PIPELINE])
-        except RedisError as failure:
-            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
         return {}
 
     def _push(self, messages: Sequence[Message]) -> None:
@@ -109,7 +117,7 @@ class RQBackend:
         """
         held: set[str] = set()
         queues = {message.queue for message in messages}
-        try:
+        with answered():
             waiting = {
                 queue: {
                     as_text(entry)
@@ -119,8 +127,6 @@ class RQBackend:
                 }
                 for queue in queues
             }
-        except RedisError as failure:
-            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
         for message in messages:
             if f"{message.run_id}-{message.epoch}" in waiting[message.queue]:
                 held.add(message.run_id)
@@ -128,19 +134,14 @@ class RQBackend:
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take each message's RQ job out of its queue; one that a worker has popped stays."""
-        try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for message in messages:
-                    job_id = f"{message.run_id}-{message.epoch}"
-                    queue = f"{Queue.redis_queue_namespace_prefix}{message.queue}"
-                    pipe.eval(_UNQUEUE, 2, queue, Job.key_for(job_id), job_id)
-                pipe.execute()
-        except RedisError as failure:
-            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+        with answered(), self._redis.pipeline(transaction=False) as pipe:
+            for message in messages:
+                job_id = f"{message.run_id}-{message.epoch}"
+                queue = f"{Queue.redis_queue_namespace_prefix}{message.queue}"
+                pipe.eval(_UNQUEUE, 2, queue, Job.key_for(job_id), job_id)
+            pipe.execute()
 
     def ping(self) -> None:
         """Raises BackendUnavailable where Redis does not answer."""
-        try:
+        with answered():
             self._redis.ping()
-        except RedisError as failure:
-            raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure

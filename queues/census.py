@@ -6,11 +6,11 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
 from rq.job import Job, parse_job_id
 from rq.queue import Queue
 from rq.registry import (
@@ -21,8 +21,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
-from app.errors import BackendUnavailable
-from queues.backend import TASK, connect
+from queues.backend import TASK, answered, connect
 from queues.callsites import counted
 from queues.legacy import is_pickled
 
@@ -57,12 +56,8 @@ def census(url: str, most: int) -> tuple[list[QueueCensus], list[dict[str, Any]]
     Raises BackendUnavailable.
     """
     redis = connect(url)
-    try:
+    with closing(redis), answered():
         return [_queue(redis, name, most) for name in _names(redis)], counted(redis)
-    except RedisError as failure:
-        raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
-    finally:
-        redis.close()
 
 
 def _names(redis: Redis) -> list[str]:

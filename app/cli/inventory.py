@@ -13,6 +13,7 @@ from app.runtime import Runtime
 from queues.census import GONE, PICKLED, PLACES, UNREADABLE, QueueCensus, census, is_ours
 
 MOST = 20_000
+_SHOWN = ("name", "event", "schedule", "queue", "serverless", "file")
 UNKNOWN = (PICKLED, GONE, UNREADABLE)
 
 
@@ -33,7 +34,7 @@ def inventory(most: int, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    shown = ("name", "event", "schedule", "queue", "serverless", "file", "legacy")
+    shown = (*_SHOWN, "legacy")
     table(shown, ([job[name] for name in shown] for job in found["jobs"]))
     if not found["redis"]["reachable"]:
         say(f"what is in Redis is not known: {found['redis']['error']}")
@@ -53,15 +54,8 @@ def inventory(most: int, as_json: bool) -> None:
 def taken(made: Runtime, most: int) -> dict[str, Any]:
     """`cutover inventory --json`."""
     jobs = [
-        {
-            "name": spec.name,
-            "event": spec.event,
-            "schedule": spec.schedule,
-            "queue": spec.queue,
-            "serverless": spec.serverless,
-            "file": spec.file,
-            "legacy": None if spec.legacy is None else spec.legacy.function,
-        }
+        {name: getattr(spec, name) for name in _SHOWN}
+        | {"legacy": None if spec.legacy is None else spec.legacy.function}
         for spec in made.catalogue.values()
     ]
     try:

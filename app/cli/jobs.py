@@ -121,14 +121,9 @@ def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
     """A job as `jobs list --json` gives it."""
     stage = Stage.LEGACY.value if at is None else at.stage
     percent = None if at is None else at.percent
+    names = ("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless")
     return {
-        "name": spec.name,
-        "event": spec.event,
-        "schedule": spec.schedule,
-        "queue": spec.queue,
-        "attempts": spec.attempts,
-        "concurrency": spec.concurrency,
-        "serverless": spec.serverless,
+        **{name: getattr(spec, name) for name in names},
         "stage": stage,
         "percent": percent,
         "backend": _backend(spec, stage, percent),

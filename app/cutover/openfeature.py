@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
@@ -70,32 +70,15 @@ class StageProvider(AbstractProvider):
         decision = self._decide(flag_key, evaluation_context)
         return _details(flag_key, decision, decision.backend)
 
-    def resolve_integer_details(
+    def _mistyped(
         self,
         flag_key: str,
-        default_value: int,
+        default_value: Any,
         evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[int]:
-        """A stage is no number."""
-        _mistyped(flag_key)
+    ) -> NoReturn:
+        raise TypeMismatchError(f"{flag_key} is a boolean, or a string")
 
-    def resolve_float_details(
-        self,
-        flag_key: str,
-        default_value: float,
-        evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[float]:
-        """A stage is no number."""
-        _mistyped(flag_key)
-
-    def resolve_object_details(
-        self,
-        flag_key: str,
-        default_value: Sequence[Any] | Mapping[str, Any],
-        evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[Sequence[Any] | Mapping[str, Any]]:
-        """A stage is no object."""
-        _mistyped(flag_key)
+    resolve_integer_details = resolve_float_details = resolve_object_details = _mistyped
 
     def _decide(self, job: str, context: EvaluationContext | None) -> Decision:
         if job not in self._jobs:
@@ -103,10 +86,6 @@ class StageProvider(AbstractProvider):
         if context is None or not context.targeting_key:
             raise TargetingKeyMissingError("the targeting key is the run's")
         return flags.decide(job, context.targeting_key)
-
-
-def _mistyped(job: str) -> NoReturn:
-    raise TypeMismatchError(f"{job} is a boolean, or a string")
 
 
 def _details(job: str, decision: Decision, value: Any) -> FlagResolutionDetails[Any]:

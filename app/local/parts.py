@@ -83,7 +83,7 @@ def workers(local: Local, count: int) -> list[Part]:
         ),
         Part("relay", commands["relay"], _says("relay started")),
         Part("clock", commands["clock"], _says("clock started")),
-        *([] if local.qstash_port is None else [_once("schedules", SYNC)]),
+        *([] if "qstash" not in local.ports else [_once("schedules", SYNC)]),
     ]
 
 

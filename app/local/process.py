@@ -39,7 +39,6 @@ class Process:
         self.part = part
         self.name = part.name
         self.log = log
-        self.starts = 0
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
@@ -61,7 +60,6 @@ class Process:
                 start_new_session=True,
             )
         self._began = time.monotonic()
-        self.starts += 1
 
     @property
     def pid(self) -> int:

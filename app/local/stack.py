@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,11 +128,6 @@ class Stack:
                 self.restarts += 1
                 restarted.append(name)
         return restarted
-
-    def watch(self, stop: threading.Event) -> None:
-        """Tend until `stop` is set."""
-        while not stop.wait(WATCH_SECONDS):
-            self.tend()
 
     def stop(self) -> None:
         """SIGTERM to all, SIGKILL to what is left after 9 s: first who works, then who serves."""

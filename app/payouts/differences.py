@@ -45,6 +45,15 @@ FIXES: Mapping[Kind, str] = {
 }
 
 
+def differing(*sides: tuple[str, object, object]) -> list[str]:
+    """A sentence for each of these (name, ours, theirs) that is not the same on both sides."""
+    return [
+        f"{name} {ours} in the ledger, {theirs} at Stripe"
+        for name, ours, theirs in sides
+        if ours != theirs
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One thing that is not as it should be."""

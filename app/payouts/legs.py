@@ -228,7 +228,6 @@ class BankLeg(Leg):
 
 
 TRANSFER, BANK = TransferLeg(), BankLeg()
-LEGS: Mapping[LegName, Leg] = {leg.name: leg for leg in (TRANSFER, BANK)}
 CAME_BACK = ("failed", "canceled")
 """Stripe's words for a bank payout whose money is on the account again."""
 

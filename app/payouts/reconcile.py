@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.gateways.stripe import StripeGateway, Transfer
 from app.ledger.postings import Totals, balanced, trial_balance
-from app.payouts.differences import Kind, Reconciliation
+from app.payouts.differences import Kind, Reconciliation, differing
 from app.payouts.legs import CLOCK_SKEW
 from app.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.payouts.reconcile_banks import Transaction, compare_banks
@@ -155,30 +155,26 @@ def _explain(
 
 
 def _compare(found: Reconciliation, row: _Row, transfer: Transfer) -> None:
-    differing = [
-        f"{name} {ours} in the ledger, {theirs} at Stripe"
-        for name, ours, theirs in (
-            ("amount", row.amount, transfer.amount_minor),
-            ("currency", row.currency, transfer.currency),
-            ("destination", row.destination, transfer.destination),
-        )
-        if ours != theirs
-    ]
-    if differing:
-        found.add(Kind.DIFFERS, "; ".join(differing), row.id, transfer.id)
+    wrong = differing(
+        ("amount", row.amount, transfer.amount_minor),
+        ("currency", row.currency, transfer.currency),
+        ("destination", row.destination, transfer.destination),
+    )
+    if wrong:
+        found.add(Kind.DIFFERS, "; ".join(wrong), row.id, transfer.id)
     if transfer.amount_reversed_minor and row.status != PayoutStatus.REVERSED:
         detail = f"{transfer.amount_reversed_minor} of {transfer.amount_minor} {transfer.currency}"
         found.add(Kind.REVERSED, detail, row.id, transfer.id)
 
 
 def _compare_cash(found: Reconciliation, transaction: Transaction, stripe: StripeGateway) -> None:
-    books, differing = _cash(transaction, stripe)
-    if differing:
+    books, wrong = _cash(transaction, stripe)
+    if wrong:
         # A payout may have been recorded between the two reads: only what stays is a difference.
-        books, differing = _cash(transaction, stripe)
+        books, wrong = _cash(transaction, stripe)
     for detail in unbalanced(books):
         found.add(Kind.BOOKS_UNBALANCED, detail)
-    for detail in differing:
+    for detail in wrong:
         found.add(Kind.CASH_DIFFERS, detail)
 
 
@@ -196,11 +192,11 @@ def _cash(
         rows = tx.execute(chosen.group_by(Payout.currency))
         sending: dict[str, int] = {row[0]: row[1] for row in rows}
     available = stripe.platform_balance().total
-    differing = []
+    wrong = []
     for currency in sorted(books.keys() | available.keys()):
         cash = books[currency].cash if currency in books else 0
         has, may = available.get(currency, 0), sending.get(currency, 0)
         if not cash - may <= has <= cash:
             less = f" (of it {may} being sent)" if may else ""
-            differing.append(f"the ledger's cash is {cash} {currency}{less}, Stripe's {has}")
-    return books, differing
+            wrong.append(f"the ledger's cash is {cash} {currency}{less}, Stripe's {has}")
+    return books, wrong

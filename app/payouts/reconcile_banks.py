@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.coordination import pace
 from app.gateways.stripe import BankPayout, StripeGateway, StripeRefused
-from app.payouts.differences import Kind, Reconciliation
+from app.payouts.differences import Kind, Reconciliation, differing
 from app.payouts.engine import AT_ONCE, STRIPE_PACE
 from app.payouts.legs import CAME_BACK, CLOCK_SKEW
 from app.payouts.models import LegName, Payout, PayoutAttempt, PayoutStatus
@@ -110,18 +110,13 @@ def _compare(found: Reconciliation, rows: Sequence[_Row], banks: Sequence[BankPa
 
 
 def _compare_one(found: Reconciliation, row: _Row, bank: BankPayout) -> None:
-    differing = [
-        f"{name} {ours} in the ledger, {theirs} at Stripe"
-        for name, ours, theirs in (
-            ("amount", row.amount, bank.amount_minor),
-            ("currency", row.currency, bank.currency),
-        )
-        if ours != theirs
-    ]
+    wrong = differing(
+        ("amount", row.amount, bank.amount_minor), ("currency", row.currency, bank.currency)
+    )
     came_back = bank.status in CAME_BACK
     on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
     # Paid where the ledger still has it in transit is but a word that has not come yet.
     if on_its_way == came_back:
-        differing.append(f"{row.status} in the ledger, {bank.status} at Stripe")
-    if differing:
-        found.add(Kind.BANK_DIFFERS, "; ".join(differing), row.id, bank.id)
+        wrong.append(f"{row.status} in the ledger, {bank.status} at Stripe")
+    if wrong:
+        found.add(Kind.BANK_DIFFERS, "; ".join(wrong), row.id, bank.id)

@@ -43,11 +43,7 @@ class Hold:
     def begin(self, name: str, attempts: int) -> None:
         """Record, before it is done, that try number `attempts` of a step begins."""
         now = self.store.clock()
-        bound = {
-            "run_id": self.claim.run_id,
-            "held_epoch": self.claim.epoch,
-            "lease_until": now + self.store.lease,
-        }
+        bound = self.claim.fence(lease_until=now + self.store.lease)
         with self.store.db.begin() as connection:
             ledger.fenced(connection.execute(statements.RENEW, bound).rowcount, self.claim)
             ledger.save_step(connection, self.claim, name, StepStatus.BEGUN, now, attempts=attempts)
@@ -69,12 +65,10 @@ class Hold:
         """
         now = self.store.clock()
         ends = self.carrier.one_step_per_call
-        bound = {
-            "run_id": self.claim.run_id,
-            "held_epoch": self.claim.epoch,
-            "new_status": Status.WAITING if ends else Status.RUNNING,
-            "new_check_at": now + (self.store.check if ends else self.store.lease),
-        }
+        bound = self.claim.fence(
+            new_status=Status.WAITING if ends else Status.RUNNING,
+            new_check_at=now + (self.store.check if ends else self.store.lease),
+        )
         rows = tx.execute(statements.STEP_DONE, bound).all()
         ledger.fenced(len(rows), self.claim)
         ledger.save_step(
@@ -118,12 +112,7 @@ class Hold:
     def move(self) -> None:
         """Hand the run to the backend it was asked to move to: every earlier telling is void."""
         now = self.store.clock()
-        bound = {
-            "run_id": self.claim.run_id,
-            "held_epoch": self.claim.epoch,
-            "now": now,
-            "new_check_at": now + self.store.check,
-        }
+        bound = self.claim.fence(now=now, new_check_at=now + self.store.check)
         with self.store.db.autocommit() as connection:
             moved = connection.execute(statements.MOVE_HELD, bound).scalar_one_or_none()
         if moved is None:
@@ -135,14 +124,7 @@ class Hold:
         """Close the run, and wake a parent that waited for its last child."""
         parent = self.claim.parent_id
         now = self.store.clock()
-        bound = {
-            "run_id": self.claim.run_id,
-            "held_epoch": self.claim.epoch,
-            "new_status": status,
-            "now": now,
-            "new_result": result,
-            "new_error": error,
-        }
+        bound = self.claim.fence(new_status=status, now=now, new_result=result, new_error=error)
         if parent is None:
             with self.store.db.autocommit() as connection:
                 ledger.fenced(connection.execute(statements.END, bound).rowcount, self.claim)
@@ -167,12 +149,10 @@ class Hold:
         stays = self.carrier.keeps_time
         # Told ahead, it waits there by itself, whoever carried this slice.
         waits = stays or self.store.backends.keeps_time(self.claim.backend)
-        return {
-            "run_id": self.claim.run_id,
-            "held_epoch": self.claim.epoch,
-            "new_due_at": due,
-            "new_check_at": due + self.store.check if waits else due,
-            "new_holder": self.carrier.holder if stays else None,
-            "new_attempt": attempt,
-            "new_error": error,
-        }
+        return self.claim.fence(
+            new_due_at=due,
+            new_check_at=due + self.store.check if waits else due,
+            new_holder=self.carrier.holder if stays else None,
+            new_attempt=attempt,
+            new_error=error,
+        )

@@ -70,12 +70,7 @@ class Leases:
         try:
             with self._db.autocommit() as connection:
                 for claim in held:
-                    bound = {
-                        "run_id": claim.run_id,
-                        "held_epoch": claim.epoch,
-                        "lease_until": until,
-                    }
-                    if connection.execute(RENEW, bound).rowcount == 0:
+                    if connection.execute(RENEW, claim.fence(lease_until=until)).rowcount == 0:
                         self.drop(claim)
         except SQLAlchemyError as failure:
             # The lease may run out and another process take over; the fence keeps that safe.

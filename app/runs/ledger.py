@@ -39,6 +39,10 @@ class Claim:
     """Whether no slice of the run was ever claimed before: it has no steps."""
     move_to: str | None
 
+    def fence(self, **more: Any) -> dict[str, Any]:
+        """The parameters of a statement that only a claim that stands may execute, and `more`."""
+        return {"run_id": self.run_id, "held_epoch": self.epoch, **more}
+
 
 @dataclass(frozen=True, slots=True)
 class Bid:
