@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Engine,
     Index,
     MetaData,
+    Table,
     create_engine,
     event,
     make_url,
@@ -67,6 +68,15 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+def on_create(table: Table, statements: Mapping[str, Sequence[str]]) -> None:
+    """Have the statements of the dialect's name executed once the table is made."""
+
+    @event.listens_for(table, "after_create")
+    def execute(_table: Table, connection: Connection, **_: Any) -> None:
+        for statement in statements[connection.dialect.name]:
+            connection.exec_driver_sql(statement)
 
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:

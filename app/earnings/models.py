@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Connection,
     ForeignKey,
     Index,
     String,
     Table,
-    event,
     false,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.db import Base, on_create
 from app.earnings.guards import INSTALL
 from app.ledger.models import CURRENCY_CHECK
 
@@ -106,9 +104,4 @@ class Earning(Base):
 
 
 earnings = cast(Table, Earning.__table__)
-
-
-@event.listens_for(earnings, "after_create")
-def _guard(_table: Table, connection: Connection, **_: Any) -> None:
-    for statement in INSTALL[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+on_create(earnings, INSTALL)

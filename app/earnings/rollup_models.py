@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, cast
+from typing import cast
 
-from sqlalchemy import BigInteger, Connection, ForeignKey, Index, String, Table, event
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Table
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.db import Base, on_create
 from app.earnings.models import Earning
 
 # SQLite keeps the rows in their key's own index.
@@ -146,12 +146,6 @@ REMOVE_MARKS: Mapping[str, tuple[str, ...]] = {
     "postgresql": tuple(f"DROP FUNCTION earnings_dirty_{made[0]}() CASCADE" for made in _POSTGRES),
 }
 
-
-@event.listens_for(dirty_days, "after_create")
-def _mark(_table: Table, connection: Connection, **_: Any) -> None:
-    for statement in MARKS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
-
-
+on_create(dirty_days, MARKS)
 # The triggers stand on both tables: theirs is made last.
 dirty_days.add_is_dependent_on(cast(Table, Earning.__table__))

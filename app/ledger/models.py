@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Connection,
     Index,
     Integer,
     String,
     Table,
     UniqueConstraint,
-    event,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base
+from app.db import Base, on_create
 from app.ledger.guards import INSTALL
 
 CURRENCY_CHECK = "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
@@ -62,9 +60,4 @@ class Entry(Base):
 
 
 entries = cast(Table, Entry.__table__)
-
-
-@event.listens_for(entries, "after_create")
-def _guard(_table: Table, connection: Connection, **_: Any) -> None:
-    for statement in INSTALL[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+on_create(entries, INSTALL)

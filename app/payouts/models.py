@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Connection,
     ForeignKey,
     Index,
     String,
     Table,
     Text,
     UniqueConstraint,
-    event,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base, partial_index
+from app.db import Base, on_create, partial_index
 from app.ledger.models import CURRENCY_CHECK
 from app.payouts.guards import INSTALL
 
@@ -190,9 +188,4 @@ class PayoutAttempt(Base):
 
 payouts = cast(Table, Payout.__table__)
 attempts = cast(Table, PayoutAttempt.__table__)
-
-
-@event.listens_for(payouts, "after_create")
-def _guard(_table: Table, connection: Connection, **_: Any) -> None:
-    for statement in INSTALL[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+on_create(payouts, INSTALL)

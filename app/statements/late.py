@@ -6,13 +6,13 @@ at: a month a step, and only those with other figures become a new version.
 
 from __future__ import annotations
 
-from datetime import date, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from app.earnings.posting import post_earnings
+from app.earnings.rollup import following
 from app.statements.make import PAGE_SIZE, Found, Maker, keep
 from app.statements.models import LateStatement as L
 from app.statements.models import Statement as S
@@ -39,13 +39,9 @@ def make_late(tx: Session, ctx: Maker) -> dict[str, Any] | None:
     new = keep(tx, ctx, month, Found(fine, found.wrong, found.known))
     # Not those that were marked again meanwhile.
     done = tuple_(L.creator_id, L.marks).in_([tuple(row) for row in page])
-    after = _following(month)
+    after = following(month)
     if after > last:
         tx.execute(delete(L).where(L.month == month, done))
     else:
         tx.execute(update(L).where(L.month == month, done).values(month=after))
     return {"month": f"{month:%Y-%m}", "new": new, "wrong": found.wrong}
-
-
-def _following(month: date) -> date:
-    return (month + timedelta(days=31)).replace(day=1)
