@@ -166,8 +166,7 @@ class RunContext:
 
     def boundary(self) -> None:
         """Between two steps: move to another backend if asked to, stop if the process is ending."""
-        if self._move:
-            self._hold.move()
+        if self._move and self._hold.move():
             log.info("run handed over at a step boundary")
             raise Pause(Outcome(End.NOT_MINE))
         if self._hold.carrier.stopping():

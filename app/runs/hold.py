@@ -109,16 +109,22 @@ class Hold:
             self._release(connection, bound)
         self.tell_if_moved()
 
-    def move(self) -> None:
-        """Hand the run to the backend it was asked to move to: every earlier telling is void."""
+    def move(self) -> bool:
+        """Hand the run to the backend it was asked to move to: every earlier telling is void.
+
+        False where it is to stay after all.
+        """
         now = self.store.clock()
         bound = self.claim.fence(now=now, new_check_at=now + self.store.check)
         with self.store.db.autocommit() as connection:
             moved = connection.execute(statements.MOVE_HELD, bound).scalar_one_or_none()
-        if moved is None:
-            raise LeaseLost(f"run {self.claim.run_id} was taken over before it moved")
+            if moved is None:
+                bound["lease_until"] = now + self.store.lease
+                ledger.fenced(connection.execute(statements.RENEW, bound).rowcount, self.claim)
+                return False
         point("run.moved")
         self.store.tell([moved])
+        return True
 
     def end(self, status: Status, result: str | None, error: str | None) -> None:
         """Close the run, and wake a parent that waited for its last child."""
