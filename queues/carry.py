@@ -47,7 +47,10 @@ def payload_of(job: Job, spec: JobSpec) -> Payload:
 
 def _bound(legacy: Legacy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
     if legacy.payload is not None:
-        return legacy.payload(*args, **kwargs)
+        try:
+            return legacy.payload(*args, **kwargs)
+        except Exception as misfit:
+            raise TypeError(f"{type(misfit).__name__}: {misfit}") from misfit
     signature = _signature(legacy.function)
     if signature is None:
         if args:

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.crash import point
-from app.errors import LeaseLost
 from app.runs import ledger, statements
 from app.runs.carrier import Carrier, End, Outcome
 from app.runs.ledger import Claim

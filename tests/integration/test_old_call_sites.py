@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from app.jobs.catalogue import Catalogue, Legacy
 from app.runs.models import RunRow as R
 from queues.backend import connect
 from queues.callsites import KEY, call_sites, counted
+from queues.carry import NotCarried, payload_of
 from tests.support import old_jobs, old_tasks
 from tests.support.sides import (
     ROOT,
@@ -179,6 +181,13 @@ def test_what_cannot_be_carried_stays_on_rq(
     assert rows(on, "old-pay") == []
     assert counts(redis)["pay", "rq", why] == 1
     assert [record.__dict__["reason"].split(":")[0] for record in caplog.records] == [why]
+
+
+def test_a_converter_that_fails_leaves_the_call_on_rq(on: Side, redis: Redis) -> None:
+    converter = Legacy(f"{AT}.pay", lambda order: {"payoutId": order["id"]})
+    spec = replace(on.made.catalogue["old-pay"], legacy=converter)
+    with pytest.raises(NotCarried, match=r"^arguments: KeyError: 'id'"):
+        payload_of(Job.create(f"{AT}.pay", args=({},), connection=redis), spec)
 
 
 def test_a_synchronous_queue_stays_synchronous(on: Side, redis: Redis) -> None:
