@@ -57,6 +57,8 @@ class Engine:
             run_id=run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
         ):
             self.leases.hold(claimed)
+            if store.clock() - now > store.lease / 3:
+                self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
             point("run.claimed")
             try:
                 return self._slice(Hold(store, claimed, carrier))

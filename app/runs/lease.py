@@ -63,15 +63,19 @@ class Leases:
                     self._thread = None
                     return
             if held:
-                self._renew_all(held)
+                self.renew(held)
 
-    def _renew_all(self, held: list[Claim]) -> None:
-        until = self._clock() + self.length
+    def renew(self, held: list[Claim]) -> None:
+        """Renew these leases now."""
         try:
-            with self._db.autocommit() as connection:
-                for claim in held:
-                    if connection.execute(RENEW, claim.fence(lease_until=until)).rowcount == 0:
-                        self.drop(claim)
+            for claim in held:
+                # SQLite's lock is waited for before the time is read: else a long wait for it
+                # would be at the lease's cost, and a live holder taken over.
+                with self._db.begin() as connection:
+                    fence = claim.fence(lease_until=self._clock() + self.length)
+                    lost = connection.execute(RENEW, fence).rowcount == 0
+                if lost:
+                    self.drop(claim)
         except SQLAlchemyError as failure:
             # The lease may run out and another process take over; the fence keeps that safe.
             log.warning("leases not renewed", extra={"reason": type(failure).__name__})

@@ -1,0 +1,108 @@
+"""SQLite's write lock, held for long by somebody else: a live holder is not taken over for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select
+
+import flags
+from app import crash, runtime, tables
+from app.config import load
+from app.dispatch import dispatch
+from app.runs.carrier import Carrier
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from app.wiring import make_runtime
+from tests.support.sides import Fixed, environment
+
+WAIT = timedelta(seconds=9)
+
+
+class Time:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def at() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def made(tmp_path: Path, at: Time) -> Iterator[runtime.Runtime]:
+    env = environment(
+        f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", LEASE_SECONDS="10"
+    )
+    made = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
+    tables.metadata.create_all(made.db.engine)
+    flags.configure(Fixed("memory"))
+    yield made
+    made.db.dispose()
+
+
+@contextmanager
+def locked(made: runtime.Runtime, at: Time, what: str) -> Iterator[None]:
+    """In this block the lock is held, until somebody's `what` has waited for it for WAIT."""
+    holds, waits = threading.Event(), threading.Event()
+
+    def seen(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+        if holds.is_set() and statement.startswith(what):
+            waits.set()
+
+    event.listen(made.db.engine, "before_cursor_execute", seen)
+
+    def hold() -> None:
+        with made.db.begin():
+            holds.set()
+            waits.wait(20)
+            at.now += WAIT
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert holds.wait(20)
+    yield
+    thread.join()
+    event.remove(made.db.engine, "before_cursor_execute", seen)
+
+
+def lease_left(made: runtime.Runtime, at: Time) -> timedelta:
+    with made.db.autocommit() as connection:
+        until = connection.execute(select(R.check_at)).scalar_one()
+    assert until is not None
+    return until - at.now
+
+
+@pytest.mark.parametrize("what", ["claim", "renewal"])
+def test_a_lease_is_whole_after_a_wait(
+    made: runtime.Runtime, at: Time, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dispatch("noop", {"name": "n"})
+    left: list[timedelta] = []
+
+    def hook(point: str) -> None:
+        if point != "run.claimed":
+            return
+        if what == "renewal":
+            ((_, claim),) = made.engine.leases._held.items()
+            with locked(made, at, "BEGIN"):
+                made.engine.leases.renew([claim])
+        left.append(lease_left(made, at))
+
+    monkeypatch.setattr(crash, "hook", hook)
+    if what == "claim":
+        with locked(made, at, "UPDATE"):
+            made.engine.perform(run.id, 1, Carrier("worker"))
+    else:
+        made.engine.perform(run.id, 1, Carrier("worker"))
+    assert left == [timedelta(seconds=10)]
