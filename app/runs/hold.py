@@ -41,9 +41,9 @@ class Hold:
 
     def begin(self, name: str, attempts: int) -> None:
         """Record, before it is done, that try number `attempts` of a step begins."""
-        now = self.store.clock()
-        bound = self.claim.fence(lease_until=now + self.store.lease)
         with self.store.db.begin() as connection:
+            now = self.store.clock()
+            bound = self.claim.fence(lease_until=now + self.store.lease)
             ledger.fenced(connection.execute(statements.RENEW, bound).rowcount, self.claim)
             ledger.save_step(connection, self.claim, name, StepStatus.BEGUN, now, attempts=attempts)
 
@@ -62,6 +62,7 @@ class Hold:
         Renews the lease, or gives it back where the backend calls again for the next step. True if
         the run is to move to another backend now.
         """
+        tx.connection()  # SQLite's lock is waited for before the time is read
         now = self.store.clock()
         ends = self.carrier.one_step_per_call
         bound = self.claim.fence(

@@ -18,8 +18,11 @@ from app import crash, runtime, tables
 from app.config import load
 from app.dispatch import dispatch
 from app.runs.carrier import Carrier
+from app.runs.hold import Hold
+from app.runs.ledger import Claim
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow as R
+from app.runs.models import StepStatus
 from app.wiring import make_runtime
 from tests.support.sides import Fixed, environment
 
@@ -83,7 +86,18 @@ def lease_left(made: runtime.Runtime, at: Time) -> timedelta:
     return until - at.now
 
 
-@pytest.mark.parametrize("what", ["claim", "renewal"])
+def write(made: runtime.Runtime, claim: Claim, what: str) -> None:
+    hold = Hold(made.store, claim, Carrier("worker"))
+    if what == "renewal":
+        made.engine.leases.renew([claim])
+    elif what == "begin":
+        hold.begin("step", 1)
+    else:
+        with made.db.session() as tx:
+            hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+
+
+@pytest.mark.parametrize("what", ["claim", "renewal", "begin", "done"])
 def test_a_lease_is_whole_after_a_wait(
     made: runtime.Runtime, at: Time, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,10 +107,10 @@ def test_a_lease_is_whole_after_a_wait(
     def hook(point: str) -> None:
         if point != "run.claimed":
             return
-        if what == "renewal":
+        if what != "claim":
             ((_, claim),) = made.engine.leases._held.items()
             with locked(made, at, "BEGIN"):
-                made.engine.leases.renew([claim])
+                write(made, claim, what)
         left.append(lease_left(made, at))
 
     monkeypatch.setattr(crash, "hook", hook)
