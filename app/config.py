@@ -23,6 +23,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.([^\W\d]\w*|\*)")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
 LOCAL_QSTASH_TOKEN = "switchyard-local"
@@ -157,6 +158,12 @@ def _legacy_functions(value: str) -> str:
     return value
 
 
+def _modules(value: str) -> str:
+    if not all(map(_MODULE.fullmatch, split(value))):
+        raise ValueError("must be modules such as app.jobs.payouts, comma-separated")
+    return value
+
+
 HttpUrl = Annotated[str | None, _url("http", "https")]
 
 
@@ -167,9 +174,12 @@ class Settings(BaseModel):
 
     use_inngest: bool = False
     database_url: Annotated[str, _url("sqlite", "postgresql", "postgres", "postgresql+psycopg")] = (
-        f"sqlite:///{ROOT / 'var' / 'switchyard.db'}"
+        Field(default=f"sqlite:///{ROOT / 'var' / 'switchyard.db'}", repr=False)
     )
-    redis_url: Annotated[str, _url("redis", "rediss", "unix")] = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, _url("redis", "rediss", "unix")] = Field(
+        default="redis://127.0.0.1:6379/0", repr=False
+    )
+    """Not shown, as the one above: there may be a password in it."""
     inngest_event_key: SecretStr | None = None
     inngest_signing_key: SecretStr | None = None
     inngest_dev: Annotated[str | None, AfterValidator(_dev)] = None
@@ -208,7 +218,7 @@ class Settings(BaseModel):
     admin_token: SecretStr | None = None
     secret_key: SecretStr | None = None
     port: int = Field(default=3005, ge=1, le=65535)
-    switchyard_jobs: str = (
+    switchyard_jobs: Annotated[str, AfterValidator(_modules)] = (
         "app.jobs.payouts,app.jobs.webhooks,app.jobs.analytics,app.jobs.cache,app.jobs.mail,"
         "app.jobs.media,app.jobs.relay,app.jobs.cutover,app.jobs.canary"
     )
@@ -222,9 +232,9 @@ class Settings(BaseModel):
     """Whether a worker opens pickled jobs: who can write to Redis then runs any code in it."""
     flag_provider: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """`module:factory` of an OpenFeature provider that decides instead of ramps and live stages."""
-    lease_seconds: float = Field(default=10.0, ge=0.5)
+    lease_seconds: float = Field(default=10.0, ge=0.5, le=3600)
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""
-    check_seconds: float = Field(default=5.0, ge=0.1)
+    check_seconds: float = Field(default=5.0, ge=0.1, le=3600)
     """How long a told run may stay unclaimed before the relay asks its queue about it."""
 
     @property

@@ -8,6 +8,9 @@ import sys
 
 import structlog
 
+from app.errors import SettingsError
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SHARED: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -17,8 +20,14 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
-def configure(level: str | None = None) -> None:
-    """Route every logger of the process through one JSON handler; on a terminal, readable lines."""
+def configure() -> None:
+    """Route every logger of the process through one JSON handler; on a terminal, readable lines.
+
+    LOG_LEVEL says from which level on. Raises SettingsError where it is none.
+    """
+    level = (os.environ.get("LOG_LEVEL") or "INFO").upper()
+    if level not in LEVELS:
+        raise SettingsError(f"LOG_LEVEL: must be one of {', '.join(LEVELS)}")
     pretty = sys.stderr.isatty()
     render: list[structlog.typing.Processor] = (
         # Its own tracebacks would show local variables, secrets among them.
@@ -35,7 +44,7 @@ def configure(level: str | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level or os.environ.get("LOG_LEVEL", "INFO").upper())
+    root.setLevel(level)
     # Their lines of success come once per job or call, and carry URLs with keys in their paths.
     for name in ("rq.worker", "httpx", "httpcore", "urllib3", "werkzeug", "stripe"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -91,7 +91,8 @@ def show(mail_id: str, as_json: bool) -> None:
 
 @group.command("allow")
 @click.argument("address")
-def allow(address: str) -> None:
+@json_option
+def allow(address: str, as_json: bool) -> None:
     """Send to an address again although mail to it bounced."""
     try:
         mail_address(address)
@@ -99,4 +100,6 @@ def allow(address: str) -> None:
         raise BadInput(f"ADDRESS {wrong}") from None
     with parts().db.session() as tx:
         lifted = sending.allow(tx, address)
+    if as_json:
+        document({"address": address, "lifted": lifted})
     say(f"{address} gets mail again" if lifted else f"no mail to {address} was held back")

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from app.errors import BadInput, SettingsError, SwitchyardError
+from app.errors import BackendUnavailable, BadInput, SettingsError, SwitchyardError
 from app.runtime import Runtime
 
 DID_NOT_HOLD = 1
@@ -160,6 +160,9 @@ def reported() -> Iterator[None]:
     """Turn what the product raises on purpose, and a database that is not there, into one line."""
     try:
         yield
+    except BackendUnavailable as failure:
+        line = f"{failure}: see that it is up, and what `flask --app app cutover verify` says"
+        raise DidNotHold(line) from failure
     except SwitchyardError as failure:
         wrong_use = isinstance(failure, BadInput | SettingsError)
         raise (WrongUse if wrong_use else DidNotHold)(str(failure)) from failure
@@ -187,7 +190,7 @@ def _hushed() -> Iterator[None]:
     """Only errors are logged, unless LOG_LEVEL asks for more: a command says itself what it did."""
     root = logging.getLogger()
     level = root.level
-    if "LOG_LEVEL" not in os.environ:
+    if not os.environ.get("LOG_LEVEL"):
         root.setLevel(logging.ERROR)
     try:
         yield

@@ -250,8 +250,10 @@ class RunContext:
 
     def _step_failed(self, step: str, attempts: int, failure: Exception) -> Any:
         error = f"{type(failure).__name__}: {failure}"
-        if attempts >= self._spec.attempts or isinstance(failure, NonRetriable | BadInput):
-            log.error("step failed for good, attempt %d", attempts, exc_info=failure)
+        refused = isinstance(failure, NonRetriable | BadInput)
+        if refused or attempts >= self._spec.attempts:
+            trace = None if refused else failure  # said on purpose, it speaks for itself
+            log.error("step failed for good, attempt %d: %s", attempts, error, exc_info=trace)
             with self._store.db.session() as tx:
                 self._move = self._hold.step_done(
                     tx, step, StepStatus.FAILED, attempts, error=error

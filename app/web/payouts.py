@@ -79,6 +79,8 @@ def _wanted() -> Wanted:
     request.max_content_length = MAX_BYTES
     try:
         body = request.get_json()
+    except BadRequest:
+        raise BadRequest("the body is not valid JSON") from None
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     if not isinstance(body, dict):

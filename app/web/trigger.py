@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from flask import Blueprint, request
+from werkzeug.exceptions import BadRequest
 
 from app.dispatch import dispatch
 from app.errors import BadInput
@@ -70,6 +71,8 @@ def _body(text: str | None) -> dict[str, Any]:
     """
     try:
         body = request.get_json() if text is None else json.loads(text)
+    except BadRequest:
+        raise BadRequest("the body is not valid JSON") from None
     except RecursionError:
         raise BadInput("the JSON is nested too deeply") from None
     except ValueError:

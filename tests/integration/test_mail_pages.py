@@ -173,4 +173,6 @@ def test_the_commands(client: FlaskClient, environ: dict[str, str], tmp_path: Pa
         wrong = flask(environ, "mails", *args)
         assert (wrong.returncode, wrong.stdout) == (2, "")
         assert "Traceback" not in wrong.stderr
-    assert "no mail to" in flask(environ, "mails", "allow", "ana@example.com").stderr
+    allowed = flask(environ, "mails", "allow", "ana@example.com", "--json")
+    assert json.loads(allowed.stdout) == {"address": "ana@example.com", "lifted": False}
+    assert "no mail to" in allowed.stderr

@@ -95,6 +95,7 @@ def test_what_is_not_json(client: FlaskClient) -> None:
     assert [a.status_code for a in (broken, other, huge)] == [400, 415, 413]
     for answer in (broken, other, huge):
         assert answer.content_type == "application/problem+json"
+    assert broken.get_json(force=True)["detail"] == "the body is not valid JSON"
 
 
 def test_a_key_with_another_payload_is_a_conflict(client: FlaskClient) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from app import logs
 from app.config import Settings, SmtpServer, Tls, load
 from app.errors import SettingsError
+from app.local.environment import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +60,10 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
+        ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
+        ({"SWITCHYARD_JOBS": "app.jobs.mail,."}, "SWITCHYARD_JOBS: must be modules"),
+        ({"SWITCHYARD_JOBS": ".zz"}, "SWITCHYARD_JOBS: must be modules"),
     ],
 )
 def test_a_bad_setting_is_named(environ: dict[str, str], says: str) -> None:
@@ -68,6 +74,26 @@ def test_a_bad_setting_is_named(environ: dict[str, str], says: str) -> None:
     assert "\n" not in message
     assert "zz" not in message
     assert "sk_live" not in message
+
+
+def test_the_level_of_the_logs_is_a_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    with pytest.raises(SettingsError, match="LOG_LEVEL: must be one of DEBUG, INFO"):
+        logs.configure()
+
+
+def test_the_example_names_every_setting_and_changes_none() -> None:
+    """So a copy of it can be loaded before anything in it is filled in."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    others = {"BIND", "LOG_LEVEL"}  # the Procfile's and the logs'
+    assert set(example) - others == {name.upper() for name in Settings.model_fields}
+    assert load(example) == load({})
+    named = [
+        {name for name, value in prepare(ROOT / "var", 3005, given).shown_env.items() if value}
+        for given in (example, {})
+    ]
+    assert named[0] == named[1]
 
 
 def test_nothing_set_is_local_mode() -> None:
@@ -100,6 +126,8 @@ def test_mail_and_webhook_secrets_stay_out_of_a_repr() -> None:
             "SMTP_URL": "smtp://pay:hunter2@h:25",
             "ADMIN_WEBHOOK_URL": "https://h/hunter2",
             "ADMIN_WEBHOOK_SECRET": "whsec_" + "hunter2x" * 4,
+            "DATABASE_URL": "postgresql://pay:hunter2@h/pay",
+            "REDIS_URL": "rediss://:hunter2@h/0",
         }
     )
     assert "hunter2" not in repr(settings)
