@@ -8,7 +8,7 @@ from typing import Any
 import click
 from sqlalchemy import Select, case, func, literal, select
 
-from app.cli.output import Commands, json_option, listing, parts, record, say
+from app.cli.output import Commands, document, json_option, listing, parts, record, say
 from app.clock import iso
 from app.config import mail_address
 from app.errors import BadInput
