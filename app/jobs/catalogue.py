@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from croniter import croniter
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -91,41 +91,61 @@ class Shadow:
     """By how much numbers may differ, by field as above."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """One job: how it is named, triggered, carried and retried, and its body."""
+@dataclass(frozen=True, kw_only=True)
+class job(Generic[M]):
+    """Declares a job: how it is named, triggered, carried and retried. The decorated function is
+    its body and stays callable as it is."""
 
-    name: str
+    name: str = field(kw_only=False)
     event: str
-    queue: str
+    payload: type[M]
+    queue: str = "default"
+    schedule: str | None = None
+    """Five-field cron, UTC."""
+    attempts: int = 5
+    gaps: tuple[float, ...] = DEFAULT_GAPS
+    """Seconds before the second, third, … attempt; the last one repeats."""
+    concurrency: int | None = None
+    """How many runs at once, over all backends together."""
+    serverless: str = "inngest"
+    timeout: float = 600.0
+    """Seconds one slice may take on a worker."""
+    key: Callable[[M], str | None] | None = None
+    """What makes two payloads the same intent, where the payload says it."""
+    tick: Callable[[datetime], Payload] | None = None
+    """The payload of a scheduled occurrence."""
+    missed: Literal["all", "last"] | Missed = "all"
+    """Which of its ticks are made up that came while no clock was there."""
+    ramp_by: str | None = None
+    """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
+    plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None
+    """What a run with this payload would do now, as JSON; its transaction is rolled back."""
+    shadow: Shadow = Shadow()
+    delay: Callable[[M], timedelta | None] | None = None
+    """How long after its dispatch a run is due, where the payload says it."""
+    if_unknown: IfUnknown = IfUnknown.RECORD
+    legacy: str | Legacy | None = None
+    """The function that old call sites enqueue in its place."""
+
+    def __call__(self, body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
+        said: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        said["missed"] = Missed(self.missed)
+        if isinstance(self.legacy, str):
+            said["legacy"] = Legacy(self.legacy)
+        file = _relative(inspect.getsourcefile(body) or "?")
+        catalogue.add(JobSpec(**said, body=body, file=file))
+        return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec(job[Any]):
+    """One job of the catalogue: what it says of itself, and its body."""
+
     payload: type[JobPayload]
     body: Callable[[Context, Any], Any]
-    schedule: str | None
-    """Five-field cron, UTC."""
-    attempts: int
-    gaps: tuple[float, ...]
-    """Seconds before the second, third, … attempt; the last one repeats."""
-    concurrency: int | None
-    """How many runs at once, over all backends together."""
-    serverless: str
-    timeout: float
-    """Seconds one slice may take on a worker."""
-    key: Callable[[Any], str | None] | None
-    """What makes two payloads the same intent, where the payload says it."""
-    tick: Callable[[datetime], Payload] | None
-    """The payload of a scheduled occurrence."""
-    missed: Missed
-    """Which of its ticks are made up that came while no clock was there."""
-    ramp_by: str | None
-    """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
-    plan: Callable[[Session, Any, datetime], dict[str, Any]] | None
-    """What a run with this payload would do now, as JSON; its transaction is rolled back."""
-    shadow: Shadow
-    delay: Callable[[Any], timedelta | None] | None
-    """How long after its dispatch a run is due, where the payload says it."""
-    if_unknown: IfUnknown
     file: str
-    legacy: Legacy | None = None
+    missed: Missed
+    legacy: Legacy | None
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
         """The payload as the job's model. Raises PayloadInvalid with the first misfit.
@@ -238,65 +258,6 @@ class Catalogue(Mapping[str, JobSpec]):
 
 catalogue = Catalogue()
 """The process's catalogue; `job` adds to it."""
-
-
-def job(
-    name: str,
-    *,
-    event: str,
-    payload: type[M],
-    queue: str = "default",
-    schedule: str | None = None,
-    attempts: int = 5,
-    gaps: tuple[float, ...] = DEFAULT_GAPS,
-    concurrency: int | None = None,
-    serverless: str = "inngest",
-    timeout: float = 600.0,
-    key: Callable[[M], str | None] | None = None,
-    tick: Callable[[datetime], Payload] | None = None,
-    missed: Literal["all", "last"] = "all",
-    ramp_by: str | None = None,
-    plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None,
-    shadow: Shadow = Shadow(),
-    delay: Callable[[M], timedelta | None] | None = None,
-    if_unknown: IfUnknown = IfUnknown.RECORD,
-    legacy: str | Legacy | None = None,
-) -> Callable[[Callable[[Context, M], Any]], Callable[[Context, M], Any]]:
-    """Declare a job; the decorated function is its body and stays callable as it is.
-
-    `legacy` is the function that old call sites enqueue in its place.
-    """
-
-    def declare(body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
-        source = inspect.getsourcefile(body) or "?"
-        catalogue.add(
-            JobSpec(
-                name=name,
-                event=event,
-                queue=queue,
-                payload=payload,
-                body=body,
-                schedule=schedule,
-                attempts=attempts,
-                gaps=gaps,
-                concurrency=concurrency,
-                serverless=serverless,
-                timeout=timeout,
-                key=key,
-                tick=tick,
-                missed=Missed(missed),
-                ramp_by=ramp_by,
-                plan=plan,
-                shadow=shadow,
-                delay=delay,
-                if_unknown=if_unknown,
-                file=_relative(source),
-                legacy=Legacy(legacy) if isinstance(legacy, str) else legacy,
-            )
-        )
-        return body
-
-    return declare
 
 
 def _relative(source: str) -> str:
