@@ -95,13 +95,18 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
         spec = store.spec_of(row.job)
         if spec is not None:
             asked.append((row, ledger.as_message(row, spec)))
+    sure = True
     try:
         held = store.backends[backend].holds([message for _, message in asked])
     except BackendUnavailable as failure:
         log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
-        swept.unreachable += len(asked)
-        _look_again(store, [row.id for row in rows], now)
-        return
+        if not store.backends.keeps_time(backend):
+            swept.unreachable += len(asked)
+            _look_again(store, [row.id for row in rows], now)
+            return
+        # What a service was never told, or so long ago that its word would not do, it is told all
+        # the same: that it takes events and answers no questions may last.
+        held, sure = {row.id for row, _ in asked if row.told_ref is not None}, False
     unknown = {row.id for row in rows} - {row.id for row, _ in asked}
     stays = [row.id for row, _ in asked if row.id in held and _believed(row, now)]
     lost = [row for row, _ in asked if row.id not in stays]
@@ -117,7 +122,10 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
             }
             if connection.execute(RETELL, bound).rowcount == 1:
                 again.append(row.id)
-    swept.held += len(stays)
+    if sure:
+        swept.held += len(stays)
+    else:
+        swept.unreachable += len(stays)
     swept.told += len(again)
     if again:
         store.tell(again)
