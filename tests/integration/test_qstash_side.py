@@ -343,6 +343,6 @@ def test_the_start_is_refused_where_mail_would_wait_for_nobody(
     )
     make_runtime(load(environ)).db.dispose()
     del environ[lacking]
-    with pytest.raises(SettingsError, match=f"send-email goes to QStash, but {lacking} is not set"):
+    with pytest.raises(SettingsError, match=f"goes to QStash, but {lacking} is not set"):
         make_runtime(load(environ))
     make_runtime(load({**environ, "USE_INNGEST": "false"})).db.dispose()
