@@ -33,6 +33,8 @@ from app.errors import SettingsError
 
 BUSY_SECONDS = 20
 CONNECT_SECONDS = 5
+SILENT_SECONDS = 30
+"""How long a server whose host or network is gone is waited for."""
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -107,7 +109,15 @@ class Database:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
         else:
-            args = {"connect_timeout": CONNECT_SECONDS, "application_name": "switchyard"}
+            args = {
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "switchyard",
+                # A server that is gone without a word must not be waited for until TCP gives up.
+                "keepalives_idle": SILENT_SECONDS // 2,
+                "keepalives_interval": SILENT_SECONDS // 6,
+                "keepalives_count": 3,
+                "tcp_user_timeout": SILENT_SECONDS * 1000,
+            }
             self.engine = create_engine(
                 url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
             )
