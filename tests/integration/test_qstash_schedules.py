@@ -21,7 +21,7 @@ import flags
 from app import runtime
 from app.config import load
 from app.cutover.clocks import tick
-from app.jobs.catalogue import Catalogue, JobSpec
+from app.jobs.catalogue import Catalogue, JobSpec, catalogue
 from app.local.qstash.standin import QStashStandIn
 from app.runs.models import RunRow
 from app.runtime import Runtime
@@ -36,7 +36,10 @@ HOURLY = "0 * * * *"
 
 
 @pytest.fixture
-def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
+def alone(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    # Only the tests' own jobs, whatever another test of this process has loaded.
+    own = {name: spec for name, spec in catalogue.items() if spec.body.__module__ == jobs.__name__}
+    monkeypatch.setattr(catalogue, "_jobs", own)
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     with qstash_side(environ, relay=False) as made:
         flags.configure(Fixed("qstash"))
