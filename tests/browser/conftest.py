@@ -23,12 +23,13 @@ def _runs(path: str) -> bool:
     return asked.returncode == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The browser, with a profile of its own."""
     found = next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
     if found is None:
         pytest.skip(f"no browser on PATH: {', '.join(NAMES)} (Debian: apt-get install chromium)")
+    # For one module: until it ends, no other event loop can run in this thread.
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
             executable_path=Path(found), args=list(FLAGS), headless=True
