@@ -10,7 +10,7 @@ import click
 from app.cli.output import Commands, document, json_option, parts, say, table
 from app.clock import iso
 from workflows.qstash import moment
-from workflows.schedules import connect, ours, sync
+from workflows.sync import connect, ours, sync
 
 group = Commands("qstash", help="The schedules at QStash, as the catalogue says.")
 

@@ -11,7 +11,7 @@ from app.cutover.verify import NotSo
 from app.errors import BackendUnavailable
 from app.runtime import Runtime
 from workflows.remote import functions_there, send_harmless
-from workflows.schedules import sync
+from workflows.sync import sync
 
 SDKS = {
     "inngest": "inngest",

@@ -13,8 +13,9 @@ from app.dispatch import dispatch
 from app.errors import BadInput
 from app.runtime import Runtime
 from app.web.auth import require_admin
-from workflows.schedules import TRIGGER, Call, start
 from workflows.signature import Signed, signed
+from workflows.sync import TRIGGER
+from workflows.ticks import Call, start
 
 MAX_BYTES = 1024 * 1024
 """Of a call that QStash signed: the largest message it takes."""

@@ -29,7 +29,8 @@ from app.wiring import build
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, qstash_side
 from workflows.qstash import ID_PREFIX, make_client
-from workflows.schedules import TRIGGER, schedule_job, schedule_payouts, sync
+from workflows.schedules import schedule_job, schedule_payouts
+from workflows.sync import TRIGGER, sync
 
 TICK = json.dumps({"name": "test.keyed", "data": {}}).encode()
 HOURLY = "0 * * * *"

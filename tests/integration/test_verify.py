@@ -35,7 +35,7 @@ from app.wiring import build, make_runtime
 from queues.backend import connect
 from tests.support.mailbox import served
 from tests.support.sides import CURRENT_KEY, NEXT_KEY, both, environment, fresh, rq_worker, side
-from workflows.schedules import sync
+from workflows.sync import sync
 
 CLOSED = "http://127.0.0.1:1"
 SECRET = "sekret0123456789"

@@ -1,0 +1,108 @@
+"""Schedules as code: QStash has one schedule for each scheduled job of the catalogue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from qstash import QStash
+from qstash.schedule import Schedule
+
+from app.config import Settings
+from app.errors import SettingsError
+from app.jobs.catalogue import JobSpec
+from app.runtime import Runtime
+from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asked, make_client
+
+TRIGGER = "/api/inngest/trigger"
+
+
+@dataclass(slots=True)
+class Synced:
+    """What a sync changed, or would change: schedule ids, in the catalogue's order."""
+
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+def sync(made: Runtime, *, dry_run: bool = False) -> Synced:
+    """Converge QStash's schedules with the catalogue. Only ids of our own are touched.
+
+    Stopped half way it has done half, and the next one does the rest. Raises BackendUnavailable.
+    """
+    client = connect(made.settings)
+    there = {schedule.schedule_id: schedule for schedule in ours(client)}
+    done = Synced()
+    for spec in made.catalogue.values():
+        if spec.schedule is None:
+            continue
+        id = schedule_id(spec)
+        known = there.pop(id, None)
+        if known is not None and _same(known, made.settings, spec):
+            done.unchanged.append(id)
+            continue
+        (done.new if known is None else done.changed).append(id)
+        if not dry_run:
+            create(client, made.settings, spec)
+    done.removed = sorted(there)
+    for id in done.removed if not dry_run else ():
+        asked(partial(client.schedule.delete, id))
+    return done
+
+
+def connect(settings: Settings) -> QStash:
+    """A client to keep schedules with. Raises SettingsError where one of its two settings lacks."""
+    if settings.qstash_secret is None or settings.backend_url is None:
+        name = "QSTASH_TOKEN" if settings.qstash_secret is None else "BACKEND_URL"
+        raise SettingsError(f"{name} is not set: schedules at QStash need it")
+    return make_client(settings)
+
+
+def ours(client: QStash) -> list[Schedule]:
+    """The schedules there that are ours by id and by what they call. Raises BackendUnavailable."""
+    listed = asked(client.schedule.list)
+    return [s for s in listed if s.schedule_id.startswith(ID_PREFIX) and _ticks(s.destination)]
+
+
+def schedule_id(spec: JobSpec) -> str:
+    """What the job's schedule is called at QStash."""
+    return f"{ID_PREFIX}{spec.name}"
+
+
+def _ticks(destination: str) -> bool:
+    return destination.endswith(TRIGGER)
+
+
+def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
+    """Create or overwrite; a schedule that was paused there runs again only if it is changed."""
+    if spec.schedule is None:
+        raise SettingsError(f"job {spec.name!r} has no schedule")
+    cron = spec.schedule
+    return asked(
+        lambda: client.schedule.create_json(
+            schedule_id=schedule_id(spec),
+            destination=address(settings, TRIGGER),
+            cron=cron,
+            body=_body(spec),
+            method="POST",
+            retries=RETRIES,
+            label=LABEL,
+        )
+    )
+
+
+def _body(spec: JobSpec) -> dict[str, Any]:
+    return {"name": spec.event, "data": {}}
+
+
+def _same(known: Schedule, settings: Settings, spec: JobSpec) -> bool:
+    try:
+        body = json.loads(known.body or "")
+    except ValueError:
+        return False
+    there = (known.destination, known.cron, known.method, known.retries, body)
+    return there == (address(settings, TRIGGER), spec.schedule, "POST", RETRIES, _body(spec))

@@ -1,0 +1,73 @@
+"""What a call of the trigger endpoint that QStash made means: a tick, or a run of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from app.cutover.clocks import tick
+from app.dispatch import dispatch
+from app.errors import BackendUnavailable, Unauthorized
+from app.jobs.catalogue import JobSpec
+from app.runs.run import Run
+from app.runtime import Runtime
+from workflows.qstash import find, make_client, moment
+from workflows.signature import Signed
+from workflows.sync import schedule_id
+
+NEAR = timedelta(minutes=1)
+"""How far behind its scheduled time QStash may make a tick's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A trigger call that QStash made: its signature, and the headers beside it."""
+
+    signed: Signed
+    message_id: str | None
+    schedule_id: str | None
+    retried: bool
+
+
+def start(made: Runtime, spec: JobSpec, data: dict[str, Any], key: str | None, call: Call) -> Run:
+    """The run that a signed trigger call means; the same message again is the same run.
+
+    A schedule's call with no data is a tick of the job's own schedule, so it becomes the run that
+    any other clock's tick of that occurrence became. Raises BackendUnavailable where nobody can say
+    which occurrence it is; QStash then comes again.
+    """
+    if call.schedule_id is not None and spec.schedule is not None and not data and key is None:
+        made_at = _made_at(made, spec, call)
+        occurrence = spec.occurrence_at(made_at)
+        # One made by hand, as the migration guide shows, is a tick where it ticks in time with us.
+        if call.schedule_id == schedule_id(spec) or made_at - occurrence < NEAR:
+            return tick(spec, occurrence)
+    if key is None and spec.key is None:
+        key = f"qstash:{call.message_id or call.signed.token_id}"[:255]
+    return dispatch(spec.name, data, key=key)
+
+
+def _made_at(made: Runtime, spec: JobSpec, call: Call) -> datetime:
+    """When the schedule made this message: what a tick's occurrence follows from.
+
+    A signature tells only of its own delivery, which may be hours late, so QStash is asked about
+    the message. A first delivery of one that it does not know speaks for itself, and so does one
+    in time while it cannot be asked.
+    """
+    signed_at = datetime.fromtimestamp(call.signed.issued_at, UTC)
+    first, stored = not call.retried, None
+    unknown = BackendUnavailable("qstash: it does not know the tick's message")
+    try:
+        if call.message_id is not None:
+            stored = find(make_client(made.settings), call.message_id)
+    except BackendUnavailable as failure:
+        unknown = failure
+        first &= signed_at - spec.occurrence_at(signed_at) < NEAR
+    if stored is not None:
+        if stored.schedule_id != call.schedule_id:
+            raise Unauthorized("the message is of another schedule")
+        return moment(stored.created_at)
+    if first:
+        return signed_at
+    raise unknown
