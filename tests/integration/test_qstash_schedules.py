@@ -21,13 +21,13 @@ import flags
 from app import runtime
 from app.config import load
 from app.cutover.clocks import tick
-from app.jobs.catalogue import Catalogue, JobSpec, catalogue
+from app.jobs.catalogue import Catalogue, JobSpec
 from app.local.qstash.standin import QStashStandIn
 from app.runs.models import RunRow
 from app.runtime import Runtime
 from app.wiring import build
 from tests.support import jobs
-from tests.support.sides import Fixed, Side, environment, qstash_side
+from tests.support.sides import Fixed, Side, environment, only_jobs_of, qstash_side
 from workflows.qstash import ID_PREFIX, make_client
 from workflows.schedules import schedule_job, schedule_payouts
 from workflows.sync import TRIGGER, sync
@@ -38,9 +38,7 @@ HOURLY = "0 * * * *"
 
 @pytest.fixture
 def alone(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
-    # Only the tests' own jobs, whatever another test of this process has loaded.
-    own = {name: spec for name, spec in catalogue.items() if spec.body.__module__ == jobs.__name__}
-    monkeypatch.setattr(catalogue, "_jobs", own)
+    only_jobs_of(monkeypatch, jobs.__name__)
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     with qstash_side(environ, relay=False) as made:
         flags.configure(Fixed("qstash"))

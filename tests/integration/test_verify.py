@@ -34,7 +34,16 @@ from app.runtime import Runtime
 from app.wiring import build, make_runtime
 from queues.backend import connect
 from tests.support.mailbox import served
-from tests.support.sides import CURRENT_KEY, NEXT_KEY, both, environment, fresh, rq_worker, side
+from tests.support.sides import (
+    CURRENT_KEY,
+    NEXT_KEY,
+    both,
+    environment,
+    fresh,
+    only_jobs_of,
+    rq_worker,
+    side,
+)
 from workflows.sync import sync
 
 CLOSED = "http://127.0.0.1:1"
@@ -142,7 +151,8 @@ def test_lost_runs(made: Runtime) -> None:
         inside.lost(made)
 
 
-def test_clocks(made: Runtime) -> None:
+def test_clocks(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_jobs_of(monkeypatch, "tests.support.jobs")
     assert "nothing was due" in inside.clocks(made)
     spec = made.catalogue["keyed"]
     last = spec.occurrence_at(made.store.clock() - inside.LATE)

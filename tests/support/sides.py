@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 import flags
 from app import runtime, tables
 from app.config import LOCAL_QSTASH_TOKEN, load
 from app.dispatch import Item, dispatch_many
+from app.jobs import catalogue
 from app.jobs.context import Payload
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
@@ -109,6 +111,13 @@ class Side:
 
     def touches(self, what: str) -> int:
         return jobs.touches(self.made.db, what)
+
+
+def only_jobs_of(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """For one test: no others, whatever another test of this process has loaded."""
+    catalogue.load(",".join(modules))
+    own = {n: s for n, s in catalogue.catalogue.items() if s.body.__module__ in modules}
+    monkeypatch.setattr(catalogue.catalogue, "_jobs", own)
 
 
 def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:
