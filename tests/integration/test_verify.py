@@ -175,10 +175,10 @@ def test_clocks(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     assert inside.clocks(made) == "the last tick of 1 jobs is there"
 
 
-def test_the_ticks_key_is_the_clocks(made: Runtime) -> None:
-    from app.jobs.catalogue import load as load_jobs
-
-    jobs = load_jobs(Settings().switchyard_jobs)
+def test_the_ticks_key_is_the_clocks(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_jobs_of(monkeypatch, *Settings().switchyard_jobs.split(","))
+    jobs = made.catalogue
+    assert jobs["process-payouts"].schedule
     at = datetime(2025, 3, 1, 9, tzinfo=UTC)
     for spec in jobs.values():
         if spec.schedule is not None:

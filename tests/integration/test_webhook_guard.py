@@ -181,6 +181,19 @@ def test_a_redirect_to_the_metadata_service_is_not_followed(
     assert len(receiver.got) == 1
 
 
+def _request(talk: ssl.SSLSocket) -> list[bytes]:
+    """The lines of its head. Read to the end of its body: what is left unread resets the line."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += talk.recv(65536)
+    head, _, body = got.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    (length,) = (int(line[16:]) for line in lines if line.lower().startswith(b"content-length: "))
+    while len(body) < length:
+        body += talk.recv(65536)
+    return lines
+
+
 @contextmanager
 def tls_server(certificate: trustme.LeafCert) -> Iterator[tuple[int, list[Any]]]:
     """A TLS server on loopback that answers one request after the other; the names it was asked."""
@@ -197,7 +210,7 @@ def tls_server(certificate: trustme.LeafCert) -> Iterator[tuple[int, list[Any]]]
                 except OSError:
                     return
                 with suppress(OSError), context.wrap_socket(plain, server_side=True) as talk:
-                    named.append(talk.recv(65536).split(b"\r\n"))
+                    named.append(_request(talk))
                     talk.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
         thread = threading.Thread(target=serve, daemon=True)
