@@ -183,14 +183,12 @@ def test_a_redirect_to_the_metadata_service_is_not_followed(
 
 def _request(talk: ssl.SSLSocket) -> list[bytes]:
     """The lines of its head. Read to the end of its body: what is left unread resets the line."""
-    got = b""
-    while b"\r\n\r\n" not in got:
-        got += talk.recv(65536)
-    head, _, body = got.partition(b"\r\n\r\n")
-    lines = head.split(b"\r\n")
-    (length,) = (int(line[16:]) for line in lines if line.lower().startswith(b"content-length: "))
-    while len(body) < length:
-        body += talk.recv(65536)
+    with talk.makefile("rb") as got:
+        lines: list[bytes] = []
+        while line := got.readline().rstrip():
+            lines.append(line)
+        sizes = [int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")]
+        got.read(sum(sizes))
     return lines
 
 
