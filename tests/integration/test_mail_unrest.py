@@ -42,7 +42,7 @@ from tests.support.sides import (
 SEND = ("step.begun@send", "step.unrecorded@send", "step.uncommitted@send", "step.recorded@send")
 OTHERS = ("run.claimed@", "step.uncommitted@admit", "run.body-done@", "run.ended@")
 MARKS = {f"{point}@{step}" for point in POINTS for step in ("", "admit", "send", "unknown")}
-SEED, MAILS, UNANSWERED, SECONDS = 7, 300, 20, 6.0
+SEED, MAILS, UNANSWERED, SECONDS = 7, 1000, 20, 15.0
 PATIENCE_SECONDS = 90.0
 """The machine may be busy: nothing here is a matter of time."""
 
