@@ -45,11 +45,7 @@ CHECKS = (
         "deploy this version, then sync the app at Inngest (its URL is BACKEND_URL/api/inngest);"
         " where Inngest does not say, compare its dashboard with `jobs list`",
     ),
-    Check(
-        "qstash-token",
-        outside.qstash_token,
-        "set QSTASH_TOKEN, both QSTASH_…_SIGNING_KEYs and BACKEND_URL",
-    ),
+    Check("qstash-token", outside.qstash_token, "set QSTASH_TOKEN and BACKEND_URL"),
     Check("qstash-schedules", outside.qstash_schedules, "`flask --app app qstash sync`"),
     Check("stripe-key", outside.stripe, "set STRIPE_API_KEY; a restricted one must read balances"),
     Check("mail", outside.mail, "see SMTP_URL: host, port, user and password"),
