@@ -158,6 +158,12 @@ def _legacy_functions(value: str) -> str:
     return value
 
 
+def _retention(days: int) -> int:
+    if days != 0 and not 30 <= days <= 3650:
+        raise ValueError("must be 0 (keep everything) or 30 to 3650 days")
+    return days
+
+
 def _modules(value: str) -> str:
     if not all(map(_MODULE.fullmatch, split(value))):
         raise ValueError("must be modules such as app.jobs.payouts, comma-separated")
@@ -236,6 +242,9 @@ class Settings(BaseModel):
     """How long a claim holds without a sign of life; half of what a crash may cost in time."""
     check_seconds: float = Field(default=5.0, ge=0.1, le=3600)
     """How long a told run may stay unclaimed before the relay asks its queue about it."""
+
+    retention_days: Annotated[int, AfterValidator(_retention)] = 90
+    """How long what no promise needs is kept (app.runs.retention); 0 keeps everything."""
 
     @property
     def local(self) -> bool:

@@ -7,6 +7,7 @@ from flask.cli import with_appcontext
 
 from app.cli.output import document, json_option, parts, say, table
 from app.cutover.cost import cost as counted
+from app.errors import BadInput
 
 
 @click.command("cost")
@@ -16,6 +17,9 @@ from app.cutover.cost import cost as counted
 def cost(days: int, as_json: bool) -> None:
     """What the last days' runs would have cost on the serverless side, by the guide's prices."""
     made = parts()
+    kept = made.settings.retention_days
+    if 0 < kept < days:
+        raise BadInput(f"--days: at most {kept}, as steps are kept no longer (RETENTION_DAYS)")
     found = counted(made.db, made.catalogue, made.store.clock(), days)
     if as_json:
         document(found)

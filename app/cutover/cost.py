@@ -12,6 +12,7 @@ from app.db import Database
 from app.jobs.catalogue import Catalogue
 from app.runs.models import RunRow as R
 from app.runs.models import StepRow as S
+from app.runs.models import id_at
 
 PLANS_DATED = "2025-01"
 """The table is the migration guide's, as of January 2025: see the makers' own before you sign."""
@@ -47,11 +48,6 @@ STEPS = (
     .where(R.id >= bindparam("first"), R.id < bindparam("end"))
     .group_by(R.job)
 )
-
-
-def id_at(moment: datetime) -> str:
-    """The least id of a run made at this time."""
-    return f"{int(moment.timestamp() * 1000):012x}"[-12:]
 
 
 def cost(db: Database, jobs: Catalogue, now: datetime, days: int) -> dict[str, Any]:

@@ -8,13 +8,26 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, String, Text, bindparam, func, select, update
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    CheckConstraint,
+    Index,
+    String,
+    Text,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.clock import iso
 from app.db import Base, Database
 from app.errors import BadInput
 from app.runs.models import RunRow as R
+from app.runs.retention import Page, last_of, succeeded
+from app.runs.shadows import JOB
 
 
 class Kind(StrEnum):
@@ -142,6 +155,22 @@ def explain(
             listed = ", ".join(map(str, missing))
             raise BadInput(f"not a difference that is still to be explained: {listed}")
     return len(done)
+
+
+def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
+    """Delete the next shadows of live runs after run id `after` that are done since before that
+    time, and what they found; a difference stays, with its shadow, until it was explained so long
+    ago. No new one comes of that: a shadow is written with its live run, whose row stays."""
+    last = last_of(tx, R.key, after, before, R.job == JOB)
+    if last is None:
+        return {"deleted": 0, "after": None}
+    found, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
+    settled = P.kind.in_((Kind.EQUAL, Kind.LIVE_FAILED, Kind.LIVE_OPEN)) & (P.compared_at < before)
+    connection = tx.connection()
+    connection.execute(delete(P).where(*found, or_(settled, P.explained_at < before)))
+    left = R.key.in_(select(P.run_id).where(*found))
+    gone = delete(R).where(R.job == JOB, *shadows, *succeeded(before), ~left)
+    return {"deleted": connection.execute(gone).rowcount, "after": last}
 
 
 def live_run(run_id: str) -> Any:

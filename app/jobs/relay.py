@@ -1,15 +1,25 @@
-"""The relay as a job, for where no process of its own can run: start it from any clock."""
+"""The ledger's own upkeep: the relay as a job, for where no process of its own can run (start it
+from any clock), and retention."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
 
 from app import runtime
 from app.cutover import guardrail
 from app.cutover.clocks import catch_up
+from app.cutover.parity import prune_shadows
 from app.jobs.catalogue import Empty, job
 from app.jobs.context import Context
 from app.runs.relay import sweep
+from app.runs.retention import BATCH, Page, prune_steps
+from app.webhooks import inbox
+
+MOST = 500
+"""Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
 
 
 @job("relay-sweep", event="runs.relay", payload=Empty, queue="maintenance", attempts=1)
@@ -19,3 +29,33 @@ def relay_sweep(ctx: Context, _payload: Empty) -> dict[str, int]:
     made = runtime.current()
     catch_up(made, ctx.now())
     return {**asdict(sweep(made.store)), "stepped_back": len(guardrail.look(made))}
+
+
+@job(
+    "prune-ledger",
+    event="runs.prune",
+    payload=Empty,
+    queue="maintenance",
+    schedule="20 4 * * *",
+    missed="last",  # it deletes all that is old
+)
+def prune_ledger(ctx: Context, _payload: Empty) -> dict[str, int]:
+    """Delete what has been done with for RETENTION_DAYS and no promise needs, a batch a step; how
+    many rows. The row of a run stays, shadows apart: `(job, key)` is what makes a repeat of its
+    intent harmless, a year later too. Money is never touched."""
+    days = runtime.current().settings.retention_days
+    before, left = ctx.created_at - timedelta(days=days), MOST if days else 0
+    prunes = {"steps": prune_steps, "shadows": prune_shadows, "webhooks": _prune_webhooks}
+    gone = dict.fromkeys(prunes, 0)
+    for what, prune in prunes.items():
+        after: str | None = ""
+        while after is not None and left:
+            page = ctx.step.run(what, prune, before, after)
+            gone[what] += page["deleted"]
+            after, left = page["after"], left - 1
+    return gone
+
+
+def _prune_webhooks(tx: Session, before: datetime, after: str) -> Page:
+    gone = inbox.prune(tx, before, BATCH)
+    return {"deleted": gone, "after": after if gone == BATCH else None}

@@ -50,6 +50,11 @@ def new_run_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}"[-12:] + os.urandom(7).hex()
 
 
+def id_at(moment: datetime) -> str:
+    """The least id of a run made at this time."""
+    return f"{int(moment.timestamp() * 1000):012x}"[-12:]
+
+
 class RunRow(Base):
     """One intent to do a job."""
 

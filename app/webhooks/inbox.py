@@ -7,7 +7,7 @@ import json
 from datetime import datetime, timedelta
 from typing import cast
 
-from sqlalchemy import Index, LargeBinary, String, Table, Text, select, update
+from sqlalchemy import Index, LargeBinary, String, Table, Text, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.datastructures import Headers
 
@@ -102,3 +102,11 @@ def forget(tx: Session, now: datetime) -> int:
     """Drop the bodies that were kept long enough; how many. What came stays known."""
     old = (Received.received_at < now - KEPT, Received.body.is_not(None))
     return tx.connection().execute(update(received).where(*old).values(body=None)).rowcount
+
+
+def prune(tx: Session, before: datetime, most: int) -> int:
+    """Delete webhooks that came before that time and whose body is gone; how many. One that comes
+    again is delivered to no target twice: its runs are keyed by its id, and stay."""
+    old = select(Received.id).where(Received.received_at < before, Received.body.is_(None))
+    some = old.order_by(Received.received_at).limit(most)
+    return tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from app.cutover.cost import RUNS, STEPS, cost, id_at
+from app.cutover.cost import RUNS, STEPS, cost
 from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow, Status, StepRow
+from app.runs.models import RunRow, Status, StepRow, id_at
 from app.runtime import Runtime
 from tests.support.sides import environment, fresh
 

@@ -34,7 +34,7 @@ from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
 from app.media.models import Media
 from app.runs.handoff import hand_over
-from app.runs.models import StepRow
+from app.runs.models import RunRow, StepRow, id_at
 from app.webhooks.inbox import Received
 from queues.backend import connect
 from tests.integration.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
@@ -138,6 +138,21 @@ def shadow(stage: Stage) -> dict[str, Any]:
     return {"runId": run.id}
 
 
+def ledger(stage: Stage) -> dict[str, Any]:
+    old = stage.now - timedelta(days=400)
+    times = dict.fromkeys(("created_at", "due_at", "ended_at"), old)
+    words = dict.fromkeys(("job", "key", "backend", "reason", "stage"), "old")
+    run = {"id": f"{id_at(old)}0", "status": "succeeded", "payload": "{}", "stage_version": 0}
+    done = {"name": "s", "status": "done", "backend": "rq", "updated_at": old}
+    hook = {"id": "shop-1", "source": "shop", "sha256": "0" * 64, "headers": "{}"}
+    with stage.world.made.db.session() as tx:
+        tx.add(RunRow(**run, **times, **words))
+        tx.flush()
+        tx.add(StepRow(run_id=run["id"], **done))
+        tx.add(Received(**hook, received_at=old))
+    return {}
+
+
 STEPPED_BACK = {"changeId": 1, "job": "canary", "from": "live", "to": "legacy", "why": "slow"}
 MAIL = {"to": "ana@example.com", "template": "welcome", "data": {"name": "Ana"}}
 RECIPES: dict[str, Recipe] = {
@@ -150,6 +165,7 @@ RECIPES: dict[str, Recipe] = {
     "send-email": lambda _: MAIL,
     "process-media": media,
     "relay-sweep": lambda _: {},
+    "prune-ledger": ledger,
     "shadow-compare": shadow,
     "guardrail-alert": lambda _: STEPPED_BACK,
     "canary": lambda _: {"song": "la"},

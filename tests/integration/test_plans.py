@@ -161,7 +161,7 @@ def sold(database_url: str) -> Any:
 
 def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
     for name, (run, indexes) in MONEY.items():
-        plan = _plan_of(sold, run)
+        plan = plan_of(sold, run)
         for index in indexes:
             assert any(index in line for line in plan), (name, plan)
         # All of the index of what is not posted is what there is to do.
@@ -197,12 +197,12 @@ def test_sums_are_made_and_read_as_far_as_they_must_be(
     with Flask("plans").test_request_context("/"):
         for name, run in queries.items():
             wide = r"(SCAN|Seq Scan on) (earnings|entries|daily_earnings|monthly_earnings)"
-            plan = _plan_of(sold, run)
+            plan = plan_of(sold, run)
             scans = [line for line in plan if re.search(wide, line)]
             assert scans == [], (name, "\n".join(plan))
 
 
-def _plan_of(db: Database, run: Callable[[Connection], Any]) -> list[str]:
+def plan_of(db: Database, run: Callable[[Connection], Any]) -> list[str]:
     """The plans of all statements that `run` executes."""
     explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
     asked: list[tuple[str, Any]] = []

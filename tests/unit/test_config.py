@@ -60,6 +60,10 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        *(
+            ({"RETENTION_DAYS": days}, "RETENTION_DAYS: ")
+            for days in ("-1", "29", "3651", "90.5", "zz", "1e2", "inf")
+        ),
         ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
         ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
         ({"SWITCHYARD_JOBS": "app.jobs.mail,."}, "SWITCHYARD_JOBS: must be modules"),

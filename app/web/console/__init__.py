@@ -165,6 +165,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
             refusal=refusal,
             can_retry=found["status"] in (Status.FAILED, Status.CANCELLED),
             can_cancel=found["status"] in OPEN,
+            kept=made.settings.retention_days if found["status"] == Status.SUCCEEDED else 0,
         )
 
     @pages.get("/runs/<run_id>")

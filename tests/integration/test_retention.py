@@ -1,0 +1,349 @@
+"""Retention: exactly what no promise needs goes, and nothing can tell that it went."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import insert, select, text
+from sqlalchemy.orm import Session
+
+from app import tables
+from app.cutover import gate, parity
+from app.cutover.parity import Kind, Parity, prune_shadows
+from app.db import Base
+from app.dispatch import dispatch
+from app.errors import KeyConflict
+from app.jobs import relay
+from app.mail.models import Mail
+from app.payouts.inbox import StripeEvent
+from app.runs import operate, retention
+from app.runs.carrier import Carrier, End
+from app.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
+from app.runs.retention import prune_steps
+from app.webhooks import inbox
+from app.webhooks.inbox import Received
+from tests.integration.test_plans import plan_of
+from tests.support import jobs
+from tests.support.world import Dead, InngestCarrier, World, dying_at
+
+MODULES = "tests.support.jobs,app.jobs.relay,app.jobs.cutover,app.jobs.webhooks"
+KEPT = 90
+AGES = (0, KEPT - 1, KEPT + 1, 400)
+"""Days since the end."""
+BEFORE_END = (0, 30, 400)
+"""Days from a run's making to its end."""
+Rows = dict[str, set[tuple[Any, ...]]]
+
+
+@pytest.fixture
+def world(database_url: str, tmp_path: Path) -> Iterator[World]:
+    """A whole layer whose run ids begin with the time of its own clock."""
+    made = World(tmp_path, modules=MODULES, DATABASE_URL=database_url)
+    made.create_tables()
+    numbers = itertools.count(1)
+    named = patch(
+        "app.runs.create.new_run_id", lambda: f"{id_at(made.time.now)}{next(numbers):014x}"
+    )
+    with named:
+        yield made
+    made.close()
+
+
+def run_row(id_: str, job: str, key: str, at: datetime, status: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("created_at", "due_at", "started_at", "ended_at"), at),
+        **dict.fromkeys(("backend", "reason", "stage"), "rq"),
+        **dict(zip(("id", "job", "key", "status"), (id_, job, key, status), strict=True)),
+        "payload": "{}",
+        "stage_version": 0,
+    }
+
+
+def step_row(run_id: str, at: datetime) -> dict[str, Any]:
+    return {"run_id": run_id, "name": "s", "status": "done", "backend": "rq", "updated_at": at}
+
+
+def event_row(id_: str, at: datetime) -> dict[str, Any]:
+    return {"id": id_, "source": "shop", "sha256": "0" * 64, "headers": "{}", "received_at": at}
+
+
+def filled(world: World) -> Rows:
+    """Everything of every kind and age; what of it is to go."""
+    now, numbers = world.time.now, itertools.count(10**6)
+    rows: dict[type[Base], list[dict[str, Any]]] = defaultdict(list)
+    going: Rows = defaultdict(set)
+
+    def run(job: str, status: str, ended: int, before: int, key: str | None = None) -> str:
+        at = now - timedelta(days=ended + before)
+        id_ = f"{id_at(at)}{next(numbers):014x}"
+        done = status not in OPEN
+        row = run_row(id_, job, key or id_, at, status)
+        row["check_at"] = None if done else now + timedelta(days=9)
+        row["ended_at"] = now - timedelta(days=ended) if done else None
+        rows[RunRow].append(row)
+        for number, stands in enumerate((StepStatus.DONE, StepStatus.UNKNOWN)):
+            rows[StepRow].append(step_row(id_, at) | {"name": f"s{number}", "status": stands})
+            if status == Status.SUCCEEDED and ended > KEPT:
+                going["steps"].add((id_, f"s{number}"))
+        return id_
+
+    for status, ended, before in itertools.product(Status, AGES, BEFORE_END):
+        id_ = run("five-steps", status, ended, before)
+        mail: dict[str, Any] = {
+            "run_id": id_,
+            "recipient": "a@b.c",
+            "template": "welcome",
+            "subject": "hello",
+        }
+        mail |= {"status": "unknown", "created_at": now, "updated_at": now}
+        rows[Mail].append(mail)
+    for status, kind, ended, settled in itertools.product(Status, Kind, AGES, (None, *AGES)):
+        live = run("five-steps", Status.SUCCEEDED, 400, 0)
+        shadow = run("shadow-compare", status, ended, 0, key=live)
+        at = now - timedelta(days=ended)
+        wrong = kind in parity.WRONG
+        row = {"job": "five-steps", "run_id": live, "kind": kind, "planned_at": at, "differing": 0}
+        row["compared_at"] = None if kind == Kind.PLANNED else at
+        row["explained_at"] = None
+        if wrong and settled is not None:
+            row["explained_at"] = now - timedelta(days=settled)
+        rows[Parity].append(row)
+        if wrong:
+            over = settled is not None and settled > KEPT
+        else:
+            over = kind != Kind.PLANNED and ended > KEPT
+        if over:
+            going["parity"].add((live,))
+        if over and status == Status.SUCCEEDED and ended > KEPT:
+            going["runs"].add((shadow,))
+    for ended, body in itertools.product(AGES, (None, b"{}")):
+        id_, at = f"shop-{next(numbers)}", now - timedelta(days=ended)
+        rows[Received].append(event_row(id_, at) | {"body": body})
+        if body is None and ended > KEPT:
+            going["webhook_events"].add((id_,))
+        stripe = {"id": id_, "type": "payout.paid", "payload_sha256": "0" * 64}
+        rows[StripeEvent].append(stripe | {"received_at": at, "handled_at": at})
+    with world.made.db.begin() as connection:
+        for kind_, of in rows.items():
+            connection.execute(insert(kind_), of)
+    return going
+
+
+NAMED = {"steps": ("run_id", "name"), "parity": ("run_id",)}
+"""What a row is told by, where that is not its primary key."""
+
+
+def everything(world: World, but: str) -> dict[str, dict[tuple[Any, ...], Any]]:
+    """Every row of every table, but for one run and its steps."""
+    found = {}
+    with world.made.db.autocommit() as connection:
+        for name, table in tables.metadata.tables.items():
+            columns = NAMED.get(name) or tuple(c.name for c in table.primary_key)
+            rows = [row._asdict() for row in connection.execute(select(table))]
+            found[name] = {
+                tuple(row[column] for column in columns): row
+                for row in rows
+                if but not in (row.get("run_id"), row.get("id"))
+            }
+    return found
+
+
+def prune(world: World) -> tuple[str, dict[str, int]]:
+    """The job, to its end; its run and what it says it deleted."""
+    run = dispatch("prune-ledger", {})
+    world.work()
+    row = world.row(run.id)
+    assert row.status == Status.SUCCEEDED, row.error
+    return run.id, json.loads(row.result)
+
+
+def check_gone(world: World, before: Any, going: Rows, run_id: str) -> None:
+    after = everything(world, run_id)
+    for name, rows in before.items():
+        gone = {key for key in rows if key not in after[name]}
+        assert gone == going.get(name, set()), name
+        assert all(rows[key] == row for key, row in after[name].items()), name
+    assert sum(map(len, going.values())) > 100
+
+
+@pytest.mark.parametrize("batch", [7, retention.BATCH])
+def test_exactly_what_should_go_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", batch)
+    monkeypatch.setattr(relay, "BATCH", batch)
+    going = filled(world)
+    before = everything(world, "")
+    obstacles = gate.obstacles(world.made.db, "five-steps", world.time.now)
+    run_id, told = prune(world)
+    check_gone(world, before, going, run_id)
+    assert told["shadows"] == len(going["runs"])
+    assert told["webhooks"] == len(going["webhook_events"])
+    # The gate waits for the same as before.
+    assert gate.obstacles(world.made.db, "five-steps", world.time.now) == obstacles
+    assert prune(world)[1] == {"steps": 0, "shadows": 0, "webhooks": 0}
+
+
+def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 200)
+    monkeypatch.setattr(relay, "MOST", 4)
+    going = filled(world)
+    before = everything(world, "")
+    runs = []
+    while any((told := prune(world))[1].values()):
+        runs.append(told[0])
+        with world.made.db.autocommit() as connection:
+            of = select(StepRow.name).where(StepRow.run_id == told[0])
+            assert len(connection.scalars(of).all()) <= 4
+    # What stays takes its share of each day's; the rest waits, and nothing else goes.
+    after = everything(world, "")
+    for name, rows in before.items():
+        assert {key for key in rows if key not in after[name]} <= going.get(name, set())
+    assert runs
+
+
+@pytest.mark.parametrize("number", range(1, 20, 5))
+def test_cut_short_anywhere_it_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 300)
+    going = filled(world)
+    before = everything(world, "")
+    run = dispatch("prune-ledger", {})
+    with dying_at(number), pytest.raises(Dead):
+        world.work()
+    world.time.pass_(11)
+    world.sweep()
+    world.work()
+    assert world.row(run.id).status == Status.SUCCEEDED
+    check_gone(world, before, going, run.id)
+
+
+def test_nothing_goes_where_everything_is_kept(world: World) -> None:
+    settings = world.made.settings.model_copy(update={"retention_days": 0})
+    world.made = replace(world.made, settings=settings)
+    world.install()
+    filled(world)
+    before = everything(world, "")
+    run_id, told = prune(world)
+    assert told == {"steps": 0, "shadows": 0, "webhooks": 0}
+    check = everything(world, run_id)
+    assert check == before
+
+
+def steps_of(world: World, run_id: str) -> list[str]:
+    with world.made.db.autocommit() as connection:
+        return list(connection.scalars(select(StepRow.name).where(StepRow.run_id == run_id)))
+
+
+def test_nobody_can_tell_a_pruned_run_from_another(world: World) -> None:
+    """Late deliveries, a repeat of the intent, a sweep: nothing is done again."""
+    names = ("five-steps", "parent", "sent-once", "grab-bag")
+    runs = {name: dispatch(name, {"name": name}, key=name) for name in names}
+    world.finish()
+    done, rows = world.marks(), world.rows()
+    sent = jobs.touches(world.made.db, "sent-once/sent")
+    assert (sent, jobs.touches(world.made.db, "grab-bag/once")) == (1, 1)
+    world.time.pass_(91 * 86400)
+    prune(world)
+    assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
+    for row in rows:
+        for epoch in range(1, row.epoch + 2):
+            for carrier in (Carrier(f"late-{epoch}"), InngestCarrier(f"late-{epoch}")):
+                outcome = world.made.engine.perform(row.id, epoch, carrier)
+                assert outcome.end == End.NOT_MINE
+    for name, run in runs.items():
+        again = dispatch(name, {"name": name}, key=name)
+        assert (again.id, again.created) == (run.id, False)
+        with pytest.raises(KeyConflict):
+            dispatch(name, {"name": "another"}, key=name)
+    world.sweep()
+    world.work()
+    assert world.marks() == done
+    assert jobs.touches(world.made.db, "sent-once/sent") == 1
+    assert world.open() == []
+
+
+def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
+    fails = {"failAt": 3, "failures": 5}
+    failed = dispatch("five-steps", {"name": "f", **fails})
+    world.finish()
+    napping = dispatch("sleeper", {"name": "s", "waitSeconds": 3600})
+    world.work()
+    operate.cancel(world.made.store, napping.id)
+    before = {run.id: steps_of(world, run.id) for run in (failed, napping)}
+    assert all(before.values())
+    world.time.pass_(400 * 86400)
+    prune(world)
+    for run in (failed, napping):
+        assert steps_of(world, run.id) == before[run.id]
+        operate.retry(world.made.store, run.id)
+    world.finish()
+    expected = {f"f/{number}": 1 for number in range(1, 6)} | {"s/before": 1, "s/after": 1}
+    assert world.marks() == expected
+
+
+def test_a_pruned_shadow_is_known_by_its_live_run(world: World) -> None:
+    filled(world)
+    with world.made.db.autocommit() as connection:
+        of = (RunRow.job == "shadow-compare", RunRow.status == Status.SUCCEEDED)
+        shadows = connection.execute(select(RunRow.__table__).where(*of)).all()
+    prune(world)
+    rows = {row.id for row in world.rows()}
+    gone = [row for row in shadows if row.id not in rows]
+    assert gone
+    for row in gone:
+        outcome = world.made.engine.perform(row.id, row.epoch, Carrier("late"))
+        assert outcome.end == End.NOT_MINE
+        assert row.key in rows
+    assert {row.id for row in world.rows()} == rows
+
+
+DELETES: dict[str, Callable[[Any, Any], Any]] = {
+    "steps": lambda tx, before: prune_steps(tx, before, ""),
+    "shadows": lambda tx, before: prune_shadows(tx, before, ""),
+    "webhooks": lambda tx, before: inbox.prune(tx, before, retention.BATCH),
+}
+
+
+@pytest.mark.parametrize("what", DELETES)
+def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
+    """Not by looking at all that is kept, which grows for ever."""
+    filled(world)
+    now, db = world.time.now, world.made.db
+    at = now - timedelta(days=3)
+    ids = [f"{id_at(at)}{n:014x}" for n in range(20_000)]
+    shadows = [f"f{id_}" for id_ in ids[:5000]]
+    rows: list[tuple[type[Base], list[dict[str, Any]]]] = [
+        (RunRow, [run_row(id_, "noop", id_, at, "succeeded") for id_ in ids]),
+        (RunRow, [run_row(id_, "shadow-compare", id_[1:], at, "succeeded") for id_ in shadows]),
+        (StepRow, [step_row(id_, at) for id_ in ids]),
+        (Received, [event_row(id_, at) for id_ in ids]),
+        (
+            Parity,
+            [
+                {"job": "noop", "run_id": id_[1:], "kind": "equal", "planned_at": at}
+                | {"compared_at": at, "differing": 0}
+                for id_ in shadows
+            ],
+        ),
+    ]
+    with db.begin() as connection:
+        for table, of in rows:
+            connection.execute(insert(table), of)
+    with db.autocommit() as connection:
+        connection.execute(text("ANALYZE"))
+    before = now - timedelta(days=KEPT)
+    plan = plan_of(db, lambda connection: DELETES[what](Session(connection), before))
+    wide = ("SCAN runs", "SCAN steps", "SCAN parity", "SCAN webhook_events", "Seq Scan")
+    assert plan
+    assert [line for line in plan if any(word in line for word in wide)] == [], "\n".join(plan)
