@@ -8,18 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    CheckConstraint,
-    Index,
-    String,
-    Text,
-    bindparam,
-    delete,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import CheckConstraint, Index, String, Text, bindparam, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.clock import iso
@@ -167,7 +156,7 @@ def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
     found, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
     settled = P.kind.in_((Kind.EQUAL, Kind.LIVE_FAILED, Kind.LIVE_OPEN)) & (P.compared_at < before)
     connection = tx.connection()
-    connection.execute(delete(P).where(*found, or_(settled, P.explained_at < before)))
+    connection.execute(delete(P).where(*found, settled | (P.explained_at < before)))
     left = R.key.in_(select(P.run_id).where(*found))
     gone = delete(R).where(R.job == JOB, *shadows, *succeeded(before), ~left)
     return {"deleted": connection.execute(gone).rowcount, "after": last}

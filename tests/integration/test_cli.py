@@ -641,6 +641,11 @@ def test_pins(cli: Cli) -> None:
     assert cli("cutover", "pin", "cli-plain", "a", "--to", "up", "--why", "w").exit_code == 2
 
 
+def test_the_cost_looks_no_further_back_than_steps_are_kept(cli: Cli) -> None:
+    assert cli.json("cutover", "cost", "--days", "90")["days"] == 90
+    assert "at most 90" in cli.refused("cutover", "cost", "--days", "91")
+
+
 def test_parity_lists_differences_and_takes_explanations(cli: Cli) -> None:
     found = '[{"field":"amount","live":5,"planned":7}]'
     told = {"job": "cli-planned", "planned_at": utcnow(), "differing": 0}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from app.cutover import stages
 from app.dispatch import dispatch
-from app.runs.models import RunRow
+from app.runs.models import RunRow, StepRow
 from app.web.console.door import COOKIE, TRIES
 from app.web.console.frame import pretty
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
@@ -254,6 +254,16 @@ def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: Flask
     assert '"k"' not in shown
     assert "a@b.c" in shown
     assert '"token": null' in shown
+
+
+def test_a_run_whose_steps_are_gone_says_so(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    said = "those of runs that succeeded are kept for 90 days"
+    assert said not in client.get(f"/console/runs/{ids['done']}").text
+    with site.made.db.begin() as connection:
+        connection.execute(delete(StepRow))
+    assert said in client.get(f"/console/runs/{ids['done']}").text
+    assert said not in client.get(f"/console/runs/{ids['failed']}").text
 
 
 @pytest.mark.parametrize("status", [None, "failed", "succeeded", "pending"])

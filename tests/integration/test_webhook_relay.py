@@ -29,7 +29,7 @@ from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
 from app.runs.relay import sweep
 from app.web.webhooks import MAX_BYTES
-from app.webhooks.inbox import KEPT, Received
+from app.webhooks.inbox import KEPT, Received, prune
 from app.wiring import build, make_runtime
 from tests.support.dying import dying
 from tests.support.platform import until
@@ -332,6 +332,11 @@ def test_a_body_is_kept_for_thirty_days(platform: Platform) -> None:
     assert "is no longer kept" in platform.cli("dead")[0]["error"]
     # It is still known: the provider may send it once more.
     assert not platform.post("github", github()).json["new"]
+    with platform.made.db.session() as tx:
+        assert prune(tx, platform.now, 10) == 1
+    # Long after that too, and no target gets it twice.
+    assert platform.post("github", github()).json["new"]
+    platform.work()
     assert len(platform.crm.got) == 5
 
 
