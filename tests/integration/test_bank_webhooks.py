@@ -21,8 +21,8 @@ from tests.support.platform import (
     SECRET,
     Platform,
     platform,
-    until,
 )
+from tests.support.waiting import until
 
 __all__ = ["platform"]
 BANK = "/v1/payouts"

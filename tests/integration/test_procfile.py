@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from app.config import ROOT
 from app.local import procfile
 from app.local.environment import free_port
 from app.local.parts import get
-
-UP_SECONDS = 60.0
-END_SECONDS = 10.0
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[byt
 
 
 def released(environ: dict[str, str], log: Path) -> int:
-    return start("release", environ, log).wait(UP_SECONDS)
+    return start("release", environ, log).wait(PATIENCE_SECONDS)
 
 
 def listening(redis_url: str, pid: int) -> bool:
@@ -57,14 +54,6 @@ def listening(redis_url: str, pid: int) -> bool:
     with Redis.from_url(redis_url) as client:
         keys = client.smembers(REDIS_WORKER_KEYS)
         return [str(pid).encode(), b"idle"] in [client.hmget(key, "pid", "state") for key in keys]
-
-
-def wait_until(up: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + UP_SECONDS
-    while not up():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.05)
 
 
 def left_of(session: int) -> list[psutil.Process]:
@@ -108,9 +97,10 @@ def test_starts_alone_and_ends_at_sigterm(
         "clock": lambda: "clock started" in log.read_text(),
     }
     try:
-        wait_until(up[name], process, log)
+        until(lambda: up[name]() or process.poll() is not None, log.read_text)
+        assert process.poll() is None, log.read_text()
         process.terminate()
-        assert process.wait(END_SECONDS) == 0, log.read_text()
+        assert process.wait(PATIENCE_SECONDS) == 0, log.read_text()
         assert left_of(process.pid) == []
     finally:
         for left in left_of(process.pid):
@@ -125,7 +115,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     log = tmp_path / f"{name}.log"
     process = start(name, environ | {"USE_INNGEST": "maybe"}, log)
     try:
-        assert process.wait(UP_SECONDS) != 0
+        assert process.wait(PATIENCE_SECONDS) != 0
     finally:
         for left in left_of(process.pid):
             left.kill()

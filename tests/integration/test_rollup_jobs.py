@@ -4,6 +4,7 @@ wherever a process is killed, and whichever side a run ends on."""
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import date
@@ -164,11 +165,13 @@ def test_a_run_changes_sides_between_days(
     on: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     months = lived(on.environ["DATABASE_URL"], tmp_path, sales=80)
-    dirty, moved = rollup.dirty, list[Any]()
+    dirty, told, moved = rollup.dirty, threading.Event(), list[Any]()
 
     def moving(*given: Any) -> Any:
-        # In a thread of this process, while the first step of days is being done.
+        # In a thread of this process, while the first step of days is being done: that may begin
+        # before its dispatch has come back.
         if not moved:
+            told.wait()
             made: Runtime = on.made
             moved.append(hand_over(made.store, [run.id], "rq"))
         return dirty(*given)
@@ -177,6 +180,7 @@ def test_a_run_changes_sides_between_days(
     monkeypatch.setattr(analytics, "STEP_DAYS", 5)
     on.backend = "inngest"
     run = on.dispatch("daily-earnings-rollup", {"targetDate": END})
+    told.set()
     (row,) = on.finish(run)
     assert (row.status, row.backend, row.reason) == ("succeeded", "rq", "HANDED_OVER"), row.error
     names = [name for name in on.steps(run.id) if name.startswith("days-")]

@@ -17,7 +17,8 @@ from rq.serializers import JSONSerializer
 
 from app.runs.relay import sweep
 from queues.backend import connect
-from tests.support.sides import PATIENCE_SECONDS, Side, environment, fresh, relaying, rq_worker
+from tests.support.sides import Side, environment, fresh, relaying, rq_worker
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 
 @pytest.fixture
@@ -33,11 +34,8 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
 
 
 def ended(job: Job) -> JobStatus:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while (status := job.get_status()) in (JobStatus.QUEUED, JobStatus.STARTED):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return status
+    until(lambda: job.get_status() not in (JobStatus.QUEUED, JobStatus.STARTED))
+    return job.get_status()
 
 
 @pytest.mark.parametrize(
@@ -140,11 +138,10 @@ def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> Non
     n = uuid4().hex
     with ExitStack() as stack:
         worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
-        run = on.dispatch("slow", {"name": n, "waitSeconds": 1.0})
-        while on.touches(n) == 0:
-            time.sleep(0.02)
+        run = on.dispatch("slow", {"name": n, "waitSeconds": 2.0})
+        until(lambda: on.touches(n))
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait(PATIENCE_SECONDS) == 0
         assert on.row(run.id).status == "waiting"
         assert on.marks(n) == {n: 1}
         stack.enter_context(relaying(on.made))
@@ -159,9 +156,8 @@ def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -
     n = uuid4().hex
     with ExitStack() as stack:
         zombie = stack.enter_context(rq_worker(on.environ, tmp_path / "zombie.log"))
-        run = on.dispatch("slow", {"name": n, "waitSeconds": 0.5})
-        while on.touches(n) == 0:
-            time.sleep(0.02)
+        run = on.dispatch("slow", {"name": n, "waitSeconds": 2.0})
+        until(lambda: on.touches(n))
         zombie.send_signal(signal.SIGSTOP)
         stack.enter_context(relaying(on.made))
         stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.jobs import Mark, marks
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
 from tests.support.sides import Side, both, environment, fresh
+from tests.support.waiting import until
 
 __all__ = ["platform"]
 
@@ -92,10 +92,10 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
     plain = dispatch("planless", {"name": "plain"})
     assert {run.backend for run in [*live.values(), plain]} == {"rq"}
     side.finish(*live.values(), plain)
-    end = time.monotonic() + 40
-    while any(row.check_at is not None for row in runs(side.made, "shadow-compare")):
-        assert time.monotonic() < end, runs(side.made, "shadow-compare")
-        time.sleep(0.1)
+    until(
+        lambda: all(row.check_at is None for row in runs(side.made, "shadow-compare")),
+        lambda: runs(side.made, "shadow-compare"),
+    )
     shadows = runs(side.made, "shadow-compare")
     assert {(row.backend, row.reason, row.status) for row in shadows} == {
         ("inngest", "SHADOW", "succeeded")

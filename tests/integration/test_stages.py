@@ -21,10 +21,10 @@ from app.cutover.gate import CALM, GUARDRAIL
 from app.cutover.parity import Kind, Parity
 from app.dispatch import dispatch
 from app.errors import BadInput, GateClosed, StageRefused
-from app.gateways.cache import open_cache
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow as R
 from flags import Side, Stage
+from tests.support.cached import patient
 from tests.support.sides import environment, fresh
 
 JOB = "five-steps"
@@ -231,7 +231,6 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime
 def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:
     move(made, "ramp", 1)
     pins.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
-    settings = made.settings.model_copy(update={"redis_url": redis_url})
-    snapshot = StageSnapshot(open_cache(settings), f"sqlite:///{utcnow().timestamp()}")
+    snapshot = StageSnapshot(patient("redis", redis_url), f"sqlite:///{utcnow().timestamp()}")
     kept = snapshot.keep(stages.current(made.db))
     assert snapshot.read() == list(kept)

@@ -22,6 +22,7 @@ from app.gateways.stripe import WebhookEvent, verify_webhook
 from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
+from tests.support.waiting import PATIENCE_SECONDS
 
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)
 DAY = 24 * 3600
@@ -316,7 +317,7 @@ def started(*options: str, **environ: str) -> tuple["subprocess.Popen[str]", str
 def ended(process: "subprocess.Popen[str]", signum: int) -> int:
     process.send_signal(signum)
     with process:
-        return process.wait(timeout=20)
+        return process.wait(PATIENCE_SECONDS)
 
 
 def test_state_survives_kill_9(tmp_path: Path) -> None:
@@ -361,10 +362,10 @@ def test_a_payout_settles_by_itself_and_the_webhook_tells(tmp_path: Path) -> Non
             to = stand.account()
             stand.pay(to, "k")
             made = stand.bank(to, "b")
-            first = heard.get(timeout=30)
+            first = heard.get(timeout=PATIENCE_SECONDS)
             assert (first.type, first.account, first.object_id) == ("payout.paid", to, made.id)
             stand.account(id=to, charges_enabled=False)
-            assert heard.get(timeout=30).type == "account.updated"
+            assert heard.get(timeout=PATIENCE_SECONDS).type == "account.updated"
         finally:
             assert ended(process, signal.SIGTERM) == 0
     assert heard.empty()
@@ -376,14 +377,14 @@ def test_the_process_keeps_its_rate_limit_and_needs_a_secret_to_sign() -> None:
     assert stand.admin("GET", "rate")["per_second"] == 2
     assert ended(process, signal.SIGTERM) == 0
     process, url = started("--webhook", "http://127.0.0.1:1/", STRIPE_WEBHOOK_SECRET="")
-    assert (process.wait(timeout=20), url) == (2, "")
+    assert (process.wait(PATIENCE_SECONDS), url) == (2, "")
     process.communicate()
 
 
 def test_it_binds_loopback_only() -> None:
     command = [sys.executable, "-m", "app.local.stripe", "--port", "0", "--host", "0.0.0.0"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=20, env={**os.environ}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ}
     )
     assert done.returncode == 2
     assert "loopback only" in done.stderr

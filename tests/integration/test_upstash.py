@@ -22,6 +22,7 @@ from app.local.serving import LoopbackServer
 from app.local.upstash.server import UpstashStandIn
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT
+from tests.support.waiting import PATIENCE_SECONDS
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -178,7 +179,7 @@ def test_it_starts_from_the_command_line(redis_url: str) -> None:
     url = process.stdout.readline().strip()
     assert requests.post(url, json=["PING"], headers=BEARER, timeout=10).json()["result"] == "PONG"
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_server_that_is_gone_is_an_error() -> None:

@@ -44,6 +44,7 @@ from tests.support.sides import (
     rq_worker,
     side,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 from workflows.sync import sync
 
 CLOSED = "http://127.0.0.1:1"
@@ -83,7 +84,7 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
     def refuse(_made: Runtime) -> str:
         raise NotSo("not as it must be")
 
-    begun = threading.Barrier(2, timeout=10)
+    begun = threading.Barrier(2)
 
     def together(_made: Runtime) -> str:
         begun.wait()
@@ -91,10 +92,10 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
 
     checks = [
         Check("hangs", hang, "wait", seconds=0.3),
-        Check("first", together, "a"),
-        Check("second", together, "b"),
-        Check("bursts", burst, "c"),
-        Check("refuses", refuse, "d"),
+        Check("first", together, "a", PATIENCE_SECONDS),
+        Check("second", together, "b", PATIENCE_SECONDS),
+        Check("bursts", burst, "c", PATIENCE_SECONDS),
+        Check("refuses", refuse, "d", PATIENCE_SECONDS),
     ]
     found = verify(made, checks, lambda: ended.append(1))
     assert found == [
@@ -109,8 +110,11 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
 
 
 @pytest.mark.parametrize("backend", ["rq", "inngest", "qstash"])
-def test_a_canary_comes_back(redis_url: str, tmp_path: Path, backend: str) -> None:
+def test_a_canary_comes_back(
+    redis_url: str, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the side it was sent to, whatever the flag says, and on record as what it is."""
+    monkeypatch.setattr(inside, "CANARY_SECONDS", PATIENCE_SECONDS)
     connect(redis_url).flushall()
     url = f"sqlite:///{tmp_path / 'test.db'}"
     with ExitStack() as stack:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from app.gateways.guard import AddressRefused, Guard, is_public
 from app.gateways.hooks import HookSender, HookUnavailable
 from tests.support.receiver import Receiver, receiving, signature
+from tests.support.wire import read_request
 
 NOW = datetime(2025, 1, 15, 9, 30, 7, tzinfo=UTC)
 KEY = bytes(range(32))
@@ -181,17 +182,6 @@ def test_a_redirect_to_the_metadata_service_is_not_followed(
     assert len(receiver.got) == 1
 
 
-def _request(talk: ssl.SSLSocket) -> list[bytes]:
-    """The lines of its head. Read to the end of its body: what is left unread resets the line."""
-    with talk.makefile("rb") as got:
-        lines: list[bytes] = []
-        while line := got.readline().rstrip():
-            lines.append(line)
-        sizes = [int(line[15:]) for line in lines if line.lower().startswith(b"content-length:")]
-        got.read(sum(sizes))
-    return lines
-
-
 @contextmanager
 def tls_server(certificate: trustme.LeafCert) -> Iterator[tuple[int, list[Any]]]:
     """A TLS server on loopback that answers one request after the other; the names it was asked."""
@@ -208,7 +198,7 @@ def tls_server(certificate: trustme.LeafCert) -> Iterator[tuple[int, list[Any]]]
                 except OSError:
                     return
                 with suppress(OSError), context.wrap_socket(plain, server_side=True) as talk:
-                    named.append(_request(talk))
+                    named.append(read_request(talk))
                     talk.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
         thread = threading.Thread(target=serve, daemon=True)

@@ -32,9 +32,9 @@ from app.web.webhooks import MAX_BYTES
 from app.webhooks.inbox import KEPT, Received, prune
 from app.wiring import build, make_runtime
 from tests.support.dying import dying
-from tests.support.platform import until
 from tests.support.receiver import Receiver, receiving, signature
 from tests.support.sides import Fixed, both, environment, fresh, relaying
+from tests.support.waiting import until
 
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
 KEY, CRM, WAREHOUSE = (bytes([n]) * 32 for n in (1, 2, 3))

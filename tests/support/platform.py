@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
+import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -92,6 +92,7 @@ class Failing:
         self.inner = inner
         self.method = method
         self.failures = list(failures)
+        self._lock = threading.Lock()
         self.calls_per_second = inner.calls_per_second
         self.keys: list[str] = []
         """Of every call that creates something, in its turn."""
@@ -106,9 +107,10 @@ class Failing:
         return cast(BankPayout, self._sent("create_payout", given))
 
     def _sent(self, name: str, given: dict[str, Any]) -> object:
-        self.keys.append(given["idempotency_key"])
-        failing = name == self.method and self.failures
-        reached, failure = self.failures.pop(0) if failing else (True, None)
+        with self._lock:  # a page's calls are made by several threads
+            self.keys.append(given["idempotency_key"])
+            failing = name == self.method and self.failures
+            reached, failure = self.failures.pop(0) if failing else (True, None)
         made = getattr(self.inner, name)(**given) if reached else None
         if failure is not None:
             raise failure
@@ -358,14 +360,6 @@ class Platform:
             ours = (payout.id, payout.destination, payout.amount, payout.currency)
             assert there == ours
         assert self.reconciled() == []
-
-
-def until(held: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    end = time.monotonic() + 10
-    while not held():
-        assert time.monotonic() < end, "it did not come to hold"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -36,11 +36,13 @@ class Receiver:
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Any:
         request = Request(environ)
         headers = {name.lower(): value for name, value in request.headers.items()}
+        # Chosen before it is noted: whoever sees it noted may change what the next one gets.
+        answer, drop = Response(status=self.status, headers=self.headers), self.drop
         self.got.append((request.full_path, headers, request.get_data()))
-        if self.drop:
+        if drop:
             drop_connection(environ)
         self.release.wait(20)
-        return Response(status=self.status, headers=self.headers)(environ, start)
+        return answer(environ, start)
 
     @property
     def address(self) -> SecretStr:

@@ -19,6 +19,7 @@ from app.gateways.stripe import (
 )
 from app.local.serving import serve_in_thread
 from tests.support.stripe_stand import KEY, canned, pay
+from tests.support.wire import read_request
 
 
 @pytest.mark.parametrize(
@@ -65,14 +66,14 @@ def test_an_answer_that_trickles_in_for_ever_is_given_up() -> None:
     def trickle(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection, suppress(ConnectionError):
-            connection.recv(65536)
+            read_request(connection)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
             while not over.wait(0.01):
                 connection.sendall(b" ")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         done = pool.submit(trickle, listener)
-        gateway = StripeGateway(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}", 0.2)
+        gateway = StripeGateway(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}", 2.0)
         with pytest.raises(StripeUnknownOutcome, match="no complete answer"):
             pay(gateway)
         over.set()
@@ -83,7 +84,7 @@ def test_an_answer_cut_short_is_an_unknown_outcome() -> None:
     def cut(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(65536)
+            read_request(connection)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
