@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.support.waiting import PATIENCE_SECONDS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -29,10 +31,14 @@ def browser() -> Iterator[Browser]:
     found = next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
     if found is None:
         pytest.skip(f"no browser on PATH: {', '.join(NAMES)} (Debian: apt-get install chromium)")
+    expect.set_options(timeout=1000 * PATIENCE_SECONDS)
     # For one module: until it ends, no other event loop can run in this thread.
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(
-            executable_path=Path(found), args=list(FLAGS), headless=True
+            executable_path=Path(found),
+            args=list(FLAGS),
+            headless=True,
+            timeout=1000 * PATIENCE_SECONDS,
         )
         yield launched
         launched.close()

@@ -15,6 +15,7 @@ from app.cutover import stages
 from app.local.serving import serve_in_thread
 from app.runs.models import RunRow
 from tests.support.console import HOSTILE, TOKEN, Site, guarded
+from tests.support.waiting import PATIENCE_SECONDS
 
 DESK, PHONE = (1280, 800), (390, 844)
 
@@ -43,6 +44,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, seat: Seat) -> Iterat
     context = browser.new_context(
         color_scheme=scheme, viewport={"width": width, "height": height}, base_url=seat.url
     )
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     made = context.new_page()
     said: list[str] = []
     # A breach of the content security policy is an error in the console too.

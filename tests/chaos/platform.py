@@ -103,7 +103,7 @@ class Platform:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
-            process.wait(15)
+            process.wait(60)
         self.inngest.stop()
         self.made.db.dispose()
 
@@ -159,13 +159,13 @@ class Platform:
     def _killed(self) -> None:
         process = self.processes[self.random.choice(list(PARTS))]
         process.kill()
-        process.wait(15)
+        process.wait(60)
         self.kills += 1
 
     def _stopped(self) -> None:
         process = self.processes[self.random.choice(list(PARTS))]
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
     def _redis_flushed(self) -> None:
         connect(self.redis_url).flushall()

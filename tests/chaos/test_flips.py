@@ -19,6 +19,7 @@ from app.dispatch import dispatch
 from app.runs.run import Run
 from flags import Side
 from tests.support.sides import ROOT, both
+from tests.support.waiting import until
 
 FLIPS = 1000
 MOST_RUNS = 400
@@ -49,14 +50,16 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         flags.configure(flags.Flags(load, lambda _: "inngest", environ=switched))
         watchers = [watcher(stack, switched, tmp_path / f"watch-{n}") for n in range(WATCHERS)]
         for _, log in watchers:
-            while "ready" not in log.read_text():
-                time.sleep(0.05)
+            until(lambda log=log: "ready" in log.read_text())  # type: ignore[misc]
         runs: list[Run] = []
         over = threading.Event()
 
         def work() -> None:
-            while not over.wait(0.01) and len(runs) < MOST_RUNS:
-                runs.append(dispatch("child", {"name": f"n{len(runs)}"}))
+            sides = set[str]()
+            while not over.wait(0.01):
+                if len(runs) < MOST_RUNS or len(sides) < 2:
+                    runs.append(dispatch("child", {"name": f"n{len(runs)}"}))
+                    sides.add(runs[-1].backend)
 
         loader = threading.Thread(target=work)
         loader.start()
@@ -64,7 +67,8 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         for number in range(FLIPS):
             change = flip(made, "live" if number % 2 == 0 else "legacy")
             committed[change.id] = time.monotonic()
-            time.sleep(0.008)
+            # The last two stay long enough to be seen by whoever dispatches: each side gets some.
+            time.sleep(2 * SEEN_SECONDS if number >= FLIPS - 2 else 0.008)
         over.set()
         loader.join()
         time.sleep(2 * SEEN_SECONDS)

@@ -179,7 +179,7 @@ def test_it_dies_everywhere_and_pays_once(
         if backend == "inngest":
             standin.sync()
         run = on.dispatch(job, payload)
-        (row,) = on.finish(run, patience_seconds=100.0)
+        (row,) = on.finish(run, patience_seconds=250.0)
         assert row.status == "succeeded", row.error
         scene.check(expected)
         died = set(deaths.read_text().split())

@@ -122,7 +122,7 @@ def test_it_dies_everywhere_and_the_sums_are_right(
         stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
         if backend == "inngest":
             standin.sync()
-        (row,) = on.finish(on.dispatch(job, JOBS[job][0]), patience_seconds=100.0)
+        (row,) = on.finish(on.dispatch(job, JOBS[job][0]), patience_seconds=250.0)
         assert row.status == "succeeded", row.error
         died = set(deaths.read_text().split())
         steps = set(on.steps(row.id))

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import requests
@@ -33,9 +34,9 @@ from tests.support.sides import (
     rq_worker,
     web,
 )
+from tests.support.waiting import until
 
 FLIP_SECONDS = 0.1
-DRAIN_SECONDS = 90.0
 
 
 class Flipping(flags.Flags):
@@ -66,14 +67,14 @@ class Yard:
             self.qstash = subprocess.Popen(
                 self.command, cwd=ROOT, env=self.environ, stdout=out, stderr=out
             )
-        end = time.monotonic() + 20
-        while True:
-            try:
-                requests.get(f"http://127.0.0.1:{self.port}/_standin/waiting", timeout=2)
-                return
-            except requests.ConnectionError:
-                assert time.monotonic() < end, self.log.read_text()
-                time.sleep(0.05)
+        until(self._answers, self.log.read_text)
+
+    def _answers(self) -> bool:
+        try:
+            requests.get(f"http://127.0.0.1:{self.port}/_standin/waiting", timeout=30)
+        except requests.ConnectionError:
+            return False
+        return True
 
     def restart_qstash(self) -> None:
         """Kill it, as a machine that goes away; its file stays."""
@@ -132,16 +133,14 @@ def delayed_through_flips(
     began = utcnow()
     first, last = began + timedelta(seconds=5), began + timedelta(seconds=10)
     step = (last - first) / len(payloads)
-    restart = threading.Timer(7.0, here.restart_qstash)
+    restart, dice = threading.Timer(7.0, here.restart_qstash), Random(7)
     restart.start()
     for start in range(0, len(payloads), batch):
         dispatch_many(job, _items(payloads, start, batch, first, step))
-        time.sleep(FLIP_SECONDS)
+        # Never in step with the flips, however long a dispatch takes here: both sides get some.
+        time.sleep(dice.uniform(0, 2 * FLIP_SECONDS))
     restart.join()
-    end = time.monotonic() + DRAIN_SECONDS
-    while here.open_runs():
-        assert time.monotonic() < end, f"{here.open_runs()} runs are not done with"
-        time.sleep(0.1)
+    until(lambda: not here.open_runs(), lambda: f"{here.open_runs()} runs are not done with")
 
 
 def _items(

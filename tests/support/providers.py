@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from typing import Any
 
 from openfeature.evaluation_context import EvaluationContext
@@ -13,6 +13,8 @@ from app.cutover.openfeature import StageProvider
 
 JOB = "five-steps"
 state: dict[str, Any] = {"mode": "", "asked": 0, "made": 0}
+over = threading.Event()
+"""Set when whoever hangs need not any more."""
 
 
 class Moody(InMemoryProvider):
@@ -34,7 +36,7 @@ class Moody(InMemoryProvider):
         if state["mode"] == "raises":
             raise ConnectionError("the provider is away")
         if state["mode"] == "hangs":
-            time.sleep(30)
+            over.wait()
         if state["mode"] == "nonsense":
             return FlagResolutionDetails(nonsense)
         if state["mode"] == "odd reason":
@@ -50,7 +52,7 @@ def moody() -> Moody:
 def unready() -> Any:
     class Unready(Moody):
         def initialize(self, evaluation_context: EvaluationContext) -> None:
-            time.sleep(30)
+            over.wait()
 
     return Unready()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +13,13 @@ from openfeature.exception import ErrorCode
 
 import flags
 from app.config import load
+from app.cutover import openfeature
 from app.cutover.openfeature import Provided, StageProvider, factory
 from app.errors import SettingsError
 from flags import Flags, StageRow
 from tests.support import providers
 from tests.support.providers import JOB
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ON = {"USE_INNGEST": "true"}
 HOME = "tests.support.providers"
@@ -52,9 +54,18 @@ class Store:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     providers.state.update(mode="", asked=0, made=0)
+    providers.over.clear()
     monkeypatch.setattr(flags, "_flags", None)
+    monkeypatch.setattr(openfeature, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
     yield
+    providers.over.set()
     api.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on no provider is waited for."""
+    return lambda: monkeypatch.setattr(openfeature, "TIMEOUT_SECONDS", 0.2)
 
 
 # --- the stages as a provider -------------------------------------------------------------------
@@ -143,24 +154,34 @@ def test_an_unreadable_store_is_no_leave_to_ask() -> None:
 
 
 @pytest.mark.parametrize("mode", ["raises", "nonsense", "hangs"])
-def test_without_an_answer_the_last_one_serves_or_legacy(mode: str) -> None:
+def test_without_an_answer_the_last_one_serves_or_legacy(
+    mode: str, impatient: Callable[[], None]
+) -> None:
     decide = Store().provided().decide
     assert decide(JOB, "yes").backend == "inngest"
     providers.state["mode"] = mode
+    if mode == "hangs":
+        impatient()
     assert decide(JOB, "yes")[:2] == ("inngest", "STALE")
     assert decide(JOB, "yet unseen")[:2] == ("rq", "ERROR")
     assert decide("no such flag", "yes")[:2] == ("rq", "ERROR")
 
 
-def test_a_slow_provider_is_left_alone_for_a_while() -> None:
+def test_a_slow_provider_is_left_alone_for_a_while(
+    impatient: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openfeature, "PAUSE_SECONDS", 3600.0)
+    impatient()
     decide = Store().provided().decide
     providers.state["mode"] = "hangs"
     for number in range(50):
         assert decide(JOB, f"y{number}").reason == "ERROR"
+    until(lambda: providers.state["asked"])
     assert providers.state["asked"] == 1
 
 
-def test_one_that_is_not_ready_is_one_without_an_answer() -> None:
+def test_one_that_is_not_ready_is_one_without_an_answer(impatient: Callable[[], None]) -> None:
+    impatient()
     assert Store().provided("unready").decide(JOB, "yes")[:2] == ("rq", "ERROR")
 
 
