@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -105,7 +105,6 @@ def test_a_url_with_two_readings_is_refused(url: str) -> None:
         Guard(resolve=resolve, loopback=True)(url, b"", {}, 5)
 
 
-@settings(derandomize=True)
 @given(st.ip_addresses())
 def test_what_python_calls_private_is_never_public(ip: Any) -> None:
     if not ip.is_global or ip.is_multicast or ip.is_reserved:

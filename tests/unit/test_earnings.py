@@ -436,7 +436,8 @@ CHANGES = st.lists(
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=60,
 )
 @given(SALES, CHANGES)
 def test_it_takes_what_plain_arithmetic_takes(

@@ -486,7 +486,8 @@ EVENTS = st.lists(
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    max_examples=60,
 )
 @given(EVENTS, HOURS)
 def test_verdicts_are_those_of_plain_arithmetic(

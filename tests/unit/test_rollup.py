@@ -244,8 +244,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(
     max_examples=120,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(done=acts)
@@ -270,8 +268,6 @@ def postgres_template(postgres_server: str) -> tuple[str, str]:
 
 @settings(
     max_examples=15,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(done=acts)

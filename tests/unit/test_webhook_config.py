@@ -107,7 +107,7 @@ PARTS = st.sampled_from(
 )
 
 
-@settings(derandomize=True, max_examples=400)
+@settings(max_examples=400)
 @example("https://a.example")
 @given(st.one_of(st.text(max_size=40), st.lists(PARTS, max_size=9).map("".join)))
 def test_what_is_read_another_reader_reads_the_same(url: str) -> None:
