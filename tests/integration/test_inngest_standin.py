@@ -333,7 +333,7 @@ def failed(w: World, calls: int) -> bool:
 
 def test_retry_after_is_honoured_and_the_usual_gaps_grow() -> None:
     with world(gap_scale=1000) as w:
-        moment = datetime.now(UTC) + timedelta(milliseconds=400)
+        moment = datetime.now(UTC) + timedelta(milliseconds=1500)
 
         def later(ctx: Ctx) -> Any:
             if ctx.attempt == 0:
@@ -353,6 +353,37 @@ def test_retry_after_is_honoured_and_the_usual_gaps_grow() -> None:
             assert w.runs("bad")[0]["calls"] == calls
             now[0] += enough
         assert w.done("bad")[0]["status"] == "Failed"
+
+
+@pytest.mark.parametrize(("ahead", "slept"), [(-5.0, 0), (0.45, 0), (0.55, 1), (2.45, 2)])
+def test_a_sleep_is_rounded_to_whole_seconds(ahead: float, slept: int) -> None:
+    now = [time.time() + 60]
+    with world(clock=lambda: now[0], gap_scale=1) as w:
+        until_then = datetime.fromtimestamp(now[0] + ahead, UTC)
+        w.serve(w.fn("nap", lambda ctx: ctx.step.sleep_until("n", until_then)))
+        w.send("demo.nap")
+        if slept:
+            until(lambda: any(run.pending for run in w.standin.engine.runs.values()))
+            now[0] += slept - 0.1
+            time.sleep(0.1)
+            assert w.runs("nap")[0]["calls"] == 1
+            now[0] += 0.1
+        assert w.done("nap")[0]["calls"] == 2
+
+
+@pytest.mark.parametrize("ahead", [-3.0, 0.0, 0.4, 0.99])
+def test_a_retry_after_below_a_second_is_the_next_full_one(ahead: float) -> None:
+    now = [1_900_000_000.5]
+    with world(clock=lambda: now[0], gap_scale=1) as w:
+        at = datetime.fromtimestamp(now[0] + ahead, UTC)
+        w.serve(w.fn("bad", raising(inngest.RetryAfterError("later", at)), retries=1))
+        w.send("demo.bad")
+        until(partial(failed, w, 1))
+        now[0] += 0.4
+        time.sleep(0.1)
+        assert w.runs("bad")[0]["calls"] == 1
+        now[0] += 0.2
+        assert w.done("bad")[0]["calls"] == 2
 
 
 def test_concurrency_is_never_exceeded() -> None:
@@ -529,6 +560,7 @@ def test_keys_are_demanded_in_signed_mode() -> None:
     with world(signed=True) as w:
         w.serve(w.fn("x", lambda ctx: 1))
         assert w.result("x")["output"] == 1
+        assert requests.get(f"{w.url}/dev", timeout=5).status_code == 404
         wrong = send_raw(w.standin, b'{"name": "demo.x"}', key="wrong")
         assert (wrong.status_code, wrong.json()["status"]) == (401, 401)
         run = w.runs("x")[0]["run_id"]
@@ -598,8 +630,18 @@ URL = "http://127.0.0.1:1/api/inngest"
         ({"triggers": [{"event": "e", "expression": "event.data.k == 1"}]}, "expression: the sta"),
         *[
             ({"triggers": [{"cron": cron}]}, "invalid cron")
-            for cron in ("61 * * * *", "* * * *", "0 0 * * * *", "@daily", "0 0 * * 7", "0 0 L * *")
+            for cron in (
+                "61 * * * *",
+                "TZ=Mars 0 0 * * *",
+                "* * * *",
+                "0 0 * * * *",
+                "@daily",
+                "0 0 * * 7",
+                "0 0 L * *",
+            )
         ],
+        ({"triggers": [{"event": "e"}] * 2}, "duplicate trigger e"),
+        ({"triggers": [{"event": f"e{n}"} for n in range(11)]}, "triggers"),
         ({"concurrency": [{"limit": 0}]}, "limit"),
         ({"concurrency": [{"limit": 1, "key": "event.data.k"}]}, "key"),
         ({"concurrency": [{"limit": 1}, {"limit": 2}]}, "concurrency"),

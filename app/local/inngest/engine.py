@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import logging
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 from croniter import croniter
 
 from app.local.inngest import events, wire
-from app.local.inngest.functions import Function
+from app.local.inngest.functions import ZONE, Function
 from app.local.inngest.ids import Ids
 from app.local.inngest.runs import ROOT_STEP, Call, Item, Run, Status
 
@@ -22,6 +23,8 @@ DEDUPE_SECONDS = 24 * 3600
 RETRY_GAPS = (31, 47, 75, 135, 315, 615, 1215, 2415, 3615, 7215)
 # The real server's cap on one run.
 MAX_STEPS = 1000
+# How far ahead the real server takes a Retry-After to mean.
+LONGEST_RETRY_SECONDS = 24 * 3600.0
 
 Action = Callable[[float], None]
 
@@ -38,6 +41,7 @@ class Engine:
         self.runs_of_event: dict[str, list[str]] = {}
         self._rng = rng
         self._gap_scale = gap_scale
+        self._second = min(1.0, gap_scale)
         self._apps: dict[str, list[Function]] = {}
         self._timers: list[tuple[float, int, Action]] = []
         self._order = itertools.count()
@@ -60,7 +64,10 @@ class Engine:
         return before != functions
 
     def _plan_tick(self, function: Function, cron: str, now: float) -> None:
-        at = croniter(cron, datetime.fromtimestamp(now, UTC)).get_next(datetime).timestamp()
+        # As there: in the machine's own zone where the cron names none.
+        zone = UTC if cron.startswith(ZONE) else None
+        start = datetime.fromtimestamp(now, UTC).astimezone(zone)
+        at = croniter(cron.removeprefix(ZONE), start).get_next(datetime).timestamp()
         self._at(at, partial(self._tick, function, cron, at))
 
     def _tick(self, function: Function, cron: str, at: float, now: float) -> None:
@@ -136,10 +143,17 @@ class Engine:
         if no_retry or item.attempt + 1 >= item.run.function.attempts:
             return False
         gap = RETRY_GAPS[min(item.attempt, len(RETRY_GAPS) - 1)] * self._rng.uniform(0.9, 1.1)
-        at = now + gap * self._gap_scale if retry_at is None else retry_at
+        at = now + gap * self._gap_scale if retry_at is None else self._bounded(retry_at, now)
         again = Item(item.run, item.job_id, item.step_id, item.attempt + 1)
         self._at(at, partial(self._enqueue, again))
         return True
+
+    def _bounded(self, retry_at: float, now: float) -> float:
+        """A Retry-After as the real server takes it: less than a second ahead is the next full
+        second, which may well be before it."""
+        if retry_at - now < self._second:
+            return (now // self._second + 1) * self._second
+        return min(retry_at, now + LONGEST_RETRY_SECONDS)
 
     def _take_steps(
         self, item: Item, ops: list[dict[str, Any]], no_retry: bool, now: float
@@ -174,7 +188,10 @@ class Engine:
         if kind == "StepPlanned":
             self._enqueue(Item(run, self.ids.job(), step_id), now)
         elif kind == "Sleep":
-            self._at(wire.instant(str(op.get("name"))), partial(self._wake, run, step_id))
+            # The real server sleeps a whole number of seconds, the nearest one.
+            seconds = (wire.instant(str(op.get("name"))) - now) / self._second
+            wait = max(0, math.floor(seconds + 0.5)) * self._second
+            self._at(now + wait, partial(self._wake, run, step_id))
         else:
             raise ValueError(f"the stand-in does not do {kind}")
 

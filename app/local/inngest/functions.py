@@ -14,6 +14,9 @@ from app.local.inngest.ids import named_uuid
 from app.local.serving import require_loopback
 
 _CRON_FIELD = re.compile(r"[0-9*,/-]+")
+ZONE = "TZ=UTC "
+"""Before a cron: the one zone that the stand-in knows, beside its machine's own."""
+MAX_TRIGGERS = 10
 Retries = Annotated[int, Field(ge=0, le=20)]
 
 
@@ -38,7 +41,7 @@ class _Function(Shape):
     id: Text
     name: Text
     steps: dict[Literal["step"], _Step] = Field(min_length=1)
-    triggers: list[_Trigger] = Field(min_length=1)
+    triggers: list[_Trigger] = Field(min_length=1, max_length=MAX_TRIGGERS)
     concurrency: list[dict[Literal["limit"], PositiveInt]] = Field([], max_length=1)
 
 
@@ -94,8 +97,10 @@ def _function(app: str, raw: _Function) -> Function:
         raise ValueError(f"{raw.id}: the id must be {app}-<function>")
     if query.get("fnId") != [raw.id] or query.get("stepId") != ["step"]:
         raise ValueError(f"{raw.id}: the step's URL must name fnId and stepId=step")
-    for trigger in raw.triggers:
+    for index, trigger in enumerate(raw.triggers):
         _check(trigger, raw.id)
+        if trigger in raw.triggers[:index]:
+            raise ValueError(f"{raw.id}: duplicate trigger {trigger.event or trigger.cron}")
     return Function(
         id=raw.id,
         uuid=named_uuid(raw.id),
@@ -117,6 +122,7 @@ def _check(trigger: _Trigger, function_id: str) -> None:
 
 
 def _is_cron(text: str) -> bool:
+    text = text.removeprefix(ZONE)
     fields = text.split()
     # The real parser (robfig/cron) counts Sunday as 0 only and has no seconds, `L` or `#`.
     known = len(fields) == 5 and all(_CRON_FIELD.fullmatch(field) for field in fields)

@@ -133,8 +133,10 @@ def create_app(standin: "InngestStandIn") -> Flask:
 
     @app.get("/dev")
     def summary() -> Response:
+        if standin.kind != "dev":
+            abort(404)
         with lock:
-            return _json({"functions": sorted(engine.functions)})
+            return _json({"functions": [{"slug": id} for id in sorted(engine.functions)]})
 
     @app.get("/_standin/runs")
     def list_runs() -> Response:

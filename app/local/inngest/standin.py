@@ -23,9 +23,9 @@ JOIN_SECONDS = 1.0
 class InngestStandIn(StandIn):
     """A server that speaks Inngest's protocol on loopback. Starts once; all state is in memory.
 
-    `tick` and `call_timeout` are in seconds, `gap_scale` multiplies the gaps between attempts,
-    `clock` gives Unix seconds. With both keys it signs and demands keys; with none it is a dev
-    server.
+    `tick` and `call_timeout` are in seconds, `gap_scale` multiplies the gaps between attempts and
+    (below 1) the whole seconds that it sleeps and waits for, `clock` gives Unix seconds. With both
+    keys it signs and demands keys; with none it is a dev server.
     """
 
     def __init__(
