@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,12 @@ from workflows.backend import MARK
 log = logging.getLogger(__name__)
 
 CRON_EVENT = "inngest/scheduled.timer"
+OWN = "_inngest"
+"""What Inngest adds to an event's data where somebody invokes the function, as its dashboard does.
+"""
 MOST_RETRIES = 20
+ROUNDED = timedelta(seconds=0.5)
+"""Inngest sleeps the nearest whole number of seconds: so much longer is never too short."""
 
 
 class InngestCarrier(Carrier):
@@ -51,7 +57,8 @@ def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.
         inngest.TriggerEvent(event=spec.event)
     ]
     if spec.schedule is not None:
-        triggers.append(inngest.TriggerCron(cron=spec.schedule))
+        # Without a zone a server of one's own ticks in that of its machine.
+        triggers.append(inngest.TriggerCron(cron=f"TZ=UTC {spec.schedule}"))
     limit = spec.concurrency
 
     @client.create_function(
@@ -83,7 +90,8 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
         if event.name == CRON_EVENT:
             run = tick(spec, spec.occurrence_at(_fired(event)))
         else:
-            run = dispatch(spec.name, event.data, key=None if spec.key else event.id or None)
+            data = {name: value for name, value in event.data.items() if name != OWN}
+            run = dispatch(spec.name, data, key=None if spec.key else event.id or None)
     except BadInput as misfit:
         raise inngest.NonRetriableError(str(misfit)) from None
     log.info("event adopted", extra={"job": spec.name, "run": run.id, "new": run.created})
@@ -97,10 +105,11 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
 
 def _fired(event: inngest.Event) -> datetime:
     """When a cron event was scheduled for, UTC."""
-    try:
-        return datetime.fromisoformat(str(event.data["scheduledAt"])).astimezone(UTC)
-    except (KeyError, ValueError):
-        return datetime.fromtimestamp(event.ts / 1000, UTC)
+    # Servers that do not say it name the event after it, and make the event seconds before.
+    for said in (event.data.get("scheduledAt"), event.id):
+        with suppress(ValueError):
+            return datetime.fromisoformat(str(said)).astimezone(UTC)
+    return datetime.fromtimestamp(event.ts / 1000, UTC)
 
 
 def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
@@ -114,7 +123,7 @@ def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
             raise inngest.RetryAfterError(outcome.error or "held by an earlier call", _due(outcome))
         case End.WAIT | End.NOT_DUE:
             due = _due(outcome)
-            context.step.sleep_until(f"until {iso(due)}", due)
+            context.step.sleep_until(f"until {iso(due)}", due + ROUNDED)
             # Slept already, and still too early: the two clocks differ.
             raise inngest.RetryAfterError("not due yet", due + timedelta(seconds=1))
         case _:

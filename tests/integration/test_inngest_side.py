@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import random
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ import flags
 from app import runtime
 from app.config import load
 from app.cutover.clocks import tick
+from app.local.inngest.engine import Engine
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
 from app.runs.models import RunRow
@@ -31,14 +33,16 @@ EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
 
 
-def serving(stack: ExitStack, tmp_path: Path, redis_url: str, *, signed: bool) -> tuple[Side, str]:
+def serving(
+    stack: ExitStack, tmp_path: Path, redis_url: str, *, signed: bool, gap_scale: float = 0.02
+) -> tuple[Side, str]:
     """The app and a stand-in, in dev or signed mode; no worker for RQ."""
     port = free_port()
     standin = InngestStandIn(
         [f"http://127.0.0.1:{port}/api/inngest"],
         event_key=EVENT_KEY if signed else None,
         signing_key=SIGNING_KEY if signed else None,
-        gap_scale=0.02,
+        gap_scale=gap_scale,
     )
     stack.enter_context(standin)
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
@@ -117,6 +121,26 @@ def sign(body: bytes, at: int) -> str:
     return f"t={at}&s={mac.hexdigest()}"
 
 
+def a_call(event: str, data: dict[str, Any]) -> bytes:
+    """Inngest's first call of a function for this event, as it is signed."""
+    call = {
+        "ctx": {
+            "attempt": 0,
+            "max_attempts": 5,
+            "disable_immediate_execution": False,
+            "run_id": "R",
+            "stack": {"stack": [], "current": 0},
+            "use_api": False,
+        },
+        "event": {"name": event, "id": "e", "ts": 1, "data": data},
+        "events": [],
+        "steps": {},
+        "use_api": False,
+        "version": -1,
+    }
+    return json.dumps(call, separators=(",", ":"), sort_keys=True).encode()
+
+
 @pytest.mark.parametrize(
     ("age", "accepted"), [(0, True), (-240, True), (310, False), (-310, False), (86400, False)]
 )
@@ -127,27 +151,7 @@ def test_the_age_of_a_signature_is_checked(
     n = uuid4().hex
     on.backend = "rq"  # nobody carries it there: only a call of ours could do it
     run = on.dispatch("child", {"name": n})
-    call = {
-        "ctx": {
-            "attempt": 0,
-            "max_attempts": 5,
-            "disable_immediate_execution": False,
-            "run_id": "R",
-            "stack": {"stack": [], "current": 0},
-            "use_api": False,
-        },
-        "event": {
-            "name": "test.child",
-            "id": "e",
-            "ts": 1,
-            "data": {"_switchyard": {"run": run.id, "epoch": 1}},
-        },
-        "events": [],
-        "steps": {},
-        "use_api": False,
-        "version": -1,
-    }
-    body = json.dumps(call, separators=(",", ":"), sort_keys=True).encode()
+    body = a_call("test.child", {"_switchyard": {"run": run.id, "epoch": 1}})
     at = int(time.time()) - age
     answer = requests.post(
         f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
@@ -171,6 +175,81 @@ def test_unsigned_calls_and_syncs_are_refused(signed: tuple[Side, str]) -> None:
         assert requests.put(f"{url}/api/inngest", headers=odd, timeout=5).status_code == 401
     old = {"x-inngest-signature": sign(b"", int(time.time()))[:-4] + "0000"}
     assert requests.put(f"{url}/api/inngest", headers=old, timeout=5).status_code in (400, 401)
+
+
+def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, str]) -> None:
+    """As Inngest's cloud asks: the answer itself holds the functions, with the URL it was sent."""
+    on, url = signed
+    body = json.dumps({"url": "https://shop.example/api/inngest"}, separators=(",", ":")).encode()
+    answer = requests.put(
+        f"{url}/api/inngest",
+        data=body,
+        headers={
+            "x-inngest-signature": sign(body, int(time.time())),
+            "x-inngest-server-kind": "cloud",
+            "x-inngest-sync-kind": "in_band",
+        },
+        timeout=5,
+    )
+    assert (answer.status_code, answer.headers["x-inngest-sync-kind"]) == (200, "in_band")
+    assert "x-inngest-signature" in answer.headers
+    known = {f["id"]: f["steps"]["step"]["runtime"]["url"] for f in answer.json()["functions"]}
+    ours = [s.name for s in on.made.catalogue.values() if s.serverless == "inngest"]
+    assert known == {
+        f"switchyard-{name}": f"https://shop.example/api/inngest?fnId=switchyard-{name}&stepId=step"
+        for name in ours
+    }
+
+
+def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None:
+    """The dashboard's "Invoke" adds data of its own to what was typed in, as recorded."""
+    on, url = dev
+    flags.configure(Fixed("rq"))
+    own = {"correlation_id": "", "expire": 0, "fn_id": "switchyard-child", "gid": "", "name": ""}
+    answer = requests.post(
+        f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
+        data=a_call("inngest/function.invoked", {"name": "by hand", "_inngest": own}),
+        timeout=5,
+    )
+    assert answer.status_code == 200, answer.text
+    (row,) = runs_of(on, "child")
+    assert (row.key, "_inngest" in row.payload) == ("e", False)
+
+
+def test_a_sleep_wakes_when_the_run_is_due(tmp_path: Path, redis_url: str) -> None:
+    """Inngest sleeps the nearest whole second: woken too early, a run would fail an attempt."""
+    with ExitStack() as stack:
+        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=1.0)
+        n = uuid4().hex
+        on.finish(on.dispatch("sleeper", {"name": n, "waitSeconds": 0.4}))
+        assert on.standin is not None
+        # A step, the sleep, a step, the end.
+        assert [run["calls"] for run in on.standin.runs()] == [4]
+        assert on.marks(n) == {f"{n}/before": 1, f"{n}/after": 1}
+
+
+def test_crons_tick_in_utc_whatever_the_zone_of_inngests_machine(
+    dev: tuple[Side, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    scheduled = [f for f in on.standin.engine.functions.values() if f.crons]
+    assert scheduled
+    start = datetime(2026, 3, 2, 3, 7, tzinfo=UTC)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        elsewhere = Engine(random.Random(1))
+        elsewhere.register("switchyard", scheduled, start.timestamp())
+        elsewhere.take_due(start.timestamp() + 40 * 86_400)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for run in elsewhere.runs.values():
+        spec = on.made.catalogue[run.function.id.removeprefix("switchyard-")]
+        fired = datetime.fromisoformat(run.event.body["data"]["scheduledAt"])
+        assert fired == spec.occurrence_after(start), spec.name
+    assert len(elsewhere.runs) == len(scheduled)
 
 
 def test_an_event_from_elsewhere_becomes_a_run(

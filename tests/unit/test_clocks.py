@@ -307,3 +307,24 @@ def test_a_cron_event_is_its_occurrence(fired: datetime) -> None:
     assert PAY_DAY.occurrences(occurrence, fired) == []
     assert PAY_DAY.occurrence_after(occurrence) > fired
     assert (occurrence.day, occurrence.hour, occurrence.minute) in {(1, 9, 0), (15, 9, 0)}
+
+
+@pytest.mark.parametrize("lead", [0, 14])
+def test_a_cron_event_that_does_not_say_when_is_named_after_it(world: World, lead: int) -> None:
+    """Servers of 2025 make it some seconds ahead; the oldest at that very second."""
+    having(world, ALL)
+    at = ALL.occurrence_after(world.time.now)
+    made_at = at - timedelta(seconds=lead)
+    named = f"{at:%Y-%m-%dT%H:%M:%SZ}"
+    data = {"cron": "0 * * * *"}
+    ts = int(made_at.timestamp() * 1000)
+    _adopt(ALL, inngest.Event(name=CRON_EVENT, data=data, id=named, ts=ts))
+    assert f"tick:{named.replace('Z', '.000Z')}" in keys(world, "each")
+
+
+def test_a_cron_event_with_neither_is_taken_by_its_time(world: World) -> None:
+    having(world, ALL)
+    at = ALL.occurrence_after(world.time.now)
+    ts = int(at.timestamp() * 1000)
+    _adopt(ALL, inngest.Event(name=CRON_EVENT, data={}, id="01M843ZAR12GCVYCTRGJ33HGCH", ts=ts))
+    assert keys(world, "each") == ticks(ALL, at - timedelta(hours=1), at)
