@@ -16,7 +16,8 @@ from app.gateways.cache_carriers import Carrier, RedisCarrier, UpstashCarrier
 from app.gateways.cache_line import CacheAway, Line
 
 MAX_KEY, MAX_VALUE = 200, 900_000
-"""Characters, and bytes: Upstash takes requests of up to a megabyte."""
+"""Characters, and bytes on the way, where a value is JSON within JSON: not every plan of Upstash
+takes requests over a megabyte."""
 MAX_SECONDS = 30 * 24 * 3600
 EARLY = 5
 """In the last fifth of its time a value is computed anew while it still serves."""
@@ -166,8 +167,8 @@ def encoded(name: str, value: Any) -> str:
         text = canonical_json(value)
     except (TypeError, ValueError, RecursionError) as unfit:
         raise BadInput(f"{name}: not a JSON value: {unfit}") from None
-    if len(text) > MAX_VALUE:
-        raise BadInput(f"{name}: its JSON has {len(text)} bytes; at most {MAX_VALUE} are kept")
+    if (size := len(json.dumps(text))) > MAX_VALUE:
+        raise BadInput(f"{name}: its JSON takes {size} bytes to send; at most {MAX_VALUE} are kept")
     return text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import httpx
 from pydantic import SecretStr
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -13,6 +14,9 @@ from upstash_redis import Redis as Upstash
 
 CALL_SECONDS = 2.0
 """After this a carrier itself gives up: its caller did long before, but its thread must end."""
+IDLE_SECONDS = 300.0
+"""How long a connection is kept unused: opening one to a server 50 ms away takes longer than a
+caller waits."""
 
 
 class Carrier(Protocol):
@@ -36,8 +40,10 @@ class UpstashCarrier:
             # Needs a header that all threads share: one changes it while another goes through it.
             read_your_writes=False,
         )
-        # The client's own HTTP client waits for ever, and there is no other way to its timeout.
-        self._redis._http._client.timeout = CALL_SECONDS
+        # The client's own HTTP client waits for ever for an answer, and keeps a connection for 5 s.
+        self._redis._http._client = httpx.Client(
+            timeout=CALL_SECONDS, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS)
+        )
 
     def run(self, command: Sequence[str]) -> Any:
         """See Carrier."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +15,14 @@ import requests
 from pydantic import SecretStr
 from upstash_redis import Redis as Upstash
 from upstash_redis.errors import UpstashError
+from werkzeug.wrappers import Request, Response
 
 from app.config import load
-from app.errors import SettingsError
-from app.gateways.cache import open_cache
+from app.errors import BadInput, SettingsError
+from app.gateways.cache import MAX_VALUE, open_cache
 from app.gateways.cache_carriers import RedisCarrier, UpstashCarrier
-from app.local.serving import LoopbackServer
-from app.local.upstash.server import UpstashStandIn
+from app.local.serving import LoopbackServer, serve_in_thread
+from app.local.upstash.server import MAX_REQUEST, UpstashStandIn
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT
 from tests.support.waiting import PATIENCE_SECONDS
@@ -160,6 +163,40 @@ def test_the_real_client(client: Any) -> None:
     assert client.multi().set("m", 1).incr("m").exec() == [True, 2]
     with pytest.raises(UpstashError, match="WRONGTYPE"):
         client.lpush("k", "x")
+
+
+def test_a_request_has_at_most_a_megabyte(kit: Kit) -> None:
+    answer = post(kit, "/", ["SET", "k", "x" * MAX_REQUEST])
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("ERR max request size exceeded")
+
+
+def test_the_largest_value_there_may_be_is_kept(kit: Kit) -> None:
+    largest = '"' * ((MAX_VALUE - 6) // 4)  # each is four bytes on the way
+    assert kit.cache.put("k", largest, 60)
+    assert kit.cache.get_or_compute("k", lambda: largest, 60) == largest
+    with pytest.raises(BadInput, match="bytes"):
+        kit.cache.put("k", largest + '"', 60)
+    assert kit.cache.put("other", 1, 60)
+
+
+def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening one to a server far away takes longer than a caller waits for the cache."""
+    ports: list[str] = []
+
+    @Request.application
+    def app(request: Request) -> Response:
+        ports.append(request.environ["REMOTE_PORT"])
+        return Response('{"result": "OK"}')
+
+    with serve_in_thread(app) as url:
+        carrier = UpstashCarrier(url, SecretStr(TOKEN))
+        carrier.run(["SET", "k", "v"])
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
+        monkeypatch.setattr("httpcore._sync.http11.time", later)
+        carrier.run(["SET", "k", "v"])
+    assert len(ports) == 2
+    assert len(set(ports)) == 1
 
 
 def test_it_serves_loopback_only(redis_url: str) -> None:
