@@ -89,6 +89,11 @@ class StripeGateway:
     def __repr__(self) -> str:
         return f"StripeGateway(api_base={self._api_base!r})"
 
+    @property
+    def live(self) -> bool:
+        """Whether its key moves real money."""
+        return "_live_" in self._api_key
+
     def create_transfer(
         self,
         *,

@@ -26,6 +26,8 @@ class WebhookEvent:
     """The object it is about; a few kinds, such as a balance, have no id."""
     created: datetime
     """UTC, whole seconds."""
+    test: bool = False
+    """Whether it is of test mode."""
 
 
 def verify_webhook(payload: bytes, signature: str, secret: str, now: datetime) -> WebhookEvent:
@@ -52,7 +54,8 @@ def _read(event: stripe.Event) -> WebhookEvent:
         if not _NAME.fullmatch(name):
             raise ValueError("not a name")
     created = datetime.fromtimestamp(event.created, UTC)
-    return WebhookEvent(event.id, event.type, account or None, about or None, created)
+    test = getattr(event, "livemode", None) is False
+    return WebhookEvent(event.id, event.type, account or None, about or None, created, test)
 
 
 def _reason(forged: stripe.SignatureVerificationError) -> str:

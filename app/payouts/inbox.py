@@ -65,8 +65,15 @@ class StripeEvent(Base):
 stripe_events = cast(Table, StripeEvent.__table__)
 
 
-def receive(tx: Session, event: WebhookEvent, payload: bytes, now: datetime) -> tuple[bool, bool]:
-    """Write the event, unless its id is known; whether it was written, and is to be acted on."""
+def receive(
+    tx: Session, event: WebhookEvent, payload: bytes, now: datetime, *, live: bool
+) -> tuple[bool, bool]:
+    """Write the event, unless its id is known; whether it was written, and is to be acted on.
+
+    A `live` platform is sent test mode's events of connected accounts too
+    (https://docs.stripe.com/connect/webhooks), whose objects its key cannot see.
+    """
+    acts = event.type in ACTS_ON and not (live and event.test)
     connection = tx.connection()
     row = {
         "id": event.id,
@@ -75,11 +82,11 @@ def receive(tx: Session, event: WebhookEvent, payload: bytes, now: datetime) -> 
         "object_id": event.object_id,
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
         "received_at": now,
-        "handled_at": None if event.type in ACTS_ON else now,
+        "handled_at": None if acts else now,
     }
     insert = INSERT[connection.dialect.name](stripe_events).values(row).on_conflict_do_nothing()
     new = connection.execute(insert, execution_options=COUNTED).rowcount == 1
-    return new, new and event.type in ACTS_ON
+    return new, new and acts
 
 
 def handle(tx: Session, ctx: Context, event_id: str) -> dict[str, Any]:

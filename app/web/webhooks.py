@@ -44,7 +44,8 @@ def blueprint(made: Runtime) -> Blueprint:
         now = made.store.clock()
         event = verify_webhook(payload, signature, secret.get_secret_value(), now)
         with made.db.session() as session:
-            new, acted_on = inbox.receive(session, event, payload, now)
+            live = made.engine.gateways.stripe.live
+            new, acted_on = inbox.receive(session, event, payload, now, live=live)
             if acted_on:
                 dispatch("handle-stripe-event", {"eventId": event.id}, session=session)
             if new and any(target.wants(STRIPE) for target in targets.values()):

@@ -109,7 +109,7 @@ class Scene:
             payout = tx.scalars(select(Payout)).first()
             assert payout is not None
             names = ("evt_1", "payout.paid", payout.destination, payout.bank_payout_id)
-            inbox.receive(tx, WebhookEvent(*names, now), b"{}", now)
+            inbox.receive(tx, WebhookEvent(*names, now), b"{}", now, live=False)
         return {"eventId": "evt_1"}, {"in_transit": PAYABLE - 1, "paid": 1}
 
     def check(self, expected: dict[str, int]) -> None:

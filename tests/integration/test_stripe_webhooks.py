@@ -443,6 +443,29 @@ def test_the_snapshot_is_not_trusted(lite: Platform, stand: Stand) -> None:
     assert [run.status for run in lite.runs()] == ["succeeded"] * 2
 
 
+@pytest.mark.parametrize(
+    ("key", "livemode", "acted_on"),
+    [
+        ("sk_live_webhooks", False, False),
+        ("rk_live_webhooks", False, False),
+        ("sk_live_webhooks", True, True),
+        ("sk_test_webhooks", False, True),
+    ],
+)
+def test_a_live_platform_does_not_act_on_test_mode(
+    lite: Platform, stand: Stand, key: str, livemode: bool, acted_on: bool
+) -> None:
+    """Its Connect endpoint is sent test events too; asked for with a live key, nothing is there."""
+    gateways = Gateways(stripe=StripeGateway(key, stand.url))
+    made = replace(lite.made, engine=replace(lite.engine, gateways=gateways))
+    lite.app = Flask("mode")
+    web.register(lite.app, made)
+    assert lite.event(livemode=livemode).json == {"received": True, "new": True}
+    assert [run.job for run in lite.runs()] == ["handle-stripe-event"] * acted_on
+    (event,) = lite.rows(StripeEvent)
+    assert (event.handled_at is None, event.error) == (acted_on, None)
+
+
 class Overtaken:
     """A gateway whose first answer is outrun by another event's whole handling."""
 
