@@ -42,6 +42,11 @@ def stand() -> Iterator[Stand]:
         ({"currency": "zzz"}, None, "currency", "Invalid currency: zzz. Stripe currently"),
         ({"source_type": "gold"}, None, "source_type", "Invalid source_type: must be one of"),
         ({"metadata": "x"}, None, "metadata", "Invalid object: x"),
+        ({"metadata": {"k": "x" * 501}}, None, "metadata", "Metadata values can have up to 500"),
+        ({"metadata": {"k" * 41: "x"}}, None, "metadata", "Metadata keys can have up to 40"),
+        ({"metadata": {f"k{n}": "x" for n in range(51)}}, None, "metadata", "Metadata can have up"),
+        ({"description": "x" * 5001}, None, "description", "Invalid string: too long"),
+        ({"transfer_group": "x" * 5001}, None, "transfer_group", "Invalid string: too long"),
         ({"destination": {"a": 1}}, None, "destination", "Invalid string"),
         ({"expand": ["destination"]}, None, "expand", "This property cannot be expanded"),
     ],
@@ -69,6 +74,7 @@ def test_parameters_are_checked_strictly(
         ({"amount": 1.5}, "amount"),
         ({"currency": "zzz"}, "currency"),
         ({"method": "someday"}, "method"),
+        ({"statement_descriptor": "x" * 23}, "statement_descriptor"),
         ({"destination_account": "acct_1"}, "destination_account"),
     ],
 )
@@ -120,6 +126,19 @@ def test_currencies_without_decimals_want_hundreds(stand: Stand, currency: str) 
     else:
         with pytest.raises(stripe.InvalidRequestError):
             stand.pay(to, "k", 150, currency=currency)
+
+
+@pytest.mark.parametrize("currency", ["bhd", "jod", "kwd", "omr", "tnd"])
+def test_currencies_of_three_decimals_want_tens(stand: Stand, currency: str) -> None:
+    to = stand.account()
+    for owner in ("", to):
+        stand.admin("POST", "topup", {"amount": 1_000, "currency": currency, "account": owner})
+    for send in (stand.pay, stand.bank):
+        with pytest.raises(stripe.InvalidRequestError) as refused:
+            send(to, "k", 155, currency=currency)
+        assert refused.value.param == "amount"
+    assert stand.pay(to, "k", 150, currency=currency).amount == 150
+    assert stand.bank(to, "b", 150, currency=currency).amount == 150
 
 
 # Lists

@@ -19,6 +19,10 @@ from stripe.params import PayoutCreateParams
 from app.local.stripe.errors import ApiError
 
 MAX_AMOUNT = 99_999_999
+MAX_TEXT = 5000
+MAX_DESCRIPTOR = 22
+# https://docs.stripe.com/api/metadata
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 50, 40, 500
 CURRENCIES = (
     "usd, aed, ars, aud, bgn, bhd, brl, cad, chf, clp, cny, cop, czk, dkk, egp, eur, gbp, hkd, "
     "huf, idr, ils, inr, isk, jod, jpy, kes, krw, kwd, mad, mxn, myr, ngn, nok, nzd, omr, pen, "
@@ -27,6 +31,7 @@ CURRENCIES = (
 # https://docs.stripe.com/currencies#special-cases
 WHOLE = frozenset({"isk", "ugx"})
 WHOLE_PAID_OUT = frozenset({"huf", "twd"})
+THOUSANDTHS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
 # By pydantic's error type: Stripe's code and message.
 ANSWERS = {
     "missing": ("parameter_missing", "Missing required param: {param}."),
@@ -115,15 +120,35 @@ def checked(params: Any, raw: dict[str, Any]) -> dict[str, Any]:
         )
         message = f"This value must be {bound}."
         raise ApiError(400, message, "parameter_invalid_integer", "limit")
+    _check_lengths(values)
     if "amount" in values or "currency" in values:
         _check_money(values, WHOLE | WHOLE_PAID_OUT if params is PayoutCreateParams else WHOLE)
     return values
 
 
+def _check_lengths(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        most = MAX_DESCRIPTOR if name == "statement_descriptor" else MAX_TEXT
+        if isinstance(value, str) and len(value) > most:
+            message = f"Invalid string: too long; must be at most {most} characters"
+            raise ApiError(400, message, param=name)
+    metadata = values.get("metadata") or {}
+    keys, texts = [*map(len, metadata)], [*map(len, metadata.values())]
+    for what, size, most in (
+        ("can have up to {} keys", len(keys), MAX_METADATA),
+        ("keys can have up to {} characters", max(keys, default=0), MAX_METADATA_KEY),
+        ("values can have up to {} characters", max(texts, default=0), MAX_METADATA_VALUE),
+    ):
+        if size > most:
+            message = f"Metadata {what.format(most)}, but you passed in {size}"
+            raise ApiError(400, message, param="metadata")
+
+
 def _check_money(values: dict[str, Any], whole: frozenset[str]) -> None:
     """Refuses an amount outside 1..99999999 minor units and a currency Stripe does not have.
 
-    In the currencies `whole` an amount has two decimals, which are zero.
+    In the currencies `whole` an amount has two decimals, which are zero, and of three decimals
+    the last is.
     """
     if "amount" not in values:
         raise ApiError(400, "Missing required param: amount.", "parameter_missing", "amount")
@@ -138,8 +163,9 @@ def _check_money(values: dict[str, Any], whole: frozenset[str]) -> None:
         if currency not in CURRENCIES.split(", "):
             message = f"Invalid currency: {currency}. Stripe currently supports these currencies: "
             raise ApiError(400, message + CURRENCIES, param="currency")
-        if currency in whole and values["amount"] % 100:
-            message = f"Invalid amount: in {currency} it must be evenly divisible by 100."
+        step = 100 if currency in whole else 10 if currency in THOUSANDTHS else 1
+        if values["amount"] % step:
+            message = f"Invalid amount: in {currency} it must be evenly divisible by {step}."
             raise ApiError(400, message, param="amount")
 
 
