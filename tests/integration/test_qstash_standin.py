@@ -242,6 +242,14 @@ def test_a_wrong_token_and_a_wrong_cron(url: str) -> None:
         for cron in ("* * * *", "61 * * * *", "", "@daily"):
             with pytest.raises(QStashError, match="status: 400"):
                 client.schedule.create(destination=url, cron=cron)
+        for odd in ("a b", "a/b", "a:b"):
+            with pytest.raises(QStashError, match="status: 400"):
+                client.schedule.create(destination=url, cron="0 0 * * *", schedule_id=odd)
+            with pytest.raises(QStashError, match="status: 400"):
+                client.message.enqueue(queue=odd, url=url)
+            with pytest.raises(QStashError, match="status: 400"):
+                client.message.batch([{"url": url, "queue": odd}])
+        assert (client.schedule.list(), made.store.waiting()) == ([], [])
         for call in (client.schedule.get, client.schedule.delete, client.schedule.pause):
             with pytest.raises(QStashError, match="status: 404"):
                 call("none")

@@ -23,11 +23,19 @@ _KNOWN = {
     *("deduplication-id", "content-based-deduplication", "timeout", "flow-control-key"),
     *("flow-control-value", "cron", "schedule-id", "queue-name", "redact-fields"),
 }
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _FORWARD = ("forward-", "callback-forward-", "failure-callback-forward-")
 
 
 class Refused(ValueError):
     """What the service answers 400 to."""
+
+
+def named(text: str | None) -> str | None:
+    """What a schedule, a queue or a flow control key may be called, where it is called anything."""
+    if text is not None and not _NAME.fullmatch(text):
+        raise Refused(f"invalid name {text!r}: letters, digits, hyphens, periods and underscores")
+    return text
 
 
 def seconds(text: str) -> int:
@@ -86,7 +94,7 @@ def message(url: str, headers: Mapping[str, str], body: bytes, now: float) -> di
         "callback": _callback(said.get("callback")),
         "failureCallback": _callback(said.get("failure-callback")),
         "timeout": _timeout(said.get("timeout")),
-        "queueName": said.get("queue-name"),
+        "queueName": named(said.get("queue-name")),
         "label": said.get("label"),
         "deduplicationId": said.get("deduplication-id"),
         "callerIP": "127.0.0.1",
@@ -131,6 +139,6 @@ def _flow(said: Mapping[str, str]) -> dict[str, Any]:
     if key is None and value is None:
         return {}
     found = re.fullmatch(r"parallelism=([1-9]\d{0,5})", (value or "").strip().lower())
-    if not key or not re.fullmatch(r"[A-Za-z0-9._-]+", key) or found is None:
+    if key is None or found is None:
         raise Refused("flow control takes a key, and here parallelism=N alone")
-    return {"flowControlKey": key, "parallelism": int(found[1])}
+    return {"flowControlKey": named(key), "parallelism": int(found[1])}

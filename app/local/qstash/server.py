@@ -76,7 +76,7 @@ def create_app(standin: QStashStandIn) -> Flask:
         doc = params.message(url, dict(request.headers), request.get_data(), now())
         if queue is not None and ("flowControlKey" in doc or doc["notBefore"] > doc["createdAt"]):
             raise Refused("a queue takes neither a delay nor flow control")
-        answer = standin.take({**doc, "queueName": queue})
+        answer = standin.take({**doc, "queueName": params.named(queue)})
         return taken(answer, 202 if "deduplicated" in answer else 201)
 
     @app.post("/v2/publish/<path:destination>")
@@ -98,7 +98,7 @@ def create_app(standin: QStashStandIn) -> Flask:
                 raise Refused("a message of a batch has no destination")
             body = (one.get("body") or "").encode()
             doc = params.message(one["destination"], one.get("headers") or {}, body, now())
-            docs.append({**doc, "queueName": one.get("queue")})
+            docs.append({**doc, "queueName": params.named(one.get("queue"))})
         return taken([standin.take(doc) for doc in docs], 200)
 
     @app.get("/v2/keys")
@@ -133,7 +133,8 @@ def create_app(standin: QStashStandIn) -> Flask:
         message = params.message(
             url_of(destination), dict(request.headers), request.get_data(), now()
         )
-        schedule_id = request.headers.get("Upstash-Schedule-Id") or f"scd_{uuid4().hex}"
+        given = params.named(request.headers.get("Upstash-Schedule-Id"))
+        schedule_id = given or f"scd_{uuid4().hex}"
         doc = {
             "scheduleId": schedule_id,
             "cron": params.cron(request.headers.get("Upstash-Cron", "")),
