@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Unpack
 
 from sqlalchemy import func, select
 
 from app.cutover import stages
 from app.cutover.parity import UNEXPLAINED
-from app.cutover.stages import StageChange
+from app.cutover.stages import OnRecord, StageChange
 from app.db import Database
 from app.errors import GateClosed
 from app.runs.models import RunRow as R
@@ -49,25 +50,16 @@ def move(
     stage: str,
     percent: float | None,
     *,
-    by: str,
-    why: str,
-    now: datetime,
-    expected: int | None = None,
     force: bool = False,
+    **told: Unpack[OnRecord],
 ) -> StageChange:
     """Move `job` to `stage`, through the gate where that is `complete`; `force` opens it, which
     goes on record where it was closed. Raises GateClosed, and StageRefused, as where the job does
     not stand at version `expected` any more."""
-    found = obstacles(db, job, now) if stage == Stage.COMPLETE else []
+    found = obstacles(db, job, told["now"]) if stage == Stage.COMPLETE else []
     if found and not force:
         raise GateClosed(f"{job} is not complete: {'; '.join(found)}; or --force")
-    if found:
-        why = f"{why.strip()} (forced past: {'; '.join(found)})" if why.strip() else why
-    return stages.set_stage(
-        *(db, job, stage, percent),
-        by=by,
-        why=why,
-        now=now,
-        expected=expected,
-        forced=bool(found),
-    )
+    if found and told["why"].strip():
+        told["why"] = f"{told['why'].strip()} (forced past: {'; '.join(found)})"
+    told["forced"] = bool(found)
+    return stages.set_stage(db, job, stage, percent, **told)

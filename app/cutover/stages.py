@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 from sqlalchemy import CheckConstraint, Index, String, Text, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -74,23 +74,22 @@ def current(db: Database) -> list[StageRow]:
     return [StageRow(*row, pins=tuple(pinned[row.job])) for row in rows]
 
 
+class OnRecord(TypedDict):
+    """What goes on record with a move, and where the job must stand for it to be made."""
+
+    by: str
+    why: str
+    now: datetime
+    expected: NotRequired[int | None]
+    forced: NotRequired[bool]
+
+
 def set_stage(
-    db: Database,
-    job: str,
-    stage: str,
-    percent: float | None,
-    *,
-    by: str,
-    why: str,
-    now: datetime,
-    expected: int | None = None,
-    forced: bool = False,
+    db: Database, job: str, stage: str, percent: float | None, **told: Unpack[OnRecord]
 ) -> StageChange:
-    """Move `job` to `stage`, on record with who and why; see change()."""
+    """Move `job` to `stage` in a transaction of its own; see change()."""
     with db.session() as tx:
-        return change(
-            tx, job, stage, percent, by=by, why=why, now=now, expected=expected, forced=forced
-        )
+        return change(tx, job, stage, percent, **told)
 
 
 def change(
