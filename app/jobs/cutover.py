@@ -9,14 +9,11 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from app.clock import iso
 from app.cutover import guardrail, shadow
-from app.errors import BadInput
-from app.gateways.hooks import HookRefused
-from app.gateways.smtp import MailRefused, MailUnknown
 from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import StepFailed
+from app.mail import admins
 from app.runs.shadows import JOB
 
 log = logging.getLogger(__name__)
@@ -85,9 +82,6 @@ def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, bool]:
 
 
 def _mail(_tx: Session, ctx: Context, payload: SteppedBack) -> bool:
-    mailer, to = ctx.gateways.mailer, ctx.gateways.admin.email
-    if mailer is None or to is None:
-        return False
     where = payload.to if payload.percent is None else f"{payload.to} {payload.percent:g} %"
     text = (
         f"{payload.job} stepped back from {payload.from_stage} to {where} by itself.\n\n"
@@ -97,25 +91,14 @@ def _mail(_tx: Session, ctx: Context, payload: SteppedBack) -> bool:
         f"To move what is open as well:\n"
         f"  flask --app app cutover drain {payload.job} --to rq --running\n"
     )
-    message_id = f"<guardrail-{payload.change_id}@{mailer.domain}>"
     subject = f"{payload.job} stepped back to {where}"
-    try:
-        mailer.send(to=to, subject=subject, text=text, message_id=message_id, now=ctx.now())
-    except (MailRefused, MailUnknown, BadInput) as refused:
-        log.warning("the admin's mail was not sent: %s", refused)
-        return False
-    return True
+    return bool(admins.mail(ctx, _name(payload), subject=subject, text=text)["sent"])
 
 
 def _webhook(_tx: Session, ctx: Context, payload: SteppedBack) -> bool:
-    hooks, url = ctx.gateways.hooks, ctx.gateways.admin.webhook_url
-    if hooks is None or url is None:
-        return False
     data = payload.model_dump(mode="json", by_alias=True)
-    body = {"type": "cutover.stepped_back", "timestamp": iso(ctx.created_at), "data": data}
-    try:
-        hooks.post(url, body, f"guardrail-{payload.change_id}", ctx.now())
-    except (HookRefused, BadInput) as refused:
-        log.warning("the admin's webhook was not called: %s", refused)
-        return False
-    return True
+    return bool(admins.post(ctx, _name(payload), "cutover.stepped_back", data)["sent"])
+
+
+def _name(payload: SteppedBack) -> str:
+    return f"guardrail-{payload.change_id}"

@@ -1,28 +1,18 @@
-"""Telling the admin how a pay day or a retry went, by mail and by a webhook.
-
-Neither may hold up or repeat a payout: whatever cannot be sent is a result that says so, and only
-what may pass by itself is raised, for the step's own retries.
-"""
+"""Telling the admin how a pay day or a retry went, by mail and by a webhook."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.clock import iso
-from app.errors import BadInput
-from app.gateways.hooks import HookRefused
-from app.gateways.smtp import MailRefused, MailUnknown
 from app.jobs.context import Context
+from app.mail import admins
 from app.mail.render import Letter, render
 from app.payouts.currencies import money
-
-log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 Step = Callable[[Session, Context, Report], dict[str, Any]]
@@ -55,52 +45,20 @@ def ways(ctx: Context) -> list[tuple[str, Step]]:
 
 
 def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
-    """Mail the summary to the admin, as a step; {"sent": false, "why": …} where it did not go.
-
-    A crash between sending and recording sends it again under the same Message-ID, by which a
-    mailbox can tell that the two are one. One whose outcome is unknown is not sent again. Raises
-    MailUnavailable.
-    """
-    mailer, to = ctx.gateways.mailer, ctx.gateways.admin.email
-    if mailer is None or to is None:
-        return {"sent": False, "why": "off"}
+    """Mail the summary to the admin, as a step; see app.mail.admins."""
     letter = summary_mail(report, ctx.gateways.platform)
-    message_id = f"<{_name(report)}@{mailer.domain}>"
-    try:
-        mailer.send(to=to, **letter._asdict(), message_id=message_id, now=ctx.now())
-    except (MailRefused, BadInput) as refused:
-        return _not_sent("mail", f"refused: {refused}")
-    except MailUnknown as unknown:
-        return _not_sent("mail", f"unknown, not sent again: {unknown}")
-    return {"sent": True}
+    return admins.mail(ctx, _name(report), **letter._asdict())
 
 
 def hook(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
-    """Post the report to the admin's webhook, as a step; as `mail` where it did not go.
-
-    `timestamp` is when the run was asked for, UTC, so that a message sent twice, after a crash or
-    a lost answer, is the same under the same webhook-id. Raises HookUnavailable.
-    """
-    hooks, url = ctx.gateways.hooks, ctx.gateways.admin.webhook_url
-    if hooks is None or url is None:
-        return {"sent": False, "why": "off"}
-    body = {"type": EVENT, "timestamp": iso(ctx.created_at), "data": dict(report)}
-    try:
-        hooks.post(url, body, _name(report), ctx.now())
-    except (HookRefused, BadInput) as refused:
-        return _not_sent("webhook", f"refused: {refused}")
-    return {"sent": True}
+    """Post the report to the admin's webhook, as a step; see app.mail.admins."""
+    return admins.post(ctx, _name(report), EVENT, report)
 
 
 def _name(report: Report) -> str:
     """The same for the same report: a run may have one on its way and one at its end."""
     text = json.dumps(report, sort_keys=True, separators=(",", ":"))
     return f"{report['runId']}_{sha256(text.encode()).hexdigest()[:12]}"
-
-
-def _not_sent(what: str, why: str) -> dict[str, Any]:
-    log.warning("the admin's %s was not sent: %s", what, why)
-    return {"sent": False, "why": why}
 
 
 def summary_mail(report: Report, platform: str) -> Letter:

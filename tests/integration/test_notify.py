@@ -24,6 +24,7 @@ from app.gateways.stripe import StripeGateway
 from app.jobs.catalogue import JobPayload, job
 from app.jobs.context import Context
 from app.jobs.errors import StepFailed
+from app.mail import admins
 from app.payouts import notify
 from app.payouts.currencies import money
 from app.payouts.notify import MAX_FAILURES
@@ -214,7 +215,7 @@ def test_a_refusal_is_a_result(
         "hook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
     }
     assert len(receiver.got) == 1
-    warned = [record.getMessage() for record in caplog.records if record.name == notify.__name__]
+    warned = [record.getMessage() for record in caplog.records if record.name == admins.__name__]
     assert [text.partition(" was not sent")[0] for text in warned] == [
         "the admin's mail",
         "the admin's webhook",
