@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import Any, NotRequired, TypedDict, Unpack
 
-from sqlalchemy import CheckConstraint, Index, String, Text, func, insert, select
+from sqlalchemy import CheckConstraint, Index, String, Text, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -26,6 +26,8 @@ REFUSED: dict[tuple[Stage, Stage], str] = {
 }
 """Moves that make no sense, and why; every other one is made, and legacy can be gone back to from
 anywhere."""
+# Whoever dispatches waits for this read: locked for longer, the store counts as away.
+_PATIENCE = text("SET LOCAL lock_timeout = '300ms'")
 
 
 class StageChange(Base):
@@ -67,9 +69,11 @@ def current(db: Database) -> list[StageRow]:
     latest = select(func.max(C.id)).group_by(C.job).scalar_subquery()
     chosen = select(C.job, C.to_stage, C.percent, C.id).where(C.id.in_(latest))
     pinned = defaultdict[str, list[tuple[str, str]]](list)
-    with db.autocommit() as connection:
-        rows = connection.execute(chosen).all()
-        for job, key, side in connection.execute(pins.STANDING):
+    with db.reading() as session:
+        if not db.is_sqlite:
+            session.execute(_PATIENCE)
+        rows = session.execute(chosen).all()
+        for job, key, side in session.execute(pins.STANDING):
             pinned[job].append((key, side))
     return [StageRow(*row, pins=tuple(pinned[row.job])) for row in rows]
 

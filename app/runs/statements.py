@@ -263,10 +263,18 @@ WAKE_PARENT = (
     .returning(R.id)
 )
 
+# One that somebody has locked is about to change, and is left for the next look: to wait for it
+# would be to wait, with everybody else's runs, for a process that stands still before its commit.
+_UNLOCKED = R.id.in_(
+    select(R.id)
+    .where(R.id == bindparam("run_id"))
+    .with_for_update(skip_locked=True, key_share=True)
+)
+
 TAKE_OVER = (
     update(runs)
     .where(
-        R.id == bindparam("run_id"),
+        _UNLOCKED,
         R.epoch == bindparam("seen_epoch"),
         R.status == Status.RUNNING,
         R.check_at <= bindparam("now"),
@@ -293,7 +301,7 @@ TAKE_OVER = (
 RETELL = (
     update(runs)
     .where(
-        R.id == bindparam("run_id"),
+        _UNLOCKED,
         R.epoch == bindparam("seen_epoch"),
         R.check_at == bindparam("seen_check_at"),
         R.status.in_([Status.PENDING, Status.WAITING]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from app.runs import ledger
 from app.runs.backend import Message
 from app.runs.handoff import hand_over
 from app.runs.models import RunRow as R
+from app.runs.relay import sweep
 from app.runs.statements import next_check
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, environment, fresh
@@ -168,3 +170,31 @@ def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
     one, other = (future.result() for future in futures)
     assert [run.key for run in one] == [run.key for run in other][::-1] == keys
     assert sum(run.created for run in [*one, *other]) == len(keys)
+
+
+def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
+    on_postgres: runtime.Runtime,
+) -> None:
+    """It has its run's row locked, and its lease runs out."""
+    made, (frozen, other, told) = on_postgres, [run for _ in range(3) for run in _many(1)]
+    for run in (frozen, other):
+        now = made.store.clock()
+        with made.db.autocommit() as connection:
+            bid = ledger.Bid(run, 1, f"holder of {run}", now, now)
+            assert ledger.claim(connection, bid) is not None
+    later = made.store.clock() + timedelta(minutes=30)
+    store = replace(made.store, clock=lambda: later)
+    with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
+        for run in (frozen, told):
+            _lock(run)(connection)
+        swept = pool.submit(sweep, store)
+        try:
+            assert swept.result(10).taken_over == 1
+        finally:
+            connection.rollback()
+    assert (sweep(store).taken_over, _epochs(made)) == (1, {frozen: 3, other: 3, told: 1})
+
+
+def _epochs(made: runtime.Runtime) -> dict[str, int]:
+    with made.db.autocommit() as connection:
+        return {row.id: row.epoch for row in connection.execute(select(R.id, R.epoch))}
