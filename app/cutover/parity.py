@@ -152,14 +152,14 @@ def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
     ago. No new one comes of that: a shadow is written with its live run, whose row stays."""
     last = last_of(tx, R.key, after, before, R.job == JOB)
     if last is None:
-        return {"deleted": 0, "after": None}
+        return 0, None
     found, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
     settled = P.kind.in_((Kind.EQUAL, Kind.LIVE_FAILED, Kind.LIVE_OPEN)) & (P.compared_at < before)
     connection = tx.connection()
     connection.execute(delete(P).where(*found, settled | (P.explained_at < before)))
     left = R.key.in_(select(P.run_id).where(*found))
     gone = delete(R).where(R.job == JOB, *shadows, *succeeded(before), ~left)
-    return {"deleted": connection.execute(gone).rowcount, "after": last}
+    return connection.execute(gone).rowcount, last
 
 
 def live_run(run_id: str) -> Any:

@@ -4,9 +4,7 @@ from any clock), and retention."""
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
-
-from sqlalchemy.orm import Session
+from datetime import timedelta
 
 from app import runtime
 from app.cutover import guardrail
@@ -15,9 +13,10 @@ from app.cutover.parity import prune_shadows
 from app.jobs.catalogue import Empty, job
 from app.jobs.context import Context
 from app.runs.relay import sweep
-from app.runs.retention import BATCH, Page, prune_steps
+from app.runs.retention import prune_steps
 from app.webhooks import inbox
 
+PRUNES = {"steps": prune_steps, "shadows": prune_shadows, "webhooks": inbox.prune}
 MOST = 500
 """Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
 
@@ -45,17 +44,10 @@ def prune_ledger(ctx: Context, _payload: Empty) -> dict[str, int]:
     intent harmless, a year later too. Money is never touched."""
     days = runtime.current().settings.retention_days
     before, left = ctx.created_at - timedelta(days=days), MOST if days else 0
-    prunes = {"steps": prune_steps, "shadows": prune_shadows, "webhooks": _prune_webhooks}
-    gone = dict.fromkeys(prunes, 0)
-    for what, prune in prunes.items():
+    gone = dict.fromkeys(PRUNES, 0)
+    for what, prune in PRUNES.items():
         after: str | None = ""
         while after is not None and left:
-            page = ctx.step.run(what, prune, before, after)
-            gone[what] += page["deleted"]
-            after, left = page["after"], left - 1
+            deleted, after = ctx.step.run(what, prune, before, after)
+            gone[what], left = gone[what] + deleted, left - 1
     return gone
-
-
-def _prune_webhooks(tx: Session, before: datetime, after: str) -> Page:
-    gone = inbox.prune(tx, before, BATCH)
-    return {"deleted": gone, "after": after if gone == BATCH else None}

@@ -9,7 +9,7 @@ retried and go on from theirs, which therefore stay.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
@@ -20,14 +20,8 @@ from app.runs.models import StepRow as S
 
 BATCH = 5000
 """Rows looked at in one transaction: SQLite's lock is not held for long."""
-
-
-class Page(TypedDict):
-    """What one batch did."""
-
-    deleted: int
-    after: str | None
-    """Where the next one goes on; None at the end."""
+Page = tuple[int, str | None]
+"""How many rows went, and after which run id the next batch begins; None: there is none."""
 
 
 def last_of(tx: Session, column: Any, after: str, before: datetime, *of: Any) -> str | None:
@@ -50,8 +44,8 @@ def prune_steps(tx: Session, before: datetime, after: str) -> Page:
     """Delete the steps of the next runs after run id `after` that succeeded before that time."""
     last = last_of(tx, S.run_id, after, before)
     if last is None:
-        return {"deleted": 0, "after": None}
+        return 0, None
     # The range is said of both tables: each is then read by its primary key.
     done = select(R.id).where(R.id > after, R.id <= last, *succeeded(before))
     gone = delete(S).where(S.run_id > after, S.run_id <= last, S.run_id.in_(done))
-    return {"deleted": tx.connection().execute(gone).rowcount, "after": last}
+    return tx.connection().execute(gone).rowcount, last

@@ -20,6 +20,8 @@ KEPT = timedelta(days=30)
 _OWN = ("x-forwarded-", "x-real-", "x-vercel-", "x-request-", "x-amzn-", "x-envoy-", "x-cloud-")
 """What proxies on the way add."""
 MAX_HEADERS, MAX_VALUE = 20, 500
+BATCH = 5000
+"""Webhooks deleted in one transaction."""
 
 
 class EventConflict(BadInput):
@@ -104,9 +106,11 @@ def forget(tx: Session, now: datetime) -> int:
     return tx.connection().execute(update(received).where(*old).values(body=None)).rowcount
 
 
-def prune(tx: Session, before: datetime, most: int) -> int:
-    """Delete webhooks that came before that time and whose body is gone; how many. One that comes
-    again is delivered to no target twice: its runs are keyed by its id, and stay."""
+def prune(tx: Session, before: datetime, after: str) -> tuple[int, str | None]:
+    """Delete the next webhooks that came before that time and whose body is gone: how many, and
+    `after`, or None where that was all. One that comes again is delivered to no target twice: its
+    runs are keyed by its id, and stay."""
     old = select(Received.id).where(Received.received_at < before, Received.body.is_(None))
-    some = old.order_by(Received.received_at).limit(most)
-    return tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount
+    some = old.order_by(Received.received_at).limit(BATCH)
+    gone = tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount
+    return gone, after if gone == BATCH else None

@@ -180,7 +180,7 @@ def test_exactly_what_should_go_goes(
     world: World, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", batch)
-    monkeypatch.setattr(relay, "BATCH", batch)
+    monkeypatch.setattr(inbox, "BATCH", batch)
     going = filled(world)
     before = everything(world, "")
     obstacles = gate.obstacles(world.made.db, "five-steps", world.time.now)
@@ -311,7 +311,7 @@ def test_a_pruned_shadow_is_known_by_its_live_run(world: World) -> None:
 DELETES: dict[str, Callable[[Any, Any], Any]] = {
     "steps": lambda tx, before: prune_steps(tx, before, ""),
     "shadows": lambda tx, before: prune_shadows(tx, before, ""),
-    "webhooks": lambda tx, before: inbox.prune(tx, before, retention.BATCH),
+    "webhooks": lambda tx, before: inbox.prune(tx, before, ""),
 }
 
 
