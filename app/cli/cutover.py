@@ -63,8 +63,7 @@ def stage(
     made = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who = named(by)
-    to = words[-1]
+    who, to, now = named(by), words[-1], made.store.clock()
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(made.catalogue) if every else [made.catalogue[words[0]].name]
@@ -73,16 +72,7 @@ def stage(
     refused = []
     for name in names:
         try:
-            gate.move(
-                made.db,
-                name,
-                to,
-                percent,
-                by=who,
-                why=why,
-                now=made.store.clock(),
-                force=force,
-            )
+            gate.move(made.db, name, to, percent, by=who, why=why, now=now, force=force)
         except (StageRefused, GateClosed) as refusal:
             if not every:
                 raise

@@ -78,15 +78,9 @@ class Unrest:
         self._side = "inngest" if self._side == "rq" else "rq"
         self.flips += 1
         for job in JOBS:
-            set_stage(
-                self._store.db,
-                job,
-                SIDES[self._side],
-                None,
-                by="demo",
-                why=f"flip {self.flips} of the demo",
-                now=self._store.clock(),
-            )
+            db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
+            why = f"flip {self.flips} of the demo"
+            set_stage(db, job, stage, None, by="demo", why=why, now=now)
         there = self._waiting()
         chosen = self._rng.sample(there, min(len(there), SHARE))
         handed = hand_over(self._store, [self._parent, *chosen], self._side)
