@@ -61,7 +61,7 @@ def redis_url() -> Iterator[str]:
             unix_socket_path=str(socket),
             config={"appendonly": "yes"},
         )
-        server.start()
+        server.start(60.0)
         try:
             yield f"unix://{socket}"
         finally:

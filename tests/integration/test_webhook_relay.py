@@ -351,6 +351,7 @@ def test_on_real_workers_once_per_target(
         "WEBHOOK_SOURCES": SOURCES,
         "WEBHOOK_TARGETS": targets(crm, warehouse),
         "WEBHOOK_LOOPBACK": "true",
+        "LEASE_SECONDS": "60",  # nobody dies here
     }
     with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path, **more) as side:
         app = Flask("endpoint")
