@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ SERVERLESS = ("inngest", "qstash")
 CLOCK_LEAD = timedelta(seconds=2)
 """How far ahead of ours another clock may tick."""
 _TINY = timedelta(milliseconds=1)
+# QStash takes no others for schedules and flow control keys, which jobs give their names to.
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class IfUnknown(StrEnum):
@@ -240,6 +243,10 @@ class Catalogue(Mapping[str, JobSpec]):
                 raise SettingsError(
                     f"event {spec.event!r} starts both {other.name} and {spec.name}"
                 )
+        if not _NAME.fullmatch(spec.name):
+            raise SettingsError(
+                f"job {spec.name!r}: a name has letters, digits, '.', '_' and '-' only"
+            )
         if spec.schedule is not None and not croniter.is_valid(spec.schedule):
             raise SettingsError(f"job {spec.name!r}: schedule {spec.schedule!r} is no cron line")
         if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:

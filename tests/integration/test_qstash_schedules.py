@@ -21,7 +21,8 @@ import flags
 from app import runtime
 from app.config import load
 from app.cutover.clocks import tick
-from app.jobs.catalogue import Catalogue, JobSpec
+from app.errors import SettingsError
+from app.jobs.catalogue import Catalogue, JobSpec, catalogue
 from app.local.qstash.standin import QStashStandIn
 from app.runs.models import RunRow
 from app.runtime import Runtime
@@ -57,11 +58,19 @@ def client(on: Side) -> QStash:
 
 def with_jobs(made: Runtime, crons: dict[str, str | None]) -> Runtime:
     """The same parts with a catalogue of these jobs."""
-    catalogue = Catalogue()
+    chosen = Catalogue()
     for name, cron in crons.items():
         spec = made.catalogue["noop"]
-        catalogue.add(replace(spec, name=name, event=f"on.{name}", schedule=cron))
-    return replace(made, catalogue=catalogue)
+        chosen.add(replace(spec, name=name, event=f"on.{name}", schedule=cron))
+    return replace(made, catalogue=chosen)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "ä", "a\n"])
+def test_a_job_has_a_name_that_qstash_takes(name: str) -> None:
+    """A batch with one bad flow control key is refused whole, the other jobs' messages with it."""
+    spec = catalogue["noop"]
+    with pytest.raises(SettingsError, match="letters, digits"):
+        Catalogue().add(replace(spec, name=name))
 
 
 def here(crons: dict[str, str | None]) -> dict[str, str]:
