@@ -93,7 +93,8 @@ def find(client: QStash, message_id: str) -> Stored | None:
         try:
             return client.message.get(message_id)
         except QStashError as refusal:
-            if _status(refusal) == 404:
+            # Documented is 404; an id that it cannot read at all may be a bad request to it.
+            if _status(refusal) in (400, 404):
                 return None
             raise
 

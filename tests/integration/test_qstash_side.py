@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import pytest
 import requests
+from qstash import QStash
 
 from app import runtime
 from app.config import LOCAL_QSTASH_TOKEN, load
 from app.errors import BackendUnavailable, SettingsError
 from app.local.qstash.standin import QStashStandIn
+from app.local.serving import serve_in_thread
 from app.runs import operate, relay
 from app.runs.backend import Message
 from app.runs.handoff import hand_over
@@ -34,9 +36,10 @@ from tests.support.sides import (
     relaying,
     web,
 )
+from tests.support.stripe_stand import canned
 from tests.support.waiting import until
 from workflows import qstash
-from workflows.qstash import FAILED, FURTHEST, QStashBackend, unix
+from workflows.qstash import FAILED, FURTHEST, QStashBackend, find, unix
 
 
 @pytest.fixture
@@ -319,6 +322,12 @@ def test_a_wrong_token_is_said(alone: Side) -> None:
     backend = QStashBackend(load(environ), {})
     with pytest.raises(BackendUnavailable, match="it answered 401"):
         backend.ping()
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found"])
+def test_an_id_that_qstash_cannot_read_is_one_it_has_not(status: str) -> None:
+    with serve_in_thread(canned(status, "application/json", '{"error": "no such id"}')) as url:
+        assert find(QStash("t", retry=False, base_url=url), "msg_none") is None
 
 
 def test_a_cancelled_run_is_not_done(alone: Side) -> None:
