@@ -69,9 +69,12 @@ _S = PayoutStatus
 _BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
 
 
-NO_INSTANT = "instant_payouts_unsupported"
-"""Stripe's code for an account that has no bank or card for instant payouts: the next try goes the
-standard way."""
+NO_INSTANT = (
+    *("instant_payouts_unsupported", "instant_payouts_config_disabled"),
+    "instant_payouts_currency_disabled",
+)
+"""Stripe's codes for an account that cannot have instant payouts: the next try goes the standard
+way."""
 
 
 class Left(StrEnum):
@@ -196,7 +199,7 @@ def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
         .where(P.id.in_(ids))
         .values(
             status=case(again, value=P.status, else_=P.status),
-            method=case((P.reason == NO_INSTANT, Method.STANDARD.value), else_=P.method),
+            method=case((P.reason.in_(NO_INSTANT), Method.STANDARD.value), else_=P.method),
             reason=None,
             settled_at=None,
             run_id=run_id,

@@ -177,6 +177,27 @@ def test_what_cannot_be_instant_goes_the_standard_way_next(platform: Platform) -
     platform.check()
 
 
+@pytest.mark.parametrize(
+    ("code", "method"),
+    [
+        ("instant_payouts_config_disabled", "standard"),
+        ("instant_payouts_currency_disabled", "standard"),
+        ("instant_payouts_limit_exceeded", "instant"),  # a day's, and another day comes
+    ],
+)
+def test_why_it_cannot_be_instant_decides_how_it_goes_next(
+    platform: Platform, code: str, method: str
+) -> None:
+    platform.creator()
+    platform.fault("refuse", path="/v1/payouts", next=1, code=code)
+    done = platform.paid(method="instant")
+    assert (done["status"], done["reason"]) == ("bank_failed", code)
+    assert again(platform)["retried"] == 1
+    (made,) = platform.admin("GET", "transfers")["payouts"]
+    assert made["method"] == method
+    platform.check()
+
+
 def test_stripes_own_schedule_needs_no_bank_payout_of_ours(platform: Platform) -> None:
     platform.creator(manual_payouts=False)
     platform.creator(id="bob", stripe_account_id="acct_bob", owed=20_000)
