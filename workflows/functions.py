@@ -119,9 +119,10 @@ def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
             return outcome.result
         case End.FAILED:
             raise inngest.NonRetriableError(outcome.error)
-        case End.RETRY | End.BUSY:
-            raise inngest.RetryAfterError(outcome.error or "held by an earlier call", _due(outcome))
-        case End.WAIT | End.NOT_DUE:
+        case End.RETRY:
+            raise inngest.RetryAfterError(str(outcome.error), _due(outcome))
+        case End.WAIT | End.NOT_DUE | End.BUSY:
+            # A sleep costs no attempt, however long an earlier call goes on.
             due = _due(outcome)
             context.step.sleep_until(f"until {iso(due)}", due + ROUNDED)
             # Slept already, and still too early: the two clocks differ.

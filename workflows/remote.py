@@ -45,7 +45,7 @@ def functions_there(settings: Settings) -> set[str]:
 
 def _slug(row: Any) -> str:
     if isinstance(row, dict):
-        row = row.get("slug") or row.get("Slug") or row.get("id")
+        row = row.get("slug") or row.get("id")
     return str(row)
 
 

@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -214,6 +215,35 @@ def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None
     assert answer.status_code == 200, answer.text
     (row,) = runs_of(on, "child")
     assert (row.key, "_inngest" in row.payload) == ("e", False)
+
+
+def test_a_second_call_of_a_step_waits_and_costs_no_attempt(dev: tuple[Side, str]) -> None:
+    """As after a restart of Inngest's server, which calls again while the first call goes on."""
+    on, url = dev
+    n = uuid4().hex
+    on.backend = "rq"  # nobody carries it there: only calls of ours do
+    run = on.dispatch("slow", {"name": n, "waitSeconds": 2.5})
+    body = a_call("test.slow", {"_switchyard": {"run": run.id, "epoch": 1}})
+    path = f"{url}/api/inngest?fnId=switchyard-slow&stepId=step"
+    first: list[Any] = []
+
+    def call() -> requests.Response:
+        return requests.post(path, data=body, timeout=20)
+
+    slow = threading.Thread(target=lambda: first.append(call()))
+    slow.start()
+    end = time.monotonic() + 20
+    while not on.touches(n):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    second = call()
+    slow.join(20)
+    assert second.status_code == 206, second.text
+    (op,) = second.json()
+    assert op["op"] == "Sleep"
+    assert datetime.fromisoformat(op["name"]) > datetime.now(UTC) - timedelta(seconds=5)
+    assert (first[0].status_code, [o["op"] for o in first[0].json()]) == (206, ["StepRun"])
+    assert (on.touches(n), on.marks(n)) == (1, {n: 1})
 
 
 def test_a_sleep_wakes_when_the_run_is_due(tmp_path: Path, redis_url: str) -> None:

@@ -129,7 +129,8 @@ def create_app(standin: "InngestStandIn") -> Flask:
     def app_functions(name: str) -> Response:
         with lock:
             ids = [id for id in sorted(engine.functions) if id.startswith(f"{name}-")]
-            return _plain([{"id": named_uuid(id), "name": id, "slug": id} for id in ids])
+            # As there: `id` is what the SDK calls it.
+            return _plain([{"internal_id": named_uuid(id), "id": id, "name": id} for id in ids])
 
     @app.get("/dev")
     def summary() -> Response:
