@@ -116,15 +116,15 @@ def test_a_canary_comes_back(
     """On the side it was sent to, whatever the flag says, and on record as what it is."""
     monkeypatch.setattr(inside, "CANARY_SECONDS", PATIENCE_SECONDS)
     connect(redis_url).flushall()
-    url = f"sqlite:///{tmp_path / 'test.db'}"
+    url, jobs = f"sqlite:///{tmp_path / 'test.db'}", {"SWITCHYARD_JOBS": "app.jobs.canary"}
     with ExitStack() as stack:
         if backend == "rq":
-            environ = environment(url, redis_url, SWITCHYARD_JOBS="app.jobs.canary")
+            environ = environment(url, redis_url, **jobs)
             made = fresh(url, environ, None)
             stack.callback(made.db.dispose)
             stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
         else:
-            made = stack.enter_context(side(backend, url, redis_url, tmp_path)).made
+            made = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).made
         runtime.install(made)
         assert "there and back" in inside.canary(backend)(made)
         with made.db.autocommit() as connection:
