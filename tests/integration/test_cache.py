@@ -28,7 +28,8 @@ from app.gateways.cache_line import RETRY_SECONDS, CacheAway, Line
 from app.local.serving import LoopbackServer
 from app.local.upstash.server import UpstashStandIn
 from flags import Flags, StageRow
-from tests.support.cached import CARRIERS, TOKEN, Kit, connecting, eventually, kit
+from tests.support.cached import CARRIERS, TOKEN, Kit, connecting, kit
+from tests.support.waiting import until
 
 __all__ = ["kit"]
 
@@ -52,16 +53,16 @@ def test_a_creator_s_profile(kit: Kit) -> None:
     assert kit.cache.creator_profile("ana") is None
     assert kit.cache.cache_creator_profile("ana", profile)
     assert kit.cache.creator_profile("ana") == profile
-    assert 299_000 < kit.raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
+    assert 200_000 < kit.raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
     assert kit.cache.invalidate_creator_profile("ana")
     assert kit.cache.creator_profile("ana") is None
 
 
 def test_what_is_kept_ends_by_itself(kit: Kit) -> None:
     kit.cache.put("short", 1, 0.02)
-    eventually(lambda: kit.cache.get("short") is None)
+    until(lambda: kit.cache.get("short") is None)
     kit.cache.get_or_compute("short", lambda: 1, 0.01)
-    eventually(lambda: not kit.raw.exists("switchyard:computed:short"))
+    until(lambda: not kit.raw.exists("switchyard:computed:short"))
 
 
 @pytest.mark.parametrize(
@@ -184,9 +185,10 @@ def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        with suppress(CacheAway):
+        try:
             os.write(write, str(line.run(["ECHO", "here"])).encode())
-        os._exit(0)
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     os.close(write)
     assert os.read(read, 10) == b"here"
@@ -294,11 +296,11 @@ def test_a_cache_that_is_away_is_asked_once_and_changes_no_result(
         for outage in (1, 2):
             clock.now += RETRY_SECONDS
             used(cache, 20)
-            eventually(lambda: not cache._line._probing)
+            until(lambda: not cache._line._probing)
             used(cache, 20)
             assert inner.calls == ["EVAL"] + ["SET"] * outage
         if fault == "hangs":
-            assert server.calls == 1 + 2
+            until(lambda: server.calls == 1 + 2)
     assert len([r for r in caplog.records if "away" in r.message]) == 1
 
 
@@ -340,13 +342,13 @@ def test_a_killed_cache_comes_back_by_itself(
     with Redis.from_url(url) as raw:
         info: Any = raw.info("server")
     os.kill(info["process_id"], signal.SIGKILL)
-    eventually(lambda: not answers(url))
+    until(lambda: not answers(url))
     used(cache, 5)
     path.unlink(missing_ok=True)
     again = started()
     assert cache.get_or_compute("k", lambda: "computed", 60) == "computed"
     clock.now += RETRY_SECONDS
-    eventually(lambda: cache.put("k", 2, 60))
+    until(lambda: cache.put("k", 2, 60))
     assert cache.get("k") == 2
     said = [record.message for record in caplog.records if "cache" in record.message]
     assert [("away" in line, "back" in line) for line in said] == [(True, False), (False, True)]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from sqlalchemy import insert, select, update
 
 import flags
 from app import create_app, runtime, tables
+from app.cli import output, run_here
 from app.cli.output import settings_checked
 from app.clock import iso, utcnow
 from app.config import ROOT, Settings
@@ -39,11 +41,12 @@ from app.runs.models import Status, StepStatus
 from app.runs.models import StepRow as S
 from app.runs.relay import sweep
 from app.runtime import Runtime
+from tests.support import cli_jobs
 from tests.support.cli_jobs import marks
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 CLOSED = "redis://127.0.0.1:1/0"
 JOBS = "tests.support.cli_jobs"
-ANSWER_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -378,16 +381,29 @@ def test_run_goes_on_with_children_nobody_was_told_of(cli: Cli) -> None:
     assert {name: n for name, n in cli.marks().items() if n > 1} == {}
 
 
-def test_run_waits_for_what_another_process_holds(cli: Cli) -> None:
-    payload = '{"name": "a", "waitSeconds": 0.6}'
+def test_run_waits_for_what_another_process_holds(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+
+    def say(text: str) -> None:
+        output.say(text)
+        if "another process is doing it" in text:
+            waits.set()
+
+    monkeypatch.setattr(run_here, "say", say)
+    # The other one is not done before this one waits for it.
+    held = SimpleNamespace(sleep=lambda _: waits.wait(PATIENCE_SECONDS))
+    monkeypatch.setattr(cli_jobs, "time", held)
+    payload = '{"name": "a", "waitSeconds": 1}'
     begun = cli.json("jobs", "dispatch", "cli-plain", payload, "--key", "k")
     worker = threading.Thread(target=cli.perform, args=(begun["id"],))
     worker.start()
-    while cli.status(begun["id"])[0] == Status.PENDING:
-        time.sleep(0.01)
+    until(lambda: cli.status(begun["id"])[0] != Status.PENDING)
     result = cli("jobs", "run", "cli-plain", payload, "--key", "k", "--json")
     worker.join()
     assert (result.exit_code, json.loads(result.stdout)["status"]) == (0, "succeeded")
+    assert waits.is_set()
     assert "another process is doing it" in result.stderr
     assert cli.marks() == {"a/first": 1, "a/try": 1, "a/second": 1}
 
@@ -787,10 +803,10 @@ def start(url: str, *args: str, app: str = "app", **more: str) -> subprocess.Pop
 def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
     dispatched = start(url, "jobs", "dispatch", "cli-plain", '{"name": "a"}', "--json")
     refused = start(url, "jobs", "dispatch", "cli-plain", "{name", "--json")
-    out, err = dispatched.communicate(timeout=ANSWER_SECONDS)
+    out, err = dispatched.communicate(timeout=PATIENCE_SECONDS)
     assert (dispatched.returncode, json.loads(out)["status"]) == (0, "pending")
     assert (err.count("\n"), "stays pending" in err) == (1, True)
-    out, err = refused.communicate(timeout=ANSWER_SECONDS)
+    out, err = refused.communicate(timeout=PATIENCE_SECONDS)
     assert (refused.returncode, out, err.count("\n")) == (2, "", 1)
 
 
@@ -803,7 +819,7 @@ def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
     relay.send_signal(signal.SIGTERM)
     clock.send_signal(signal.SIGINT)
     for process, name in ((relay, "relay"), (clock, "clock")):
-        out, err = process.communicate(timeout=ANSWER_SECONDS)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == (0, ""), err
         assert f"{name} stopped" in err
         assert "Traceback" not in err
@@ -811,8 +827,9 @@ def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
 
 def test_two_processes_asked_for_the_same_run_do_it_once(url: str) -> None:
     args = ("jobs", "run", "cli-parent", '{"name": "p", "children": 12}', "--key", "k", "--json")
-    both = [start(url, *args), start(url, *args)]
-    ended = [process.communicate(timeout=ANSWER_SECONDS) for process in both]
+    # Neither is taken for dead, however slow the machine is.
+    both = [start(url, *args, LEASE_SECONDS="60") for _ in range(2)]
+    ended = [process.communicate(timeout=PATIENCE_SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     one, other = (json.loads(out) for out, _ in ended)
     assert one["id"] == other["id"]
@@ -830,10 +847,9 @@ def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
     args = ("jobs", "run", "cli-parent", payload, "--key", "k", "--json")
     process = start(url, *args)
     db = Database(url)
-    while "nap" not in _steps(db):
-        time.sleep(0.02)
+    until(lambda: "nap" in _steps(db))
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=ANSWER_SECONDS)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, json.loads(out)["status"]) == (1, "waiting"), err
     assert "stays open" in err
     assert Cli(build(url)).json(*args[:-1])["created"] is False
@@ -856,7 +872,7 @@ def test_a_bar_on_a_terminal(url: str) -> None:
     while chunk := _read(ours):
         shown += chunk
     os.close(ours)
-    assert on_terminal.wait(ANSWER_SECONDS) == 0
+    assert on_terminal.wait(PATIENCE_SECONDS) == 0
     assert b"4/4" in shown
 
 
@@ -892,13 +908,13 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
     listing.stdout.close()
     assert listing.stderr.read() == ""
     listing.stderr.close()
-    listing.wait(ANSWER_SECONDS)
+    listing.wait(PATIENCE_SECONDS)
 
 
 def test_a_bad_setting_is_one_line(url: str) -> None:
     ended = [start(url, *args, USE_INNGEST="maybe") for args in (["jobs"], ["--help"])]
     for process in ended:
-        out, err = process.communicate(timeout=ANSWER_SECONDS)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         line = "Error: USE_INNGEST: must be true or false\n"
         assert (process.returncode, out, err) == (2, "", line)
     with pytest.raises(SettingsError), settings_checked():

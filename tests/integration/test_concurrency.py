@@ -30,7 +30,8 @@ from app.runs.operate import cancel
 from app.runs.relay import sweep
 from app.runs.run import Run
 from tests.support import jobs
-from tests.support.sides import PATIENCE_SECONDS, Side, both, environment, fresh, rq_worker
+from tests.support.sides import Side, both, environment, fresh, rq_worker
+from tests.support.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -377,14 +378,9 @@ def test_a_dead_holder_s_place_is_free_again(
         side.backend = "rq"
         # Its first try stays until it is killed.
         victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not (held := jobs.stays(side.made.db, n)):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        held = until(lambda: jobs.stays(side.made.db, n))
         others = spread(side, n, 3)
-        while len(jobs.stays(side.made.db, n)) < 3:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: len(jobs.stays(side.made.db, n)) >= 3)
         os.kill(held[0].pid, signal.SIGKILL)
         killed_at = time.monotonic()
         rows = side.finish(victim, *others)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from pydantic import SecretStr
+from redis import Redis
 from sqlalchemy import delete, func, select
 
 from app.cutover import stages
@@ -18,6 +19,7 @@ from app.runs.models import RunRow, StepRow
 from app.web.console.door import COOKIE, TRIES
 from app.web.console.frame import pretty
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
+from tests.support.waiting import PATIENCE_SECONDS
 
 FORMS = ("/console/login", "/console/logout", "/console/jobs/parent/stage")
 
@@ -138,7 +140,11 @@ def test_guessing_is_slow(site: Site, tmp_path: Path, redis_url: str) -> None:
     assert guesses(site) == [401] * (TRIES // 2) + [303]
     assert guesses(site) == [401] * (TRIES // 2 - 1) + [429, 429]
     url = f"sqlite:///{tmp_path / 'two.db'}"
+    with Redis.from_url(redis_url) as raw:
+        raw.flushdb()
     two = [guarded(url, redis_url=redis_url) for _ in range(2)]
+    for each in two:
+        each.made.cache._line._seconds = PATIENCE_SECONDS  # a busy machine is no outage
     assert [guesses(each)[-1] for each in (*two, two[0])] == [303, 429, 429]
     # Others are not held up by it.
     far = {"REMOTE_ADDR": "192.0.2.9"}

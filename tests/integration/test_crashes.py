@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -19,7 +18,6 @@ from app.local.inngest.standin import InngestStandIn
 from app.runs.handoff import hand_over
 from app.runs.run import Run
 from tests.support.sides import (
-    PATIENCE_SECONDS,
     ROOT,
     Side,
     environment,
@@ -29,6 +27,7 @@ from tests.support.sides import (
     rq_worker,
     web,
 )
+from tests.support.waiting import until
 
 POINTS = sorted(
     {
@@ -39,6 +38,7 @@ POINTS = sorted(
 )
 ELSEWHERE = ("dispatch.", "payout.", "media.", "handover.")
 """Tried below, and in test_payout_crashes, test_media_crashes and test_drain."""
+NOT_THERE = "the process did not reach its crash point"
 WORKER_POINTS = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 DISPATCH = """
 import sys, flags
@@ -53,13 +53,6 @@ dispatch("grab-bag", {"name": sys.argv[2]}, key=sys.argv[2])
 
 def test_the_points_are_found() -> None:
     assert {"dispatch.committed", "run.claimed", "step.uncommitted", "run.ended"} <= set(POINTS)
-
-
-def wait_dead(process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while process.poll() is None:
-        assert time.monotonic() < end, "the process did not reach its crash point"
-        time.sleep(0.02)
 
 
 def expected(n: str) -> dict[str, int]:
@@ -84,7 +77,7 @@ def test_an_rq_worker_dies(point: str, database_url: str, redis_url: str, tmp_pa
         run = on.dispatch("grab-bag", {"name": n, **moves})
         crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
         with rq_worker(crashing, tmp_path / "dying.log") as worker:
-            wait_dead(worker)
+            until(lambda: worker.poll() is not None, NOT_THERE)
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
         if moves:
             hand_over(made.store, [run.id], "rq")
@@ -114,10 +107,7 @@ def test_a_web_process_of_inngest_dies(
         log = tmp_path / "dying.log"
         with web(crashing, port, log):
             # gunicorn starts a new worker for each that dies: it dies at the point every time.
-            end = time.monotonic() + PATIENCE_SECONDS
-            while b"SIGKILL" not in log.read_bytes():
-                assert time.monotonic() < end, "the process did not reach its crash point"
-                time.sleep(0.05)
+            until(lambda: b"SIGKILL" in log.read_bytes(), NOT_THERE)
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
         (row,) = on.finish(run)
         assert row.status == "succeeded"

@@ -17,6 +17,7 @@ from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
 from tests.conftest import new_postgres
 from tests.support.sides import Side, both, environment, fresh
+from tests.support.waiting import until
 
 OTHER = {"rq": "inngest", "inngest": "rq"}
 
@@ -77,10 +78,9 @@ def test_waiting_runs_move_at_once(on: Side, backend: str, to: str) -> None:
     """Delayed, sleeping and joining runs; each is due only after the move."""
     n = uuid4().hex
     on.backend = backend
-    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2.5)
     asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 3})
-    while "nap" not in on.steps(asleep.id):
-        on.settle(0.05)
+    until(lambda: "nap" in on.steps(asleep.id))  # a worker that has just started takes a while
+    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2.5)
     moved = hand_over(on.made.store, [delayed.id, asleep.id], to)
     assert moved.moved + moved.asked == 2
     rows = on.finish(delayed, asleep)

@@ -51,13 +51,12 @@ JOBS = {
 }
 VOLATILE = ("runId", "backend", "reconciled", "objectId")
 """Of a result: what two runs of the same intent need not have in common."""
-YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
 
 class Stage:
     """All that a job may need around it, and what it did there."""
 
-    def __init__(self, stack: ExitStack, redis_url: str) -> None:
+    def __init__(self, stack: ExitStack, redis_url: str, now: datetime) -> None:
         connect(redis_url).flushall()
         stripe = StripeStandIn()
         stack.callback(stripe.close)
@@ -81,9 +80,9 @@ class Stage:
             WEBHOOK_LOOPBACK="true",
         )
         stack.callback(self.world.close)
-        self.world.time.now = datetime.now(UTC).replace(microsecond=0)
+        self.now = self.world.time.now = now
+        self.yesterday = (now.date() - timedelta(days=1)).isoformat()
         self.world.create_tables()
-        self.now = self.world.time.now
         fill(self.world.made.db, url, creators=CREATORS, payable=PAYABLE, now=self.now)
         self.scene = Scene(self.world.made, url)
         self.payouts: dict[str, int] | None = None
@@ -134,7 +133,7 @@ def webhook(stage: Stage) -> dict[str, Any]:
 
 
 def shadow(stage: Stage) -> dict[str, Any]:
-    run = dispatch("process-payouts", {"payoutDate": YESTERDAY.isoformat()})
+    run = dispatch("process-payouts", {"payoutDate": stage.yesterday})
     return {"runId": run.id}
 
 
@@ -159,8 +158,8 @@ RECIPES: dict[str, Recipe] = {
     **{job: paying(job) for job in SCENES},
     "deliver-webhook": webhook,
     "forget-webhooks": lambda _: {},
-    "daily-earnings-rollup": lambda _: {"targetDate": YESTERDAY.isoformat()},
-    "monthly-earnings-rollup": lambda _: {"targetDate": YESTERDAY.isoformat()},
+    "daily-earnings-rollup": lambda stage: {"targetDate": stage.yesterday},
+    "monthly-earnings-rollup": lambda stage: {"targetDate": stage.yesterday},
     "warm-analytics-cache": lambda _: {},
     "send-email": lambda _: MAIL,
     "process-media": media,
@@ -175,8 +174,10 @@ RECIPES: dict[str, Recipe] = {
 @pytest.fixture
 def stage(redis_url: str) -> Iterator[Callable[[], Stage]]:
     logging.disable(logging.CRITICAL)
+    # One clock for all of a test's stages: midnight may come between two of them.
+    now = datetime.now(UTC).replace(microsecond=0)
     with ExitStack() as stack:
-        yield lambda: Stage(stack.enter_context(ExitStack()), redis_url)
+        yield lambda: Stage(stack.enter_context(ExitStack()), redis_url, now)
     logging.disable(logging.NOTSET)
 
 

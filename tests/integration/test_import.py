@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +32,7 @@ from app.earnings.models import Creator, Earning
 from app.ledger.models import Entry
 from app.ledger.postings import balance
 from tests.support.sides import ROOT, environment
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ITEMIZED = (
     "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id,"
@@ -300,9 +300,7 @@ def one_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @settings(
     max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
     st.lists(
@@ -366,12 +364,9 @@ def test_interrupted_in_the_middle_it_completes(
     world.write(*lines)
     words, environ = command(database_url, "import", str(world.file), "--json")
     process = subprocess.Popen(words, env=environ, cwd=ROOT, stdout=-1, stderr=-1, text=True)
-    end = time.monotonic() + 60
-    while world.counts()[0] == 0 and process.poll() is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: world.counts()[0] > 0 or process.poll() is not None)
     process.send_signal(how)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     at_first, entries = world.counts()
     assert 0 < at_first < 12_000, "it was in the middle"
     assert entries == 2 * at_first, "each that is recorded is posted"
@@ -442,4 +437,4 @@ def on_a_terminal(
                 process.send_signal(signal.SIGINT)
                 interrupt = False
     os.close(pilot)
-    return process.wait(30), shown
+    return process.wait(PATIENCE_SECONDS), shown

@@ -29,6 +29,7 @@ from app.local.serving import serve_in_thread
 from app.runs.models import RunRow
 from app.wiring import build
 from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
@@ -80,7 +81,7 @@ def signed(tmp_path: Path, redis_url: str) -> Iterator[tuple[Side, str]]:
 
 def send(on: Side, key: str, event: dict[str, Any]) -> requests.Response:
     assert on.standin is not None
-    return requests.post(f"{on.standin.url}/e/{key}", json=event, timeout=5)
+    return requests.post(f"{on.standin.url}/e/{key}", json=event, timeout=PATIENCE_SECONDS)
 
 
 def runs_of(on: Side, job: str) -> list[Any]:
@@ -89,12 +90,10 @@ def runs_of(on: Side, job: str) -> list[Any]:
         return list(connection.execute(chosen))
 
 
-def until(on: Side, job: str, count: int = 1) -> list[Any]:
-    end = time.monotonic() + 20
-    while len(rows := [r for r in runs_of(on, job) if r.check_at is None]) < count:
-        assert time.monotonic() < end, runs_of(on, job)
-        time.sleep(0.05)
-    return rows
+def ended(on: Side, job: str) -> list[Any]:
+    return until(
+        lambda: [r for r in runs_of(on, job) if r.check_at is None], lambda: runs_of(on, job)
+    )
 
 
 def test_signed_mode_carries_runs(signed: tuple[Side, str]) -> None:
@@ -143,7 +142,7 @@ def a_call(event: str, data: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("age", "accepted"), [(0, True), (-240, True), (310, False), (-310, False), (86400, False)]
+    ("age", "accepted"), [(0, True), (-240, True), (310, False), (-360, False), (86400, False)]
 )
 def test_the_age_of_a_signature_is_checked(
     signed: tuple[Side, str], age: int, accepted: bool
@@ -158,7 +157,7 @@ def test_the_age_of_a_signature_is_checked(
         f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
         data=body,
         headers={"x-inngest-signature": sign(body, at), "content-type": "application/json"},
-        timeout=5,
+        timeout=PATIENCE_SECONDS,
     )
     assert (answer.status_code in (200, 206)) is accepted, answer.text
     if not accepted:
@@ -170,12 +169,20 @@ def test_the_age_of_a_signature_is_checked(
 def test_unsigned_calls_and_syncs_are_refused(signed: tuple[Side, str]) -> None:
     _, url = signed
     for method in ("GET", "PUT", "POST"):
-        assert requests.request(method, f"{url}/api/inngest", timeout=5).status_code == 401
+        assert (
+            requests.request(method, f"{url}/api/inngest", timeout=PATIENCE_SECONDS).status_code
+            == 401
+        )
     for stamp in ("9" * 5000, "\u0661", "-1", ""):
         odd = {"x-inngest-signature": f"t={stamp}&s=00".encode()}
-        assert requests.put(f"{url}/api/inngest", headers=odd, timeout=5).status_code == 401
+        assert (
+            requests.put(f"{url}/api/inngest", headers=odd, timeout=PATIENCE_SECONDS).status_code
+            == 401
+        )
     old = {"x-inngest-signature": sign(b"", int(time.time()))[:-4] + "0000"}
-    assert requests.put(f"{url}/api/inngest", headers=old, timeout=5).status_code in (400, 401)
+    assert requests.put(
+        f"{url}/api/inngest", headers=old, timeout=PATIENCE_SECONDS
+    ).status_code in (400, 401)
 
 
 def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, str]) -> None:
@@ -291,15 +298,13 @@ def test_an_event_from_elsewhere_becomes_a_run(
     n = uuid4().hex
     event = {"name": "test.child", "data": {"name": n}, "id": f"hand-{n}"}
     assert send(on, "any", event).status_code == 200
-    (row,) = until(on, "child")
+    (row,) = ended(on, "child")
     assert (row.key, row.backend, row.status) == (f"hand-{n}", "inngest", "succeeded")
     assert on.marks(n) == {n: 1}
-    assert on.standin is not None
-    end = time.monotonic() + 20
-    while "Running" in (ended := [r["status"] for r in on.standin.runs()]):
-        assert time.monotonic() < end, on.standin.runs()
-        time.sleep(0.05)
-    assert ended == ["Completed"] * 2, on.standin.runs()
+    standin = on.standin
+    assert standin is not None
+    until(lambda: all(run["ended_at"] for run in standin.runs()), standin.runs)
+    assert [run["status"] for run in standin.runs()] == ["Completed"] * 2, standin.runs()
     # The same intent by dispatch() is the same run.
     assert on.dispatch("child", {"name": n}, key=f"hand-{n}").created is False
 
@@ -309,23 +314,18 @@ def test_an_event_from_elsewhere_follows_the_flag(dev: tuple[Side, str]) -> None
     flags.configure(Fixed("rq"))
     n = uuid4().hex
     send(on, "any", {"name": "test.child", "data": {"name": n}})
-    end = time.monotonic() + 20
-    while not (rows := runs_of(on, "child")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    rows = until(lambda: runs_of(on, "child"))
     assert (rows[0].backend, rows[0].status) == ("rq", "pending")
 
 
 def test_an_event_that_does_not_fit_fails_clearly(dev: tuple[Side, str]) -> None:
     on, _ = dev
-    assert on.standin is not None
+    standin = on.standin
+    assert standin is not None
     send(on, "any", {"name": "test.child", "data": {"colour": "red"}})
-    end = time.monotonic() + 20
-    while not (ended := [r for r in on.standin.runs() if r["status"] == "Failed"]):
-        assert time.monotonic() < end, on.standin.runs()
-        time.sleep(0.05)
+    failed = until(lambda: [r for r in standin.runs() if r["status"] == "Failed"], standin.runs)
     assert runs_of(on, "child") == []
-    assert "name: Field required" in json.dumps(ended)
+    assert "name: Field required" in json.dumps(failed)
 
 
 def test_cron_ticks_are_keyed_by_their_occurrence(dev: tuple[Side, str]) -> None:
@@ -337,7 +337,7 @@ def test_cron_ticks_are_keyed_by_their_occurrence(dev: tuple[Side, str]) -> None
     assert spec.occurrence_at(fired) == fired
     for _ in range(2):
         tick(spec, fired)
-    (row,) = until(on, "keyed")
+    (row,) = ended(on, "keyed")
     assert row.key == "2026-02-15T09:00"
 
 

@@ -23,6 +23,7 @@ from app.local.inngest import codec
 from app.local.inngest.functions import parse_registration
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import LoopbackServer, serve_in_thread
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 with warnings.catch_warnings():
     # The SDK's own use of pydantic, at import.
@@ -39,18 +40,8 @@ EVENT_KEY = "an-event-key"
 QUIET = logging.getLogger("quiet")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
-PATIENCE_SECONDS = 15
 Ctx = inngest.ContextSync
 Defined = inngest.Function[Any]
-
-
-def until(check: Callable[[], Any]) -> Any:
-    """Wait for `check` to be true; gives what it gave."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (value := check()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-    return value
 
 
 class World:
@@ -109,7 +100,7 @@ class World:
             runs = self.runs(function)
             return runs if len(runs) >= count and all(r["ended_at"] for r in runs) else None
 
-        return list(until(ended))
+        return list(until(ended) or ())
 
     def result(self, name: str, data: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """Send `demo.<name>` and wait for the function's run."""
@@ -182,10 +173,12 @@ def like_the_recorded(w: World) -> list[Defined]:
 
 @pytest.fixture(scope="module", params=["dev", "signed self-hosted"])
 def played(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A world in which everything recorded has happened, its clock just before a full minute."""
-    offset = 58.5 - time.time() % 60
-    with world(request.param != "dev", clock=lambda: time.time() + offset) as w:
+    """A world in which everything recorded has happened, over a full minute."""
+    offset = [-time.time() % 60]
+    with world(request.param != "dev", clock=lambda: time.time() + offset[0]) as w:
         w.serve(*like_the_recorded(w))
+        # However long that took: the next full minute comes at once.
+        offset[0] += 58.5 - (time.time() + offset[0]) % 60
         w.send("demo.wf", {"k": 1})
         w.send("demo.run", {"a": 1})
         for name in ("flaky", "flakystep", "retryafter", "nonretri", "par"):
@@ -273,7 +266,9 @@ def test_registering_is_as_recorded(played: World) -> None:
     answers = []
     for _ in range(2):
         answers.append(
-            requests.post(f"{played.url}/fn/register", json=body, headers=key | kind, timeout=5)
+            requests.post(
+                f"{played.url}/fn/register", json=body, headers=key | kind, timeout=PATIENCE_SECONDS
+            )
         )
     for answer in answers:
         assert shape(answer.json()) == shape(recorded["response"])
@@ -390,7 +385,10 @@ def test_concurrency_is_never_exceeded() -> None:
     with world() as w:
         lock, now, most = threading.Lock(), [0], [0]
 
+        two = threading.Barrier(2)
+
         def body(ctx: Ctx) -> None:
+            two.wait(PATIENCE_SECONDS)
             with lock:
                 now[0] += 1
                 most[0] = max(most[0], now[0])
@@ -433,13 +431,18 @@ def test_an_event_from_the_future_starts_its_function_then() -> None:
 
 
 def test_cancelling() -> None:
-    with world() as w:
+    now = [time.time()]
+    with world(clock=lambda: now[0]) as w:
         w.serve(w.fn("slow", lambda ctx: ctx.step.sleep("s", 300)))
         for _ in range(2):
             w.send("demo.slow")
         until(lambda: all(r["calls"] for r in w.runs("slow")))
         url = f"{w.url}/v1/runs/{w.runs('slow')[0]['run_id']}"
-        assert [requests.delete(url, timeout=5).status_code for _ in range(2)] == [204, 409]
+        assert [requests.delete(url, timeout=PATIENCE_SECONDS).status_code for _ in range(2)] == [
+            204,
+            409,
+        ]
+        now[0] += 1
         assert [(r["status"], r["calls"]) for r in w.done("slow", 2)] == [
             ("Cancelled", 1),
             ("Completed", 2),
@@ -517,7 +520,9 @@ def register(
     standin: InngestStandIn, url: str, attempts: int = 0, **more: Any
 ) -> requests.Response:
     return requests.post(
-        f"{standin.url}/fn/register", json=a_registration(url, attempts, **more), timeout=5
+        f"{standin.url}/fn/register",
+        json=a_registration(url, attempts, **more),
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -537,7 +542,9 @@ def a_registration(url: str, attempts: int = 0, **more: Any) -> dict[str, Any]:
 def send_raw(
     standin: InngestStandIn, body: bytes, key: str = "k", **headers: str
 ) -> requests.Response:
-    return requests.post(f"{standin.url}/e/{key}", data=body, headers=headers, timeout=10)
+    return requests.post(
+        f"{standin.url}/e/{key}", data=body, headers=headers, timeout=PATIENCE_SECONDS
+    )
 
 
 def test_an_app_that_is_away_costs_attempts_and_is_found_again() -> None:
@@ -567,9 +574,11 @@ def test_keys_are_demanded_in_signed_mode() -> None:
         for path in ("/v1/runs/", "/v0/runs/"):
             for given in ({}, {"authorization": f"Bearer {KEY}"}):
                 url = f"{w.url}{path}{run}" + ("/batch" if "v0" in path else "")
-                assert requests.get(url, headers=given, timeout=5).status_code == 401
+                assert requests.get(url, headers=given, timeout=PATIENCE_SECONDS).status_code == 401
         assert register(w.standin, w.app_url).status_code == 401
-        unsigned = requests.post(f"{w.app_url}?fnId=try-x&stepId=step", json={}, timeout=5)
+        unsigned = requests.post(
+            f"{w.app_url}?fnId=try-x&stepId=step", json={}, timeout=PATIENCE_SECONDS
+        )
         assert unsigned.status_code == 401
 
 
@@ -596,11 +605,13 @@ def test_the_wrong_kind_of_server_is_refused_both_ways() -> None:
     with world(signed=True) as w:
         w.serve(w.fn("x", lambda ctx: 1))
         recorded = RECORDED[-1]
-        put = requests.put(w.app_url, headers={"x-inngest-server-kind": "dev"}, timeout=5)
+        put = requests.put(
+            w.app_url, headers={"x-inngest-server-kind": "dev"}, timeout=PATIENCE_SECONDS
+        )
         assert (put.status_code, put.json()) == (400, recorded["response"])
         headers = {"x-inngest-expected-server-kind": "dev", "authorization": codec.bearer(KEY)}
         url, body = f"{w.url}/fn/register", a_registration(w.app_url)
-        answer = requests.post(url, json=body, headers=headers, timeout=5)
+        answer = requests.post(url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
         assert answer.status_code == 400
         assert "Expected server kind cloud" in answer.json()["error"]
 
@@ -676,7 +687,7 @@ def test_the_sdk_passes_a_refusal_on_with_status_200() -> None:
             w.wsgi, w.client, [w.fn("x", lambda ctx: 1, priority=inngest.Priority(run="1"))]
         )
         w.server.start()
-        answer = requests.put(w.app_url, timeout=5)
+        answer = requests.put(w.app_url, timeout=PATIENCE_SECONDS)
         assert (answer.status_code, answer.json()["status"]) == (200, 400)
         assert "priority" in (next(iter(w.standin.sync().values())) or "")
 
@@ -735,7 +746,7 @@ def test_rest_answers_are_cached_as_the_real_ones_are() -> None:
     with world(clock=lambda: now[0]) as w:
 
         def get(path: str) -> Any:
-            return requests.get(w.url + path, timeout=5).json()
+            return requests.get(w.url + path, timeout=PATIENCE_SECONDS).json()
 
         def slow(ctx: Ctx) -> Any:
             ctx.step.run("a", int)
@@ -781,10 +792,15 @@ def test_faults() -> None:
         assert len(w.done("x", 4)) == 4
         url = f"{w.url}/_standin/faults"
         for wrong in ({"swallow": 2}, {"odd": 1}, [1]):
-            assert requests.post(url, json=wrong, timeout=5).status_code == 400
-        assert requests.post(url, json={"refuse": 1}, timeout=5).json()["refuse"] == 1
+            assert requests.post(url, json=wrong, timeout=PATIENCE_SECONDS).status_code == 400
+        assert (
+            requests.post(url, json={"refuse": 1}, timeout=PATIENCE_SECONDS).json()["refuse"] == 1
+        )
         assert send_raw(w.standin, b'{"name": "demo.x"}').status_code == 503
-        assert requests.get(f"{w.url}/_standin/runs", timeout=5).json() == w.standin.runs()
+        assert (
+            requests.get(f"{w.url}/_standin/runs", timeout=PATIENCE_SECONDS).json()
+            == w.standin.runs()
+        )
 
 
 def test_the_command_serves_until_it_is_told_to_stop() -> None:
@@ -792,6 +808,6 @@ def test_the_command_serves_until_it_is_told_to_stop() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        assert requests.get(f"{url}/dev", timeout=5).json() == {"functions": []}
+        assert requests.get(f"{url}/dev", timeout=PATIENCE_SECONDS).json() == {"functions": []}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0

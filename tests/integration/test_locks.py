@@ -10,7 +10,8 @@ from app.coordination.locks import acquire_lock
 from app.errors import BadInput
 from app.gateways.cache import Cache
 from app.gateways.cache_line import CacheAway, Line
-from tests.support.cached import Kit, connecting, eventually, kit
+from tests.support.cached import Kit, connecting, kit
+from tests.support.waiting import until
 
 __all__ = ["kit"]
 
@@ -29,7 +30,7 @@ def test_one_holder_at_a_time(kit: Kit) -> None:
 
 def test_a_lock_ends_by_itself(kit: Kit) -> None:
     assert acquire_lock(kit.cache, "payout:1", 0.01) is not None
-    eventually(lambda: acquire_lock(kit.cache, "payout:1", 60) is not None)
+    until(lambda: acquire_lock(kit.cache, "payout:1", 60) is not None)
 
 
 def test_who_outlives_a_lock_can_neither_release_nor_overwrite(kit: Kit) -> None:
@@ -44,7 +45,7 @@ def test_who_outlives_a_lock_can_neither_release_nor_overwrite(kit: Kit) -> None
     assert kit.raw.get(KEY) == str(second.fence)
     assert second.put("report", "of the second", 0.001)
     assert not first.put("report", "of the first", 60)
-    eventually(lambda: kit.cache.get("report") is None)
+    until(lambda: kit.cache.get("report") is None)
     assert not first.put("report", "of the first", 60)  # nor once what the second put has ended
     assert second.put("report", "again", 60)
     assert kit.cache.get("report") == "again"

@@ -21,6 +21,7 @@ from app.mail import send_email_delayed, taken
 from app.mail.render import TEMPLATES
 from app.wiring import build
 from tests.support.sides import Fixed, environment, fresh
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.test_letters import HOSTILE
 
 STRICT = "default-src 'none'"
@@ -35,7 +36,7 @@ def sink(folder: Path) -> Iterator[str]:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     finally:
         process.kill()
         process.wait()
@@ -137,7 +138,13 @@ def test_it_serves_loopback_only(tmp_path: Path) -> None:
 def flask(environ: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flask", "--app", "app", *args]
     return subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60
+        command,
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
 
 

@@ -38,13 +38,12 @@ from tests.support.sides import (
     rq_worker,
     web,
 )
+from tests.support.waiting import until
 
 SEND = ("step.begun@send", "step.unrecorded@send", "step.uncommitted@send", "step.recorded@send")
 OTHERS = ("run.claimed@", "step.uncommitted@admit", "run.body-done@", "run.ended@")
 MARKS = {f"{point}@{step}" for point in POINTS for step in ("", "admit", "send", "unknown")}
 SEED, MAILS, UNANSWERED, SECONDS = 7, 1000, 20, 15.0
-PATIENCE_SECONDS = 90.0
-"""The machine may be busy: nothing here is a matter of time."""
 
 
 @contextmanager
@@ -133,7 +132,7 @@ def test_delayed_mails_while_everything_changes(
             mails = everybody[start : start + 50]
             on.dispatch_many("send-email", list(map(item, mails, minutes)))
         end, flips = time.monotonic() + SECONDS, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or flips < 20:
             flags.configure(Fixed(dice.choice(["rq", "qstash"])))
             hand_over(
                 made.store,
@@ -157,7 +156,6 @@ def test_delayed_mails_while_everything_changes(
         unknown = sum(status == "unknown" for status in said.values())
         # Those of the mail server, and the few that the killed worker and the restart cut off.
         assert 1 <= unknown <= MAILS // 4
-        assert flips >= 20
 
 
 def answers(dice: random.Random) -> Iterator[str]:
@@ -173,11 +171,7 @@ def open_runs(on: Side) -> list[str]:
 
 
 def until_done(on: Side) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while left := open_runs(on):
-        assert time.monotonic() < end, f"{len(left)} are not done with: {rows(on, left[:3])}"
-        time.sleep(0.5)
+    def left() -> list[Any]:
+        return [on.row(run_id) for run_id in open_runs(on)[:3]]
 
-
-def rows(on: Side, ids: list[str]) -> list[Any]:
-    return [on.row(run_id) for run_id in ids]
+    until(lambda: not open_runs(on), left, patience_seconds=180.0, every_seconds=0.5)

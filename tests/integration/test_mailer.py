@@ -66,7 +66,7 @@ def send(mailer: Mailer, subject: str = "Hello", text: str = "Hi.\n", to: str = 
 
 
 def mailer_for(box: Mailbox, context: ssl.SSLContext | None = None, **server: Any) -> Mailer:
-    return Mailer(box.server(**server), SENDER, timeout_seconds=5.0, context=context)
+    return Mailer(box.server(**server), SENDER, timeout_seconds=30.0, context=context)
 
 
 def body(mail: EmailMessage) -> str:
@@ -92,7 +92,7 @@ def test_a_mail_arrives_as_it_was_given(box: Mailbox) -> None:
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"]), max_size=300)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(subject=words.map(str.strip), text=st.text("aé.\n 日", max_size=300))
 def test_any_subject_and_text_arrive(box: Mailbox, subject: str, text: str) -> None:
     box.taken.clear()
@@ -202,7 +202,7 @@ def test_silence_and_nonsense_are_told_apart(
     lines: tuple[bytes, ...], raised: type[Exception]
 ) -> None:
     with scripted(*lines) as server, pytest.raises(raised) as failed:
-        send(Mailer(server, SENDER, timeout_seconds=1.0))
+        send(Mailer(server, SENDER, timeout_seconds=2.0))
     assert type(failed.value) is raised
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from tests.integration.test_media_job import check_photo, document, environ, fil
 from tests.support.dying import dying
 from tests.support.footage import video
 from tests.support.sides import (
-    PATIENCE_SECONDS,
     Side,
     environment,
     fresh,
     relaying,
     rq_worker,
 )
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 MEDIA_POINTS = {name for name in POINTS if name.startswith("media.")}
 
@@ -47,7 +46,7 @@ def test_it_dies_everywhere_and_is_whole(redis_url: str, tmp_path: Path) -> None
         crashing = {**environ_, "SWITCHYARD_CRASH_EACH": str(deaths)}
         stack.enter_context(dying("rq", crashing, 0, tmp_path / "dying.log"))
         run = on.dispatch("process-media", {"mediaId": "m1", "source": "up/a.jpg"})
-        (row,) = on.finish(run, patience_seconds=100.0)
+        (row,) = on.finish(run, patience_seconds=200.0)
         assert row.status == "succeeded", row.error
         check_photo(storage, document(on, "m1"))
         assert len(written(folder)) == 4
@@ -61,14 +60,17 @@ def test_it_dies_everywhere_and_is_whole(redis_url: str, tmp_path: Path) -> None
 
 def the_decoder(worker: int, argument: str) -> psutil.Process:
     """The worker's ffmpeg with this argument, once it runs."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
+
+    def found() -> psutil.Process | None:
         for child in psutil.Process(worker).children():
             with suppress(psutil.Error):  # it may end meanwhile
                 if argument in child.cmdline() and "ffmpeg" in Path(child.exe()).name:
                     return child
-        time.sleep(0.01)
-    raise AssertionError("it was not started")
+        return None
+
+    started = until(found, "it was not started", every_seconds=0.01)
+    assert started is not None
+    return started
 
 
 def test_a_worker_dies_while_a_film_is_made(redis_url: str, tmp_path: Path) -> None:
@@ -129,10 +131,7 @@ def test_a_decoder_that_is_killed_fails_its_attempt_alone(redis_url: str, tmp_pa
         worker = stack.enter_context(rq_worker(environ_, tmp_path / "worker.log"))
         run = on.dispatch("process-media", {"mediaId": "m1", "source": "up/long.mp4"})
         the_decoder(worker.pid, "libx264").kill()
-        end = time.monotonic() + PATIENCE_SECONDS
-        while on.row(run.id).error is None:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: on.row(run.id).error is not None)
         row = on.row(run.id)
         assert (row.status, row.attempt) == ("waiting", 2)
         assert "DecoderLost" in row.error

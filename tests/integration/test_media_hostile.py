@@ -173,7 +173,7 @@ def test_each_fails_alone_and_reaches_nothing(on: Side, storage: Path, temporary
             name: on.dispatch("process-media", {"mediaId": name, "source": f"up/{name}"})
             for name in files
         }
-        rows = dict(zip(runs, on.finish(*runs.values(), patience_seconds=90.0), strict=True))
+        rows = dict(zip(runs, on.finish(*runs.values(), patience_seconds=200.0), strict=True))
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert rows.pop("fine.jpg").status == "succeeded"

@@ -74,7 +74,7 @@ def go(on: Side, storage: Storage) -> None:
         on.dispatch("process-media", {"mediaId": "m2", "source": "up/b.mov", "kind": "video"}),
         on.dispatch("process-media", {"mediaId": "m3", "source": "up/bad.jpg"}),
     ]
-    image, film, bad = on.finish(*runs, patience_seconds=60.0)
+    image, film, bad = on.finish(*runs)
     assert (image.status, film.status) == ("succeeded", "succeeded"), (image.error, film.error)
     assert (bad.status, "Refused" in bad.error) == ("failed", True)
     assert set(on.steps(image.id)) == IMAGE_STEPS

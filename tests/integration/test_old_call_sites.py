@@ -29,6 +29,7 @@ import queues
 from app.errors import KeyConflict
 from app.jobs.catalogue import Catalogue, Legacy
 from app.runs.models import RunRow as R
+from queues import callsites
 from queues.backend import connect
 from queues.callsites import KEY, call_sites, counted
 from queues.carry import NotCarried, payload_of
@@ -44,6 +45,7 @@ from tests.support.sides import (
     rq_worker,
     side,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 
 AT = old_jobs.AT
 
@@ -330,7 +332,10 @@ def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:
     assert Job.fetch("bad", connection=redis).get_status() == JobStatus.FAILED
 
 
-def test_counting_waits_for_no_round_trip_of_its_own(queue: Any, redis: Redis) -> None:
+def test_counting_waits_for_no_round_trip_of_its_own(
+    queue: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callsites, "FLUSH_SECONDS", 600.0)
     queue.enqueue(old_tasks.add, 1)
     before = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
     for _ in range(50):
@@ -370,7 +375,7 @@ def test_through_both_backends(redis: Redis, redis_url: str, tmp_path: Path, bac
         flags.configure(Fixed(backend))
         queue = queues.Queue("old", connection=redis)
         job = queue.enqueue(old_tasks.mark, n)
-        result = job.latest_result(timeout=30)
+        result = job.latest_result(timeout=int(PATIENCE_SECONDS))
         assert result is not None
         assert (result.return_value, on.marks(n)) == (n, {n: 1})
         assert on.row(job.id).backend == backend

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,8 @@ from app.errors import SettingsError
 from queues.backend import connect
 from queues.legacy import Allowed, is_pickled
 from tests.support import old_tasks
-from tests.support.sides import PATIENCE_SECONDS, Side, environment, fresh, rq_worker
+from tests.support.sides import Side, environment, fresh, rq_worker
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 AT = "tests.support.old_tasks"
 
@@ -47,11 +47,9 @@ def redis(redis_url: str) -> Redis:
 
 
 def ended(job: Job) -> JobStatus:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while (status := job.get_status()) not in (JobStatus.FINISHED, JobStatus.FAILED):
-        assert time.monotonic() < end, status
-        time.sleep(0.05)
-    return status
+    done = (JobStatus.FINISHED, JobStatus.FAILED)
+    until(lambda: job.get_status() in done, job.get_status, every_seconds=0.05)
+    return job.get_status()
 
 
 def error(job: Job) -> str:
@@ -129,10 +127,7 @@ def test_a_worker_asked_to_stop_waits_for_an_old_job(
     trace = tmp_path / "trace"
     job = queue.enqueue(old_tasks.nap, 9, str(trace))
     with rq_worker(on.environ, tmp_path / "worker.log") as worker:
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not old_tasks.lines(trace):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: old_tasks.lines(trace))
         os.kill(worker.pid, signal.SIGTERM)
         worker.wait(PATIENCE_SECONDS)
     assert job.get_status() == JobStatus.FINISHED

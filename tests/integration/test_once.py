@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from app.runs.handoff import hand_over
-from tests.support.sides import PATIENCE_SECONDS, Side, both, environment, fresh, rq_worker, side
+from tests.support.sides import Side, both, environment, fresh, rq_worker, side
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -38,10 +38,7 @@ def test_the_other_side_sees_that_a_dead_worker_had_begun(
     rq = Side("rq", made, environ)
     with rq_worker(environ, tmp_path / "dying.log"):
         run = rq.dispatch("sent-once", {"name": name, "moves": {1: "hangs"}})
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not rq.touches(f"{name}/sent"):
-            assert time.monotonic() < end, "the worker did not come to the step"
-            time.sleep(0.02)
+        until(lambda: rq.touches(f"{name}/sent"), "the worker did not come to the step")
     assert rq.steps(run.id)["send"].status == "begun"
     assert hand_over(made.store, [run.id], "inngest").asked == 1
     made.db.dispose()

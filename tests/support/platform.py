@@ -49,6 +49,7 @@ from app.runs.models import RunRow
 from app.runs.relay import sweep
 from app.runtime import Runtime
 from app.wiring import LOCAL_STRIPE_KEY, make_runtime
+from tests.support.waiting import until as until
 
 ON_ITS_WAY = frozenset(
     {
