@@ -431,7 +431,7 @@ def test_an_event_from_the_future_starts_its_function_then() -> None:
 
 
 def test_cancelling() -> None:
-    now = [time.time()]
+    now = [time.time() + 60]
     with world(clock=lambda: now[0]) as w:
         w.serve(w.fn("slow", lambda ctx: ctx.step.sleep("s", 300)))
         for _ in range(2):
@@ -442,7 +442,7 @@ def test_cancelling() -> None:
             204,
             409,
         ]
-        now[0] += 1
+        now[0] += 2
         assert [(r["status"], r["calls"]) for r in w.done("slow", 2)] == [
             ("Cancelled", 1),
             ("Completed", 2),
