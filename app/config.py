@@ -199,6 +199,7 @@ class Settings(BaseModel):
     stripe_api_key: SecretStr | None = None
     stripe_api_base: HttpUrl = None
     stripe_webhook_secret: SecretStr | None = None
+    """Or several, comma-separated."""
     stripe_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Calls a second that all processes together may send to Stripe; see stripe_calls_per_second"""
     backend_url: HttpUrl = None

@@ -14,7 +14,7 @@ from upstash_redis import Redis as Upstash
 
 CALL_SECONDS = 2.0
 """After this a carrier itself gives up: its caller did long before, but its thread must end."""
-IDLE_SECONDS = 300.0
+IDLE_SECONDS = 200.0
 """How long a connection is kept unused: opening one to a server 50 ms away takes longer than a
 caller waits."""
 

@@ -30,21 +30,25 @@ class WebhookEvent:
     """Whether it is of test mode."""
 
 
-def verify_webhook(payload: bytes, signature: str, secret: str, now: datetime) -> WebhookEvent:
+def verify_webhook(payload: bytes, signature: str, secrets: str, now: datetime) -> WebhookEvent:
     """The event in the body `payload` with the `Stripe-Signature` header `signature`.
 
-    Raises StripeWebhookRefused, whose message holds neither the secret nor the body.
+    By any of the comma-separated `secrets`: Stripe's endpoint for the platform's own events and the
+    one for its connected accounts' have one each (https://docs.stripe.com/connect/webhooks). Raises
+    StripeWebhookRefused, whose message holds neither a secret nor the body.
     """
     # The library goes by the machine's clock. Zero would mean no limit to it.
     tolerance = TOLERANCE_SECONDS + int(time.time() - now.timestamp()) or -1
-    try:
-        event = stripe.Webhook.construct_event(payload, signature, secret, tolerance)
-        return _read(event)
-    except stripe.SignatureVerificationError as forged:
-        raise StripeWebhookRefused(f"Stripe-Signature: {_reason(forged)}") from None
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as malformed:
-        kind = type(malformed).__name__
-        raise StripeWebhookRefused(f"not an event of Stripe's ({kind})") from None
+    refused = StripeWebhookRefused("Stripe-Signature: there is no secret to check it with")
+    for secret in filter(None, map(str.strip, secrets.split(","))):
+        try:
+            return _read(stripe.Webhook.construct_event(payload, signature, secret, tolerance))
+        except stripe.SignatureVerificationError as forged:
+            refused = StripeWebhookRefused(f"Stripe-Signature: {_reason(forged)}")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as malformed:
+            kind = type(malformed).__name__
+            raise StripeWebhookRefused(f"not an event of Stripe's ({kind})") from None
+    raise refused
 
 
 def _read(event: stripe.Event) -> WebhookEvent:

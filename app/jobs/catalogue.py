@@ -247,8 +247,9 @@ class Catalogue(Mapping[str, JobSpec]):
             raise SettingsError(
                 f"job {spec.name!r}: a name has letters, digits, '.', '_' and '-' only"
             )
-        if spec.schedule is not None and not croniter.is_valid(spec.schedule):
-            raise SettingsError(f"job {spec.name!r}: schedule {spec.schedule!r} is no cron line")
+        cron = spec.schedule
+        if cron is not None and not (len(cron.split()) == 5 and croniter.is_valid(cron)):
+            raise SettingsError(f"job {spec.name!r}: schedule {cron!r} is no cron line of 5 fields")
         if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
             raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
         if spec.concurrency is not None and spec.concurrency < 1:

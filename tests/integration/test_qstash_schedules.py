@@ -73,6 +73,12 @@ def test_a_job_has_a_name_that_qstash_takes(name: str) -> None:
         Catalogue().add(replace(spec, name=name))
 
 
+@pytest.mark.parametrize("cron", ["* * * *", "* * * * * *", "@daily", "61 * * * *"])
+def test_a_schedule_has_the_five_fields_that_every_clock_takes(cron: str) -> None:
+    with pytest.raises(SettingsError, match="no cron line"):
+        Catalogue().add(replace(catalogue["noop"], schedule=cron))
+
+
 def here(crons: dict[str, str | None]) -> dict[str, str]:
     return {f"{ID_PREFIX}{name}": cron for name, cron in crons.items() if cron is not None}
 

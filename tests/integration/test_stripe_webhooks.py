@@ -16,6 +16,7 @@ import pytest
 import requests
 import stripe
 from flask import Flask
+from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
 from app import web
@@ -408,6 +409,22 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
         with pytest.raises(StripeWebhookRefused) as refused:
             verify_webhook(body, header, SECRET, START)
         assert (refused.value.status, refused.value.__cause__) == (400, None)
+
+
+def test_either_endpoint_s_secret_will_do(lite: Platform) -> None:
+    """Stripe has one endpoint for the platform's events and one for its accounts', each its own."""
+    both = SecretStr(f"whsec_of_the_accounts, {SECRET},")
+    settings = lite.made.settings.model_copy(update={"stripe_webhook_secret": both})
+    lite.app = Flask("both")
+    web.register(lite.app, replace(lite.made, settings=settings))
+    for n, secret in enumerate((SECRET, "whsec_of_the_accounts")):
+        body = json.dumps({**EVENT, "id": f"evt_{n}"}).encode()
+        assert lite.post(body, signed(body, secret)).status_code == 200
+    for secret in ("", ",", both.get_secret_value(), "whsec_another"):
+        assert lite.post(GOOD, signed(GOOD, secret)).status_code == 400
+    assert len(lite.rows(StripeEvent)) == 2
+    with pytest.raises(StripeWebhookRefused, match="no secret"):
+        verify_webhook(GOOD, signed(GOOD, ""), " , ", START)
 
 
 def test_without_a_secret_the_webhook_is_off(lite: Platform) -> None:

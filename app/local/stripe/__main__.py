@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--settle-seconds", type=int, help="how long a bank takes; else two days")
     parser.add_argument("--rate-limit", type=int, metavar="N", help="calls a second; else any")
     args = parser.parse_args()
-    secret = os.environ.get("STRIPE_WEBHOOK_SECRET", "")
+    secret = os.environ.get("STRIPE_WEBHOOK_SECRET", "").partition(",")[0]
     if args.webhook and not secret:
         parser.error("--webhook: STRIPE_WEBHOOK_SECRET is not set")
     app = StripeStandIn(
