@@ -80,7 +80,7 @@ class StripeGateway:
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise StripeMisconfigured("the Stripe API key is empty or has characters no key has")
         self._api_key = api_key
-        self._api_base = api_base
+        self._api_base = api_base and api_base.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self.calls_per_second = calls_per_second
         """The rate that all processes may keep together; keeping it is for the callers."""

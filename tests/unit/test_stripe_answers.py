@@ -92,3 +92,20 @@ def test_an_answer_cut_short_is_an_unknown_outcome() -> None:
         with pytest.raises(StripeUnknownOutcome, match="cut short"):
             pay(StripeGateway(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}"))
         done.result()
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_path_is_the_api_s_whatever_the_base_ends_in(slash: str) -> None:
+    def answer(listener: socket.socket) -> bytes:
+        connection, _ = listener.accept()
+        with connection:
+            head = read_request(connection)
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        return head[0]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(answer, listener)
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}{slash}"
+        with pytest.raises(StripeUnknownOutcome):
+            pay(StripeGateway(KEY, base))
+        assert asked.result() == b"POST /v1/transfers HTTP/1.1"
