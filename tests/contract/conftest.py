@@ -27,5 +27,6 @@ def on(
         url = f"sqlite:///{folder / 'test.db'}"
     else:
         url = new_postgres(request.getfixturevalue("postgres_server"))
-    with side(backend, url, redis_url, folder) as made:
+    # Nobody dies here, and nobody is to be taken for dead on a busy machine.
+    with side(backend, url, redis_url, folder, LEASE_SECONDS="60") as made:
         yield made

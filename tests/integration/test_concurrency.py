@@ -331,10 +331,14 @@ def test_a_cap_lets_at_least_one_run() -> None:
 
 
 @contextmanager
-def two_sides(database_url: str, redis_url: str, folder: Path) -> Iterator[Side]:
+def two_sides(
+    database_url: str, redis_url: str, folder: Path, lease_seconds: int
+) -> Iterator[Side]:
     """Both backends at work, with three workers on RQ's side."""
     with ExitStack() as stack:
-        side = stack.enter_context(both(database_url, redis_url, folder))
+        side = stack.enter_context(
+            both(database_url, redis_url, folder, LEASE_SECONDS=str(lease_seconds))
+        )
         for number in (2, 3):
             stack.enter_context(rq_worker(side.environ, folder / f"worker-{number}.log"))
         hello = uuid4().hex
@@ -360,7 +364,7 @@ def taken(side: Side) -> int | None:
 
 def test_one_cap_over_both_backends(database_url: str, redis_url: str, tmp_path: Path) -> None:
     n = uuid4().hex
-    with two_sides(database_url, redis_url, tmp_path) as side:
+    with two_sides(database_url, redis_url, tmp_path, 60) as side:
         rows = side.finish(*spread(side, n, 8))
         assert {row.status for row in rows} == {"succeeded"}
         inside = jobs.stays(side.made.db, n)
@@ -374,7 +378,7 @@ def test_a_dead_holder_s_place_is_free_again(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     n = uuid4().hex
-    with two_sides(database_url, redis_url, tmp_path) as side:
+    with two_sides(database_url, redis_url, tmp_path, 3) as side:
         side.backend = "rq"
         # Its first try stays until it is killed.
         victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
