@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from app.cli import register_commands
 from app.config import Settings, load
 from app.db import Base
 from app.dispatch import dispatch
+from app.jobs import catalogue
 from app.local.stripe.webhooks import signature as stripe_signature
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
@@ -340,6 +342,15 @@ def test_a_body_is_kept_for_thirty_days(platform: Platform) -> None:
     assert len(platform.crm.got) == 5
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaps that can be waited for, in this process too, and for no test that comes after."""
+    jobs = catalogue.load("app.jobs.webhooks")
+    spec = replace(jobs["deliver-webhook"], gaps=(0.2,))
+    monkeypatch.setattr(jobs, "_jobs", {**jobs, spec.name: spec})
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("backend", ["rq", "inngest"])
 def test_on_real_workers_once_per_target(
     backend: str, tmp_path: Path, redis_url: str, ends: tuple[Receiver, Receiver]
@@ -381,6 +392,7 @@ def _succeeded(made: runtime.Runtime) -> int:
         return connection.execute(chosen).scalar_one()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_worker_killed_at_each_point_loses_none(
     tmp_path: Path, redis_url: str, ends: tuple[Receiver, Receiver]
 ) -> None:
