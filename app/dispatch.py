@@ -128,14 +128,20 @@ def _news(spec: JobSpec, items: Iterable[Item | Payload], now: datetime) -> list
 def _due(item: Item, now: datetime) -> datetime:
     if item.delay is not None and item.at is not None:
         raise BadInput("give delay or at, not both")
-    if item.at is not None:
-        return max(now, ceil_ms(as_utc(item.at)))
-    if item.delay is None:
+    if item.delay is None and item.at is None:
         return now
-    wait = item.delay if isinstance(item.delay, timedelta) else timedelta(seconds=item.delay)
+    try:
+        due = now + _wait(item.delay) if item.at is None else as_utc(item.at)
+        return max(now, ceil_ms(due))
+    except (OverflowError, ValueError):  # infinite, not a number, or past the calendar's end
+        raise BadInput("delay or at: not a time that can be waited for") from None
+
+
+def _wait(delay: Delay) -> timedelta:
+    wait = delay if isinstance(delay, timedelta) else timedelta(seconds=delay or 0)
     if wait < timedelta(0):
         raise BadInput("delay must not be negative")
-    return ceil_ms(now + wait)
+    return wait
 
 
 def _write(

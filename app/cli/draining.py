@@ -53,12 +53,13 @@ def drain(
     """
     made = parts()
     jobs = _jobs(made, job, every)
-    for backend in {drains.backend_on(Side(to), made.catalogue[name]) for name in jobs}:
-        made.store.backends[backend].ping()  # where nobody answers, nothing is to be brought
     with stop_on_signals() as stop, _bar() as progress:
         work = drains.Drain(
             made, None if every else jobs, Side(to), running, wait_seconds, stop, progress
         )
+        specs = [made.catalogue[name] for name in work.elsewhere() if name in made.catalogue]
+        for backend in {drains.backend_on(Side(to), spec) for spec in specs}:
+            made.store.backends[backend].ping()  # where nobody answers, nothing is to be brought
         drained = work()
     _report(made, drained, Side(to), stop, as_json)
 

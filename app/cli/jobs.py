@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
@@ -29,8 +29,6 @@ from app.errors import BadInput
 from app.jobs.catalogue import JobSpec
 from app.runs.run import Run
 from flags import LEGACY_BACKEND, Stage, StageRow
-
-LONGEST_DELAY = timedelta(days=3660).total_seconds()
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 
@@ -80,9 +78,6 @@ def dispatch_job(
 ) -> None:
     """Record a new run of job NAME and tell its backend."""
     made = parts()
-    # NaN is in no range, so it is refused as well.
-    if delay is not None and not 0 <= delay <= LONGEST_DELAY:
-        raise BadInput(f"delay must be 0 to {LONGEST_DELAY:.0f} seconds, not {delay:g}")
     spec = made.catalogue[name]
     when = None if at is None else _time(at)
     eyes, failures = watched(made)

@@ -74,10 +74,10 @@ class Drain:
         """
         drained = Drained()
         end = time.monotonic() + self.wait_seconds
-        found = self._elsewhere()
+        found = self.elsewhere()
         while True:
             self._pass(found, drained)
-            found = self._elsewhere()
+            found = self.elsewhere()
             drained.left = Counter({job: len(ids) for job, ids in found.items()})
             movable = any(job in self.made.catalogue for job in found)
             if not movable or self.stop.is_set() or time.monotonic() >= end:
@@ -99,7 +99,7 @@ class Drain:
                 done += len(chunk)
                 self.progress(done, sum(map(len, known.values())))
 
-    def _elsewhere(self) -> dict[str, list[str]]:
+    def elsewhere(self) -> dict[str, list[str]]:
         """The open runs that are not where they are to be, by job."""
         found: dict[str, list[str]] = defaultdict(list)
         with self.made.db.autocommit() as connection:

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -245,6 +245,11 @@ def test_bad_input_writes_nothing(on: Side) -> None:
         on.dispatch("noop", {"name": n, "colour": "red"}, key=n)
     with pytest.raises(BadInput, match="delay"):
         on.dispatch("noop", {"name": n}, key=n, delay=-1)
+    for delay in (float("nan"), float("inf"), 1e12, timedelta.max):
+        with pytest.raises(BadInput, match="delay"):
+            on.dispatch("noop", {"name": n}, key=n, delay=delay)
+    with pytest.raises(BadInput, match="time"):
+        on.dispatch("noop", {"name": n}, key=n, at=datetime.max.replace(tzinfo=UTC))
     with pytest.raises(BadInput):
         on.dispatch("noop", {"name": n}, key="")
     with pytest.raises(KeyConflict):

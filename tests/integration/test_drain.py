@@ -278,6 +278,8 @@ def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_
     said = cutover(environ, "drain", "child", "--to", "serverless", code=1)
     assert "inngest: " in said
     assert on.row(run.id).backend == "rq"
+    # Nothing is to be brought to who is not there.
+    assert cutover(environ, "drain", "noop", "--to", "serverless", "--json", code=0)["moved"] == 0
     for args in (
         ("drain", "--to", "rq"),
         ("drain", "child", "--all", "--to", "rq"),
