@@ -142,14 +142,23 @@ class QStashBackend:
     def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Publish one message per run, many in one request; QStash's message ids by run id.
 
-        Published again within its window under the same id, a message is delivered once.
+        Published again within its window under the same id, a message is delivered once. Raises
+        BackendUnavailable where none was taken.
         """
         self._ready()
         refs: dict[str, str] = {}
         for start in range(0, len(messages), _BATCH):
             batch = messages[start : start + _BATCH]
             requests = [self._request(message) for message in batch]
-            answers = self._ask(partial(_publish, requests))
+            try:
+                answers = self._ask(partial(_publish, requests))
+            except BackendUnavailable as failure:
+                if not refs:
+                    raise
+                # What was told is to be noted: the rest is told later, and not all of it again.
+                left = {"runs": len(messages) - start, "reason": str(failure)}
+                log.warning("qstash took only some; the others stay pending", extra=left)
+                break
             for message, answer in zip(batch, answers, strict=False):
                 if isinstance(answer, BatchResponse):
                     refs[message.run_id] = answer.message_id

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 import requests
 from qstash import QStash
+from werkzeug.wrappers import Request, Response
 
 from app import runtime
 from app.config import LOCAL_QSTASH_TOKEN, load
@@ -315,6 +316,33 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
         backend.tell([message])
     assert hand_over(made.store, [run.id], "rq").moved == 1
     made.db.dispose()
+
+
+def test_what_was_told_before_a_limit_was_met_is_noted(
+    alone: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first of them are told again each day, and the last ones never."""
+    monkeypatch.setattr(qstash, "_BATCH", 1)
+    left = [1]
+
+    @Request.application
+    def limited(request: Request) -> Response:
+        if not left:
+            return Response("{}", 429, {"RateLimit-Limit": "1"})
+        left.pop()
+        return Response('[{"messageId": "msg_1"}]', content_type="application/json")
+
+    with serve_in_thread(limited) as url:
+        backend = QStashBackend(load({**alone.environ, "QSTASH_URL": url}), {})
+        now = datetime.now(UTC)
+        messages = [Message(n, "j", "qstash", "q", "e", "{}", 1, 0, now, 60.0) for n in ("a", "b")]
+        assert backend.tell(messages) == {"a": "msg_1"}
+        with pytest.raises(BackendUnavailable, match="a moment ago"):
+            backend.tell(messages[1:])
+        monkeypatch.setattr(qstash, "PAUSE_SECONDS", 0.0)
+        backend._paused_until = 0.0
+        with pytest.raises(BackendUnavailable, match="DailyMessageLimitExceeded"):
+            backend.tell(messages[1:])
 
 
 def test_a_wrong_token_is_said(alone: Side) -> None:
