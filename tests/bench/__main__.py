@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -23,18 +24,26 @@ from tests.support.sides import free_port
 def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
     """Every row, one after the other."""
     plan: list[tuple[str, Callable[[], list[Row]]]] = [("decide", lambda: [rows.decide()])]
+    databases = ExitStack()
+
+    def database(what: str, label: str) -> str:
+        if label == "SQLite":
+            return f"sqlite:///{folder / what}.db"
+        return databases.enter_context(new_postgres(postgres))
+
     for label in ("SQLite", "Postgres"):
         for what, measured in (
             ("one", rows.dispatch_one),
             ("many", rows.dispatch_bulk),
             ("runs", rows.no_op_runs),
         ):
-            url = f"sqlite:///{folder / what}.db" if label == "SQLite" else new_postgres(postgres)
+            url = database(what, label)
             plan.append((f"{what}, {label}", partial(_one, measured, label, url, redis_url)))
-        url = f"sqlite:///{folder / 'rollups'}.db" if label == "SQLite" else new_postgres(postgres)
-        plan.append((f"rollups, {label}", partial(rollups.measure, label, url)))
+        plan.append(
+            (f"rollups, {label}", partial(rollups.measure, label, database("rollups", label)))
+        )
     found: list[Row] = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with databases, Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("measuring", total=len(plan))
         for name, step in plan:
             progress.update(task, description=name)

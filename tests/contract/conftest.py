@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,9 @@ def on(
     """A backend on a database, working."""
     backend, database = request.param
     folder: Path = tmp_path_factory.mktemp(f"{backend}-{database}")
-    if database == "sqlite":
+    with ExitStack() as stack:
         url = f"sqlite:///{folder / 'test.db'}"
-    else:
-        url = new_postgres(request.getfixturevalue("postgres_server"))
-    # Nobody dies here, and nobody is to be taken for dead on a busy machine.
-    with side(backend, url, redis_url, folder, LEASE_SECONDS="60") as made:
-        yield made
+        if database == "postgres":
+            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        # Nobody dies here, and nobody is to be taken for dead on a busy machine.
+        yield stack.enter_context(side(backend, url, redis_url, folder, LEASE_SECONDS="60"))

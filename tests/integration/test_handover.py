@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,11 +28,11 @@ def on(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
 ) -> Iterator[Side]:
     folder: Path = tmp_path_factory.mktemp("both")
-    url = f"sqlite:///{folder / 'test.db'}"
-    if request.param == "postgres":
-        url = new_postgres(request.getfixturevalue("postgres_server"))
-    with both(url, redis_url, folder) as made:
-        yield made
+    with ExitStack() as stack:
+        url = f"sqlite:///{folder / 'test.db'}"
+        if request.param == "postgres":
+            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        yield stack.enter_context(both(url, redis_url, folder))
 
 
 @pytest.mark.parametrize("backend", ["rq", "inngest"])

@@ -102,10 +102,10 @@ def test_it_dies_everywhere_and_the_sums_are_right(
     redis_url: str,
     tmp_path: Path,
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    if database == "postgres":
-        url = new_postgres(request.getfixturevalue("postgres_server"))
     with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path / 'test.db'}"
+        if database == "postgres":
+            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
         port = free_port()
         standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
         stack.enter_context(standin)
@@ -152,12 +152,9 @@ def finished(months: Months) -> None:
         assert page["new"] == [], "the monthly job had it"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def on(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Side]:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    if request.param == "postgres":
-        url = new_postgres(request.getfixturevalue("postgres_server"))
-    with both(url, redis_url, tmp_path, **settings(tmp_path)) as made:
+@pytest.fixture
+def on(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    with both(database_url, redis_url, tmp_path, **settings(tmp_path)) as made:
         yield made
 
 

@@ -231,26 +231,26 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime
 
 def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
     """As while an ALTER TABLE waits for somebody's transaction: the last known stage serves."""
-    url = new_postgres(postgres_server)
-    made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
-    move(made, "live")
-    hours = count(0, 3600)
-    asked = flags.Flags(
-        lambda: stages.current(made.db),
-        lambda _job: "inngest",
-        environ={"USE_INNGEST": "true"},
-        monotonic=lambda: next(hours),
-    )
-    assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
-    with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
-        connection.execute(text("LOCK TABLE stage_changes IN ACCESS EXCLUSIVE MODE"))
-        answer = pool.submit(asked.decide, JOB, "k")
-        try:
-            assert answer.result(20)[:2] == ("inngest", "STALE")
-        finally:
-            connection.rollback()
-    assert asked.decide(JOB, "k").reason == "STATIC"
-    made.db.dispose()
+    with new_postgres(postgres_server) as url:
+        made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+        move(made, "live")
+        hours = count(0, 3600)
+        asked = flags.Flags(
+            lambda: stages.current(made.db),
+            lambda _job: "inngest",
+            environ={"USE_INNGEST": "true"},
+            monotonic=lambda: next(hours),
+        )
+        assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
+        with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
+            connection.execute(text("LOCK TABLE stage_changes IN ACCESS EXCLUSIVE MODE"))
+            answer = pool.submit(asked.decide, JOB, "k")
+            try:
+                assert answer.result(20)[:2] == ("inngest", "STALE")
+            finally:
+                connection.rollback()
+        assert asked.decide(JOB, "k").reason == "STATIC"
+        made.db.dispose()
 
 
 def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:

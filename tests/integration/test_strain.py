@@ -61,9 +61,10 @@ def made(database_url: str) -> Iterator[runtime.Runtime]:
 
 @pytest.fixture
 def on_postgres(postgres_server: str) -> Iterator[runtime.Runtime]:
-    made = _made(new_postgres(postgres_server))
-    yield made
-    made.db.dispose()
+    with new_postgres(postgres_server) as url:
+        made = _made(url)
+        yield made
+        made.db.dispose()
 
 
 def _many(count: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -260,10 +261,10 @@ def test_the_sums_are_the_rows_sqlite(template: Path, done: list[tuple[Any, ...]
 
 
 @pytest.fixture(scope="module")
-def postgres_template(postgres_server: str) -> tuple[str, str]:
-    url = new_postgres(postgres_server)
-    prepare(url)
-    return postgres_server, url
+def postgres_template(postgres_server: str) -> Iterator[tuple[str, str]]:
+    with new_postgres(postgres_server) as url:
+        prepare(url)
+        yield postgres_server, url
 
 
 @settings(
