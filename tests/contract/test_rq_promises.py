@@ -17,10 +17,21 @@ from rq.rate_limit import RateLimit
 from rq.serializers import JSONSerializer
 
 import queues
+from app.runs.memory import MemoryBackend
 from queues.backend import connect
 from tests.support import old_tasks
+from tests.support.sides import environment, fresh
 
 AT = "tests.support.old_tasks"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The layer as it is installed: with a ledger of its own, in which it looks for a job's id."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('promises') / 'test.db'}"
+    made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+    yield
+    made.db.dispose()
 
 
 @pytest.fixture
