@@ -213,7 +213,7 @@ def kept(result: str | None) -> Any:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("job", JOBS)
 def test_handed_over_at_every_boundary_it_does_the_same_once(
     job: str, stage: Callable[[], Stage]
