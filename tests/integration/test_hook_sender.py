@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from app.errors import BadInput, SwitchyardError
 from app.gateways.hooks import HookRefused, HookSender, HookUnavailable
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
+from tests.support.wire import read_request
 
 NOW = datetime(2025, 1, 15, 9, 30, 7, 900_000, tzinfo=UTC)
 KEY = bytes(range(32))
@@ -114,7 +115,7 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
             with suppress(OSError):
                 connection, _ = listener.accept()
                 with connection:
-                    connection.recv(65536)
+                    read_request(connection)
                     for piece in pieces:
                         if ended.wait(pause):
                             return

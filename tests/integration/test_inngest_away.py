@@ -15,6 +15,7 @@ from app.config import load
 from app.errors import BackendUnavailable
 from app.runs.backend import Message
 from tests.support.sides import environment
+from tests.support.wire import read_request
 from workflows.backend import InngestBackend
 
 
@@ -30,7 +31,7 @@ def server(answer: bytes | None) -> Iterator[tuple[str, list[socket.socket]]]:
                     caller, _ = listening.accept()
                     came.append(caller)
                     if answer is not None:
-                        caller.recv(65536)
+                        read_request(caller)
                         caller.sendall(answer)
                         caller.close()
 
