@@ -433,7 +433,7 @@ def test_an_event_from_the_future_starts_its_function_then() -> None:
 def test_cancelling() -> None:
     now = [time.time() + 60]
     with world(clock=lambda: now[0]) as w:
-        w.serve(w.fn("slow", lambda ctx: ctx.step.sleep("s", 300)))
+        w.serve(w.fn("slow", lambda ctx: ctx.step.sleep("s", 60_000)))
         for _ in range(2):
             w.send("demo.slow")
         until(lambda: all(r["calls"] for r in w.runs("slow")))
@@ -442,7 +442,7 @@ def test_cancelling() -> None:
             204,
             409,
         ]
-        now[0] += 2
+        now[0] += 62
         assert [(r["status"], r["calls"]) for r in w.done("slow", 2)] == [
             ("Cancelled", 1),
             ("Completed", 2),

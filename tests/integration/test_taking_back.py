@@ -70,7 +70,8 @@ def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBacke
     assert backend.holds(told) == {"a", "b"}
     backend.cancel([told[0], message("c", ref="01UNKNOWN"), message("d")])
     backend.cancel(told[:1])
-    ended = {run["event"]["data"]["_switchyard"]["run"]: run["status"] for run in standin.runs()}
+    told_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]
+    ended = {of["run"]: status for of, status in told_of if of}  # a cron may have fired, too
     assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
 
 
