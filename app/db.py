@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -21,20 +23,28 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    func,
     make_url,
+    select,
     text,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
 from app import effects
+from app.clock import utcnow
 from app.errors import SettingsError
+
+log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 20
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30
 """How long a server whose host or network is gone is waited for."""
+CLOCK_SECONDS = 2.0
+"""How far this machine's clock may be from the server's before it is put right by that."""
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -101,6 +111,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._began, self._ahead = 0.0, timedelta(0)
         if self.is_sqlite:
             if parsed.database and parsed.database != ":memory:":
                 _make_folder(Path(parsed.database).parent)
@@ -173,6 +184,30 @@ class Database:
                 connection.rollback()
                 # Back in the pool it must be able to write.
                 connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+    def clock(self) -> datetime:
+        """The time, UTC: this machine's, put right where it is plainly not the server's.
+
+        Leases and due times are compared across machines: one whose clock is hours ahead would end
+        the leases of all the others, and what it put off would wait until it is that late.
+        """
+        now = utcnow()
+        began = now.timestamp() - time.monotonic()
+        if not self.is_sqlite and abs(began - self._began) > CLOCK_SECONDS:
+            self._compare_clocks(began)
+        return now - self._ahead
+
+    def _compare_clocks(self, began: float) -> None:
+        try:
+            with self._autocommit.connect() as connection:
+                there = connection.execute(select(func.clock_timestamp())).scalar_one()
+        except SQLAlchemyError:
+            return  # with the next look: without the database the time is of little use
+        ahead = utcnow() - there
+        off = abs(ahead.total_seconds()) > CLOCK_SECONDS
+        if off:
+            log.error("this clock is wrong: going by the database's", extra={"ahead": str(ahead)})
+        self._began, self._ahead = began, ahead if off else timedelta(0)
 
     def dispose(self) -> None:
         """Close every connection."""

@@ -11,7 +11,7 @@ import flags
 from app import config, logs, runtime, web
 from app.cli import register_commands
 from app.cli.output import settings_checked
-from app.clock import Clock, utcnow
+from app.clock import Clock
 from app.config import Settings
 from app.coordination.snapshot import StageSnapshot
 from app.cutover import stages
@@ -42,10 +42,11 @@ LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 
 
 def make_runtime(
-    settings: Settings, *, clock: Clock = utcnow, backends: list[Backend] | None = None
+    settings: Settings, *, clock: Clock | None = None, backends: list[Backend] | None = None
 ) -> runtime.Runtime:
     """The parts of one process, made from its settings and installed."""
     db = Database(settings.sqlalchemy_url)
+    clock = db.clock if clock is None else clock
     jobs = catalogue.load(settings.switchyard_jobs)
     if backends is None:
         _require_qstash(settings, jobs)

@@ -82,7 +82,8 @@ def _take_over(connection: Connection, row: AnyRow, now: datetime, check: timede
         "run_id": row.id,
         "seen_epoch": row.epoch,
         "now": now,
-        "new_due_at": now + pause,
+        # It was due: the time of who takes over, whose clock may be ahead, must not keep it back.
+        "new_due_at": now + pause if pause else row.due_at,
         "new_check_at": now + (pause or check),
     }
     return connection.execute(TAKE_OVER, bound).rowcount == 1

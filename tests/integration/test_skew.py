@@ -1,0 +1,60 @@
+"""A machine whose clock is hours away from the others': what it writes must not wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+import flags
+from app import clock, db
+from app.dispatch import dispatch
+from app.runs import ledger
+from app.runs.memory import MemoryBackend
+from app.runs.models import RunRow as R
+from app.runs.relay import sweep
+from tests.conftest import new_postgres
+from tests.support.sides import Fixed, environment, fresh
+
+HOURS = timedelta(hours=2)
+
+
+def _made(url: str) -> Any:
+    flags.configure(Fixed("memory"))
+    return fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+
+
+def test_a_wrong_clock_is_put_right_by_the_database_s(
+    postgres_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skewed(by: timedelta) -> None:
+        monkeypatch.setattr(db, "utcnow", lambda: clock.utcnow() + by)
+
+    with new_postgres(postgres_server) as url:
+        made = _made(url)
+        skewed(HOURS)
+        run = dispatch("noop", {"name": "a"})  # the first thing this process does
+        for by in (HOURS, -HOURS, timedelta(days=40), timedelta(0)):
+            skewed(by)
+            assert abs(made.store.clock() - clock.utcnow()) < timedelta(minutes=1)
+        with made.db.autocommit() as connection:
+            due = connection.execute(select(R.due_at).where(R.id == run.id)).scalar_one()
+        assert due <= clock.utcnow()
+        made.db.dispose()
+
+
+def test_a_relay_that_is_ahead_keeps_no_run_back(database_url: str) -> None:
+    """It ends a lease of somebody alive, and that run may go on at once all the same."""
+    made = _made(database_url)
+    run = dispatch("noop", {"name": "a"})
+    now = made.store.clock()
+    with made.db.autocommit() as connection:
+        bid = ledger.Bid(run.id, 1, "me", now, now + made.store.lease)
+        assert ledger.claim(connection, bid) is not None
+    assert sweep(replace(made.store, clock=lambda: now + HOURS)).taken_over == 1
+    with made.db.autocommit() as connection:
+        assert ledger.claim(connection, replace(bid, epoch=3)) is not None
+    made.db.dispose()
