@@ -1,4 +1,4 @@
-"""Kill -9 at every point of every step of the payout jobs, on both backends and databases.
+"""Kill -9 at every point of every step of the payout jobs, on both backends and both databases.
 
 A process is killed once at each point it comes to, so the points find themselves: a new step, or a
 new point in one, is covered without being listed. Each creator is paid exactly once.
@@ -34,6 +34,7 @@ from app.payouts.models import Payout
 from app.payouts.reconcile import reconcile
 from app.runs.inline import Inline
 from app.runtime import Runtime
+from tests.conftest import new_postgres
 from tests.integration.test_crashes import POINTS
 from tests.support.dying import dying
 from tests.support.sides import Side, environment, free_port, fresh, relaying
@@ -144,12 +145,32 @@ SCENES: dict[str, Callable[[Scene], tuple[dict[str, Any], dict[str, int]]]] = {
 }
 
 
-@pytest.mark.parametrize("backend", ["rq", "inngest"])
-@pytest.mark.parametrize("job", JOBS)
+PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
+
+
+def places() -> list[tuple[str, str, str]]:
+    """A pay day in every place; each other job on both backends and on both databases."""
+    chosen = [("process-payouts", *place) for place in PLACES]
+    others = [job for job in JOBS if job != "process-payouts"]
+    for number, job in enumerate(others):
+        chosen += [(job, *place) for place in (PLACES[:2] if number % 2 else PLACES[2:])]
+    return chosen
+
+
+@pytest.mark.parametrize(("job", "backend", "database"), places())
 def test_it_dies_everywhere_and_pays_once(
-    job: str, backend: str, database_url: str, redis_url: str, tmp_path: Path
+    job: str,
+    backend: str,
+    database: str,
+    request: pytest.FixtureRequest,
+    redis_url: str,
+    tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
+        database_url = f"sqlite:///{tmp_path / 'test.db'}"
+        if database == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            database_url = stack.enter_context(new_postgres(server))
         stripe = StripeStandIn()
         stack.callback(stripe.close)
         stripe_url = stack.enter_context(serve_in_thread(stripe))

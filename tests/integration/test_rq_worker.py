@@ -38,39 +38,39 @@ def ended(job: Job) -> JobStatus:
     return job.get_status()
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        {"func": "os.system"},
-        {"func": "subprocess.check_output"},
-        {"func": "queues.task.create_app"},
-        {"func": "queues.task.perform", "on_failure": "os.system"},
-        {"func": "queues.task.perform", "on_success": "os.system"},
-    ],
-)
-def test_no_other_path_in_redis_is_executed(
-    on: Side, redis_url: str, tmp_path: Path, hostile: dict[str, str]
-) -> None:
+HOSTILE: list[dict[str, str]] = [
+    {"func": "os.system"},
+    {"func": "subprocess.check_output"},
+    {"func": "queues.task.create_app"},
+    {"func": "queues.task.perform", "on_failure": "os.system"},
+    {"func": "queues.task.perform", "on_success": "os.system"},
+]
+
+
+def test_no_other_path_in_redis_is_executed(on: Side, redis_url: str, tmp_path: Path) -> None:
     redis = connect(redis_url)
     target = tmp_path / "touched"
     queue = Queue("tests", connection=redis, serializer=JSONSerializer)
-    args: tuple[object, ...] = (f"touch {target}",)
-    if "on_success" in hostile:
-        args = ("no-run", 1)  # with one argument it fails, so that its failure callback is due
-    job = queue.create_job(hostile["func"], args=args, timeout=30, result_ttl=60)
-    job.save()
-    for name in ("on_success", "on_failure"):
-        if name in hostile:
-            field = name.replace("on_", "") + "_callback_name"
-            redis.hset(job.key, field, hostile[name])
-    queue.push_job_id(job.id)
-    job.set_status(JobStatus.QUEUED)
+    placed = []
+    for hostile in HOSTILE:
+        args: tuple[object, ...] = (f"touch {target}",)
+        if "on_success" in hostile:
+            args = ("no-run", 1)  # with one argument it fails: its failure callback would be due
+        job = queue.create_job(hostile["func"], args=args, timeout=30, result_ttl=60)
+        job.save()
+        for name in ("on_success", "on_failure"):
+            if name in hostile:
+                field = name.replace("on_", "") + "_callback_name"
+                redis.hset(job.key, field, hostile[name])
+        queue.push_job_id(job.id)
+        job.set_status(JobStatus.QUEUED)
+        placed.append(job)
     with rq_worker(on.environ, tmp_path / "worker.log"):
-        status = ended(job)
-    assert status == JobStatus.FAILED
-    result = job.latest_result()
-    assert result is not None
-    assert "not a declared job function" in (result.exc_string or "")
+        for job in placed:
+            assert ended(job) == JobStatus.FAILED
+            result = job.latest_result()
+            assert result is not None
+            assert "not a declared job function" in (result.exc_string or "")
     assert not target.exists()
 
 

@@ -3,16 +3,14 @@ a plain reckoning makes of the rows."""
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -221,12 +219,15 @@ def agree(tx: Connection) -> None:
         assert rollup.rolled_day(tx, day) == plan | {"platform": told}
 
 
+class Undone(Exception):
+    """The end of an example: nothing of it stays."""
+
+
 def run(db: Database, done: list[tuple[Any, ...]]) -> None:
-    with db.begin() as tx:
+    with suppress(Undone), db.begin() as tx:
         world = World(tx)
         for name, *given_ in done:
             getattr(world, name)(*given_)
-    with db.begin() as tx:
         agree(tx)
         before = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
         for number in range(7):
@@ -234,59 +235,27 @@ def run(db: Database, done: list[tuple[Any, ...]]) -> None:
         after = [stored(tx, t, *(c.name for c in t.primary_key)) for t in (daily, lifetime)]
         assert before[0] == after[0]
         assert {k: v for k, v in before[1].items() if any(v)} == after[1]
+        raise Undone
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rollup") / "template.db"
-    prepare(f"sqlite:///{path}")
-    return path
-
-
-@settings(
-    max_examples=120,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(done=acts)
-def test_the_sums_are_the_rows_sqlite(template: Path, done: list[tuple[Any, ...]]) -> None:
-    copy = template.with_name("copy.db")
-    for end in ("-wal", "-shm"):
-        copy.with_name(f"copy.db{end}").unlink(missing_ok=True)
-    shutil.copy(template, copy)
-    db = opened(f"sqlite:///{copy}")
-    try:
-        run(db, done)
-    finally:
-        db.dispose()
-
-
-@pytest.fixture(scope="module")
-def postgres_template(postgres_server: str) -> Iterator[tuple[str, str]]:
-    with new_postgres(postgres_server) as url:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def db(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    with ExitStack() as stack:
+        url = f"sqlite:///{tmp_path_factory.mktemp('rollup') / 'test.db'}"
+        if request.param == "postgres":
+            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
         prepare(url)
-        yield postgres_server, url
+        made = opened(url)
+        stack.callback(made.dispose)
+        yield made
 
 
-@settings(
-    max_examples=15,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=120)
 @given(done=acts)
-def test_the_sums_are_the_rows_postgres(
-    postgres_template: tuple[str, str], done: list[tuple[Any, ...]]
-) -> None:
-    server, url = postgres_template
-    name = (
-        url.split("/")[3].split("?")[0] if url.count("/") > 3 else url.split("?")[0].split("/")[-1]
-    )
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(b"DROP DATABASE IF EXISTS rolled")
-        connection.execute(f'CREATE DATABASE rolled TEMPLATE "{name}"'.encode())
-    db = opened(url.replace(f"/{name}", "/rolled", 1))
-    try:
-        run(db, done)
-    finally:
-        db.dispose()
+def test_the_sums_are_the_rows(db: Database, done: list[tuple[Any, ...]]) -> None:
+    run(db, done)
 
 
 def test_following_months() -> None:
