@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import inngest.flask
 from flask import Flask, request
 from inngest import Inngest
 
-from app.errors import Unauthorized
+from app.errors import BadInput, Unauthorized
 from app.runtime import Runtime
 from app.web.auth import require_here
 from workflows.functions import make_functions
@@ -37,6 +38,8 @@ def serve(app: Flask, client: Inngest, made: Runtime) -> None:
             raise Unauthorized("no page may call this")
         elif settings.inngest_dev is None:
             require_here(request, settings)
+        if not signed and request.method == "POST" and "probe" not in request.args:
+            _require_call(request.get_json(force=True, silent=True))
 
     app.before_request(check)
     inngest.flask.serve(
@@ -46,6 +49,13 @@ def serve(app: Flask, client: Inngest, made: Runtime) -> None:
         serve_path=PATH,
         enable_unauthed_sync=not signed,
     )
+
+
+def _require_call(body: Any) -> None:
+    """Raises BadInput for what the SDK would answer with an error of its own, and Inngest retry."""
+    parts = ("ctx", "event", "steps")
+    if not (isinstance(body, dict) and all(isinstance(body.get(part), dict) for part in parts)):
+        raise BadInput("the body is not a call of Inngest's: an object with ctx, event and steps")
 
 
 def _require_recent(signature: str | None, made: Runtime) -> None:

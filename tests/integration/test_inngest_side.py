@@ -232,6 +232,18 @@ def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None
     assert (row.key, "_inngest" in row.payload) == ("e", False)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"ctx": {"a', b"[]", b"\xff\xfe", b"{}", b'{"ctx": 1, "event": {}, "steps": {}}'],
+)
+def test_what_is_no_call_is_the_callers_fault(dev: tuple[Side, str], body: bytes) -> None:
+    _, url = dev
+    where = f"{url}/api/inngest?fnId=switchyard-child&stepId=step"
+    answer = requests.post(where, data=body, timeout=PATIENCE_SECONDS)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 def test_a_second_call_of_a_step_waits_and_costs_no_attempt(
     dev: tuple[Side, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
