@@ -43,6 +43,7 @@ from app.runs.relay import sweep
 from app.runtime import Runtime
 from tests.support import cli_jobs
 from tests.support.cli_jobs import marks
+from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 CLOSED = "redis://127.0.0.1:1/0"
@@ -785,24 +786,28 @@ def environment(url: str, **more: str) -> dict[str, str]:
     return kept | given | {"CHECK_SECONDS": "0.2", "LEASE_SECONDS": "1"} | more
 
 
-def command(*args: str, app: str = "app") -> list[str]:
-    return [str(Path(sys.executable).parent / "flask"), "--app", app, *args]
+def command(*args: str) -> list[str]:
+    return [str(Path(sys.executable).parent / "flask"), "--app", "app", *args]
 
 
-def start(url: str, *args: str, app: str = "app", **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*args, app=app),
-        cwd=ROOT,
-        env=environment(url, **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(url: str, *args: str, **more: str) -> subprocess.Popen[str]:
+    words = ["-m", "flask", "--app", "app", *args]
+    return Forked(words, env=environment(url, **more), stdout=-1, stderr=-1, text=True)
 
 
 def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
-    dispatched = start(url, "jobs", "dispatch", "cli-plain", '{"name": "a"}', "--json")
-    refused = start(url, "jobs", "dispatch", "cli-plain", "{name", "--json")
+    """From nothing, as a shell starts them."""
+    dispatched, refused = (
+        subprocess.Popen(
+            command("jobs", "dispatch", "cli-plain", payload, "--json"),
+            cwd=ROOT,
+            env=environment(url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for payload in ('{"name": "a"}', "{name")
+    )
     out, err = dispatched.communicate(timeout=PATIENCE_SECONDS)
     assert (dispatched.returncode, json.loads(out)["status"]) == (0, "pending")
     assert (err.count("\n"), "stays pending" in err) == (1, True)

@@ -17,6 +17,7 @@ import pytest
 from app.local.inngest.standin import InngestStandIn
 from app.runs.handoff import hand_over
 from app.runs.run import Run
+from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,
     Side,
@@ -41,13 +42,11 @@ ELSEWHERE = ("dispatch.", "payout.", "media.", "handover.")
 NOT_THERE = "the process did not reach its crash point"
 WORKER_POINTS = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 DISPATCH = """
-import sys, flags
+import sys
 from app import create_app
 from app.dispatch import dispatch
-from tests.support.sides import Fixed
 create_app()
-flags.configure(Fixed(sys.argv[1]))
-dispatch("grab-bag", {"name": sys.argv[2]}, key=sys.argv[2])
+dispatch("grab-bag", {"name": sys.argv[1]}, key=sys.argv[1])
 """
 
 
@@ -123,14 +122,9 @@ def test_the_dispatching_process_dies(
     environ = environment(database_url, redis_url, LEASE_SECONDS="1", CHECK_SECONDS="0.3")
     made = fresh(database_url, environ, None)
     try:
-        died = subprocess.run(
-            [sys.executable, "-c", DISPATCH, "rq", n],
-            env={**environ, "SWITCHYARD_CRASH_AT": point},
-            cwd=ROOT,
-            check=False,
-            capture_output=True,
-        )
-        assert died.returncode == -9, died.stderr.decode()
+        crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
+        died = forked(["-c", DISPATCH, n], crashing)
+        assert died.returncode == -9, died.stderr
         with relaying(made), rq_worker(environ, tmp_path / "worker.log"):
             on = Side("rq", made, environ)
             run = run_of(on, n)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +21,7 @@ from app.dispatch import dispatch
 from app.runs.handoff import hand_over
 from app.runs.models import RunRow
 from flags import Side
+from tests.support.forks import forked
 from tests.support.machine import Stop
 from tests.support.sides import Fixed, environment, fresh, relaying, rq_worker
 from tests.support.sides import Side as OneSide
@@ -226,8 +225,8 @@ def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: Worl
 
 
 def cutover(environ: dict[str, str], *args: str, code: int, **more: str) -> Any:
-    command = [sys.executable, "-m", "flask", "--app", "app", "cutover", *args]
-    done = subprocess.run(command, env=environ | more, capture_output=True, text=True, check=False)
+    command = ["-m", "flask", "--app", "app", "cutover", *args]
+    done = forked(command, environ | more)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout) if done.stdout else done.stderr
 

@@ -31,6 +31,7 @@ from app.earnings.csv_import import CsvRefused, Imported, import_csv
 from app.earnings.models import Creator, Earning
 from app.ledger.models import Entry
 from app.ledger.postings import balance
+from tests.support.forks import Forked, forked
 from tests.support.sides import ROOT, environment
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -277,7 +278,7 @@ def test_a_range_that_is_none_is_refused(range_: tuple[str, str], tmp_path: Path
     made = World(f"sqlite:///{tmp_path / 'x.db'}", tmp_path)
     words, environ = command(f"sqlite:///{tmp_path / 'x.db'}", "backfill", "--from", range_[0])
     words += ["--to", range_[1]]
-    told = subprocess.run(words, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = forked(words, environ)
     assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1), told.stderr
     with made.db.begin() as tx:
         assert rollup.dirty(tx, date(2100, 1, 1)) == []
@@ -338,20 +339,20 @@ def test_whatever_is_in_it_every_row_is_accounted_for(
 
 def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
     environ = environment(url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.jobs.relay")
-    return [sys.executable, "-m", "flask", "--app", "app", "earnings", *args], environ
+    return ["-m", "flask", "--app", "app", "earnings", *args], environ
 
 
 def test_the_command_tells_bad_lines_and_ends_with_one(world: World, database_url: str) -> None:
     world.write(SALE, BAD["is no time"])
     words, environ = command(database_url, "import", str(world.file), "--json")
-    told = subprocess.run(words, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = forked(words, environ)
     assert told.returncode == 1
     answer = json.loads(told.stdout)
     assert (answer["read"], answer["new"], answer["bad"], answer["left"]) == (2, 1, 1, 0)
     assert answer["lines"] == [{"line": 3, "reason": "created '2025-13-05 10:00:00' is no time"}]
     assert told.stderr == "line 3: created '2025-13-05 10:00:00' is no time\n", "and no bar"
     world.file.write_text("name\nana\n")
-    told = subprocess.run(words, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = forked(words, environ)
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.count("\n") == 1
 
@@ -363,7 +364,7 @@ def test_interrupted_in_the_middle_it_completes(
     lines = many(9_000)
     world.write(*lines)
     words, environ = command(database_url, "import", str(world.file), "--json")
-    process = subprocess.Popen(words, env=environ, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    process = Forked(words, env=environ, stdout=-1, stderr=-1, text=True)
     until(lambda: world.counts()[0] > 0 or process.poll() is not None)
     process.send_signal(how)
     out, _ = process.communicate(timeout=PATIENCE_SECONDS)
@@ -374,7 +375,7 @@ def test_interrupted_in_the_middle_it_completes(
         assert process.returncode == 1
         assert json.loads(out)["left"] > 0
         assert json.loads(out)["new"] == at_first
-    told = subprocess.run(words, env=environ, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = forked(words, environ)
     assert told.returncode == 0, told.stderr
     answer = json.loads(told.stdout)
     assert (answer["left"], answer["new"] + answer["known"]) == (0, 12_000)
@@ -406,9 +407,7 @@ def test_a_backfill_on_a_terminal_is_interrupted_and_goes_on(
     words, environ = command(url, "backfill", "--from", "2019-01-01", "--to", "2025-12-31")
     code, shown = on_a_terminal(words, environ, interrupt=True)
     assert (code, b"%" in shown) == (1, True)
-    told = subprocess.run(
-        [*words, "--json"], env=environ, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    told = forked([*words, "--json"], environ)
     assert (told.returncode, told.stderr) == (0, "")
     answer = json.loads(told.stdout)
     assert (answer["days"], answer["left"], answer["resumed"]) == (2_557, 0, True)
@@ -426,7 +425,12 @@ def on_a_terminal(
     pilot, terminal = pty.openpty()
     environ = {**environ, "TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen(
-        words, env=environ, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal
+        [sys.executable, *words],
+        env=environ,
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
     )
     os.close(terminal)
     shown = b""

@@ -20,6 +20,7 @@ from app.gateways.smtp import Mailer
 from app.mail import send_email_delayed, taken
 from app.mail.render import TEMPLATES
 from app.wiring import build
+from tests.support.forks import forked
 from tests.support.sides import Fixed, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.test_letters import HOSTILE
@@ -136,16 +137,7 @@ def test_it_serves_loopback_only(tmp_path: Path) -> None:
 
 
 def flask(environ: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flask", "--app", "app", *args]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_SECONDS,
-    )
+    return forked(["-m", "flask", "--app", "app", *args], environ)
 
 
 def listed(environ: dict[str, str], *args: str) -> Any:

@@ -34,6 +34,7 @@ from queues.backend import connect
 from queues.callsites import KEY, call_sites, counted
 from queues.carry import NotCarried, payload_of
 from tests.support import old_jobs, old_tasks
+from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,
     Fixed,
@@ -387,7 +388,6 @@ from queues import Queue
 from queues.backend import connect
 queue = Queue("old", connection=connect(sys.argv[1]))
 queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[2])
-print("flask" in sys.modules and "app.web" in sys.modules)
 """
 
 
@@ -400,15 +400,10 @@ def test_the_caller_dies(redis: Redis, redis_url: str, tmp_path: Path, point: st
         made = fresh(environ["DATABASE_URL"], environ, None)
         stack.callback(made.db.dispose)
         on = Side("rq", made, environ)
-        command = [sys.executable, "-c", ENQUEUE, redis_url, n]
+        command = ["-c", ENQUEUE, redis_url, n]
         for crash_at in (point, ""):
-            ended = subprocess.run(
-                command,
-                env={**environ, "SWITCHYARD_CRASH_AT": crash_at},
-                cwd=ROOT,
-                check=False,
-                capture_output=True,
-            )
+            crashing = {**environ, "SWITCHYARD_CRASH_AT": crash_at}
+            ended = forked(command, crashing)
             assert ended.returncode == (-9 if crash_at else 0), ended.stderr
         stack.enter_context(relaying(made))
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +15,13 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from app.config import ROOT
 from app.coordination import limits
 from app.gateways.cache import Cache
 from app.gateways.cache_carriers import Carrier, RedisCarrier, UpstashCarrier
 from app.gateways.cache_line import Line
 from app.local.serving import serve_in_thread
 from app.local.upstash.server import UpstashStandIn
+from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 TOKEN = "rest-token-of-this-test"
@@ -54,9 +53,9 @@ class Kit:
     def together(self, mode: str, processes: int = 4, **more: Any) -> list[Any]:
         """What each of several processes reports that were let go together."""
         spec = {"carrier": self.carrier, "url": self.url, "redis_url": self.redis_url, **more}
-        command = [sys.executable, "-m", "tests.support.cached", mode, json.dumps(spec)]
+        command = ["-m", "tests.support.cached", mode, json.dumps(spec)]
         begun = [
-            subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, text=True)
+            Forked(command, env=os.environ, stdin=-1, stdout=-1, text=True)
             for _ in range(processes)
         ]
         try:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from tests.support.sides import ROOT
+from tests.support.forks import Forked
 
 WORKER = ["worker", "--config", "queues.settings", "--worker-class", "queues.worker.Worker"]
 
@@ -24,17 +23,15 @@ WORKER = ["worker", "--config", "queues.settings", "--worker-class", "queues.wor
 def dying(backend: str, environ: dict[str, str], port: int, log: Path) -> Iterator[None]:
     """What carries the backend's runs, killed once at each point of each step it comes to."""
     if backend == "rq":
-        command = [sys.executable, "-m", "tests.support.dying"]
+        command = ["-m", "tests.support.dying"]
     else:
         command = [
-            *(sys.executable, "-m", "gunicorn", "app.server:app", "--preload"),
+            *("-m", "gunicorn", "app.server:app", "--preload"),
             *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "8"),
         ]
     with ExitStack() as stack:
         out = stack.enter_context(log.open("ab"))
-        process = subprocess.Popen(
-            command, env=environ, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
-        )
+        process = Forked(command, env=environ, stdout=out, stderr=out, start_new_session=True)
         try:
             yield
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from app.runs.models import RunRow, StepRow
 from app.runs.run import Run
 from app.wiring import build, make_runtime
 from tests.support import jobs
+from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS
 from workflows import qstash
 
@@ -139,11 +139,11 @@ def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str
 def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real `rq worker`, as the Procfile starts it."""
     command = [
-        *(sys.executable, "-m", "rq.cli", "worker"),
+        *("-m", "rq.cli", "worker"),
         *("--config", "queues.settings", "--worker-class", "queues.worker.Worker"),
     ]
     with log.open("ab") as out:
-        process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=out, stderr=out)
+        process = Forked(command, env=environ, stdout=out, stderr=out)
         try:
             yield process
         finally:
@@ -252,13 +252,11 @@ def qstash_side(environ: dict[str, str], *, relay: bool = True) -> Iterator[Side
 def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The web process as the Procfile starts it."""
     command = [
-        *(sys.executable, "-m", "gunicorn", "app.server:app", "--bind", f"127.0.0.1:{port}"),
+        *("-m", "gunicorn", "app.server:app", "--bind", f"127.0.0.1:{port}"),
         *("--worker-class", "gthread", "--threads", "8", "--graceful-timeout", "5"),
     ]
     with log.open("ab") as out:
-        process = subprocess.Popen(
-            command, env=environ, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
-        )
+        process = Forked(command, env=environ, stdout=out, stderr=out, start_new_session=True)
         try:
             yield process
         finally:
