@@ -48,7 +48,7 @@ def test_what_is_refused_does_not_count(kit: Kit) -> None:
 
 
 def test_never_more_than_the_limit_within_any_window(kit: Kit) -> None:
-    reports = kit.together("limit", 4, limit=LIMIT, window=WINDOW, seconds=2.5)
+    reports = kit.together("limit", 4, limit=LIMIT, window=WINDOW, seconds=1.5)
     spans = [span for report in reports for span in report]
     assert len(spans) >= 2 * LIMIT
     # Each lies between two readings of the clock: any LIMIT + 1 that surely lie within one window

@@ -86,7 +86,7 @@ def test_a_worker_dies_while_a_film_is_made(redis_url: str, tmp_path: Path) -> N
         **environ(folder.as_uri()),
     )
     storage = filled(folder.as_uri())
-    storage.put("up/long.mp4", video(size="1280x720", seconds=10.0), "video/mp4")
+    storage.put("up/long.mp4", video(size="1280x720", seconds=4.0), "video/mp4")
     made = fresh(database_url, environ_, None)
     with ExitStack() as stack:
         stack.callback(made.db.dispose)
@@ -122,7 +122,7 @@ def test_a_decoder_that_is_killed_fails_its_attempt_alone(redis_url: str, tmp_pa
     database_url, folder = f"sqlite:///{tmp_path / 'test.db'}", tmp_path / "storage"
     environ_ = environment(database_url, redis_url, **environ(folder.as_uri()))
     storage = filled(folder.as_uri())
-    storage.put("up/long.mp4", video(size="1280x720", seconds=10.0), "video/mp4")
+    storage.put("up/long.mp4", video(size="1280x720", seconds=4.0), "video/mp4")
     made = fresh(database_url, environ_, None)
     with ExitStack() as stack:
         stack.callback(made.db.dispose)

@@ -19,6 +19,8 @@ from app.errors import SettingsError
 from queues.backend import connect
 from queues.legacy import Allowed, is_pickled
 from tests.support import old_tasks
+from tests.support.dying import WORKER
+from tests.support.forks import Forked
 from tests.support.sides import Side, environment, fresh, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -119,14 +121,23 @@ def test_what_is_not_allowed_is_not_done(on: Side, redis: Redis, tmp_path: Path)
         assert ended(pickled) == JobStatus.FINISHED
 
 
+HASTY = """
+import queues.worker
+from rq.cli.cli import main
+queues.worker.STOP_SECONDS = 0.5
+main()
+"""
+
+
 def test_a_worker_asked_to_stop_waits_for_an_old_job(
     on: Side, redis: Redis, tmp_path: Path
 ) -> None:
     """For longer than it waits for a run's step, whose run others go on with."""
     queue = Queue("old", connection=redis, serializer=JSONSerializer)
     trace = tmp_path / "trace"
-    job = queue.enqueue(old_tasks.nap, 9, str(trace))
-    with rq_worker(on.environ, tmp_path / "worker.log") as worker:
+    job = queue.enqueue(old_tasks.nap, 1.5, str(trace))
+    log = (tmp_path / "worker.log").open("wb")
+    with log, Forked(["-c", HASTY, *WORKER], env=on.environ, stdout=log, stderr=log) as worker:
         until(lambda: old_tasks.lines(trace))
         os.kill(worker.pid, signal.SIGTERM)
         worker.wait(PATIENCE_SECONDS)

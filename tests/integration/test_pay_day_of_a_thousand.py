@@ -16,7 +16,7 @@ from tests.support.platform import Platform
 
 platform = support.platform
 
-THOUSAND = 1_000
+THOUSAND, FEWER = 1_000, 400
 MOST_STEPS = 60
 REFUSED = "account_closed"
 FAULTS: list[dict[str, Any]] = [
@@ -36,7 +36,9 @@ def steps_of(platform: Platform, run_id: str) -> int:
 
 
 def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: Platform) -> None:
-    platform.seed(1_100, THOUSAND)
+    # All of them on one kind of database; on the other one as many as each fault needs.
+    count = THOUSAND if platform.db.engine.dialect.name == "sqlite" else FEWER
+    platform.seed(count + count // 10, count)
     platform.admin("POST", "faults", {"seed": 1, "rules": FAULTS})
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.drain(step=timedelta(minutes=10))
@@ -49,7 +51,7 @@ def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: 
     counts: Counter[str] = Counter()
     for row in result["totals"]:
         counts[row["status"]] += row["count"]
-    assert counts.total() == THOUSAND
+    assert counts.total() == count
     assert set(counts) == {"in_transit", "failed", "bank_failed"}
     assert result["failureCount"] == counts["failed"] + counts["bank_failed"] > 0
     assert {failure["reason"] for failure in result["failures"]} == {REFUSED}
@@ -63,6 +65,6 @@ def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: 
     found = platform.result("reconcile-payouts")
     assert (found["ok"], found["differences"]) == (True, [])
     after = Counter(payout.status for payout in platform.payouts())
-    assert after == {"paid": THOUSAND - counts["failed"], "failed": counts["failed"]}
+    assert after == {"paid": count - counts["failed"], "failed": counts["failed"]}
     # Nobody twice, and all that could be: the job compared both of Stripe's lists, both ways.
     platform.check_books()
