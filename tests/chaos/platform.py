@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -27,7 +26,8 @@ from app.runtime import Runtime
 from flags import Side
 from queues.backend import connect
 from tests.support import jobs
-from tests.support.sides import ROOT, environment, free_port, fresh
+from tests.support.forks import Forked
+from tests.support.sides import environment, free_port, fresh
 
 JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child")
 PARTS = {
@@ -89,10 +89,8 @@ class Platform:
         if name.startswith("worker"):
             more = ["--worker-class", "queues.worker.Worker"]
         with (self.folder / f"{name}.log").open("ab") as log:
-            command = [sys.executable, *PARTS[name], *more]
-            self.processes[name] = subprocess.Popen(
-                command, env=self.environ, cwd=ROOT, stdout=log, stderr=log
-            )
+            command = [*PARTS[name], *more]
+            self.processes[name] = Forked(command, env=self.environ, stdout=log, stderr=log)
 
     def tend(self) -> None:
         for name in PARTS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -18,7 +17,8 @@ from app.cutover.drain import SEEN_SECONDS, Drain, rollback
 from app.dispatch import dispatch
 from app.runs.run import Run
 from flags import Side
-from tests.support.sides import ROOT, both
+from tests.support.forks import Forked
+from tests.support.sides import both
 from tests.support.waiting import until
 
 FLIPS = 1000
@@ -99,7 +99,7 @@ def watcher(
     stack: ExitStack, environ: dict[str, str], log: Path
 ) -> tuple[subprocess.Popen[bytes], Path]:
     out = stack.enter_context(log.open("wb"))
-    process = subprocess.Popen([sys.executable, "-c", WATCH], env=environ, cwd=ROOT, stdout=out)
+    process = Forked(["-c", WATCH], env=environ, stdout=out)
     stack.callback(process.wait)
     stack.callback(process.kill)
     return process, log

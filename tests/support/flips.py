@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,8 +23,8 @@ from app.config import LOCAL_QSTASH_TOKEN
 from app.dispatch import Item, dispatch_many
 from app.jobs.context import Payload
 from app.runs.models import RunRow
+from tests.support.forks import Forked
 from tests.support.sides import (
-    ROOT,
     environment,
     free_port,
     fresh,
@@ -64,9 +63,7 @@ class Yard:
     def start_qstash(self) -> None:
         """Start it, and wait until it answers."""
         with self.log.open("ab") as out:
-            self.qstash = subprocess.Popen(
-                self.command, cwd=ROOT, env=self.environ, stdout=out, stderr=out
-            )
+            self.qstash = Forked(self.command, env=self.environ, stdout=out, stderr=out)
         until(self._answers, self.log.read_text)
 
     def _answers(self) -> bool:
@@ -108,7 +105,7 @@ def yard(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterat
         made = fresh(database_url, environ, None)
         stack.callback(made.db.dispose)
         command = [
-            *(sys.executable, "-m", "app.local.qstash", "--port", str(standin)),
+            *("-m", "app.local.qstash", "--port", str(standin)),
             *("--data", str(folder / "qstash.db"), "--token", LOCAL_QSTASH_TOKEN),
             *("--double", "0.1", "--late", "0.5", "--seed", "7", "--gap-scale", "0.02"),
         ]
