@@ -25,7 +25,7 @@ test: $(VENV)/.tests ## Lint, check types, run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench

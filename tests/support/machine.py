@@ -99,7 +99,7 @@ def waits(machine: Machine) -> bool:
 class Machine(RuleBasedStateMachine):
     """See the module."""
 
-    template: Path | None = None
+    template: tempfile.TemporaryDirectory[str] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,11 +109,11 @@ class Machine(RuleBasedStateMachine):
             self.world = World(self.folder)
             self.world.create_tables()
             self.world.made.db.dispose()
-            kept = Path(tempfile.mkdtemp(prefix="swy-world-", dir=memory_folder()))
-            Machine.template = kept / "world.db"
-            shutil.copy(self.folder / "world.db", Machine.template)
+            kept = tempfile.TemporaryDirectory(prefix="swy-world-", dir=memory_folder())
+            Machine.template = kept
+            shutil.copy(self.folder / "world.db", kept.name)
         else:
-            shutil.copy(Machine.template, self.folder / "world.db")
+            shutil.copy(Path(Machine.template.name) / "world.db", self.folder)
             self.world = World(self.folder)
         self.intents: list[Intent] = []
         self.numbers = 0
