@@ -183,9 +183,12 @@ def _is_host(host: str) -> bool:
     if ":" in host or _ENDS_IN_NUMBER.fullmatch(host):
         # What else a resolver takes for a number (decimal, octal, hex, short) has a usual form too.
         try:
-            return str(ipaddress.ip_address(host)) == host and "%" not in host
+            found = ipaddress.ip_address(host)
         except ValueError:
             return False
+        # An IPv4 address in IPv6's clothes has two: Python's own changed with 3.13.
+        mapped = getattr(found, "ipv4_mapped", None) is not None
+        return str(found) == host and "%" not in host and not mapped
     return _LABELS.fullmatch(host) is not None
 
 

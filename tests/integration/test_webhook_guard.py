@@ -67,6 +67,8 @@ UNREADABLE = [
         "https://127.1/",
         "https://127.0.0.1./",
         "https://[::ffff:127.0.0.1]/",
+        "https://[::ffff:7f00:1]/",
+        "https://[::ffff:808:808]/",
         "https://[::1%25lo]/",
     ),
     *("https://good.example@127.0.0.1/", "https://a:b@good.example/", "https://good.example\\@x/"),
