@@ -47,12 +47,16 @@ class StepStatus(StrEnum):
 
 def new_run_id() -> str:
     """A new id of 26 characters that sorts by its time: 48 bits of milliseconds, 80 random ones."""
-    return f"{time.time_ns() // 1_000_000:012x}"[-12:] + os.urandom(7).hex()
+    return _stamp(time.time_ns() // 1_000_000) + os.urandom(7).hex()
 
 
 def id_at(moment: datetime) -> str:
     """The least id of a run made at this time."""
-    return f"{int(moment.timestamp() * 1000):012x}"[-12:]
+    return _stamp(int(moment.timestamp() * 1000))
+
+
+def _stamp(milliseconds: int) -> str:
+    return f"{milliseconds:012x}"[-12:]
 
 
 class RunRow(Base):

@@ -14,14 +14,13 @@ from werkzeug.datastructures import Headers
 from app.db import Base
 from app.errors import BadInput
 from app.ledger.postings import COUNTED, INSERT
+from app.runs.retention import BATCH, Page
 
 KEPT = timedelta(days=30)
 """How long a body, with people's data in it, is kept, and a dead letter can be replayed."""
 _OWN = ("x-forwarded-", "x-real-", "x-vercel-", "x-request-", "x-amzn-", "x-envoy-", "x-cloud-")
 """What proxies on the way add."""
 MAX_HEADERS, MAX_VALUE = 20, 500
-BATCH = 5000
-"""Webhooks deleted in one transaction."""
 
 
 class EventConflict(BadInput):
@@ -106,7 +105,7 @@ def forget(tx: Session, now: datetime) -> int:
     return tx.connection().execute(update(received).where(*old).values(body=None)).rowcount
 
 
-def prune(tx: Session, before: datetime, after: str) -> tuple[int, str | None]:
+def prune(tx: Session, before: datetime, after: str) -> Page:
     """Delete the next webhooks that came before that time and whose body is gone: how many, and
     `after`, or None where that was all. One that comes again is delivered to no target twice: its
     runs are keyed by its id, and stay."""
