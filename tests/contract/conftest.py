@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import new_postgres
+from tests.conftest import new_database
 from tests.support.sides import Side, side
 
 BACKENDS = ("memory", "rq", "inngest", "qstash")
@@ -25,8 +25,6 @@ def on(
     backend, database = request.param
     folder: Path = tmp_path_factory.mktemp(f"{backend}-{database}")
     with ExitStack() as stack:
-        url = f"sqlite:///{folder / 'test.db'}"
-        if database == "postgres":
-            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        url = stack.enter_context(new_database(database, folder, request))
         # Nobody dies here, and nobody is to be taken for dead on a busy machine.
         yield stack.enter_context(side(backend, url, redis_url, folder, LEASE_SECONDS="60"))

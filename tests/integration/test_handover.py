@@ -16,7 +16,7 @@ from app.runs.backend import Message
 from app.runs.handoff import hand_over
 from app.runs.memory import MemoryBackend
 from app.runs.models import RunRow
-from tests.conftest import new_postgres
+from tests.conftest import new_database
 from tests.support.sides import Side, both, environment, fresh
 from tests.support.waiting import until
 
@@ -29,9 +29,7 @@ def on(
 ) -> Iterator[Side]:
     folder: Path = tmp_path_factory.mktemp("both")
     with ExitStack() as stack:
-        url = f"sqlite:///{folder / 'test.db'}"
-        if request.param == "postgres":
-            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        url = stack.enter_context(new_database(request.param, folder, request))
         yield stack.enter_context(both(url, redis_url, folder))
 
 

@@ -34,9 +34,9 @@ from app.payouts.models import Payout
 from app.payouts.reconcile import reconcile
 from app.runs.inline import Inline
 from app.runtime import Runtime
-from tests.conftest import new_postgres
+from tests.conftest import new_database
 from tests.integration.test_crashes import POINTS
-from tests.support.dying import dying
+from tests.support.dying import PLACES, dying
 from tests.support.sides import Side, environment, free_port, fresh, relaying
 
 CREATORS, PAYABLE = 12, 6
@@ -145,9 +145,6 @@ SCENES: dict[str, Callable[[Scene], tuple[dict[str, Any], dict[str, int]]]] = {
 }
 
 
-PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
-
-
 def places() -> list[tuple[str, str, str]]:
     """A pay day in every place; each other job on both backends and on both databases."""
     chosen = [("process-payouts", *place) for place in PLACES]
@@ -167,10 +164,7 @@ def test_it_dies_everywhere_and_pays_once(
     tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
-        database_url = f"sqlite:///{tmp_path / 'test.db'}"
-        if database == "postgres":
-            server = request.getfixturevalue("postgres_server")
-            database_url = stack.enter_context(new_postgres(server))
+        database_url = stack.enter_context(new_database(database, tmp_path, request))
         stripe = StripeStandIn()
         stack.callback(stripe.close)
         stripe_url = stack.enter_context(serve_in_thread(stripe))

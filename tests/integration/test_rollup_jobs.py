@@ -24,8 +24,8 @@ from app.runtime import Runtime
 from app.statements.late import make_late
 from app.statements.make import make_page
 from app.statements.models import LateStatement, Statement
-from tests.conftest import new_postgres
-from tests.support.dying import dying
+from tests.conftest import new_database
+from tests.support.dying import PLACES, dying
 from tests.support.months import Months, history
 from tests.support.sides import Side, both, environment, free_port, fresh, relaying
 from tests.unit.test_rollup import reckoned, stored
@@ -83,7 +83,6 @@ def check(months: Months) -> None:
     assert "late" in {line["id"] for one in bob["currencies"] for line in one["lines"]}
 
 
-PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
 JOBS: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
     "daily-earnings-rollup": ({"targetDate": END}, PLACES[:2]),
     "monthly-earnings-rollup": ({"targetMonth": "2025-01"}, PLACES[2:]),
@@ -103,9 +102,7 @@ def test_it_dies_everywhere_and_the_sums_are_right(
     tmp_path: Path,
 ) -> None:
     with ExitStack() as stack:
-        url = f"sqlite:///{tmp_path / 'test.db'}"
-        if database == "postgres":
-            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        url = stack.enter_context(new_database(database, tmp_path, request))
         port = free_port()
         standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
         stack.enter_context(standin)

@@ -16,6 +16,8 @@ from types import FrameType
 
 from tests.support.forks import Forked
 
+PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
+"""Backends and databases: each half has both of each."""
 WORKER = ["worker", "--config", "queues.settings", "--worker-class", "queues.worker.Worker"]
 
 

@@ -22,7 +22,7 @@ from app.earnings.models import Creator, Earning, EarningKind
 from app.earnings.posting import TAKING, post_earnings
 from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
 from app.ledger.postings import balance, creator_account
-from tests.conftest import new_postgres
+from tests.conftest import new_database
 
 FIRST = date(2025, 1, 29)
 """The days reach into the next month."""
@@ -243,9 +243,8 @@ def db(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
     with ExitStack() as stack:
-        url = f"sqlite:///{tmp_path_factory.mktemp('rollup') / 'test.db'}"
-        if request.param == "postgres":
-            url = stack.enter_context(new_postgres(request.getfixturevalue("postgres_server")))
+        folder = tmp_path_factory.mktemp("rollup")
+        url = stack.enter_context(new_database(request.param, folder, request))
         prepare(url)
         made = opened(url)
         stack.callback(made.dispose)
