@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.config import Settings
-    from app.runtime import Runtime
+    from app.switchyard.config import Settings
+    from app.switchyard.runtime import Runtime
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -18,7 +18,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported inside the function: a job's module lies in this package, and importing it must
     # load neither rq nor inngest, which the wiring does.
-    from app.wiring import build
+    from app.switchyard.extension import build
 
     return build(settings)
 
@@ -28,6 +28,7 @@ def wire(settings: Settings | None = None) -> Runtime:
 
     Raises SettingsError as create_app does.
     """
-    from app import config, wiring  # inside, for the same reason
+    from app.switchyard import config  # inside, for the same reason
+    from app.switchyard import extension as wiring
 
     return wiring.make_runtime(config.load() if settings is None else settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from app import create_app
-from app.errors import SettingsError
+from app.switchyard.errors import SettingsError
 
 APP_LOAD_ERROR = 4
 """The exit code at which gunicorn gives up; at any other it starts a worker again and again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import create_engine, pool
 
-from app import tables
+from app.platform import tables
 
 config = context.config
 

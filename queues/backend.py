@@ -16,8 +16,8 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, utcformat
 
-from app.errors import BackendUnavailable
-from app.runs.backend import Message
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.backend import Message
 
 TASK = "queues.task.perform"
 """The one function the ledger's messages name; the worker's allow-list knows it."""

@@ -10,9 +10,9 @@ from rq import Retry
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import SwitchyardError
-from app.runs.models import OPEN, Status
-from app.runs.models import RunRow as R
+from app.switchyard.errors import SwitchyardError
+from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import RunRow as R
 from queues.dispatched import parts
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 from rq.job import Job
 from rq.utils import import_attribute
 
-from app.errors import BadInput
-from app.jobs.catalogue import JobSpec, Legacy
-from app.jobs.context import Payload
-from app.runs.create import new_run
+from app.switchyard.context import Payload
+from app.switchyard.errors import BadInput
+from app.switchyard.job import JobSpec, Legacy
+from app.switchyard.runs.create import new_run
 
 
 class NotCarried(Exception):

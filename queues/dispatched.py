@@ -13,15 +13,16 @@ from rq.job import JobStatus
 from rq.results import Result
 from sqlalchemy import select
 
-from app import config, runtime, wire
-from app.errors import RunNotMovable
-from app.jobs import catalogue
-from app.jobs.catalogue import Catalogue, JobSpec
-from app.runs import operate
-from app.runs.ledger import AnyRow
-from app.runs.models import RunRow as R
-from app.runs.models import Status
-from app.runs.run import Run
+from app import wire
+from app.switchyard import config, runtime
+from app.switchyard import job as catalogue
+from app.switchyard.errors import RunNotMovable
+from app.switchyard.job import Catalogue, JobSpec
+from app.switchyard.runs import operate
+from app.switchyard.runs.ledger import AnyRow
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runs.run import Run
 
 _STATUS = {
     Status.PENDING: JobStatus.QUEUED,

@@ -21,11 +21,11 @@ from rq.job import UNEVALUATED, Job
 from rq.queue import EnqueueData
 from rq.utils import resolve_function_reference
 
-from app.dispatch import Item, dispatch_many
-from app.jobs.catalogue import JobSpec
-from app.jobs.context import Payload
-from app.runs.models import OPEN
-from app.runs.run import Run
+from app.switchyard.context import Payload
+from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.models import OPEN
+from app.switchyard.runs.run import Run
 from flags import LEGACY_BACKEND
 from queues.bridge import BRIDGE
 from queues.callsites import call_sites

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app import config
-from app.jobs import catalogue
+from app.switchyard import config
+from app.switchyard import job as catalogue
 
 _settings = config.load()
 _jobs = catalogue.load(_settings.switchyard_jobs)

@@ -7,8 +7,9 @@ import os
 import threading
 from functools import cache
 
-from app import create_app, runtime
-from app.runs.carrier import Carrier
+from app import create_app
+from app.switchyard import runtime
+from app.switchyard.runs.carrier import Carrier
 
 log = logging.getLogger(__name__)
 

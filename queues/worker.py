@@ -15,8 +15,8 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import DefaultSerializer, JSONSerializer
 
-from app.config import split
-from app.errors import SwitchyardError
+from app.switchyard.config import split
+from app.switchyard.errors import SwitchyardError
 from queues import bridge, task
 from queues.backend import TASK
 from queues.legacy import Allowed, data_of, is_pickled

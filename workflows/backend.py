@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 from inngest import Event, Inngest
 
-from app.config import Settings
-from app.errors import BackendUnavailable
-from app.runs.backend import Message
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.backend import Message
 from workflows.client import API, base_url, make_sender
 
 MARK = "_switchyard"

@@ -8,8 +8,8 @@ from typing import Any
 
 from inngest import Inngest
 
-from app.config import Settings
-from app.errors import BackendUnavailable
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable
 
 APP_ID = "switchyard"
 REQUEST_TIMEOUT = timedelta(seconds=3)

@@ -12,13 +12,13 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request
 from sqlalchemy import bindparam, select
 
-from app.crash import point
-from app.runs.carrier import Carrier, End, Outcome
-from app.runs.models import RunRow as R
-from app.runs.models import Status
-from app.runs.statements import RETELL
-from app.runtime import Runtime
-from app.web.problems import problem
+from app.switchyard.crash import point
+from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runs.statements import RETELL
+from app.switchyard.runtime import Runtime
+from app.switchyard.web.problems import problem
 from workflows.qstash import DELIVER, FAILED, Told, read_told, unix
 from workflows.signature import signed
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import inngest
 
-from app.clock import iso
-from app.cutover.clocks import tick
-from app.dispatch import dispatch
-from app.errors import BadInput
-from app.jobs.catalogue import JobSpec
-from app.runs.carrier import Carrier, End, Outcome
-from app.runtime import Runtime
+from app.switchyard.clock import iso
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runtime import Runtime
 from workflows.backend import MARK
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from functools import cache
 
-from app.config import Settings
-from app.errors import BackendUnavailable, Unauthorized
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable, Unauthorized
 from workflows.qstash import asked, make_client
 
 ANEW_SECONDS = 60.0

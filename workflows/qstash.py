@@ -20,11 +20,11 @@ from qstash.errors import QStashError
 from qstash.message import BatchRequest, BatchResponse, BatchUrlGroupResponse
 from qstash.message import Message as Stored
 
-from app.clock import utcnow
-from app.config import Settings
-from app.errors import BackendUnavailable
-from app.jobs.catalogue import JobSpec
-from app.runs.backend import Message
+from app.switchyard.clock import utcnow
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.backend import Message
 
 log = logging.getLogger(__name__)
 

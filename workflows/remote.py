@@ -7,8 +7,8 @@ from typing import Any
 import requests
 from inngest import Event
 
-from app.config import Settings
-from app.errors import BackendUnavailable
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable
 from workflows.backend import ANSWER_SECONDS, headers
 from workflows.client import API, APP_ID, base_url, make_client
 

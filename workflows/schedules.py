@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import app
-from app import runtime
-from app.errors import SwitchyardError
-from app.runtime import Runtime
+from app.switchyard import runtime
+from app.switchyard.errors import SwitchyardError
+from app.switchyard.runtime import Runtime
 from workflows.sync import connect, create
 
 

@@ -9,9 +9,9 @@ import inngest.flask
 from flask import Flask, request
 from inngest import Inngest
 
-from app.errors import BadInput, Unauthorized
-from app.runtime import Runtime
-from app.web.auth import require_here
+from app.switchyard.errors import BadInput, Unauthorized
+from app.switchyard.runtime import Runtime
+from app.switchyard.web.auth import require_here
 from workflows.functions import make_functions
 
 PATH = "/api/inngest"

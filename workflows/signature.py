@@ -14,8 +14,8 @@ from flask import Request
 from qstash import Receiver
 from qstash.errors import SignatureError
 
-from app.config import Settings
-from app.errors import BackendUnavailable, Unauthorized
+from app.switchyard.config import Settings
+from app.switchyard.errors import BackendUnavailable, Unauthorized
 from workflows.keys import signing_keys
 
 SKEW_SECONDS = 10

@@ -10,10 +10,10 @@ from typing import Any
 from qstash import QStash
 from qstash.schedule import Schedule
 
-from app.config import Settings
-from app.errors import SettingsError
-from app.jobs.catalogue import JobSpec
-from app.runtime import Runtime
+from app.switchyard.config import Settings
+from app.switchyard.errors import SettingsError
+from app.switchyard.job import JobSpec
+from app.switchyard.runtime import Runtime
 from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asked, make_client
 
 TRIGGER = "/api/inngest/trigger"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.cutover.clocks import tick
-from app.dispatch import dispatch
-from app.errors import BackendUnavailable, Unauthorized
-from app.jobs.catalogue import JobSpec
-from app.runs.run import Run
-from app.runtime import Runtime
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BackendUnavailable, Unauthorized
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.run import Run
+from app.switchyard.runtime import Runtime
 from workflows.qstash import find, make_client, moment
 from workflows.signature import Signed
 from workflows.sync import schedule_id

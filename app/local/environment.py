@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.config import Settings
 from app.local import valkey
+from app.switchyard.config import Settings
 
 HOST = "127.0.0.1"
 _PORTS = range(15_000, 30_000)

@@ -16,7 +16,7 @@ from pathlib import Path
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from app.local.serving import announce, require_loopback
-from app.mail.taken import names
+from app.platform.mail.taken import names
 
 KEPT = 1000
 """The newest ones; older ones are deleted at the start."""

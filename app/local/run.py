@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from app.config import ROOT
 from app.local.environment import Local, free, prepare
 from app.local.follow import Follower
 from app.local.seeded import fill, is_empty, opened
 from app.local.serving import stop_signal
 from app.local.stack import WATCH_SECONDS, Stack, StackError
+from app.switchyard.config import ROOT
 
 PORT = 3005
 CREATORS = 30

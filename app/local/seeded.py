@@ -10,9 +10,9 @@ from typing import Any
 import requests
 from sqlalchemy import select
 
-from app.db import Database
-from app.earnings.models import Creator
-from app.earnings.seed import SeedSummary, seed, stripe_accounts
+from app.local.earnings import SeedSummary, seed, stripe_accounts
+from app.platform.earnings.models import Creator
+from app.switchyard.db import Database
 
 SEED = 2025
 POST_SECONDS = 30.0

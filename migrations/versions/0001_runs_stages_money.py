@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from app.ledger import guards
+from app.platform.ledger import guards
 
 revision = "0001"
 down_revision = None

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from app.earnings import guards as earning_guards
-from app.payouts import guards
+from app.platform.earnings import guards as earning_guards
+from app.platform.payouts import guards
 
 revision = "0003"
 down_revision = "0002"

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from app.earnings import rollup_models
+from app.platform.earnings import rollup_models
 
 revision = "0004"
 down_revision = "0003"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.jobs.catalogue import JobPayload, job
-from app.jobs.context import Context
+from app.switchyard.context import Context
+from app.switchyard.job import JobPayload, job
 
 
 class Number(JobPayload):

@@ -22,13 +22,13 @@ from typing import Any
 from sqlalchemy import MetaData, delete, insert, literal, make_url, quoted_name, text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from app import tables
-from app.config import ROOT, Settings
-from app.db import Database
-from app.earnings import rollup
-from app.earnings.models import earnings
-from app.earnings.rollup_models import daily, dirty_days, lifetime, platform_days
-from app.ledger.postings import INSERT
+from app.platform import tables
+from app.platform.earnings import rollup
+from app.platform.earnings.models import earnings
+from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, platform_days
+from app.platform.ledger.postings import INSERT
+from app.switchyard.config import ROOT, Settings
+from app.switchyard.db import Database
 from tests.bench.rows import Row
 
 CREATORS = 100_000

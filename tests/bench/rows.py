@@ -19,12 +19,12 @@ from rq import Queue
 from sqlalchemy import func, select
 
 import flags
-from app import tables
-from app.config import load
-from app.dispatch import dispatch, dispatch_many
-from app.runs.models import RunRow
-from app.runtime import Runtime
-from app.wiring import make_runtime
+from app.platform import tables
+from app.switchyard.config import load
+from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import Runtime
 from flags import StageRow
 from queues.backend import connect
 

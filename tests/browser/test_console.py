@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from app.cutover import stages
 from app.local.serving import serve_in_thread
-from app.runs.models import RunRow
+from app.switchyard.cutover import stages
+from app.switchyard.runs.models import RunRow
 from tests.support.console import HOSTILE, TOKEN, Site, guarded
 from tests.support.waiting import PATIENCE_SECONDS
 

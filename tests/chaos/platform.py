@@ -15,14 +15,14 @@ from typing import Any
 from sqlalchemy import func, select
 
 import flags
-from app.cutover import stages
-from app.cutover.drain import Drain
-from app.dispatch import Item, dispatch, dispatch_many
-from app.errors import StageRefused
 from app.local.inngest.standin import InngestStandIn
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow
-from app.runtime import Runtime
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.drain import Drain
+from app.switchyard.dispatch import Item, dispatch, dispatch_many
+from app.switchyard.errors import StageRefused
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import Runtime
 from flags import Side
 from queues.backend import connect
 from tests.support import jobs

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import flags
-from app.cutover import stages
-from app.cutover.drain import SEEN_SECONDS, Drain, rollback
-from app.dispatch import dispatch
-from app.runs.run import Run
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.drain import SEEN_SECONDS, Drain, rollback
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.run import Run
 from flags import Side
 from tests.support.forks import Forked
 from tests.support.sides import both

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from app.errors import RunNotMovable
-from app.runs import operate
-from app.runs.run import Run
+from app.switchyard.errors import RunNotMovable
+from app.switchyard.runs import operate
+from app.switchyard.runs.run import Run
 from tests.support.sides import Side
 
 

@@ -17,7 +17,7 @@ from rq.rate_limit import RateLimit
 from rq.serializers import JSONSerializer
 
 import queues
-from app.runs.memory import MemoryBackend
+from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import connect
 from tests.support import old_tasks
 from tests.support.sides import environment, fresh

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy.orm import Session
 
 import flags
-from app import runtime
-from app.dispatch import Item, dispatch
-from app.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
-from app.runs.create import new_run, write_runs
-from app.runs.run import Run
+from app.switchyard import runtime
+from app.switchyard.dispatch import Item, dispatch
+from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
+from app.switchyard.runs.create import new_run, write_runs
+from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, rq_worker
 

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import select, update
 
 import flags
-from app import crash, runtime
-from app.dispatch import dispatch
-from app.runs.backend import Message
-from app.runs.carrier import Carrier, End
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow as R
+from app.switchyard import crash, runtime
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow as R
 from tests.support import jobs
 from tests.support.sides import Fixed, environment, fresh
 

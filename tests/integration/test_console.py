@@ -13,11 +13,11 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import delete, func, select
 
-from app.cutover import stages
-from app.dispatch import dispatch
-from app.runs.models import RunRow, StepRow
-from app.web.console.door import COOKIE, TRIES
-from app.web.console.frame import pretty
+from app.switchyard.console.door import COOKIE, TRIES
+from app.switchyard.console.frame import pretty
+from app.switchyard.cutover import stages
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.models import RunRow, StepRow
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
 from tests.support.waiting import PATIENCE_SECONDS
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 
-from app.cutover.cost import RUNS, STEPS, cost
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow, Status, StepRow, id_at
-from app.runtime import Runtime
+from app.switchyard.cutover.cost import RUNS, STEPS, cost
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow, Status, StepRow, id_at
+from app.switchyard.runtime import Runtime
 from tests.support.sides import environment, fresh
 
 NOW = datetime(2025, 3, 31, 12, tzinfo=UTC)
@@ -20,7 +20,7 @@ NOW = datetime(2025, 3, 31, 12, tzinfo=UTC)
 @pytest.fixture
 def made(database_url: str, redis_url: str) -> Any:
     environ = environment(database_url, redis_url)
-    environ["SWITCHYARD_JOBS"] += ",app.jobs.mail"
+    environ["SWITCHYARD_JOBS"] += ",app.platform.mail.jobs"
     made = fresh(database_url, environ, [MemoryBackend()])
     yield made
     made.db.dispose()

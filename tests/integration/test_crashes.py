@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from app.local.inngest.standin import InngestStandIn
-from app.runs.handoff import hand_over
-from app.runs.run import Run
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.run import Run
 from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,
@@ -44,7 +44,7 @@ WORKER_POINTS = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 DISPATCH = """
 import sys
 from app import create_app
-from app.dispatch import dispatch
+from app.switchyard.dispatch import dispatch
 create_app()
 dispatch("grab-bag", {"name": sys.argv[1]}, key=sys.argv[1])
 """
@@ -177,5 +177,5 @@ def test_inngest_restarts_and_loses_all_it_had(
 
 def test_nothing_is_wired_by_accident() -> None:
     """Importing the jobs loads neither queue's library."""
-    code = "import app.jobs.payouts, sys; assert not {'rq', 'inngest'} & set(sys.modules)"
+    code = "import app.platform.payouts.jobs, sys; assert not {'rq', 'inngest'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

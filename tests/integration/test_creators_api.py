@@ -15,13 +15,13 @@ from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import insert, update
 
-from app import web
-from app.earnings.models import Creator
-from app.earnings.rollup_models import daily, lifetime, monthly
-from app.gateways.storage import Storage
-from app.statements.models import Statement
-from app.web import creators
-from app.web.auth import creator_token
+from app.platform.earnings.models import Creator
+from app.platform.earnings.rollup_models import daily, lifetime, monthly
+from app.platform.gateways.storage import Storage
+from app.platform.statements import creator_pages as creators
+from app.platform.statements.models import Statement
+from app.switchyard import web
+from app.switchyard.web.auth import creator_token
 from tests.support.cached import Kit, connecting
 from tests.support.site import START, Site, lite, refused
 

@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import update
 
 import flags
-from app.clock import utcnow
-from app.cutover import stages
-from app.cutover.drain import Drain, Drained, rollback
-from app.dispatch import dispatch
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow
+from app.switchyard.clock import utcnow
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.drain import Drain, Drained, rollback
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow
 from flags import Side
 from tests.support.forks import forked
 from tests.support.machine import Stop

@@ -13,21 +13,21 @@ from flask import Flask
 from sqlalchemy import event, insert, select
 
 import flags
-from app import runtime, web
-from app.clock import utcnow
-from app.cutover import guardrail, stages
-from app.cutover.gate import GUARDRAIL, obstacles
-from app.cutover.guardrail import look
-from app.db import Database
-from app.gateways import Admin, Gateways
-from app.gateways.hooks import HookSender
-from app.runs.engine import Engine
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
+from app.platform.gateways import Admin, Gateways
+from app.platform.gateways.hooks import HookSender
+from app.switchyard import runtime, web
+from app.switchyard.clock import utcnow
+from app.switchyard.cutover import guardrail, stages
+from app.switchyard.cutover.gate import GUARDRAIL, obstacles
+from app.switchyard.cutover.guardrail import look
+from app.switchyard.db import Database
+from app.switchyard.runs.engine import Engine
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
 from tests.support.receiver import receiving
 from tests.support.sides import environment, fresh
 
-JOBS = "tests.support.jobs,app.jobs.cutover"
+JOBS = "tests.support.jobs,app.switchyard.builtin.cutover"
 JOB = "five-steps"
 HOUR = timedelta(hours=1)
 

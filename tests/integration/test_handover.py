@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
-from app import runtime
-from app.errors import BackendUnavailable
-from app.runs.backend import Message
-from app.runs.handoff import hand_over
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
+from app.switchyard import runtime
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
 from tests.conftest import new_database
 from tests.support.sides import Side, both, environment, fresh
 from tests.support.waiting import until

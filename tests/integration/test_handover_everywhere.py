@@ -23,19 +23,19 @@ from sqlalchemy import select
 from structlog.contextvars import get_contextvars
 
 import flags
-from app import crash
-from app.config import Settings
-from app.dispatch import dispatch
-from app.gateways.storage import open_storage
-from app.jobs import catalogue
-from app.jobs.catalogue import JobSpec
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
-from app.media.models import Media
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow, StepRow, id_at
-from app.webhooks.inbox import Received
+from app.platform.gateways.storage import open_storage
+from app.platform.media.models import Media
+from app.platform.webhooks.inbox import Received
+from app.switchyard import crash
+from app.switchyard import job as catalogue
+from app.switchyard.config import Settings
+from app.switchyard.dispatch import dispatch
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow, StepRow, id_at
 from queues.backend import connect
 from tests.integration.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
 from tests.support.footage import photo

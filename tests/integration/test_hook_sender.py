@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
-from app.errors import BadInput, SwitchyardError
-from app.gateways.hooks import HookRefused, HookSender, HookUnavailable
+from app.platform.gateways.hooks import HookRefused, HookSender, HookUnavailable
+from app.switchyard.errors import BadInput, SwitchyardError
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
 from tests.support.wire import read_request
 

@@ -23,14 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
-from app import tables
-from app.config import Settings
-from app.db import Database
-from app.earnings import csv_import, rollup
-from app.earnings.csv_import import CsvRefused, Imported, import_csv
-from app.earnings.models import Creator, Earning
-from app.ledger.models import Entry
-from app.ledger.postings import balance
+from app.platform import tables
+from app.platform.earnings import csv_import, rollup
+from app.platform.earnings.csv_import import CsvRefused, Imported, import_csv
+from app.platform.earnings.models import Creator, Earning
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import balance
+from app.switchyard.config import Settings
+from app.switchyard.db import Database
 from tests.support.forks import Forked, forked
 from tests.support.sides import ROOT, environment
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -338,7 +338,9 @@ def test_whatever_is_in_it_every_row_is_accounted_for(
 
 
 def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
-    environ = environment(url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.jobs.relay")
+    environ = environment(
+        url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.switchyard.builtin.relay"
+    )
     return ["-m", "flask", "--app", "app", "earnings", *args], environ
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load
-from app.errors import BackendUnavailable
-from app.runs.backend import Message
+from app.switchyard.config import load
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.backend import Message
 from tests.support.sides import environment
 from tests.support.wire import read_request
 from workflows.backend import InngestBackend

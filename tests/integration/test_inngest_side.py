@@ -21,14 +21,14 @@ import requests
 from sqlalchemy import select
 
 import flags
-from app import runtime
-from app.config import load
-from app.cutover.clocks import tick
 from app.local.inngest.engine import Engine
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
-from app.runs.models import RunRow
-from app.wiring import build
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.extension import build
+from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying
 from tests.support.waiting import PATIENCE_SECONDS, until

@@ -22,8 +22,8 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 import queues
-from app.config import load
-from app.wiring import build
+from app.switchyard.config import load
+from app.switchyard.extension import build
 from queues.backend import TASK, connect
 from queues.callsites import call_sites
 from queues.census import GONE, PICKLED, UNREADABLE, census, function_of

@@ -14,16 +14,17 @@ import pytest
 from sqlalchemy import event, select
 
 import flags
-from app import crash, runtime, tables
-from app.config import load
-from app.dispatch import dispatch
-from app.runs.carrier import Carrier
-from app.runs.hold import Hold
-from app.runs.ledger import Claim
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
-from app.runs.models import StepStatus
-from app.wiring import make_runtime
+from app.platform import tables
+from app.switchyard import crash, runtime
+from app.switchyard.config import load
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.carrier import Carrier
+from app.switchyard.runs.hold import Hold
+from app.switchyard.runs.ledger import Claim
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import StepStatus
 from tests.support.sides import Fixed, environment
 
 WAIT = timedelta(seconds=9)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from app.coordination import presence
-from app.coordination.limits import Verdict, WhenAway, allow
-from app.errors import BadInput
-from app.gateways.cache import Cache
-from app.gateways.cache_line import Line
+from app.switchyard.cache import presence
+from app.switchyard.cache.cache import Cache
+from app.switchyard.cache.limits import Verdict, WhenAway, allow
+from app.switchyard.cache.line import Line
+from app.switchyard.errors import BadInput
 from tests.support.cached import Kit, connecting, kit
 from tests.support.waiting import until
 

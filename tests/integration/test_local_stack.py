@@ -18,15 +18,15 @@ from qstash import QStash
 from redis import Redis
 from sqlalchemy import func, select
 
-from app.config import LOCAL_QSTASH_TOKEN, ROOT, running_stack
-from app.gateways.stripe import StripeGateway
 from app.local.environment import HOST, clean, free_port, prepare
 from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY
 from app.local.seeded import fill, opened
 from app.local.stack import Stack, StackError
-from app.payouts.models import Payout, PayoutStatus
-from app.runs.models import RunRow, Status
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.switchyard.config import LOCAL_QSTASH_TOKEN, ROOT, running_stack
+from app.switchyard.runs.models import RunRow, Status
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.coordination.locks import acquire_lock
-from app.errors import BadInput
-from app.gateways.cache import Cache
-from app.gateways.cache_line import CacheAway, Line
+from app.switchyard.cache.cache import Cache
+from app.switchyard.cache.line import CacheAway, Line
+from app.switchyard.cache.locks import acquire_lock
+from app.switchyard.errors import BadInput
 from tests.support.cached import Kit, connecting, kit
 from tests.support.waiting import until
 

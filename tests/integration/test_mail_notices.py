@@ -18,15 +18,15 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import flags
-from app import runtime
-from app.config import SmtpServer
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.gateways.smtp import Mailer
-from app.mail import notices
-from app.runs.models import RunRow
-from app.statements import links
-from app.web.auth import creator_token
+from app.platform.earnings.models import Creator
+from app.platform.gateways.smtp import Mailer
+from app.platform.payouts import notices
+from app.platform.statements import links
+from app.switchyard import runtime
+from app.switchyard.config import SmtpServer
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.models import RunRow
+from app.switchyard.web.auth import creator_token
 from tests.support.mailbox import Mailbox, served
 from tests.support.platform import Platform, platform
 from tests.support.sides import Fixed

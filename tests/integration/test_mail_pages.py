@@ -14,12 +14,12 @@ import pytest
 from flask.testing import FlaskClient
 
 import flags
-from app import runtime
-from app.config import ROOT, load, smtp_server
-from app.gateways.smtp import Mailer
-from app.mail import send_email_delayed, taken
-from app.mail.render import TEMPLATES
-from app.wiring import build
+from app.platform.gateways.smtp import Mailer
+from app.platform.mail import send_email_delayed, taken
+from app.platform.mail.render import TEMPLATES
+from app.switchyard import runtime
+from app.switchyard.config import ROOT, load, smtp_server
+from app.switchyard.extension import build
 from tests.support.forks import forked
 from tests.support.sides import Fixed, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
@@ -48,7 +48,7 @@ def sink(folder: Path) -> Iterator[str]:
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     url = f"sqlite:///{tmp_path / 'test.db'}"
-    jobs = {"SWITCHYARD_JOBS": "app.jobs.mail", "MAIL_FOLDER": str(tmp_path / "mail")}
+    jobs = {"SWITCHYARD_JOBS": "app.platform.mail.jobs", "MAIL_FOLDER": str(tmp_path / "mail")}
     made = environment(url, "redis://127.0.0.1:1/0", **jobs)
     fresh(url, made, None).db.dispose()
     return made

@@ -17,12 +17,12 @@ from uuid import uuid4
 from sqlalchemy import select
 
 import flags
-from app.config import LOCAL_QSTASH_TOKEN
-from app.dispatch import Item
 from app.local.qstash.standin import QStashStandIn
-from app.mail.models import Mail
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow
+from app.platform.mail.models import Mail
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
+from app.switchyard.dispatch import Item
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow
 from tests.integration.test_crashes import POINTS
 from tests.support.dying import dying
 from tests.support.mailbox import DROP, Mailbox, served
@@ -48,7 +48,11 @@ SEED, MAILS, UNANSWERED, SECONDS = 7, 1000, 20, 15.0
 
 @contextmanager
 def mail_environment(database_url: str, redis_url: str, box: Mailbox) -> Iterator[dict[str, str]]:
-    more = {"SWITCHYARD_JOBS": "app.jobs.mail", "LEASE_SECONDS": "1", "CHECK_SECONDS": "0.3"}
+    more = {
+        "SWITCHYARD_JOBS": "app.platform.mail.jobs",
+        "LEASE_SECONDS": "1",
+        "CHECK_SECONDS": "0.3",
+    }
     more |= {"SMTP_URL": f"smtp://127.0.0.1:{box.port}", "MAIL_FROM": "hello@fanhouse.test"}
     yield environment(database_url, redis_url, **more)
 

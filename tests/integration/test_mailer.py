@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.config import SmtpServer, Tls
-from app.errors import BadInput
-from app.gateways.smtp import Mailer, MailRefused, MailUnavailable, MailUnknown
+from app.platform.gateways.smtp import Mailer, MailRefused, MailUnavailable, MailUnknown
+from app.switchyard.config import SmtpServer, Tls
+from app.switchyard.errors import BadInput
 from tests.support.mailbox import DROP, Mailbox, served
 
 NOW = datetime(2025, 1, 15, 9, 30, tzinfo=UTC)

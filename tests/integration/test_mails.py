@@ -17,20 +17,21 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import flags
-from app import runtime, tables
-from app.config import load
-from app.errors import KeyConflict, PayloadInvalid, RunNotMovable
-from app.mail import send_email_delayed, sending
-from app.mail.models import Mail, addresses
-from app.runs import operate
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runs.run import Run
-from app.wiring import make_runtime
+from app.platform import tables
+from app.platform.mail import send_email_delayed, sending
+from app.platform.mail.models import Mail, addresses
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.errors import KeyConflict, PayloadInvalid, RunNotMovable
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs import operate
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.run import Run
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.sides import Fixed, Side, environment, relaying
 
-JOBS = "app.jobs.mail,tests.support.jobs"
+JOBS = "app.platform.mail.jobs,tests.support.jobs"
 DATA = {"name": "Ana"}
 
 
@@ -245,5 +246,6 @@ def test_without_a_server_it_fails_clearly(database_url: str) -> None:
 
 
 def test_importing_the_job_loads_no_queue(tmp_path: Path) -> None:
-    code = "import app.jobs.mail, sys; assert not {'rq', 'inngest', 'qstash'} & set(sys.modules)"
+    queues = "{'rq', 'inngest', 'qstash'}"
+    code = f"import app.platform.mail.jobs, sys; assert not {queues} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

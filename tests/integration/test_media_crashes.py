@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from app.media.models import media_made
+from app.platform.media.models import media_made
 from tests.integration.test_crashes import POINTS
 from tests.integration.test_media_job import check_photo, document, environ, filled, written
 from tests.support.dying import dying

@@ -11,10 +11,10 @@ import imageio_ffmpeg
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from app.media import films
-from app.media.films import Look, Made
-from app.media.kinds import Kind, Refused, sort_of
-from app.media.variants import VARIANTS, Film
+from app.platform.media import films
+from app.platform.media.films import Look, Made
+from app.platform.media.kinds import Kind, Refused, sort_of
+from app.platform.media.variants import VARIANTS, Film
 from tests.support.footage import SECRET, opened, video
 from tests.support.spooled import spooled
 

@@ -17,11 +17,11 @@ from random import Random
 
 import pytest
 
-from app.errors import PayloadInvalid
-from app.jobs.media import MediaFile
-from app.media import films
-from app.media.confined import DecoderLost
-from app.media.kinds import Refused
+from app.platform.media import films
+from app.platform.media.confined import DecoderLost
+from app.platform.media.jobs import MediaFile
+from app.platform.media.kinds import Refused
+from app.switchyard.errors import PayloadInvalid
 from tests.support.footage import (
     bomb,
     encoded,
@@ -154,7 +154,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def on(tmp_path: Path, storage: Path) -> Iterator[Side]:
-    more = {"SWITCHYARD_JOBS": "app.jobs.media", "STORAGE_URL": storage.as_uri()}
+    more = {"SWITCHYARD_JOBS": "app.platform.media.jobs", "STORAGE_URL": storage.as_uri()}
     url = f"sqlite:///{tmp_path / 'test.db'}"
     with side("memory", url, "redis://127.0.0.1:1", tmp_path, **more) as made:
         yield made
@@ -301,7 +301,7 @@ def test_the_key_fits_the_ledger() -> None:
 
 
 def on_key(payload: MediaFile) -> str | None:
-    from app.jobs.catalogue import catalogue
+    from app.switchyard.job import catalogue
 
     key = catalogue["process-media"].key
     assert key is not None

@@ -12,10 +12,10 @@ from typing import IO, Any
 import pytest
 from PIL import Image
 
-from app.media import pictures
-from app.media.confined import DecoderLost, Limits, ran
-from app.media.kinds import Kind, Refused, Sort, sort_of
-from app.media.variants import VARIANTS, Picture, recipe
+from app.platform.media import pictures
+from app.platform.media.confined import DecoderLost, Limits, ran
+from app.platform.media.kinds import Kind, Refused, Sort, sort_of
+from app.platform.media.variants import VARIANTS, Picture, recipe
 from tests.support.footage import (
     CORNERS,
     SECRET,
@@ -260,7 +260,7 @@ def test_a_decoder_reaches_no_network() -> None:
 
 def test_it_draws_in_this_process_too() -> None:
     """The script's own function, without a process around it."""
-    from app.media.draw import Order, drawn
+    from app.platform.media.draw import Order, drawn
 
     order: Order = {"decoder": "PNG", "edge": 50, "crop": True, "quality": 80, "max_pixels": 10**6}
     out = io.BytesIO()

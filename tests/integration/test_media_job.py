@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from app.gateways.storage import Storage, open_storage
-from app.media.models import Media, media_made
-from app.runs.models import RunRow
+from app.platform.gateways.storage import Storage, open_storage
+from app.platform.media.models import Media, media_made
+from app.switchyard.runs.models import RunRow
 from tests.support.bucket import serving_bucket
 from tests.support.footage import CORNERS, corners, near, opened, photo, video
 from tests.support.sides import Side, side
@@ -25,7 +25,7 @@ FILES = {"up/a.jpg": photo(6), "up/b.mov": video("mov", rotation=90), "up/bad.jp
 
 
 def environ(url: str) -> dict[str, str]:
-    return {"SWITCHYARD_JOBS": "app.jobs.media", "STORAGE_URL": url}
+    return {"SWITCHYARD_JOBS": "app.platform.media.jobs", "STORAGE_URL": url}
 
 
 def filled(url: str) -> Storage:

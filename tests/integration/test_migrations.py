@@ -10,9 +10,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from app import tables
-from app.config import ROOT
-from app.db import Database
+from app.platform import tables
+from app.switchyard.config import ROOT
+from app.switchyard.db import Database
 
 PRODUCT = {
     mapper.local_table

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
-from app.dispatch import dispatch
-from app.earnings.record import (
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.platform.earnings.record import (
     Change,
     Sale,
     record_dispute,
@@ -23,13 +24,12 @@ from app.earnings.record import (
     record_refund,
     record_sale,
 )
-from app.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
-from app.payouts.legs import CAME_BACK
-from app.payouts.models import PayoutAttempt, PayoutStatus
-from app.payouts.retry import MAX_ATTEMPTS
-from app.runs.relay import sweep
+from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
+from app.platform.payouts.legs import CAME_BACK
+from app.platform.payouts.models import PayoutAttempt, PayoutStatus
+from app.platform.payouts.retry import MAX_ATTEMPTS
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.relay import sweep
 from tests.support.platform import AT_THE_BANK, Platform, Time
 
 CAPITAL = 10_000

@@ -16,22 +16,22 @@ from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.config import Settings
-from app.db import Base
-from app.dispatch import dispatch
-from app.gateways import Gateways
-from app.gateways.stripe import StripeGateway
-from app.jobs.catalogue import JobPayload, job
-from app.jobs.context import Context
-from app.jobs.errors import StepFailed
-from app.mail import admins
-from app.payouts import notify
-from app.payouts.currencies import money
-from app.payouts.notify import MAX_FAILURES
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runs.relay import sweep
-from app.wiring import make_runtime
+from app.platform.currencies import money
+from app.platform.gateways import Gateways
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.mail import admins
+from app.platform.payouts import notify
+from app.platform.payouts.notify import MAX_FAILURES
+from app.switchyard.config import Settings
+from app.switchyard.context import Context
+from app.switchyard.db import Base
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import make_runtime
+from app.switchyard.job import JobPayload, job
+from app.switchyard.job_errors import StepFailed
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
 
@@ -260,7 +260,7 @@ def test_no_secret_reaches_logs_or_results(
     assert len(receiver.got) == 3
     # The mail server of the test writes to the log what it was sent.
     ours = [record for record in caplog.records if record.name != "mail.log"]
-    assert any(record.name == "app.runs.context" and record.exc_info for record in ours)
+    assert any(record.name == "app.switchyard.runs.context" and record.exc_info for record in ours)
     format_ = logging.Formatter("%(name)s %(message)s").format
     shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.made)
     assert password not in shown

@@ -26,9 +26,9 @@ from sqlalchemy import select
 
 import flags
 import queues
-from app.errors import KeyConflict
-from app.jobs.catalogue import Catalogue, Legacy
-from app.runs.models import RunRow as R
+from app.switchyard.errors import KeyConflict
+from app.switchyard.job import Catalogue, Legacy
+from app.switchyard.runs.models import RunRow as R
 from queues import callsites
 from queues.backend import connect
 from queues.callsites import KEY, call_sites, counted
@@ -355,7 +355,7 @@ def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) ->
 def test_a_function_stands_for_one_job(on: Side) -> None:
     from dataclasses import replace
 
-    from app.errors import SettingsError
+    from app.switchyard.errors import SettingsError
 
     jobs = Catalogue()
     spec = on.made.catalogue["old-mark"]
@@ -417,8 +417,8 @@ def test_importing_it_is_cheap() -> None:
     """No web app is made, nothing is connected, and jobs still load neither rq nor inngest."""
     for given, forbidden in (
         ("import queues", ("rq", "flask", "sqlalchemy")),
-        ("from queues import Job, Queue, job", ("flask", "inngest", "app.wiring")),
-        ("import app.jobs.payouts, app.jobs.catalogue", ("rq", "inngest", "queues")),
+        ("from queues import Job, Queue, job", ("flask", "inngest", "app.switchyard.extension")),
+        ("import app.platform.payouts.jobs, app.switchyard.job", ("rq", "inngest", "queues")),
     ):
         code = f"import sys; {given}; print([m for m in {forbidden!r} if m in sys.modules])"
         done = subprocess.run(

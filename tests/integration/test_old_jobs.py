@@ -14,8 +14,8 @@ from rq import Callback, Queue, Retry
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from app.config import load
-from app.errors import SettingsError
+from app.switchyard.config import load
+from app.switchyard.errors import SettingsError
 from queues.backend import connect
 from queues.legacy import Allowed, is_pickled
 from tests.support import old_tasks

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.runs.handoff import hand_over
+from app.switchyard.runs.handoff import hand_over
 from tests.support.sides import Side, both, environment, fresh, rq_worker, side
 from tests.support.waiting import until
 

@@ -11,19 +11,19 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from app import runtime
-from app.config import load
-from app.coordination import pace
-from app.db import Base, Database
-from app.dispatch import Item
 from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
-from app.payouts.eligibility import verdicts
-from app.payouts.models import Payout
-from app.payouts.request import Order, request
-from app.wiring import build
+from app.platform.gateways import pace
+from app.platform.payouts.eligibility import verdicts
+from app.platform.payouts.models import Payout
+from app.platform.payouts.request import Order, request
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.db import Base, Database
+from app.switchyard.dispatch import Item
+from app.switchyard.extension import build
 from tests.support.sides import Side, environment, free_port, fresh, relaying, rq_worker
 from tests.support.waiting import until
 
@@ -95,7 +95,7 @@ def test_both_backends_at_once_stay_under_the_limit(
         environ = environment(
             f"sqlite:///{tmp_path / 'test.db'}",
             redis_url,
-            SWITCHYARD_JOBS="app.jobs.payouts",
+            SWITCHYARD_JOBS="app.platform.payouts.jobs",
             STRIPE_API_BASE=stripe_url,
             STRIPE_RATE=rate,
             INNGEST_DEV=standin.url,

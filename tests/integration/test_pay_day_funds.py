@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from app.dispatch import dispatch
-from app.ledger.postings import balanced
-from app.payouts import engine
-from app.payouts.retry import READY_STALE
-from app.runs.relay import sweep
+from app.platform.ledger.postings import balanced
+from app.platform.payouts import engine
+from app.platform.payouts.retry import READY_STALE
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.relay import sweep
 from tests.support.platform import START, Platform, platform
 
 __all__ = ["platform"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from app.dispatch import dispatch
-from app.runs.models import StepRow
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.models import StepRow
 from tests.support import platform as support
 from tests.support.platform import Platform
 

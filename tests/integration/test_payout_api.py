@@ -13,18 +13,14 @@ from flask import Flask
 from sqlalchemy import insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app import web
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.ledger.postings import (
-    balanced,
-    hold_account,
-    trial_balance,
-)
-from app.payouts import status
-from app.payouts.models import Payout
-from app.runs.models import RunRow
-from app.web.auth import creator_token
+from app.platform.earnings.models import Creator
+from app.platform.ledger.postings import balanced, hold_account, trial_balance
+from app.platform.payouts import status
+from app.platform.payouts.models import Payout
+from app.switchyard import web
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.models import RunRow
+from app.switchyard.web.auth import creator_token
 from tests.support.platform import Platform, platform
 from tests.support.site import ANA, OWED, START, Site, refused, site
 

@@ -18,22 +18,22 @@ import requests
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.gateways.stripe import BankPayout, WebhookEvent
-from app.jobs.catalogue import load
-from app.ledger.postings import balanced, trial_balance
 from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
-from app.payouts import inbox
-from app.payouts.eligibility import verdicts
-from app.payouts.legs import CAME_BACK
-from app.payouts.models import Payout
-from app.payouts.reconcile import reconcile
-from app.runs.inline import Inline
-from app.runtime import Runtime
+from app.platform.earnings.models import Creator
+from app.platform.gateways.stripe import BankPayout, WebhookEvent
+from app.platform.ledger.postings import balanced, trial_balance
+from app.platform.payouts import inbox
+from app.platform.payouts.eligibility import verdicts
+from app.platform.payouts.legs import CAME_BACK
+from app.platform.payouts.models import Payout
+from app.platform.payouts.reconcile import reconcile
+from app.switchyard.dispatch import dispatch
+from app.switchyard.job import load
+from app.switchyard.runs.inline import Inline
+from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
 from tests.integration.test_crashes import POINTS
 from tests.support.dying import PLACES, dying
@@ -43,7 +43,7 @@ CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"
 JOBS = [
     spec.name
-    for spec in load("app.jobs.payouts,app.jobs.webhooks").values()
+    for spec in load("app.platform.payouts.jobs,app.platform.webhooks.jobs").values()
     if spec.queue == "payouts"
 ]
 """All that deal with Stripe; the relay's jobs have theirs in test_webhook_relay."""
@@ -175,7 +175,7 @@ def test_it_dies_everywhere_and_pays_once(
         environ = environment(
             database_url,
             redis_url,
-            SWITCHYARD_JOBS="app.jobs.payouts,app.jobs.webhooks",
+            SWITCHYARD_JOBS="app.platform.payouts.jobs,app.platform.webhooks.jobs",
             STRIPE_API_BASE=stripe_url,
             STRIPE_RATE="1000",
             INNGEST_DEV=standin.url,

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, select, update
 
-from app.dispatch import dispatch
-from app.errors import KeyConflict, PayloadInvalid
-from app.gateways.stripe import (
+from app.platform.gateways.stripe import (
     StripeGateway,
     StripeKeyReused,
     StripeRefused,
     StripeServerError,
     StripeUnknownOutcome,
 )
-from app.ledger.models import Entry
-from app.ledger.postings import CASH, EntryKind, Posting, post
-from app.payouts import engine
-from app.payouts.attempts import apply
-from app.payouts.eligibility import reserve
-from app.payouts.engine import GIVE_UP_AFTER, KEY_WINDOW, SERVER_ERROR_STANDS
-from app.payouts.legs import BANK, TRANSFER, Change
-from app.payouts.models import MOVES, PayoutStatus
-from app.runs.models import RunRow, StepRow
-from app.runs.relay import sweep
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import CASH, EntryKind, Posting, post
+from app.platform.payouts import engine
+from app.platform.payouts.attempts import apply
+from app.platform.payouts.eligibility import reserve
+from app.platform.payouts.engine import GIVE_UP_AFTER, KEY_WINDOW, SERVER_ERROR_STANDS
+from app.platform.payouts.legs import BANK, TRANSFER, Change
+from app.platform.payouts.models import MOVES, PayoutStatus
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import KeyConflict, PayloadInvalid
+from app.switchyard.runs.models import RunRow, StepRow
+from app.switchyard.runs.relay import sweep
 from tests.support.platform import DAY, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from app.cutover.clocks import tick
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.earnings.seed import stripe_accounts
-from app.errors import PayloadInvalid
-from app.ledger.postings import CASH, EntryKind, Posting, post
-from app.payouts import accounts, retry
-from app.payouts.accounts import NOT_AT_STRIPE
-from app.payouts.eligibility import reserve
-from app.payouts.engine import KEY_WINDOW
-from app.payouts.retry import MAX_ATTEMPTS, READY_STALE, SENDING_STALE
+from app.local.earnings import stripe_accounts
+from app.platform.earnings.models import Creator
+from app.platform.ledger.postings import CASH, EntryKind, Posting, post
+from app.platform.payouts import accounts, retry
+from app.platform.payouts.accounts import NOT_AT_STRIPE
+from app.platform.payouts.eligibility import reserve
+from app.platform.payouts.engine import KEY_WINDOW
+from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE, SENDING_STALE
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import PayloadInvalid
 from tests.support.platform import ANA, DAY, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]

@@ -10,7 +10,7 @@ import pytest
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from pydantic import SecretStr
 
-from app.web.auth import CREATOR_TOKEN_SECONDS
+from app.switchyard.web.auth import CREATOR_TOKEN_SECONDS
 from tests.support.site import Site, lite, refused
 
 __all__ = ["lite"]  # a fixture: used by its name

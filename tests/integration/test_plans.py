@@ -12,17 +12,17 @@ from flask import Flask
 from sqlalchemy import Connection, event, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app import tables
-from app.db import Database
-from app.earnings import rollup
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import post_earnings
-from app.payouts.eligibility import payable, verdicts
-from app.payouts.models import Payout, PayoutAttempt
-from app.runs.models import RunRow as R
-from app.statements import make
-from app.statements.document import documents
-from app.web import creators
+from app.platform import tables
+from app.platform.earnings import rollup
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.payouts.eligibility import payable, verdicts
+from app.platform.payouts.models import Payout, PayoutAttempt
+from app.platform.statements import creator_pages as creators
+from app.platform.statements import make
+from app.platform.statements.document import documents
+from app.switchyard.db import Database
+from app.switchyard.runs.models import RunRow as R
 from tests.support.platform import START, Platform, platform
 
 __all__ = ["platform"]

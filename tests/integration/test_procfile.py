@@ -14,10 +14,10 @@ import pytest
 from redis import Redis
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from app.config import ROOT
 from app.local import procfile
 from app.local.environment import free_port
 from app.local.parts import get
+from app.switchyard.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 

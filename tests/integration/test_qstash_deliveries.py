@@ -18,13 +18,13 @@ from flask.testing import FlaskClient
 from qstash import Receiver
 
 import flags
-from app import runtime
-from app.config import load
-from app.dispatch import dispatch
 from app.local.qstash.standin import QStashStandIn
-from app.runs.models import RunRow
-from app.runs.run import Run
-from app.wiring import build
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import build
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.sides import (
     CURRENT_KEY,

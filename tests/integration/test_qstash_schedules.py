@@ -18,15 +18,15 @@ from qstash import QStash
 from sqlalchemy import func, select
 
 import flags
-from app import runtime
-from app.config import load
-from app.cutover.clocks import tick
-from app.errors import SettingsError
-from app.jobs.catalogue import Catalogue, JobSpec, catalogue
 from app.local.qstash.standin import QStashStandIn
-from app.runs.models import RunRow
-from app.runtime import Runtime
-from app.wiring import build
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.errors import SettingsError
+from app.switchyard.extension import build
+from app.switchyard.job import Catalogue, JobSpec, catalogue
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import Runtime
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, only_jobs_of, qstash_side
 from tests.support.waiting import until

@@ -17,15 +17,15 @@ import requests
 from qstash import QStash
 from werkzeug.wrappers import Request, Response
 
-from app import runtime
-from app.config import LOCAL_QSTASH_TOKEN, load
-from app.errors import BackendUnavailable, SettingsError
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
-from app.runs import operate, relay
-from app.runs.backend import Message
-from app.runs.handoff import hand_over
-from app.wiring import make_runtime
+from app.switchyard import runtime
+from app.switchyard.config import LOCAL_QSTASH_TOKEN, load
+from app.switchyard.errors import BackendUnavailable, SettingsError
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs import operate, relay
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.handoff import hand_over
 from tests.support.sides import (
     CURRENT_KEY,
     Side,
@@ -378,7 +378,7 @@ def test_the_start_is_refused_where_mail_would_wait_for_nobody(
         USE_INNGEST="true",
         INNGEST_EVENT_KEY="k",
         INNGEST_SIGNING_KEY="signkey-test-00ff",
-        SWITCHYARD_JOBS="app.jobs.mail",
+        SWITCHYARD_JOBS="app.platform.mail.jobs",
     )
     make_runtime(load(environ)).db.dispose()
     del environ[lacking]

@@ -20,10 +20,10 @@ from qstash.errors import QStashError
 from qstash.log import LogState
 from werkzeug.wrappers import Request, Response
 
-from app.config import ROOT
 from app.local.qstash import params
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import require_loopback, serve_in_thread
+from app.switchyard.config import ROOT
 from tests.support.sides import CURRENT_KEY, NEXT_KEY, free_port
 from tests.support.waiting import until
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 from flask import Flask
 from sqlalchemy import insert, update
 
-from app.cli import register_commands
-from app.dispatch import dispatch
-from app.gateways.stripe import BankPayout, StripeGateway, Transfer
-from app.ledger.postings import CASH, EntryKind, Posting, post
-from app.payouts.differences import Reconciliation
-from app.payouts.guards import REMOVE
-from app.payouts.models import Payout, PayoutStatus
-from app.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
+from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
+from app.platform.ledger.postings import CASH, EntryKind, Posting, post
+from app.platform.payouts.differences import Reconciliation
+from app.platform.payouts.guards import REMOVE
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.platform.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
+from app.switchyard.commands import register_commands
+from app.switchyard.dispatch import dispatch
 from tests.support.platform import AT_THE_BANK, DAY, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]

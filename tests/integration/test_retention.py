@@ -16,26 +16,29 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
-from app import tables
-from app.cutover import gate, parity
-from app.cutover.parity import Kind, Parity, prune_shadows
-from app.db import Base
-from app.dispatch import dispatch
-from app.errors import KeyConflict
-from app.jobs import relay
-from app.mail.models import Mail
-from app.payouts.inbox import StripeEvent
-from app.runs import operate, retention
-from app.runs.carrier import Carrier, End
-from app.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
-from app.runs.retention import prune_steps
-from app.webhooks import inbox
-from app.webhooks.inbox import Received
+from app.platform import tables
+from app.platform.mail.models import Mail
+from app.platform.payouts.inbox import StripeEvent
+from app.platform.webhooks import inbox
+from app.platform.webhooks.inbox import Received
+from app.switchyard.builtin import relay
+from app.switchyard.cutover import gate, parity
+from app.switchyard.cutover.parity import Kind, Parity, prune_shadows
+from app.switchyard.db import Base
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import KeyConflict
+from app.switchyard.runs import operate, retention
+from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
+from app.switchyard.runs.retention import prune_steps
 from tests.integration.test_plans import plan_of
 from tests.support import jobs
 from tests.support.world import Dead, InngestCarrier, World, dying_at
 
-MODULES = "tests.support.jobs,app.jobs.relay,app.jobs.cutover,app.jobs.webhooks"
+MODULES = (
+    "tests.support.jobs,app.switchyard.builtin.relay,app.switchyard.builtin.cutover,"
+    "app.platform.webhooks.jobs"
+)
 KEPT = 90
 AGES = (0, KEPT - 1, KEPT + 1, 400)
 """Days since the end."""
@@ -51,7 +54,8 @@ def world(database_url: str, tmp_path: Path) -> Iterator[World]:
     made.create_tables()
     numbers = itertools.count(1)
     named = patch(
-        "app.runs.create.new_run_id", lambda: f"{id_at(made.time.now)}{next(numbers):014x}"
+        "app.switchyard.runs.create.new_run_id",
+        lambda: f"{id_at(made.time.now)}{next(numbers):014x}",
     )
     with named:
         yield made

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from app.earnings import rollup
-from app.earnings.models import Earning
-from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
-from app.jobs import analytics
 from app.local.inngest.standin import InngestStandIn
-from app.runs.handoff import hand_over
-from app.runtime import Runtime
-from app.statements.late import make_late
-from app.statements.make import make_page
-from app.statements.models import LateStatement, Statement
+from app.platform.earnings import jobs as analytics
+from app.platform.earnings import rollup
+from app.platform.earnings.models import Earning
+from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.platform.statements.late import make_late
+from app.platform.statements.make import make_page
+from app.platform.statements.models import LateStatement, Statement
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
 from tests.support.dying import PLACES, dying
 from tests.support.months import Months, history
@@ -38,7 +38,7 @@ END = "2025-12-31"
 
 def settings(folder: Path) -> dict[str, str]:
     return {
-        "SWITCHYARD_JOBS": "app.jobs.analytics",
+        "SWITCHYARD_JOBS": "app.platform.earnings.jobs",
         "STORAGE_URL": (folder / "storage").as_uri(),
         "PLATFORM_NAME": "Fanhouse",
     }

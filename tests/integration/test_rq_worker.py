@@ -15,7 +15,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from app.runs.relay import sweep
+from app.switchyard.runs.relay import sweep
 from queues.backend import connect
 from tests.support.sides import Side, environment, fresh, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until

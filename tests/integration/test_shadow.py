@@ -13,16 +13,16 @@ from sqlalchemy import event, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 import flags
-from app import effects, runtime
-from app.clock import utcnow
-from app.cutover import parity, stages
-from app.cutover.parity import Kind, Parity
-from app.dispatch import dispatch, dispatch_many
-from app.errors import EffectHeld
-from app.gateways.stripe import StripeUnknownOutcome
-from app.jobs.cutover import PATIENCE
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
+from app.platform.gateways.stripe import StripeUnknownOutcome
+from app.switchyard import effects, runtime
+from app.switchyard.builtin.cutover import PATIENCE
+from app.switchyard.clock import utcnow
+from app.switchyard.cutover import parity, stages
+from app.switchyard.cutover.parity import Kind, Parity
+from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.errors import EffectHeld
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
 from tests.support.jobs import Mark, marks
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 __all__ = ["platform"]
 
-JOBS = "tests.support.jobs,tests.support.shadowed,app.jobs.cutover"
+JOBS = "tests.support.jobs,tests.support.shadowed,app.switchyard.builtin.cutover"
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select
 
 import flags
-from app import clock, db
-from app.dispatch import dispatch
-from app.runs import ledger
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
-from app.runs.relay import sweep
+from app.switchyard import clock, db
+from app.switchyard.dispatch import dispatch
+from app.switchyard.runs import ledger
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.relay import sweep
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, environment, fresh
 

@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 import flags
-from app import runtime
-from app.clock import utcnow
-from app.coordination.snapshot import StageSnapshot
-from app.cutover import drain, gate, parity, pins, stages
-from app.cutover.gate import CALM, GUARDRAIL
-from app.cutover.parity import Kind, Parity
-from app.dispatch import dispatch
-from app.errors import BadInput, GateClosed, StageRefused
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
+from app.switchyard import runtime
+from app.switchyard.cache.snapshot import StageSnapshot
+from app.switchyard.clock import utcnow
+from app.switchyard.cutover import drain, gate, parity, pins, stages
+from app.switchyard.cutover.gate import CALM, GUARDRAIL
+from app.switchyard.cutover.parity import Kind, Parity
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput, GateClosed, StageRefused
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
 from flags import Side, Stage
 from tests.conftest import new_postgres
 from tests.support.cached import patient

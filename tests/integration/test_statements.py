@@ -16,15 +16,15 @@ import pytest
 from flask import Flask
 from sqlalchemy import case, func, insert, or_, select, update
 
-from app.earnings import rollup
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.record import record_dispute, record_dispute_won, record_refund
-from app.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
-from app.ledger.models import Entry
-from app.ledger.postings import CASH, EntryKind, Posting, creator_account
-from app.statements import csv as as_csv
-from app.statements import make, pdf
-from app.statements.document import (
+from app.platform.earnings import rollup
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.record import record_dispute, record_dispute_won, record_refund
+from app.platform.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
+from app.platform.statements import csv as as_csv
+from app.platform.statements import make, pdf
+from app.platform.statements.document import (
     Document,
     NotAddingUp,
     UnknownCreator,
@@ -32,9 +32,9 @@ from app.statements.document import (
     document,
     documents,
 )
-from app.statements.late import make_late
-from app.statements.make import MadeMeanwhile, make_one, make_page
-from app.statements.models import Statement
+from app.platform.statements.late import make_late
+from app.platform.statements.make import MadeMeanwhile, make_one, make_page
+from app.platform.statements.models import Statement
 from tests.support.bucket import serving_bucket
 from tests.support.months import Months, Payout, at, history
 from tests.support.site import Site

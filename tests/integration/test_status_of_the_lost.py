@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.cutover import stages
-from app.cutover.standing import LATE, OVERDUE, standing, unreachable
-from app.dispatch import dispatch
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.standing import LATE, OVERDUE, standing, unreachable
+from app.switchyard.dispatch import dispatch
 from tests.support.world import World
 
 

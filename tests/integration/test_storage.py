@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from app.config import ROOT, load
-from app.errors import BadInput, SettingsError
-from app.gateways.storage import (
+from app.platform.gateways.storage import (
     PIECE,
     Bucket,
     Storage,
@@ -25,6 +23,8 @@ from app.gateways.storage import (
     StorageUnavailable,
     open_storage,
 )
+from app.switchyard.config import ROOT, load
+from app.switchyard.errors import BadInput, SettingsError
 from tests.support.bucket import serving_bucket
 from tests.support.receiver import Receiver, receiving
 from tests.support.waiting import until
@@ -215,7 +215,7 @@ def test_requests_are_signed_and_say_what_they_carry(receiver: Receiver) -> None
 
 FORKED = """
 import os, sys
-from app.gateways.storage import StorageUnavailable, open_storage
+from app.platform.gateways.storage import StorageUnavailable, open_storage
 storage = open_storage(sys.argv[1])
 if "used" in sys.argv:
     storage.exists("a")

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import event, func, select, text
 
 import flags
-from app import runtime
-from app.dispatch import Item, dispatch_many
-from app.runs import ledger
-from app.runs.backend import Message
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow as R
-from app.runs.relay import sweep
-from app.runs.statements import next_check
+from app.switchyard import runtime
+from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.runs import ledger
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.relay import sweep
+from app.switchyard.runs.statements import next_check
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, environment, fresh
 

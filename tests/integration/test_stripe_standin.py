@@ -17,10 +17,10 @@ import pytest
 import requests
 import stripe
 
-from app.clock import utcnow
-from app.gateways.stripe import WebhookEvent, verify_webhook
 from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
+from app.platform.gateways.stripe import WebhookEvent, verify_webhook
+from app.switchyard.clock import utcnow
 from tests.support.stripe_stand import KEY, Stand, error_of
 from tests.support.waiting import PATIENCE_SECONDS
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import stripe
 
-from app.gateways.stripe import (
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.platform.gateways.stripe import (
     BankPayout,
     StripeError,
     StripeGateway,
@@ -21,8 +23,6 @@ from app.gateways.stripe import (
     StripeUnknownOutcome,
     Transfer,
 )
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
 
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)

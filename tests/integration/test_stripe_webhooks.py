@@ -19,13 +19,13 @@ from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
-from app import web
-from app.config import Settings
-from app.db import Base
-from app.earnings.models import Creator
-from app.gateways import Gateways
-from app.gateways import stripe as gateway_module
-from app.gateways.stripe import (
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.local.stripe.webhooks import signature
+from app.platform.earnings.models import Creator
+from app.platform.gateways import Gateways
+from app.platform.gateways import stripe as gateway_module
+from app.platform.gateways.stripe import (
     Account,
     BankPayout,
     StripeGateway,
@@ -34,14 +34,14 @@ from app.gateways.stripe import (
     WebhookEvent,
     verify_webhook,
 )
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
-from app.local.stripe.webhooks import signature
-from app.payouts.inbox import ACTS_ON, StripeEvent
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runs.relay import sweep
-from app.wiring import make_runtime
+from app.platform.payouts.inbox import ACTS_ON, StripeEvent
+from app.switchyard import web
+from app.switchyard.config import Settings
+from app.switchyard.db import Base
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.relay import sweep
 from tests.support.waiting import until
 
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from app.config import load
-from app.errors import BackendUnavailable
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
-from app.runs.backend import Backend, Message
-from app.runs.memory import MemoryBackend
-from app.wiring import build
+from app.switchyard.config import load
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.extension import build
+from app.switchyard.runs.backend import Backend, Message
+from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect
 from tests.support.sides import environment, free_port
 from workflows.backend import InngestBackend

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import flags
-from app import runtime, tables
-from app.config import load
-from app.dispatch import dispatch
-from app.errors import BackendUnavailable
-from app.runs.backend import Message
-from app.runs.relay import TRUSTED, sweep
-from app.wiring import make_runtime
+from app.platform import tables
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.relay import TRUSTED, sweep
 from tests.support.sides import Fixed, environment
 
 

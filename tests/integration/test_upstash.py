@@ -17,12 +17,12 @@ from upstash_redis import Redis as Upstash
 from upstash_redis.errors import UpstashError
 from werkzeug.wrappers import Request, Response
 
-from app.config import load
-from app.errors import BadInput, SettingsError
-from app.gateways.cache import MAX_VALUE, open_cache
-from app.gateways.cache_carriers import RedisCarrier, UpstashCarrier
 from app.local.serving import LoopbackServer, serve_in_thread
 from app.local.upstash.server import MAX_REQUEST, UpstashStandIn
+from app.switchyard.cache.cache import MAX_VALUE, open_cache
+from app.switchyard.cache.carriers import RedisCarrier, UpstashCarrier
+from app.switchyard.config import load
+from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT
 from tests.support.waiting import PATIENCE_SECONDS

@@ -16,22 +16,22 @@ from flask import Flask, jsonify
 from pydantic import SecretStr
 from sqlalchemy import insert, update
 
-from app import runtime
-from app.clock import iso
-from app.config import Settings, load
-from app.cutover import inside, outside
-from app.cutover.clocks import tick
-from app.cutover.verify import Check, NotSo, verify
-from app.errors import BackendUnavailable, SwitchyardError
-from app.gateways.smtp import Mailer
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow as R
-from app.runs.models import Status
-from app.runtime import Runtime
-from app.wiring import build, make_runtime
+from app.platform.gateways.smtp import Mailer
+from app.switchyard import runtime
+from app.switchyard.clock import iso
+from app.switchyard.commands import inside, outside
+from app.switchyard.commands.checks import Check, NotSo, verify
+from app.switchyard.config import Settings, load
+from app.switchyard.cutover.clocks import tick
+from app.switchyard.errors import BackendUnavailable, SwitchyardError
+from app.switchyard.extension import build, make_runtime
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runtime import Runtime
 from queues.backend import connect
 from tests.support.mailbox import served
 from tests.support.sides import (
@@ -59,7 +59,7 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    environ["SWITCHYARD_JOBS"] += ",app.jobs.canary"
+    environ["SWITCHYARD_JOBS"] += ",app.switchyard.builtin.canary"
     made = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
     yield made
     made.db.dispose()
@@ -116,7 +116,10 @@ def test_a_canary_comes_back(
     """On the side it was sent to, whatever the flag says, and on record as what it is."""
     monkeypatch.setattr(inside, "CANARY_SECONDS", PATIENCE_SECONDS)
     connect(redis_url).flushall()
-    url, jobs = f"sqlite:///{tmp_path / 'test.db'}", {"SWITCHYARD_JOBS": "app.jobs.canary"}
+    url, jobs = (
+        f"sqlite:///{tmp_path / 'test.db'}",
+        {"SWITCHYARD_JOBS": "app.switchyard.builtin.canary"},
+    )
     with ExitStack() as stack:
         if backend == "rq":
             environ = environment(url, redis_url, **jobs)
@@ -144,7 +147,7 @@ def test_a_canary_that_does_not_come_back(made: Runtime, monkeypatch: pytest.Mon
 
 def test_lost_runs(made: Runtime) -> None:
     assert inside.lost(made) == "no open run is overdue"
-    from app.dispatch import dispatch
+    from app.switchyard.dispatch import dispatch
 
     dispatch("noop", {"name": "x"})
     assert inside.lost(made) == "no open run is overdue"
@@ -208,11 +211,11 @@ def test_an_inngest_that_does_not_say() -> None:
     summary: list[Any] = [{"slug": "switchyard-strange", "id": "uuid"}]
     app.get("/dev", endpoint="dev")(lambda: jsonify(functions=summary))
     with serve_in_thread(app) as url:
-        old = settled(inngest_dev=url, switchyard_jobs="app.jobs.canary")
+        old = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
         with pytest.raises(NotSo, match=r"not in this code: \['strange'\]"):
             outside.inngest_functions(old)
     with serve_in_thread(Flask("mute")) as url:
-        mute = settled(inngest_dev=url, switchyard_jobs="app.jobs.canary")
+        mute = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
         with pytest.raises(BackendUnavailable, match=r"does not say \(it answered 404\)"):
             outside.inngest_functions(mute)
 
@@ -225,7 +228,7 @@ def test_inngests_keys() -> None:
                 inngest_base_url=standin.url,
                 inngest_event_key=SecretStr(event_key),
                 inngest_signing_key=SecretStr(signing_key),
-                switchyard_jobs="app.jobs.canary",
+                switchyard_jobs="app.switchyard.builtin.canary",
             )
 
         right = having("right", "abcd")
@@ -254,7 +257,7 @@ def test_qstash() -> None:
                 qstash_current_signing_key=SecretStr(CURRENT_KEY),
                 qstash_next_signing_key=SecretStr(NEXT_KEY),
                 backend_url=CLOSED,
-                switchyard_jobs="app.jobs.cache",
+                switchyard_jobs="app.platform.earnings.warm_job",
             )
 
         with pytest.raises(BackendUnavailable, match="401"):

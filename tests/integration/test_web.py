@@ -11,9 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 import flags
-from app import runtime
-from app.config import load
-from app.wiring import build
+from app.switchyard import runtime
+from app.switchyard.config import load
+from app.switchyard.extension import build
 from tests.support.sides import Fixed, environment, fresh
 
 TOKEN = "0123456789abcdef-admin"

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.gateways.guard import AddressRefused, Guard, is_public
-from app.gateways.hooks import HookSender, HookUnavailable
+from app.platform.gateways.guard import AddressRefused, Guard, is_public
+from app.platform.gateways.hooks import HookSender, HookUnavailable
 from tests.support.receiver import Receiver, receiving, signature
 from tests.support.wire import read_request
 

@@ -20,19 +20,19 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 import flags
-from app import runtime, web
-from app.cli import register_commands
-from app.config import Settings, load
-from app.db import Base
-from app.dispatch import dispatch
-from app.jobs import catalogue
 from app.local.stripe.webhooks import signature as stripe_signature
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runs.relay import sweep
-from app.web.webhooks import MAX_BYTES
-from app.webhooks.inbox import KEPT, Received, prune
-from app.wiring import build, make_runtime
+from app.platform.webhooks.inbox import KEPT, Received, prune
+from app.platform.webhooks.pages import MAX_BYTES
+from app.switchyard import job as catalogue
+from app.switchyard import runtime, web
+from app.switchyard.commands import register_commands
+from app.switchyard.config import Settings, load
+from app.switchyard.db import Base
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import build, make_runtime
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.relay import sweep
 from tests.support.dying import dying
 from tests.support.receiver import Receiver, receiving, signature
 from tests.support.sides import Fixed, both, environment, fresh, relaying
@@ -345,7 +345,7 @@ def test_a_body_is_kept_for_thirty_days(platform: Platform) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gaps that can be waited for, in this process too, and for no test that comes after."""
-    jobs = catalogue.load("app.jobs.webhooks")
+    jobs = catalogue.load("app.platform.webhooks.jobs")
     spec = replace(jobs["deliver-webhook"], gaps=(0.2,))
     monkeypatch.setattr(jobs, "_jobs", {**jobs, spec.name: spec})
 

@@ -15,12 +15,12 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from app.coordination import limits
-from app.gateways.cache import Cache
-from app.gateways.cache_carriers import Carrier, RedisCarrier, UpstashCarrier
-from app.gateways.cache_line import Line
 from app.local.serving import serve_in_thread
 from app.local.upstash.server import UpstashStandIn
+from app.switchyard.cache import limits
+from app.switchyard.cache.cache import Cache
+from app.switchyard.cache.carriers import Carrier, RedisCarrier, UpstashCarrier
+from app.switchyard.cache.line import Line
 from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS, until
 

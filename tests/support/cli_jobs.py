@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import String, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.db import Base, Database
-from app.jobs.catalogue import JobPayload, job
-from app.jobs.context import Context
-from app.jobs.errors import NonRetriable
+from app.switchyard.context import Context
+from app.switchyard.db import Base, Database
+from app.switchyard.job import JobPayload, job
+from app.switchyard.job_errors import NonRetriable
 
 GAPS = (0.2,)
 

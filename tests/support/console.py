@@ -11,15 +11,15 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 
 import flags
-from app import runtime, web
-from app.config import Settings
-from app.cutover import stages
-from app.db import Base
-from app.dispatch import dispatch
-from app.runs import operate
-from app.runs.memory import MemoryBackend
-from app.runs.relay import sweep
-from app.wiring import make_runtime
+from app.switchyard import runtime, web
+from app.switchyard.config import Settings
+from app.switchyard.cutover import stages
+from app.switchyard.db import Base
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs import operate
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.relay import sweep
 from tests.support.sides import Fixed
 
 TOKEN = "0123456789abcdef-admin"

@@ -46,10 +46,10 @@ def supervise() -> None:
     """Fork a worker, and another one for each that is killed, until SIGTERM."""
     from rq.cli.cli import main
 
-    import app.wiring
+    import app.switchyard.extension
     import queues.worker
 
-    assert app.wiring is not None
+    assert app.switchyard.extension is not None
     assert queues.worker is not None
     child = 0
 

@@ -17,12 +17,12 @@ import requests
 from sqlalchemy import func, select
 
 import flags
-from app import runtime
-from app.clock import utcnow
-from app.config import LOCAL_QSTASH_TOKEN
-from app.dispatch import Item, dispatch_many
-from app.jobs.context import Payload
-from app.runs.models import RunRow
+from app.switchyard import runtime
+from app.switchyard.clock import utcnow
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
+from app.switchyard.context import Payload
+from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.runs.models import RunRow
 from tests.support.forks import Forked
 from tests.support.sides import (
     environment,

@@ -24,11 +24,11 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from app.config import ROOT
+from app.switchyard.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS
 
 IMPORTED = (
-    *("app.wiring", "queues.worker", "rq.cli.cli", "flask.cli", "app.crash"),
+    *("app.switchyard.extension", "queues.worker", "rq.cli.cli", "flask.cli", "app.switchyard.crash"),
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread"),
 )
 """What no process does without. No jobs: each loads its own. And no settings are read."""
@@ -140,7 +140,7 @@ def _become(asked: dict[str, Any], fds: list[int]) -> list[str]:
         os.close(fd)
     os.environ.clear()
     os.environ.update(asked["env"])
-    importlib.reload(sys.modules["app.crash"])
+    importlib.reload(sys.modules["app.switchyard.crash"])
     return list(asked["args"])
 
 

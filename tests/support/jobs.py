@@ -14,20 +14,14 @@ from sqlalchemy import String, event, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app import runtime
-from app.db import Base, Database
-from app.jobs.catalogue import IfUnknown, JobPayload, job
-from app.jobs.context import Context
-from app.jobs.errors import (
-    NonRetriable,
-    NotDone,
-    OutcomeUnknown,
-    RetryAfter,
-    StepFailed,
-)
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow
-from app.runs.statements import TAKE_OVER
+from app.switchyard import runtime
+from app.switchyard.context import Context
+from app.switchyard.db import Base, Database
+from app.switchyard.job import IfUnknown, JobPayload, job
+from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.statements import TAKE_OVER
 
 GAPS = (0.2, 0.3)
 

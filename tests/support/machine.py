@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.orm import Session
 
-from app.cutover import drain as drains
-from app.cutover import stages
-from app.dispatch import dispatch
-from app.errors import RunNotMovable, StageRefused
-from app.runs import operate, places
-from app.runs.models import Status
+from app.switchyard.cutover import drain as drains
+from app.switchyard.cutover import stages
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import RunNotMovable, StageRefused
+from app.switchyard.runs import operate, places
+from app.switchyard.runs.models import Status
 from flags import Side
 from tests.support.world import Dead, Parcel, Queue, World, dying_at, memory_folder, shuffled
 

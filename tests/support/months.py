@@ -13,9 +13,8 @@ from random import Random
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from app.db import Base, Database
-from app.earnings.models import Creator
-from app.earnings.record import (
+from app.platform.earnings.models import Creator
+from app.platform.earnings.record import (
     Change,
     Sale,
     record_dispute,
@@ -23,10 +22,10 @@ from app.earnings.record import (
     record_refund,
     record_sale,
 )
-from app.gateways import Gateways
-from app.gateways.storage import open_storage
-from app.gateways.stripe import StripeGateway
-from app.ledger.postings import (
+from app.platform.gateways import Gateways
+from app.platform.gateways.storage import open_storage
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.ledger.postings import (
     CASH,
     EntryKind,
     Posting,
@@ -36,6 +35,7 @@ from app.ledger.postings import (
     hold_account,
     post,
 )
+from app.switchyard.db import Base, Database
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SOURCES = ("tips", "subscriptions", "calls")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.jobs.catalogue import JobPayload, Legacy, job
-from app.jobs.context import Context
+from app.switchyard.context import Context
+from app.switchyard.job import JobPayload, Legacy, job
 from tests.support.jobs import GAPS, mark
 
 AT = "tests.support.old_tasks"

@@ -9,9 +9,9 @@ import json
 import resource
 import sys
 
-from app.media import films, pictures
-from app.media.kinds import Kind, Refused, sort_of
-from app.media.variants import VARIANTS, Film
+from app.platform.media import films, pictures
+from app.platform.media.kinds import Kind, Refused, sort_of
+from app.platform.media.variants import VARIANTS, Film
 
 
 def made(name: str) -> str:

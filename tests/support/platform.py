@@ -17,16 +17,16 @@ from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
-from app import web
-from app.config import Settings
-from app.db import Base, Database
-from app.dispatch import dispatch
-from app.earnings.models import Creator
-from app.earnings.seed import SeedSummary, seed, stripe_accounts
-from app.gateways import Gateways
-from app.gateways.stripe import BankPayout, StripeGateway, Transfer
-from app.ledger.models import Entry
-from app.ledger.postings import (
+from app.local.earnings import SeedSummary, seed, stripe_accounts
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.local.stripe.store import SETTLE_SECONDS
+from app.local.stripe.webhooks import signature
+from app.platform.earnings.models import Creator
+from app.platform.gateways import Gateways
+from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import (
     CASH,
     EntryKind,
     Posting,
@@ -36,19 +36,19 @@ from app.ledger.postings import (
     post,
     trial_balance,
 )
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
-from app.local.stripe.store import SETTLE_SECONDS
-from app.local.stripe.webhooks import signature
-from app.payouts.legs import CAME_BACK
-from app.payouts.models import Payout, PayoutAttempt, PayoutStatus
-from app.payouts.reconcile import reconcile
-from app.runs.engine import Engine
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.runs.relay import sweep
-from app.runtime import Runtime
-from app.wiring import LOCAL_STRIPE_KEY, make_runtime
+from app.platform.payouts.legs import CAME_BACK
+from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
+from app.platform.payouts.reconcile import reconcile
+from app.switchyard import web
+from app.switchyard.config import Settings
+from app.switchyard.db import Base, Database
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import LOCAL_STRIPE_KEY, make_runtime
+from app.switchyard.runs.engine import Engine
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.relay import sweep
+from app.switchyard.runtime import Runtime
 from tests.support.waiting import until as until
 
 ON_ITS_WAY = frozenset(

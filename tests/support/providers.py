@@ -9,7 +9,7 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagResolutionDetails
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 
-from app.cutover.openfeature import StageProvider
+from app.switchyard.cutover.openfeature import StageProvider
 
 JOB = "five-steps"
 state: dict[str, Any] = {"mode": "", "asked": 0, "made": 0}

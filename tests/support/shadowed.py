@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from app import runtime
-from app.dispatch import dispatch
-from app.errors import EffectHeld
-from app.jobs.catalogue import JobPayload, Shadow, job
-from app.jobs.context import Context
-from app.jobs.errors import NonRetriable
+from app.switchyard import runtime
+from app.switchyard.context import Context
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import EffectHeld
+from app.switchyard.job import JobPayload, Shadow, job
+from app.switchyard.job_errors import NonRetriable
 from tests.support.jobs import Mark, mark
 
 

@@ -18,21 +18,22 @@ import pytest
 from sqlalchemy import select
 
 import flags
-from app import runtime, tables
-from app.config import LOCAL_QSTASH_TOKEN, load
-from app.dispatch import Item, dispatch_many
-from app.jobs import catalogue
-from app.jobs.context import Payload
 from app.local.environment import free_port as free_port
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
-from app.runs import relay
-from app.runs.backend import Backend
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow, StepRow
-from app.runs.run import Run
-from app.wiring import build, make_runtime
+from app.platform import tables
+from app.switchyard import job as catalogue
+from app.switchyard import runtime
+from app.switchyard.config import LOCAL_QSTASH_TOKEN, load
+from app.switchyard.context import Payload
+from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.extension import build, make_runtime
+from app.switchyard.runs import relay
+from app.switchyard.runs.backend import Backend
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow, StepRow
+from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS

@@ -15,19 +15,19 @@ from flask import Flask
 from sqlalchemy import func, insert, select
 
 import flags
-from app import web
-from app.cli import register_commands
-from app.config import Settings
-from app.db import Base
-from app.earnings.models import Creator
-from app.ledger.models import Entry
-from app.ledger.postings import CASH, EntryKind, Posting, balance, creator_account, post
-from app.payouts.models import Payout
-from app.runs.backend import Message
-from app.runs.memory import MemoryBackend
-from app.runs.models import RunRow
-from app.web.auth import creator_token
-from app.wiring import make_runtime
+from app.platform.earnings.models import Creator
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import CASH, EntryKind, Posting, balance, creator_account, post
+from app.platform.payouts.models import Payout
+from app.switchyard import web
+from app.switchyard.commands import register_commands
+from app.switchyard.config import Settings
+from app.switchyard.db import Base
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.web.auth import creator_token
 from tests.support.sides import Fixed
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 import stripe
 
-from app.gateways.stripe import StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway, Transfer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.jobs import webhooks
-from app.jobs.catalogue import catalogue
+from app.platform.webhooks import jobs as webhooks
+from app.switchyard.job import catalogue
 
 assert webhooks.DELIVERY_GAPS
 catalogue.add(replace(catalogue["deliver-webhook"], gaps=(0.2,)))

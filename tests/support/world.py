@@ -16,17 +16,18 @@ from unittest.mock import patch
 from sqlalchemy import select
 
 import flags
-from app import crash, runtime, tables
-from app.config import load
-from app.cutover import stages
-from app.cutover.clocks import Ticker
-from app.errors import BackendUnavailable
-from app.runs import relay
-from app.runs.backend import Message
-from app.runs.carrier import Carrier, End, Outcome
-from app.runs.ledger import Claim
-from app.runs.models import RunRow
-from app.wiring import make_runtime
+from app.platform import tables
+from app.switchyard import crash, runtime
+from app.switchyard.config import load
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.clocks import Ticker
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs import relay
+from app.switchyard.runs.backend import Message
+from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.ledger import Claim
+from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 
 START = datetime(2028, 2, 14, 8, tzinfo=UTC)
@@ -251,7 +252,9 @@ class World:
         self.tickers = [Ticker(self.made, self.time.monotonic) for _ in range(2)]
         self._numbers = itertools.count(1)
         # So that a failure can be replayed: nothing in here is left to chance.
-        self._named = patch("app.runs.create.new_run_id", lambda: f"r{next(self._numbers):05d}")
+        self._named = patch(
+            "app.switchyard.runs.create.new_run_id", lambda: f"r{next(self._numbers):05d}"
+        )
         self._named.start()
         self.install()
 

@@ -17,15 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-from app.cutover import marks
-from app.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
-from app.dispatch import dispatch
-from app.jobs import catalogue
-from app.jobs.catalogue import Catalogue, JobSpec, Missed
+from app.switchyard import job as catalogue
+from app.switchyard.cutover import marks
+from app.switchyard.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
+from app.switchyard.dispatch import dispatch
+from app.switchyard.job import Catalogue, JobSpec, Missed
 from tests.support.world import World, memory_folder
 from workflows.functions import CRON_EVENT, _adopt
 
-JOBS = catalogue.load("app.jobs.payouts,app.jobs.analytics,app.jobs.relay,tests.support.jobs")
+JOBS = catalogue.load(
+    "app.platform.payouts.jobs,app.platform.earnings.jobs,app.switchyard.builtin.relay,tests.support.jobs"
+)
 PAY_DAY = JOBS["process-payouts"]
 ACCOUNTS = JOBS["update-account-statuses"]
 REAL = [
@@ -243,7 +245,7 @@ def test_a_tick_that_could_not_be_recorded_is_tried_again(world: World) -> None:
     world.tickers[0].round()
     gone = OperationalError("select", {}, Exception("gone"))
     rounds(world, HOUR - 10 * 60.0, 60.0)
-    with patch("app.cutover.clocks.dispatch", side_effect=gone):
+    with patch("app.switchyard.cutover.clocks.dispatch", side_effect=gone):
         rounds(world, 10 * 60.0, 60.0)
     assert keys(world, "each") == []
     rounds(world, 60.0, 60.0)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app import logs
-from app.config import Settings, SmtpServer, Tls, load
-from app.errors import SettingsError
 from app.local.environment import prepare
+from app.switchyard import logs
+from app.switchyard.config import Settings, SmtpServer, Tls, load
+from app.switchyard.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +66,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ),
         ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
         ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
-        ({"SWITCHYARD_JOBS": "app.jobs.mail,."}, "SWITCHYARD_JOBS: must be modules"),
+        ({"SWITCHYARD_JOBS": "app.platform.mail.jobs,."}, "SWITCHYARD_JOBS: must be modules"),
         ({"SWITCHYARD_JOBS": ".zz"}, "SWITCHYARD_JOBS: must be modules"),
     ],
 )

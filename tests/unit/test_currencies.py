@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import BadInput
-from app.payouts.currencies import CURRENCIES, MAX_AMOUNT, MINIMUM, UNIT, check, unit
+from app.platform.currencies import CURRENCIES, MAX_AMOUNT, MINIMUM, UNIT, check, unit
+from app.switchyard.errors import BadInput
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from typing import cast
 import pytest
 from sqlalchemy import insert, update
 
-from app import tables
-from app.db import Database
-from app.earnings.seed import SeedSummary, seed
-from app.gateways.stripe import Balance, StripeGateway, Transfer
 from app.local.demo.audit import Audit, Due, audit, due
-from app.payouts.models import Payout, PayoutStatus
-from app.runs.models import RunRow, StepRow
+from app.local.earnings import SeedSummary, seed
+from app.platform import tables
+from app.platform.gateways.stripe import Balance, StripeGateway, Transfer
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.switchyard.db import Database
+from app.switchyard.runs.models import RunRow, StepRow
 
 NOW = datetime(2025, 1, 15, tzinfo=UTC)
 

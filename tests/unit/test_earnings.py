@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from app.config import ROOT, Settings
-from app.db import Base, Database
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import post_earnings
-from app.earnings.record import (
+from app.platform.currencies import MAX_AMOUNT
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.earnings.record import (
     Change,
     EarningRefused,
     Sale,
@@ -30,10 +29,11 @@ from app.earnings.record import (
     record_refund,
     record_sale,
 )
-from app.errors import BadInput
-from app.ledger.models import Entry
-from app.ledger.postings import CASH, FEES, balance, balanced, trial_balance
-from app.payouts.currencies import MAX_AMOUNT
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import CASH, FEES, balance, balanced, trial_balance
+from app.switchyard.config import ROOT, Settings
+from app.switchyard.db import Base, Database
+from app.switchyard.errors import BadInput
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 SALE = Sale("s1", "ana", "tips", "usd", 1_000, 200, NOW)

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select, update
 
-from app.config import Settings
-from app.db import Base, Database
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import post_earnings
-from app.earnings.record import (
+from app.local.earnings import seed
+from app.platform.currencies import MINIMUM, UNIT
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.earnings.record import (
     Change,
     Sale,
     record_dispute,
@@ -24,10 +24,8 @@ from app.earnings.record import (
     record_refund,
     record_sale,
 )
-from app.earnings.seed import seed
-from app.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
-from app.payouts.currencies import MINIMUM, UNIT
-from app.payouts.eligibility import (
+from app.platform.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
+from app.platform.payouts.eligibility import (
     HOLDING,
     LeftOut,
     made_payouts,
@@ -37,7 +35,9 @@ from app.payouts.eligibility import (
     reserve,
     verdicts,
 )
-from app.payouts.models import Payout, PayoutStatus
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.switchyard.config import Settings
+from app.switchyard.db import Base, Database
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 DAY = date(2025, 1, 15)

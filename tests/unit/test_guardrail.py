@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from app.cutover.guardrail import (
+from app.switchyard.cutover.guardrail import (
     FEWEST,
     FIRST_STEP,
     MARGIN,
@@ -17,7 +17,7 @@ from app.cutover.guardrail import (
     breach,
     step_back,
 )
-from app.cutover.statistics import mann_whitney, newcombe, wilson
+from app.switchyard.cutover.statistics import mann_whitney, newcombe, wilson
 from flags import StageRow
 
 Z95 = 1.959964

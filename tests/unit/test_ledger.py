@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.config import Settings
-from app.db import Database
-from app.ledger.models import Entry, entries
-from app.ledger.postings import (
+from app.platform.ledger.models import Entry, entries
+from app.platform.ledger.postings import (
     CASH,
     FEES,
     AnySelect,
@@ -31,6 +29,8 @@ from app.ledger.postings import (
     post_select,
     trial_balance,
 )
+from app.switchyard.config import Settings
+from app.switchyard.db import Database
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 EARNED = Posting(EntryKind.EARNING, "e1", CASH, "creator:a", "usd", 800, NOW)

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import PayloadInvalid
-from app.jobs import catalogue
-from app.jobs.catalogue import JobSpec
-from app.mail import render as rendering
-from app.mail.render import TEMPLATES, Letter, render
+from app.platform.mail import render as rendering
+from app.platform.mail.render import TEMPLATES, Letter, render
+from app.switchyard import job as catalogue
+from app.switchyard.errors import PayloadInvalid
+from app.switchyard.job import JobSpec
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
 
 
 @pytest.fixture(scope="module")
 def spec() -> JobSpec:
-    return catalogue.load("app.jobs.mail")["send-email"]
+    return catalogue.load("app.platform.mail.jobs")["send-email"]
 
 
 class Reader(HTMLParser):

@@ -12,10 +12,10 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 
 import flags
-from app.config import load
-from app.cutover import openfeature
-from app.cutover.openfeature import Provided, StageProvider, factory
-from app.errors import SettingsError
+from app.switchyard.config import load
+from app.switchyard.cutover import openfeature
+from app.switchyard.cutover.openfeature import Provided, StageProvider, factory
+from app.switchyard.errors import SettingsError
 from flags import Flags, StageRow
 from tests.support import providers
 from tests.support.providers import JOB

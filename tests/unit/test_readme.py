@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from app.config import ROOT
+from app.switchyard.config import ROOT
 
 CODE = """
-from app.config import Settings
-from app.jobs import catalogue
+from app.switchyard.config import Settings
+from app.switchyard import job as catalogue
 for spec in catalogue.load(Settings().switchyard_jobs).values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")

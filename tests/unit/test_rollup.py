@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app import tables
-from app.config import Settings
-from app.db import Database
-from app.earnings import rollup
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import TAKING, post_earnings
-from app.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
-from app.ledger.postings import balance, creator_account
+from app.platform import tables
+from app.platform.earnings import rollup
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import TAKING, post_earnings
+from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.platform.ledger.postings import balance, creator_account
+from app.switchyard.config import Settings
+from app.switchyard.db import Database
 from tests.conftest import new_database
 
 FIRST = date(2025, 1, 29)

@@ -11,18 +11,18 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from app.config import Settings
-from app.db import Base, Database
-from app.earnings.models import Creator, Earning, EarningKind
-from app.earnings.posting import post_earnings
-from app.earnings.seed import SOURCES, SeedSummary, seed, stripe_accounts
-from app.errors import BadInput
-from app.ledger.models import Entry
-from app.ledger.postings import balanced, trial_balance
+from app.local.earnings import SOURCES, SeedSummary, seed, stripe_accounts
 from app.local.stripe.accounts import AccountState
-from app.payouts.currencies import MINIMUM
-from app.payouts.eligibility import HOLDING, reserve, verdicts
-from app.payouts.models import Payout
+from app.platform.currencies import MINIMUM
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import balanced, trial_balance
+from app.platform.payouts.eligibility import HOLDING, reserve, verdicts
+from app.platform.payouts.models import Payout
+from app.switchyard.config import Settings
+from app.switchyard.db import Base, Database
+from app.switchyard.errors import BadInput
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 

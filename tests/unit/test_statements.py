@@ -15,10 +15,10 @@ from typing import Any
 import pypdfium2
 import pytest
 
-from app.errors import BadInput
-from app.statements import csv as as_csv
-from app.statements import pdf
-from app.statements.document import Document, bounds, major, month_of
+from app.platform.statements import csv as as_csv
+from app.platform.statements import pdf
+from app.platform.statements.document import Document, bounds, major, month_of
+from app.switchyard.errors import BadInput
 
 NAMES = {
     "Müller": "Zoë Müller-Łukasz Ñandú",

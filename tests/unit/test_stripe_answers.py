@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from app.gateways.stripe import (
+from app.local.serving import serve_in_thread
+from app.platform.gateways.stripe import (
     StripeError,
     StripeGateway,
     StripeMisconfigured,
@@ -17,7 +18,6 @@ from app.gateways.stripe import (
     StripeServerError,
     StripeUnknownOutcome,
 )
-from app.local.serving import serve_in_thread
 from tests.support.stripe_stand import KEY, canned, pay
 from tests.support.wire import read_request
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.errors import SwitchyardError
-from app.gateways.stripe import (
+from app.local.serving import serve_in_thread
+from app.local.stripe import StripeStandIn
+from app.platform.gateways.stripe import (
     Account,
     Balance,
     StripeError,
@@ -26,8 +27,7 @@ from app.gateways.stripe import (
     StripeUnknownOutcome,
     Transfer,
 )
-from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
+from app.switchyard.errors import SwitchyardError
 from tests.support.stripe_stand import canned, pay
 from tests.support.waiting import until
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings, load
-from app.errors import SettingsError
-from app.wiring import make_runtime
+from app.switchyard.config import Settings, load
+from app.switchyard.errors import SettingsError
+from app.switchyard.extension import make_runtime
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
-from app.config import load
-from app.errors import SettingsError
-from app.webhook_config import Scheme, address
+from app.platform.webhooks.config import Scheme, address
+from app.switchyard.config import load
+from app.switchyard.errors import SettingsError
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"

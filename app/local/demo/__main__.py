@@ -16,9 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import case, func, select
 
-from app.clock import utcnow
-from app.config import ROOT, load
-from app.db import Database
 from app.local.demo.audit import Audit, audit, due
 from app.local.demo.show import Show, table
 from app.local.demo.unrest import Seen, Unrest
@@ -27,10 +24,13 @@ from app.local.run import CannotRun, alone
 from app.local.seeded import fill, opened
 from app.local.serving import stop_signal
 from app.local.stack import Stack, StackError
-from app.payouts.models import Payout, PayoutStatus
-from app.runs.models import RunRow as R
-from app.runtime import Runtime
-from app.wiring import make_runtime
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.switchyard.clock import utcnow
+from app.switchyard.config import ROOT, load
+from app.switchyard.db import Database
+from app.switchyard.extension import make_runtime
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime
 
 PAYABLE = 1000
 OTHERS = 160

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from app.db import Database
-from app.gateways.stripe import StripeGateway, Transfer
-from app.ledger.postings import Totals, balanced, trial_balance
-from app.payouts.eligibility import verdicts
-from app.payouts.models import Payout, PayoutStatus
-from app.runs.models import RunRow as R
-from app.runs.models import StepRow as S
-from app.runs.models import StepStatus
+from app.platform.gateways.stripe import StripeGateway, Transfer
+from app.platform.ledger.postings import Totals, balanced, trial_balance
+from app.platform.payouts.eligibility import verdicts
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.switchyard.db import Database
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runs.models import StepStatus
 
 PAYING_JOB = "process-payouts"
 BACKENDS = ("rq", "inngest")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from app.cutover.stages import set_stage
 from app.local.stack import Stack
-from app.runs.handoff import hand_over
-from app.runs.models import RunRow as R
-from app.runs.models import Status
-from app.runs.store import RunStore
+from app.switchyard.cutover.stages import set_stage
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runs.store import RunStore
 from flags import Stage
 
 JOBS = ("process-payouts", "handle-stripe-event")

@@ -7,9 +7,9 @@ import os
 import sys
 from functools import partial
 
-from app.config import LOCAL_QSTASH_TOKEN
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import until_told
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
 
 
 def main() -> int:

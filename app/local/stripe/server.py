@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, get_args
 
 from werkzeug.wrappers import Request, Response
 
-from app.clock import Clock, utcnow
 from app.local.serving import drop_connection
 from app.local.stripe import admin, faults, payouts, routes
 from app.local.stripe.errors import ApiError, masked, no_access, refusal
@@ -21,6 +20,7 @@ from app.local.stripe.limits import Limiter
 from app.local.stripe.params import checked
 from app.local.stripe.store import Call, Result, Store
 from app.local.stripe.webhooks import Sender
+from app.switchyard.clock import Clock, utcnow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.clock import Clock
 from app.local.stripe.errors import ApiError, missing
 from app.local.stripe.faults import Rule
+from app.switchyard.clock import Clock
 
 KEY_LIFE_SECONDS = 24 * 3600
 SETTLE_SECONDS = 2 * 24 * 3600

@@ -1,0 +1,230 @@
+"""A made-up platform, the same for the same seed: creators, their earnings, and the books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from random import Random
+from string import ascii_letters, digits
+from typing import Any
+
+from sqlalchemy import func, insert, select
+
+from app.platform.currencies import MINIMUM
+from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.ledger.postings import Tx, connection_of, trial_balance
+from app.platform.payouts.eligibility import HOLDING, verdicts
+from app.switchyard.db import Database
+from app.switchyard.errors import BadInput
+
+SOURCES = {"subscriptions": 45, "tips": 30, "media": 12, "calls": 8, "referrals": 5}
+"""With their weights."""
+HOMES = {
+    ("US", "usd"): 60,
+    ("DE", "eur"): 11,
+    ("FR", "eur"): 9,
+    ("GB", "gbp"): 12,
+    ("JP", "jpy"): 8,
+}
+"""Countries and currencies, with their weights."""
+FEE_PERCENT = 20
+DISABLED_PERCENT, BELOW_PERCENT, NEW_PERCENT = 4, 8, 2
+REFUND_SHARE = 0.03
+EARNING_DAYS = 30
+_OLD = (HOLDING.days, HOLDING.days + EARNING_DAYS)
+_OTHERS = DISABLED_PERCENT + BELOW_PERCENT + NEW_PERCENT
+_FIRST = "Ada Ben Chloe Dara Emil Fay Gus Hana Ines Jun Kai Lena Milo Nora Omar Pia Quinn Rosa Sam"
+_LAST = "Adler Brook Costa Doyle Evans Frost Gupta Hart Ito Jansen Kim Lopez Moreau Novak Okafor"
+_SHUT: tuple[tuple[str | None, bool, bool], ...] = (
+    ("requirements.past_due", True, False),
+    ("rejected.fraud", False, False),
+    ("under_review", False, False),
+    ("requirements.pending_verification", False, True),
+    (None, False, True),
+    (None, True, False),
+)
+"""disabled_reason, transfers_active, payouts_enabled of accounts that cannot be paid."""
+
+
+class _Role(StrEnum):
+    PAYABLE = "payable"
+    BELOW = "below"
+    NEW = "new"
+    """Sells since a few days only."""
+    SHUT = "shut"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSummary:
+    """What was made; amounts in minor units by currency."""
+
+    creators: int
+    payable: int
+    left_out: dict[str, int]
+    """Creators not payable, by reason."""
+    earnings: int
+    refunds: int
+    payable_amounts: dict[str, int]
+    top_ups: dict[str, int]
+    """What the platform's Stripe balance needs to agree with the ledger's cash."""
+
+
+def seed(
+    db: Database, *, creators: int, seed: int, now: datetime, payable: int | None = None
+) -> SeedSummary:
+    """Write `creators` creators with 30 days' earnings, all older than the holding period at `now`,
+    in one commit.
+
+    Exactly `payable` of them can be paid; by default all but 4 % whose account is disabled, 8 %
+    below the minimum (both as in a usual marketplace) and 2 % whose earnings are all too young,
+    which share the rest 4:8:2. Raises BadInput where `payable` does not fit, and
+    sqlalchemy.exc.IntegrityError on a database that holds a seed already.
+    """
+    if payable is None:
+        payable = creators - round(creators * _OTHERS / 100)
+    if creators < 1 or not 0 <= payable <= creators:
+        raise BadInput(f"payable must be 0 to {creators}, the number of creators, not {payable}")
+    rng = Random(seed)
+    people = [_creator(rng, number, role, now) for number, role in _roles(rng, creators, payable)]
+    sales = list(_sales(rng, people, now))
+    with db.begin() as tx:
+        tx.execute(insert(Creator), [person for person, _ in people])
+        tx.execute(insert(Earning), sales)
+        post_earnings(tx)
+        return _summary(tx, now)
+
+
+def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
+    """Every creator's Stripe account, as the stand-in's `POST /_standin/accounts` takes them."""
+    C = Creator
+    chosen = select(C).where(C.stripe_account_id.is_not(None)).order_by(C.id)
+    return [
+        {
+            "id": row.stripe_account_id,
+            "country": row.country,
+            "default_currency": row.currency,
+            "email": row.email,
+            "transfers": "active" if row.transfers_active else "inactive",
+            "payouts_enabled": row.payouts_enabled,
+            "charges_enabled": row.disabled_reason is None,
+            "disabled_reason": row.disabled_reason,
+            "metadata": {"creator_id": row.id},
+        }
+        for row in connection_of(tx).execute(chosen)
+    ]
+
+
+def _roles(rng: Random, creators: int, payable: int) -> Iterator[tuple[int, _Role]]:
+    others = creators - payable
+    shut, new = round(others * DISABLED_PERCENT / _OTHERS), others * NEW_PERCENT // _OTHERS
+    roles = [_Role.PAYABLE] * payable + [_Role.SHUT] * shut + [_Role.NEW] * new
+    roles += [_Role.BELOW] * (creators - len(roles))
+    rng.shuffle(roles)
+    return enumerate(roles, 1)
+
+
+def _creator(rng: Random, number: int, role: _Role, now: datetime) -> tuple[dict[str, Any], _Role]:
+    country, currency = rng.choices(list(HOMES), list(HOMES.values()))[0]
+    name = f"{rng.choice(_FIRST.split())} {rng.choice(_LAST.split())}"
+    reason, transfers, payouts = rng.choice(_SHUT) if role == _Role.SHUT else (None, True, True)
+    person = {
+        "id": f"creator_{number:05d}",
+        "name": name,
+        "email": f"{name.lower().replace(' ', '.')}.{number}@example.com",
+        "country": country,
+        "currency": currency,
+        "stripe_account_id": "acct_" + "".join(rng.choices(ascii_letters + digits, k=16)),
+        "payouts_enabled": payouts,
+        "transfers_active": transfers,
+        "disabled_reason": reason,
+        "created_at": now - HOLDING - timedelta(days=rng.randrange(EARNING_DAYS + 1, 900)),
+    }
+    return person, role
+
+
+def _sales(
+    rng: Random, people: list[tuple[dict[str, Any], _Role]], now: datetime
+) -> Iterator[dict[str, Any]]:
+    """Each creator's earnings, and refunds of additional ones: those leave the balance alone."""
+    number = 0
+    for person, role in people:
+        minimum = MINIMUM[person["currency"]]
+        if role == _Role.BELOW:
+            count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)
+        else:
+            # Pareto: a few creators earn most of the money, and sell most often.
+            count = min(400, int(8 * rng.paretovariate(1.6)))
+            net = minimum * min(2_000.0, 1.05 * rng.paretovariate(1.1))
+        refunded = sum(rng.random() < REFUND_SHARE for _ in range(count))
+        for gross in _split(rng, net * 100 / (100 - FEE_PERCENT), count, refunded):
+            number += 1
+            # A day short of the period: for that long, the young stay too young.
+            first, last = (0, HOLDING.days - 1) if role == _Role.NEW else _OLD
+            age = timedelta(seconds=rng.uniform(first * 86_400.0, last * 86_400.0))
+            sale = _sale(rng, number, person, gross, now - age)
+            yield sale
+            if refunded > 0:
+                refunded -= 1
+                later = rng.uniform(0.0, 1.0) * (now - sale["occurred_at"])
+                yield sale | {
+                    "id": f"refund_{number:07d}",
+                    "kind": EarningKind.REFUND,
+                    "refund_of": sale["id"],
+                    "occurred_at": _whole_ms(sale["occurred_at"] + later),
+                }
+
+
+def _split(rng: Random, total: float, count: int, extra: int) -> list[int]:
+    """`extra` amounts of the usual size, then `count` that sum to `total` or a little more."""
+    weights = [rng.lognormvariate(0.0, 0.8) for _ in range(count)]
+    scale = total / sum(weights)
+    return [int(weight * scale) + 1 for weight in weights[:extra] + weights]
+
+
+def _sale(
+    rng: Random, number: int, person: dict[str, Any], gross: int, occurred_at: datetime
+) -> dict[str, Any]:
+    return {
+        "id": f"earning_{number:07d}",
+        "creator_id": person["id"],
+        "source": rng.choices(list(SOURCES), list(SOURCES.values()))[0],
+        "kind": EarningKind.EARNING,
+        "currency": person["currency"],
+        "gross": gross,
+        "fee": gross * FEE_PERCENT // 100,
+        "refund_of": None,
+        "occurred_at": _whole_ms(occurred_at),
+    }
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _summary(tx: Tx, now: datetime) -> SeedSummary:
+    connection = connection_of(tx)
+    verdict = verdicts(now).subquery().c
+    counts = connection.execute(
+        select(verdict.reason, verdict.currency, func.count(), func.sum(verdict.amount)).group_by(
+            verdict.reason, verdict.currency
+        )
+    ).all()
+    left_out: dict[str, int] = {}
+    for reason, _, count, _ in counts:
+        if reason is not None:
+            left_out[reason] = left_out.get(reason, 0) + count
+    payable = {row[1]: (row[2], int(row[3])) for row in counts if row[0] is None}
+    kinds = select(Earning.kind, func.count()).group_by(Earning.kind)
+    written = {row[0]: row[1] for row in connection.execute(kinds)}
+    return SeedSummary(
+        creators=connection.scalar(select(func.count()).select_from(Creator)) or 0,
+        payable=sum(count for count, _ in payable.values()),
+        left_out=left_out,
+        earnings=written.get(EarningKind.EARNING, 0),
+        refunds=written.get(EarningKind.REFUND, 0),
+        payable_amounts={currency: amount for currency, (_, amount) in payable.items()},
+        top_ups={currency: t.cash for currency, t in trial_balance(tx).items()},
+    )

@@ -1,0 +1,37 @@
+"""The outside services a body may call, behind one wall: SDKs are used nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from app.platform.gateways.hooks import HookSender, HookTarget
+from app.platform.gateways.smtp import Mailer
+from app.platform.gateways.storage import Storage
+from app.platform.gateways.stripe import StripeGateway
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """Who is told what happened; None: not by this way."""
+
+    email: str | None = None
+    webhook_url: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """The gateways of one process; None: off."""
+
+    stripe: StripeGateway
+    mailer: Mailer | None = None
+    hooks: HookSender | None = None
+    """Signs with the admin's secret."""
+    admin: Admin = Admin()
+    storage: Storage | None = None
+    targets: Mapping[str, HookTarget] = field(default_factory=dict)
+    """Who webhooks are relayed to, by name."""
+    platform: str = "Switchyard"
+    """The platform's name, as creators know it."""

@@ -1,0 +1,240 @@
+"""Mail, handed to an SMTP server; the only place that speaks to one."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from email.header import Header
+from email.message import EmailMessage
+from email.policy import SMTP
+from unicodedata import category
+
+from app.switchyard import effects
+from app.switchyard.config import SmtpServer, Tls, mail_address
+from app.switchyard.errors import BadInput, SwitchyardError
+
+REPLY_LENGTH = 200
+SHORT_SUBJECT = 60
+# 7bit: what the server can do need not be asked.
+_POLICY = SMTP.clone(cte_type="7bit")
+# RFC 3463: the mailbox, host or address is bad, or the mailbox is closed. Others speak of the
+# sender, of policy or of a full mailbox. Without such a code, RFC 5321's three of the mailbox.
+_BAD_ADDRESS = re.compile(r"5\.(1\.([0-6]|10)|2\.1)(?![0-9])")
+_ENHANCED = re.compile(r"5\.\d{1,3}\.\d{1,3}(?![0-9])")
+_BAD_MAILBOX = (550, 551, 553)
+_MESSAGE_ID = re.compile(r"<[A-Za-z0-9._+-]{1,200}@[A-Za-z0-9.-]{1,200}>")
+
+
+class MailError(SwitchyardError):
+    """A mail was not sent, as far as is known."""
+
+    status = 502
+    title = "Mail not sent"
+
+
+class MailRefused(MailError):
+    """The server's definite no: sending the same again would get the same answer."""
+
+    status = 422
+    title = "Mail refused"
+
+
+class MailBounced(MailRefused):
+    """The server's definite no to the address itself: no mail to it will arrive."""
+
+    title = "Mail bounced"
+
+
+class MailUnavailable(MailError):
+    """The server did not take the mail: it may be tried again."""
+
+    status = 503
+    title = "Mail server unavailable"
+
+
+class MailUnknown(MailError):
+    """The connection broke after the mail was handed over: it may have been sent."""
+
+    title = "Mail outcome unknown"
+
+
+class Mailer:
+    """Sends mail from `sender` through one server, a connection for each.
+
+    `timeout_seconds` bounds connecting and each answer. The server's certificate is checked against
+    `context`, by default the system's authorities. Safe in threads and after a fork.
+    """
+
+    def __init__(
+        self,
+        server: SmtpServer,
+        sender: str,
+        timeout_seconds: float = 10.0,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._server = server
+        self._sender = sender
+        self._timeout_seconds = timeout_seconds
+        self._context = context
+        self.domain = sender.rpartition("@")[2]
+        """The sender's, for a Message-ID's right side."""
+
+    def __repr__(self) -> str:
+        return f"Mailer({self._server!r})"
+
+    def send(
+        self,
+        *,
+        to: str,
+        subject: str,
+        text: str,
+        message_id: str,
+        now: datetime,
+        html: str | None = None,
+    ) -> None:
+        """Send one text, and the same as `html`, to one address, once; `now` (UTC) is its date.
+
+        `message_id` (`<…@…>`) should come from what the mail is about, so that a mail sent twice is
+        recognised as one. Raises BadInput where one of them cannot be in a mail (nothing is sent),
+        MailRefused (MailBounced where the address is to blame), MailUnavailable, MailUnknown.
+        """
+        effects.allow("sending mail")
+        data = self._message(to, subject, text, message_id, now, html)
+        with self._until_taken():
+            client = self._connect()
+        try:
+            with self._until_taken():
+                self._log_in(client)
+                client.ehlo_or_helo_if_needed()
+                self._expect(2, client.mail(self._sender))
+                self._expect_receiver(client.rcpt(to))
+                self._expect(3, client.docmd("DATA"))
+            self._hand_over(client, data)
+            # It is taken, whatever becomes of the farewell.
+            with suppress(OSError):
+                client.quit()
+        finally:
+            client.close()
+
+    def check(self) -> None:
+        """Have the server take us in, and send nothing. Raises as `send` does."""
+        with self._until_taken():
+            client = self._connect()
+            try:
+                self._log_in(client)
+                client.ehlo_or_helo_if_needed()
+                self._expect(2, client.noop())
+            finally:
+                client.close()
+
+    def _message(
+        self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
+    ) -> bytes:
+        try:
+            mail_address(to)
+        except ValueError as wrong:
+            raise BadInput(f"a mail's receiver {wrong}") from None
+        if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in subject):
+            raise BadInput("a mail's subject is one line without control characters")
+        if not _MESSAGE_ID.fullmatch(message_id):
+            raise BadInput("a Message-ID is <name@domain> of letters, digits and . _ + -")
+        message = EmailMessage(policy=_POLICY)
+        message["From"] = self._sender
+        message["To"] = to
+        message["Date"] = now
+        message["Message-ID"] = message_id
+        message["Auto-Submitted"] = "auto-generated"
+        try:
+            message.set_content(text)
+            if html is not None:
+                message.add_alternative(html, subtype="html")
+        except UnicodeEncodeError:
+            raise BadInput("a mail's text has a character that is none") from None
+        return f"Subject: {_folded(subject)}\r\n".encode() + message.as_bytes()
+
+    def _connect(self) -> smtplib.SMTP:
+        server = self._server
+        # Its own name for itself would be asked of the resolver, for as long as that takes.
+        name = self.domain
+        if server.tls is Tls.IMPLICIT:
+            return smtplib.SMTP_SSL(
+                server.host,
+                server.port,
+                name,
+                timeout=self._timeout_seconds,
+                context=self._trust(),
+            )
+        return smtplib.SMTP(server.host, server.port, name, timeout=self._timeout_seconds)
+
+    def _log_in(self, client: smtplib.SMTP) -> None:
+        server = self._server
+        if server.tls is Tls.STARTTLS:
+            client.starttls(context=self._trust())
+        if server.user is not None and server.password is not None:
+            client.login(server.user, server.password.get_secret_value())
+
+    def _trust(self) -> ssl.SSLContext:
+        # The client library's own default would check no certificate.
+        return self._context or ssl.create_default_context()
+
+    def _hand_over(self, client: smtplib.SMTP, data: bytes) -> None:
+        stuffed = re.sub(rb"(?m)^\.", b"..", data)
+        try:
+            client.send(stuffed + b".\r\n")
+            answer = client.getreply()
+        except OSError as broken:
+            raise MailUnknown(
+                f"{self._server.host}: the connection broke while the mail was handed over"
+                f" ({type(broken).__name__})"
+            ) from None
+        if answer[0] // 100 not in (2, 4, 5):
+            raise MailUnknown(f"{self._server.host}: an answer that is none, to the whole mail")
+        self._expect(2, answer)
+
+    def _expect(self, kind: int, answer: tuple[int, bytes]) -> None:
+        if answer[0] // 100 != kind:
+            raise self._judged(*answer)
+
+    def _expect_receiver(self, answer: tuple[int, bytes]) -> None:
+        code, reply = answer[0], answer[1].decode(errors="replace")
+        bad = _BAD_ADDRESS if _ENHANCED.match(reply) else None
+        if bad.match(reply) if bad else code in _BAD_MAILBOX:
+            raise MailBounced(str(self._judged(code, reply)))
+        self._expect(2, answer)
+
+    @contextmanager
+    def _until_taken(self) -> Iterator[None]:
+        """Errors while the server does not have the mail; the library's own end here."""
+        host = self._server.host
+        try:
+            yield
+        except smtplib.SMTPAuthenticationError as refused:
+            raise self._judged(refused.smtp_code, "user and password were not accepted") from None
+        except smtplib.SMTPResponseException as refused:
+            raise self._judged(refused.smtp_code, refused.smtp_error) from None
+        except smtplib.SMTPNotSupportedError as lacking:
+            raise MailRefused(f"{host}: {lacking}") from None
+        except OSError as broken:
+            raise MailUnavailable(f"{host}: {type(broken).__name__}: {broken}") from None
+        except ValueError as unfit:
+            raise MailUnavailable(f"{host}: {type(unfit).__name__}") from None
+
+    def _judged(self, code: int, reply: bytes | str) -> MailError:
+        text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+        password = self._server.password
+        if password is not None:
+            text = text.replace(password.get_secret_value(), "…")
+        kind = MailRefused if 500 <= code < 600 else MailUnavailable
+        text = " ".join(text.split())[:REPLY_LENGTH]
+        return kind(f"{self._server.host} answered {code}: {text}")
+
+
+def _folded(subject: str) -> str:
+    """A subject as its header's value; EmailMessage itself loses spaces where it folds one."""
+    if subject.isascii() and len(subject) <= SHORT_SUBJECT and "=?" not in subject:
+        return subject
+    return Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n")

@@ -1,0 +1,239 @@
+"""Posting entries and reading balances. Amounts are minor units; a balance is credits − debits.
+
+So what is owed (`creator:…`, `hold:…`) and earned (`platform:fees`) is positive, and what is there
+(`platform:cash`, and `connected:…` on its way to a creator's bank) negative: over all accounts of a
+currency the balances sum to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Subquery,
+    Table,
+    and_,
+    case,
+    func,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from app.platform.ledger.models import Entry as E
+from app.platform.ledger.models import entries
+
+CASH = "platform:cash"
+FEES = "platform:fees"
+CREATOR = "creator:"
+HOLD = "hold:"
+CONNECTED = "connected:"
+
+Tx = Session | Connection
+AnySelect = Select[*tuple[Any, ...]]
+
+_KEY = ("kind", "ref", "debit", "credit", "currency")
+_COLUMNS = (*_KEY, "amount", "created_at")
+Insert = sqlite.Insert | postgresql.Insert
+INSERT: Mapping[str, Callable[[Table], Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+"""INSERT with ON CONFLICT, by dialect."""
+COUNTED = {"preserve_rowcount": True}
+"""Execution options under which an INSERT says how many rows it wrote, on Postgres too."""
+
+
+class EntryKind(StrEnum):
+    """What caused an entry; its `ref` names which one."""
+
+    EARNING = "earning"
+    FEE = "fee"
+    REFUND = "refund"
+    FEE_REFUND = "fee_refund"
+    DISPUTE = "dispute"
+    """A fan's bank took a sale back: the creator's share, creator → cash."""
+    FEE_DISPUTE = "fee_dispute"
+    DISPUTE_WON = "dispute_won"
+    """The bank gave it again: cash → creator."""
+    FEE_DISPUTE_WON = "fee_dispute_won"
+    HOLD = "hold"
+    """A payout was requested: creator → hold."""
+    RELEASE = "release"
+    """A payout failed, or its transfer was reversed: hold → creator."""
+    TRANSFER = "transfer"
+    """Stripe moved it to the creator's Stripe account: connected → cash."""
+    SETTLE = "settle"
+    """It is at the creator's bank: hold → connected."""
+    RETURN = "return"
+    """The bank sent it back to the creator's Stripe account: connected → hold."""
+    REVERSAL = "reversal"
+    """A transfer was reversed: cash → connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """An entry to be posted."""
+
+    kind: EntryKind
+    ref: str
+    debit: str
+    credit: str
+    currency: str
+    amount: int
+    created_at: datetime
+
+
+def creator_account(creator_id: str) -> str:
+    """What is owed to a creator."""
+    return f"{CREATOR}{creator_id}"
+
+
+def hold_account(payout_id: str) -> str:
+    """What is set aside for a payout."""
+    return f"{HOLD}{payout_id}"
+
+
+def connected_account(payout_id: str) -> str:
+    """What of a payout is on the creator's Stripe account."""
+    return f"{CONNECTED}{payout_id}"
+
+
+def connection_of(tx: Tx) -> Connection:
+    """The transaction's connection."""
+    return tx.connection() if isinstance(tx, Session) else tx
+
+
+def post(tx: Tx, postings: Iterable[Posting]) -> None:
+    """Post entries, all or none. One that is there already changes nothing.
+
+    Raises sqlalchemy.exc.IntegrityError for a wrong entry, and for a known one whose amount
+    differs: it would have to be updated, which the guards refuse.
+    """
+    rows = [asdict(posting) for posting in postings]
+    if rows:
+        connection = connection_of(tx)
+        connection.execute(_once(INSERT[connection.dialect.name](entries)), rows)
+
+
+def post_select(tx: Tx, source: AnySelect) -> int:
+    """Post what `source` selects (kind, ref, debit, credit, currency, amount, created_at).
+
+    One statement; how many were new. As post() with what is known already, and its errors.
+    """
+    connection = connection_of(tx)
+    # SQLite's parser takes ON CONFLICT for a join's ON where the SELECT has no WHERE.
+    rows = select(*source.subquery().c).where(true())
+    insert = INSERT[connection.dialect.name](entries).from_select(_COLUMNS, rows)
+    return connection.execute(_once(insert), execution_options=COUNTED).rowcount
+
+
+def _once(insert: Insert) -> Insert:
+    """Known with the same amount: nothing. With another one: an update, for the guards to refuse"""
+    return insert.on_conflict_do_update(
+        index_elements=list(_KEY),
+        set_={"amount": insert.excluded.amount},
+        where=entries.c.amount != insert.excluded.amount,
+    )
+
+
+def balance(tx: Tx, account: str, currency: str) -> int:
+    """Credits − debits of one account, minor units."""
+    return int(connection_of(tx).scalar(select(balance_of(account, currency))) or 0)
+
+
+def balance_of(account: str, currency: str) -> ColumnElement[int]:
+    """Credits − debits of one account, for a statement that needs more beside it."""
+    credits, debits = (
+        select(func.coalesce(func.sum(E.amount), 0))
+        .where(side == account, E.currency == currency)
+        .scalar_subquery()
+        for side in (E.credit, E.debit)
+    )
+    # Postgres sums integers to a numeric.
+    return sql_cast(credits - debits, BigInteger)
+
+
+def balances(prefix: str = "") -> Subquery:
+    """Account, currency and balance (`amount`) of every account whose name begins with `prefix`."""
+    sides = union_all(
+        _summed(E.credit, func.sum(E.amount), prefix), _summed(E.debit, -func.sum(E.amount), prefix)
+    ).subquery()
+    s = sides.c
+    # Postgres sums integers to a numeric.
+    total = sql_cast(func.sum(s.amount), BigInteger).label("amount")
+    return select(s.account, s.currency, total).group_by(s.account, s.currency).subquery()
+
+
+def _summed(side: InstrumentedAttribute[str], total: ColumnElement[int], prefix: str) -> AnySelect:
+    chosen = select(side.label("account"), E.currency, total.label("amount"))
+    return chosen.where(_begins(side, prefix)).group_by(side, E.currency)
+
+
+def _begins(
+    column: ColumnElement[str] | InstrumentedAttribute[str], prefix: str
+) -> ColumnElement[bool]:
+    # A range, not LIKE: SQLite's LIKE ignores case and so cannot use the index.
+    after = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
+    return and_(column >= prefix, column < after) if prefix else true()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One currency's books, minor units."""
+
+    owed: int
+    held: int
+    fees: int
+    cash: int
+    """What the platform's Stripe balance should hold."""
+    connected: int
+    """What creators' Stripe accounts hold of payouts that are not at the bank yet."""
+    negative_holds: int
+    """Payouts that took more than was set aside for them."""
+
+
+def trial_balance(tx: Tx) -> dict[str, Totals]:
+    """The whole ledger, summed by currency and class of account."""
+    a = balances().c
+
+    def total(what: ColumnElement[bool]) -> ColumnElement[int]:
+        return sql_cast(func.sum(case((what, a.amount), else_=0)), BigInteger)
+
+    held = _begins(a.account, HOLD)
+    rows = connection_of(tx).execute(
+        select(
+            a.currency,
+            total(_begins(a.account, CREATOR)),
+            total(held),
+            total(a.account == FEES),
+            -total(a.account == CASH),
+            -total(_begins(a.account, CONNECTED)),
+            func.count(case((and_(held, a.amount < 0), 1))),
+        )
+        .group_by(a.currency)
+        .order_by(a.currency)
+    )
+    return {row[0]: Totals(*row[1:]) for row in rows}
+
+
+def balanced(books: Mapping[str, Totals]) -> bool:
+    """Whether what is there is exactly what is owed, held and earned, and no hold is overdrawn.
+
+    Debits equal credits by an entry's shape; this also finds money in an account nobody knows.
+    """
+    return all(
+        t.owed + t.held + t.fees == t.cash + t.connected and not t.negative_holds
+        for t in books.values()
+    )

@@ -1,0 +1,183 @@
+"""The mails there are: what each needs to be filled with, and its subject, text and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from unicodedata import category
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
+
+from app.platform.currencies import money
+from app.switchyard.job import JobPayload
+
+
+def _one_line(value: str) -> str:
+    if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value):
+        raise ValueError("must be one line without control characters")
+    return value
+
+
+Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
+Link = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
+
+
+class Data(JobPayload):
+    """What a template is filled with; a field that it does not know was for another version."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Welcome(Data):
+    """Someone new."""
+
+    name: Line
+    url: Link | None = None
+
+
+class PayoutMail(Data):
+    """A payout; `amount` in minor units."""
+
+    name: Line
+    payout_id: Annotated[Line, Field(max_length=240)]
+    amount: int = Field(strict=True, gt=0)
+    currency: str = Field(pattern=r"^[a-z]{3}$")
+
+
+class PayoutPaid(PayoutMail):
+    """One that arrived."""
+
+    paid_at: AwareDatetime | None = None
+
+
+class PayoutFailed(PayoutMail):
+    """One that did not."""
+
+    reason: Line | None = None
+
+
+class StatementReady(Data):
+    """A month's statement; its link is made when the mail is sent, so that no queue carries it."""
+
+    name: Line
+    creator_id: Line
+    month: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
+    version: int = 1
+    """Above 1 it takes the place of an earlier one."""
+
+
+class Block(Data):
+    """A heading and what is below it."""
+
+    heading: str
+    lines: list[str]
+
+
+class AdminSummary(Data):
+    """How a run went, for a person who has to know whether anything is to be done."""
+
+    title: str = Field(min_length=1)
+    lead: str
+    blocks: list[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One kind of mail; its text and HTML are the files of its name."""
+
+    data: type[Data]
+    subject: str
+    sample: Mapping[str, Any]
+
+
+_PAYOUT = {"name": "Ana", "payoutId": "2025-01-15:creator_00001:usd", "amount": 123_450}
+TEMPLATES: Mapping[str, Template] = {
+    "welcome": Template(
+        Welcome, "Welcome to {{ platform }}", {"name": "Ana", "url": "https://example.com/start"}
+    ),
+    "payout-paid": Template(
+        PayoutPaid,
+        "Your payout of {{ amount | money(currency) }} was paid",
+        {**_PAYOUT, "currency": "usd", "paidAt": "2025-01-17T09:30:00Z"},
+    ),
+    "payout-failed": Template(
+        PayoutFailed,
+        "Your payout of {{ amount | money(currency) }} did not go through",
+        {**_PAYOUT, "currency": "jpy", "reason": "account_closed"},
+    ),
+    "statement-ready": Template(
+        StatementReady,
+        "Your {{ 'corrected ' if version > 1 }}statement of {{ month | month }} is ready",
+        {"name": "Ana", "creatorId": "creator_00001", "month": "2025-01"},
+    ),
+    "admin-summary": Template(
+        AdminSummary,
+        "{{ title | line }}",
+        {
+            "title": "Pay day 2025-01-15: 1 failed",
+            "lead": "Pay day 2025-01-15 (run 0194…) is done.",
+            "blocks": [{"heading": "Payouts", "lines": ["paid    997", "failed    1"]}],
+        },
+    ),
+}
+
+
+class Letter(NamedTuple):
+    """A mail, filled in."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def checked(name: str, data: Mapping[str, Any]) -> Data:
+    """The data as the template needs them. Raises ValueError with the first misfit."""
+    template = TEMPLATES.get(name)
+    if template is None:
+        raise ValueError(f"no template {name[:60]!r}; there are: {', '.join(TEMPLATES)}")
+    try:
+        return template.data.model_validate(data)
+    except ValidationError as misfit:
+        first = misfit.errors(include_url=False)[0]
+        where = ".".join(("data", *map(str, first["loc"])))
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def render(name: str, data: Mapping[str, Any], *, platform: str, link: str | None = None) -> Letter:
+    """Fill a template in; `link` is where its button leads. Raises ValueError as checked() does."""
+    model = checked(name, data)
+    given = {field: getattr(model, field) for field in type(model).model_fields}
+    given = {"link": link, "platform": platform} | given
+    subject = _ENVIRONMENT.from_string(TEMPLATES[name].subject).render(given)
+    text = _ENVIRONMENT.get_template(f"{name}.txt").render(given)
+    html = _ENVIRONMENT.get_template(f"{name}.html").render(given | {"subject": subject})
+    return Letter(subject, text, html)
+
+
+def _line(text: str) -> str:
+    """On one line: a name from outside must not look like a line of the mail."""
+    return " ".join("".join(c if category(c) != "Cc" else " " for c in text).split())
+
+
+def _month(text: str) -> str:
+    return f"{date.fromisoformat(f'{text}-01'):%B %Y}"
+
+
+def _time(moment: datetime) -> str:
+    there = moment.astimezone(UTC)
+    return f"{there.day} {there:%B %Y, %H:%M} UTC"
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=select_autoescape(["html"], default_for_string=False),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.filters |= {"money": money, "line": _line, "month": _month, "time": _time}

@@ -1,0 +1,177 @@
+"""The cache: values that may be lost at any time. Without it everything goes on, only slower."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from app.switchyard.cache.carriers import Carrier, RedisCarrier, UpstashCarrier
+from app.switchyard.cache.line import CacheAway, Line
+from app.switchyard.config import Settings
+from app.switchyard.db import canonical_json
+from app.switchyard.errors import BadInput
+
+MAX_KEY, MAX_VALUE = 200, 900_000
+"""Characters, and bytes on the way, where a value is JSON within JSON: not every plan of Upstash
+takes requests over a megabyte."""
+MAX_SECONDS = 30 * 24 * 3600
+EARLY = 5
+"""In the last fifth of its time a value is computed anew while it still serves."""
+STALE_WAIT_SECONDS = 0.5
+LEASE_SECONDS = 30.0
+_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.01, 0.25
+
+_LOOK = """
+local left, mine = redis.call('PTTL', KEYS[1]), 0
+if left <= tonumber(ARGV[3]) and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  mine = 1
+end
+return {redis.call('GET', KEYS[1]), left, mine}
+"""
+_STORE = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2])
+if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+
+
+class Cache:
+    """JSON values under keys of 1 to 200 printable characters, for a time given in seconds.
+
+    A cache that is away is one that holds nothing and keeps nothing; only `script` says so. Bad
+    keys, times and values raise BadInput whether it is away or not.
+    """
+
+    def __init__(self, line: Line, *, pause: Callable[[float], None] = time.sleep) -> None:
+        self._line = line
+        self._pause = pause
+
+    def script(self, lua: str, keys: Sequence[str], *args: str | int) -> Any:
+        """What the script returns, in one atomic round trip; see `key`. Raises CacheAway."""
+        return self._line.run(["EVAL", lua, str(len(keys)), *keys, *map(str, args)])
+
+    def get(self, name: str) -> Any:
+        """The value put under `name`, or None."""
+        text = self._quietly("GET", key("value", name))
+        return None if text is None else json.loads(text)
+
+    def put(self, name: str, value: Any, ttl: float) -> bool:
+        """Keep `value` for `ttl` seconds; whether it is kept."""
+        words = key("value", name), encoded(name, value), "PX", str(milliseconds(ttl))
+        return self._quietly("SET", *words) is not None
+
+    def delete(self, name: str) -> bool:
+        """Forget what was put or computed under `name`, and whatever is being computed for it.
+
+        False where the cache is away: the value may come back with it, for the rest of its time.
+        """
+        return self._quietly("DEL", key("value", name), *_computed(name)) is not None
+
+    def cache_creator_profile(self, creator_id: str, profile: Any, ttl: float = 300) -> bool:
+        """Keep a creator's profile for `ttl` seconds; whether it is kept."""
+        return self.put(f"creator_profile:{creator_id}", profile, ttl)
+
+    def creator_profile(self, creator_id: str) -> Any:
+        """The creator's profile, or None."""
+        return self.get(f"creator_profile:{creator_id}")
+
+    def invalidate_creator_profile(self, creator_id: str) -> bool:
+        """Forget the creator's profile; see delete."""
+        return self.delete(f"creator_profile:{creator_id}")
+
+    def get_or_compute(
+        self,
+        name: str,
+        compute: Callable[[], Any],
+        ttl: float,
+        *,
+        lease: float = LEASE_SECONDS,
+        refresh: bool = False,
+    ) -> Any:
+        """The value under `name`, computed if need be, by one caller at a time over all processes.
+
+        In the last fifth of its `ttl`, or at any time with `refresh`, the first to ask computes it
+        anew while all others are still given the old one: stale-while-revalidate (RFC 5861) with
+        one revalidator, so that unlike with XFetch (https://doi.org/10.14778/2757807.2757813) it
+        is computed once, not once on average. Past its `ttl` it serves as long again, if no new
+        one comes within half a second. Where there is none, callers wait for the one computing, up
+        to its `lease`; what takes longer than that is not kept. Without a cache, each computes.
+        """
+        ttl_ms, lease_ms = milliseconds(ttl), milliseconds(lease)
+        due = 2 * ttl_ms if refresh else ttl_ms + ttl_ms // EARLY
+        keys, token = _computed(name), uuid4().hex
+        # Sent even where the look failed: it may have taken the lease all the same.
+        store = partial(self._quietly, "EVAL", _STORE, "2", *keys, token)
+        waited, nap = 0.0, _NAP_SECONDS
+        while True:
+            try:
+                text, left, mine = self.script(_LOOK, keys, token, lease_ms, due)
+            except CacheAway:
+                break
+            if mine or (text is None and waited >= lease):
+                break
+            if text is not None and (left > ttl_ms or waited >= STALE_WAIT_SECONDS):
+                return json.loads(text)
+            self._pause(nap)
+            waited, nap = waited + nap, min(nap * 1.5, _LONGEST_NAP_SECONDS)
+        try:
+            made = encoded(name, compute())
+        except BaseException:
+            store("", "0")
+            raise
+        store(made, str(2 * ttl_ms))
+        return json.loads(made)
+
+    def _quietly(self, *command: str) -> Any:
+        """The answer, or None where the cache is away."""
+        try:
+            return self._line.run(command)
+        except CacheAway:
+            return None
+
+
+def open_cache(settings: Settings) -> Cache:
+    """Upstash Redis where its URL and token are set, else the Redis of REDIS_URL."""
+    url, token = settings.upstash_redis_rest_url, settings.upstash_redis_rest_token
+
+    def connect() -> Carrier:
+        if url is None or token is None:
+            return RedisCarrier(settings.redis_url)
+        return UpstashCarrier(url, token)
+
+    return Cache(Line(connect))
+
+
+def key(kind: str, name: str) -> str:
+    """The key of `name` among those of its kind. Raises BadInput."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_KEY or not name.isprintable():
+        raise BadInput(f"a cache key has 1 to {MAX_KEY} printable characters")
+    return f"switchyard:{kind}:{name}"
+
+
+def milliseconds(seconds: float) -> int:
+    """A time to keep something for. Raises BadInput unless it is over 0 and at most 30 days."""
+    if not 0.001 <= seconds <= MAX_SECONDS:
+        raise BadInput(f"a time in the cache is over 0 and at most {MAX_SECONDS} seconds")
+    return round(seconds * 1000)
+
+
+def encoded(name: str, value: Any) -> str:
+    """`value` as JSON. Raises BadInput where it is none, or too long."""
+    try:
+        text = canonical_json(value)
+    except (TypeError, ValueError, RecursionError) as unfit:
+        raise BadInput(f"{name}: not a JSON value: {unfit}") from None
+    if (size := len(json.dumps(text))) > MAX_VALUE:
+        raise BadInput(f"{name}: its JSON takes {size} bytes to send; at most {MAX_VALUE} are kept")
+    return text
+
+
+def _computed(name: str) -> list[str]:
+    """Where what is computed for `name` lies, and the lease of who computes it."""
+    return [key("computed", name), key("lease", name)]

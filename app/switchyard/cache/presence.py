@@ -1,0 +1,34 @@
+"""Who is there: seen within the last minute, by the cache's own clock."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from app.switchyard.cache.cache import Cache, key
+from app.switchyard.cache.line import CacheAway
+
+PRESENT_SECONDS = 60
+_KEY = "switchyard:presence"
+_SEEN = """
+redis.call('ZADD', KEYS[1], redis.call('TIME')[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+_PRESENT = """
+local oldest = redis.call('TIME')[1] - ARGV[1]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', oldest))
+return redis.call('ZREVRANGE', KEYS[1], 0, -1)
+"""
+
+
+def seen(cache: Cache, user: str) -> None:
+    """Note that `user` is there; forgotten where the cache is away. Raises BadInput as `key`."""
+    key("presence", user)
+    with suppress(CacheAway):
+        cache.script(_SEEN, [_KEY], user, PRESENT_SECONDS)
+
+
+def present(cache: Cache) -> list[str]:
+    """Who was seen within PRESENT_SECONDS, the latest first; nobody where the cache is away."""
+    with suppress(CacheAway):
+        return list(cache.script(_PRESENT, [_KEY], PRESENT_SECONDS))
+    return []

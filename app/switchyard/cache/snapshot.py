@@ -1,0 +1,65 @@
+"""The stages as last read, kept in the cache for a process that starts without a database.
+
+Sound as far as it goes: an older reading never replaces a newer one, what is not refreshed ends
+within MAX_AGE_SECONDS, and only a process that knows no answer of its own asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
+
+from sqlalchemy import make_url
+
+from app.switchyard.cache.cache import Cache, key
+from app.switchyard.cache.line import CacheAway
+from app.switchyard.db import canonical_json
+from flags import StageRow
+
+MAX_AGE_SECONDS = 600
+_KEEP = """
+local last = redis.call('HGET', KEYS[1], 'version')
+if last and tonumber(last) > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'rows', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+_READ = "return redis.call('HGET', KEYS[1], 'rows')"
+
+
+class StageSnapshot:
+    """The snapshot of the stages in one database."""
+
+    def __init__(self, cache: Cache, database_url: str) -> None:
+        # Another environment on the same cache has other stages.
+        which = make_url(database_url).render_as_string(hide_password=True)
+        self._cache = cache
+        self._key = key("stages", blake2b(which.encode(), digest_size=8).hexdigest())
+        self._kept, self._keep_again = "", 0.0
+
+    def keep(self, rows: Sequence[StageRow]) -> Sequence[StageRow]:
+        """Keep what was read, if it is news or half its time is over; gives `rows` back."""
+        text, now = canonical_json(sorted(rows)), time.monotonic()
+        if text != self._kept or now >= self._keep_again:
+            version = max((row.version for row in rows), default=0)
+            with suppress(CacheAway):
+                self._cache.script(_KEEP, [self._key], version, text, MAX_AGE_SECONDS)
+                self._kept, self._keep_again = text, now + MAX_AGE_SECONDS / 2
+        return rows
+
+    def read(self) -> list[StageRow]:
+        """What was kept, or nothing."""
+        try:
+            text = self._cache.script(_READ, [self._key])
+            return [_row(*row) for row in json.loads(text or "[]")]
+        except (CacheAway, TypeError, ValueError):  # or another version's rows
+            return []
+
+
+def _row(
+    job: str, stage: str, percent: float | None, version: int, pins: Sequence[Sequence[str]] = ()
+) -> StageRow:
+    return StageRow(job, stage, percent, version, tuple((key, side) for key, side in pins))

@@ -1,0 +1,46 @@
+"""Time is UTC and passed in, so that tests own the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+
+from app.switchyard.errors import BadInput
+
+Clock = Callable[[], datetime]
+
+
+def utcnow() -> datetime:
+    """The current time, UTC, rounded down to milliseconds (what Inngest's wire format carries)."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def ceil_ms(moment: datetime) -> datetime:
+    """`moment` rounded up to whole milliseconds, so that no timer set to it fires early."""
+    rest = -moment.microsecond % 1000
+    return moment + timedelta(microseconds=rest)
+
+
+def as_utc(moment: datetime) -> datetime:
+    """`moment` in UTC. Raises BadInput where it has no time zone: a naive time is a guess."""
+    if moment.tzinfo is None:
+        raise BadInput(f"time {moment.isoformat()} has no time zone; give UTC")
+    return moment.astimezone(UTC)
+
+
+def in_reach(day: date) -> date:
+    """`day`, which is from 2000 to 2199: nothing that is reckoned with is of another time.
+
+    Raises ValueError.
+    """
+    if not 2000 <= day.year < 2200:
+        raise ValueError(f"{day} is not from 2000 to 2199")
+    return day
+
+
+def iso(moment: datetime | None) -> str | None:
+    """`moment` as RFC 3339 with milliseconds and a Z."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,65 @@
+"""Checks made side by side, each with its own time; one that hangs is reported, not waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.switchyard.errors import SwitchyardError
+from app.switchyard.runtime import Runtime
+
+SECONDS = 10.0
+
+
+class NotSo(SwitchyardError):
+    """What a check found is not as it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the checklist."""
+
+    name: str
+    look: Callable[[Runtime], str]
+    """What was found; raises where it is not as it must be."""
+    fix: str
+    seconds: float = SECONDS
+    """How long it may take."""
+
+
+def verify(
+    made: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
+    started = time.monotonic()
+    found: dict[str, tuple[bool, str]] = {}
+
+    def look(check: Check) -> None:
+        found[check.name] = _seen(made, check)
+        done()
+
+    # Daemons: one that hangs must not hold up the end of the process.
+    threads = [threading.Thread(target=look, args=(check,), daemon=True) for check in checks]
+    for thread in threads:
+        thread.start()
+    answers = []
+    for check, thread in zip(checks, threads, strict=True):
+        thread.join(max(0.0, started + check.seconds - time.monotonic()))
+        ok, detail = found.get(check.name, (False, f"no answer within {check.seconds:g} s"))
+        answers.append(
+            {"check": check.name, "ok": ok, "detail": detail, "fix": None if ok else check.fix}
+        )
+    return answers
+
+
+def _seen(made: Runtime, check: Check) -> tuple[bool, str]:
+    try:
+        return True, check.look(made)
+    except SwitchyardError as failure:
+        return False, str(failure)
+    except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
+        # Its text may hold a URL with a password.
+        return False, f"it failed: {type(failure).__name__}"

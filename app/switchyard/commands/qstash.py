@@ -1,0 +1,55 @@
+"""`qstash sync|list`: the schedules at QStash, as the catalogue says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+import click
+
+from app.switchyard.clock import iso
+from app.switchyard.commands.output import Commands, document, json_option, parts, say, table
+from workflows.qstash import moment
+from workflows.sync import connect, ours, sync
+
+group = Commands("qstash", help="The schedules at QStash, as the catalogue says.")
+
+
+@group.command("sync")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@json_option
+def sync_schedules(dry_run: bool, as_json: bool) -> None:
+    """Have QStash tick every scheduled job; schedules of others stay as they are."""
+    done = asdict(sync(parts(), dry_run=dry_run))
+    if as_json:
+        document(done)
+    else:
+        table(("schedule", "is"), ((id, what) for what, ids in done.items() for id in ids))
+    if dry_run:
+        say("a dry run: nothing was changed")
+
+
+@group.command("list")
+@json_option
+def list_schedules(as_json: bool) -> None:
+    """Our schedules as QStash has them."""
+    rows = [
+        {
+            "id": schedule.schedule_id,
+            "cron": schedule.cron,
+            "destination": schedule.destination,
+            "paused": schedule.paused,
+            "next": iso(_when(schedule.next_schedule_time)),
+            "last": iso(_when(schedule.last_schedule_time)),
+        }
+        for schedule in ours(connect(parts().settings))
+    ]
+    if as_json:
+        document(rows)
+    else:
+        headings = ("schedule", "cron", "calls", "paused", "next", "last")
+        table(headings, (list(row.values()) for row in rows))
+
+
+def _when(unix_ms: int | None) -> datetime | None:
+    return moment(unix_ms) if unix_ms else None

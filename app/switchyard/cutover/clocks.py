@@ -1,0 +1,177 @@
+"""Clocks only propose: a tick is a run keyed by job and occurrence, so two clocks are harmless."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.switchyard import runtime
+from app.switchyard.clock import iso
+from app.switchyard.cutover import marks
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput, SwitchyardError
+from app.switchyard.job import JobSpec, Missed
+from app.switchyard.runs.run import Run
+from app.switchyard.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 1.0
+OLDEST = timedelta(days=35)
+"""How old a tick may be to be made up; older ones are logged and left to a human."""
+MOST = 500
+"""Ticks of one job made up at once, the latest ones: a clock gone wrong must flood nothing."""
+BEAT = timedelta(seconds=30)
+"""How often a mark moves where nothing is due."""
+JUMP_SECONDS = 60.0
+LONG_GAP = timedelta(hours=1)
+STEADY_SECONDS = 20.0
+"""A clock that jumped, or starts after a long gap, is believed once it has gone on evenly for so
+long: a machine's clock is often wrong for a moment after its start."""
+AHEAD = timedelta(minutes=2)
+"""How far ahead of this clock a mark may be; further, and some clock was wrong."""
+_LONGEST_LEAP_SECONDS = 86_400.0
+
+
+def tick(spec: JobSpec, occurrence: datetime) -> Run:
+    """Propose one scheduled occurrence, from whichever clock; the same one twice is one run.
+
+    What no clock proposed before, of any job, is made up on the way.
+    """
+    run = _propose(spec, occurrence)
+    try:
+        catch_up(runtime.current(), occurrence)
+    except SQLAlchemyError as failure:
+        log.warning("missed ticks not looked for", extra={"reason": type(failure).__name__})
+    return run
+
+
+def _propose(spec: JobSpec, occurrence: datetime) -> Run:
+    payload = None if spec.tick is None else spec.tick(occurrence)
+    key = None if spec.key is not None else f"tick:{iso(occurrence)}"
+    return dispatch(spec.name, payload, key=key)
+
+
+def catch_up(made: Runtime, until: datetime) -> bool:
+    """Propose what was scheduled up to `until` and no clock proposed yet; False where some of it
+    must be tried again. A job that no clock knew before begins now."""
+    known = marks.read(made.db)
+    scheduled = [spec for spec in made.catalogue.values() if spec.schedule is not None]
+    fresh = [spec.name for spec in scheduled if spec.name not in known]
+    marks.begin(made.db, fresh, max(until, made.store.clock()))
+    complete, seen = True, []
+    for spec in scheduled:
+        after = known.get(spec.name, until)
+        if until <= after:
+            continue
+        due = _due(spec, after, until)
+        if not _propose_all(spec, due):
+            complete = False
+        elif due or until - after >= BEAT:
+            seen.append(spec.name)
+    marks.advance(made.db, seen, until)
+    return complete
+
+
+def _due(spec: JobSpec, after: datetime, until: datetime) -> list[datetime]:
+    """The occurrences in (after, until] that are to be proposed."""
+    since = max(after, until - OLDEST)
+    due = spec.occurrences(since, until)
+    left = spec.occurrence_after(after) <= since
+    if spec.missed == Missed.LAST:
+        if len(due) > 1:
+            extra = {"job": spec.name, "ticks": len(due) - 1}
+            log.info("missed ticks: only the last one is made up", extra=extra)
+        return due[-1:]
+    if left or len(due) > MOST:
+        extra = {"job": spec.name, "after": iso(after), "until": iso(until)}
+        log.error("missed ticks: the oldest are not made up", extra=extra)
+    return due[-MOST:]
+
+
+def _propose_all(spec: JobSpec, occurrences: list[datetime]) -> bool:
+    complete = True
+    for occurrence in occurrences:
+        try:
+            run = _propose(spec, occurrence)
+        except BadInput as misfit:
+            # Trying again cannot help, and must not hold up the ticks of other jobs.
+            log.error("tick refused: %s", misfit, extra={"job": spec.name})
+            continue
+        except (SwitchyardError, SQLAlchemyError) as failure:
+            complete = False
+            log.warning(
+                "tick not recorded yet",
+                extra={"job": spec.name, "reason": f"{type(failure).__name__}: {failure}"},
+            )
+            continue
+        if run.created:
+            log.info("tick", extra={"job": spec.name, "run": run.id, "at": iso(occurrence)})
+    return complete
+
+
+class Ticker:
+    """One clock process: looks once a round, and does not trust its own machine's time blindly."""
+
+    def __init__(self, made: Runtime, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._made = made
+        self._monotonic = monotonic
+        self._offset: float | None = None
+        self._ran = 0.0
+        self._leapt: float | None = None
+        """When, by the monotonic clock, the time last was as before a leap forward."""
+        self._trusted_from = 0.0
+        self._seen: datetime | None = None
+
+    def round(self) -> None:
+        """Propose what is due by now, if this clock is to be believed."""
+        now, ran = self._made.store.clock(), self._monotonic()
+        self._watch(now, ran)
+        if ran < self._trusted_from:
+            return
+        self._correct(now, ran)
+        if catch_up(self._made, now):
+            self._seen = now
+
+    def _watch(self, now: datetime, ran: float) -> None:
+        offset = now.timestamp() - ran
+        if self._offset is None:
+            latest = max(marks.read(self._made.db).values(), default=now)
+            doubtful = now - latest > LONG_GAP
+        else:
+            jump = offset - self._offset
+            doubtful = abs(jump) > JUMP_SECONDS
+            if doubtful:
+                log.warning("the clock jumped", extra={"seconds": round(jump)})
+                self._leapt = self._ran if jump > 0 else self._leapt
+        if doubtful:
+            self._trusted_from = ran + STEADY_SECONDS
+        self._offset, self._ran = offset, ran
+
+    def _correct(self, now: datetime, ran: float) -> None:
+        """Marks that a clock gone ahead has moved on would keep every later tick from being seen.
+
+        They go back to what this process knows was right: what is proposed again is known.
+        """
+        to = now if self._seen is None else min(now, self._seen)
+        if self._leapt is not None:
+            to = now - timedelta(seconds=min(ran - self._leapt, _LONGEST_LEAP_SECONDS))
+        if marks.pull_back(self._made.db, now + AHEAD, to):
+            log.error("a clock had gone ahead", extra={"back_to": iso(to)})
+            self._leapt = None
+
+
+def run_forever(made: Runtime, stop: threading.Event) -> None:
+    """Propose every occurrence as its time comes, until `stop` is set."""
+    ticker = Ticker(made)
+    while not stop.is_set():
+        try:
+            ticker.round()
+        except SQLAlchemyError as failure:
+            log.warning("no look at the schedules", extra={"reason": type(failure).__name__})
+        stop.wait(INTERVAL_SECONDS)

@@ -1,0 +1,194 @@
+"""The guardrail: a job whose serverless side is worse than its legacy side steps back by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import NormalDist, median
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select, text
+
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.gate import GUARDRAIL
+from app.switchyard.cutover.stages import StageChange
+from app.switchyard.cutover.statistics import mann_whitney, newcombe
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import StageRefused
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runtime import Runtime
+from flags import LEGACY_BACKEND, MOVING, Reason, Stage, StageRow
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 60.0
+WINDOW = timedelta(hours=1)
+"""Of the serverless side count the runs that were asked for in an hour, and since the last move."""
+BASE = 500
+"""Of the legacy side count its last runs: those of the same hour in the middle of a ramp, those
+before it went live where it has no others, …"""
+BASE_AGE = timedelta(days=30)
+"""… and none older than this."""
+FEWEST = 30
+"""Runs that each side must have."""
+MOST = 2000
+"""Runs of the serverless side that are enough: with more of them the hour is shortened."""
+SURE = 0.999
+"""How sure a test must be, each time; it is asked each minute, of runs it mostly saw before."""
+MARGIN = 0.02
+"""By how much the serverless side's share of failed runs may be higher: 2 in a hundred runs."""
+SLOWER, SLACK_SECONDS = 1.5, 2.0
+"""How much longer a serverless run may take: half as long again, and two seconds."""
+ALMOST_ALL = 0.95
+"""A run is judged at an age at which so many of the legacy side's have ended: before that, what has
+ended is not like what has not."""
+FIRST_STEP = 10.0
+"""Percent. Live, or a ramp above it, steps back to it; a ramp up to it steps back to legacy."""
+ALERT = "guardrail-alert"
+
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
+_ENDED = text("status IN ('succeeded', 'failed')")  # as the partial index has it, for SQLite
+_Z = NormalDist().inv_cdf(SURE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one side did."""
+
+    seconds: list[float]
+    """From being asked for to the end, of each run; of one that has not ended, until now. What a
+    caller waits for: queues count, and so does a delay that was asked for, on both sides alike."""
+    failed: int
+
+    def share(self) -> str:
+        """How many failed, for people."""
+        runs = len(self.seconds)
+        return f"{self.failed} of {runs} ({100 * self.failed / runs:.1f} %)"
+
+
+def breach(serverless: Sample, legacy: Sample) -> str | None:
+    """What is worse about the serverless side, or None where that is not certain enough."""
+    runs, base = len(serverless.seconds), len(legacy.seconds)
+    if min(runs, base) < FEWEST:
+        return None
+    worse, _ = newcombe(serverless.failed, runs, legacy.failed, base, _Z)
+    if worse > MARGIN:
+        return f"failed runs: {serverless.share()} serverless, {legacy.share()} on {LEGACY_BACKEND}"
+    allowed = [SLOWER * seconds + SLACK_SECONDS for seconds in legacy.seconds]
+    if mann_whitney(serverless.seconds, allowed) < 1 - SURE:
+        return (
+            f"slow runs: median of {runs} serverless {median(serverless.seconds):.1f} s,"
+            f" of {base} on {LEGACY_BACKEND} {median(legacy.seconds):.1f} s"
+        )
+    return None
+
+
+def ended(job: str, backend: str) -> Select[*tuple[Any, ...]]:
+    """The runs of one side that ended by themselves; one that changed sides is of neither."""
+    chosen = select(R.status, R.created_at, R.ended_at)
+    handed_over = Reason.HANDED_OVER.value
+    return chosen.where(_ENDED, R.job == job, R.backend == backend, R.reason != handed_over)
+
+
+def legacy_sample(on: Connection, job: str, now: datetime) -> Sample:
+    """The legacy side's last runs."""
+    last = ended(job, LEGACY_BACKEND).where(R.ended_at > now - BASE_AGE)
+    rows = on.execute(last.order_by(R.ended_at.desc()).limit(BASE)).all()
+    failed = sum(status == Status.FAILED for status, _, _ in rows)
+    return Sample([(end - made).total_seconds() for _, made, end in rows], failed)
+
+
+def serverless_sample(
+    on: Connection, spec: JobSpec, since: datetime, age: timedelta, now: datetime
+) -> Sample:
+    """The serverless side's runs since its last move that are old enough to be judged."""
+    those = ended(spec.name, spec.serverless)
+    hour = those.with_only_columns(func.count()).where(R.ended_at > now - WINDOW)
+    number = on.scalar(hour) or 0
+    until = now - age
+    since = max(since, until - WINDOW * min(1.0, MOST / max(1, number)))
+    asked = (R.created_at >= since, R.created_at <= until)
+    rows = on.execute(those.where(R.ended_at >= since, *asked)).all()
+    # The range makes the partial index of open runs serve.
+    still = select(R.created_at).where(
+        *(R.check_at.is_not(None), R.check_at > _EVER, R.job == spec.name),
+        *(R.backend == spec.serverless, R.reason != Reason.HANDED_OVER.value, *asked),
+    )
+    seconds = [(end - made).total_seconds() for _, made, end in rows]
+    seconds += [(now - made).total_seconds() for made in on.scalars(still.limit(MOST))]
+    return Sample(seconds, sum(status == Status.FAILED for status, _, _ in rows))
+
+
+def step_back(row: StageRow, provided: bool = False) -> tuple[Stage, float | None]:
+    """Where a job goes from there. Where another provider decides, only legacy is a step back."""
+    if (row.stage == Stage.RAMP and (row.percent or 0) <= FIRST_STEP) or provided:
+        return Stage.LEGACY, None
+    return Stage.RAMP, FIRST_STEP
+
+
+def look(made: Runtime) -> list[StageChange]:
+    """Look once at every job on a ramp or live; the steps back that this made.
+
+    Beside other relays: a step back is made of the stage that was looked at, so by one of them.
+    """
+    now = made.store.clock()
+    rows = [row for row in stages.current(made.db) if row.stage in MOVING]
+    steps = []
+    for row in rows:
+        spec = made.store.spec_of(row.job)
+        why = None if spec is None else _judged(made, spec, row, now)
+        if why is not None and (made_step := _step(made, row, why, now)) is not None:
+            steps.append(made_step)
+    return steps
+
+
+def samples(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> tuple[Sample, Sample]:
+    """What is compared: the serverless side's runs since the last move, and the legacy side's."""
+    with made.db.autocommit() as connection:
+        legacy = legacy_sample(connection, spec.name, now)
+        if len(legacy.seconds) < FEWEST:
+            return Sample([], 0), legacy
+        moved = connection.scalar(select(StageChange.at).where(StageChange.id == row.version))
+        age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
+        return serverless_sample(connection, spec, moved or now, age, now), legacy
+
+
+def _judged(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
+    return breach(*samples(made, spec, row, now))
+
+
+def _step(made: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:
+    stage, percent = step_back(row, made.settings.flag_provider is not None)
+    try:
+        with made.db.session() as tx:
+            change = stages.change(
+                tx, row.job, stage, percent, by=GUARDRAIL, why=why, now=now, expected=row.version
+            )
+            if ALERT in made.catalogue:
+                told = {
+                    "changeId": change.id,
+                    "job": row.job,
+                    "from": row.stage,
+                    "to": stage,
+                    "percent": percent,
+                    "why": why,
+                }
+                dispatch(ALERT, told, session=tx)
+    except StageRefused as refusal:
+        log.info("no step back: %s", refusal)
+        return None
+    log.error("guardrail: stepped back to %s", stage, extra={"job": row.job, "why": why})
+    return change
+
+
+def run_forever(made: Runtime, stop: threading.Event) -> None:
+    """Look each minute until `stop` is set; what goes wrong in one look is logged."""
+    while not stop.wait(INTERVAL_SECONDS):
+        try:
+            look(made)
+        except Exception:
+            log.exception("guardrail could not look")

@@ -1,0 +1,212 @@
+"""OpenFeature, both ways: the stages as a provider, and any other provider in their place."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Container
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn
+
+from openfeature import api
+from openfeature.client import OpenFeatureClient
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.exception import FlagNotFoundError, TargetingKeyMissingError, TypeMismatchError
+from openfeature.flag_evaluation import FlagEvaluationDetails, FlagResolutionDetails
+from openfeature.flag_evaluation import Reason as Word
+from openfeature.provider import AbstractProvider, FeatureProvider, Metadata
+
+import flags
+from app.switchyard.errors import SettingsError
+from flags import LEGACY_BACKEND, MOVING, Decision, Flags, Reason
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 0.25
+"""What a dispatch waits for another provider's answer."""
+PAUSE_SECONDS = 5.0
+"""How long a provider that was too slow is not asked again."""
+MOST_ASKING = 8
+"""Threads that may wait for a provider at once: one that hangs does not eat up the process."""
+REMEMBERED = 10_000
+_WORDS = frozenset(Word) - {Word.ERROR}
+
+
+class StageProvider(AbstractProvider):
+    """The stage store as OpenFeature has it: a flag is a job, the targeting key is a run's.
+
+    As a boolean it says whether the serverless side does the run, as a string which backend. The
+    variant is the stage; the metadata has its version and a ramp's percent.
+    """
+
+    def __init__(self, jobs: Container[str]) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def get_metadata(self) -> Metadata:
+        """Its name."""
+        return Metadata(name="switchyard")
+
+    def resolve_boolean_details(
+        self,
+        flag_key: str,
+        default_value: bool,
+        evaluation_context: EvaluationContext | None = None,
+    ) -> FlagResolutionDetails[bool]:
+        """Whether the serverless side does a run of job `flag_key`."""
+        decision = self._decide(flag_key, evaluation_context)
+        return _details(flag_key, decision, decision.backend != LEGACY_BACKEND)
+
+    def resolve_string_details(
+        self,
+        flag_key: str,
+        default_value: str,
+        evaluation_context: EvaluationContext | None = None,
+    ) -> FlagResolutionDetails[str]:
+        """Which backend does a run of job `flag_key`."""
+        decision = self._decide(flag_key, evaluation_context)
+        return _details(flag_key, decision, decision.backend)
+
+    def _mistyped(
+        self,
+        flag_key: str,
+        default_value: Any,
+        evaluation_context: EvaluationContext | None = None,
+    ) -> NoReturn:
+        raise TypeMismatchError(f"{flag_key} is a boolean, or a string")
+
+    resolve_integer_details = resolve_float_details = resolve_object_details = _mistyped
+
+    def _decide(self, job: str, context: EvaluationContext | None) -> Decision:
+        if job not in self._jobs:
+            raise FlagNotFoundError(f"no job {job!r}")
+        if context is None or not context.targeting_key:
+            raise TargetingKeyMissingError("the targeting key is the run's")
+        return flags.decide(job, context.targeting_key)
+
+
+def _details(job: str, decision: Decision, value: Any) -> FlagResolutionDetails[Any]:
+    row = flags.standing(job)
+    metadata: dict[str, bool | int | float | str] = {"version": decision.version}
+    if row is not None and row.percent is not None:
+        metadata["percent"] = row.percent
+    return FlagResolutionDetails(
+        value, reason=decision.reason, variant=decision.stage, flag_metadata=metadata
+    )
+
+
+def factory(named: str) -> Callable[[], FeatureProvider]:
+    """What makes the provider that FLAG_PROVIDER names, in each process its own.
+
+    Raises SettingsError.
+    """
+    module, _, name = named.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+        made = found()
+    except Exception as failure:
+        raise SettingsError(f"FLAG_PROVIDER: {named}: {failure}") from failure
+    if not callable(getattr(made, "resolve_boolean_details", None)):
+        raise SettingsError(f"FLAG_PROVIDER: {named} makes no OpenFeature provider")
+    if isinstance(made, StageProvider):
+        raise SettingsError(f"FLAG_PROVIDER: {named}: the stages decide already, leave it empty")
+    pid = os.getpid()
+
+    def make() -> FeatureProvider:
+        fresh: FeatureProvider = made if os.getpid() == pid else found()
+        return fresh
+
+    return make
+
+
+class Provided(Flags):
+    """Another provider's boolean flag of a job's name decides: true is the serverless side.
+
+    It is asked only where the job's own stage is a ramp, live, or was never set: every off switch
+    (USE_INNGEST, a stage of legacy or shadow, a pin) stays one, and complete stays complete. Where
+    it raises, is slow or answers nonsense, its last answer for the key serves (STALE), or legacy
+    (ERROR).
+    """
+
+    def __init__(self, *args: Any, make: Callable[[], FeatureProvider], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._make = make
+        self._last: dict[tuple[str, str], str] = {}
+        self._unbound()
+        # A provider's threads are not in a forked child.
+        os.register_at_fork(after_in_child=self._unbound)
+
+    def _unbound(self) -> None:
+        self._client: OpenFeatureClient | None = None
+        self._binding = threading.Lock()
+        self._asking = threading.BoundedSemaphore(MOST_ASKING)
+        self._paused_until = 0.0
+
+    def decide(self, job: str, key: str) -> Decision:
+        """See Flags.decide."""
+        own = super().decide(job, key)
+        if own.reason == Reason.DISABLED or self.is_pinned(job, key):
+            return own
+        if own.stage not in MOVING and own.reason != Reason.DEFAULT:
+            return own
+        answer = self._answer(job, key, own)
+        if answer is None:
+            last = self._last.get((job, key))
+            if last is None:
+                return own._replace(backend=LEGACY_BACKEND, reason=Reason.ERROR.value)
+            return own._replace(backend=last, reason=Reason.STALE.value)
+        backend = self.serverless_side(job) if answer.value else LEGACY_BACKEND
+        if len(self._last) >= REMEMBERED:
+            self._last.clear()
+        self._last[job, key] = backend
+        reason = answer.reason if answer.reason in _WORDS else Word.UNKNOWN
+        return own._replace(backend=backend, reason=str(reason))
+
+    def _answer(self, job: str, key: str, own: Decision) -> FlagEvaluationDetails[bool] | None:
+        if time.monotonic() < self._paused_until or not self._asking.acquire(blocking=False):
+            return None
+        context = EvaluationContext(key, {"job": job, "stage": own.stage})
+        answered: SimpleQueue[FlagEvaluationDetails[bool] | Exception] = SimpleQueue()
+        asking = (job, context, answered, self._asking)
+        threading.Thread(target=self._ask, args=asking, daemon=True).start()
+        try:
+            answer = answered.get(timeout=TIMEOUT_SECONDS)
+        except Empty:
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            answer = TimeoutError(f"no answer within {TIMEOUT_SECONDS:g} s")
+        if not isinstance(answer, Exception):
+            if answer.error_code is None and isinstance(answer.value, bool):
+                return answer
+            answer = ValueError(f"{answer.error_code}: {answer.error_message}")
+        log.warning("flag provider has no answer", extra={"job": job, "reason": str(answer)})
+        return None
+
+    def _ask(
+        self,
+        job: str,
+        context: EvaluationContext,
+        answered: SimpleQueue[FlagEvaluationDetails[bool] | Exception],
+        asking: threading.BoundedSemaphore,
+    ) -> None:
+        try:
+            answered.put(self._bound().get_boolean_details(job, False, context))
+        except Exception as failure:  # noqa: BLE001 - whatever a provider or a hook of it raises
+            answered.put(failure)
+        finally:
+            asking.release()
+
+    def _bound(self) -> OpenFeatureClient:
+        with self._binding:
+            if self._client is None:
+                # Of its own: a team's other flags keep theirs.
+                domain = f"switchyard-{os.getpid()}"
+                try:
+                    api.set_provider_and_wait(self._make(), domain)
+                except Exception:
+                    # It may still become ready by itself: its own status says so.
+                    log.exception("flag provider not ready")
+                self._client = api.get_client(domain)
+            return self._client

@@ -1,0 +1,253 @@
+"""The SQL database: SQLite (WAL) by default, Postgres by DATABASE_URL; SQLAlchemy before both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Index,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.types import TypeDecorator
+
+from app.switchyard import effects
+from app.switchyard.clock import utcnow
+from app.switchyard.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 20
+CONNECT_SECONDS = 5
+SILENT_SECONDS = 30
+"""How long a server whose host or network is gone is waited for."""
+CLOCK_SECONDS = 2.0
+"""How far this machine's clock may be from the server's before it is put right by that."""
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A time in UTC on every database; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time reached the database; pass UTC")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables. Constraint names are fixed so that migrations can name them on both databases."""
+
+    type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy's own idiom
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def on_create(table: Table, statements: Mapping[str, Sequence[str]]) -> None:
+    """Have the statements of the dialect's name executed once the table is made."""
+
+    @event.listens_for(table, "after_create")
+    def execute(_table: Table, connection: Connection, **_: Any) -> None:
+        for statement in statements[connection.dialect.name]:
+            connection.exec_driver_sql(statement)
+
+
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index of the rows that meet a condition, on either database."""
+    only = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=only, postgresql_where=only)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal values are equal text.
+
+    Raises TypeError or ValueError where the value is not JSON (NaN included).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+class Database:
+    """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin)."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._began, self._ahead = 0.0, timedelta(0)
+        if self.is_sqlite:
+            if parsed.database and parsed.database != ":memory:":
+                _make_folder(Path(parsed.database).parent)
+            args: dict[str, Any] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+            self.engine = create_engine(url, connect_args=args, pool_size=pool_size)
+            event.listen(self.engine, "connect", _sqlite_connect)
+            event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            args = {
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "switchyard",
+                # A server that is gone without a word must not be waited for until TCP gives up.
+                "keepalives_idle": SILENT_SECONDS // 2,
+                "keepalives_interval": SILENT_SECONDS // 6,
+                "keepalives_count": 3,
+                "tcp_user_timeout": SILENT_SECONDS * 1000,
+            }
+            self.engine = create_engine(
+                url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
+            )
+        # SQLite's driver is in autocommit by itself once nobody says BEGIN.
+        option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._autocommit: Engine = self.engine.execution_options(**option)
+        _open_databases.add(self)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction, committed at the end of the block."""
+        effects.allow("a database transaction of its own")
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection that commits statement by statement: one round trip each; also for reads."""
+        effects.allow("a database connection of its own")
+        with self._autocommit.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A write transaction as an ORM session, committed at the end of the block.
+
+        It begins at its first statement: work done before that holds no lock in the database.
+        """
+        effects.allow("a database transaction of its own")
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read-only transaction: it sees one moment, and no writer waits for it.
+
+        Whatever is tried to be written in it raises DBAPIError; at its end it is rolled back.
+        """
+        if not self.is_sqlite:
+            options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            connection = self.engine.connect().execution_options(**options)
+            with connection, Session(connection) as session:
+                yield session
+            return
+        with self._autocommit.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+            try:
+                connection.exec_driver_sql("BEGIN")
+                with Session(connection) as session:
+                    yield session
+            finally:
+                connection.rollback()
+                # Back in the pool it must be able to write.
+                connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+    def clock(self) -> datetime:
+        """The time, UTC: this machine's, put right where it is plainly not the server's.
+
+        Leases and due times are compared across machines: one whose clock is hours ahead would end
+        the leases of all the others, and what it put off would wait until it is that late.
+        """
+        now = utcnow()
+        began = now.timestamp() - time.monotonic()
+        if not self.is_sqlite and abs(began - self._began) > CLOCK_SECONDS:
+            self._compare_clocks(began)
+        return now - self._ahead
+
+    def _compare_clocks(self, began: float) -> None:
+        try:
+            with self._autocommit.connect() as connection:
+                there = connection.execute(select(func.clock_timestamp())).scalar_one()
+        except SQLAlchemyError:
+            return  # with the next look: without the database the time is of little use
+        ahead = utcnow() - there
+        off = abs(ahead.total_seconds()) > CLOCK_SECONDS
+        if off:
+            log.error("this clock is wrong: going by the database's", extra={"ahead": str(ahead)})
+        self._began, self._ahead = began, ahead if off else timedelta(0)
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise SettingsError(f"DATABASE_URL: cannot make its folder: {failure.strerror}") from None
+
+
+_open_databases: WeakSet[Database] = WeakSet()
+
+
+def _forget_connections() -> None:
+    # A connection must not be shared with a forked child (gunicorn --preload, RQ's work horse).
+    for database in list(_open_databases):
+        database.engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:
+    raw.isolation_level = None  # the driver's own implicit BEGIN comes too late to be IMMEDIATE
+    cursor = raw.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "recursive_triggers=ON",  # else INSERT OR REPLACE gets past the guard against deleting
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A deferred transaction that reads and then writes fails at once when another wrote in between;
+    # taking the write lock first makes it wait its turn instead.
+    if not connection.get_execution_options().get("no_begin"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

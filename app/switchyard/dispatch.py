@@ -1,0 +1,187 @@
+"""dispatch(): the only way in, and the only caller of flags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+
+import flags
+from app.switchyard import runtime
+from app.switchyard.clock import as_utc, ceil_ms
+from app.switchyard.context import Payload
+from app.switchyard.crash import point
+from app.switchyard.errors import BadInput
+from app.switchyard.job import JobSpec
+from app.switchyard.runs import shadows
+from app.switchyard.runs.create import NewRun, as_messages, new_run, write_runs
+from app.switchyard.runs.run import Run
+from app.switchyard.runs.store import RunStore
+
+log = logging.getLogger(__name__)
+
+Delay = timedelta | float | None
+_UNSENT = "switchyard_unsent"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One intent of a `dispatch_many`; a bare payload is an Item without key and delay."""
+
+    payload: Payload | None = None
+    key: str | None = None
+    delay: Delay = None
+    at: datetime | None = None
+
+
+def dispatch(
+    job: str,
+    payload: Payload | None = None,
+    *,
+    key: str | None = None,
+    delay: Delay = None,
+    at: datetime | None = None,
+    session: Session | scoped_session[Session] | None = None,
+) -> Run:
+    """Record one intent to do `job`, and tell the backend that the flag chooses.
+
+    `key` makes it unique: the same key is the same run, with `created` false. `delay` is seconds or
+    a timedelta, `at` a time with a zone. With `session` (of this product's database) the run is
+    written in the caller's transaction and told only after its commit. A backend that cannot be
+    told leaves the run pending: the relay tells it.
+
+    Raises UnknownJob, PayloadInvalid, BadInput, and KeyConflict where the key stands for another
+    payload; nothing is written then.
+    """
+    return dispatch_many(job, [Item(payload, key, delay, at)], session=session)[0]
+
+
+def dispatch_many(
+    job: str,
+    items: Iterable[Item | Payload],
+    *,
+    session: Session | scoped_session[Session] | None = None,
+) -> list[Run]:
+    """Record many intents to do `job` at once: all or none. See dispatch()."""
+    store = runtime.current().store
+    spec = store.catalogue[job]
+    now = store.clock()
+    decided = [(new, flags.decide(job, new.ramp_key)) for new in _news(spec, items, now)]
+    if not decided:
+        return []
+    if session is not None:
+        target = session() if isinstance(session, scoped_session) else session
+        return _join(store, spec, decided, now, target)
+    return _send(store, spec, decided, now)
+
+
+def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
+    """Record one run on the side named, whatever the flag says, and tell it; reason CANARY.
+
+    Raises BackendUnavailable where this process has no such backend.
+    """
+    store = runtime.current().store
+    spec = store.catalogue[job]
+    _ = store.backends[backend]
+    now = store.clock()
+    decision = flags.Decision(backend, flags.Reason.CANARY, flags.Stage.LEGACY, 0)
+    decided = [(new, decision) for new in _news(spec, [payload], now)]
+    return _send(store, spec, decided, now)[0]
+
+
+def _send(
+    store: RunStore,
+    spec: JobSpec,
+    decided: Sequence[tuple[NewRun, flags.Decision]],
+    now: datetime,
+) -> list[Run]:
+    if len(decided) == 1 and not shadows.wanted(store.catalogue, spec, decided[0][1]):
+        with store.db.autocommit() as connection:
+            written = _write(connection, store, spec, decided, now)
+    else:
+        with store.db.begin() as connection:
+            written = _write(connection, store, spec, decided, now)
+    point("dispatch.committed")
+    store.tell_messages(as_messages(spec, decided, written))
+    point("dispatch.told")
+    return written
+
+
+def _news(spec: JobSpec, items: Iterable[Item | Payload], now: datetime) -> list[NewRun]:
+    news: list[NewRun] = []
+    for given in items:
+        item = given if isinstance(given, Item) else Item(given)
+        if item.payload is not None and not isinstance(item.payload, Mapping | BaseModel):
+            raise BadInput(
+                f"{spec.name}: a payload is a mapping, not {type(item.payload).__name__}"
+            )
+        news.append(new_run(spec, item.payload, item.key, _due(item, now)))
+    return news
+
+
+def _due(item: Item, now: datetime) -> datetime:
+    if item.delay is not None and item.at is not None:
+        raise BadInput("give delay or at, not both")
+    if item.delay is None and item.at is None:
+        return now
+    try:
+        due = now + _wait(item.delay) if item.at is None else as_utc(item.at)
+        return max(now, ceil_ms(due))
+    except (OverflowError, ValueError):  # infinite, not a number, or past the calendar's end
+        raise BadInput("delay or at: not a time that can be waited for") from None
+
+
+def _wait(delay: Delay) -> timedelta:
+    wait = delay if isinstance(delay, timedelta) else timedelta(seconds=delay or 0)
+    if wait < timedelta(0):
+        raise BadInput("delay must not be negative")
+    return wait
+
+
+def _write(
+    on: Any,
+    store: RunStore,
+    spec: JobSpec,
+    decided: Sequence[tuple[NewRun, flags.Decision]],
+    now: datetime,
+) -> list[Run]:
+    written = write_runs(on, spec, decided, now, store.check, keeps_time=store.keeps_time)
+    shadows.write(on, store.catalogue, spec, decided, written, now, keeps_time=store.keeps_time)
+    return written
+
+
+def _join(
+    store: RunStore,
+    spec: JobSpec,
+    decided: Sequence[tuple[NewRun, flags.Decision]],
+    now: datetime,
+    session: Session,
+) -> list[Run]:
+    """Write in the caller's transaction; told after its commit, forgotten with its rollback."""
+    if len(decided) == 1:
+        written = _write(session, store, spec, decided, now)
+    else:
+        with session.begin_nested():  # a conflict half way leaves the caller's own work alone
+            written = _write(session, store, spec, decided, now)
+    unsent: list[str] = session.info.setdefault(_UNSENT, [])
+    unsent.extend(run.id for run in written if run.created)
+    return written
+
+
+@event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    if _UNSENT in session.info and not session.in_nested_transaction():
+        # Read back from the ledger: a savepoint that was rolled back took its runs with it.
+        runtime.current().store.tell(session.info.pop(_UNSENT))
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(_UNSENT, None)

@@ -1,0 +1,284 @@
+"""The catalogue: every job declared once; tasks, functions, clocks and tables are made from it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from croniter import croniter
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+from sqlalchemy.orm import Session
+
+from app.switchyard.context import Context, Payload
+from app.switchyard.errors import PayloadInvalid, SettingsError, UnknownJob
+
+DEFAULT_GAPS = (10.0, 30.0, 120.0, 600.0)
+"""Seconds between the five attempts of a step, on every backend."""
+SERVERLESS = ("inngest", "qstash")
+CLOCK_LEAD = timedelta(seconds=2)
+"""How far ahead of ours another clock may tick."""
+_TINY = timedelta(milliseconds=1)
+# QStash takes no others for schedules and flow control keys, which jobs give their names to.
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class IfUnknown(StrEnum):
+    """What becomes of a `step.once` whose outcome nobody knows."""
+
+    RECORD = "record"
+    """It is on record as unknown and never repeated: at most once."""
+    REPEAT = "repeat"
+    """It is tried again like one that failed: at least once, and maybe twice."""
+
+
+class JobPayload(BaseModel):
+    """Base of all payload models: camelCase on the wire, snake_case accepted too."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class Empty(JobPayload):
+    """No data."""
+
+
+class Missed(StrEnum):
+    """What is made up once a clock is back after all of them were away."""
+
+    ALL = "all"
+    """Each tick, where every one means work of its own."""
+    LAST = "last"
+    """Only the last one, where one run does what the missed ones would have done."""
+
+
+M = TypeVar("M", bound=JobPayload)
+
+
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """What old call sites enqueue in a job's place: see docs/old-call-sites.md."""
+
+    function: str
+    """Its dotted path, as they enqueue it."""
+    payload: Callable[..., Payload] | None = None
+    """Makes the payload of the arguments they pass; by default the function's parameters are named
+    as the payload's fields are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """How a job's plan is compared with what its live run did. Both sides are JSON objects.
+
+    A plan that is compared must be stable: it says what a run would leave behind, the same before,
+    during and after that run. And it only reads: what it wrote would lock out its live run, so that
+    its transaction refuses it.
+    """
+
+    outcome: Callable[[Session, Any, Any], dict[str, Any]] | None = None
+    """What a live run with this payload and this result left behind; default: its result. Reads
+    only, as the plan does."""
+    planned: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """What of the plan is compared; default: all of it."""
+    ignore: tuple[str, ...] = ()
+    """Fields not compared, with all below them: `a.b`, a list's by number, `*` for any."""
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    """By how much numbers may differ, by field as above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class job(Generic[M]):
+    """Declares a job: how it is named, triggered, carried and retried. The decorated function is
+    its body and stays callable as it is."""
+
+    name: str = field(kw_only=False)
+    event: str
+    payload: type[M]
+    queue: str = "default"
+    schedule: str | None = None
+    """Five-field cron, UTC."""
+    attempts: int = 5
+    gaps: tuple[float, ...] = DEFAULT_GAPS
+    """Seconds before the second, third, … attempt; the last one repeats."""
+    concurrency: int | None = None
+    """How many runs at once, over all backends together."""
+    serverless: str = "inngest"
+    timeout: float = 600.0
+    """Seconds one slice may take on a worker."""
+    key: Callable[[M], str | None] | None = None
+    """What makes two payloads the same intent, where the payload says it."""
+    tick: Callable[[datetime], Payload] | None = None
+    """The payload of a scheduled occurrence."""
+    missed: Literal["all", "last"] | Missed = "all"
+    """Which of its ticks are made up that came while no clock was there."""
+    ramp_by: str | None = None
+    """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
+    plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None
+    """What a run with this payload would do now, as JSON; its transaction is rolled back."""
+    shadow: Shadow = Shadow()
+    delay: Callable[[M], timedelta | None] | None = None
+    """How long after its dispatch a run is due, where the payload says it."""
+    if_unknown: IfUnknown = IfUnknown.RECORD
+    legacy: str | Legacy | None = None
+    """The function that old call sites enqueue in its place."""
+
+    def __call__(self, body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
+        said: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        said["missed"] = Missed(self.missed)
+        if isinstance(self.legacy, str):
+            said["legacy"] = Legacy(self.legacy)
+        file = _relative(inspect.getsourcefile(body) or "?")
+        catalogue.add(JobSpec(**said, body=body, file=file))
+        return body
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec(job[Any]):
+    """One job of the catalogue: what it says of itself, and its body."""
+
+    payload: type[JobPayload]
+    body: Callable[[Context, Any], Any]
+    file: str
+    missed: Missed
+    legacy: Legacy | None
+
+    def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
+        """The payload as the job's model. Raises PayloadInvalid with the first misfit.
+
+        Not strict, unknown fields are left out: an older or newer version of the code wrote them.
+        """
+        raw = payload.model_dump() if isinstance(payload, BaseModel) else dict(payload or {})
+        try:
+            return self.payload.model_validate(raw, extra="forbid" if strict else "ignore")
+        except ValidationError as failure:
+            first = failure.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "payload"
+            says = first["msg"].removeprefix("Value error, ")
+            raise PayloadInvalid(f"{self.name}: {where}: {says}") from None
+
+    def carried_by(self, backend: str) -> str:
+        """Which backend carries it as the child of a run on `backend`: the same one, but Inngest
+        has functions only for the jobs whose own it is."""
+        return self.serverless if backend == "inngest" else backend
+
+    def gap(self, attempt: int) -> timedelta:
+        """The wait after the failed try number `attempt` (from 1)."""
+        return timedelta(seconds=self.gaps[min(attempt, len(self.gaps)) - 1])
+
+    def occurrences(self, after: datetime, until: datetime) -> list[datetime]:
+        """The scheduled times in (after, until], UTC whatever the machine's zone."""
+        if self.schedule is None:
+            return []
+        found: list[datetime] = []
+        times = croniter(self.schedule, after.astimezone(UTC))
+        while (moment := times.get_next(datetime)) <= until:
+            found.append(moment)
+        return found
+
+    def occurrence_after(self, moment: datetime) -> datetime:
+        """The next scheduled time after `moment`, UTC. Raises SettingsError without a schedule."""
+        if self.schedule is None:
+            raise SettingsError(f"job {self.name!r} has no schedule")
+        found: datetime = croniter(self.schedule, moment.astimezone(UTC)).get_next(datetime)
+        return found
+
+    def occurrence_at(self, moment: datetime) -> datetime:
+        """The latest scheduled time at or before `moment` (plus a clock's small lead), UTC."""
+        if self.schedule is None:
+            raise SettingsError(f"job {self.name!r} has no schedule")
+        lead = moment.astimezone(UTC) + CLOCK_LEAD
+        found: datetime = croniter(self.schedule, lead + _TINY).get_prev(datetime)
+        return found
+
+
+class Catalogue(Mapping[str, JobSpec]):
+    """Jobs by name, in the order of their declaration."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, JobSpec] = {}
+        self._legacy: dict[str, JobSpec] = {}
+
+    def __getitem__(self, name: str) -> JobSpec:
+        try:
+            return self._jobs[name]
+        except KeyError:
+            raise UnknownJob(f"no job {name!r}; there are: {', '.join(self._jobs)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._jobs
+
+    def by_event(self, event: str) -> JobSpec:
+        """The job that `event` starts. Raises UnknownJob."""
+        for spec in self._jobs.values():
+            if spec.event == event:
+                return spec
+        events = ", ".join(spec.event for spec in self._jobs.values())
+        raise UnknownJob(f"no job for event {event!r}; there are: {events}")
+
+    def legacy(self) -> Mapping[str, JobSpec]:
+        """The jobs that took the place of functions, by their dotted paths."""
+        return self._legacy
+
+    def add(self, spec: JobSpec) -> None:
+        """Declare a job. Raises SettingsError where its name or event is taken or it is unsound."""
+        known = self._jobs.get(spec.name)
+        if known is not None and known.file != spec.file:
+            raise SettingsError(f"job {spec.name!r} is declared in {known.file} and {spec.file}")
+        for other in self._jobs.values():
+            if other.event == spec.event and other.name != spec.name:
+                raise SettingsError(
+                    f"event {spec.event!r} starts both {other.name} and {spec.name}"
+                )
+        if not _NAME.fullmatch(spec.name):
+            raise SettingsError(
+                f"job {spec.name!r}: a name has letters, digits, '.', '_' and '-' only"
+            )
+        cron = spec.schedule
+        if cron is not None and not (len(cron.split()) == 5 and croniter.is_valid(cron)):
+            raise SettingsError(f"job {spec.name!r}: schedule {cron!r} is no cron line of 5 fields")
+        if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
+            raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
+        if spec.concurrency is not None and spec.concurrency < 1:
+            raise SettingsError(f"job {spec.name!r}: concurrency {spec.concurrency} lets none run")
+        if spec.legacy is not None:
+            other = self._legacy.setdefault(spec.legacy.function, spec)
+            if other.name != spec.name:
+                raise SettingsError(
+                    f"{spec.legacy.function} is in the place of both {other.name} and {spec.name}"
+                )
+            self._legacy[spec.legacy.function] = spec
+        self._jobs[spec.name] = spec
+
+
+catalogue = Catalogue()
+"""The process's catalogue; `job` adds to it."""
+
+
+def _relative(source: str) -> str:
+    path = Path(source).resolve()
+    root = Path(__file__).resolve().parents[2]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def load(modules: str) -> Catalogue:
+    """Import the comma-separated `modules`, which declare jobs. Raises SettingsError."""
+    for module in filter(None, (part.strip() for part in modules.split(","))):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as failure:
+            raise SettingsError(f"SWITCHYARD_JOBS: no module {failure.name!r}") from None
+    return catalogue

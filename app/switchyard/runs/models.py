@@ -1,0 +1,138 @@
+"""The ledger of runs: one row per intent, one row per finished or failing step."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.switchyard.db import Base, partial_index
+
+
+class Status(StrEnum):
+    """Where a run stands."""
+
+    PENDING = "pending"
+    """Recorded, not yet claimed: due now or later."""
+    RUNNING = "running"
+    """Claimed: a process holds it until its lease ends."""
+    WAITING = "waiting"
+    """Between two slices: a sleep, a retry's gap, children, or the next call of the backend."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN = (Status.PENDING, Status.RUNNING, Status.WAITING)
+"""The statuses of a run that is not done with."""
+
+
+class StepStatus(StrEnum):
+    """Where a step stands."""
+
+    DONE = "done"
+    RETRYING = "retrying"
+    WAITING = "waiting"
+    """A sleep or a join that has begun."""
+    FAILED = "failed"
+    BEGUN = "begun"
+    """A step that is done at most once: it may have been done since."""
+    UNKNOWN = "unknown"
+    """It was begun, and nobody knows whether it was done: it is not begun again."""
+
+
+def new_run_id() -> str:
+    """A new id of 26 characters that sorts by its time: 48 bits of milliseconds, 80 random ones."""
+    return _stamp(time.time_ns() // 1_000_000) + os.urandom(7).hex()
+
+
+def id_at(moment: datetime) -> str:
+    """The least id of a run made at this time."""
+    return _stamp(int(moment.timestamp() * 1000))
+
+
+def _stamp(milliseconds: int) -> str:
+    return f"{milliseconds:012x}"[-12:]
+
+
+class RunRow(Base):
+    """One intent to do a job."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job: Mapped[str] = mapped_column(String(100))
+    key: Mapped[str] = mapped_column(String(255))
+    payload: Mapped[str] = mapped_column(Text)
+    backend: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(String(40))
+    stage: Mapped[str] = mapped_column(String(20))
+    stage_version: Mapped[int]
+    status: Mapped[str] = mapped_column(String(20), default=Status.PENDING)
+    epoch: Mapped[int] = mapped_column(default=1)
+    """The fence: each claim, takeover and hand-off raises it."""
+    holder: Mapped[str | None] = mapped_column(String(64))
+    """Who may go on with the run after a slice: the claim's name, or nobody."""
+    tells: Mapped[int] = mapped_column(default=0)
+    """How often this epoch was told again because its queue had lost it."""
+    told_ref: Mapped[str | None] = mapped_column(
+        String(64).with_variant(String(255), "postgresql")  # QStash's ids have 67 characters
+    )
+    """The backend's own name for what it was told, where it gives one."""
+    move_to: Mapped[str | None] = mapped_column(String(20))
+    """The backend a running run changes to at its next step boundary."""
+    attempt: Mapped[int] = mapped_column(default=1)
+    """The current try of the current step (or of the body outside steps), from 1."""
+    losses: Mapped[int] = mapped_column(default=0)
+    """Takeovers in a row without a finished step."""
+    slot: Mapped[int | None]
+    """Which of its job's places at once a running run has, where the job has a cap."""
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    """Not to be claimed before."""
+    check_at: Mapped[datetime | None]
+    """When the relay must look: the lease's end while running, else when it should be claimed by.
+    None when the run is done with."""
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    result: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        UniqueConstraint("job", "key"),
+        CheckConstraint(
+            f"(check_at IS NULL) = (status IN ('{Status.SUCCEEDED}', '{Status.FAILED}',"
+            f" '{Status.CANCELLED}'))",
+            name="open_is_checked",
+        ),
+        partial_index("ix_runs_open", "check_at", "job", "backend", where="check_at IS NOT NULL"),
+        partial_index("ix_runs_failed", "ended_at", "job", "backend", where="status = 'failed'"),
+        partial_index(
+            "ix_runs_ended", "job", "backend", "ended_at", where="status IN ('succeeded', 'failed')"
+        ),
+        partial_index("ix_runs_children", "parent_id", "check_at", where="parent_id IS NOT NULL"),
+        partial_index("uq_runs_slot", "job", "slot", where="slot IS NOT NULL", unique=True),
+    )
+
+
+class StepRow(Base):
+    """A named piece of a run's body: its result once done, its failures until then."""
+
+    __tablename__ = "steps"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    status: Mapped[str] = mapped_column(String(20))
+    attempts: Mapped[int] = mapped_column(default=1)
+    backend: Mapped[str] = mapped_column(String(20))
+    """Which backend did it last."""
+    result: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    until: Mapped[datetime | None]
+    """When a sleep ends."""
+    updated_at: Mapped[datetime]

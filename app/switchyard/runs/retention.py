@@ -1,0 +1,51 @@
+"""Retention: what no promise needs any longer goes, a bounded batch at a time.
+
+The row of a run stays for good: `(job, key)` is what makes the same intent a year later harmless,
+and a run that is done with turns every late delivery away. Steps are read by a run that goes on, so
+those of one that succeeded serve only people and `cutover cost`; failed and cancelled runs may be
+retried and go on from theirs, which therefore stay.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.orm import Session
+
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status, id_at
+from app.switchyard.runs.models import StepRow as S
+
+BATCH = 5000
+"""Rows looked at in one transaction: SQLite's lock is not held for long."""
+Page = tuple[int, str | None]
+"""How many rows went, and after which run id the next batch begins; None: there is none."""
+
+
+def last_of(tx: Session, column: Any, after: str, before: datetime, *of: Any) -> str | None:
+    """The last of the next BATCH run ids in `column`, all made before that time; or None.
+
+    What stays is thus looked at once a day, not once a batch.
+    """
+    span = (column > after, column < id_at(before), *of)
+    batch = select(column.label("id")).where(*span).order_by(column).limit(BATCH).subquery()
+    last: str | None = tx.scalar(select(func.max(batch.c.id)))
+    return last
+
+
+def succeeded(before: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Of a run: it succeeded, before that time. It will never go on."""
+    return R.status == Status.SUCCEEDED, R.ended_at < before
+
+
+def prune_steps(tx: Session, before: datetime, after: str) -> Page:
+    """Delete the steps of the next runs after run id `after` that succeeded before that time."""
+    last = last_of(tx, S.run_id, after, before)
+    if last is None:
+        return 0, None
+    # The range is said of both tables: each is then read by its primary key.
+    done = select(R.id).where(R.id > after, R.id <= last, *succeeded(before))
+    gone = delete(S).where(S.run_id > after, S.run_id <= last, S.run_id.in_(done))
+    return tx.connection().execute(gone).rowcount, last
