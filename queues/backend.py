@@ -1,4 +1,4 @@
-"""The RQ backend: one RQ job per telling, written as RQ writes it, many in one round trip."""
+"""The RQ backend: one RQ job per message, written as RQ writes it, many in one round trip."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answered() -> Iterator[None]:
 
 
 class RQBackend:
-    """Tells plain RQ workers. RQ keeps no time for it: the relay tells each run when it is due."""
+    """Sends to plain RQ workers. RQ waits for no due time: the relay sends each run when due."""
 
     name = "rq"
     keeps_time = False
@@ -58,7 +58,7 @@ class RQBackend:
         self._redis = connect(url)
         self._templates: dict[tuple[str, float], dict[str, Any]] = {}
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Write one RQ job per message and push their ids."""
         with answered():
             for start in range(0, len(messages), _PIPELINE):
@@ -69,7 +69,7 @@ class RQBackend:
         queued: dict[str, list[str]] = defaultdict(list)
         now = utcformat(datetime.now(UTC))
         # Without MULTI: a job's hash is written before its id is pushed, so that a worker never
-        # finds an id without its job, and a cut in between leaves what the relay tells again.
+        # finds an id without its job, and a cut in between leaves what the relay sends again.
         with self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = f"{message.run_id}-{message.epoch}"
@@ -109,7 +109,7 @@ class RQBackend:
             self._templates[queue, timeout] = fields
         return fields
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs whose RQ job still waits in its queue's list.
 
         A job out of the list and not claimed is lost (its worker died between the two), whatever

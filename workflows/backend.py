@@ -1,4 +1,4 @@
-"""The Inngest backend: one event per telling, its id made from run, epoch and telling."""
+"""The Inngest backend: one event per message, its id made from run, epoch and resends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.switchyard.runs.backend import Message
 from workflows.client import API, base_url, make_sender
 
 MARK = "_switchyard"
-"""The field of an event's data that says which run it tells of."""
+"""The field of an event's data that says which run it is about."""
 BATCH_EVENTS = 400
 BATCH_BYTES = 1024 * 1024
 SHOWN_PAYLOAD_BYTES = 128 * 1024
@@ -30,7 +30,7 @@ _ASKERS = 8
 
 
 class InngestBackend:
-    """Tells Inngest, which waits for a due time by itself."""
+    """Sends to Inngest, which waits for a due time by itself."""
 
     name = "inngest"
     keeps_time = True
@@ -46,7 +46,7 @@ class InngestBackend:
             self._client, self._pid = make_sender(self._settings), os.getpid()
         return self._client
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Send one event per message; Inngest's own event ids by run id.
 
         Sent again with the same id within 24 hours, an event starts nothing twice.
@@ -66,7 +66,7 @@ class InngestBackend:
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
         return refs
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs for which Inngest has a function run that has not ended."""
         known = [message for message in messages if message.ref is not None]
         with ThreadPoolExecutor(_ASKERS) as pool:
@@ -139,7 +139,7 @@ def _event(message: Message) -> Event:
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}
     return Event(
         name=message.event,
-        id=f"{message.run_id}-{message.epoch}-{message.tells}",
+        id=f"{message.run_id}-{message.epoch}-{message.sends}",
         data=data,
         ts=int(message.due_at.timestamp() * 1000),
     )

@@ -16,10 +16,10 @@ from app.switchyard.crash import point
 from app.switchyard.runs.carrier import Carrier, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runs.statements import RETELL
+from app.switchyard.runs.statements import RESEND
 from app.switchyard.runtime import Runtime
 from app.switchyard.web.problems import problem
-from workflows.qstash import DELIVER, FAILED, Told, read_told, unix
+from workflows.qstash import DELIVER, FAILED, Sent, read_sent, unix
 from workflows.signature import signed
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ MAX_CALLBACK_BYTES = 2 * 1024 * 1024
 NEVER = 489
 """QStash's status for what is not to be tried again."""
 
-_GIVEN_UP = RETELL.where(R.holder.is_(None)).values(error=bindparam("new_error"))
-"""Told again, with a note of what became of the message."""
+_GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error"))
+"""Sent again, with a note of what became of the message."""
 
 
 class QStashCarrier(Carrier):
@@ -45,11 +45,11 @@ def register(app: Flask, made: Runtime) -> None:
     @pages.post(DELIVER)
     def deliver() -> Response:
         text = signed(request, made.settings, DELIVER, MAX_BYTES).text
-        told = read_told(text)
-        if told is None:
+        sent = read_sent(text)
+        if sent is None:
             return _never("the body names no run")
         carrier = QStashCarrier(f"qstash-{os.urandom(8).hex()}")
-        return _answer(made, told, made.engine.perform(told.run, told.epoch, carrier))
+        return _answer(made, sent, made.engine.perform(sent.run, sent.epoch, carrier))
 
     @pages.post(FAILED)
     def failed() -> Response:
@@ -57,31 +57,31 @@ def register(app: Flask, made: Runtime) -> None:
         callback = _read_callback(text)
         if callback is None:
             return _never("the body is no failure callback")
-        return _ok("told again" if _given_up(made, callback) else "nothing to do")
+        return _ok("sent again" if _given_up(made, callback) else "nothing to do")
 
     app.register_blueprint(pages)
 
 
-def _answer(made: Runtime, told: Told, outcome: Outcome) -> Response:
+def _answer(made: Runtime, sent: Sent, outcome: Outcome) -> Response:
     """The outcome of a slice in QStash's words.
 
-    What goes on later is told anew here, so that no relay is needed for it; a crash before that
-    leaves what the relay tells.
+    What goes on later is sent anew here, so that no relay is needed for it; a crash before that
+    leaves it to the relay.
     """
     match outcome.end:
         case End.DONE | End.NOT_MINE:
             return _ok(outcome.end)
         case End.FAILED:
             return _never("the run failed")
-        case End.NOT_DUE | End.BUSY if outcome.due_at is None or told.at == unix(outcome.due_at):
+        case End.NOT_DUE | End.BUSY if outcome.due_at is None or sent.at == unix(outcome.due_at):
             # Come early, by a clock that is ahead: this very message is to come again.
             answer = problem(503, "Not due yet", "come again")
-            wait = 1 if outcome.due_at is None else told.at - made.store.clock().timestamp()
+            wait = 1 if outcome.due_at is None else sent.at - made.store.clock().timestamp()
             answer.headers["Retry-After"] = str(max(1, int(wait) + 1))
             return answer
         case _:
-            point("qstash.untold")
-            made.store.tell([told.run])
+            point("qstash.unsent")
+            made.store.send([sent.run])
             return _ok(outcome.end)
 
 
@@ -95,29 +95,29 @@ def _never(detail: str) -> Response:
     return answer
 
 
-def _read_callback(text: str) -> tuple[Told, str, str] | None:
+def _read_callback(text: str) -> tuple[Sent, str, str] | None:
     """The run, the dead message's id, and what our endpoint had answered; None if it is none."""
     try:
         body: Any = json.loads(text)
-        told = read_told(base64.b64decode(body["sourceBody"], validate=True).decode())
+        sent = read_sent(base64.b64decode(body["sourceBody"], validate=True).decode())
         # The documentation spells it as QStash once sent it.
         source = body.get("sourceMessageId") or body["sourceMessasgeId"]
         status = body.get("status")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
         return None
-    if told is None or not isinstance(source, str):
+    if sent is None or not isinstance(source, str):
         return None
-    return told, source, str(status)[:10]
+    return sent, source, str(status)[:10]
 
 
-def _given_up(made: Runtime, callback: tuple[Told, str, str]) -> bool:
-    """Tell a run again whose message is dead; False where it has gone on without it."""
-    told, source, status = callback
+def _given_up(made: Runtime, callback: tuple[Sent, str, str]) -> bool:
+    """Send a run again whose message is dead; False where it has gone on without it."""
+    sent, source, status = callback
     now = made.store.clock()
     chosen = select(R.check_at).where(
-        R.id == told.run,
-        R.epoch == told.epoch,
-        R.told_ref == source,
+        R.id == sent.run,
+        R.epoch == sent.epoch,
+        R.sent_ref == source,
         R.status.in_([Status.PENDING, Status.WAITING]),
     )
     with made.db.autocommit() as connection:
@@ -125,14 +125,14 @@ def _given_up(made: Runtime, callback: tuple[Told, str, str]) -> bool:
         if check_at is None:
             return False
         bound = {
-            "run_id": told.run,
-            "seen_epoch": told.epoch,
+            "run_id": sent.run,
+            "seen_epoch": sent.epoch,
             "seen_check_at": check_at,
             "new_check_at": max(now, check_at) + made.store.check,
             "new_error": f"qstash: could not be delivered, the last answer was {status}",
         }
         if connection.execute(_GIVEN_UP, bound).rowcount != 1:
             return False
-    log.warning("message dead; its run is told again", extra={"run": told.run, "status": status})
-    made.store.tell([told.run])
+    log.warning("message dead; its run is sent again", extra={"run": sent.run, "status": status})
+    made.store.send([sent.run])
     return True

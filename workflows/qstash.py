@@ -1,4 +1,4 @@
-"""The QStash backend: one message per telling, which QStash delivers to this app when it is due."""
+"""The QStash backend: one message per sending, which QStash delivers to this app when it is due."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 def make_client(settings: Settings) -> QStash:
     """A client for what the settings name. It keeps sockets: one per process, made after a fork.
 
-    It neither tries again (a publish that timed out may have stood: the relay tells again, under
+    It neither tries again (a publish that timed out may have stood: the relay sends it again, under
     the same deduplication id) nor waits its 600 s for an answer. Raises BackendUnavailable.
     """
     if settings.qstash_secret is None:
@@ -112,7 +112,7 @@ def unix(moment: datetime) -> int:
 
 
 class QStashBackend:
-    """Tells QStash, which waits for a due time by itself."""
+    """Sends to QStash, which waits for a due time by itself."""
 
     name = "qstash"
     keeps_time = True
@@ -139,7 +139,7 @@ class QStashBackend:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             raise
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Publish one message per run, many in one request; QStash's message ids by run id.
 
         Published again within its window under the same id, a message is delivered once. Raises
@@ -155,7 +155,7 @@ class QStashBackend:
             except BackendUnavailable as failure:
                 if not refs:
                     raise
-                # What was told is to be noted: the rest is told later, and not all of it again.
+                # What was sent is to be noted: the rest is sent later, and not all of it again.
                 left = {"runs": len(messages) - start, "reason": str(failure)}
                 log.warning("qstash took only some; the others stay pending", extra=left)
                 break
@@ -172,7 +172,7 @@ class QStashBackend:
             "url": address(self._settings, DELIVER),
             "body": json.dumps(body),
             "content_type": "application/json",
-            "deduplication_id": f"{message.run_id}-{message.epoch}-{message.tells}-{at}",
+            "deduplication_id": f"{message.run_id}-{message.epoch}-{message.sends}-{at}",
             "retries": RETRIES,
             "timeout": max(1, min(LONGEST_SECONDS, math.ceil(message.timeout))),
             "failure_callback": address(self._settings, FAILED),
@@ -185,7 +185,7 @@ class QStashBackend:
             request["flow_control"] = {"key": key, "parallelism": spec.concurrency}
         return request
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs whose message QStash has and will still deliver.
 
         One in its dead letter queue it delivers no more, and one of an older epoch is void.
@@ -202,8 +202,8 @@ class QStashBackend:
         stored = self._ask(lambda client: find(client, ref))
         if stored is None:
             return False
-        told = read_told(stored.body or "")
-        if told is None or (told.run, told.epoch) != (message.run_id, message.epoch):
+        sent = read_sent(stored.body or "")
+        if sent is None or (sent.run, sent.epoch) != (message.run_id, message.epoch):
             return False
         dead = self._ask(lambda client: client.dlq.list(count=1, filter={"message_id": ref}))
         return not dead.messages
@@ -230,7 +230,7 @@ def _delete(ids: list[str], client: QStash) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Sent:
     """What a message of ours says: do `run`, if it still stands at `epoch`."""
 
     run: str
@@ -239,7 +239,7 @@ class Told:
     """What time it was sent for, Unix seconds."""
 
 
-def read_told(text: str) -> Told | None:
+def read_sent(text: str) -> Sent | None:
     """The message, or None where the text is none of ours."""
     try:
         body = json.loads(text)
@@ -252,7 +252,7 @@ def read_told(text: str) -> Told | None:
         return None
     # What no run can have would be an error in some databases, and tried again for nothing.
     sound = 0 < len(run) <= 32 and run.isalnum() and run.isascii() and 0 < epoch < 2**31
-    return Told(run, epoch, at) if sound else None
+    return Sent(run, epoch, at) if sound else None
 
 
 def _at(due: datetime) -> int:

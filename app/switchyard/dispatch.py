@@ -49,12 +49,12 @@ def dispatch(
     at: datetime | None = None,
     session: Session | scoped_session[Session] | None = None,
 ) -> Run:
-    """Record one intent to do `job`, and tell the backend that the flag chooses.
+    """Record one intent to do `job`, and send it to the backend that the flag chooses.
 
     `key` makes it unique: the same key is the same run, with `created` false. `delay` is seconds or
     a timedelta, `at` a time with a zone. With `session` (of this product's database) the run is
-    written in the caller's transaction and told only after its commit. A backend that cannot be
-    told leaves the run pending: the relay tells it.
+    written in the caller's transaction and sent only after its commit. A backend that cannot be
+    reached leaves the run pending: the relay sends it.
 
     Raises UnknownJob, PayloadInvalid, BadInput, and KeyConflict where the key stands for another
     payload; nothing is written then.
@@ -82,7 +82,7 @@ def dispatch_many(
 
 
 def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
-    """Record one run on the side named, whatever the flag says, and tell it; reason CANARY.
+    """Record one run on the side named, whatever the flag says, and send it; reason CANARY.
 
     Raises BackendUnavailable where this process has no such backend.
     """
@@ -108,8 +108,8 @@ def _send(
         with store.db.begin() as connection:
             written = _write(connection, store, spec, decided, now)
     point("dispatch.committed")
-    store.tell_messages(as_messages(spec, decided, written))
-    point("dispatch.told")
+    store.send_messages(as_messages(spec, decided, written))
+    point("dispatch.sent")
     return written
 
 
@@ -163,7 +163,7 @@ def _join(
     now: datetime,
     session: Session,
 ) -> list[Run]:
-    """Write in the caller's transaction; told after its commit, forgotten with its rollback."""
+    """Write in the caller's transaction; sent after its commit, forgotten with its rollback."""
     if len(decided) == 1:
         written = _write(session, store, spec, decided, now)
     else:
@@ -178,7 +178,7 @@ def _join(
 def _committed(session: Session) -> None:
     if _UNSENT in session.info and not session.in_nested_transaction():
         # Read back from the ledger: a savepoint that was rolled back took its runs with it.
-        runtime.current().store.tell(session.info.pop(_UNSENT))
+        runtime.current().store.send(session.info.pop(_UNSENT))
 
 
 @event.listens_for(Session, "after_transaction_end")

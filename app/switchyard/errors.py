@@ -86,7 +86,7 @@ class Unauthorized(SwitchyardError):
 
 
 class BackendUnavailable(SwitchyardError):
-    """A queue could not be told or asked; its runs stay pending and the relay tells again."""
+    """A queue could not be reached; its runs stay pending and the relay sends them again."""
 
     status = 503
     title = "Backend unavailable"

@@ -22,11 +22,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Undo it: references that are longer are forgotten, and their runs told again if need be."""
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("UPDATE runs SET told_ref = NULL WHERE length(told_ref) > 64")
+        op.execute("UPDATE runs SET sent_ref = NULL WHERE length(sent_ref) > 64")
     _resize(255, 64)
 
 
 def _resize(before: int, after: int) -> None:
     if op.get_bind().dialect.name == "postgresql":
         kinds = (sa.String(length=before), sa.String(length=after))
-        op.alter_column("runs", "told_ref", existing_type=kinds[0], type_=kinds[1])
+        op.alter_column("runs", "sent_ref", existing_type=kinds[0], type_=kinds[1])

@@ -209,9 +209,9 @@ def test_told_again_and_again_it_is_done_once(on: Side) -> None:
     n = name()
     run = on.dispatch("five-steps", {"name": n})
     for _ in range(5):
-        on.made.store.tell([run.id])
+        on.made.store.send([run.id])
     on.finish(run)
-    on.made.store.tell([run.id])
+    on.made.store.send([run.id])
     on.settle(0.5)
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
 

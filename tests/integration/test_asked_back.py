@@ -27,10 +27,10 @@ class Deaf:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         return {}
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         return set()
 
     def cancel(self, messages: Sequence[Message]) -> None: ...

@@ -493,7 +493,7 @@ def test_cancelled_before_it_began_it_never_begins(cli: Cli) -> None:
     assert row["ended_at"] is not None
     assert cli.made.engine.perform(begun["id"], 1, Carrier("late")).end is End.NOT_MINE
     time.sleep(0.3)
-    assert sweep(cli.made.store).told == 0
+    assert sweep(cli.made.store).sent == 0
     assert "is cancelled" in cli.refused("runs", "cancel", begun["id"])
     assert cli.json("runs", "retry", begun["id"])["status"] == "pending"
 

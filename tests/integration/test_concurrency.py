@@ -126,7 +126,7 @@ def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
     on.memory.queue.clear()  # what dispatch() told is used up
     assert on.perform(third).end is End.NOT_DUE
     on.now = refused.due_at
-    assert sweep(on.made.store).told == 1
+    assert sweep(on.made.store).sent == 1
     assert [outcome.end for outcome in on.memory.work(on.made.engine)] == [End.DONE]
 
 

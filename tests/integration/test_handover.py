@@ -110,7 +110,7 @@ class Slow(MemoryBackend):
 
     name = "inngest"
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         hand_over(runtime.current().store, [message.run_id for message in messages], "memory")
         return {message.run_id: "ref" for message in messages}
 
@@ -122,4 +122,4 @@ def test_a_reference_that_comes_late_is_not_taken_for_the_new_backend_s(database
     with made.db.autocommit() as connection:
         row = connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
     made.db.dispose()
-    assert (row.backend, row.told_ref) == ("memory", None)
+    assert (row.backend, row.sent_ref) == ("memory", None)

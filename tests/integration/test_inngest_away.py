@@ -51,14 +51,14 @@ def backend(url: str, folder: Path) -> InngestBackend:
 
 def message(ref: str | None = None) -> Message:
     facts = {"job": "child", "backend": "inngest", "queue": "q", "event": "e", "payload": "{}"}
-    return Message("r", epoch=1, tells=0, due_at=datetime.now(UTC), timeout=60.0, ref=ref, **facts)
+    return Message("r", epoch=1, sends=0, due_at=datetime.now(UTC), timeout=60.0, ref=ref, **facts)
 
 
-def test_one_telling_waits_for_one_answer(tmp_path: Path) -> None:
+def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:
     """The SDK itself would send five times and wait each time, with dispatch() and the relay."""
     with server(None) as (url, came):
         with pytest.raises(BackendUnavailable, match="it does not answer"):
-            backend(url, tmp_path).tell([message()])
+            backend(url, tmp_path).send([message()])
         assert len(came) == 1
 
 
@@ -66,7 +66,7 @@ def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 503 Away\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     with server(answer) as (url, came):
         with pytest.raises(BackendUnavailable):
-            backend(url, tmp_path).tell([message()])
+            backend(url, tmp_path).send([message()])
         assert len(came) > 1
 
 
@@ -77,4 +77,4 @@ def test_an_answer_that_is_none_is_no_answer(body: bytes, tmp_path: Path) -> Non
     """Anything else that it raised would end the relay's sweep, and other backends' with it."""
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with server(head.encode() + body) as (url, _), pytest.raises(BackendUnavailable):
-        backend(url, tmp_path).holds([message("event")])
+        backend(url, tmp_path).queued([message("event")])

@@ -391,7 +391,7 @@ queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[
 """
 
 
-@pytest.mark.parametrize("point", ["", "dispatch.committed", "dispatch.told"])
+@pytest.mark.parametrize("point", ["", "dispatch.committed", "dispatch.sent"])
 def test_the_caller_dies(redis: Redis, redis_url: str, tmp_path: Path, point: str) -> None:
     """A process that never called create_app(), killed around the telling; it tries again."""
     n = uuid4().hex

@@ -109,7 +109,7 @@ def test_lost_ahead_of_its_time_it_is_found_when_due(alone: Side) -> None:
     standin(alone).fault()
     with relaying(alone.made):
         (row,) = alone.finish(run)
-    assert (row.status, row.tells, alone.marks(n)) == ("succeeded", 1, {n: 1})
+    assert (row.status, row.sends, alone.marks(n)) == ("succeeded", 1, {n: 1})
 
 
 @pytest.mark.parametrize("fault", ["unknown_outcome", "drop", "refuse"])
@@ -117,10 +117,10 @@ def test_an_unknown_outcome_is_told_again_and_done_once(alone: Side, fault: str)
     n = uuid4().hex
     standin(alone).fault(**{fault: 1})
     run = alone.dispatch("child", {"name": n}, delay=5)
-    assert alone.row(run.id).told_ref is None
+    assert alone.row(run.id).sent_ref is None
     standin(alone).fault()
     alone.made.store.backends["qstash"]._paused_until = 0.0  # type: ignore[attr-defined]
-    alone.made.store.tell([run.id])
+    alone.made.store.send([run.id])
     assert len(waiting(alone)) == 1
     with relaying(alone.made):
         (row,) = alone.finish(run)
@@ -149,20 +149,20 @@ def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: s
         away = Side("qstash", made, environ, qstash=quick)
         run = away.dispatch("child", {"name": n})
         until(lambda: len(quick.store.dead()) == 2, "the message and its callback are dead")
-        ref = away.row(run.id).told_ref
+        ref = away.row(run.id).sent_ref
         spec = made.catalogue["child"]
         row = away.row(run.id)
         message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, ref)
-        assert made.store.backends["qstash"].holds([message]) == set()
+        assert made.store.backends["qstash"].queued([message]) == set()
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
         stack.enter_context(relaying(made))
         (row,) = away.finish(run)
-        assert (row.status, row.tells >= 1, away.marks(n)) == ("succeeded", True, {n: 1})
+        assert (row.status, row.sends >= 1, away.marks(n)) == ("succeeded", True, {n: 1})
 
 
 def test_a_failure_callback_tells_again_once(alone: Side) -> None:
     run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
-    ref, body = alone.row(run.id).told_ref, waiting(alone)[0]
+    ref, body = alone.row(run.id).sent_ref, waiting(alone)[0]
     callback = {
         "status": 500,
         "sourceMessageId": ref,
@@ -179,9 +179,9 @@ def test_a_failure_callback_tells_again_once(alone: Side) -> None:
 
     assert call(token + "x").status_code == 401
     assert call(standin(alone).sign(alone.environ["BACKEND_URL"], raw)).status_code == 401
-    assert call(token).json() == {"end": "told again"}
+    assert call(token).json() == {"end": "sent again"}
     row = alone.row(run.id)
-    assert (row.tells, row.told_ref != ref, row.status) == (1, True, "pending")
+    assert (row.sends, row.sent_ref != ref, row.status) == (1, True, "pending")
     assert "the last answer was 500" in row.error
     assert call(token).json() == {"end": "nothing to do"}
     assert alone.row(run.id) == row
@@ -205,7 +205,7 @@ def test_killed_before_it_tells_of_the_retry(tmp_path: Path, redis_url: str) -> 
         made = fresh(environ["DATABASE_URL"], environ, None)
         stack.callback(made.db.dispose)
         side = Side("qstash", made, environ, qstash=qstash)
-        killer = {**environ, "SWITCHYARD_CRASH_AT": "qstash.untold"}
+        killer = {**environ, "SWITCHYARD_CRASH_AT": "qstash.unsent"}
         stack.enter_context(web(killer, port, tmp_path / "web.log"))
         stack.enter_context(relaying(made))
         run = side.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1})
@@ -218,12 +218,12 @@ def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
     row = alone.row(gone.id)
     message = Message(
-        gone.id, "child", "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, row.told_ref
+        gone.id, "child", "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, row.sent_ref
     )
     backend = alone.made.store.backends["qstash"]
-    assert backend.holds([message]) == {gone.id}
+    assert backend.queued([message]) == {gone.id}
     backend.cancel([message])
-    assert backend.holds([message]) == set()
+    assert backend.queued([message]) == set()
     backend.cancel([message])
     assert [body["run"] for body in waiting(alone)] == [stays.id]
 
@@ -232,9 +232,9 @@ def test_a_message_of_an_older_epoch_does_not_count(alone: Side) -> None:
     run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
     row = alone.row(run.id)
     message = Message(
-        run.id, "child", "qstash", "q", "e", "{}", 2, 0, row.due_at, 60.0, row.told_ref
+        run.id, "child", "qstash", "q", "e", "{}", 2, 0, row.due_at, 60.0, row.sent_ref
     )
-    assert alone.made.store.backends["qstash"].holds([message]) == set()
+    assert alone.made.store.backends["qstash"].queued([message]) == set()
 
 
 def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
@@ -247,7 +247,7 @@ def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
     row = until(failed_once, "its first try failed")
     assert row.check_at == row.due_at + alone.made.store.check
     relay.sweep(alone.made.store)
-    assert alone.row(run.id).tells == 0
+    assert alone.row(run.id).sends == 0
     alone.finish(run)
 
 
@@ -313,7 +313,7 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     spec = made.catalogue["child"]
     message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, made.store.clock(), 60.0)
     with pytest.raises(BackendUnavailable, match=says):
-        backend.tell([message])
+        backend.send([message])
     assert hand_over(made.store, [run.id], "rq").moved == 1
     made.db.dispose()
 
@@ -336,13 +336,13 @@ def test_what_was_told_before_a_limit_was_met_is_noted(
         backend = QStashBackend(load({**alone.environ, "QSTASH_URL": url}), {})
         now = datetime.now(UTC)
         messages = [Message(n, "j", "qstash", "q", "e", "{}", 1, 0, now, 60.0) for n in ("a", "b")]
-        assert backend.tell(messages) == {"a": "msg_1"}
+        assert backend.send(messages) == {"a": "msg_1"}
         with pytest.raises(BackendUnavailable, match="a moment ago"):
-            backend.tell(messages[1:])
+            backend.send(messages[1:])
         monkeypatch.setattr(qstash, "PAUSE_SECONDS", 0.0)
         backend._paused_until = 0.0
         with pytest.raises(BackendUnavailable, match="DailyMessageLimitExceeded"):
-            backend.tell(messages[1:])
+            backend.send(messages[1:])
 
 
 def test_a_wrong_token_is_said(alone: Side) -> None:

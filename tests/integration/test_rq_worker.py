@@ -111,7 +111,7 @@ def test_a_backlog_is_not_told_again(on: Side, redis_url: str) -> None:
     for _ in range(3):
         time.sleep(0.6)
         swept = sweep(on.made.store)
-        assert (swept.told, swept.held) == (0, 10)
+        assert (swept.sent, swept.queued) == (0, 10)
     assert redis.llen("rq:queue:tests") == 10
     assert {on.row(run.id).epoch for run in runs} == {1}
 
@@ -123,7 +123,7 @@ def test_redis_away_leaves_the_run_pending(redis_url: str, tmp_path: Path) -> No
     made = fresh(url, away, None)
     run = Side("rq", made, away).dispatch("child", {"name": n})
     assert (run.created, run.status) == (True, "pending")
-    assert sweep(made.store).told == 0
+    assert sweep(made.store).sent == 0
     made.db.dispose()
     back = environment(url, redis_url)
     made = fresh(url, back, None)

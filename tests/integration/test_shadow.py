@@ -146,7 +146,7 @@ def work(made: runtime.Runtime, backend: str) -> None:
 def tell(made: runtime.Runtime) -> None:
     """What the relay does for the shadows."""
     ids = [row.id for row in runs(made, "shadow-compare") if row.check_at is not None]
-    made.store.tell(ids)
+    made.store.send(ids)
 
 
 def long_ago(made: runtime.Runtime) -> None:
@@ -272,7 +272,7 @@ def test_effects_are_held_in_their_block_only(made: runtime.Runtime) -> None:
         with pytest.raises(EffectHeld):
             made.cache.get("x")
         with pytest.raises(EffectHeld):
-            made.store.backends.tell([], utcnow())
+            made.store.backends.send([], utcnow())
     assert len(tried) == 5
     with made.db.begin():
         pass

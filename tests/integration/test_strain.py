@@ -26,7 +26,7 @@ from tests.conftest import new_postgres
 from tests.support.sides import Fixed, environment, fresh
 
 
-class Told:
+class Sent:
     """A backend that gives references and does nothing else."""
 
     keeps_time = True
@@ -34,10 +34,10 @@ class Told:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         return {message.run_id: f"ref-{message.run_id}" for message in messages}
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         return {message.run_id for message in messages}
 
     def cancel(self, messages: Sequence[Message]) -> None: ...
@@ -47,7 +47,7 @@ class Told:
 
 def _made(url: str) -> runtime.Runtime:
     environ = environment(url, "redis://127.0.0.1:1")
-    made = fresh(url, environ, [Told("inngest"), Told("rq")])
+    made = fresh(url, environ, [Sent("inngest"), Sent("rq")])
     flags.configure(Fixed("inngest"))
     return made
 
@@ -85,7 +85,7 @@ def test_references_are_noted_without_a_statement_that_grows(made: runtime.Runti
     event.listen(made.db.engine, "before_cursor_execute", seen)
     runs = _many(1500)
     with made.db.autocommit() as connection:
-        noted = connection.scalar(select(func.count(R.told_ref)))
+        noted = connection.scalar(select(func.count(R.sent_ref)))
     assert noted == len(runs)
     assert 0 < most < 10
 
@@ -157,7 +157,7 @@ def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
         columns = "id, job, key, payload, backend, reason, stage, stage_version, status, epoch,"
         connection.execute(
             text(
-                f"INSERT INTO runs ({columns} tells, attempt, losses, created_at, due_at, check_at)"
+                f"INSERT INTO runs ({columns} sends, attempt, losses, created_at, due_at, check_at)"
                 " VALUES ('x', 'noop', 'k10', '{}', 'rq', '', '', 0, 'pending', 1, 0, 1, 0,"
                 " now(), now(), now())"
             )
@@ -177,7 +177,7 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
     on_postgres: runtime.Runtime,
 ) -> None:
     """It has its run's row locked, and its lease runs out."""
-    made, (frozen, other, told) = on_postgres, [run for _ in range(3) for run in _many(1)]
+    made, (frozen, other, sent) = on_postgres, [run for _ in range(3) for run in _many(1)]
     for run in (frozen, other):
         now = made.store.clock()
         with made.db.autocommit() as connection:
@@ -186,14 +186,14 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
     later = made.store.clock() + timedelta(minutes=30)
     store = replace(made.store, clock=lambda: later)
     with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
-        for run in (frozen, told):
+        for run in (frozen, sent):
             _lock(run)(connection)
         swept = pool.submit(sweep, store)
         try:
             assert swept.result(10).taken_over == 1
         finally:
             connection.rollback()
-    assert (sweep(store).taken_over, _epochs(made)) == (1, {frozen: 3, other: 3, told: 1})
+    assert (sweep(store).taken_over, _epochs(made)) == (1, {frozen: 3, other: 3, sent: 1})
 
 
 def _epochs(made: runtime.Runtime) -> dict[str, int]:

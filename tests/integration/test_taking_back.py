@@ -1,4 +1,4 @@
-"""What a backend was told and can take back is gone from it; what it cannot is left alone."""
+"""What a backend was sent and can take back is gone from it; what it cannot is left alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workflows.backend import InngestBackend
 def message(run: str, epoch: int = 1, ref: str | None = None) -> Message:
     due = datetime.now(UTC) + timedelta(hours=1)
     facts = {"backend": "x", "queue": "back", "event": "test.child", "payload": '{"name": "n"}'}
-    return Message(run, "child", epoch=epoch, tells=0, due_at=due, timeout=60.0, ref=ref, **facts)
+    return Message(run, "child", epoch=epoch, sends=0, due_at=due, timeout=60.0, ref=ref, **facts)
 
 
 @pytest.mark.parametrize("kind", ["rq", "memory"])
@@ -32,11 +32,11 @@ def test_what_waits_in_a_list_is_taken_out(kind: str, redis_url: str) -> None:
     redis = connect(redis_url)
     redis.flushall()
     backend: Backend = RQBackend(redis_url) if kind == "rq" else MemoryBackend()
-    told = [message(run) for run in ("a", "b", "c")]
-    backend.tell(told)
-    # Not told at this epoch, and never told at all: nothing to take back, and no error.
+    sent = [message(run) for run in ("a", "b", "c")]
+    backend.send(sent)
+    # Not sent at this epoch, and never sent at all: nothing to take back, and no error.
     backend.cancel([message("a"), message("b", epoch=2), message("z")])
-    assert backend.holds(told) == {"b", "c"}
+    assert backend.queued(sent) == {"b", "c"}
     if kind == "rq":
         assert set(redis.keys("rq:job:*")) == {b"rq:job:b-1", b"rq:job:c-1"}
 
@@ -45,7 +45,7 @@ def test_what_a_worker_has_popped_keeps_its_hash(redis_url: str) -> None:
     redis = connect(redis_url)
     redis.flushall()
     backend = RQBackend(redis_url)
-    backend.tell([message("a")])
+    backend.send([message("a")])
     assert redis.lpop("rq:queue:back") == b"a-1"
     backend.cancel([message("a")])
     assert redis.exists("rq:job:a-1")
@@ -65,13 +65,13 @@ def inngest(tmp_path: Path) -> Iterator[tuple[InngestStandIn, InngestBackend]]:
 def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBackend]) -> None:
     standin, backend = inngest
     first, second = message("a"), message("b")
-    refs = backend.tell([first, second])
-    told = [message(run, ref=ref) for run, ref in refs.items()]
-    assert backend.holds(told) == {"a", "b"}
-    backend.cancel([told[0], message("c", ref="01UNKNOWN"), message("d")])
-    backend.cancel(told[:1])
-    told_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]
-    ended = {of["run"]: status for of, status in told_of if of}  # a cron may have fired, too
+    refs = backend.send([first, second])
+    sent = [message(run, ref=ref) for run, ref in refs.items()]
+    assert backend.queued(sent) == {"a", "b"}
+    backend.cancel([sent[0], message("c", ref="01UNKNOWN"), message("d")])
+    backend.cancel(sent[:1])
+    sent_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]
+    ended = {of["run"]: status for of, status in sent_of if of}  # a cron may have fired, too
     assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
 
 

@@ -1,4 +1,4 @@
-"""A service that takes what it is told and answers no questions, for long or for ever."""
+"""A service that takes what it is sent and answers no questions, for long or for ever."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Unaskable:
     def __init__(self, name: str) -> None:
         self.name = name
         self.away = False
-        self.told: list[Message] = []
+        self.sent: list[Message] = []
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         if self.away:
             raise BackendUnavailable("away")
-        self.told += messages
+        self.sent += messages
         return {message.run_id: f"ref-{message.run_id}" for message in messages}
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         if any(message.ref is not None for message in messages):
             raise BackendUnavailable("it answered 401")
         return set()
@@ -74,24 +74,24 @@ def made(tmp_path: Path, service: Unaskable, at: Time) -> Iterator[runtime.Runti
 def test_what_it_was_never_told_it_is_told(
     made: runtime.Runtime, service: Unaskable, at: Time
 ) -> None:
-    told = dispatch("noop", {"name": "told"})
+    sent = dispatch("noop", {"name": "sent"})
     service.away = True
-    untold = dispatch("noop", {"name": "untold"})
+    unsent = dispatch("noop", {"name": "unsent"})
     service.away = False
     at.now += timedelta(seconds=5)
     swept = sweep(made.store)
-    assert [message.run_id for message in service.told] == [told.id, untold.id]
-    assert (swept.told, swept.unreachable) == (1, 1)
+    assert [message.run_id for message in service.sent] == [sent.id, unsent.id]
+    assert (swept.sent, swept.unreachable) == (1, 1)
 
 
 def test_what_it_was_told_long_ago_it_is_told_again(
     made: runtime.Runtime, service: Unaskable, at: Time
 ) -> None:
-    """Told twice is harmless; what was lost there, and is never told again, is lost."""
+    """Sent twice is harmless; what was lost there, and is never sent again, is lost."""
     run = dispatch("noop", {"name": "n"})
     end = at.now + 7 * TRUSTED
     while at.now < end:
         at.now += timedelta(seconds=30)
         sweep(made.store)
-    assert {message.run_id for message in service.told} == {run.id}
-    assert [message.tells for message in service.told] == [0, 1, 2, 3]
+    assert {message.run_id for message in service.sent} == {run.id}
+    assert [message.sends for message in service.sent] == [0, 1, 2, 3]

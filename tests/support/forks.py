@@ -28,7 +28,13 @@ from app.switchyard.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS
 
 IMPORTED = (
-    *("app.switchyard.extension", "queues.worker", "rq.cli.cli", "flask.cli", "app.switchyard.crash"),
+    *(
+        "app.switchyard.extension",
+        "queues.worker",
+        "rq.cli.cli",
+        "flask.cli",
+        "app.switchyard.crash",
+    ),
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread"),
 )
 """What no process does without. No jobs: each loads its own. And no settings are read."""

@@ -56,9 +56,9 @@ class Watched(MemoryBackend):
         self.look: Callable[[], int] = lambda: 0
         self.seen: list[int] = []
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         self.seen.append(self.look())
-        return super().tell(messages)
+        return super().send(messages)
 
 
 class Site:

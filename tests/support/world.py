@@ -92,7 +92,7 @@ class Queue:
         self.away = self.swallows = self.doubles = self.unsure = False
         self._refs = itertools.count(1)
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         if self.away:
             raise BackendUnavailable(f"{self.name} is away")
         refs = {}
@@ -114,7 +114,7 @@ class Queue:
         """Whether anybody is there for such a message."""
         return True
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         if self.away:
             raise BackendUnavailable(f"{self.name} is away")
         return {m.run_id for m in messages if any(self.is_of(p, m) for p in self.parcels)}
@@ -177,7 +177,7 @@ class Inngest(Queue):
         return self.world.made.catalogue[message.job].serverless == self.name
 
     def accept(self, message: Message, ref: str) -> None:
-        mark = (message.run_id, message.epoch, message.tells, None)
+        mark = (message.run_id, message.epoch, message.sends, None)
         if mark not in self.seen:
             self.seen[mark] = ref
             super().accept(message, ref)
@@ -209,7 +209,7 @@ class QStash(Queue):
     keeps_time = gives_refs = True
 
     def accept(self, message: Message, ref: str) -> None:
-        mark = (message.run_id, message.epoch, message.tells, message.due_at)
+        mark = (message.run_id, message.epoch, message.sends, message.due_at)
         if mark not in self.seen:
             self.seen[mark] = ref
             super().accept(message, ref)
@@ -226,7 +226,7 @@ class QStash(Queue):
         if parcel in self.parcels:
             self.parcels.remove(parcel)
         if outcome.end not in (End.DONE, End.NOT_MINE, End.FAILED):
-            self.world.made.store.tell([parcel.message.run_id])
+            self.world.made.store.send([parcel.message.run_id])
         return outcome
 
 

@@ -58,7 +58,7 @@ def _migrated(made: Runtime) -> None:
 @json_option
 @with_appcontext
 def relay(once: bool, as_json: bool) -> None:
-    """Tell backends what they were not told or have lost, and take over what was left."""
+    """Send backends what they never got or have lost, and take over what was left."""
     made = parts()
     _migrated(made)
     if once:

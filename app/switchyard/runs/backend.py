@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a backend is told: do run `run_id`, if it still stands at `epoch`."""
+    """What a backend is sent: do run `run_id`, if it still stands at `epoch`."""
 
     run_id: str
     job: str
@@ -27,7 +27,7 @@ class Message:
     payload: str
     """Canonical JSON."""
     epoch: int
-    tells: int
+    sends: int
     due_at: datetime
     timeout: float
     ref: str | None = None
@@ -38,16 +38,16 @@ class Backend(Protocol):
 
     name: str
     keeps_time: bool
-    """Whether it can be told ahead of time and waits by itself; else the relay tells when due."""
+    """Whether it waits for a due time by itself; else the relay sends each run when it is due."""
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Queue each message; the backend's own references by run id, where it has any.
 
         Raises BackendUnavailable where it failed or its outcome is unknown.
         """
         ...
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         """The run ids among `messages` that it still has and will deliver.
 
         Raises BackendUnavailable where it cannot say.
@@ -55,7 +55,7 @@ class Backend(Protocol):
         ...
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Take back what was told, where it can be: what it delivers all the same finds a newer
+        """Take back what was sent, where it can be: what it delivers all the same finds a newer
         epoch and does nothing.
 
         Raises BackendUnavailable where it cannot be reached; callers go on without.
@@ -71,14 +71,14 @@ class Backends:
     """The backends of one process, by name."""
 
     def __init__(
-        self, backends: Iterable[Backend], untold: Callable[[str], None] = lambda _why: None
+        self, backends: Iterable[Backend], unsent: Callable[[str], None] = lambda _why: None
     ) -> None:
         self._by_name = {backend.name: backend for backend in backends}
-        self._untold = untold
+        self._unsent = unsent
 
-    def noting(self, untold: Callable[[str], None]) -> Backends:
-        """The same, which also say why one could not be told."""
-        return Backends(self._by_name.values(), untold)
+    def noting(self, unsent: Callable[[str], None]) -> Backends:
+        """The same, which also say why one could not be reached."""
+        return Backends(self._by_name.values(), unsent)
 
     def __getitem__(self, name: str) -> Backend:
         try:
@@ -95,12 +95,12 @@ class Backends:
         backend = self._by_name.get(name)
         return backend is not None and backend.keeps_time
 
-    def tell(self, messages: Sequence[Message], now: datetime) -> dict[str, str]:
-        """Tell each message's backend what it can be told by now; references by run id.
+    def send(self, messages: Sequence[Message], now: datetime) -> dict[str, str]:
+        """Send each message that its backend can take by now; references by run id.
 
         A backend that fails is logged and left to the relay: what is recorded stays pending.
         """
-        effects.allow("telling a queue")
+        effects.allow("sending to a queue")
         groups: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
             if message.due_at <= now or self.keeps_time(message.backend):
@@ -108,11 +108,11 @@ class Backends:
         refs: dict[str, str] = {}
         for name, group in groups.items():
             try:
-                refs.update(self[name].tell(group))
+                refs.update(self[name].send(group))
             except BackendUnavailable as failure:
-                self._untold(str(failure))
+                self._unsent(str(failure))
                 log.warning(
-                    "backend could not be told; its runs stay pending",
+                    "not sent to the backend; its runs stay pending",
                     extra={"backend": name, "runs": len(group), "reason": str(failure)},
                 )
         return refs

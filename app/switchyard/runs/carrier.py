@@ -17,9 +17,9 @@ class End(StrEnum):
     RETRY = "retry"
     """A step failed and is tried again at `due_at`."""
     WAIT = "wait"
-    """A sleep, or children: the run goes on at `due_at` or when it is told again."""
+    """A sleep, or children: the run goes on at `due_at` or when it is sent again."""
     NOT_DUE = "not_due"
-    """Told too early, or every place of its job is taken: nothing was done; `due_at` says when."""
+    """Sent too early, or every place of its job is taken: nothing was done; `due_at` says when."""
     BUSY = "busy"
     """This carrier's own earlier call still holds the run, until `due_at`."""
     NOT_MINE = "not_mine"
@@ -53,7 +53,7 @@ class Carrier:
     one_step_per_call = False
     """Whether the backend calls again after each step, and nobody holds the run meanwhile."""
     keeps_time = False
-    """Whether the backend itself comes back at a due time; else the relay tells again."""
+    """Whether the backend itself comes back at a due time; else the relay sends it again."""
 
     def __init__(self, holder: str) -> None:
         self.holder = holder

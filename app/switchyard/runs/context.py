@@ -138,12 +138,12 @@ class RunContext:
                 keeps_time=self._store.keeps_time,
                 parent_id=self.run_id,
             )
-            told.extend(as_messages(spec, items, written))
+            messages.extend(as_messages(spec, items, written))
             return [run.id for run in written]
 
-        told: list[Any] = []
-        tell = partial(self._store.tell_messages, told)
-        return list(self._carry(step, partial(self._attempt, step, create, then=tell)))
+        messages: list[Any] = []
+        send = partial(self._store.send_messages, messages)
+        return list(self._carry(step, partial(self._attempt, step, create, then=send)))
 
     def join(self, name: str) -> dict[str, int]:
         """See app.switchyard.context.Steps.join."""
@@ -243,7 +243,7 @@ class RunContext:
         except Exception as failure:  # noqa: BLE001 - any error of a step is recorded and retried
             return self._step_failed(step, attempts, failure)
         point("step.recorded")
-        self._hold.tell_if_moved()
+        self._hold.send_if_moved()
         if then is not None:
             then()
         return json.loads(encoded)
@@ -258,7 +258,7 @@ class RunContext:
                 self._move = self._hold.step_done(
                     tx, step, StepStatus.FAILED, attempts, error=error
                 )
-            self._hold.tell_if_moved()
+            self._hold.send_if_moved()
             return self._ended(StepFailed(step, error), {"failed": error})
         due = self.due_after(attempts, failure)
         log.warning(
@@ -300,7 +300,7 @@ class RunContext:
             self._hold.give_up(self._store.clock())
             raise Pause(Outcome(End.YIELDED, error=str(lost))) from lost
         point("step.recorded")
-        self._hold.tell_if_moved()
+        self._hold.send_if_moved()
         return json.loads(encoded)
 
     def _step_unknown(self, step: str, attempts: int, why: str) -> Any:
@@ -313,7 +313,7 @@ class RunContext:
         log.error("%s", error)
         with self._store.db.session() as tx:
             self._move = self._hold.step_done(tx, step, StepStatus.UNKNOWN, attempts, error=error)
-        self._hold.tell_if_moved()
+        self._hold.send_if_moved()
         return self._ended(OutcomeUnknown(error), {"unknown": error})
 
     def _ended(self, raised: StepFailed | OutcomeUnknown, shown: dict[str, str]) -> Any:

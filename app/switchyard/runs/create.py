@@ -93,7 +93,7 @@ def write_runs(
             "stage_version": decision.version,
             "status": Status.PENDING,
             "epoch": 1,
-            "tells": 0,
+            "sends": 0,
             "attempt": 1,
             "losses": 0,
             "parent_id": parent_id,
@@ -151,7 +151,7 @@ def _same(spec: JobSpec, one: str, other: str) -> bool:
 def as_messages(
     spec: JobSpec, items: Sequence[tuple[NewRun, Decision]], written: Sequence[Run]
 ) -> list[Message]:
-    """What the backends are to be told of the runs that were created."""
+    """The messages to send about the runs that were created."""
     return [
         Message(
             run_id=new.id,
@@ -161,7 +161,7 @@ def as_messages(
             event=spec.event,
             payload=new.payload,
             epoch=1,
-            tells=0,
+            sends=0,
             due_at=new.due_at,
             timeout=spec.timeout,
         )

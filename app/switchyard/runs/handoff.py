@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 CHUNK = 200
 """Runs moved per transaction: the write lock is not held for long."""
 _COLUMNS = (
-    *(R.id, R.job, R.backend, R.payload, R.epoch, R.tells, R.due_at, R.told_ref),
+    *(R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref),
     *(R.status, R.move_to),
 )
 
@@ -70,7 +70,7 @@ def hand_over(
         point("handover.committed")
         if loose:
             take_back(store, loose)
-            store.tell([row.id for row in loose])
+            store.send([row.id for row in loose])
         moved += len(loose)
     return HandedOver(moved, asked)
 
@@ -87,12 +87,12 @@ def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, li
 
 
 def take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:
-    """Have the backends of these rows forget what they were told of them, as far as they can."""
-    told: dict[str, list[Message]] = defaultdict(list)
+    """Have the backends of these rows forget what they were sent of them, as far as they can."""
+    sent: dict[str, list[Message]] = defaultdict(list)
     for row in rows:
         if (spec := store.spec_of(row.job)) is not None:
-            told[row.backend].append(ledger.as_message(row, spec))
-    for backend, messages in told.items():
+            sent[row.backend].append(ledger.as_message(row, spec))
+    for backend, messages in sent.items():
         try:
             store.backends[backend].cancel(messages)
         except BackendUnavailable as failure:

@@ -28,12 +28,12 @@ class Hold:
         self.moved = False
         """Whether giving the run back moved it to another backend."""
 
-    def tell_if_moved(self) -> None:
-        """After the commit: tell the backend that the run has moved to."""
+    def send_if_moved(self) -> None:
+        """After the commit: send the run to the backend it has moved to."""
         if self.moved:
             log.info("run handed over as it was given back")
             point("run.moved")
-            self.store.tell([self.claim.run_id])
+            self.store.send([self.claim.run_id])
 
     def given_back(self, outcome: Outcome) -> Outcome:
         """`outcome`, or that the run is not this backend's any more."""
@@ -91,7 +91,7 @@ class Hold:
             )
             self._give_back(connection, due, attempts + 1, f"{step}: {error}")
         point("step.failure-recorded")
-        self.tell_if_moved()
+        self.send_if_moved()
 
     def wait(self, step: str, until: datetime | None, due: datetime) -> None:
         """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
@@ -99,7 +99,7 @@ class Hold:
         with self.store.db.begin() as connection:
             ledger.save_step(connection, self.claim, step, StepStatus.WAITING, now, until=until)
             self._give_back(connection, due, 1, None)
-        self.tell_if_moved()
+        self.send_if_moved()
 
     def give_up(self, due: datetime, error: str | None = None) -> None:
         """Let go of the run as it stands: nothing failed, anyone may go on with it at `due`."""
@@ -107,10 +107,10 @@ class Hold:
         bound |= {"new_check_at": due, "new_holder": None}
         with self.store.db.autocommit() as connection:
             self._release(connection, bound)
-        self.tell_if_moved()
+        self.send_if_moved()
 
     def move(self) -> bool:
-        """Hand the run to the backend it was asked to move to: every earlier telling is void.
+        """Hand the run to the backend it was asked to move to: every earlier message is void.
 
         False where it is to stay after all.
         """
@@ -123,7 +123,7 @@ class Hold:
                 ledger.fenced(connection.execute(statements.RENEW, bound).rowcount, self.claim)
                 return False
         point("run.moved")
-        self.store.tell([moved])
+        self.store.send([moved])
         return True
 
     def end(self, status: Status, result: str | None, error: str | None) -> None:
@@ -139,7 +139,7 @@ class Hold:
             ledger.fenced(connection.execute(statements.END, bound).rowcount, self.claim)
             woken = ledger.wake_parent(connection, parent, now, now + self.store.check)
         if woken:
-            self.store.tell([parent])
+            self.store.send([parent])
 
     def _give_back(
         self, connection: Connection, due: datetime, attempt: int, error: str | None
@@ -153,7 +153,7 @@ class Hold:
 
     def _released(self, due: datetime, attempt: int, error: str | None) -> dict[str, object]:
         stays = self.carrier.keeps_time
-        # Told ahead, it waits there by itself, whoever carried this slice.
+        # Sent ahead, it waits there by itself, whoever carried this slice.
         waits = stays or self.store.backends.keeps_time(self.claim.backend)
         return self.claim.fence(
             new_due_at=due,

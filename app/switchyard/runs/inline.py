@@ -56,9 +56,9 @@ class Slice:
 
 
 class Inline:
-    """One process's hands: what its store tells goes into a list, and the list is worked off.
+    """One process's hands: what its store sends goes into a list, and the list is worked off.
 
-    What the list still holds when the process dies, the relay finds and tells the real backend.
+    What the list still holds when the process dies, the relay finds and sends to the real backend.
     """
 
     def __init__(self, engine: Engine, stop: threading.Event) -> None:

@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Bid:
-    """Who would take which run, told at which epoch, when and until when."""
+    """Who would take which run, sent at which epoch, when and until when."""
 
     run_id: str
     epoch: int
@@ -64,7 +64,7 @@ class Bid:
         """Its parameters in a statement, without the lease."""
         return {
             "run_id": self.run_id,
-            "told_epoch": self.epoch,
+            "sent_epoch": self.epoch,
             "by": self.by,
             "now": self.now,
         }
@@ -168,22 +168,25 @@ def children_by_status(connection: Connection, run_id: str) -> dict[str, int]:
 
 
 def messages(connection: Connection | Session, ids: Sequence[str]) -> list[AnyRow]:
-    """The rows a telling of these runs is made from."""
-    columns = (R.id, R.job, R.backend, R.payload, R.epoch, R.tells, R.due_at, R.told_ref)
+    """The rows that messages about these runs are made from."""
+    columns = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref)
     return list(connection.execute(select(*columns).where(R.id.in_(ids)).order_by(R.id)))
 
 
-def save_refs(connection: Connection, refs: dict[str, str], told: dict[str, str]) -> None:
-    """Note what the backend calls each run it was told (`told`: its name by run id); not of a run
-    that has moved on meanwhile, whose new backend would be taken to have it."""
+def save_refs(connection: Connection, refs: dict[str, str], backends: dict[str, str]) -> None:
+    """Record the reference that its backend (`backends`, by run id) gave each run; not of one that
+    has moved on meanwhile, whose new backend would be taken to have it."""
     # Younger ones first, as whoever else locks many does.
-    rows = [{"run": run, "told": told[run], "ref": refs[run]} for run in sorted(refs, reverse=True)]
+    rows = [
+        {"run": run, "sent_to": backends[run], "ref": refs[run]}
+        for run in sorted(refs, reverse=True)
+    ]
     if rows:
         connection.execute(SAVE_REF, rows)
 
 
 def as_message(row: AnyRow, spec: JobSpec) -> Message:
-    """A telling of one row of `messages`."""
+    """The message about one row of `messages`."""
     return Message(
         run_id=row.id,
         job=row.job,
@@ -192,8 +195,8 @@ def as_message(row: AnyRow, spec: JobSpec) -> Message:
         event=spec.event,
         payload=row.payload,
         epoch=row.epoch,
-        tells=row.tells,
+        sends=row.sends,
         due_at=row.due_at,
         timeout=spec.timeout,
-        ref=row.told_ref,
+        ref=row.sent_ref,
     )

@@ -1,4 +1,4 @@
-"""A backend in memory: what it is told, the calling process performs when it says so."""
+"""A backend in memory: what it is sent, the calling process performs when it says so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.switchyard.runs.engine import Engine
 
 class MemoryBackend:
     """A queue in a list, which several may share; it may bear the name of the backend it stands in
-    for. What it holds is gone with its process: the relay then tells again."""
+    for. What it holds is gone with its process: the relay then sends it again."""
 
     name = "memory"
     keeps_time = False
@@ -23,20 +23,20 @@ class MemoryBackend:
         self.name = name or self.name
         self.queue: deque[Message] = deque() if queue is None else queue
 
-    def tell(self, messages: Sequence[Message]) -> Mapping[str, str]:
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Queue the messages."""
         self.queue.extend(messages)
         return {}
 
-    def holds(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs still in the list."""
         queued = {message.run_id for message in self.queue}
         return {message.run_id for message in messages if message.run_id in queued}
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take the messages out of the list."""
-        told = {(message.run_id, message.epoch) for message in messages}
-        for message in [m for m in self.queue if (m.run_id, m.epoch) in told]:
+        sent = {(message.run_id, message.epoch) for message in messages}
+        for message in [m for m in self.queue if (m.run_id, m.epoch) in sent]:
             with suppress(ValueError):  # another thread performs it
                 self.queue.remove(message)
 

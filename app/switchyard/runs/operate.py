@@ -29,11 +29,11 @@ _REOPEN = (
         epoch=R.epoch + 1,
         holder=null(),
         move_to=null(),
-        told_ref=null(),
+        sent_ref=null(),
         ended_at=null(),
         result=null(),
         error=null(),
-        tells=0,
+        sends=0,
         attempt=1,
         losses=0,
         due_at=bindparam("now"),
@@ -94,7 +94,7 @@ def retry(store: RunStore, run_id: str) -> int:
             ]
             back = [*back, *level]
     for some in _chunks(back):
-        store.tell(some)
+        store.send(some)
     return len(back) - 1
 
 
@@ -113,7 +113,7 @@ def cancel(store: RunStore, run_id: str) -> int:
             connection, parent, now, now + store.check
         )
     if woken and parent is not None:
-        store.tell([parent])
+        store.send([parent])
     # Below a run that is committed as cancelled no new child can appear. In transactions of their
     # own: a child that ends locks itself, then its parent, and would deadlock with one for all.
     below = _cancel_below(store, run_id, now)

@@ -23,7 +23,7 @@ from app.switchyard.runs.statements import PUT_OFF, TAKEN
 
 WAIT_SECONDS = 0.5
 """How long a worker waits for a place. Were it to put off at once all that it finds in its queue,
-the places would stay empty until the relay has told those runs again."""
+the places would stay empty until the relay has sent those runs again."""
 _LOOK_SECONDS = 0.05
 _TRIES = 3
 """How often to choose again where another was quicker."""
@@ -58,7 +58,7 @@ def claim(
 
 
 def put_off(connection: Connection, bid: Bid, patience: timedelta) -> datetime | None:
-    """Have a run that found no place told again in 1 to 3 s: when; None if it is not to be had.
+    """Have a run that found no place sent again in 1 to 3 s: when; None if it is not to be had.
 
     `patience` is how long after that it may stay unclaimed before the relay sees to it.
     """

@@ -1,4 +1,4 @@
-"""The relay: resends what was never told, takes over what was left, finds what a queue lost."""
+"""The relay: resends what was never sent, takes over what was left, finds what a queue lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.switchyard.runs.backend import Message
 from app.switchyard.runs.ledger import AnyRow
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runs.statements import RETELL, TAKE_OVER, next_check
+from app.switchyard.runs.statements import RESEND, TAKE_OVER, next_check
 from app.switchyard.runs.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ BATCH = 2000
 INTERVAL_SECONDS = 1.0
 TRUSTED = timedelta(minutes=10)
 """How long a service's word that it still has a run is taken, from the run's due time on; twice as
-long after each telling, so that a long backlog there is not told again and again."""
+long after each sending, so that a long backlog there is not sent again and again."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
 
@@ -34,13 +34,13 @@ _LONGEST_PAUSE = timedelta(minutes=1)
 class Swept:
     """What one sweep did."""
 
-    told: int = 0
-    """Runs told (again): never told, due now, or lost by their queue."""
+    sent: int = 0
+    """Runs sent (again): never sent, due now, or lost by their queue."""
     taken_over: int = 0
-    held: int = 0
+    queued: int = 0
     """Runs their queue still has."""
     unreachable: int = 0
-    """Runs whose backend could not be asked or told."""
+    """Runs whose backend could not be asked or sent to."""
 
 
 def sweep(store: RunStore, limit: int = BATCH) -> Swept:
@@ -50,14 +50,14 @@ def sweep(store: RunStore, limit: int = BATCH) -> Swept:
     with store.db.autocommit() as connection:
         rows = _due(connection, now, limit)
         left = [row for row in rows if row.status == Status.RUNNING]
-        told = [row for row in rows if row.status != Status.RUNNING]
+        unclaimed = [row for row in rows if row.status != Status.RUNNING]
         taken = [row.id for row in left if _take_over(connection, row, now, store.check)]
     swept.taken_over = len(taken)
     if taken:
         log.warning("runs taken over: their lease ran out", extra={"runs": len(taken)})
-        store.tell(taken)
+        store.send(taken)
     groups: dict[str, list[AnyRow]] = defaultdict(list)
-    for row in told:
+    for row in unclaimed:
         groups[row.backend].append(row)
     for backend, group in groups.items():
         _see_to(store, backend, group, now, swept)
@@ -66,7 +66,7 @@ def sweep(store: RunStore, limit: int = BATCH) -> Swept:
 
 def _due(connection: Connection, now: datetime, limit: int) -> list[AnyRow]:
     columns = (
-        *(R.id, R.job, R.backend, R.payload, R.epoch, R.tells, R.due_at, R.told_ref),
+        *(R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref),
         *(R.status, R.holder, R.losses, R.check_at),
     )
     chosen = select(*columns).where(R.check_at <= now).order_by(R.check_at).limit(limit)
@@ -90,7 +90,7 @@ def _take_over(connection: Connection, row: AnyRow, now: datetime, check: timede
 
 
 def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, swept: Swept) -> None:
-    """Runs that should have been claimed by now: still queued, or to be told again?"""
+    """Runs that should have been claimed by now: still queued, or to be sent again?"""
     asked: list[tuple[AnyRow, Message]] = []
     for row in rows:
         spec = store.spec_of(row.job)
@@ -98,16 +98,16 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
             asked.append((row, ledger.as_message(row, spec)))
     sure = True
     try:
-        held = store.backends[backend].holds([message for _, message in asked])
+        held = store.backends[backend].queued([message for _, message in asked])
     except BackendUnavailable as failure:
         log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
         if not store.backends.keeps_time(backend):
             swept.unreachable += len(asked)
             _look_again(store, [row.id for row in rows], now)
             return
-        # What a service was never told, or so long ago that its word would not do, it is told all
+        # What a service was never sent, or so long ago that its word would not do, it is sent all
         # the same: that it takes events and answers no questions may last.
-        held, sure = {row.id for row, _ in asked if row.told_ref is not None}, False
+        held, sure = {row.id for row, _ in asked if row.sent_ref is not None}, False
     unknown = {row.id for row in rows} - {row.id for row, _ in asked}
     stays = [row.id for row, _ in asked if row.id in held and _believed(row, now)]
     lost = [row for row, _ in asked if row.id not in stays]
@@ -121,21 +121,21 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
                 "seen_check_at": row.check_at,
                 "new_check_at": now + store.check,
             }
-            if connection.execute(RETELL, bound).rowcount == 1:
+            if connection.execute(RESEND, bound).rowcount == 1:
                 again.append(row.id)
     if sure:
-        swept.held += len(stays)
+        swept.queued += len(stays)
     else:
         swept.unreachable += len(stays)
-    swept.told += len(again)
+    swept.sent += len(again)
     if again:
-        store.tell(again)
+        store.send(again)
 
 
 def _believed(row: AnyRow, now: datetime) -> bool:
     """A list in Redis says what it holds; a service that only gave a reference may be mistaken."""
-    patience: timedelta = TRUSTED * 2 ** min(row.tells, 10)
-    return row.told_ref is None or now < row.due_at + patience
+    patience: timedelta = TRUSTED * 2 ** min(row.sends, 10)
+    return row.sent_ref is None or now < row.due_at + patience
 
 
 def _look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
@@ -154,5 +154,5 @@ def run_forever(
         except Exception:
             log.exception("sweep failed")
             swept = Swept()
-        if swept.told + swept.taken_over + swept.held < BATCH:
+        if swept.sent + swept.taken_over + swept.queued < BATCH:
             stop.wait(interval_seconds)

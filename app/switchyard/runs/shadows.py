@@ -1,4 +1,4 @@
-"""Runs that shadow others: written with the live run, and told by the relay, not by its caller."""
+"""Runs that shadow others: written with the live run, and sent by the relay, not by its caller."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def write(
             chosen = decision._replace(backend=spec.serverless, reason=Reason.SHADOW.value)
             items.append((shadow, chosen))
     if items:
-        # Its check is due at once, so that the relay tells it: the live run's caller waits for no
+        # Its check is due at once, so that the relay sends it: the live run's caller waits for no
         # second queue.
         write_runs(on, catalogue[JOB], items, now, timedelta(0), keeps_time=keeps_time)

@@ -73,22 +73,22 @@ INSERT = {
 }
 """A new run, or nothing where its (job, key) is known."""
 
-_TOLD = and_(
+_SENT = and_(
     R.holder.is_(None),
-    R.epoch == bindparam("told_epoch"),
+    R.epoch == bindparam("sent_epoch"),
     R.status.in_([Status.PENDING, Status.WAITING]),
 )
 _OWN = R.holder == bindparam("by")
 
-# Only the told epoch may claim a run nobody holds; a holder (an Inngest run, which comes back for
-# each step) may go on with its own, and with one whose lease it let run out.
+# Only the epoch that was sent may claim a run nobody holds; a holder (an Inngest run, which comes
+# back for each step) may go on with its own, and with one whose lease it let run out.
 _CLAIM = (
     update(runs)
     .where(
         R.id == bindparam("run_id"),
         R.due_at <= bindparam("now"),
         or_(
-            _TOLD,
+            _SENT,
             and_(
                 _OWN,
                 or_(
@@ -129,7 +129,7 @@ PUT_OFF = (
     .where(
         R.id == bindparam("run_id"),
         R.due_at <= bindparam("now"),
-        or_(_TOLD, and_(_OWN, R.status == Status.WAITING)),
+        or_(_SENT, and_(_OWN, R.status == Status.WAITING)),
     )
     .values(due_at=bindparam("new_due_at"), check_at=bindparam("new_check_at"))
 )
@@ -146,7 +146,7 @@ def _moved(when: ColumnElement[bool]) -> dict[str, Any]:
         "backend": case((when, R.move_to), else_=R.backend),
         "reason": case((when, "HANDED_OVER"), else_=R.reason),
         "epoch": case((when, R.epoch + 1), else_=R.epoch),
-        "told_ref": case((when, null()), else_=R.told_ref),
+        "sent_ref": case((when, null()), else_=R.sent_ref),
         "move_to": case((when, null()), else_=R.move_to),
     }
 
@@ -183,7 +183,7 @@ RELEASE = (
         holder=case((_ASKED, null()), else_=bindparam("new_holder", type_=R.holder.type)),
         attempt=bindparam("new_attempt"),
         error=bindparam("new_error"),
-        tells=0,
+        sends=0,
         **_moved(_ASKED),
     )
     .returning(R.epoch)
@@ -204,7 +204,7 @@ END = (
     )
 )
 
-# The run changes backend: every earlier telling and claim is void.
+# The run changes backend: every earlier message and claim is void.
 MOVE_HELD = (
     update(runs)
     .where(
@@ -221,8 +221,8 @@ MOVE_HELD = (
         slot=null(),
         due_at=bindparam("now"),
         check_at=bindparam("new_check_at"),
-        tells=0,
-        told_ref=null(),
+        sends=0,
+        sent_ref=null(),
     )
     .returning(R.id)
 )
@@ -257,8 +257,8 @@ WAKE_PARENT = (
         holder=null(),
         due_at=bindparam("now"),
         check_at=bindparam("new_check_at"),
-        tells=0,
-        told_ref=null(),
+        sends=0,
+        sent_ref=null(),
     )
     .returning(R.id)
 )
@@ -287,8 +287,8 @@ TAKE_OVER = (
         due_at=bindparam("new_due_at"),
         check_at=bindparam("new_check_at"),
         losses=R.losses + 1,
-        tells=0,
-        told_ref=null(),
+        sends=0,
+        sent_ref=null(),
         # A move that was asked for happens here: nobody holds the run any more.
         backend=func.coalesce(R.move_to, R.backend),
         reason=case((R.move_to.is_not(None), "HANDED_OVER"), else_=R.reason),
@@ -296,9 +296,9 @@ TAKE_OVER = (
     )
 )
 
-# Told again: under the same epoch while nobody holds the run, so that the first telling still
+# Sent again: under the same epoch while nobody holds the run, so that the first message still
 # counts if it comes after all; under a new one where a holder was to come back and did not.
-RETELL = (
+RESEND = (
     update(runs)
     .where(
         _UNLOCKED,
@@ -308,9 +308,9 @@ RETELL = (
     )
     .values(
         epoch=case((R.holder.is_(None), R.epoch), else_=R.epoch + 1),
-        tells=case((R.told_ref.is_(None), R.tells), else_=R.tells + 1),
+        sends=case((R.sent_ref.is_(None), R.sends), else_=R.sends + 1),
         holder=null(),
-        told_ref=null(),
+        sent_ref=null(),
         check_at=bindparam("new_check_at"),
     )
 )
@@ -321,9 +321,9 @@ SAVE_REF = (
     .where(
         R.id == bindparam("run"),
         R.check_at.is_not(None),
-        R.backend == bindparam("told"),
+        R.backend == bindparam("sent_to"),
     )
-    .values(told_ref=bindparam("ref"))
+    .values(sent_ref=bindparam("ref"))
 )
 
 
@@ -348,8 +348,8 @@ HAND_OVER = (
         epoch=R.epoch + 1,
         holder=null(),
         move_to=null(),
-        tells=0,
-        told_ref=null(),
+        sends=0,
+        sent_ref=null(),
         check_at=case(
             (R.due_at > bindparam("now"), R.due_at), else_=bindparam("new_check_at", type_=_TIME)
         ),

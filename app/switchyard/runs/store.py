@@ -1,4 +1,4 @@
-"""The ledger of runs as one process uses it: its database, its clock and the queues it may tell."""
+"""The ledger of runs as one process uses it: its database, its clock and the queues it sends to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class RunStore:
-    """Where runs are kept and whom to tell of them."""
+    """Where runs are kept and where they are sent."""
 
     db: Database
     clock: Clock
@@ -33,7 +33,7 @@ class RunStore:
     lease: timedelta
     """How long a claim holds without a sign of life."""
     check: timedelta
-    """How long a told run may stay unclaimed before the relay asks its queue about it."""
+    """How long a run that was sent may stay unclaimed before the relay asks its queue about it."""
 
     @property
     def keeps_time(self) -> frozenset[str]:
@@ -57,8 +57,8 @@ class RunStore:
             log.error("run of an unknown job left for code that knows it", extra={"job": job})
             return None
 
-    def tell(self, run_ids: Sequence[str]) -> None:
-        """Tell the backends of these runs as they stand; what fails is left to the relay."""
+    def send(self, run_ids: Sequence[str]) -> None:
+        """Send these runs to their backends as they stand; what fails is left to the relay."""
         try:
             with self.db.autocommit() as connection:
                 rows = [
@@ -67,29 +67,29 @@ class RunStore:
                     for row in ledger.messages(connection, run_ids[start : start + _CHUNK])
                 ]
         except SQLAlchemyError as failure:
-            log.warning("runs not told yet", extra={"reason": type(failure).__name__})
+            log.warning("runs not sent yet", extra={"reason": type(failure).__name__})
             return
-        told = []
+        messages = []
         for row in rows:
             spec = self.spec_of(row.job)
             if spec is not None:
-                told.append(ledger.as_message(row, spec))
-        self.tell_messages(told)
+                messages.append(ledger.as_message(row, spec))
+        self.send_messages(messages)
 
-    def tell_messages(self, messages: Sequence[Message]) -> None:
-        """Tell the backends and note the references they give."""
-        refs = self.backends.tell(messages, self.clock())
+    def send_messages(self, messages: Sequence[Message]) -> None:
+        """Send the messages and note the references that come back."""
+        refs = self.backends.send(messages, self.clock())
         if not refs:
             return
-        told = {m.run_id: m.backend for m in messages}
+        backends = {m.run_id: m.backend for m in messages}
         ids = sorted(refs, reverse=True)
         try:
             for start in range(0, len(ids), _CHUNK):
                 some = {run: refs[run] for run in ids[start : start + _CHUNK]}
                 with self.db.begin() as connection:
-                    ledger.save_refs(connection, some, told)
+                    ledger.save_refs(connection, some, backends)
         except SQLAlchemyError as failure:
-            # Without its reference a run may be told twice; its claim makes that harmless.
+            # Without its reference a run may be sent twice; its claim makes that harmless.
             log.warning("references not noted", extra={"reason": type(failure).__name__})
 
     def wake(self, parent_id: str) -> None:
@@ -98,4 +98,4 @@ class RunStore:
         with self.db.begin() as connection:
             woken = ledger.wake_parent(connection, parent_id, now, now + self.check)
         if woken:
-            self.tell([parent_id])
+            self.send([parent_id])
