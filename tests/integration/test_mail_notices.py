@@ -20,13 +20,12 @@ from sqlalchemy.orm import Session
 import flags
 from app.platform.earnings.models import Creator
 from app.platform.gateways.smtp import Mailer
-from app.platform.payouts import notices
 from app.platform.statements import links
+from app.platform.statements.notices import statements_made
 from app.switchyard import runtime
 from app.switchyard.config import SmtpServer
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
-from app.switchyard.web.auth import creator_token
 from tests.support.mailbox import Mailbox, served
 from tests.support.platform import Platform, platform
 from tests.support.sides import Fixed
@@ -34,7 +33,6 @@ from tests.support.site import Site, refused
 
 __all__ = ["platform"]
 SECRET = "0123456789abcdef-secret"
-STATEMENT = "/api/creators/ana/statements/2025-02.pdf"
 
 
 @pytest.fixture
@@ -161,7 +159,7 @@ def monthly(site: Site, key: str) -> None:
 
 def linked(box: Mailbox, number: int = 0) -> str:
     text = box.mails[number].get_body(("plain",)).get_content()  # type: ignore[union-attr]
-    (url,) = [line for line in text.split() if line.startswith("https://fanhouse.test/api/")]
+    (url,) = [line for line in text.split() if line.startswith("https://fanhouse.test/statements/")]
     return str(url).removeprefix("https://fanhouse.test")
 
 
@@ -169,25 +167,19 @@ def test_statements_are_mailed_by_a_link_that_opens_one(site: Site, box: Mailbox
     monthly(site, "first")
     assert sorted(str(mail["To"]) for mail in box.mails) == ["ana@example.com"] * 2
     urls = [linked(box, number) for number in (0, 1)]
-    (url,) = [url for url in urls if url.startswith("/api/creators/ana/")]
-    (other,) = [url for url in urls if url != url.replace("bob", "ana")]
     client = site.app.test_client()
-    opened = client.get(url)
-    assert (opened.status_code, opened.data[:5]) == (200, b"%PDF-")
-    token = url.partition("?token=")[2]
-    for path in (
-        other.partition("?")[0],
-        "/api/creators/ana/statements/2025-01.pdf",
-        "/api/creators/ana/statements/nope",
-    ):
-        refused(client.get(f"{path}?token={token}"), 401, "does not open this statement")
-    for wrong in ("", "x", token[:-1], token + "A", creator_token(site.settings, "ana")):
-        refused(client.get(f"{STATEMENT}?token={wrong}"), 401)
-    # Nor is it a creator's token, for anything.
-    as_creator = {"Authorization": f"Bearer {token}"}
-    refused(client.get("/api/creators/ana/statements", headers=as_creator), 401)
-    # And no queue or ledger carries it.
-    assert all("token" not in row.payload for row in mail_runs(site))
+    opened = [client.get(url) for url in urls]
+    assert [(one.status_code, one.data[:5]) for one in opened] == [(200, b"%PDF-")] * 2
+    assert {one.headers["Content-Disposition"] for one in opened} == {
+        f'attachment; filename="statement-{name}-2025-02.pdf"' for name in ("ana", "bob")
+    }
+    assert opened[0].headers["Cache-Control"] == "private, no-store"
+    token = urls[0].removeprefix("/statements/")
+    console = URLSafeTimedSerializer(SECRET, salt="console").dumps("ana:2025-02")
+    for wrong in ("x", "ana:2025-02", token[:-1], token + "A", console):
+        refused(client.get(f"/statements/{wrong}"), 401, "opens nothing")
+    none = links.link(site.settings, "ana:2025-01") or ""
+    refused(client.get(none.removeprefix("https://fanhouse.test")), 401, "opens nothing")
 
 
 def test_a_link_ends_after_a_week(site: Site, box: Mailbox) -> None:
@@ -203,7 +195,27 @@ def test_a_link_ends_after_a_week(site: Site, box: Mailbox) -> None:
         TimestampSigner, "get_timestamp", lambda self: later(self) + links.LINK_SECONDS + 60
     ):
         refused(client.get(url), 401, "no longer")
-    assert URLSafeTimedSerializer(SECRET, salt="creator").loads_unsafe(url)[0] is False
+
+
+def test_without_a_secret_key_links_are_for_this_machine_or_not_made(
+    database_url: str, tmp_path: Path, box: Mailbox
+) -> None:
+    same: dict[str, Any] = {
+        "storage_url": (tmp_path / "storage").as_uri(),
+        "backend_url": "https://fanhouse.test/",
+    }
+    here = Site(database_url, **same)
+    mailing(here.made, box.server())
+    monthly(here, "first")
+    url, client = linked(box), here.app.test_client()
+    assert client.get(url).status_code == 200
+    refused(client.get(url, environ_base={"REMOTE_ADDR": "203.0.113.9"}), 401, "SECRET_KEY")
+    here.db.dispose()
+    live = Site(f"sqlite:///{tmp_path / 'live.db'}", stripe_api_key=SecretStr("sk_test_x"), **same)
+    mailing(live.made, box.server())
+    monthly(live, "first")
+    assert mail_runs(live) == []
+    live.db.dispose()
 
 
 def test_the_same_month_again_mails_nobody_and_a_correction_does(site: Site, box: Mailbox) -> None:
@@ -221,7 +233,7 @@ def test_a_statement_that_is_rolled_back_is_not_announced(site: Site) -> None:
     monthly(site, "first")
     known = len(mail_runs(site))
     with Session(site.db.engine) as session:
-        notices.statements_made(session, ["ana:2025-02"])
+        statements_made(session, ["ana:2025-02"])
         session.rollback()
     assert len(mail_runs(site)) == known == 2
 

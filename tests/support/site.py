@@ -1,13 +1,10 @@
-"""The web app on a clock and a queue of its own, for tests of what a creator may ask of it."""
+"""The web app on a clock and a queue of its own, with two creators who are owed money."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -16,8 +13,7 @@ from sqlalchemy import func, insert, select
 
 import flags
 from app.platform.earnings.models import Creator
-from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import CASH, EntryKind, Posting, balance, creator_account, post
+from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
 from app.platform.payouts.models import Payout
 from app.switchyard import web
 from app.switchyard.commands import register_commands
@@ -26,8 +22,6 @@ from app.switchyard.db import Base
 from app.switchyard.extension import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runs.models import RunRow
-from app.switchyard.web.auth import creator_token
 from tests.support.sides import Fixed
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)
@@ -88,45 +82,9 @@ class Site:
             tx.execute(insert(Creator), [row])
             post(tx, [earned])
 
-    def headers(self, creator: str, **more: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {creator_token(self.settings, creator)}", **more}
-
-    def ask(self, body: Any, key: str = "k1", creator: str = "ana", **options: Any) -> Any:
-        headers = self.headers(creator, **{"Idempotency-Key": key})
-        data = json.dumps(body)  # not json=: to the client a null body would be none at all
-        return self.app.test_client().post(
-            "/api/payouts",
-            data=data,
-            content_type="application/json",
-            headers=headers,
-            **options,
-        )
-
-    def get(self, route: str = "", creator: str = "ana") -> Any:
-        client = self.app.test_client()
-        return client.get(f"/api/payouts{route}", headers=self.headers(creator))
-
-    def at_once(self, asked: Sequence[tuple[Any, str]]) -> list[Any]:
-        """Each (body, key) from a thread of its own, all let go together."""
-        barrier = Barrier(len(asked))
-
-        def one(body: Any, key: str) -> Any:
-            barrier.wait(20)
-            return self.ask(body, key)
-
-        with ThreadPoolExecutor(len(asked)) as pool:
-            return list(pool.map(one, *zip(*asked, strict=True)))
-
     def count(self, table: type[Base]) -> int:
         with self.db.autocommit() as connection:
             return connection.scalar(select(func.count()).select_from(table)) or 0
-
-    def written(self) -> tuple[int, int, int]:
-        return self.count(Payout), self.count(Entry), self.count(RunRow)
-
-    def owed(self, account: str = "creator:ana", currency: str = "usd") -> int:
-        with self.db.begin() as tx:
-            return balance(tx, account, currency)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def read(html: str) -> Reader:
 
 def letter(name: str, /, **change: Any) -> Letter:
     data = {**TEMPLATES[name].sample, **change}
-    return render(name, data, platform="Fanhouse", link="https://example.com/s?token=t&x=1")
+    return render(name, data, platform="Fanhouse")
 
 
 def test_every_template_has_its_files_and_no_other_is_there() -> None:
@@ -84,7 +84,7 @@ def test_amounts_and_times_are_a_person_s() -> None:
     assert east.subject == "Your payout of 123.450 KWD was paid"
     assert "18 January 2025, 01:30 UTC" in east.text
     assert letter("payout-failed").subject == "Your payout of 123,450 JPY did not go through"
-    ready = letter("statement-ready")
+    ready = letter("statement-ready", link="https://example.com/s?token=t&x=1")
     assert ready.subject == "Your statement of January 2025 is ready"
     assert "https://example.com/s?token=t&x=1" in ready.text
     assert read(ready.html).links == ["https://example.com/s?token=t&x=1"]

@@ -13,9 +13,9 @@ from app.platform.earnings import rollup
 from app.platform.earnings.posting import post_earnings
 from app.platform.earnings.rollup_models import daily
 from app.platform.payouts.jobs import Day
-from app.platform.payouts.notices import statements_made
 from app.platform.statements.late import make_late
 from app.platform.statements.make import make_page
+from app.platform.statements.notices import statements_made
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
 from app.switchyard.job import JobPayload, Shadow, job

@@ -1,4 +1,4 @@
-"""What can be asked of the rolled up earnings. Amounts are minor units, days UTC."""
+"""Who earned most, from the rolled up earnings. Amounts are minor units, days UTC."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
+from app.platform.earnings import popular
 from app.platform.earnings.models import Creator
 from app.platform.earnings.rollup_models import DailyEarnings, PlatformDay
 from app.switchyard.cache.cache import Cache
@@ -51,6 +52,11 @@ class TopCreators:
     def name(self) -> str:
         """What it is cached and counted by."""
         return f"top-creators:{self.days}d:{self.limit}:{self.currency}"
+
+    def ask(self, cache: Cache, db: Database, now: datetime) -> Any:
+        """The answer through the cache; that it was asked is counted, for the hourly warming."""
+        popular.count(cache, self.name, now)
+        return self.cached(cache, db, now)
 
     def cached(self, cache: Cache, db: Database, now: datetime, *, refresh: bool = False) -> Any:
         """The answer from the cache, computed if need be, or to refresh it."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput
 from app.switchyard.runs.run import Run
 
 JOB = "send-email"
+log = logging.getLogger(__name__)
 
 
 def send_email_delayed(
@@ -32,3 +36,21 @@ def send_email_delayed(
     if delay_minutes:
         payload["delayMinutes"] = delay_minutes
     return dispatch(JOB, payload, key=key, session=session)
+
+
+def mailing() -> bool:
+    """Whether there is a mail server to send with."""
+    return runtime.current().engine.gateways.mailer is not None
+
+
+def mail_creator(
+    tx: Session, name: str, email: str, template: str, data: Mapping[str, Any], key: str
+) -> None:
+    """Mail a creator what `tx` has just written, with it or not at all.
+
+    A mail that cannot be made is left out and logged: it stops no money and no statement.
+    """
+    try:
+        send_email_delayed(email, template, {"name": name, **data}, key=key, session=tx)
+    except BadInput as misfit:
+        log.warning("creator is not mailed", extra={"key": key, "why": str(misfit)})

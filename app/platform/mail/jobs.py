@@ -9,9 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from app.platform.mail import JOB, sending
 from app.platform.mail.models import MailStatus
-from app.platform.mail.render import StatementReady, checked, render
-from app.platform.statements.links import link
-from app.switchyard import runtime
+from app.platform.mail.render import checked, render
 from app.switchyard.config import mail_address
 from app.switchyard.context import Context
 from app.switchyard.job import IfUnknown, JobPayload, job
@@ -53,11 +51,8 @@ def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
 
     An unknown outcome ends the run well, as `unknown`: it has not failed, and no retry repeats it.
     """
-    to, data = payload.to, checked(payload.template, payload.data)
-    where = None
-    if isinstance(data, StatementReady):
-        where = link(runtime.current().settings, data.creator_id, data.month)
-    letter = render(payload.template, payload.data, platform=ctx.gateways.platform, link=where)
+    to = payload.to
+    letter = render(payload.template, payload.data, platform=ctx.gateways.platform)
     place = ctx.step.run("admit", sending.admit, ctx, to, payload.template, letter.subject)
     if place["status"] == MailStatus.SUPPRESSED:
         return {"outcome": place["status"], "why": place["why"]}

@@ -10,7 +10,6 @@ from werkzeug.wrappers import Response
 
 from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES, Letter, render
-from app.platform.statements.links import link
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import HEADERS, framed
 from app.switchyard.runtime import Runtime
@@ -94,9 +93,7 @@ def _heads(mail: Any) -> dict[str, str]:
 def _sample(made: Runtime, name: str) -> Letter:
     if name not in TEMPLATES:
         abort(404, f"there are: {', '.join(TEMPLATES)}")
-    sample, settings = TEMPLATES[name].sample, made.settings
-    where = link(settings, sample["creatorId"], sample["month"]) if "month" in sample else None
-    return render(name, sample, platform=settings.platform_name, link=where)
+    return render(name, TEMPLATES[name].sample, platform=made.settings.platform_name)
 
 
 def _framed(html: str) -> Response:

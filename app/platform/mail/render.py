@@ -61,10 +61,10 @@ class PayoutFailed(PayoutMail):
 
 
 class StatementReady(Data):
-    """A month's statement; its link is made when the mail is sent, so that no queue carries it."""
+    """A month's statement, and where it is to be had."""
 
     name: Line
-    creator_id: Line
+    link: Link | None = None
     month: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
     version: int = 1
     """Above 1 it takes the place of an earlier one."""
@@ -112,7 +112,7 @@ TEMPLATES: Mapping[str, Template] = {
     "statement-ready": Template(
         StatementReady,
         "Your {{ 'corrected ' if version > 1 }}statement of {{ month | month }} is ready",
-        {"name": "Ana", "creatorId": "creator_00001", "month": "2025-01"},
+        {"name": "Ana", "link": "https://example.com/statements/1", "month": "2025-01"},
     ),
     "admin-summary": Template(
         AdminSummary,
@@ -147,11 +147,11 @@ def checked(name: str, data: Mapping[str, Any]) -> Data:
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def render(name: str, data: Mapping[str, Any], *, platform: str, link: str | None = None) -> Letter:
-    """Fill a template in; `link` is where its button leads. Raises ValueError as checked() does."""
+def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
+    """Fill a template in. Raises ValueError as checked() does."""
     model = checked(name, data)
     given = {field: getattr(model, field) for field in type(model).model_fields}
-    given = {"link": link, "platform": platform} | given
+    given = {"platform": platform} | given
     subject = _ENVIRONMENT.from_string(TEMPLATES[name].subject).render(given)
     text = _ENVIRONMENT.get_template(f"{name}.txt").render(given)
     html = _ENVIRONMENT.get_template(f"{name}.html").render(given | {"subject": subject})

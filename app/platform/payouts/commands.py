@@ -1,4 +1,4 @@
-"""`payouts reconcile|show|token`: the payouts, and the ledger against Stripe."""
+"""`payouts reconcile|show`: the payouts, and the ledger against Stripe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import click
 from sqlalchemy import select
 
-from app.platform.earnings.models import Creator
 from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.models import PayoutStatus
@@ -27,7 +26,6 @@ from app.switchyard.commands.output import (
     table,
 )
 from app.switchyard.errors import BadInput
-from app.switchyard.web.auth import CREATOR_TOKEN_SECONDS, creator_token
 
 _COLUMNS = (
     *(P.id, P.creator_id.label("creator"), P.amount, P.currency, P.destination, P.status),
@@ -92,23 +90,6 @@ def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -
         rows = [_as_json(row._asdict()) for row in connection.execute(chosen)]
     shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
     listing(rows, shown, as_json, one_line=True)
-
-
-@group.command("token")
-@click.argument("creator_id")
-@json_option
-def make_token(creator_id: str, as_json: bool) -> None:
-    """A creator's token for /api/payouts, good for 30 days."""
-    made = parts()
-    with made.db.autocommit() as connection:
-        known = connection.scalar(select(Creator.id).where(Creator.id == creator_id))
-    if known is None:
-        raise BadInput(f"no creator {creator_id!r}")
-    token = creator_token(made.settings, creator_id)
-    if as_json:
-        document({"creator": creator_id, "token": token, "expires_in": CREATOR_TOKEN_SECONDS})
-    else:
-        click.echo(token)
 
 
 def _show_one(payout_id: str, as_json: bool) -> None:

@@ -14,13 +14,13 @@ from datetime import timedelta
 from flask import Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from app.platform.signing import signer
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.limits import WhenAway, allow
 from app.switchyard.config import Settings
 from app.switchyard.cutover.gate import GUARDRAIL
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.web.auth import from_here
+from app.switchyard.web.signing import signer
 
 COOKIE = "switchyard_console"
 LIFE_SECONDS = int(timedelta(hours=12).total_seconds())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from flask import Flask
 
-from app.platform.earnings import pages as analytics
 from app.platform.mail import pages as mail
-from app.platform.payouts import pages as payouts
-from app.platform.statements import creator_pages as creators
+from app.platform.statements import pages as statements
 from app.platform.webhooks import pages as webhooks
 from app.switchyard import console
 from app.switchyard.console.door import Door
@@ -21,10 +19,8 @@ def register(app: Flask, made: Runtime) -> None:
     problems.register(app)
     app.register_blueprint(health.blueprint(made))
     app.register_blueprint(trigger.blueprint(made))
-    app.register_blueprint(payouts.blueprint(made))
-    app.register_blueprint(creators.blueprint(made))
+    app.register_blueprint(statements.blueprint(made))
     app.register_blueprint(webhooks.blueprint(made))
-    app.register_blueprint(analytics.blueprint(made))
     door = Door(made.settings, made.cache)
     app.register_blueprint(console.blueprint(made, door))
     if made.settings.local:

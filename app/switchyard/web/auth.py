@@ -1,21 +1,14 @@
-"""Who may call: an admin or a creator by bearer token, or anyone on this machine in local mode."""
+"""Who may call: an admin by bearer token, or anyone on this machine in local mode."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-from datetime import timedelta
 
 from flask import Request
-from itsdangerous import BadData, SignatureExpired
 
-from app.platform.signing import signer
 from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import Unauthorized
-
-CREATOR_TOKEN_SECONDS = int(timedelta(days=30).total_seconds())
-"""How long a creator's token is good for."""
-_SALT = "creator"
 
 
 def require_admin(request: Request, settings: Settings) -> None:
@@ -32,33 +25,9 @@ def require_admin(request: Request, settings: Settings) -> None:
     raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN")
 
 
-def require_creator(request: Request, settings: Settings) -> str:
-    """The id of the creator whose token the request carries.
-
-    Raises Unauthorized, and SecretKeyMissing outside local mode without SECRET_KEY.
-    """
-    tokens = signer(settings, _SALT)
-    require_signed(request, settings)
-    given = _bearer(request)
-    if given is None:
-        raise Unauthorized("send Authorization: Bearer and a creator's token")
-    try:
-        creator_id = tokens.loads(given, max_age=CREATOR_TOKEN_SECONDS)
-    except SignatureExpired:
-        raise Unauthorized("the creator's token has expired") from None
-    except BadData:
-        raise Unauthorized("the bearer token is not a creator's") from None
-    return str(creator_id)
-
-
-def creator_token(settings: Settings, creator_id: str) -> str:
-    """A token for one creator, good for CREATOR_TOKEN_SECONDS from now. Raises SecretKeyMissing."""
-    return str(signer(settings, _SALT).dumps(creator_id))
-
-
 def require_signed(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized where tokens are signed with local mode's key, which is no secret, and
-    the caller is not on this machine."""
+    """Raises Unauthorized where local mode's key signs, which is no secret, and the caller is not
+    on this machine."""
     if settings.secret_key is None and not from_here(request):
         raise Unauthorized("without SECRET_KEY only callers on this machine are served")
 

@@ -12,10 +12,10 @@ _LOCAL_KEY = "switchyard-local"
 
 
 class SecretKeyMissing(SettingsError):
-    """Creators' tokens and links can be neither made nor checked without SECRET_KEY."""
+    """Nothing can be signed, nor a signature checked, without SECRET_KEY."""
 
     status = 503
-    title = "Creators are not served"
+    title = "SECRET_KEY is not set"
 
 
 def signer(settings: Settings, purpose: str) -> URLSafeTimedSerializer:
@@ -24,4 +24,4 @@ def signer(settings: Settings, purpose: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(settings.secret_key.get_secret_value(), salt=purpose)
     if settings.local:
         return URLSafeTimedSerializer(_LOCAL_KEY, salt=purpose)
-    raise SecretKeyMissing("SECRET_KEY is not set: creators' tokens are signed with it")
+    raise SecretKeyMissing("SECRET_KEY is not set: links and sessions are signed with it")
