@@ -25,6 +25,8 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
 _PIPELINE = 1000
+_PICKLE = b"\x80"
+"""How every pickle of protocol 2 or later begins, and no JSON."""
 # Both or neither: a worker that popped the id is about to read the hash, and deletes it itself.
 _UNQUEUE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then return redis.call('DEL', KEYS[2]) end
@@ -37,6 +39,11 @@ def connect(url: str) -> Redis:
     return Redis.from_url(
         url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
     )
+
+
+def is_pickled(data: bytes) -> bool:
+    """Whether the call is a pickle: told from its first byte, without opening it."""
+    return data.startswith(_PICKLE)
 
 
 @contextmanager

@@ -1,17 +1,32 @@
-"""What an RQ worker calls: one slice of one run."""
+"""What an RQ worker calls: one slice of a run, or the wait for one that other RQ jobs depend on."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 from functools import cache
+from typing import Any
+
+from rq import Retry
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import create_app
 from app.switchyard import runtime
+from app.switchyard.errors import SwitchyardError
 from app.switchyard.runs.carrier import Carrier
+from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import RunRow as R
+from queues.dispatched import parts
 
 log = logging.getLogger(__name__)
+
+BRIDGE = "queues.task.wait_for_run"
+LOOK_SECONDS = 5
+_LOOKS = 10 * 365 * 24 * 3600 // LOOK_SECONDS
+"""Ten years: RQ wants a number."""
 
 stopping = threading.Event()
 """Set by the worker when it is asked to stop: the run in hand ends at its next step boundary."""
@@ -38,3 +53,29 @@ def perform(run_id: str, epoch: int) -> str:
     carrier = WorkerCarrier(f"rq-{os.getpid()}-{os.urandom(6).hex()}")
     outcome = wired(os.getpid()).engine.perform(str(run_id), int(epoch), carrier)
     return str(outcome.end)
+
+
+class RunFailed(SwitchyardError):
+    """The run that this job stands for failed or was cancelled."""
+
+
+def wait_for_run(run_id: str) -> Any:
+    """The run's result, once it has one; until then RQ's scheduler asks again.
+
+    Raises RunFailed, so that RQ treats those who depend on it as with any failed job.
+    """
+    chosen = select(R.status, R.result, R.error).where(R.id == run_id)
+    again = Retry(max=_LOOKS, interval=LOOK_SECONDS)
+    try:
+        with parts().db.autocommit() as connection:
+            row = connection.execute(chosen).one_or_none()
+    except SQLAlchemyError as failure:
+        log.warning("run not looked at", extra={"run": run_id, "reason": type(failure).__name__})
+        return again
+    if row is None:
+        raise RunFailed(f"no run {run_id!r}")
+    if row.status in OPEN:
+        return again
+    if row.status != Status.SUCCEEDED:
+        raise RunFailed(f"run {run_id} {row.status}: {row.error}")
+    return None if row.result is None else json.loads(row.result)

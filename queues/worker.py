@@ -5,98 +5,58 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
-from rq.exceptions import DeserializationError
 from rq.job import Job
-from rq.serializers import DefaultSerializer, JSONSerializer
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
 
 from app.switchyard.config import split
-from app.switchyard.errors import SwitchyardError
-from queues import bridge, task
-from queues.backend import TASK
-from queues.legacy import Allowed, data_of, is_pickled
-from queues.scheduler import Scheduler
+from queues import task
+from queues.allowed import Allowed, AllowedJob
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 8.0
 """How long a step in hand may go on after SIGTERM; then the process ends and the lease runs out."""
+SCHEDULER_STOP_SECONDS = 5.0
 
 
-class NotAllowed(SwitchyardError):
-    """A job in Redis names a function that was never declared; it is not executed."""
+class _Thread(threading.Thread):
+    pid = None
+    """RQ asks it of the process that it expects here; there is nothing to kill."""
 
 
-class AllowedJob(Job):
-    """An RQ job that runs a declared function or nothing.
+class Scheduler(RQScheduler):
+    """Ends with its worker, however that ends.
 
-    Without it whoever can write to Redis runs any importable dotted path in the worker, JSON
-    serializer or not. Callbacks are dotted paths too.
+    RQ's own process outlives a worker that is killed, with the worker's socket still open: Redis
+    then hands the next job to the dead worker, and that job is lost.
     """
 
-    allowed: dict[str, Callable[..., Any]] = {  # noqa: RUF012
-        TASK: task.perform,
-        bridge.BRIDGE: bridge.wait_for_run,
-    }
-    legacy = Allowed()
-    """What else may run: LEGACY_FUNCTIONS."""
+    def __init__(self, queues: Any, **options: Any) -> None:
+        super().__init__(queues, logging_level=logging.WARNING, **options)
 
-    @property
-    def is_run(self) -> bool:
-        """Whether it carries a run of the ledger."""
-        try:
-            return not is_pickled(self.data) and self.func_name == TASK
-        except DeserializationError:
-            return False
+    def start(self) -> threading.Thread:
+        """Look once a second for what is due."""
+        self._status = self.Status.STARTED
+        self._connection = None
+        thread = _Thread(target=self.work, name="scheduler", daemon=True)
+        self._process: Any = thread
+        thread.start()
+        return thread
 
-    def restore(self, raw_data: Any) -> Any:
-        """Read what Redis has of it; a pickled job in its own format, if that is allowed."""
-        if self.legacy.pickle and is_pickled(data_of(raw_data)):
-            self.serializer = DefaultSerializer
-        return super().restore(raw_data)
+    def _install_signal_handlers(self) -> None:
+        """The worker has them."""
 
-    def _deserialize_data(self) -> None:
-        if is_pickled(self.data) and not self.legacy.pickle:
-            raise DeserializationError("a pickle, which runs code when opened: see LEGACY_PICKLE")
-        super()._deserialize_data()  # type: ignore[no-untyped-call]
-
-    def _declared(self, path: str | None) -> Callable[..., Any] | None:
-        if path is None:
-            return None
-        found = self.allowed.get(path) or self.legacy.function(path)
-        if found is None:
-            raise NotAllowed(f"{path!r} is not a declared job function")
-        return found
-
-    @property
-    def func(self) -> Any:
-        """The function to run. Raises NotAllowed."""
-        if self.instance is None:
-            return self._declared(self.func_name)
-        method = self.legacy.method(self.instance, self.func_name or "")
-        if method is None:
-            raise NotAllowed("a job on an instance is not a declared job function")
-        return method
-
-    @property
-    def success_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._success_callback_name)
-
-    @property
-    def failure_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._failure_callback_name)
-
-    @property
-    def stopped_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._stopped_callback_name)
+    def end(self) -> None:
+        """Give its locks back, so that another worker's goes on at once."""
+        self._stop_requested = True
+        if self._process is not None:
+            self._process.join(SCHEDULER_STOP_SECONDS)
 
 
 class Worker(ForkingWorker, SimpleWorker):

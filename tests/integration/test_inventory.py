@@ -25,8 +25,7 @@ import queues
 from app.switchyard.config import load
 from app.switchyard.extension import build
 from queues.backend import TASK, connect
-from queues.callsites import call_sites
-from queues.census import GONE, PICKLED, UNREADABLE, census, function_of
+from queues.inventory import GONE, PICKLED, UNREADABLE, call_sites, census, function_of
 from tests.support import old_tasks
 from tests.support.sides import environment, fresh
 

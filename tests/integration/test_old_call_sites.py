@@ -29,10 +29,10 @@ import queues
 from app.switchyard.errors import KeyConflict
 from app.switchyard.job import Catalogue, Legacy
 from app.switchyard.runs.models import RunRow as R
-from queues import callsites
+from queues import inventory
 from queues.backend import connect
-from queues.callsites import KEY, call_sites, counted
-from queues.carry import NotCarried, payload_of
+from queues.dropin import NotCarried, payload_of
+from queues.inventory import KEY, call_sites, counted
 from tests.support import old_jobs, old_tasks
 from tests.support.forks import forked
 from tests.support.sides import (
@@ -336,7 +336,7 @@ def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:
 def test_counting_waits_for_no_round_trip_of_its_own(
     queue: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callsites, "FLUSH_SECONDS", 600.0)
+    monkeypatch.setattr(inventory, "FLUSH_SECONDS", 600.0)
     queue.enqueue(old_tasks.add, 1)
     before = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
     for _ in range(50):

@@ -16,8 +16,8 @@ from rq.serializers import JSONSerializer
 
 from app.switchyard.config import load
 from app.switchyard.errors import SettingsError
-from queues.backend import connect
-from queues.legacy import Allowed, is_pickled
+from queues.allowed import Allowed
+from queues.backend import connect, is_pickled
 from tests.support import old_tasks
 from tests.support.dying import WORKER
 from tests.support.forks import Forked

@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from app.switchyard.commands.output import document, json_option, parts, say, table
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
-from queues.census import GONE, PICKLED, PLACES, UNREADABLE, QueueCensus, census, is_ours
+from queues.inventory import GONE, PICKLED, PLACES, UNREADABLE, QueueCensus, census, is_ours
 
 MOST = 20_000
 _SHOWN = ("name", "event", "schedule", "queue", "serverless", "file")
