@@ -6,13 +6,14 @@ import io
 import struct
 import sys
 import tempfile
+import zlib
 from base64 import b64decode
 from typing import IO, Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 
-from app.platform.media import pictures
+from app.platform.media import draw, pictures
 from app.platform.media.confined import DecoderLost, Limits, ran
 from app.platform.media.kinds import Kind, Refused, Sort, sort_of
 from app.platform.media.variants import VARIANTS, Picture, recipe
@@ -25,6 +26,7 @@ from tests.support.footage import (
     near,
     opened,
     photo,
+    png,
     quarters,
     swapped_profile,
 )
@@ -47,11 +49,6 @@ def with_alpha() -> Image.Image:
     image = quarters().convert("RGBA")
     image.putalpha(ALPHA)
     return image
-
-
-def sixteen_bits() -> bytes:
-    row = struct.pack("<H", 0x4000) * 300 + struct.pack("<H", 0xC000) * 300
-    return encoded(Image.frombytes("I;16", (600, 400), row * 400), "PNG")
 
 
 @pytest.mark.parametrize("orientation", TURNED)
@@ -100,6 +97,23 @@ def test_the_common_formats(name: str) -> None:
     assert near(corners(image), tuple(corners(wanted)), by=40), corners(image)
 
 
+@pytest.mark.parametrize("major", [b"avif", b"avis", b"mif1", b"msf1", b"miaf", b"MA1B"])
+def test_an_avif_is_known_by_any_of_its_brands(major: bytes) -> None:
+    """Of its first sixteen bytes the four of the major brand are changed; avif is listed below."""
+    _, data = GOOD["avif"]
+    assert b"avif" in data[16:32]
+    image, _, source = drawn(data[:8] + major + data[12:])
+    assert (image.size, source) == ((300, 200), (600, 400))
+    assert near(corners(image), CORNERS, by=40)
+
+
+@pytest.mark.parametrize("brands", [b"heic....mif1", b"mif1....heic", b"1pic....mif1miaf"])
+def test_heic_is_refused_by_name(brands: bytes) -> None:
+    head = struct.pack(">I4s", 8 + len(brands), b"ftyp") + brands
+    with spooled(head + bytes(99)) as file, pytest.raises(Refused, match="HEIC"):
+        sort_of(file)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "palette"])
 def test_what_is_seen_through_stays_so(kind: str) -> None:
     image = with_alpha()
@@ -117,13 +131,73 @@ def test_what_is_seen_through_stays_so(kind: str) -> None:
     assert bottom > 200
 
 
-def test_sixteen_bits_and_the_mode_that_is_none() -> None:
-    image, _, _ = drawn(sixteen_bits())
-    found = corners(image)
-    assert abs(found[0][0] - 0x40) < 8
-    assert abs(found[1][0] - 0xC0) < 8
-    with pytest.raises(Refused, match="mode F"):
-        drawn(encoded(Image.new("F", (20, 20), 0.5), "TIFF"))
+def mode_of(mode: str) -> Image.Image:
+    """The quarters in this mode."""
+    base = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "I": "L", "F": "L"}.get(mode, "RGB")
+    if mode.startswith("I;16"):
+        return quarters().convert("I").point(lambda value: value * 257).convert(mode)
+    return quarters().convert(base).convert(mode)
+
+
+@pytest.mark.parametrize("mode", Image.MODES)
+def test_every_mode_looks_the_same(mode: str) -> None:
+    if mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"mode {mode}"):
+            draw.shown(mode_of(mode), 300, False)
+        return
+    image, _ = draw.shown(mode_of(mode), 300, False)
+    assert (image.mode, image.size) == ("RGB", (300, 200))
+    if mode == "1":  # dithered: as light as it was, on the whole
+        light, wanted = (ImageStat.Stat(one.convert("L")).mean for one in (image, quarters()))
+        assert light == pytest.approx(wanted, abs=4)
+        return
+    grey = mode[0] in "LI" and mode != "LAB"
+    reference = quarters().convert("L" if grey else "RGB")
+    assert near(corners(image), tuple(corners(reference)), by=40), corners(image)
+
+
+def halves(colour: int, bits: int, *, key: bool) -> bytes:
+    """A PNG, its left half dark and its right half light; `key`: one looks through the light."""
+    dark, light, white = levels(bits)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    alpha = [white] if colour in (4, 6) else []
+    row = "0" * 8
+    for level in (dark, light):
+        samples = [level] * (channels - len(alpha)) + alpha
+        row += "".join(f"{sample:0{bits}b}" for sample in samples) * 16
+    chunks = {}
+    if colour == 3:
+        chunks["PLTE"] = b"".join(bytes([255 * n // white] * 3) for n in range(white + 1))
+    if key:
+        none_of_it = b"\xff" * light + b"\0", struct.pack(">H", light) * channels
+        chunks["tRNS"] = none_of_it[colour != 3]
+    packed = int(row, 2).to_bytes(len(row) // 8, "big")
+    return png(32, 9, zlib.compress(packed * 9), bits, colour, **chunks)
+
+
+def levels(bits: int) -> tuple[int, int, int]:
+    white = 2**bits - 1
+    return white // 3, white - white // 16, white
+
+
+@pytest.mark.parametrize(
+    ("colour", "bits", "key"),
+    [
+        *((0, bits, key) for bits in (1, 2, 4, 8, 16) for key in (False, True)),
+        *((3, bits, key) for bits in (1, 2, 4, 8) for key in (False, True)),
+        *((2, bits, key) for bits in (8, 16) for key in (False, True)),
+        *((colour, bits, False) for colour in (4, 6) for bits in (8, 16)),
+    ],
+)
+def test_every_kind_of_png_looks_the_same(colour: int, bits: int, key: bool) -> None:
+    image, _, _ = drawn(halves(colour, bits, key=key))
+    dark, light, white = levels(bits)
+    left, right = (image.convert("RGBA").getpixel((x, 4)) for x in (4, 27))
+    assert isinstance(right, tuple)
+    assert left == pytest.approx((*[255 * dark / white] * 3, 255), abs=4)
+    assert (
+        right[3] == 0 if key else right == pytest.approx((*[255 * light / white] * 3, 255), abs=4)
+    )
 
 
 def test_colours_are_brought_to_srgb() -> None:

@@ -133,16 +133,25 @@ def video(
         )
 
 
-def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG that says it is so large, whatever is in it."""
+def png(
+    width: int,
+    height: int,
+    rows: bytes = b"",
+    bits: int = 8,
+    colour: int = 2,
+    **chunks: bytes,
+) -> bytes:
+    """A PNG that says it is so large and of such samples, whatever is in its packed rows."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         )
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    more = b"".join(chunk(name.encode(), body) for name, body in chunks.items())
+    body = chunk(b"IHDR", head) + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def bomb() -> bytes:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
-from typing import IO, TypedDict
+from typing import IO, Any, TypedDict
 
-from PIL import AvifImagePlugin, Image, ImageCms
+from PIL import AvifImagePlugin, Image, ImageCms, PngImagePlugin
 
 REFUSED = 3
 """The exit code where the image is at fault."""
@@ -31,6 +32,14 @@ UPRIGHT = {
     8: T.ROTATE_90,
 }
 """What sets an image upright, by its EXIF orientation."""
+
+
+SAMPLES: dict[object, Callable[[Any], Any]] = {
+    "L;2": lambda key: 85 * key,
+    "L;4": lambda key: 17 * key,
+    "RGB;16B": lambda key: tuple(value >> 8 for value in key),
+}
+"""A PNG's transparent colour in eight bits, by how its samples are stored: Pillow leaves it."""
 
 
 class Order(TypedDict):
@@ -52,62 +61,74 @@ class Drawn(TypedDict):
     source: tuple[int, int]
 
 
-class TooMuch(Exception):
-    """The image is none that can be drawn."""
-
-
 def drawn(order: Order, source: IO[bytes], out: IO[bytes]) -> Drawn:
     """Draw it; of an animation its first image. Raises what Pillow does for a broken image."""
     Image.MAX_IMAGE_PIXELS = order["max_pixels"]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    image, whole = _shrunk(order, source)
-    image = _srgb(image)
-    turn = UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-        whole = (
-            whole if turn in (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM) else whole[::-1]
-        )
+    if order["decoder"] == "AVIF":
+        # Pillow refuses an AVIF whose major brand is another of its brands.
+        data = source.read()
+        source = BytesIO(data[:8] + b"avif" + data[12:])
+    # Not kept here, so that each form of its pixels is freed once there is the next.
+    image, whole = shown(
+        Image.open(source, formats=[order["decoder"]]), order["edge"], order["crop"]
+    )
+    orientation = _orientation(image)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
     image.info.clear()
     webp = BytesIO()
     image.save(webp, "WEBP", quality=order["quality"], method=4)
     out.write(webp.getvalue())
-    return {"width": image.width, "height": image.height, "source": whole}
+    size = whole if orientation < 5 else whole[::-1]
+    return {"width": image.width, "height": image.height, "source": size}
 
 
-def _shrunk(order: Order, source: IO[bytes]) -> tuple[Image.Image, tuple[int, int]]:
-    """Resized before all else, so that the rest works on few pixels; and its size before."""
-    image: Image.Image = Image.open(source, formats=[order["decoder"]])
-    edge, crop, whole = order["edge"], order["crop"], image.size
-    width, height = whole
-    scale = min(1.0, edge / (min if crop else max)(width, height))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+def shown(image: Image.Image, edge: int, crop: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """What is seen of it, in RGB or RGBA, no larger than `edge`; and its size before.
+
+    Raises ValueError where its mode does not say what is white.
+    """
+    whole, key = image.size, image.info.get("transparency")
+    scale = min(1.0, edge / (min if crop else max)(whole))
+    width, height = (max(1, round(side * scale)) for side in whole)
     # A JPEG can be read smaller than it is.
-    drafted = image.draft(None, (round(GAP * size[0]), round(GAP * size[1])))
+    drafted = image.draft(None, (round(GAP * width), round(GAP * height)))
+    stored = image.tile[0].args if isinstance(image, PngImagePlugin.PngImageFile) else None
     image.load()
     if image.mode in ("I", "F"):
-        raise TooMuch(f"an image of mode {image.mode} has no colours of its own")
-    if image.mode in ("P", "PA", "1") or "transparency" in image.info:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode == "RGBA":
-        image = image.convert("RGBa")  # resizing would, and hold both
-    if image.size != size:
-        box = drafted[1] if drafted else None
-        image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=GAP)
+        raise ValueError(f"an image of mode {image.mode} does not say what is white")
     if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        wide = image.convert("I")
+        image = wide.point([round(value / 257) for value in range(65_536)], "L")
+        if key is not None:
+            alpha = wide.point([255 * (value != key) for value in range(65_536)], "L")
+            del wide
+            image.putalpha(alpha)
+    elif key is not None and stored in SAMPLES:
+        image.info["transparency"] = SAMPLES[stored](key)
+    if image.mode in ("P", "PA", "1") or (key is not None and image.mode in ("L", "RGB")):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode in ("RGBA", "LA"):
+        image = image.convert(image.mode[:-1] + "a")  # resizing would, and hold both
+    # Resized before its colours are seen to, so that they are few.
+    if image.size != (width, height):
+        box = drafted[1] if drafted else None
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=GAP)
     if crop:
-        side = min(edge, *size)
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        side = min(edge, width, height)
+        left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    return image.convert("RGBA") if image.mode == "RGBa" else image, whole
+    return _srgb(image), whole
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    if alpha is not None:
-        image = image.convert("L" if image.mode == "LA" else "RGB")
+    alpha = None
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode[:-1] + "A")
+        alpha = image.getchannel("A")
+        image = image.convert(image.mode[:-1])
     profile = image.info.get("icc_profile")
     if profile:
         # One that is broken or for other colours is as good as none.

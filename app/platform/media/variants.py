@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from app.platform.media.kinds import Kind
 
-MAKER = 1
+MAKER = 2
 """Raise it when the same variant would come out otherwise: then it is made anew."""
 
 
