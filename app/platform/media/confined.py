@@ -66,7 +66,7 @@ def ran(command: Sequence[str], source: IO[bytes], limits: Limits) -> Iterator[R
     }
     confined = [sys.executable, "-I", "-S", str(_CONFINE), str(os.getpid()), json.dumps(given)]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        source.seek(0)
+        os.lseek(source.fileno(), 0, os.SEEK_SET)  # its own seek() may be one in its buffer alone
         process = subprocess.Popen(
             [*confined, *command],
             stdin=source,
