@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import case, func, insert, or_, select, update
+from sqlalchemy import case, func, insert, literal, or_, select, update
 
-from app.platform.earnings import rollup
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.record import record_dispute, record_dispute_won, record_refund
 from app.platform.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
@@ -26,20 +26,21 @@ from app.platform.statements import csv as as_csv
 from app.platform.statements import make, pdf
 from app.platform.statements.document import (
     Document,
+    MonthPassed,
     NotAddingUp,
     UnknownCreator,
-    bounds,
     document,
     documents,
 )
-from app.platform.statements.late import make_late
-from app.platform.statements.make import MadeMeanwhile, make_one, make_page
+from app.platform.statements.make import MadeMeanwhile, NotOver, kept_or_now, make_one, make_page
 from app.platform.statements.models import Statement
+from app.platform.statements.movements import bounds
+from app.switchyard.clock import iso
 from tests.support.bucket import serving_bucket
-from tests.support.months import Months, Payout, at, history
+from tests.support.months import START, Months, Payout, at, history
 from tests.support.site import Site
 
-JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
+JANUARY, FEBRUARY, MARCH = (date(2025, month, 1) for month in (1, 2, 3))
 HALF_YEAR = [date(2025, month, 1) for month in range(1, 9)]
 
 
@@ -321,23 +322,39 @@ def test_pages_of_all_who_had_something(
     assert (kept(months), files(tmp_path)) == (rows, there), "a file that was lost comes back"
 
 
-def test_one_made_again_after_the_month_changed(months: Months) -> None:
+def made_one(months: Months, month: date, creator: str = "ana") -> None:
+    with months.transaction() as tx:
+        assert make_one(tx, months, month, creator) == {"statement": f"{creator}:{month:%Y-%m}"}
+
+
+def test_one_made_again_is_the_same(months: Months, tmp_path: Path) -> None:
     months.creator("ana")
     months.sale("s1", 500, "2025-01-05")
-    with months.transaction() as tx:
-        assert make_one(tx, months, JANUARY, "ana") == {"statement": "ana:2025-01"}
-    (first,) = kept(months)
+    made_one(months, JANUARY)
+    there = kept(months), files(tmp_path / "storage")
     months.clock = at("2025-07-01")
     months.sale("s2", 70, "2025-01-06")
+    made_one(months, JANUARY)
+    assert (kept(months), files(tmp_path / "storage")) == there
     with months.transaction() as tx:
-        make_one(tx, months, JANUARY, "ana")
-    (second,) = kept(months)
-    assert json.loads(second.document)["currencies"][0]["closing"] == 570
-    assert (first.version, second.version, second.made_at) == (1, 2, months.clock)
-    assert "version" not in json.loads(first.document)
-    assert json.loads(second.document)["version"] == 2
-    assert first.pdf_path != second.pdf_path
-    assert b"570" not in storage_of(months).get(first.csv_path), "what was handed out stays"
+        shown = kept_or_now(tx, "ana", JANUARY, "another name")
+    assert shown == json.loads(kept(months)[0].document)
+
+
+def test_a_month_that_is_not_over_has_no_statement_yet(months: Months) -> None:
+    months.creator("ana")
+    months.sale("s1", 500, "2025-01-05")
+    months.clock = at("2025-01-31T23:59:59")
+    with pytest.raises(NotOver, match="2025-01 is not over yet"):
+        made_one(months, JANUARY)
+    with pytest.raises(NotOver), months.transaction() as tx:
+        make_page(tx, months, JANUARY, "")
+    assert kept(months) == []
+    with months.transaction() as tx:
+        shown = kept_or_now(tx, "ana", JANUARY, "Fanhouse")
+    assert shown == statement(months)
+    months.clock = at("2025-02-01")
+    made_one(months, JANUARY)
 
 
 def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Months) -> None:
@@ -364,7 +381,7 @@ def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Mont
     slow.now = other
     with pytest.raises(MadeMeanwhile, match="ana:2025-01"), months.transaction() as tx:
         make_one(tx, slow, JANUARY, "ana")
-    assert [row.version for row in kept(months)] == [1]
+    assert len(kept(months)) == 1
     with months.transaction() as tx:
         assert make_page(tx, slow, JANUARY, "")["new"] == []
 
@@ -372,125 +389,151 @@ def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Mont
 # What comes late
 
 
-def closed(months: Months, *closed_months: date) -> None:
-    """Roll the months up and state them, as the monthly job does."""
-    for month in closed_months:
-        rolled(months)
-        with months.db.begin() as tx:
-            rollup.roll_month(tx, month)
-        with months.transaction() as tx:
-            make_page(tx, months, month, "")
+def stated(months: Months, month: date) -> list[str]:
+    """Make a month of all who had something in it; the new ones."""
+    with months.transaction() as tx:
+        page = make_page(tx, months, month, "")
+    assert (page["last"], page["wrong"]) == (None, [])
+    return list(page["new"])
 
 
-def rolled(months: Months) -> None:
-    with months.db.begin() as tx:
-        for day in rollup.dirty(tx, date(2100, 1, 1)):
-            rollup.roll_day(tx, day)
+def kept_usd(months: Months, statement_id: str) -> Document:
+    (row,) = [row for row in kept(months) if row.id == statement_id]
+    (one,) = json.loads(row.document)["currencies"]
+    return dict(one)
 
 
-def late(months: Months) -> list[dict[str, Any]]:
-    """All that the daily job's steps do about it."""
-    pages = list[dict[str, Any]]()
-    while True:
-        with months.transaction() as tx:
-            if (page := make_late(tx, months)) is None:
-                return pages
-        pages.append(page)
+def ids(one: Document) -> list[str]:
+    return [line["id"] for line in one["lines"]]
 
 
-def versions(months: Months) -> dict[str, int]:
-    return {row.id: row.version for row in kept(months)}
-
-
-def test_a_late_sale_makes_its_creators_statements_anew_and_nobody_elses(months: Months) -> None:
-    months.creator("ana", "bob", "cem")
+def test_a_late_sale_is_in_the_next_statement(months: Months) -> None:
+    months.creator("ana", "bob")
     months.sale("s1", 500, "2025-01-05")
     months.sale("s2", 500, "2025-01-05", creator="bob")
-    closed(months, JANUARY, FEBRUARY)
-    assert late(months) == [], "nothing came late"
-    first = {row.id: row for row in kept(months)}
+    assert stated(months, JANUARY) == ["ana:2025-01", "bob:2025-01"]
+    first = kept(months)
     months.sale("s3", 70, "2025-01-06", fee=20)
-    months.sale("s4", 30, "2025-02-06", creator="cem")
-    assert late(months) == [], "not before the day is rolled up"
-    rolled(months)
-    assert late(months) == [
-        {"month": "2025-01", "new": ["ana:2025-01"], "wrong": []},
-        {"month": "2025-02", "new": ["ana:2025-02", "cem:2025-02"], "wrong": []},
-    ]
-    assert late(months) == []
-    assert versions(months) == {
-        "ana:2025-01": 2,
-        "ana:2025-02": 2,
-        "cem:2025-02": 1,
-        "bob:2025-01": 1,
-        "bob:2025-02": 1,
-    }
-    for row in kept(months):
-        assert (
-            json.loads(row.document)["currencies"]
-            == (statement(months, row.month, row.creator_id)["currencies"])
-        )
-        assert storage_of(months).get(row.pdf_path).startswith(b"%PDF-")
-    for row in first.values():  # links that were mailed lead to what they led to
-        assert storage_of(months).get(row.pdf_path).startswith(b"%PDF-")
+    months.sale("s4", 9, "2025-01-07", fee=9)
+    months.sale("s5", 30, "2025-02-06")
+    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02"]
+    january, february = (kept_usd(months, f"ana:2025-{n}") for n in ("01", "02"))
+    assert (in_short(january), ids(january)) == ((0, 500, 0, 0, 500), ["s1"])
+    assert (in_short(february), ids(february)) == ((500, 80, 0, 0, 580), ["s3", "s4", "s5"])
+    (tips,) = february["sources"]
+    assert (tips["sales"], tips["gross"], tips["fees"], tips["net"]) == (3, 109, 29, 80)
+    assert in_short(kept_usd(months, "bob:2025-02")) == (500, 0, 0, 0, 500)
+    assert [row for row in kept(months) if row.month == JANUARY] == first
+    assert stated(months, MARCH) == ["ana:2025-03", "bob:2025-03"]
+    assert ids(kept_usd(months, "ana:2025-03")) == []
 
 
-def test_what_cancels_out_late_is_stated_all_the_same(months: Months) -> None:
-    months.creator("ana")
+def test_the_first_one_has_what_came_after_the_others(months: Months) -> None:
+    months.creator("ana", "bob", "cem")
     months.sale("s1", 500, "2025-01-05")
-    closed(months, JANUARY)
+    months.sale("s2", 500, "2024-12-05", creator="bob")
+    months.pay(Payout("p2", 500, at("2024-12-06"), creator="bob"))
+    assert stated(months, JANUARY) == ["ana:2025-01"]
+    months.sale("s3", 70, "2025-01-06", creator="bob")
+    months.sale("s4", 30, "2025-02-06", creator="bob")
+    months.sale("s5", 10, "2025-01-06", creator="cem")
+    months.change(record_refund, "s5", 10, "2025-01-09")
+    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02", "cem:2025-02"]
+    bob, cem = (kept_usd(months, f"{who}:2025-02") for who in ("bob", "cem"))
+    assert (in_short(bob), ids(bob)) == ((0, 100, 0, 0, 100), ["s3", "s4"])
+    assert (in_short(cem), len(ids(cem))) == ((0, 0, 0, 0, 0), 2)
+
+
+def test_who_had_nothing_but_what_came_late_has_a_statement(months: Months) -> None:
+    months.creator("ana", "bob", "cem")
+    months.sale("s1", 500, "2025-01-05")
+    months.pay(Payout("p1", 500, at("2025-01-08")))
+    months.sale("s2", 500, "2025-01-05", creator="bob")
+    assert stated(months, JANUARY) == ["ana:2025-01", "bob:2025-01"]
     months.change(record_dispute, "s1", 500, "2025-01-09")
-    months.change(record_dispute_won, "s1", 500, "2025-01-09")
-    rolled(months)
-    assert [page["new"] for page in late(months)] == [["ana:2025-01"]]
+    months.change(record_dispute_won, "s1", 500, "2025-01-10")
+    months.change(record_refund, "s2", 500, "2025-01-09")
+    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02"]
+    assert ids(kept_usd(months, "ana:2025-02")) == [
+        *("record_dispute-s1-2025-01-09", "record_dispute_won-s1-2025-01-10")
+    ]
+    assert in_short(kept_usd(months, "bob:2025-02")) == (500, -500, 0, 0, 0)
+    assert stated(months, MARCH) == []
 
 
-def test_the_same_days_again_make_no_new_version(months: Months) -> None:
+def test_a_month_that_was_left_out_is_in_the_next_one(months: Months) -> None:
+    months.creator("ana", "bob")
+    months.sale("s1", 500, "2025-01-05")
+    made_one(months, JANUARY)
+    months.sale("s2", 70, "2025-02-05")
+    months.sale("s3", 70, "2025-02-05", creator="bob")
+    made_one(months, MARCH)
+    assert json.loads(kept(months)[1].document)["previous"] == "ana:2025-01"
+    march = kept_usd(months, "ana:2025-03")
+    assert (in_short(march), ids(march)) == ((500, 70, 0, 0, 570), ["s2"])
+    with pytest.raises(MonthPassed, match="ana:2025-03 is made"):
+        made_one(months, FEBRUARY)
+    assert stated(months, FEBRUARY) == ["bob:2025-02"]
+    assert in_short(kept_usd(months, "bob:2025-02")) == (0, 70, 0, 0, 70)
+
+
+def test_what_was_being_booked_meanwhile_is_a_correction(months: Months) -> None:
+    """An entry with an id from before the statement, and committed after it."""
     months.creator("ana")
     months.sale("s1", 500, "2025-01-05")
-    closed(months, JANUARY)
+    made_one(months, JANUARY)
     with months.db.begin() as tx:
-        rollup.roll_day(tx, date(2025, 1, 5))
-    assert late(months) == [], "a day that did not change"
-    months.sale("s2", 10, "2025-01-05")
-    rolled(months)
-    with months.transaction() as tx:
-        make_one(tx, months, JANUARY, "ana")  # by hand, before the job
-    assert [page["new"] for page in late(months)] == [[]]
-    assert versions(months) == {"ana:2025-01": 2}
+        same = {"kind": "earning", "ref": "slow", "currency": "usd", "created_at": START}
+        sides = {"debit": CASH, "credit": creator_account("ana")}
+        tx.execute(insert(Entry), [{"id": -1, **same, **sides, "amount": 30}])
+    months.sale("s2", 70, "2025-02-05")
+    made_one(months, FEBRUARY)
+    february = kept_usd(months, "ana:2025-02")
+    assert in_short(february) == (500, 100, 0, 0, 600)
+    assert [(line["kind"], line["amount"]) for line in february["lines"]] == [
+        *(("correction", 30), ("earning", 70))
+    ]
+    made_one(months, MARCH)
+    assert in_short(kept_usd(months, "ana:2025-03")) == (600, 0, 0, 0, 600)
 
 
-def test_what_comes_later_still_is_not_forgotten(months: Months) -> None:
-    """Another sale, rolled up while the statement is being made again."""
-    months.creator("ana")
-    months.sale("s1", 500, "2025-01-05")
-    closed(months, JANUARY)
-    months.sale("s2", 10, "2025-01-06")
-    rolled(months)
-
-    class During:
-        """Once the figures are read, and before they are written."""
-
-        gateways = months.gateways
-        transaction = months.transaction
-
-        def now(self) -> datetime:
-            if "s3" not in sold(months):
-                months.sale("s3", 7, "2025-01-07")
-                rolled(months)
-            return months.clock
-
-    with months.transaction() as tx:
-        assert make_late(tx, During()) == {"month": "2025-01", "new": ["ana:2025-01"], "wrong": []}
-    assert json.loads(kept(months)[0].document)["currencies"][0]["closing"] == 510
-    assert [page["new"] for page in late(months)] == [["ana:2025-01"]]
-    (row,) = kept(months)
-    assert (row.version, json.loads(row.document)["currencies"][0]["closing"]) == (3, 517)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_entry_is_in_one_statement_whenever_it_came(months: Months, seed: int) -> None:
+    """Half a year comes in bit by bit, in any order, while months are stated and left out: all
+    movements of all statements are all of the ledger, each once."""
+    random, creators = Random(seed), ["ana", "bob", "Ana"]
+    months.creator(*creators)
+    months.clock = at("2025-10-01")
+    for number, month in enumerate(HALF_YEAR):
+        history(months, 100 * seed + number, creators, sales=20)
+        for creator in creators if month == JANUARY else ():
+            made_one(months, month, creator)
+        if month == HALF_YEAR[-1] or random.random() < 0.8:
+            stated(months, month)
+    for creator in creators:
+        lines, balances = Counter[tuple[str, str, int]](), dict[str, int]()
+        for row in (row for row in kept(months) if row.creator_id == creator):
+            made = json.loads(row.document)["currencies"]
+            assert {c["currency"]: c["opening"] for c in made if c["opening"]} == balances
+            balances = {c["currency"]: c["closing"] for c in made if c["closing"]}
+            lines.update((c["currency"], x["at"], x["amount"]) for c in made for x in c["lines"])
+        assert balances == balances_at(months, creator, HALF_YEAR[-1])
+        assert lines == booked(months, creator)
 
 
-def sold(months: Months) -> set[str]:
+def booked(months: Months, creator: str) -> Counter[tuple[str, str, int]]:
+    mine = creator_account(creator)
+    change = case((Entry.credit == mine, Entry.amount), else_=-Entry.amount)
+    entries = select(Entry.currency, Entry.created_at, change)
+    for_nothing = select(Earning.currency, Earning.occurred_at, literal(0))
     with months.db.autocommit() as connection:
-        return set(connection.scalars(select(Earning.id)))
+        rows = [
+            *connection.execute(entries.where(or_(Entry.credit == mine, Entry.debit == mine))),
+            *connection.execute(
+                for_nothing.where(Earning.creator_id == creator, Earning.gross == Earning.fee)
+            ),
+        ]
+    return Counter((currency, str(iso(when)), amount) for currency, when, amount in rows)
 
 
 def test_a_storage_that_fails_leaves_no_row(months: Months, tmp_path: Path) -> None:
@@ -512,7 +555,7 @@ def test_files_go_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         site = Site(
             f"sqlite:///{tmp_path / 'site.db'}", storage_url=f"s3://statements/x?endpoint={url}"
         )
-        told = command(site.app, "make", "2025-03", "--json")
+        told = command(site.app, "make", "2025-02", "--json")
         assert (told.exit_code, json.loads(told.stdout)["made"]) == (0, 2)
         names = sorted(path.suffix for path in (tmp_path / "s3" / "statements" / "x").rglob("*.*"))
         assert names == [".csv", ".csv", ".pdf", ".pdf"]
@@ -531,23 +574,24 @@ def command(app: Flask, *args: str) -> Any:
 def test_the_commands(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'site.db'}"
     site = Site(url, storage_url=(tmp_path / "storage").as_uri(), platform_name="Fanhouse")
-    told = command(site.app, "show", "ana", "2025-03", "--json")
+    told = command(site.app, "show", "ana", "2025-02", "--json")
     made = json.loads(told.stdout)
-    assert (told.exit_code, made["id"], made["platform"]) == (0, "ana:2025-03", "Fanhouse")
+    assert (told.exit_code, made["id"], made["platform"]) == (0, "ana:2025-02", "Fanhouse")
     assert made["currencies"][0]["closing"] == 50_000
     files = [tmp_path / "a.pdf", tmp_path / "a.csv"]
     told = command(
-        site.app, "show", "ana", "2025-03", "--pdf", str(files[0]), "--csv", str(files[1])
+        site.app, "show", "ana", "2025-02", "--pdf", str(files[0]), "--csv", str(files[1])
     )
     assert (told.exit_code, "500.00" in told.stdout) == (0, True)
     assert (files[0].read_bytes(), files[1].read_bytes()) == (pdf.made(made), as_csv.made(made))
-    told = command(site.app, "make", "2025-03", "--creator", "ana", "--json")
-    assert json.loads(told.stdout) == {"month": "2025-03", "made": 1, "wrong": []}
-    for wrong in (("show", "nobody", "2025-03"), ("make", "2025-13"), ("make", "march")):
+    told = command(site.app, "make", "2025-02", "--creator", "ana", "--json")
+    assert json.loads(told.stdout) == {"month": "2025-02", "made": 1, "wrong": []}
+    for wrong in (("show", "nobody", "2025-03"), ("make", "2025-13"), ("make", "2025-03")):
         assert command(site.app, *wrong).exit_code == 2
     with site.db.begin() as tx:
         tx.execute(update(Creator).values(name="Bea"))
-    assert command(site.app, "make", "2025-03").exit_code == 0
+    assert command(site.app, "make", "2025-02").exit_code == 0
+    assert json.loads(command(site.app, "show", "ana", "2025-02", "--json").stdout) == made
     site.db.dispose()
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from app.platform.statements import csv as as_csv
 from app.platform.statements import pdf
-from app.platform.statements.document import Document, bounds, major, month_of
+from app.platform.statements.document import Document, major, month_of
+from app.platform.statements.movements import bounds
 from app.switchyard.errors import BadInput
 
 NAMES = {

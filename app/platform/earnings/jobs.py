@@ -13,7 +13,6 @@ from app.platform.earnings import rollup
 from app.platform.earnings.posting import post_earnings
 from app.platform.earnings.rollup_models import daily
 from app.platform.payouts.jobs import Day
-from app.platform.statements.late import make_late
 from app.platform.statements.make import make_page
 from app.platform.statements.notices import statements_made
 from app.switchyard.clock import in_reach
@@ -91,16 +90,10 @@ def _day_outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> di
     shadow=Shadow(outcome=_day_outcome, ignore=("dirty",)),
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
-    """Roll up the target day and all before it that changed, and their months; make statements
-    again where that changed them; the day's totals."""
+    """Roll up the target day and all before it that changed, and their months; the day's totals."""
     day = payload.target_date or ctx.created_at.date() - _ONE
     posted = ctx.step.run("post", post_earnings)
-    told = {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
-    new, wrong, number = 0, list[str](), 0
-    while page := ctx.step.run(f"late-statements-{number}", _late_statements, ctx):
-        new, number = new + len(page["new"]), number + 1
-        wrong += page["wrong"]
-    return {**told, "statements": new, "statementsWrong": wrong}
+    return {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
 
 
 def _roll_all(ctx: Context, since: date, until: date) -> dict[str, Any]:
@@ -160,12 +153,14 @@ def _month_tick(occurrence: datetime) -> TargetMonth:
 )
 def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any]:
     """Roll up a month and what changed in it, check it against earnings and ledger, and make its
-    creators' statements; the totals."""
+    creators' statements, where it was over when the run was made; the totals."""
     month = payload.month() or _before(ctx.created_at)
-    days = _roll_all(ctx, month, rollup.following(month) - _ONE)["days"]
+    end = rollup.following(month)
+    days = _roll_all(ctx, month, end - _ONE)["days"]
     totals = ctx.step.run("month", _month, month)
     told = {"month": f"{month:%Y-%m}", "days": days, "totals": totals}
-    made, wrong, number, after = 0, list[str](), 0, ""
+    made, wrong, number = 0, list[str](), 0
+    after = "" if end <= ctx.created_at.date() else None
     while after is not None:
         page = ctx.step.run(f"statements-{number}", _statements, ctx, month, after)
         made, after, number = made + page["made"], page["last"], number + 1
@@ -176,13 +171,6 @@ def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any
 def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
     page = make_page(tx, ctx, month, after)
     statements_made(tx, page["new"])
-    return page
-
-
-def _late_statements(tx: Session, ctx: Context) -> dict[str, Any] | None:
-    page = make_late(tx, ctx)
-    if page is not None:
-        statements_made(tx, page["new"])
     return page
 
 

@@ -40,6 +40,8 @@ _FEES = {
     EarningKind.DISPUTE: EntryKind.FEE_DISPUTE,
     EarningKind.DISPUTE_WON: EntryKind.FEE_DISPUTE_WON,
 }
+FEE_KINDS = tuple(_FEES.values())
+"""The ledger's entries that are the platform's fee."""
 TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
 """What takes a sale back; the other kinds bring money in."""
 
@@ -61,7 +63,7 @@ def post_earnings(tx: Tx, only: str | None = None) -> int:
     # Only what has its entries: another transaction's earning may have come in since they were
     # written.
     entries = exists().where(
-        Entry.kind.in_([*_SHARES.values(), *_FEES.values()]), Entry.ref == Earning.id
+        Entry.kind.in_([*_SHARES.values(), *FEE_KINDS]), Entry.ref == Earning.id
     )
     connection_of(tx).execute(update(Earning).where(waiting, entries).values(posted=true()))
     return new

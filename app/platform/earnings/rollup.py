@@ -43,9 +43,6 @@ from app.platform.ledger.postings import (
     Tx,
     connection_of,
 )
-from app.platform.statements.models import LateStatement as L
-from app.platform.statements.models import Statement as S
-from app.platform.statements.models import late_statements as late
 from app.switchyard.db import canonical_json
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
@@ -75,9 +72,7 @@ def roll_day(tx: Tx, day: date) -> int:
     connection = _alone(tx)
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
-    gone = delete(dirty_days).where(dirty_days.c.day == day).returning(dirty_days.c.mark)
-    if any(mark >= 0 for mark in connection.scalars(gone).all()):
-        _mark_statements(connection, day)
+    connection.execute(delete(dirty_days).where(dirty_days.c.day == day))
     if connection.scalar(select(exists().where(daily.c.day == day))):
         _add(connection, day, -1)
         nothing = and_(*(lifetime.c[name] == 0 for name in SUMS))
@@ -99,21 +94,6 @@ def roll_day(tx: Tx, day: date) -> int:
     chosen = select(*_named(by | sums)).where(c.day == day).group_by(*by.values())
     connection.execute(_insert(connection, platform_days, [*by, *sums], chosen))
     return rows
-
-
-def _mark_statements(connection: Connection, day: date) -> None:
-    """What came late, to a month that was rolled up or stated, is in none of its creators'
-    statements from then on."""
-    month = day.replace(day=1)
-    closed = or_(exists().where(monthly.c.month >= month), exists().where(S.month >= month))
-    if not connection.scalar(select(closed)):
-        return
-    those = (E.occurred_at >= _moment(day), E.occurred_at < _moment(_next(day)))
-    names = {"creator_id": E.creator_id, "month": literal(month, L.month.type), "marks": literal(1)}
-    insert = _insert(connection, late, [*names], select(*_named(names)).where(*those).distinct())
-    earlier = case((L.month < insert.excluded.month, L.month), else_=insert.excluded.month)
-    again = {"month": earlier, "marks": L.marks + 1}
-    connection.execute(insert.on_conflict_do_update(index_elements=["creator_id"], set_=again))
 
 
 def roll_month(tx: Tx, month: date) -> int:

@@ -27,7 +27,7 @@ Link = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
 
 
 class Data(JobPayload):
-    """What a template is filled with; a field that it does not know was for another version."""
+    """What a template is filled with; a field that it does not know is left out."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -66,8 +66,6 @@ class StatementReady(Data):
     name: Line
     link: Link | None = None
     month: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
-    version: int = 1
-    """Above 1 it takes the place of an earlier one."""
 
 
 class Block(Data):
@@ -111,7 +109,7 @@ TEMPLATES: Mapping[str, Template] = {
     ),
     "statement-ready": Template(
         StatementReady,
-        "Your {{ 'corrected ' if version > 1 }}statement of {{ month | month }} is ready",
+        "Your statement of {{ month | month }} is ready",
         {"name": "Ana", "link": "https://example.com/statements/1", "month": "2025-01"},
     ),
     "admin-summary": Template(

@@ -1,4 +1,4 @@
-"""`statements make|show`: creators' months, made and kept, or looked at as the ledger has them."""
+"""`statements make|show`: creators' months, made and kept, or looked at."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def make_month(month: str, creator: str | None, as_json: bool) -> None:
 def show(
     creator_id: str, month: str, pdf_file: Path | None, csv_file: Path | None, as_json: bool
 ) -> None:
-    """A creator's month as the ledger has it now; nothing is kept."""
-    here = _Here()
+    """A creator's statement, or what it would be if it were made now; nothing is kept."""
+    here, first = _Here(), statement.month_of(month)
     with here.transaction() as tx:
-        made = statement.document(tx, creator_id, statement.month_of(month), here.gateways.platform)
+        made = make.kept_or_now(tx, creator_id, first, here.gateways.platform)
     for file, kind in ((pdf_file, pdf), (csv_file, csv)):
         if file is not None:
             file.write_bytes(kind.made(made))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from io import StringIO
 
-from app.platform.statements.document import CLOSING, OPENING, Document, major
+from app.platform.statements.document import Document, major
+from app.platform.statements.movements import CLOSING, OPENING
 
 HEADINGS = ["date", "currency", "what", "source", "reference", "gross", "fee", "amount", "balance"]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

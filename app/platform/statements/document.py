@@ -2,6 +2,9 @@
 
 Opening balance, plus what was earned (sales less fees, refunds and disputes), less payouts, plus
 payouts that came back, is the closing balance: the ledger's at the month's end, or it is refused.
+
+A statement is final. The next one opens with its closing balance and has every entry that it lacks:
+those of its own month, and those of earlier ones that were booked late.
 """
 
 from __future__ import annotations
@@ -9,32 +12,30 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any
 
-from sqlalchemy import BigInteger, String, and_, cast, func, literal, null, select, union_all
+from sqlalchemy import select
 
 from app.platform.currencies import money
 from app.platform.earnings.models import Creator
-from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import TAKING
-from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import (
-    CREATOR,
-    HOLD,
-    AnySelect,
-    EntryKind,
-    Tx,
-    connection_of,
-    creator_account,
+from app.platform.ledger.postings import HOLD, EntryKind, Tx, connection_of, creator_account
+from app.platform.statements.movements import (
+    CLOSING,
+    Previous,
+    bounds,
+    movements,
+    previous,
 )
 from app.switchyard.clock import iso
 from app.switchyard.errors import BadInput, SwitchyardError
 
 Document = dict[str, Any]
-OPENING, CLOSING = "opening", "closing"
 OTHER = "other"
 """The source of what was booked without an earning."""
+CORRECTION = "correction"
+"""What the ledger has of earlier months and no statement does: see _currency."""
 PAYOUT, RETURNED = "payout", "payout_returned"
 _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
@@ -46,6 +47,13 @@ class UnknownCreator(BadInput):
 
     status = 404
     title = "Unknown creator"
+
+
+class MonthPassed(BadInput):
+    """The creator has a statement of a later month; what none has so far will be in the next."""
+
+    status = 409
+    title = "Month passed"
 
 
 class NotAddingUp(SwitchyardError):
@@ -61,10 +69,9 @@ def month_of(text: str) -> date:
     return date(int(text[:4]), int(text[5:]), 1)
 
 
-def bounds(month: date) -> tuple[datetime, datetime]:
-    """When the month begins and when the next one does."""
-    start = datetime(month.year, month.month, 1, tzinfo=UTC)
-    return start, (start + timedelta(days=31)).replace(day=1)
+def statement_id(creator_id: str, month: date) -> str:
+    """`<creator>:<YYYY-MM>`."""
+    return f"{creator_id}:{month:%Y-%m}"
 
 
 def major(amount: int, currency: str) -> str:
@@ -73,7 +80,13 @@ def major(amount: int, currency: str) -> str:
 
 
 def document(tx: Tx, creator_id: str, month: date, platform: str) -> Document:
-    """One creator's month. Raises UnknownCreator, NotAddingUp."""
+    """One creator's month, as its statement would be if it were made now.
+
+    Raises UnknownCreator, NotAddingUp, and MonthPassed where that month or a later one has one.
+    """
+    for last in previous(tx, [creator_id]).values():
+        if last.end > bounds(month)[0]:
+            raise MonthPassed(f"{last.id} is made, and final: nothing comes before it any more")
     for made in documents(tx, [creator_id], month, platform):
         if isinstance(made, NotAddingUp):
             raise made
@@ -84,20 +97,26 @@ def document(tx: Tx, creator_id: str, month: date, platform: str) -> Document:
 def documents(
     tx: Tx, creator_ids: Sequence[str], month: date, platform: str
 ) -> list[Document | NotAddingUp]:
-    """The month of each of these creators that exists, by id: a document, or why there is none."""
+    """The month of each of these creators that exists, by id: a document, or why there is none.
+
+    None of them may have a statement of that month or a later one.
+    """
     start, end = bounds(month)
     C, connection = Creator, connection_of(tx)
     people = connection.execute(
         select(C.id, C.name, C.country).where(C.id.in_(creator_ids)).order_by(C.id)
     ).all()
+    before = previous(tx, creator_ids)
     rows: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in connection.execute(_movements([person.id for person in people], start, end)):
-        rows[row.account].append(row)
+    if people:
+        for row in movements(tx, [person.id for person in people], before, month):
+            rows[row.account].append(row)
+    newest = sum(row.amount or 0 for row in rows.pop("", []))
     made: list[Document | NotAddingUp] = []
     for person in people:
-        name = f"{person.id}:{month:%Y-%m}"
+        name, last = statement_id(person.id, month), before.get(person.id)
         try:
-            currencies = _currencies(rows[creator_account(person.id)])
+            currencies = _currencies(rows[creator_account(person.id)], last)
         except NotAddingUp as wrong:
             made.append(NotAddingUp(f"statement {name}: {wrong}"))
             continue
@@ -105,68 +124,41 @@ def documents(
         made.append(
             {
                 "id": name,
+                "previous": last and last.id,
                 "platform": _plain(platform),
                 "creator": who,
                 "month": f"{month:%Y-%m}",
                 "from": iso(start),
                 "to": iso(end),
+                "last_entry": newest,
                 "currencies": currencies,
             }
         )
     return made
 
 
-def _movements(ids: list[str], start: datetime, end: datetime) -> AnySelect:
-    """One statement, so that all it says is of one moment: each entry of the month with its
-    earning, sales of which nothing is the creator's, and the balances before and after."""
-    accounts = [creator_account(one) for one in ids]
-    same = (E.currency, E.created_at, E.kind, E.ref)
-    both = union_all(
-        *(
-            select(mine.label("account"), other.label("other"), amount.label("amount"), *same)
-            .where(mine.in_(accounts))
-            .where(E.created_at < end)
-            for mine, other, amount in (
-                (E.credit, E.debit, E.amount),
-                (E.debit, E.credit, -E.amount),
-            )
-        )
-    ).subquery()
-    b, earning = both.c, (X.source, X.gross, X.fee)
-    its = and_(X.id == b.ref, X.kind == b.kind)
-    lines = (
-        select(both, *earning).join_from(both, X, its, isouter=True).where(b.created_at >= start)
-    )
-    account, zero = literal(CREATOR, String) + X.creator_id, literal(0, BigInteger)
-    for_nothing = (
-        select(account, null(), zero, X.currency, X.occurred_at, X.kind, X.id, *earning)
-        .where(X.posted, X.gross == X.fee, X.creator_id.in_(ids))
-        .where(X.occurred_at >= start, X.occurred_at < end)
-    )
-    total, rest = cast(func.sum(b.amount), BigInteger), [null()] * 4
-    sums = (
-        select(b.account, null(), total, b.currency, null(), literal(kind, String), *rest)
-        .where(b.created_at < until)
-        .group_by(b.account, b.currency)
-        for kind, until in ((OPENING, start), (CLOSING, end))
-    )
-    return select(union_all(lines, for_nothing, *sums).subquery())
-
-
-def _currencies(rows: Iterable[Any]) -> list[Document]:
+def _currencies(rows: Iterable[Any], last: Previous | None) -> list[Document]:
     by_currency: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
         by_currency[row.currency].append(row)
-    made = (_currency(code, by_currency[code]) for code in sorted(by_currency))
+    made = (_currency(code, by_currency[code], last) for code in sorted(by_currency))
     return [one for one in made if one["lines"] or one["opening"]]
 
 
-def _currency(code: str, rows: list[Any]) -> Document:
-    known = {row.kind: row.amount for row in rows if row.kind in (OPENING, CLOSING)}
-    opening, closing = known.get(OPENING, 0), known.get(CLOSING, 0)
-    entries = [row for row in rows if row.kind not in (OPENING, CLOSING)]
+def _currency(code: str, rows: list[Any], last: Previous | None) -> Document:
+    closing = sum(row.amount for row in rows if row.kind == CLOSING)
+    entries = [row for row in rows if row.kind != CLOSING]
     entries.sort(key=lambda row: (row.created_at, row.ref, row.kind))
-    balance, lines = opening, []
+    opening, lines = closing - sum(row.amount for row in entries), list[Document]()
+    missing = opening - last.closing.get(code, 0) if last else 0
+    balance = opening = opening - missing
+    if last and missing:
+        # Booked with an id that was drawn before the last statement was made, and committed after
+        # it: which entry it is cannot be known any more, how much it is can.
+        balance += missing
+        line = {"at": iso(last.end), "kind": CORRECTION, "id": "", "source": OTHER}
+        amounts = {"gross": missing, "fee": 0, "amount": missing, "balance": balance}
+        lines.append(line | amounts)
     for row in entries:
         balance += row.amount
         lines.append({**_line(row), "balance": balance})

@@ -1,19 +1,19 @@
 """Statements made and kept: each one's files in the storage, then its row, which names them.
 
-One with the figures it had is left as it is; other figures are the next version, in new files.
+One that was made is final: made again it is the same, and only files that were lost are restored.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import date, datetime
 from hashlib import sha256
 from typing import Any, Protocol
 
-from sqlalchemy import String, case, exists, func, literal, or_, select
+from sqlalchemy import String, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
@@ -21,12 +21,19 @@ from app.platform.earnings.models import Earning as X
 from app.platform.gateways import Gateways
 from app.platform.gateways.storage import Storage, StorageUnavailable
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import CREATOR, INSERT, AnySelect, connection_of
+from app.platform.ledger.postings import CREATOR, AnySelect
 from app.platform.statements import csv, pdf
-from app.platform.statements.document import Document, NotAddingUp, bounds, document, documents
-from app.platform.statements.models import Statement, statements
+from app.platform.statements.document import (
+    Document,
+    NotAddingUp,
+    document,
+    documents,
+    statement_id,
+)
+from app.platform.statements.models import Statement
+from app.platform.statements.movements import bounds, newest_before, previous
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import SwitchyardError
+from app.switchyard.errors import BadInput, SwitchyardError
 
 PAGE_SIZE = 100
 TYPES = {"csv": "text/csv; charset=utf-8", "pdf": "application/pdf"}
@@ -49,60 +56,65 @@ class MadeMeanwhile(SwitchyardError):
     title = "Statement made meanwhile"
 
 
+class NotOver(BadInput):
+    """A month that is not over has no statement yet."""
+
+    title = "Month not over"
+
+
 def make_page(tx: Session, ctx: Maker, month: date, after: str) -> dict[str, Any]:
     """Make the month of the next creators with ids past `after` who had anything in it.
 
-    Returns the page's `last` id (None: there are no more), how many were `made`, the ids of those
-    of them that are `new` or of a new version, and of those that are `wrong`: their figures do not
-    add up, and they have no (new) statement. As a step it can be repeated: the same figures make
-    the same files and rows.
+    Returns the page's `last` id (None: there are no more), how many were `made`, now or before, the
+    ids of those of them that are `new`, and of those that are `wrong`: their figures do not add up,
+    and they have no statement. Who has one of a later month alone is left out. As a step it can be
+    repeated. Raises NotOver, StorageUnavailable, MadeMeanwhile.
     """
     with ctx.transaction() as reading:
         page = list(reading.scalars(_active(month, after)))
-        found = Found.of(reading, page, month, ctx.gateways.platform)
-    new = keep(tx, ctx, month, found)
-    last = page[-1] if len(page) == PAGE_SIZE else None
-    return {"last": last, "made": len(found.documents), "new": new, "wrong": found.wrong}
+        there = _kept(reading, month, page)
+        last = {id_: one.id for id_, one in previous(reading, page).items()}
+        passed = {id_ for id_, one in last.items() if one >= statement_id(id_, month)}
+        new = [one for one in page if one not in passed]
+        fine = list[Document]()
+        for one in documents(reading, new, month, ctx.gateways.platform):
+            if isinstance(one, NotAddingUp):
+                log.error("%s", one)
+            else:
+                fine.append(one)
+    _restore(ctx, there)
+    ids = _keep(tx, ctx, month, fine)
+    return {
+        "last": page[-1] if len(page) == PAGE_SIZE else None,
+        "made": len(there) + len(fine),
+        "new": ids,
+        "wrong": sorted(set(new) - {one["creator"]["id"] for one in fine}),
+    }
 
 
 def make_one(tx: Session, ctx: Maker, month: date, creator_id: str) -> dict[str, Any]:
     """Make one creator's month, whatever was in it; its row's id as `statement`.
 
-    Raises UnknownCreator, NotAddingUp, StorageUnavailable.
+    Raises UnknownCreator, NotOver, MonthPassed, NotAddingUp, StorageUnavailable, MadeMeanwhile.
     """
     with ctx.transaction() as reading:
-        made = document(reading, creator_id, month, ctx.gateways.platform)
-        found = Found([made], [], _known(reading, month, [creator_id]))
-    keep(tx, ctx, month, found)
-    return {"statement": made["id"]}
+        there = _kept(reading, month, [creator_id])
+        new = [] if there else [document(reading, creator_id, month, ctx.gateways.platform)]
+    _restore(ctx, there)
+    _keep(tx, ctx, month, new)
+    return {"statement": statement_id(creator_id, month)}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Some creators' month as the ledger has it, and their statements as they are kept."""
-
-    documents: list[Document]
-    wrong: list[str]
-    """Whose figures do not add up."""
-    known: Mapping[str, Any]
-    """The rows there are, by creator."""
-
-    @classmethod
-    def of(cls, tx: Session, creator_ids: Sequence[str], month: date, platform: str) -> Found:
-        """Read them."""
-        known = _known(tx, month, creator_ids)
-        fine = list[Document]()
-        for one in documents(tx, creator_ids, month, platform):
-            if isinstance(one, NotAddingUp):
-                log.error("%s", one)
-            else:
-                fine.append(one)
-        wrong = sorted(set(creator_ids) - {one["creator"]["id"] for one in fine})
-        return cls(fine, wrong, known)
+def kept_or_now(tx: Session, creator_id: str, month: date, platform: str) -> Document:
+    """A month's document: its statement's, or what that would be now. Raises as document()."""
+    for row in _kept(tx, month, [creator_id]):
+        kept: Document = json.loads(row.document)
+        return kept
+    return document(tx, creator_id, month, platform)
 
 
 def _active(month: date, after: str) -> AnySelect:
-    """Who had a balance when the month began, or anything in it."""
+    """Who had a balance when the month began, or anything in it, or booked late before it."""
     start, end = bounds(month)
     account = literal(CREATOR, String) + Creator.id
     change = case((E.credit == account, E.amount), else_=-E.amount)
@@ -113,71 +125,72 @@ def _active(month: date, after: str) -> AnySelect:
         X.creator_id == Creator.id, X.occurred_at >= start, X.occurred_at < end, X.posted
     )
     had = before.having(func.sum(change) != 0).correlate(Creator).exists()
-    chosen = select(Creator.id).where(Creator.id > after, or_(sold, moved, had))
+    own = select(func.max(Statement.last_entry)).where(Statement.creator_id == Creator.id)
+    seen = func.coalesce(own.scalar_subquery(), newest_before(month).scalar_subquery())
+    late = exists().where(mine, E.created_at < start, E.id > seen)
+    chosen = select(Creator.id).where(Creator.id > after, or_(sold, moved, had, late))
     return chosen.order_by(Creator.id).limit(PAGE_SIZE)
 
 
-def _known(tx: Session, month: date, creator_ids: Sequence[str]) -> dict[str, Any]:
-    columns = (Statement.creator_id, Statement.version, Statement.document)
-    chosen = select(*columns, Statement.csv_path, Statement.pdf_path)
-    mine = chosen.where(Statement.month == month, Statement.creator_id.in_(creator_ids))
-    return {row.creator_id: row for row in tx.execute(mine)}
+def _kept(tx: Session, month: date, creator_ids: Sequence[str]) -> Sequence[Any]:
+    columns = (Statement.document, Statement.csv_path, Statement.pdf_path)
+    mine = (Statement.month == month, Statement.creator_id.in_(creator_ids))
+    return tx.execute(select(*columns).where(*mine)).all()
 
 
-def keep(tx: Session, ctx: Maker, month: date, found: Found) -> list[str]:
-    """Keep what is new, or not as it was; their ids. Raises StorageUnavailable, MadeMeanwhile."""
-    storage = ctx.gateways.storage
-    if storage is None:
-        raise StorageUnavailable("there is no storage")
-    # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
-    made = [(one, found.known.get(one["creator"]["id"])) for one in found.documents]
-    rows = [row for one, known in made if (row := _stored(storage, month, one, known))]
-    if not rows:
-        return []
+def _restore(ctx: Maker, rows: Sequence[Any]) -> None:
+    storage = _storage(ctx)
     for row in rows:
-        row["made_at"] = ctx.now()
-    connection = connection_of(tx)
-    insert = INSERT[connection.dialect.name](statements)
-    new = insert.excluded
-    names = ("document", "csv_path", "pdf_path", "made_at", "version")
-    kept = insert.on_conflict_do_update(
-        index_elements=["id"],
-        set_={name: new[name] for name in names},
-        where=Statement.version == new.version - 1,
-    ).returning(statements.c.id)
-    if missing := {row["id"] for row in rows} - (ids := set(connection.scalars(kept, rows))):
-        raise MadeMeanwhile(f"another process made {', '.join(sorted(missing)[:3])} meanwhile")
-    return sorted(ids)
+        if not (storage.exists(row.csv_path) and storage.exists(row.pdf_path)):
+            _store(storage, json.loads(row.document), row.csv_path, row.pdf_path)
 
 
-def _stored(storage: Storage, month: date, made: Document, known: Any) -> dict[str, Any] | None:
-    """Store the files of what is not there as it is; its row, unless it has that already."""
-    version = 1 if known is None else known.version
-    if known is not None and known.document != canonical_json(_versioned(made, version)):
-        version += 1
-    made = _versioned(made, version)
+def _keep(tx: Session, ctx: Maker, month: date, documents: Sequence[Document]) -> list[str]:
+    """Keep what is new; their ids."""
+    if not documents:
+        return []
+    if ctx.now() < bounds(month)[1]:
+        raise NotOver(f"{month:%Y-%m} is not over yet")
+    # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
+    rows = [_stored(_storage(ctx), month, one) for one in documents]
+    made_at = ctx.now()
+    # One at a time for each creator, so that no two statements follow the same one.
+    ids = [row["creator_id"] for row in rows]
+    chosen = select(Creator.id).where(Creator.id.in_(ids)).order_by(Creator.id)
+    tx.execute(chosen.with_for_update(key_share=True))
+    last = previous(tx, ids)
+    for one in documents:
+        there, before = last.get(one["creator"]["id"]), one["previous"] or ""
+        if (there.id if there else "") != before or before >= one["id"]:
+            raise MadeMeanwhile(f"another process made {one['id']}, or a later one, meanwhile")
+    tx.execute(insert(Statement), [row | {"made_at": made_at} for row in rows])
+    return sorted(row["id"] for row in rows)
+
+
+def _stored(storage: Storage, month: date, made: Document) -> dict[str, Any]:
+    """Store the files; the row."""
     creator_id, text = made["creator"]["id"], canonical_json(made)
     # Named by what is in them, so that the files of a row never change under it.
     stem = f"statements/{month:%Y-%m}/{creator_id}-{sha256(text.encode()).hexdigest()[:16]}"
-    paths = {kind: f"{stem}.{kind}" for kind in TYPES}
-    same = known is not None and known.version == version
-    if same and storage.exists(known.csv_path) and storage.exists(known.pdf_path):
-        return None
-    storage.put(paths["csv"], csv.made(made), TYPES["csv"])
-    storage.put(paths["pdf"], pdf.made(made), TYPES["pdf"])
-    if same:
-        return None
+    paths = (f"{stem}.csv", f"{stem}.pdf")
+    _store(storage, made, *paths)
     return {
         "id": made["id"],
         "creator_id": creator_id,
         "month": month,
         "document": text,
-        "csv_path": paths["csv"],
-        "pdf_path": paths["pdf"],
-        "version": version,
+        "csv_path": paths[0],
+        "pdf_path": paths[1],
+        "last_entry": made["last_entry"],
     }
 
 
-def _versioned(made: Document, version: int) -> Document:
-    """A first version does not say that it is one."""
-    return made if version == 1 else {**made, "version": version}
+def _store(storage: Storage, made: Document, csv_path: str, pdf_path: str) -> None:
+    storage.put(csv_path, csv.made(made), TYPES["csv"])
+    storage.put(pdf_path, pdf.made(made), TYPES["pdf"])
+
+
+def _storage(ctx: Maker) -> Storage:
+    if ctx.gateways.storage is None:
+        raise StorageUnavailable("there is no storage")
+    return ctx.gateways.storage

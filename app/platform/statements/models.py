@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import cast
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, String, Table, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import Base
 
 
 class Statement(Base):
-    """One creator's month. Made again with other figures it is the next version, in files of its
-    own: those of the version before stay as they were handed out."""
+    """One creator's month, final: what is booked late for it is in the next one."""
 
     __tablename__ = "statements"
 
@@ -28,25 +27,10 @@ class Statement(Base):
     """In the storage."""
     pdf_path: Mapped[str] = mapped_column(String(200))
     made_at: Mapped[datetime]
-    version: Mapped[int] = mapped_column(default=1, server_default="1")
+    last_entry: Mapped[int] = mapped_column(BigInteger)
+    """The ledger's newest when it was made."""
 
-    __table_args__ = (
-        UniqueConstraint("creator_id", "month"),
-        Index("ix_statements_month", "month"),
-    )
-
-
-class LateStatement(Base):
-    """A creator whose statements, from `month` on, are to be looked at again: a day of theirs
-    changed after its month was rolled up. Written with the rollup of that day."""
-
-    __tablename__ = "late_statements"
-
-    creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"), primary_key=True)
-    month: Mapped[date]
-    marks: Mapped[int] = mapped_column(BigInteger)
-    """How often; who has dealt with fewer has not dealt with all."""
+    __table_args__ = (UniqueConstraint("creator_id", "month"),)
 
 
 statements = cast(Table, Statement.__table__)
-late_statements = cast(Table, LateStatement.__table__)

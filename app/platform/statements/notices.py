@@ -19,17 +19,16 @@ log = logging.getLogger(__name__)
 
 
 def statements_made(tx: Session, statement_ids: Sequence[str]) -> None:
-    """Mail the creators of these statements, just made, that they are there: each version once."""
+    """Mail the creators of these statements, just made, that they are there: each once."""
     settings = runtime.current().settings
     if not statement_ids or not mailing() or settings.backend_url is None:
         return
-    wanted = select(S.id, S.month, S.version, C.name, C.email).join(C, C.id == S.creator_id)
+    wanted = select(S.id, S.month, C.name, C.email).join(C, C.id == S.creator_id)
     for row in tx.execute(wanted.where(S.id.in_(statement_ids)).order_by(S.id)):
         try:
             url = link(settings, row.id)
         except SecretKeyMissing as missing:
             log.warning("no statement is mailed: %s", missing)
             return
-        data = {"month": f"{row.month:%Y-%m}", "version": row.version, "link": url}
-        key = f"statement:{row.id}:{row.version}"
-        mail_creator(tx, row.name, row.email, "statement-ready", data, key)
+        data = {"month": f"{row.month:%Y-%m}", "link": url}
+        mail_creator(tx, row.name, row.email, "statement-ready", data, f"statement:{row.id}")

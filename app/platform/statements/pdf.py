@@ -42,7 +42,7 @@ def _shown(value: Any, currency: str) -> Any:
     """Amounts in units of the currency."""
     if isinstance(value, dict):
         return {
-            name: str(part) if name in ("sales", "version") else _shown(part, currency)
+            name: str(part) if name == "sales" else _shown(part, currency)
             for name, part in value.items()
             if name != "currencies"
         }
