@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from app.switchyard.config import Settings
-    from app.switchyard.runtime import Runtime
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -21,14 +20,3 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.switchyard.extension import build
 
     return build(settings)
-
-
-def wire(settings: Settings | None = None) -> Runtime:
-    """This process's runtime alone, without a web app: for a script that only dispatches.
-
-    Raises SettingsError as create_app does.
-    """
-    from app.switchyard import config  # inside, for the same reason
-    from app.switchyard import extension as wiring
-
-    return wiring.make_runtime(config.load() if settings is None else settings)

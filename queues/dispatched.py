@@ -13,11 +13,9 @@ from rq.job import JobStatus
 from rq.results import Result
 from sqlalchemy import select
 
-from app import wire
-from app.switchyard import config, runtime
-from app.switchyard import job as catalogue
 from app.switchyard.errors import RunNotMovable
-from app.switchyard.job import Catalogue, JobSpec
+from app.switchyard.job import JobSpec
+from app.switchyard.loading import process_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.ledger import AnyRow
 from app.switchyard.runs.models import RunRow as R
@@ -33,20 +31,6 @@ _STATUS = {
     Status.CANCELLED: JobStatus.CANCELED,
 }
 _LOOK_SECONDS = 0.2
-
-
-def parts() -> runtime.Runtime:
-    """This process's runtime; wired from its settings where nobody called create_app()."""
-    return runtime.current() if runtime.installed() else wire()
-
-
-def jobs() -> Catalogue:
-    """The catalogue; loading it opens no database."""
-    if runtime.installed():
-        return runtime.current().catalogue
-    if not catalogue.catalogue:
-        return catalogue.load(config.load().switchyard_jobs)
-    return catalogue.catalogue
 
 
 class DispatchedJob(RQJob):
@@ -66,7 +50,7 @@ class DispatchedJob(RQJob):
         return job
 
     def _row(self) -> AnyRow:
-        made = parts()
+        made = process_runtime()
         with made.db.autocommit() as connection:
             chosen = select(R.__table__).where(R.id == self.run_id)
             row = connection.execute(chosen).one_or_none()
@@ -80,7 +64,7 @@ class DispatchedJob(RQJob):
 
     def read(self, row: AnyRow) -> None:
         """Take over what its run's row says."""
-        later = row.status == Status.PENDING and row.due_at > parts().store.clock()
+        later = row.status == Status.PENDING and row.due_at > process_runtime().store.clock()
         self._status = JobStatus.SCHEDULED if later else _STATUS[Status(row.status)]
         self.created_at = self.enqueued_at = row.created_at
         self.started_at, self.ended_at = row.started_at, row.ended_at
@@ -123,7 +107,7 @@ class DispatchedJob(RQJob):
     def cancel(self, *_: Any, **__: Any) -> dict[str, list[str]]:
         """Call the run off. Raises InvalidJobOperation where it has ended."""
         try:
-            operate.cancel(parts().store, self.run_id)
+            operate.cancel(process_runtime().store, self.run_id)
         except RunNotMovable as ended:
             raise InvalidJobOperation(str(ended)) from None
         self.refresh()
@@ -137,7 +121,7 @@ class DispatchedJob(RQJob):
     def requeue(self, at_front: bool = False) -> RQJob:
         """Let the failed run go on. Raises InvalidJobOperation where it has not failed."""
         try:
-            operate.retry(parts().store, self.run_id)
+            operate.retry(process_runtime().store, self.run_id)
         except RunNotMovable as open_still:
             raise InvalidJobOperation(str(open_still)) from None
         self.refresh()
@@ -167,13 +151,13 @@ class Job(RQJob):
 
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
     """The dispatched job whose id this is: its run's id, or the job_id it was enqueued with."""
-    legacy = {spec.name: spec for spec in jobs().legacy().values()}
+    legacy = {spec.name: spec for spec in process_runtime().catalogue.legacy().values()}
     if not legacy:
         return None
     columns = R.__table__
     chosen = select(columns).where(R.id == job_id)
     keyed = select(columns).where(R.job.in_(legacy), R.key == job_id).order_by(R.id.desc()).limit(1)
-    with parts().db.autocommit() as sql:
+    with process_runtime().db.autocommit() as sql:
         row = sql.execute(chosen).one_or_none() or sql.execute(keyed).one_or_none()
     if row is None or row.job not in legacy:
         return None

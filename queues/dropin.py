@@ -27,11 +27,12 @@ from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec, Legacy
+from app.switchyard.loading import process_runtime
 from app.switchyard.runs.create import new_run
 from app.switchyard.runs.models import OPEN
 from app.switchyard.runs.run import Run
 from flags import LEGACY_BACKEND
-from queues.dispatched import DispatchedJob, find, jobs, parts
+from queues.dispatched import DispatchedJob, find
 from queues.inventory import call_sites
 from queues.task import BRIDGE
 
@@ -123,7 +124,7 @@ class Queue(rq.Queue):
         self, data: EnqueueData, pipeline: Pipeline | None, group_id: str | None
     ) -> _Call | None:
         instance, path = resolve_function_reference(data.func)
-        declared = jobs().legacy()
+        declared = process_runtime().catalogue.legacy()
         if not declared or (path not in declared and not data.depends_on):
             call_sites.note(_named(instance, path), LEGACY_BACKEND, "undeclared")
             return None
@@ -147,7 +148,7 @@ class Queue(rq.Queue):
         if job._func_name is UNEVALUATED:
             return None  # fetched from Redis, and nobody opened it yet: not new
         path = _named(job._instance, str(job._func_name))
-        spec = None if job._instance is not None else jobs().legacy().get(path)
+        spec = None if job._instance is not None else process_runtime().catalogue.legacy().get(path)
         if spec is None:
             call_sites.note(path, LEGACY_BACKEND, "undeclared")
             return None
@@ -169,7 +170,6 @@ class Queue(rq.Queue):
     def _dispatched(self, calls: Sequence[_Call], *, unique: bool = False) -> list[Job]:
         if not calls:
             return []
-        parts()
         groups: dict[str, list[int]] = defaultdict(list)
         for place, call in enumerate(calls):
             groups[call.spec.name].append(place)
@@ -197,7 +197,7 @@ class Queue(rq.Queue):
 
     def _stand_in(self, job: Job) -> None:
         """Let RQ jobs wait for runs: RQ itself takes a job it does not have for one that is done"""
-        if not job._dependency_ids or not jobs().legacy():
+        if not job._dependency_ids or not process_runtime().catalogue.legacy():
             return
         for job_id in job._dependency_ids:
             run = None

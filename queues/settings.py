@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from app.switchyard import config
-from app.switchyard import job as catalogue
+from app.switchyard.config import split
+from app.switchyard.loading import process_runtime
 
-_settings = config.load()
-_jobs = catalogue.load(_settings.switchyard_jobs)
+_runtime = process_runtime()
 
-REDIS_URL = _settings.redis_url
+REDIS_URL = _runtime.settings.redis_url
 QUEUES = list(
     dict.fromkeys(
-        [*(spec.queue for spec in _jobs.values()), *config.split(_settings.legacy_queues)]
+        [
+            *(spec.queue for spec in _runtime.catalogue.values()),
+            *split(_runtime.settings.legacy_queues),
+        ]
     )
 )

@@ -6,20 +6,17 @@ import json
 import logging
 import os
 import threading
-from functools import cache
 from typing import Any
 
 from rq import Retry
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import create_app
-from app.switchyard import runtime
 from app.switchyard.errors import SwitchyardError
+from app.switchyard.loading import load_app, process_runtime
 from app.switchyard.runs.carrier import Carrier
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
-from queues.dispatched import parts
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +37,13 @@ class WorkerCarrier(Carrier):
         return stopping.is_set()
 
 
-@cache
-def wired(pid: int) -> runtime.Runtime:
-    """This process's runtime, made at its first job; a forked work horse makes its own."""
-    create_app()
-    return runtime.current()
-
-
 def perform(run_id: str, epoch: int) -> str:
     """Do one slice of the run. What becomes of it is in the ledger, so it raises only where the
     ledger itself cannot be reached; the run's lease then runs out and the relay takes it over."""
     carrier = WorkerCarrier(f"rq-{os.getpid()}-{os.urandom(6).hex()}")
-    outcome = wired(os.getpid()).engine.perform(str(run_id), int(epoch), carrier)
+    app = load_app()
+    with app.app_context():
+        outcome = app.extensions["switchyard"].engine.perform(str(run_id), int(epoch), carrier)
     return str(outcome.end)
 
 
@@ -67,7 +59,7 @@ def wait_for_run(run_id: str) -> Any:
     chosen = select(R.status, R.result, R.error).where(R.id == run_id)
     again = Retry(max=_LOOKS, interval=LOOK_SECONDS)
     try:
-        with parts().db.autocommit() as connection:
+        with process_runtime().db.autocommit() as connection:
             row = connection.execute(chosen).one_or_none()
     except SQLAlchemyError as failure:
         log.warning("run not looked at", extra={"run": run_id, "reason": type(failure).__name__})

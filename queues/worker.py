@@ -15,6 +15,7 @@ from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
 from app.switchyard.config import split
+from app.switchyard.loading import process_runtime
 from queues import task
 from queues.allowed import Allowed, AllowedJob
 
@@ -72,7 +73,7 @@ class Worker(ForkingWorker, SimpleWorker):
         for queue in self.queues:
             queue.serializer = JSONSerializer
             queue.job_class = AllowedJob
-        settings = task.wired(os.getpid()).settings
+        settings = process_runtime().settings
         AllowedJob.legacy = Allowed.of(
             split(settings.legacy_functions), pickle=settings.legacy_pickle
         )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import app
-from app.switchyard import runtime
-from app.switchyard.errors import SwitchyardError
-from app.switchyard.runtime import Runtime
+from app.switchyard.loading import process_runtime
 from workflows.sync import connect, create
 
 
@@ -27,14 +24,6 @@ def schedule_nightly_rollup() -> str:
 
 def schedule_job(name: str) -> str:
     """Have QStash tick one job of the catalogue as it says. Raises UnknownJob."""
-    made = _runtime()
-    client = connect(made.settings)
-    return create(client, made.settings, made.catalogue[name])
-
-
-def _runtime() -> Runtime:
-    """This process's parts; a script that has none gets them made."""
-    try:
-        return runtime.current()
-    except SwitchyardError:
-        return app.wire()
+    runtime = process_runtime()
+    client = connect(runtime.settings)
+    return create(client, runtime.settings, runtime.catalogue[name])

@@ -39,6 +39,14 @@ def test_a_run_is_recorded_and_done(on: Side) -> None:
     assert row.created_at <= row.started_at <= row.ended_at
 
 
+def test_a_body_finds_its_app_and_nothing_of_another_slice(on: Side) -> None:
+    if on.backend == "memory":
+        pytest.skip("it is performed by the test itself, which has no app")
+    (row,) = on.finish(on.dispatch("surroundings", {"name": name()}))
+    assert row.error is None
+    assert result(row) == ["app", True]
+
+
 def test_five_steps_each_once(on: Side) -> None:
     n = name()
     (row,) = on.finish(on.dispatch("five-steps", {"name": n}))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from flask import Flask
+from flask import Flask, current_app, g
 from sqlalchemy import insert, select, update
 
 import flags
@@ -31,11 +32,13 @@ from app.switchyard.clock import iso, utcnow
 from app.switchyard.commands import output, run_here
 from app.switchyard.commands.output import settings_checked
 from app.switchyard.config import ROOT, Settings
+from app.switchyard.cutover import clocks, guardrail
 from app.switchyard.cutover.parity import Parity
 from app.switchyard.cutover.standing import FAILED, OPEN
 from app.switchyard.db import Database
 from app.switchyard.errors import LeaseLost, SettingsError
 from app.switchyard.runs import ledger, operate
+from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.carrier import Carrier, End
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.models import RunRow as R
@@ -310,6 +313,12 @@ def test_run_does_the_job_here_with_its_retries(cli: Cli) -> None:
     again = cli("jobs", "run", "cli-plain", payload, "--key", "k", "--json")
     assert (again.exit_code, json.loads(again.stdout)) == (0, run | {"created": False})
     assert "is succeeded" in again.stderr
+
+
+def test_each_slice_has_an_app_context_of_its_own(build: Callable[..., Flask], url: str) -> None:
+    cli = Cli(build(url, switchyard_jobs="tests.support.jobs"))
+    tables.metadata.create_all(cli.made.db.engine)
+    assert cli.json("jobs", "run", "surroundings", '{"name": "a"}')["result"] == ["app", True]
 
 
 def test_a_plan_says_what_a_run_would_do_and_writes_nothing(cli: Cli) -> None:
@@ -815,6 +824,32 @@ def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
     assert (err.count("\n"), "stays pending" in err) == (1, True)
     out, err = refused.communicate(timeout=PATIENCE_SECONDS)
     assert (refused.returncode, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("command", ["relay", "clock"])
+def test_each_look_has_an_app_context_of_its_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    looks: Counter[tuple[str, str, bool]] = Counter()
+    loops = {"clock"} if command == "clock" else {"relay", "guardrail"}
+
+    def looking(who: str) -> Callable[..., relaying.Swept]:
+        def look(*_: object) -> relaying.Swept:
+            looks[who, current_app.name, "seen" in g] += 1
+            g.seen = True
+            if all(sum(n for key, n in looks.items() if key[0] == loop) > 1 for loop in loops):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return relaying.Swept()
+
+        return look
+
+    for module in (guardrail, clocks):
+        monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(relaying, "sweep", looking("relay"))
+    monkeypatch.setattr(guardrail, "look", looking("guardrail"))
+    monkeypatch.setattr(clocks.Ticker, "round", looking("clock"))
+    assert cli(command).exit_code == 0
+    assert set(looks) == {(loop, "app", False) for loop in loops}
 
 
 def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:

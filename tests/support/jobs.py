@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from flask import current_app, g
 from pydantic import Field
 from sqlalchemy import String, event, func, insert, select, update
 from sqlalchemy.exc import OperationalError
@@ -404,3 +405,13 @@ def mixed(ctx: Context, payload: Name) -> str:
     ctx.step.dispatch("start", "posted", payloads)
     ctx.step.join("ended")
     return ctx.step.run("after", mark, ctx, f"{payload.name}/after")
+
+
+@job("surroundings", event="test.surroundings", payload=Name, queue="tests", gaps=GAPS)
+def surroundings(ctx: Context, payload: Name) -> list[Any]:
+    """The Flask app it finds, and what an earlier slice left in the app's context: nothing."""
+    found = [current_app.name, g.setdefault("left", ctx.run_id) == ctx.run_id]
+    if touch(ctx, payload.name) == 1:
+        g.left = "an earlier slice"
+        raise RuntimeError("failed on purpose")
+    return found

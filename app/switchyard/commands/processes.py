@@ -11,6 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy import literal, select
 
@@ -68,11 +69,14 @@ def relay(once: bool, as_json: bool) -> None:
             say(f"{swept.unreachable} runs lie with a backend that is away")
             raise click.exceptions.Exit(DID_NOT_HOLD)
         return
+    context = current_app.app_context
     with stop_on_signals() as stop:
         log.info("relay started")
-        watch = threading.Thread(target=guardrail.run_forever, args=(made, stop), daemon=True)
+        watch = threading.Thread(
+            target=guardrail.run_forever, args=(made, stop, context), daemon=True
+        )
         watch.start()
-        relaying.run_forever(made.store, stop)
+        relaying.run_forever(made.store, stop, context=context)
         watch.join()
     log.info("relay stopped")
 
@@ -85,5 +89,5 @@ def clock() -> None:
     _migrated(made)
     with stop_on_signals() as stop:
         log.info("clock started")
-        clocks.run_forever(made, stop)
+        clocks.run_forever(made, stop, current_app.app_context)
     log.info("clock stopped")

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import select
@@ -67,7 +68,7 @@ def run_job(
         show_plan(_planned(made, spec, parse_payload(payload)), as_json)
         return
     with stop_on_signals() as stop:
-        inline = Inline(made.engine, stop)
+        inline = Inline(made.engine, stop, current_app.app_context)
         here = replace(made, store=inline.store, engine=inline.engine)
         with installed(here, made):
             run = dispatch(spec.name, parse_payload(payload), key=key)

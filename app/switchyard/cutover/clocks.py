@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +17,7 @@ from app.switchyard.cutover import marks
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
+from app.switchyard.loading import AppContext
 from app.switchyard.runs.run import Run
 from app.switchyard.runtime import Runtime
 
@@ -166,12 +168,14 @@ class Ticker:
             self._leapt = None
 
 
-def run_forever(made: Runtime, stop: threading.Event) -> None:
-    """Propose every occurrence as its time comes, until `stop` is set."""
+def run_forever(made: Runtime, stop: threading.Event, context: AppContext = nullcontext) -> None:
+    """Propose every occurrence as its time comes, until `stop` is set; each look is in a `context`
+    of its own."""
     ticker = Ticker(made)
     while not stop.is_set():
         try:
-            ticker.round()
+            with context():
+                ticker.round()
         except SQLAlchemyError as failure:
             log.warning("no look at the schedules", extra={"reason": type(failure).__name__})
         stop.wait(INTERVAL_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import NormalDist, median
@@ -18,6 +19,7 @@ from app.switchyard.cutover.statistics import mann_whitney, newcombe
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
+from app.switchyard.loading import AppContext
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
@@ -185,10 +187,12 @@ def _step(made: Runtime, row: StageRow, why: str, now: datetime) -> StageChange 
     return change
 
 
-def run_forever(made: Runtime, stop: threading.Event) -> None:
-    """Look each minute until `stop` is set; what goes wrong in one look is logged."""
+def run_forever(made: Runtime, stop: threading.Event, context: AppContext = nullcontext) -> None:
+    """Look each minute until `stop` is set, each time in a `context` of its own; what goes wrong in
+    one look is logged."""
     while not stop.wait(INTERVAL_SECONDS):
         try:
-            look(made)
+            with context():
+                look(made)
         except Exception:
             log.exception("guardrail could not look")

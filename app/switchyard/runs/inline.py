@@ -6,12 +6,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import bindparam, select
 
 from app.switchyard.job import SERVERLESS
+from app.switchyard.loading import AppContext
 from app.switchyard.runs.backend import Backends, Message
 from app.switchyard.runs.carrier import Carrier, Outcome
 from app.switchyard.runs.engine import Engine
@@ -61,13 +63,16 @@ class Inline:
     What the list still holds when the process dies, the relay finds and sends to the real backend.
     """
 
-    def __init__(self, engine: Engine, stop: threading.Event) -> None:
+    def __init__(
+        self, engine: Engine, stop: threading.Event, context: AppContext = nullcontext
+    ) -> None:
         self._queue: deque[Message] = deque()
         names = (LEGACY_BACKEND, *SERVERLESS)
         backends = Backends(MemoryBackend(name, self._queue) for name in names)
         self.store = replace(engine.store, backends=backends)
         self.engine = replace(engine, store=self.store)
         self._stop = stop
+        self._context = context
 
     def slices(self, run_id: str) -> Iterator[Slice]:
         """Perform the run and all below it until everything is done with, or `stop` is set.
@@ -92,7 +97,9 @@ class Inline:
                 self._stop.wait(self._pause(rows))
 
     def _perform(self, run_id: str, epoch: int) -> Slice:
-        return Slice(run_id, self.engine.perform(run_id, epoch, InlineCarrier(self._stop)))
+        with self._context():
+            outcome = self.engine.perform(run_id, epoch, InlineCarrier(self._stop))
+        return Slice(run_id, outcome)
 
     def _open(self, run_id: str) -> list[AnyRow]:
         """What is open of the run and all below it; a lease that ran out is ended on the way."""

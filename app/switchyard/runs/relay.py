@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.loading import AppContext
 from app.switchyard.runs import ledger
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.ledger import AnyRow
@@ -145,12 +147,17 @@ def _look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
 
 
 def run_forever(
-    store: RunStore, stop: threading.Event, interval_seconds: float = INTERVAL_SECONDS
+    store: RunStore,
+    stop: threading.Event,
+    interval_seconds: float = INTERVAL_SECONDS,
+    context: AppContext = nullcontext,
 ) -> None:
-    """Sweep until `stop` is set; what goes wrong in one sweep is logged and tried again."""
+    """Sweep until `stop` is set, each time in a `context` of its own; what goes wrong in one sweep
+    is logged and tried again."""
     while not stop.is_set():
         try:
-            swept = sweep(store)
+            with context():
+                swept = sweep(store)
         except Exception:
             log.exception("sweep failed")
             swept = Swept()
