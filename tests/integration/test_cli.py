@@ -737,8 +737,8 @@ def test_status_reads_only_the_partial_indexes(cli: Cli) -> None:
             text = str(chosen.compile(connection))
             explained = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (when,))
             plans.append(" / ".join(row.detail for row in explained))
-    assert "COVERING INDEX ix_runs_open (check_at>?)" in plans[0]
-    assert "INDEX ix_runs_failed (ended_at>?)" in plans[1]
+    assert "COVERING INDEX ix_switchyard_runs_open (check_at>?)" in plans[0]
+    assert "INDEX ix_switchyard_runs_failed (ended_at>?)" in plans[1]
 
 
 # --- the database and the processes -------------------------------------------------------------
@@ -942,7 +942,7 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
                 "due_at": utcnow(),
                 "check_at": utcnow(),
             }
-            connection.execute(tables.metadata.tables["runs"].insert().values(values))
+            connection.execute(tables.metadata.tables["switchyard_runs"].insert().values(values))
     listing = start(url, "runs", "list", "--limit", "600")
     assert listing.stdout is not None
     assert listing.stderr is not None

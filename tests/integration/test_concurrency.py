@@ -317,9 +317,10 @@ def test_every_statement_on_the_way_to_a_place_uses_an_index(on: Setting) -> Non
             (statement, str(connection.exec_driver_sql(f"{explain} {statement}", bound).all()))
             for statement, bound in sent
         ]
-    by_id = "(id=?)" if db.is_sqlite else "pk_runs"
+    by_id = "(id=?)" if db.is_sqlite else "pk_switchyard_runs"
     for statement, plan in plans:
-        assert ("uq_runs_slot" if statement.startswith("SELECT") else by_id) in plan, plan
+        index = "uq_switchyard_runs_slot" if statement.startswith("SELECT") else by_id
+        assert index in plan, plan
     assert [statement.split()[0] for statement, _ in plans] == [
         *("UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE")
     ]

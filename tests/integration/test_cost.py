@@ -110,9 +110,9 @@ def test_only_the_window_is_read(made: Runtime, statement: Any) -> None:
             sql = sql.replace("?", f"'{value}'", 1)
     with made.db.begin() as connection:
         if not made.db.is_sqlite:
-            connection.execute(text("ANALYZE runs"))
-            connection.execute(text("ANALYZE steps"))
+            connection.execute(text("ANALYZE switchyard_runs"))
+            connection.execute(text("ANALYZE switchyard_steps"))
         prefix = "EXPLAIN QUERY PLAN" if made.db.is_sqlite else "EXPLAIN"
         plan = "\n".join(str(row) for row in connection.execute(text(f"{prefix} {sql}")))
-    assert "SCAN runs" not in plan, plan
+    assert "SCAN switchyard_runs" not in plan, plan
     assert "Seq Scan" not in plan, plan

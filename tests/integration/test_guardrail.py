@@ -258,7 +258,7 @@ def test_it_reads_its_indexes(made: runtime.Runtime) -> None:
     event.listen(
         made.db.engine,
         "before_cursor_execute",
-        lambda *args: asked.append((args[2], args[3])) if " runs" in args[2] else None,
+        lambda *args: asked.append((args[2], args[3])) if " switchyard_runs" in args[2] else None,
     )
     look(made)
     explain = "EXPLAIN QUERY PLAN" if made.db.is_sqlite else "EXPLAIN"
@@ -269,4 +269,4 @@ def test_it_reads_its_indexes(made: runtime.Runtime) -> None:
             plan = "\n".join(
                 str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", bound)
             )
-            assert "ix_runs_ended" in plan or "ix_runs_open" in plan, plan
+            assert "ix_switchyard_runs_ended" in plan or "ix_switchyard_runs_open" in plan, plan

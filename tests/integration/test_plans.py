@@ -29,19 +29,19 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 QUERIES: dict[str, tuple[Any, str]] = {
     "what the relay must look at": (
         select(R.id).where(R.check_at <= NOW).order_by(R.check_at).limit(2000),
-        "ix_runs_open",
+        "ix_switchyard_runs_open",
     ),
     "whether a child is open": (
         select(literal(1)).where(R.parent_id == "r00007", R.check_at.is_not(None)).limit(1),
-        "ix_runs_children",
+        "ix_switchyard_runs_children",
     ),
     "children by status": (
         select(R.status, func.count()).where(R.parent_id == "r00007").group_by(R.status),
-        "ix_runs_children",
+        "ix_switchyard_runs_children",
     ),
     "a known key": (
         select(R.id).where(R.job == "job1", R.key == "k00007"),
-        "uq_runs_job_key",
+        "uq_switchyard_runs_job_key",
     ),
 }
 

@@ -97,7 +97,7 @@ def filled(world: World) -> Rows:
         for number, stands in enumerate((StepStatus.DONE, StepStatus.UNKNOWN)):
             rows[StepRow].append(step_row(id_, at) | {"name": f"s{number}", "status": stands})
             if status == Status.SUCCEEDED and ended > KEPT:
-                going["steps"].add((id_, f"s{number}"))
+                going["switchyard_steps"].add((id_, f"s{number}"))
         return id_
 
     for status, ended, before in itertools.product(Status, AGES, BEFORE_END):
@@ -126,9 +126,9 @@ def filled(world: World) -> Rows:
         else:
             over = kind != Kind.PLANNED and ended > KEPT
         if over:
-            going["parity"].add((live,))
+            going["switchyard_parity"].add((live,))
         if over and status == Status.SUCCEEDED and ended > KEPT:
-            going["runs"].add((shadow,))
+            going["switchyard_runs"].add((shadow,))
     for ended, body in itertools.product(AGES, (None, b"{}")):
         id_, at = f"shop-{next(numbers)}", now - timedelta(days=ended)
         rows[Received].append(event_row(id_, at) | {"body": body})
@@ -142,7 +142,7 @@ def filled(world: World) -> Rows:
     return going
 
 
-NAMED = {"steps": ("run_id", "name"), "parity": ("run_id",)}
+NAMED = {"switchyard_steps": ("run_id", "name"), "switchyard_parity": ("run_id",)}
 """What a row is told by, where that is not its primary key."""
 
 
@@ -190,7 +190,7 @@ def test_exactly_what_should_go_goes(
     obstacles = gate.obstacles(world.made.db, "five-steps", world.time.now)
     run_id, told = prune(world)
     check_gone(world, before, going, run_id)
-    assert told["shadows"] == len(going["runs"])
+    assert told["shadows"] == len(going["switchyard_runs"])
     assert told["webhooks"] == len(going["webhook_events"])
     # The gate waits for the same as before.
     assert gate.obstacles(world.made.db, "five-steps", world.time.now) == obstacles
@@ -348,6 +348,12 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
         connection.execute(text("ANALYZE"))
     before = now - timedelta(days=KEPT)
     plan = plan_of(db, lambda connection: DELETES[what](Session(connection), before))
-    wide = ("SCAN runs", "SCAN steps", "SCAN parity", "SCAN webhook_events", "Seq Scan")
+    wide = (
+        "SCAN switchyard_runs",
+        "SCAN switchyard_steps",
+        "SCAN switchyard_parity",
+        "SCAN webhook_events",
+        "Seq Scan",
+    )
     assert plan
     assert [line for line in plan if any(word in line for word in wide)] == [], "\n".join(plan)

@@ -155,7 +155,8 @@ def long_ago(made: runtime.Runtime) -> None:
         due = {"due_at": utcnow() - timedelta(seconds=1)}
         still = R.check_at.is_not(None)
         connection.execute(update(R).where(R.job == "shadow-compare", still).values(due))
-        back = "UPDATE steps SET until = '2020-01-01 00:00:00+00' WHERE until IS NOT NULL"
+        past = "'2020-01-01 00:00:00+00'"
+        back = f"UPDATE switchyard_steps SET until = {past} WHERE until IS NOT NULL"
         if made.db.is_sqlite:
             back = back.replace("+00", ".000000")
         connection.exec_driver_sql(back)

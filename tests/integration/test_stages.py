@@ -243,7 +243,7 @@ def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
         )
         assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
         with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
-            connection.execute(text("LOCK TABLE stage_changes IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(text("LOCK TABLE switchyard_stage_changes IN ACCESS EXCLUSIVE MODE"))
             answer = pool.submit(asked.decide, JOB, "k")
             try:
                 assert answer.result(20)[:2] == ("inngest", "STALE")

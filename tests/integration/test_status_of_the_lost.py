@@ -68,4 +68,4 @@ def test_overdue_reads_the_index_of_open_runs(world: World) -> None:
         statement = f"EXPLAIN QUERY PLAN {OVERDUE.compile(connection)}"
         bound = (when, "running", when)
         plan = connection.exec_driver_sql(statement, bound).all()
-    assert any("INDEX ix_runs_open (check_at>?)" in row.detail for row in plan)
+    assert any("INDEX ix_switchyard_runs_open (check_at>?)" in row.detail for row in plan)

@@ -157,7 +157,8 @@ def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
         columns = "id, job, key, payload, backend, reason, stage, stage_version, status, epoch,"
         connection.execute(
             text(
-                f"INSERT INTO runs ({columns} sends, attempt, losses, created_at, due_at, check_at)"
+                f"INSERT INTO switchyard_runs ({columns} sends, attempt, losses, created_at,"
+                " due_at, check_at)"
                 " VALUES ('x', 'noop', 'k10', '{}', 'rq', '', '', 0, 'pending', 1, 0, 1, 0,"
                 " now(), now(), now())"
             )

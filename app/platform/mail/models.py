@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import cast
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Table, Text
+from sqlalchemy import CheckConstraint, Index, String, Table, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import Base
@@ -37,7 +37,7 @@ class Mail(Base):
 
     __tablename__ = "mails"
 
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     recipient: Mapped[str] = mapped_column(String(254))
     """In lower case, as in mail_addresses."""
     template: Mapped[str] = mapped_column(String(60))

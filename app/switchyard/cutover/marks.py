@@ -15,7 +15,7 @@ from app.switchyard.db import Base, Database
 class ClockMark(Base):
     """Every occurrence of this job up to then was proposed, or left out on purpose."""
 
-    __tablename__ = "clock_marks"
+    __tablename__ = "switchyard_clock_marks"
 
     job: Mapped[str] = mapped_column(String(100), primary_key=True)
     seen_until: Mapped[datetime]

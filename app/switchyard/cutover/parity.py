@@ -42,7 +42,7 @@ COMPARED = (Kind.EQUAL, *WRONG)
 class Parity(Base):
     """One live run and its shadow."""
 
-    __tablename__ = "parity"
+    __tablename__ = "switchyard_parity"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job: Mapped[str] = mapped_column(String(100))
@@ -66,7 +66,7 @@ class Parity(Base):
         CheckConstraint(
             f"kind IN ({', '.join(repr(str(kind)) for kind in Kind)})", name="known_kind"
         ),
-        Index("ix_parity_kind", "job", "kind", "explained_at"),
+        Index("ix_switchyard_parity_kind", "job", "kind", "explained_at"),
     )
 
 

@@ -22,7 +22,7 @@ MOST = 1000
 class PinChange(Base):
     """A key was pinned to a side, or (no side) let go; the latest change of a key stands."""
 
-    __tablename__ = "pin_changes"
+    __tablename__ = "switchyard_pins"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     at: Mapped[datetime]
@@ -34,7 +34,7 @@ class PinChange(Base):
 
     __table_args__ = (
         CheckConstraint(f"side IN ('{Side.RQ}', '{Side.SERVERLESS}')", name="known_side"),
-        Index("ix_pin_changes_latest", "job", "key", "id"),
+        Index("ix_switchyard_pins_latest", "job", "key", "id"),
         {"sqlite_autoincrement": True},
     )
 

@@ -33,7 +33,7 @@ _PATIENCE = text("SET LOCAL lock_timeout = '300ms'")
 class StageChange(Base):
     """One change of one job's stage; the latest one is where it stands, its id the version."""
 
-    __tablename__ = "stage_changes"
+    __tablename__ = "switchyard_stage_changes"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     at: Mapped[datetime]
@@ -57,8 +57,8 @@ class StageChange(Base):
             " (percent >= 0 AND percent <= 100))",
             name="ramp_has_percent",
         ),
-        Index("ix_stage_changes_latest", "job", "id"),
-        Index("uq_stage_changes_follows", "job", "follows", unique=True),
+        Index("ix_switchyard_stage_changes_latest", "job", "id"),
+        Index("uq_switchyard_stage_changes_follows", "job", "follows", unique=True),
         {"sqlite_autoincrement": True},
     )
 

@@ -62,7 +62,7 @@ def _stamp(milliseconds: int) -> str:
 class RunRow(Base):
     """One intent to do a job."""
 
-    __tablename__ = "runs"
+    __tablename__ = "switchyard_runs"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job: Mapped[str] = mapped_column(String(100))
@@ -91,7 +91,7 @@ class RunRow(Base):
     """Takeovers in a row without a finished step."""
     slot: Mapped[int | None]
     """Which of its job's places at once a running run has, where the job has a cap."""
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("switchyard_runs.id"))
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     """Not to be claimed before."""
@@ -110,22 +110,36 @@ class RunRow(Base):
             f" '{Status.CANCELLED}'))",
             name="open_is_checked",
         ),
-        partial_index("ix_runs_open", "check_at", "job", "backend", where="check_at IS NOT NULL"),
-        partial_index("ix_runs_failed", "ended_at", "job", "backend", where="status = 'failed'"),
         partial_index(
-            "ix_runs_ended", "job", "backend", "ended_at", where="status IN ('succeeded', 'failed')"
+            "ix_switchyard_runs_open", "check_at", "job", "backend", where="check_at IS NOT NULL"
         ),
-        partial_index("ix_runs_children", "parent_id", "check_at", where="parent_id IS NOT NULL"),
-        partial_index("uq_runs_slot", "job", "slot", where="slot IS NOT NULL", unique=True),
+        partial_index(
+            "ix_switchyard_runs_failed", "ended_at", "job", "backend", where="status = 'failed'"
+        ),
+        partial_index(
+            "ix_switchyard_runs_ended",
+            "job",
+            "backend",
+            "ended_at",
+            where="status IN ('succeeded', 'failed')",
+        ),
+        partial_index(
+            "ix_switchyard_runs_children", "parent_id", "check_at", where="parent_id IS NOT NULL"
+        ),
+        partial_index(
+            "uq_switchyard_runs_slot", "job", "slot", where="slot IS NOT NULL", unique=True
+        ),
     )
 
 
 class StepRow(Base):
     """A named piece of a run's body: its result once done, its failures until then."""
 
-    __tablename__ = "steps"
+    __tablename__ = "switchyard_steps"
 
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("switchyard_runs.id", ondelete="CASCADE"), primary_key=True
+    )
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     status: Mapped[str] = mapped_column(String(20))
     attempts: Mapped[int] = mapped_column(default=1)
