@@ -1,7 +1,8 @@
-"""Every table of the product, for migrations and tests."""
+"""The platform's tables, for migrations and tests."""
 
 from __future__ import annotations
 
+from app.platform.db import Base
 from app.platform.earnings import models as earnings
 from app.platform.earnings import rollup_models as rollups
 from app.platform.gateways import pace
@@ -12,13 +13,7 @@ from app.platform.payouts import inbox
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
 from app.platform.webhooks import inbox as webhooks
-from app.switchyard.cutover import marks, parity, pins, stages
-from app.switchyard.db import Base as Base
-from app.switchyard.runs import models as runs
 
 metadata = Base.metadata
-MODULES = (
-    *(runs, stages, pins, parity, marks, pace, webhooks, inbox, ledger, payouts, earnings),
-    *(rollups, statements, mail, media),
-)
+MODULES = (*(pace, webhooks, inbox, ledger, payouts, earnings, rollups, statements, mail, media),)
 """Where the tables are."""

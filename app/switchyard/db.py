@@ -46,6 +46,8 @@ SILENT_SECONDS = 30
 CLOCK_SECONDS = 2.0
 """How far this machine's clock may be from the server's before it is put right by that."""
 
+TABLE_PREFIX = "switchyard_"
+
 
 class UTCDateTime(TypeDecorator[datetime]):
     """A time in UTC on every database; SQLite itself keeps no zone."""
@@ -67,19 +69,21 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Fixed names of constraints, so that migrations can name them on both databases."""
+
+
 class Base(DeclarativeBase):
-    """All tables. Constraint names are fixed so that migrations can name them on both databases."""
+    """The layer's tables: each one's name begins with TABLE_PREFIX."""
 
     type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy's own idiom
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 
 def on_create(table: Table, statements: Mapping[str, Sequence[str]]) -> None:

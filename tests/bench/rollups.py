@@ -22,7 +22,6 @@ from typing import Any
 from sqlalchemy import MetaData, delete, insert, literal, make_url, quoted_name, text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from app.platform import tables
 from app.platform.earnings import rollup
 from app.platform.earnings.models import earnings
 from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, platform_days
@@ -30,6 +29,7 @@ from app.platform.ledger.postings import INSERT
 from app.switchyard.config import ROOT, Settings
 from app.switchyard.db import Database
 from tests.bench.rows import Row
+from tests.support.tables import create_all
 
 CREATORS = 100_000
 EARNINGS = int(os.environ.get("BENCH_EARNINGS", "10000000"))
@@ -60,7 +60,7 @@ def opened(url: str) -> Database:
 def measure(label: str, url: str) -> list[Row]:
     """All rows of one database."""
     db = opened(url)
-    tables.metadata.create_all(db.engine)
+    create_all(db.engine)
     fill(db, _CREATORS, 0, CREATORS)
     short = EARNINGS // 10
     earned(db, 0, min(CREATORS, short), ORDINARY)

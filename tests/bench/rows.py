@@ -19,7 +19,6 @@ from rq import Queue
 from sqlalchemy import func, select
 
 import flags
-from app.platform import tables
 from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch, dispatch_many
 from app.switchyard.extension import make_runtime
@@ -27,6 +26,7 @@ from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from flags import StageRow
 from queues.backend import connect
+from tests.support.tables import create_all
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 5
@@ -73,7 +73,7 @@ def runtime_on(database_url: str, redis_url: str) -> Iterator[Runtime]:
         "INNGEST_DEV": "http://127.0.0.1:9",
     }
     made = make_runtime(load(environ))
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     try:
         yield made
     finally:

@@ -26,7 +26,6 @@ from sqlalchemy import insert, select, update
 import flags
 from app import create_app
 from app.local.earnings import seed
-from app.platform import tables
 from app.switchyard import runtime
 from app.switchyard.clock import iso, utcnow
 from app.switchyard.commands import output, run_here
@@ -49,6 +48,7 @@ from app.switchyard.runtime import Runtime
 from tests.support import cli_jobs
 from tests.support.cli_jobs import marks
 from tests.support.forks import Forked
+from tests.support.tables import create_all, every_table
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 CLOSED = "redis://127.0.0.1:1/0"
@@ -60,7 +60,7 @@ def url(tmp_path: Path) -> str:
     """A database of the test's own, with its tables."""
     url = f"sqlite:///{tmp_path / 'cli.db'}"
     db = Database(url)
-    tables.metadata.create_all(db.engine)
+    create_all(db.engine)
     db.dispose()
     return url
 
@@ -365,7 +365,7 @@ def _dump(db: Database) -> dict[str, list[str]]:
     with db.autocommit() as connection:
         return {
             name: sorted(map(repr, connection.execute(select(table))))
-            for name, table in tables.metadata.tables.items()
+            for name, table in every_table().items()
         }
 
 
@@ -942,7 +942,7 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
                 "due_at": utcnow(),
                 "check_at": utcnow(),
             }
-            connection.execute(tables.metadata.tables["switchyard_runs"].insert().values(values))
+            connection.execute(every_table()["switchyard_runs"].insert().values(values))
     listing = start(url, "runs", "list", "--limit", "600")
     assert listing.stdout is not None
     assert listing.stderr is not None

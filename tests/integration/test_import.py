@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
-from app.platform import tables
 from app.platform.earnings import csv_import, rollup
 from app.platform.earnings.csv_import import CsvRefused, Imported, import_csv
 from app.platform.earnings.models import Creator, Earning
@@ -33,6 +32,7 @@ from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from tests.support.forks import Forked, forked
 from tests.support.sides import ROOT, environment
+from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 ITEMIZED = (
@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.db = Database(Settings(database_url=url).sqlalchemy_url)
-        tables.metadata.create_all(self.db.engine)
+        create_all(self.db.engine)
         self.file = folder / "export.csv"
         known = {"email": "e", "country": "US", "payouts_enabled": True, "transfers_active": True}
         row = {"name": "n", "currency": "usd", "created_at": datetime(2024, 1, 1, tzinfo=UTC)}

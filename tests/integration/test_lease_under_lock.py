@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import event, select
 
 import flags
-from app.platform import tables
 from app.switchyard import crash, runtime
 from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
@@ -26,6 +25,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepStatus
 from tests.support.sides import Fixed, environment
+from tests.support.tables import create_all
 
 WAIT = timedelta(seconds=9)
 
@@ -48,7 +48,7 @@ def made(tmp_path: Path, at: Time) -> Iterator[runtime.Runtime]:
         f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", LEASE_SECONDS="10"
     )
     made = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     flags.configure(Fixed("memory"))
     yield made
     made.db.dispose()

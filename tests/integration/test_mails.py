@@ -17,7 +17,6 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import flags
-from app.platform import tables
 from app.platform.mail import send_email_delayed, sending
 from app.platform.mail.models import Mail, addresses
 from app.switchyard import runtime
@@ -30,6 +29,7 @@ from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.run import Run
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.sides import Fixed, Side, environment, relaying
+from tests.support.tables import create_all
 
 JOBS = "app.platform.mail.jobs,tests.support.jobs"
 DATA = {"name": "Ana"}
@@ -47,7 +47,7 @@ def on(box: Mailbox, database_url: str) -> Iterator[Side]:
     environ |= {"SMTP_URL": f"smtp://127.0.0.1:{box.port}", "MAIL_FROM": "hello@fanhouse.test"}
     memory = MemoryBackend()
     made = make_runtime(load(environ), backends=[memory])
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     flags.configure(Fixed("memory"))
     with ExitStack() as stack:
         stack.callback(made.db.dispose)
@@ -234,7 +234,7 @@ def test_without_a_server_it_fails_clearly(database_url: str) -> None:
     memory = MemoryBackend()
     environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
     made = make_runtime(load(environ), backends=[memory])
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     on = Side("memory", made, environ, memory=memory)
     runtime.install(made)
     flags.configure(Fixed("memory"))

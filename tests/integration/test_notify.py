@@ -24,7 +24,6 @@ from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
 from app.switchyard.config import Settings
 from app.switchyard.context import Context
-from app.switchyard.db import Base
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import make_runtime
 from app.switchyard.job import JobPayload, job
@@ -34,6 +33,7 @@ from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
+from tests.support.tables import create_all
 
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
 KEY = bytes(range(32))
@@ -106,7 +106,7 @@ class Platform:
         self.made = make_runtime(
             Settings(**settings), clock=lambda: self.now, backends=[self.queue]
         )
-        Base.metadata.create_all(self.made.db.engine)
+        create_all(self.made.db.engine)
 
     def tell(self, report: dict[str, Any] = REPORT, lose: bool = False) -> Any:
         lost.clear()

@@ -21,10 +21,11 @@ from app.platform.payouts.models import Payout
 from app.platform.payouts.request import Order, request
 from app.switchyard import runtime
 from app.switchyard.config import load
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
 from app.switchyard.dispatch import Item
 from app.switchyard.extension import build
 from tests.support.sides import Side, environment, free_port, fresh, relaying, rq_worker
+from tests.support.tables import create_all
 from tests.support.waiting import until
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
@@ -33,7 +34,7 @@ PAYABLE, BY_HAND = 60, 24
 
 def opened(url: str) -> Database:
     db = Database(url.replace("postgresql://", "postgresql+psycopg://"))
-    Base.metadata.create_all(db.engine)
+    create_all(db.engine)
     return db
 
 

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import Connection, event, func, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.platform import tables
 from app.platform.earnings import rollup
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
@@ -22,6 +21,7 @@ from app.platform.statements.document import documents
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow as R
 from tests.support.platform import START, Platform, platform
+from tests.support.tables import create_all
 
 __all__ = ["platform"]
 
@@ -50,7 +50,7 @@ QUERIES: dict[str, tuple[Any, str]] = {
 def db(database_url: str) -> Any:
     """20,000 runs, a few of them open."""
     made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    tables.metadata.create_all(made.engine)
+    create_all(made.engine)
     rows = [
         {
             "id": f"r{n:05}",
@@ -112,7 +112,7 @@ MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
 def sold(database_url: str) -> Any:
     """20,000 sales of 2,000 creators over a year, a twentieth refunded; ten not posted yet."""
     made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    tables.metadata.create_all(made.engine)
+    create_all(made.engine)
     people = [
         {
             "id": f"c{n:04}",

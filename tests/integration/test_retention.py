@@ -14,9 +14,8 @@ from unittest.mock import patch
 
 import pytest
 from sqlalchemy import insert, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
-from app.platform import tables
 from app.platform.mail.models import Mail
 from app.platform.payouts.inbox import StripeEvent
 from app.platform.webhooks import inbox
@@ -24,7 +23,6 @@ from app.platform.webhooks.inbox import Received
 from app.switchyard.builtin import relay
 from app.switchyard.cutover import gate, parity
 from app.switchyard.cutover.parity import Kind, Parity, prune_shadows
-from app.switchyard.db import Base
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict
 from app.switchyard.runs import operate, retention
@@ -33,6 +31,7 @@ from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus
 from app.switchyard.runs.retention import prune_steps
 from tests.integration.test_plans import plan_of
 from tests.support import jobs
+from tests.support.tables import every_table
 from tests.support.world import Dead, InngestCarrier, World, dying_at
 
 MODULES = (
@@ -83,7 +82,7 @@ def event_row(id_: str, at: datetime) -> dict[str, Any]:
 def filled(world: World) -> Rows:
     """Everything of every kind and age; what of it is to go."""
     now, numbers = world.time.now, itertools.count(10**6)
-    rows: dict[type[Base], list[dict[str, Any]]] = defaultdict(list)
+    rows: dict[type[DeclarativeBase], list[dict[str, Any]]] = defaultdict(list)
     going: Rows = defaultdict(set)
 
     def run(job: str, status: str, ended: int, before: int, key: str | None = None) -> str:
@@ -150,7 +149,7 @@ def everything(world: World, but: str) -> dict[str, dict[tuple[Any, ...], Any]]:
     """Every row of every table, but for one run and its steps."""
     found = {}
     with world.made.db.autocommit() as connection:
-        for name, table in tables.metadata.tables.items():
+        for name, table in every_table().items():
             columns = NAMED.get(name) or tuple(c.name for c in table.primary_key)
             rows = [row._asdict() for row in connection.execute(select(table))]
             found[name] = {
@@ -327,7 +326,7 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
     at = now - timedelta(days=3)
     ids = [f"{id_at(at)}{n:014x}" for n in range(20_000)]
     shadows = [f"f{id_}" for id_ in ids[:5000]]
-    rows: list[tuple[type[Base], list[dict[str, Any]]]] = [
+    rows: list[tuple[type[DeclarativeBase], list[dict[str, Any]]]] = [
         (RunRow, [run_row(id_, "noop", id_, at, "succeeded") for id_ in ids]),
         (RunRow, [run_row(id_, "shadow-compare", id_[1:], at, "succeeded") for id_ in shadows]),
         (StepRow, [step_row(id_, at) for id_ in ids]),

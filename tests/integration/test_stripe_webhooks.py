@@ -37,11 +37,11 @@ from app.platform.gateways.stripe import (
 from app.platform.payouts.inbox import ACTS_ON, StripeEvent
 from app.switchyard import web
 from app.switchyard.config import Settings
-from app.switchyard.db import Base
 from app.switchyard.extension import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
+from tests.support.tables import create_all
 from tests.support.waiting import until
 
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
@@ -141,7 +141,7 @@ class Platform:
         self.clock = clock
         self.made = make_runtime(settings, clock=lambda: clock.now, backends=[self.queue])
         self.engine = self.made.engine
-        Base.metadata.create_all(self.made.db.engine)
+        create_all(self.made.db.engine)
         self.app = Flask("webhooks")
         web.register(self.app, self.made)
         ana = {

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import flags
-from app.platform import tables
 from app.switchyard import runtime
 from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
@@ -18,6 +17,7 @@ from app.switchyard.extension import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.relay import TRUSTED, sweep
 from tests.support.sides import Fixed, environment
+from tests.support.tables import create_all
 
 
 class Unaskable:
@@ -65,7 +65,7 @@ def at() -> Time:
 def made(tmp_path: Path, service: Unaskable, at: Time) -> Iterator[runtime.Runtime]:
     env = load(environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1"))
     made = make_runtime(env, clock=at, backends=[service])
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     flags.configure(Fixed("inngest"))
     yield made
     made.db.dispose()

@@ -27,7 +27,6 @@ from app.switchyard import job as catalogue
 from app.switchyard import runtime, web
 from app.switchyard.commands import register_commands
 from app.switchyard.config import Settings, load
-from app.switchyard.db import Base
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import build, make_runtime
 from app.switchyard.runs.memory import MemoryBackend
@@ -36,6 +35,7 @@ from app.switchyard.runs.relay import sweep
 from tests.support.dying import dying
 from tests.support.receiver import Receiver, receiving, signature
 from tests.support.sides import Fixed, both, environment, fresh, relaying
+from tests.support.tables import create_all
 from tests.support.waiting import until
 
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
@@ -105,7 +105,7 @@ class Platform:
             webhook_loopback=True,
         )
         self.made = make_runtime(settings, clock=lambda: self.now, backends=[self.queue])
-        Base.metadata.create_all(self.made.db.engine)
+        create_all(self.made.db.engine)
         self.app = Flask("webhooks")
         self.app.extensions["switchyard"] = self.made
         web.register(self.app, self.made)

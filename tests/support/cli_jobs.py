@@ -11,9 +11,10 @@ from sqlalchemy import String, func, insert, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.switchyard.context import Context
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
 from app.switchyard.job import JobPayload, job
 from app.switchyard.job_errors import NonRetriable
+from tests.support.tables import Base
 
 GAPS = (0.2,)
 

@@ -14,13 +14,13 @@ import flags
 from app.switchyard import runtime, web
 from app.switchyard.config import Settings
 from app.switchyard.cutover import stages
-from app.switchyard.db import Base
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import make_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
 from tests.support.sides import Fixed
+from tests.support.tables import create_all
 
 TOKEN = "0123456789abcdef-admin"
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -43,7 +43,7 @@ class Site:
             },
         )
         self.made = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
-        Base.metadata.create_all(self.made.db.engine)
+        create_all(self.made.db.engine)
         self.app = Flask("console")
         web.register(self.app, self.made)
 

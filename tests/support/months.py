@@ -35,7 +35,8 @@ from app.platform.ledger.postings import (
     hold_account,
     post,
 )
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
+from tests.support.tables import create_all
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SOURCES = ("tips", "subscriptions", "calls")
@@ -51,7 +52,7 @@ class Months:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.db = Database(url)
-        Base.metadata.create_all(self.db.engine)
+        create_all(self.db.engine)
         self.clock = at("2025-06-01T03:00")
         self.gateways = Gateways(
             stripe=StripeGateway("sk_test", "http://127.0.0.1:1", calls_per_second=1.0),

@@ -41,7 +41,7 @@ from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
 from app.switchyard import web
 from app.switchyard.config import Settings
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import LOCAL_STRIPE_KEY, make_runtime
 from app.switchyard.runs.engine import Engine
@@ -49,6 +49,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import Runtime
+from tests.support.tables import create_all
 from tests.support.waiting import until as until
 
 ON_ITS_WAY = frozenset(
@@ -142,7 +143,7 @@ class Platform:
         self.made: Runtime = make_runtime(settings, clock=lambda: clock.now, backends=[self.queue])
         self.engine: Engine = self.made.engine
         self.db: Database = self.made.db
-        Base.metadata.create_all(self.db.engine)
+        create_all(self.db.engine)
         self.app = Flask("webhooks")
         web.register(self.app, self.made)
 

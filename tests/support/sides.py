@@ -22,7 +22,6 @@ from app.local.environment import free_port as free_port
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
-from app.platform import tables
 from app.switchyard import job as catalogue
 from app.switchyard import runtime
 from app.switchyard.config import LOCAL_QSTASH_TOKEN, load
@@ -36,6 +35,7 @@ from app.switchyard.runs.models import RunRow, StepRow
 from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.forks import Forked
+from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS
 from workflows import qstash
 
@@ -171,7 +171,7 @@ def fresh(
     database_url: str, environ: dict[str, str], backends: list[Backend] | None
 ) -> runtime.Runtime:
     made = make_runtime(load(environ), backends=backends)
-    tables.metadata.create_all(made.db.engine)
+    create_all(made.db.engine)
     return made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from sqlalchemy import func, insert, select
+from sqlalchemy.orm import DeclarativeBase
 
 import flags
 from app.platform.earnings.models import Creator
@@ -18,11 +19,11 @@ from app.platform.payouts.models import Payout
 from app.switchyard import web
 from app.switchyard.commands import register_commands
 from app.switchyard.config import Settings
-from app.switchyard.db import Base
 from app.switchyard.extension import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
 from tests.support.sides import Fixed
+from tests.support.tables import create_all
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)
 OWED = 50_000
@@ -69,7 +70,7 @@ class Site:
         self.app.extensions["switchyard"] = self.made
         web.register(self.app, self.made)
         register_commands(self.app)
-        Base.metadata.create_all(self.db.engine)
+        create_all(self.db.engine)
         self.creator("ana")
         self.creator("bob")
         self.queue.look = lambda: self.count(Payout)
@@ -82,7 +83,7 @@ class Site:
             tx.execute(insert(Creator), [row])
             post(tx, [earned])
 
-    def count(self, table: type[Base]) -> int:
+    def count(self, table: type[DeclarativeBase]) -> int:
         with self.db.autocommit() as connection:
             return connection.scalar(select(func.count()).select_from(table)) or 0
 

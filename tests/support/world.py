@@ -16,7 +16,6 @@ from unittest.mock import patch
 from sqlalchemy import select
 
 import flags
-from app.platform import tables
 from app.switchyard import crash, runtime
 from app.switchyard.config import load
 from app.switchyard.cutover import stages
@@ -29,6 +28,7 @@ from app.switchyard.runs.carrier import Carrier, End, Outcome
 from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
+from tests.support.tables import create_all
 
 START = datetime(2028, 2, 14, 8, tzinfo=UTC)
 _holders = itertools.count(1)
@@ -273,7 +273,7 @@ class World:
         flags.configure(self.flags[process])
 
     def create_tables(self) -> None:
-        tables.metadata.create_all(self.made.db.engine)
+        create_all(self.made.db.engine)
 
     def close(self) -> None:
         crash.hook = None

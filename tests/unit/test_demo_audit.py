@@ -14,11 +14,11 @@ from sqlalchemy import insert, update
 
 from app.local.demo.audit import Audit, Due, audit, due
 from app.local.earnings import SeedSummary, seed
-from app.platform import tables
 from app.platform.gateways.stripe import Balance, StripeGateway, Transfer
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow, StepRow
+from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, tzinfo=UTC)
 
@@ -75,7 +75,7 @@ class Paid:
 @pytest.fixture
 def paid(tmp_path: Path) -> Iterator[Paid]:
     db = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    tables.metadata.create_all(db.engine)
+    create_all(db.engine)
     made = seed(db, creators=12, payable=8, seed=1, now=NOW)
     yield Paid(db, made, due(db, NOW))
     db.dispose()

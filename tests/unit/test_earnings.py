@@ -32,8 +32,9 @@ from app.platform.earnings.record import (
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, FEES, balance, balanced, trial_balance
 from app.switchyard.config import ROOT, Settings
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
+from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 SALE = Sale("s1", "ana", "tips", "usd", 1_000, 200, NOW)
@@ -63,7 +64,7 @@ def creator(name: str) -> dict[str, Any]:
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    Base.metadata.create_all(made.engine)
+    create_all(made.engine)
     with made.begin() as tx:
         tx.execute(insert(Creator), [creator("ana"), creator("bo")])
     yield made

@@ -37,7 +37,8 @@ from app.platform.payouts.eligibility import (
 )
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.config import Settings
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
+from tests.support.tables import create_all, every_table
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 DAY = date(2025, 1, 15)
@@ -75,7 +76,7 @@ def change(name: str, of: Sale, gross: int) -> Change:
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    Base.metadata.create_all(made.engine)
+    create_all(made.engine)
     with made.begin() as tx:
         tx.execute(insert(Creator), [creator(name) for name in CREATORS])
     yield made
@@ -94,7 +95,7 @@ def everything(db: Database) -> dict[str, list[Any]]:
     with db.autocommit() as connection:
         return {
             table.name: sorted(map(repr, connection.execute(select(table))))
-            for table in Base.metadata.sorted_tables
+            for table in every_table().values()
         }
 
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.platform import tables
 from app.platform.earnings import rollup
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import TAKING, post_earnings
@@ -23,6 +22,7 @@ from app.platform.ledger.postings import balance, creator_account
 from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from tests.conftest import new_database
+from tests.support.tables import create_all
 
 FIRST = date(2025, 1, 29)
 """The days reach into the next month."""
@@ -67,7 +67,7 @@ def opened(url: str) -> Database:
 def prepare(url: str) -> None:
     """The tables, and the creators."""
     db = opened(url)
-    tables.metadata.create_all(db.engine)
+    create_all(db.engine)
     known = {"email": "e", "country": "US", "payouts_enabled": True, "transfers_active": True}
     people = [
         {"id": name, "name": name, "currency": currency, "created_at": moment(0, 0), **known}

@@ -21,15 +21,16 @@ from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.payouts.eligibility import HOLDING, reserve, verdicts
 from app.platform.payouts.models import Payout
 from app.switchyard.config import Settings
-from app.switchyard.db import Base, Database
+from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
+from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 
 
 def database(url: str) -> Database:
     made = Database(Settings(database_url=url).sqlalchemy_url)
-    Base.metadata.create_all(made.engine)
+    create_all(made.engine)
     return made
 
 

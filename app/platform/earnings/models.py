@@ -18,9 +18,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.db import Base
 from app.platform.earnings.guards import INSTALL
 from app.platform.ledger.models import CURRENCY_CHECK
-from app.switchyard.db import Base, on_create
+from app.switchyard.db import on_create
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 

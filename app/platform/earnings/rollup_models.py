@@ -9,8 +9,9 @@ from typing import cast
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Table
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.db import Base
 from app.platform.earnings.models import Earning
-from app.switchyard.db import Base, on_create
+from app.switchyard.db import on_create
 
 # SQLite keeps the rows in their key's own index.
 _BY_KEY = {"sqlite_with_rowid": False}

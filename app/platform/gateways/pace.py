@@ -14,8 +14,8 @@ from typing import cast
 from sqlalchemy import BigInteger, String, Table, and_, case
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.db import Base
 from app.platform.ledger.postings import INSERT, Tx, connection_of
-from app.switchyard.db import Base
 
 FAR_AHEAD = timedelta(minutes=10)
 """A place later than this was taken before a clock stepped back: it is not waited for."""

@@ -16,8 +16,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.db import Base
 from app.platform.ledger.guards import INSTALL
-from app.switchyard.db import Base, on_create
+from app.switchyard.db import on_create
 
 CURRENCY_CHECK = "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
 """Three lower-case letters, in SQL that both databases read alike."""

@@ -9,7 +9,7 @@ from typing import cast
 from sqlalchemy import CheckConstraint, Index, String, Table, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base
+from app.platform.db import Base
 
 
 class MailStatus(StrEnum):

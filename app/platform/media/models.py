@@ -8,7 +8,7 @@ from typing import cast
 from sqlalchemy import String, Table, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base
+from app.platform.db import Base
 
 MAX_ID_LENGTH = 50
 

@@ -15,6 +15,7 @@ from zlib import crc32
 from sqlalchemy import Index, String, Table, Text, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from app.platform.db import Base
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import (
     BankPayout,
@@ -26,7 +27,6 @@ from app.platform.gateways.stripe import (
 from app.platform.ledger.postings import COUNTED, INSERT
 from app.platform.payouts import accounts, bank
 from app.switchyard.context import Context
-from app.switchyard.db import Base
 from app.switchyard.job_errors import NonRetriable, RetryAfter
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.platform.db import Base
 from app.platform.ledger.models import CURRENCY_CHECK
 from app.platform.payouts.guards import INSTALL
-from app.switchyard.db import Base, on_create, partial_index
+from app.switchyard.db import on_create, partial_index
 
 MAX_ID_LENGTH = 240
 """Leaves room in Stripe's 255 characters of idempotency key for the attempt's number."""

@@ -8,7 +8,7 @@ from typing import cast
 from sqlalchemy import BigInteger, ForeignKey, String, Table, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base
+from app.platform.db import Base
 
 
 class Statement(Base):

@@ -11,8 +11,8 @@ from sqlalchemy import Index, LargeBinary, String, Table, Text, delete, select, 
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from werkzeug.datastructures import Headers
 
+from app.platform.db import Base
 from app.platform.ledger.postings import COUNTED, INSERT
-from app.switchyard.db import Base
 from app.switchyard.errors import BadInput
 from app.switchyard.runs.retention import BATCH, Page
 
