@@ -13,7 +13,13 @@ from app.platform.payouts import inbox
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
 from app.platform.webhooks import inbox as webhooks
+from app.switchyard.config import ROOT
+from app.switchyard.schema import Branch
 
 metadata = Base.metadata
 MODULES = (*(pace, webhooks, inbox, ledger, payouts, earnings, rollups, statements, mail, media),)
 """Where the tables are."""
+
+BRANCH = Branch(
+    "platform", ROOT / "migrations" / "platform" / "versions", "alembic_version", metadata
+)

@@ -86,6 +86,13 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
 
+def include_object(
+    _object: object, name: str | None, type_: str, _reflected: bool, _compare_to: object
+) -> bool:
+    """Alembic's hook for a host's env.py: the layer's tables are none of the host's to migrate."""
+    return type_ != "table" or name is None or not name.startswith(TABLE_PREFIX)
+
+
 def on_create(table: Table, statements: Mapping[str, Sequence[str]]) -> None:
     """Have the statements of the dialect's name executed once the table is made."""
 

@@ -94,3 +94,15 @@ class BackendUnavailable(SwitchyardError):
 
 class LeaseLost(SwitchyardError):
     """The run was taken over while this process held it; nothing more may be written for it."""
+
+
+class MigrationUnderWay(SwitchyardError):
+    """Another migration of the same database did not end in time; nothing was changed."""
+
+    status = 503
+    title = "Migration under way"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"another migration of this database is under way, still after {seconds} s"
+        )

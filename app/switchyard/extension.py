@@ -8,6 +8,7 @@ from functools import partial
 from flask import Flask
 
 import flags
+from app.platform import tables
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.guard import Guard
 from app.platform.gateways.hooks import HookSender, HookTarget
@@ -31,6 +32,7 @@ from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.store import RunStore
+from app.switchyard.schema import LAYER
 from queues.backend import RQBackend
 from workflows import deliver
 from workflows.backend import InngestBackend
@@ -77,6 +79,7 @@ def make_runtime(
         store=store,
         engine=Engine(store, _gateways(settings, stripe), Leases(db, clock, lease)),
         cache=open_cache(settings),
+        branches=[LAYER],
     )
     runtime.install(made)
     snapshot = StageSnapshot(made.cache, settings.sqlalchemy_url)
@@ -135,4 +138,5 @@ def build(settings: Settings | None = None) -> Flask:
     serve(app, make_client(settings), made)
     deliver.register(app, made)
     register_commands(app)
+    made.branches.append(tables.BRANCH)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.switchyard.cache.cache import Cache
 from app.switchyard.config import Settings
@@ -11,6 +12,9 @@ from app.switchyard.errors import SwitchyardError
 from app.switchyard.job import Catalogue
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.store import RunStore
+
+if TYPE_CHECKING:  # who only dispatches need not load Alembic
+    from app.switchyard.schema import Branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Runtime:
     store: RunStore
     engine: Engine
     cache: Cache
+    branches: list[Branch]
+    """What `db upgrade` brings: the layer's tables first, then what the host adds."""
 
 
 _current: Runtime | None = None

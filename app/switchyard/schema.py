@@ -1,11 +1,115 @@
-"""The layer's tables, whole."""
+"""The layer's tables, and the branches of migrations that bring a database to its tables."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, func, select
+from sqlalchemy.exc import OperationalError
+
 from app.switchyard.cutover import marks, parity, pins, stages
-from app.switchyard.db import Base
+from app.switchyard.db import TABLE_PREFIX, Base, Database
+from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.runs import models as runs
+
+WAIT_SECONDS = 600
+"""How long a migration waits for another one that is under way."""
+_LOOK_SECONDS = 0.2
+_LOCK = select(func.pg_try_advisory_lock(0x53_57_59_44))  # a number of our own in each database
 
 metadata = Base.metadata
 MODULES = (runs, stages, pins, parity, marks)
-"""Where the tables are."""
+"""Where the layer's tables are."""
+
+
+def _scripts() -> Path:
+    """In the wheel they lie in the package, in the repository beside it."""
+    package = Path(__file__).resolve().parent
+    packed = package / "migrations"
+    return packed if packed.is_dir() else package.parents[1] / "migrations" / "switchyard"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A line of migrations of its own, with its own version table."""
+
+    name: str
+    versions: Path
+    """The folder of its revisions."""
+    version_table: str
+    metadata: MetaData
+    """The tables that its newest revision has."""
+
+    def config(self, connection: Connection | None = None) -> Config:
+        """What Alembic's commands go by."""
+        config = Config(attributes={"branch": self, "connection": connection})
+        config.set_main_option("script_location", _escaped(_scripts()))
+        config.set_main_option("version_locations", _escaped(self.versions))
+        config.set_main_option("path_separator", "newline")
+        return config
+
+    def head(self) -> str | None:
+        """Its newest revision. Raises CommandError where there are several."""
+        return ScriptDirectory.from_config(self.config()).get_current_head()
+
+    def revision(self, connection: Connection) -> str | None:
+        """Where the database stands; None where it has none of the tables."""
+        options = {"version_table": self.version_table}
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("%", "%%")
+
+
+LAYER = Branch("switchyard", _scripts() / "versions", f"{TABLE_PREFIX}alembic_version", metadata)
+
+
+@contextmanager
+def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
+    """A connection to migrate with. Whoever else asks for one waits until this one is given back.
+
+    On SQLite all that is done with it is one transaction; on Postgres none is begun, so that a
+    revision can build an index concurrently. Raises MigrationUnderWay after WAIT_SECONDS.
+    """
+    with db.engine.connect() as connection:
+        connection.detach()  # closed at the end, and with it goes what is set and locked here
+        if not db.is_sqlite:
+            _lock(connection, say)
+            yield connection
+            return
+        # A table is altered by copying and dropping it: no row elsewhere may go with it.
+        for pragma in ("foreign_keys = OFF", f"busy_timeout = {WAIT_SECONDS * 1000}"):
+            connection.connection.cursor().execute(f"PRAGMA {pragma}")
+        try:
+            transaction = connection.begin()
+        except OperationalError as failure:
+            if getattr(failure.orig, "sqlite_errorname", None) == "SQLITE_BUSY":
+                raise MigrationUnderWay(WAIT_SECONDS) from failure
+            raise
+        with transaction:
+            yield connection
+
+
+def _lock(connection: Connection, say: Callable[[str], None]) -> None:
+    # Looked for again and again: waiting inside the database would keep a snapshot open, for which
+    # the other one's CREATE INDEX CONCURRENTLY waits in turn.
+    until = time.monotonic() + WAIT_SECONDS
+    waits = False
+    while True:
+        with connection.begin():
+            if connection.scalar(_LOCK):
+                return
+        if time.monotonic() > until:
+            raise MigrationUnderWay(WAIT_SECONDS)
+        if not waits:
+            say(f"another migration is under way: waiting for it, {WAIT_SECONDS} s at most")
+        waits = True
+        time.sleep(_LOOK_SECONDS)

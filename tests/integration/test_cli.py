@@ -264,7 +264,10 @@ WRONG_USES = [
     (["cutover", "stage", "cli-plain", "ramp", "--percent", "101", "--why", "w"], "0 to 100"),
     (["cutover", "stage", "cli-plain", "ramp", "--percent", "nan", "--why", "w"], "0 to 100"),
     (["cutover", "stage", "cli-plain", "live", "--why", "w", "--by", ""], "--by"),
-    (["db", "upgrade", "nope"], "nope"),
+    (["db", "upgrade", "nope"], "say --branch switchyard or platform"),
+    (["db", "upgrade", "nope", "--branch", "platform"], "nope"),
+    (["db", "downgrade", "-1"], "say --branch"),
+    (["db", "upgrade", "--branch", "nope"], "no branch 'nope'"),
 ]
 
 
@@ -317,7 +320,7 @@ def test_run_does_the_job_here_with_its_retries(cli: Cli) -> None:
 
 def test_each_slice_has_an_app_context_of_its_own(build: Callable[..., Flask], url: str) -> None:
     cli = Cli(build(url, switchyard_jobs="tests.support.jobs"))
-    tables.metadata.create_all(cli.made.db.engine)
+    create_all(cli.made.db.engine)
     assert cli.json("jobs", "run", "surroundings", '{"name": "a"}')["result"] == ["app", True]
 
 
@@ -777,7 +780,16 @@ def test_db_upgrade_brings_the_tables_to_the_newest_revision(
     cli = Cli(build(f"sqlite:///{tmp_path / 'a%20b.db'}"))
     standing = cli.json("db", "upgrade")
     assert standing["revision"] == standing["head"]
+    layer, platform = standing["branches"]
+    assert platform["revision"] == platform["head"]
+    assert {key: layer[key] for key in ("revision", "head")} == {
+        key: standing[key] for key in ("revision", "head")
+    }
     assert cli.json("db", "current") == standing
+    result = cli("db", "downgrade", "-1", "--branch", platform["name"])
+    assert result.exit_code == 0
+    assert "the tables of platform are not those of this version" in result.stderr
+    assert cli.json("db", "current")["branches"] == [layer, platform | {"revision": None}]
     assert cli.json("db", "downgrade", "base")["revision"] is None
 
 

@@ -2,56 +2,139 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from app.platform import tables
-from app.switchyard.config import ROOT
-from app.switchyard.db import Database
+from app.switchyard import schema
+from app.switchyard.config import ROOT, Settings
+from app.switchyard.db import TABLE_PREFIX, Database, include_object
+from app.switchyard.errors import MigrationUnderWay
+from app.switchyard.schema import LAYER, migrating
+from tests.support.waiting import PATIENCE_SECONDS
 
-PRODUCT = {
-    mapper.local_table
-    for mapper in tables.Base.registry.mappers
-    if mapper.class_.__module__.startswith("app.")
+BRANCHES = (LAYER, tables.BRANCH)
+VERSIONS = {branch.version_table for branch in BRANCHES}
+POSTGRES = {
+    "columns": "SELECT table_name, ordinal_position, column_name, data_type, column_default,"
+    " character_maximum_length, collation_name, is_nullable FROM information_schema.columns"
+    " WHERE table_schema = 'public'",
+    "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+    " FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "triggers": "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger"
+    " WHERE NOT tgisinternal",
+    "functions": "SELECT '', proname, prosrc FROM pg_proc"
+    " WHERE pronamespace = 'public'::regnamespace",
+    "options": "SELECT relname, relkind::text, reloptions::text FROM pg_class"
+    " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')",
 }
+"""Everything that a database can have of its tables."""
 
 
-def config(url: str) -> Config:
-    made = Config()
-    made.set_main_option("script_location", str(ROOT / "migrations"))
-    made.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    return made
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """Without a table."""
+    made = Database(Settings(database_url=database_url).sqlalchemy_url)
+    yield made
+    made.dispose()
 
 
-def sqlalchemy_url(database_url: str) -> str:
-    return database_url.replace("postgresql://", "postgresql+psycopg://")
+def upgrade(db: Database) -> None:
+    with migrating(db, print) as connection:
+        for branch in BRANCHES:
+            command.upgrade(branch.config(connection), "head")
 
 
-def test_up_is_the_models_and_down_is_nothing(database_url: str) -> None:
-    url = sqlalchemy_url(database_url)
-    command.upgrade(config(url), "head")
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), tables.metadata)
-    # Other test modules of this process may have added tables of their own.
-    assert [d for d in found if not (d[0] == "add_table" and d[1] not in PRODUCT)] == []
-    made = set(inspect(engine).get_table_names()) - {"alembic_version"}
-    assert made == {table.name for table in PRODUCT}  # type: ignore[attr-defined]
-    command.downgrade(config(url), "base")
-    assert set(inspect(engine).get_table_names()) == {"alembic_version"}
-    command.upgrade(config(url), "head")
-    assert "runs" in inspect(engine).get_table_names()
-    engine.dispose()
+def downgrade(db: Database) -> None:
+    with migrating(db, print) as connection:
+        for branch in BRANCHES:
+            command.downgrade(branch.config(connection), "base")
 
 
-def test_the_migrated_ledger_is_guarded(database_url: str) -> None:
-    command.upgrade(config(sqlalchemy_url(database_url)), "head")
-    db = Database(sqlalchemy_url(database_url))
+def names(db: Database) -> set[str]:
+    return set(inspect(db.engine).get_table_names())
+
+
+def described(db: Database) -> dict[str, Any]:
+    """The database's own account of its tables, but for the version tables."""
+    with db.autocommit() as connection:
+        if db.is_sqlite:
+            rows = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master"))
+            return {name: _lines(sql) for name, of, sql in rows if of not in VERSIONS and sql}
+        return {
+            what: sorted(
+                tuple(" ".join(str(value).split()) for value in row)
+                for row in connection.execute(text(query))
+                if row[0] not in VERSIONS
+            )
+            for what, query in POSTGRES.items()
+        }
+
+
+def _lines(sql: str) -> list[str]:
+    """A table's columns in their order, then its constraints; of all else its words."""
+    if not sql.startswith("CREATE TABLE"):
+        return sql.replace(";", " ; ").split()
+    lines = [line.strip(" ,\t") for line in sql.splitlines()]
+    constraints = sorted(line for line in lines if line.startswith("CONSTRAINT"))
+    return [line for line in lines if line not in constraints] + constraints
+
+
+def test_up_is_the_models_and_down_is_nothing(db: Database) -> None:
+    upgrade(db)
+    migrated = described(db)
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        both: Any = [branch.metadata for branch in BRANCHES]
+        changes = compare_metadata(context, both)
+    # Each version table is one that the other branch does not know.
+    assert {(change[0], change[1].name) for change in changes} <= {
+        ("remove_table", name) for name in VERSIONS
+    }
+    downgrade(db)
+    assert names(db) == VERSIONS
+    if not db.is_sqlite:
+        assert described(db)["functions"] == []
+    for branch in BRANCHES:
+        branch.metadata.create_all(db.engine)
+    assert migrated == described(db)
+    assert len(migrated) > 5
+
+
+def test_the_layer_s_tables_are_its_own() -> None:
+    layer, platform = (set(branch.metadata.tables) for branch in BRANCHES)
+    assert {name for name in layer | platform if name.startswith(TABLE_PREFIX)} == layer
+    for table in tables.metadata.tables.values():
+        for key in table.foreign_keys:
+            assert not key.target_fullname.startswith(TABLE_PREFIX)
+
+
+def test_a_migration_imports_nothing_of_the_app() -> None:
+    files = list((ROOT / "migrations").rglob("*.py"))
+    assert len(files) == 3
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                whose = getattr(node, "module", None) or ""
+                imported = {whose, *(name.name for name in node.names)}
+                roots = {name.split(".")[0] for name in imported}
+                assert not roots & {"app", "queues", "workflows", "flags"}, file
+
+
+def test_the_migrated_ledger_is_guarded(db: Database) -> None:
+    upgrade(db)
     with db.begin() as connection:
         connection.execute(
             text(
@@ -63,4 +146,86 @@ def test_the_migrated_ledger_is_guarded(database_url: str) -> None:
     for change in ("UPDATE entries SET amount = 6", "DELETE FROM entries"):
         with pytest.raises(DBAPIError, match="never changed"), db.begin() as connection:
             connection.execute(text(change))
-    db.dispose()
+
+
+# --- beside a host's own ------------------------------------------------------------------------
+
+
+def test_a_host_s_tables_and_versions_are_left_alone(db: Database) -> None:
+    host = MetaData()
+    Table("runs", host, Column("id", Integer, primary_key=True))
+    host.create_all(db.engine)
+    with db.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('host')"))
+    with migrating(db, print) as connection:
+        command.upgrade(LAYER.config(connection), "head")
+    assert host_changes(db, host, None) != []
+    assert host_changes(db, host, include_object) == []
+    with migrating(db, print) as connection:
+        command.downgrade(LAYER.config(connection), "base")
+    assert names(db) == {"runs", "alembic_version", LAYER.version_table}
+    with db.autocommit() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "host"
+
+
+def host_changes(db: Database, host: MetaData, include: Any) -> list[Any]:
+    """What a host's autogenerate would write into its next revision."""
+    with db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"include_object": include})
+        changes: list[Any] = compare_metadata(context, host)
+    return changes
+
+
+# --- two at once --------------------------------------------------------------------------------
+
+
+def release(url: str) -> subprocess.Popen[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"],
+        cwd=ROOT,
+        env=kept | {"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    return process.returncode, said
+
+
+def versions(connection: Connection) -> list[str | None]:
+    return [branch.revision(connection) for branch in BRANCHES]
+
+
+def test_of_releases_at_once_each_ends_well(db: Database, database_url: str) -> None:
+    both = [release(database_url) for _ in range(2)]
+    assert [ended(process)[0] for process in both] == [0, 0]
+    with db.autocommit() as connection:
+        assert versions(connection) == [branch.head() for branch in BRANCHES]
+
+
+def test_a_release_waits_for_the_one_before_it(db: Database, database_url: str) -> None:
+    with migrating(db, print) as connection:
+        command.upgrade(LAYER.config(connection), "head")
+        second = release(database_url)
+        if db.is_sqlite:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(3)
+        else:
+            assert second.stderr is not None
+            assert "waiting for it" in second.stderr.readline()
+        assert second.poll() is None
+        command.upgrade(tables.BRANCH.config(connection), "head")
+    assert ended(second)[0] == 0
+
+
+def test_a_migration_does_not_wait_for_ever(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 1)
+    with migrating(db, print), pytest.raises(MigrationUnderWay), migrating(db, print):
+        pass
+    with migrating(db, print) as connection:
+        assert versions(connection) == [None, None]

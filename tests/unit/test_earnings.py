@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, event, insert, select, text, update
@@ -31,7 +29,7 @@ from app.platform.earnings.record import (
 )
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, FEES, balance, balanced, trial_balance
-from app.switchyard.config import ROOT, Settings
+from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
 from tests.support.tables import create_all
@@ -349,45 +347,6 @@ def test_a_posted_earning_stays_as_it_is(db: Database) -> None:
         assert post_earnings(tx) == 1
         tx.execute(delete(Earning).where(Earning.id == "none"))
         assert balance(tx, "creator:ana", "usd") == 850
-
-
-def test_an_older_database_s_postings_count(database_url: str) -> None:
-    url = Settings(database_url=database_url).sqlalchemy_url
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    command.upgrade(config, "0002")
-    db = Database(url)
-    with db.begin() as tx:
-        tx.execute(
-            text(
-                "INSERT INTO creators (id, name, email, country, currency, payouts_enabled,"
-                " transfers_active, created_at) VALUES ('ana', 'Ana', 'a@example.com', 'US',"
-                " 'usd', true, true, '2025-01-01 00:00:00')"
-            )
-        )
-        for earning in ("posted", "waiting"):
-            tx.execute(
-                text(
-                    "INSERT INTO earnings (id, creator_id, source, kind, currency, gross, fee,"
-                    f" occurred_at) VALUES ('{earning}', 'ana', 'tips', 'earning', 'usd', 100,"
-                    " 100, '2025-01-01 00:00:00')"
-                )
-            )
-        tx.execute(
-            text(
-                "INSERT INTO entries (kind, ref, debit, credit, currency, amount, created_at)"
-                " VALUES ('fee', 'posted', 'platform:cash', 'platform:fees', 'usd', 100,"
-                " '2025-01-01 00:00:00')"
-            )
-        )
-    command.upgrade(config, "head")
-    with db.begin() as tx:
-        assert tx.scalar(select(Earning.id).where(Earning.posted)) == "posted"
-        assert post_earnings(tx) == 1
-    with pytest.raises(DBAPIError, match="never changed"), db.begin() as tx:
-        tx.execute(update(Earning).values(gross=5, fee=0))
-    db.dispose()
 
 
 # --- whatever happens ---------------------------------------------------------------------------

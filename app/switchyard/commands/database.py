@@ -2,58 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from app.switchyard.commands.output import Commands, json_option, parts, record, say
-from app.switchyard.config import ROOT
+from app.switchyard.commands.output import Commands, json_option, listing, parts, record, say
 from app.switchyard.errors import BadInput
 from app.switchyard.runtime import Runtime
+from app.switchyard.schema import Branch, migrating
 
 group = Commands("db", help="The tables of this version, by Alembic.")
+
+branch_option = click.option("--branch", metavar="NAME", help="Of these tables only.")
 
 
 @group.command("upgrade")
 @click.argument("revision", default="head")
+@branch_option
 @json_option
-def upgrade(revision: str, as_json: bool) -> None:
-    """Bring the tables to REVISION, by default the newest; nothing is done where they are."""
-    made = parts()
-    with _refused():
-        command.upgrade(_config(made), revision)
-    _print(made, as_json)
+def upgrade(revision: str, branch: str | None, as_json: bool) -> None:
+    """Bring the tables to REVISION, by default the newest; nothing is done where they are.
+
+    Two at once wait for each other.
+    """
+    _migrate(command.upgrade, revision, _chosen(branch, revision, "head"))
+    _print(as_json)
 
 
 @group.command("downgrade", context_settings={"ignore_unknown_options": True})
 @click.argument("revision")
+@branch_option
 @json_option
-def downgrade(revision: str, as_json: bool) -> None:
+def downgrade(revision: str, branch: str | None, as_json: bool) -> None:
     """Take the tables back to REVISION (-1: by one, base: to none), with what they hold."""
-    made = parts()
-    with _refused():
-        command.downgrade(_config(made), revision)
-    _print(made, as_json)
+    _migrate(command.downgrade, revision, _chosen(branch, revision, "base")[::-1])
+    _print(as_json)
 
 
 @group.command("current")
 @json_option
 def current(as_json: bool) -> None:
     """Where the tables stand, and the newest revision there is."""
-    _print(parts(), as_json)
+    _print(as_json)
 
 
-def _config(made: Runtime) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
-    config.set_main_option("sqlalchemy.url", made.settings.sqlalchemy_url.replace("%", "%%"))
-    return config
+def _chosen(name: str | None, revision: str, common: str) -> list[Branch]:
+    every = parts().branches
+    names = [branch.name for branch in every]
+    if name is None:
+        if revision != common and len(every) > 1:
+            raise BadInput(f"of which tables is {revision!r}? say --branch {' or '.join(names)}")
+        return every
+    if name not in names:
+        raise BadInput(f"no branch {name!r}: there is {', '.join(names)}")
+    return [every[names.index(name)]]
+
+
+def _migrate(move: Callable[[Config, str], None], revision: str, chosen: Sequence[Branch]) -> None:
+    with _refused(), migrating(parts().db, say) as connection:
+        for branch in chosen:
+            move(branch.config(connection), revision)
 
 
 @contextmanager
@@ -64,16 +77,21 @@ def _refused() -> Iterator[None]:
         raise BadInput(str(failure)) from failure
 
 
-def standing(made: Runtime) -> tuple[str | None, str | None]:
-    """The tables' revision, and the newest there is."""
-    with _refused():
-        head = ScriptDirectory.from_config(_config(made)).get_current_head()
-        with made.db.autocommit() as connection:
-            return MigrationContext.configure(connection).get_current_revision(), head
+def standing(made: Runtime) -> list[dict[str, Any]]:
+    """Where each branch's tables are, and the newest revision there is."""
+    with _refused(), made.db.autocommit() as connection:
+        return [
+            {"name": b.name, "revision": b.revision(connection), "head": b.head()}
+            for b in made.branches
+        ]
 
 
-def _print(made: Runtime, as_json: bool) -> None:
-    revision, head = standing(made)
-    record({"revision": revision, "head": head}, as_json)
-    if revision != head:
-        say("the tables are not those of this version")
+def _print(as_json: bool) -> None:
+    rows = standing(parts())
+    if as_json:
+        layer = {key: rows[0][key] for key in ("revision", "head")}
+        record(layer | {"branches": rows}, as_json)
+    else:
+        listing(rows, ("name", "revision", "head"), as_json)
+    if behind := [row["name"] for row in rows if row["revision"] != row["head"]]:
+        say(f"the tables of {' and '.join(behind)} are not those of this version")

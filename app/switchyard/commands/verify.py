@@ -26,10 +26,11 @@ LONGEST_SECONDS = inside.CANARY_SECONDS + 8
 
 def migrated(made: Runtime) -> str:
     """The database answers, and its tables are those of this version."""
-    revision, head = standing(made)
-    if revision != head:
-        raise NotSo(f"the tables are at {revision}, this version's are {head}")
-    return f"it answers; the tables are at {head}"
+    for row in standing(made):
+        if row["revision"] != row["head"]:
+            where = f"{row['revision']}, this version's are {row['head']}"
+            raise NotSo(f"the tables of {row['name']} are at {where}")
+    return "it answers; the tables are those of this version"
 
 
 CHECKS = (
