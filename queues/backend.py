@@ -59,7 +59,7 @@ class RQBackend:
     """Sends to plain RQ workers. RQ waits for no due time: the relay sends each run when due."""
 
     name = "rq"
-    keeps_time = False
+    waits_until_due = False
 
     def __init__(self, url: str) -> None:
         self._redis = connect(url)

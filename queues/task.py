@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.loading import load_app, process_runtime
-from app.switchyard.runs.carrier import Carrier
+from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 
@@ -29,21 +29,13 @@ stopping = threading.Event()
 """Set by the worker when it is asked to stop: the run in hand ends at its next step boundary."""
 
 
-class WorkerCarrier(Carrier):
-    """Carries a run in a worker process."""
-
-    def stopping(self) -> bool:
-        """Whether the worker was asked to stop."""
-        return stopping.is_set()
-
-
 def perform(run_id: str, epoch: int) -> str:
     """Do one slice of the run. What becomes of it is in the ledger, so it raises only where the
     ledger itself cannot be reached; the run's lease then runs out and the relay takes it over."""
-    carrier = WorkerCarrier(f"rq-{os.getpid()}-{os.urandom(6).hex()}")
+    delivery = Delivery(f"rq-{os.getpid()}-{os.urandom(6).hex()}", stopping.is_set)
     app = load_app()
     with app.app_context():
-        outcome = app.extensions["switchyard"].engine.perform(str(run_id), int(epoch), carrier)
+        outcome = app.extensions["switchyard"].engine.perform(str(run_id), int(epoch), delivery)
     return str(outcome.end)
 
 

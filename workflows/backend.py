@@ -33,7 +33,7 @@ class InngestBackend:
     """Sends to Inngest, which waits for a due time by itself."""
 
     name = "inngest"
-    keeps_time = True
+    waits_until_due = True
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

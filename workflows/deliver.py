@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, request
 from sqlalchemy import bindparam, select
 
 from app.switchyard.crash import point
-from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.statements import RESEND
@@ -34,10 +34,6 @@ _GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error")
 """Sent again, with a note of what became of the message."""
 
 
-class QStashCarrier(Carrier):
-    """Carries a slice in QStash's request. What comes next is a message of its own."""
-
-
 def register(app: Flask, made: Runtime) -> None:
     """Mount both endpoints."""
     pages = Blueprint("qstash", __name__)
@@ -48,8 +44,8 @@ def register(app: Flask, made: Runtime) -> None:
         sent = read_sent(text)
         if sent is None:
             return _never("the body names no run")
-        carrier = QStashCarrier(f"qstash-{os.urandom(8).hex()}")
-        return _answer(made, sent, made.engine.perform(sent.run, sent.epoch, carrier))
+        delivery = Delivery(f"qstash-{os.urandom(8).hex()}")
+        return _answer(made, sent, made.engine.perform(sent.run, sent.epoch, delivery))
 
     @pages.post(FAILED)
     def failed() -> Response:

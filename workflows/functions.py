@@ -15,7 +15,7 @@ from app.switchyard.cutover.clocks import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
-from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runtime import Runtime
 from workflows.backend import MARK
 
@@ -30,17 +30,16 @@ ROUNDED = timedelta(seconds=0.5)
 """Inngest sleeps the nearest whole number of seconds: so much longer is never too short."""
 
 
-class InngestCarrier(Carrier):
-    """Carries a run step by step: Inngest calls again after each, maybe in another process."""
+class InngestDelivery(Delivery):
+    """One call of Inngest: it calls again after each step, maybe in another process."""
 
-    one_step_per_call = True
-    keeps_time = True
+    calls_again = True
 
     def __init__(self, context: inngest.ContextSync) -> None:
         super().__init__(f"inngest-{context.run_id}")
         self._context = context
 
-    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+    def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Report the attempt as Inngest's own step of that name; that ends the call."""
         return self._context.step.run(name, attempt)
 
@@ -81,7 +80,7 @@ def _handle(made: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
     run_id, epoch = str(mark.get("run")), mark.get("epoch")
     if not isinstance(epoch, int):
         raise inngest.NonRetriableError(f"{MARK} has no epoch")
-    return _answer(context, made.engine.perform(run_id, epoch, InngestCarrier(context)))
+    return _answer(context, made.engine.perform(run_id, epoch, InngestDelivery(context)))
 
 
 def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class QStashBackend:
     """Sends to QStash, which waits for a due time by itself."""
 
     name = "qstash"
-    keeps_time = True
+    waits_until_due = True
 
     def __init__(self, settings: Settings, jobs: Mapping[str, JobSpec]) -> None:
         self._settings = settings

@@ -151,8 +151,12 @@ def _write(
     decided: Sequence[tuple[NewRun, flags.Decision]],
     now: datetime,
 ) -> list[Run]:
-    written = write_runs(on, spec, decided, now, store.check, keeps_time=store.keeps_time)
-    shadows.write(on, store.catalogue, spec, decided, written, now, keeps_time=store.keeps_time)
+    written = write_runs(
+        on, spec, decided, now, store.check, waiting_backends=store.waiting_backends
+    )
+    shadows.write(
+        on, store.catalogue, spec, decided, written, now, waiting_backends=store.waiting_backends
+    )
     return written
 
 

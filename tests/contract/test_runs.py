@@ -237,7 +237,7 @@ def test_recorded_and_never_told_it_is_told_by_the_relay(on: Side) -> None:
             [(new, decision)],
             store.clock(),
             store.check,
-            keeps_time=store.keeps_time,
+            waiting_backends=store.waiting_backends,
         )
     (row,) = on.finish(run)
     assert (row.status, on.marks(n)) == ("succeeded", {n: 1})

@@ -11,8 +11,7 @@ from sqlalchemy import select, update
 import flags
 from app.switchyard import crash, runtime
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.backend import Delivery, End, Message
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from tests.support import jobs
@@ -22,7 +21,7 @@ from tests.support.sides import Fixed, environment, fresh
 class Deaf:
     """A backend that takes what it is told, and no more."""
 
-    keeps_time = False
+    waits_until_due = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,7 +56,7 @@ def test_it_goes_on_where_it_is(made: runtime.Runtime, monkeypatch: pytest.Monke
             hand_over(made.store, [run.id], asked[point].pop())
 
     monkeypatch.setattr(crash, "hook", hook)
-    assert made.engine.perform(run.id, 1, Carrier("worker")).end == End.DONE
+    assert made.engine.perform(run.id, 1, Delivery("worker")).end == End.DONE
     assert not any(asked.values())
     with made.db.autocommit() as connection:
         row = connection.execute(select(R.status, R.backend, R.epoch, R.losses)).one()
@@ -82,6 +81,6 @@ def test_one_that_was_taken_over_does_not(
             connection.execute(update(R).values(epoch=R.epoch + 1, move_to=None))
 
     monkeypatch.setattr(crash, "hook", hook)
-    assert made.engine.perform(run.id, 1, Carrier("worker")).end == End.NOT_MINE
+    assert made.engine.perform(run.id, 1, Delivery("worker")).end == End.NOT_MINE
     assert not todo
     assert sum(jobs.marks(made.db).values()) == 1

@@ -38,7 +38,7 @@ from app.switchyard.db import Database
 from app.switchyard.errors import LeaseLost, SettingsError
 from app.switchyard.runs import ledger, operate
 from app.switchyard.runs import relay as relaying
-from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status, StepStatus
@@ -124,7 +124,7 @@ class Cli:
 
     def perform(self, run_id: str, holder: str = "another") -> End:
         epoch = self.status(run_id)[1]
-        return self.made.engine.perform(run_id, epoch, Carrier(holder)).end
+        return self.made.engine.perform(run_id, epoch, Delivery(holder)).end
 
 
 @pytest.fixture
@@ -503,7 +503,7 @@ def test_cancelled_before_it_began_it_never_begins(cli: Cli) -> None:
     row = cli.json("runs", "cancel", begun["id"])
     assert (row["status"], row["epoch"]) == ("cancelled", 2)
     assert row["ended_at"] is not None
-    assert cli.made.engine.perform(begun["id"], 1, Carrier("late")).end is End.NOT_MINE
+    assert cli.made.engine.perform(begun["id"], 1, Delivery("late")).end is End.NOT_MINE
     time.sleep(0.3)
     assert sweep(cli.made.store).sent == 0
     assert "is cancelled" in cli.refused("runs", "cancel", begun["id"])
@@ -518,7 +518,7 @@ def test_a_holders_next_write_is_refused_once_its_run_is_cancelled(cli: Cli) -> 
         bid = ledger.Bid(begun["id"], 1, "holder", now, now + store.lease)
         claim = ledger.claim(connection, bid)
     assert claim is not None
-    hold = Hold(store, claim, Carrier("holder"))
+    hold = Hold(store, claim, Delivery("holder"))
     cli.json("runs", "cancel", begun["id"])
     with pytest.raises(LeaseLost), store.db.session() as tx:
         hold.step_done(tx, "first", StepStatus.DONE, 1)

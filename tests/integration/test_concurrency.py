@@ -20,7 +20,8 @@ from sqlalchemy import event, func, insert, select
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, catalogue
 from app.switchyard.runs import ledger, places
-from app.switchyard.runs.carrier import Carrier, End, Outcome, Pause
+from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.context import Pause
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.ledger import Bid, Claim
@@ -49,9 +50,9 @@ class Setting(Side):
         with self.made.db.autocommit() as connection:
             return places.claim(connection, self.bid(run), "capped", cap)
 
-    def perform(self, run: Run, carrier: Carrier | None = None) -> Outcome:
+    def perform(self, run: Run, delivery: Delivery | None = None) -> Outcome:
         epoch = self.row(run.id).epoch
-        return self.made.engine.perform(run.id, epoch, carrier or Carrier(uuid4().hex))
+        return self.made.engine.perform(run.id, epoch, delivery or Delivery(uuid4().hex))
 
     def capped(self, count: int) -> list[Run]:
         n = uuid4().hex
@@ -79,27 +80,26 @@ def on(database_url: str) -> Iterator[Setting]:
         made.db.dispose()
 
 
-class Meanwhile(Carrier):
+class Meanwhile(Delivery):
     """Does something else while it holds its run, in the middle of the first step."""
 
     def __init__(self, does: Callable[[], object]) -> None:
         super().__init__(uuid4().hex)
         self._does: Callable[[], object] | None = does
 
-    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+    def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         does, self._does = self._does, None
         if does is not None:
             does()
         return attempt()
 
 
-class StepByStep(Carrier):
+class StepByStep(Delivery):
     """One step per call, and comes back by itself, as Inngest does."""
 
-    one_step_per_call = True
-    keeps_time = True
+    calls_again = True
 
-    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+    def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         attempt()
         raise Pause(Outcome(End.WAIT))
 
@@ -132,24 +132,24 @@ def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
 
 def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
     mine, *others = on.capped(3)
-    carrier = StepByStep("inngest-run")
-    assert on.perform(mine, carrier).end is End.WAIT
+    delivery = StepByStep("inngest-run")
+    assert on.perform(mine, delivery).end is End.WAIT
     assert on.slots() == []
     held = [on.claim(run) for run in others]
-    refused = on.perform(mine, carrier)
+    refused = on.perform(mine, delivery)
     row = on.row(mine.id)
     assert (refused.end, refused.due_at) == (End.NOT_DUE, row.due_at)
     assert (row.status, row.holder) == ("waiting", "inngest-run")
     assert row.check_at == row.due_at + on.made.store.check
     assert held[0] is not None
-    Hold(on.made.store, held[0], Carrier("me")).end(Status.SUCCEEDED, "null", None)
+    Hold(on.made.store, held[0], Delivery("me")).end(Status.SUCCEEDED, "null", None)
     on.now = row.due_at
-    assert [on.perform(mine, carrier).end for _ in range(2)] == [End.WAIT, End.DONE]
+    assert [on.perform(mine, delivery).end for _ in range(2)] == [End.WAIT, End.DONE]
     assert on.slots() == [on.row(others[1].id).slot]
 
 
 def end_of_call(on: Setting, hold: Hold) -> None:
-    hold.carrier = StepByStep("me")
+    hold.delivery = StepByStep("me")
     with on.made.db.session() as tx:
         hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
 
@@ -183,7 +183,7 @@ def test_what_ends_a_slice_gives_the_place_back(on: Setting, how: str) -> None:
     claimed = on.claim(run, cap=1)
     assert claimed is not None
     assert (on.slots(), on.claim(waits, cap=1)) == ([1], None)
-    ENDS[how](on, Hold(on.made.store, claimed, Carrier("me")))
+    ENDS[how](on, Hold(on.made.store, claimed, Delivery("me")))
     assert on.slots() == []
     assert on.claim(waits, cap=1) is not None
 
@@ -194,7 +194,7 @@ def test_a_step_on_a_worker_keeps_the_place(on: Setting) -> None:
     assert claimed is not None
     before = on.slots()
     with on.made.db.session() as tx:
-        hold = Hold(on.made.store, claimed, Carrier("me"))
+        hold = Hold(on.made.store, claimed, Delivery("me"))
         hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
     assert len(before) == 1
     assert on.slots() == before
@@ -257,14 +257,14 @@ def test_its_own_place_never_stands_in_its_way(on: Setting) -> None:
     mine, other = on.capped(2)
     assert all(on.claim(run) for run in (mine, other))
     on.now += on.made.store.lease + timedelta(seconds=1)
-    assert on.perform(mine, Carrier("me")).end is End.DONE
+    assert on.perform(mine, Delivery("me")).end is End.DONE
     assert len(on.slots()) == 1
 
 
 def test_a_job_this_code_does_not_know_needs_no_place(on: Setting) -> None:
     (run,) = on.capped(1)
     store = replace(on.made.store, catalogue=Catalogue())
-    outcome = replace(on.made.engine, store=store).perform(run.id, 1, Carrier("old"))
+    outcome = replace(on.made.engine, store=store).perform(run.id, 1, Delivery("old"))
     assert (outcome.end, outcome.error) == (End.NOT_MINE, "unknown job")
     assert (on.row(run.id).status, on.slots()) == ("waiting", [])
 
@@ -277,7 +277,7 @@ def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
         sent.append(statement)
 
     event.listen(on.made.db.engine, "before_cursor_execute", note)
-    assert on.made.engine.perform(run.id, 1, Carrier("me")).end is End.DONE
+    assert on.made.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
     assert [statement.split()[0] for statement in sent] == ["UPDATE", "UPDATE"]
 
 

@@ -18,7 +18,7 @@ from app.switchyard import crash, runtime
 from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import make_runtime
-from app.switchyard.runs.carrier import Carrier
+from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.memory import MemoryBackend
@@ -88,7 +88,7 @@ def lease_left(made: runtime.Runtime, at: Time) -> timedelta:
 
 
 def write(made: runtime.Runtime, claim: Claim, what: str) -> None:
-    hold = Hold(made.store, claim, Carrier("worker"))
+    hold = Hold(made.store, claim, Delivery("worker"))
     if what == "renewal":
         made.engine.leases.renew([claim])
     elif what == "begin":
@@ -117,7 +117,7 @@ def test_a_lease_is_whole_after_a_wait(
     monkeypatch.setattr(crash, "hook", hook)
     if what == "claim":
         with locked(made, at, "UPDATE"):
-            made.engine.perform(run.id, 1, Carrier("worker"))
+            made.engine.perform(run.id, 1, Delivery("worker"))
     else:
-        made.engine.perform(run.id, 1, Carrier("worker"))
+        made.engine.perform(run.id, 1, Delivery("worker"))
     assert left == [timedelta(seconds=10)]

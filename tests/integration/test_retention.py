@@ -26,13 +26,13 @@ from app.switchyard.cutover.parity import Kind, Parity, prune_shadows
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict
 from app.switchyard.runs import operate, retention
-from app.switchyard.runs.carrier import Carrier, End
+from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
 from app.switchyard.runs.retention import prune_steps
 from tests.integration.test_plans import plan_of
 from tests.support import jobs
 from tests.support.tables import every_table
-from tests.support.world import Dead, InngestCarrier, World, dying_at
+from tests.support.world import Dead, InngestDelivery, World, dying_at
 
 MODULES = (
     "tests.support.jobs,app.switchyard.builtin.relay,app.switchyard.builtin.cutover,"
@@ -261,8 +261,8 @@ def test_nobody_can_tell_a_pruned_run_from_another(world: World) -> None:
     assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
     for row in rows:
         for epoch in range(1, row.epoch + 2):
-            for carrier in (Carrier(f"late-{epoch}"), InngestCarrier(f"late-{epoch}")):
-                outcome = world.made.engine.perform(row.id, epoch, carrier)
+            for delivery in (Delivery(f"late-{epoch}"), InngestDelivery(f"late-{epoch}")):
+                outcome = world.made.engine.perform(row.id, epoch, delivery)
                 assert outcome.end == End.NOT_MINE
     for name, run in runs.items():
         again = dispatch(name, {"name": name}, key=name)
@@ -305,7 +305,7 @@ def test_a_pruned_shadow_is_known_by_its_live_run(world: World) -> None:
     gone = [row for row in shadows if row.id not in rows]
     assert gone
     for row in gone:
-        outcome = world.made.engine.perform(row.id, row.epoch, Carrier("late"))
+        outcome = world.made.engine.perform(row.id, row.epoch, Delivery("late"))
         assert outcome.end == End.NOT_MINE
         assert row.key in rows
     assert {row.id for row in world.rows()} == rows

@@ -29,7 +29,7 @@ from tests.support.sides import Fixed, environment, fresh
 class Sent:
     """A backend that gives references and does nothing else."""
 
-    keeps_time = True
+    waits_until_due = True
 
     def __init__(self, name: str) -> None:
         self.name = name

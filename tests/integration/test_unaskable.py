@@ -21,7 +21,7 @@ from tests.support.tables import create_all
 
 
 class Unaskable:
-    keeps_time = True
+    waits_until_due = True
 
     def __init__(self, name: str) -> None:
         self.name = name

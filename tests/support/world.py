@@ -23,8 +23,7 @@ from app.switchyard.cutover.clocks import Ticker
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.extension import make_runtime
 from app.switchyard.runs import relay
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.backend import Delivery, End, Message, Outcome
 from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
@@ -82,7 +81,7 @@ class Queue:
     """A queue in a list. Subclasses are the three kinds."""
 
     name = ""
-    keeps_time = False
+    waits_until_due = False
     gives_refs = False
 
     def __init__(self, world: World) -> None:
@@ -106,7 +105,7 @@ class Queue:
     def accept(self, message: Message, ref: str) -> None:
         for _ in range(2 if self.doubles else 1):
             holder = f"{self.name}-{next(_holders)}"
-            at = message.due_at if self.keeps_time else self.world.time.now
+            at = message.due_at if self.waits_until_due else self.world.time.now
             broken = self.swallows or not self.serves(message)
             self.parcels.append(Parcel(message, at, ref, holder, broken=broken))
 
@@ -139,9 +138,9 @@ class Queue:
         """Hand it to a process; what is over is out of the list."""
         raise NotImplementedError
 
-    def perform(self, parcel: Parcel, carrier: Carrier) -> Outcome:
+    def perform(self, parcel: Parcel, delivery: Delivery) -> Outcome:
         message = parcel.message
-        return self.world.made.engine.perform(message.run_id, message.epoch, carrier)
+        return self.world.made.engine.perform(message.run_id, message.epoch, delivery)
 
 
 class RQ(Queue):
@@ -152,18 +151,17 @@ class RQ(Queue):
     def deliver(self, parcel: Parcel) -> Outcome:
         if parcel in self.parcels:
             self.parcels.remove(parcel)
-        return self.perform(parcel, Carrier(parcel.holder))
+        return self.perform(parcel, Delivery(parcel.holder))
 
 
 class Step(BaseException):
     """The end of a call: the step is reported, and Inngest calls again."""
 
 
-class InngestCarrier(Carrier):
-    one_step_per_call = True
-    keeps_time = True
+class InngestDelivery(Delivery):
+    calls_again = True
 
-    def carry(self, name: str, attempt: Callable[[], Any]) -> Any:
+    def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         raise Step(attempt())
 
 
@@ -171,7 +169,7 @@ class Inngest(Queue):
     """Waits by itself, comes back for each step, and starts nothing for an id it has seen."""
 
     name = "inngest"
-    keeps_time = gives_refs = True
+    waits_until_due = gives_refs = True
 
     def serves(self, message: Message) -> bool:
         return self.world.made.catalogue[message.job].serverless == self.name
@@ -187,7 +185,7 @@ class Inngest(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, InngestCarrier(parcel.holder))
+            outcome = self.perform(parcel, InngestDelivery(parcel.holder))
         except Step:
             parcel.at = self.world.time.now
             return Outcome(End.YIELDED)
@@ -206,7 +204,7 @@ class QStash(Queue):
     """Waits by itself and delivers once; what goes on later is told anew."""
 
     name = "qstash"
-    keeps_time = gives_refs = True
+    waits_until_due = gives_refs = True
 
     def accept(self, message: Message, ref: str) -> None:
         mark = (message.run_id, message.epoch, message.sends, message.due_at)
@@ -219,7 +217,7 @@ class QStash(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, Carrier(parcel.holder))
+            outcome = self.perform(parcel, Delivery(parcel.holder))
         except Dead:
             parcel.at = self.world.time.now + timedelta(seconds=30)
             raise

@@ -35,7 +35,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.runs import ledger
-from app.switchyard.runs.carrier import End
+from app.switchyard.runs.backend import End
 from app.switchyard.runs.inline import Inline, Slice
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R

@@ -1,4 +1,4 @@
-"""What the ledger asks of a queue: to carry the news of a run, and to say if it still does."""
+"""A backend from both ends: what the ledger sends it, and what it delivers back, slice by slice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from enum import StrEnum
+from typing import Any, Protocol
 
 from app.switchyard import effects
 from app.switchyard.errors import BackendUnavailable
@@ -34,14 +35,14 @@ class Message:
 
 
 class Backend(Protocol):
-    """A queue. It moves runs and knows nothing of what is in them; losing one is allowed."""
+    """A queue. It moves runs and knows nothing of what is in them; it may lose them."""
 
     name: str
-    keeps_time: bool
+    waits_until_due: bool
     """Whether it waits for a due time by itself; else the relay sends each run when it is due."""
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Queue each message; the backend's own references by run id, where it has any.
+        """Queue each message; the backend's own references by run id, where it gives any.
 
         Raises BackendUnavailable where it failed or its outcome is unknown.
         """
@@ -55,7 +56,7 @@ class Backend(Protocol):
         ...
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Take back what was sent, where it can be: what it delivers all the same finds a newer
+        """Take back what was sent, as far as it can: what is delivered all the same finds a newer
         epoch and does nothing.
 
         Raises BackendUnavailable where it cannot be reached; callers go on without.
@@ -77,7 +78,7 @@ class Backends:
         self._unsent = unsent
 
     def noting(self, unsent: Callable[[str], None]) -> Backends:
-        """The same, which also say why one could not be reached."""
+        """The same backends; `unsent` is called with the reason whenever one cannot be reached."""
         return Backends(self._by_name.values(), unsent)
 
     def __getitem__(self, name: str) -> Backend:
@@ -90,10 +91,10 @@ class Backends:
         """The names, in the order given."""
         return list(self._by_name)
 
-    def keeps_time(self, name: str) -> bool:
+    def waits_until_due(self, name: str) -> bool:
         """Whether backend `name` waits for a due time by itself; an unknown one does not."""
         backend = self._by_name.get(name)
-        return backend is not None and backend.keeps_time
+        return backend is not None and backend.waits_until_due
 
     def send(self, messages: Sequence[Message], now: datetime) -> dict[str, str]:
         """Send each message that its backend can take by now; references by run id.
@@ -103,7 +104,7 @@ class Backends:
         effects.allow("sending to a queue")
         groups: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
-            if message.due_at <= now or self.keeps_time(message.backend):
+            if message.due_at <= now or self.waits_until_due(message.backend):
                 groups[message.backend].append(message)
         refs: dict[str, str] = {}
         for name, group in groups.items():
@@ -116,3 +117,52 @@ class Backends:
                     extra={"backend": name, "runs": len(group), "reason": str(failure)},
                 )
         return refs
+
+
+class End(StrEnum):
+    """How a slice ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RETRY = "retry"
+    """A step failed and is tried again at `due_at`."""
+    WAIT = "wait"
+    """A sleep, or children: the run goes on at `due_at` or when it is sent again."""
+    NOT_DUE = "not_due"
+    """Delivered too early, or every slot of its job is taken: nothing was done; see `due_at`."""
+    BUSY = "busy"
+    """An earlier call of this same delivery still holds the run, until `due_at`."""
+    NOT_MINE = "not_mine"
+    """The run has ended, was taken over, or moved to another backend: nothing was done."""
+    YIELDED = "yielded"
+    """The process is stopping; the run goes on elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one slice."""
+
+    end: End
+    result: Any = None
+    error: str | None = None
+    due_at: datetime | None = None
+
+
+class Delivery:
+    """One slice of a run as a backend delivers it: here, all of it in the calling process, as on a
+    worker. A backend that calls again for each step overrides `run_step`."""
+
+    calls_again = False
+    """Whether the backend calls again by itself, after each step and when due: the run stays this
+    delivery's between two calls. Else every slice is sent for anew."""
+
+    def __init__(self, holder: str, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.holder = holder
+        """Who claims the run: unique to this slice or, where the backend calls again, to them all.
+        """
+        self.stopping = stopping
+        """Whether to stop at the next step boundary."""
+
+    def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
+        """Make one attempt at step `name`."""
+        return attempt()

@@ -23,7 +23,7 @@ from app.switchyard.errors import BadInput, LeaseLost
 from app.switchyard.job import IfUnknown, JobSpec
 from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.runs import ledger
-from app.switchyard.runs.carrier import End, Outcome, Pause
+from app.switchyard.runs.backend import End, Outcome
 from app.switchyard.runs.create import as_messages, new_run, write_runs
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.ledger import AnyRow
@@ -40,8 +40,17 @@ _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
 """What says of a step that is done at most once that it had no effect."""
 
 
+class Pause(BaseException):
+    """Unwinds a body whose run goes on later. A BaseException, so that a body's own `except
+    Exception` does not take it for a failure."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.end)
+        self.outcome = outcome
+
+
 class _Ended:
-    """A step's end without a result, on its way out of the carrier."""
+    """A step's end without a result, on its way out of the delivery."""
 
     def __init__(self, raised: StepFailed | OutcomeUnknown) -> None:
         self.raised = raised
@@ -82,7 +91,7 @@ class RunContext:
 
     def stopping(self) -> bool:
         """Whether the process is about to end."""
-        return self._hold.carrier.stopping()
+        return self._hold.delivery.stopping()
 
     def run(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See app.switchyard.context.Steps.run."""
@@ -135,7 +144,7 @@ class RunContext:
                 items,
                 now,
                 self._store.check,
-                keeps_time=self._store.keeps_time,
+                waiting_backends=self._store.waiting_backends,
                 parent_id=self.run_id,
             )
             messages.extend(as_messages(spec, items, written))
@@ -169,7 +178,7 @@ class RunContext:
         if self._move and self._hold.move():
             log.info("run handed over at a step boundary")
             raise Pause(Outcome(End.NOT_MINE))
-        if self._hold.carrier.stopping():
+        if self._hold.delivery.stopping():
             self._hold.give_up(self._store.clock())
             raise Pause(self._hold.given_back(Outcome(End.YIELDED)))
 
@@ -215,7 +224,7 @@ class RunContext:
     def _carry(self, step: str, attempt: Callable[[], Any]) -> Any:
         self.boundary()
         with bound_contextvars(step=step):
-            value = self._hold.carrier.carry(step, attempt)
+            value = self._hold.delivery.run_step(step, attempt)
         if isinstance(value, _Ended):
             raise value.raised
         return value
@@ -318,7 +327,7 @@ class RunContext:
 
     def _ended(self, raised: StepFailed | OutcomeUnknown, shown: dict[str, str]) -> Any:
         # A backend that calls again shows this as the step's result; the body learns next call.
-        return shown if self._hold.carrier.one_step_per_call else _Ended(raised)
+        return shown if self._hold.delivery.calls_again else _Ended(raised)
 
 
 def _effect(do: Callable[[Session], Any], tx: Session) -> str:

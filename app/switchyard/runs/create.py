@@ -72,7 +72,7 @@ def write_runs(
     now: datetime,
     check: timedelta,
     *,
-    keeps_time: frozenset[str],
+    waiting_backends: frozenset[str],
     parent_id: str | None = None,
 ) -> list[Run]:
     """Write the intents; those known already come back as they stand, with `created` false.
@@ -100,7 +100,7 @@ def write_runs(
             "created_at": now,
             "due_at": new.due_at,
             "check_at": new.due_at
-            if new.due_at > now and decision.backend not in keeps_time
+            if new.due_at > now and decision.backend not in waiting_backends
             else new.due_at + check,
         }
         for new, decision in items

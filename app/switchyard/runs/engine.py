@@ -16,8 +16,8 @@ from app.switchyard.db import canonical_json
 from app.switchyard.errors import LeaseLost, PayloadInvalid
 from app.switchyard.job_errors import NonRetriable, OutcomeUnknown, StepFailed
 from app.switchyard.runs import ledger, places
-from app.switchyard.runs.carrier import Carrier, End, Outcome, Pause
-from app.switchyard.runs.context import RunContext
+from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.context import Pause, RunContext
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.ledger import AnyRow, Bid, Claim
@@ -39,18 +39,18 @@ class Engine:
     gateways: Gateways
     leases: Leases
 
-    def perform(self, run_id: str, epoch: int, carrier: Carrier) -> Outcome:
+    def perform(self, run_id: str, epoch: int, delivery: Delivery) -> Outcome:
         """Do one slice of the run, if it still stands at `epoch` and is due.
 
         Never raises for what the body does: failures are recorded and come back as an Outcome. What
-        the carrier itself raises through the body (the end of an Inngest step) passes through, as
+        the delivery itself raises through the body (the end of an Inngest step) passes through, as
         does a database that is gone: then the lease runs out and the run is taken over.
         """
         store = self.store
         now = store.clock()
-        bid = Bid(run_id, epoch, carrier.holder, now, now + store.lease)
+        bid = Bid(run_id, epoch, delivery.holder, now, now + store.lease)
         with store.db.autocommit() as connection:
-            claimed = self._claim(connection, bid, carrier)
+            claimed = self._claim(connection, bid, delivery)
         if isinstance(claimed, Outcome):
             return claimed
         with bound_contextvars(
@@ -61,7 +61,7 @@ class Engine:
                 self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
             point("run.claimed")
             try:
-                return self._slice(Hold(store, claimed, carrier))
+                return self._slice(Hold(store, claimed, delivery))
             except LeaseLost as lost:
                 log.warning("slice void: %s", lost)
                 return Outcome(End.NOT_MINE)
@@ -92,7 +92,7 @@ class Engine:
             hold.give_up(self.store.clock())
             raise
 
-    def _claim(self, connection: Connection, bid: Bid, carrier: Carrier) -> Claim | Outcome:
+    def _claim(self, connection: Connection, bid: Bid, delivery: Delivery) -> Claim | Outcome:
         """The run, or why it is not to be had."""
         caps = self.store.caps
         claimed = ledger.claim(connection, bid, tuple(caps))
@@ -104,11 +104,11 @@ class Engine:
         if row is None or refusal is not None or cap is None:
             return refusal or Outcome(End.NOT_MINE)
         # Who keeps time comes back by itself, and its calls are not to be held up.
-        wait = 0.0 if carrier.keeps_time else places.WAIT_SECONDS
+        wait = 0.0 if delivery.calls_again else places.WAIT_SECONDS
         claimed = places.claim(connection, bid, row.job, cap, wait)
         if claimed is not None:
             return claimed
-        patience = self.store.check if carrier.keeps_time else timedelta(0)
+        patience = self.store.check if delivery.calls_again else timedelta(0)
         due = places.put_off(connection, bid, patience)
         if due is not None:
             return Outcome(End.NOT_DUE, due_at=due)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.switchyard.crash import point
 from app.switchyard.runs import ledger, statements
-from app.switchyard.runs.carrier import Carrier, End, Outcome
+from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.models import Status, StepStatus
 from app.switchyard.runs.store import RunStore
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class Hold:
-    """A claimed run in a carrier's hands. Each method raises LeaseLost if it was taken over."""
+    """A claimed run in a delivery's hands. Each method raises LeaseLost if it was taken over."""
 
-    def __init__(self, store: RunStore, claim: Claim, carrier: Carrier) -> None:
+    def __init__(self, store: RunStore, claim: Claim, delivery: Delivery) -> None:
         self.store = store
         self.claim = claim
-        self.carrier = carrier
+        self.delivery = delivery
         self.moved = False
         """Whether giving the run back moved it to another backend."""
 
@@ -64,7 +64,7 @@ class Hold:
         """
         tx.connection()  # SQLite's lock is waited for before the time is read
         now = self.store.clock()
-        ends = self.carrier.one_step_per_call
+        ends = self.delivery.calls_again
         bound = self.claim.fence(
             new_status=Status.WAITING if ends else Status.RUNNING,
             new_check_at=now + (self.store.check if ends else self.store.lease),
@@ -152,13 +152,13 @@ class Hold:
         self.moved = epochs[0] != self.claim.epoch
 
     def _released(self, due: datetime, attempt: int, error: str | None) -> dict[str, object]:
-        stays = self.carrier.keeps_time
+        stays = self.delivery.calls_again
         # Sent ahead, it waits there by itself, whoever carried this slice.
-        waits = stays or self.store.backends.keeps_time(self.claim.backend)
+        waits = stays or self.store.backends.waits_until_due(self.claim.backend)
         return self.claim.fence(
             new_due_at=due,
             new_check_at=due + self.store.check if waits else due,
-            new_holder=self.carrier.holder if stays else None,
+            new_holder=self.delivery.holder if stays else None,
             new_attempt=attempt,
             new_error=error,
         )

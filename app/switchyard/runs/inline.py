@@ -14,8 +14,7 @@ from sqlalchemy import bindparam, select
 
 from app.switchyard.job import SERVERLESS
 from app.switchyard.loading import AppContext
-from app.switchyard.runs.backend import Backends, Message
-from app.switchyard.runs.carrier import Carrier, Outcome
+from app.switchyard.runs.backend import Backends, Delivery, Message, Outcome
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.ledger import AnyRow
 from app.switchyard.runs.memory import MemoryBackend
@@ -35,18 +34,6 @@ _OPEN = (
     .where(R.check_at.is_not(None))
     .order_by(R.due_at, R.id)
 )
-
-
-class InlineCarrier(Carrier):
-    """Carries one slice, and stops at a step boundary when asked to."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        super().__init__(f"inline-{os.urandom(8).hex()}")
-        self._stop = stop
-
-    def stopping(self) -> bool:
-        """Whether to stop at the next step boundary."""
-        return self._stop.is_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +84,9 @@ class Inline:
                 self._stop.wait(self._pause(rows))
 
     def _perform(self, run_id: str, epoch: int) -> Slice:
+        delivery = Delivery(f"inline-{os.urandom(8).hex()}", self._stop.is_set)
         with self._context():
-            outcome = self.engine.perform(run_id, epoch, InlineCarrier(self._stop))
-        return Slice(run_id, outcome)
+            return Slice(run_id, self.engine.perform(run_id, epoch, delivery))
 
     def _open(self, run_id: str) -> list[AnyRow]:
         """What is open of the run and all below it; a lease that ran out is ended on the way."""

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.carrier import Carrier, Outcome
+from app.switchyard.runs.backend import Delivery, Message, Outcome
 from app.switchyard.runs.engine import Engine
 
 
@@ -17,7 +16,7 @@ class MemoryBackend:
     for. What it holds is gone with its process: the relay then sends it again."""
 
     name = "memory"
-    keeps_time = False
+    waits_until_due = False
 
     def __init__(self, name: str | None = None, queue: deque[Message] | None = None) -> None:
         self.name = name or self.name
@@ -54,6 +53,6 @@ class MemoryBackend:
                 message = self.queue.popleft()
             except IndexError:
                 break
-            carrier = Carrier(f"memory-{os.urandom(8).hex()}")
-            outcomes.append(engine.perform(message.run_id, message.epoch, carrier))
+            delivery = Delivery(f"memory-{os.urandom(8).hex()}")
+            outcomes.append(engine.perform(message.run_id, message.epoch, delivery))
         return outcomes

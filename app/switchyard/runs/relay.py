@@ -103,7 +103,7 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
         held = store.backends[backend].queued([message for _, message in asked])
     except BackendUnavailable as failure:
         log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
-        if not store.backends.keeps_time(backend):
+        if not store.backends.waits_until_due(backend):
             swept.unreachable += len(asked)
             _look_again(store, [row.id for row in rows], now)
             return

@@ -34,7 +34,7 @@ def write(
     written: Sequence[Run],
     now: datetime,
     *,
-    keeps_time: frozenset[str],
+    waiting_backends: frozenset[str],
 ) -> None:
     """In the transaction of the live runs, a shadow of each that is new and to have one."""
     items = []
@@ -46,4 +46,4 @@ def write(
     if items:
         # Its check is due at once, so that the relay sends it: the live run's caller waits for no
         # second queue.
-        write_runs(on, catalogue[JOB], items, now, timedelta(0), keeps_time=keeps_time)
+        write_runs(on, catalogue[JOB], items, now, timedelta(0), waiting_backends=waiting_backends)

@@ -36,9 +36,9 @@ class RunStore:
     """How long a run that was sent may stay unclaimed before the relay asks its queue about it."""
 
     @property
-    def keeps_time(self) -> frozenset[str]:
+    def waiting_backends(self) -> frozenset[str]:
         """The backends that wait for a due time by themselves."""
-        return frozenset(n for n in self.backends.names() if self.backends.keeps_time(n))
+        return frozenset(n for n in self.backends.names() if self.backends.waits_until_due(n))
 
     @property
     def caps(self) -> dict[str, int]:
