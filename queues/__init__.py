@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from queues.dropin import Queue as Queue
     from queues.dropin import job as job
 
-_AT = {"Job": "queues.dispatched", "Queue": "queues.dropin", "job": "queues.dropin"}
+_AT = {"Job": ".dispatched", "Queue": ".dropin", "job": ".dropin"}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +21,4 @@ def __getattr__(name: str) -> Any:
     # what is wired.
     if name not in _AT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_AT[name]), name)
+    return getattr(importlib.import_module(_AT[name], __name__), name)

@@ -15,7 +15,7 @@ from rq.utils import import_attribute
 
 from app.switchyard.errors import SwitchyardError
 from queues import task
-from queues.backend import TASK, is_pickled
+from queues.backend import DEPENDENCY, TASK, is_pickled
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class AllowedJob(Job):
 
     allowed: dict[str, Callable[..., Any]] = {  # noqa: RUF012
         TASK: task.perform,
-        task.BRIDGE: task.wait_for_run,
+        DEPENDENCY: task.wait_for_run,
     }
     legacy = Allowed()
     """What else may run: LEGACY_FUNCTIONS."""

@@ -14,13 +14,15 @@ from redis.exceptions import RedisError
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.utils import as_text, utcformat
+from rq.utils import utcformat
 
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
 
-TASK = "queues.task.perform"
-"""The one function the ledger's messages name; the worker's allow-list knows it."""
+TASK = f"{__package__}.task.perform"
+"""What an RQ job of a run names."""
+DEPENDENCY = f"{__package__}.task.wait_for_run"
+"""What the RQ job names that other RQ jobs depend on in a run's place."""
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
@@ -41,6 +43,11 @@ def connect(url: str) -> Redis:
     )
 
 
+def queue_key(queue: str) -> str:
+    """The list of a queue's waiting job ids."""
+    return f"{Queue.redis_queue_namespace_prefix}{queue}"
+
+
 def is_pickled(data: bytes) -> bool:
     """Whether the call is a pickle: told from its first byte, without opening it."""
     return data.startswith(_PICKLE)
@@ -53,6 +60,10 @@ def answered() -> Iterator[None]:
         yield
     except RedisError as failure:
         raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+
+
+def _job_id(message: Message) -> str:
+    return f"{message.run_id}-{message.epoch}"
 
 
 class RQBackend:
@@ -79,7 +90,7 @@ class RQBackend:
         # finds an id without its job, and a cut in between leaves what the relay sends again.
         with self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
-                job_id = f"{message.run_id}-{message.epoch}"
+                job_id = _job_id(message)
                 fields = {
                     **self._template(message.queue, message.timeout),
                     "data": json.dumps([TASK, None, [message.run_id, message.epoch], {}]),
@@ -90,9 +101,8 @@ class RQBackend:
                 pipe.hset(Job.key_for(job_id), mapping=cast(Any, fields))
                 queued[message.queue].append(job_id)
             for queue, ids in queued.items():
-                key = f"{Queue.redis_queue_namespace_prefix}{queue}"
-                pipe.sadd(Queue.redis_queues_keys, key)
-                pipe.rpush(key, *ids)
+                pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
+                pipe.rpush(queue_key(queue), *ids)
             pipe.execute()
 
     def _template(self, queue: str, timeout: float) -> dict[str, Any]:
@@ -122,30 +132,19 @@ class RQBackend:
         A job out of the list and not claimed is lost (its worker died between the two), whatever
         its hash says; RQ itself never finds it again.
         """
-        held: set[str] = set()
-        queues = {message.queue for message in messages}
+        waiting: set[bytes | str] = set()
         with answered():
-            waiting = {
-                queue: {
-                    as_text(entry)
-                    for entry in self._redis.lrange(
-                        f"{Queue.redis_queue_namespace_prefix}{queue}", 0, -1
-                    )
-                }
-                for queue in queues
-            }
-        for message in messages:
-            if f"{message.run_id}-{message.epoch}" in waiting[message.queue]:
-                held.add(message.run_id)
-        return held
+            for queue in {message.queue for message in messages}:
+                waiting.update(self._redis.lrange(queue_key(queue), 0, -1))
+        return {message.run_id for message in messages if _job_id(message).encode() in waiting}
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take each message's RQ job out of its queue; one that a worker has popped stays."""
         with answered(), self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
-                job_id = f"{message.run_id}-{message.epoch}"
-                queue = f"{Queue.redis_queue_namespace_prefix}{message.queue}"
-                pipe.eval(_UNQUEUE, 2, queue, Job.key_for(job_id), job_id)
+                job_id = _job_id(message)
+                keys = queue_key(message.queue), Job.key_for(job_id)
+                pipe.eval(_UNQUEUE, 2, *keys, job_id)
             pipe.execute()
 
     def ping(self) -> None:

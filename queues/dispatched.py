@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
@@ -14,13 +15,13 @@ from rq.results import Result
 from sqlalchemy import select
 
 from app.switchyard.errors import RunNotMovable
-from app.switchyard.job import JobSpec
 from app.switchyard.loading import process_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.ledger import AnyRow
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.run import Run
+from app.switchyard.runs.store import RunStore
 
 _STATUS = {
     Status.PENDING: JobStatus.QUEUED,
@@ -39,19 +40,17 @@ class DispatchedJob(RQJob):
     run_id: str
 
     @classmethod
-    def made_from(cls, asked: RQJob, run: Run) -> DispatchedJob:
-        """For a job that was asked for, and dispatched."""
-        job = cls(asked.id if asked._id else run.id, asked.connection, asked.serializer)
-        job.__dict__.update(asked.__dict__)
-        job._id, job.run_id = job._id or run.id, run.id
+    def of_run(cls, asked: RQJob, run: Run) -> DispatchedJob:
+        """For a job that was enqueued, and dispatched as `run`."""
+        job = cls(asked._id or run.id, asked.connection, asked.serializer)
+        job.__dict__.update(asked.__dict__ | {"_id": job.id, "run_id": run.id})
         job.enqueued_at = asked.created_at
         if run.status != Status.PENDING or asked._status != JobStatus.SCHEDULED:
             job._status = _STATUS[Status(run.status)]
         return job
 
     def _row(self) -> AnyRow:
-        made = process_runtime()
-        with made.db.autocommit() as connection:
+        with process_runtime().db.autocommit() as connection:
             chosen = select(R.__table__).where(R.id == self.run_id)
             row = connection.execute(chosen).one_or_none()
         if row is None:
@@ -104,27 +103,26 @@ class DispatchedJob(RQJob):
         """What the run returned, once it succeeded."""
         return self.return_value(refresh=True)
 
-    def cancel(self, *_: Any, **__: Any) -> dict[str, list[str]]:
-        """Call the run off. Raises InvalidJobOperation where it has ended."""
+    def _move(self, move: Callable[[RunStore, str], object]) -> None:
         try:
-            operate.cancel(process_runtime().store, self.run_id)
-        except RunNotMovable as ended:
-            raise InvalidJobOperation(str(ended)) from None
+            move(process_runtime().store, self.run_id)
+        except RunNotMovable as refusal:
+            raise InvalidJobOperation(str(refusal)) from None
         self.refresh()
+
+    def cancel(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        """Cancel the run. Raises InvalidJobOperation where it has ended."""
+        self._move(operate.cancel)
         return {}
 
     def delete(self, *_: Any, **__: Any) -> None:
-        """Call the run off, if it is open; the ledger keeps it on record."""
+        """Cancel the run, if it is open; the ledger keeps it on record."""
         if self._row().ended_at is None:
             self.cancel()
 
     def requeue(self, at_front: bool = False) -> RQJob:
         """Let the failed run go on. Raises InvalidJobOperation where it has not failed."""
-        try:
-            operate.retry(process_runtime().store, self.run_id)
-        except RunNotMovable as open_still:
-            raise InvalidJobOperation(str(open_still)) from None
-        self.refresh()
+        self._move(operate.retry)
         return self
 
     def save(self, *_: Any, **__: Any) -> None:
@@ -143,30 +141,27 @@ class Job(RQJob):
         try:
             return super().fetch(id, connection=connection, serializer=serializer)
         except NoSuchJobError:
-            found = find(id, connection, serializer)
-            if found is None:
+            job = find(id, connection, serializer)
+            if job is None:
                 raise
-            return found
+            return job
 
 
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
     """The dispatched job whose id this is: its run's id, or the job_id it was enqueued with."""
-    legacy = {spec.name: spec for spec in process_runtime().catalogue.legacy().values()}
-    if not legacy:
+    runtime = process_runtime()
+    specs = {spec.name: spec for spec in runtime.catalogue.legacy().values()}
+    if not specs:
         return None
-    columns = R.__table__
-    chosen = select(columns).where(R.id == job_id)
-    keyed = select(columns).where(R.job.in_(legacy), R.key == job_id).order_by(R.id.desc()).limit(1)
-    with process_runtime().db.autocommit() as sql:
-        row = sql.execute(chosen).one_or_none() or sql.execute(keyed).one_or_none()
-    if row is None or row.job not in legacy:
+    chosen = select(R.__table__).where(R.job.in_(specs))
+    with runtime.db.autocommit() as sql:
+        row = (
+            sql.execute(chosen.where(R.id == job_id)).one_or_none()
+            or sql.execute(chosen.where(R.key == job_id).order_by(R.id.desc())).first()
+        )
+    if row is None:
         return None
-    return _found(job_id, row, legacy[row.job], connection, serializer)
-
-
-def _found(
-    job_id: str, row: AnyRow, spec: JobSpec, connection: Redis | None, serializer: Any
-) -> DispatchedJob:
+    spec = specs[row.job]
     job = DispatchedJob(job_id, connection, serializer)
     job.run_id, job.origin, job.timeout = row.id, spec.queue, spec.timeout
     job.func_name = spec.legacy.function if spec.legacy else spec.name

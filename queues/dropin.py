@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -32,25 +32,25 @@ from app.switchyard.runs.create import new_run
 from app.switchyard.runs.models import OPEN
 from app.switchyard.runs.run import Run
 from flags import LEGACY_BACKEND
+from queues.backend import DEPENDENCY
 from queues.dispatched import DispatchedJob, find
 from queues.inventory import call_sites
-from queues.task import BRIDGE
 
 log = logging.getLogger(__name__)
 
 
+class StaysOnRQ(Exception):
+    """It cannot be a run, for the reason that is the message's first word."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A job that can be carried."""
+    """A job that can be a run."""
 
     job: Job
     spec: JobSpec
-    payload: Payload
+    item: Item
     replaced: str
-    at: datetime | None = None
-
-    def item(self) -> Item:
-        return Item(self.payload, key=self.job._id, at=self.at)
 
 
 class Queue(rq.Queue):
@@ -64,7 +64,7 @@ class Queue(rq.Queue):
         unique: bool = False,
     ) -> Job:
         """See rq. Raises KeyConflict where the job_id stands for other arguments."""
-        self._stand_in(job)
+        self._put_dependencies(job)
         call = self._call(job, pipeline, at_front=at_front)
         if call is not None:
             return self._dispatched([call], unique=unique)[0]
@@ -95,24 +95,24 @@ class Queue(rq.Queue):
     ) -> list[Job]:
         """See rq. What is dispatched goes first: all of one job's calls, or none."""
         datas = list(job_datas)
-        calls: dict[int, _Call] = {}
         ids = [data.job_id for data in datas if data.job_id is not None]
+        calls: dict[int, _Call] = {}
         if len(ids) == len(set(ids)):  # else RQ refuses them all
-            for place, data in enumerate(datas):
+            for index, data in enumerate(datas):
                 call = self._call_of(data, pipeline, group_id)
                 if call is not None:
-                    calls[place] = call
+                    calls[index] = call
         done = dict(zip(calls, self._dispatched(list(calls.values())), strict=True))
-        left = [data for place, data in enumerate(datas) if place not in calls]
+        left = [data for index, data in enumerate(datas) if index not in calls]
         if not left and done:
             return list(done.values())
         others = iter(super().enqueue_many(left, pipeline=pipeline, group_id=group_id))
         call_sites.flush(self.connection)
         # RQ gives those without dependencies first, as they came.
         first = [
-            done[place] if place in done else next(others)
-            for place, data in enumerate(datas)
-            if place in done or not data.depends_on
+            done[index] if index in done else next(others)
+            for index, data in enumerate(datas)
+            if index in done or not data.depends_on
         ]
         return [*first, *others]
 
@@ -123,15 +123,14 @@ class Queue(rq.Queue):
     def _call_of(
         self, data: EnqueueData, pipeline: Pipeline | None, group_id: str | None
     ) -> _Call | None:
-        instance, path = resolve_function_reference(data.func)
-        declared = process_runtime().catalogue.legacy()
-        if not declared or (path not in declared and not data.depends_on):
-            call_sites.note(_named(instance, path), LEGACY_BACKEND, "undeclared")
+        instance, function = resolve_function_reference(data.func)
+        if function not in _declared() and not (_declared() and data.depends_on):
+            call_sites.note(_path(instance, function), LEGACY_BACKEND, "undeclared")
             return None
         fields = data._asdict()
         at_front = fields.pop("at_front")
         job = self.create_job(**fields, group_id=group_id)
-        self._stand_in(job)
+        self._put_dependencies(job)
         return self._call(job, pipeline, at_front=at_front)
 
     def _call(
@@ -147,38 +146,36 @@ class Queue(rq.Queue):
             raise InvalidJobOperation(f"{job.id} is run {job.run_id}: it is enqueued already")
         if job._func_name is UNEVALUATED:
             return None  # fetched from Redis, and nobody opened it yet: not new
-        path = _named(job._instance, str(job._func_name))
-        spec = None if job._instance is not None else process_runtime().catalogue.legacy().get(path)
+        path = _path(job._instance, str(job._func_name))
+        spec = None if job._instance is not None else _declared().get(path)
         if spec is None:
             call_sites.note(path, LEGACY_BACKEND, "undeclared")
             return None
         try:
             if pipeline is not None:
-                raise NotCarried("pipeline")
+                raise StaysOnRQ("pipeline")
             if not self._is_async:
-                raise NotCarried("is_async=False")
+                raise StaysOnRQ("is_async=False")
             payload = payload_of(job, spec)
-        except NotCarried as reason:
+        except StaysOnRQ as reason:
             why = str(reason)
             call_sites.note(path, LEGACY_BACKEND, why.partition(":")[0])
             log.warning("stays on RQ", extra={"function": path, "rq_job": job.id, "reason": why})
             return None
         when = None if at is None else at.astimezone(UTC)
-        differs = replaced(job, spec, self._default_timeout, at_front=at_front)
-        return _Call(job, spec, payload, differs, when)
+        replaced = _replaced(job, spec, self._default_timeout, at_front=at_front)
+        return _Call(job, spec, Item(payload, key=job._id, at=when), replaced)
 
     def _dispatched(self, calls: Sequence[_Call], *, unique: bool = False) -> list[Job]:
-        if not calls:
-            return []
-        groups: dict[str, list[int]] = defaultdict(list)
-        for place, call in enumerate(calls):
-            groups[call.spec.name].append(place)
-        made: dict[int, Job] = {}
-        for name, places in groups.items():
-            runs = dispatch_many(name, [calls[place].item() for place in places])
-            for place, run in zip(places, runs, strict=True):
-                made[place] = self._as_job(calls[place], run, unique=unique)
-        return [made[place] for place in range(len(calls))]
+        by_job: dict[str, list[_Call]] = defaultdict(list)
+        for call in calls:
+            by_job[call.spec.name].append(call)
+        jobs: dict[int, Job] = {}
+        for name, group in by_job.items():
+            runs = dispatch_many(name, [call.item for call in group])
+            for call, run in zip(group, runs, strict=True):
+                jobs[id(call)] = self._as_job(call, run, unique=unique)
+        return [jobs[id(call)] for call in calls]
 
     def _as_job(self, call: _Call, run: Run, *, unique: bool) -> Job:
         assert call.spec.legacy is not None
@@ -191,30 +188,24 @@ class Queue(rq.Queue):
                 raise DuplicateJobError(f"{run.job}: {run.key!r} is run {run.id}")
             if run.status not in OPEN:
                 log.warning("not done again: its job_id is an ended run's", extra={"run": run.id})
-        job = DispatchedJob.made_from(call.job, run)
+        job = DispatchedJob.of_run(call.job, run)
         job.origin, job.timeout = self.name, call.spec.timeout
         return job
 
-    def _stand_in(self, job: Job) -> None:
-        """Let RQ jobs wait for runs: RQ itself takes a job it does not have for one that is done"""
-        if not job._dependency_ids or not process_runtime().catalogue.legacy():
-            return
-        for job_id in job._dependency_ids:
-            run = None
-            if not Job.exists(job_id, self.connection):
-                run = find(job_id, self.connection, self.serializer)
-            if run is not None:
-                plain = rq.Queue(self.name, self.connection, serializer=self.serializer)
-                try:
-                    plain.enqueue(BRIDGE, run.run_id, job_id=job_id, unique=True)
-                except DuplicateJobError:
-                    continue  # another dependent was faster
-
-
-def _named(instance: object, function: str) -> str:
-    if instance is None:
-        return function
-    return f"{type(instance).__module__}.{type(instance).__qualname__}.{function}"
+    def _put_dependencies(self, job: Job) -> None:
+        """Put an RQ job in the place of each run that `job` waits for: RQ takes a job it does not
+        have for one that is done."""
+        for job_id in job._dependency_ids if _declared() else ():
+            if Job.exists(job_id, self.connection):
+                continue
+            run = find(job_id, self.connection, self.serializer)
+            if run is None:
+                continue
+            plain = rq.Queue(self.name, self.connection, serializer=self.serializer)
+            try:
+                plain.enqueue(DEPENDENCY, run.run_id, job_id=job_id, unique=True)
+            except DuplicateJobError:
+                continue  # another dependent was faster
 
 
 class job(decorators.job):
@@ -228,37 +219,40 @@ class job(decorators.job):
             self.queue_class = Queue
 
 
-class NotCarried(Exception):
-    """It stays on RQ, for the reason that is the message's first word."""
+def _declared() -> Mapping[str, JobSpec]:
+    return process_runtime().catalogue.legacy()
+
+
+def _path(instance: object, function: str) -> str:
+    if instance is None:
+        return function
+    return f"{type(instance).__module__}.{type(instance).__qualname__}.{function}"
 
 
 def payload_of(job: Job, spec: JobSpec) -> Payload:
-    """The payload that the job's arguments make. Raises NotCarried."""
-    for reason, stands in (
+    """The payload that the job's arguments make. Raises StaysOnRQ."""
+    callbacks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name)
+    for reason, given in (
         ("depends_on", job._dependency_ids),
-        (
-            "callbacks",
-            job._success_callback_name or job._failure_callback_name or job._stopped_callback_name,
-        ),
+        ("callbacks", any(callbacks)),
         ("webhooks", job.webhooks),
         ("repeat", job.repeats_left),
         ("rate_limit", job.has_rate_limit),
         ("group", job.group_id),
         ("ttl", job.ttl),
     ):
-        if stands:
-            raise NotCarried(reason)
-    if spec.legacy is None:
-        raise NotCarried("undeclared")
+        if given:
+            raise StaysOnRQ(reason)
+    assert spec.legacy is not None
     try:
-        payload = _bound(spec.legacy, tuple(job.args), dict(job.kwargs))
+        payload = _bound(spec.legacy, job.args, job.kwargs)
         new_run(spec, payload, job._id, job.created_at)  # else it would be refused as it is written
     except (TypeError, ValueError, BadInput) as misfit:
-        raise NotCarried(f"arguments: {misfit}") from None
+        raise StaysOnRQ(f"arguments: {misfit}") from None
     return payload
 
 
-def _bound(legacy: Legacy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
+def _bound(legacy: Legacy, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Payload:
     if legacy.payload is not None:
         try:
             return legacy.payload(*args, **kwargs)
@@ -291,7 +285,7 @@ def _signature(path: str) -> inspect.Signature | None:
         return None  # RQ enqueues by name what only its workers can import
 
 
-def replaced(job: Job, spec: JobSpec, default_timeout: float, *, at_front: bool) -> str:
+def _replaced(job: Job, spec: JobSpec, default_timeout: float, *, at_front: bool) -> str:
     """Which of the caller's options give way to the job's own rule, where they differ."""
     differs = {
         "retry": job.retries_left is not None and job.retries_left + 1 != spec.attempts,

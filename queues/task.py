@@ -20,7 +20,6 @@ from app.switchyard.runs.models import RunRow as R
 
 log = logging.getLogger(__name__)
 
-BRIDGE = "queues.task.wait_for_run"
 LOOK_SECONDS = 5
 _LOOKS = 10 * 365 * 24 * 3600 // LOOK_SECONDS
 """Ten years: RQ wants a number."""

@@ -31,7 +31,7 @@ from app.switchyard.job import Catalogue, Legacy
 from app.switchyard.runs.models import RunRow as R
 from queues import inventory
 from queues.backend import connect
-from queues.dropin import NotCarried, payload_of
+from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import KEY, call_sites, counted
 from tests.support import old_jobs, old_tasks
 from tests.support.forks import forked
@@ -189,7 +189,7 @@ def test_what_cannot_be_carried_stays_on_rq(
 def test_a_converter_that_fails_leaves_the_call_on_rq(on: Side, redis: Redis) -> None:
     converter = Legacy(f"{AT}.pay", lambda order: {"payoutId": order["id"]})
     spec = replace(on.made.catalogue["old-pay"], legacy=converter)
-    with pytest.raises(NotCarried, match=r"^arguments: KeyError: 'id'"):
+    with pytest.raises(StaysOnRQ, match=r"^arguments: KeyError: 'id'"):
         payload_of(Job.create(f"{AT}.pay", args=({},), connection=redis), spec)
 
 
