@@ -10,8 +10,6 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from app.platform.gateways import Gateways
-
 P = ParamSpec("P")
 T = TypeVar("T")
 Payload = BaseModel | Mapping[str, Any]
@@ -74,7 +72,8 @@ class Context(Protocol):
     key: str
     backend: str
     created_at: datetime
-    gateways: Gateways
+    gateways: Any
+    """Whatever the app gives its jobs to reach the outside world with."""
 
     @property
     def step(self) -> Steps:

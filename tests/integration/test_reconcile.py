@@ -34,7 +34,7 @@ def kinds(found: Reconciliation) -> list[tuple[str, str | None]]:
 
 
 def by_hand(platform: Platform, group: str, amount: int = 10_000, key: str = "by-hand") -> Transfer:
-    return platform.made.engine.gateways.stripe.create_transfer(
+    transfer: Transfer = platform.made.engine.gateways.stripe.create_transfer(
         amount_minor=amount,
         currency="usd",
         destination="acct_ana",
@@ -42,6 +42,7 @@ def by_hand(platform: Platform, group: str, amount: int = 10_000, key: str = "by
         idempotency_key=key,
         metadata={},
     )
+    return transfer
 
 
 def set_payout(platform: Platform, **values: Any) -> None:
@@ -173,13 +174,14 @@ def test_what_was_paid_differs(platform: Platform) -> None:
 def bank_by_hand(platform: Platform, payout_id: str | None, key: str = "by-hand") -> BankPayout:
     """Another bank payout out of the same account, which has the money for it."""
     platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
-    return platform.made.engine.gateways.stripe.create_payout(
+    payout: BankPayout = platform.made.engine.gateways.stripe.create_payout(
         account="acct_ana",
         amount_minor=10_000,
         currency="usd",
         idempotency_key=key,
         metadata={} if payout_id is None else {"payout_id": payout_id},
     )
+    return payout
 
 
 def test_a_second_bank_payout_is_paid_twice(platform: Platform) -> None:

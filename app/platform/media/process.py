@@ -68,9 +68,10 @@ class Source:
 
 def storage_of(ctx: Context) -> Storage:
     """The storage. Raises StorageUnavailable where there is none."""
-    if ctx.gateways.storage is None:
+    storage: Storage | None = ctx.gateways.storage
+    if storage is None:
         raise StorageUnavailable("there is no storage")
-    return ctx.gateways.storage
+    return storage
 
 
 def inspect(

@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from app.platform.gateways import Gateways
 from app.switchyard.clock import ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
@@ -59,7 +58,7 @@ class _Ended:
 class RunContext:
     """One slice of one run: app.switchyard.context.Context and its Steps in one."""
 
-    def __init__(self, hold: Hold, spec: JobSpec, gateways: Gateways) -> None:
+    def __init__(self, hold: Hold, spec: JobSpec, gateways: Any) -> None:
         self._hold = hold
         self._store = hold.store
         self._spec = spec

@@ -6,11 +6,11 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
-from app.platform.gateways import Gateways
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import LeaseLost, PayloadInvalid
@@ -36,7 +36,7 @@ class Engine:
     """What a process needs to perform runs."""
 
     store: RunStore
-    gateways: Gateways
+    gateways: Any
     leases: Leases
 
     def perform(self, run_id: str, epoch: int, delivery: Delivery) -> Outcome:
