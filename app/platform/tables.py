@@ -9,15 +9,14 @@ from app.platform.gateways import pace
 from app.platform.ledger import models as ledger
 from app.platform.mail import models as mail
 from app.platform.media import models as media
-from app.platform.payouts import inbox
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
-from app.platform.webhooks import inbox as webhooks
+from app.platform.webhooks import models as webhooks
 from app.switchyard.config import ROOT
 from app.switchyard.schema import Branch
 
 metadata = Base.metadata
-MODULES = (*(pace, webhooks, inbox, ledger, payouts, earnings, rollups, statements, mail, media),)
+MODULES = (*(pace, webhooks, ledger, payouts, earnings, rollups, statements, mail, media),)
 """Where the tables are."""
 
 BRANCH = Branch(

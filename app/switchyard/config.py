@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, SecretStr, ValidationError
 
 from app.platform.webhooks import config as webhook_config
 from app.switchyard.errors import SettingsError
@@ -211,13 +211,11 @@ class Settings(BaseModel):
     """Who is told by mail how a pay day went."""
     admin_webhook_url: Annotated[SecretStr | None, _hidden(_web_address)] = None
     """Told the same as JSON; secret, as it may hold a token."""
-    admin_webhook_secret: Annotated[SecretStr | None, _hidden(webhook_config.signing_key)] = None
-    webhook_sources: Annotated[SecretStr | None, _hidden(webhook_config.sources)] = None
-    """Whose webhooks are taken; see app.webhook_config."""
-    webhook_targets: SecretStr | None = None
+    admin_webhook_secret: webhook_config.SigningSecret | None = None
+    webhook_sources: Json[webhook_config.Sources] = {}
+    """Whose webhooks are taken; see app.platform.webhooks.config."""
+    webhook_targets: Json[webhook_config.Targets] = {}
     """Who gets them."""
-    webhook_loopback: bool = False
-    """Whether a target may be on this machine; in local mode only."""
     storage_url: Annotated[str, _url("file", "s3")] = (ROOT / "var" / "storage").as_uri()
     """See app.platform.gateways.storage."""
     platform_name: str = Field(default="Switchyard", max_length=60)
@@ -298,22 +296,6 @@ class Settings(BaseModel):
         return None if self.smtp_url is None else smtp_server(self.smtp_url.get_secret_value())
 
     @property
-    def sources(self) -> dict[str, list[webhook_config.Source]]:
-        """What WEBHOOK_SOURCES says, by name."""
-        raw = self.webhook_sources
-        return webhook_config.sources("" if raw is None else raw.get_secret_value())
-
-    @property
-    def targets(self) -> dict[str, webhook_config.Target]:
-        """What WEBHOOK_TARGETS says, by name."""
-        raw = self.webhook_targets
-        return webhook_config.targets(
-            "" if raw is None else raw.get_secret_value(),
-            frozenset({webhook_config.STRIPE, *self.sources}),
-            loopback=self.webhook_loopback,
-        )
-
-    @property
     def sqlalchemy_url(self) -> str:
         """DATABASE_URL with the driver this project uses named in it."""
         scheme, sep, rest = self.database_url.partition("://")
@@ -356,8 +338,9 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as failure:
         first = failure.errors(include_input=False, include_url=False)[0]
-        name = str(first["loc"][0]).upper()
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+        name, *where = map(str, first["loc"])
+        said = [name.upper(), *where[:4], first["msg"].removeprefix("Value error, ")]
+        raise SettingsError(": ".join(said)) from None
     _check_together(settings)
     return settings
 
@@ -370,13 +353,11 @@ def _check_together(settings: Settings) -> None:
     if (settings.upstash_redis_rest_url is None) != (settings.upstash_redis_rest_token is None):
         raise SettingsError("UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none")
     try:
-        _ = settings.targets
+        webhook_config.check(settings.webhook_sources, settings.webhook_targets)
     except ValueError as wrong:
-        raise SettingsError(f"WEBHOOK_TARGETS: {wrong}") from None
+        raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
     if settings.local:
         return
-    if settings.webhook_loopback:
-        raise SettingsError("WEBHOOK_LOOPBACK: is for local mode only")
     if settings.use_inngest and settings.inngest_dev is None:
         for name in ("inngest_event_key", "inngest_signing_key"):
             if getattr(settings, name) is None:

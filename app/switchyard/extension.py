@@ -10,8 +10,7 @@ from flask import Flask
 import flags
 from app.platform import tables
 from app.platform.gateways import Admin, Gateways
-from app.platform.gateways.guard import Guard
-from app.platform.gateways.hooks import HookSender, HookTarget
+from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
@@ -109,16 +108,14 @@ def _require_qstash(settings: Settings, jobs: Catalogue) -> None:
 
 def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
     url, secret = settings.admin_webhook_url, settings.admin_webhook_secret
-    key = None if secret is None else secret.get_secret_value()
-    guard = Guard(loopback=settings.webhook_loopback)
+    hook = None if url is None else Hook(url.get_secret_value(), secret)
     return Gateways(
         stripe=stripe,
         mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
-        hooks=None if url is None else HookSender(key),
-        admin=Admin(email=settings.admin_email, webhook_url=url),
+        admin=Admin(email=settings.admin_email, hook=hook),
         targets={
-            name: HookTarget(to.url, HookSender(to.secret.get_secret_value(), transport=guard))
-            for name, to in settings.targets.items()
+            name: Hook(str(to.url.get_secret_value()), to.secret)
+            for name, to in settings.webhook_targets.items()
         },
         storage=open_storage(settings.storage_url),
         platform=settings.platform_name,

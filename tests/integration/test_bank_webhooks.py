@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from app.local.serving import serve_in_thread
 from app.platform.payouts import retry
-from app.platform.payouts.inbox import StripeEvent
+from app.platform.payouts.models import StripeEvent
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.platform import (

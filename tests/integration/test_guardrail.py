@@ -14,7 +14,7 @@ from sqlalchemy import event, insert, select
 
 import flags
 from app.platform.gateways import Admin, Gateways
-from app.platform.gateways.hooks import HookSender
+from app.platform.gateways.hooks import Hook
 from app.switchyard import runtime, web
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
@@ -218,8 +218,7 @@ def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
         old = made.engine.gateways
         told = Gateways(
             stripe=old.stripe,
-            hooks=HookSender(None),
-            admin=Admin(webhook_url=receiver.address),
+            admin=Admin(hook=Hook(receiver.address)),
         )
         memory: Any = made.store.backends["rq"]
         memory.work(Engine(made.store, told, made.engine.leases))

@@ -28,7 +28,7 @@ from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
-from app.platform.webhooks.inbox import Received
+from app.platform.webhooks.models import Received
 from app.switchyard import crash
 from app.switchyard import job as catalogue
 from app.switchyard.config import Settings
@@ -66,7 +66,7 @@ class Stage:
         self.folder = Path(mkdtemp(prefix="swy-stage-", dir=memory_folder()))
         stack.callback(rmtree, self.folder)
         self.storage = f"file://{self.folder / 'files'}"
-        code = base64.b64encode(bytes(32)).decode()
+        code = f"whsec_{base64.b64encode(bytes(32)).decode()}"
         self.world = World(
             self.folder,
             modules=MODULES,
@@ -76,8 +76,7 @@ class Stage:
             SMTP_URL=f"smtp://127.0.0.1:{self.box.port}",
             MAIL_FROM="hello@fanhouse.test",
             STORAGE_URL=self.storage,
-            WEBHOOK_TARGETS=f"crm=*:whsec_{code}:{self.crm.url}/in",
-            WEBHOOK_LOOPBACK="true",
+            WEBHOOK_TARGETS=json.dumps({"crm": {"url": f"{self.crm.url}/in", "secret": code}}),
         )
         stack.callback(self.world.close)
         self.now = self.world.time.now = now
@@ -126,9 +125,10 @@ def media(stage: Stage) -> dict[str, Any]:
 
 
 def webhook(stage: Stage) -> dict[str, Any]:
-    row = {"id": "shop-1", "source": "shop", "sha256": "0" * 64, "body": b"{}", "headers": "{}"}
+    words = {"id": "shop-1", "source": "shop", "event": "1", "sha256": "0" * 64}
+    body = {"body": b"{}", "content_type": "application/json"}
     with stage.world.made.db.session() as tx:
-        tx.add(Received(**row, received_at=stage.now))
+        tx.add(Received(**words, **body, received_at=stage.now))
     return {"eventId": "shop-1", "target": "crm"}
 
 
@@ -143,12 +143,10 @@ def ledger(stage: Stage) -> dict[str, Any]:
     words = dict.fromkeys(("job", "key", "backend", "reason", "stage"), "old")
     run = {"id": f"{id_at(old)}0", "status": "succeeded", "payload": "{}", "stage_version": 0}
     done = {"name": "s", "status": "done", "backend": "rq", "updated_at": old}
-    hook = {"id": "shop-1", "source": "shop", "sha256": "0" * 64, "headers": "{}"}
     with stage.world.made.db.session() as tx:
         tx.add(RunRow(**run, **times, **words))
         tx.flush()
         tx.add(StepRow(run_id=run["id"], **done))
-        tx.add(Received(**hook, received_at=old))
     return {}
 
 

@@ -141,7 +141,7 @@ def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
         smtp_url=SecretStr(f"smtp://127.0.0.1:{box.port}"),
         mail_from="pay@switchyard.example",
         admin_email="admin@example.com",
-        admin_webhook_url=receiver.address,
+        admin_webhook_url=SecretStr(receiver.address),
         admin_webhook_secret=SecretStr(SECRET),
     )
 
@@ -238,7 +238,7 @@ def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
     platform = Platform(database_url=f"sqlite:///{tmp_path / 'test.db'}")
     assert platform.tell() == {"mail": off, "hook": off}
     bare = Gateways(stripe=StripeGateway("sk_test_x"))
-    assert (bare.mailer, bare.hooks, bare.admin.email) == (None, None, None)
+    assert (bare.mailer, bare.admin.hook, bare.admin.email) == (None, None, None)
 
 
 def test_no_secret_reaches_logs_or_results(
@@ -252,7 +252,7 @@ def test_no_secret_reaches_logs_or_results(
             database_url=f"sqlite:///{tmp_path / 'test.db'}",
             smtp_url=SecretStr(f"smtp://pay:{password}@127.0.0.1:{guarded.port}"),
             admin_email="admin@example.com",
-            admin_webhook_url=receiver.address,
+            admin_webhook_url=SecretStr(receiver.address),
             admin_webhook_secret=SecretStr(SECRET),
         )
         told = platform.tell()

@@ -41,12 +41,8 @@ from tests.support.sides import Side, environment, free_port, fresh, relaying
 
 CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"
-JOBS = [
-    spec.name
-    for spec in load("app.platform.payouts.jobs,app.platform.webhooks.jobs").values()
-    if spec.queue == "payouts"
-]
-"""All that deal with Stripe; the relay's jobs have theirs in test_webhook_relay."""
+JOBS = [spec.name for spec in load("app.platform.payouts.jobs").values() if spec.queue == "payouts"]
+"""All that deal with Stripe."""
 IN_TRANSIT, PAID = {"in_transit": PAYABLE}, {"paid": PAYABLE}
 
 
@@ -110,7 +106,7 @@ class Scene:
             payout = tx.scalars(select(Payout)).first()
             assert payout is not None
             names = ("evt_1", "payout.paid", payout.destination, payout.bank_payout_id)
-            inbox.receive(tx, WebhookEvent(*names, now), b"{}", now, live=False)
+            inbox.receive(tx, WebhookEvent(*names), now, live=False)
         return {"eventId": "evt_1"}, {"in_transit": PAYABLE - 1, "paid": 1}
 
     def check(self, expected: dict[str, int]) -> None:
@@ -175,7 +171,7 @@ def test_it_dies_everywhere_and_pays_once(
         environ = environment(
             database_url,
             redis_url,
-            SWITCHYARD_JOBS="app.platform.payouts.jobs,app.platform.webhooks.jobs",
+            SWITCHYARD_JOBS="app.platform.payouts.jobs",
             STRIPE_API_BASE=stripe_url,
             STRIPE_RATE="1000",
             INNGEST_DEV=standin.url,

@@ -17,9 +17,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.platform.mail.models import Mail
-from app.platform.payouts.inbox import StripeEvent
-from app.platform.webhooks import inbox
-from app.platform.webhooks.inbox import Received
+from app.platform.payouts.models import StripeEvent
 from app.switchyard.builtin import relay
 from app.switchyard.cutover import gate, parity
 from app.switchyard.cutover.parity import Kind, Parity, prune_shadows
@@ -34,10 +32,7 @@ from tests.support import jobs
 from tests.support.tables import every_table
 from tests.support.world import Dead, InngestDelivery, World, dying_at
 
-MODULES = (
-    "tests.support.jobs,app.switchyard.builtin.relay,app.switchyard.builtin.cutover,"
-    "app.platform.webhooks.jobs"
-)
+MODULES = "tests.support.jobs,app.switchyard.builtin.relay,app.switchyard.builtin.cutover"
 KEPT = 90
 AGES = (0, KEPT - 1, KEPT + 1, 400)
 """Days since the end."""
@@ -73,10 +68,6 @@ def run_row(id_: str, job: str, key: str, at: datetime, status: str) -> dict[str
 
 def step_row(run_id: str, at: datetime) -> dict[str, Any]:
     return {"run_id": run_id, "name": "s", "status": "done", "backend": "rq", "updated_at": at}
-
-
-def event_row(id_: str, at: datetime) -> dict[str, Any]:
-    return {"id": id_, "source": "shop", "sha256": "0" * 64, "headers": "{}", "received_at": at}
 
 
 def filled(world: World) -> Rows:
@@ -128,12 +119,9 @@ def filled(world: World) -> Rows:
             going["switchyard_parity"].add((live,))
         if over and status == Status.SUCCEEDED and ended > KEPT:
             going["switchyard_runs"].add((shadow,))
-    for ended, body in itertools.product(AGES, (None, b"{}")):
+    for ended in AGES:
         id_, at = f"shop-{next(numbers)}", now - timedelta(days=ended)
-        rows[Received].append(event_row(id_, at) | {"body": body})
-        if body is None and ended > KEPT:
-            going["webhook_events"].add((id_,))
-        stripe = {"id": id_, "type": "payout.paid", "payload_sha256": "0" * 64}
+        stripe = {"id": id_, "type": "payout.paid"}
         rows[StripeEvent].append(stripe | {"received_at": at, "handled_at": at})
     with world.made.db.begin() as connection:
         for kind_, of in rows.items():
@@ -183,17 +171,15 @@ def test_exactly_what_should_go_goes(
     world: World, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", batch)
-    monkeypatch.setattr(inbox, "BATCH", batch)
     going = filled(world)
     before = everything(world, "")
     obstacles = gate.obstacles(world.made.db, "five-steps", world.time.now)
     run_id, told = prune(world)
     check_gone(world, before, going, run_id)
     assert told["shadows"] == len(going["switchyard_runs"])
-    assert told["webhooks"] == len(going["webhook_events"])
     # The gate waits for the same as before.
     assert gate.obstacles(world.made.db, "five-steps", world.time.now) == obstacles
-    assert prune(world)[1] == {"steps": 0, "shadows": 0, "webhooks": 0}
+    assert prune(world)[1] == {"steps": 0, "shadows": 0}
 
 
 def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +224,7 @@ def test_nothing_goes_where_everything_is_kept(world: World) -> None:
     filled(world)
     before = everything(world, "")
     run_id, told = prune(world)
-    assert told == {"steps": 0, "shadows": 0, "webhooks": 0}
+    assert told == {"steps": 0, "shadows": 0}
     check = everything(world, run_id)
     assert check == before
 
@@ -314,7 +300,6 @@ def test_a_pruned_shadow_is_known_by_its_live_run(world: World) -> None:
 DELETES: dict[str, Callable[[Any, Any], Any]] = {
     "steps": lambda tx, before: prune_steps(tx, before, ""),
     "shadows": lambda tx, before: prune_shadows(tx, before, ""),
-    "webhooks": lambda tx, before: inbox.prune(tx, before, ""),
 }
 
 
@@ -330,7 +315,6 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
         (RunRow, [run_row(id_, "noop", id_, at, "succeeded") for id_ in ids]),
         (RunRow, [run_row(id_, "shadow-compare", id_[1:], at, "succeeded") for id_ in shadows]),
         (StepRow, [step_row(id_, at) for id_ in ids]),
-        (Received, [event_row(id_, at) for id_ in ids]),
         (
             Parity,
             [
@@ -351,7 +335,6 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
         "SCAN switchyard_runs",
         "SCAN switchyard_steps",
         "SCAN switchyard_parity",
-        "SCAN webhook_events",
         "Seq Scan",
     )
     assert plan

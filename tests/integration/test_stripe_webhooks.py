@@ -34,7 +34,8 @@ from app.platform.gateways.stripe import (
     WebhookEvent,
     verify_webhook,
 )
-from app.platform.payouts.inbox import ACTS_ON, StripeEvent
+from app.platform.payouts.inbox import ACTS_ON
+from app.platform.payouts.models import StripeEvent
 from app.switchyard import web
 from app.switchyard.config import Settings
 from app.switchyard.extension import make_runtime
@@ -357,12 +358,28 @@ def test_a_verified_event_is_plain_data() -> None:
     )
     assert signed == signature(body.decode(), SECRET, int(START.timestamp()))
     event = verify_webhook(body, signed, SECRET, START + timedelta(seconds=290))
-    assert event == WebhookEvent("evt_1", "account.updated", "acct_ana", "acct_ana", START)
+    assert event == WebhookEvent("evt_1", "account.updated", "acct_ana", "acct_ana")
     platforms = {k: v for k, v in EVENT.items() if k != "account"} | {"data": {"object": {}}}
     body = json.dumps(platforms).encode()
     signed = signature(body.decode(), SECRET, int(START.timestamp()))
     bare = verify_webhook(body, signed, SECRET, START)
     assert (bare.account, bare.object_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        *({"id": "SUMMER-25"}, {"id": "gold monthly"}, {"id": "upcoming_in_1-2"}),
+        *({"id": "é" * 300}, {"id": 7}, {"id": None}, {"id": {"x": 1}}, {}, None, [], "text"),
+    ],
+)
+def test_what_is_not_acted_on_is_not_looked_at(lite: Platform, about: Any) -> None:
+    """Coupons and plans have ids of the platform's own choosing; other kinds have none."""
+    answer = lite.event(type="coupon.created", account=None, created=1e30, data={"object": about})
+    assert (answer.status_code, answer.json) == (200, {"received": True, "new": True})
+    (event,) = lite.rows(StripeEvent)
+    assert (event.type, event.handled_at, event.error) == ("coupon.created", START, None)
+    assert lite.runs() == []
 
 
 # The endpoint
@@ -385,6 +402,7 @@ GOOD = json.dumps(EVENT).encode()
         (GOOD, signed(GOOD)[:-1] + "é", 400),
         (GOOD, signed(GOOD, "whsec_another"), 400),
         (GOOD, signed(GOOD, age=310), 400),
+        (GOOD, signed(GOOD, age=-310), 400),
         (GOOD.replace(b"acct_ana", b"acct_eve"), signed(GOOD), 400),
         (b"\xff\xfe", signed(GOOD), 400),
         (b"not JSON", signed(b"not JSON"), 400),
@@ -406,6 +424,7 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
     assert SECRET not in answer.text + caplog.text
     assert "another" not in answer.text
     if status == 400:
+        assert [one.__dict__["why"] for one in caplog.records if one.msg == "webhook refused"]
         with pytest.raises(StripeWebhookRefused) as refused:
             verify_webhook(body, header, SECRET, START)
         assert (refused.value.status, refused.value.__cause__) == (400, None)

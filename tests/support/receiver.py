@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import drop_connection, serve_in_thread
@@ -45,8 +44,8 @@ class Receiver:
         return answer(environ, start)
 
     @property
-    def address(self) -> SecretStr:
-        return SecretStr(f"{self.url}/hook/{TOKEN}?key={TOKEN}")
+    def address(self) -> str:
+        return f"{self.url}/hook/{TOKEN}?key={TOKEN}"
 
 
 @contextmanager

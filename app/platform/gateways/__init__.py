@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import SecretStr
-
-from app.platform.gateways.hooks import HookSender, HookTarget
+from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import Storage
 from app.platform.gateways.stripe import StripeGateway
@@ -18,7 +16,7 @@ class Admin:
     """Who is told what happened; None: not by this way."""
 
     email: str | None = None
-    webhook_url: SecretStr | None = None
+    hook: Hook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +25,9 @@ class Gateways:
 
     stripe: StripeGateway
     mailer: Mailer | None = None
-    hooks: HookSender | None = None
-    """Signs with the admin's secret."""
     admin: Admin = Admin()
     storage: Storage | None = None
-    targets: Mapping[str, HookTarget] = field(default_factory=dict)
+    targets: Mapping[str, Hook] = field(default_factory=dict)
     """Who webhooks are relayed to, by name."""
     platform: str = "Switchyard"
     """The platform's name, as creators know it."""

@@ -41,12 +41,12 @@ def post(ctx: Context, name: str, type_: str, data: Mapping[str, Any]) -> dict[s
     `timestamp` is when the run was asked for, UTC: sent twice, it is the same. Raises
     HookUnavailable.
     """
-    hooks, url = ctx.gateways.hooks, ctx.gateways.admin.webhook_url
-    if hooks is None or url is None:
+    hook = ctx.gateways.admin.hook
+    if hook is None:
         return {"sent": False, "why": "off"}
     body = {"type": type_, "timestamp": iso(ctx.created_at), "data": dict(data)}
     try:
-        hooks.post(url, body, name, ctx.now())
+        hook.post(body, name, ctx.now())
     except (HookRefused, BadInput) as refused:
         return _not_sent("webhook", f"refused: {refused}")
     return {"sent": True}

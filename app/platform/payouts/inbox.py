@@ -6,16 +6,14 @@ event says of its object is not looked at: the object is fetched again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from zlib import crc32
 
-from sqlalchemy import Index, String, Table, Text, func, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
-from app.platform.db import Base
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import (
     BankPayout,
@@ -26,6 +24,7 @@ from app.platform.gateways.stripe import (
 )
 from app.platform.ledger.postings import COUNTED, INSERT
 from app.platform.payouts import accounts, bank
+from app.platform.payouts.models import StripeEvent, stripe_events
 from app.switchyard.context import Context
 from app.switchyard.job_errors import NonRetriable, RetryAfter
 
@@ -42,32 +41,7 @@ OVERTAKEN_SPREAD = 10
 """Over how many seconds events of one object that met are spread."""
 
 
-class StripeEvent(Base):
-    """An event that was verified. Times UTC."""
-
-    __tablename__ = "stripe_events"
-
-    id: Mapped[str] = mapped_column(String(100), primary_key=True)
-    type: Mapped[str] = mapped_column(String(100))
-    account: Mapped[str | None] = mapped_column(String(100))
-    """The connected account it happened on; None: the platform."""
-    object_id: Mapped[str | None] = mapped_column(String(100))
-    payload_sha256: Mapped[str] = mapped_column(String(64))
-    """Of the body as it came; the body itself, with people's data in it, is not kept."""
-    received_at: Mapped[datetime]
-    handled_at: Mapped[datetime | None]
-    error: Mapped[str | None] = mapped_column(Text)
-    """What a person must look at."""
-
-    __table_args__ = (Index("ix_stripe_events_object", "object_id", "handled_at"),)
-
-
-stripe_events = cast(Table, StripeEvent.__table__)
-
-
-def receive(
-    tx: Session, event: WebhookEvent, payload: bytes, now: datetime, *, live: bool
-) -> tuple[bool, bool]:
+def receive(tx: Session, event: WebhookEvent, now: datetime, *, live: bool) -> tuple[bool, bool]:
     """Write the event, unless its id is known; whether it was written, and is to be acted on.
 
     A `live` platform is sent test mode's events of connected accounts too
@@ -80,7 +54,6 @@ def receive(
         "type": event.type,
         "account": event.account,
         "object_id": event.object_id,
-        "payload_sha256": hashlib.sha256(payload).hexdigest(),
         "received_at": now,
         "handled_at": None if acts else now,
     }

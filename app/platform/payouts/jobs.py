@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.platform.currencies import MAX_AMOUNT
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import trial_balance
-from app.platform.payouts import accounts, bank, eligibility, engine, notify, report, retry
+from app.platform.payouts import accounts, bank, eligibility, engine, inbox, notify, report, retry
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
 from app.platform.payouts.models import MAX_ID_LENGTH, Method, PayoutStatus
@@ -67,6 +67,12 @@ class Retry(JobPayload):
     payout_date: Day | None = None
 
 
+class ReceivedEvent(JobPayload):
+    """An event of Stripe's that was kept."""
+
+    event_id: str = Field(min_length=1, max_length=100)
+
+
 class SinglePayout(JobPayload):
     """One payout; `amount` in minor units of `currency` (default: the creator's own)."""
 
@@ -89,6 +95,10 @@ def _pay_day_tick(occurrence: datetime) -> PayDay:
 
 def _payout_key(payload: SinglePayout) -> str:
     return payload.payout_id
+
+
+def _event_key(payload: ReceivedEvent) -> str:
+    return payload.event_id
 
 
 def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]:
@@ -265,6 +275,19 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
     if told["status"] in (PayoutStatus.TRANSFERRED, PayoutStatus.PAYING):
         told.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, order))
     return told
+
+
+@job(
+    "handle-stripe-event",
+    event="stripe.event",
+    payload=ReceivedEvent,
+    queue="payouts",
+    key=_event_key,
+    concurrency=10,
+)
+def handle_stripe_event(ctx: Context, payload: ReceivedEvent) -> dict[str, Any]:
+    """Act on one event, by what Stripe says of its object now."""
+    return ctx.step.run("handle", inbox.handle, ctx, payload.event_id)
 
 
 @job(

@@ -39,9 +39,8 @@ def ways(ctx: Context) -> list[tuple[str, Step]]:
     """The ways that are set up, each as a step of its own: one that is not costs no step."""
     given = ctx.gateways
     mailed = given.mailer is not None and given.admin.email is not None
-    hooked = given.hooks is not None and given.admin.webhook_url is not None
     steps: list[tuple[str, Step]] = [("notify-mail", mail)] if mailed else []
-    return [*steps, ("notify-hook", hook)] if hooked else steps
+    return [*steps, ("notify-hook", hook)] if given.admin.hook is not None else steps
 
 
 def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:

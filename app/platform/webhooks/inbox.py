@@ -1,115 +1,74 @@
-"""Webhooks that are relayed: each kept once, by the provider's name for it or by its body."""
+"""Webhooks that are relayed: each kept once, by its source's name for it, with its deliveries."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from datetime import datetime, timedelta
-from typing import cast
 
-from sqlalchemy import Index, LargeBinary, String, Table, Text, delete, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
-from werkzeug.datastructures import Headers
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
-from app.platform.db import Base
 from app.platform.ledger.postings import COUNTED, INSERT
+from app.platform.webhooks.models import Received, received
+from app.switchyard import runtime
+from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
-from app.switchyard.runs.retention import BATCH, Page
 
+JOB = "deliver-webhook"
 KEPT = timedelta(days=30)
-"""How long a body, with people's data in it, is kept, and a dead letter can be replayed."""
-_OWN = ("x-forwarded-", "x-real-", "x-vercel-", "x-request-", "x-amzn-", "x-envoy-", "x-cloud-")
-"""What proxies on the way add."""
-MAX_HEADERS, MAX_VALUE = 20, 500
+"""How long a webhook, with people's data in it, is kept, and can be delivered."""
+BATCH = 2000
+"""Webhooks forgotten in one transaction: SQLite's lock is not held for long."""
 
 
 class EventConflict(BadInput):
-    """The provider's name for the event stands for another body."""
+    """The source's name for the event stands for another body."""
 
     status = 409
     title = "Event known with another body"
 
 
-class Received(Base):
-    """A webhook that was verified. Times UTC."""
-
-    __tablename__ = "webhook_events"
-
-    id: Mapped[str] = mapped_column(String(100), primary_key=True)
-    """What it is relayed as: the source, and a hash of the provider's name for it or of its body.
-    """
-    source: Mapped[str] = mapped_column(String(40))
-    event: Mapped[str | None] = mapped_column(String(200))
-    """The provider's name for it."""
-    sha256: Mapped[str] = mapped_column(String(64))
-    body: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """As it came; None once it is no longer kept."""
-    headers: Mapped[str] = mapped_column(Text)
-    """Those that go on with it, as a JSON object."""
-    received_at: Mapped[datetime]
-
-    __table_args__ = (Index("ix_webhook_events_received", "received_at"),)
-
-
-received = cast(Table, Received.__table__)
-
-
-def keep(
-    tx: Session,
-    source: str,
-    event: str | None,
-    body: bytes,
-    headers: dict[str, str],
-    now: datetime,
-) -> tuple[str, bool]:
-    """Write the webhook, unless it is known; its id, and whether it was written.
+def relay(tx: Session, source: str, event: str, body: bytes, content_type: str) -> bool:
+    """Keep a verified webhook, and a run for each target that wants it; whether it was new.
 
     Raises EventConflict where its name is known with another body.
     """
+    made = runtime.current()
+    wanted = [name for name, to in made.settings.webhook_targets.items() if to.wants(source)]
+    id_, new = _kept(tx, source, event, body, content_type, made.store.clock())
+    if new:
+        dispatch_many(JOB, [Item({"eventId": id_, "target": name}) for name in wanted], session=tx)
+    return new
+
+
+def _kept(
+    tx: Session, source: str, event: str, body: bytes, content_type: str, now: datetime
+) -> tuple[str, bool]:
     sha256 = hashlib.sha256(body).hexdigest()
-    named = sha256 if event is None else hashlib.sha256(event.encode()).hexdigest()
-    id_ = f"{source}_{named[:32]}"
-    connection = tx.connection()
+    id_ = f"{source}_{hashlib.sha256(event.encode()).hexdigest()[:32]}"
     row = {
         "id": id_,
         "source": source,
         "event": event,
         "sha256": sha256,
         "body": body,
-        "headers": json.dumps(headers),
+        "content_type": content_type,
         "received_at": now,
     }
+    connection = tx.connection()
     insert = INSERT[connection.dialect.name](received).values(row).on_conflict_do_nothing()
     if connection.execute(insert, execution_options=COUNTED).rowcount == 1:
         return id_, True
-    known = tx.scalar(select(Received.sha256).where(Received.id == id_))
-    if known != sha256:
+    if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
         raise EventConflict(f"{source}: the event's name is known with another body")
     return id_, False
 
 
-def passed_on(headers: Headers, signature: str) -> dict[str, str]:
-    """The headers that go on with a body: its type, and what the provider says in X- headers."""
-    chosen = {"Content-Type": headers.get("Content-Type", "application/octet-stream")}
-    for name, value in headers.items():
-        low = name.lower()
-        if low.startswith("x-") and low != signature.lower() and not low.startswith(_OWN):
-            chosen[name] = value
-    sound = ((n, v) for n, v in chosen.items() if len(v) <= MAX_VALUE and v.isascii())
-    return {n: v for n, v in list(sound)[:MAX_HEADERS] if v.isprintable()}
+def forget(tx: Session, before: datetime) -> int:
+    """Delete the next BATCH webhooks that came before that time; how many.
 
-
-def forget(tx: Session, now: datetime) -> int:
-    """Drop the bodies that were kept long enough; how many. What came stays known."""
-    old = (Received.received_at < now - KEPT, Received.body.is_not(None))
-    return tx.connection().execute(update(received).where(*old).values(body=None)).rowcount
-
-
-def prune(tx: Session, before: datetime, after: str) -> Page:
-    """Delete the next webhooks that came before that time and whose body is gone: how many, and
-    `after`, or None where that was all. One that comes again is delivered to no target twice: its
-    runs are keyed by its id, and stay."""
-    old = select(Received.id).where(Received.received_at < before, Received.body.is_(None))
+    One that comes again is delivered to no target twice: its runs are keyed by its id, and stay.
+    """
+    old = select(Received.id).where(Received.received_at < before)
     some = old.order_by(Received.received_at).limit(BATCH)
-    gone = tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount
-    return gone, after if gone == BATCH else None
+    return tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import timedelta
 
-from app.platform.webhooks import inbox
 from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.cutover import guardrail
@@ -16,7 +15,7 @@ from app.switchyard.job import Empty, job
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.retention import prune_steps
 
-PRUNES = {"steps": prune_steps, "shadows": prune_shadows, "webhooks": inbox.prune}
+PRUNES = {"steps": prune_steps, "shadows": prune_shadows}
 MOST = 500
 """Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
 

@@ -8,7 +8,6 @@ from app.platform.earnings import commands as earnings
 from app.platform.mail import commands as mails
 from app.platform.payouts import commands as payouts
 from app.platform.statements import commands as statements
-from app.platform.webhooks import commands as webhooks
 from app.switchyard.commands import (
     cost,
     cutover,
@@ -39,7 +38,6 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(earnings.group)
     app.cli.add_command(statements.group)
     app.cli.add_command(mails.group)
-    app.cli.add_command(webhooks.group)
     app.cli.add_command(qstash.group)
     app.cli.add_command(processes.relay)
     app.cli.add_command(processes.clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from app.platform.mail import pages as mail
+from app.platform.payouts import pages as payouts
 from app.platform.statements import pages as statements
 from app.platform.webhooks import pages as webhooks
 from app.switchyard import console
@@ -19,6 +20,7 @@ def register(app: Flask, made: Runtime) -> None:
     problems.register(app)
     app.register_blueprint(health.blueprint(made))
     app.register_blueprint(trigger.blueprint(made))
+    app.register_blueprint(payouts.blueprint(made))
     app.register_blueprint(statements.blueprint(made))
     app.register_blueprint(webhooks.blueprint(made))
     door = Door(made.settings, made.cache)
