@@ -79,9 +79,7 @@ class RunRow(Base):
     """Who may go on with the run after a slice: the claim's name, or nobody."""
     sends: Mapped[int] = mapped_column(default=0)
     """How often this epoch was sent again because its queue had lost it."""
-    sent_ref: Mapped[str | None] = mapped_column(
-        String(64).with_variant(String(255), "postgresql")  # QStash's ids have 67 characters
-    )
+    sent_ref: Mapped[str | None] = mapped_column(String(255))
     """The backend's own name for what it was sent, where it gives one."""
     move_to: Mapped[str | None] = mapped_column(String(20))
     """The backend a running run changes to at its next step boundary."""

@@ -96,7 +96,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("holder", sa.String(64)),
         sa.Column("sends", sa.Integer(), nullable=False),
-        sa.Column("sent_ref", sa.String(64).with_variant(sa.String(255), "postgresql")),
+        sa.Column("sent_ref", sa.String(255)),
         sa.Column("move_to", sa.String(20)),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
