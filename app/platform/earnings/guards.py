@@ -1,4 +1,5 @@
-"""What is in the ledger stays as it was earned: the models and the migrations install it.
+"""What is in the ledger stays as it was earned: the models install it, the migrations have it
+frozen.
 
 The ledger's entries are never changed, so the earning they were posted from must not be either:
 what is held back is reckoned from the one, and what is owed from the other.
@@ -26,9 +27,3 @@ INSTALL: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The statements that guard the table `earnings`, by SQLAlchemy's dialect name."""
-
-REMOVE: Mapping[str, tuple[str, ...]] = {
-    "sqlite": ("DROP TRIGGER earnings_no_update", "DROP TRIGGER earnings_no_delete"),
-    "postgresql": ("DROP FUNCTION IF EXISTS earnings_refuse() CASCADE",),
-}
-"""What takes the guards away again."""

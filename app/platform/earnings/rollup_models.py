@@ -142,10 +142,6 @@ MARKS: Mapping[str, tuple[str, ...]] = {
     "postgresql": tuple(statement for made in _POSTGRES for statement in _trigger(*made)),
 }
 """The triggers that mark dirty days, by SQLAlchemy's dialect name."""
-REMOVE_MARKS: Mapping[str, tuple[str, ...]] = {
-    "sqlite": tuple(f"DROP TRIGGER earnings_dirty_{made[0]}" for made in _POSTGRES),
-    "postgresql": tuple(f"DROP FUNCTION earnings_dirty_{made[0]}() CASCADE" for made in _POSTGRES),
-}
 
 on_create(dirty_days, MARKS)
 # The triggers stand on both tables: theirs is made last.

@@ -1,7 +1,7 @@
 """Entries are written once: the database itself refuses to change or delete them.
 
-A migration runs `INSTALL[dialect]` after it made the table, and again after any rebuild of it
-(SQLite drops a table's triggers with the table).
+The migrations have it frozen. One that rebuilds the table must install it again: SQLite drops a
+table's triggers with the table.
 """
 
 from __future__ import annotations
@@ -27,9 +27,3 @@ INSTALL: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The statements that guard the table `entries`, by SQLAlchemy's dialect name."""
-
-REMOVE: Mapping[str, tuple[str, ...]] = {
-    "sqlite": (),
-    "postgresql": ("DROP FUNCTION IF EXISTS entries_refuse() CASCADE",),
-}
-"""What a downgrade runs besides dropping the table."""

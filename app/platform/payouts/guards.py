@@ -1,4 +1,5 @@
-"""What the database itself refuses to change in a payout: the models and the migrations install it.
+"""What the database itself refuses to change in a payout: the models install it, and their
+migrations have it frozen.
 
 Who is paid, how much and where to is fixed when a payout is requested; a payout is never deleted.
 """
@@ -29,9 +30,3 @@ INSTALL: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The statements that guard the table `payouts`, by SQLAlchemy's dialect name."""
-
-REMOVE: Mapping[str, tuple[str, ...]] = {
-    "sqlite": ("DROP TRIGGER payouts_pinned", "DROP TRIGGER payouts_kept"),
-    "postgresql": ("DROP FUNCTION IF EXISTS payouts_refuse() CASCADE",),
-}
-"""What takes the guards away again."""
