@@ -1,22 +1,29 @@
-"""Switchyard: each background job runs on RQ or on the serverless side; a flag decides."""
+"""The app of this repository: the platform, which adopts Switchyard as any Flask app would."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flask import Flask
+from flask import Flask
 
-    from app.switchyard.config import Settings
+if TYPE_CHECKING:
+    from app.platform.config import Settings
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The wired Flask app; its parts are this process's runtime from then on.
+    """The app, set up from the environment where no settings are passed.
 
     Raises SettingsError with one line where a setting is missing or wrong.
     """
     # Imported inside the function: a job's module lies in this package, and importing it must
-    # load neither rq nor inngest, which the wiring does.
-    from app.switchyard.extension import build
+    # load neither rq nor inngest, which the layer's extension does.
+    from app import platform
+    from app.platform import wiring
+    from app.switchyard.extension import Switchyard
 
-    return build(settings)
+    app = Flask("app", static_folder=None)
+    settings = wiring.settings() if settings is None else settings
+    gateways = wiring.open_gateways(settings)
+    Switchyard(app, jobs=platform.JOBS, settings=settings, gateways=gateways, url_prefix="")
+    wiring.register(app)
+    return app

@@ -150,5 +150,5 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def _alone() -> Iterator[None]:
     """No module of tests meets the runtime or the flags that another left behind."""
     yield
-    runtime._current = None
+    runtime._default = None
     flags._flags = None

@@ -18,6 +18,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.statements import RESEND
 from app.switchyard.runtime import Runtime
+from app.switchyard.web import problems
 from app.switchyard.web.problems import problem
 from workflows.qstash import DELIVER, FAILED, Sent, read_sent, unix
 from workflows.signature import signed
@@ -37,6 +38,7 @@ _GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error")
 def register(app: Flask, made: Runtime) -> None:
     """Mount both endpoints."""
     pages = Blueprint("qstash", __name__)
+    problems.register(pages)
 
     @pages.post(DELIVER)
     def deliver() -> Response:

@@ -6,12 +6,13 @@ import re
 from typing import Any
 
 import inngest.flask
-from flask import Flask, request
+from flask import Flask, Response, request
 from inngest import Inngest
 
-from app.switchyard.errors import BadInput, Unauthorized
+from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.runtime import Runtime
 from app.switchyard.web.auth import require_here
+from app.switchyard.web.problems import refusal
 from workflows.functions import make_functions
 
 PATH = "/api/inngest"
@@ -29,9 +30,15 @@ def serve(app: Flask, client: Inngest, made: Runtime) -> None:
     settings = made.settings
     signed = settings.inngest_signed
 
-    def check() -> None:
-        if request.path != PATH:
-            return
+    def check() -> Response | None:
+        if request.path == PATH:
+            try:
+                refuse()
+            except SwitchyardError as refused:
+                return refusal(refused)
+        return None
+
+    def refuse() -> None:
         if signed:
             _require_recent(request.headers.get("x-inngest-signature"), made)
         elif "Origin" in request.headers:  # a browser's call: of a page of any site

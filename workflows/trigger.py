@@ -12,6 +12,7 @@ from werkzeug.exceptions import BadRequest
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.runtime import Runtime
+from app.switchyard.web import problems
 from app.switchyard.web.auth import require_admin
 from workflows.signature import Signed, signed
 from workflows.sync import TRIGGER
@@ -27,6 +28,7 @@ _FIELDS = {"name", "data", "id"}
 def blueprint(made: Runtime) -> Blueprint:
     """The trigger endpoint."""
     pages = Blueprint("trigger", __name__)
+    problems.register(pages)
 
     @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:

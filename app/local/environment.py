@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.local import valkey
-from app.switchyard.config import Settings
+from app.platform.config import Settings
 
 HOST = "127.0.0.1"
 _PORTS = range(15_000, 30_000)

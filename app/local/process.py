@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 
 TIED = Path(__file__).with_name("tied.py")
 TAIL_LINES = 15

@@ -20,7 +20,7 @@ from app.local.follow import Follower
 from app.local.seeded import fill, is_empty, opened
 from app.local.serving import stop_signal
 from app.local.stack import WATCH_SECONDS, Stack, StackError
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 
 PORT = 3005
 CREATORS = 30

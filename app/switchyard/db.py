@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -47,6 +48,14 @@ CLOCK_SECONDS = 2.0
 """How far this machine's clock may be from the server's before it is put right by that."""
 
 TABLE_PREFIX = "switchyard_"
+
+
+Insert = sqlite.Insert | postgresql.Insert
+INSERT: Mapping[str, Callable[[Table], Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+"""INSERT with ON CONFLICT, by dialect."""
 
 
 class UTCDateTime(TypeDecorator[datetime]):

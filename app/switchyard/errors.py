@@ -78,6 +78,10 @@ class EffectHeld(SwitchyardError):
     """A plan tried to do something, while plans are only to say what they would do."""
 
 
+class CheckFailed(SwitchyardError):
+    """A check of `cutover verify` does not hold."""
+
+
 class Unauthorized(SwitchyardError):
     """No valid credentials came with the request."""
 

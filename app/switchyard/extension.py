@@ -1,82 +1,116 @@
-"""The one place that wires everything."""
+"""Switchyard: the Flask extension, and the one place that wires the layer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from flask import Flask
 
 import flags
-from app.platform import tables
-from app.platform.gateways import Admin, Gateways
-from app.platform.gateways.hooks import Hook
-from app.platform.gateways.smtp import Mailer
-from app.platform.gateways.storage import open_storage
-from app.platform.gateways.stripe import StripeGateway
-from app.switchyard import config, logs, runtime, web
-from app.switchyard import job as catalogue
+from app.switchyard import builtin, console, runtime
 from app.switchyard.cache.cache import open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
 from app.switchyard.commands import register_commands
 from app.switchyard.commands.output import settings_checked
 from app.switchyard.config import Settings
+from app.switchyard.console.door import Door
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError
-from app.switchyard.job import Catalogue
+from app.switchyard.job import Catalogue, Jobs, load
 from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.store import RunStore
 from app.switchyard.schema import LAYER
+from app.switchyard.web import health
 from queues.backend import RQBackend
-from workflows import deliver
+from workflows import deliver, trigger
 from workflows.backend import InngestBackend
 from workflows.client import make_client
 from workflows.qstash import QStashBackend
 from workflows.serve import serve
 
-LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
+
+class Switchyard:
+    """Adds background jobs that run on RQ or on Inngest and QStash to a Flask app.
+
+    `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
+    finds as `ctx.gateways`. `settings` are read from the environment where none are passed. The
+    console, health and metrics are under `url_prefix`; what Inngest and QStash call is under
+    `/api`.
+    """
+
+    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+        self._options = options
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, **options: Any) -> None:
+        """Set `app` up; options are those of the class, and win over what it was given.
+
+        Raises SettingsError with one line where a setting is missing or wrong.
+        """
+        self._init(app, **{**self._options, **options})
+
+    def _init(
+        self,
+        app: Flask,
+        *,
+        jobs: Iterable[Jobs] = (),
+        gateways: Any = None,
+        settings: Settings | None = None,
+        url_prefix: str = "/switchyard",
+    ) -> None:
+        with settings_checked():
+            settings = Settings.load() if settings is None else settings
+            made = make_runtime(settings, jobs=jobs, gateways=gateways)
+        app.extensions[runtime.EXTENSION] = made
+        register_pages(app, made, url_prefix)
+        serve(app, make_client(settings), made)
+        deliver.register(app, made)
+        register_commands(app)
 
 
 def make_runtime(
-    settings: Settings, *, clock: Clock | None = None, backends: list[Backend] | None = None
+    settings: Settings,
+    *,
+    jobs: Iterable[Jobs] = (),
+    gateways: Any = None,
+    clock: Clock | None = None,
+    backends: list[Backend] | None = None,
 ) -> runtime.Runtime:
-    """The parts of one process, made from its settings and installed."""
+    """The parts of one process, built from its settings and installed."""
     db = Database(settings.sqlalchemy_url)
     clock = db.clock if clock is None else clock
-    jobs = catalogue.load(settings.switchyard_jobs)
+    catalogue = load(settings.switchyard_jobs or [*jobs, *builtin.JOBS])
     if backends is None:
-        _require_qstash(settings, jobs)
+        _require_qstash(settings, catalogue)
         backends = [
             RQBackend(settings.redis_url),
             InngestBackend(settings),
-            QStashBackend(settings, jobs),
+            QStashBackend(settings, catalogue),
         ]
     lease = timedelta(seconds=settings.lease_seconds)
     store = RunStore(
         db=db,
         clock=clock,
-        catalogue=jobs,
+        catalogue=catalogue,
         backends=Backends(backends),
         lease=lease,
         check=timedelta(seconds=settings.check_seconds),
     )
-    secret = settings.stripe_api_key
-    stripe = StripeGateway(
-        LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(),
-        settings.stripe_api_base,
-        calls_per_second=settings.stripe_calls_per_second,
-    )
     made = runtime.Runtime(
         settings=settings,
         db=db,
-        catalogue=jobs,
+        catalogue=catalogue,
         store=store,
-        engine=Engine(store, _gateways(settings, stripe), Leases(db, clock, lease)),
+        engine=Engine(store, gateways, Leases(db, clock, lease)),
         cache=open_cache(settings),
         branches=[LAYER],
     )
@@ -87,11 +121,19 @@ def make_runtime(
     flags.configure(
         kind(
             lambda: snapshot.keep(stages.current(db)),
-            lambda job: jobs[job].serverless if job in jobs else "inngest",
+            lambda job: catalogue[job].serverless if job in catalogue else "inngest",
             snapshot=snapshot.read,
         )
     )
     return made
+
+
+def register_pages(app: Flask, made: runtime.Runtime, url_prefix: str = "") -> None:
+    """Mount the layer's own pages."""
+    app.register_blueprint(health.blueprint(made), url_prefix=url_prefix or None)
+    app.register_blueprint(trigger.blueprint(made))
+    door = Door(made.settings, made.cache)
+    app.register_blueprint(console.blueprint(made, door), url_prefix=f"{url_prefix}/console")
 
 
 def _require_qstash(settings: Settings, jobs: Catalogue) -> None:
@@ -104,36 +146,3 @@ def _require_qstash(settings: Settings, jobs: Catalogue) -> None:
             raise SettingsError(
                 f"USE_INNGEST is true and {spec.name} goes to QStash, but {lacking} is not set"
             )
-
-
-def _gateways(settings: Settings, stripe: StripeGateway) -> Gateways:
-    url, secret = settings.admin_webhook_url, settings.admin_webhook_secret
-    hook = None if url is None else Hook(url.get_secret_value(), secret)
-    return Gateways(
-        stripe=stripe,
-        mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
-        admin=Admin(email=settings.admin_email, hook=hook),
-        targets={
-            name: Hook(str(to.url.get_secret_value()), to.secret)
-            for name, to in settings.webhook_targets.items()
-        },
-        storage=open_storage(settings.storage_url),
-        platform=settings.platform_name,
-    )
-
-
-def build(settings: Settings | None = None) -> Flask:
-    """See app.create_app."""
-    with settings_checked():
-        settings = config.load() if settings is None else settings
-        logs.configure()
-        made = make_runtime(settings)
-    app = Flask("app", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
-    app.extensions["switchyard"] = made
-    web.register(app, made)
-    serve(app, make_client(settings), made)
-    deliver.register(app, made)
-    register_commands(app)
-    made.branches.append(tables.BRANCH)
-    return app

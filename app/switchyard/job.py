@@ -1,15 +1,16 @@
-"""The catalogue: every job declared once; tasks, functions, clocks and tables are made from it."""
+"""Declaring a job, and the catalogue: tasks, functions, clocks and tables are built from it."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
 from croniter import croniter
@@ -26,6 +27,8 @@ SERVERLESS = ("inngest", "qstash")
 CLOCK_LEAD = timedelta(seconds=2)
 """How far ahead of ours another clock may tick."""
 _TINY = timedelta(milliseconds=1)
+DECLARED = "switchyard_job"
+"""The attribute of a body that holds its declaration."""
 # QStash takes no others for schedules and flow control keys, which jobs give their names to.
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -136,7 +139,7 @@ class job(Generic[M]):
         if isinstance(self.legacy, str):
             said["legacy"] = Legacy(self.legacy)
         file = _relative(inspect.getsourcefile(body) or "?")
-        catalogue.add(JobSpec(**said, body=body, file=file))
+        setattr(body, DECLARED, JobSpec(**said, body=body, file=file))
         return body
 
 
@@ -264,21 +267,52 @@ class Catalogue(Mapping[str, JobSpec]):
         self._jobs[spec.name] = spec
 
 
-catalogue = Catalogue()
-"""The process's catalogue; `job` adds to it."""
+Jobs = str | ModuleType | JobSpec | Callable[..., Any]
+"""What names jobs: a module, by its dotted path or as it is, or one job's declaration or body."""
+
+
+def load(jobs: str | Iterable[Jobs]) -> Catalogue:
+    """A catalogue of `jobs`, in their order; a text is comma-separated modules.
+
+    Raises SettingsError where there is no such module, or nothing is declared there.
+    """
+    catalogue = Catalogue()
+    for named in jobs.split(",") if isinstance(jobs, str) else jobs:
+        for spec in _declared(named):
+            catalogue.add(spec)
+    return catalogue
+
+
+def _declared(named: Jobs) -> list[JobSpec]:
+    if isinstance(named, JobSpec):
+        return [named]
+    if callable(named):
+        spec = getattr(named, DECLARED, None)
+        if spec is None:
+            raise SettingsError(f"{named!r} is not declared as a job")
+        return [spec]
+    module = _imported(named.strip()) if isinstance(named, str) else named
+    if module is None:
+        return []
+    own = (value for value in vars(module).values() if _is_of(module, value))
+    return [value if isinstance(value, JobSpec) else getattr(value, DECLARED) for value in own]
+
+
+def _is_of(module: ModuleType, value: object) -> bool:
+    """Whether the module declares it itself, and does not import it from another."""
+    if isinstance(value, JobSpec):
+        return True
+    return hasattr(value, DECLARED) and getattr(value, "__module__", None) == module.__name__
+
+
+def _imported(path: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(path) if path else None
+    except ModuleNotFoundError as failure:
+        raise SettingsError(f"SWITCHYARD_JOBS: no module {failure.name!r}") from None
 
 
 def _relative(source: str) -> str:
     path = Path(source).resolve()
-    root = Path(__file__).resolve().parents[2]
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def load(modules: str) -> Catalogue:
-    """Import the comma-separated `modules`, which declare jobs. Raises SettingsError."""
-    for module in filter(None, (part.strip() for part in modules.split(","))):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as failure:
-            raise SettingsError(f"SWITCHYARD_JOBS: no module {failure.name!r}") from None
-    return catalogue
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

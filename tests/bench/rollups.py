@@ -22,12 +22,11 @@ from typing import Any
 from sqlalchemy import MetaData, delete, insert, literal, make_url, quoted_name, text
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from app.platform.config import ROOT, Settings
 from app.platform.earnings import rollup
 from app.platform.earnings.models import earnings
 from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, platform_days
-from app.platform.ledger.postings import INSERT
-from app.switchyard.config import ROOT, Settings
-from app.switchyard.db import Database
+from app.switchyard.db import INSERT, Database
 from tests.bench.rows import Row
 from tests.support.tables import create_all
 

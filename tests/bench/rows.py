@@ -19,9 +19,9 @@ from rq import Queue
 from sqlalchemy import func, select
 
 import flags
-from app.switchyard.config import load
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard.dispatch import dispatch, dispatch_many
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from flags import StageRow

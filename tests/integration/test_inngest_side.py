@@ -21,13 +21,13 @@ import requests
 from sqlalchemy import select
 
 import flags
+from app import create_app as build
 from app.local.inngest.engine import Engine
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
+from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.cutover.clocks import tick
-from app.switchyard.extension import build
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying

@@ -22,8 +22,8 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 import queues
-from app.switchyard.config import load
-from app.switchyard.extension import build
+from app import create_app as build
+from app.platform.config import load
 from queues.backend import TASK, connect
 from queues.inventory import GONE, PICKLED, UNREADABLE, call_sites, census, function_of
 from tests.support import old_tasks

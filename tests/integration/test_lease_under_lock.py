@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import event, select
 
 import flags
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard import crash, runtime
-from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.ledger import Claim

@@ -23,9 +23,10 @@ from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY
 from app.local.seeded import fill, opened
 from app.local.stack import Stack, StackError
+from app.platform.config import ROOT, running_stack
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.payouts.models import Payout, PayoutStatus
-from app.switchyard.config import LOCAL_QSTASH_TOKEN, ROOT, running_stack
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.runs.models import RunRow, Status
 from tests.support.waiting import PATIENCE_SECONDS, until
 

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 
 import flags
 from app.platform.earnings.models import Creator
+from app.platform.gateways.address import SmtpServer
 from app.platform.gateways.smtp import Mailer
 from app.platform.statements import links
 from app.platform.statements.notices import statements_made
 from app.switchyard import runtime
-from app.switchyard.config import SmtpServer
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.mailbox import Mailbox, served

@@ -14,12 +14,13 @@ import pytest
 from flask.testing import FlaskClient
 
 import flags
+from app import create_app as build
+from app.platform.config import ROOT, load
+from app.platform.gateways.address import smtp_server
 from app.platform.gateways.smtp import Mailer
 from app.platform.mail import send_email_delayed, taken
 from app.platform.mail.render import TEMPLATES
 from app.switchyard import runtime
-from app.switchyard.config import ROOT, load, smtp_server
-from app.switchyard.extension import build
 from tests.support.forks import forked
 from tests.support.sides import Fixed, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from app.platform.gateways.address import SmtpServer, Tls
 from app.platform.gateways.smtp import Mailer, MailRefused, MailUnavailable, MailUnknown
-from app.switchyard.config import SmtpServer, Tls
 from app.switchyard.errors import BadInput
 from tests.support.mailbox import DROP, Mailbox, served
 

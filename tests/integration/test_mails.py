@@ -17,12 +17,12 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import flags
+from app.platform.config import load
 from app.platform.mail import send_email_delayed, sending
 from app.platform.mail.models import Mail, addresses
+from app.platform.wiring import make_runtime
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.errors import KeyConflict, PayloadInvalid, RunNotMovable
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow

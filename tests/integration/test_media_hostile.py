@@ -297,8 +297,8 @@ def test_the_key_fits_the_ledger() -> None:
 
 
 def on_key(payload: MediaFile) -> str | None:
-    from app.switchyard.job import catalogue
+    from app.switchyard.job import load
 
-    key = catalogue["process-media"].key
+    key = load("app.platform.media.jobs")["process-media"].key
     assert key is not None
     return key(payload)

@@ -17,8 +17,8 @@ from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect, te
 from sqlalchemy.exc import DBAPIError
 
 from app.platform import tables
+from app.platform.config import ROOT, Settings
 from app.switchyard import schema
-from app.switchyard.config import ROOT, Settings
 from app.switchyard.db import TABLE_PREFIX, Database, include_object
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.schema import LAYER, migrating

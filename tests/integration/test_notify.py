@@ -16,16 +16,16 @@ from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.platform.config import Settings
 from app.platform.currencies import money
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import admins
 from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
-from app.switchyard.config import Settings
+from app.platform.wiring import make_runtime
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import make_runtime
 from app.switchyard.job import JobPayload, job
 from app.switchyard.job_errors import StepFailed
 from app.switchyard.runs.memory import MemoryBackend

@@ -14,7 +14,7 @@ from rq import Callback, Queue, Retry
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from app.switchyard.config import load
+from app.platform.config import load
 from app.switchyard.errors import SettingsError
 from queues.allowed import Allowed
 from queues.backend import connect, is_pickled

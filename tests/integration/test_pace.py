@@ -11,19 +11,19 @@ import pytest
 import requests
 from sqlalchemy import select
 
+from app import create_app as build
 from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
+from app.platform.config import load
 from app.platform.gateways import pace
 from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout
 from app.platform.payouts.request import Order, request
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.db import Database
 from app.switchyard.dispatch import Item
-from app.switchyard.extension import build
 from tests.support.sides import Side, environment, free_port, fresh, relaying, rq_worker
 from tests.support.tables import create_all
 from tests.support.waiting import until

@@ -17,7 +17,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from app.local import procfile
 from app.local.environment import free_port
 from app.local.parts import get
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 

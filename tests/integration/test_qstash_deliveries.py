@@ -18,11 +18,11 @@ from flask.testing import FlaskClient
 from qstash import Receiver
 
 import flags
+from app import create_app as build
 from app.local.qstash.standin import QStashStandIn
+from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import build
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.run import Run
 from tests.support import jobs

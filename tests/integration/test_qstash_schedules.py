@@ -18,17 +18,18 @@ from qstash import QStash
 from sqlalchemy import func, select
 
 import flags
+from app import create_app as build
 from app.local.qstash.standin import QStashStandIn
+from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.cutover.clocks import tick
 from app.switchyard.errors import SettingsError
-from app.switchyard.extension import build
-from app.switchyard.job import Catalogue, JobSpec, catalogue
+from app.switchyard.job import Catalogue, JobSpec
+from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from tests.support import jobs
-from tests.support.sides import Fixed, Side, environment, only_jobs_of, qstash_side
+from tests.support.sides import Fixed, Side, environment, qstash_side
 from tests.support.waiting import until
 from workflows.qstash import ID_PREFIX, make_client
 from workflows.schedules import schedule_job, schedule_payouts
@@ -39,9 +40,10 @@ HOURLY = "0 * * * *"
 
 
 @pytest.fixture
-def alone(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
-    only_jobs_of(monkeypatch, jobs.__name__)
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
+    environ = environment(
+        f"sqlite:///{tmp_path / 'test.db'}", redis_url, SWITCHYARD_JOBS=jobs.__name__
+    )
     with qstash_side(environ, relay=False) as made:
         flags.configure(Fixed("qstash"))
         yield made
@@ -68,7 +70,7 @@ def with_jobs(made: Runtime, crons: dict[str, str | None]) -> Runtime:
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "ä", "a\n"])
 def test_a_job_has_a_name_that_qstash_takes(name: str) -> None:
     """A batch with one bad flow control key is refused whole, the other jobs' messages with it."""
-    spec = catalogue["noop"]
+    spec = load_jobs("tests.support.jobs")["noop"]
     with pytest.raises(SettingsError, match="letters, digits"):
         Catalogue().add(replace(spec, name=name))
 
@@ -76,7 +78,7 @@ def test_a_job_has_a_name_that_qstash_takes(name: str) -> None:
 @pytest.mark.parametrize("cron", ["* * * *", "* * * * * *", "@daily", "61 * * * *"])
 def test_a_schedule_has_the_five_fields_that_every_clock_takes(cron: str) -> None:
     with pytest.raises(SettingsError, match="no cron line"):
-        Catalogue().add(replace(catalogue["noop"], schedule=cron))
+        Catalogue().add(replace(load_jobs("tests.support.jobs")["noop"], schedule=cron))
 
 
 def here(crons: dict[str, str | None]) -> dict[str, str]:

@@ -19,10 +19,11 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard import runtime
-from app.switchyard.config import LOCAL_QSTASH_TOKEN, load
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.errors import BackendUnavailable, SettingsError
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs import operate, relay
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over

@@ -23,7 +23,7 @@ from werkzeug.wrappers import Request, Response
 from app.local.qstash import params
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import require_loopback, serve_in_thread
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 from tests.support.sides import CURRENT_KEY, NEXT_KEY, free_port
 from tests.support.waiting import until
 

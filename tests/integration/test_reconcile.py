@@ -14,7 +14,6 @@ from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.platform.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
-from app.switchyard.commands import register_commands
 from app.switchyard.dispatch import dispatch
 from tests.support.platform import AT_THE_BANK, DAY, MANUAL, START, Platform, platform
 
@@ -357,7 +356,6 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     platform.paid()
     app = Flask("commands")
     app.extensions["switchyard"] = platform.made
-    register_commands(app)
     runner = app.test_cli_runner()
 
     def command(*args: str, code: int = 0) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.platform.config import ROOT, load
 from app.platform.gateways.storage import (
     PIECE,
     Bucket,
@@ -23,7 +24,6 @@ from app.platform.gateways.storage import (
     StorageUnavailable,
     open_storage,
 )
-from app.switchyard.config import ROOT, load
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.bucket import serving_bucket
 from tests.support.receiver import Receiver, receiving

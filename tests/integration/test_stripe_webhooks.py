@@ -22,6 +22,8 @@ from sqlalchemy import func, insert, select
 from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
 from app.local.stripe.webhooks import signature
+from app.platform import wiring
+from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways import stripe as gateway_module
@@ -36,9 +38,7 @@ from app.platform.gateways.stripe import (
 )
 from app.platform.payouts.inbox import ACTS_ON
 from app.platform.payouts.models import StripeEvent
-from app.switchyard import web
-from app.switchyard.config import Settings
-from app.switchyard.extension import make_runtime
+from app.platform.wiring import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
@@ -144,7 +144,7 @@ class Platform:
         self.engine = self.made.engine
         create_all(self.made.db.engine)
         self.app = Flask("webhooks")
-        web.register(self.app, self.made)
+        wiring.mount(self.app, self.made)
         ana = {
             "id": "ana",
             "name": "Ana",
@@ -435,7 +435,7 @@ def test_either_endpoint_s_secret_will_do(lite: Platform) -> None:
     both = SecretStr(f"whsec_of_the_accounts, {SECRET},")
     settings = lite.made.settings.model_copy(update={"stripe_webhook_secret": both})
     lite.app = Flask("both")
-    web.register(lite.app, replace(lite.made, settings=settings))
+    wiring.mount(lite.app, replace(lite.made, settings=settings))
     for n, secret in enumerate((SECRET, "whsec_of_the_accounts")):
         body = json.dumps({**EVENT, "id": f"evt_{n}"}).encode()
         assert lite.post(body, signed(body, secret)).status_code == 200
@@ -449,7 +449,7 @@ def test_either_endpoint_s_secret_will_do(lite: Platform) -> None:
 def test_without_a_secret_the_webhook_is_off(lite: Platform) -> None:
     settings = lite.made.settings.model_copy(update={"stripe_webhook_secret": None})
     lite.app = Flask("off")
-    web.register(lite.app, replace(lite.made, settings=settings))
+    wiring.mount(lite.app, replace(lite.made, settings=settings))
     answer = lite.post(GOOD)
     assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
     assert lite.rows(StripeEvent) == []
@@ -495,7 +495,7 @@ def test_a_live_platform_does_not_act_on_test_mode(
     gateways = Gateways(stripe=StripeGateway(key, stand.url))
     made = replace(lite.made, engine=replace(lite.engine, gateways=gateways))
     lite.app = Flask("mode")
-    web.register(lite.app, made)
+    wiring.mount(lite.app, made)
     assert lite.event(livemode=livemode).json == {"received": True, "new": True}
     assert [run.job for run in lite.runs()] == ["handle-stripe-event"] * acted_on
     (event,) = lite.rows(StripeEvent)

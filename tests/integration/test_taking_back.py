@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from app import create_app as build
 from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
-from app.switchyard.config import load
+from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.extension import build
 from app.switchyard.runs.backend import Backend, Message
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect

@@ -10,13 +10,13 @@ import pytest
 from redis import Redis
 from sqlalchemy import insert, select, update
 
+from app.platform.config import Settings
 from app.platform.earnings import popular
 from app.platform.earnings.rollup_models import daily, platform_days
 from app.platform.earnings.top import TopCreators
-from app.switchyard.config import Settings
+from app.platform.wiring import make_runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs.models import RunRow
 from tests.support.site import START, Site, lite
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import flags
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard import runtime
-from app.switchyard.config import load
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.relay import TRUSTED, sweep
 from tests.support.sides import Fixed, environment

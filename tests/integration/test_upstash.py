@@ -19,9 +19,9 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.serving import LoopbackServer, serve_in_thread
 from app.local.upstash.server import MAX_REQUEST, UpstashStandIn
+from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
 from app.switchyard.cache.carriers import RedisCarrier, UpstashCarrier
-from app.switchyard.config import load
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT

@@ -11,9 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 import flags
+from app import create_app as build
+from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.config import load
-from app.switchyard.extension import build
 from tests.support.sides import Fixed, environment, fresh
 
 TOKEN = "0123456789abcdef-admin"

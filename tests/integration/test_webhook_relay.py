@@ -17,14 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from app.local.stripe.webhooks import signature as stripe_signature
+from app.platform import wiring
+from app.platform.config import Settings
 from app.platform.webhooks import inbox
 from app.platform.webhooks.body import MAX_BYTES
 from app.platform.webhooks.inbox import KEPT
 from app.platform.webhooks.models import Received
-from app.switchyard import web
-from app.switchyard.config import Settings
+from app.platform.wiring import make_runtime
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
@@ -81,7 +81,7 @@ class Platform:
         self.made = make_runtime(settings, clock=lambda: self.now, backends=[self.queue])
         create_all(self.made.db.engine)
         self.app = Flask("webhooks")
-        web.register(self.app, self.made)
+        wiring.mount(self.app, self.made)
 
     def post(self, source: str, headers: dict[str, str], body: bytes = BODY) -> Any:
         path = f"/api/webhooks/{source}"

@@ -11,11 +11,12 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 
 import flags
-from app.switchyard import runtime, web
-from app.switchyard.config import Settings
+from app.platform import wiring
+from app.platform.config import Settings
+from app.platform.wiring import make_runtime
+from app.switchyard import runtime
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
@@ -45,7 +46,7 @@ class Site:
         self.made = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
         create_all(self.made.db.engine)
         self.app = Flask("console")
-        web.register(self.app, self.made)
+        wiring.mount(self.app, self.made)
 
     def fill(self) -> dict[str, str]:
         """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""

@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS
 
 IMPORTED = (

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from app.switchyard.config import SmtpServer, Tls
+from app.platform.gateways.address import SmtpServer, Tls
 
 DROP = "drop"
 """An answer that is none: the connection is cut instead."""

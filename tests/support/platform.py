@@ -22,6 +22,8 @@ from app.local.serving import serve_in_thread
 from app.local.stripe import StripeStandIn
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
+from app.platform import wiring
+from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
@@ -39,11 +41,9 @@ from app.platform.ledger.postings import (
 from app.platform.payouts.legs import CAME_BACK
 from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
-from app.switchyard import web
-from app.switchyard.config import Settings
+from app.platform.wiring import LOCAL_STRIPE_KEY, make_runtime
 from app.switchyard.db import Database
 from app.switchyard.dispatch import dispatch
-from app.switchyard.extension import LOCAL_STRIPE_KEY, make_runtime
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
@@ -145,7 +145,7 @@ class Platform:
         self.db: Database = self.made.db
         create_all(self.db.engine)
         self.app = Flask("webhooks")
-        web.register(self.app, self.made)
+        wiring.mount(self.app, self.made)
 
     @property
     def now(self) -> datetime:

@@ -18,16 +18,18 @@ import pytest
 from sqlalchemy import select
 
 import flags
+from app import create_app as build
 from app.local.environment import free_port as free_port
 from app.local.inngest.standin import InngestStandIn
 from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard import job as catalogue
 from app.switchyard import runtime
-from app.switchyard.config import LOCAL_QSTASH_TOKEN, load
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
-from app.switchyard.extension import build, make_runtime
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.memory import MemoryBackend

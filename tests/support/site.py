@@ -13,13 +13,12 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import DeclarativeBase
 
 import flags
+from app.platform import wiring
+from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
 from app.platform.payouts.models import Payout
-from app.switchyard import web
-from app.switchyard.commands import register_commands
-from app.switchyard.config import Settings
-from app.switchyard.extension import make_runtime
+from app.platform.wiring import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
 from tests.support.sides import Fixed
@@ -68,8 +67,7 @@ class Site:
         flags.configure(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
         self.app.extensions["switchyard"] = self.made
-        web.register(self.app, self.made)
-        register_commands(self.app)
+        wiring.mount(self.app, self.made)
         create_all(self.db.engine)
         self.creator("ana")
         self.creator("bob")

@@ -16,12 +16,12 @@ from unittest.mock import patch
 from sqlalchemy import select
 
 import flags
+from app.platform.config import load
+from app.platform.wiring import make_runtime
 from app.switchyard import crash, runtime
-from app.switchyard.config import load
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.clocks import Ticker
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Delivery, End, Message, Outcome
 from app.switchyard.runs.ledger import Claim

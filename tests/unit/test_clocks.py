@@ -63,7 +63,8 @@ def having(world: World, *specs: JobSpec) -> None:
     for spec in specs:
         chosen.add(spec)
     store = replace(world.made.store, catalogue=chosen)
-    world.made = replace(world.made, catalogue=chosen, store=store)
+    engine = replace(world.made.engine, store=store)
+    world.made = replace(world.made, catalogue=chosen, store=store, engine=engine)
     world.tickers = [Ticker(world.made, world.time.monotonic) for _ in range(2)]
     world.install()
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.local.environment import prepare
+from app.platform.config import Settings, load
+from app.platform.gateways.address import SmtpServer, Tls
 from app.switchyard import logs
-from app.switchyard.config import Settings, SmtpServer, Tls, load
 from app.switchyard.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,10 +54,13 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"ADMIN_EMAIL": "zz <a@b.c>"}, "ADMIN_EMAIL: must be a mail address"),
         ({"ADMIN_EMAIL": "a@b\nBcc: zz@d"}, "ADMIN_EMAIL: must be a mail address"),
         ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_EMAIL": "a@b.c"}, "SMTP_URL is not"),
-        ({"ADMIN_WEBHOOK_URL": "ftp://h/zz"}, "ADMIN_WEBHOOK_URL: must be a URL that starts"),
-        ({"ADMIN_WEBHOOK_URL": "https:///zz"}, "ADMIN_WEBHOOK_URL: must be a URL"),
-        ({"ADMIN_WEBHOOK_URL": "https://h:zz/"}, "ADMIN_WEBHOOK_URL: must be a URL"),
-        ({"ADMIN_WEBHOOK_URL": "https://h/a zz"}, "ADMIN_WEBHOOK_URL: must be a URL"),
+        (
+            {"ADMIN_WEBHOOK_URL": "ftp://h/zz"},
+            "ADMIN_WEBHOOK_URL: must start with http:// or https://",
+        ),
+        ({"ADMIN_WEBHOOK_URL": "https:///zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
+        ({"ADMIN_WEBHOOK_URL": "https://h:zz/"}, "ADMIN_WEBHOOK_URL: its port is not a number"),
+        ({"ADMIN_WEBHOOK_URL": "https://h/a zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
         ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
@@ -64,6 +68,16 @@ ROOT = Path(__file__).resolve().parents[2]
             ({"RETENTION_DAYS": days}, "RETENTION_DAYS: ")
             for days in ("-1", "29", "3651", "90.5", "zz", "1e2", "inf")
         ),
+        (
+            {"DATABASE_URL": "postgres://u:zz@zz@127.0.0.1/db"},
+            "DATABASE_URL: it can be read in two",
+        ),
+        (
+            {"DATABASE_URL": "postgres://u:zz/zz@127.0.0.1/db"},
+            "DATABASE_URL: it can be read in two",
+        ),
+        ({"REDIS_URL": "redis://:6399/zz@127.0.0.1:1/0"}, "REDIS_URL: it can be read in two ways"),
+        ({"SWITCHYARD_REDIS_URL": "zz", "REDIS_URL": "redis://h"}, "REDIS_URL: must start with"),
         ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
         ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
         ({"SWITCHYARD_JOBS": "app.platform.mail.jobs,."}, "SWITCHYARD_JOBS: must be modules"),

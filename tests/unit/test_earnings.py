@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from app.platform.config import Settings
 from app.platform.currencies import MAX_AMOUNT
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
@@ -29,7 +30,6 @@ from app.platform.earnings.record import (
 )
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, FEES, balance, balanced, trial_balance
-from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
 from tests.support.tables import create_all

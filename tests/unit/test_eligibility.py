@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select, update
 
 from app.local.earnings import seed
+from app.platform.config import Settings
 from app.platform.currencies import MINIMUM, UNIT
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
@@ -36,7 +37,6 @@ from app.platform.payouts.eligibility import (
     verdicts,
 )
 from app.platform.payouts.models import Payout, PayoutStatus
-from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from tests.support.tables import create_all, every_table
 

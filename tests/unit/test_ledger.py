@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from app.platform.config import Settings
 from app.platform.ledger.models import Entry, entries
 from app.platform.ledger.postings import (
     CASH,
@@ -29,7 +30,6 @@ from app.platform.ledger.postings import (
     post_select,
     trial_balance,
 )
-from app.switchyard.config import Settings
 from app.switchyard.db import Database
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)

@@ -12,7 +12,7 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 
 import flags
-from app.switchyard.config import load
+from app.platform.config import load
 from app.switchyard.cutover import openfeature
 from app.switchyard.cutover.openfeature import Provided, StageProvider, factory
 from app.switchyard.errors import SettingsError

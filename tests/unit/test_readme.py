@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from app.switchyard.config import ROOT
+from app.platform.config import ROOT
 
 CODE = """
-from app.switchyard.config import Settings
-from app.switchyard import job as catalogue
-for spec in catalogue.load(Settings().switchyard_jobs).values():
+from app.platform import JOBS
+from app.switchyard import builtin, job
+for spec in job.load([*JOBS, *builtin.JOBS]).values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
 """

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.local.earnings import SOURCES, SeedSummary, seed, stripe_accounts
 from app.local.stripe.accounts import AccountState
+from app.platform.config import Settings
 from app.platform.currencies import MINIMUM
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
@@ -20,7 +21,6 @@ from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.payouts.eligibility import HOLDING, reserve, verdicts
 from app.platform.payouts.models import Payout
-from app.switchyard.config import Settings
 from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
 from tests.support.tables import create_all

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.switchyard.config import Settings, load
+from app.platform.config import Settings, load
+from app.platform.wiring import make_runtime
 from app.switchyard.errors import SettingsError
-from app.switchyard.extension import make_runtime
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.switchyard.config import load
+from app.platform.config import load
 from app.switchyard.errors import SettingsError
 
 SECRET, NEXT = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))

@@ -24,11 +24,11 @@ from app.local.run import CannotRun, alone
 from app.local.seeded import fill, opened
 from app.local.serving import stop_signal
 from app.local.stack import Stack, StackError
+from app.platform.config import ROOT, load
 from app.platform.payouts.models import Payout, PayoutStatus
+from app.platform.wiring import make_runtime
 from app.switchyard.clock import utcnow
-from app.switchyard.config import ROOT, load
 from app.switchyard.db import Database
-from app.switchyard.extension import make_runtime
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 

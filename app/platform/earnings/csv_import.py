@@ -25,9 +25,8 @@ from sqlalchemy import Connection, case, delete, func, select
 from app.platform import currencies
 from app.platform.earnings.models import Creator, Earning, EarningKind, earnings
 from app.platform.earnings.posting import TAKING, post_earnings
-from app.platform.ledger.postings import INSERT
 from app.switchyard.clock import in_reach
-from app.switchyard.db import Database
+from app.switchyard.db import INSERT, Database
 from app.switchyard.errors import BadInput
 
 BATCH = 2_000

@@ -16,8 +16,9 @@ from sqlalchemy import func, select
 from app.platform import currencies
 from app.platform.earnings.models import Creator, Earning, EarningKind, earnings
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.postings import COUNTED, INSERT, Tx, connection_of
+from app.platform.ledger.postings import COUNTED, Tx, connection_of
 from app.switchyard.clock import as_utc
+from app.switchyard.db import INSERT
 from app.switchyard.errors import BadInput
 
 

@@ -34,16 +34,8 @@ from app.platform.earnings.models import EarningKind
 from app.platform.earnings.posting import TAKING
 from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import (
-    COUNTED,
-    CREATOR,
-    INSERT,
-    AnySelect,
-    EntryKind,
-    Tx,
-    connection_of,
-)
-from app.switchyard.db import canonical_json
+from app.platform.ledger.postings import COUNTED, CREATOR, AnySelect, EntryKind, Tx, connection_of
+from app.switchyard.db import INSERT, canonical_json
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")

@@ -15,7 +15,8 @@ from sqlalchemy import BigInteger, String, Table, and_, case
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
-from app.platform.ledger.postings import INSERT, Tx, connection_of
+from app.platform.ledger.postings import Tx, connection_of
+from app.switchyard.db import INSERT
 
 FAR_AHEAD = timedelta(minutes=10)
 """A place later than this was taken before a clock stepped back: it is not waited for."""

@@ -13,8 +13,8 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from unicodedata import category
 
+from app.platform.gateways.address import SmtpServer, Tls, mail_address
 from app.switchyard import effects
-from app.switchyard.config import SmtpServer, Tls, mail_address
 from app.switchyard.errors import BadInput, SwitchyardError
 
 REPLY_LENGTH = 200

@@ -7,7 +7,7 @@ currency the balances sum to zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,7 +19,6 @@ from sqlalchemy import (
     Connection,
     Select,
     Subquery,
-    Table,
     and_,
     case,
     func,
@@ -28,11 +27,11 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.platform.ledger.models import Entry as E
 from app.platform.ledger.models import entries
+from app.switchyard.db import INSERT, Insert
 
 CASH = "platform:cash"
 FEES = "platform:fees"
@@ -45,12 +44,6 @@ AnySelect = Select[*tuple[Any, ...]]
 
 _KEY = ("kind", "ref", "debit", "credit", "currency")
 _COLUMNS = (*_KEY, "amount", "created_at")
-Insert = sqlite.Insert | postgresql.Insert
-INSERT: Mapping[str, Callable[[Table], Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
-"""INSERT with ON CONFLICT, by dialect."""
 COUNTED = {"preserve_rowcount": True}
 """Execution options under which an INSERT says how many rows it wrote, on Postgres too."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from sqlalchemy import Select, case, func, literal, select
 
+from app.platform.gateways.address import mail_address
 from app.platform.mail import JOB, sending
 from app.platform.mail.models import Mail as M
 from app.platform.mail.models import MailStatus
@@ -21,7 +22,6 @@ from app.switchyard.commands.output import (
     record,
     say,
 )
-from app.switchyard.config import mail_address
 from app.switchyard.errors import BadInput
 from app.switchyard.runs.models import RunRow as R
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
+from app.platform.gateways.address import mail_address
 from app.platform.mail import JOB, sending
 from app.platform.mail.models import MailStatus
 from app.platform.mail.render import checked, render
-from app.switchyard.config import mail_address
 from app.switchyard.context import Context
 from app.switchyard.job import IfUnknown, JobPayload, job
 from app.switchyard.job_errors import OutcomeUnknown, StepFailed

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, abort, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.platform.config import settings_of
 from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.console.door import Door
@@ -27,11 +28,11 @@ _MAIL = (
 def blueprint(made: Runtime, door: Door) -> Blueprint:
     """The pages; in local mode only, for callers on this machine whom `door` lets in."""
     pages = Blueprint("mail", __name__, url_prefix="/console/mail", template_folder="templates")
-    folder = made.settings.mail_folder
+    folder = settings_of(made).mail_folder
 
     @pages.before_request
     def here() -> None:
-        require_here(request, made.settings)
+        require_here(request, settings_of(made))
 
     framed(pages, made, door)
 
@@ -93,7 +94,7 @@ def _heads(mail: Any) -> dict[str, str]:
 def _sample(made: Runtime, name: str) -> Letter:
     if name not in TEMPLATES:
         abort(404, f"there are: {', '.join(TEMPLATES)}")
-    return render(name, TEMPLATES[name].sample, platform=made.settings.platform_name)
+    return render(name, TEMPLATES[name].sample, platform=settings_of(made).platform_name)
 
 
 def _framed(html: str) -> Response:

@@ -9,12 +9,12 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.smtp import MailBounced, MailRefused, MailUnavailable, MailUnknown
-from app.platform.ledger.postings import INSERT
 from app.platform.mail.models import Mail as M
 from app.platform.mail.models import MailAddress, MailStatus, addresses, mails
 from app.platform.mail.render import Letter
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
+from app.switchyard.db import INSERT
 from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown
 
 LIMIT = 10

@@ -16,14 +16,14 @@ from typing import IO, Any
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.storage import Storage, StorageUnavailable
-from app.platform.ledger.postings import INSERT, connection_of
+from app.platform.ledger.postings import connection_of
 from app.platform.media import films, pictures
 from app.platform.media.kinds import Kind, Refused, sort_of
 from app.platform.media.models import Media, MediaMade, media, media_made
 from app.platform.media.variants import PLACEHOLDER, Film, Picture, Variant, recipe
 from app.switchyard.context import Context
 from app.switchyard.crash import point
-from app.switchyard.db import canonical_json
+from app.switchyard.db import INSERT, canonical_json
 
 FOLDER = "media"
 MAX_BYTES = {Kind.IMAGE: pictures.MAX_BYTES, Kind.VIDEO: films.MAX_BYTES}

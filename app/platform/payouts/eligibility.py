@@ -32,7 +32,6 @@ from app.platform.ledger.postings import (
     COUNTED,
     CREATOR,
     HOLD,
-    INSERT,
     AnySelect,
     EntryKind,
     Tx,
@@ -45,6 +44,7 @@ from app.platform.ledger.postings import (
     trial_balance,
 )
 from app.platform.payouts.models import Method, Payout, PayoutStatus, payouts
+from app.switchyard.db import INSERT
 
 HOLDING = timedelta(days=7)
 """How old a sale must be before its share is paid: most refunds come sooner."""

@@ -22,10 +22,11 @@ from app.platform.gateways.stripe import (
     Transfer,
     WebhookEvent,
 )
-from app.platform.ledger.postings import COUNTED, INSERT
+from app.platform.ledger.postings import COUNTED
 from app.platform.payouts import accounts, bank
 from app.platform.payouts.models import StripeEvent, stripe_events
 from app.switchyard.context import Context
+from app.switchyard.db import INSERT
 from app.switchyard.job_errors import NonRetriable, RetryAfter
 
 log = logging.getLogger(__name__)

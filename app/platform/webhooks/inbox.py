@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.platform.ledger.postings import COUNTED, INSERT
+from app.platform.ledger.postings import COUNTED
 from app.platform.webhooks.models import Received, received
 from app.switchyard import runtime
+from app.switchyard.db import INSERT
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
+from app.platform.config import settings_of
 from app.platform.webhooks.body import content_type, posted
 from app.platform.webhooks.inbox import relay
 from app.platform.webhooks.signatures import verified
@@ -18,7 +19,7 @@ def blueprint(made: Runtime) -> Blueprint:
 
     @pages.post("/api/webhooks/<source>")
     def take(source: str) -> Response | dict[str, bool]:
-        secrets = made.settings.webhook_sources.get(source)
+        secrets = settings_of(made).webhook_sources.get(source)
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
         body = posted()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from flask import Flask
+from flask.cli import AppGroup
 
-from app.platform.earnings import commands as earnings
-from app.platform.mail import commands as mails
-from app.platform.payouts import commands as payouts
-from app.platform.statements import commands as statements
 from app.switchyard.commands import (
     cost,
     cutover,
@@ -26,18 +23,16 @@ from app.switchyard.commands import (
 
 
 def register_commands(app: Flask) -> None:
-    """Hang every command on the app."""
+    """Add the layer's commands, all below `flask switchyard`."""
     jobs.group.add_command(run_here.run_job)
     cutover.group.add_command(parity.parity)
     for command in (pins.pin, pins.unpin, pins.pins, draining.drain, draining.rollback):
         cutover.group.add_command(command)
     for asked in (inventory.inventory, verify.verify, cost.cost):
         cutover.group.add_command(asked)
-    for command in (jobs.group, runs.group, cutover.group, payouts.group, database.group):
-        app.cli.add_command(command)
-    app.cli.add_command(earnings.group)
-    app.cli.add_command(statements.group)
-    app.cli.add_command(mails.group)
-    app.cli.add_command(qstash.group)
-    app.cli.add_command(processes.relay)
-    app.cli.add_command(processes.clock)
+    group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
+    for own in (jobs.group, runs.group, cutover.group, qstash.group, database.group):
+        group.add_command(own)
+    group.add_command(processes.relay)
+    group.add_command(processes.clock)
+    app.cli.add_command(group)

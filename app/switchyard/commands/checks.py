@@ -5,29 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from app.switchyard.errors import SwitchyardError
-from app.switchyard.runtime import Runtime
-
-SECONDS = 10.0
-
-
-class NotSo(SwitchyardError):
-    """What a check found is not as it must be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the checklist."""
-
-    name: str
-    look: Callable[[Runtime], str]
-    """What was found; raises where it is not as it must be."""
-    fix: str
-    seconds: float = SECONDS
-    """How long it may take."""
+from app.switchyard.runtime import Check, Runtime
 
 
 def verify(

@@ -13,12 +13,10 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from app.platform.payouts.reconcile import reconcile
 from app.switchyard.clock import iso
-from app.switchyard.commands.checks import NotSo
 from app.switchyard.cutover.standing import EVER
 from app.switchyard.dispatch import dispatch_canary
-from app.switchyard.errors import RunNotMovable
+from app.switchyard.errors import CheckFailed, RunNotMovable
 from app.switchyard.job import JobSpec
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import new_run
@@ -30,7 +28,6 @@ JOB = "canary"
 CANARY_SECONDS = 15.0
 LATE = timedelta(minutes=1)
 """How long after its time a tick, or a look at a run, is taken for missing."""
-RECONCILED = timedelta(days=7)
 _LOOK_SECONDS = 0.2
 
 
@@ -47,7 +44,7 @@ def canary(backend: str) -> Callable[[Runtime], str]:
 
 def _canary(backend: str, made: Runtime) -> str:
     if JOB not in made.catalogue:
-        raise NotSo("SWITCHYARD_JOBS has no app.switchyard.builtin.canary")
+        raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
     begun = time.monotonic()
     run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
     while time.monotonic() < begun + CANARY_SECONDS:
@@ -59,14 +56,14 @@ def _canary(backend: str, made: Runtime) -> str:
         time.sleep(_LOOK_SECONDS)
     with suppress(RunNotMovable):  # it may have come this moment
         operate.cancel(made.store, run.id)
-    raise NotSo(f"run {run.id} was {row.status} after {CANARY_SECONDS:g} s; it is called off")
+    raise CheckFailed(f"run {run.id} was {row.status} after {CANARY_SECONDS:g} s; it is called off")
 
 
 def _come_back(backend: str, row: Any, seconds: float) -> str:
     if row.status != Status.SUCCEEDED:
-        raise NotSo(f"it {row.status}: {row.error}")
+        raise CheckFailed(f"it {row.status}: {row.error}")
     if json.loads(row.result)["backend"] != backend:
-        raise NotSo(f"it came back from {json.loads(row.result)['backend']}")
+        raise CheckFailed(f"it came back from {json.loads(row.result)['backend']}")
     return f"there and back in {seconds:.1f} s"
 
 
@@ -79,7 +76,9 @@ def lost(made: Runtime) -> str:
     with made.db.autocommit() as connection:
         count, oldest = connection.execute(overdue).one()
     if count:
-        raise NotSo(f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}")
+        raise CheckFailed(
+            f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}"
+        )
     return "no open run is overdue"
 
 
@@ -105,7 +104,7 @@ def clocks(made: Runtime) -> str:
             if connection.execute(known).first() is None:
                 missing.append(f"{job} of {iso(at)}")
     if missing:
-        raise NotSo(f"no run for {', '.join(missing)}")
+        raise CheckFailed(f"no run for {', '.join(missing)}")
     return f"the last tick of {len(due)} jobs is there"
 
 
@@ -113,13 +112,3 @@ def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
     """The key of the run that an occurrence becomes, as clocks.tick has it."""
     payload = None if spec.tick is None else spec.tick(at)
     return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key
-
-
-def reconciled(made: Runtime) -> str:
-    """The ledger and Stripe agree about the last days."""
-    now = made.store.clock()
-    stripe = made.engine.gateways.stripe
-    found = reconcile(made.db.session, stripe, now, now - RECONCILED, banks=False)
-    if found.differences:
-        raise NotSo(f"{len(found.differences)} differences in {RECONCILED.days} days")
-    return f"{found.payouts} payouts and {found.transfers} transfers of {RECONCILED.days} days"

@@ -22,12 +22,13 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.telling import installed, watched
+from app.switchyard.commands.telling import watched
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.run import Run
+from app.switchyard.runtime import using
 from flags import LEGACY_BACKEND, Stage, StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
@@ -81,7 +82,7 @@ def dispatch_job(
     spec = made.catalogue[name]
     when = None if at is None else _time(at)
     eyes, failures = watched(made)
-    with installed(eyes, made):
+    with using(eyes):
         run = dispatch(spec.name, parse_payload(payload), key=key, delay=delay, at=when)
     if as_json:
         document(asdict(run) | {"told": run.created and not failures})

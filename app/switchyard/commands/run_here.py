@@ -30,7 +30,6 @@ from app.switchyard.commands.output import (
     say,
 )
 from app.switchyard.commands.processes import stop_on_signals
-from app.switchyard.commands.telling import installed
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
@@ -40,7 +39,7 @@ from app.switchyard.runs.inline import Inline, Slice
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.run import Run
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Runtime, using
 
 _COUNT_EVERY_SECONDS = 0.2
 
@@ -70,7 +69,7 @@ def run_job(
     with stop_on_signals() as stop:
         inline = Inline(made.engine, stop, current_app.app_context)
         here = replace(made, store=inline.store, engine=inline.engine)
-        with installed(here, made):
+        with using(here):
             run = dispatch(spec.name, parse_payload(payload), key=key)
         if not run.created:
             say(f"key {run.key!r} was known: run {run.id} is {run.status}; following it")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
-from app.switchyard import runtime
 from app.switchyard.runtime import Runtime
 
 
@@ -15,13 +12,3 @@ def watched(made: Runtime) -> tuple[Runtime, list[str]]:
     failures: list[str] = []
     backends = made.store.backends.noting(failures.append)
     return replace(made, store=replace(made.store, backends=backends)), failures
-
-
-@contextmanager
-def installed(made: Runtime, then: Runtime) -> Iterator[None]:
-    """`made` is what dispatch() works with inside the block, `then` after it."""
-    runtime.install(made)
-    try:
-        yield
-    finally:
-        runtime.install(then)

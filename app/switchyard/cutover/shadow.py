@@ -13,11 +13,10 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.platform.ledger.postings import INSERT
 from app.switchyard import effects, runtime
 from app.switchyard.context import Context
 from app.switchyard.cutover.parity import Kind, Parity, live_run
-from app.switchyard.db import Database, canonical_json
+from app.switchyard.db import INSERT, Database, canonical_json
 from app.switchyard.errors import EffectHeld
 from app.switchyard.job import JobSpec, Shadow
 from app.switchyard.job_errors import NonRetriable

@@ -8,6 +8,7 @@ retried and go on from theirs, which therefore stay.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,8 @@ BATCH = 5000
 """Rows looked at in one transaction: SQLite's lock is not held for long."""
 Page = tuple[int, str | None]
 """How many rows went, and after which run id the next batch begins; None: there is none."""
+Prune = Callable[[Session, datetime, str], Page]
+"""Deletes the next batch of what was done with before a time, after a run id."""
 
 
 def last_of(tx: Session, column: Any, after: str, before: datetime, *of: Any) -> str | None:

@@ -15,6 +15,7 @@ from app.switchyard.cutover.stages import StageChange
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
+from app.switchyard.web import problems
 
 _EVER = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -22,6 +23,7 @@ _EVER = datetime(2000, 1, 1, tzinfo=UTC)
 def blueprint(made: Runtime) -> Blueprint:
     """/healthz, /readyz and /metrics."""
     pages = Blueprint("health", __name__)
+    problems.register(pages)
 
     @pages.get("/healthz")
     def healthz() -> dict[str, str]:

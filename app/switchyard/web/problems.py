@@ -6,7 +6,7 @@ import json
 import logging
 from math import ceil
 
-from flask import Flask, Response
+from flask import Blueprint, Flask, Response
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
@@ -21,17 +21,19 @@ def problem(status: int, title: str, detail: str) -> Response:
     return Response(json.dumps(body), status, content_type="application/problem+json")
 
 
-def register(app: Flask) -> None:
-    """Answer every error of the app as a problem document."""
+def refusal(failure: SwitchyardError) -> Response:
+    """What the product raised on purpose, as a problem document."""
+    if failure.status >= 500:
+        log.error("request failed: %s", failure)
+    answer = problem(failure.status, failure.title, str(failure))
+    if failure.retry_after is not None:
+        answer.headers["Retry-After"] = str(ceil(failure.retry_after))
+    return answer
 
-    @app.errorhandler(SwitchyardError)
-    def refused(failure: SwitchyardError) -> Response:
-        if failure.status >= 500:
-            log.error("request failed: %s", failure)
-        answer = problem(failure.status, failure.title, str(failure))
-        if failure.retry_after is not None:
-            answer.headers["Retry-After"] = str(ceil(failure.retry_after))
-        return answer
+
+def register(app: Flask | Blueprint) -> None:
+    """Answer every error of the app, or of one blueprint, as a problem document."""
+    app.register_error_handler(SwitchyardError, refusal)
 
     @app.errorhandler(HTTPException)
     def http(failure: HTTPException) -> Response:

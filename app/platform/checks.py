@@ -1,0 +1,63 @@
+"""The platform's lines of `cutover verify`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from app.platform.config import settings_of
+from app.platform.payouts.reconcile import reconcile
+from app.switchyard.commands.outside import is_refused
+from app.switchyard.errors import CheckFailed
+from app.switchyard.runtime import Check, Runtime
+
+RECONCILED = timedelta(days=7)
+LONGEST_SECONDS = 23.0
+
+
+def stripe(runtime: Runtime) -> str:
+    """Stripe answers to the key, with the platform's balance."""
+    if settings_of(runtime).local is False and settings_of(runtime).stripe_api_key is None:
+        raise CheckFailed("STRIPE_API_KEY is not set")
+    runtime.engine.gateways.stripe.platform_balance()
+    return "the balance can be read"
+
+
+def mail(runtime: Runtime) -> str:
+    """The mail server accepts the connection and the credentials."""
+    mailer = runtime.engine.gateways.mailer
+    if mailer is None:
+        if settings_of(runtime).local:
+            return "local mode: no mail server is named"
+        raise CheckFailed("SMTP_URL is not set")
+    mailer.check()
+    return "it accepts the connection"
+
+
+def webhooks(runtime: Runtime) -> str:
+    """Stripe's webhooks are refused where they are not signed."""
+    if not is_refused(runtime, "/api/webhooks/stripe"):
+        raise CheckFailed("/api/webhooks/stripe did not refuse an unsigned call")
+    return "unsigned calls are refused"
+
+
+def reconciled(runtime: Runtime) -> str:
+    """The ledger and Stripe agree about the last days."""
+    now = runtime.store.clock()
+    gateway = runtime.engine.gateways.stripe
+    seen = reconcile(runtime.db.session, gateway, now, now - RECONCILED, banks=False)
+    if seen.differences:
+        raise CheckFailed(f"{len(seen.differences)} differences in {RECONCILED.days} days")
+    return f"{seen.payouts} payouts and {seen.transfers} transfers of {RECONCILED.days} days"
+
+
+CHECKS = (
+    Check("stripe-key", stripe, "set STRIPE_API_KEY; a restricted one must read balances"),
+    Check("mail", mail, "see SMTP_URL: host, port, user and password"),
+    Check("stripe-webhooks", webhooks, "set STRIPE_WEBHOOK_SECRET, and deploy"),
+    Check(
+        "reconciliation",
+        reconciled,
+        "`flask --app app payouts reconcile` names each",
+        LONGEST_SECONDS,
+    ),
+)

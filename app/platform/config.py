@@ -1,0 +1,115 @@
+"""The platform's settings beside the layer's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
+from app.platform.webhooks import config as webhook_config
+from app.switchyard import config
+from app.switchyard.config import DATABASE, WEB, HttpUrl, hidden, optional
+from app.switchyard.errors import SettingsError
+from app.switchyard.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Settings(config.Settings):
+    """Everything the environment may say; the field's name in capitals is the variable's."""
+
+    credentials: ClassVar[tuple[str, ...]] = (*config.Settings.credentials, "stripe_api_key")
+
+    database_url: Annotated[str, AfterValidator(DATABASE)] = Field(
+        default=f"sqlite:///{ROOT / 'var' / 'switchyard.db'}", repr=False
+    )
+    stripe_api_key: SecretStr | None = None
+    stripe_api_base: HttpUrl = None
+    stripe_webhook_secret: SecretStr | None = None
+    """Or several, comma-separated."""
+    stripe_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Calls a second that all processes together may send to Stripe; see stripe_calls_per_second"""
+    smtp_url: Annotated[SecretStr | None, hidden(smtp_server)] = None
+    mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
+    mail_folder: Path | None = None
+    """Where the local mail server keeps what it takes: /console/mail shows it."""
+    admin_email: Annotated[str | None, optional(mail_address)] = None
+    """Who is mailed how a pay day went."""
+    admin_webhook_url: Annotated[SecretStr | None, hidden(WEB)] = None
+    """Who is sent the same as JSON; secret, as it may hold a token."""
+    admin_webhook_secret: webhook_config.SigningSecret | None = None
+    webhook_sources: webhook_config.Sources = Field(default_factory=dict)
+    """Whose webhooks are taken; see app.platform.webhooks.config."""
+    webhook_targets: webhook_config.Targets = Field(default_factory=dict)
+    """Who gets them."""
+    storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (
+        ROOT / "var" / "storage"
+    ).as_uri()
+    """See app.platform.gateways.storage."""
+    platform_name: str = Field(default="Switchyard", max_length=60)
+    """As creators know it: on their statements."""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Settings from `environ`; by default the process's, filled up from a running `make run`.
+
+        Raises SettingsError as the layer's own does.
+        """
+        if environ is None and "DATABASE_URL" not in os.environ:
+            # Who names a database of their own means no stack.
+            for name, value in running_stack().items():
+                os.environ.setdefault(name, value)
+        return super().load(environ)
+
+    def check(self) -> None:
+        """Raises SettingsError where settings do not go together."""
+        super().check()
+        try:
+            webhook_config.check(self.webhook_sources, self.webhook_targets)
+        except ValueError as wrong:
+            raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
+        if self.local:
+            return
+        if self.admin_email is not None and self.smtp_url is None:
+            raise SettingsError("ADMIN_EMAIL is set but SMTP_URL is not: no mail would go to it")
+
+    @property
+    def stripe_calls_per_second(self) -> float:
+        """STRIPE_RATE, or 20: Stripe allows 25 in test mode, and live 25 to any one endpoint
+        (https://docs.stripe.com/rate-limits). The stand-in of local mode has no limit of its own.
+        """
+        if self.stripe_rate is not None:
+            return self.stripe_rate
+        return 1000.0 if self.local else 20.0
+
+    @property
+    def smtp(self) -> SmtpServer | None:
+        """What SMTP_URL says."""
+        return None if self.smtp_url is None else smtp_server(self.smtp_url.get_secret_value())
+
+
+def running_stack(root: Path = ROOT) -> dict[str, str]:
+    """What a `make run` in this folder exported (var/run.json), or nothing where none runs."""
+    try:
+        state = json.loads((root / "var" / "run.json").read_text())
+        os.kill(int(state["pid"]), 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(name): str(value) for name, value in state["env"].items()}
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """See Settings.load."""
+    return Settings.load(environ)
+
+
+def settings_of(runtime: Runtime) -> Settings:
+    """The platform's settings, which its runtime was built from."""
+    settings = runtime.settings
+    assert isinstance(settings, Settings)
+    return settings

@@ -1,0 +1,81 @@
+"""Where mail is handed in (SMTP_URL), and what a mail address is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ADDRESS = re.compile(rf"(?=.{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
+
+
+class Tls(StrEnum):
+    """How a connection to a mail server is encrypted."""
+
+    NONE = "none"
+    STARTTLS = "starttls"
+    """Asked for in the clear, and insisted upon."""
+    IMPLICIT = "implicit"
+    """From its first byte on."""
+
+
+_SMTP = {
+    "smtp": (Tls.NONE, 25),
+    "smtps": (Tls.IMPLICIT, 465),
+    "smtp+starttls": (Tls.STARTTLS, 587),
+}
+_ENCODED = "in a password, / ? # @ : % must be percent-encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail is handed in, and as whom."""
+
+    host: str
+    port: int
+    tls: Tls = Tls.NONE
+    user: str | None = None
+    password: SecretStr | None = None
+
+
+def smtp_server(url: str) -> SmtpServer:
+    """What an SMTP URL says. Raises ValueError, which shows nothing of it."""
+    scheme = url.partition("://")[0]
+    if scheme not in _SMTP:
+        raise ValueError(f"must start with {' or '.join(f'{s}://' for s in _SMTP)}")
+    tls, port = _SMTP[scheme]
+    try:
+        parts = urlsplit(url)
+        port = port if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if not (url.isprintable() and port > 0 and _HOST.fullmatch(parts.hostname or "")):
+        raise ValueError(f"has no valid host and port; {_ENCODED}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"must end after its port; {_ENCODED}")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError("needs a user and a password, or neither")
+    # Python's SMTP client can send no others.
+    if not f"{user}{password}".isascii() or not f"{user}{password}".isprintable():
+        raise ValueError("its user and password must be printable ASCII")
+    return SmtpServer(
+        host=parts.hostname or "",
+        port=port,
+        tls=tls,
+        user=user or None,
+        password=SecretStr(password) if password else None,
+    )
+
+
+def mail_address(value: str) -> str:
+    """A mail address, ASCII and without a name. Raises ValueError where it is none."""
+    if len(value) > 254 or not _ADDRESS.fullmatch(value):
+        raise ValueError("must be a mail address such as pay@example.com")
+    return value

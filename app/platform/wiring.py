@@ -1,0 +1,121 @@
+"""What the platform supplies to the layer: its gateways, pages, commands, checks and tables."""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask.cli import AppGroup
+
+from app.platform import JOBS, checks, tables
+from app.platform.config import Settings, load, settings_of
+from app.platform.earnings import commands as earnings
+from app.platform.gateways import Admin, Gateways
+from app.platform.gateways.hooks import Hook
+from app.platform.gateways.smtp import Mailer
+from app.platform.gateways.storage import open_storage
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.mail import commands as mails
+from app.platform.mail import pages as mail_pages
+from app.platform.payouts import commands as payouts
+from app.platform.payouts import pages as payout_pages
+from app.platform.statements import commands as statements
+from app.platform.statements import pages as statement_pages
+from app.platform.webhooks import pages as webhook_pages
+from app.switchyard import logs
+from app.switchyard.clock import Clock
+from app.switchyard.commands import register_commands
+from app.switchyard.commands.output import settings_checked
+from app.switchyard.console.door import Door
+from app.switchyard.extension import make_runtime as layer_runtime
+from app.switchyard.extension import register_pages as register_layer_pages
+from app.switchyard.runs.backend import Backend
+from app.switchyard.runtime import EXTENSION, Runtime
+from app.switchyard.web import problems
+
+LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
+
+
+def settings() -> Settings:
+    """The platform's settings from the environment; logs are set up as well.
+
+    Raises SettingsError, as one line and exit code 2 in a flask command.
+    """
+    with settings_checked():
+        read = load()
+        logs.configure()
+    return read
+
+
+def open_gateways(settings: Settings) -> Gateways:
+    """The outside services that the platform's jobs call."""
+    secret, url = settings.stripe_api_key, settings.admin_webhook_url
+    hook = None if url is None else Hook(url.get_secret_value(), settings.admin_webhook_secret)
+    return Gateways(
+        stripe=StripeGateway(
+            LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(),
+            settings.stripe_api_base,
+            calls_per_second=settings.stripe_calls_per_second,
+        ),
+        mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
+        admin=Admin(email=settings.admin_email, hook=hook),
+        targets={
+            name: Hook(str(to.url.get_secret_value()), to.secret)
+            for name, to in settings.webhook_targets.items()
+        },
+        storage=open_storage(settings.storage_url),
+        platform=settings.platform_name,
+    )
+
+
+def make_runtime(
+    settings: Settings, *, clock: Clock | None = None, backends: list[Backend] | None = None
+) -> Runtime:
+    """The parts of one process without a web app."""
+    gateways = open_gateways(settings)
+    runtime = layer_runtime(settings, jobs=JOBS, gateways=gateways, clock=clock, backends=backends)
+    supply(runtime)
+    return runtime
+
+
+def supply(runtime: Runtime) -> None:
+    """Add the platform's checks to `cutover verify`, and its tables to `db upgrade`."""
+    runtime.checks.extend(checks.CHECKS)
+    runtime.branches.append(tables.BRANCH)
+
+
+def register(app: Flask) -> None:
+    """Add the platform to an app that has the layer."""
+    runtime: Runtime = app.extensions["switchyard"]
+    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
+    supply(runtime)
+    problems.register(app)
+    register_pages(app, runtime)
+    add_commands(app)
+
+
+def add_commands(app: Flask) -> None:
+    """Add the platform's commands, and the layer's at the top as well."""
+    layer = app.cli.commands["switchyard"]
+    assert isinstance(layer, AppGroup)
+    own = (payouts.group, earnings.group, statements.group, mails.group)
+    for command in (*layer.commands.values(), *own):
+        app.cli.add_command(command)
+
+
+def register_pages(app: Flask, runtime: Runtime) -> None:
+    """Mount the platform's blueprints."""
+    app.register_blueprint(payout_pages.blueprint(runtime))
+    app.register_blueprint(statement_pages.blueprint(runtime))
+    app.register_blueprint(webhook_pages.blueprint(runtime))
+    if settings_of(runtime).local:
+        door = Door(settings_of(runtime), runtime.cache)
+        app.register_blueprint(mail_pages.blueprint(runtime, door))
+
+
+def mount(app: Flask, runtime: Runtime) -> None:
+    """Give `app` every page and command, the layer's and the platform's, as create_app does."""
+    app.extensions[EXTENSION] = runtime
+    problems.register(app)
+    register_commands(app)
+    add_commands(app)
+    register_layer_pages(app, runtime)
+    register_pages(app, runtime)
