@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask import Flask
-
 if TYPE_CHECKING:
+    from flask import Flask
+
     from app.platform.config import Settings
 
 
@@ -15,8 +15,10 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingsError with one line where a setting is missing or wrong.
     """
-    # Imported inside the function: a job's module lies in this package, and importing it must
-    # load neither rq nor inngest, which the layer's extension does.
+    # Imported inside the function: jobs are declared in this package, and importing them must load
+    # neither Flask nor a queue.
+    from flask import Flask
+
     from app import platform
     from app.platform import wiring
     from app.switchyard.extension import Switchyard

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
 from croniter import croniter
@@ -300,9 +300,11 @@ def _declared(named: Jobs) -> list[JobSpec]:
 
 def _is_of(module: ModuleType, value: object) -> bool:
     """Whether the module declares it itself, and does not import it from another."""
-    if isinstance(value, JobSpec):
+    # By its type: a proxy such as Flask's current_app raises whatever else it is asked.
+    if type(value) is JobSpec:
         return True
-    return hasattr(value, DECLARED) and getattr(value, "__module__", None) == module.__name__
+    own = type(value) is FunctionType and value.__module__ == module.__name__
+    return own and hasattr(value, DECLARED)
 
 
 def _imported(path: str) -> ModuleType | None:
