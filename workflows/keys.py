@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
@@ -50,7 +49,13 @@ class SigningKeys:
         return self._keys
 
 
-@cache
+_of_process: dict[tuple[object, ...], SigningKeys] = {}
+
+
 def signing_keys(settings: Settings) -> SigningKeys:
-    """The keys of this process."""
-    return SigningKeys(settings)
+    """The keys of this process for the account that the settings name."""
+    account = (
+        *(settings.qstash_url, settings.qstash_secret),
+        *(settings.qstash_current_signing_key, settings.qstash_next_signing_key),
+    )
+    return _of_process.setdefault(account, SigningKeys(settings))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, Json, SecretStr
 
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
 from app.platform.webhooks import config as webhook_config
@@ -43,9 +43,9 @@ class Settings(config.Settings):
     admin_webhook_url: Annotated[SecretStr | None, hidden(WEB)] = None
     """Who is sent the same as JSON; secret, as it may hold a token."""
     admin_webhook_secret: webhook_config.SigningSecret | None = None
-    webhook_sources: webhook_config.Sources = Field(default_factory=dict)
+    webhook_sources: Json[webhook_config.Sources] = Field(default_factory=dict)
     """Whose webhooks are taken; see app.platform.webhooks.config."""
-    webhook_targets: webhook_config.Targets = Field(default_factory=dict)
+    webhook_targets: Json[webhook_config.Targets] = Field(default_factory=dict)
     """Who gets them."""
     storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (
         ROOT / "var" / "storage"

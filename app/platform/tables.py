@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.platform.config import ROOT
 from app.platform.db import Base
 from app.platform.earnings import models as earnings
 from app.platform.earnings import rollup_models as rollups
@@ -12,7 +13,6 @@ from app.platform.media import models as media
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
 from app.platform.webhooks import models as webhooks
-from app.switchyard.config import ROOT
 from app.switchyard.schema import Branch
 
 metadata = Base.metadata

@@ -137,6 +137,8 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
+        enable_decoding=False,
+        validate_default=False,
         alias_generator=AliasGenerator(
             validation_alias=lambda name: AliasChoices(f"{OWN_PREFIX.lower()}{name}", name)
         ),

@@ -77,7 +77,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flask]]:
     made: list[Flask] = []
 
     def build(url: str, **settings: Any) -> Flask:
-        values = {"redis_url": CLOSED, "switchyard_jobs": JOBS, "check_seconds": 0.2}
+        values: dict[str, Any] = {
+            "redis_url": CLOSED,
+            "switchyard_jobs": JOBS,
+            "check_seconds": 0.2,
+        }
         app = create_app(Settings(database_url=url, **(values | settings)))
         made.append(app)
         return app

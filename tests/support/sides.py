@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pytest
 from sqlalchemy import select
 
 import flags
@@ -25,7 +24,6 @@ from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.platform.wiring import make_runtime
-from app.switchyard import job as catalogue
 from app.switchyard import runtime
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.context import Payload
@@ -116,13 +114,6 @@ class Side:
 
     def touches(self, what: str) -> int:
         return jobs.touches(self.made.db, what)
-
-
-def only_jobs_of(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """For one test: no others, whatever another test of this process has loaded."""
-    catalogue.load(",".join(modules))
-    own = {n: s for n, s in catalogue.catalogue.items() if s.body.__module__ in modules}
-    monkeypatch.setattr(catalogue.catalogue, "_jobs", own)
 
 
 def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
+from app.platform.config import settings_of
 from app.platform.gateways.stripe import verify_webhook
 from app.platform.payouts import inbox
 from app.platform.webhooks.body import content_type, posted
@@ -21,7 +22,7 @@ def blueprint(made: Runtime) -> Blueprint:
 
     @pages.post("/api/webhooks/stripe")
     def take() -> Response | dict[str, bool]:
-        secret = made.settings.stripe_webhook_secret
+        secret = settings_of(made).stripe_webhook_secret
         if secret is None:
             return problem(503, "Webhooks are off", "STRIPE_WEBHOOK_SECRET is not set")
         body, now = posted(), made.store.clock()
@@ -32,7 +33,7 @@ def blueprint(made: Runtime) -> Blueprint:
             new, acted_on = inbox.receive(session, event, now, live=live)
             if acted_on:
                 dispatch("handle-stripe-event", {"eventId": event.id}, session=session)
-            if new and any(to.wants(STRIPE) for to in made.settings.webhook_targets.values()):
+            if new and any(to.wants(STRIPE) for to in settings_of(made).webhook_targets.values()):
                 relay(session, STRIPE, event.id, body, content_type())
         return {"received": True, "new": new}
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app.platform.config import settings_of
 from app.platform.ledger.postings import COUNTED
 from app.platform.webhooks.models import Received, received
 from app.switchyard import runtime
@@ -35,7 +36,7 @@ def relay(tx: Session, source: str, event: str, body: bytes, content_type: str) 
     Raises EventConflict where its name is known with another body.
     """
     made = runtime.current()
-    wanted = [name for name, to in made.settings.webhook_targets.items() if to.wants(source)]
+    wanted = [name for name, to in settings_of(made).webhook_targets.items() if to.wants(source)]
     id_, new = _kept(tx, source, event, body, content_type, made.store.clock())
     if new:
         dispatch_many(JOB, [Item({"eventId": id_, "target": name}) for name in wanted], session=tx)
