@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import struct
-import sys
-import tempfile
 import zlib
 from base64 import b64decode
-from typing import IO, Any
 
 import pytest
 from PIL import Image, ImageStat
 
-from app.platform.media import draw, pictures
-from app.platform.media.confined import DecoderLost, Limits, ran
+from app.platform.media import decoders, draw
 from app.platform.media.kinds import Kind, Refused, Sort, sort_of
 from app.platform.media.variants import VARIANTS, Picture, recipe
 from tests.support.footage import (
@@ -28,21 +23,23 @@ from tests.support.footage import (
     photo,
     png,
     quarters,
+    spooled,
     swapped_profile,
 )
-from tests.support.spooled import spooled
 
 SMALL = Picture("small", 300)
 ALPHA = Image.linear_gradient("L").resize((600, 400))
 
 
-def drawn(data: bytes, variant: Picture = SMALL) -> tuple[Image.Image, bytes, tuple[int, int]]:
-    with spooled(data) as file, pictures.picture(file, sort_of(file).decoder, variant) as still:
-        webp = still.file.read()
-        image = opened(webp)
-        assert image.format == "WEBP"
-        assert image.size == (still.width, still.height)
-        return image, webp, still.source
+def drawn(data: bytes, variant: Picture = SMALL) -> tuple[Image.Image, bytes, list[int]]:
+    with (
+        spooled(data) as file,
+        decoders.webp(file, sort_of(file).decoder, variant) as (still, report),
+    ):
+        webp = still.read()
+    image = opened(webp)
+    assert (image.format, image.size) == ("WEBP", (report["width"], report["height"]))
+    return image, webp, report["source"]
 
 
 def with_alpha() -> Image.Image:
@@ -55,33 +52,27 @@ def with_alpha() -> Image.Image:
 def test_a_photo_is_set_upright_and_says_nothing(orientation: int) -> None:
     image, webp, source = drawn(photo(orientation))
     assert image.size == (300, 200)
-    assert source == (600, 400)
+    assert source == [600, 400]
     assert near(corners(image), CORNERS)
     assert SECRET.encode()[:8] not in webp
     assert {"exif", "icc_profile", "xmp"}.isdisjoint(image.info)
-    for chunk in (b"EXIF", b"XMP ", b"ICCP"):
-        assert chunk not in webp
+    assert not any(chunk in webp for chunk in (b"EXIF", b"XMP ", b"ICCP"))
 
 
+BLACK = [Image.new("RGB", (600, 400))] * 3
 GOOD: dict[str, tuple[str, bytes]] = {
     "jpeg": ("JPEG", encoded(quarters(), "JPEG", quality=92)),
     "progressive": ("JPEG", encoded(quarters(), "JPEG", quality=92, progressive=True)),
     "cmyk": ("JPEG", encoded(quarters().convert("CMYK"), "JPEG", quality=95)),
-    "grey": ("JPEG", encoded(quarters().convert("L"), "JPEG", quality=95)),
     "png": ("PNG", encoded(quarters(), "PNG")),
-    "palette": ("PNG", encoded(quarters().quantize(8), "PNG")),
     "webp": ("WEBP", encoded(quarters(), "WEBP", quality=90)),
-    "animated webp": (
-        "WEBP",
-        encoded(quarters(), "WEBP", save_all=True, append_images=[Image.new("RGB", (600, 400))]),
-    ),
+    "animated webp": ("WEBP", encoded(quarters(), "WEBP", save_all=True, append_images=BLACK)),
     "gif": ("GIF", encoded(quarters(), "GIF")),
-    "animated gif": (
-        "GIF",
-        encoded(quarters(), "GIF", save_all=True, append_images=[Image.new("RGB", (600, 400))] * 9),
-    ),
+    "animated gif": ("GIF", encoded(quarters(), "GIF", save_all=True, append_images=BLACK)),
     "avif": ("AVIF", encoded(quarters(), "AVIF", quality=80)),
     "tiff": ("TIFF", encoded(quarters(), "TIFF", compression="tiff_lzw")),
+    "big tiff": ("TIFF", encoded(quarters(), "TIFF", big_tiff=True)),
+    "lab": ("TIFF", encoded(quarters().convert("LAB"), "TIFF")),
     "bmp": ("BMP", encoded(quarters(), "BMP")),
 }
 
@@ -92,18 +83,16 @@ def test_the_common_formats(name: str) -> None:
     with spooled(data) as file:
         assert sort_of(file) == Sort(Kind.IMAGE, decoder)
     image, _, source = drawn(data)
-    assert (image.size, source) == ((300, 200), (600, 400))
-    wanted = quarters().convert("L").convert("RGB") if name == "grey" else quarters()
-    assert near(corners(image), tuple(corners(wanted)), by=40), corners(image)
+    assert (image.size, source) == ((300, 200), [600, 400])
+    assert near(corners(image), corners(quarters()), by=40), corners(image)
 
 
-@pytest.mark.parametrize("major", [b"avif", b"avis", b"mif1", b"msf1", b"miaf", b"MA1B"])
+@pytest.mark.parametrize("major", [b"avis", b"mif1", b"msf1", b"miaf", b"MA1B"])
 def test_an_avif_is_known_by_any_of_its_brands(major: bytes) -> None:
-    """Of its first sixteen bytes the four of the major brand are changed; avif is listed below."""
+    """avif itself stays in the list of brands behind the major one."""
     _, data = GOOD["avif"]
     assert b"avif" in data[16:32]
-    image, _, source = drawn(data[:8] + major + data[12:])
-    assert (image.size, source) == ((300, 200), (600, 400))
+    image, _, _ = drawn(data[:8] + major + data[12:])
     assert near(corners(image), CORNERS, by=40)
 
 
@@ -114,24 +103,22 @@ def test_heic_is_refused_by_name(brands: bytes) -> None:
         sort_of(file)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "palette"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "TIFF", "palette"])
 def test_what_is_seen_through_stays_so(kind: str) -> None:
     image = with_alpha()
     if kind == "GIF":  # it knows only all or nothing
         image.putalpha(ALPHA.point(lambda value: 255 if value > 127 else 0))
-    if kind == "palette":
-        seen, _, _ = drawn(encoded(image.quantize(64), "PNG"))
-    else:
-        seen, _, _ = drawn(encoded(image, kind))
+    palette = kind == "palette"
+    seen, _, _ = drawn(
+        encoded(image.quantize(64) if palette else image, "PNG" if palette else kind)
+    )
     assert seen.mode == "RGBA"
-    top, bottom = (seen.getchannel("A").getpixel((150, y)) for y in (2, 197))
-    assert isinstance(top, int)
-    assert isinstance(bottom, int)
-    assert top < 40
-    assert bottom > 200
+    top, bottom = (seen.crop((0, y, 300, y + 4)).getchannel("A") for y in (0, 196))
+    assert ImageStat.Stat(top).mean[0] < 40
+    assert ImageStat.Stat(bottom).mean[0] > 200
 
 
-def mode_of(mode: str) -> Image.Image:
+def in_mode(mode: str) -> Image.Image:
     """The quarters in this mode."""
     base = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "I": "L", "F": "L"}.get(mode, "RGB")
     if mode.startswith("I;16"):
@@ -143,9 +130,9 @@ def mode_of(mode: str) -> Image.Image:
 def test_every_mode_looks_the_same(mode: str) -> None:
     if mode in ("I", "F"):
         with pytest.raises(ValueError, match=f"mode {mode}"):
-            draw.shown(mode_of(mode), 300, False)
+            draw.shown(in_mode(mode), 300, False)
         return
-    image, _ = draw.shown(mode_of(mode), 300, False)
+    image, _ = draw.shown(in_mode(mode), 300, False)
     assert (image.mode, image.size) == ("RGB", (300, 200))
     if mode == "1":  # dithered: as light as it was, on the whole
         light, wanted = (ImageStat.Stat(one.convert("L")).mean for one in (image, quarters()))
@@ -153,7 +140,13 @@ def test_every_mode_looks_the_same(mode: str) -> None:
         return
     grey = mode[0] in "LI" and mode != "LAB"
     reference = quarters().convert("L" if grey else "RGB")
-    assert near(corners(image), tuple(corners(reference)), by=40), corners(image)
+    assert near(corners(image), corners(reference), by=40), corners(image)
+
+
+def levels(bits: int) -> tuple[int, int, int]:
+    """Dark, light and white."""
+    white = 2**bits - 1
+    return white // 3, white - white // 16, white
 
 
 def halves(colour: int, bits: int, *, key: bool) -> bytes:
@@ -173,11 +166,6 @@ def halves(colour: int, bits: int, *, key: bool) -> bytes:
         chunks["tRNS"] = none_of_it[colour != 3]
     packed = int(row, 2).to_bytes(len(row) // 8, "big")
     return png(32, 9, zlib.compress(packed * 9), bits, colour, **chunks)
-
-
-def levels(bits: int) -> tuple[int, int, int]:
-    white = 2**bits - 1
-    return white // 3, white - white // 16, white
 
 
 @pytest.mark.parametrize(
@@ -207,57 +195,43 @@ def test_colours_are_brought_to_srgb() -> None:
         red, green, *_ = corners(image)
         assert red[1] > red[0] + 50, kind
         assert green[0] > green[1] + 50, kind
-    image, _, _ = drawn(encoded(with_alpha(), "PNG", icc_profile=profile))
-    assert image.mode == "RGBA"
     for broken in (b"no profile", profile[:200], bytes(len(profile))):
         image, _, _ = drawn(encoded(quarters(), "JPEG", icc_profile=broken))
         assert near(corners(image), CORNERS)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 99]
-)
+@pytest.mark.parametrize("exif", [b"", b"II*\0\xff\xff\xff\xff", b"\xff" * 99])
 def test_exif_that_is_broken_turns_nothing(exif: bytes) -> None:
-    image, _, _ = drawn(encoded(quarters(), "JPEG", exif=exif))
+    image, _, _ = drawn(encoded(quarters(), "JPEG", exif=b"Exif\0\0" + exif))
     assert near(corners(image), CORNERS)
 
 
 def test_the_table_of_variants() -> None:
     data = encoded(quarters(3000, 1500), "JPEG", quality=90)
-    sizes = {}
-    for variant in VARIANTS[Kind.IMAGE]:
-        assert isinstance(variant, Picture)
-        image, _, source = drawn(data, variant)
-        sizes[variant.name] = image.size
-        assert source == (3000, 1500)
-        assert near(corners(image), CORNERS)
-    assert sizes == {
+    pictures = [one for one in VARIANTS[Kind.IMAGE] if isinstance(one, Picture)]
+    images = {one.name: drawn(data, one)[0] for one in pictures}
+    assert {name: image.size for name, image in images.items()} == {
         "thumb": (160, 160),
         "small": (480, 240),
         "medium": (1080, 540),
         "large": (2048, 1024),
     }
+    assert all(near(corners(image), CORNERS) for image in images.values())
 
 
 @pytest.mark.parametrize("size", [(100, 50), (1, 1), (1, 700), (700, 1), (159, 161)])
 def test_none_is_enlarged(size: tuple[int, int]) -> None:
-    for variant in (Picture("a", 160, crop=True), Picture("b", 480)):
-        image, _, source = drawn(encoded(quarters(*size), "PNG"), variant)
-        assert source == size
-        assert image.width <= size[0]
-        assert image.height <= size[1]
-        assert max(image.size) <= variant.edge
-        if variant.crop:
-            assert image.width == image.height == min(160, *size)
-        else:
-            shrunk = max(size) > variant.edge
-            assert image.size == size or shrunk
+    data, side = encoded(quarters(*size), "PNG"), min(160, *size)
+    assert drawn(data, Picture("a", 160, crop=True))[0].size == (side, side)
+    image, _, source = drawn(data, Picture("b", 480))
+    assert source == list(size)
+    assert image.size == tuple(max(1, round(each * min(1, 480 / max(size)))) for each in size)
 
 
 def test_the_placeholder_is_in_the_page() -> None:
     with spooled(photo(6)) as file:
-        url, size = pictures.placeholder(file, "JPEG")
-    assert size == (600, 400)
+        url, size = decoders.placeholder(file, "JPEG")
+    assert size == [600, 400]
     head, _, data = url.partition(",")
     assert head == "data:image/webp;base64"
     assert len(url) < 400
@@ -266,77 +240,9 @@ def test_the_placeholder_is_in_the_page() -> None:
     assert near(corners(image), CORNERS, by=60)
 
 
-def test_the_same_bytes_make_the_same_bytes() -> None:
+def test_the_same_bytes_make_the_same_bytes_by_a_recipe_that_names_how() -> None:
     assert drawn(photo(3))[1] == drawn(photo(3))[1]
-
-
-def test_a_recipe_names_how_it_is_made() -> None:
     one, other = Picture("a", 100), Picture("a", 100, quality=81)
     assert recipe(one) == recipe(Picture("a", 100))
     assert recipe(one) != recipe(other)
     assert recipe(one).startswith("a-")
-
-
-def confined(code: str, limits: Limits, source: IO[bytes] | None = None) -> tuple[bytes, str]:
-    with ran([sys.executable, "-I", "-c", code], source or io_file(), limits) as done:
-        return done.out.read(), done.said
-
-
-def io_file() -> IO[bytes]:
-    return tempfile.TemporaryFile()
-
-
-ROOMY = Limits(cpu_seconds=20, wall_seconds=30, out_bytes=1_000_000)
-
-
-@pytest.mark.parametrize(
-    ("code", "limits", "error", "match"),
-    [
-        ("bytearray(600 << 20)", ROOMY, Refused, "MemoryError"),
-        ("while True: pass", Limits(1, 30, 1), Refused, "more than 1 s of computing"),
-        ("import time; time.sleep(30)", Limits(9, 1, 1), DecoderLost, "not done after 1 s"),
-        ("import os; os.abort()", ROOMY, Refused, "SIGABRT"),
-        ("import os; os.kill(os.getpid(), 11)", ROOMY, Refused, "SIGSEGV"),
-        ("import os; os.kill(os.getpid(), 9)", ROOMY, DecoderLost, "killed"),
-        ("print('x' * 2_000_000)", ROOMY, Refused, "File too large"),
-        ("raise OSError(28, 'No space left on device')", ROOMY, DecoderLost, "No space left"),
-        ("import sys; print('bad', file=sys.stderr); sys.exit(3)", ROOMY, Refused, "^bad$"),
-    ],
-)
-def test_whose_fault_an_end_is(
-    code: str, limits: Limits, error: type[Exception], match: str
-) -> None:
-    with pytest.raises(error, match=match):
-        confined(code, limits)
-
-
-def test_a_decoder_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STRIPE_API_KEY", "sk_live_x")
-    out, _ = confined(
-        "import os, sys; print(sorted(os.environ), sorted(os.listdir('/proc/self/fd')))", ROOMY
-    )
-    variables, files = out.decode().split("] [")
-    assert "STRIPE" not in variables
-    # Its three, and the one that lists them.
-    assert files.count("'") == 8
-
-
-def test_a_decoder_reaches_no_network() -> None:
-    """Holds where the kernel lets a process leave its network, as it does for root."""
-    code = (
-        "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 2)\n"
-        "except OSError as e: print(e.errno)"
-    )
-    out, _ = confined(code, ROOMY)
-    unreachable, refused = b"101", b"111"
-    assert out.strip() in (unreachable, refused)
-
-
-def test_it_draws_in_this_process_too() -> None:
-    """The script's own function, without a process around it."""
-    from app.platform.media.draw import Order, drawn
-
-    order: Order = {"decoder": "PNG", "edge": 50, "crop": True, "quality": 80, "max_pixels": 10**6}
-    out = io.BytesIO()
-    said: Any = drawn(order, io.BytesIO(encoded(quarters(), "PNG")), out)
-    assert said == {"width": 50, "height": 50, "source": (600, 400)}

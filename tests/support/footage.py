@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
-import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from random import Random
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
-import imageio_ffmpeg
+import av
+from av.filter import Graph
 from PIL import Image, ImageCms, ImageDraw
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (30, 30, 220), (250, 250, 250)
@@ -65,20 +68,14 @@ def photo(orientation: int = 1, **options: Any) -> bytes:
 def corners(image: Image.Image) -> list[tuple[int, ...]]:
     """The colours of the four corners, a tenth of the way in."""
     x, y = image.width // 10, image.height // 10
-    at = [(x, y), (-x - 1, y), (x, -y - 1), (-x - 1, -y - 1)]
-    plain = image.convert("RGB")
-    return [
-        tuple(plain.getpixel((a % image.width, b % image.height)))  # type: ignore[arg-type]
-        for a, b in at
-    ]
+    plain: Any = image.convert("RGB")
+    right, bottom = image.width - x - 1, image.height - y - 1
+    return [plain.getpixel(at) for at in ((x, y), (right, y), (x, bottom), (right, bottom))]
 
 
-def near(found: list[tuple[int, ...]], wanted: tuple[tuple[int, ...], ...], by: int = 24) -> bool:
-    return all(
-        abs(a - b) <= by
-        for f, w in zip(found, wanted, strict=True)
-        for a, b in zip(f, w, strict=True)
-    )
+def near(colours: list[tuple[int, ...]], wanted: Any, by: int = 24) -> bool:
+    pairs = zip(colours, wanted, strict=True)
+    return all(abs(a - b) <= by for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
 def swapped_profile() -> bytes:
@@ -91,16 +88,10 @@ def swapped_profile() -> bytes:
     return bytes(data)
 
 
-def ffmpeg(*arguments: str, given: bytes | None = None) -> bytes:
-    """What the wheel's ffmpeg makes with these arguments; the output is added to them."""
-    with TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        subprocess.run(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *arguments, str(out)],
-            input=given,
-            check=True,
-        )
-        return out.read_bytes()
+QUICK = {
+    "libx264": {"preset": "ultrafast", "threads": "1"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none"},
+}
 
 
 @cache
@@ -108,50 +99,71 @@ def video(
     muxer: str = "mp4",
     size: str = "640x360",
     seconds: float = 1.0,
-    codec: str = "libx264",
-    sound: str | None = "aac",
+    codec: str | None = "libx264",
+    sounds: tuple[str, ...] = ("aac",),
     rotation: int = 0,
-    filters: str = "null",
+    mirrored: bool = False,
+    aspect: int = 1,
+    filters: tuple[str, ...] = (),
+    rate: int = 25,
+    front: bool = False,
+    noise: bool = False,
 ) -> bytes:
-    """A test picture with a tone."""
-    tone = ("-f", "lavfi", "-i", f"sine=duration={seconds}") if sound else ()
-    made = ffmpeg(
-        *("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration={seconds}", *tone),
-        *("-vf", filters, "-c:v", codec, "-pix_fmt", "yuv420p", "-threads", "1"),
-        *(("-preset", "ultrafast") if codec == "libx264" else ()),
-        *(("-c:a", sound) if sound else ()),
-        *("-metadata", f"title={SECRET}", "-metadata", "location=+48.8584+002.2945/"),
-        *("-f", muxer),
-    )
-    if not rotation:
-        return made
+    """A moving test picture with tones; with `noise` in place of the sound's packets."""
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "in"
-        file.write_bytes(made)
-        return ffmpeg(
-            "-display_rotation", str(rotation), "-i", str(file), "-c", "copy", "-f", muxer
-        )
+        path = Path(folder) / "out"
+        options = {"movflags": "+faststart"} if front else {}
+        with av.open(str(path), "w", format=muxer, options=options) as film:
+            film.metadata.update(title=SECRET, location="+48.8584+002.2945/")
+            streams: list[tuple[Any, Iterator[Any]]] = []
+            if codec is not None:
+                stream: Any = film.add_stream(codec, rate, QUICK.get(codec, {}))
+                shown = played(f"testsrc2=size={size}:rate={rate}:duration={seconds}", *filters)
+                first = next(shown)
+                stream.width, stream.height = first.width, first.height
+                stream.codec_context.sample_aspect_ratio = aspect
+                if rotation or mirrored:
+                    stream.set_display_rotation(rotation, hflip=mirrored)
+                streams.append((stream, chain([first], shown)))
+            for sound in sounds:
+                stream = film.add_stream(sound, 48_000, {"strict": "-2"})
+                streams.append((stream, played(f"sine=sample_rate=48000:duration={seconds}")))
+            for stream, frames in streams:
+                for frame in chain(frames, [None]):
+                    for packet in stream.encode(frame):
+                        film.mux(garbled(packet) if noise and stream.type == "audio" else packet)
+        return path.read_bytes()
+
+
+def played(source: str, *filters: str) -> Iterator[Any]:
+    """The frames of one of FFmpeg's sources."""
+    graph = Graph()
+    sink = "buffersink" if "size" in source else "abuffersink"
+    parts = [each.partition("=") for each in (source, *filters, sink)]
+    graph.link_nodes(*(graph.add(name, args or None) for name, _, args in parts)).configure()
+    with suppress(av.EOFError):
+        while True:
+            yield graph.pull()
+
+
+def garbled(packet: Any) -> Any:
+    """Noise, at this packet's place."""
+    noise: Any = av.Packet(Random(packet.pts).randbytes(packet.size))
+    noise.stream, noise.time_base = packet.stream, packet.time_base
+    noise.pts, noise.dts, noise.duration = packet.pts, packet.dts, packet.duration
+    return noise
 
 
 def png(
-    width: int,
-    height: int,
-    rows: bytes = b"",
-    bits: int = 8,
-    colour: int = 2,
-    **chunks: bytes,
+    width: int, height: int, rows: bytes = b"", bits: int = 8, colour: int = 2, **chunks: bytes
 ) -> bytes:
     """A PNG that says it is so large and of such samples, whatever is in its packed rows."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    more = b"".join(chunk(name.encode(), body) for name, body in chunks.items())
-    body = chunk(b"IHDR", head) + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, body in {"IHDR": head, **chunks, "IDAT": rows, "IEND": b""}.items():
+        named = name.encode() + body
+        png += struct.pack(">I", len(body)) + named + struct.pack(">I", zlib.crc32(named))
+    return png
 
 
 def bomb() -> bytes:
@@ -163,26 +175,28 @@ def bomb() -> bytes:
     return png(side, side, data)
 
 
-def zipped() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.html", "<script>alert(1)</script>")
-    return out.getvalue()
-
-
 def playlist(*urls: str) -> bytes:
     """An HLS playlist."""
     parts = "".join(f"#EXTINF:1.0,\n{url}\n" for url in urls)
     return f"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n{parts}#EXT-X-ENDLIST\n".encode()
 
 
-def patched(made: bytes, box: bytes, offset: int, value: bytes) -> bytes:
-    """An MP4 with other bytes at `offset` behind the name of its first `box`."""
-    at = made.index(box) + len(box) + offset
-    return made[:at] + value + made[at + len(value) :]
+def patched(video: bytes, box: bytes, offset: int, value: bytes) -> bytes:
+    """A video with other bytes at `offset` behind its first `box`."""
+    at = video.index(box) + len(box) + offset
+    return video[:at] + value + video[at + len(value) :]
 
 
 def opened(file: IO[bytes] | bytes) -> Image.Image:
     image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     image.load()
     return image
+
+
+@contextmanager
+def spooled(data: bytes) -> Iterator[IO[bytes]]:
+    """A real file with these bytes, without a name."""
+    with TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield file

@@ -1,38 +1,67 @@
-"""Becomes a command that may use only so much of the machine, and dies with its parent.
+"""Calls one function of a script, with limits on memory, time and output; dies with its parent.
 
-A script of its own, run as `python -I -S confine.py PARENT_PID LIMITS COMMAND ARG…`: doing this
-between fork and exec of a process with threads could hang. LIMITS is JSON: RLIMIT_… to a number.
-The network and the parent's death are Linux's to see to; elsewhere only the limits hold.
+A program of its own, `python -I confine.py PARENT LIMITS SCRIPT FUNCTION ORDER`: setting limits
+between the fork and the exec of a process with threads could hang. PARENT is the caller's process
+id; LIMITS and ORDER are JSON: RLIMIT_… to a number, and keyword arguments. The function gets
+standard input and output first; what it returns is, as JSON, the last line of standard error.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-CPU_GRACE_SECONDS = 5
+THREAD_STACK = 1024 * 1024
+REFUSED = 3
+"""The exit code where the file is at fault; the reason is the last line of standard error."""
+LACKS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO}
+"""What is a lack of this machine's, whatever the file."""
 
 
 def main() -> None:
-    """Set the limits, then become the command."""
-    parent, limits, command = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+    """Set the limits, call the function, report."""
+    parent, limits, script, function, order = sys.argv[1:]
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        # Where the kernel lets it, in a network of its own with nothing in it: the command has no
-        # use for one. Where it does not, what it is told to open is all that it opens.
-        if libc.unshare(CLONE_NEWNET) != 0:
-            libc.unshare(CLONE_NEWUSER | CLONE_NEWNET)
+        libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+        # Without its parent, nobody reads what it makes.
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        # Decoders start many threads, whose stacks count as memory whether used or not.
+        libc.pthread_attr_init(attributes)
+        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
+        libc.pthread_setattr_default_np(attributes)
+        if os.getppid() != int(parent):  # it died before the kernel was asked
             sys.exit(1)
-    for name, value in limits.items():
-        grace = CPU_GRACE_SECONDS if name == "RLIMIT_CPU" else 0
-        resource.setrlimit(getattr(resource, name), (value, value + grace))
-    os.execv(command[0], command)
+    for name, value in json.loads(limits).items():
+        # At the hard limit of time comes SIGKILL, which would look like the machine's doing.
+        resource.setrlimit(getattr(resource, name), (value, value + 1))
+    try:
+        sys.stdin.buffer.seek(0)
+        call = runpy.run_path(script)[function]
+        report = json.dumps(call(sys.stdin.buffer, sys.stdout.buffer, **json.loads(order)))
+        sys.stdout.flush()
+    except SystemExit as refusal:
+        _end(str(refusal.code))
+    except Exception as failure:
+        # A broken file makes decoders raise anything.
+        code = getattr(failure, "errno", None)
+        if code in LACKS or isinstance(failure, ImportError):
+            raise
+        if code == errno.ENOMEM or isinstance(failure, MemoryError):
+            _end("it needs more memory than a decoder may have")
+        reason = getattr(failure, "strerror", None) or failure
+        _end(f"it cannot be decoded: {type(failure).__name__}: {reason}")
+    else:
+        print(report, file=sys.stderr)  # noqa: T201
+
+
+def _end(reason: str) -> None:
+    print(" ".join(reason.split())[:300], file=sys.stderr)  # noqa: T201
+    sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

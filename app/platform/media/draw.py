@@ -1,39 +1,22 @@
-"""Draws one WebP of the image on standard input, upright, in sRGB and with nothing else in it.
+"""Draws one WebP of an image, upright, in sRGB and with nothing else in it.
 
-A script of its own that needs only Pillow, run under confine.py as `python -I draw.py ORDER`; ORDER
-is JSON, see Order. The WebP goes to standard output, and what it is, as JSON, to standard error.
+A script that needs only Pillow; confine.py calls its `draw`.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
-from typing import IO, Any, TypedDict
+from typing import IO, Any
 
-from PIL import AvifImagePlugin, Image, ImageCms, PngImagePlugin
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
 
-REFUSED = 3
-"""The exit code where the image is at fault."""
+MAX_PIXELS = 50_000_000
 GAP = 1.5
 """How much larger than wanted an image is read, for the resizing to be good."""
 ORIENTATION = 0x0112
-T = Image.Transpose
-UPRIGHT = {
-    2: T.FLIP_LEFT_RIGHT,
-    3: T.ROTATE_180,
-    4: T.FLIP_TOP_BOTTOM,
-    5: T.TRANSPOSE,
-    6: T.ROTATE_270,
-    7: T.TRANSVERSE,
-    8: T.ROTATE_90,
-}
-"""What sets an image upright, by its EXIF orientation."""
-
-
 SAMPLES: dict[object, Callable[[Any], Any]] = {
     "L;2": lambda key: 85 * key,
     "L;4": lambda key: 17 * key,
@@ -42,46 +25,33 @@ SAMPLES: dict[object, Callable[[Any], Any]] = {
 """A PNG's transparent colour in eight bits, by how its samples are stored: Pillow leaves it."""
 
 
-class Order(TypedDict):
-    """What to draw."""
+def draw(
+    source: IO[bytes], out: IO[bytes], decoder: str, edge: int, crop: bool, quality: int
+) -> dict[str, Any]:
+    """Draw it, of an animation its first image; the WebP's size, and the whole image's, upright.
 
-    decoder: str
-    """The one of Pillow's formats that may read it."""
-    edge: int
-    crop: bool
-    quality: int
-    max_pixels: int
-
-
-class Drawn(TypedDict):
-    """What was drawn, and the size of the whole image, upright."""
-
-    width: int
-    height: int
-    source: tuple[int, int]
-
-
-def drawn(order: Order, source: IO[bytes], out: IO[bytes]) -> Drawn:
-    """Draw it; of an animation its first image. Raises what Pillow does for a broken image."""
-    Image.MAX_IMAGE_PIXELS = order["max_pixels"]
+    `decoder` is the one of Pillow's formats that may read it. Raises what Pillow does for a broken
+    image.
+    """
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    if order["decoder"] == "AVIF":
+    if decoder == "AVIF":
         # Pillow refuses an AVIF whose major brand is another of its brands.
         data = source.read()
         source = BytesIO(data[:8] + b"avif" + data[12:])
     # Not kept here, so that each form of its pixels is freed once there is the next.
-    image, whole = shown(
-        Image.open(source, formats=[order["decoder"]]), order["edge"], order["crop"]
-    )
-    orientation = _orientation(image)
-    if orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[orientation])
+    image, whole = shown(Image.open(source, formats=[decoder]), edge, crop)
+    sideways = False
+    with suppress(Exception):  # EXIF may be anything; one that is broken turns nothing
+        upright = ImageOps.exif_transpose(image)
+        sideways = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        image = upright
     image.info.clear()
     webp = BytesIO()
-    image.save(webp, "WEBP", quality=order["quality"], method=4)
+    image.save(webp, "WEBP", quality=quality, method=4)
     out.write(webp.getvalue())
-    size = whole if orientation < 5 else whole[::-1]
+    size = whole[::-1] if sideways else whole
     return {"width": image.width, "height": image.height, "source": size}
 
 
@@ -141,33 +111,3 @@ def _srgb(image: Image.Image) -> Image.Image:
     if alpha is not None and alpha.getextrema() != (255, 255):
         image.putalpha(alpha)
     return image
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - EXIF may be anything; one that is broken turns nothing
-        return 1
-
-
-def main() -> None:
-    """Draw, or say why not."""
-    try:
-        said = drawn(json.loads(sys.argv[1]), sys.stdin.buffer, sys.stdout.buffer)
-        sys.stdout.flush()
-    except MemoryError:
-        reason = "it needs more memory than a decoder may have"
-    except Exception as failure:
-        # A broken image makes decoders raise anything; only an error of the system is not its.
-        if isinstance(failure, OSError) and failure.errno is not None:
-            raise
-        reason = f"it cannot be decoded: {type(failure).__name__}: {failure}"
-    else:
-        print(json.dumps(said), file=sys.stderr)  # noqa: T201
-        return
-    print(" ".join(reason.split())[:300], file=sys.stderr)  # noqa: T201
-    sys.exit(REFUSED)
-
-
-if __name__ == "__main__":
-    main()

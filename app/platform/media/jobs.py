@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from app.platform.gateways.storage import checked_path
-from app.platform.media import process
 from app.platform.media.kinds import Kind
 from app.platform.media.models import MAX_ID_LENGTH
 from app.platform.media.variants import VARIANTS
@@ -50,6 +49,8 @@ def _media_key(payload: MediaFile) -> str:
 )
 def process_media(ctx: Context, payload: MediaFile) -> dict[str, Any]:
     """Make the variants of an image or a video, a step each; where they are, and a placeholder."""
+    from app.platform.media import process  # only who processes media needs what does it
+
     with process.Source(ctx, payload.source) as source:
         said = (payload.kind, payload.sha256)
         about = ctx.step.run("inspect", process.inspect, ctx, source, *said)

@@ -1,0 +1,111 @@
+"""A decoder has so much memory, time and room, and nothing of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from app.platform.media import decoders
+from app.platform.media.confined import DecoderLost, Limits, decoded
+from app.platform.media.kinds import Refused, sort_of
+from app.platform.media.variants import VARIANTS, Film, Picture
+from tests.support.footage import encoded, quarters, spooled, video
+from tests.support.sides import ROOT
+from tests.support.waiting import until
+
+ROOMY = Limits(cpu_seconds=20, out_bytes=1_000_000, wall_seconds=30)
+
+
+def confined(folder: Path, body: str, limits: Limits) -> tuple[bytes, Any]:
+    script = folder / "script.py"
+    script.write_text(f"import os, sys, time\ndef go(source, out):\n    {body}\n")
+    with spooled(b"bytes") as source, decoded(str(script), "go", {}, source, limits) as (out, said):
+        return out.read(), said
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "error", "match"),
+    [
+        ("bytearray(600 << 20)", ROOMY, Refused, "more memory than"),
+        ("while True: pass", Limits(1, 1, 30), Refused, "more than 1 s of computing"),
+        ("time.sleep(30)", Limits(9, 1, 1), DecoderLost, "not done after 1 s"),
+        ("os.abort()", ROOMY, Refused, "SIGABRT"),
+        ("os.kill(os.getpid(), 11)", ROOMY, Refused, "SIGSEGV"),
+        ("os.kill(os.getpid(), 9)", ROOMY, DecoderLost, "killed"),
+        ("out.write(bytes(2_000_000))", ROOMY, Refused, "File too large"),
+        ("raise OSError(28, 'No space left on device')", ROOMY, DecoderLost, "No space left"),
+        ("import nothing_of_this_name", ROOMY, DecoderLost, "No module"),
+        ("sys.exit('bad')", ROOMY, Refused, "^bad$"),
+        ("raise ValueError('bad')", ROOMY, Refused, "cannot be decoded: ValueError: bad$"),
+    ],
+)
+def test_whose_fault_an_end_is(
+    tmp_path: Path, body: str, limits: Limits, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        confined(tmp_path, body, limits)
+
+
+def test_a_decoder_sees_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_live_x")
+    look = "out.write(source.read()); return [sorted(os.environ), os.listdir('/proc/self/fd')]"
+    out, (variables, files) = confined(tmp_path, look, ROOMY)
+    assert out == b"bytes"
+    assert "STRIPE_API_KEY" not in variables
+    assert len(files) == 4  # its three, and the one that lists them
+
+
+def test_a_decoder_dies_with_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import time\ndef go(source, out): time.sleep(60)\n")
+    code = (
+        "from app.platform.media.confined import Limits, decoded\n"
+        f"with decoded({str(script)!r}, 'go', {{}}, open('README.md', 'rb'), Limits(9, 9, 60)): 0"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, env=env)
+    until(parent.children, "it was not started")
+    (child,) = parent.children()
+    parent.kill()
+    parent.wait()
+    child.wait(9)
+    assert list(tmp_path.iterdir()) == [script]
+
+
+WIDE = Image.linear_gradient("L").resize((8_000, 6_000))
+LARGE: dict[str, Callable[[], bytes]] = {
+    "photo": lambda: encoded(quarters(8_000, 6_000), "JPEG", progressive=True, subsampling=0),
+    "alpha": lambda: encoded(quarters(8_000, 6_000).convert("RGBA"), "PNG", compress_level=1),
+    "grey": lambda: encoded(WIDE.convert("I;16"), "PNG", compress_level=1, transparency=0),
+    "film": lambda: video(size="3840x2160", seconds=1.0),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_largest_files_fit(name: str) -> None:
+    with spooled(LARGE[name]()) as file:
+        sort = sort_of(file)
+        variant = VARIANTS[sort.kind][-1]
+        if isinstance(variant, Picture):
+            with decoders.webp(file, sort.decoder, variant) as (_, report):
+                assert report["source"] == [8_000, 6_000]
+            return
+        assert isinstance(variant, Film)
+        size = decoders.look(file, sort.decoder)
+        assert size == [3_840, 2_160]
+        with decoders.mp4(file, sort.decoder, size, variant) as (_, report):
+            assert report["width"] == 1_280
+
+
+def test_the_declaration_of_the_job_imports_no_decoder() -> None:
+    code = "import sys, app.platform.media.jobs; print({'PIL', 'av'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
