@@ -1,127 +1,185 @@
-"""What a worker may run of what lies in Redis: runs, and the old jobs that the settings name."""
+"""What a worker does of what lies in Redis: runs, and the old jobs that the settings name.
+
+Whoever can write to Redis writes what they like: a field that cannot be read fails its own job.
+"""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from rq.exceptions import DeserializationError
-from rq.job import Job
+from redis import Redis
+from redis.exceptions import ResponseError
+from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.job import JOB_ID_PATTERN, Job, parse_job_id
 from rq.serializers import DefaultSerializer
 from rq.utils import import_attribute
 
 from app.switchyard.errors import SwitchyardError
 from queues import task
-from queues.backend import DEPENDENCY, TASK, is_pickled
+from queues.backend import DEPENDENCY, TASK, call_of, is_pickled
+
+log = logging.getLogger(__name__)
+
+OWN: dict[str, Callable[..., Any]] = {TASK: task.perform, DEPENDENCY: task.wait_for_run}
+INFLATED_BYTES = 16 * 1024 * 1024
+"""The largest call that is read: what is small in Redis may inflate to gigabytes."""
+_MOST = 10 * 365 * 24 * 3600
+"""Ten years in seconds: RQ, Redis and the kernel take no number of any size."""
+_NO_WEBHOOKS = "it names webhooks, which would go anywhere: this worker sends none"
+_NUMBERS = (
+    *("timeout", "ttl", "result_ttl", "failure_ttl", "rate_limit_concurrency"),
+    *("retries_left", "number_of_retries", "repeats_left", "_success_callback_timeout"),
+    *("_failure_callback_timeout", "_stopped_callback_timeout"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The functions named by LEGACY_FUNCTIONS."""
-
-    paths: frozenset[str] = frozenset()
-    modules: frozenset[str] = frozenset()
-    """Those named with `.*`: what the module itself defines, and not what it imports."""
-    pickle: bool = False
-
-    @classmethod
-    def of(cls, functions: list[str], *, pickle: bool) -> Allowed:
-        """The rule that these settings make."""
-        modules = {path.removesuffix(".*") for path in functions if path.endswith(".*")}
-        return cls(frozenset(functions) - modules, frozenset(modules), pickle)
-
-    def names(self, path: str) -> bool:
-        """Whether the path may be imported at all."""
-        return path in self.paths or path.rpartition(".")[0] in self.modules
-
-    def function(self, path: str) -> Callable[..., Any] | None:
-        """The function at this path, if it is allowed.
-
-        Raises ValueError or AttributeError, as RQ itself does, where it is not to be found.
-        """
-        if not self.names(path):
-            return None
-        found = import_attribute(path)
-        module = path.rpartition(".")[0]
-        if path not in self.paths and (
-            isinstance(found, ModuleType) or getattr(found, "__module__", None) != module
-        ):
-            return None  # `from os import system` does not make it the module's own
-        return found
-
-    def method(self, instance: object, name: str) -> Callable[..., Any] | None:
-        """The method of an object that came out of a pickle, if its class is allowed."""
-        owner = type(instance)
-        path = f"{owner.__module__}.{owner.__qualname__}"
-        return getattr(instance, name) if self.pickle and self.names(path) else None
-
-
-def data_of(fields: Mapping[bytes, bytes]) -> bytes:
-    """A job's call as it is stored, whoever wrote it; empty where there is none."""
-    stored = fields.get(b"data", b"")
-    try:
-        return zlib.decompress(stored)
-    except zlib.error:
-        return stored
+def is_wrong_type(failure: Exception) -> bool:
+    """Whether Redis has something else under the key than what was asked for."""
+    return isinstance(failure, ResponseError) and "WRONGTYPE" in str(failure)
 
 
 class NotAllowed(SwitchyardError):
     """A job in Redis names a function that was never declared; it is not executed."""
 
 
-class AllowedJob(Job):
+class WorkerJob(Job):
     """An RQ job that runs a declared function or nothing.
 
     Without it whoever can write to Redis runs any importable dotted path in the worker, JSON
-    serializer or not. Callbacks are dotted paths too.
+    serializer or not. Callbacks are dotted paths too, and webhooks are requests to anywhere.
     """
 
-    allowed: dict[str, Callable[..., Any]] = {  # noqa: RUF012
-        TASK: task.perform,
-        DEPENDENCY: task.wait_for_run,
-    }
-    legacy = Allowed()
+    legacy: frozenset[str] = frozenset()
     """What else may run: LEGACY_FUNCTIONS."""
+    legacy_pickle = False
+    refusal = ""
+    """Why nothing of it is done."""
+    _too_large = False
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Job:
+        """See rq. Raises NoSuchJobError also for what is no job's id, or no hash."""
+        try:
+            if JOB_ID_PATTERN.fullmatch(parse_job_id(id)):
+                return super().fetch(id, connection=connection, serializer=serializer)
+        except ResponseError as failure:
+            if not is_wrong_type(failure):
+                raise
+        log.error("no job: left alone", extra={"rq_job": ascii(id)[:200]})
+        raise NoSuchJobError(f"no job {id[:200]!a}")
+
+    @classmethod
+    def fetch_many(
+        cls, job_ids: Iterable[str], connection: Redis, serializer: Any = None
+    ) -> list[Job | None]:
+        """See rq; one that cannot be read hides no other."""
+        jobs: list[Job | None] = []
+        for job_id in job_ids:
+            try:
+                jobs.append(cls.fetch(job_id, connection, serializer))
+            except NoSuchJobError:
+                jobs.append(None)
+        return jobs
 
     @property
-    def is_run(self) -> bool:
-        """Whether it carries a run of the ledger."""
-        try:
-            return not is_pickled(self.data) and self.func_name == TASK
-        except DeserializationError:
+    def in_process(self) -> bool:
+        """Whether it needs no work horse: it is a run's, or nothing of it is done."""
+        if self.legacy_pickle and is_pickled(self.data):
             return False
+        try:
+            return self.func_name in tuple(OWN)
+        except DeserializationError:
+            return True
 
     def restore(self, raw_data: Any) -> Any:
-        """Read what Redis has of it; a pickled job in its own format, if that is allowed."""
-        if self.legacy.pickle and is_pickled(data_of(raw_data)):
+        """Read what Redis has of it, as far as it can be read; a pickled job in its own format, if
+        that is allowed. `refusal` says what is wrong with the rest."""
+        fields = dict(raw_data)
+        if b"data" not in fields:
+            raise NoSuchJobError(f"no call in {self.id}")
+        call = call_of(fields.pop(b"data"), INFLATED_BYTES + 1)
+        if self.legacy_pickle and is_pickled(call):
             self.serializer = DefaultSerializer
-        return super().restore(raw_data)
+        self.refusal = _NO_WEBHOOKS if fields.pop(b"webhooks", None) else ""
+        try:
+            read = self._read(fields)
+        except Exception:  # noqa: BLE001 - whatever it is that a stranger wrote
+            sound = {name: value for name, value in fields.items() if self._reads(name, value)}
+            self.refusal = f"{sorted(fields.keys() - sound.keys())!a} cannot be read"
+            read = self._read(sound)
+        self.__dict__.update(read.__dict__)
+        self._too_large = len(call) > INFLATED_BYTES
+        if self._too_large:
+            self.refusal = f"its call is larger than {INFLATED_BYTES >> 20} MB"
+        self.data = b"" if self._too_large else call
+
+    def _reads(self, name: bytes, value: bytes) -> bool:
+        try:
+            self._read({name: value})
+        except Exception:  # noqa: BLE001
+            return False
+        return True
+
+    def _read(self, fields: dict[bytes, bytes]) -> Job:
+        """What RQ reads in them. Raises where it could not go on with one of them."""
+        job = Job(self._id, self.connection, self.serializer)
+        # Of an earlier try, and not needed: RQ would inflate the latter without a bound.
+        job.restore({**fields, b"data": b"", b"result": b"", b"exc_info": b""})
+        for number in (getattr(job, name) for name in _NUMBERS):
+            if number is not None and not -1 <= number <= _MOST:
+                raise ValueError("out of range")
+        for gaps in (job.retry_intervals, job.repeat_intervals):
+            if gaps is not None and not (gaps and all(0 <= gap <= _MOST for gap in gaps)):
+                raise ValueError("no seconds")
+        if not isinstance(job._dependency_ids, list) or not isinstance(job.meta, dict):
+            raise TypeError("no list, or no object")
+        if not all(map(JOB_ID_PATTERN.fullmatch, job._dependency_ids)):
+            raise ValueError("no job ids")
+        return job
+
+    def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
+        """See rq. A call that was too large to be read stays in Redis as it is."""
+        fields = super().to_dict(include_meta, include_result)
+        if self._too_large:
+            del fields["data"]
+        return fields
+
+    def dependencies_are_met(self, *args: Any, **options: Any) -> bool:
+        """See rq. With dependencies that cannot be read it is enqueued, and fails."""
+        return not self._dependency_ids or super().dependencies_are_met(*args, **options)
 
     def _deserialize_data(self) -> None:
-        if is_pickled(self.data) and not self.legacy.pickle:
+        if self.refusal:
+            raise DeserializationError(self.refusal)
+        if is_pickled(self.data) and not self.legacy_pickle:
             raise DeserializationError("a pickle, which runs code when opened: see LEGACY_PICKLE")
         super()._deserialize_data()  # type: ignore[no-untyped-call]
 
     def _declared(self, path: str | None) -> Callable[..., Any] | None:
-        if path is None:
-            return None
-        found = self.allowed.get(path) or self.legacy.function(path)
-        if found is None:
-            raise NotAllowed(f"{path!r} is not a declared job function")
-        return found
+        if path is None or path in OWN:
+            return OWN.get(path or "")
+        module = path.rpartition(".")[0]
+        if path in self.legacy or f"{module}.*" in self.legacy:
+            function = import_attribute(path)
+            # `from os import system` does not make it the module's own.
+            owned = getattr(function, "__module__", None) == module
+            if path in self.legacy or (owned and not isinstance(function, ModuleType)):
+                return function
+        raise NotAllowed(f"{path!r} is not a declared job function")
 
     @property
     def func(self) -> Any:
         """The function to run. Raises NotAllowed."""
         if self.instance is None:
             return self._declared(self.func_name)
-        method = self.legacy.method(self.instance, self.func_name or "")
-        if method is None:
+        kind = type(self.instance)
+        named = {f"{kind.__module__}.{kind.__qualname__}", f"{kind.__module__}.*"}
+        if not self.legacy_pickle or named.isdisjoint(self.legacy):
             raise NotAllowed("a job on an instance is not a declared job function")
-        return method
+        return getattr(self.instance, self.func_name or "")
 
     @property
     def success_callback(self) -> Any:

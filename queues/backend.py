@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,14 @@ def queue_key(queue: str) -> str:
 def is_pickled(data: bytes) -> bool:
     """Whether the call is a pickle: told from its first byte, without opening it."""
     return data.startswith(_PICKLE)
+
+
+def call_of(stored: bytes, most: int) -> bytes:
+    """The first `most` bytes of a job's call, which RQ compresses."""
+    try:
+        return zlib.decompressobj().decompress(stored, most)
+    except zlib.error:
+        return stored[:most]
 
 
 @contextmanager

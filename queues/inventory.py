@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +29,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
-from queues.backend import TASK, answered, connect, is_pickled
+from queues.backend import TASK, answered, call_of, connect, is_pickled
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +111,7 @@ def function_of(stored: bytes | None) -> str:
     """The function that a job's stored data names, or why that cannot be said."""
     if stored is None:
         return GONE
-    try:
-        head = zlib.decompressobj().decompress(stored, _HEAD_BYTES)
-    except zlib.error:
-        head = stored[:_HEAD_BYTES]
+    head = call_of(stored, _HEAD_BYTES)
     if is_pickled(head):
         return PICKLED
     text = head.decode(errors="replace")

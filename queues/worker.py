@@ -5,25 +5,65 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
+from rq.exceptions import NoSuchJobError, StopRequested
+from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
+from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp, now
 
 from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
 from queues import task
-from queues.allowed import Allowed, AllowedJob
+from queues.allowed import WorkerJob, is_wrong_type
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 8.0
 """How long a step in hand may go on after SIGTERM; then the process ends and the lease runs out."""
 SCHEDULER_STOP_SECONDS = 5.0
+_DUE = 1000
+
+
+def _text(job_id: bytes) -> str:
+    """As RQ has it. What is no UTF-8 becomes an id that no job can have."""
+    return job_id.decode(errors="backslashreplace")
+
+
+class WorkerQueue(Queue):
+    """Takes from Redis whatever lies there."""
+
+    job_class = WorkerJob
+
+    @classmethod
+    def lpop(
+        cls, queue_keys: Sequence[str], timeout: int | None, connection: Redis | None = None
+    ) -> Any:
+        """See rq: the next id of several queues."""
+        popped = super().lpop(queue_keys, timeout, connection)
+        return popped and (popped[0], _text(popped[1]))
+
+    @classmethod
+    def lmove(cls, connection: Redis, queue_key: str, timeout: int | None) -> Any:
+        """See rq: the next id of one queue, which lies in another list until its job begins."""
+        moved = super().lmove(connection, queue_key, timeout)
+        if moved is None:
+            return None
+        job_id = _text(moved[1])
+        if job_id.encode() != moved[1]:
+            key = IntermediateQueue.get_intermediate_queue_key(queue_key)
+            connection.lrem(key, 1, moved[1])
+        return queue_key, job_id
 
 
 class _Thread(threading.Thread):
@@ -32,7 +72,7 @@ class _Thread(threading.Thread):
 
 
 class Scheduler(RQScheduler):
-    """Ends with its worker, however that ends.
+    """RQ's scheduler in a thread of the worker: it ends with its worker, however that ends.
 
     RQ's own process outlives a worker that is killed, with the worker's socket still open: Redis
     then hands the next job to the dead worker, and that job is lost.
@@ -53,6 +93,30 @@ class Scheduler(RQScheduler):
     def _install_signal_handlers(self) -> None:
         """The worker has them."""
 
+    def enqueue_scheduled_jobs(self) -> None:
+        """Put what is due into its queue, each job on its own."""
+        for name in self.acquired_locks:
+            queue = WorkerQueue(name, self.connection, serializer=self.serializer)
+            key = ScheduledJobRegistry.key_template.format(name)
+            for entry in self.connection.zrangebyscore(key, 0, current_timestamp(), 0, _DUE):
+                with self.connection.pipeline() as pipe:
+                    pipe.zrem(key, entry)
+                    self._enqueue(queue, _text(entry), pipe)
+                    pipe.execute()
+
+    def _enqueue(self, queue: WorkerQueue, job_id: str, pipe: Any) -> None:
+        try:
+            job = WorkerJob.fetch(job_id, self.connection, self.serializer)
+        except NoSuchJobError:
+            return
+        at_front = job.should_enqueue_at_front()
+        if isinstance(job, WorkerJob) and job.refusal:
+            queue.push_job_id(job.id, pipe)  # and no more is written of it: it is to fail
+        elif job.has_rate_limit:
+            queue._enqueue_rate_limited_job(job, pipe, at_front=at_front)
+        else:
+            queue._enqueue_job(job, pipe, at_front=at_front)
+
     def end(self) -> None:
         """Give its locks back, so that another worker's goes on at once."""
         self._stop_requested = True
@@ -68,22 +132,23 @@ class Worker(ForkingWorker, SimpleWorker):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.update(job_class=AllowedJob, serializer=JSONSerializer, log_job_description=False)
+        kwargs.update(job_class=WorkerJob, serializer=JSONSerializer, log_job_description=False)
         super().__init__(*args, **kwargs)
-        for queue in self.queues:
-            queue.serializer = JSONSerializer
-            queue.job_class = AllowedJob
+        self.queue_class = WorkerQueue
+        self.queues = [
+            WorkerQueue(queue.name, self.connection, serializer=JSONSerializer)
+            for queue in self.queues
+        ]
+        self._ordered_queues = self.queues[:]
         settings = process_runtime().settings
-        AllowedJob.legacy = Allowed.of(
-            split(settings.legacy_functions), pickle=settings.legacy_pickle
-        )
-        self._old_jobs = bool(settings.legacy_functions)
+        WorkerJob.legacy = frozenset(split(settings.legacy_functions))
+        WorkerJob.legacy_pickle = settings.legacy_pickle
         self._forked = False
 
     def work(self, *args: Any, **options: Any) -> bool:
         """See rq. With LEGACY_FUNCTIONS also as the scheduler: old jobs may wait for a time, or
         for their next try."""
-        if self._old_jobs:
+        if WorkerJob.legacy:
             options["with_scheduler"] = True
         return super().work(*args, **options)
 
@@ -105,16 +170,37 @@ class Worker(ForkingWorker, SimpleWorker):
         elif self.scheduler is not None:
             super().stop_scheduler()  # type: ignore[no-untyped-call]
 
+    def run_maintenance_tasks(self) -> None:
+        """See rq."""
+        with self._contained("maintenance"):
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        self.last_cleaned_at: Any = now()
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one job."""
-        if isinstance(job, AllowedJob) and job.is_run:
-            SimpleWorker.execute_job(self, job, queue)
-            return
-        self._forked = True
+        with self._contained(job.id):
+            if isinstance(job, WorkerJob) and job.in_process:
+                SimpleWorker.execute_job(self, job, queue)
+                return
+            self._forked = True
+            try:
+                super().execute_job(job, queue)
+            finally:
+                self._forked = False
+
+    @contextmanager
+    def _contained(self, what: str) -> Iterator[None]:
+        """RQ ends the worker at any error of its own code; at one that lies in what it read in
+        Redis, the next job's turn comes instead."""
         try:
-            super().execute_job(job, queue)
-        finally:
-            self._forked = False
+            yield
+        except StopRequested:
+            raise
+        except Exception as failure:
+            if isinstance(failure, RedisError) and not is_wrong_type(failure):
+                raise
+            self.executions.clear()
+            log.exception("left as it is", extra={"rq_job": what})
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """How long it may be silent: while it does a run itself, as long as that may take."""

@@ -16,8 +16,7 @@ from rq.serializers import JSONSerializer
 
 from app.platform.config import load
 from app.switchyard.errors import SettingsError
-from queues.allowed import Allowed
-from queues.backend import connect, is_pickled
+from queues.backend import connect
 from tests.support import old_tasks
 from tests.support.dying import WORKER
 from tests.support.forks import Forked
@@ -150,14 +149,3 @@ def test_legacy_functions_are_checked(bad: str) -> None:
     with pytest.raises(SettingsError, match="LEGACY_FUNCTIONS: must be dotted paths"):
         load({"LEGACY_FUNCTIONS": f"shop.tasks.pay, {bad}"})
     assert load({"LEGACY_FUNCTIONS": "shop.tasks.pay, shop.mail.*"}).legacy_functions
-
-
-def test_allowed() -> None:
-    allowed = Allowed.of([f"{AT}.*", "os.getcwd"], pickle=False)
-    assert allowed.function(f"{AT}.add") is old_tasks.add
-    assert allowed.function("os.getcwd") is os.getcwd
-    assert allowed.function(f"{AT}.system") is None
-    assert allowed.function("os.system") is None
-    assert allowed.method(old_tasks.Till(""), "ring") is None
-    assert is_pickled(b"\x80\x05")
-    assert not is_pickled(b'["f", null, [], {}]')

@@ -11,9 +11,6 @@ from uuid import uuid4
 
 import pytest
 from redis import Redis
-from rq import Queue
-from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
 
 from app.switchyard.runs.relay import sweep
 from queues.backend import connect
@@ -31,55 +28,6 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
         yield Side("rq", made, environ)
     finally:
         made.db.dispose()
-
-
-def ended(job: Job) -> JobStatus:
-    until(lambda: job.get_status() not in (JobStatus.QUEUED, JobStatus.STARTED))
-    return job.get_status()
-
-
-HOSTILE: list[dict[str, str]] = [
-    {"func": "os.system"},
-    {"func": "subprocess.check_output"},
-    {"func": "queues.task.create_app"},
-    {"func": "queues.task.perform", "on_failure": "os.system"},
-    {"func": "queues.task.perform", "on_success": "os.system"},
-]
-
-
-def test_no_other_path_in_redis_is_executed(on: Side, redis_url: str, tmp_path: Path) -> None:
-    redis = connect(redis_url)
-    target = tmp_path / "touched"
-    queue = Queue("tests", connection=redis, serializer=JSONSerializer)
-    placed = []
-    for hostile in HOSTILE:
-        args: tuple[object, ...] = (f"touch {target}",)
-        if "on_success" in hostile:
-            args = ("no-run", 1)  # with one argument it fails: its failure callback would be due
-        job = queue.create_job(hostile["func"], args=args, timeout=30, result_ttl=60)
-        job.save()
-        for name in ("on_success", "on_failure"):
-            if name in hostile:
-                field = name.replace("on_", "") + "_callback_name"
-                redis.hset(job.key, field, hostile[name])
-        queue.push_job_id(job.id)
-        job.set_status(JobStatus.QUEUED)
-        placed.append(job)
-    with rq_worker(on.environ, tmp_path / "worker.log"):
-        for job in placed:
-            assert ended(job) == JobStatus.FAILED
-            result = job.latest_result()
-            assert result is not None
-            assert "not a declared job function" in (result.exc_string or "")
-    assert not target.exists()
-
-
-def test_pickle_in_redis_is_not_opened(on: Side, redis_url: str, tmp_path: Path) -> None:
-    redis = connect(redis_url)
-    job = Queue("tests", connection=redis).enqueue("os.mkdir", str(tmp_path / "made"))
-    with rq_worker(on.environ, tmp_path / "worker.log"):
-        assert ended(job) == JobStatus.FAILED
-    assert not (tmp_path / "made").exists()
 
 
 def test_a_run_lost_between_two_queues_is_told_again(

@@ -1,0 +1,236 @@
+"""Whatever lies in Redis: the worker acts on what it knows, fails the rest alone, and goes on."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+from rq import Callback, Queue
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.webhook import Webhook
+
+from queues.allowed import INFLATED_BYTES, WorkerJob
+from queues.backend import connect
+from tests.support import old_tasks
+from tests.support.receiver import receiving
+from tests.support.sides import Side, environment, fresh, relaying, rq_worker
+from tests.support.waiting import until
+
+AT = "tests.support.old_tasks"
+BOMB = zlib.compress(b'["' + b" " * (4 * INFLATED_BYTES) + b'", null, [], {}]')
+ENDED = (JobStatus.FINISHED, JobStatus.FAILED)
+
+
+@pytest.fixture(params=["", "old"], ids=["one queue", "two queues"])
+def on(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    """A ledger and a Redis, with no worker yet; RQ takes from one queue otherwise than from two."""
+    connect(redis_url).flushall()
+    environ = environment(
+        f"sqlite:///{tmp_path / 'test.db'}",
+        redis_url,
+        LEGACY_FUNCTIONS=f"{AT}.*",
+        LEGACY_QUEUES=request.param,
+    )
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    try:
+        yield Side("rq", made, environ)
+    finally:
+        made.db.dispose()
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Redis:
+    return connect(redis_url)
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return Queue("tests", connection=redis, serializer=JSONSerializer)
+
+
+@contextmanager
+def a_worker_that_lives(on: Side, tmp_path: Path) -> Iterator[None]:
+    """At the end the same process still does a run."""
+    with rq_worker(on.environ, tmp_path / "worker.log") as worker:
+        yield
+        n = uuid4().hex
+        with relaying(on.made):
+            on.finish(on.dispatch("child", {"name": n}))
+        assert on.marks(n) == {n: 1}
+        assert worker.poll() is None
+
+
+def status(job: Job) -> JobStatus:
+    until(lambda: job.get_status() in ENDED, job.get_status, every_seconds=0.05)
+    return job.get_status()
+
+
+def error(job: Job) -> str:
+    result = job.latest_result()
+    assert result is not None
+    return result.exc_string or ""
+
+
+@pytest.mark.parametrize("on", [""], indirect=True)
+def test_no_other_path_is_executed_and_no_pickle_opened(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    target = tmp_path / "touched"
+    call = (f"touch {target}",)
+    refused = [
+        queue.enqueue(path, *call)
+        for path in (
+            *("os.system", "subprocess.check_output", "queues.task.load_app"),
+            *(f"{AT}.system", f"{AT}.os.system", f"{AT}.job"),
+        )
+    ]
+    refused += [
+        queue.enqueue("queues.task.perform", "no-run", 1, on_success=Callback("os.system")),
+        queue.enqueue("queues.task.perform", *call, on_failure=Callback("os.system")),
+        queue.enqueue(f"{AT}.add", 1, on_success=Callback("os.system")),
+    ]
+    pickled = Queue("tests", connection=redis).enqueue("os.mkdir", str(target))
+    with a_worker_that_lives(on, tmp_path):
+        for job in refused:
+            assert status(job) == JobStatus.FAILED
+            assert "not a declared job function" in error(job)
+        assert status(pickled) == JobStatus.FAILED
+    assert "LEGACY_PICKLE" in error(pickled)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("on", [""], indirect=True)
+def test_webhooks_are_not_sent(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
+    with receiving() as receiver:
+        to: dict[str, Any] = {
+            "webhooks": [Webhook(receiver.url, ends) for ends in ("finished", "failed")]
+        }
+        jobs = [
+            queue.enqueue("os.getcwd", **to),
+            queue.enqueue(old_tasks.add, 1, **to),
+            queue.enqueue(old_tasks.fail, **to),
+        ]
+        run = on.dispatch("child", {"name": "run"})
+        redis.hset(f"rq:job:{run.id}-1", "webhooks", json.dumps([to["webhooks"][0].to_dict()]))
+        abandoned = queue.create_job(old_tasks.add, (1,), **to)
+        abandoned.save()
+        redis.hset(abandoned.key, "status", "started")
+        redis.zadd(StartedJobRegistry("tests", redis).key, {f"{abandoned.id}:e": 1})
+        with a_worker_that_lives(on, tmp_path):
+            assert {status(job) for job in (*jobs, abandoned)} == {JobStatus.FAILED}
+        assert receiver.got == []
+    assert "webhooks" in error(jobs[1])
+
+
+JUNK: list[tuple[str, bytes]] = [
+    *((field, b"junk") for field in ("created_at", "enqueued_at", "started_at", "ended_at")),
+    *((field, b"junk") for field in ("timeout", "ttl", "result_ttl", "failure_ttl", "status")),
+    *((field, b"9" * 30) for field in ("timeout", "ttl", "result_ttl", "failure_ttl")),
+    *((field, b"-5") for field in ("timeout", "result_ttl")),
+    *(("dependency_ids", junk) for junk in (b"junk", b"\xff", b"7", b"[7]", b'["a b"]', b"{}")),
+    *(("retry_intervals", junk) for junk in (b"junk", b"[]", b'["x"]', b"[1e400]", b"7")),
+    *(("repeat_intervals", junk) for junk in (b"junk", b"[null]")),
+    *((field, b"junk") for field in ("retries_left", "repeats_left", "number_of_retries")),
+    *((field, b"junk") for field in ("enqueue_at_front", "allow_dependency_failures")),
+    *((field, b"\xff") for field in ("description", "worker_name", "group_id", "rate_limit_key")),
+    *((field, b"\xff") for field in ("origin", "success_callback_name")),
+    *(("failure_callback_timeout", junk) for junk in (b"junk", b"9" * 30)),
+    *(("meta", junk) for junk in (b"[1]", b"7")),
+    *(("data", junk) for junk in (b"", b"junk", b"[1]", b"\xff", zlib.compress(b"[1, 2, 3, 4]"))),
+    *(("data", junk) for junk in (BOMB, zlib.compress(BOMB))),
+]
+
+
+def test_junk_fails_its_own_job_alone(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
+    junk = []
+    for field, value in JUNK:
+        job = queue.enqueue(old_tasks.add, 1, meta={"a": 1})
+        redis.hset(job.key, field, value)
+        if field in ("retry_intervals", "repeat_intervals"):
+            redis.hset(job.key, mapping={"retries_left": 2, "repeats_left": 2})
+        junk.append(job)
+    unreadable = queue.enqueue(old_tasks.add, 1)
+    redis.hset(unreadable.key, b"\xff", "junk")
+    good = queue.enqueue(old_tasks.add, 1)
+    with a_worker_that_lives(on, tmp_path):
+        assert status(good) == JobStatus.FINISHED
+        ends = [(*said, status(job)) for said, job in zip(JUNK, junk, strict=True)]
+    assert [end for end in ends if end[2] != JobStatus.FAILED] == []
+    assert status(unreadable) == JobStatus.FAILED
+    assert "created_at" in error(junk[0])
+    assert Job.fetch(junk[0].id, redis, JSONSerializer).get_status() == JobStatus.FAILED
+    requeued = junk[0].requeue()
+    with a_worker_that_lives(on, tmp_path):
+        assert status(requeued) == JobStatus.FINISHED
+
+
+def test_what_is_no_job_is_left(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
+    redis.set("rq:job:string", "not a hash")
+    redis.hset("rq:job:empty", "status", "queued")
+    ids = (b"string", b"empty", b"\xff\xfe", b"a b", b"../x", b"", b"x" * 10_000, b"no:such:job")
+    redis.rpush(queue.key, *ids)
+    good = queue.enqueue(old_tasks.add, 1)
+    with a_worker_that_lives(on, tmp_path):
+        assert status(good) == JobStatus.FINISHED
+    assert redis.get("rq:job:string") == b"not a hash"
+    assert redis.llen(queue.key) == 0
+
+
+@pytest.mark.parametrize("on", ["old"], indirect=True)
+def test_junk_in_rqs_registries_ends_nothing(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    """What is due and what waits for another job is done; the rest fails, or waits for ever."""
+    first = queue.enqueue(old_tasks.add, 1)
+    dependents = [queue.enqueue(old_tasks.add, n, depends_on=first) for n in range(4)]
+    due = [queue.enqueue_in(timedelta(0), old_tasks.add, n) for n in range(4)]
+    for place in (dependents, due):
+        redis.hset(place[0].key, "timeout", "junk")
+        redis.hset(place[1].key, "dependency_ids", "junk")
+        redis.delete(place[2].key)
+        redis.set(place[2].key, "not a hash")
+    redis.sadd(first.dependents_key, "no-such-job")
+    for key in ("scheduled", "wip", "ready", "deferred", "failed", "finished"):
+        redis.zadd(f"rq:{key}:tests", {b"\xff": 1, b"a:b:c": 1, b"no-such-job": 1})
+    redis.rpush(f"{queue.key}:intermediate", b"\xff")
+    redis.sadd("rq:rl-keys", b"\xff")
+    redis.sadd("rq:groups", b"\xff")
+    redis.sadd("rq:workers:tests", b"\xff")
+    with a_worker_that_lives(on, tmp_path):
+        assert status(first) == JobStatus.FINISHED
+        assert {status(place[3]) for place in (dependents, due)} == {JobStatus.FINISHED}
+        assert {status(job) for job in due[:2]} == {JobStatus.FAILED}
+
+
+@pytest.mark.parametrize("stored", [BOMB, zlib.compress(BOMB)])
+def test_nothing_is_inflated_beyond_the_bound(redis: Redis, stored: bytes) -> None:
+    tracemalloc.start()
+    try:
+        job = WorkerJob("bomb", redis, JSONSerializer)
+        for field in (b"data", b"exc_info", b"result", b"meta"):
+            job.restore({b"data": b"[]", b"origin": b"tests"} | {field: stored})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * INFLATED_BYTES
+
+
+def test_a_large_call_is_not_lost(on: Side, queue: Queue, redis: Redis, tmp_path: Path) -> None:
+    """What is larger than the bound fails, and is kept as it was for a worker that may open it."""
+    large: Any = queue.enqueue(old_tasks.add, "x" * INFLATED_BYTES)
+    stored = redis.hget(large.key, "data")
+    with a_worker_that_lives(on, tmp_path):
+        assert status(large) == JobStatus.FAILED
+    assert "MB" in error(large)
+    assert redis.hget(large.key, "data") == stored
