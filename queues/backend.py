@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
 from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
 from rq.utils import utcformat
+from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+
+log = logging.getLogger(__name__)
 
 TASK = f"{__package__}.task.perform"
 """What an RQ job of a run names."""
 DEPENDENCY = f"{__package__}.task.wait_for_run"
 """What the RQ job names that other RQ jobs depend on in a run's place."""
+WORKER_COMMAND = (
+    f"rq worker --config {__package__}.settings --worker-class {__package__}.worker.Worker"
+)
+MARK = "switchyard"
+"""The field by which a registered worker is known as one of this layer: RQ keeps no class."""
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
+WARN_SECONDS = 60.0
 _PIPELINE = 1000
 _PICKLE = b"\x80"
 """How every pickle of protocol 2 or later begins, and no JSON."""
@@ -75,6 +86,37 @@ def _job_id(message: Message) -> str:
     return f"{message.run_id}-{message.epoch}"
 
 
+@dataclass(frozen=True, slots=True)
+class RegisteredWorker:
+    """An RQ worker, as it registered itself."""
+
+    name: str
+    host: str
+    pid: str
+    queues: list[str]
+    ours: bool
+    """Whether it can do runs."""
+
+
+def registered_workers(redis: Redis) -> list[RegisteredWorker]:
+    """The workers that live, or were killed within the last minutes."""
+    keys: Any = sorted(redis.smembers(REDIS_WORKER_KEYS))
+    with redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.hmget(key, "hostname", "pid", "queues", MARK)
+        rows = pipe.execute(raise_on_error=False)
+    workers = []
+    for key, row in zip(keys, rows, strict=True):
+        if not isinstance(row, list) or row[2] is None:
+            continue  # it died, or is none
+        name, host, pid, queues = (
+            (value or b"").decode(errors="replace") for value in (key, *row[:3])
+        )
+        own = row[3] is not None
+        workers.append(RegisteredWorker(name.rpartition(":")[2], host, pid, queues.split(","), own))
+    return workers
+
+
 class RQBackend:
     """Sends to plain RQ workers. RQ waits for no due time: the relay sends each run when due."""
 
@@ -83,7 +125,7 @@ class RQBackend:
 
     def __init__(self, url: str) -> None:
         self._redis = connect(url)
-        self._templates: dict[tuple[str, float], dict[str, Any]] = {}
+        self._warned_at = -WARN_SECONDS
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Write one RQ job per message and push their ids."""
@@ -100,40 +142,23 @@ class RQBackend:
         with self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = _job_id(message)
-                fields = {
-                    **self._template(message.queue, message.timeout),
+                fields: Any = {
                     "data": json.dumps([TASK, None, [message.run_id, message.epoch], {}]),
+                    "description": f"{message.job} {message.run_id}",
+                    "origin": message.queue,
+                    "status": JobStatus.QUEUED.value,
+                    "timeout": int(message.timeout),
+                    "result_ttl": 0,  # the ledger keeps the result
+                    "failure_ttl": FAILURE_TTL_SECONDS,
                     "created_at": now,
                     "enqueued_at": now,
-                    "description": f"{message.job} {message.run_id}",
                 }
-                pipe.hset(Job.key_for(job_id), mapping=cast(Any, fields))
+                pipe.hset(Job.key_for(job_id), mapping=fields)
                 queued[message.queue].append(job_id)
             for queue, ids in queued.items():
                 pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
                 pipe.rpush(queue_key(queue), *ids)
             pipe.execute()
-
-    def _template(self, queue: str, timeout: float) -> dict[str, Any]:
-        """The fields RQ writes for a job like these, from RQ itself, made once."""
-        fields = self._templates.get((queue, timeout))
-        if fields is None:
-            job = Job.create(
-                TASK,
-                args=("", 0),
-                connection=self._redis,
-                serializer=JSONSerializer,
-                origin=queue,
-                timeout=int(timeout),
-                result_ttl=0,  # the ledger keeps the result
-                failure_ttl=FAILURE_TTL_SECONDS,
-                status=JobStatus.QUEUED,
-            )
-            written = job.to_dict(include_meta=False, include_result=False)
-            # RQ reads an empty field and a missing one alike; half of them would go over the wire.
-            fields = {name: value for name, value in written.items() if value != ""}
-            self._templates[queue, timeout] = fields
-        return fields
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs whose RQ job still waits in its queue's list.
@@ -145,7 +170,22 @@ class RQBackend:
         with answered():
             for queue in {message.queue for message in messages}:
                 waiting.update(self._redis.lrange(queue_key(queue), 0, -1))
-        return {message.run_id for message in messages if _job_id(message).encode() in waiting}
+            lost = [m for m in messages if _job_id(m).encode() not in waiting]
+            self._name_foreign_workers({message.queue for message in lost})
+        return {message.run_id for message in messages} - {message.run_id for message in lost}
+
+    def _name_foreign_workers(self, queues: set[str]) -> None:
+        """Log who takes runs from these queues and cannot do them, at most once a minute."""
+        if not queues or time.monotonic() < self._warned_at + WARN_SECONDS:
+            return
+        self._warned_at = time.monotonic()
+        for worker in registered_workers(self._redis):
+            if not worker.ours and queues.intersection(worker.queues):
+                log.error(
+                    "an rq worker takes runs and fails them: start `%s` instead",
+                    WORKER_COMMAND,
+                    extra={"worker": worker.name, "host": worker.host, "pid": worker.pid},
+                )
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take each message's RQ job out of its queue; one that a worker has popped stays."""

@@ -1,7 +1,6 @@
-"""What is in RQ's Redis, by queue, place and function, and which call sites put it there.
+"""What is in a live Redis of RQ's: jobs by queue, place and function, cron, and old call sites.
 
-Calls are counted in the process and written to Redis at most every FLUSH_SECONDS, so that an
-enqueue waits for no round trip of its own. A process that is killed loses what it counted since.
+Read only, and no pickle is opened.
 """
 
 from __future__ import annotations
@@ -9,112 +8,131 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickletools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
+from rq import cron_scheduler_registry
+from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job, parse_job_id
 from rq.queue import Queue
 from rq.registry import (
     BaseRegistry,
     DeferredJobRegistry,
     FailedJobRegistry,
+    FinishedJobRegistry,
     ScheduledJobRegistry,
     StartedJobRegistry,
 )
 
-from queues.backend import TASK, answered, call_of, connect, is_pickled
+from queues.backend import (
+    RegisteredWorker,
+    answered,
+    call_of,
+    connect,
+    is_pickled,
+    queue_key,
+    registered_workers,
+)
 
 log = logging.getLogger(__name__)
 
-PLACES = ("queued", "scheduled", "started", "deferred", "failed")
 _REGISTRIES: dict[str, type[BaseRegistry]] = {
     "scheduled": ScheduledJobRegistry,
     "started": StartedJobRegistry,
     "deferred": DeferredJobRegistry,
     "failed": FailedJobRegistry,
+    "finished": FinishedJobRegistry,
 }
+PLACES = ("queued", *_REGISTRIES)
+PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
+RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs"
+"""The package of that name keeps what is to come, of all queues, in a set of its own."""
+CALL_SITES = "switchyard:call-sites"
+"""A hash: `["function", "rq" or "dispatched", "why"]` to how often."""
+FLUSH_SECONDS = 5.0
+_MOST_CALLS = 1000
 _CHUNK = 200
 _HEAD_BYTES = 4096
 """The function's name comes first."""
-PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
-KEY = "switchyard:call-sites"
-"""A hash: `["function", "rq" or "dispatched", "why"]` to how often."""
-FLUSH_SECONDS = 5.0
-_MOST = 1000
-_OTHERS = "(others)"
 
 
 @dataclass(slots=True)
-class QueueCensus:
+class QueueInventory:
     """One queue."""
 
     name: str
-    counts: dict[str, int]
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PLACES, 0))
     """By place: all of them."""
     functions: dict[str, Counter[str]] = field(default_factory=dict)
     """By function: how many in which place, of those that were looked at."""
+    pickled: int = 0
     looked_at: int = 0
 
 
-def census(url: str, most: int) -> tuple[list[QueueCensus], list[dict[str, Any]]]:
-    """Every queue, and the call sites counted; at most `most` jobs of each place are looked at.
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What was seen in one Redis."""
 
-    Raises BackendUnavailable.
-    """
+    queues: list[QueueInventory]
+    workers: list[RegisteredWorker]
+    cron: list[dict[str, Any]]
+    """The jobs of running `rq cron` processes, as RQ keeps them."""
+    call_sites: list[dict[str, Any]]
+
+
+def take(url: str, most: int) -> Inventory:
+    """Look at every queue; at most at `most` jobs of each place. Raises BackendUnavailable."""
     redis = connect(url)
     with closing(redis), answered():
-        return [_queue(redis, name, most) for name in _names(redis)], counted(redis)
+        keys = {_text(key) for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
+        queues = []
+        for name in sorted(key.removeprefix(queue_key("")) for key in keys):
+            queue = QueueInventory(name)
+            _count(redis, queue, "queued", queue_key(name), most)
+            for place, registry in _REGISTRIES.items():
+                _count(redis, queue, place, registry.key_template.format(name), most)
+            queues.append(queue)
+        elsewhere = QueueInventory(RQ_SCHEDULER)
+        _count(redis, elsewhere, "scheduled", _RQ_SCHEDULER_KEY, most)
+        queues += [elsewhere] if elsewhere.looked_at else []
+        return Inventory(queues, registered_workers(redis), _cron(redis), counted(redis))
 
 
-def _names(redis: Redis) -> list[str]:
-    prefix = Queue.redis_queue_namespace_prefix
-    keys = {key.decode() for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
-    return sorted(key.removeprefix(prefix) for key in keys)
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
-def _queue(redis: Redis, name: str, most: int) -> QueueCensus:
-    found = QueueCensus(name, {})
-    keys = {"queued": f"{Queue.redis_queue_namespace_prefix}{name}"}
-    for place, registry in _REGISTRIES.items():
-        keys[place] = registry.key_template.format(name)
-    for place, key in keys.items():
-        listed = place == "queued"
-        found.counts[place] = int(redis.llen(key) if listed else redis.zcard(key))
-        for ids in _ids(redis, key, min(most, found.counts[place]), listed=listed):
-            found.looked_at += len(ids)
-            for function in _functions(redis, ids):
-                found.functions.setdefault(function, Counter())[place] += 1
-    return found
+def _count(redis: Redis, queue: QueueInventory, place: str, key: str, most: int) -> None:
+    listed = place == "queued"
+    count, read = (redis.llen, redis.lrange) if listed else (redis.zcard, redis.zrange)
+    queue.counts[place] = int(count(key))
+    for start in range(0, min(most, queue.counts[place]), _CHUNK):
+        ids: Any = read(key, start, min(start + _CHUNK, most) - 1)
+        with redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hget(Job.key_for(parse_job_id(_text(job_id))), "data")
+            found = pipe.execute(raise_on_error=False)
+        queue.looked_at += len(found)
+        for data in found:
+            queue.functions.setdefault(function_of(data), Counter())[place] += 1
+            queue.pickled += isinstance(data, bytes) and is_pickled(call_of(data, 1))
 
 
-def _ids(redis: Redis, key: str, most: int, *, listed: bool) -> Iterator[list[str]]:
-    read: Any = redis.lrange if listed else redis.zrange
-    for start in range(0, most, _CHUNK):
-        yield [parse_job_id(id.decode()) for id in read(key, start, min(start + _CHUNK, most) - 1)]
-
-
-def _functions(redis: Redis, ids: list[str]) -> list[str]:
-    with redis.pipeline(transaction=False) as pipe:
-        for job_id in ids:
-            pipe.hget(Job.key_for(job_id), "data")
-        return [function_of(data) for data in pipe.execute()]
-
-
-def function_of(stored: bytes | None) -> str:
+def function_of(stored: object) -> str:
     """The function that a job's stored data names, or why that cannot be said."""
-    if stored is None:
-        return GONE
+    if not isinstance(stored, bytes):
+        return GONE if stored is None else UNREADABLE
     head = call_of(stored, _HEAD_BYTES)
     if is_pickled(head):
-        return PICKLED
-    text = head.decode(errors="replace")
+        return _function_in_pickle(head)
+    text = _text(head)
     try:
         name, _ = json.JSONDecoder().raw_decode(text, 1 if text.startswith("[") else 0)
     except ValueError:
@@ -122,13 +140,36 @@ def function_of(stored: bytes | None) -> str:
     return name if isinstance(name, str) else UNREADABLE
 
 
-def is_ours(function: str) -> bool:
-    """Whether it carries runs of the ledger."""
-    return function == TASK
+def _function_in_pickle(head: bytes) -> str:
+    """The text that a pickled call begins with: read as bytes, and nothing in it is opened."""
+    try:
+        for opcode, value, _ in pickletools.genops(head):
+            if opcode.name not in ("PROTO", "FRAME", "MARK"):
+                # A method has no dot: what it is a method of comes later.
+                return value if isinstance(value, str) and "." in value else PICKLED
+    except ValueError:
+        return PICKLED
+    return PICKLED
+
+
+def _cron(redis: Redis) -> list[dict[str, Any]]:
+    names: Any = redis.zrange(cron_scheduler_registry.get_registry_key(), 0, -1)
+    found: list[dict[str, Any]] = []
+    for name in names:
+        stored: Any = redis.hget(f"{RQ_KEY_PREFIX}:cron_scheduler:{_text(name)}", "cron_jobs")
+        try:
+            found += [job for job in json.loads(stored or "[]") if isinstance(job, dict)]
+        except (ValueError, TypeError):
+            log.warning("a cron scheduler's jobs cannot be read", extra={"scheduler": _text(name)})
+    return found
 
 
 class CallSites:
-    """The counts of one process that are not in Redis yet."""
+    """How often each function was enqueued by an old call site, and where it went.
+
+    Counted in the process and written to Redis at most every FLUSH_SECONDS, so that an enqueue
+    waits for no round trip of its own. A process that is killed loses what it counted since.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -137,11 +178,11 @@ class CallSites:
 
     def note(self, function: str, went: str, why: str) -> None:
         """Count one call."""
-        field = json.dumps([function, went, why])
+        call = json.dumps([function, went, why])
         with self._lock:
-            if field not in self._counts and len(self._counts) >= _MOST:
-                field = json.dumps([_OTHERS, went, ""])
-            self._counts[field] += 1
+            if call not in self._counts and len(self._counts) >= _MOST_CALLS:
+                call = json.dumps(["(others)", went, ""])
+            self._counts[call] += 1
 
     def flush(self, redis: Redis) -> None:
         """Write the counts, if it is time; a Redis that fails costs the counts and nothing else."""
@@ -152,8 +193,8 @@ class CallSites:
             counts, self._counts = self._counts, Counter()
         try:
             with redis.pipeline(transaction=False) as pipe:
-                for field, count in counts.items():
-                    pipe.hincrby(KEY, field, count)
+                for call, count in counts.items():
+                    pipe.hincrby(CALL_SITES, call, count)
                 pipe.execute()
         except RedisError as failure:
             log.warning("call sites not counted", extra={"reason": type(failure).__name__})
@@ -169,9 +210,9 @@ os.register_at_fork(after_in_child=call_sites.forget)
 
 
 def counted(redis: Redis, most: int = 10_000) -> list[dict[str, Any]]:
-    """What was counted so far, the most frequent first."""
+    """The call sites counted so far, the most frequent first."""
     found = []
-    for call, count in redis.hscan_iter(KEY, count=500):
+    for call, count in redis.hscan_iter(CALL_SITES, count=500):
         function, went, why = json.loads(call)
         found.append({"function": function, "went": went, "why": why, "count": int(count)})
         if len(found) >= most:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
 from rq.exceptions import NoSuchJobError, StopRequested
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
@@ -26,6 +24,7 @@ from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
+from queues.backend import MARK, queue_key
 
 log = logging.getLogger(__name__)
 
@@ -33,37 +32,6 @@ STOP_SECONDS = 8.0
 """How long a step in hand may go on after SIGTERM; then the process ends and the lease runs out."""
 SCHEDULER_STOP_SECONDS = 5.0
 _DUE = 1000
-
-
-def _text(job_id: bytes) -> str:
-    """As RQ has it. What is no UTF-8 becomes an id that no job can have."""
-    return job_id.decode(errors="backslashreplace")
-
-
-class WorkerQueue(Queue):
-    """Takes from Redis whatever lies there."""
-
-    job_class = WorkerJob
-
-    @classmethod
-    def lpop(
-        cls, queue_keys: Sequence[str], timeout: int | None, connection: Redis | None = None
-    ) -> Any:
-        """See rq: the next id of several queues."""
-        popped = super().lpop(queue_keys, timeout, connection)
-        return popped and (popped[0], _text(popped[1]))
-
-    @classmethod
-    def lmove(cls, connection: Redis, queue_key: str, timeout: int | None) -> Any:
-        """See rq: the next id of one queue, which lies in another list until its job begins."""
-        moved = super().lmove(connection, queue_key, timeout)
-        if moved is None:
-            return None
-        job_id = _text(moved[1])
-        if job_id.encode() != moved[1]:
-            key = IntermediateQueue.get_intermediate_queue_key(queue_key)
-            connection.lrem(key, 1, moved[1])
-        return queue_key, job_id
 
 
 class _Thread(threading.Thread):
@@ -94,28 +62,23 @@ class Scheduler(RQScheduler):
         """The worker has them."""
 
     def enqueue_scheduled_jobs(self) -> None:
-        """Put what is due into its queue, each job on its own."""
+        """See rq. What cannot be read holds up no other: it goes to a worker, which fails it."""
         for name in self.acquired_locks:
-            queue = WorkerQueue(name, self.connection, serializer=self.serializer)
             key = ScheduledJobRegistry.key_template.format(name)
             for entry in self.connection.zrangebyscore(key, 0, current_timestamp(), 0, _DUE):
-                with self.connection.pipeline() as pipe:
-                    pipe.zrem(key, entry)
-                    self._enqueue(queue, _text(entry), pipe)
-                    pipe.execute()
+                if not self._is_readable(entry):
+                    with self.connection.pipeline() as pipe:
+                        pipe.zrem(key, entry)
+                        pipe.rpush(queue_key(name), entry)
+                        pipe.execute()
+        super().enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
 
-    def _enqueue(self, queue: WorkerQueue, job_id: str, pipe: Any) -> None:
+    def _is_readable(self, entry: bytes) -> bool:
         try:
-            job = WorkerJob.fetch(job_id, self.connection, self.serializer)
-        except NoSuchJobError:
-            return
-        at_front = job.should_enqueue_at_front()
-        if isinstance(job, WorkerJob) and job.refusal:
-            queue.push_job_id(job.id, pipe)  # and no more is written of it: it is to fail
-        elif job.has_rate_limit:
-            queue._enqueue_rate_limited_job(job, pipe, at_front=at_front)
-        else:
-            queue._enqueue_job(job, pipe, at_front=at_front)
+            job = WorkerJob.fetch(entry.decode(), self.connection, self.serializer)
+        except (NoSuchJobError, UnicodeDecodeError):
+            return False
+        return not (isinstance(job, WorkerJob) and job.refusal)
 
     def end(self) -> None:
         """Give its locks back, so that another worker's goes on at once."""
@@ -134,16 +97,17 @@ class Worker(ForkingWorker, SimpleWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.update(job_class=WorkerJob, serializer=JSONSerializer, log_job_description=False)
         super().__init__(*args, **kwargs)
-        self.queue_class = WorkerQueue
-        self.queues = [
-            WorkerQueue(queue.name, self.connection, serializer=JSONSerializer)
-            for queue in self.queues
-        ]
-        self._ordered_queues = self.queues[:]
+        for queue in self.queues:
+            queue.serializer = JSONSerializer
+            queue.job_class = WorkerJob
         settings = process_runtime().settings
         WorkerJob.legacy = frozenset(split(settings.legacy_functions))
         WorkerJob.legacy_pickle = settings.legacy_pickle
         self._forked = False
+
+    def serialize(self) -> dict[str, Any]:
+        """What it registers of itself: with the mark of who can do runs."""
+        return {**super().serialize(), MARK: 1}
 
     def work(self, *args: Any, **options: Any) -> bool:
         """See rq. With LEGACY_FUNCTIONS also as the scheduler: old jobs may wait for a time, or
@@ -169,6 +133,18 @@ class Worker(ForkingWorker, SimpleWorker):
             self.scheduler.end()
         elif self.scheduler is not None:
             super().stop_scheduler()  # type: ignore[no-untyped-call]
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """See rq. An id that is no UTF-8 is dropped."""
+        while True:
+            try:
+                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except UnicodeDecodeError as failure:
+                log.error("no job's id: dropped", extra={"rq_job": ascii(failure.object)[:200]})
+                for queue in self.queues:
+                    self.connection.lrem(queue.intermediate_queue_key, 1, failure.object)  # type: ignore[arg-type]
 
     def run_maintenance_tasks(self) -> None:
         """See rq."""

@@ -19,15 +19,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from rq import SimpleWorker
+from rq.cron import CronScheduler
 from rq.serializers import JSONSerializer
 
 import queues
 from app import create_app as build
 from app.platform.config import load
+from app.switchyard.runs.relay import sweep
 from queues.backend import TASK, connect
-from queues.inventory import GONE, PICKLED, UNREADABLE, call_sites, census, function_of
+from queues.inventory import (
+    GONE,
+    PICKLED,
+    UNREADABLE,
+    Inventory,
+    call_sites,
+    function_of,
+    take,
+)
 from tests.support import old_tasks
-from tests.support.sides import environment, fresh
+from tests.support.sides import Side, environment, fresh, rq_worker
+from tests.support.waiting import until
 
 AT = "tests.support.old_tasks"
 
@@ -101,18 +112,16 @@ def test_by_place_and_function(app: Flask, redis: Redis, tmp_path: Path) -> None
     assert not (tmp_path / "opened").exists()
 
     old = queue_named(found, "old")
-    counts = {
-        place: old[place] for place in ("queued", "scheduled", "started", "deferred", "failed")
-    }
-    assert counts == {"queued": 3, "scheduled": 1, "started": 0, "deferred": 1, "failed": 1}
+    counts = [old[place] for place in ("queued", "scheduled", "started", "deferred", "failed")]
+    assert counts == [3, 1, 0, 1, 1]
     assert (old["pickled"], old["looked_at"]) == (1, 6)
     functions = {row["function"]: row for row in old["functions"]}
-    assert set(functions) == {f"{AT}.add", f"{AT}.fail", f"{AT}.mark", PICKLED}
+    assert set(functions) == {f"{AT}.{name}" for name in ("add", "fail", "mark", "ring")}
     add = functions[f"{AT}.add"]
     assert (add["queued"], add["scheduled"], add["deferred"], add["known"]) == (1, 1, 1, False)
     assert functions[f"{AT}.fail"]["failed"] == 1
     assert functions[f"{AT}.mark"]["known"] is True
-    assert functions[PICKLED]["known"] is None
+    assert (functions[f"{AT}.ring"]["queued"], functions[f"{AT}.ring"]["known"]) == (1, False)
     ours = queue_named(found, "tests")["functions"]
     assert [(row["function"], row["queued"], row["known"]) for row in ours] == [(TASK, 1, True)]
     assert bad.get_status() == "failed"
@@ -150,7 +159,11 @@ def test_without_redis(tmp_path: Path) -> None:
         (zlib.compress(b'["a.b", null, [1], {}]'), "a.b"),
         (b'["a.b", null, [1], {}]', "a.b"),
         (zlib.compress(b'["a.b", null, ["' + b"x" * 10_000_000 + b'"], {}]'), "a.b"),
-        (zlib.compress(pickle.dumps(("a.b", None, (), {}))), PICKLED),
+        *((pickle.dumps(("a.b", None, (), {}), protocol), "a.b") for protocol in (2, 3, 4, 5)),
+        (zlib.compress(pickle.dumps(("a.b", None, ("x" * 10_000_000,), {}))), "a.b"),
+        (pickle.dumps(("method", Bomb("/nowhere"), (), {})), PICKLED),
+        (pickle.dumps({}), PICKLED),
+        (b"\x80\x05", PICKLED),
         (None, GONE),
         (b"", UNREADABLE),
         (b"[[", UNREADABLE),
@@ -181,4 +194,77 @@ def test_anything_else_is_only_named(stored: bytes) -> None:
 
 def test_an_empty_redis(redis: Redis, redis_url: str) -> None:
     redis.flushall()
-    assert census(redis_url, 10) == ([], [])
+    assert take(redis_url, 10) == Inventory([], [], [], [])
+
+
+def test_junk_is_only_named(redis: Redis, redis_url: str) -> None:
+    redis.flushall()
+    redis.sadd("rq:queues", b"rq:queue:\xff", "rq:queue:old")
+    redis.rpush("rq:queue:old", b"\xff", "string", "gone")
+    redis.set("rq:job:string", "no hash")
+    redis.zadd("rq:cron_schedulers", {b"\xff": 1, b"number": 2})
+    redis.hset("rq:cron_scheduler:number", "cron_jobs", "7")
+    redis.sadd("rq:workers", b"rq:worker:\xff", "rq:worker:string")
+    redis.set("rq:worker:string", "no hash")
+    found = take(redis_url, 10)
+    assert {name: dict(counts) for name, counts in found.queues[0].functions.items()} == {
+        GONE: {"queued": 2},
+        UNREADABLE: {"queued": 1},
+    }
+    assert (found.workers, found.cron) == ([], [])
+
+
+def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> None:
+    """RQ's own cron, rq-scheduler, and whoever enqueues with a Queue of their own."""
+    plain = rq.Queue("old", connection=redis)
+    plain.enqueue(old_tasks.mark, "direct")
+    plain.enqueue(old_tasks.add, 1)
+    job = plain.create_job(old_tasks.pay, args=("p", 1))
+    job.save()
+    redis.zadd("rq:scheduler:scheduled_jobs", {job.id: 4e9})
+    cron = CronScheduler(redis, name="beat")
+    cron.register(old_tasks.mark, "old", cron="0 9 * * *")
+    cron.register(old_tasks.add, "old", interval=60)
+    cron.register_birth()
+    found = taken(app)["redis"]
+    past = [
+        (queue["name"], row["function"], row["bypasses"])
+        for queue in found["queues"]
+        for row in queue["functions"]
+        if row["bypasses"] is not None
+    ]
+    assert past == [
+        ("old", f"{AT}.mark", "old-mark"),
+        ("(rq-scheduler)", f"{AT}.pay", "old-pay"),
+    ]
+    assert [(row["func_name"], row["cron"], row["bypasses"]) for row in found["cron"]] == [
+        (f"{AT}.mark", "0 9 * * *", "old-mark"),
+        (f"{AT}.add", None, None),
+    ]
+    shown = app.test_cli_runner().invoke(args=["cutover", "inventory"]).stdout
+    assert "old-mark, but it goes past its flag" in shown
+
+
+def test_a_worker_that_fails_runs_is_named(
+    app: Flask, redis: Redis, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An old worker, whose jobs are pickled, on a queue that carries runs."""
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    for queues_of in (["old", "tests"], ["others"]):
+        worker: Any = SimpleWorker(queues_of, connection=redis)
+        worker.register_birth()
+    with rq_worker(environ, tmp_path / "worker.log"):
+        until(lambda: len(taken(app)["redis"]["workers"]) == 3)
+        workers = taken(app)["redis"]["workers"]
+    assert sorted((worker["queues"], worker["ours"]) for worker in workers) == [
+        (["old", "tests"], False),
+        (["others"], False),
+        (["tests"], True),
+    ]
+    runtime = app.extensions["switchyard"]
+    Side("rq", runtime, environ).dispatch("noop", {"name": "n"})
+    SimpleWorker(["tests"], connection=redis).work(burst=True, logging_level="CRITICAL")
+    until(lambda: sweep(runtime.store).sent)
+    (named,) = [record for record in caplog.records if "takes runs" in record.getMessage()]
+    assert "--worker-class queues.worker.Worker" in named.getMessage()
+    assert named.__dict__["worker"] in [w["name"] for w in workers if w["queues"] != ["others"]]

@@ -32,7 +32,7 @@ from app.switchyard.runs.models import RunRow as R
 from queues import inventory
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
-from queues.inventory import KEY, call_sites, counted
+from queues.inventory import CALL_SITES, call_sites, counted
 from tests.support import old_jobs, old_tasks
 from tests.support.forks import forked
 from tests.support.sides import (
@@ -347,7 +347,7 @@ def test_counting_waits_for_no_round_trip_of_its_own(
 
 
 def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) -> None:
-    redis.set(KEY, "something else")
+    redis.set(CALL_SITES, "something else")
     job = queue.enqueue(old_tasks.add, 1)
     assert job.get_status() == JobStatus.QUEUED
 

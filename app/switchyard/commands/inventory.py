@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,7 +11,8 @@ from flask.cli import with_appcontext
 from app.switchyard.commands.output import document, json_option, parts, say, table
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
-from queues.inventory import GONE, PICKLED, PLACES, UNREADABLE, QueueCensus, census, is_ours
+from queues.allowed import OWN
+from queues.inventory import GONE, PICKLED, PLACES, UNREADABLE, QueueInventory, take
 
 MOST = 20_000
 _SHOWN = ("name", "event", "schedule", "queue", "serverless", "file")
@@ -29,73 +31,90 @@ UNKNOWN = (PICKLED, GONE, UNREADABLE)
 @with_appcontext
 def inventory(most: int, as_json: bool) -> None:
     """Every job, what is in Redis by function, and which call sites still go to RQ. Read only."""
-    made = parts()
-    found = taken(made, most)
+    runtime = parts()
+    found = taken(runtime, most)
     if as_json:
         document(found)
         return
     shown = (*_SHOWN, "legacy")
     table(shown, ([job[name] for name in shown] for job in found["jobs"]))
-    if not found["redis"]["reachable"]:
-        say(f"what is in Redis is not known: {found['redis']['error']}")
+    redis = found["redis"]
+    if not redis["reachable"]:
+        say(f"what is in Redis is not known: {redis['error']}")
         return
     rows = [
         (queue["name"], row["function"], *(row[place] for place in PLACES), _known(row))
-        for queue in found["redis"]["queues"]
+        for queue in redis["queues"]
         for row in [{"function": "(all)", "known": None} | queue, *queue["functions"]]
     ]
     say("")
     table(("queue", "function", *PLACES, "declared"), rows)
-    say("")
-    sites = ("function", "went", "why", "count")
-    table(sites, ([site[name] for name in sites] for site in found["redis"]["call_sites"]))
+    for name, columns in (
+        ("workers", ("name", "host", "pid", "queues", "ours")),
+        ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
+        ("call_sites", ("function", "went", "why", "count")),
+    ):
+        say("")
+        table(columns, ([row.get(column) for column in columns] for row in redis[name]))
 
 
-def taken(made: Runtime, most: int) -> dict[str, Any]:
+def taken(runtime: Runtime, most: int) -> dict[str, Any]:
     """`cutover inventory --json`."""
     jobs = [
         {name: getattr(spec, name) for name in _SHOWN}
         | {"legacy": None if spec.legacy is None else spec.legacy.function}
-        for spec in made.catalogue.values()
+        for spec in runtime.catalogue.values()
     ]
+    redis: dict[str, Any] = {"reachable": False, "error": None}
+    redis |= {"queues": [], "workers": [], "cron": [], "call_sites": []}
     try:
-        queues, sites = census(made.settings.redis_url, most)
-    except BackendUnavailable as away:
-        nothing: dict[str, Any] = {"queues": [], "call_sites": []}
-        return {"jobs": jobs, "redis": {"reachable": False, "error": str(away)} | nothing}
+        found = take(runtime.settings.redis_url, most)
+    except BackendUnavailable as unavailable:
+        return {"jobs": jobs, "redis": redis | {"error": str(unavailable)}}
     return {
         "jobs": jobs,
-        "redis": {
+        "redis": redis
+        | {
             "reachable": True,
-            "error": None,
-            "queues": [_queue(made, queue) for queue in queues],
-            "call_sites": sites,
+            "queues": [_queue(runtime, queue) for queue in found.queues],
+            "workers": [asdict(worker) for worker in found.workers],
+            "cron": [
+                entry | {"bypasses": _bypassed(runtime, str(entry.get("func_name")))}
+                for entry in found.cron
+            ],
+            "call_sites": found.call_sites,
         },
     }
 
 
-def _queue(made: Runtime, queue: QueueCensus) -> dict[str, Any]:
+def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
     functions = [
         {
             "function": function,
-            "known": None if function in UNKNOWN else _declared(made, function),
+            "known": None
+            if function in UNKNOWN
+            else function in OWN or _bypassed(runtime, function) is not None,
+            "bypasses": _bypassed(runtime, function),
             **{place: counts[place] for place in PLACES},
         }
         for function, counts in sorted(queue.functions.items())
     ]
-    pickled = queue.functions.get(PICKLED)
     return {
         "name": queue.name,
         **queue.counts,
-        "pickled": 0 if pickled is None else pickled.total(),
+        "pickled": queue.pickled,
         "looked_at": queue.looked_at,
         "functions": functions,
     }
 
 
-def _declared(made: Runtime, function: str) -> bool:
-    return is_ours(function) or function in made.catalogue.legacy()
+def _bypassed(runtime: Runtime, function: str) -> str | None:
+    """The job whose flag and ledger an RQ job of this function goes past."""
+    spec = runtime.catalogue.legacy().get(function)
+    return None if spec is None else spec.name
 
 
 def _known(row: dict[str, Any]) -> str | None:
+    if row.get("bypasses") is not None:
+        return f"{row['bypasses']}, but it goes past its flag"
     return None if row["known"] is None else "yes" if row["known"] else "no"
