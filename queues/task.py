@@ -32,9 +32,8 @@ def perform(run_id: str, epoch: int) -> str:
     """Do one slice of the run. What becomes of it is in the ledger, so it raises only where the
     ledger itself cannot be reached; the run's lease then runs out and the relay takes it over."""
     delivery = Delivery(f"rq-{os.getpid()}-{os.urandom(6).hex()}", stopping.is_set)
-    app = load_app()
-    with app.app_context():
-        outcome = app.extensions["switchyard"].engine.perform(str(run_id), int(epoch), delivery)
+    with load_app().app_context():
+        outcome = process_runtime().engine.perform(str(run_id), int(epoch), delivery)
     return str(outcome.end)
 
 

@@ -52,6 +52,6 @@ def _loaded(pid: int) -> Flask:
         app = ScriptInfo(os.environ.get("FLASK_APP")).load_app()
     except NoAppException as failure:
         raise SettingsError(f"FLASK_APP: {failure.message}") from failure
-    if "switchyard" not in app.extensions:
+    if runtime.EXTENSION not in app.extensions:
         raise SettingsError(f"FLASK_APP: {app.import_name!r} has no Switchyard")
     return app
