@@ -8,7 +8,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	&& { command -v "$$p"; break; }; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test bench chaos
+.PHONY: help setup run demo test wheel bench chaos
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/.tests ## Lint, check types, run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 4 --dist worksteal
+
+wheel: $(VENV)/.tests ## Build dist/switchyard-*.whl: the layer alone, as an adopter installs it
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench

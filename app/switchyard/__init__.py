@@ -1,0 +1,61 @@
+"""Switchyard: each background job runs on RQ or on Inngest and QStash; a flag decides.
+
+These are the public names. The package's own modules may change with any version.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from app.switchyard.context import Context, Payload
+from app.switchyard.dispatch import Item, dispatch, dispatch_many
+from app.switchyard.errors import (
+    BackendUnavailable,
+    BadInput,
+    KeyConflict,
+    PayloadInvalid,
+    SettingsError,
+    SwitchyardError,
+    UnknownJob,
+)
+from app.switchyard.job import Empty, IfUnknown, JobPayload, Shadow, job
+from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
+from app.switchyard.runs.run import Run
+
+if TYPE_CHECKING:
+    from app.switchyard.extension import Switchyard
+
+__all__ = [
+    "BackendUnavailable",
+    "BadInput",
+    "Context",
+    "Empty",
+    "IfUnknown",
+    "Item",
+    "JobPayload",
+    "KeyConflict",
+    "NonRetriable",
+    "NotDone",
+    "OutcomeUnknown",
+    "Payload",
+    "PayloadInvalid",
+    "RetryAfter",
+    "Run",
+    "SettingsError",
+    "Shadow",
+    "StepFailed",
+    "Switchyard",
+    "SwitchyardError",
+    "UnknownJob",
+    "dispatch",
+    "dispatch_many",
+    "job",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: it loads Flask and both sides, which a module of jobs must not.
+    if name != "Switchyard":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.extension").Switchyard

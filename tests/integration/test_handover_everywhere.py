@@ -22,6 +22,7 @@ import pytest
 from sqlalchemy import select
 from structlog.contextvars import get_contextvars
 
+import app.switchyard.job as catalogue
 import flags
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
@@ -31,7 +32,6 @@ from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
 from app.switchyard import crash
-from app.switchyard import job as catalogue
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.handoff import hand_over

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-from app.switchyard import job as catalogue
+import app.switchyard.job as catalogue
 from app.switchyard.cutover import marks
 from app.switchyard.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
 from app.switchyard.dispatch import dispatch

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import app.switchyard.job as catalogue
 from app.platform.mail import render as rendering
 from app.platform.mail.render import TEMPLATES, Letter, render
-from app.switchyard import job as catalogue
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import JobSpec
 

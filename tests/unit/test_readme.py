@@ -9,8 +9,9 @@ from app.platform.config import ROOT
 
 CODE = """
 from app.platform import JOBS
-from app.switchyard import builtin, job
-for spec in job.load([*JOBS, *builtin.JOBS]).values():
+from app.switchyard import builtin
+from app.switchyard.job import load
+for spec in load([*JOBS, *builtin.JOBS]).values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
 """
