@@ -17,10 +17,9 @@ from sqlalchemy import select
 from app.switchyard.errors import RunNotMovable
 from app.switchyard.loading import process_runtime
 from app.switchyard.runs import operate
-from app.switchyard.runs.ledger import AnyRow
+from app.switchyard.runs.create import Run
+from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
-from app.switchyard.runs.run import Run
 from app.switchyard.runs.store import RunStore
 
 _STATUS = {

@@ -28,9 +28,8 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec, Legacy
 from app.switchyard.loading import process_runtime
-from app.switchyard.runs.create import new_run
+from app.switchyard.runs.create import Run, new_run
 from app.switchyard.runs.models import OPEN
-from app.switchyard.runs.run import Run
 from flags import LEGACY_BACKEND
 from queues.backend import DEPENDENCY
 from queues.dispatched import DispatchedJob, find

@@ -16,7 +16,7 @@ from app.switchyard.crash import point
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runs.statements import RESEND
+from app.switchyard.runs.relay import RESEND
 from app.switchyard.runtime import Runtime
 from app.switchyard.web import problems
 from app.switchyard.web.problems import problem

@@ -21,7 +21,7 @@ from app.switchyard.errors import (
 )
 from app.switchyard.job import Empty, IfUnknown, JobPayload, Shadow, job
 from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import Run
 
 if TYPE_CHECKING:
     from app.switchyard.extension import Switchyard

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 P = ParamSpec("P")
 T = TypeVar("T")
 Payload = BaseModel | Mapping[str, Any]
+AppContext = Callable[[], AbstractContextManager[object]]
+"""Flask's `app.app_context`: a new context for each slice of a run, and each look of a process."""
 
 
 class Steps(Protocol):

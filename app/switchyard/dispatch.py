@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import event
@@ -19,9 +18,14 @@ from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
-from app.switchyard.runs import shadows
-from app.switchyard.runs.create import NewRun, as_messages, new_run, write_runs
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import (
+    NewRun,
+    Run,
+    new_messages,
+    new_run,
+    wants_shadow,
+    write_runs,
+)
 from app.switchyard.runs.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -101,14 +105,11 @@ def _send(
     decided: Sequence[tuple[NewRun, flags.Decision]],
     now: datetime,
 ) -> list[Run]:
-    if len(decided) == 1 and not shadows.wanted(store.catalogue, spec, decided[0][1]):
-        with store.db.autocommit() as connection:
-            written = _write(connection, store, spec, decided, now)
-    else:
-        with store.db.begin() as connection:
-            written = _write(connection, store, spec, decided, now)
+    one = len(decided) == 1 and not wants_shadow(store, spec, decided[0][1])
+    with store.db.autocommit() if one else store.db.begin() as connection:
+        written = write_runs(connection, store, spec, decided, now)
     point("dispatch.committed")
-    store.send_messages(as_messages(spec, decided, written))
+    store.send_messages(new_messages(spec, decided, written))
     point("dispatch.sent")
     return written
 
@@ -144,22 +145,6 @@ def _wait(delay: Delay) -> timedelta:
     return wait
 
 
-def _write(
-    on: Any,
-    store: RunStore,
-    spec: JobSpec,
-    decided: Sequence[tuple[NewRun, flags.Decision]],
-    now: datetime,
-) -> list[Run]:
-    written = write_runs(
-        on, spec, decided, now, store.check, waiting_backends=store.waiting_backends
-    )
-    shadows.write(
-        on, store.catalogue, spec, decided, written, now, waiting_backends=store.waiting_backends
-    )
-    return written
-
-
 def _join(
     store: RunStore,
     spec: JobSpec,
@@ -169,10 +154,10 @@ def _join(
 ) -> list[Run]:
     """Write in the caller's transaction; sent after its commit, forgotten with its rollback."""
     if len(decided) == 1:
-        written = _write(session, store, spec, decided, now)
+        written = write_runs(session, store, spec, decided, now)
     else:
         with session.begin_nested():  # a conflict half way leaves the caller's own work alone
-            written = _write(session, store, spec, decided, now)
+            written = write_runs(session, store, spec, decided, now)
     unsent: list[str] = session.info.setdefault(_UNSENT, [])
     unsent.extend(run.id for run in written if run.created)
     return written

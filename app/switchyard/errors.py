@@ -96,8 +96,9 @@ class BackendUnavailable(SwitchyardError):
     title = "Backend unavailable"
 
 
-class LeaseLost(SwitchyardError):
-    """The run was taken over while this process held it; nothing more may be written for it."""
+class LeaseLost(BaseException):
+    """The run was taken over; this process may write nothing more of it. A BaseException, so that a
+    body's own `except Exception` does not go on with it."""
 
 
 class MigrationUnderWay(SwitchyardError):

@@ -110,7 +110,7 @@ def make_runtime(
         db=db,
         catalogue=catalogue,
         store=store,
-        engine=Engine(store, gateways, Leases(db, clock, lease)),
+        engine=Engine(store, gateways, Leases(lease)),
         cache=open_cache(settings),
         branches=[LAYER],
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,9 +12,6 @@ from app.switchyard.runtime import Runtime
 
 if TYPE_CHECKING:
     from flask import Flask
-
-AppContext = Callable[[], AbstractContextManager[object]]
-"""Flask's `app.app_context`: a new context for each slice of a run, and each look of a process."""
 
 
 def process_runtime() -> Runtime:

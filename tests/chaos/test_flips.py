@@ -15,7 +15,7 @@ import flags
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import SEEN_SECONDS, Drain, rollback
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import Run
 from flags import Side
 from tests.support.forks import Forked
 from tests.support.sides import both

@@ -17,8 +17,7 @@ import flags
 from app.switchyard import runtime
 from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
-from app.switchyard.runs.create import new_run, write_runs
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import Run, new_run, write_runs
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, rq_worker
 
@@ -231,14 +230,7 @@ def test_recorded_and_never_told_it_is_told_by_the_relay(on: Side) -> None:
     new = new_run(spec, {"name": n}, None, store.clock())
     decision = flags.Decision(on.backend, "STATIC", "live", 1)
     with store.db.autocommit() as connection:
-        (run,) = write_runs(
-            connection,
-            spec,
-            [(new, decision)],
-            store.clock(),
-            store.check,
-            waiting_backends=store.waiting_backends,
-        )
+        (run,) = write_runs(connection, store, spec, [(new, decision)], store.clock())
     (row,) = on.finish(run)
     assert (row.status, on.marks(n)) == ("succeeded", {n: 1})
 

@@ -36,14 +36,15 @@ from app.switchyard.cutover.parity import Parity
 from app.switchyard.cutover.standing import FAILED, OPEN
 from app.switchyard.db import Database
 from app.switchyard.errors import LeaseLost, SettingsError
-from app.switchyard.runs import ledger, operate
+from app.switchyard.runs import operate
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.backend import Delivery, End
-from app.switchyard.runs.hold import Hold
+from app.switchyard.runs.claim import ClaimRequest, claim_run, claim_uncapped
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status, StepStatus
 from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.relay import sweep
+from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runtime import Runtime
 from tests.support import cli_jobs
 from tests.support.cli_jobs import marks
@@ -432,8 +433,8 @@ def test_run_takes_over_from_a_process_that_died(build: Callable[..., Flask], ur
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}', "--key", "k")
     with cli.made.db.autocommit() as connection:
         now = utcnow()
-        bid = ledger.Bid(begun["id"], 1, "dead", now, now + cli.made.store.lease)
-        dead = ledger.claim(connection, bid)
+        request = ClaimRequest(begun["id"], 1, "dead", now, now + cli.made.store.lease)
+        dead = claim_uncapped(connection, request)
     assert dead is not None
     run = cli.json("jobs", "run", "cli-plain", '{"name": "a"}', "--key", "k")
     assert (run["id"], run["status"]) == (begun["id"], "succeeded")
@@ -517,17 +518,15 @@ def test_cancelled_before_it_began_it_never_begins(cli: Cli) -> None:
 def test_a_holders_next_write_is_refused_once_its_run_is_cancelled(cli: Cli) -> None:
     store = cli.made.store
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
-    with store.db.autocommit() as connection:
-        now = utcnow()
-        bid = ledger.Bid(begun["id"], 1, "holder", now, now + store.lease)
-        claim = ledger.claim(connection, bid)
-    assert claim is not None
-    hold = Hold(store, claim, Delivery("holder"))
+    now = utcnow()
+    request = ClaimRequest(begun["id"], 1, "holder", now, now + store.lease)
+    claimed = claim_run(store, request, Delivery("holder"))
+    assert isinstance(claimed, ClaimedRun)
     cli.json("runs", "cancel", begun["id"])
     with pytest.raises(LeaseLost), store.db.session() as tx:
-        hold.step_done(tx, "first", StepStatus.DONE, 1)
+        claimed.end_step(tx, "first", StepStatus.DONE, 1)
     with pytest.raises(LeaseLost):
-        hold.end(Status.SUCCEEDED, None, None)
+        claimed.end(Status.SUCCEEDED, None, None)
 
 
 def test_cancel_takes_the_children_along_and_retry_brings_them_back(cli: Cli) -> None:

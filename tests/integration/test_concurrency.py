@@ -1,4 +1,4 @@
-"""A job's cap holds over both backends together: places in the ledger, taken, given back, freed."""
+"""A job's cap holds over both backends together: slots in the ledger, taken, given back, freed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sqlalchemy import event, func, insert, select
 
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, load
-from app.switchyard.runs import ledger, places
+from app.switchyard.runs import claim
 from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.claim import ClaimRequest
 from app.switchyard.runs.context import Pause
+from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
-from app.switchyard.runs.hold import Hold
-from app.switchyard.runs.ledger import Bid, Claim
 from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runs.models import RunRow, Status, StepStatus
+from app.switchyard.runs.models import AnyRow, RunRow, Status, StepStatus
 from app.switchyard.runs.operate import cancel
 from app.switchyard.runs.relay import sweep
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
 from tests.support.sides import Side, both, environment, fresh, rq_worker
 from tests.support.waiting import until
@@ -38,17 +38,18 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class Setting(Side):
-    """A ledger with a clock of the test's own; nothing is carried but by the test."""
+    """A ledger with a clock of the test's own; nothing is delivered but by the test."""
 
     now: datetime = NOW
 
-    def bid(self, run: Run, by: str = "me") -> Bid:
+    def request(self, run: Run, by: str = "me") -> ClaimRequest:
         row = self.row(run.id)
-        return Bid(run.id, row.epoch, by, self.now, self.now + self.made.store.lease)
+        return ClaimRequest(run.id, row.epoch, by, self.now, self.now + self.made.store.lease)
 
-    def claim(self, run: Run, cap: int = jobs.CAP) -> Claim | None:
+    def claim(self, run: Run, cap: int = jobs.CAP) -> ClaimedRun | None:
         with self.made.db.autocommit() as connection:
-            return places.claim(connection, self.bid(run), "capped", cap)
+            row = claim.claim_slot(connection, self.request(run), "capped", cap)
+        return None if row is None else ClaimedRun(self.made.store, Delivery("me"), *row)
 
     def perform(self, run: Run, delivery: Delivery | None = None) -> Outcome:
         epoch = self.row(run.id).epoch
@@ -142,76 +143,75 @@ def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
     assert (row.status, row.holder) == ("waiting", "inngest-run")
     assert row.check_at == row.due_at + on.made.store.check
     assert held[0] is not None
-    Hold(on.made.store, held[0], Delivery("me")).end(Status.SUCCEEDED, "null", None)
+    held[0].end(Status.SUCCEEDED, "null", None)
     on.now = row.due_at
     assert [on.perform(mine, delivery).end for _ in range(2)] == [End.WAIT, End.DONE]
     assert on.slots() == [on.row(others[1].id).slot]
 
 
-def end_of_call(on: Setting, hold: Hold) -> None:
-    hold.delivery = StepByStep("me")
+def end_of_call(on: Setting, claimed: ClaimedRun) -> None:
+    claimed.delivery = StepByStep("me")
     with on.made.db.session() as tx:
-        hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+        claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
 
 
-def moved(on: Setting, hold: Hold) -> None:
-    hand_over(on.made.store, [hold.claim.run_id], "elsewhere")
-    hold.move()
+def moved(on: Setting, claimed: ClaimedRun) -> None:
+    hand_over(on.made.store, [claimed.run_id], "elsewhere")
+    claimed.move()
 
 
-def taken_over(on: Setting, hold: Hold) -> None:
+def taken_over(on: Setting, claimed: ClaimedRun) -> None:
     on.now += on.made.store.lease + timedelta(seconds=1)
     assert sweep(on.made.store).taken_over == 1
 
 
-ENDS: dict[str, Callable[[Setting, Hold], object]] = {
+ENDS: dict[str, Callable[[Setting, ClaimedRun], object]] = {
     "one step per call": end_of_call,
-    "a step to be tried again": lambda on, hold: hold.retry("step", 1, "error", NOW),
-    "a sleep": lambda on, hold: hold.wait("nap", NOW, NOW),
-    "a stop": lambda on, hold: hold.give_up(NOW),
+    "a step to be tried again": lambda on, claimed: claimed.retry("step", 1, "error", NOW),
+    "a sleep": lambda on, claimed: claimed.wait("nap", NOW, NOW),
+    "a stop": lambda on, claimed: claimed.give_up(NOW),
     "a move": moved,
-    "success": lambda on, hold: hold.end(Status.SUCCEEDED, "null", None),
-    "failure": lambda on, hold: hold.end(Status.FAILED, None, "error"),
-    "a cancel": lambda on, hold: cancel(on.made.store, hold.claim.run_id),
+    "success": lambda on, claimed: claimed.end(Status.SUCCEEDED, "null", None),
+    "failure": lambda on, claimed: claimed.end(Status.FAILED, None, "error"),
+    "a cancel": lambda on, claimed: cancel(on.made.store, claimed.run_id),
     "a takeover": taken_over,
 }
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_what_ends_a_slice_gives_the_place_back(on: Setting, how: str) -> None:
+def test_what_ends_a_slice_gives_the_slot_back(on: Setting, how: str) -> None:
     run, waits = on.capped(2)
     claimed = on.claim(run, cap=1)
     assert claimed is not None
     assert (on.slots(), on.claim(waits, cap=1)) == ([1], None)
-    ENDS[how](on, Hold(on.made.store, claimed, Delivery("me")))
+    ENDS[how](on, claimed)
     assert on.slots() == []
     assert on.claim(waits, cap=1) is not None
 
 
-def test_a_step_on_a_worker_keeps_the_place(on: Setting) -> None:
+def test_a_step_on_a_worker_keeps_the_slot(on: Setting) -> None:
     (run,) = on.capped(1)
     claimed = on.claim(run)
     assert claimed is not None
     before = on.slots()
     with on.made.db.session() as tx:
-        hold = Hold(on.made.store, claimed, Delivery("me"))
-        hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+        claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
     assert len(before) == 1
     assert on.slots() == before
 
 
 def test_many_at_the_same_moment(on: Setting) -> None:
-    """Who chose the same place as another chooses again, on a connection that still works."""
+    """Who chose the same slot as another chooses again, on a connection that still works."""
     cap, runs = 5, on.capped(16)
     barrier = threading.Barrier(len(runs))
-    claims: list[Claim | None] = []
+    claims: list[AnyRow | None] = []
 
     def take(run: Run) -> None:
         with on.made.db.autocommit() as connection:
-            bid = on.bid(run)
+            request = on.request(run)
             barrier.wait()
-            claims.append(places.claim(connection, bid, "capped", cap))
-            assert ledger.standing(connection, run.id) is not None
+            claims.append(claim.claim_slot(connection, request, "capped", cap))
+            assert claim.read_state(connection, run.id) is not None
 
     threads = [threading.Thread(target=take, args=(run,)) for run in runs]
     for thread in threads:
@@ -227,14 +227,14 @@ def test_many_at_the_same_moment(on: Setting) -> None:
     assert on.slots() == [1, 2, 3, 4, 5]
 
 
-def test_a_place_that_another_took_is_refused_by_the_database(
+def test_a_slot_that_another_took_is_refused_by_the_database(
     on: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = on.capped(2)
     assert on.claim(first, cap=1) is not None
-    # As it was a moment ago, when nobody had a place yet.
+    # As it was a moment ago, when nobody had a slot yet.
     before = select(RunRow.slot).where(RunRow.slot == -1, RunRow.job != "", RunRow.id != "")
-    monkeypatch.setattr(places, "TAKEN", before)
+    monkeypatch.setattr(claim, "TAKEN", before)
     assert on.claim(second, cap=1) is None
     assert (on.row(second.id).epoch, on.slots()) == (1, [1])
 
@@ -252,7 +252,7 @@ def test_a_lower_cap_counts_those_above_it(on: Setting) -> None:
     assert on.claim(runs[3], cap=2) is not None
 
 
-def test_its_own_place_never_stands_in_its_way(on: Setting) -> None:
+def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
     """A holder comes back after its lease ran out, before anybody took over."""
     mine, other = on.capped(2)
     assert all(on.claim(run) for run in (mine, other))
@@ -261,7 +261,7 @@ def test_its_own_place_never_stands_in_its_way(on: Setting) -> None:
     assert len(on.slots()) == 1
 
 
-def test_a_job_this_code_does_not_know_needs_no_place(on: Setting) -> None:
+def test_a_job_this_code_does_not_know_needs_no_slot(on: Setting) -> None:
     (run,) = on.capped(1)
     store = replace(on.made.store, catalogue=Catalogue())
     outcome = replace(on.made.engine, store=store).perform(run.id, 1, Delivery("old"))
@@ -281,7 +281,7 @@ def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
     assert [statement.split()[0] for statement in sent] == ["UPDATE", "UPDATE"]
 
 
-def test_every_statement_on_the_way_to_a_place_uses_an_index(on: Setting) -> None:
+def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None:
     row = {
         "payload": "{}",
         "backend": "rq",
@@ -306,11 +306,11 @@ def test_every_statement_on_the_way_to_a_place_uses_an_index(on: Setting) -> Non
 
     with db.autocommit() as connection:
         event.listen(connection, "before_cursor_execute", note)
-        assert ledger.claim(connection, on.bid(first), ("capped", "payout")) is None
+        assert claim.claim_uncapped(connection, on.request(first), ("capped", "payout")) is None
         for run in (first, second):
-            assert places.claim(connection, on.bid(run), "capped", jobs.CAP) is not None
-        assert places.claim(connection, on.bid(third), "capped", jobs.CAP) is None
-        assert places.put_off(connection, on.bid(third), timedelta(0)) is not None
+            assert claim.claim_slot(connection, on.request(run), "capped", jobs.CAP) is not None
+        assert claim.claim_slot(connection, on.request(third), "capped", jobs.CAP) is None
+        assert claim.put_off(connection, on.request(third), timedelta(0)) is not None
         event.remove(connection, "before_cursor_execute", note)
         explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
         plans = [
@@ -375,7 +375,7 @@ def test_one_cap_over_both_backends(database_url: str, redis_url: str, tmp_path:
         assert taken(side) == 0
 
 
-def test_a_dead_holder_s_place_is_free_again(
+def test_a_dead_holder_s_slot_is_free_again(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     n = uuid4().hex

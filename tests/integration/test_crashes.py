@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from app.local.inngest.standin import InngestStandIn
+from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
-from app.switchyard.runs.run import Run
 from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,

@@ -19,11 +19,10 @@ from app.platform.wiring import make_runtime
 from app.switchyard import crash, runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.backend import Delivery
-from app.switchyard.runs.hold import Hold
-from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepStatus
+from app.switchyard.runs.steps import ClaimedRun
 from tests.support.sides import Fixed, environment
 from tests.support.tables import create_all
 
@@ -87,15 +86,14 @@ def lease_left(made: runtime.Runtime, at: Time) -> timedelta:
     return until - at.now
 
 
-def write(made: runtime.Runtime, claim: Claim, what: str) -> None:
-    hold = Hold(made.store, claim, Delivery("worker"))
+def write(made: runtime.Runtime, claimed: ClaimedRun, what: str) -> None:
     if what == "renewal":
-        made.engine.leases.renew([claim])
+        made.engine.leases.renew([claimed])
     elif what == "begin":
-        hold.begin("step", 1)
+        claimed.begin_step("step", 1)
     else:
         with made.db.session() as tx:
-            hold.step_done(tx, "step", StepStatus.DONE, 1, result="null")
+            claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
 
 
 @pytest.mark.parametrize("what", ["claim", "renewal", "begin", "done"])
@@ -109,9 +107,9 @@ def test_a_lease_is_whole_after_a_wait(
         if point != "run.claimed":
             return
         if what != "claim":
-            ((_, claim),) = made.engine.leases._held.items()
+            (claimed,) = made.engine.leases._kept
             with locked(made, at, "BEGIN"):
-                write(made, claim, what)
+                write(made, claimed, what)
         left.append(lease_left(made, at))
 
     monkeypatch.setattr(crash, "hook", hook)

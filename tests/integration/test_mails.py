@@ -24,9 +24,9 @@ from app.platform.wiring import make_runtime
 from app.switchyard import runtime
 from app.switchyard.errors import KeyConflict, PayloadInvalid, RunNotMovable
 from app.switchyard.runs import operate
+from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runs.run import Run
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.sides import Fixed, Side, environment, relaying
 from tests.support.tables import create_all

@@ -32,7 +32,7 @@ from app.platform.payouts.models import Payout
 from app.platform.payouts.reconcile import reconcile
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import load
-from app.switchyard.runs.inline import Inline
+from app.switchyard.runs.memory import Inline
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
 from tests.integration.test_crashes import POINTS

@@ -23,8 +23,8 @@ from app.local.qstash.standin import QStashStandIn
 from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
+from app.switchyard.runs.create import Run
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.sides import (
     CURRENT_KEY,

@@ -12,7 +12,7 @@ from sqlalchemy import select
 import flags
 from app.switchyard import clock, db
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs import ledger
+from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import sweep
@@ -52,9 +52,9 @@ def test_a_relay_that_is_ahead_keeps_no_run_back(database_url: str) -> None:
     run = dispatch("noop", {"name": "a"})
     now = made.store.clock()
     with made.db.autocommit() as connection:
-        bid = ledger.Bid(run.id, 1, "me", now, now + made.store.lease)
-        assert ledger.claim(connection, bid) is not None
+        request = ClaimRequest(run.id, 1, "me", now, now + made.store.lease)
+        assert claim_uncapped(connection, request) is not None
     assert sweep(replace(made.store, clock=lambda: now + HOURS)).taken_over == 1
     with made.db.autocommit() as connection:
-        assert ledger.claim(connection, replace(bid, epoch=3)) is not None
+        assert claim_uncapped(connection, replace(request, epoch=3)) is not None
     made.db.dispose()

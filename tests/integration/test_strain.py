@@ -16,12 +16,11 @@ from sqlalchemy import event, func, select, text
 import flags
 from app.switchyard import runtime
 from app.switchyard.dispatch import Item, dispatch_many
-from app.switchyard.runs import ledger
 from app.switchyard.runs.backend import Message
+from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.relay import sweep
-from app.switchyard.runs.statements import next_check
+from app.switchyard.runs.relay import look_again, sweep
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, environment, fresh
 
@@ -130,12 +129,10 @@ def test_a_drain_and_the_relay_do_not_wait_for_each_other(
     later = made.store.clock() + timedelta(hours=1)
 
     def look() -> None:
-        with made.db.autocommit() as connection:
-            connection.execute(next_check(runs, later, later))
+        look_again(made.store, runs, later)
 
     def refs() -> None:
-        with made.db.begin() as connection:
-            ledger.save_refs(connection, dict.fromkeys(runs, "x"), dict.fromkeys(runs, "inngest"))
+        made.store.send(runs)
 
     futures = _crosswise(
         made,
@@ -182,8 +179,8 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
     for run in (frozen, other):
         now = made.store.clock()
         with made.db.autocommit() as connection:
-            bid = ledger.Bid(run, 1, f"holder of {run}", now, now)
-            assert ledger.claim(connection, bid) is not None
+            request = ClaimRequest(run, 1, f"holder of {run}", now, now)
+            assert claim_uncapped(connection, request) is not None
     later = made.store.clock() + timedelta(minutes=30)
     store = replace(made.store, clock=lambda: later)
     with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:

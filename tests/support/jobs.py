@@ -22,7 +22,7 @@ from app.switchyard.job import IfUnknown, JobPayload, job
 from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runs.statements import TAKE_OVER
+from app.switchyard.runs.relay import TAKE_OVER
 from tests.support.tables import Base
 
 GAPS = (0.2, 0.3)

@@ -22,7 +22,7 @@ from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import RunNotMovable, StageRefused
-from app.switchyard.runs import operate, places
+from app.switchyard.runs import claim, operate
 from app.switchyard.runs.models import Status
 from flags import Side
 from tests.support.world import Dead, Parcel, Queue, World, dying_at, memory_folder, shuffled
@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.intents: list[Intent] = []
         self.numbers = 0
         self.began = self.world.time.now
-        self.patience, places.WAIT_SECONDS = places.WAIT_SECONDS, 0.0
+        self.patience, claim.SLOT_WAIT_SECONDS = claim.SLOT_WAIT_SECONDS, 0.0
         for ticker in self.world.tickers:
             ticker.round()
 
@@ -341,7 +341,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.check()
         finally:
-            places.WAIT_SECONDS = self.patience
+            claim.SLOT_WAIT_SECONDS = self.patience
             self.world.close()
             shutil.rmtree(self.folder)
             logging.disable(logging.NOTSET)

@@ -30,9 +30,9 @@ from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Backend
+from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow, StepRow
-from app.switchyard.runs.run import Run
 from tests.support import jobs
 from tests.support.forks import Forked
 from tests.support.tables import create_all

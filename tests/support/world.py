@@ -24,8 +24,8 @@ from app.switchyard.cutover.clocks import Ticker
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Delivery, End, Message, Outcome
-from app.switchyard.runs.ledger import Claim
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
 from tests.support.tables import create_all
 
@@ -59,9 +59,9 @@ class Time:
 class NoSignOfLife:
     """Leases that nobody renews: time stands still while a slice is at work."""
 
-    def hold(self, claim: Claim) -> None: ...
+    def keep(self, claimed: ClaimedRun) -> None: ...
 
-    def drop(self, claim: Claim) -> None: ...
+    def drop(self, claimed: ClaimedRun) -> None: ...
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ from pydantic import Field
 from app.switchyard.context import Context
 from app.switchyard.cutover import shadow
 from app.switchyard.job import JobPayload, job
-from app.switchyard.runs.shadows import JOB
+from app.switchyard.runs.create import SHADOW_JOB
 
 LONGEST_PAUSE = timedelta(hours=1)
 PATIENCE = timedelta(hours=48)
@@ -27,7 +27,7 @@ def _key(payload: Shadowed) -> str:
     return payload.run_id
 
 
-@job(JOB, event="runs.shadow", payload=Shadowed, queue="maintenance", key=_key)
+@job(SHADOW_JOB, event="runs.shadow", payload=Shadowed, queue="maintenance", key=_key)
 def shadow_compare(ctx: Context, payload: Shadowed) -> dict[str, Any]:
     """Plan what the live run does, wait for its end, and compare the two."""
     found = ctx.step.run("plan", shadow.plan, ctx, payload.run_id)

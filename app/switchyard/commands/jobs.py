@@ -27,7 +27,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import Run
 from app.switchyard.runtime import using
 from flags import LEGACY_BACKEND, Stage, StageRow
 

@@ -33,12 +33,12 @@ from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
-from app.switchyard.runs import ledger
+from app.switchyard.runs import children
 from app.switchyard.runs.backend import End
-from app.switchyard.runs.inline import Inline, Slice
+from app.switchyard.runs.create import Run
+from app.switchyard.runs.memory import Inline, Slice
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.run import Run
 from app.switchyard.runtime import Runtime, using
 
 _COUNT_EVERY_SECONDS = 0.2
@@ -98,13 +98,13 @@ def _planned(made: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> di
 def _ended(inline: Inline, run: Run) -> dict[str, Any]:
     with inline.store.db.autocommit() as connection:
         row = connection.execute(select(R.status, R.result, R.error).where(R.id == run.id)).one()
-        children = ledger.children_by_status(connection, run.id)
+        below = children.by_status(connection, run.id)
     return {
         **asdict(run),
         "status": row.status,
         "result": None if row.result is None else json.loads(row.result),
         "error": row.error,
-        "children": children,
+        "children": below,
     }
 
 
@@ -150,7 +150,7 @@ class _Show:
 
     def _count(self) -> None:
         with self._inline.store.db.autocommit() as connection:
-            counts = ledger.children_by_status(connection, self._run.id)
+            counts = children.by_status(connection, self._run.id)
         total = sum(counts.values())
         left = sum(counts.get(status, 0) for status in OPEN)
         self._bar.update(self._task, total=total, completed=total - left, visible=total > 0)

@@ -13,12 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard import runtime
 from app.switchyard.clock import iso
+from app.switchyard.context import AppContext
 from app.switchyard.cutover import marks
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
-from app.switchyard.loading import AppContext
-from app.switchyard.runs.run import Run
+from app.switchyard.runs.create import Run
 from app.switchyard.runtime import Runtime
 
 log = logging.getLogger(__name__)

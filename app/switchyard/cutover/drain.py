@@ -15,9 +15,8 @@ from sqlalchemy.orm import aliased
 from app.switchyard.cutover import stages
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
-from app.switchyard.runs.handoff import CHUNK, hand_over
+from app.switchyard.runs.handoff import CHUNK, elsewhere, hand_over
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.statements import elsewhere
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, TTL_SECONDS, Side, Stage
 

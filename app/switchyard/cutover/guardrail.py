@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, text
 
+from app.switchyard.context import AppContext
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.gate import GUARDRAIL
 from app.switchyard.cutover.stages import StageChange
@@ -19,7 +20,6 @@ from app.switchyard.cutover.statistics import mann_whitney, newcombe
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
-from app.switchyard.loading import AppContext
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime

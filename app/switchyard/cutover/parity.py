@@ -14,9 +14,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.switchyard.clock import iso
 from app.switchyard.db import Base, Database
 from app.switchyard.errors import BadInput
+from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.retention import Page, last_of, succeeded
-from app.switchyard.runs.shadows import JOB
 
 
 class Kind(StrEnum):
@@ -150,7 +150,7 @@ def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
     """Delete the next shadows of live runs after run id `after` that are done since before that
     time, and what they found; a difference stays, with its shadow, until it was explained so long
     ago. No new one comes of that: a shadow is written with its live run, whose row stays."""
-    last = last_of(tx, R.key, after, before, R.job == JOB)
+    last = last_of(tx, R.key, after, before, R.job == SHADOW_JOB)
     if last is None:
         return 0, None
     found, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
@@ -158,7 +158,7 @@ def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
     connection = tx.connection()
     connection.execute(delete(P).where(*found, settled | (P.explained_at < before)))
     left = R.key.in_(select(P.run_id).where(*found))
-    gone = delete(R).where(R.job == JOB, *shadows, *succeeded(before), ~left)
+    gone = delete(R).where(R.job == SHADOW_JOB, *shadows, *succeeded(before), ~left)
     return connection.execute(gone).rowcount, last
 
 

@@ -1,4 +1,4 @@
-"""What a body's context does: steps that are done once, whatever carries the run."""
+"""What a body's context does: steps that are done once, whatever backend delivers the run."""
 
 from __future__ import annotations
 
@@ -18,23 +18,20 @@ from app.switchyard.clock import ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import BadInput, LeaseLost
+from app.switchyard.errors import BadInput
 from app.switchyard.job import IfUnknown, JobSpec
 from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
-from app.switchyard.runs import ledger
-from app.switchyard.runs.backend import End, Outcome
-from app.switchyard.runs.create import as_messages, new_run, write_runs
-from app.switchyard.runs.hold import Hold
-from app.switchyard.runs.ledger import AnyRow
+from app.switchyard.runs import children
+from app.switchyard.runs.backend import End, Message, Outcome
+from app.switchyard.runs.create import new_messages, new_run, write_runs
 from app.switchyard.runs.models import StepStatus
+from app.switchyard.runs.steps import ClaimedRun
 from flags import Decision, Reason, Stage
 
 log = logging.getLogger(__name__)
 
 JOIN_POLL = timedelta(seconds=60)
 """How often a joining run looks by itself; its last child wakes it long before."""
-
-
 _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
 """What says of a step that is done at most once that it had no effect."""
 
@@ -48,32 +45,21 @@ class Pause(BaseException):
         self.outcome = outcome
 
 
-class _Ended:
-    """A step's end without a result, on its way out of the delivery."""
-
-    def __init__(self, raised: StepFailed | OutcomeUnknown) -> None:
-        self.raised = raised
-
-
 class RunContext:
     """One slice of one run: app.switchyard.context.Context and its Steps in one."""
 
-    def __init__(self, hold: Hold, spec: JobSpec, gateways: Any) -> None:
-        self._hold = hold
-        self._store = hold.store
+    def __init__(self, claimed: ClaimedRun, spec: JobSpec, gateways: Any) -> None:
+        self._claimed = claimed
+        self._store = claimed.store
         self._spec = spec
-        self.run_id = hold.claim.run_id
-        self.job = hold.claim.job
-        self.key = hold.claim.key
-        self.backend = hold.claim.backend
-        self.created_at = hold.claim.created_at
+        self.run_id = claimed.run_id
+        self.job = claimed.job
+        self.key = claimed.key
+        self.backend = claimed.backend
+        self.created_at = claimed.created_at
         self.gateways = gateways
         self._names: dict[str, int] = {}
-        self._move = hold.claim.move_to is not None
-        self._recorded: dict[str, AnyRow] = {}
-        if not hold.claim.first:
-            with self._store.db.autocommit() as connection:
-                self._recorded = ledger.load_steps(connection, self.run_id)
+        self._recorded = claimed.recorded_steps()
 
     @property
     def step(self) -> RunContext:
@@ -90,21 +76,15 @@ class RunContext:
 
     def stopping(self) -> bool:
         """Whether the process is about to end."""
-        return self._hold.delivery.stopping()
+        return self._claimed.delivery.stopping()
 
     def run(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See app.switchyard.context.Steps.run."""
-        step = self._unique(name)
-        if (known := self._known(step)) is not None:
-            return json.loads(known)
-        return self._carry(step, partial(self._attempt, step, lambda tx: do(tx, *args, **kwargs)))
+        return self._step(name, self._attempt, lambda tx: do(tx, *args, **kwargs))
 
     def once(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See app.switchyard.context.Steps.once."""
-        step = self._unique(name)
-        if (known := self._known(step)) is not None:
-            return json.loads(known)
-        return self._carry(step, partial(self._only_try, step, lambda tx: do(tx, *args, **kwargs)))
+        return self._step(name, self._try_once, lambda tx: do(tx, *args, **kwargs))
 
     def sleep(self, name: str, duration: timedelta) -> None:
         """See app.switchyard.context.Steps.sleep."""
@@ -115,15 +95,14 @@ class RunContext:
         if row is not None and until <= now:
             return
         self.boundary()
-        self._hold.wait(step, until, until)
-        raise Pause(self._hold.given_back(Outcome(End.WAIT, due_at=until)))
+        raise Pause(self._claimed.wait(step, until, until))
 
     def dispatch(
         self, name: str, job: str, payloads: Sequence[Payload], *, keys: Sequence[str] | None = None
     ) -> list[str]:
         """See app.switchyard.context.Steps.dispatch."""
-        step = self._unique(name)
-        if (known := self._known(step)) is not None:
+        step, known = self._look_up(name)
+        if known is not None:
             return list(json.loads(known))
         if keys is not None and len(keys) != len(payloads):
             raise NonRetriable(f"step {step}: {len(payloads)} payloads but {len(keys)} keys")
@@ -135,64 +114,56 @@ class RunContext:
             (new_run(spec, payload, self._child_key(spec, step, index, keys), now), decision)
             for index, payload in enumerate(payloads)
         ]
+        messages: list[Message] = []
 
         def create(tx: Session) -> list[str]:
-            written = write_runs(
-                tx,
-                spec,
-                items,
-                now,
-                self._store.check,
-                waiting_backends=self._store.waiting_backends,
-                parent_id=self.run_id,
-            )
-            messages.extend(as_messages(spec, items, written))
+            written = write_runs(tx, self._store, spec, items, now, parent_id=self.run_id)
+            messages.extend(new_messages(spec, items, written))
             return [run.id for run in written]
 
-        messages: list[Any] = []
         send = partial(self._store.send_messages, messages)
-        return list(self._carry(step, partial(self._attempt, step, create, then=send)))
+        return list(self._perform(step, partial(self._attempt, step, create, then=send)))
 
     def join(self, name: str) -> dict[str, int]:
         """See app.switchyard.context.Steps.join."""
-        step = self._unique(name)
-        if (known := self._known(step)) is not None:
+        step, known = self._look_up(name)
+        if known is not None:
             return dict(json.loads(known))
         self.boundary()
         if self._children_open():
-            due = self._store.clock() + JOIN_POLL
-            self._hold.wait(step, None, due)
+            paused = self._claimed.wait(step, None, self._store.clock() + JOIN_POLL)
             if not self._children_open():
                 # The last one ended between the look and the wait, and found nobody to wake.
-                self._store.wake(self.run_id)
-            raise Pause(self._hold.given_back(Outcome(End.WAIT, due_at=due)))
+                with self._store.db.begin() as connection:
+                    woken = children.wake(connection, self._store, self.run_id)
+                self._store.send(woken)
+            raise Pause(paused)
 
         def count(tx: Session) -> dict[str, int]:
-            return ledger.children_by_status(tx.connection(), self.run_id)
+            return children.by_status(tx.connection(), self.run_id)
 
-        return dict(self._carry(step, partial(self._attempt, step, count)))
+        return dict(self._perform(step, partial(self._attempt, step, count)))
 
     def boundary(self) -> None:
         """Between two steps: move to another backend if asked to, stop if the process is ending."""
-        if self._move and self._hold.move():
+        if self._claimed.move_to is not None and self._claimed.move():
             log.info("run handed over at a step boundary")
             raise Pause(Outcome(End.NOT_MINE))
-        if self._hold.delivery.stopping():
-            self._hold.give_up(self._store.clock())
-            raise Pause(self._hold.given_back(Outcome(End.YIELDED)))
+        if self.stopping():
+            raise Pause(self._claimed.give_up(self._store.clock()))
 
     def failures(self, name: str) -> int:
         """How many attempts at step `name` failed in earlier slices."""
         row = self._recorded.get(name)
         return 0 if row is None or row.status == StepStatus.DONE else row.attempts
 
-    def due_after(self, attempts: int, failure: Exception) -> datetime:
-        """When to try again after failed attempt number `attempts`, UTC."""
-        now = self._store.clock()
+    def retry_later(self, step: str, attempts: int, failure: Exception, error: str) -> Outcome:
+        """Give the run back until the next attempt, after failed attempt number `attempts`."""
+        due = self._store.clock() + self._spec.gap(attempts)
         if isinstance(failure, RetryAfter):
             when = failure.when
-            return ceil_ms(now + when if isinstance(when, timedelta) else when)
-        return ceil_ms(now + self._spec.gap(attempts))
+            due = self._store.clock() + when if isinstance(when, timedelta) else when
+        return self._claimed.retry(step, attempts, error, ceil_ms(due))
 
     def _child_key(
         self, spec: JobSpec, step: str, index: int, keys: Sequence[str] | None
@@ -203,137 +174,135 @@ class RunContext:
 
     def _children_open(self) -> bool:
         with self._store.db.autocommit() as connection:
-            return ledger.open_children(connection, self.run_id)
+            return children.any_open(connection, self.run_id)
 
     def _unique(self, name: str) -> str:
         seen = self._names.get(name, 0)
         self._names[name] = seen + 1
         return name if seen == 0 else f"{name}:{seen}"
 
-    def _known(self, step: str) -> str | None:
+    def _look_up(self, name: str) -> tuple[str, str | None]:
+        """Its unique name, and its result as JSON if it is done. Raises what else it ended with."""
+        step = self._unique(name)
         row = self._recorded.get(step)
-        if row is not None and row.status == StepStatus.DONE:
-            return str(row.result)
-        if row is not None and row.status == StepStatus.FAILED:
-            raise StepFailed(step, row.error)
-        if row is not None and row.status == StepStatus.UNKNOWN:
-            raise OutcomeUnknown(row.error)
-        return None
+        if row is not None and row.status in (StepStatus.FAILED, StepStatus.UNKNOWN):
+            raise _end_of(step, row.status, row.error)
+        return step, None if row is None or row.status != StepStatus.DONE else str(row.result)
 
-    def _carry(self, step: str, attempt: Callable[[], Any]) -> Any:
+    def _step(
+        self,
+        name: str,
+        attempt: Callable[[str, Callable[[Session], Any]], Any],
+        do: Callable[[Session], Any],
+    ) -> Any:
+        step, known = self._look_up(name)
+        if known is not None:
+            return json.loads(known)
+        return self._perform(step, partial(attempt, step, do))
+
+    def _perform(self, step: str, attempt: Callable[[], Any]) -> Any:
         self.boundary()
         with bound_contextvars(step=step):
-            value = self._hold.delivery.run_step(step, attempt)
-        if isinstance(value, _Ended):
-            raise value.raised
-        return value
+            return self._claimed.delivery.run_step(step, attempt)
 
     def _attempt(
-        self,
-        step: str,
-        do: Callable[[Session], Any],
-        then: Callable[[], None] | None = None,
+        self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None
     ) -> Any:
         attempts = self.failures(step) + 1
         try:
-            with self._store.db.session() as tx:
-                value = do(tx)
-                try:
-                    encoded = canonical_json(value)
-                except (TypeError, ValueError) as unfit:
-                    raise NonRetriable(f"its result is not JSON: {unfit}") from unfit
-                self._move = self._hold.step_done(
-                    tx, step, StepStatus.DONE, attempts, result=encoded
-                )
-                point("step.uncommitted")
-        except LeaseLost as lost:
-            raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
+            encoded = self._record(step, attempts, partial(_as_json, do))
         except Exception as failure:  # noqa: BLE001 - any error of a step is recorded and retried
-            return self._step_failed(step, attempts, failure)
-        point("step.recorded")
-        self._hold.send_if_moved()
+            return self._failed(step, attempts, failure)
+        result = self._recorded_now(encoded)
         if then is not None:
             then()
+        return result
+
+    def _try_once(self, step: str, do: Callable[[Session], Any]) -> Any:
+        attempts = self.failures(step) + 1
+        row = self._recorded.get(step)
+        if row is not None and row.status == StepStatus.BEGUN:
+            return self._unknown(step, row.attempts, "whoever began it did not come back")
+        try:
+            self._claimed.begin_step(step, attempts)
+        except Exception as failure:  # noqa: BLE001 - whatever came of the mark, nothing was done
+            return self._failed(step, attempts, failure)
+        point("step.begun")
+        try:
+            encoded = self._record(step, attempts, partial(_effect, do))
+        except _NOT_DONE as failure:
+            return self._failed(step, attempts, failure)
+        except OutcomeUnknown as unclear:
+            return self._unknown(step, attempts, str(unclear))
+        except SQLAlchemyError as lost:
+            # It was done; whether that is on record, the next slice sees.
+            log.warning("step done, and maybe not recorded", exc_info=lost)
+            raise Pause(self._claimed.give_up(self._store.clock())) from lost
+        return self._recorded_now(encoded)
+
+    def _record(self, step: str, attempts: int, do: Callable[[Session], str]) -> str:
+        """Do the step, and record its result in the same transaction."""
+        with self._store.db.session() as tx:
+            encoded = do(tx)
+            self._claimed.end_step(tx, step, StepStatus.DONE, attempts, result=encoded)
+            point("step.uncommitted")
+        return encoded
+
+    def _recorded_now(self, encoded: str) -> Any:
+        point("step.recorded")
+        self._claimed.send_if_moved()
         return json.loads(encoded)
 
-    def _step_failed(self, step: str, attempts: int, failure: Exception) -> Any:
+    def _failed(self, step: str, attempts: int, failure: Exception) -> Any:
         error = f"{type(failure).__name__}: {failure}"
         refused = isinstance(failure, NonRetriable | BadInput)
         if refused or attempts >= self._spec.attempts:
             trace = None if refused else failure  # said on purpose, it speaks for itself
             log.error("step failed for good, attempt %d: %s", attempts, error, exc_info=trace)
-            with self._store.db.session() as tx:
-                self._move = self._hold.step_done(
-                    tx, step, StepStatus.FAILED, attempts, error=error
-                )
-            self._hold.send_if_moved()
-            return self._ended(StepFailed(step, error), {"failed": error})
-        due = self.due_after(attempts, failure)
+            return self._end(step, StepStatus.FAILED, attempts, error)
         log.warning(
             "step failed, attempt %d of %d", attempts, self._spec.attempts, exc_info=failure
         )
-        self._hold.retry(step, attempts, error, due)
-        retry = Outcome(End.RETRY, error=f"{step}: {error}", due_at=due)
-        raise Pause(self._hold.given_back(retry))
+        raise Pause(self.retry_later(step, attempts, failure, error))
 
-    def _only_try(self, step: str, do: Callable[[Session], Any]) -> Any:
-        attempts = self.failures(step) + 1
-        row = self._recorded.get(step)
-        if row is not None and row.status == StepStatus.BEGUN:
-            return self._step_unknown(step, row.attempts, "whoever began it did not come back")
-        try:
-            self._hold.begin(step, attempts)
-        except LeaseLost as lost:
-            raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
-        except Exception as failure:  # noqa: BLE001 - whatever came of the mark, nothing was done
-            return self._step_failed(step, attempts, failure)
-        point("step.begun")
-        try:
-            with self._store.db.session() as tx:
-                encoded = _effect(do, tx)
-                point("step.unrecorded")
-                self._move = self._hold.step_done(
-                    tx, step, StepStatus.DONE, attempts, result=encoded
-                )
-                point("step.uncommitted")
-        except LeaseLost as lost:
-            raise Pause(Outcome(End.NOT_MINE, error=str(lost))) from lost
-        except _NOT_DONE as failure:
-            return self._step_failed(step, attempts, failure)
-        except OutcomeUnknown as unclear:
-            return self._step_unknown(step, attempts, str(unclear))
-        except SQLAlchemyError as lost:
-            # It was done; whether that is on record, the next slice sees.
-            log.warning("step done, and maybe not recorded", exc_info=lost)
-            self._hold.give_up(self._store.clock())
-            raise Pause(Outcome(End.YIELDED, error=str(lost))) from lost
-        point("step.recorded")
-        self._hold.send_if_moved()
-        return json.loads(encoded)
-
-    def _step_unknown(self, step: str, attempts: int, why: str) -> Any:
+    def _unknown(self, step: str, attempts: int, why: str) -> Any:
         error = f"step {step}: outcome unknown: {why}"
         if self._spec.if_unknown is IfUnknown.REPEAT and attempts < self._spec.attempts:
-            due = self.due_after(attempts, OutcomeUnknown(why))
             log.warning("%s; it is repeated", error)
-            self._hold.retry(step, attempts, error, due)
-            raise Pause(self._hold.given_back(Outcome(End.RETRY, error=error, due_at=due)))
+            raise Pause(self.retry_later(step, attempts, OutcomeUnknown(why), error))
         log.error("%s", error)
-        with self._store.db.session() as tx:
-            self._move = self._hold.step_done(tx, step, StepStatus.UNKNOWN, attempts, error=error)
-        self._hold.send_if_moved()
-        return self._ended(OutcomeUnknown(error), {"unknown": error})
+        return self._end(step, StepStatus.UNKNOWN, attempts, error)
 
-    def _ended(self, raised: StepFailed | OutcomeUnknown, shown: dict[str, str]) -> Any:
-        # A backend that calls again shows this as the step's result; the body learns next call.
-        return shown if self._hold.delivery.calls_again else _Ended(raised)
+    def _end(self, step: str, status: StepStatus, attempts: int, error: str) -> Any:
+        """Record that the step has no result. Raises what the body is to see of that."""
+        with self._store.db.session() as tx:
+            self._claimed.end_step(tx, step, status, attempts, error=error)
+        self._claimed.send_if_moved()
+        if self._claimed.delivery.calls_again:
+            # The backend shows this as the step's result; the body learns at the next call.
+            return {status.value: error}
+        raise _end_of(step, status, error)
+
+
+def _end_of(step: str, status: str, error: str) -> StepFailed | OutcomeUnknown:
+    return StepFailed(step, error) if status == StepStatus.FAILED else OutcomeUnknown(error)
+
+
+def _as_json(do: Callable[[Session], Any], tx: Session) -> str:
+    value = do(tx)
+    try:
+        return canonical_json(value)
+    except (TypeError, ValueError) as unfit:
+        raise NonRetriable(f"its result is not JSON: {unfit}") from unfit
 
 
 def _effect(do: Callable[[Session], Any], tx: Session) -> str:
     """What `do` gives, as JSON. Raises what says that it had no effect, else OutcomeUnknown."""
     try:
-        return canonical_json(do(tx))
+        encoded = canonical_json(do(tx))
     except (*_NOT_DONE, OutcomeUnknown):
         raise
     except Exception as failure:
         raise OutcomeUnknown(f"{type(failure).__name__}: {failure}") from failure
+    point("step.unrecorded")
+    return encoded

@@ -1,4 +1,4 @@
-"""Write new runs: one row per intent, unique by (job, key)."""
+"""Write new runs: one row per intent, unique by (job, key), and the shadows that go with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.switchyard.clock import ceil_ms
@@ -15,15 +16,35 @@ from app.switchyard.context import Payload
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid
 from app.switchyard.job import JobSpec
-from app.switchyard.runs import statements
 from app.switchyard.runs.backend import Message
-from app.switchyard.runs.ledger import AnyRow
-from app.switchyard.runs.models import RunRow, Status, new_run_id
-from app.switchyard.runs.run import Run
-from flags import Decision
+from app.switchyard.runs.models import AnyRow, Status, new_run_id, runs
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.store import RunStore, chunks, message_of
+from flags import Decision, Reason, Stage
 
 KEY_LENGTH = 255
-_CHUNK = 500
+SHADOW_JOB = "shadow-compare"
+
+_INSERT = {
+    name: insert(runs)
+    .on_conflict_do_nothing(index_elements=["job", "key"])
+    .execution_options(preserve_rowcount=True)
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One intent to do a job, as recorded."""
+
+    id: str
+    job: str
+    key: str
+    backend: str
+    reason: str
+    status: str
+    created: bool
+    """False when the intent was already known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +61,7 @@ class NewRun:
 
 
 def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: datetime) -> NewRun:
-    """Validate an intent; what its payload says of a delay comes on top of `due_at`.
+    """Validate an intent; a delay that its payload asks for is added to `due_at`.
 
     Raises PayloadInvalid or BadInput.
     """
@@ -54,33 +75,65 @@ def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: dat
         text = canonical_json(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
     except (TypeError, ValueError) as unfit:
         raise PayloadInvalid(f"{spec.name}: payload is not JSON: {unfit}") from None
+    own = chosen if chosen is not None else run_id
     by = None if spec.ramp_by is None else getattr(model, spec.ramp_by, None)
     return NewRun(
         id=run_id,
-        key=chosen if chosen is not None else run_id,
+        key=own,
         keyed=chosen is not None,
         payload=text,
-        ramp_key=str(by) if by is not None else chosen if chosen is not None else run_id,
+        ramp_key=own if by is None else str(by),
         due_at=due_at if later is None else ceil_ms(due_at + later),
     )
 
 
 def write_runs(
     on: Connection | Session,
+    store: RunStore,
+    spec: JobSpec,
+    items: Sequence[tuple[NewRun, Decision]],
+    now: datetime,
+    *,
+    parent_id: str | None = None,
+) -> list[Run]:
+    """Write the intents, and a shadow of each that is new and to have one; those known already come
+    back as they stand, with `created` false.
+
+    Raises KeyConflict where a key stands for another payload (then nothing may be committed).
+    """
+    written = _write(on, store, spec, items, now, store.check, parent_id)
+    shadows = []
+    for (new, decision), run in zip(items, written, strict=True):
+        if run.created and wants_shadow(store, spec, decision):
+            shadow = new_run(store.catalogue[SHADOW_JOB], {"runId": run.id}, None, new.due_at)
+            chosen = decision._replace(backend=spec.serverless, reason=Reason.SHADOW.value)
+            shadows.append((shadow, chosen))
+    if shadows:
+        # The check is due at once, so that the relay sends them: the live run's caller waits for no
+        # second queue.
+        _write(on, store, store.catalogue[SHADOW_JOB], shadows, now, timedelta(0), None)
+    return written
+
+
+def wants_shadow(store: RunStore, spec: JobSpec, decision: Decision) -> bool:
+    """Whether a run that was decided so gets a shadow: if its job has a plan."""
+    return (
+        decision.stage == Stage.SHADOW
+        and decision.reason != Reason.DISABLED
+        and spec.plan is not None
+        and SHADOW_JOB in store.catalogue
+    )
+
+
+def _write(
+    on: Connection | Session,
+    store: RunStore,
     spec: JobSpec,
     items: Sequence[tuple[NewRun, Decision]],
     now: datetime,
     check: timedelta,
-    *,
-    waiting_backends: frozenset[str],
-    parent_id: str | None = None,
+    parent_id: str | None,
 ) -> list[Run]:
-    """Write the intents; those known already come back as they stand, with `created` false.
-
-    `check` is how long they may stay unclaimed before the relay asks; on a backend that keeps no
-    time itself a later one is first looked at when due. Raises KeyConflict where a key stands for
-    another payload (then nothing may be committed).
-    """
     rows = [
         {
             "id": new.id,
@@ -99,31 +152,30 @@ def write_runs(
             "parent_id": parent_id,
             "created_at": now,
             "due_at": new.due_at,
+            # What the relay is to send when it is due must be looked at just then.
             "check_at": new.due_at
-            if new.due_at > now and decision.backend not in waiting_backends
+            if new.due_at > now and not store.backends.waits_until_due(decision.backend)
             else new.due_at + check,
         }
         for new, decision in items
     ]
-    dialect = (on.get_bind() if isinstance(on, Session) else on).dialect.name
-    connection = on.connection() if isinstance(on, Session) else on
     # Always in the same order: two that write the same keys at once would wait in a circle.
     rows.sort(key=lambda row: str(row["key"]))
-    written = connection.execute(statements.INSERT[dialect], rows if len(rows) > 1 else rows[0])
-    complete = written.rowcount == len(rows)
-    known = {} if complete else _known(on, spec, [new for new, _ in items if new.keyed])
+    insert = _INSERT[store.db.engine.dialect.name]
+    connection = on.connection() if isinstance(on, Session) else on
+    complete = connection.execute(insert, rows if len(rows) > 1 else rows[0]).rowcount == len(rows)
+    known = {} if complete else _known(connection, spec, [new.key for new, _ in items if new.keyed])
     return [_as_run(spec, new, decision, known.get(new.key)) for new, decision in items]
 
 
-def _known(on: Connection | Session, spec: JobSpec, news: Sequence[NewRun]) -> dict[str, AnyRow]:
-    R = RunRow
+def _known(connection: Connection, spec: JobSpec, keys: Sequence[str]) -> dict[str, AnyRow]:
     columns = (R.id, R.key, R.payload, R.backend, R.reason, R.status)
-    known: dict[str, AnyRow] = {}
-    keys = [new.key for new in news]
-    for start in range(0, len(keys), _CHUNK):
-        chosen = select(*columns).where(R.job == spec.name, R.key.in_(keys[start : start + _CHUNK]))
-        known.update((row.key, row) for row in on.execute(chosen))
-    return known
+    of_job = select(*columns).where(R.job == spec.name)
+    return {
+        row.key: row
+        for some in chunks(keys)
+        for row in connection.execute(of_job.where(R.key.in_(some)))
+    }
 
 
 def _as_run(spec: JobSpec, new: NewRun, decision: Decision, row: AnyRow | None) -> Run:
@@ -148,23 +200,12 @@ def _same(spec: JobSpec, one: str, other: str) -> bool:
         return False
 
 
-def as_messages(
+def new_messages(
     spec: JobSpec, items: Sequence[tuple[NewRun, Decision]], written: Sequence[Run]
 ) -> list[Message]:
-    """The messages to send about the runs that were created."""
+    """The messages about those of the runs written that are new."""
     return [
-        Message(
-            run_id=new.id,
-            job=spec.name,
-            backend=decision.backend,
-            queue=spec.queue,
-            event=spec.event,
-            payload=new.payload,
-            epoch=1,
-            sends=0,
-            due_at=new.due_at,
-            timeout=spec.timeout,
-        )
+        message_of(spec, new.id, decision.backend, new.payload, new.due_at)
         for (new, decision), run in zip(items, written, strict=True)
         if run.created
     ]

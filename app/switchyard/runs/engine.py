@@ -1,4 +1,4 @@
-"""perform(): one slice of a run - claim it, do its body step by step, record each, give it back."""
+"""perform(): one slice of a run - claim it, do its body step by step, give it back or end it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection
 from structlog.contextvars import bound_contextvars
 
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import LeaseLost, PayloadInvalid
 from app.switchyard.job_errors import NonRetriable, OutcomeUnknown, StepFailed
-from app.switchyard.runs import ledger, places
 from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.claim import ClaimRequest, claim_run
 from app.switchyard.runs.context import Pause, RunContext
-from app.switchyard.runs.hold import Hold
 from app.switchyard.runs.lease import Leases
-from app.switchyard.runs.ledger import AnyRow, Bid, Claim
 from app.switchyard.runs.models import Status
+from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -48,109 +46,65 @@ class Engine:
         """
         store = self.store
         now = store.clock()
-        bid = Bid(run_id, epoch, delivery.holder, now, now + store.lease)
-        with store.db.autocommit() as connection:
-            claimed = self._claim(connection, bid, delivery)
+        request = ClaimRequest(run_id, epoch, delivery.holder, now, now + store.lease)
+        claimed = claim_run(store, request, delivery)
         if isinstance(claimed, Outcome):
             return claimed
         with bound_contextvars(
             run_id=run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
         ):
-            self.leases.hold(claimed)
+            self.leases.keep(claimed)
             if store.clock() - now > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
             point("run.claimed")
             try:
-                return self._slice(Hold(store, claimed, delivery))
+                return self._slice(claimed)
             except LeaseLost as lost:
                 log.warning("slice void: %s", lost)
                 return Outcome(End.NOT_MINE)
             finally:
                 self.leases.drop(claimed)
 
-    def _slice(self, hold: Hold) -> Outcome:
-        spec = self.store.spec_of(hold.claim.job)
+    def _slice(self, claimed: ClaimedRun) -> Outcome:
+        spec = self.store.spec_of(claimed.job)
         if spec is None:
             # Newer code wrote it, or older code reads it: another process may know the job.
-            hold.give_up(self.store.clock() + UNKNOWN_JOB_WAIT, error="unknown job")
+            claimed.give_up(self.store.clock() + UNKNOWN_JOB_WAIT, error="unknown job")
             return Outcome(End.NOT_MINE, error="unknown job")
-        context = RunContext(hold, spec, self.gateways)
+        context = RunContext(claimed, spec, self.gateways)
         try:
             context.boundary()
-            payload = spec.parse(json.loads(hold.claim.payload), strict=False)
-            result = spec.body(context, payload)
-            return _succeed(hold, result)
+            payload = spec.parse(json.loads(claimed.payload), strict=False)
+            return _succeed(claimed, spec.body(context, payload))
         except Pause as pause:
             return pause.outcome
         except (StepFailed, OutcomeUnknown, NonRetriable, PayloadInvalid) as final:
-            return _fail(hold, str(final))
-        except LeaseLost:
-            raise
-        except Exception as failure:  # noqa: BLE001 - any error of a body is recorded and retried
-            return _body_failed(hold, context, spec.attempts, failure)
+            return _fail(claimed, str(final))
+        except Exception as failure:
+            attempts = context.failures(BODY) + 1
+            error = f"{type(failure).__name__}: {failure}"
+            if attempts >= spec.attempts:
+                return _fail(claimed, error)
+            log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
+            return context.retry_later(BODY, attempts, failure, error)
         except (KeyboardInterrupt, SystemExit):
-            hold.give_up(self.store.clock())
+            claimed.give_up(self.store.clock())
             raise
 
-    def _claim(self, connection: Connection, bid: Bid, delivery: Delivery) -> Claim | Outcome:
-        """The run, or why it is not to be had."""
-        caps = self.store.caps
-        claimed = ledger.claim(connection, bid, tuple(caps))
-        if claimed is not None:
-            return claimed
-        row = ledger.standing(connection, bid.run_id)
-        refusal = _refusal(row, bid)
-        cap = None if row is None else caps.get(row.job)
-        if row is None or refusal is not None or cap is None:
-            return refusal or Outcome(End.NOT_MINE)
-        # Who keeps time comes back by itself, and its calls are not to be held up.
-        wait = 0.0 if delivery.calls_again else places.WAIT_SECONDS
-        claimed = places.claim(connection, bid, row.job, cap, wait)
-        if claimed is not None:
-            return claimed
-        patience = self.store.check if delivery.calls_again else timedelta(0)
-        due = places.put_off(connection, bid, patience)
-        if due is not None:
-            return Outcome(End.NOT_DUE, due_at=due)
-        return _refusal(ledger.standing(connection, bid.run_id), bid) or Outcome(End.NOT_MINE)
 
-
-def _refusal(row: AnyRow | None, bid: Bid) -> Outcome | None:
-    """What speaks against the bid; None where nothing does any more, or only a place is wanting."""
-    if row is None or row.check_at is None:
-        return Outcome(End.NOT_MINE)
-    if row.holder == bid.by:
-        if row.status == Status.RUNNING and row.check_at >= bid.now:
-            return Outcome(End.BUSY, due_at=row.check_at)
-    elif row.holder is not None or row.epoch != bid.epoch:
-        return Outcome(End.NOT_MINE)
-    return Outcome(End.NOT_DUE, due_at=row.due_at) if row.due_at > bid.now else None
-
-
-def _succeed(hold: Hold, result: object) -> Outcome:
+def _succeed(claimed: ClaimedRun, result: object) -> Outcome:
     try:
         encoded = canonical_json(result)
     except (TypeError, ValueError) as unfit:
-        return _fail(hold, f"the body's result is not JSON: {unfit}")
+        return _fail(claimed, f"the body's result is not JSON: {unfit}")
     point("run.body-done")
-    hold.end(Status.SUCCEEDED, encoded, None)
+    claimed.end(Status.SUCCEEDED, encoded, None)
     point("run.ended")
     log.info("run succeeded")
     return Outcome(End.DONE, result=json.loads(encoded))
 
 
-def _fail(hold: Hold, error: str) -> Outcome:
-    hold.end(Status.FAILED, None, error)
+def _fail(claimed: ClaimedRun, error: str) -> Outcome:
+    claimed.end(Status.FAILED, None, error)
     log.error("run failed: %s", error)
     return Outcome(End.FAILED, error=error)
-
-
-def _body_failed(hold: Hold, context: RunContext, limit: int, failure: Exception) -> Outcome:
-    attempts = context.failures(BODY) + 1
-    error = f"{type(failure).__name__}: {failure}"
-    if attempts >= limit:
-        return _fail(hold, error)
-    log.warning("body failed, attempt %d of %d", attempts, limit, exc_info=failure)
-    due = context.due_after(attempts, failure)
-    hold.retry(BODY, attempts, error, due)
-    return hold.given_back(Outcome(End.RETRY, error=error, due_at=due))

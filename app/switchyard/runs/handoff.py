@@ -7,26 +7,45 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, bindparam, case, null, or_, select, update
 
 from app.switchyard.crash import point
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.runs import ledger
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.ledger import AnyRow
+from app.switchyard.runs.models import VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
-from app.switchyard.runs.statements import ASK_TO_MOVE, HAND_OVER, elsewhere
-from app.switchyard.runs.store import RunStore
+from app.switchyard.runs.store import SENT, RunStore, chunks
+from flags import Reason
 
 log = logging.getLogger(__name__)
 
 CHUNK = 200
 """Runs moved per transaction: the write lock is not held for long."""
-_COLUMNS = (
-    *(R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref),
-    *(R.status, R.move_to),
+
+_HAND_OVER = (
+    update(runs)
+    .where(R.status.in_([Status.PENDING, Status.WAITING]))
+    .values(
+        **VOID,
+        backend=bindparam("to"),
+        reason=Reason.HANDED_OVER.value,
+        move_to=null(),
+        check_at=case(
+            (R.due_at > bindparam("now"), R.due_at),
+            else_=bindparam("new_check_at", type_=R.due_at.type),
+        ),
+    )
 )
+# One that already is where it is to be was asked to leave, and now stays.
+_ASK_TO_MOVE = (
+    update(runs)
+    .where(R.status == Status.RUNNING)
+    .values(move_to=case((R.backend == bindparam("to"), null()), else_=bindparam("to")))
+)
+
+
+def elsewhere(to: str) -> ColumnElement[bool]:
+    """Whether a run is not at backend `to`, or is about to leave it."""
+    return or_(R.backend != to, R.move_to != to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +59,36 @@ class HandedOver:
 def hand_over(
     store: RunStore, run_ids: Sequence[str], to: str, *, running: bool = True
 ) -> HandedOver:
-    """Move these open runs to backend `to`; one that is done with or already there stays as it is.
+    """Move these open runs to backend `to`; one that has ended or is already there stays as it is.
 
     Those that are running move at their next step boundary, or stay where `running` is false. A run
     that Inngest has no function for goes to its job's own side instead. The old backend takes back
     what it can. Raises BackendUnavailable where this process does not have `to`.
     """
-    store.backends[to]
+    _ = store.backends[to]
     moved = asked = 0
-    for start in range(0, len(run_ids), CHUNK):
-        chunk = list(run_ids[start : start + CHUNK])
+    for chunk in chunks(run_ids, CHUNK):
         now = store.clock()
         # Younger ones first: a child that ends locks itself, then its parent.
-        rows = select(*_COLUMNS).where(R.id.in_(chunk), R.check_at.is_not(None))
-        rows = rows.where(elsewhere(to)).order_by(R.id.desc())
-        loose: list[AnyRow] = []
+        rows = select(*SENT, R.status, R.move_to).where(R.id.in_(chunk), R.check_at.is_not(None))
+        rows = rows.where(elsewhere(to)).order_by(R.id.desc()).with_for_update(key_share=True)
+        free: list[AnyRow] = []
         with store.db.begin() as connection:
-            found = list(connection.execute(rows.with_for_update(key_share=True)))
-            for target, there in _by_target(store, found, to).items():
-                held = [r.id for r in there if r.status == Status.RUNNING and r.move_to != target]
-                free = [row for row in there if row.status != Status.RUNNING]
-                if held and running:
-                    connection.execute(ASK_TO_MOVE.where(R.id.in_(held)), {"to": target})
-                    asked += len(held)
-                if free:
+            for target, there in _by_target(store, connection.execute(rows), to).items():
+                ask = [r.id for r in there if r.status == Status.RUNNING and r.move_to != target]
+                move = [row for row in there if row.status != Status.RUNNING]
+                if ask and running:
+                    connection.execute(_ASK_TO_MOVE.where(R.id.in_(ask)), {"to": target})
+                    asked += len(ask)
+                if move:
                     bound = {"to": target, "now": now, "new_check_at": now + store.check}
-                    connection.execute(HAND_OVER.where(R.id.in_([row.id for row in free])), bound)
-                loose += free
+                    connection.execute(_HAND_OVER.where(R.id.in_([r.id for r in move])), bound)
+                free += move
         point("handover.committed")
-        if loose:
-            take_back(store, loose)
-            store.send([row.id for row in loose])
-        moved += len(loose)
+        if free:
+            _take_back(store, free)
+            store.send([row.id for row in free])
+        moved += len(free)
     return HandedOver(moved, asked)
 
 
@@ -86,12 +103,11 @@ def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, li
     return targets
 
 
-def take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:
+def _take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:
     """Have the backends of these rows forget what they were sent of them, as far as they can."""
-    sent: dict[str, list[Message]] = defaultdict(list)
-    for row in rows:
-        if (spec := store.spec_of(row.job)) is not None:
-            sent[row.backend].append(ledger.as_message(row, spec))
+    sent = defaultdict(list)
+    for message in store.messages(rows):
+        sent[message.backend].append(message)
     for backend, messages in sent.items():
         try:
             store.backends[backend].cancel(messages)

@@ -1,14 +1,36 @@
-"""A backend in memory: what it is sent, the calling process performs when it says so."""
+"""No queue at all: backends in memory, and a run performed here and now with all below it."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 
-from app.switchyard.runs.backend import Delivery, Message, Outcome
+from sqlalchemy import bindparam, select
+
+from app.switchyard.context import AppContext
+from app.switchyard.job import SERVERLESS
+from app.switchyard.runs.backend import Backends, Delivery, Message, Outcome
 from app.switchyard.runs.engine import Engine
+from app.switchyard.runs.models import AnyRow, Status
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.relay import take_over
+from flags import LEGACY_BACKEND
+
+POLL_SECONDS = 0.25
+"""How often to look at what is not due yet, or claimed by another process."""
+
+_TREE = select(R.id).where(R.id == bindparam("root")).cte("tree", recursive=True)
+_TREE = _TREE.union_all(select(R.id).where(R.parent_id == _TREE.c.id))
+_OPEN = (
+    select(R.id, R.epoch, R.holder, R.status, R.losses, R.due_at, R.check_at)
+    .join(_TREE, R.id == _TREE.c.id)
+    .where(R.check_at.is_not(None))
+    .order_by(R.due_at, R.id)
+)
 
 
 class MemoryBackend:
@@ -29,8 +51,7 @@ class MemoryBackend:
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs still in the list."""
-        queued = {message.run_id for message in self.queue}
-        return {message.run_id for message in messages if message.run_id in queued}
+        return {m.run_id for m in messages} & {m.run_id for m in self.queue}
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take the messages out of the list."""
@@ -56,3 +77,75 @@ class MemoryBackend:
             delivery = Delivery(f"memory-{os.urandom(8).hex()}")
             outcomes.append(engine.perform(message.run_id, message.epoch, delivery))
         return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One slice that was performed here; without an outcome: there was nothing to do just now."""
+
+    run_id: str
+    outcome: Outcome | None
+
+
+class Inline:
+    """One process that performs what its store sends: that goes into a list, which is worked off.
+
+    What the list still holds when the process dies, the relay finds and sends to the real backend.
+    """
+
+    def __init__(
+        self, engine: Engine, stop: threading.Event, context: AppContext = nullcontext
+    ) -> None:
+        self._queue: deque[Message] = deque()
+        names = (LEGACY_BACKEND, *SERVERLESS)
+        backends = Backends(MemoryBackend(name, self._queue) for name in names)
+        self.store = replace(engine.store, backends=backends)
+        self.engine = replace(engine, store=self.store)
+        self._stop = stop
+        self._context = context
+
+    def slices(self, run_id: str) -> Iterator[Slice]:
+        """Perform the run and all below it until everything has ended, or `stop` is set.
+
+        Whoever claims first does a slice, here or elsewhere: what another process has is waited
+        for, and what a dead one left is taken over when its lease has run out.
+        """
+        while not self._stop.is_set():
+            while self._queue and not self._stop.is_set():
+                message = self._queue.popleft()
+                yield self._perform(message.run_id, message.epoch)
+            rows = self._open(run_id)
+            if not rows:
+                return
+            now = self.store.clock()
+            free = [row for row in rows if row.holder is None and row.due_at <= now]
+            for row in free:
+                if self._stop.is_set():
+                    return
+                yield self._perform(row.id, row.epoch)
+            if not free and not self._queue:
+                yield Slice(run_id, None)
+                self._stop.wait(self._pause(rows))
+
+    def _perform(self, run_id: str, epoch: int) -> Slice:
+        delivery = Delivery(f"inline-{os.urandom(8).hex()}", self._stop.is_set)
+        with self._context():
+            return Slice(run_id, self.engine.perform(run_id, epoch, delivery))
+
+    def _open(self, run_id: str) -> list[AnyRow]:
+        """What is open of the run and all below it; a lease that ran out is ended on the way."""
+        now = self.store.clock()
+        with self.store.db.autocommit() as connection:
+            rows = list(connection.execute(_OPEN, {"root": run_id}))
+            for row in rows:
+                if row.status == Status.RUNNING and row.check_at <= now:
+                    take_over(connection, row, now, self.store.check)
+        return rows
+
+    def _pause(self, rows: Sequence[AnyRow]) -> float:
+        """Seconds until the next look."""
+        now = self.store.clock()
+        waits: list[float] = [
+            (row.due_at - now).total_seconds() for row in rows if row.holder is None
+        ]
+        return max(0.01, min([POLL_SECONDS, *waits]))

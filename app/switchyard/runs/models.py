@@ -1,4 +1,4 @@
-"""The ledger of runs: one row per intent, one row per finished or failing step."""
+"""The ledger of runs: one row per intent, and one per step that was begun, waits or has ended."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import os
 import time
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, cast
 
-from sqlalchemy import CheckConstraint, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Row, String, Table, Text, UniqueConstraint, null
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import Base, partial_index
 
 
 class Status(StrEnum):
-    """Where a run stands."""
+    """How far a run is."""
 
     PENDING = "pending"
     """Recorded, not yet claimed: due now or later."""
     RUNNING = "running"
-    """Claimed: a process holds it until its lease ends."""
+    """Claimed by a process, until its lease ends."""
     WAITING = "waiting"
-    """Between two slices: a sleep, a retry's gap, children, or the next call of the backend."""
+    """Between two slices: for a sleep, a retry's gap, children, or the backend's next call."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 OPEN = (Status.PENDING, Status.RUNNING, Status.WAITING)
-"""The statuses of a run that is not done with."""
+"""The statuses of a run that has not ended."""
 
 
 class StepStatus(StrEnum):
-    """Where a step stands."""
+    """How far a step is."""
 
     DONE = "done"
     RETRYING = "retrying"
@@ -40,18 +41,18 @@ class StepStatus(StrEnum):
     """A sleep or a join that has begun."""
     FAILED = "failed"
     BEGUN = "begun"
-    """A step that is done at most once: it may have been done since."""
+    """A step that is done at most once was begun: it may have been done since."""
     UNKNOWN = "unknown"
     """It was begun, and nobody knows whether it was done: it is not begun again."""
 
 
 def new_run_id() -> str:
-    """A new id of 26 characters that sorts by its time: 48 bits of milliseconds, 80 random ones."""
+    """A new id of 26 characters that sorts by its time: 48 bits of milliseconds, 56 random ones."""
     return _stamp(time.time_ns() // 1_000_000) + os.urandom(7).hex()
 
 
 def id_at(moment: datetime) -> str:
-    """The least id of a run made at this time."""
+    """The least id of a run created at this time."""
     return _stamp(int(moment.timestamp() * 1000))
 
 
@@ -76,11 +77,11 @@ class RunRow(Base):
     epoch: Mapped[int] = mapped_column(default=1)
     """The fence: each claim, takeover and hand-off raises it."""
     holder: Mapped[str | None] = mapped_column(String(64))
-    """Who may go on with the run after a slice: the claim's name, or nobody."""
+    """Which delivery may go on with the run after a slice, if only one may."""
     sends: Mapped[int] = mapped_column(default=0)
     """How often this epoch was sent again because its queue had lost it."""
     sent_ref: Mapped[str | None] = mapped_column(String(255))
-    """The backend's own name for what it was sent, where it gives one."""
+    """The backend's own reference for what it was sent, where it gives one."""
     move_to: Mapped[str | None] = mapped_column(String(20))
     """The backend a running run changes to at its next step boundary."""
     attempt: Mapped[int] = mapped_column(default=1)
@@ -88,14 +89,14 @@ class RunRow(Base):
     losses: Mapped[int] = mapped_column(default=0)
     """Takeovers in a row without a finished step."""
     slot: Mapped[int | None]
-    """Which of its job's places at once a running run has, where the job has a cap."""
+    """Which of its job's concurrency slots a running run has, where the job has a cap."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("switchyard_runs.id"))
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     """Not to be claimed before."""
     check_at: Mapped[datetime | None]
     """When the relay must look: the lease's end while running, else when it should be claimed by.
-    None when the run is done with."""
+    None once the run has ended."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     result: Mapped[str | None] = mapped_column(Text)
@@ -148,3 +149,16 @@ class StepRow(Base):
     until: Mapped[datetime | None]
     """When a sleep ends."""
     updated_at: Mapped[datetime]
+
+
+AnyRow = Row[*tuple[Any, ...]]
+runs = cast(Table, RunRow.__table__)
+steps = cast(Table, StepRow.__table__)
+
+VOID: dict[str, Any] = {
+    "epoch": RunRow.epoch + 1,
+    "holder": null(),
+    "sends": 0,
+    "sent_ref": null(),
+}
+"""The values that make every earlier message and claim of a run void."""

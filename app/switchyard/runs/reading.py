@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, literal_column, select
 
 from app.switchyard.clock import iso
 from app.switchyard.errors import UnknownRun
-from app.switchyard.runs import ledger
+from app.switchyard.runs import children
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.models import StepRow as S
@@ -75,7 +75,7 @@ def one(connection: Connection, run_id: str) -> dict[str, Any]:
         "due_at": iso(row.due_at),
         "payload": json.loads(row.payload),
         "result": None if row.result is None else json.loads(row.result),
-        "children": ledger.children_by_status(connection, run_id),
+        "children": children.by_status(connection, run_id),
         "steps": [step._asdict() | {"updated_at": iso(step.updated_at)} for step in steps],
     }
 

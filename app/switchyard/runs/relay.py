@@ -1,4 +1,4 @@
-"""The relay: resends what was never sent, takes over what was left, finds what a queue lost."""
+"""The relay: sends what was never sent, takes over what was left, finds what a queue has lost."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, case, func, null, select, update
 
+from app.switchyard.context import AppContext
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.loading import AppContext
-from app.switchyard.runs import ledger
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.ledger import AnyRow
+from app.switchyard.runs.models import VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
-from app.switchyard.runs.statements import RESEND, TAKE_OVER, next_check
-from app.switchyard.runs.store import RunStore
+from app.switchyard.runs.store import SENT, RunStore
+from flags import Reason
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +24,56 @@ BATCH = 2000
 INTERVAL_SECONDS = 1.0
 TRUSTED = timedelta(minutes=10)
 """How long a service's word that it still has a run is taken, from the run's due time on; twice as
-long after each sending, so that a long backlog there is not sent again and again."""
+long after each resend, so that a long backlog there is not sent again and again."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
+
+# One that somebody has locked is about to change, and is left for the next look: to wait for it
+# would be to wait, with everybody else's runs, for a process that stands still before its commit.
+_UNLOCKED = R.id.in_(
+    select(R.id)
+    .where(R.id == bindparam("run_id"))
+    .with_for_update(skip_locked=True, key_share=True)
+)
+TAKE_OVER = (
+    update(runs)
+    .where(
+        _UNLOCKED,
+        R.epoch == bindparam("seen_epoch"),
+        R.status == Status.RUNNING,
+        R.check_at <= bindparam("now"),
+    )
+    .values(
+        **VOID,
+        status=Status.WAITING,
+        slot=null(),
+        due_at=bindparam("new_due_at"),
+        check_at=bindparam("new_check_at"),
+        losses=R.losses + 1,
+        # A move that was asked for happens here: nobody has the run any more.
+        backend=func.coalesce(R.move_to, R.backend),
+        reason=case((R.move_to.is_not(None), Reason.HANDED_OVER.value), else_=R.reason),
+        move_to=null(),
+    )
+)
+# Under the same epoch while nobody holds the run, so that the first message still counts if it
+# comes after all; under a new one where a holder was to come back and did not.
+RESEND = (
+    update(runs)
+    .where(
+        _UNLOCKED,
+        R.epoch == bindparam("seen_epoch"),
+        R.check_at == bindparam("seen_check_at"),
+        R.status.in_([Status.PENDING, Status.WAITING]),
+    )
+    .values(
+        epoch=case((R.holder.is_(None), R.epoch), else_=R.epoch + 1),
+        sends=case((R.sent_ref.is_(None), R.sends), else_=R.sends + 1),
+        holder=null(),
+        sent_ref=null(),
+        check_at=bindparam("new_check_at"),
+    )
+)
 
 
 @dataclass(slots=True)
@@ -42,43 +86,37 @@ class Swept:
     queued: int = 0
     """Runs their queue still has."""
     unreachable: int = 0
-    """Runs whose backend could not be asked or sent to."""
+    """Runs whose backend could not be reached."""
 
 
 def sweep(store: RunStore, limit: int = BATCH) -> Swept:
     """Look once at the runs whose check is due, oldest first. Safe beside other relays."""
     swept = Swept()
     now = store.clock()
+    columns = (*SENT, R.status, R.holder, R.losses, R.check_at)
+    due = select(*columns).where(R.check_at <= now).order_by(R.check_at).limit(limit)
+    taken: list[str] = []
+    unclaimed: dict[str, list[AnyRow]] = defaultdict(list)
     with store.db.autocommit() as connection:
-        rows = _due(connection, now, limit)
-        left = [row for row in rows if row.status == Status.RUNNING]
-        unclaimed = [row for row in rows if row.status != Status.RUNNING]
-        taken = [row.id for row in left if _take_over(connection, row, now, store.check)]
+        for row in connection.execute(due).all():
+            if row.status != Status.RUNNING:
+                unclaimed[row.backend].append(row)
+            elif take_over(connection, row, now, store.check):
+                taken.append(row.id)
     swept.taken_over = len(taken)
     if taken:
         log.warning("runs taken over: their lease ran out", extra={"runs": len(taken)})
         store.send(taken)
-    groups: dict[str, list[AnyRow]] = defaultdict(list)
-    for row in unclaimed:
-        groups[row.backend].append(row)
-    for backend, group in groups.items():
-        _see_to(store, backend, group, now, swept)
+    for backend, rows in unclaimed.items():
+        _see_to(store, backend, rows, now, swept)
     return swept
 
 
-def _due(connection: Connection, now: datetime, limit: int) -> list[AnyRow]:
-    columns = (
-        *(R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref),
-        *(R.status, R.holder, R.losses, R.check_at),
-    )
-    chosen = select(*columns).where(R.check_at <= now).order_by(R.check_at).limit(limit)
-    return list(connection.execute(chosen))
-
-
-def _take_over(connection: Connection, row: AnyRow, now: datetime, check: timedelta) -> bool:
+def take_over(connection: Connection, row: AnyRow, now: datetime, check: timedelta) -> bool:
+    """Take the run from a holder whose lease has run out, if it still has; whether it was."""
     pause = timedelta(0)
     if row.losses >= _CALM_LOSSES:
-        # Whoever holds it dies again and again: slow down, but never give a run up for that.
+        # Whoever claims it dies again and again: slow down, but never give a run up for that.
         pause = min(_LONGEST_PAUSE, timedelta(seconds=2.0 ** (row.losses - _CALM_LOSSES)))
     bound = {
         "run_id": row.id,
@@ -93,27 +131,25 @@ def _take_over(connection: Connection, row: AnyRow, now: datetime, check: timede
 
 def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, swept: Swept) -> None:
     """Runs that should have been claimed by now: still queued, or to be sent again?"""
-    asked: list[tuple[AnyRow, Message]] = []
-    for row in rows:
-        spec = store.spec_of(row.job)
-        if spec is not None:
-            asked.append((row, ledger.as_message(row, spec)))
+    messages = store.messages(rows)
     sure = True
     try:
-        held = store.backends[backend].queued([message for _, message in asked])
+        queued = store.backends[backend].queued(messages)
     except BackendUnavailable as failure:
         log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
         if not store.backends.waits_until_due(backend):
-            swept.unreachable += len(asked)
-            _look_again(store, [row.id for row in rows], now)
+            swept.unreachable += len(messages)
+            look_again(store, [row.id for row in rows], now)
             return
         # What a service was never sent, or so long ago that its word would not do, it is sent all
         # the same: that it takes events and answers no questions may last.
-        held, sure = {row.id for row, _ in asked if row.sent_ref is not None}, False
-    unknown = {row.id for row in rows} - {row.id for row, _ in asked}
-    stays = [row.id for row, _ in asked if row.id in held and _believed(row, now)]
-    lost = [row for row, _ in asked if row.id not in stays]
-    _look_again(store, [*stays, *unknown], now)
+        queued, sure = {message.run_id for message in messages if message.ref is not None}, False
+    known = {message.run_id for message in messages}
+    lost = [
+        row for row in rows if row.id in known and not (row.id in queued and _believed(row, now))
+    ]
+    lost_ids = {row.id for row in lost}
+    look_again(store, [row.id for row in rows if row.id not in lost_ids], now)
     again: list[str] = []
     with store.db.autocommit() as connection:
         for row in lost:
@@ -125,13 +161,12 @@ def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, sw
             }
             if connection.execute(RESEND, bound).rowcount == 1:
                 again.append(row.id)
-    if sure:
-        swept.queued += len(stays)
-    else:
-        swept.unreachable += len(stays)
     swept.sent += len(again)
-    if again:
-        store.send(again)
+    if sure:
+        swept.queued += len(known) - len(lost)
+    else:
+        swept.unreachable += len(known) - len(lost)
+    store.send(again)
 
 
 def _believed(row: AnyRow, now: datetime) -> bool:
@@ -140,10 +175,17 @@ def _believed(row: AnyRow, now: datetime) -> bool:
     return row.sent_ref is None or now < row.due_at + patience
 
 
-def _look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
-    if run_ids:
-        with store.db.autocommit() as connection:
-            connection.execute(next_check(run_ids, now, now + store.check))
+def look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
+    """Put off the next look at runs that are where they should be; one that somebody has locked is
+    about to change, and waiting for a drain, which locks many, might be to wait in a circle."""
+    if not run_ids:
+        return
+    chosen = (R.check_at <= now, R.status != Status.RUNNING)
+    free = select(R.id).where(R.id.in_(run_ids), *chosen)
+    free = free.with_for_update(skip_locked=True, key_share=True)
+    with store.db.autocommit() as connection:
+        put_off = update(runs).where(*chosen, R.id.in_(free))
+        connection.execute(put_off.values(check_at=now + store.check))
 
 
 def run_forever(

@@ -1,25 +1,70 @@
-"""The ledger of runs as one process uses it: its database, its clock and the queues it sends to."""
+"""The ledger of runs as one process uses it: its database, its clock, the backends it sends to."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import TypeVar
 
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.clock import Clock
 from app.switchyard.db import Database
 from app.switchyard.errors import UnknownJob
 from app.switchyard.job import Catalogue, JobSpec
-from app.switchyard.runs import ledger
 from app.switchyard.runs.backend import Backends, Message
+from app.switchyard.runs.models import AnyRow, runs
+from app.switchyard.runs.models import RunRow as R
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-_CHUNK = 500
-"""Runs read or noted at a time: the write lock is not held for long."""
+CHUNK = 500
+"""Runs read or written at a time: the write lock is not held for long."""
+SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref)
+"""The columns that a message is made from."""
+
+# Not of a run that has changed backend meanwhile: the new one would be taken to have it.
+_SAVE_REF = (
+    update(runs)
+    .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
+    .values(sent_ref=bindparam("ref"))
+)
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """The items, so many at a time."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def message_of(
+    spec: JobSpec,
+    run_id: str,
+    backend: str,
+    payload: str,
+    due_at: datetime,
+    epoch: int = 1,
+    sends: int = 0,
+    ref: str | None = None,
+) -> Message:
+    """The message about a run of this job."""
+    return Message(
+        run_id=run_id,
+        job=spec.name,
+        backend=backend,
+        queue=spec.queue,
+        event=spec.event,
+        payload=payload,
+        epoch=epoch,
+        sends=sends,
+        due_at=due_at,
+        timeout=spec.timeout,
+        ref=ref,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +76,9 @@ class RunStore:
     catalogue: Catalogue
     backends: Backends
     lease: timedelta
-    """How long a claim holds without a sign of life."""
+    """How long a claim holds without a heartbeat."""
     check: timedelta
     """How long a run that was sent may stay unclaimed before the relay asks its queue about it."""
-
-    @property
-    def waiting_backends(self) -> frozenset[str]:
-        """The backends that wait for a due time by themselves."""
-        return frozenset(n for n in self.backends.names() if self.backends.waits_until_due(n))
-
-    @property
-    def caps(self) -> dict[str, int]:
-        """How many runs at once, by job, where a job says."""
-        return {
-            name: spec.concurrency
-            for name, spec in self.catalogue.items()
-            if spec.concurrency is not None
-        }
 
     def spec_of(self, job: str) -> JobSpec | None:
         """The job's declaration, or None (and a log line) where this code does not know it."""
@@ -57,45 +88,45 @@ class RunStore:
             log.error("run of an unknown job left for code that knows it", extra={"job": job})
             return None
 
+    def messages(self, rows: Iterable[AnyRow]) -> list[Message]:
+        """The messages about these rows of SENT, without those of unknown jobs."""
+        return [
+            message_of(spec, r.id, r.backend, r.payload, r.due_at, r.epoch, r.sends, r.sent_ref)
+            for r in rows
+            if (spec := self.spec_of(r.job)) is not None
+        ]
+
     def send(self, run_ids: Sequence[str]) -> None:
         """Send these runs to their backends as they stand; what fails is left to the relay."""
+        if not run_ids:
+            return
         try:
             with self.db.autocommit() as connection:
                 rows = [
                     row
-                    for start in range(0, len(run_ids), _CHUNK)
-                    for row in ledger.messages(connection, run_ids[start : start + _CHUNK])
+                    for some in chunks(run_ids)
+                    for row in connection.execute(
+                        select(*SENT).where(R.id.in_(some)).order_by(R.id)
+                    )
                 ]
         except SQLAlchemyError as failure:
             log.warning("runs not sent yet", extra={"reason": type(failure).__name__})
             return
-        messages = []
-        for row in rows:
-            spec = self.spec_of(row.job)
-            if spec is not None:
-                messages.append(ledger.as_message(row, spec))
-        self.send_messages(messages)
+        self.send_messages(self.messages(rows))
 
     def send_messages(self, messages: Sequence[Message]) -> None:
-        """Send the messages and note the references that come back."""
+        """Send the messages, and record the references that the backends give."""
         refs = self.backends.send(messages, self.clock())
-        if not refs:
-            return
-        backends = {m.run_id: m.backend for m in messages}
-        ids = sorted(refs, reverse=True)
+        rows = [
+            {"run": message.run_id, "sent_to": message.backend, "ref": refs[message.run_id]}
+            # Younger ones first, as whoever else locks many does.
+            for message in sorted(messages, key=attrgetter("run_id"), reverse=True)
+            if message.run_id in refs
+        ]
         try:
-            for start in range(0, len(ids), _CHUNK):
-                some = {run: refs[run] for run in ids[start : start + _CHUNK]}
+            for some in chunks(rows):
                 with self.db.begin() as connection:
-                    ledger.save_refs(connection, some, backends)
+                    connection.execute(_SAVE_REF, some)
         except SQLAlchemyError as failure:
             # Without its reference a run may be sent twice; its claim makes that harmless.
-            log.warning("references not noted", extra={"reason": type(failure).__name__})
-
-    def wake(self, parent_id: str) -> None:
-        """A joining run whose children are all done with goes on now."""
-        now = self.clock()
-        with self.db.begin() as connection:
-            woken = ledger.wake_parent(connection, parent_id, now, now + self.check)
-        if woken:
-            self.send([parent_id])
+            log.warning("references not recorded", extra={"reason": type(failure).__name__})

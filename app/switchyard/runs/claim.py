@@ -1,0 +1,193 @@
+"""Claim a run: a compare-and-set on its epoch that takes a lease and, for some jobs, a slot.
+
+A job may cap how many of its runs run at once, over all backends together: a running one has one
+of the concurrency slots 1 to that cap in its own row, and a unique index lets no two have the same.
+The slot is taken by the very claim and given back by whatever ends the slice, so that a dead
+holder's is free again once its run was taken over. Only one that is alive and does not know it yet
+(taken over while its process stood still, or cancelled) goes on outside the cap, until the fence
+refuses its next write.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.models import AnyRow, Status, runs
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.steps import CLAIMED_COLUMNS, ClaimedRun
+from app.switchyard.runs.store import RunStore
+
+SLOT_WAIT_SECONDS = 0.5
+"""How long a worker waits for a slot. Were it to put off at once all that it finds in its queue,
+the slots would stay empty until the relay has sent those runs again."""
+_LOOK_SECONDS = 0.05
+_TRIES = 3
+"""How often to choose another slot where somebody else was quicker."""
+_OFF_MS, _SPREAD_MS = 1000, 2000
+
+_DUE = (R.id == bindparam("run_id"), R.due_at <= bindparam("now"))
+_SENT = and_(
+    R.holder.is_(None),
+    R.epoch == bindparam("sent_epoch"),
+    R.status.in_([Status.PENDING, Status.WAITING]),
+)
+_OWN = R.holder == bindparam("by")
+_LAPSED = and_(R.status == Status.RUNNING, R.check_at < bindparam("now"))
+
+# Only the epoch that was sent may claim a run nobody holds; a holder (an Inngest run, which comes
+# back for each step) may go on with its own, and with one whose lease it let run out.
+_CLAIM = (
+    update(runs)
+    .where(*_DUE, or_(_SENT, and_(_OWN, or_(R.status == Status.WAITING, _LAPSED))))
+    .values(
+        epoch=R.epoch + 1,
+        holder=bindparam("by"),
+        status=Status.RUNNING,
+        check_at=bindparam("lease_until"),
+        started_at=func.coalesce(R.started_at, bindparam("now", type_=R.started_at.type)),
+    )
+    .returning(*CLAIMED_COLUMNS)
+)
+# The unique index refuses a slot that another run of the job has.
+_CLAIM_SLOT = _CLAIM.values(slot=bindparam("free_slot"))
+TAKEN = select(R.slot).where(
+    R.job == bindparam("of_job"), R.slot.is_not(None), R.id != bindparam("run_id")
+)
+"""The slots of a job that other runs have."""
+# Only what may still be claimed, so that whoever did claim it meanwhile is not undone.
+_PUT_OFF = (
+    update(runs)
+    .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
+    .values(due_at=bindparam("new_due_at"), check_at=bindparam("new_check_at"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Who would claim which run, sent at which epoch, when and until when."""
+
+    run_id: str
+    epoch: int
+    by: str
+    now: datetime
+    until: datetime
+
+    def bound(self, **more: Any) -> dict[str, Any]:
+        """The parameters of a statement, and `more`."""
+        return {
+            "run_id": self.run_id,
+            "sent_epoch": self.epoch,
+            "by": self.by,
+            "now": self.now,
+            **more,
+        }
+
+
+def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> ClaimedRun | Outcome:
+    """Claim the run if it is due and free at the epoch that was sent (or already its holder's), or
+    say why not."""
+    caps = {
+        name: spec.concurrency
+        for name, spec in store.catalogue.items()
+        if spec.concurrency is not None
+    }
+    with store.db.autocommit() as connection:
+        row = claim_uncapped(connection, request, tuple(caps))
+        if row is not None:
+            return ClaimedRun(store, delivery, **row._asdict())
+        state = read_state(connection, request.run_id)
+        refusal = _refusal(state, request)
+        if refusal is not None or state is None or state.job not in caps:
+            return refusal or Outcome(End.NOT_MINE)
+        # A backend that calls again does so by itself, and its calls are not to be held up.
+        again = delivery.calls_again
+        wait = 0.0 if again else SLOT_WAIT_SECONDS
+        row = claim_slot(connection, request, state.job, caps[state.job], wait)
+        if row is not None:
+            return ClaimedRun(store, delivery, **row._asdict())
+        due = put_off(connection, request, store.check if again else timedelta(0))
+        if due is not None:
+            return Outcome(End.NOT_DUE, due_at=due)
+        state = read_state(connection, request.run_id)
+        return _refusal(state, request) or Outcome(End.NOT_MINE)
+
+
+def claim_uncapped(
+    connection: Connection, request: ClaimRequest, capped: tuple[str, ...] = ()
+) -> AnyRow | None:
+    """Claim the run; None where it is not to be had, or where its job is one of `capped`."""
+    bound = request.bound(lease_until=request.until)
+    return connection.execute(_claim_unless(capped), bound).one_or_none()
+
+
+@cache
+def _claim_unless(jobs: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
+    return _CLAIM.where(*(R.job != job for job in jobs))
+
+
+def claim_slot(
+    connection: Connection, request: ClaimRequest, job: str, cap: int, wait_seconds: float = 0.0
+) -> AnyRow | None:
+    """Claim the run with one of its job's `cap` slots; None where they are taken, or the run is.
+
+    `connection` commits by itself: a slot lost to another undoes nothing else.
+    """
+    end = time.monotonic() + wait_seconds
+    lost = 0
+    while lost < _TRIES:
+        others = {"of_job": job, "run_id": request.run_id}
+        taken = set(connection.execute(TAKEN, others).scalars())
+        # Slots above the cap are left from when it was higher: they count until they are free.
+        if len(taken) >= cap:
+            if time.monotonic() >= end:
+                return None
+            time.sleep(_LOOK_SECONDS)
+            continue
+        # At random, so that those who choose at the same moment seldom choose the same.
+        free = random.choice([slot for slot in range(1, cap + 1) if slot not in taken])
+        bound = request.bound(lease_until=request.until, free_slot=free)
+        try:
+            return connection.execute(_CLAIM_SLOT, bound).one_or_none()
+        except IntegrityError:
+            lost += 1
+    return None
+
+
+def put_off(connection: Connection, request: ClaimRequest, patience: timedelta) -> datetime | None:
+    """Have a run that got no slot sent again in 1 to 3 s: when; None if it is not to be had.
+
+    `patience` is how long after that it may stay unclaimed before the relay sees to it.
+    """
+    wait = _OFF_MS + crc32(request.run_id.encode()) % (_SPREAD_MS + 1)
+    due = request.now + timedelta(milliseconds=wait)
+    bound = request.bound(new_due_at=due, new_check_at=due + patience)
+    return due if connection.execute(_PUT_OFF, bound).rowcount == 1 else None
+
+
+def read_state(connection: Connection, run_id: str) -> AnyRow | None:
+    """What decides whether the run may be claimed."""
+    columns = (R.job, R.status, R.epoch, R.holder, R.due_at, R.check_at)
+    return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
+
+
+def _refusal(row: AnyRow | None, request: ClaimRequest) -> Outcome | None:
+    """Why the run cannot be claimed; None where nothing (more) is in the way, or only a slot."""
+    if row is None or row.check_at is None:
+        return Outcome(End.NOT_MINE)
+    if row.holder == request.by:
+        if row.status == Status.RUNNING and row.check_at >= request.now:
+            return Outcome(End.BUSY, due_at=row.check_at)
+    elif row.holder is not None or row.epoch != request.epoch:
+        return Outcome(End.NOT_MINE)
+    return Outcome(End.NOT_DUE, due_at=row.due_at) if row.due_at > request.now else None

@@ -1,0 +1,330 @@
+"""A claimed run, and all that its holder may write of it: steps, waits, a move, the end."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    bindparam,
+    case,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.switchyard.crash import point
+from app.switchyard.errors import LeaseLost
+from app.switchyard.runs import children
+from app.switchyard.runs.backend import Delivery, End, Outcome
+from app.switchyard.runs.models import VOID, AnyRow, Status, StepStatus, runs, steps
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runs.store import RunStore
+from flags import Reason
+
+log = logging.getLogger(__name__)
+
+CLAIMED_COLUMNS = (
+    R.id.label("run_id"),
+    *(R.job, R.key, R.payload, R.backend, R.epoch, R.attempt, R.parent_id, R.created_at, R.move_to),
+)
+"""What a claim returns: the fields of a ClaimedRun."""
+
+# The fence: what a claim may write to, as long as it stands.
+_CLAIMED = (
+    R.id == bindparam("run_id"),
+    R.epoch == bindparam("claimed_epoch"),
+    R.status == Status.RUNNING,
+)
+_ASKED = R.move_to.is_not(None)
+_NEW_STATUS = bindparam("new_status", type_=R.status.type)
+_LEAVES = and_(_NEW_STATUS == Status.WAITING, _ASKED)
+_MOVED = {**VOID, "backend": R.move_to, "reason": Reason.HANDED_OVER.value, "move_to": null()}
+
+
+def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
+    """A run that is given back moves at once if it was asked to: whoever held it may never come
+    back, and what it waits for may be days away. `stays`: values where it does not move."""
+    return {
+        name: case((when, value), else_=stays.get(name, runs.c[name]))
+        for name, value in _MOVED.items()
+    }
+
+
+_RENEW = update(runs).where(*_CLAIMED).values(check_at=bindparam("lease_until"))
+_STEP_DONE = (
+    update(runs)
+    .where(*_CLAIMED)
+    .values(
+        **_moved(_LEAVES),
+        status=bindparam("new_status"),
+        slot=case((_NEW_STATUS == Status.RUNNING, R.slot), else_=null()),
+        check_at=bindparam("new_check_at"),
+        attempt=1,
+        losses=0,
+    )
+    .returning(R.move_to, R.epoch)
+)
+_RELEASE = (
+    update(runs)
+    .where(*_CLAIMED)
+    .values(
+        **_moved(_ASKED, holder=bindparam("new_holder", type_=R.holder.type), sends=0),
+        status=Status.WAITING,
+        slot=null(),
+        due_at=bindparam("new_due_at"),
+        # Its next backend may not wait for a due time by itself.
+        check_at=case(
+            (_ASKED, bindparam("new_due_at", type_=R.due_at.type)),
+            else_=bindparam("new_check_at", type_=R.due_at.type),
+        ),
+        attempt=bindparam("new_attempt"),
+        error=bindparam("new_error"),
+    )
+    .returning(R.move_to, R.epoch)
+)
+_MOVE = (
+    update(runs)
+    .where(*_CLAIMED, _ASKED)
+    .values(
+        **_MOVED,
+        status=Status.WAITING,
+        slot=null(),
+        due_at=bindparam("now"),
+        check_at=bindparam("new_check_at"),
+    )
+)
+_END = (
+    update(runs)
+    .where(*_CLAIMED)
+    .values(
+        status=bindparam("new_status"),
+        slot=null(),
+        ended_at=bindparam("now"),
+        check_at=null(),
+        holder=null(),
+        move_to=null(),
+        result=bindparam("new_result"),
+        error=bindparam("new_error"),
+    )
+)
+_STEP: dict[str, Any] = {
+    "status": bindparam("new_status"),
+    "attempts": bindparam("attempts"),
+    "backend": bindparam("backend"),
+    "result": bindparam("new_result"),
+    "error": bindparam("new_error"),
+    "until": bindparam("until"),
+    "updated_at": bindparam("now"),
+}
+_SAVE_STEP = {
+    name: insert(steps)
+    .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP)
+    .on_conflict_do_update(
+        index_elements=["run_id", "name"],
+        set_=_STEP,
+        # A commit whose outcome was lost may have stood: what is done stays done.
+        where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
+    )
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+
+
+@dataclass(eq=False, slots=True)
+class ClaimedRun:
+    """A run in the hands of one delivery. Every write is fenced by the claim's epoch, and raises
+    LeaseLost once the run was taken over."""
+
+    store: RunStore
+    delivery: Delivery
+    run_id: str
+    job: str
+    key: str
+    payload: str
+    backend: str
+    epoch: int
+    attempt: int
+    parent_id: str | None
+    created_at: datetime
+    move_to: str | None
+    """The backend to change to at the next step boundary."""
+    moved: bool = False
+    """Whether the run has changed backend as it was given back."""
+
+    def recorded_steps(self) -> dict[str, AnyRow]:
+        """The steps that earlier slices recorded, by name."""
+        if self.epoch == 2:  # never claimed before
+            return {}
+        columns = (S.name, S.status, S.attempts, S.result, S.error, S.until)
+        with self.store.db.autocommit() as connection:
+            rows = connection.execute(select(*columns).where(S.run_id == self.run_id))
+            return {row.name: row for row in rows}
+
+    def renew(self, connection: Connection) -> None:
+        """Renew the lease. In a transaction that has begun: SQLite's lock is waited for before the
+        time is read, else a long wait for it would be at the lease's cost."""
+        self._write(connection, _RENEW, lease_until=self.store.clock() + self.store.lease)
+
+    def begin_step(self, name: str, attempts: int) -> None:
+        """Record, before it is done, that attempt number `attempts` at a step begins."""
+        with self.store.db.begin() as connection:
+            self.renew(connection)
+            self._save_step(connection, name, StepStatus.BEGUN, attempts=attempts)
+
+    def end_step(
+        self,
+        tx: Session,
+        name: str,
+        status: StepStatus,
+        attempts: int,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record a step that is done or failed for good, in the transaction of its effects.
+
+        Renews the lease, or gives it back where the backend calls again for the next step. Call
+        `send_if_moved` after the commit.
+        """
+        connection = tx.connection()  # SQLite's lock is waited for before the time is read
+        now, again = self.store.clock(), self.delivery.calls_again
+        row = self._write(
+            connection,
+            _STEP_DONE,
+            new_status=Status.WAITING if again else Status.RUNNING,
+            new_check_at=now + (self.store.check if again else self.store.lease),
+        )
+        self._save_step(connection, name, status, attempts=attempts, result=result, error=error)
+        self.move_to, self.moved = row.move_to, row.epoch != self.epoch
+
+    def send_if_moved(self) -> bool:
+        """After the commit: send a run that has moved to its new backend; whether it has."""
+        if self.moved:
+            log.info("run handed over as it was given back")
+            point("run.moved")
+            self.store.send([self.run_id])
+        return self.moved
+
+    def retry(self, step: str, attempts: int, error: str, due: datetime) -> Outcome:
+        """Record failed attempt number `attempts` and give the run back until `due`."""
+        said = f"{step}: {error}"
+        with self.store.db.begin() as connection:
+            self._save_step(connection, step, StepStatus.RETRYING, attempts=attempts, error=error)
+            self._release(connection, due, attempt=attempts + 1, error=said)
+        point("step.failure-recorded")
+        return self._given_back(Outcome(End.RETRY, error=said, due_at=due))
+
+    def wait(self, step: str, until: datetime | None, due: datetime) -> Outcome:
+        """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
+        with self.store.db.begin() as connection:
+            self._save_step(connection, step, StepStatus.WAITING, until=until)
+            self._release(connection, due)
+        return self._given_back(Outcome(End.WAIT, due_at=due))
+
+    def give_up(self, due: datetime, error: str | None = None) -> Outcome:
+        """Let go of the run as it stands: nothing failed, anyone may go on with it at `due`."""
+        with self.store.db.autocommit() as connection:
+            self._release(connection, due, attempt=self.attempt, error=error, to_anyone=True)
+        return self._given_back(Outcome(End.YIELDED, error=error))
+
+    def move(self) -> bool:
+        """Change to the backend the run was asked to move to; every earlier message is void.
+
+        False where it is to stay after all.
+        """
+        now = self.store.clock()
+        bound = self._fence(now=now, new_check_at=now + self.store.check)
+        with self.store.db.autocommit() as connection:
+            if connection.execute(_MOVE, bound).rowcount != 1:
+                self.renew(connection)
+                return False
+        point("run.moved")
+        self.store.send([self.run_id])
+        return True
+
+    def end(self, status: Status, result: str | None, error: str | None) -> None:
+        """Close the run, and wake a parent that waited for its last child."""
+        values = {
+            "new_status": status,
+            "now": self.store.clock(),
+            "new_result": result,
+            "new_error": error,
+        }
+        if self.parent_id is None:
+            with self.store.db.autocommit() as connection:
+                self._write(connection, _END, **values)
+            return
+        with self.store.db.begin() as connection:
+            self._write(connection, _END, **values)
+            woken = children.wake(connection, self.store, self.parent_id)
+        self.store.send(woken)
+
+    def _given_back(self, outcome: Outcome) -> Outcome:
+        return Outcome(End.NOT_MINE) if self.send_if_moved() else outcome
+
+    def _release(
+        self,
+        connection: Connection,
+        due: datetime,
+        *,
+        attempt: int = 1,
+        error: str | None = None,
+        to_anyone: bool = False,
+    ) -> None:
+        stays = self.delivery.calls_again and not to_anyone
+        waits = stays or (not to_anyone and self.store.backends.waits_until_due(self.backend))
+        row = self._write(
+            connection,
+            _RELEASE,
+            new_due_at=due,
+            new_check_at=due + self.store.check if waits else due,
+            new_holder=self.delivery.holder if stays else None,
+            new_attempt=attempt,
+            new_error=error,
+        )
+        self.moved = row.epoch != self.epoch
+
+    def _save_step(
+        self,
+        connection: Connection,
+        name: str,
+        status: StepStatus,
+        *,
+        attempts: int = 1,
+        result: str | None = None,
+        error: str | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        connection.execute(
+            _SAVE_STEP[self.store.db.engine.dialect.name],
+            {
+                "run_id": self.run_id,
+                "name": name,
+                "new_status": status,
+                "attempts": attempts,
+                "backend": self.backend,
+                "new_result": result,
+                "new_error": error,
+                "until": until,
+                "now": self.store.clock(),
+            },
+        )
+
+    def _fence(self, **values: Any) -> dict[str, Any]:
+        return {"run_id": self.run_id, "claimed_epoch": self.epoch, **values}
+
+    def _write(self, connection: Connection, statement: Update, **values: Any) -> Any:
+        done = connection.execute(statement, self._fence(**values))
+        row: Any = done.one_or_none() if done.returns_rows else done.rowcount
+        if not row:
+            raise LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
+        return row
