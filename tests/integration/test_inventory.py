@@ -25,6 +25,8 @@ from rq.serializers import JSONSerializer
 import queues
 from app import create_app as build
 from app.platform.config import load
+from app.switchyard.commands.inventory import nothing_bypasses, workers_fit
+from app.switchyard.errors import CheckFailed
 from app.switchyard.runs.relay import sweep
 from queues.backend import TASK, connect
 from queues.inventory import (
@@ -243,6 +245,10 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> No
     ]
     shown = app.test_cli_runner().invoke(args=["cutover", "inventory"]).stdout
     assert "old-mark, but it goes past its flag" in shown
+    with pytest.raises(CheckFailed, match=rf"go: 1 of {AT}.mark in old, .* rq cron's {AT}.mark$"):
+        nothing_bypasses(app.extensions["switchyard"])
+    redis.flushall()
+    assert nothing_bypasses(app.extensions["switchyard"]) == "nothing goes past the flag"
 
 
 def test_a_worker_that_fails_runs_is_named(
@@ -262,9 +268,13 @@ def test_a_worker_that_fails_runs_is_named(
         (["tests"], True),
     ]
     runtime = app.extensions["switchyard"]
+    with pytest.raises(CheckFailed, match=r"fail the runs they take: \w+ \(.*old, tests\)$"):
+        workers_fit(runtime)
     Side("rq", runtime, environ).dispatch("noop", {"name": "n"})
     SimpleWorker(["tests"], connection=redis).work(burst=True, logging_level="CRITICAL")
     until(lambda: sweep(runtime.store).sent)
     (named,) = [record for record in caplog.records if "takes runs" in record.getMessage()]
     assert "--worker-class queues.worker.Worker" in named.getMessage()
+    redis.flushall()
+    assert workers_fit(runtime) == "no other rq worker takes runs"
     assert named.__dict__["worker"] in [w["name"] for w in workers if w["queues"] != ["others"]]

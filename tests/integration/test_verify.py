@@ -363,6 +363,6 @@ def test_the_command_says_no_secret(
     assert "abcdef" not in result.output
     answers = {answer["check"]: answer for answer in json.loads(result.stdout)}
     assert answers.pop("sdks")["ok"]
-    assert len(answers) == 18
+    assert len(answers) == 20
     assert not any(answer["ok"] for answer in answers.values()), answers
     assert all(answer["fix"] and answer["detail"] for answer in answers.values())

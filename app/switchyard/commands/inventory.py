@@ -1,7 +1,11 @@
-"""`cutover inventory`: the guide's table from the catalogue, and what is in a live Redis."""
+"""`cutover inventory`: the guide's table from the catalogue, and what is in a live Redis.
+
+And two checks of `cutover verify`: what in that Redis speaks against the migration.
+"""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -9,12 +13,14 @@ import click
 from flask.cli import with_appcontext
 
 from app.switchyard.commands.output import document, json_option, parts, say, table
-from app.switchyard.errors import BackendUnavailable
+from app.switchyard.errors import BackendUnavailable, CheckFailed
 from app.switchyard.runtime import Runtime
 from queues.allowed import OWN
+from queues.backend import answered, connect, registered_workers
 from queues.inventory import GONE, PICKLED, PLACES, UNREADABLE, QueueInventory, take
 
 MOST = 20_000
+_MOST_CHECKED = 2000
 _SHOWN = ("name", "event", "schedule", "queue", "serverless", "file")
 UNKNOWN = (PICKLED, GONE, UNREADABLE)
 
@@ -112,6 +118,38 @@ def _bypassed(runtime: Runtime, function: str) -> str | None:
     """The job whose flag and ledger an RQ job of this function goes past."""
     spec = runtime.catalogue.legacy().get(function)
     return None if spec is None else spec.name
+
+
+def workers_fit(runtime: Runtime) -> str:
+    """Who takes runs from RQ's queues can do them."""
+    redis = connect(runtime.settings.redis_url)
+    with closing(redis), answered():
+        workers = registered_workers(redis)
+    queues = {spec.queue for spec in runtime.catalogue.values()}
+    foreign = [
+        f"{worker.name} (process {worker.pid} on {worker.host}, queues {', '.join(worker.queues)})"
+        for worker in workers
+        if not worker.ours and queues.intersection(worker.queues)
+    ]
+    if foreign:
+        raise CheckFailed(f"these rq workers fail the runs they take: {'; '.join(foreign)}")
+    return "no other rq worker takes runs"
+
+
+def nothing_bypasses(runtime: Runtime) -> str:
+    """No RQ job waits, and none has just been done, that stands for a job of the catalogue."""
+    found = take(runtime.settings.redis_url, _MOST_CHECKED)
+    past = [
+        f"{counts.total() - counts['failed']} of {function} in {queue.name}"
+        for queue in found.queues
+        for function, counts in queue.functions.items()
+        if _bypassed(runtime, function) and counts.total() > counts["failed"]
+    ]
+    names = [str(entry.get("func_name")) for entry in found.cron]
+    past += [f"rq cron's {name}" for name in names if _bypassed(runtime, name)]
+    if past:
+        raise CheckFailed(f"past the flag and the ledger go: {', '.join(past)}")
+    return "nothing goes past the flag"
 
 
 def _known(row: dict[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import click
 from flask.cli import with_appcontext
 from rich.progress import Progress
 
-from app.switchyard.commands import inside, outside
+from app.switchyard.commands import inside, inventory, outside
 from app.switchyard.commands.checks import verify as checked
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.output import (
@@ -19,6 +19,7 @@ from app.switchyard.commands.output import (
 )
 from app.switchyard.errors import CheckFailed
 from app.switchyard.runtime import Check, Runtime
+from queues.backend import WORKER_COMMAND
 
 LONGEST_SECONDS = inside.CANARY_SECONDS + 8
 """Of any check: a backend that is away also takes its time to say so."""
@@ -41,6 +42,13 @@ CHECKS = (
         "see that DATABASE_URL is right and it is up; then `flask --app app db upgrade`",
     ),
     Check("redis", inside.redis, "see that REDIS_URL is right and Redis up"),
+    Check("rq-workers", inventory.workers_fit, f"start `{WORKER_COMMAND}` in their place"),
+    Check(
+        "rq-bypasses",
+        inventory.nothing_bypasses,
+        "`cutover inventory` shows which: have it enqueue with queues.Queue, give its schedule to"
+        " the job, or let the old function dispatch (docs/old-call-sites.md)",
+    ),
     Check("cache", outside.cache, "see UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN"),
     Check(
         "inngest-key",
