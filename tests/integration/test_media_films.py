@@ -21,7 +21,7 @@ FILM = next(one for one in VARIANTS[Kind.VIDEO] if isinstance(one, Film))
 def variants(data: bytes) -> tuple[bytes, dict[str, Any], Image.Image]:
     """Its MP4, what is known of that, and its poster."""
     with spooled(data) as file:
-        decoder = sort_of(file).decoder
+        decoder = sort_of(file)[1]
         size = decoders.look(file, decoder)
         with decoders.frame(file, decoder, size, 1280) as (frame, _):
             poster = opened(frame)
@@ -122,17 +122,3 @@ def test_a_codec_that_is_not_listed_is_refused() -> None:
     data = video(codec="mpeg2video", muxer="mov")
     with spooled(data) as file, pytest.raises(Refused, match="no picture that can be decoded"):
         decoders.look(file, "mov")
-
-
-@pytest.mark.parametrize(
-    ("size", "fits"),
-    [
-        ([1920, 1080], [1280, 720]),
-        ([1080, 1920], [720, 1280]),
-        ([65_535, 1], [1280, 2]),
-        ([1, 1], [2, 2]),
-        ([1279, 719], [1278, 718]),
-    ],
-)
-def test_how_a_size_is_made_to_fit(size: list[int], fits: list[int]) -> None:
-    assert decoders.fitted(size, 1280, 720) == fits

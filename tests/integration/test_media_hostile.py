@@ -16,16 +16,7 @@ import pytest
 from app.platform.media.jobs import MediaFile
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import load
-from tests.support.footage import (
-    bomb,
-    encoded,
-    patched,
-    photo,
-    playlist,
-    png,
-    quarters,
-    video,
-)
+from tests.support.footage import bomb, encoded, patched, photo, playlist, png, quarters, video
 from tests.support.sides import Side, side
 
 SVG = (
@@ -142,32 +133,29 @@ def test_each_fails_alone_and_reaches_nothing(
     assert list(temporary.iterdir()) == []
 
 
-def test_what_is_too_large_is_not_read(on: Side, storage: Path) -> None:
-    sizes = {"photo.jpg": (b"\xff\xd8\xff", 64 * 1024**2 + 1), "film.mp4": (b"", 1024**3 + 1)}
-    runs = []
-    for name, (head, size) in sizes.items():
-        with (storage / "up" / name).open("wb") as file:
-            file.write(head)
-            file.truncate(size)  # sparse
-        runs.append(on.dispatch("process-media", {"mediaId": name, "source": f"up/{name}"}))
-    photo_row, film_row = on.finish(*runs)
-    assert "67,108,865 bytes" in photo_row.error
-    assert "1,073,741,825 bytes" in film_row.error
-    assert {photo_row.status, film_row.status} == {"failed"}
+@pytest.mark.parametrize(
+    ("head", "size"), [(b"\xff\xd8\xff", 64 * 1024**2 + 1), (b"", 1024**3 + 1)]
+)
+def test_what_is_too_large_is_not_read(on: Side, storage: Path, head: bytes, size: int) -> None:
+    with (storage / "up" / "a").open("wb") as file:
+        file.write(head)
+        file.truncate(size)  # sparse
+    (row,) = on.finish(on.dispatch("process-media", {"mediaId": "a", "source": "up/a"}))
+    assert row.status == "failed"
+    assert f"{size:,} bytes" in row.error
 
 
-def test_what_is_not_as_it_was_said_to_be(on: Side, storage: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [({"kind": "video"}, "said to be video"), ({"sha256": "0" * 64}, "another file now")],
+)
+def test_what_is_not_as_it_was_said_to_be(
+    on: Side, storage: Path, said: dict[str, str], error: str
+) -> None:
     (storage / "up" / "a").write_bytes(photo())
-    lies = [{"kind": "video"}, {"sha256": "0" * 64}]
-    truth = [{"kind": "image"}, {"sha256": sha256(photo()).hexdigest()}]
-    runs = [
-        on.dispatch("process-media", {"mediaId": f"m{n}", "source": "up/a", **said})
-        for n, said in enumerate([*lies, *truth])
-    ]
-    rows = on.finish(*runs)
-    assert [row.status for row in rows] == ["failed"] * 2 + ["succeeded"] * 2
-    assert "said to be video" in rows[0].error
-    assert "another file now" in rows[1].error
+    (row,) = on.finish(on.dispatch("process-media", {"mediaId": "a", "source": "up/a", **said}))
+    assert row.status == "failed"
+    assert error in row.error
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from app.platform.media import decoders, draw
-from app.platform.media.kinds import Kind, Refused, Sort, sort_of
+from app.platform.media.kinds import Kind, Refused, sort_of
 from app.platform.media.variants import VARIANTS, Picture, recipe
 from tests.support.footage import (
     CORNERS,
@@ -34,7 +34,7 @@ ALPHA = Image.linear_gradient("L").resize((600, 400))
 def drawn(data: bytes, variant: Picture = SMALL) -> tuple[Image.Image, bytes, list[int]]:
     with (
         spooled(data) as file,
-        decoders.webp(file, sort_of(file).decoder, variant) as (still, report),
+        decoders.webp(file, sort_of(file)[1], variant) as (still, report),
     ):
         webp = still.read()
     image = opened(webp)
@@ -81,7 +81,7 @@ GOOD: dict[str, tuple[str, bytes]] = {
 def test_the_common_formats(name: str) -> None:
     decoder, data = GOOD[name]
     with spooled(data) as file:
-        assert sort_of(file) == Sort(Kind.IMAGE, decoder)
+        assert sort_of(file) == (Kind.IMAGE, decoder)
     image, _, source = drawn(data)
     assert (image.size, source) == ((300, 200), [600, 400])
     assert near(corners(image), corners(quarters()), by=40), corners(image)

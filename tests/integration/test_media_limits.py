@@ -92,16 +92,16 @@ LARGE: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", LARGE)
 def test_the_largest_files_fit(name: str) -> None:
     with spooled(LARGE[name]()) as file:
-        sort = sort_of(file)
-        variant = VARIANTS[sort.kind][-1]
+        kind, decoder = sort_of(file)
+        variant = VARIANTS[kind][-1]
         if isinstance(variant, Picture):
-            with decoders.webp(file, sort.decoder, variant) as (_, report):
+            with decoders.webp(file, decoder, variant) as (_, report):
                 assert report["source"] == [8_000, 6_000]
             return
         assert isinstance(variant, Film)
-        size = decoders.look(file, sort.decoder)
+        size = decoders.look(file, decoder)
         assert size == [3_840, 2_160]
-        with decoders.mp4(file, sort.decoder, size, variant) as (_, report):
+        with decoders.mp4(file, decoder, size, variant) as (_, report):
             assert report["width"] == 1_280
 
 

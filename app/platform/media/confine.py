@@ -15,8 +15,7 @@ import runpy
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
-THREAD_STACK = 1024 * 1024
+PR_SET_PDEATHSIG, THREAD_STACK = 1, 1024 * 1024
 REFUSED = 3
 """The exit code where the file is at fault; the reason is the last line of standard error."""
 LACKS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO}
@@ -48,10 +47,9 @@ def main() -> None:
         _end(str(refusal.code))
     except Exception as failure:
         # A broken file makes decoders raise anything.
-        code = getattr(failure, "errno", None)
-        if code in LACKS or isinstance(failure, ImportError):
+        if getattr(failure, "errno", None) in LACKS or isinstance(failure, ImportError):
             raise
-        if code == errno.ENOMEM or isinstance(failure, MemoryError):
+        if isinstance(failure, MemoryError):
             _end("it needs more memory than a decoder may have")
         reason = getattr(failure, "strerror", None) or failure
         _end(f"it cannot be decoded: {type(failure).__name__}: {reason}")

@@ -20,10 +20,9 @@ from app.switchyard.errors import SwitchyardError
 
 MEMORY = 440 * 1024 * 1024
 """Bytes a decoder may allocate; with its code, its peak stays under 512 MiB."""
-_TAIL = 4096
 _CONFINE = Path(__file__).with_name("confine.py")
 # One arena for each of hundreds of processors would take the memory with its stacks alone.
-_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+ENV = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
 
 class DecoderLost(SwitchyardError):
@@ -42,34 +41,20 @@ class Limits:
 
 @contextmanager
 def decoded(
-    script: str | Path,
-    function: str,
-    order: Mapping[str, object],
-    source: IO[bytes],
-    limits: Limits,
+    script: str, function: str, order: Mapping[str, object], source: IO[bytes], limits: Limits
 ) -> Iterator[tuple[IO[bytes], Any]]:
     """What a function of the script beside this file wrote of the source, and what it returned.
 
     It has no other file and no variable of ours, and its files have no name: nothing of them is
     left, even by kill -9. Raises Refused where the file is at fault, else DecoderLost.
     """
-    given = {
-        "RLIMIT_DATA": MEMORY,
-        "RLIMIT_CPU": limits.cpu_seconds,
-        "RLIMIT_FSIZE": limits.out_bytes,
-        "RLIMIT_CORE": 0,
-    }
-    path = str(_CONFINE.parent / script)
-    arguments = (str(os.getpid()), json.dumps(given), path, function, json.dumps(order))
+    given = {"RLIMIT_DATA": MEMORY, "RLIMIT_CPU": limits.cpu_seconds, "RLIMIT_CORE": 0}
+    given["RLIMIT_FSIZE"] = limits.out_bytes
+    path, parent = str(_CONFINE.parent / script), str(os.getpid())
+    command = [sys.executable, "-I", str(_CONFINE), parent, json.dumps(given), path, function]
+    command.append(json.dumps(order))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(_CONFINE), *arguments],
-            stdin=source,
-            stdout=out,
-            stderr=err,
-            env=_ENVIRONMENT,
-            cwd="/",
-        )
+        process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err, env=ENV, cwd="/")
         try:
             code = process.wait(limits.wall_seconds)
         except subprocess.TimeoutExpired:
@@ -77,7 +62,7 @@ def decoded(
         finally:
             process.kill()
             process.wait()
-        err.seek(max(0, err.seek(0, 2) - _TAIL))
+        err.seek(max(0, err.seek(0, 2) - 4096))
         last = err.read().decode(errors="replace").strip().rpartition("\n")[2]
         if code != 0:
             raise _failure(code, last, limits)

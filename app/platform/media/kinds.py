@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import IO
 
@@ -26,16 +25,11 @@ class Kind(StrEnum):
     VIDEO = "video"
 
 
-@dataclass(frozen=True, slots=True)
-class Sort:
-    """A kind, and the one decoder (Pillow's format, ffmpeg's demuxer) that may read it."""
+def sort_of(file: IO[bytes]) -> tuple[Kind, str]:
+    """What the file is, and the one decoder (Pillow's format, FFmpeg's demuxer) that may read it.
 
-    kind: Kind
-    decoder: str
-
-
-def sort_of(file: IO[bytes]) -> Sort:
-    """What the file is. Raises Refused."""
+    Raises Refused.
+    """
     file.seek(0)
     head = file.read(HEAD)
     if not head:
@@ -49,16 +43,16 @@ def sort_of(file: IO[bytes]) -> Sort:
         (rb"BM.{4}\0{4}", "BMP"),
     ):
         if re.match(magic, head, re.DOTALL):
-            return Sort(Kind.IMAGE, decoder)
+            return Kind.IMAGE, decoder
     brands = _brands(head)
     if brands & _AVIF:
-        return Sort(Kind.IMAGE, "AVIF")
+        return Kind.IMAGE, "AVIF"
     if brands & _HEIF:
         raise Refused("HEIC images are not supported: JPEG, PNG, WebP and AVIF are")
     if head[4:8] in _QUICKTIME:
-        return Sort(Kind.VIDEO, "mov")
+        return Kind.VIDEO, "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return Sort(Kind.VIDEO, "matroska")
+        return Kind.VIDEO, "matroska"
     raise Refused(
         "the file is no JPEG, PNG, WebP, GIF, AVIF, TIFF, BMP, MP4, MOV, WebM or Matroska"
     )

@@ -67,16 +67,16 @@ def inspect(
     file = source.file(sha256)
 
     def look() -> dict[str, Any]:
-        sort = sort_of(file)
-        most, size = decoders.MAX_BYTES[sort.kind], os.fstat(file.fileno()).st_size
+        sort, decoder = sort_of(file)
+        most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
         if size > most:
-            raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort.kind}s")
+            raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
         shown = None
-        if sort.kind is Kind.IMAGE:
-            shown, (width, height) = decoders.placeholder(file, sort.decoder)
+        if sort is Kind.IMAGE:
+            shown, (width, height) = decoders.placeholder(file, decoder)
         else:
-            width, height = decoders.look(file, sort.decoder)
-        about = {"sha256": source.sha256, "kind": sort.kind.value, "decoder": sort.decoder}
+            width, height = decoders.look(file, decoder)
+        about = {"sha256": source.sha256, "kind": sort.value, "decoder": decoder}
         return {**about, "width": width, "height": height, "placeholder": shown}
 
     about = _once(tx, ctx, source.sha256, f"about-{recipe(PLACEHOLDER)}", look)
