@@ -22,18 +22,18 @@ import pytest
 from sqlalchemy import select
 from structlog.contextvars import get_contextvars
 
-import app.switchyard.job as catalogue
 import flags
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.local.stripe.server import StripeStandIn
-from app.platform.config import Settings
+from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
-from app.switchyard import crash
+from app.switchyard import builtin, crash
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobSpec
+from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow, StepRow, id_at
 from queues.backend import connect
@@ -43,12 +43,7 @@ from tests.support.mailbox import Mailbox, served
 from tests.support.receiver import Receiver, receiving
 from tests.support.world import World, memory_folder
 
-MODULES = str(Settings.model_fields["switchyard_jobs"].default)
-JOBS = {
-    spec.name: spec
-    for spec in catalogue.load(MODULES).values()
-    if spec.file.startswith("app/jobs/")
-}
+JOBS = dict(load_jobs([*PLATFORM_JOBS, *builtin.JOBS]))
 VOLATILE = ("runId", "backend", "reconciled", "objectId")
 """Of a result: what two runs of the same intent need not have in common."""
 
@@ -69,7 +64,7 @@ class Stage:
         code = f"whsec_{base64.b64encode(bytes(32)).decode()}"
         self.world = World(
             self.folder,
-            modules=MODULES,
+            modules=",".join([*PLATFORM_JOBS, *builtin.JOBS]),
             REDIS_URL=redis_url,
             STRIPE_API_BASE=url,
             STRIPE_RATE="1000",

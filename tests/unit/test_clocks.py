@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-import app.switchyard.job as catalogue
 from app.switchyard.cutover import marks
 from app.switchyard.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
 from app.switchyard.dispatch import dispatch
-from app.switchyard.job import Catalogue, JobSpec, Missed
+from app.switchyard.job import Catalogue, Empty, JobSpec, Missed
+from app.switchyard.job import load as load_jobs
 from tests.support.world import World, memory_folder
 from workflows.functions import CRON_EVENT, _adopt
 
-JOBS = catalogue.load(
+JOBS = load_jobs(
     "app.platform.payouts.jobs,app.platform.earnings.jobs,app.switchyard.builtin.relay,tests.support.jobs"
 )
 PAY_DAY = JOBS["process-payouts"]
@@ -39,7 +39,7 @@ REAL = [
     ),
     *(JOBS["daily-earnings-rollup"], JOBS["monthly-earnings-rollup"]),
 ]
-EACH_HOUR = replace(JOBS["noop"], schedule="0 * * * *", payload=catalogue.Empty)
+EACH_HOUR = replace(JOBS["noop"], schedule="0 * * * *", payload=Empty)
 ALL = replace(EACH_HOUR, name="each", event="each", missed=Missed.ALL)
 LAST = replace(EACH_HOUR, name="latest", event="latest", missed=Missed.LAST)
 START = datetime(2028, 1, 20, 3, 7, tzinfo=UTC)

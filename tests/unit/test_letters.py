@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import app.switchyard.job as catalogue
 from app.platform.mail import render as rendering
 from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import JobSpec
+from app.switchyard.job import load as load_jobs
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
 
 
 @pytest.fixture(scope="module")
 def spec() -> JobSpec:
-    return catalogue.load("app.platform.mail.jobs")["send-email"]
+    return load_jobs("app.platform.mail.jobs")["send-email"]
 
 
 class Reader(HTMLParser):
