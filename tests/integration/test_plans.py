@@ -104,7 +104,6 @@ MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
         ],
     ),
     "what is not posted yet": (post_earnings, ["ix_earnings_unposted"]),
-    "one earning's posting": (lambda tx: post_earnings(tx, only="e00007"), ["_earnings"]),
 }
 
 

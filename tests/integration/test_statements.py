@@ -18,7 +18,6 @@ from flask import Flask
 from sqlalchemy import case, func, insert, literal, or_, select, update
 
 from app.platform.earnings.models import Creator, Earning, EarningKind
-from app.platform.earnings.record import record_dispute, record_dispute_won, record_refund
 from app.platform.gateways.storage import Storage, StorageMissing, StorageUnavailable, open_storage
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
@@ -37,6 +36,7 @@ from app.platform.statements.models import Statement
 from app.platform.statements.movements import bounds
 from app.switchyard.clock import iso
 from tests.support.bucket import serving_bucket
+from tests.support.earnings import record_dispute, record_dispute_won, record_refund
 from tests.support.months import START, Months, Payout, at, history
 from tests.support.site import Site
 

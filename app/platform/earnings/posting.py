@@ -46,14 +46,14 @@ TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
 """What takes a sale back; the other kinds bring money in."""
 
 
-def post_earnings(tx: Tx, only: str | None = None) -> int:
-    """Post what is not in the ledger yet (`only` that earning); how many entries were new.
+def post_earnings(tx: Tx) -> int:
+    """Post what is not in the ledger yet; how many entries were new.
 
     A sale, or a dispute that was won, brings cash in: the creator's share is owed to them, the fee
     is the platform's. A refund or a dispute takes both back. What is posted already costs nothing,
     however much of it there is.
     """
-    waiting = not_(Earning.posted) if only is None else (Earning.id == only) & not_(Earning.posted)
+    waiting = not_(Earning.posted)
     share, fee = Earning.gross - Earning.fee, Earning.fee.expression
     creator, fees = literal(CREATOR) + Earning.creator_id, literal(FEES, String)
     rows = union_all(

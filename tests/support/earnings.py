@@ -1,0 +1,66 @@
+"""Sales, and what takes them back, as another program of the platform writes them; posted at once.
+
+Amounts are minor units. Nothing is checked but by the database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, select
+
+from app.platform.earnings.models import Earning, EarningKind
+from app.platform.earnings.posting import post_earnings
+from app.platform.ledger.postings import Tx, connection_of
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """Something sold: of `gross`, `fee` is the platform's and the rest the creator's."""
+
+    id: str
+    creator_id: str
+    source: str
+    currency: str
+    gross: int
+    fee: int
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a sale, or a part of it, later."""
+
+    id: str
+    sale_id: str
+    currency: str
+    gross: int
+    fee: int
+    occurred_at: datetime
+
+
+def record_sale(tx: Tx, sale: Sale) -> None:
+    connection_of(tx).execute(insert(Earning).values(**asdict(sale), kind=EarningKind.EARNING))
+    post_earnings(tx)
+
+
+def record_refund(tx: Tx, change: Change) -> None:
+    _record(tx, change, EarningKind.REFUND)
+
+
+def record_dispute(tx: Tx, change: Change) -> None:
+    _record(tx, change, EarningKind.DISPUTE)
+
+
+def record_dispute_won(tx: Tx, change: Change) -> None:
+    _record(tx, change, EarningKind.DISPUTE_WON)
+
+
+def _record(tx: Tx, change: Change, kind: EarningKind) -> None:
+    row = asdict(change)
+    whose = select(Earning.creator_id, Earning.source).where(Earning.id == row["sale_id"])
+    sale = connection_of(tx).execute(whose).one()
+    row |= {"refund_of": row.pop("sale_id"), "kind": kind, **sale._mapping}
+    connection_of(tx).execute(insert(Earning).values(**row))
+    post_earnings(tx)
