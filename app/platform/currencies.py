@@ -96,9 +96,13 @@ def check(amount: int, currency: str) -> None:
 
 def money(amount: int, currency: str) -> str:
     """Minor units as a person writes them, such as 1,234.50 USD."""
-    code = currency.lower()
-    places = 0 if code in _WHOLE.split() else 3 if code in _THOUSANDTHS.split() else 2
-    return f"{Decimal(amount).scaleb(-places):,.{places}f} {currency.upper()}"
+    digits = places(currency.lower())
+    return f"{Decimal(amount).scaleb(-digits):,.{digits}f} {currency.upper()}"
+
+
+def places(currency: str) -> int:
+    """How many decimals an amount of it is written with."""
+    return 0 if currency in _WHOLE.split() else 3 if currency in _THOUSANDTHS.split() else 2
 
 
 def whole(name: str, amount: object, least: int = 1) -> None:

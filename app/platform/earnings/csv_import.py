@@ -1,26 +1,26 @@
 """Stripe's balance transactions as CSV, into the earnings and the ledger.
 
 Read are the report `balance_change_from_activity.itemized`
-(https://docs.stripe.com/reports/report-types) and the Dashboard's export of all activity. A sale is
-known by its charge, what takes it back or gives it again by its balance transaction. The file is
-read twice, as a refund may come before its sale; a batch is one transaction.
+(https://docs.stripe.com/reports/report-types) and the Dashboard's export of all activity, also as a
+spreadsheet saved them. The file is read twice, as a refund may come before its sale.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from io import SEEK_END
-from itertools import islice
+from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sqlalchemy import Connection, case, delete, func, select
+from sqlalchemy import Connection, case, func, select
 
 from app.platform import currencies
 from app.platform.earnings.models import Creator, Earning, EarningKind, earnings
@@ -30,8 +30,9 @@ from app.switchyard.db import INSERT, Database
 from app.switchyard.errors import BadInput
 
 BATCH = 2_000
+"""Rows in one transaction."""
 MAX_LINE = 1 << 20
-"""Bytes; no export has longer ones."""
+"""Characters read at once; no export has longer lines."""
 _NAMES = {
     "id": ("balance_transaction_id", "id"),
     "created": ("created_utc", "created (utc)"),
@@ -45,7 +46,6 @@ _NAMES = {
     "charge": ("charge_id",),
     "source": ("payment_metadata[source]", "source (metadata)"),
 }
-_OPTIONAL = ("charge", "source")
 _KINDS = {
     **dict.fromkeys(("charge", "payment"), EarningKind.EARNING),
     # The last two: a bank debit that bounced, and what of a sale was not captured.
@@ -56,9 +56,11 @@ _KINDS = {
 }
 _UNCLEAR = ("adjustment", "refund_failure", "payment_refund_failure", "payment_failure_refund")
 """They change what creators have, and do not say how."""
-_DIGITS = dict.fromkeys(("jpy", "clp", "krw"), 0)
-_DIGITS |= dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
 _AMOUNT = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+
+Row = tuple[int, dict[str, Any]]
+"""The number of a line, and its earning."""
+Tell = Callable[[int, str], None]
 
 
 class CsvRefused(BadInput):
@@ -77,17 +79,11 @@ class Imported:
     bad: int = 0
     other: Counter[str] = field(default_factory=Counter)
     """Rows that are no earnings, by category: payouts, Stripe's own fees."""
-    stripe_fees: Counter[str] = field(default_factory=Counter)
-    """What Stripe took for disputes, minor units by currency: the platform's cost, not booked."""
 
     @property
     def left(self) -> int:
         """Rows it has not come to yet."""
         return self.read - self.new - self.known - self.bad - self.other.total()
-
-
-Row = tuple[int, dict[str, Any]]
-Tell = Callable[[int, str], None]
 
 
 def import_csv(
@@ -105,20 +101,20 @@ def import_csv(
         tell(line, reason)
 
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, SEEK_END)
-            for second in (False, True):
-                file.seek(0)
-                wanted = _wanted(file, done, bad, source, second)
-                while batch := list(islice(wanted, BATCH)):
+        size = path.stat().st_size
+        for before, sales in ((0, True), (size, False)):
+            # What is no earning is counted, and told, in the first reading alone.
+            seen, said = (done, bad) if sales else (Imported(), lambda *_: None)
+            with path.open("rb") as file, _text(file) as text:
+                every = _earnings(text, source, seen, said)
+                rows = (row for row in every if (row[1]["refund_of"] is None) is sales)
+                while batch := list(islice(rows, BATCH)):
                     with db.begin() as tx:
-                        made = _write(tx, batch, bad)
+                        new, known = _write(tx, batch, bad)
                         post_earnings(tx)
-                    done.new, done.known = done.new + made[0], done.known + made[1]
-                    if not at(size * second + file.tell(), 2 * size):
+                    done.new, done.known = done.new + new, done.known + known
+                    if not at(before + file.tell(), 2 * size):
                         return done
-                if not done.left:
-                    break
     except (OSError, CsvRefused) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else failure
         kept = f"; {done.new} new rows are committed, and importing again completes it"
@@ -126,83 +122,89 @@ def import_csv(
     return done
 
 
-def _wanted(
-    file: BinaryIO, done: Imported, bad: Tell, source: str | None, second: bool
-) -> Iterator[Row]:
-    """This reading's rows: the sales in the first, the others in the second."""
-    # What is not UTF-8 matters only in the columns that are read, where it is not printable.
-    lines = (line.decode("utf-8", "surrogateescape") for line in _lines(file))
-    rows = csv.reader(lines, strict=True)
-    header = next(rows)
-    places, width = _places(header), len(header)
-    row: list[str] | None = []
-    while row is not None:
+def _text(file: BinaryIO) -> TextIOWrapper:
+    start = file.read(2)
+    file.seek(0)
+    encoding = "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+    if start[:1] == b"\0" or start[1:] == b"\0":
+        encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+    # What cannot be decoded matters only in the columns that are read, where it is not printable.
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    return TextIOWrapper(file, encoding, errors, newline="")
+
+
+def _earnings(text: TextIOWrapper, source: str | None, done: Imported, bad: Tell) -> Iterator[Row]:
+    first = text.readline(MAX_LINE)
+    if not first.strip():
+        raise CsvRefused("it is empty")
+    separator = max(",;\t", key=first.count)
+    lines = chain([first], iter(lambda: text.readline(MAX_LINE), ""))
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    places: dict[str, int] = {}
+    width, row = 0, list[str]()
+    while True:
         begins = rows.line_num + 1
         try:
-            row = next(rows, None)
+            row = next(rows)
+        except StopIteration:
+            return
         except csv.Error as failure:
-            if "unexpected end" in str(failure):
-                raise CsvRefused(f"broken off in a quoted field, from line {begins} on") from None
+            if not places or "unexpected end" in str(failure):
+                raise CsvRefused(f"broken off in a field, from line {begins} on") from None
             row = [f"{failure}, up to line {rows.line_num}"]
+        if not places:
+            places, width = _places(row), len(row)
+            continue
         if not row:
             continue
-        done.read += not second
+        done.read += 1
         if len(row) != width:
-            if not second:
-                bad(begins, row[0] if len(row) == 1 else f"{len(row)} fields instead of {width}")
+            bad(begins, row[0] if len(row) == 1 else f"{len(row)} fields instead of {width}")
             continue
         values = {name: row[place].strip() for name, place in places.items()}
-        kind = _KINDS.get(values["category"])
-        if kind is None and not second and values["category"] in _UNCLEAR:
-            bad(begins, f"{values['category']}: not clear whose; record it by hand")
-        elif kind is None and not second:
-            done.other[values["category"]] += 1
-        if kind is None or (kind is EarningKind.EARNING) is second:
-            continue
-        try:
-            yield begins, _earning(values, kind, source, done.stripe_fees)
-        except BadInput as reason:
-            bad(begins, str(reason))
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    first = True
-    while line := file.readline(MAX_LINE):
-        if len(line) == MAX_LINE:
-            raise CsvRefused(f"a line of more than {MAX_LINE:,} bytes")
-        yield line.removeprefix(b"\xef\xbb\xbf") if first else line
-        first = False
-    if first:
-        raise CsvRefused("it is empty")
+        kind = _KINDS.get(category := values["category"])
+        if kind is None and category in _UNCLEAR:
+            bad(begins, f"{category}: not clear whose; record it by hand")
+        elif kind is None:
+            done.other[category] += 1
+        else:
+            try:
+                yield begins, _earning(values, kind, source, comma=separator != ",")
+            except BadInput as reason:
+                bad(begins, str(reason))
 
 
 def _places(header: list[str]) -> dict[str, int]:
-    there = {name.strip().lower(): place for place, name in reversed(list(enumerate(header)))}
+    there = {name.strip().lower(): n for n, name in reversed(list(enumerate(header)))}
     places = {
         name: there[alias]
-        for name, known in _NAMES.items()
-        for alias in known[::-1]
+        for name, aliases in _NAMES.items()
+        for alias in aliases[::-1]
         if alias in there
     }
-    if missing := [
-        known[0] for n, known in _NAMES.items() if n not in places and n not in _OPTIONAL
-    ]:
-        raise CsvRefused(f"no such export, it has no column {', '.join(missing)}")
+    optional = ("charge", "source", *places)
+    if lacking := [aliases[0] for name, aliases in _NAMES.items() if name not in optional]:
+        has = "".join(c if c.isprintable() else "?" for c in ", ".join(header)[:200])
+        english = "Stripe's own headings are English"
+        raise CsvRefused(
+            f"no such export, it has no column {', '.join(lacking)} but {has}; {english}"
+        )
     return places
 
 
 def _earning(
-    values: dict[str, str], kind: EarningKind, source: str | None, outside: Counter[str]
+    values: dict[str, str], kind: EarningKind, source: str | None, *, comma: bool
 ) -> dict[str, Any]:
+    """Raises BadInput. With `comma` amounts may have a decimal comma."""
     currency, sale = values["currency"].lower(), kind is EarningKind.EARNING
     currencies.unit(currency)
-    gross, fee, net = (_minor(name, values[name], currency) for name in ("gross", "fee", "net"))
+    gross, fee, net = (_minor(n, values[n], currency, comma) for n in ("gross", "fee", "net"))
     if gross - fee != net:
         raise BadInput(f"gross {values['gross']} less fee {values['fee']} is not {values['net']}")
     if kind in TAKING:
         gross, fee = -gross, -fee
-    stripes = 0 if sale else max(0, -fee)
-    fee += stripes
+    if not sale:
+        fee = max(fee, 0)  # what Stripe takes for a dispute is the platform's cost, not booked
     currencies.whole("gross", gross)
     currencies.whole("fee", fee, least=0)
     if fee > gross:
@@ -229,70 +231,53 @@ def _earning(
     for name, most in texts.items():
         if not 0 < len(text := row[name]) <= most or not text.isprintable():
             raise BadInput(f"{name} must be 1 to {most} printable characters, not {text!r}")
-    if stripes:
-        outside[currency] += stripes if kind in TAKING else -stripes
     return row
 
 
-def _minor(name: str, text: str, currency: str) -> int:
-    minor = Decimal(text if _AMOUNT.fullmatch(text) else "nan").scaleb(_DIGITS.get(currency, 2))
+def _minor(name: str, text: str, currency: str, comma: bool) -> int:
+    plain = text.replace(",", ".") if comma else text
+    amount = Decimal(plain if _AMOUNT.fullmatch(plain) else "nan")
+    minor = amount.scaleb(currencies.places(currency))
     if not minor.is_finite() or minor % 1:
         raise BadInput(f"{name} {text!r} is no amount of {currency}")
     return int(minor)
 
 
 def _write(tx: Connection, batch: list[Row], bad: Tell) -> tuple[int, int]:
-    """How many were new, and how many known; of the others, `bad` is told."""
-    batch, sales = _placed(tx, batch, bad)
-    if not batch:
-        return 0, 0
-    insert = INSERT[tx.dialect.name](earnings).on_conflict_do_nothing()
-    new = set(tx.scalars(insert.returning(earnings.c.id), [row for _, row in batch]))
-    over = _overdrawn(tx, sales)
-    undone = {row["id"] for _, row in batch if row["id"] in new and row["refund_of"] in over}
-    tx.execute(delete(Earning).where(Earning.id.in_(undone)))
-    chosen = select(earnings).where(Earning.id.in_({row["id"] for _, row in batch}))
-    there = {row.id: row._mapping for row in tx.execute(chosen)}
-    fresh, known = 0, 0
-    for line, row in batch:
-        if row["id"] in undone:
-            bad(line, f"more than all of sale {row['refund_of']} would be taken back")
-        elif odd := [name for name in row if there[row["id"]][name] != row[name]]:
-            is_, was = row[odd[0]], there[row["id"]][odd[0]]
-            bad(line, f"{row['id']} is recorded with {odd[0]} {was}, not {is_}")
-        elif row["id"] in new:
-            new.remove(row["id"])
-            fresh += 1
-        else:
-            known += 1
-    return fresh, known
-
-
-def _placed(tx: Connection, batch: list[Row], bad: Tell) -> tuple[list[Row], dict[str, Any]]:
-    """The rows whose creator, or sale, there is; those sales, locked."""
-    placed = list[Row]()
+    """How many were new, and how many known; `bad` hears of the others."""
     people = {row["creator_id"] for _, row in batch if row["refund_of"] is None}
     creators = set(tx.scalars(select(Creator.id).where(Creator.id.in_(people))))
     charges = {row["refund_of"] for _, row in batch} - {None}
     chosen = select(earnings).where(Earning.id.in_(charges), Earning.kind == EarningKind.EARNING)
     sales = {row.id: row for row in tx.execute(chosen.order_by(Earning.id).with_for_update())}
-    for line, row in batch:
-        sale = sales.get(row["refund_of"])
-        if row["refund_of"] is None and row["creator_id"] not in creators:
-            bad(line, f"no creator {row['creator_id']!r}")
-        elif row["refund_of"] is not None and sale is None:
-            bad(line, f"no sale {row['refund_of']!r}")
-        elif sale is not None and sale.currency != row["currency"]:
-            bad(line, f"sale {sale.id} is in {sale.currency}, not {row['currency']}")
-        else:
-            whose = {} if sale is None else {"creator_id": sale.creator_id, "source": sale.source}
-            placed.append((line, row | whose))
-    return placed, sales
-
-
-def _overdrawn(tx: Connection, sales: dict[str, Any]) -> set[str]:
-    """The sales of which more is taken back than there was."""
     back = case((Earning.kind == EarningKind.DISPUTE_WON, -Earning.gross), else_=Earning.gross)
     sums = select(Earning.refund_of, func.sum(back)).where(Earning.refund_of.in_(sales))
-    rows = tx.execute(sums.group_by(Earning.refund_of))
-    return {id_ for id_, taken in rows if id_ is not None and taken > sales[id_].gross}
+    taken = Counter({row[0]: int(row[1]) for row in tx.execute(sums.group_by(Earning.refund_of))})
+    chosen = select(earnings).where(Earning.id.in_({row["id"] for _, row in batch}))
+    there: dict[str, Any] = {row.id: row._mapping for row in tx.execute(chosen)}
+    fresh, known = list[dict[str, Any]](), 0
+    for line, row in batch:
+        sale, id_ = sales.get(row["refund_of"]), row["id"]
+        if sale is not None:
+            row |= {"creator_id": sale.creator_id, "source": sale.source}
+        more = -row["gross"] if row["kind"] == EarningKind.DISPUTE_WON else row["gross"]
+        if sale is None and row["refund_of"] is not None:
+            bad(line, f"no sale {row['refund_of']!r}")
+        elif sale is None and row["creator_id"] not in creators:
+            bad(line, f"no creator {row['creator_id']!r}")
+        elif sale is not None and sale.currency != row["currency"]:
+            bad(line, f"sale {sale.id} is in {sale.currency}, not {row['currency']}")
+        elif odd := [n for n in row if id_ in there and there[id_][n] != row[n]]:
+            was, is_ = there[id_][odd[0]], row[odd[0]]
+            bad(line, f"{id_} is recorded with {odd[0]} {was}, not {is_}")
+        elif id_ in there:
+            known += 1
+        elif sale is not None and taken[sale.id] + more > sale.gross:
+            bad(line, f"more than all of sale {sale.id} would be taken back")
+        else:
+            taken[row["refund_of"]] += more
+            there[id_] = row
+            fresh.append(row)
+    if fresh:
+        tx.execute(INSERT[tx.dialect.name](earnings).on_conflict_do_nothing(), fresh)
+    return len(fresh), known
