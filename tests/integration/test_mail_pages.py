@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -18,10 +16,9 @@ from app import create_app as build
 from app.platform.config import ROOT, load
 from app.platform.gateways.address import smtp_server
 from app.platform.gateways.smtp import Mailer
-from app.platform.mail import send_email_delayed, taken
+from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES
 from app.switchyard import runtime
-from tests.support.forks import forked
 from tests.support.sides import Fixed, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.test_letters import HOSTILE
@@ -135,44 +132,3 @@ def test_it_serves_loopback_only(tmp_path: Path) -> None:
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "loopback only" in refused.stderr
-
-
-def flask(environ: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
-    return forked(["-m", "flask", "--app", "app", *args], environ)
-
-
-def listed(environ: dict[str, str], *args: str) -> Any:
-    done = flask(environ, "mails", "list", "--json", *args)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_the_commands(client: FlaskClient, environ: dict[str, str], tmp_path: Path) -> None:
-    assert client is not None
-    later = send_email_delayed("bea@example.com", "welcome", {"name": "Bea"}, 60)
-    payload = json.dumps({"to": "ana@example.com", "template": "welcome", "data": {"name": "A"}})
-    with sink(tmp_path / "mail") as url:
-        done = flask(environ | {"SMTP_URL": url}, "jobs", "run", "send-email", payload, "--json")
-        assert done.returncode == 0, done.stderr
-    assert len(taken.names(tmp_path / "mail")) == 1
-    first, second = listed(environ)
-    assert (first["status"], first["to"], first["template"]) == (
-        "sent",
-        "ana@example.com",
-        "welcome",
-    )
-    assert first["message_id"] == f"<{first['id']}@localhost>"
-    assert (second["id"], second["status"], second["to"]) == (later.id, "queued", "bea@example.com")
-    assert [one["id"] for one in listed(environ, "--status", "sent")] == [first["id"]]
-    assert [one["id"] for one in listed(environ, "--status", "queued")] == [later.id]
-    assert listed(environ, "--status", "unknown") == []
-    assert [one["id"] for one in listed(environ, "--to", "Ana@Example.com")] == [first["id"]]
-    shown = flask(environ, "mails", "show", first["id"], "--json")
-    assert json.loads(shown.stdout) == first
-    for args in (["show", "nope"], ["allow", "nope"], ["list", "--status", "nope"]):
-        wrong = flask(environ, "mails", *args)
-        assert (wrong.returncode, wrong.stdout) == (2, "")
-        assert "Traceback" not in wrong.stderr
-    allowed = flask(environ, "mails", "allow", "ana@example.com", "--json")
-    assert json.loads(allowed.stdout) == {"address": "ana@example.com", "lifted": False}
-    assert "no mail to" in allowed.stderr

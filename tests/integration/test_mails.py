@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 import flags
 from app.platform.config import load
-from app.platform.mail import send_email_delayed, sending
+from app.platform.mail import commands, send_email_delayed, sending
 from app.platform.mail.models import Mail, addresses
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
@@ -170,12 +171,37 @@ def test_a_bounced_address_gets_no_more(on: Side, box: Mailbox) -> None:
     assert len(box.taken) == 1
 
 
+def test_the_commands(on: Side, box: Mailbox) -> None:
+    app = Flask("mails")
+    app.extensions["switchyard"] = on.made
+
+    def command(*args: str) -> Any:
+        told = app.test_cli_runner().invoke(commands.group, [*args, "--json"])
+        return json.loads(told.stdout) if told.exit_code == 0 else (told.exit_code, told.stderr)
+
+    assert command("review") == []
+    box.answer("RCPT", "550 5.1.1 no such user")
+    on.finish(welcome("gone@example.com"))
+    box.answer("DATA", DROP)
+    lost = welcome("maybe@example.com")
+    on.finish(lost)
+    unknown, blocked = command("review")
+    assert (unknown["standing"], unknown["to"]) == ("unknown", "maybe@example.com")
+    assert (unknown["run"], "the connection broke" in unknown["why"]) == (lost.id, True)
+    assert (blocked["standing"], blocked["to"]) == ("blocked", "gone@example.com")
+    assert "no such user" in blocked["why"]
+    for lifted in (True, False):
+        told = command("allow", "Gone@Example.com")
+        assert told == {"address": "Gone@Example.com", "lifted": lifted}
+    assert [row["standing"] for row in command("review")] == ["unknown"]
+    code, said = command("allow", "nope")
+    assert (code, "must be a mail address" in said) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("verb", "answer"),
     [
         ("RCPT", "550 5.7.1 relaying denied"),
-        ("RCPT", "552 5.2.2 mailbox full"),
-        ("RCPT", "550 5.1.8 bad sender"),
         ("MAIL", "550 no"),
         ("DATA", "554 looks like spam"),
     ],

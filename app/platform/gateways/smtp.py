@@ -21,11 +21,18 @@ REPLY_LENGTH = 200
 SHORT_SUBJECT = 60
 # 7bit: what the server can do need not be asked.
 _POLICY = SMTP.clone(cte_type="7bit")
-# RFC 3463: the mailbox, host or address is bad, or the mailbox is closed. Others speak of the
-# sender, of policy or of a full mailbox. Without such a code, RFC 5321's three of the mailbox.
-_BAD_ADDRESS = re.compile(r"5\.(1\.([0-6]|10)|2\.1)(?![0-9])")
-_ENHANCED = re.compile(r"5\.\d{1,3}\.\d{1,3}(?![0-9])")
-_BAD_MAILBOX = (550, 551, 553)
+_ENHANCED = re.compile(r"(?<![0-9.])5\.\d{1,3}\.\d{1,3}(?![0-9.])")
+_NO_MAILBOX = "5.1.1"
+"""RFC 3463: there is no such mailbox. All its other codes speak of something else."""
+_NOBODY = re.compile(
+    r"\b(no such|no|unknown) (user|recipient|mailbox|account)\b"
+    r"|\b(user|recipient|mailbox|account)\b.{0,60}\b(unknown|not found|does ?n[o']t exist)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ABOUT_US = re.compile(
+    r"relay|\bspf\b|dkim|dmarc|sender|policy|spam|block|black|denied|authenti|\bhost\b",
+    re.IGNORECASE,
+)
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9._+-]{1,200}@[A-Za-z0-9.-]{1,200}>")
 
 
@@ -201,8 +208,7 @@ class Mailer:
 
     def _expect_receiver(self, answer: tuple[int, bytes]) -> None:
         code, reply = answer[0], answer[1].decode(errors="replace")
-        bad = _BAD_ADDRESS if _ENHANCED.match(reply) else None
-        if bad.match(reply) if bad else code in _BAD_MAILBOX:
+        if code // 100 == 5 and _nobody(reply):
             raise MailBounced(str(self._judged(code, reply)))
         self._expect(2, answer)
 
@@ -231,6 +237,15 @@ class Mailer:
         kind = MailRefused if 500 <= code < 600 else MailUnavailable
         text = " ".join(text.split())[:REPLY_LENGTH]
         return kind(f"{self._server.host} answered {code}: {text}")
+
+
+def _nobody(reply: str) -> bool:
+    """Whether a refusal plainly says that this mailbox does not exist; the server's or our own
+    fault must not cost a good address its mail."""
+    said, about_us = _NOBODY.search(reply), _ABOUT_US.search(reply)
+    if enhanced := _ENHANCED.search(reply):
+        return enhanced[0] == _NO_MAILBOX and bool(said or not about_us)
+    return bool(said and not about_us)
 
 
 def _folded(subject: str) -> str:
