@@ -101,6 +101,19 @@ def test_a_delay_is_kept_however_it_is_asked_for(on: Side, box: Mailbox) -> None
     assert len(box.taken) == 3
 
 
+def test_a_domain_in_any_script_is_sent_in_ascii(on: Side, box: Mailbox) -> None:
+    run = welcome("Ana@Bücher.example", key="k")
+    assert welcome("Ana@xn--bcher-kva.example", key="k").id == run.id, "the same intent"
+    on.finish(run)
+    [mail] = box.mails
+    assert mail["To"] == "Ana@xn--bcher-kva.example"
+    [kept] = mails(on)
+    assert (kept.status, kept.recipient) == ("sent", "ana@xn--bcher-kva.example")
+    for wrong in ("Änne@b.example", "a@ü..example", "a@b\u00fc c.example", "a@-ü.example"):
+        with pytest.raises(PayloadInvalid, match="must be a mail address"):
+            welcome(wrong)
+
+
 def test_nothing_is_written_of_what_does_not_fit(on: Side) -> None:
     for to, template, data in (
         ("ana@example.com", "no-such", DATA),

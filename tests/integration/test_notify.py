@@ -104,7 +104,9 @@ class Platform:
         self.queue = MemoryBackend()
         self.queue.name = "rq"
         self.made = make_runtime(
-            Settings(**settings), clock=lambda: self.now, backends=[self.queue]
+            Settings(**settings, switchyard_jobs=__name__),
+            clock=lambda: self.now,
+            backends=[self.queue],
         )
         create_all(self.made.db.engine)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
+import idna
 from pydantic import SecretStr
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -75,7 +76,14 @@ def smtp_server(url: str) -> SmtpServer:
 
 
 def mail_address(value: str) -> str:
-    """A mail address, ASCII and without a name. Raises ValueError where it is none."""
+    """A mail address without a name, its domain in ASCII (xn--…). Raises ValueError where it is
+    none, or has other letters before the @: few servers take those."""
+    local, at, domain = value.rpartition("@")
+    try:
+        if not domain.isascii():
+            value = f"{local}{at}{idna.encode(domain, uts46=True).decode()}"
+    except idna.IDNAError:
+        value = ""
     if len(value) > 254 or not _ADDRESS.fullmatch(value):
         raise ValueError("must be a mail address such as pay@example.com")
     return value

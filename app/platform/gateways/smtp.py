@@ -110,6 +110,10 @@ class Mailer:
         MailRefused (MailBounced where the address is to blame), MailUnavailable, MailUnknown.
         """
         effects.allow("sending mail")
+        try:
+            to = mail_address(to)
+        except ValueError as wrong:
+            raise BadInput(f"a mail's receiver {wrong}") from None
         data = self._message(to, subject, text, message_id, now, html)
         with self._until_taken():
             client = self._connect()
@@ -141,10 +145,6 @@ class Mailer:
     def _message(
         self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
     ) -> bytes:
-        try:
-            mail_address(to)
-        except ValueError as wrong:
-            raise BadInput(f"a mail's receiver {wrong}") from None
         if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in subject):
             raise BadInput("a mail's subject is one line without control characters")
         if not _MESSAGE_ID.fullmatch(message_id):
