@@ -13,13 +13,12 @@ from flask import Blueprint, Flask, Response, request
 from sqlalchemy import bindparam, select
 
 from app.switchyard.crash import point
+from app.switchyard.http import problem, register_problems
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import RESEND
 from app.switchyard.runtime import Runtime
-from app.switchyard.web import problems
-from app.switchyard.web.problems import problem
 from workflows.qstash import DELIVER, FAILED, Sent, read_sent, unix
 from workflows.signature import signed
 
@@ -38,7 +37,7 @@ _GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error")
 def register(app: Flask, made: Runtime) -> None:
     """Mount both endpoints."""
     pages = Blueprint("qstash", __name__)
-    problems.register(pages)
+    register_problems(pages)
 
     @pages.post(DELIVER)
     def deliver() -> Response:

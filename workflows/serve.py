@@ -10,9 +10,8 @@ from flask import Flask, Response, request
 from inngest import Inngest
 
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
+from app.switchyard.http import refusal, require_here
 from app.switchyard.runtime import Runtime
-from app.switchyard.web.auth import require_here
-from app.switchyard.web.problems import refusal
 from workflows.functions import make_functions
 
 PATH = "/api/inngest"

@@ -11,9 +11,8 @@ from werkzeug.exceptions import BadRequest
 
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
+from app.switchyard.http import register_problems, require_admin
 from app.switchyard.runtime import Runtime
-from app.switchyard.web import problems
-from app.switchyard.web.auth import require_admin
 from workflows.signature import Signed, signed
 from workflows.sync import TRIGGER
 from workflows.ticks import Call, start
@@ -28,7 +27,7 @@ _FIELDS = {"name", "data", "id"}
 def blueprint(made: Runtime) -> Blueprint:
     """The trigger endpoint."""
     pages = Blueprint("trigger", __name__)
-    problems.register(pages)
+    register_problems(pages)
 
     @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:

@@ -27,9 +27,9 @@ from app.switchyard.commands.output import settings_checked
 from app.switchyard.console.door import Door
 from app.switchyard.extension import make_runtime as layer_runtime
 from app.switchyard.extension import register_pages as register_layer_pages
+from app.switchyard.http import register_problems
 from app.switchyard.runs.backend import Backend
 from app.switchyard.runtime import EXTENSION, Runtime
-from app.switchyard.web import problems
 
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 
@@ -87,7 +87,7 @@ def register(app: Flask) -> None:
     runtime: Runtime = app.extensions["switchyard"]
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
     supply(runtime)
-    problems.register(app)
+    register_problems(app)
     register_pages(app, runtime)
     add_commands(app)
 
@@ -114,7 +114,7 @@ def register_pages(app: Flask, runtime: Runtime) -> None:
 def mount(app: Flask, runtime: Runtime) -> None:
     """Give `app` every page and command, the layer's and the platform's, as create_app does."""
     app.extensions[EXTENSION] = runtime
-    problems.register(app)
+    register_problems(app)
     register_commands(app)
     add_commands(app)
     register_layer_pages(app, runtime)

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 
 import flags
-from app.switchyard import builtin, console, runtime
+from app.switchyard import builtin, console, health, runtime
 from app.switchyard.cache.cache import open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
@@ -28,7 +28,6 @@ from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.store import RunStore
 from app.switchyard.schema import LAYER
-from app.switchyard.web import health
 from queues.backend import RQBackend
 from workflows import deliver, trigger
 from workflows.backend import InngestBackend

@@ -13,8 +13,8 @@ from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import HEADERS, framed
+from app.switchyard.http import require_here
 from app.switchyard.runtime import Runtime
-from app.switchyard.web.auth import require_here
 
 SHOWN = 200
 _PAGE = HEADERS["Content-Security-Policy"] + "; frame-src 'self'"

@@ -12,8 +12,8 @@ from app.platform.webhooks.body import content_type, posted
 from app.platform.webhooks.config import STRIPE
 from app.platform.webhooks.inbox import relay
 from app.switchyard.dispatch import dispatch
+from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
-from app.switchyard.web.problems import problem
 
 
 def blueprint(made: Runtime) -> Blueprint:

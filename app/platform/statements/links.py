@@ -8,7 +8,7 @@ from itsdangerous import BadData
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import Unauthorized
-from app.switchyard.web.signing import signer
+from app.switchyard.signing import signer
 
 LINK_SECONDS = int(timedelta(days=7).total_seconds())
 PATH = "/statements/"

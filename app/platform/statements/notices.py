@@ -13,7 +13,7 @@ from app.platform.mail import mail_creator, mailing
 from app.platform.statements.links import link
 from app.platform.statements.models import Statement as S
 from app.switchyard import runtime
-from app.switchyard.web.signing import SecretKeyMissing
+from app.switchyard.signing import SecretKeyMissing
 
 log = logging.getLogger(__name__)
 

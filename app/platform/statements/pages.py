@@ -9,8 +9,8 @@ from app.platform.gateways.storage import StorageUnavailable
 from app.platform.statements import links
 from app.platform.statements.models import Statement as S
 from app.switchyard.errors import Unauthorized
+from app.switchyard.http import require_signed
 from app.switchyard.runtime import Runtime
-from app.switchyard.web.auth import require_signed
 
 
 def blueprint(made: Runtime) -> Blueprint:

@@ -9,8 +9,8 @@ from app.platform.config import settings_of
 from app.platform.webhooks.body import content_type, posted
 from app.platform.webhooks.inbox import relay
 from app.platform.webhooks.signatures import verified
+from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
-from app.switchyard.web.problems import problem
 
 
 def blueprint(made: Runtime) -> Blueprint:

@@ -19,8 +19,8 @@ from app.switchyard.cache.limits import WhenAway, allow
 from app.switchyard.config import Settings
 from app.switchyard.cutover.gate import GUARDRAIL
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
-from app.switchyard.web.auth import from_here
-from app.switchyard.web.signing import signer
+from app.switchyard.http import from_here
+from app.switchyard.signing import signer
 
 COOKIE = "switchyard_console"
 LIFE_SECONDS = int(timedelta(hours=12).total_seconds())

@@ -13,9 +13,9 @@ from app.switchyard.cutover.gate import GUARDRAIL
 from app.switchyard.cutover.parity import COUNTS
 from app.switchyard.cutover.stages import StageChange
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.http import register_problems
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
-from app.switchyard.web import problems
 
 _EVER = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ _EVER = datetime(2000, 1, 1, tzinfo=UTC)
 def blueprint(made: Runtime) -> Blueprint:
     """/healthz, /readyz and /metrics."""
     pages = Blueprint("health", __name__)
-    problems.register(pages)
+    register_problems(pages)
 
     @pages.get("/healthz")
     def healthz() -> dict[str, str]:
