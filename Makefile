@@ -34,7 +34,7 @@ bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench
 
 chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for two minutes; writes var/chaos.json
-	@exec $(BIN)/python -m tests.chaos
+	@exec $(BIN)/python -m tests.proof
 
 # The stamps: set-up happens once, and again when what it installs has changed.
 $(VENV)/.runs: requirements.txt $(BIN)/python

@@ -24,10 +24,10 @@ from app.platform.statements.models import Statement
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
+from tests.platform.test_rollup import reckoned, stored
 from tests.support.dying import PLACES, dying
 from tests.support.months import Months, history
 from tests.support.sides import Side, both, environment, free_port, fresh, relaying
-from tests.unit.test_rollup import reckoned, stored
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 CREATORS = ["ana", "bob", "cem"]

@@ -35,7 +35,7 @@ from app.switchyard.job import load
 from app.switchyard.runs.memory import Inline
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
-from tests.integration.test_crashes import POINTS
+from tests.proof.test_crashes import POINTS
 from tests.support.dying import PLACES, dying
 from tests.support.sides import Side, environment, free_port, fresh, relaying
 

@@ -19,9 +19,9 @@ from app.platform.gateways.smtp import Mailer
 from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES
 from app.switchyard import runtime
+from tests.platform.test_letters import HOSTILE
 from tests.support.sides import Fixed, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
-from tests.unit.test_letters import HOSTILE
 
 STRICT = "default-src 'none'"
 

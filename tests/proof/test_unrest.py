@@ -1,4 +1,4 @@
-"""Real processes, and all that may happen to them, from one seed: see tests.chaos.platform."""
+"""Real processes, and all that may happen to them, from one seed: see tests.proof.platform."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.platform import Platform
+from tests.proof.platform import Platform
 
 ROUNDS = 60
 DRAIN_SECONDS = 180.0
