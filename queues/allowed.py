@@ -181,17 +181,7 @@ class WorkerJob(Job):
             raise NotAllowed("a job on an instance is not a declared job function")
         return getattr(self.instance, self.func_name or "")
 
-    @property
-    def success_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._success_callback_name)
-
-    @property
-    def failure_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._failure_callback_name)
-
-    @property
-    def stopped_callback(self) -> Any:
-        """Raises NotAllowed where one is named that is not declared."""
-        return self._declared(self._stopped_callback_name)
+    # Each raises NotAllowed where one is named that is not declared.
+    success_callback = property(lambda self: self._declared(self._success_callback_name))
+    failure_callback = property(lambda self: self._declared(self._failure_callback_name))
+    stopped_callback = property(lambda self: self._declared(self._stopped_callback_name))

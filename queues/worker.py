@@ -34,11 +34,6 @@ SCHEDULER_STOP_SECONDS = 5.0
 _DUE = 1000
 
 
-class _Thread(threading.Thread):
-    pid = None
-    """RQ asks it of the process that it expects here; there is nothing to kill."""
-
-
 class Scheduler(RQScheduler):
     """RQ's scheduler in a thread of the worker: it ends with its worker, however that ends.
 
@@ -46,17 +41,13 @@ class Scheduler(RQScheduler):
     then hands the next job to the dead worker, and that job is lost.
     """
 
-    def __init__(self, queues: Any, **options: Any) -> None:
-        super().__init__(queues, logging_level=logging.WARNING, **options)
-
     def start(self) -> threading.Thread:
         """Look once a second for what is due."""
         self._status = self.Status.STARTED
         self._connection = None
-        thread = _Thread(target=self.work, name="scheduler", daemon=True)
-        self._process: Any = thread
-        thread.start()
-        return thread
+        self._process: Any = threading.Thread(target=self.work, name="scheduler", daemon=True)
+        self._process.start()
+        return self._process
 
     def _install_signal_handlers(self) -> None:
         """The worker has them."""
@@ -120,9 +111,8 @@ class Worker(ForkingWorker, SimpleWorker):
         if burst:  # looks once, in this process
             super()._start_scheduler(burst, *args, **options)
             return
-        self.scheduler = Scheduler(
-            self.queues, connection=self.connection, serializer=self.serializer
-        )
+        common: dict[str, Any] = {"connection": self.connection, "serializer": self.serializer}
+        self.scheduler = Scheduler(self.queues, logging_level=logging.WARNING, **common)
         self.scheduler.acquire_locks()  # type: ignore[no-untyped-call]
         if self.scheduler.acquired_locks:
             self.scheduler.start()
@@ -131,8 +121,6 @@ class Worker(ForkingWorker, SimpleWorker):
         """Let the scheduler end."""
         if isinstance(self.scheduler, Scheduler):
             self.scheduler.end()
-        elif self.scheduler is not None:
-            super().stop_scheduler()  # type: ignore[no-untyped-call]
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None

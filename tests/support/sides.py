@@ -33,6 +33,7 @@ from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow, StepRow
+from queues.backend import connect
 from tests.support import jobs
 from tests.support.forks import Forked
 from tests.support.tables import create_all
@@ -166,6 +167,18 @@ def fresh(
     made = make_runtime(load(environ), backends=backends)
     create_all(made.db.engine)
     return made
+
+
+@contextmanager
+def no_worker(redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
+    """A ledger and an empty Redis, with no worker and no relay yet."""
+    environ = environment(f"sqlite:///{folder / 'test.db'}", redis_url, **more)
+    connect(redis_url).flushall()
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    try:
+        yield Side("rq", made, environ)
+    finally:
+        made.db.dispose()
 
 
 @contextmanager

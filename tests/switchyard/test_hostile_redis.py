@@ -24,7 +24,7 @@ from queues.allowed import INFLATED_BYTES, WorkerJob
 from queues.backend import connect
 from tests.support import old_tasks
 from tests.support.receiver import receiving
-from tests.support.sides import Side, environment, fresh, relaying, rq_worker
+from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import until
 
 AT = "tests.support.old_tasks"
@@ -34,19 +34,10 @@ ENDED = (JobStatus.FINISHED, JobStatus.FAILED)
 
 @pytest.fixture(params=["", "old"], ids=["one queue", "two queues"])
 def on(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterator[Side]:
-    """A ledger and a Redis, with no worker yet; RQ takes from one queue otherwise than from two."""
-    connect(redis_url).flushall()
-    environ = environment(
-        f"sqlite:///{tmp_path / 'test.db'}",
-        redis_url,
-        LEGACY_FUNCTIONS=f"{AT}.*",
-        LEGACY_QUEUES=request.param,
-    )
-    made = fresh(environ["DATABASE_URL"], environ, None)
-    try:
-        yield Side("rq", made, environ)
-    finally:
-        made.db.dispose()
+    """RQ takes from one queue otherwise than from two."""
+    also = {"LEGACY_FUNCTIONS": f"{AT}.*", "LEGACY_QUEUES": request.param}
+    with no_worker(redis_url, tmp_path, **also) as on:
+        yield on
 
 
 @pytest.fixture

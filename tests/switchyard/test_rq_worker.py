@@ -1,4 +1,4 @@
-"""A plain rq worker: what it must refuse, what it may lose, how it stops."""
+"""A plain rq worker: what it may lose, how it stops."""
 
 from __future__ import annotations
 
@@ -14,45 +14,30 @@ from redis import Redis
 
 from app.switchyard.runs.relay import sweep
 from queues.backend import connect
-from tests.support.sides import Side, environment, fresh, relaying, rq_worker
+from tests.support.sides import Side, environment, fresh, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 
 @pytest.fixture
 def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
-    """A ledger and a Redis, with no worker and no relay yet."""
-    connect(redis_url).flushall()
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    made = fresh(environ["DATABASE_URL"], environ, None)
-    try:
-        yield Side("rq", made, environ)
-    finally:
-        made.db.dispose()
+    with no_worker(redis_url, tmp_path) as on:
+        yield on
 
 
-def test_a_run_lost_between_two_queues_is_told_again(
-    on: Side, redis_url: str, tmp_path: Path
-) -> None:
-    """A worker that dies after BLPOP: the job says queued and is in no list. RQ never finds it."""
-    n = uuid4().hex
-    run = on.dispatch("child", {"name": n})
-    redis = connect(redis_url)
-    assert redis.lpop("rq:queue:tests") is not None
-    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
-        (row,) = on.finish(run)
-    assert (row.status, on.marks(n)) == ("succeeded", {n: 1})
-
-
-def test_redis_flushed(on: Side, redis_url: str, tmp_path: Path) -> None:
+def test_what_redis_lost_is_sent_again(on: Side, redis_url: str, tmp_path: Path) -> None:
+    """A worker that dies after BLPOP leaves a job that says queued and is in no list: RQ never
+    finds it. A flush leaves nothing."""
     n = uuid4().hex
     runs = [on.dispatch("child", {"name": f"{n}/{i}"}) for i in range(20)]
-    connect(redis_url).flushall()
+    redis = connect(redis_url)
+    redis.delete("rq:queue:tests")
+    redis.delete(*(f"rq:job:{run.id}-1" for run in runs[:10]))
     with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
         on.finish(*runs)
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(20)}
 
 
-def test_a_backlog_is_not_told_again(on: Side, redis_url: str) -> None:
+def test_a_backlog_is_not_sent_again(on: Side, redis_url: str) -> None:
     """What still waits in its queue is left there, however long it takes."""
     redis: Redis = connect(redis_url)
     runs = [on.dispatch("noop", {"name": str(i)}) for i in range(10)]
