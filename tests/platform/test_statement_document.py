@@ -6,19 +6,30 @@ import csv
 import ctypes
 import io
 import itertools
+import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pypdfium2
 import pytest
+import uharfbuzz as hb
+from fpdf import FPDF
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.platform.statements import csv as as_csv
 from app.platform.statements import pdf
 from app.platform.statements.document import Document, major, month_of
+from app.platform.statements.itemize import FONTS, Run, file_of, runs
 from app.platform.statements.movements import bounds
+from app.platform.statements.typesetting import Style, Typesetter, clusters
 from app.switchyard.errors import BadInput
 
 NAMES = {
@@ -31,6 +42,15 @@ NAMES = {
     "Борис": "Борис Ελευθερία ქართული հայ",
     "สม": "สมชาย",
     "த": "தமிழ் বাংলা",
+    "श्रीमती": "श्रीमती क्षत्रिय",
+    "Nguyễn": "Nguyễn Thị Ngọc Ánh",
+    "නිල්": "සුනිල් පෙරේරා",
+    "မောင်": "မောင်မောင်",
+    "አበበ": "አበበ በቂላ",
+    "ᏣᎳᎩ": "ᏣᎳᎩ",
+    "བསྟན": "བསྟན་འཛིན་རྒྱ་མཚོ",
+    "𠮷": "𠮷野家",
+    "𝓐": "𝓐𝓷𝓪 ★ 🎉",
 }
 """A part that is to be found in what is copied out of the PDF, and the whole name."""
 
@@ -162,12 +182,79 @@ def test_hundreds_of_lines_in_several_currencies() -> None:
 @pytest.mark.parametrize(("part", "name"), NAMES.items())
 def test_a_name_in_any_script(part: str, name: str) -> None:
     """Glyphs for a name's letters are there: none of them is the box of a missing one."""
+    assert all(run.family for run in runs(name))
     document = made(name)
     data = pdf.made(document)
     with closing(pypdfium2.PdfDocument(data)) as opened:
         text = opened[0].get_textpage().get_text_bounded()
-    assert part in text or part[::-1] in text, ascii(text)
-    assert len(data) < 200_000, "only the letters that are used are in it"
+    assert part in text, ascii(text)
+    assert len(data) < 60_000, "only the letters that are used are in it"
+
+
+def test_a_letter_that_no_font_has_is_a_box_and_is_copied_all_the_same() -> None:
+    assert [run.family for run in runs("a𓀀b")] == ["NotoSans", "", "NotoSans"]
+    (text,) = pages(made("Ana 𓀀"))
+    assert "Ana 𓀀" in text
+
+
+def test_runs_go_from_left_to_right_and_no_word_is_cut_at_its_accents() -> None:
+    latin, hebrew, arabic = "NotoSans", "NotoSansHebrew", "NotoSansArabic"
+    assert runs("Ana (שלום) 12 محمّد B") == [
+        *(Run(latin, "Ana ("), Run(hebrew, "שלום", True), Run(latin, ") ")),
+        *(Run(arabic, "محمّد", True), Run(latin, " ", True), Run(latin, "12"), Run(latin, " B")),
+    ]
+    assert runs("שלום כהן") == [
+        *(Run(hebrew, "כהן", True), Run(latin, " ", True), Run(hebrew, "שלום", True))
+    ]
+    assert runs("ශ්\N{ZERO WIDTH JOINER}රී") == [Run("NotoSansSinhala", "ශ්\N{ZERO WIDTH JOINER}රී")]
+    assert runs("") == []
+
+
+def test_bold_where_the_font_has_it_and_all_the_letters() -> None:
+    files = {name: file_of(runs(name)[0], "Bold").stem for name in ("Ana", "山田", "㐀", "ᏣᎳᎩ")}
+    assert list(files.values()) == [
+        *("NotoSans-Bold", "NotoSansCJK-Bold", "NotoSansCJK-Regular", "NotoSansCherokee-Regular")
+    ]
+
+
+def test_every_font_says_whose_it_is_and_they_are_small_enough() -> None:
+    files = [path for path in FONTS.iterdir() if path.suffix in (".ttf", ".otf")]
+    for path in files:
+        face = hb.Face(hb.Blob.from_file_path(str(path)))
+        assert "Noto" in face.get_name(hb.OTNameIdPredefined.FULL_NAME)
+        assert face.get_name(hb.OTNameIdPredefined.COPYRIGHT)
+        assert ord(" ") in face.unicodes, "fpdf2 needs it"
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+
+
+@pytest.fixture(scope="module")
+def setter() -> Typesetter:
+    return Typesetter(FPDF(unit="pt"))
+
+
+letters = st.sampled_from("aM1-_:. \u0301éعبש山田ก้ක්\u200d👩🏽💻")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(letters, max_size=80), width=st.integers(5, 120))
+def test_a_text_is_broken_into_lines_that_fit_and_nothing_is_lost(
+    setter: Typesetter, text: str, width: int
+) -> None:
+    text, style = " ".join(text.split()), Style(8)
+    lines = setter.lines(text, style, width, ":_")
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    for line in lines:
+        assert setter.width(line, style) <= width or len(clusters(line)) == 1
+        assert line == line.strip(" ")
+
+
+@pytest.mark.parametrize("sales", range(24, 34))
+def test_no_row_is_alone_on_a_page(sales: int) -> None:
+    texts = pages(made("Ana", currency("usd", sales)))
+    for text in texts:
+        movements = text[text.rindex("Balance USD") :]
+        assert len(re.findall(r"2025-01-[0-9]{2}", movements)) >= 2
+    assert "".join(texts).count("Balance USD") == len(texts)
 
 
 def test_nothing_in_it_is_code() -> None:
@@ -184,11 +271,21 @@ def test_nothing_in_it_is_code() -> None:
 def test_the_same_document_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     document = made("山田 Ana", currency("usd", 40), currency("jpy", 3))
     first = pdf.made(document)
-    pdf._fonts.cache_clear()
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     assert pdf.made(document) == first
     assert b"CreationDate" not in first
+    command = "import json, sys; from app.platform.statements import pdf;"
+    command += "sys.stdout.buffer.write(pdf.made(json.load(sys.stdin)))"
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", command],
+        input=json.dumps(document).encode(),
+        capture_output=True,
+        env={**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert elsewhere.stdout == first
     other = made("山田 Ana", currency("usd", 40), currency("jpy", 4))
     assert pdf.made(other) != first
 
