@@ -11,7 +11,7 @@ from typing import Any
 import inngest
 
 from app.switchyard.clock import iso
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.job import JobSpec

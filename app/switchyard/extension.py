@@ -119,7 +119,7 @@ def make_runtime(
     kind = flags.Flags if provided is None else partial(Provided, make=factory(provided))
     flags.configure(
         kind(
-            lambda: snapshot.keep(stages.current(db)),
+            lambda: snapshot.keep(stages.current_stages(db)),
             lambda job: catalogue[job].serverless if job in catalogue else "inngest",
             snapshot=snapshot.read,
         )

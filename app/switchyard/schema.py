@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, func, select
 from sqlalchemy.exc import OperationalError
 
-from app.switchyard.cutover import marks, parity, pins, stages
+from app.switchyard.cutover import clock, shadow, stages
 from app.switchyard.db import TABLE_PREFIX, Base, Database
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.runs import models as runs
@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.2
 _LOCK = select(func.pg_try_advisory_lock(0x53_57_59_44))  # a number of our own in each database
 
 metadata = Base.metadata
-MODULES = (runs, stages, pins, parity, marks)
+MODULES = (runs, stages, shadow, clock)
 """Where the layer's tables are."""
 
 

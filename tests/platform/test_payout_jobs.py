@@ -21,7 +21,7 @@ from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.eligibility import reserve
 from app.platform.payouts.engine import KEY_WINDOW
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE, SENDING_STALE
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import PayloadInvalid
 from tests.support.platform import ANA, DAY, MANUAL, START, Platform, platform

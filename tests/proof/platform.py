@@ -74,7 +74,7 @@ class Platform:
         self.faults: Counter[str] = Counter()
         flags.configure(
             flags.Flags(
-                lambda: stages.current(self.made.db),
+                lambda: stages.current_stages(self.made.db),
                 lambda job: self.made.catalogue[job].serverless,
                 environ={"USE_INNGEST": "true"},
             )

@@ -46,7 +46,7 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         on = stack.enter_context(both(database_url, redis_url, tmp_path))
         made = on.made
         switched = {**on.environ, "USE_INNGEST": "true"}
-        load = lambda: stages.current(made.db)  # noqa: E731
+        load = lambda: stages.current_stages(made.db)  # noqa: E731
         flags.configure(flags.Flags(load, lambda _: "inngest", environ=switched))
         watchers = [watcher(stack, switched, tmp_path / f"watch-{n}") for n in range(WATCHERS)]
         for _, log in watchers:

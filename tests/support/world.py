@@ -20,7 +20,7 @@ from app.platform.config import load
 from app.platform.wiring import make_runtime
 from app.switchyard import crash, runtime
 from app.switchyard.cutover import stages
-from app.switchyard.cutover.clocks import Ticker
+from app.switchyard.cutover.clock import Ticker
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Delivery, End, Message, Outcome
@@ -259,7 +259,7 @@ class World:
     def _flags(self) -> flags.Flags:
         made = self.made
         return flags.Flags(
-            lambda: stages.current(made.db),
+            lambda: stages.current_stages(made.db),
             lambda job: made.catalogue[job].serverless,
             environ={"USE_INNGEST": "true"},
             monotonic=self.time.monotonic,

@@ -31,9 +31,9 @@ from app.switchyard import runtime
 from app.switchyard.clock import iso, utcnow
 from app.switchyard.commands import output, run_here
 from app.switchyard.commands.output import settings_checked
-from app.switchyard.cutover import clocks, guardrail
-from app.switchyard.cutover.parity import Parity
-from app.switchyard.cutover.standing import FAILED, OPEN
+from app.switchyard.cutover import clock, guardrail
+from app.switchyard.cutover.shadow import Parity
+from app.switchyard.cutover.status import FAILED, OPEN
 from app.switchyard.db import Database
 from app.switchyard.errors import LeaseLost, SettingsError
 from app.switchyard.runs import operate
@@ -860,11 +860,11 @@ def test_each_look_has_an_app_context_of_its_own(
 
         return look
 
-    for module in (guardrail, clocks):
+    for module in (guardrail, clock):
         monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
     monkeypatch.setattr(relaying, "sweep", looking("relay"))
     monkeypatch.setattr(guardrail, "look", looking("guardrail"))
-    monkeypatch.setattr(clocks.Ticker, "round", looking("clock"))
+    monkeypatch.setattr(clock.Ticker, "round", looking("clock"))
     assert cli(command).exit_code == 0
     assert set(looks) == {(loop, "app", False) for loop in loops}
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
-from app.switchyard.cutover import marks
-from app.switchyard.cutover.clocks import MOST, OLDEST, Ticker, catch_up, tick
+from app.switchyard.cutover import clock
+from app.switchyard.cutover.clock import MOST, OLDEST, Ticker, catch_up, tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import Catalogue, Empty, JobSpec, Missed
 from app.switchyard.job import load as load_jobs
@@ -246,7 +246,7 @@ def test_a_tick_that_could_not_be_recorded_is_tried_again(world: World) -> None:
     world.tickers[0].round()
     gone = OperationalError("select", {}, Exception("gone"))
     rounds(world, HOUR - 10 * 60.0, 60.0)
-    with patch("app.switchyard.cutover.clocks.dispatch", side_effect=gone):
+    with patch("app.switchyard.cutover.clock.dispatch", side_effect=gone):
         rounds(world, 10 * 60.0, 60.0)
     assert keys(world, "each") == []
     rounds(world, 60.0, 60.0)
@@ -261,7 +261,7 @@ def test_a_tick_that_does_not_fit_holds_up_no_other(world: World) -> None:
     assert catch_up(world.made, world.time.now)
     assert keys(world, "process-payouts") == ["2028-02-01"]
     assert keys(world, "a") == []
-    assert set(marks.read(world.made.db).values()) == {world.time.now}
+    assert set(clock.read_marks(world.made.db).values()) == {world.time.now}
 
 
 def test_a_run_by_hand_is_the_tick_of_its_day(world: World) -> None:
@@ -288,8 +288,8 @@ def test_the_machine_s_zone_does_not_matter(
             datetime(2028, 10, 28, 22, tzinfo=UTC),
         ):
             world.time.now = start
-            marks.begin(world.made.db, ["each", "process-payouts"], start)
-            marks.advance(world.made.db, ["each", "process-payouts"], start)
+            clock.begin_marks(world.made.db, ["each", "process-payouts"], start)
+            clock.advance_marks(world.made.db, ["each", "process-payouts"], start)
             world.tickers = [Ticker(world.made, world.time.monotonic)]
             before = keys(world, "each")
             rounds(world, 5 * 86_400.0, 3600.0)

@@ -39,7 +39,7 @@ def client(site: Site) -> FlaskClient:
 
 
 def where(site: Site, job: str = "parent") -> list[str]:
-    return [row.stage for row in stages.current(site.made.db) if row.job == job]
+    return [row.stage for row in stages.current_stages(site.made.db) if row.job == job]
 
 
 def move(client: FlaskClient, stage: str = "live", **form: str) -> int:

@@ -19,8 +19,8 @@ from app.platform.gateways.hooks import Hook
 from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
-from app.switchyard.cutover.gate import GUARDRAIL, obstacles
 from app.switchyard.cutover.guardrail import look
+from app.switchyard.cutover.status import GUARDRAIL, obstacles
 from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
@@ -39,7 +39,9 @@ def made(database_url: str) -> Iterator[runtime.Runtime]:
     memory.name = "rq"
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
     made = fresh(database_url, environ, [memory])
-    flags.configure(flags.Flags(lambda: stages.current(made.db), lambda job: "inngest", environ={}))
+    flags.configure(
+        flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ={})
+    )
     yield made
     made.db.dispose()
 
@@ -91,7 +93,7 @@ def ran(
 
 
 def standing(made: runtime.Runtime) -> tuple[str, float | None]:
-    (row,) = stages.current(made.db)
+    (row,) = stages.current_stages(made.db)
     return row.stage, row.percent
 
 

@@ -15,9 +15,11 @@ from app.switchyard.cutover.guardrail import (
     SURE,
     Sample,
     breach,
+    mann_whitney,
+    newcombe,
     step_back,
+    wilson,
 )
-from app.switchyard.cutover.statistics import mann_whitney, newcombe, wilson
 from flags import StageRow
 
 Z95 = 1.959964

@@ -27,7 +27,7 @@ from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying

@@ -22,7 +22,7 @@ from app import create_app as build
 from app.local.qstash.standin import QStashStandIn
 from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.job import load as load_jobs

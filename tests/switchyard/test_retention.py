@@ -19,8 +19,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from app.platform.mail.models import Mail
 from app.platform.payouts.models import StripeEvent
 from app.switchyard.builtin import relay
-from app.switchyard.cutover import gate, parity
-from app.switchyard.cutover.parity import Kind, Parity, prune_shadows
+from app.switchyard.cutover.shadow import WRONG, Kind, Parity, prune_shadows
+from app.switchyard.cutover.status import obstacles
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict
 from app.switchyard.runs import operate, retention
@@ -104,7 +104,7 @@ def filled(world: World) -> Rows:
         live = run("five-steps", Status.SUCCEEDED, 400, 0)
         shadow = run("shadow-compare", status, ended, 0, key=live)
         at = now - timedelta(days=ended)
-        wrong = kind in parity.WRONG
+        wrong = kind in WRONG
         row = {"job": "five-steps", "run_id": live, "kind": kind, "planned_at": at, "differing": 0}
         row["compared_at"] = None if kind == Kind.PLANNED else at
         row["explained_at"] = None
@@ -173,12 +173,12 @@ def test_exactly_what_should_go_goes(
     monkeypatch.setattr(retention, "BATCH", batch)
     going = filled(world)
     before = everything(world, "")
-    obstacles = gate.obstacles(world.made.db, "five-steps", world.time.now)
+    against = obstacles(world.made.db, "five-steps", world.time.now)
     run_id, told = prune(world)
     check_gone(world, before, going, run_id)
     assert told["shadows"] == len(going["switchyard_runs"])
     # The gate waits for the same as before.
-    assert gate.obstacles(world.made.db, "five-steps", world.time.now) == obstacles
+    assert obstacles(world.made.db, "five-steps", world.time.now) == against
     assert prune(world)[1] == {"steps": 0, "shadows": 0}
 
 

@@ -17,8 +17,8 @@ from app.platform.gateways.stripe import StripeUnknownOutcome
 from app.switchyard import effects, runtime
 from app.switchyard.builtin.cutover import PATIENCE
 from app.switchyard.clock import utcnow
-from app.switchyard.cutover import parity, stages
-from app.switchyard.cutover.parity import Kind, Parity
+from app.switchyard.cutover import shadow, stages
+from app.switchyard.cutover.shadow import Kind, Parity
 from app.switchyard.dispatch import dispatch, dispatch_many
 from app.switchyard.errors import EffectHeld
 from app.switchyard.runs.memory import MemoryBackend
@@ -40,7 +40,7 @@ def staged(made: runtime.Runtime, switch: str = "true") -> None:
     runtime.install(made)
     environ = {"USE_INNGEST": switch}
     flags.configure(
-        flags.Flags(lambda: stages.current(made.db), lambda job: "inngest", environ=environ)
+        flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ=environ)
     )
 
 
@@ -112,8 +112,8 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
     assert marks(side.made.db) == {f"order/{name}": 1 for name in CASES} | {"planless/plain": 1}
     assert runs(side.made, "child") == []
     assert not (tmp_path / "storage").exists()
-    wrong = len([kind for _, kind, _ in CASES.values() if kind in parity.WRONG])
-    assert parity.counts(side.made.db)["order"] == {
+    wrong = len([kind for _, kind, _ in CASES.values() if kind in shadow.WRONG])
+    assert shadow.counts(side.made.db)["order"] == {
         "compared": wrong + 1,
         "different": wrong,
         "unexplained": wrong,
@@ -242,7 +242,7 @@ def test_it_waits_for_the_live_run_and_gives_up_in_the_end(made: runtime.Runtime
         long_ago(made)
     assert timedelta(minutes=50) < waited < PATIENCE
     assert rows(made)[run.id].kind == rows(made)[other.id].kind == Kind.LIVE_OPEN
-    assert parity.counts(made.db)["order"]["compared"] == 0
+    assert shadow.counts(made.db)["order"]["compared"] == 0
 
 
 def test_a_write_in_a_reading_transaction_is_refused_and_the_connection_writes_again(

@@ -16,9 +16,9 @@ import flags
 from app.switchyard import runtime
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import utcnow
-from app.switchyard.cutover import drain, gate, parity, pins, stages
-from app.switchyard.cutover.gate import CALM, GUARDRAIL
-from app.switchyard.cutover.parity import Kind, Parity
+from app.switchyard.cutover import drain, shadow, stages, status
+from app.switchyard.cutover.shadow import Kind, Parity
+from app.switchyard.cutover.status import CALM, GUARDRAIL
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runs.memory import MemoryBackend
@@ -42,11 +42,11 @@ def made(database_url: str) -> Iterator[runtime.Runtime]:
 
 def move(made: runtime.Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
     told: dict[str, Any] = {"by": "ada", "why": "because", "now": utcnow()} | more
-    return gate.move(made.db, JOB, stage, percent, **told)
+    return status.move(made.db, JOB, stage, percent, **told)
 
 
 def standing(made: runtime.Runtime) -> str:
-    return next((row.stage for row in stages.current(made.db) if row.job == JOB), "legacy")
+    return next((row.stage for row in stages.current_stages(made.db) if row.job == JOB), "legacy")
 
 
 WAYS: dict[Stage, list[tuple[str, float | None]]] = {
@@ -89,7 +89,7 @@ def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(made: runtime.Runti
         move(made, "ramp", 1)
     with pytest.raises(StageRefused, match="for pinned keys"):
         move(made, "ramp", 0)
-    pins.pin(made.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
+    stages.pin(made.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
     move(made, "ramp", 0)
     history = [change.percent for change in stages.history(made.db, JOB)]
     assert history == [0, 1, 100, 50, 0.1]
@@ -97,7 +97,7 @@ def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(made: runtime.Runti
 
 def test_of_two_moves_at_once_one_is_made(made: runtime.Runtime) -> None:
     move(made, "live")
-    (row,) = stages.current(made.db)
+    (row,) = stages.current_stages(made.db)
 
     def try_it(number: int) -> str:
         try:
@@ -167,7 +167,7 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
     assert standing(made) == "live"
     with made.db.begin() as connection:
         connection.execute(update(R).where(R.id == run.id).values(backend="inngest"))
-    assert parity.explain(made.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
+    assert shadow.explain(made.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
     with pytest.raises(GateClosed) as closed:
         move(made, "complete")
     assert str(closed.value).startswith(f"{JOB} is not complete: the guardrail fired at")
@@ -190,18 +190,18 @@ def test_force_opens_the_gate_and_is_on_record(made: runtime.Runtime) -> None:
 def test_only_what_is_wrong_and_not_explained_can_be_explained(made: runtime.Runtime) -> None:
     differs(made, Kind.DIFFERENT, "r1")
     differs(made, Kind.EQUAL, "r2")
-    (wrong,) = parity.listed(made.db, JOB, [Kind.DIFFERENT], 10)
-    (equal,) = parity.listed(made.db, JOB, [Kind.EQUAL], 10)
+    (wrong,) = shadow.listed(made.db, JOB, [Kind.DIFFERENT], 10)
+    (equal,) = shadow.listed(made.db, JOB, [Kind.EQUAL], 10)
     for ids in ([equal["id"]], [wrong["id"], equal["id"]], [999]):
         with pytest.raises(BadInput, match="still to be explained"):
-            parity.explain(made.db, ids, None, by="ada", why="w", now=utcnow())
-    assert parity.counts(made.db)[JOB]["unexplained"] == 1
-    assert parity.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow()) == 1
-    assert parity.counts(made.db)[JOB] == {"compared": 2, "different": 1, "unexplained": 0}
-    (again,) = parity.listed(made.db, JOB, [Kind.DIFFERENT], 10)
+            shadow.explain(made.db, ids, None, by="ada", why="w", now=utcnow())
+    assert shadow.counts(made.db)[JOB]["unexplained"] == 1
+    assert shadow.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow()) == 1
+    assert shadow.counts(made.db)[JOB] == {"compared": 2, "different": 1, "unexplained": 0}
+    (again,) = shadow.listed(made.db, JOB, [Kind.DIFFERENT], 10)
     assert (again["explained"]["by"], again["explained"]["why"]) == ("ada", "w")
     with pytest.raises(BadInput, match="still to be explained"):
-        parity.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow())
+        shadow.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow())
 
 
 # --- pins ---------------------------------------------------------------------------------------
@@ -211,22 +211,22 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime
     move(made, "ramp", 1)
 
     def change(keys: list[str], side: str | None) -> int:
-        return pins.pin(made.db, JOB, keys, side, by="ada", why="first", now=utcnow())
+        return stages.pin(made.db, JOB, keys, side, by="ada", why="first", now=utcnow())
 
     assert change(["ana", "bo", "ana"], "serverless") == 2
     assert change(["bo"], "rq") == 1
     assert change(["bo"], "rq") == 0
     assert change(["ana", "nobody"], None) == 1
-    (row,) = stages.current(made.db)
+    (row,) = stages.current_stages(made.db)
     assert row.pins == (("bo", "rq"),)
-    (pin,) = pins.standing(made.db, JOB)
+    (pin,) = stages.pinned_keys(made.db, JOB)
     assert (pin.key, pin.side, pin.by, pin.why) == ("bo", "rq", "ada", "first")
-    assert pins.standing(made.db, "noop") == []
-    many = [f"c{n}" for n in range(pins.MOST)]
+    assert stages.pinned_keys(made.db, "noop") == []
+    many = [f"c{n}" for n in range(stages.MOST_PINS)]
     for keys, side in ((many, "rq"), (["x"], "banana"), ([""], "rq"), (["x" * 256], "rq")):
         with pytest.raises(StageRefused):
             change(keys, side)
-    assert len(pins.standing(made.db)) == 1
+    assert len(stages.pinned_keys(made.db)) == 1
 
 
 def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
@@ -236,7 +236,7 @@ def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
         move(made, "live")
         hours = count(0, 3600)
         asked = flags.Flags(
-            lambda: stages.current(made.db),
+            lambda: stages.current_stages(made.db),
             lambda _job: "inngest",
             environ={"USE_INNGEST": "true"},
             monotonic=lambda: next(hours),
@@ -255,7 +255,7 @@ def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
 
 def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:
     move(made, "ramp", 1)
-    pins.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
+    stages.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
     snapshot = StageSnapshot(patient("redis", redis_url), f"sqlite:///{utcnow().timestamp()}")
-    kept = snapshot.keep(stages.current(made.db))
+    kept = snapshot.keep(stages.current_stages(made.db))
     assert snapshot.read() == list(kept)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.switchyard.cutover import stages
-from app.switchyard.cutover.standing import LATE, OVERDUE, standing, unreachable
+from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, unreachable
 from app.switchyard.dispatch import dispatch
 from tests.support.world import World
 
@@ -27,7 +27,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def status(world: World) -> tuple[Any, Any, Any]:
-    shown = standing(world.made, ["five-steps"])
+    shown = cutover_status(world.made, ["five-steps"])
     (job,) = shown["jobs"]
     return job["open"]["inngest"], job["overdue"]["inngest"], list(unreachable(world.made, shown))
 

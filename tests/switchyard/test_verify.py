@@ -28,7 +28,7 @@ from app.switchyard import runtime
 from app.switchyard.clock import iso
 from app.switchyard.commands import inside, outside
 from app.switchyard.commands.checks import verify
-from app.switchyard.cutover.clocks import tick
+from app.switchyard.cutover.clock import tick
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R

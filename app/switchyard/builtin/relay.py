@@ -9,8 +9,8 @@ from datetime import timedelta
 from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.cutover import guardrail
-from app.switchyard.cutover.clocks import catch_up
-from app.switchyard.cutover.parity import prune_shadows
+from app.switchyard.cutover.clock import catch_up
+from app.switchyard.cutover.shadow import prune_shadows
 from app.switchyard.job import Empty, job
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.retention import prune_steps

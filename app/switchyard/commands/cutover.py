@@ -19,8 +19,8 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.cutover import gate, stages
-from app.switchyard.cutover.standing import BACKENDS, standing, unreachable
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.status import BACKENDS, GUARDRAIL, cutover_status, move, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runtime import Runtime
 from flags import Stage
@@ -35,7 +35,7 @@ group = Commands("cutover", help="Where each job stands in its migration, and it
 @json_option
 def status(as_json: bool) -> None:
     """Each job's stage, and its open, overdue and failed runs on either side; who is away."""
-    shown = standing(parts())
+    shown = cutover_status(parts())
     shown["unreachable"] = unreachable(parts(), shown)
     _print(shown, as_json)
     for backend, why in shown["unreachable"].items():
@@ -72,12 +72,12 @@ def stage(
     refused = []
     for name in names:
         try:
-            gate.move(made.db, name, to, percent, by=who, why=why, now=now, force=force)
+            move(made.db, name, to, percent, by=who, why=why, now=now, force=force)
         except (StageRefused, GateClosed) as refusal:
             if not every:
                 raise
             refused.append(str(refusal))
-    _print(standing(made, None if every else names), as_json)
+    _print(cutover_status(made, None if every else names), as_json)
     if not names:
         say(f"every job already stands at {to}: nothing was changed")
     if to == Stage.SHADOW:
@@ -118,7 +118,7 @@ def history(job: str | None, limit: int, as_json: bool) -> None:
 
 def _elsewhere(made: Runtime, names: list[str], to: str, percent: float | None) -> list[str]:
     """The jobs that do not stand there already: those would be refused."""
-    at = {row.job: (row.stage, row.percent) for row in stages.current(made.db)}
+    at = {row.job: (row.stage, row.percent) for row in stages.current_stages(made.db)}
     return [name for name in names if at.get(name) != (to, percent)]
 
 
@@ -127,8 +127,8 @@ def named(by: str | None) -> str:
     who = _user() if by is None else by.strip()
     if not 0 < len(who) <= NAME_LENGTH:
         raise BadInput(f"--by must have 1 to {NAME_LENGTH} characters")
-    if who == gate.GUARDRAIL:
-        raise BadInput(f"--by {gate.GUARDRAIL!r}: the guardrail signs for itself")
+    if who == GUARDRAIL:
+        raise BadInput(f"--by {GUARDRAIL!r}: the guardrail signs for itself")
     return who
 
 

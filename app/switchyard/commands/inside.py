@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.switchyard.clock import iso
-from app.switchyard.cutover.standing import EVER
+from app.switchyard.cutover.status import EVER
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable
 from app.switchyard.job import JobSpec
@@ -109,6 +109,6 @@ def clocks(made: Runtime) -> str:
 
 
 def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
-    """The key of the run that an occurrence becomes, as clocks.tick has it."""
+    """The key of the run that an occurrence becomes, as clock.tick has it."""
     payload = None if spec.tick is None else spec.tick(at)
     return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key

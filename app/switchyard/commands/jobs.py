@@ -39,7 +39,7 @@ group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 def list_jobs(as_json: bool) -> None:
     """Every job, and where a new run of it would go now."""
     made = parts()
-    at = {row.job: row for row in stages.current(made.db)}
+    at = {row.job: row for row in stages.current_stages(made.db)}
     rows = [described(spec, at.get(spec.name)) for spec in made.catalogue.values()]
     listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"), as_json)
 
@@ -51,7 +51,7 @@ def show(name: str, as_json: bool) -> None:
     """One job: its payload, its retries and its next scheduled time."""
     made = parts()
     spec = made.catalogue[name]
-    at = {row.job: row for row in stages.current(made.db)}
+    at = {row.job: row for row in stages.current_stages(made.db)}
     shown = {
         **described(spec, at.get(name)),
         "gaps": list(spec.gaps),

@@ -9,8 +9,8 @@ from flask.cli import with_appcontext
 
 from app.switchyard.commands.cutover import by_option, named
 from app.switchyard.commands.output import document, json_option, parts, say, table
-from app.switchyard.cutover import parity as store
-from app.switchyard.cutover.parity import Kind
+from app.switchyard.cutover import shadow as store
+from app.switchyard.cutover.shadow import Kind
 from app.switchyard.errors import BadInput
 
 _SHOWN = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)]

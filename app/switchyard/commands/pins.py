@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from app.switchyard.clock import iso
 from app.switchyard.commands.cutover import by_option, named
 from app.switchyard.commands.output import json_option, listing, parts, say
-from app.switchyard.cutover import pins as store
+from app.switchyard.cutover import stages as store
 from app.switchyard.runtime import Runtime
 from flags import Side
 
@@ -73,5 +73,5 @@ def _change(
 
 
 def _show(made: Runtime, job: str | None, as_json: bool) -> None:
-    rows = [asdict(pin) | {"at": iso(pin.at)} for pin in store.standing(made.db, job)]
+    rows = [asdict(pin) | {"at": iso(pin.at)} for pin in store.pinned_keys(made.db, job)]
     listing(rows, ("key", "job", "side", "at", "by", "why"), as_json)

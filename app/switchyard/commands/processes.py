@@ -16,7 +16,8 @@ from flask.cli import with_appcontext
 from sqlalchemy import literal, select
 
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
-from app.switchyard.cutover import clocks, guardrail
+from app.switchyard.cutover import clock as ticks
+from app.switchyard.cutover import guardrail
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
@@ -89,5 +90,5 @@ def clock() -> None:
     _migrated(made)
     with stop_on_signals() as stop:
         log.info("clock started")
-        clocks.run_forever(made, stop, current_app.app_context)
+        ticks.run_forever(made, stop, current_app.app_context)
     log.info("clock stopped")

@@ -14,8 +14,8 @@ from werkzeug.wrappers import Response
 
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import framed, pretty, when
-from app.switchyard.cutover import gate, guardrail, parity, pins, stages
-from app.switchyard.cutover.standing import BACKENDS, standing
+from app.switchyard.cutover import guardrail, shadow, stages, status
+from app.switchyard.cutover.status import BACKENDS, cutover_status
 from app.switchyard.errors import BadInput, GateClosed, RunNotMovable, StageRefused, SwitchyardError
 from app.switchyard.runs import operate, reading
 from app.switchyard.runs.models import OPEN, Status
@@ -83,21 +83,21 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
         )
         with made.db.autocommit() as connection:
             count, since = connection.execute(late).one()
-        calm = made.store.clock() - gate.CALM
+        calm = made.store.clock() - status.CALM
         return render_template(
             "console/overview.html",
-            jobs=standing(made)["jobs"],
+            jobs=cutover_status(made)["jobs"],
             known=set(made.catalogue),
             late=count,
             since=since,
-            fired=[c for c in stages.history(made.db) if c.by == gate.GUARDRAIL and c.at > calm],
+            fired=[c for c in stages.history(made.db) if c.by == status.GUARDRAIL and c.at > calm],
             provider=made.settings.flag_provider,
         )
 
     def job_page(name: str, refusal: str | None = None) -> str:
         spec = made.catalogue[name]
-        [job] = standing(made, [name])["jobs"]
-        now, rows = made.store.clock(), [r for r in stages.current(made.db) if r.job == name]
+        [job] = cutover_status(made, [name])["jobs"]
+        now, rows = made.store.clock(), [r for r in stages.current_stages(made.db) if r.job == name]
         moving = [row for row in rows if row.stage in MOVING]
         return render_template(
             "console/job.html",
@@ -109,10 +109,10 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
             version=rows[0].version if rows else 0,
             compared=guardrail.samples(made, spec, moving[0], now) if moving else None,
             fewest=guardrail.FEWEST,
-            obstacles=gate.obstacles(made.db, name, now),
-            pinned=pins.standing(made.db, name),
+            obstacles=status.obstacles(made.db, name, now),
+            pinned=stages.pinned_keys(made.db, name),
             changes_of_job=stages.history(made.db, name, 20),
-            differences=parity.listed(made.db, name, parity.WRONG, 20),
+            differences=shadow.listed(made.db, name, shadow.WRONG, 20),
         )
 
     @pages.get("/jobs/<name>")
@@ -125,7 +125,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
         job = made.catalogue[name].name
         try:
             percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
-            gate.move(
+            status.move(
                 *(made.db, job, asked.get("stage", ""), percent),
                 by=g.visitor.who,
                 why=asked.get("why", ""),

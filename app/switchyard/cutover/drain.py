@@ -155,7 +155,7 @@ def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drain
 
 def _flip(made: Runtime, job: str, by: str, why: str) -> None:
     for last in (False, False, True):
-        at = {row.job: row.stage for row in stages.current(made.db)}
+        at = {row.job: row.stage for row in stages.current_stages(made.db)}
         # Another provider decides for a job whose stage was never set; legacy on record ends that.
         never = None if made.settings.flag_provider else Stage.LEGACY
         if at.get(job, never) == Stage.LEGACY:

@@ -1,20 +1,24 @@
-"""Clocks only propose: a tick is a run keyed by job and occurrence, so two clocks are harmless."""
+"""Clocks only propose: a tick is a run keyed by job and occurrence, so two clocks are harmless. How
+far each job's schedule was proposed is on record, so that what none proposed is made up."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 
+from sqlalchemy import String, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard import runtime
 from app.switchyard.clock import iso
 from app.switchyard.context import AppContext
-from app.switchyard.cutover import marks
+from app.switchyard.db import Base, Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
@@ -62,10 +66,10 @@ def _propose(spec: JobSpec, occurrence: datetime) -> Run:
 def catch_up(made: Runtime, until: datetime) -> bool:
     """Propose what was scheduled up to `until` and no clock proposed yet; False where some of it
     must be tried again. A job that no clock knew before begins now."""
-    known = marks.read(made.db)
+    known = read_marks(made.db)
     scheduled = [spec for spec in made.catalogue.values() if spec.schedule is not None]
     fresh = [spec.name for spec in scheduled if spec.name not in known]
-    marks.begin(made.db, fresh, max(until, made.store.clock()))
+    begin_marks(made.db, fresh, max(until, made.store.clock()))
     complete, seen = True, []
     for spec in scheduled:
         after = known.get(spec.name, until)
@@ -76,7 +80,7 @@ def catch_up(made: Runtime, until: datetime) -> bool:
             complete = False
         elif due or until - after >= BEAT:
             seen.append(spec.name)
-    marks.advance(made.db, seen, until)
+    advance_marks(made.db, seen, until)
     return complete
 
 
@@ -143,7 +147,7 @@ class Ticker:
     def _watch(self, now: datetime, ran: float) -> None:
         offset = now.timestamp() - ran
         if self._offset is None:
-            latest = max(marks.read(self._made.db).values(), default=now)
+            latest = max(read_marks(self._made.db).values(), default=now)
             doubtful = now - latest > LONG_GAP
         else:
             jump = offset - self._offset
@@ -163,7 +167,7 @@ class Ticker:
         to = now if self._seen is None else min(now, self._seen)
         if self._leapt is not None:
             to = now - timedelta(seconds=min(ran - self._leapt, _LONGEST_LEAP_SECONDS))
-        if marks.pull_back(self._made.db, now + AHEAD, to):
+        if pull_back_marks(self._made.db, now + AHEAD, to):
             log.error("a clock had gone ahead", extra={"back_to": iso(to)})
             self._leapt = None
 
@@ -179,3 +183,52 @@ def run_forever(made: Runtime, stop: threading.Event, context: AppContext = null
         except SQLAlchemyError as failure:
             log.warning("no look at the schedules", extra={"reason": type(failure).__name__})
         stop.wait(INTERVAL_SECONDS)
+
+
+class ClockMark(Base):
+    """Every occurrence of this job up to then was proposed, or left out on purpose."""
+
+    __tablename__ = "switchyard_clock_marks"
+
+    job: Mapped[str] = mapped_column(String(100), primary_key=True)
+    seen_until: Mapped[datetime]
+
+
+_M = ClockMark
+_NEW = {
+    name: insert(_M).on_conflict_do_nothing(index_elements=["job"])
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+
+
+def read_marks(db: Database) -> dict[str, datetime]:
+    """The marks by job."""
+    with db.autocommit() as connection:
+        return {
+            row.job: row.seen_until for row in connection.execute(select(_M.job, _M.seen_until))
+        }
+
+
+def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
+    """Jobs that no clock knew before: their schedules count from `now` on."""
+    if not jobs:
+        return
+    with db.autocommit() as connection:
+        rows = [{"job": job, "seen_until": now} for job in jobs]
+        connection.execute(_NEW[connection.dialect.name], rows)
+
+
+def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
+    """Move these marks on, never back."""
+    if not jobs:
+        return
+    further = update(_M).where(_M.job.in_(jobs), _M.seen_until < until).values(seen_until=until)
+    with db.autocommit() as connection:
+        connection.execute(further)
+
+
+def pull_back_marks(db: Database, ahead_of: datetime, to: datetime) -> int:
+    """Set the marks that are ahead of `ahead_of` back to `to`: a clock was wrong; how many."""
+    back = update(_M).where(_M.seen_until > ahead_of).values(seen_until=to)
+    with db.autocommit() as connection:
+        return connection.execute(back).rowcount
