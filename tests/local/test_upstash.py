@@ -21,7 +21,7 @@ from app.local.serving import LoopbackServer, serve_in_thread
 from app.local.upstash.server import MAX_REQUEST, UpstashStandIn
 from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
-from app.switchyard.cache.carriers import RedisCarrier, UpstashCarrier
+from app.switchyard.cache.client import RedisClient, UpstashClient
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT
@@ -190,11 +190,11 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
         return Response('{"result": "OK"}')
 
     with serve_in_thread(app) as url:
-        carrier = UpstashCarrier(url, SecretStr(TOKEN))
-        carrier.run(["SET", "k", "v"])
+        client = UpstashClient(url, SecretStr(TOKEN))
+        client.run(["SET", "k", "v"])
         later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
         monkeypatch.setattr("httpcore._sync.http11.time", later)
-        carrier.run(["SET", "k", "v"])
+        client.run(["SET", "k", "v"])
     assert len(ports) == 2
     assert len(set(ports)) == 1
 
@@ -235,14 +235,14 @@ def test_half_a_setting_stops_the_start(name: str) -> None:
         load({name: BOTH[name]})
 
 
-def test_the_settings_choose_the_carrier() -> None:
+def test_the_settings_choose_the_client() -> None:
     upstash, local = open_cache(load(BOTH)), open_cache(load({}))
-    assert isinstance(upstash._line._connect(), UpstashCarrier)
-    assert isinstance(local._line._connect(), RedisCarrier)
+    assert isinstance(upstash._breaker._connect(), UpstashClient)
+    assert isinstance(local._breaker._connect(), RedisClient)
     assert TOKEN not in repr(load(BOTH))
 
 
 def test_the_real_client_is_given_its_limits() -> None:
-    http = UpstashCarrier("http://127.0.0.1:1/", SecretStr(TOKEN))._redis._http
+    http = UpstashClient("http://127.0.0.1:1/", SecretStr(TOKEN))._redis._http
     assert http._retries == 0
     assert set(http._client.timeout.as_dict().values()) == {2.0}

@@ -49,7 +49,7 @@ def site(database_url: str, redis_url: str, raw: Any) -> Iterator[Site]:
 
 
 def patient(site: Site) -> None:
-    site.made.cache._line._seconds = 30.0  # a busy machine is no outage
+    site.made.cache._breaker._seconds = 30.0  # a busy machine is no outage
 
 
 def earned(
@@ -179,7 +179,7 @@ def test_what_was_asked_a_day_ago_counts_no_more(site: Site, raw: Any) -> None:
 def test_the_job_tries_again_while_the_cache_is_away(lite: Callable[..., Site]) -> None:
     site = lite(redis_url="redis://127.0.0.1:1/0")
     row = warm(site, "away")
-    assert (row.status, "CacheAway" in row.error) == ("waiting", True)
+    assert (row.status, "CacheUnavailable" in row.error) == ("waiting", True)
     assert row.check_at is not None
 
 

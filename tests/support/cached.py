@@ -1,4 +1,4 @@
-"""Caches over both carriers for tests, and processes of their own that use one at the same time."""
+"""Caches over both clients for tests, and processes of their own that use one at the same time."""
 
 from __future__ import annotations
 
@@ -19,40 +19,39 @@ from app.local.serving import serve_in_thread
 from app.local.upstash.server import UpstashStandIn
 from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.carriers import Carrier, RedisCarrier, UpstashCarrier
-from app.switchyard.cache.line import Line
+from app.switchyard.cache.client import CircuitBreaker, Client, RedisClient, UpstashClient
 from tests.support.forks import Forked
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 TOKEN = "rest-token-of-this-test"
-CARRIERS = ("redis", "upstash")
+CLIENTS = ("redis", "upstash")
 
 
-def connecting(carrier: str, url: str, token: str = TOKEN) -> Callable[[], Carrier]:
-    if carrier == "redis":
-        return lambda: RedisCarrier(url)
-    return lambda: UpstashCarrier(url, SecretStr(token))
+def connecting(client: str, url: str, token: str = TOKEN) -> Callable[[], Client]:
+    if client == "redis":
+        return lambda: RedisClient(url)
+    return lambda: UpstashClient(url, SecretStr(token))
 
 
-def patient(carrier: str, url: str) -> Cache:
+def patient(client: str, url: str) -> Cache:
     """A cache with all the time it needs: a busy machine is no outage."""
-    return Cache(Line(connecting(carrier, url), seconds=PATIENCE_SECONDS))
+    return Cache(CircuitBreaker(connecting(client, url), seconds=PATIENCE_SECONDS))
 
 
 class Kit:
-    """One carrier's way to an empty Valkey, and a look at it from behind."""
+    """One client's way to an empty Valkey, and a look at it from behind."""
 
-    def __init__(self, carrier: str, url: str, redis_url: str) -> None:
-        self.carrier = carrier
+    def __init__(self, client: str, url: str, redis_url: str) -> None:
+        self.client = client
         self.url = url
         self.raw: Any = Redis.from_url(redis_url, decode_responses=True)
         self.raw.flushdb()
         self.redis_url = redis_url
-        self.cache = patient(carrier, url)
+        self.cache = patient(client, url)
 
     def together(self, mode: str, processes: int = 4, **more: Any) -> list[Any]:
         """What each of several processes reports that were let go together."""
-        spec = {"carrier": self.carrier, "url": self.url, "redis_url": self.redis_url, **more}
+        spec = {"client": self.client, "url": self.url, "redis_url": self.redis_url, **more}
         command = ["-m", "tests.support.cached", mode, json.dumps(spec)]
         begun = [
             Forked(command, env=os.environ, stdin=-1, stdout=-1, text=True)
@@ -74,17 +73,17 @@ class Kit:
 
 
 @contextmanager
-def kit_of(carrier: str, redis_url: str) -> Iterator[Kit]:
-    if carrier == "redis":
-        yield Kit(carrier, redis_url, redis_url)
+def kit_of(client: str, redis_url: str) -> Iterator[Kit]:
+    if client == "redis":
+        yield Kit(client, redis_url, redis_url)
         return
     standin = UpstashStandIn(redis_url, TOKEN)
     with serve_in_thread(standin) as url:
-        yield Kit(carrier, url, redis_url)
+        yield Kit(client, url, redis_url)
     standin.close()
 
 
-@pytest.fixture(params=CARRIERS)
+@pytest.fixture(params=CLIENTS)
 def kit(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Kit]:
     with kit_of(request.param, redis_url) as made:
         yield made
@@ -120,7 +119,11 @@ def _limit(cache: Cache, spec: dict[str, Any]) -> Any:
         while (before := time.monotonic()) < end or asked < 3:
             asked += 1
             if limits.allow(
-                cache, "t", spec["limit"], spec["window"], when_away=limits.WhenAway.CLOSED
+                cache,
+                "t",
+                spec["limit"],
+                spec["window"],
+                if_unavailable=limits.IfUnavailable.CLOSED,
             ).allowed:
                 passed.append((before, time.monotonic()))
         return passed
@@ -156,7 +159,7 @@ def _wrong(cache: Cache) -> int:
 
 def main() -> None:
     spec = json.loads(sys.argv[2])
-    cache = patient(spec["carrier"], spec["url"])
+    cache = patient(spec["client"], spec["url"])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

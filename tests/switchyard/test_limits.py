@@ -1,4 +1,4 @@
-"""Limits and presence over both carriers."""
+"""Limits and presence over both clients."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from app.switchyard.cache import presence
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.limits import Verdict, WhenAway, allow
-from app.switchyard.cache.line import Line
+from app.switchyard.cache.client import CircuitBreaker
+from app.switchyard.cache.limits import IfUnavailable, Verdict, allow
 from app.switchyard.errors import BadInput
 from tests.support.cached import Kit, connecting, kit
 from tests.support.waiting import until
@@ -19,7 +19,7 @@ LIMIT, WINDOW = 5, 0.4
 
 
 def once(cache: Cache, limit: int = 2, window: float = 60, name: str = "t") -> Verdict:
-    return allow(cache, name, limit, window, when_away=WhenAway.CLOSED)
+    return allow(cache, name, limit, window, if_unavailable=IfUnavailable.CLOSED)
 
 
 def test_so_many_and_no_more(kit: Kit) -> None:
@@ -64,10 +64,10 @@ def test_many_at_once_are_let_through_exactly_so_often(kit: Kit) -> None:
     assert sum(len(report) for report in reports) == 7
 
 
-def test_without_a_cache_a_limit_does_as_it_was_told() -> None:
-    cache = Cache(Line(connecting("redis", "redis://127.0.0.1:1/0"), seconds=30))
-    assert allow(cache, "t", 1, 60, when_away=WhenAway.OPEN) == (True, 0)
-    closed = allow(cache, "t", 1, 60, when_away=WhenAway.CLOSED)
+def test_without_a_cache_a_limit_opens_or_closes_as_its_caller_said() -> None:
+    cache = Cache(CircuitBreaker(connecting("redis", "redis://127.0.0.1:1/0"), seconds=30))
+    assert allow(cache, "t", 1, 60, if_unavailable=IfUnavailable.OPEN) == (True, 0)
+    closed = allow(cache, "t", 1, 60, if_unavailable=IfUnavailable.CLOSED)
     assert (closed.allowed, closed.retry_after > 0) == (False, True)
     with pytest.raises(TypeError):
         allow(cache, "t", 1, 60)  # type: ignore[call-arg]

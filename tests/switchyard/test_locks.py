@@ -1,4 +1,4 @@
-"""Locks over both carriers: one holder, a fence that rises, and no harm by who outlived theirs."""
+"""Locks over both clients: one holder, a fence that rises, and no harm by who outlived theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.line import CacheAway, Line
+from app.switchyard.cache.client import CacheUnavailable, CircuitBreaker
 from app.switchyard.cache.locks import acquire_lock
 from app.switchyard.errors import BadInput
 from tests.support.cached import Kit, connecting, kit
@@ -79,7 +79,7 @@ def test_bad_input_is_refused(kit: Kit, name: str, seconds: float) -> None:
         acquire_lock(kit.cache, name, seconds)
 
 
-def test_without_a_cache_nobody_is_told_that_another_holds_it() -> None:
-    cache = Cache(Line(connecting("redis", "redis://127.0.0.1:1/0"), seconds=30))
-    with pytest.raises(CacheAway):
+def test_without_a_cache_no_lock_is_taken_for_anothers() -> None:
+    cache = Cache(CircuitBreaker(connecting("redis", "redis://127.0.0.1:1/0"), seconds=30))
+    with pytest.raises(CacheUnavailable):
         acquire_lock(cache, "payout:1", 60)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from app.switchyard.cache.cache import Cache, key
-from app.switchyard.cache.line import CacheAway
+from app.switchyard.cache.client import CacheUnavailable
 
 HOURS = 24
 _KEPT_SECONDS = (HOURS + 1) * 3600
@@ -22,13 +22,13 @@ return top
 
 
 def count(cache: Cache, name: str, now: datetime) -> None:
-    """Count one use of the query `name`; not where the cache is away."""
-    with suppress(CacheAway):
+    """Count one use of the query `name`; not where the cache is unavailable."""
+    with suppress(CacheUnavailable):
         cache.script(_COUNT, [_hour(now)], name, _KEPT_SECONDS)
 
 
 def top(cache: Cache, number: int, now: datetime) -> list[str]:
-    """The `number` queries asked most in the last 24 hours, most first. Raises CacheAway."""
+    """The `number` queries asked most in the last 24 hours, most first. Raises CacheUnavailable."""
     hours = [_hour(now - timedelta(hours=ago)) for ago in range(HOURS)]
     return list(cache.script(_TOP, hours, number))
 

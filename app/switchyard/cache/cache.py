@@ -9,8 +9,13 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from app.switchyard.cache.carriers import Carrier, RedisCarrier, UpstashCarrier
-from app.switchyard.cache.line import CacheAway, Line
+from app.switchyard.cache.client import (
+    CacheUnavailable,
+    CircuitBreaker,
+    Client,
+    RedisClient,
+    UpstashClient,
+)
 from app.switchyard.config import Settings
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import BadInput
@@ -43,17 +48,19 @@ return 1
 class Cache:
     """JSON values under keys of 1 to 200 printable characters, for a time given in seconds.
 
-    A cache that is away is one that holds nothing and keeps nothing; only `script` says so. Bad
-    keys, times and values raise BadInput whether it is away or not.
+    One that is unavailable holds nothing and keeps nothing; only `script` says so. Bad keys, times
+    and values raise BadInput whether it is available or not.
     """
 
-    def __init__(self, line: Line, *, pause: Callable[[float], None] = time.sleep) -> None:
-        self._line = line
+    def __init__(
+        self, breaker: CircuitBreaker, *, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._breaker = breaker
         self._pause = pause
 
     def script(self, lua: str, keys: Sequence[str], *args: str | int) -> Any:
-        """What the script returns, in one atomic round trip; see `key`. Raises CacheAway."""
-        return self._line.run(["EVAL", lua, str(len(keys)), *keys, *map(str, args)])
+        """What the script returns, in one atomic round trip; see `key`. Raises CacheUnavailable."""
+        return self._breaker.run(["EVAL", lua, str(len(keys)), *keys, *map(str, args)])
 
     def get(self, name: str) -> Any:
         """The value put under `name`, or None."""
@@ -68,21 +75,10 @@ class Cache:
     def delete(self, name: str) -> bool:
         """Forget what was put or computed under `name`, and whatever is being computed for it.
 
-        False where the cache is away: the value may come back with it, for the rest of its time.
+        False where the cache is unavailable: the value may come back with it, for the rest of its
+        time.
         """
         return self._quietly("DEL", key("value", name), *_computed(name)) is not None
-
-    def cache_creator_profile(self, creator_id: str, profile: Any, ttl: float = 300) -> bool:
-        """Keep a creator's profile for `ttl` seconds; whether it is kept."""
-        return self.put(f"creator_profile:{creator_id}", profile, ttl)
-
-    def creator_profile(self, creator_id: str) -> Any:
-        """The creator's profile, or None."""
-        return self.get(f"creator_profile:{creator_id}")
-
-    def invalidate_creator_profile(self, creator_id: str) -> bool:
-        """Forget the creator's profile; see delete."""
-        return self.delete(f"creator_profile:{creator_id}")
 
     def get_or_compute(
         self,
@@ -111,7 +107,7 @@ class Cache:
         while True:
             try:
                 text, left, mine = self.script(_LOOK, keys, token, lease_ms, due)
-            except CacheAway:
+            except CacheUnavailable:
                 break
             if mine or (text is None and waited >= lease):
                 break
@@ -128,10 +124,10 @@ class Cache:
         return json.loads(made)
 
     def _quietly(self, *command: str) -> Any:
-        """The answer, or None where the cache is away."""
+        """The answer, or None where the cache is unavailable."""
         try:
-            return self._line.run(command)
-        except CacheAway:
+            return self._breaker.run(command)
+        except CacheUnavailable:
             return None
 
 
@@ -139,12 +135,12 @@ def open_cache(settings: Settings) -> Cache:
     """Upstash Redis where its URL and token are set, else the Redis of REDIS_URL."""
     url, token = settings.upstash_redis_rest_url, settings.upstash_redis_rest_token
 
-    def connect() -> Carrier:
+    def connect() -> Client:
         if url is None or token is None:
-            return RedisCarrier(settings.redis_url)
-        return UpstashCarrier(url, token)
+            return RedisClient(settings.redis_url)
+        return UpstashClient(url, token)
 
-    return Cache(Line(connect))
+    return Cache(CircuitBreaker(connect))
 
 
 def key(kind: str, name: str) -> str:

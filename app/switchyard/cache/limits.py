@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from app.switchyard.cache.cache import Cache, key, milliseconds
-from app.switchyard.cache.line import RETRY_SECONDS, CacheAway
+from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable
 from app.switchyard.errors import BadInput
 
 MAX_LIMIT = 10_000
@@ -28,8 +28,8 @@ return 0
 """
 
 
-class WhenAway(StrEnum):
-    """What a limit does while the cache is away."""
+class IfUnavailable(StrEnum):
+    """What a limit does while the cache is unavailable."""
 
     OPEN = "open"
     """Lets through: being served matters more than the limit."""
@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
 
 def allow(
-    cache: Cache, name: str, limit: int, window_seconds: float, *, when_away: WhenAway
+    cache: Cache, name: str, limit: int, window_seconds: float, *, if_unavailable: IfUnavailable
 ) -> Verdict:
     """At most `limit` times within any `window_seconds`. Only what is let through counts.
 
@@ -56,7 +56,7 @@ def allow(
     args = milliseconds(window_seconds), limit, uuid4().hex
     try:
         wait = int(cache.script(_ALLOW, [key("limit", name)], *args))
-    except CacheAway:
-        opened = when_away is WhenAway.OPEN
+    except CacheUnavailable:
+        opened = if_unavailable is IfUnavailable.OPEN
         return Verdict(opened, 0.0 if opened else RETRY_SECONDS)
     return Verdict(wait == 0, wait / 1_000_000)

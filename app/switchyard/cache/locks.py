@@ -46,13 +46,13 @@ class Lock:
     """Higher than that of every lock taken before, of any name."""
 
     def release(self) -> bool:
-        """Let it go; False where it had ended, and may be another's. Raises CacheAway."""
+        """Let it go; False where it had ended, and may be another's. Raises CacheUnavailable."""
         return bool(self.cache.script(_RELEASE, [key("lock", self.name)], self.fence))
 
     def put(self, name: str, value: Any, ttl: float) -> bool:
-        """Cache.put, refused (False) once a later lock's holder has put `name`. Raises CacheAway.
+        """Cache.put, refused (False) once a later lock's holder has put `name`.
 
-        That is remembered for a day.
+        That is remembered for a day. Raises CacheUnavailable.
         """
         ttl_ms = milliseconds(ttl)
         keys = [key("value", name), key("fenced", name)]
@@ -61,7 +61,7 @@ class Lock:
 
 
 def acquire_lock(cache: Cache, name: str, seconds: float) -> Lock | None:
-    """The lock `name` for `seconds`, or None where another has it. Raises CacheAway.
+    """The lock `name` for `seconds`, or None where another has it. Raises CacheUnavailable.
 
     Nothing that moves money relies on it: that is the ledger's, in SQL.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from app.switchyard.cache.cache import Cache, key
-from app.switchyard.cache.line import CacheAway
+from app.switchyard.cache.client import CacheUnavailable
 
 PRESENT_SECONDS = 60
 _KEY = "switchyard:presence"
@@ -21,14 +21,14 @@ return redis.call('ZREVRANGE', KEYS[1], 0, -1)
 
 
 def seen(cache: Cache, user: str) -> None:
-    """Note that `user` is there; forgotten where the cache is away. Raises BadInput as `key`."""
+    """Note that `user` is there; forgotten where the cache is unavailable. Raises BadInput."""
     key("presence", user)
-    with suppress(CacheAway):
+    with suppress(CacheUnavailable):
         cache.script(_SEEN, [_KEY], user, PRESENT_SECONDS)
 
 
 def present(cache: Cache) -> list[str]:
-    """Who was seen within PRESENT_SECONDS, the latest first; nobody where the cache is away."""
-    with suppress(CacheAway):
+    """Who was seen within PRESENT_SECONDS, the latest first; nobody without a cache."""
+    with suppress(CacheUnavailable):
         return list(cache.script(_PRESENT, [_KEY], PRESENT_SECONDS))
     return []

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from sqlalchemy import make_url
 
 from app.switchyard.cache.cache import Cache, key
-from app.switchyard.cache.line import CacheAway
+from app.switchyard.cache.client import CacheUnavailable
 from app.switchyard.db import canonical_json
 from flags import StageRow
 
@@ -45,7 +45,7 @@ class StageSnapshot:
         text, now = canonical_json(sorted(rows)), time.monotonic()
         if text != self._kept or now >= self._keep_again:
             version = max((row.version for row in rows), default=0)
-            with suppress(CacheAway):
+            with suppress(CacheUnavailable):
                 self._cache.script(_KEEP, [self._key], version, text, MAX_AGE_SECONDS)
                 self._kept, self._keep_again = text, now + MAX_AGE_SECONDS / 2
         return rows
@@ -55,7 +55,7 @@ class StageSnapshot:
         try:
             text = self._cache.script(_READ, [self._key])
             return [_row(*row) for row in json.loads(text or "[]")]
-        except (CacheAway, TypeError, ValueError):  # or another version's rows
+        except (CacheUnavailable, TypeError, ValueError):  # or another version's rows
             return []
 
 

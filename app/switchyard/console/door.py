@@ -15,7 +15,7 @@ from flask import Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.limits import WhenAway, allow
+from app.switchyard.cache.limits import IfUnavailable, allow
 from app.switchyard.config import Settings
 from app.switchyard.cutover.status import GUARDRAIL
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
@@ -117,7 +117,7 @@ class Door:
                 return False
             tries.append(now)
         name = f"console-login:{address}"
-        limit = allow(self._cache, name, TRIES, TRIES_SECONDS, when_away=WhenAway.OPEN)
+        limit = allow(self._cache, name, TRIES, TRIES_SECONDS, if_unavailable=IfUnavailable.OPEN)
         return limit.allowed
 
     def remember(self, request: Request, answer: Response, visitor: Visitor) -> None:
