@@ -1,4 +1,4 @@
-"""The legacy side: plain RQ on Redis. It knows how to carry a run, not what is in it.
+"""The legacy side: plain RQ on Redis. It knows how to deliver a run, not what is in it.
 
 `from queues import Job, Queue, job` stands in for rq's, at old call sites: docs/old-call-sites.md.
 """

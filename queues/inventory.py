@@ -1,4 +1,4 @@
-"""What is in a live Redis of RQ's: jobs by queue, place and function, cron, and old call sites.
+"""What is in a live Redis of RQ's: jobs by queue, status and function, cron, and old call sites.
 
 Read only, and no pickle is opened.
 """
@@ -50,7 +50,7 @@ _REGISTRIES: dict[str, type[BaseRegistry]] = {
     "failed": FailedJobRegistry,
     "finished": FinishedJobRegistry,
 }
-PLACES = ("queued", *_REGISTRIES)
+STATUSES = ("queued", *_REGISTRIES)
 PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
 RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs"
 """The package of that name keeps what is to come, of all queues, in a set of its own."""
@@ -68,10 +68,10 @@ class QueueInventory:
     """One queue."""
 
     name: str
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PLACES, 0))
-    """By place: all of them."""
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
+    """By status: all of them."""
     functions: dict[str, Counter[str]] = field(default_factory=dict)
-    """By function: how many in which place, of those that were looked at."""
+    """By function: how many in which status, of those that were looked at."""
     pickled: int = 0
     looked_at: int = 0
 
@@ -88,7 +88,7 @@ class Inventory:
 
 
 def take(url: str, most: int) -> Inventory:
-    """Look at every queue; at most at `most` jobs of each place. Raises BackendUnavailable."""
+    """Look at every queue; at most at `most` jobs of each status. Raises BackendUnavailable."""
     redis = connect(url)
     with closing(redis), answered():
         keys = {_text(key) for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
@@ -96,8 +96,8 @@ def take(url: str, most: int) -> Inventory:
         for name in sorted(key.removeprefix(queue_key("")) for key in keys):
             queue = QueueInventory(name)
             _count(redis, queue, "queued", queue_key(name), most)
-            for place, registry in _REGISTRIES.items():
-                _count(redis, queue, place, registry.key_template.format(name), most)
+            for status, registry in _REGISTRIES.items():
+                _count(redis, queue, status, registry.key_template.format(name), most)
             queues.append(queue)
         elsewhere = QueueInventory(RQ_SCHEDULER)
         _count(redis, elsewhere, "scheduled", _RQ_SCHEDULER_KEY, most)
@@ -109,19 +109,19 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _count(redis: Redis, queue: QueueInventory, place: str, key: str, most: int) -> None:
-    listed = place == "queued"
+def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int) -> None:
+    listed = status == "queued"
     count, read = (redis.llen, redis.lrange) if listed else (redis.zcard, redis.zrange)
-    queue.counts[place] = int(count(key))
-    for start in range(0, min(most, queue.counts[place]), _CHUNK):
+    queue.counts[status] = int(count(key))
+    for start in range(0, min(most, queue.counts[status]), _CHUNK):
         ids: Any = read(key, start, min(start + _CHUNK, most) - 1)
         with redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hget(Job.key_for(parse_job_id(_text(job_id))), "data")
-            found = pipe.execute(raise_on_error=False)
-        queue.looked_at += len(found)
-        for data in found:
-            queue.functions.setdefault(function_of(data), Counter())[place] += 1
+            calls = pipe.execute(raise_on_error=False)
+        queue.looked_at += len(calls)
+        for data in calls:
+            queue.functions.setdefault(function_of(data), Counter())[status] += 1
             queue.pickled += isinstance(data, bytes) and is_pickled(call_of(data, 1))
 
 
@@ -154,14 +154,14 @@ def _function_in_pickle(head: bytes) -> str:
 
 def _cron(redis: Redis) -> list[dict[str, Any]]:
     names: Any = redis.zrange(cron_scheduler_registry.get_registry_key(), 0, -1)
-    found: list[dict[str, Any]] = []
+    jobs: list[dict[str, Any]] = []
     for name in names:
         stored: Any = redis.hget(f"{RQ_KEY_PREFIX}:cron_scheduler:{_text(name)}", "cron_jobs")
         try:
-            found += [job for job in json.loads(stored or "[]") if isinstance(job, dict)]
+            jobs += [job for job in json.loads(stored or "[]") if isinstance(job, dict)]
         except (ValueError, TypeError):
             log.warning("a cron scheduler's jobs cannot be read", extra={"scheduler": _text(name)})
-    return found
+    return jobs
 
 
 class CallSites:
@@ -211,10 +211,10 @@ os.register_at_fork(after_in_child=call_sites.forget)
 
 def counted(redis: Redis, most: int = 10_000) -> list[dict[str, Any]]:
     """The call sites counted so far, the most frequent first."""
-    found = []
+    rows = []
     for call, count in redis.hscan_iter(CALL_SITES, count=500):
         function, went, why = json.loads(call)
-        found.append({"function": function, "went": went, "why": why, "count": int(count)})
-        if len(found) >= most:
+        rows.append({"function": function, "went": went, "why": why, "count": int(count)})
+        if len(rows) >= most:
             break
-    return sorted(found, key=lambda row: (-row["count"], row["function"]))
+    return sorted(rows, key=lambda row: (-row["count"], row["function"]))

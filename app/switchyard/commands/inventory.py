@@ -17,7 +17,7 @@ from app.switchyard.errors import BackendUnavailable, CheckFailed
 from app.switchyard.runtime import Runtime
 from queues.allowed import OWN
 from queues.backend import answered, connect, registered_workers
-from queues.inventory import GONE, PICKLED, PLACES, UNREADABLE, QueueInventory, take
+from queues.inventory import GONE, PICKLED, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 20_000
 _MOST_CHECKED = 2000
@@ -31,7 +31,7 @@ UNKNOWN = (PICKLED, GONE, UNREADABLE)
     type=click.IntRange(0, 1_000_000),
     default=MOST,
     show_default=True,
-    help="How many jobs of each queue and place are looked at for their function.",
+    help="How many jobs of each queue and status are looked at for their function.",
 )
 @json_option
 @with_appcontext
@@ -49,12 +49,12 @@ def inventory(most: int, as_json: bool) -> None:
         say(f"what is in Redis is not known: {redis['error']}")
         return
     rows = [
-        (queue["name"], row["function"], *(row[place] for place in PLACES), _known(row))
+        (queue["name"], row["function"], *(row[status] for status in STATUSES), _known(row))
         for queue in redis["queues"]
         for row in [{"function": "(all)", "known": None} | queue, *queue["functions"]]
     ]
     say("")
-    table(("queue", "function", *PLACES, "declared"), rows)
+    table(("queue", "function", *STATUSES, "declared"), rows)
     for name, columns in (
         ("workers", ("name", "host", "pid", "queues", "ours")),
         ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
@@ -101,7 +101,7 @@ def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
             if function in UNKNOWN
             else function in OWN or _bypassed(runtime, function) is not None,
             "bypasses": _bypassed(runtime, function),
-            **{place: counts[place] for place in PLACES},
+            **{status: counts[status] for status in STATUSES},
         }
         for function, counts in sorted(queue.functions.items())
     ]
