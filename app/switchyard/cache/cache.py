@@ -30,6 +30,8 @@ STALE_WAIT_SECONDS = 0.5
 LEASE_SECONDS = 30.0
 _NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.01, 0.25
 
+_NOTHING = object()
+
 _LOOK = """
 local left, mine = redis.call('PTTL', KEYS[1]), 0
 if left <= tonumber(ARGV[3]) and redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
@@ -64,8 +66,8 @@ class Cache:
 
     def get(self, name: str) -> Any:
         """The value put under `name`, or None."""
-        text = self._quietly("GET", key("value", name))
-        return None if text is None else json.loads(text)
+        value = _decoded(self._quietly("GET", key("value", name)))
+        return None if value is _NOTHING else value
 
     def put(self, name: str, value: Any, ttl: float) -> bool:
         """Keep `value` for `ttl` seconds; whether it is kept."""
@@ -109,19 +111,22 @@ class Cache:
                 text, left, mine = self.script(_LOOK, keys, token, lease_ms, due)
             except CacheUnavailable:
                 break
-            if mine or (text is None and waited >= lease):
+            value = _decoded(text)
+            if value is _NOTHING and text is not None:
+                self._quietly("DEL", keys[0])
+            if mine or (value is _NOTHING and waited >= lease):
                 break
-            if text is not None and (left > ttl_ms or waited >= STALE_WAIT_SECONDS):
-                return json.loads(text)
+            if value is not _NOTHING and (left > ttl_ms or waited >= STALE_WAIT_SECONDS):
+                return value
             self._pause(nap)
             waited, nap = waited + nap, min(nap * 1.5, _LONGEST_NAP_SECONDS)
         try:
-            made = encoded(name, compute())
+            computed = encoded(name, compute())
         except BaseException:
             store("", "0")
             raise
-        store(made, str(2 * ttl_ms))
-        return json.loads(made)
+        store(computed, str(2 * ttl_ms))
+        return json.loads(computed)
 
     def _quietly(self, *command: str) -> Any:
         """The answer, or None where the cache is unavailable."""
@@ -166,6 +171,14 @@ def encoded(name: str, value: Any) -> str:
     if (size := len(json.dumps(text))) > MAX_VALUE:
         raise BadInput(f"{name}: its JSON takes {size} bytes to send; at most {MAX_VALUE} are kept")
     return text
+
+
+def _decoded(text: str | None) -> Any:
+    """The value that was kept, or _NOTHING: where what lies there is none of ours, too."""
+    try:
+        return _NOTHING if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return _NOTHING
 
 
 def _computed(name: str) -> list[str]:

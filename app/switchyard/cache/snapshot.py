@@ -6,12 +6,12 @@ within MAX_AGE_SECONDS, and only a process that knows no answer of its own asks 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 
+from pydantic import TypeAdapter
 from sqlalchemy import make_url
 
 from app.switchyard.cache.cache import Cache, key
@@ -27,6 +27,7 @@ redis.call('HSET', KEYS[1], 'version', ARGV[1], 'rows', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+_ROWS = TypeAdapter(list[StageRow])
 _READ = "return redis.call('HGET', KEYS[1], 'rows')"
 
 
@@ -54,12 +55,6 @@ class StageSnapshot:
         """What was kept, or nothing."""
         try:
             text = self._cache.script(_READ, [self._key])
-            return [_row(*row) for row in json.loads(text or "[]")]
-        except (CacheUnavailable, TypeError, ValueError):  # or another version's rows
+            return _ROWS.validate_json(text or "[]")
+        except (CacheUnavailable, ValueError):  # or another version's rows
             return []
-
-
-def _row(
-    job: str, stage: str, percent: float | None, version: int, pins: Sequence[Sequence[str]] = ()
-) -> StageRow:
-    return StageRow(job, stage, percent, version, tuple((key, side) for key, side in pins))
