@@ -55,6 +55,7 @@ class StageSnapshot:
         """What was kept, or nothing."""
         try:
             text = self._cache.script(_READ, [self._key])
-            return _ROWS.validate_json(text or "[]")
+            rows = _ROWS.validate_json(text or "[]")
+            return [row._replace(pins=tuple(row.pins)) for row in rows]
         except (CacheUnavailable, ValueError):  # or another version's rows
             return []
