@@ -72,6 +72,19 @@ def pytest_configure() -> None:
         tempfile.tempdir = str(MEMORY)
 
 
+_SERVERS = frozenset({"redis_url", "postgres_server", "browser"})
+"""Fixtures that start a process of their own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs another process: `make check` is for what does not."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if _SERVERS & set(item.fixturenames) or "postgres" in map(str, params):
+            item.add_marker(pytest.mark.process)
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """A Valkey of this test process alone."""
