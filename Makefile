@@ -3,12 +3,14 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --custom-compile-command 'make lock' --all-extras pyproject.toml
 FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { command -v "$$p"; break; }; done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test wheel bench chaos
+.PHONY: help setup run demo check test walls wheel lock bench chaos
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,14 +20,20 @@ setup: $(VENV)/.tests ## Make .venv with everything in it
 run: $(VENV)/.runs ## Run the whole product on this machine, on port 3005, until Ctrl-C
 	@exec $(BIN)/python -m app.local.run
 
-demo: $(VENV)/.runs ## Pay 1,000 creators while the flag flips and workers die; writes var/demo.json
+demo: $(VENV)/.demo ## Pay 1,000 creators while the flag flips and workers die; writes var/demo.json
 	@exec $(BIN)/python -m app.local.demo
 
-test: $(VENV)/.tests ## Lint, check types, run every test
+check: walls ## The everyday loop: lint, types, import rules, and the quick tests
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not process and not minutes"
+
+test: walls ## Lint, check types and import rules, run every test
+	$(BIN)/python -m pytest -n 4 --dist worksteal
+
+walls: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/lint-imports --no-logo
 
 wheel: $(VENV)/.tests ## Build dist/switchyard-*.whl: the layer alone, as an adopter installs it
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
@@ -36,14 +44,24 @@ bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for two minutes; writes var/chaos.json
 	@exec $(BIN)/python -m tests.proof
 
-# The stamps: set-up happens once, and again when what it installs has changed.
-$(VENV)/.runs: requirements.txt $(BIN)/python
-	$(PIP) -r requirements.txt
+lock: $(VENV)/.tests ## Pin what pyproject.toml asks for, with hashes, in the requirements files
+	$(LOCK) --group platform -o requirements-demo.txt
+	$(LOCK) --group platform --group documents -o requirements.txt
+	$(LOCK) --group platform --group documents --group dev -o requirements-dev.txt
+
+# The stamps: set-up happens once, and again when what it installs has changed. The demo makes
+# neither a PDF nor a film, and each of these has all of the one before it.
+$(VENV)/.demo: requirements-demo.txt $(BIN)/python
+	$(PIP) -r requirements-demo.txt
 	@touch $@
 
-$(VENV)/.tests: requirements-dev.txt requirements.txt $(BIN)/python
+$(VENV)/.runs: requirements.txt $(BIN)/python
+	$(PIP) -r requirements.txt
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.tests: requirements-dev.txt $(BIN)/python
 	$(PIP) -r requirements-dev.txt
-	@touch $@ $(VENV)/.runs
+	@touch $@ $(VENV)/.runs $(VENV)/.demo
 
 $(BIN)/python:
 	@python="$$($(FIND_PYTHON))"; \

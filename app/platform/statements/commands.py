@@ -11,7 +11,7 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from app.platform.statements import csv, make, pdf
+from app.platform.statements import csv, make
 from app.platform.statements import document as statement
 from app.platform.statements.document import major
 from app.switchyard.commands.output import (
@@ -83,9 +83,12 @@ def show(
     here, first = _Here(), statement.month_of(month)
     with here.transaction() as tx:
         made = make.kept_or_now(tx, creator_id, first, here.gateways.platform)
-    for file, kind in ((pdf_file, pdf), (csv_file, csv)):
-        if file is not None:
-            file.write_bytes(kind.made(made))
+    if csv_file is not None:
+        csv_file.write_bytes(csv.made(made))
+    if pdf_file is not None:
+        from app.platform.statements import pdf  # what makes none needs no PDF library
+
+        pdf_file.write_bytes(pdf.made(made))
     if as_json:
         document(made)
         return

@@ -22,7 +22,7 @@ from app.platform.gateways import Gateways
 from app.platform.gateways.storage import Storage, StorageUnavailable
 from app.platform.ledger.models import Entry as E
 from app.platform.ledger.postings import CREATOR, AnySelect
-from app.platform.statements import csv, pdf
+from app.platform.statements import csv
 from app.platform.statements.document import (
     Document,
     NotAddingUp,
@@ -186,6 +186,8 @@ def _stored(storage: Storage, month: date, made: Document) -> dict[str, Any]:
 
 
 def _store(storage: Storage, made: Document, csv_path: str, pdf_path: str) -> None:
+    from app.platform.statements import pdf  # a process that makes none needs no PDF library
+
     storage.put(csv_path, csv.made(made), TYPES["csv"])
     storage.put(pdf_path, pdf.made(made), TYPES["pdf"])
 
