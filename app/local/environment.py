@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.local import valkey
-from app.platform.config import Settings
+from app.local.loopback import HOST, free_port
+from app.switchyard.config import Settings
 
-HOST = "127.0.0.1"
-_PORTS = range(15_000, 30_000)
-"""Below the ports the kernel gives to clients: none of those then takes one that is restarting."""
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
     *("BACKEND_URL", "PORT", "USE_INNGEST", "QSTASH_URL"),
@@ -33,24 +29,8 @@ _THEIRS = {
 """The variables by which the caller names a service of their own."""
 
 
-def free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
-
-
-def free_port() -> int:
-    """A port of loopback nobody listens on now."""
-    for port in random.SystemRandom().sample(_PORTS, 200):
-        if free(port):
-            return port
-    raise OSError("no free port on loopback")
+class LiveKey(Exception):
+    """The environment has a key that moves real money, which nothing on this machine may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +67,11 @@ def prepare(
     """Plan a stack in `folder` with web on `port`: local parts for whatever `environ` names none.
 
     An account at Stripe, Inngest or QStash (their keys) counts as one named. Without `mail` none is
-    sent, unless `environ` names a server.
+    sent, unless `environ` names a server. Raises LiveKey.
     """
+    for name in ("STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY"):
+        if "_live_" in environ.get(name, ""):
+            raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
     folder = folder.resolve()
     given = {name: value for name, value in environ.items() if value.strip()}
     wanted = [name for name, theirs in _THEIRS.items() if not given.keys() & theirs]

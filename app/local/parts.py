@@ -15,8 +15,10 @@ from redis.retry import Retry
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.local import procfile
-from app.local.environment import HOST, Local
+from app.local.environment import Local
+from app.local.loopback import HOST
 from app.local.process import Part, Process
+from workflows.client import APP_ID
 
 ANSWER_SECONDS = 2.0
 SAID_SECONDS = 5.0
@@ -46,15 +48,15 @@ def servers(local: Local) -> list[Part]:
             *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
             *("--settle-seconds", str(SETTLE_SECONDS)),
         )
-        parts.append(Part("stripe", command, _answers(port, "/_standin/clock")))
+        parts.append(Part("stripe", command, _listens(port)))
     if (port := local.ports.get("inngest")) is not None:
         app = f"{local.url}/api/inngest"
         command = _module("inngest", "--port", str(port), "--app", app)
-        parts.append(Part("inngest", command, _answers(port, "/dev")))
+        parts.append(Part("inngest", command, _listens(port)))
     if (port := local.ports.get("qstash")) is not None:
         data = local.folder / "qstash.db"
         command = _module("qstash", "--port", str(port), "--data", str(data))
-        parts.append(Part("qstash", command, _answers(port, "/_standin/waiting")))
+        parts.append(Part("qstash", command, _listens(port)))
     if (port := local.ports.get("mail")) is not None:
         folder = local.process_env["MAIL_FOLDER"]
         command = _module("mail", "--port", str(port), "--dir", folder)
@@ -102,10 +104,6 @@ def get(url: str) -> Any:
             return None
 
 
-def _answers(port: int, path: str) -> Ready:
-    return lambda process: get(f"http://{HOST}:{port}{path}") is not None
-
-
 def _listens(port: int) -> Ready:
     def ready(_process: Process) -> bool:
         with socket.socket() as probe:
@@ -124,8 +122,7 @@ def _web(local: Local) -> Ready:
             return False
         if "inngest" not in local.ports:
             return True
-        heard = get(f"http://{HOST}:{local.ports['inngest']}/dev")
-        return heard is not None and bool(heard["functions"])
+        return bool(get(f"http://{HOST}:{local.ports['inngest']}/v1/apps/{APP_ID}/functions"))
 
     return ready
 

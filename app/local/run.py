@@ -15,10 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from app.local.environment import Local, free, prepare
+from app.local.environment import LiveKey, Local, prepare
 from app.local.follow import Follower
+from app.local.lifetime import stop_signal
+from app.local.loopback import is_free
 from app.local.seeded import fill, is_empty, opened
-from app.local.serving import stop_signal
 from app.local.stack import WATCH_SECONDS, Stack, StackError
 from app.platform.config import ROOT
 
@@ -47,12 +48,15 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def run(folder: Path, port: int, console: Console) -> None:
-    """Start everything, say where it is, and keep it running. Raises CannotRun or StackError."""
-    with alone(folder), stop_signal() as told:
-        signal.signal(signal.SIGHUP, lambda *_: told.set())  # the terminal was closed
-        if not free(port):
+    """Start everything, say where it is, and keep it running.
+
+    Raises CannotRun, LiveKey or StackError.
+    """
+    local = prepare(folder, port, mail=True)
+    with alone(folder), stop_signal() as stopped:
+        signal.signal(signal.SIGHUP, lambda *_: stopped.set())  # the terminal was closed
+        if not is_free(port):
             raise CannotRun(f"port {port} is taken; choose another one with PORT=… make run")
-        local = prepare(folder, port, mail=True)
 
         def said(line: str) -> None:
             console.print(f"[cyan]switchyard[/] | {escape(line)}")
@@ -60,7 +64,7 @@ def run(folder: Path, port: int, console: Console) -> None:
         with Stack(local, said=said, before_web=lambda: _fill_fresh(local)) as stack:
             _banner(local, console)
             follower = Follower(folder / "log")
-            while not told.wait(WATCH_SECONDS):
+            while not stopped.wait(WATCH_SECONDS):
                 stack.tend()
                 for name, line in follower.lines():
                     console.print(f"[dim]{escape(name):>10}[/] | {escape(line)}")
@@ -110,9 +114,9 @@ def main() -> int:
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     try:
         run(options.dir, int(raw), console)
-    except (CannotRun, StackError) as failure:
+    except (CannotRun, LiveKey, StackError) as failure:
         sys.stderr.write(f"switchyard: {failure}\n")
-        return 1
+        return 2 if isinstance(failure, LiveKey) else 1
     return 0
 
 

@@ -1,18 +1,19 @@
-"""Serving a stand-in's WSGI app over loopback: threaded, HTTP/1.1 with keep-alive, and quiet."""
+"""A WSGI app served on loopback from a thread: HTTP/1.1 with keep-alive, and no access log."""
 
-import ipaddress
-import signal
+from __future__ import annotations
+
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
+
+from app.local.loopback import HOST
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -48,8 +49,7 @@ class _Handler(WSGIRequestHandler):
             body = environ["wsgi.input"].read()
         else:
             body = self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = BytesIO(body)
-        environ["wsgi.input_terminated"] = True
+        environ |= {"wsgi.input": BytesIO(body), "wsgi.input_terminated": True}
         response = Response.from_app(self.server.app, environ, buffered=True)
         data = b"" if self.command == "HEAD" else response.get_data()
         with suppress(ConnectionError):
@@ -62,47 +62,33 @@ class _Handler(WSGIRequestHandler):
             self.wfile.write(data)
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """No access log: a stand-in answers thousands of calls a minute."""
+        """Nothing: a stand-in answers thousands of calls a minute."""
 
 
 def _connections(server: BaseWSGIServer) -> set[socket.socket]:
     return cast("set[socket.socket]", server.__dict__.setdefault("open_connections", set()))
 
 
-def drop_connection(environ: "WSGIEnvironment") -> None:
+def drop_connection(environ: WSGIEnvironment) -> None:
     """Close the client's socket without an answer; what the app then returns is thrown away."""
     # The client may have gone first, which comes to the same.
     with suppress(OSError):
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
-def require_loopback(host: str) -> str:
-    """The address to bind for `host`; anything that another machine could reach is refused."""
-    address = "127.0.0.1" if host == "localhost" else host
-    try:
-        loopback = ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ValueError(f"a stand-in serves loopback only, not {host!r}")
-    return address
-
-
 class LoopbackServer:
     """One served app; port 0 takes a free one."""
 
-    def __init__(self, app: "WSGIApplication", port: int = 0, host: str = "127.0.0.1") -> None:
-        self._server = make_server(
-            require_loopback(host), port, app, threaded=True, request_handler=_Handler
-        )
+    def __init__(self, app: WSGIApplication, port: int = 0) -> None:
+        self._server = make_server(HOST, port, app, threaded=True, request_handler=_Handler)
         self.port = self._server.port
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        self.url = f"http://{HOST}:{self.port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )
 
     def start(self) -> str:
-        """Serve from a thread; gives the URL."""
+        """Serve from a thread; returns the URL."""
         self._thread.start()
         return self.url
 
@@ -118,39 +104,11 @@ class LoopbackServer:
 
 
 @contextmanager
-def serve_in_thread(app: "WSGIApplication", port: int = 0) -> Iterator[str]:
-    """Serve `app` for the length of a `with` block; gives the URL."""
+def serve_in_thread(app: WSGIApplication, port: int = 0) -> Iterator[str]:
+    """Serve `app` for the length of a `with` block; yields the URL."""
     server = LoopbackServer(app, port)
     server.start()
     try:
         yield server.url
     finally:
         server.stop()
-
-
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """Within the block SIGTERM and SIGINT only set the event; main thread only."""
-    told = threading.Event()
-    before = {s: signal.signal(s, lambda *_: told.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def announce(url: str) -> None:
-    """Say where a stand-in answers: the one line on its standard output."""
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
-
-
-def until_told(start: Callable[[], str], stop: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `start` gives the URL."""
-    with stop_signal() as told:
-        try:
-            announce(start())
-            told.wait()
-        finally:
-            stop()

@@ -1,52 +1,75 @@
-"""What the stand-ins of Inngest and of QStash share: being served, and bad days on demand."""
+"""What all stand-ins share: they serve one guarded WSGI app on loopback, and work in threads."""
 
 from __future__ import annotations
 
-import random
 import threading
 from abc import ABC, abstractmethod
-from typing import Annotated, Self
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
-from flask import Flask, abort, jsonify, request
-from pydantic import BaseModel, ConfigDict, Field
-from werkzeug.wrappers import Response
+from app.local.guard import Guard
+from app.local.lifetime import announce, stop_signal
+from app.local.serving import LoopbackServer
 
-from app.local.serving import drop_connection
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Faults(BaseModel):
-    """What a real service does on a bad day: the first three per request, the others each time."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    refuse: Probability = 0.0  # answer 503 and take nothing
-    unknown_outcome: Probability = 0.0  # take what is sent, then answer 500
-    drop: Probability = 0.0  # take it, then close the connection without an answer
-    swallow: Probability = 0.0  # answer well and never act on it
-    double: Probability = 0.0  # act on it twice
+JOIN_SECONDS = 1.0
 
 
 class StandIn(ABC):
-    """A server with a life of its own. Used in a `with` block it starts on a free port, which `url`
-    then names."""
+    """A server with a life of its own, which it begins once. In a `with` block it is on a free
+    port, and `url` names it."""
 
-    faults: Faults = Faults()
+    form_path: str | None = None
+    """Below it, requests are forms; everywhere else they are JSON."""
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self) -> None:
         self.url = ""
-        self._dice = random.Random(seed)
-        self._dice_lock = threading.Lock()
         self._stopped = threading.Event()
+        self._server: LoopbackServer | None = None
+        self._threads: list[threading.Thread] = []
 
     @abstractmethod
+    def app(self) -> WSGIApplication:
+        """What it serves."""
+
+    def work(self) -> Sequence[Callable[[], None]]:
+        """What it does besides, each in a thread, until `_stopped` is set."""
+        return ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what it holds. Called once, when nothing is served any more."""
+
+    @cached_property
+    def _guarded(self) -> Guard:
+        return Guard(self.app(), self.form_path)
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """The app, and no web page may call it."""
+        return self._guarded(environ, start)
+
     def start(self, port: int = 0) -> str:
-        """Serve on `port` (0 for a free one); gives the URL."""
+        """Serve on `port` (0 for a free one), and work; returns the URL."""
+        self._server = LoopbackServer(self, port)
+        self.url = self._server.start()
+        # Daemons, so that a call to a hung app cannot hold up the end of the process.
+        self._threads = [threading.Thread(target=one, daemon=True) for one in self.work()]
+        for thread in self._threads:
+            thread.start()
+        return self.url
 
-    @abstractmethod
     def stop(self) -> None:
         """End, if it has begun."""
+        if self._server is None or self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._server.stop()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        self.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -55,33 +78,13 @@ class StandIn(ABC):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def fault(self, **faults: float) -> None:
-        """Set the faults, all others to nought: see `Faults` for their names."""
-        self.faults = type(self.faults).model_validate(faults)
 
-    def strikes(self, fault: str) -> bool:
-        """Whether the fault of that name strikes now."""
-        return self.between(0, 1) < float(getattr(self.faults, fault))
-
-    def between(self, low: float, high: float) -> float:
-        """A number that the dice give."""
-        with self._dice_lock:
-            return self._dice.uniform(low, high)
-
-    def lose_answer(self) -> None:
-        """To a request whose content was taken: nothing, or a 500, if it is a bad day."""
-        if self.strikes("drop"):
-            drop_connection(request.environ)
-        if self.strikes("unknown_outcome"):
-            abort(500, "failed on demand, after it was taken")
-
-    def mount_faults(self, app: Flask) -> None:
-        """POST /_standin/faults sets the faults."""
-
-        @app.post("/_standin/faults")
-        def set_faults() -> Response:
-            try:
-                self.fault(**request.get_json(force=True))
-            except (TypeError, ValueError) as error:
-                abort(400, str(error))
-            return jsonify(self.faults.model_dump())
+def serve_until_stopped(standin: StandIn, port: int) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code."""
+    with stop_signal() as stopped:
+        try:
+            announce(standin.start(port))
+            stopped.wait()
+        finally:
+            standin.stop()
+    return 0

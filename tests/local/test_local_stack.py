@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -16,9 +16,11 @@ import pytest
 import requests
 from qstash import QStash
 from redis import Redis
+from redis.exceptions import ConnectionError
 from sqlalchemy import func, select
 
-from app.local.environment import HOST, clean, free_port, prepare
+from app.local.environment import clean, prepare
+from app.local.loopback import HOST, free_port
 from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY
 from app.local.seeded import fill, opened
@@ -203,19 +205,25 @@ def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
     ]
 
 
-def test_valkey_left_behind_gives_way_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> None:
     folder = tmp_path / ("deep" * 30)  # too long for a socket's path: it goes to the temp folder
     command = [sys.executable, "-m", "app.local.valkey", "--dir", str(folder)]
 
-    def start() -> tuple[subprocess.Popen[str], str]:
+    def start() -> tuple[subprocess.Popen[str], Redis]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        return process, process.stdout.readline().strip()
+        client = Redis.from_url(process.stdout.readline().strip())
 
-    first, url = start()
-    with Redis.from_url(url) as client:
-        client.set("kept", "yes")
-    left = psutil.Process(first.pid).children()
+        def answers() -> bool:
+            with suppress(ConnectionError):
+                return bool(client.ping())
+            return False
+
+        until(answers)
+        return process, client
+
+    first, client = start()
+    client.set("kept", "yes")
     again = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
@@ -223,15 +231,22 @@ def test_valkey_left_behind_gives_way_and_nothing_is_lost(tmp_path: Path) -> Non
     assert "served by another process" in again.stderr
     first.kill()
     first.communicate()
-    second, url = start()
+    second, client = start()
     try:
-        all_gone(left)
-        with Redis.from_url(url) as client:
-            assert client.get("kept") == b"yes"
-        left = psutil.Process(second.pid).children()
+        assert client.get("kept") == b"yes"
     finally:
         second.terminate()
         second.communicate()
     assert second.returncode == 0
-    assert len(left) == 1
-    all_gone(left)
+
+
+@pytest.mark.parametrize("key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n"])
+@pytest.mark.parametrize("name", ["STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY"])
+def test_a_live_stripe_key_is_one_line_and_exit_2(tmp_path: Path, name: str, key: str) -> None:
+    with running(tmp_path / "var", **{name: key}) as process:
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 2
+    (line,) = said.splitlines()
+    assert line.startswith(f"switchyard: {name} is a live key")
+    assert "0123456789" not in line
+    assert not (tmp_path / "var").exists()

@@ -15,7 +15,7 @@ from redis import Redis
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.local import procfile
-from app.local.environment import free_port
+from app.local.loopback import free_port
 from app.local.parts import get
 from app.platform.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS, until

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -23,9 +21,7 @@ from app.switchyard.cache.cache import MAX_VALUE, open_cache
 from app.switchyard.cache.client import RedisClient, UpstashClient
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
-from tests.support.sides import ROOT
 from tests.support.upstash.server import MAX_REQUEST, UpstashStandIn
-from tests.support.waiting import PATIENCE_SECONDS
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -197,34 +193,6 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
         client.run(["SET", "k", "v"])
     assert len(ports) == 2
     assert len(set(ports)) == 1
-
-
-def test_it_serves_loopback_only(redis_url: str) -> None:
-    command = [sys.executable, "-m", "tests.support.upstash", "--redis", redis_url, "--token", "t"]
-    refused = subprocess.run(
-        [*command, "--port", "0", "--host", "0.0.0.0"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert "loopback only" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
-def test_it_starts_from_the_command_line(redis_url: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.upstash",
-        "--redis",
-        redis_url,
-        "--token",
-        TOKEN,
-    ]
-    process = subprocess.Popen([*command, "--port", "0"], cwd=ROOT, stdout=-1, text=True)
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    assert requests.post(url, json=["PING"], headers=BEARER, timeout=10).json()["result"] == "PONG"
-    process.terminate()
-    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_server_that_is_gone_is_an_error() -> None:

@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
 from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
 from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
 from app.platform.payouts.legs import CAME_BACK
 from app.platform.payouts.models import PayoutAttempt, PayoutStatus
@@ -31,6 +30,7 @@ from tests.support.earnings import (
     record_sale,
 )
 from tests.support.platform import AT_THE_BANK, Platform, Time
+from tests.support.standins import StripeStandIn
 
 CAPITAL = 10_000
 """What the platform itself put in: refunds come out of it where sales are paid out already."""

@@ -12,10 +12,8 @@ import requests
 from sqlalchemy import select
 
 from app import create_app as build
-from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
-from app.local.stripe.server import StripeStandIn
 from app.platform.config import load
 from app.platform.gateways import pace
 from app.platform.payouts.eligibility import verdicts
@@ -25,6 +23,7 @@ from app.switchyard import runtime
 from app.switchyard.db import Database
 from app.switchyard.dispatch import Item
 from tests.support.sides import Side, environment, free_port, fresh, relaying, rq_worker
+from tests.support.standins import InngestStandIn, StripeStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import until
 

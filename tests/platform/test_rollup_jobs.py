@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, select
 
-from app.local.inngest.standin import InngestStandIn
 from app.platform.earnings import jobs as analytics
 from app.platform.earnings import rollup
 from app.platform.earnings.models import Earning
@@ -28,6 +27,7 @@ from tests.platform.test_rollup import reckoned, stored
 from tests.support.dying import PLACES, dying
 from tests.support.months import Months, history
 from tests.support.sides import Side, both, environment, free_port, fresh, relaying
+from tests.support.standins import InngestStandIn
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 CREATORS = ["ana", "bob", "cem"]

@@ -5,15 +5,14 @@ import logging
 import os
 import pickle
 import traceback
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
 from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
 from app.platform.gateways.stripe import (
     Account,
     Balance,
@@ -28,6 +27,7 @@ from app.platform.gateways.stripe import (
     Transfer,
 )
 from app.switchyard.errors import SwitchyardError
+from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import canned, pay
 from tests.support.waiting import until
 
@@ -52,10 +52,10 @@ class Stand:
         return self.app(environ, start)
 
     def admin(self, method: str, route: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/_standin/{route}", data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+        url = f"{self.url}/_standin/{route}"
+        answer = requests.request(method, url, json=body, timeout=20)
+        answer.raise_for_status()
+        return answer.json()
 
     def fault(self, kind: str, **rule: object) -> None:
         self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})
@@ -175,7 +175,7 @@ def test_an_account_that_shows_no_schedule_is_paid_out_by_hand(settings: dict[st
 
 
 def test_lists_read_every_page(gateway: StripeGateway, stand: Stand) -> None:
-    stand.admin("POST", "accounts", {"count": 249})
+    stand.admin("POST", "accounts", {"accounts": [{}] * 249})
     assert len({account.id for account in gateway.list_accounts()}) == 250
     made = [pay(gateway, f"k{n}", amount_minor=1).id for n in range(105)]
     assert [t.id for t in gateway.list_transfers()] == made[::-1]

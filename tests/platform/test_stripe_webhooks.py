@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
 from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
 from app.local.stripe.webhooks import signature
 from app.platform import wiring
 from app.platform.config import Settings
@@ -42,6 +41,7 @@ from app.platform.wiring import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
+from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import until
 

@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy import func, select
 
 import flags
-from app.local.inngest.standin import InngestStandIn
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
@@ -28,6 +27,7 @@ from queues.backend import connect
 from tests.support import jobs
 from tests.support.forks import Forked
 from tests.support.sides import environment, free_port, fresh
+from tests.support.standins import InngestStandIn
 
 JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child")
 PARTS = {

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import pytest
 
-from app.local.inngest.standin import InngestStandIn
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
 from tests.support.forks import forked
@@ -28,6 +27,7 @@ from tests.support.sides import (
     rq_worker,
     web,
 )
+from tests.support.standins import InngestStandIn
 from tests.support.waiting import until
 
 POINTS = sorted(

@@ -25,7 +25,6 @@ from structlog.contextvars import get_contextvars
 import flags
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
-from app.local.stripe.server import StripeStandIn
 from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
@@ -41,6 +40,7 @@ from tests.proof.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
 from tests.support.footage import photo
 from tests.support.mailbox import Mailbox, served
 from tests.support.receiver import Receiver, receiving
+from tests.support.standins import StripeStandIn
 from tests.support.world import World, memory_folder
 
 JOBS = dict(load_jobs([*PLATFORM_JOBS, *builtin.JOBS]))

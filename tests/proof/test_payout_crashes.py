@@ -18,10 +18,8 @@ import requests
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.local.inngest.standin import InngestStandIn
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
-from app.local.stripe.server import StripeStandIn
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import BankPayout, WebhookEvent
 from app.platform.ledger.postings import balanced, trial_balance
@@ -38,6 +36,7 @@ from tests.conftest import new_database
 from tests.proof.test_crashes import POINTS
 from tests.support.dying import PLACES, dying
 from tests.support.sides import Side, environment, free_port, fresh, relaying
+from tests.support.standins import InngestStandIn, StripeStandIn
 
 CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"

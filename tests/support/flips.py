@@ -19,7 +19,6 @@ from sqlalchemy import func, select
 import flags
 from app.switchyard import runtime
 from app.switchyard.clock import utcnow
-from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.models import RunRow
@@ -68,7 +67,7 @@ class Yard:
 
     def _answers(self) -> bool:
         try:
-            requests.get(f"http://127.0.0.1:{self.port}/_standin/waiting", timeout=30)
+            requests.get(f"http://127.0.0.1:{self.port}/", timeout=30)
         except requests.ConnectionError:
             return False
         return True
@@ -105,9 +104,8 @@ def yard(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterat
         made = fresh(database_url, environ, None)
         stack.callback(made.db.dispose)
         command = [
-            *("-m", "app.local.qstash", "--port", str(standin)),
-            *("--data", str(folder / "qstash.db"), "--token", LOCAL_QSTASH_TOKEN),
-            *("--double", "0.1", "--late", "0.5", "--seed", "7", "--gap-scale", "0.02"),
+            *("-m", "tests.support.standins", "--port", str(standin)),
+            *("--data", str(folder / "qstash.db")),
         ]
         here = Yard(made, environ, command, folder / "qstash.log", standin)
         here.start_qstash()

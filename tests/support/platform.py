@@ -13,13 +13,13 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 import pytest
+import requests
 from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
 from app.local.earnings import SeedSummary, seed, stripe_accounts
 from app.local.serving import serve_in_thread
-from app.local.stripe import StripeStandIn
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
 from app.platform import wiring
@@ -49,6 +49,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import Runtime
+from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import until as until
 
@@ -156,10 +157,10 @@ class Platform:
         self.time.now = moment
 
     def admin(self, method: str, route: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.stand_url}/_standin/{route}", data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+        url = f"{self.stand_url}/_standin/{route}"
+        answer = requests.request(method, url, json=body, timeout=20)
+        answer.raise_for_status()
+        return answer.json()
 
     def fault(self, kind: str, **rule: object) -> None:
         rule = {"kind": kind, **({} if "probability" in rule else {"next": 1}), **rule}

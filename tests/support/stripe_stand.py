@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +29,10 @@ class Stand:
         )
 
     def admin(self, method: str, route: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/_standin/{route}", data, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+        url = f"{self.url}/_standin/{route}"
+        answer = requests.request(method, url, json=body, timeout=20)
+        answer.raise_for_status()
+        return answer.json()
 
     def fault(self, kind: str, **rule: object) -> None:
         self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})

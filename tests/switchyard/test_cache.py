@@ -28,6 +28,7 @@ from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.errors import BadInput
 from flags import Flags, StageRow
 from tests.support.cached import CLIENTS, TOKEN, Kit, connecting, kit
+from tests.support.upstash.server import UpstashStandIn
 from tests.support.waiting import until
 
 __all__ = ["kit"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from sqlalchemy import select
 import flags
 from app import create_app as build
 from app.local.inngest.engine import Engine
-from app.local.inngest.standin import InngestStandIn
 from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard import runtime
@@ -31,6 +29,7 @@ from app.switchyard.cutover.clock import tick
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying
+from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 EVENT_KEY = "event-key-of-the-test"
@@ -299,7 +298,7 @@ def test_crons_tick_in_utc_whatever_the_zone_of_inngests_machine(
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        elsewhere = Engine(random.Random(1))
+        elsewhere = Engine()
         elsewhere.register("switchyard", scheduled, start.timestamp())
         elsewhere.take_due(start.timestamp() + 40 * 86_400)
     finally:

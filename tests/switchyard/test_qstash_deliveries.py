@@ -19,7 +19,6 @@ from qstash import Receiver
 
 import flags
 from app import create_app as build
-from app.local.qstash.standin import QStashStandIn
 from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
@@ -34,6 +33,7 @@ from tests.support.sides import (
     fresh,
     qstash_environment,
 )
+from tests.support.standins import QStashStandIn
 from workflows.keys import ANEW_SECONDS, SigningKeys
 from workflows.qstash import DELIVER, FAILED, unix
 

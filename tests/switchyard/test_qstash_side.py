@@ -17,7 +17,6 @@ import requests
 from qstash import QStash
 from werkzeug.wrappers import Request, Response
 
-from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.platform.wiring import make_runtime
@@ -38,6 +37,7 @@ from tests.support.sides import (
     relaying,
     web,
 )
+from tests.support.standins import QStashStandIn
 from tests.support.stripe_stand import canned
 from tests.support.waiting import until
 from workflows import qstash

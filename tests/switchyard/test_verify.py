@@ -17,8 +17,6 @@ from pydantic import SecretStr
 from sqlalchemy import insert, update
 
 from app import create_app as build
-from app.local.inngest.standin import InngestStandIn
-from app.local.qstash.standin import QStashStandIn
 from app.local.serving import serve_in_thread
 from app.platform import checks
 from app.platform.config import Settings, load
@@ -45,6 +43,7 @@ from tests.support.sides import (
     rq_worker,
     side,
 )
+from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 from workflows.sync import sync
 

@@ -19,10 +19,11 @@ from sqlalchemy import case, func, select
 from app.local.demo.audit import Audit, audit, due
 from app.local.demo.show import Show, table
 from app.local.demo.unrest import Seen, Unrest
-from app.local.environment import Local, clean, free_port, prepare
+from app.local.environment import Local, clean, prepare
+from app.local.lifetime import stop_signal
+from app.local.loopback import free_port
 from app.local.run import CannotRun, alone
 from app.local.seeded import fill, opened
-from app.local.serving import stop_signal
 from app.local.stack import Stack, StackError
 from app.platform.config import ROOT, load
 from app.platform.payouts.models import Payout, PayoutStatus

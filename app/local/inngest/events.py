@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.local.inngest import codec
-from app.local.inngest.ids import Ids, iso
+from app.local import shapes
+from app.local.inngest import ids
 
 MAX_EVENTS = 5_000
 MAX_EVENT_BYTES = 3 * 1024 * 1024
@@ -13,8 +13,8 @@ RESERVED_PREFIX = "inngest/"
 _TS_RANGE = (315_532_800_000, 4_102_444_800_000)
 
 
-class _Sent(codec.Shape):
-    name: codec.Text
+class _Sent(shapes.Shape):
+    name: shapes.Text
     data: dict[str, Any] | None = None
     id: str | None = None
     ts: int | None = None
@@ -37,32 +37,32 @@ class Event:
         return float(self.body["ts"]) / 1000
 
 
-def scheduled(cron: str, at: float, ids: Ids) -> Event:
+def scheduled(cron: str, at: float) -> Event:
     """A cron's tick; `at` is the scheduled time in Unix seconds."""
-    moment = iso(at, "seconds")
+    moment = ids.iso(at, "seconds")
     data = {"cron": cron, "fireAt": moment, "scheduledAt": moment}
     body = {"data": data, "id": moment, "name": "inngest/scheduled.timer", "ts": int(at * 1000)}
     return Event(ids.ulid(at), body)
 
 
-def accept(raw: bytes, ids: Ids, seed: str | None, now: float) -> tuple[list[Event], str | None]:
-    """The events taken, and why the rest was not: like the real server, up to the first bad one."""
-    taken: list[Event] = []
+def accept(raw: bytes, seed: str | None, now: float) -> tuple[list[Event], str | None]:
+    """The events accepted (as there, up to the first bad one), and why the rest was not."""
+    accepted: list[Event] = []
     try:
-        sent = codec.loads(raw)
+        sent = shapes.loads(raw)
         for index, one in enumerate(sent if isinstance(sent, list) else [sent]):
             if index >= MAX_EVENTS:
                 raise ValueError(f"more than {MAX_EVENTS} events in one request")
-            if len(raw) > MAX_EVENT_BYTES and len(codec.dumps(one)) > MAX_EVENT_BYTES:
+            if len(raw) > MAX_EVENT_BYTES and len(shapes.dumps(one)) > MAX_EVENT_BYTES:
                 raise ValueError(f"event {index} is larger than {MAX_EVENT_BYTES} bytes")
-            taken.append(_event(one, ids.event_ulid(seed, index, now), now))
+            accepted.append(_event(one, ids.event_ulid(seed, index, now), now))
     except ValueError as error:
-        return taken, str(error)
-    return taken, None
+        return accepted, str(error)
+    return accepted, None
 
 
 def _event(sent: Any, internal_id: str, now: float) -> Event:
-    one = codec.shaped(_Sent, sent)
+    one = shapes.shaped(_Sent, sent)
     if one.name.lower().startswith(RESERVED_PREFIX):
         raise ValueError(f"event name is reserved for internal use: {one.name}")
     if one.ts and not _TS_RANGE[0] <= one.ts <= _TS_RANGE[1]:

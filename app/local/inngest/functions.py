@@ -8,14 +8,14 @@ from urllib.parse import parse_qs, urlsplit
 from croniter import croniter
 from pydantic import Field, PositiveInt
 
-from app.local.inngest.codec import Shape, Text, shaped
 from app.local.inngest.events import RESERVED_PREFIX
 from app.local.inngest.ids import named_uuid
-from app.local.serving import require_loopback
+from app.local.loopback import is_loopback
+from app.local.shapes import Shape, Text, shaped
 
-_CRON_FIELD = re.compile(r"[0-9*,/-]+")
 ZONE = "TZ=UTC "
 """Before a cron: the one zone that the stand-in knows, beside its machine's own."""
+_NAMES = {0: "SUN MON TUE WED THU FRI SAT", 1: "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"}
 MAX_TRIGGERS = 10
 Retries = Annotated[int, Field(ge=0, le=20)]
 
@@ -73,9 +73,8 @@ class Function:
 def local_url(url: str) -> str:
     """The URL as the real dev server keeps it: localhost for 127.0.0.1. Loopback only."""
     parts = urlsplit(url)
-    if parts.scheme != "http":
-        raise ValueError(f"the app's URL {url!r} is not http")
-    require_loopback(parts.hostname or "")
+    if parts.scheme != "http" or not is_loopback(parts.hostname):
+        raise ValueError(f"the app's URL {url!r} is not http on loopback")
     return re.sub(r"//127\.0\.0\.1(?=[:/]|$)", "//localhost", url, count=1)
 
 
@@ -83,10 +82,10 @@ def parse_registration(body: Any) -> tuple[str, list[Function]]:
     """The app's name and its functions; raises ValueError."""
     checked = shaped(_Registration, body)
     local_url(checked.url)
-    made = [_function(checked.appname, raw) for raw in checked.functions]
-    if len({one.id for one in made}) != len(made):
+    functions = [_function(checked.appname, raw) for raw in checked.functions]
+    if len({one.id for one in functions}) != len(functions):
         raise ValueError("two functions have the same id")
-    return checked.appname, made
+    return checked.appname, functions
 
 
 def _function(app: str, raw: _Function) -> Function:
@@ -121,9 +120,15 @@ def _check(trigger: _Trigger, function_id: str) -> None:
         raise ValueError(f"{function_id}: invalid cron {trigger.cron!r}")
 
 
-def _is_cron(text: str) -> bool:
-    text = text.removeprefix(ZONE)
-    fields = text.split()
-    # The real parser (robfig/cron) counts Sunday as 0 only and has no seconds, `L` or `#`.
-    known = len(fields) == 5 and all(_CRON_FIELD.fullmatch(field) for field in fields)
-    return known and not re.search(r"(?<![/\d])7(?!\d)", fields[4]) and croniter.is_valid(text)
+def _is_cron(line: str) -> bool:
+    """Whether the real parser (robfig/cron) takes it: Sunday is 0 alone, no range wraps round, and
+    there are no seconds, `@`, `#` or `L`."""
+    line = line.removeprefix(ZONE).upper()
+    if len(line.split()) != 5 or not croniter.is_valid(line):
+        return False
+    for first, names in _NAMES.items():
+        for number, name in enumerate(names.split(), first):
+            line = line.replace(name, str(number))
+    days = re.sub(r"/\d+", "", line.split()[4])
+    wraps = any(int(first) > int(last) for first, last in re.findall(r"(\d+)-(\d+)", line))
+    return not wraps and "7" not in days and re.fullmatch(r"[\d*?,/\s-]+", line) is not None

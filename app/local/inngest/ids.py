@@ -2,18 +2,13 @@
 
 import base64
 import binascii
-import random
+import secrets
 import uuid
 from datetime import UTC, datetime
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ENTROPY_BITS = 80
 ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
-
-
-def _ulid(milliseconds: int, entropy: int) -> str:
-    number = (milliseconds << _ENTROPY_BITS) | (entropy % (1 << _ENTROPY_BITS))
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def named_uuid(name: str) -> str:
@@ -26,29 +21,30 @@ def iso(seconds: float, timespec: str = "milliseconds") -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec)[:-6] + "Z"
 
 
-class Ids:
-    """Makes identifiers from one seeded source."""
+def job_id() -> str:
+    """A queue item's id."""
+    return secrets.token_hex(8)
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
 
-    def ulid(self, now: float) -> str:
-        """A fresh ULID; `now` in Unix seconds."""
-        return _ulid(int(now * 1000), self._rng.getrandbits(_ENTROPY_BITS))
+def ulid(now: float) -> str:
+    """A fresh ULID; `now` in Unix seconds."""
+    return _ulid(int(now * 1000), secrets.randbits(_ENTROPY_BITS))
 
-    def event_ulid(self, seed: str | None, index: int, now: float) -> str:
-        """An event's internal id, the same again for the same request (x-inngest-event-id-seed).
 
-        The SDK sends its retries with the same seed, so a retry whose first try did arrive
-        starts nothing a second time.
-        """
-        milliseconds, _, entropy = (seed or "").partition(",")
-        try:
-            number = int.from_bytes(base64.b64decode(entropy, validate=True))
-            return _ulid(int(milliseconds), number + index)
-        except (binascii.Error, ValueError):
-            return self.ulid(now)
+def event_ulid(seed: str | None, index: int, now: float) -> str:
+    """An event's internal id, the same again for the same request (x-inngest-event-id-seed).
 
-    def job(self) -> str:
-        """A queue item's id."""
-        return f"{self._rng.getrandbits(64):016x}"
+    The SDK sends its retries with the same seed, so a retry whose first try did arrive starts
+    nothing a second time.
+    """
+    milliseconds, _, entropy = (seed or "").partition(",")
+    try:
+        number = int.from_bytes(base64.b64decode(entropy, validate=True))
+        return _ulid(int(milliseconds), number + index)
+    except (binascii.Error, ValueError):
+        return ulid(now)
+
+
+def _ulid(milliseconds: int, entropy: int) -> str:
+    number = (milliseconds << _ENTROPY_BITS) | (entropy % (1 << _ENTROPY_BITS))
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))

@@ -1,4 +1,4 @@
-"""A run, and the queue items and calls that carry it forward."""
+"""A run, and the queue items and calls that bring it forward."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -7,7 +7,6 @@ from app.local.inngest.events import Event
 from app.local.inngest.functions import Function
 from app.local.inngest.ids import ENVIRONMENT_ID, iso
 
-ROOT_STEP = "step"
 # As the REST API spells them.
 Status = Literal["Running", "Completed", "Failed", "Cancelled"]
 
@@ -16,7 +15,7 @@ Status = Literal["Running", "Completed", "Failed", "Cancelled"]
 class Run:
     """One run of one function; all times are Unix seconds.
 
-    `steps` are the memoised results in the order they came, `pending` the steps not yet done.
+    `steps` are the memoised results in the order they came.
     """
 
     id: str
@@ -28,7 +27,6 @@ class Run:
     status: Status = "Running"
     output: Any = None
     steps: dict[str, Any] = field(default_factory=dict)
-    pending: set[str] = field(default_factory=set)
     version: int = -1
     calls: int = 0
 
@@ -38,7 +36,7 @@ class Run:
         return self.ended_at is not None
 
     def as_rest(self) -> dict[str, Any]:
-        """The run as `GET /v1/runs/{id}` answers it."""
+        """The run as the REST API answers it."""
         return {
             "run_id": self.id,
             "run_started_at": iso(self.started_at or self.created_at),
@@ -52,18 +50,17 @@ class Run:
         }
 
     def as_listed(self) -> dict[str, Any]:
-        """The run as the stand-in's own listing shows it."""
+        """The run with what only the stand-in says of it."""
         more = {"function": self.function.id, "event": self.event.body}
         return {**self.as_rest(), **more, "calls": self.calls, "steps": len(self.steps)}
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A queue item: one step of a run, tried until it is answered; attempts count from 0."""
+    """A queue item: the next call of a run, tried until it is answered; attempts count from 0."""
 
     run: Run
     job_id: str
-    step_id: str = ROOT_STEP
     attempt: int = 0
 
 

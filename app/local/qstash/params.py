@@ -1,144 +1,113 @@
-"""What a publish or a schedule may say, checked as strictly as the real service or more."""
+"""What a message or a schedule may say, as strict as the strictest plan of the real service."""
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from croniter import croniter
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from app.local.serving import require_loopback
+from app.local.loopback import is_loopback
+from app.local.shapes import Shape, shaped
 
 MAX_BODY = 1024 * 1024
 MAX_RETRIES = 3
 MAX_DELAY_SECONDS = 7 * 24 * 3600
 MAX_TIMEOUT_SECONDS = 900
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_KNOWN = {
-    *("method", "retries", "callback", "failure-callback", "delay", "not-before", "label"),
-    *("deduplication-id", "content-based-deduplication", "timeout", "flow-control-key"),
-    *("flow-control-value", "cron", "schedule-id", "queue-name", "redact-fields"),
-}
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_FORWARD = ("forward-", "callback-forward-", "failure-callback-forward-")
-
-
-class Refused(ValueError):
-    """What the service answers 400 to."""
-
-
-def named(text: str | None) -> str | None:
-    """What a schedule, a queue or a flow control key may be called, where it is called anything."""
-    if text is not None and not _NAME.fullmatch(text):
-        raise Refused(f"invalid name {text!r}: letters, digits, hyphens, periods and underscores")
-    return text
 
 
 def seconds(text: str) -> int:
-    """A duration such as 10s or 1d2h."""
+    """A duration such as 10s or 1d2h. Raises ValueError."""
     if not re.fullmatch(r"(\d{1,9}[smhd])+", text):
-        raise Refused(f"invalid duration {text!r}")
+        raise ValueError(f"invalid duration {text!r}")
     return sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text))
 
 
-def destination(url: str) -> str:
-    """A URL to call: http or https with a host, and here on loopback only."""
+def _url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise Refused(f"invalid destination url {url!r}: endpoint must be a valid http(s) url")
-    try:
-        require_loopback(parts.hostname)
-        _ = parts.port
-    except ValueError as refused:
-        raise Refused(str(refused)) from None
+        raise ValueError(f"invalid destination url {url!r}: endpoint must be a valid http(s) url")
+    if not is_loopback(parts.hostname):
+        raise ValueError(f"the stand-in calls loopback only, not {parts.hostname!r}")
     return url
 
 
-def cron(text: str) -> str:
-    """A cron line of five fields, UTC."""
-    if len(text.split()) != 5 or not croniter.is_valid(text):
-        raise Refused(f"invalid cron expression {text!r}")
-    return text
+def _whole(text: object) -> object:
+    return int(text) if isinstance(text, str) and re.fullmatch(r"\d{1,12}", text) else text
 
 
-def message(url: str, headers: Mapping[str, str], body: bytes, now: float) -> dict[str, Any]:
-    """A message as it is kept: everything but its id. Raises Refused."""
-    given = {name.lower(): value for name, value in headers.items()}
-    said = {n.removeprefix("upstash-"): v for n, v in given.items() if n.startswith("upstash-")}
-    for name in said:
-        if name not in _KNOWN and not name.startswith(_FORWARD):
-            raise Refused(f"unknown header Upstash-{name}")
+def _cron(line: str) -> str:
+    if len(line.split()) != 5 or not croniter.is_valid(line):
+        raise ValueError(f"invalid cron expression {line!r}")
+    return line
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9._-]+$")]
+Number = Annotated[int, BeforeValidator(_whole)]
+Seconds = Annotated[int, BeforeValidator(lambda text: seconds(str(text)))]
+
+
+class Message(Shape):
+    """A destination, and the `Upstash-…` headers of a message to it."""
+
+    destination: Url
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    retries: Annotated[Number, Field(le=MAX_RETRIES)] = MAX_RETRIES
+    timeout: Annotated[Seconds, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] = MAX_TIMEOUT_SECONDS
+    not_before: Number = 0
+    failure_callback: Url | None = None
+    deduplication_id: str | None = None
+    label: str | None = None
+    flow_control_key: Name | None = None
+    flow_control_value: Annotated[str, Field(pattern="^parallelism=[1-9][0-9]{0,5}$")] | None = None
+
+
+class Schedule(Shape):
+    """The headers that a schedule has and its messages have not; five fields, UTC."""
+
+    schedule_id: Name
+    cron: Annotated[str, AfterValidator(_cron)]
+
+
+def split(headers: Mapping[str, str]) -> dict[str, str]:
+    """The `Upstash-…` headers by the rest of their names, as fields are named."""
+    named = {name.lower().replace("-", "_"): value for name, value in headers.items()}
+    return {n[8:]: value for n, value in named.items() if n.startswith("upstash_")}
+
+
+def message(
+    destination: str, said: Mapping[str, str], kind: str | None, body: bytes, now: float
+) -> dict[str, Any]:
+    """A message as it is kept: everything but its id. Raises ValueError."""
     if len(body) > MAX_BODY:
-        raise Refused(f"message body is larger than {MAX_BODY} bytes")
-    method = said.get("method", "POST")
-    if method not in _METHODS:
-        raise Refused(f"invalid method {method!r}")
-    header = _forwarded("forward-", said)
-    if "content-type" in given:
-        header["Content-Type"] = [given["content-type"]]
-    return {
-        "url": destination(url),
-        "method": method,
-        "header": header,
-        "callbackHeader": _forwarded("callback-forward-", said),
-        "failureCallbackHeader": _forwarded("failure-callback-forward-", said),
+        raise ValueError(f"message body is larger than {MAX_BODY} bytes")
+    checked = shaped(Message, {**said, "destination": destination})
+    if checked.not_before > now + MAX_DELAY_SECONDS:
+        raise ValueError(f"maximum allowed delay is {MAX_DELAY_SECONDS} seconds")
+    if (checked.flow_control_key is None) is not (checked.flow_control_value is None):
+        raise ValueError("flow control takes a key and a value")
+    doc = {
+        "url": checked.destination,
+        "method": checked.method,
+        "header": {} if kind is None else {"Content-Type": [kind]},
         "body64": b64encode(body).decode(),
-        "maxRetries": _number("Retries", said.get("retries"), MAX_RETRIES, MAX_RETRIES),
+        "maxRetries": checked.retries,
         "retried": 0,
         "createdAt": int(now * 1000),
-        "notBefore": int(_due(said, now) * 1000),
-        "callback": _callback(said.get("callback")),
-        "failureCallback": _callback(said.get("failure-callback")),
-        "timeout": _timeout(said.get("timeout")),
-        "queueName": named(said.get("queue-name")),
-        "label": said.get("label"),
-        "deduplicationId": said.get("deduplication-id"),
+        "notBefore": int(max(now, checked.not_before) * 1000),
+        "failureCallback": checked.failure_callback,
+        "timeout": checked.timeout,
+        "label": checked.label,
+        "deduplicationId": checked.deduplication_id,
         "callerIP": "127.0.0.1",
-        **_flow(said),
     }
-
-
-def _forwarded(prefix: str, said: Mapping[str, str]) -> dict[str, list[str]]:
-    return {n[len(prefix) :].title(): [v] for n, v in said.items() if n.startswith(prefix)}
-
-
-def _callback(url: str | None) -> str | None:
-    return None if url is None else destination(url)
-
-
-def _number(name: str, text: str | None, default: int, most: int) -> int:
-    if text is None:
-        return default
-    if not re.fullmatch(r"\d{1,12}", text) or int(text) > most:
-        raise Refused(f"invalid Upstash-{name} {text!r}: must be 0 to {most}")
-    return int(text)
-
-
-def _due(said: Mapping[str, str], now: float) -> float:
-    due = now + (seconds(said["delay"]) if "delay" in said else 0)
-    if "not-before" in said:
-        due = max(now, _number("Not-Before", said["not-before"], 0, 10**12))
-    if due > now + MAX_DELAY_SECONDS:
-        raise Refused(f"maximum allowed delay is {MAX_DELAY_SECONDS} seconds")
-    return due
-
-
-def _timeout(text: str | None) -> int:
-    wanted = MAX_TIMEOUT_SECONDS if text is None else seconds(text)
-    if not 0 < wanted <= MAX_TIMEOUT_SECONDS:
-        raise Refused(f"maximum allowed timeout is {MAX_TIMEOUT_SECONDS} seconds")
-    return wanted
-
-
-def _flow(said: Mapping[str, str]) -> dict[str, Any]:
-    key, value = said.get("flow-control-key"), said.get("flow-control-value")
-    if key is None and value is None:
-        return {}
-    found = re.fullmatch(r"parallelism=([1-9]\d{0,5})", (value or "").strip().lower())
-    if key is None or found is None:
-        raise Refused("flow control takes a key, and here parallelism=N alone")
-    return {"flowControlKey": named(key), "parallelism": int(found[1])}
+    if checked.flow_control_value is not None:
+        doc["flowControlKey"] = checked.flow_control_key
+        doc["parallelism"] = int(checked.flow_control_value.partition("=")[2])
+    return doc

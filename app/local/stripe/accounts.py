@@ -5,7 +5,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from app.local.stripe.errors import no_access
-from app.local.stripe.events import emit
 from app.local.stripe.store import Call, Store
 
 
@@ -15,7 +14,6 @@ class AccountState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str | None = None
-    type: str = "express"
     country: str = "US"
     default_currency: str = "usd"
     email: str | None = None
@@ -32,45 +30,33 @@ class AccountState(BaseModel):
 SHOWN_ELSEWHERE = {"transfers", "disabled_reason", "payout_interval", "instant_payouts"}
 
 
-def place(store: Store, state: AccountState) -> dict[str, Any]:
-    """Creates or overwrites an account; the caller holds the transaction.
+def place(store: Store, state: AccountState) -> str:
+    """Create or overwrite an account; its id. The caller holds the transaction.
 
-    A change of one that was there is told as `account.updated`.
+    A change of one that was there emits `account.updated`.
     """
-    fields = state.model_dump(exclude=SHOWN_ELSEWHERE)
     id_ = state.id or store.new_id("acct")
     known = store.find("account", "", id_)
-    bank = {
-        "id": f"ba_{id_.removeprefix('acct_')}",
-        "object": "bank_account",
-        "available_payout_methods": ["standard", *(["instant"] if state.instant_payouts else [])],
-        "currency": state.default_currency,
-    }
-    account = fields | {
+    methods = ["standard", *(["instant"] if state.instant_payouts else [])]
+    bank = {"object": "bank_account", "available_payout_methods": methods}
+    account = state.model_dump(exclude=SHOWN_ELSEWHERE) | {
         "id": id_,
         "object": "account",
         "capabilities": {"transfers": state.transfers} if state.transfers else {},
         "created": known["created"] if known else store.now(),
-        "details_submitted": state.payouts_enabled,
-        "external_accounts": {
-            "object": "list",
-            "url": f"/v1/accounts/{id_}/external_accounts",
-            "has_more": False,
-            "data": [bank],
-        },
-        "requirements": {
-            "disabled_reason": state.disabled_reason,
-            **{name: [] for name in ("currently_due", "errors", "eventually_due", "past_due")},
-        },
-        "settings": {"payouts": {"schedule": {"delay_days": 2, "interval": state.payout_interval}}},
+        "external_accounts": {"object": "list", "has_more": False, "data": [bank]},
+        "requirements": {"disabled_reason": state.disabled_reason},
+        "settings": {"payouts": {"schedule": {"interval": state.payout_interval}}},
     }
     before = {name: old for name, old in (known or {}).items() if account[name] != old}
     if before:
-        emit(store, "account.updated", account, account=id_, before=before)
-    return store.put("", account)
+        store.emit("account.updated", account, account=id_, before=before)
+    store.put("", account)
+    return id_
 
 
 def retrieve(call: Call) -> dict[str, Any]:
+    """The account that the path names."""
     account = call.store.find("account", "", call.ids[0])
     if account is None:
         raise no_access(call.api_key, call.ids[0])

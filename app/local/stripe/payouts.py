@@ -3,56 +3,46 @@
 from typing import Any
 
 from app.local.stripe.errors import ApiError, refusal
-from app.local.stripe.events import emit
-from app.local.stripe.money import moved, retrieve
+from app.local.stripe.money import retrieve, withdrawn
 from app.local.stripe.store import Call, Store
 
 INSTANT_SECONDS = 30 * 60
 
 
 def create(call: Call) -> dict[str, Any]:
-    """Takes money from the owner's balance to its bank, which settles later, or fails as told.
+    """Take money from the owner's balance to its bank, which settles later.
 
     Refused with payouts_not_allowed, instant_payouts_unsupported and balance_insufficient.
     """
-    store = call.store
-    method = call.params.get("method", "standard")
+    store, method = call.store, call.params["method"]
     account = store.find("account", "", call.owner)
-    if account is not None and not account["payouts_enabled"]:
-        raise refusal("payouts_not_allowed")
-    if account is not None and method == "instant":
+    if account is not None:
+        if not account["payouts_enabled"]:
+            raise refusal("payouts_not_allowed")
         (bank,) = account["external_accounts"]["data"]
         if method not in bank["available_payout_methods"]:
             raise refusal("instant_payouts_unsupported")
     seconds = store.settle_seconds
     if method == "instant":
         seconds = min(seconds, INSTANT_SECONDS)
-    base = moved(call, "payout", "po")
+    base = withdrawn(call, "payout", "po")
     made = base | {
         "arrival_date": base["created"] + seconds,
-        "automatic": False,
-        "destination": call.params.get("destination") or store.new_id("ba"),
-        "failure_balance_transaction": None,
         "failure_code": None,
-        "failure_message": None,
         "method": method,
-        "statement_descriptor": call.params.get("statement_descriptor"),
         "status": "pending",
-        "type": "bank_account",
     }
-    ends = {"bank_fails": ["failed"], "bank_turns": ["paid", "failed"]}
-    stages = ["in_transit", *(ends[call.fate.kind] if call.fate else ["paid"])]
+    ends, code = call.luck.ends(call.target)
     waits = (seconds // 2, seconds, 2 * seconds)
-    for wait, status in zip(waits, stages, strict=False):
-        code = (call.fate and call.fate.code) or "account_closed"
+    for wait, status in zip(waits, ["in_transit", *ends], strict=False):
         due = base["created"] + wait
         store.plan(due, call.owner, made["id"], status, code if status == "failed" else None)
-    emit(store, "payout.created", made, account=call.owner)
+    store.emit("payout.created", made, account=call.owner)
     return store.put(call.owner, made)
 
 
 def cancel(call: Call) -> dict[str, Any]:
-    """Gives the money back, as long as the bank has not got it."""
+    """Give the money back, as long as the bank has not got it."""
     payout = retrieve(call)
     if payout["status"] != "pending":
         message = f"Payouts can only be canceled while pending; this one is {payout['status']}."
@@ -61,7 +51,7 @@ def cancel(call: Call) -> dict[str, Any]:
 
 
 def settle(store: Store) -> None:
-    """Moves on the payouts whose time has come by the stand-in's clock."""
+    """Advance the payouts whose time has come by the stand-in's clock."""
     if not store.is_due():
         return
     with store.transaction():
@@ -69,7 +59,6 @@ def settle(store: Store) -> None:
             payout = store.find("payout", owner, id_)
             if payout is not None and payout["status"] != "canceled":
                 payout["failure_code"] = code
-                payout["failure_message"] = code and f"The bank refused the payout: {code}."
                 _became(store, owner, payout, status, due)
 
 
@@ -78,8 +67,7 @@ def _became(
 ) -> dict[str, Any]:
     payout["status"] = status
     if status in ("failed", "canceled"):
-        payout["failure_balance_transaction"] = store.new_id("txn")
         store.move(owner, payout["currency"], payout["amount"])
     kind = "updated" if status == "in_transit" else status
-    emit(store, f"payout.{kind}", payout, account=owner, at=at)
+    store.emit(f"payout.{kind}", payout, account=owner, at=at)
     return store.put(owner, payout)

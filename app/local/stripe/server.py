@@ -1,88 +1,133 @@
-"""The WSGI app: authorises, routes, keeps idempotency keys, and fails where it is told to."""
+"""The WSGI app: authorises, routes, keeps idempotency keys, and fails where it is to fail."""
 
 import hashlib
 import json
 import re
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import drop_connection
-from app.local.stripe import admin, faults, payouts, routes
+from app.local.standin import StandIn
+from app.local.stripe import accounts, admin, money, params, payouts
 from app.local.stripe.errors import ApiError, masked, no_access, refusal
-from app.local.stripe.forms import nested
-from app.local.stripe.limits import Limiter
-from app.local.stripe.params import checked
-from app.local.stripe.store import Call, Result, Store
+from app.local.stripe.luck import GOOD_LUCK, HangUp, Luck, Target
+from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store
 from app.local.stripe.webhooks import Sender
 from app.switchyard.clock import Clock, utcnow
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-DOOR, WORK, EXIT, BANK = (
-    frozenset(get_args(kinds)) for kinds in (faults.Door, faults.Work, faults.Exit, faults.Bank)
-)
+OWN = "/_standin/"
 
 
-class _HangUpError(Exception):
-    """The connection is to be closed without an answer."""
+class Route(NamedTuple):
+    """One operation and the parameters that it takes."""
+
+    method: str
+    path: str
+    form: type[params.Form]
+    run: Callable[[Call], dict[str, Any]]
 
 
-class StripeStandIn:
+def _listing(kind: str) -> Callable[[Call], dict[str, Any]]:
+    """The list of a kind; accounts are the platform's, whoever asks."""
+
+    def run(call: Call) -> dict[str, Any]:
+        return call.store.page(kind, "" if kind == "account" else call.owner, call.params)
+
+    return run
+
+
+ID = "/([^/]+)"
+ROUTES = [
+    Route("GET", "/v1/accounts", params.Page, _listing("account")),
+    Route("GET", f"/v1/accounts{ID}", params.Form, accounts.retrieve),
+    Route("GET", "/v1/balance", params.Form, money.balance),
+    Route("POST", "/v1/transfers", params.Transfer, money.transfer),
+    Route("GET", "/v1/transfers", params.Transfers, _listing("transfer")),
+    Route("GET", f"/v1/transfers{ID}", params.Form, money.retrieve),
+    Route("POST", f"/v1/transfers{ID}/reversals", params.Reversal, money.reverse),
+    Route("POST", "/v1/payouts", params.Payout, payouts.create),
+    Route("GET", "/v1/payouts", params.Payouts, _listing("payout")),
+    Route("GET", f"/v1/payouts{ID}", params.Form, money.retrieve),
+    Route("POST", f"/v1/payouts{ID}/cancel", params.Form, payouts.cancel),
+    Route("GET", "/v1/events", params.Page, _listing("event")),
+]
+
+
+def _route(method: str, path: str) -> tuple[Route, tuple[str, ...]]:
+    """The route and the ids in its path. Raises ApiError (404)."""
+    for route in ROUTES:
+        if route.method == method and (match := re.fullmatch(route.path, path)):
+            return route, match.groups()
+    raise ApiError(404, f"Unrecognized request URL ({method}: {path}).")
+
+
+class StripeStandIn(StandIn):
     """Stripe's API and, under `/_standin/`, its own. `clock` gives the time in UTC.
 
     Without `api_key` any test key is let in. `data` is an SQLite file; without it the state ends
-    with the process. At most `rate_limit` calls are let in within any second of `timer`; a bank
-    takes `settle_seconds`, by default two days.
+    with the process. A bank takes `settle_seconds`, by the clock.
     """
+
+    form_path = "/v1/"
 
     def __init__(
         self,
         *,
         api_key: str | None = None,
         data: Path | None = None,
-        seed: int = 0,
         clock: Clock = utcnow,
-        settle_seconds: int | None = None,
-        rate_limit: int | None = None,
-        timer: Callable[[], float] = time.monotonic,
+        settle_seconds: int = SETTLE_SECONDS,
+        luck: Luck = GOOD_LUCK,
     ) -> None:
+        super().__init__()
+        self.store = Store(data, clock=clock, settle_seconds=settle_seconds)
+        self.sender = Sender(self.store, luck)
         self._api_key = api_key
-        self._store = Store(data, seed=seed, clock=clock, settle_seconds=settle_seconds)
-        self._faults = faults.Faults(seed)
-        self._limiter = Limiter(rate_limit, timer)
-        self.sender = Sender(self._store, self._faults)
-        self._admin = admin.Admin(self._store, self._faults, self._limiter, self.sender)
+        self._luck = luck
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def close(self) -> None:
-        """Lets go of held requests, stops delivering and closes the data file."""
-        self._faults.clear()
-        self.sender.close()
-        self._store.close()
+    def app(self) -> "WSGIApplication":
+        """The API and the stand-in's own routes."""
+        return self._respond
 
-    def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+    def close(self) -> None:
+        """Stop delivering and close the data file."""
+        self.sender.close()
+        self.store.close()
+
+    def admin(self, route: str, body: bytes) -> Any:
+        """The answer of one of the stand-in's own routes. Raises ValueError or LookupError."""
+        return admin.answer(self.store, route, body)
+
+    def _respond(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         request = Request(environ)
-        payouts.settle(self._store)
-        if request.path.startswith("/_standin/"):
-            return self._admin.answer(request)(environ, start)
+        payouts.settle(self.store)
         headers = {"Request-Id": f"req_{uuid.uuid4().hex[:14]}"}
         for name in ("Stripe-Version", "Idempotency-Key", "Stripe-Account"):
             if name in request.headers:
                 headers[name] = request.headers[name]
         try:
-            body, status = self._answer(request, headers)
+            if request.path.startswith(OWN):
+                route = f"{request.method} {request.path.removeprefix(OWN)}"
+                body, status = json.dumps(self.admin(route, request.get_data())), 200
+            else:
+                body, status = self._answer(request, headers)
         except ApiError as error:
             body, status = json.dumps(error.body), error.status
             headers.update(error.headers)
-        except _HangUpError:
+        except (ValueError, LookupError) as error:
+            body = json.dumps({"error": str(error)})
+            status = 400 if isinstance(error, ValueError) else 404
+        except HangUp:
             drop_connection(environ)
             body, status = "", 500
         response = Response(body, status, headers, content_type="application/json")
@@ -90,93 +135,77 @@ class StripeStandIn:
 
     def _answer(self, request: Request, headers: dict[str, str]) -> tuple[str, int]:
         api_key, owner = self._caller(request)
-        route, ids = routes.find(request.method, request.path)
-        self._limiter.admit(f"{route.method} {route.path}")
+        route, ids = _route(request.method, request.path)
         post = request.method == "POST"
         fields = list((request.form if post else request.args).items(multi=True))
-        call = Call(self._store, api_key, owner, ids, nested(fields))
+        given = params.nested(fields)
         key = request.headers.get("Idempotency-Key", "") if post else ""
-        account = owner or call.params.get("destination")
-        target = faults.Target(request.method, request.path, account, key)
-        if (rule := self._faults.draw(DOOR, target)) is not None:
-            raise _HangUpError if rule.kind == "drop_before" else rule.error()
+        account = owner or given.get("destination")
+        target = Target(request.method, request.path, account, key)
+        self._luck.enter(target)
+        call = Call(self.store, api_key, owner, ids, given, target, self._luck)
         print_ = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
         blank = Result(print_, headers["Request-Id"], 0, "")
-        result = self._once(route, call, target, blank)
+        result = self._once(route, call, blank)
         if result.request_id != blank.request_id:
             headers["Idempotent-Replayed"] = "true"
             headers["Original-Request"] = result.request_id
-        if (rule := self._faults.draw(EXIT, target)) is not None:
-            self._faults.hold(rule.seconds)
-            raise _HangUpError
+        self._luck.leave(target)
         return result.body, result.status
 
     def _caller(self, request: Request) -> tuple[str, str]:
         """The key and the account acted for. Raises ApiError: 401, or 403 for the account."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not key:
-            message = "You did not provide an API key. You need to provide your API key in the "
-            raise ApiError(401, message + "Authorization header, using Bearer auth.")
+            raise ApiError(401, "You did not provide an API key.")
         # Without a key of its own it still refuses live ones, which have no business here.
         if key != self._api_key if self._api_key else not re.match("[sr]k_test_", key):
             raise ApiError(401, f"Invalid API Key provided: {masked(key)}")
         account = request.headers.get("Stripe-Account", "")
-        if account and self._store.find("account", "", account) is None:
+        if account and self.store.find("account", "", account) is None:
             raise no_access(key, account)
         return key, account
 
-    def _once(
-        self, route: routes.Route, call: Call, target: faults.Target, blank: Result
-    ) -> Result:
+    def _once(self, route: Route, call: Call, blank: Result) -> Result:
         """The request's result, executed unless its key has one stored."""
-        if not target.key:
-            return self._executed(route, call, target, blank)
-        if len(target.key) > 255:
+        key = call.target.key
+        if not key:
+            return self._executed(route, call, blank)
+        if len(key) > 255:
             raise ApiError(400, "Idempotency keys may have at most 255 characters.")
-        flight = (call.owner, target.key)
+        flight = (call.owner, key)
         with self._lock:
             if flight in self._in_flight:
                 raise refusal("idempotency_key_in_use", 409)
             self._in_flight.add(flight)
         try:
-            stored = self._store.result(*flight)
+            stored = self.store.result(*flight)
             if stored is None:
-                return self._executed(route, call, target, blank)
+                return self._executed(route, call, blank)
         finally:
             with self._lock:
                 self._in_flight.discard(flight)
         if stored.fingerprint != blank.fingerprint:
-            message = "Keys for idempotent requests can only be used with the same parameters they "
-            message += f"were first used with. Try using a key other than '{target.key}' if you "
-            message += "meant to execute a different request."
+            message = "Keys for idempotent requests can only be used with the same parameters."
             raise ApiError(400, message, kind="idempotency_error")
         return stored
 
-    def _executed(
-        self, route: routes.Route, call: Call, target: faults.Target, blank: Result
-    ) -> Result:
-        """Executes; the effect and its result are one commit. Raises ApiError if invalid."""
-        call = call._replace(params=checked(route.params, call.params))
-        if route.run is payouts.create:
-            call = call._replace(fate=self._faults.draw(BANK, target))
-        rule = self._faults.draw(WORK, target)
-        if rule is not None and rule.kind == "slow":
-            self._faults.hold(rule.seconds)
-            rule = None
+    def _executed(self, route: Route, call: Call, blank: Result) -> Result:
+        """Execute; the effect and its result are one commit. Raises ApiError if invalid."""
+        call = call._replace(params=params.checked(route.form, call.params))
         try:
-            with self._store.transaction():
-                if rule is not None and rule.kind != "500_after":
-                    raise rule.error()
+            failure = self._luck.execute(call.target)
+            with self.store.transaction():
                 result = blank._replace(status=200, body=json.dumps(route.run(call)))
-                if rule is not None:
-                    result = _told(blank, rule.error())
-                self._store.remember(call.owner, target.key, result)
+                if failure is not None:
+                    result = _refused(blank, failure)
+                self.store.remember(call.owner, call.target.key, result)
         except ApiError as error:
-            result = _told(blank, error)
-            with self._store.transaction():
-                self._store.remember(call.owner, target.key, result)
+            result = _refused(blank, error)
+            with self.store.transaction():
+                self.store.remember(call.owner, call.target.key, result)
         return result
 
 
-def _told(blank: Result, error: ApiError) -> Result:
+def _refused(blank: Result, error: ApiError) -> Result:
     return blank._replace(status=error.status, body=json.dumps(error.body))

@@ -7,29 +7,28 @@ import string
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.local.stripe.errors import ApiError, missing
-from app.local.stripe.faults import Rule
+import stripe
+
+from app.local.stripe.errors import missing
+from app.local.stripe.luck import Luck, Target
 from app.switchyard.clock import Clock
 
+_ALPHABET = string.ascii_letters + string.digits
 KEY_LIFE_SECONDS = 24 * 3600
 SETTLE_SECONDS = 2 * 24 * 3600
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;
 CREATE TABLE IF NOT EXISTS objects (seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,
     kind TEXT NOT NULL, owner TEXT NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_kind ON objects (kind, owner, seq);
 CREATE INDEX IF NOT EXISTS by_group
     ON objects (kind, owner, json_extract(body, '$.transfer_group'), seq);
-CREATE INDEX IF NOT EXISTS by_destination
-    ON objects (kind, owner, json_extract(body, '$.destination'), seq);
-CREATE TABLE IF NOT EXISTS balances (
-    owner TEXT, currency TEXT, amount INTEGER NOT NULL, PRIMARY KEY (owner, currency));
-CREATE TABLE IF NOT EXISTS arrivals (
-    owner TEXT NOT NULL, currency TEXT NOT NULL, amount INTEGER NOT NULL, due INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS by_owner ON arrivals (owner);
+CREATE TABLE IF NOT EXISTS funds (owner TEXT, currency TEXT, due INTEGER, amount INTEGER NOT NULL,
+    PRIMARY KEY (owner, currency, due));
 CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
     fingerprint TEXT, request_id TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
 CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
@@ -39,15 +38,6 @@ CREATE INDEX IF NOT EXISTS by_due ON plans (due);
 CREATE INDEX IF NOT EXISTS undelivered ON objects (seq)
     WHERE kind = 'event' AND json_extract(body, '$.pending_webhooks') > 0;
 """
-FUNDS = {
-    False: "SELECT owner, currency, amount FROM balances UNION ALL"
-    " SELECT owner, currency, amount FROM arrivals WHERE due <= ?",
-    True: "SELECT owner, currency, amount FROM arrivals WHERE due > ?",
-}
-"""By whether it is still pending."""
-COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-UNKEPT = ("ending_before", "types", "delivery_success")
-"""Parameters of lists that Stripe has and this stand-in has not."""
 
 
 class Result(NamedTuple):
@@ -62,42 +52,39 @@ class Result(NamedTuple):
 class Store:
     """One SQLite connection behind one lock; `owner` is an account's id, or "" the platform.
 
-    Without `path` everything is in memory. Time is `clock` plus what the admin route added to it.
+    Without `path` everything is in memory.
     """
 
-    def __init__(
-        self, path: Path | None, *, seed: int, clock: Clock, settle_seconds: int | None
-    ) -> None:
+    def __init__(self, path: Path | None, *, clock: Clock, settle_seconds: int) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(
             path or ":memory:", check_same_thread=False, isolation_level=None
         )
         # A commit then survives the process's death, if not the machine's.
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
-        self._seed = seed
+        self._db.executescript(SCHEMA)
         self._clock = clock
-        meta = dict(self._rows("SELECT name, value FROM meta"))
-        self._ids: int = meta.get("ids", 0)
-        self._ahead: int = meta.get("ahead", 0)
-        known: int = meta.get("settle", SETTLE_SECONDS)
-        self.settle_seconds = known if settle_seconds is None else settle_seconds
+        self._random = random.Random(0) if path is None else random.SystemRandom()
+        self.settle_seconds = settle_seconds
         """How long a bank takes, by the stand-in's clock."""
         self.listened_to: Sequence[str] = ()
         """The types of new events to be delivered, as globs."""
 
     def close(self) -> None:
+        """Release the file."""
         with self._lock:
             self._db.close()
 
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, one writer at a time; one commit."""
+        """All or nothing, one writer at a time."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                sql = "INSERT OR REPLACE INTO meta VALUES ('ids', ?), ('ahead', ?), ('settle', ?)"
-                self._db.execute(sql, (self._ids, self._ahead, self.settle_seconds))
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -105,28 +92,23 @@ class Store:
 
     def now(self) -> int:
         """Seconds since 1970, UTC, by the stand-in's clock."""
-        return int(self._clock().timestamp()) + self._ahead
-
-    def advance(self, seconds: int) -> None:
-        with self.transaction():
-            self._ahead += seconds
+        return int(self._clock().timestamp())
 
     def new_id(self, prefix: str) -> str:
-        """An id made from the seed and a stored count: the same seed gives the same ids."""
-        self._ids += 1
-        chance = random.Random(f"{self._seed}:{self._ids}")
-        return f"{prefix}_{''.join(chance.choices(string.ascii_letters + string.digits, k=24))}"
+        """An id as Stripe makes them; without a file the same calls get the same ids."""
+        return f"{prefix}_{''.join(self._random.choices(_ALPHABET, k=24))}"
 
     def put(self, owner: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Inserts or overwrites the object `body["id"]`, of kind `body["object"]`."""
-        self._db.execute(
+        """Insert or overwrite the object `body["id"]`, of kind `body["object"]`."""
+        self._rows(
             "INSERT INTO objects (id, kind, owner, body) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-            (body["id"], body["object"], owner, json.dumps(body)),
+            *(body["id"], body["object"], owner, json.dumps(body)),
         )
         return body
 
     def find(self, kind: str, owner: str, id_: str) -> dict[str, Any] | None:
+        """The object, or None where its owner has none such."""
         sql = "SELECT body FROM objects WHERE id = ? AND kind = ? AND owner = ?"
         return next((json.loads(body) for (body,) in self._rows(sql, id_, kind, owner)), None)
 
@@ -135,55 +117,70 @@ class Store:
         rows = self._rows("SELECT body FROM objects WHERE kind = ? ORDER BY seq", kind)
         return [json.loads(body) for (body,) in rows]
 
-    def page(self, kind: str, owner: str, url: str, query: dict[str, Any]) -> dict[str, Any]:
-        """A list object, newest first; `query` is the request's, its filters named as fields."""
-        query = dict(query)
-        limit = query.pop("limit", 10)
+    def page(self, kind: str, owner: str, query: dict[str, Any]) -> dict[str, Any]:
+        """A list object, newest first; `query` has the request's parameters."""
         where, values = "kind = ? AND owner = ?", [kind, owner]
-        for name in UNKEPT:
-            if name in query:
-                raise ApiError(400, f"This stand-in does not know {name}.", param=name)
-        if (id_ := query.pop("starting_after", None)) is not None:
+        if (id_ := query["starting_after"]) is not None:
             sql = "SELECT seq FROM objects WHERE id = ? AND kind = ? AND owner = ?"
             rows = self._rows(sql, id_, kind, owner)
             if not rows:
-                raise missing(kind, id_, "starting_after", status=400)
-            where += " AND seq < ?"
-            values.append(rows[0][0])
-        for field, wanted in query.items():
-            for name, bound in (wanted if isinstance(wanted, dict) else {"": wanted}).items():
-                where += f" AND json_extract(body, '$.{field}') {COMPARISONS.get(name, '=')} ?"
-                values.append(bound)
+                raise missing(kind, id_, "starting_after")
+            where, values = f"{where} AND seq < ?", [*values, rows[0][0]]
+        if (group := query.get("transfer_group")) is not None:
+            where += " AND json_extract(body, '$.transfer_group') = ?"
+            values.append(group)
+        if (created := query.get("created")) is not None:
+            where += " AND json_extract(body, '$.created') >= ?"
+            values.append(created["gte"])
+        limit = query["limit"]
         sql = f"SELECT body FROM objects WHERE {where} ORDER BY seq DESC LIMIT {limit + 1}"
         rows = self._rows(sql, *values)
         data = [json.loads(body) for (body,) in rows[:limit]]
-        return {"object": "list", "url": url, "has_more": len(rows) > limit, "data": data}
-
-    def balances(self) -> dict[str, dict[str, int]]:
-        """Available minor units by owner and currency."""
-        sql = f"SELECT owner, currency, SUM(amount) FROM ({FUNDS[False]}) GROUP BY owner, currency"
-        found: dict[str, dict[str, int]] = {}
-        for owner, currency, amount in self._rows(sql, self.now()):
-            found.setdefault(owner, {})[currency] = amount
-        return found
+        return {
+            "object": "list",
+            "url": f"/v1/{kind}s",
+            "has_more": len(rows) > limit,
+            "data": data,
+        }
 
     def balance(self, owner: str, *, pending: bool = False) -> dict[str, int]:
         """Minor units by currency: those available, or those still pending."""
-        sql = f"SELECT currency, SUM(amount) FROM ({FUNDS[pending]}) WHERE owner = ?"
-        return dict(self._rows(f"{sql} GROUP BY currency", self.now(), owner))
+        sql = "SELECT currency, SUM(amount) FROM funds WHERE owner = ? AND (due > ?) = ?"
+        return dict(self._rows(f"{sql} GROUP BY currency", owner, self.now(), pending))
 
-    def move(self, owner: str, currency: str, amount: int) -> None:
-        """Adds `amount` minor units, which may be negative, to a balance."""
-        self._db.execute(
-            "INSERT INTO balances VALUES (?, ?, ?)"
-            " ON CONFLICT (owner, currency) DO UPDATE SET amount = amount + excluded.amount",
-            (owner, currency, amount),
+    def move(self, owner: str, currency: str, amount: int, due: int = 0) -> None:
+        """Add `amount` minor units, which may be negative, to a balance; available at `due`."""
+        self._rows(
+            "INSERT INTO funds VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (owner, currency, due) DO UPDATE SET amount = amount + excluded.amount",
+            *(owner, currency, due, amount),
         )
 
-    def expect(self, owner: str, currency: str, amount: int, due: int) -> None:
-        """Adds `amount` minor units that are available once the clock reaches `due`."""
-        sql = "INSERT INTO arrivals (owner, currency, amount, due) VALUES (?, ?, ?, ?)"
-        self._db.execute(sql, (owner, currency, amount, due))
+    def emit(
+        self,
+        kind: str,
+        body: dict[str, Any],
+        *,
+        account: str,
+        at: int | None = None,
+        before: dict[str, Any] | None = None,
+    ) -> None:
+        """Record an event of type `kind` about the object `body`, in the caller's transaction.
+
+        `account` is the connected account it happened on, or "" the platform; `before` what
+        attributes were.
+        """
+        event = {
+            "id": self.new_id("evt"),
+            "object": "event",
+            "api_version": stripe.api_version,
+            "created": self.now() if at is None else at,
+            "data": {"object": body} | ({"previous_attributes": before} if before else {}),
+            "livemode": False,
+            "pending_webhooks": int(any(fnmatchcase(kind, one) for one in self.listened_to)),
+            "type": kind,
+        }
+        self.put(account, event | ({"account": account} if account else {}))
 
     def undelivered(self, after: int) -> list[tuple[int, str]]:
         """Events still to be delivered, in their order, past the place `after`: place and body."""
@@ -194,9 +191,9 @@ class Store:
         )
 
     def plan(self, due: int, owner: str, payout: str, status: str, code: str | None) -> None:
-        """Has a payout change its status once the clock reaches `due`."""
+        """Have a payout change its status once the clock reaches `due`."""
         sql = "INSERT INTO plans (due, owner, payout, status, code) VALUES (?, ?, ?, ?, ?)"
-        self._db.execute(sql, (due, owner, payout, status, code))
+        self._rows(sql, due, owner, payout, status, code)
 
     def is_due(self) -> bool:
         """Whether a planned change's time has come."""
@@ -217,17 +214,14 @@ class Store:
         return Result(*rows[0]) if rows else None
 
     def remember(self, owner: str, key: str, result: Result) -> None:
-        """Stores a key's result, where there is a key, and prunes those 24 h old."""
+        """Store a key's result, where there is a key, and prune those 24 h old."""
         if not key:
             return
         now = self.now()
-        self._db.execute("DELETE FROM results WHERE stored_at <= ?", (now - KEY_LIFE_SECONDS,))
-        sql = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)"
-        self._db.execute(sql, (owner, key, now, *result))
-
-    def _rows(self, sql: str, *values: object) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
+        self._rows("DELETE FROM results WHERE stored_at <= ?", now - KEY_LIFE_SECONDS)
+        self._rows(
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)", owner, key, now, *result
+        )
 
 
 class Call(NamedTuple):
@@ -238,5 +232,5 @@ class Call(NamedTuple):
     owner: str
     ids: tuple[str, ...]
     params: dict[str, Any]
-    fate: Rule | None = None
-    """What the bank is told to do with a new payout."""
+    target: Target
+    luck: Luck

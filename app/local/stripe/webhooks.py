@@ -1,4 +1,4 @@
-"""Delivering events, signed as Stripe signs, until answered 2xx; doubled or late on demand."""
+"""Delivering events, signed as Stripe signs, until answered 2xx."""
 
 import hmac
 import json
@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-from app.local.serving import require_loopback
-from app.local.stripe.faults import Faults, Target
+from app.local.loopback import is_loopback
+from app.local.stripe.luck import Luck, Target
 from app.local.stripe.payouts import settle
 from app.local.stripe.store import Store
 
@@ -37,11 +37,11 @@ class _Delivery(NamedTuple):
 
 
 class Sender:
-    """Sends events one at a time, in their order unless a rule keeps one back."""
+    """Sends events one at a time, in their order."""
 
-    def __init__(self, store: Store, faults: Faults) -> None:
+    def __init__(self, store: Store, luck: Luck) -> None:
         self._store = store
-        self._faults = faults
+        self._luck = luck
         self._endpoint = ("", "")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,14 +50,14 @@ class Sender:
         self._seen = 0
 
     def aim(self, url: str, secret: str, events: Sequence[str] = ("*",)) -> None:
-        """Has events from now on delivered to `url`, which is on this machine (else ValueError).
+        """Have events from now on delivered to `url`, which is on this machine (else ValueError).
 
         They are signed with `secret` (`whsec_…`) at each try, by the stand-in's clock. `events`
         are the types wanted, as globs.
         """
-        if not url.startswith("http://"):
-            raise ValueError("a webhook's URL starts with http://")
-        require_loopback(urlsplit(url).hostname or "")
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not is_loopback(parts.hostname):
+            raise ValueError("a webhook's URL is http:// on loopback")
         self._endpoint = (url, secret)
         self._store.listened_to = tuple(events)
         if self._thread is None:
@@ -65,7 +65,7 @@ class Sender:
             self._thread.start()
 
     def close(self) -> None:
-        """Waits for the delivery under way, and ends."""
+        """Wait for the delivery under way, and end."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -87,10 +87,8 @@ class Sender:
             event = json.loads(text)
             paid = event.get("account") or event["data"]["object"].get("destination")
             target = Target("POST", event["type"], paid, event["id"])
-            late = self._faults.draw(frozenset({"webhook_late"}), target)
-            due = time.monotonic() + (late.seconds if late else 0)
-            double = self._faults.draw(frozenset({"webhook_double"}), target)
-            for _ in range(2 if double else 1):
+            for delay in self._luck.delays(target):
+                due = time.monotonic() + delay
                 heappush(self._queue, _Delivery(due, next(self._numbers), 0, event))
 
     def _send(self, session: requests.Session, it: _Delivery) -> None:

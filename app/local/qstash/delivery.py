@@ -1,0 +1,144 @@
+"""Deliveries: signed, one at a time for each message, tried again, and given up in the end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import requests
+
+from app.local.qstash import params
+from app.local.qstash.messages import Messages
+
+MAX_CALLS = 32
+LONGEST_GAP_SECONDS = 86_400.0
+NEVER = 489
+
+
+class Courier:
+    """Calls the destinations of messages that are due. `sign` gives a delivery's signature."""
+
+    def __init__(
+        self, messages: Messages, sign: Callable[[str, bytes], str], gap_scale: float
+    ) -> None:
+        self._messages, self._store, self._clock = messages, messages.store, messages.clock
+        self._sign = sign
+        self._gap_scale = gap_scale
+        self._busy: dict[int, str | None] = {}
+        """Deliveries under way, and their flow control keys."""
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(MAX_CALLS)
+        self._sessions = threading.local()
+        self._closed = False
+
+    def close(self) -> None:
+        """Wait for what is under way; its outcome is lost, as in a crash."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def send_due(self, now: float) -> None:
+        """Begin the deliveries that are due, as far as flow control lets them."""
+        with self._lock:
+            busy = dict(self._busy)
+        flows = Counter(busy.values())
+        for row in self._store.due(now):
+            if len(busy) >= MAX_CALLS:
+                return
+            seq, doc = row["seq"], json.loads(row["doc"])
+            flow = doc.get("flowControlKey")
+            if seq in busy or (flow is not None and flows[flow] >= doc["parallelism"]):
+                continue
+            busy[seq] = flow
+            flows[flow] += 1
+            with self._lock:
+                self._busy[seq] = flow
+            self._pool.submit(self._deliver, seq, doc)
+
+    def _deliver(self, seq: int, doc: dict[str, Any]) -> None:
+        try:
+            answer = self._call(doc)
+            if not self._closed:
+                self._settle(seq, doc, answer)
+        finally:
+            with self._lock:
+                self._busy.pop(seq, None)
+
+    def _call(self, doc: dict[str, Any]) -> requests.Response:
+        """The destination's answer; one of status 0 where it gave none."""
+        body = base64.b64decode(doc["body64"])
+        headers = {name: ", ".join(values) for name, values in doc["header"].items()}
+        headers |= {
+            "User-Agent": "Upstash-QStash",
+            "Upstash-Signature": self._sign(doc["url"], body),
+            "Upstash-Message-Id": doc["messageId"],
+            "Upstash-Retried": str(doc["retried"]),
+            "Upstash-Caller-Ip": doc["callerIP"],
+        }
+        if doc.get("scheduleId"):
+            headers["Upstash-Schedule-Id"] = doc["scheduleId"]
+        if not hasattr(self._sessions, "http"):
+            self._sessions.http = requests.Session()
+            self._sessions.http.trust_env = False
+        try:
+            answer: requests.Response = self._sessions.http.request(
+                *(doc["method"], doc["url"]),
+                data=body,
+                headers=headers,
+                timeout=(5, doc["timeout"]),
+                allow_redirects=False,
+            )
+        except requests.RequestException as failure:
+            answer = requests.Response()
+            answer.status_code, answer._content = 0, type(failure).__name__.encode()
+        return answer
+
+    def _settle(self, seq: int, doc: dict[str, Any], answer: requests.Response) -> None:
+        now, status = self._clock(), answer.status_code
+        never = status == NEVER and answer.headers.get("Upstash-NonRetryable-Error") == "true"
+        if 200 <= status < 300:
+            self._store.remove(seq)
+        elif not never and doc["retried"] < doc["maxRetries"]:
+            doc["retried"] += 1
+            gap = min(LONGEST_GAP_SECONDS, math.exp(2.5 * doc["retried"])) * self._gap_scale
+            wait = _retry_after(answer.headers.get("Retry-After", ""))
+            self._store.move(seq, doc, now + (gap if wait is None else wait))
+        else:
+            outcome = {
+                "responseStatus": status,
+                "responseHeader": {name: [value] for name, value in answer.headers.items()},
+                "responseBody": answer.content.decode(errors="replace"),
+                "dlqId": f"{int(now * 1000)}-{seq}",
+            }
+            self._store.move(seq, {**doc, **outcome}, now, dead=True)
+            if doc.get("failureCallback"):
+                self._report({**doc, **outcome})
+
+    def _report(self, dead: dict[str, Any]) -> None:
+        """Publish the failure callback, worded as the service words it."""
+        names = ("retried", "maxRetries", "dlqId", "url", "method", "scheduleId", "callerIP")
+        body = {n: dead[n] for n in (*names, "createdAt", "notBefore") if dead.get(n) is not None}
+        body |= {
+            "status": dead["responseStatus"],
+            "header": dead["responseHeader"],
+            "body": base64.b64encode(dead["responseBody"].encode()).decode(),
+            "sourceMessageId": dead["messageId"],
+            "sourceHeader": dead["header"],
+            "sourceBody": dead["body64"],
+        }
+        retries = {"retries": str(dead["maxRetries"])}
+        raw, kind = json.dumps(body).encode(), "application/json"
+        callback = params.message(dead["failureCallback"], retries, kind, raw, self._clock())
+        self._messages.accept(callback)
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds until the next attempt, where the answer asks for a sane number of them."""
+    wait = float(header) if re.fullmatch(r"\d{1,9}", header) else -1.0
+    return wait if 0 <= wait <= LONGEST_GAP_SECONDS else None

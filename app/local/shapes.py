@@ -1,0 +1,45 @@
+"""What somebody may send, in words that name the first thing wrong with it."""
+
+import json
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Shape(BaseModel):
+    """What somebody may send: nothing more, and no type but the right one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Shaped = TypeVar("Shaped", bound=Shape)
+
+
+def shaped(shape: type[Shaped], value: Any) -> Shaped:
+    """The value as that shape; raises ValueError, naming the first place that does not fit."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        # Whether the real server knows the key or not.
+        unknown = first["type"] == "extra_forbidden"
+        reason = "the stand-in does not do this" if unknown else first["msg"]
+        raise ValueError(f"{where}: {reason}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def loads(raw: bytes | str) -> Any:
+    """JSON as servers read it: NaN and Infinity, which Python writes and reads, are refused."""
+    return json.loads(raw, parse_constant=_refuse_constant)
+
+
+def dumps(value: object) -> bytes:
+    """Compact UTF-8 JSON; like Go it replaces a lone surrogate, which UTF-8 cannot carry."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="replace")

@@ -1,0 +1,148 @@
+"""The stand-ins as tests use them: with bad days on demand, and a clock that can be set ahead.
+
+`python -m tests.support.standins --port P --data FILE` is a QStash that has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import Field
+
+from app.local.inngest import standin as inngest
+from app.local.qstash import standin as qstash
+from app.local.standin import serve_until_stopped
+from app.local.stripe.admin import Body
+from app.local.stripe.server import StripeStandIn as Stripe
+from app.switchyard.clock import Clock, utcnow
+from app.switchyard.config import LOCAL_QSTASH_TOKEN
+from tests.support.bad_days import BadDays
+from tests.support.stripe_faults import Rule, Rules
+
+MOVED = {
+    "transfers": "transfer",
+    "reversals": "transfer_reversal",
+    "payouts": "payout",
+    "topups": "topup",
+}
+"""Every kind of movement at Stripe, by its name in the audit."""
+
+
+class InngestStandIn(inngest.InngestStandIn):
+    """With faults."""
+
+    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
+        self._days = BadDays(seed)
+        self.fault = self._days.fault
+        super().__init__(*args, **options, luck=self._days)
+
+
+class QStashStandIn(qstash.QStashStandIn):
+    """With faults."""
+
+    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
+        self._days = BadDays(seed)
+        self.fault = self._days.fault
+        super().__init__(*args, **options, luck=self._days)
+
+
+class _NewFaults(Body):
+    rules: list[Rule]
+    seed: int | None = None
+
+
+class _Rate(Body):
+    per_second: int | None = Field(default=None, ge=1)
+
+
+class _Advance(Body):
+    advance_seconds: int = Field(ge=0)
+
+
+class _Bank(Body):
+    settle_seconds: int = Field(ge=0)
+
+
+class _Webhook(Body):
+    url: str
+    secret: str = Field(min_length=1)
+    events: list[str] = Field(default=["*"], min_length=1)
+
+
+class StripeStandIn(Stripe):
+    """With faults, a rate limit, an audit and a clock, each under `/_standin/`."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock = utcnow,
+        timer: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        self._ahead = timedelta(0)
+        self._clock = clock
+        self.rules = Rules(timer)
+        super().__init__(clock=self._now, luck=self.rules, **options)
+
+    def _now(self) -> datetime:
+        return self._clock() + self._ahead
+
+    def close(self) -> None:
+        self.rules.clear()
+        super().close()
+
+    def admin(self, route: str, body: bytes) -> Any:
+        store, limiter = self.store, self.rules.limiter
+        match route:
+            case "GET transfers":
+                # What was topped up is what the balances and the payouts hold.
+                moved = {name: store.all(kind) for name, kind in MOVED.items()}
+                owners = ["", *(one["id"] for one in store.all("account"))]
+                balances = {owner: store.balance(owner) for owner in owners}
+                return {**moved, "balances": {o: held for o, held in balances.items() if held}}
+            case "POST clock":
+                seconds = _Advance.model_validate_json(body).advance_seconds
+                self._ahead += timedelta(seconds=seconds)
+                return {"now": store.now()}
+            case "POST bank":
+                store.settle_seconds = _Bank.model_validate_json(body).settle_seconds
+                return {"settle_seconds": store.settle_seconds}
+            case "POST webhook":
+                self.sender.aim(**_Webhook.model_validate_json(body).model_dump())
+                return {"undelivered": len(store.undelivered(0))}
+            case "POST rate":
+                limiter.start(_Rate.model_validate_json(body).per_second)
+                return limiter.report()
+            case "GET rate":
+                return limiter.report()
+            case "POST faults":
+                given = _NewFaults.model_validate_json(body)
+                self.rules.add(given.rules, given.seed)
+            case "DELETE faults":
+                self.rules.clear()
+            case "GET faults":
+                pass
+            case _:
+                return super().admin(route, body)
+        return {"rules": [rule.model_dump() for rule in self.rules.rules]}
+
+
+def main() -> None:
+    """A QStash that delivers a tenth twice and all out of order."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data", required=True)
+    options = parser.parse_args()
+    key = os.environ["QSTASH_CURRENT_SIGNING_KEY"]
+    standin = QStashStandIn(LOCAL_QSTASH_TOKEN, key, options.data, gap_scale=0.02, seed=7)
+    standin.fault(double=0.1, late=0.5)
+    serve_until_stopped(standin, options.port)
+
+
+if __name__ == "__main__":
+    main()
