@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _MODULES = (
-    *("payouts.jobs", "webhooks.jobs", "earnings.jobs", "earnings.warm_job", "mail.jobs"),
+    *("payouts.jobs", "webhooks.jobs", "earnings.jobs", "statements.jobs", "mail.jobs"),
     *("media.jobs", "mail.alerts"),
 )
 JOBS = tuple(f"{__name__}.{module}" for module in _MODULES)

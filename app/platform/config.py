@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, Json, SecretStr
 
+from app.platform.gateways import hook_settings
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
-from app.platform.webhooks import config as webhook_config
 from app.switchyard import config
 from app.switchyard.config import DATABASE, WEB, HttpUrl, hidden, optional
 from app.switchyard.errors import SettingsError
@@ -42,10 +42,10 @@ class Settings(config.Settings):
     """Who is mailed how a pay day went."""
     admin_webhook_url: Annotated[SecretStr | None, hidden(WEB)] = None
     """Who is sent the same as JSON; secret, as it may hold a token."""
-    admin_webhook_secret: webhook_config.SigningSecret | None = None
-    webhook_sources: Json[webhook_config.Sources] = Field(default_factory=dict)
+    admin_webhook_secret: hook_settings.SigningSecret | None = None
+    webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)
     """Whose webhooks are taken; see app.platform.webhooks.config."""
-    webhook_targets: Json[webhook_config.Targets] = Field(default_factory=dict)
+    webhook_targets: Json[hook_settings.Targets] = Field(default_factory=dict)
     """Who gets them."""
     storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (
         ROOT / "var" / "storage"
@@ -70,7 +70,7 @@ class Settings(config.Settings):
         """Raises SettingsError where settings do not go together."""
         super().check()
         try:
-            webhook_config.check(self.webhook_sources, self.webhook_targets)
+            hook_settings.check(self.webhook_sources, self.webhook_targets)
         except ValueError as wrong:
             raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
         if self.local:

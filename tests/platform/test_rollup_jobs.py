@@ -37,7 +37,7 @@ END = "2025-12-31"
 
 def settings(folder: Path) -> dict[str, str]:
     return {
-        "SWITCHYARD_JOBS": "app.platform.earnings.jobs",
+        "SWITCHYARD_JOBS": "app.platform.earnings.jobs,app.platform.statements.jobs",
         "STORAGE_URL": (folder / "storage").as_uri(),
         "PLATFORM_NAME": "Fanhouse",
     }

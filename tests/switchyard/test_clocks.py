@@ -26,7 +26,8 @@ from tests.support.world import World, memory_folder
 from workflows.functions import CRON_EVENT, _adopt
 
 JOBS = load_jobs(
-    "app.platform.payouts.jobs,app.platform.earnings.jobs,app.switchyard.builtin.relay,tests.support.jobs"
+    "app.platform.payouts.jobs,app.platform.earnings.jobs,app.platform.statements.jobs,"
+    "app.switchyard.builtin.relay,tests.support.jobs"
 )
 PAY_DAY = JOBS["process-payouts"]
 ACCOUNTS = JOBS["update-account-statuses"]

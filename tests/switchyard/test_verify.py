@@ -258,7 +258,7 @@ def test_qstash() -> None:
                 qstash_current_signing_key=SecretStr(CURRENT_KEY),
                 qstash_next_signing_key=SecretStr(NEXT_KEY),
                 backend_url=CLOSED,
-                switchyard_jobs="app.platform.earnings.warm_job",
+                switchyard_jobs="app.platform.earnings.jobs",
             )
 
         with pytest.raises(BackendUnavailable, match="401"):

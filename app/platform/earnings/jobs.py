@@ -1,76 +1,56 @@
-"""Rolling earnings up: each night what changed, each month the month before."""
+"""Earnings rolled up each night, and the answers about them kept warm."""
 
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from app.platform.earnings import rollup
+from app.platform.days import Day
+from app.platform.earnings import popular, rollup
 from app.platform.earnings.posting import post_earnings
 from app.platform.earnings.rollup_models import daily
-from app.platform.payouts.jobs import Day
-from app.platform.statements.make import make_page
-from app.platform.statements.notices import statements_made
+from app.platform.earnings.top import TopCreators
+from app.switchyard import runtime
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
-from app.switchyard.job import JobPayload, Shadow, job
-from app.switchyard.job_errors import NonRetriable, RetryAfter
+from app.switchyard.errors import BadInput
+from app.switchyard.job import Empty, JobPayload, Shadow, job
 
 STEP_DAYS = 31
 STEP_TIME = timedelta(seconds=10)
 """After which a step takes no further day: it is one transaction, and SQLite has one writer."""
+TOP = 20
+"""How many queries are kept warm."""
 _ONE = timedelta(days=1)
-_AGAIN = timedelta(seconds=30)
 
-
-_Day = Annotated[Day, AfterValidator(in_reach)]
+DayInReach = Annotated[Day, AfterValidator(in_reach)]
 
 
 class TargetDay(JobPayload):
     """Up to and with which day, UTC; by default the one before the run was made."""
 
-    target_date: _Day | None = None
+    target_date: DayInReach | None = None
 
 
-class TargetMonth(JobPayload):
-    """Which month, UTC, or a day in it; by default the one before the run was made."""
-
-    target_month: Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")] | None = None
-    target_date: _Day | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> TargetMonth:
-        if self.target_month is not None and self.target_date is not None:
-            raise ValueError("give targetMonth or targetDate, not both")
-        self.month()
-        return self
-
-    def month(self) -> date | None:
-        """Its first day. Raises ValueError for a year that is out of reach."""
-        if self.target_month is not None:
-            return in_reach(date.fromisoformat(f"{self.target_month}-01"))
-        return None if self.target_date is None else self.target_date.replace(day=1)
-
-
-def _day_key(payload: TargetDay) -> str | None:
+def _key(payload: TargetDay) -> str | None:
     return None if payload.target_date is None else payload.target_date.isoformat()
 
 
-def _day_tick(occurrence: datetime) -> TargetDay:
+def _tick(occurrence: datetime) -> TargetDay:
     return TargetDay(target_date=occurrence.date() - _ONE)
 
 
-def _day_plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
+def _plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     day = payload.target_date or now.date() - _ONE
     waiting = [one.isoformat() for one in rollup.dirty(tx, day + _ONE)]
     return {"dirty": waiting, **rollup.plan_day_rollup(tx, day)}
 
 
-def _day_outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[str, Any]:
+def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[str, Any]:
     return rollup.rolled_day(tx, date.fromisoformat(result["targetDate"]))
 
 
@@ -81,22 +61,24 @@ def _day_outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> di
     missed="last",  # it rolls up its day and all that changed before
     payload=TargetDay,
     queue="analytics",
-    key=_day_key,
-    tick=_day_tick,
+    key=_key,
+    tick=_tick,
     concurrency=1,
     timeout=3600.0,
-    plan=_day_plan,
+    plan=_plan,
     # Other days that are dirty are rolled up on the way, and then are not.
-    shadow=Shadow(outcome=_day_outcome, ignore=("dirty",)),
+    shadow=Shadow(outcome=_outcome, ignore=("dirty",)),
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
     """Roll up the target day and all before it that changed, and their months; the day's totals."""
     day = payload.target_date or ctx.created_at.date() - _ONE
     posted = ctx.step.run("post", post_earnings)
-    return {"targetDate": day.isoformat(), "posted": posted, **_roll_all(ctx, date.min, day)}
+    return {"targetDate": day.isoformat(), "posted": posted, **roll_days(ctx, date.min, day)}
 
 
-def _roll_all(ctx: Context, since: date, until: date) -> dict[str, Any]:
+def roll_days(ctx: Context, since: date, until: date) -> dict[str, Any]:
+    """Roll up, step by step, the days of [since, until] that changed, and their months; how many
+    `days`, which `months`, and the `platform` totals of the last day."""
     months, days, number = set[str](), 0, 0
     while True:
         done = ctx.step.run(f"days-{number}", _roll, ctx, since, until)
@@ -130,63 +112,32 @@ def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]
     }
 
 
-def _month_key(payload: TargetMonth) -> str | None:
-    month = payload.month()
-    return None if month is None else f"{month:%Y-%m}"
-
-
-def _month_tick(occurrence: datetime) -> TargetMonth:
-    return TargetMonth(target_month=f"{_before(occurrence):%Y-%m}")
-
-
 @job(
-    "monthly-earnings-rollup",
-    event="earnings.rollup-monthly",
-    schedule="0 3 1 * *",
-    missed="all",  # each month has totals and statements of its own
-    payload=TargetMonth,
+    "warm-analytics-cache",
+    event="analytics.warm-cache",
+    payload=Empty,
     queue="analytics",
-    key=_month_key,
-    tick=_month_tick,
+    schedule="15 * * * *",
+    missed="last",  # the cache is warm or it is not
     concurrency=1,
-    timeout=3600.0,
 )
-def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any]:
-    """Roll up a month and what changed in it, check it against earnings and ledger, and make its
-    creators' statements, where it was over when the run was made; the totals."""
-    month = payload.month() or _before(ctx.created_at)
-    end = rollup.following(month)
-    days = _roll_all(ctx, month, end - _ONE)["days"]
-    totals = ctx.step.run("month", _month, month)
-    told = {"month": f"{month:%Y-%m}", "days": days, "totals": totals}
-    made, wrong, number = 0, list[str](), 0
-    after = "" if end <= ctx.created_at.date() else None
-    while after is not None:
-        page = ctx.step.run(f"statements-{number}", _statements, ctx, month, after)
-        made, after, number = made + page["made"], page["last"], number + 1
-        wrong += page["wrong"]
-    return {**told, "statements": made, "statementsWrong": wrong}
+def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:
+    """Compute the queries asked most in the last day anew, before their answers grow old."""
+    names = ctx.step.run("popular", _popular, ctx.now())
+    return ctx.step.run("warm", _warm, names, ctx.now())
 
 
-def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
-    page = make_page(tx, ctx, month, after)
-    statements_made(tx, page["new"])
-    return page
+def _popular(_tx: Session, now: datetime) -> list[str]:
+    return popular.top(runtime.current().cache, TOP, now)
 
 
-def _month(tx: Session, month: date) -> list[dict[str, Any]]:
-    """Nothing is kept of a month that does not hold."""
-    post_earnings(tx)
-    end = rollup.following(month)
-    for day in rollup.dirty(tx, end, month):
-        rollup.roll_day(tx, day)
-    rollup.roll_month(tx, month)
-    if wrong := rollup.check_month(tx, month):
-        if rollup.dirty(tx, end, month):
-            raise RetryAfter(f"earnings of {month:%Y-%m} came in meanwhile", _AGAIN)
-        raise NonRetriable("; ".join(wrong))
-    return rollup.month_totals(tx, month)
-
-
-def _before(moment: datetime) -> date:
-    return (moment.date().replace(day=1) - _ONE).replace(day=1)
+def _warm(_tx: Session, names: list[str], now: datetime) -> dict[str, Any]:
+    made, warmed = runtime.current(), 0
+    for name in names:
+        try:
+            query = TopCreators.named(name)
+        except BadInput:
+            continue  # another version of the code counted it
+        query.cached(made.cache, made.db, now, refresh=True)
+        warmed += 1
+    return {"asked": len(names), "warmed": warmed}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from app.platform.currencies import MAX_AMOUNT
+from app.platform.days import Day
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import trial_balance
 from app.platform.payouts import accounts, bank, eligibility, engine, inbox, notify, report, retry
@@ -39,18 +39,6 @@ GAPS = (
 )
 """Seconds between a run's rounds: the first outlast a bad moment at Stripe, the next the time after
 which its list is believed, the last leave time for a top-up."""
-
-
-def _iso_date(value: object) -> object:
-    # Pydantic alone would take a number for a time since 1970.
-    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-        raise ValueError("must be a date as YYYY-MM-DD")
-    if not isinstance(value, str | date):
-        raise ValueError("must be a date as YYYY-MM-DD")
-    return value
-
-
-Day = Annotated[date, BeforeValidator(_iso_date)]
 
 
 class PayDay(JobPayload):

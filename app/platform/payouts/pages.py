@@ -6,10 +6,10 @@ from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
+from app.platform.gateways.hook_settings import STRIPE
 from app.platform.gateways.stripe import verify_webhook
 from app.platform.payouts import inbox
 from app.platform.webhooks.body import content_type, posted
-from app.platform.webhooks.config import STRIPE
 from app.platform.webhooks.inbox import relay
 from app.switchyard.dispatch import dispatch
 from app.switchyard.http import problem
