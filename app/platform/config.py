@@ -44,7 +44,7 @@ class Settings(config.Settings):
     """Who is sent the same as JSON; secret, as it may hold a token."""
     admin_webhook_secret: hook_settings.SigningSecret | None = None
     webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)
-    """Whose webhooks are taken; see app.platform.webhooks.config."""
+    """Whose webhooks are taken; see app.platform.gateways.hook_settings."""
     webhook_targets: Json[hook_settings.Targets] = Field(default_factory=dict)
     """Who gets them."""
     storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flask import Flask
 from flask.cli import AppGroup
 
@@ -28,8 +30,10 @@ from app.switchyard.console.door import Door
 from app.switchyard.extension import make_runtime as layer_runtime
 from app.switchyard.extension import register_pages as register_layer_pages
 from app.switchyard.http import register_problems
-from app.switchyard.runs.backend import Backend
 from app.switchyard.runtime import EXTENSION, Runtime
+
+if TYPE_CHECKING:
+    from app.switchyard.runs.backend import Backend
 
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 

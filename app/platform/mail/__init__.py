@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.switchyard import runtime
+from app.switchyard import Run, runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
-from app.switchyard.runs.create import Run
 
 JOB = "send-email"
 log = logging.getLogger(__name__)

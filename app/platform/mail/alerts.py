@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from app.platform.mail import admins
 from app.switchyard.context import Context
-from app.switchyard.cutover.guardrail import ALERT
 from app.switchyard.job import JobPayload, job
 from app.switchyard.job_errors import StepFailed
 
@@ -34,7 +33,7 @@ def _alert_key(payload: SteppedBack) -> str:
 
 
 @job(
-    ALERT,
+    "guardrail-alert",
     event="cutover.guardrail",
     payload=SteppedBack,
     queue="maintenance",
