@@ -33,8 +33,9 @@ def base_url(settings: Settings) -> str | None:
 def make_client(settings: Settings) -> Inngest:
     """A client for what the settings name. It keeps sockets: one per process, made after a fork."""
     event_key, signing_key = settings.inngest_event_key, settings.inngest_signing_key
+    fallback = settings.inngest_signing_key_fallback
     origin = base_url(settings)
-    return Inngest(
+    client = Inngest(
         app_id=APP_ID,
         api_base_url=origin,
         event_api_base_url=origin,
@@ -43,6 +44,9 @@ def make_client(settings: Settings) -> Inngest:
         is_production=settings.inngest_signed,
         request_timeout=REQUEST_TIMEOUT,
     )
+    # It would read the environment itself, and unchecked.
+    client._signing_key_fallback = None if fallback is None else fallback.get_secret_value()
+    return client
 
 
 def make_sender(settings: Settings) -> Inngest:

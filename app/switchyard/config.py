@@ -28,6 +28,8 @@ OWN_PREFIX = "SWITCHYARD_"
 """Before a variable's name where the host app has that name for something else; it wins."""
 LOCAL_QSTASH_TOKEN = "switchyard-local"
 """Of the QStash stand-in that `make run` starts; it opens nothing else."""
+SECRET = 16
+"""Characters that a secret of one's own choosing has at least."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.([^\W\d]\w*|\*)")
@@ -107,8 +109,13 @@ def _dev(value: str) -> str | None:
 
 def _hex_key(value: str) -> None:
     text = value.rpartition("-")[2]
-    if not text or len(text) % 2 or not set(text.lower()) <= set("0123456789abcdef"):
-        raise ValueError("must be hex, after an optional signkey-*-")
+    if len(text) < 32 or len(text) % 2 or not set(text.lower()) <= set("0123456789abcdef"):
+        raise ValueError("must be 32 hex digits or more, after an optional signkey-*-")
+
+
+def _long(value: str) -> None:
+    if len(value) < SECRET:
+        raise ValueError(f"must have at least {SECRET} characters")
 
 
 def _legacy_functions(value: str) -> str:
@@ -159,6 +166,8 @@ class Settings(BaseSettings):
     """Not shown, as the one above: there may be a password in it."""
     inngest_event_key: SecretStr | None = None
     inngest_signing_key: Annotated[SecretStr | None, hidden(_hex_key)] = None
+    inngest_signing_key_fallback: Annotated[SecretStr | None, hidden(_hex_key)] = None
+    """The key before or after, while it is rotated: calls signed with either one are taken."""
     inngest_dev: Annotated[
         str | None, AfterValidator(lambda value: None if value is None else _dev(value))
     ] = None
@@ -171,7 +180,7 @@ class Settings(BaseSettings):
     upstash_redis_rest_token: SecretStr | None = None
     backend_url: HttpUrl = None
     admin_token: SecretStr | None = None
-    secret_key: SecretStr | None = None
+    secret_key: Annotated[SecretStr | None, hidden(_long)] = None
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: Annotated[str, AfterValidator(_modules)] = ""
     """Modules that declare jobs, comma-separated: exactly these instead of the app's own."""
@@ -231,14 +240,18 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none"
             )
+        if self.inngest_signing_key_fallback is not None and self.inngest_signing_key is None:
+            raise SettingsError(
+                "INNGEST_SIGNING_KEY_FALLBACK is set but INNGEST_SIGNING_KEY is not"
+            )
         if self.local:
             return
         if self.use_inngest and self.inngest_dev is None:
             for name in ("inngest_event_key", "inngest_signing_key"):
                 if getattr(self, name) is None:
                     raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
-        if self.admin_token is not None and len(self.admin_token.get_secret_value()) < 16:
-            raise SettingsError("ADMIN_TOKEN: must have at least 16 characters")
+        if self.admin_token is not None and len(self.admin_token.get_secret_value()) < SECRET:
+            raise SettingsError(f"ADMIN_TOKEN: must have at least {SECRET} characters")
 
     @property
     def local(self) -> bool:

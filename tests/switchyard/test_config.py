@@ -31,7 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
         ({"REDIS_URL": "http://x"}, "REDIS_URL: must start with"),
         ({"STRIPE_API_BASE": "ftp://x"}, "STRIPE_API_BASE: must start with"),
-        ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be hex"),
+        ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be 32 hex"),
+        ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "0a" * 15}, "INNGEST_SIGNING_KEY: must be"),
+        ({"INNGEST_SIGNING_KEY_FALLBACK": "zz"}, "INNGEST_SIGNING_KEY_FALLBACK: must be 32 hex"),
+        ({"INNGEST_SIGNING_KEY_FALLBACK": "0a" * 16}, "but INNGEST_SIGNING_KEY is not"),
+        ({"SECRET_KEY": "fifteen letters"}, "SECRET_KEY: must have at least 16 characters"),
         ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
         ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "short"}, "ADMIN_TOKEN: "),
         ({"SMTP_URL": "http://u:zz@h"}, "SMTP_URL: must start with smtp:// or smtps://"),
@@ -129,7 +133,7 @@ def test_one_credential_ends_local_mode(name: str) -> None:
 
 @pytest.mark.parametrize(("dev", "signed"), [("0", True), ("false", True), ("1", False)])
 def test_a_signing_key_counts_unless_a_dev_server_is_named(dev: str, signed: bool) -> None:
-    settings = load({"INNGEST_SIGNING_KEY": "signkey-test-ab12", "INNGEST_DEV": dev})
+    settings = load({"INNGEST_SIGNING_KEY": "signkey-test-" + "ab12" * 16, "INNGEST_DEV": dev})
     assert settings.inngest_signed is signed
 
 

@@ -378,7 +378,7 @@ def test_the_start_is_refused_where_mail_would_wait_for_nobody(
         QSTASH_TOKEN="t" * 40,
         USE_INNGEST="true",
         INNGEST_EVENT_KEY="k",
-        INNGEST_SIGNING_KEY="signkey-test-00ff",
+        INNGEST_SIGNING_KEY="signkey-test-" + "00ff" * 16,
         SWITCHYARD_JOBS="app.platform.mail.jobs",
     )
     make_runtime(load(environ)).db.dispose()

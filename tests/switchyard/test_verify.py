@@ -222,7 +222,7 @@ def test_an_inngest_that_does_not_say() -> None:
 
 
 def test_inngests_keys() -> None:
-    with InngestStandIn(event_key="right", signing_key="abcd") as standin:
+    with InngestStandIn(event_key="right", signing_key="abcd" * 8) as standin:
 
         def having(event_key: str, signing_key: str) -> Runtime:
             return settled(
@@ -232,11 +232,11 @@ def test_inngests_keys() -> None:
                 switchyard_jobs="app.switchyard.builtin.canary",
             )
 
-        right = having("right", "abcd")
+        right = having("right", "abcd" * 8)
         assert outside.inngest_key(right) == "an event was taken"
         with pytest.raises(CheckFailed, match="missing there"):
             outside.inngest_functions(right)
-        wrong = having("wrong", "ffff")
+        wrong = having("wrong", "ffff" * 8)
         with pytest.raises(BackendUnavailable):
             outside.inngest_key(wrong)
         with pytest.raises(BackendUnavailable, match="it answered 401"):
@@ -314,7 +314,7 @@ def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
         "database_url": f"sqlite:///{tmp_path / 'test.db'}",
         "redis_url": redis_url,
         "inngest_event_key": SecretStr("k"),
-        "inngest_signing_key": SecretStr("signkey-prod-abcd"),
+        "inngest_signing_key": SecretStr("signkey-prod-" + "abcd" * 16),
         "qstash_token": SecretStr("t"),
         "qstash_current_signing_key": SecretStr(CURRENT_KEY),
         "qstash_next_signing_key": SecretStr(NEXT_KEY),
@@ -339,7 +339,7 @@ def test_the_command_says_no_secret(
         "DATABASE_URL": f"sqlite:///{tmp_path / 'none.db'}",
         "REDIS_URL": f"redis://:{key}@127.0.0.1:1/0",
         "INNGEST_EVENT_KEY": key,
-        "INNGEST_SIGNING_KEY": "signkey-prod-abcdef",
+        "INNGEST_SIGNING_KEY": "signkey-prod-" + "abcdef01" * 8,
         "INNGEST_BASE_URL": CLOSED,
         "QSTASH_TOKEN": key,
         "QSTASH_URL": CLOSED,
