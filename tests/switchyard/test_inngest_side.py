@@ -233,7 +233,15 @@ def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b'{"ctx": {"a', b"[]", b"\xff\xfe", b"{}", b'{"ctx": 1, "event": {}, "steps": {}}'],
+    [
+        b"",
+        b'{"ctx": {"a',
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 9999,
+        b"{}",
+        b'{"ctx": 1, "event": {}, "steps": {}}',
+    ],
 )
 def test_what_is_no_call_is_the_callers_fault(dev: tuple[Side, str], body: bytes) -> None:
     _, url = dev

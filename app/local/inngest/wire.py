@@ -188,6 +188,7 @@ class Caller:
         self, method: str, url: str, body: bytes, headers: dict[str, str], timeout: float
     ) -> requests.Response:
         headers = {**headers, "content-type": "application/json"}
+        body = self.keys.canonical(body)
         headers |= self.keys.signature(body, self._clock())
         wait = (CONNECT_SECONDS, timeout)
         return self._session.request(

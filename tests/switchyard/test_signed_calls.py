@@ -1,0 +1,127 @@
+"""Calls that Inngest signs: what is refused, at what cost, and what is not."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+import flags
+from app import create_app
+from app.platform.config import load
+from app.switchyard import runtime
+from tests.support.sides import Fixed, environment, fresh
+
+KEY, OLD_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+PATH = "/api/inngest?fnId=switchyard-child&stepId=step"
+SPOTS = b"[" + b'{"a":1},' * 490_000 + b"1]"
+
+
+@pytest.fixture
+def client(tmp_path: Path, redis_url: str) -> Iterator[FlaskClient]:
+    environ = environment(
+        f"sqlite:///{tmp_path / 'test.db'}",
+        redis_url,
+        INNGEST_EVENT_KEY="event-key",
+        INNGEST_SIGNING_KEY=f"signkey-test-{KEY}",
+        INNGEST_SIGNING_KEY_FALLBACK=f"signkey-test-{OLD_KEY}",
+        INNGEST_BASE_URL="http://127.0.0.1:1",
+    )
+    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    app = create_app(load(environ))
+    flags.configure(Fixed("rq"))
+    yield app.test_client()
+    runtime.current().db.dispose()
+
+
+def mac(body: bytes, at: int, key: str = KEY) -> str:
+    return hmac.new(key.encode(), body + str(at).encode(), hashlib.sha256).hexdigest()
+
+
+def a_call(event: str = "test.child", data: Any = None) -> bytes:
+    """The first call of a function for an event, as Inngest sends it: in canonical JSON."""
+    ctx = {"attempt": 0, "run_id": "R", "stack": {"current": 0, "stack": []}, "use_api": False}
+    call = {
+        "ctx": {**ctx, "disable_immediate_execution": False, "max_attempts": 5},
+        "event": {"data": {"name": "x"} if data is None else data, "id": "e", "name": event},
+        "events": [],
+        "steps": {},
+        "use_api": False,
+        "version": -1,
+    }
+    call["event"]["ts"] = 1  # type: ignore[index]
+    return json.dumps(call, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+
+
+def post(client: FlaskClient, body: bytes, signature: str, path: str = PATH) -> Any:
+    return client.post(path, data=body, headers={"x-inngest-signature": signature})
+
+
+@pytest.mark.parametrize("size", [2_000_000, 4_000_000, 7_900_000])
+def test_a_false_signature_is_refused_before_anything_is_parsed(
+    client: FlaskClient, size: int
+) -> None:
+    body = (SPOTS * (size // len(SPOTS) + 1))[:size]
+    begun = time.process_time()
+    answer = post(client, body, f"t={int(time.time())}&s={'0' * 64}")
+    assert answer.status_code in (401, 413)
+    assert answer.content_type == "application/problem+json"
+    assert time.process_time() - begun < 0.5
+
+
+def test_what_is_signed_is_bounded_as_well(client: FlaskClient) -> None:
+    at = int(time.time())
+    big = a_call(data={"name": "x" * (4 * 1024 * 1024)})
+    assert post(client, big, f"t={at}&s={mac(big, at)}").status_code == 413
+
+
+def test_there_is_one_time_and_one_signature_and_nothing_else(client: FlaskClient) -> None:
+    body, now = a_call(), int(time.time())
+    old = now - 400
+    good, stale = mac(body, now), mac(body, old)
+    for header in (
+        f"t={old}&s={stale}&t={now}",
+        f"t={now}&t={old}&s={stale}",
+        f"t={old}&s={stale}",
+        f"t={now + 400}&s={mac(body, now + 400)}",
+        f"t={now}&s={good}&s={stale}",
+        f"t={now}&s={good}&x=1",
+        f"s={good}&t={now}",
+        f"t={now};s={good}",
+        f"t={now}&s={good}, t={now}&s={good}",
+        f" t={now}&s={good[:-1]}",
+        f"t=0{now}&s={good}",
+        f"t=+{now}&s={good}",
+        f"t={now}&s=é{good[1:]}",
+        f"t=١&s={good}".encode().decode("latin-1"),
+        "é",
+        "",
+    ):
+        answer = post(client, body, header)
+        assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
+    assert client.post(PATH, data=body).status_code == 401
+    twice = [("x-inngest-signature", f"t={now}&s={good}")] * 2
+    assert client.post(PATH, data=body, headers=twice).status_code == 401
+    assert post(client, body, f"t={now}&s={good}").status_code == 200
+    assert post(client, body, f"t={now}&s={mac(body, now, OLD_KEY)}").status_code == 200
+
+
+def test_a_syncs_body_is_signed_in_its_canonical_form(client: FlaskClient) -> None:
+    """Inngest's server writes `&` as Go does, and signs what RFC 8785 makes of it."""
+    at = int(time.time())
+    sent = rb'{"url":"https://shop.example/api/inngest?a=1\u0026b=2"}'
+    signed = sent.replace(rb"\u0026", b"&")
+    headers = {
+        "x-inngest-signature": f"t={at}&s={mac(signed, at)}",
+        "x-inngest-server-kind": "cloud",
+        "x-inngest-sync-kind": "in_band",
+    }
+    assert client.put("/api/inngest", data=sent, headers=headers).status_code == 200
+    assert client.put("/api/inngest", data=sent[:-2] + b'3"}', headers=headers).status_code == 401
