@@ -13,7 +13,7 @@ from app.platform.media import models as media
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
 from app.platform.webhooks import models as webhooks
-from app.switchyard.schema import Branch
+from app.switchyard.branch import Branch
 
 metadata = Base.metadata
 MODULES = (*(pace, webhooks, ledger, payouts, earnings, rollups, statements, mail, media),)

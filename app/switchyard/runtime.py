@@ -17,7 +17,7 @@ from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.store import RunStore
 
 if TYPE_CHECKING:  # who only dispatches need not load Alembic
-    from app.switchyard.schema import Branch
+    from app.switchyard.branch import Branch
 
 EXTENSION = "switchyard"
 """The key of `app.extensions` under which an app's runtime is."""

@@ -1,19 +1,15 @@
-"""The layer's tables, and the branches of migrations that bring a database to its tables."""
+"""The layer's tables and its branch of migrations, and the lock that migrations take."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import OperationalError
 
+from app.switchyard.branch import Branch, scripts
 from app.switchyard.cutover import clock, shadow, stages
 from app.switchyard.db import TABLE_PREFIX, Base, Database
 from app.switchyard.errors import MigrationUnderWay
@@ -29,47 +25,7 @@ MODULES = (runs, stages, shadow, clock)
 """Where the layer's tables are."""
 
 
-def _scripts() -> Path:
-    """In the wheel they lie in the package, in the repository beside it."""
-    package = Path(__file__).resolve().parent
-    packed = package / "migrations"
-    return packed if packed.is_dir() else package.parents[1] / "migrations" / "switchyard"
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A line of migrations of its own, with its own version table."""
-
-    name: str
-    versions: Path
-    """The folder of its revisions."""
-    version_table: str
-    metadata: MetaData
-    """The tables that its newest revision has."""
-
-    def config(self, connection: Connection | None = None) -> Config:
-        """What Alembic's commands go by."""
-        config = Config(attributes={"branch": self, "connection": connection})
-        config.set_main_option("script_location", _escaped(_scripts()))
-        config.set_main_option("version_locations", _escaped(self.versions))
-        config.set_main_option("path_separator", "newline")
-        return config
-
-    def head(self) -> str | None:
-        """Its newest revision. Raises CommandError where there are several."""
-        return ScriptDirectory.from_config(self.config()).get_current_head()
-
-    def revision(self, connection: Connection) -> str | None:
-        """Where the database stands; None where it has none of the tables."""
-        options = {"version_table": self.version_table}
-        return MigrationContext.configure(connection, opts=options).get_current_revision()
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("%", "%%")
-
-
-LAYER = Branch("switchyard", _scripts() / "versions", f"{TABLE_PREFIX}alembic_version", metadata)
+LAYER = Branch("switchyard", scripts() / "versions", f"{TABLE_PREFIX}alembic_version", metadata)
 
 
 @contextmanager

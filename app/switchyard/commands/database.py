@@ -11,10 +11,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 
+from app.switchyard.branch import Branch
 from app.switchyard.commands.output import Commands, json_option, listing, parts, record, say
 from app.switchyard.errors import BadInput
 from app.switchyard.runtime import Runtime
-from app.switchyard.schema import Branch, migrating
+from app.switchyard.schema import migrating
 
 group = Commands("db", help="The tables of this version, by Alembic.")
 

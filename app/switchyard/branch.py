@@ -1,0 +1,51 @@
+"""A branch of migrations: a line of revisions with a version table of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData
+
+
+def scripts() -> Path:
+    """The folder of the layer's migrations: within the package in the wheel, beside it here."""
+    package = Path(__file__).resolve().parent
+    packed = package / "migrations"
+    return packed if packed.is_dir() else package.parents[1] / "migrations" / "switchyard"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A line of migrations of its own, with its own version table."""
+
+    name: str
+    versions: Path
+    """The folder of its revisions."""
+    version_table: str
+    metadata: MetaData
+    """The tables that its newest revision has."""
+
+    def config(self, connection: Connection | None = None) -> Config:
+        """What Alembic's commands go by."""
+        config = Config(attributes={"branch": self, "connection": connection})
+        config.set_main_option("script_location", _escaped(scripts()))
+        config.set_main_option("version_locations", _escaped(self.versions))
+        config.set_main_option("path_separator", "newline")
+        return config
+
+    def head(self) -> str | None:
+        """Its newest revision. Raises CommandError where there are several."""
+        return ScriptDirectory.from_config(self.config()).get_current_head()
+
+    def revision(self, connection: Connection) -> str | None:
+        """Where the database stands; None where it has none of the tables."""
+        options = {"version_table": self.version_table}
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("%", "%%")
