@@ -169,7 +169,7 @@ ENDS: dict[str, Callable[[Setting, ClaimedRun], object]] = {
     "one step per call": end_of_call,
     "a step to be tried again": lambda on, claimed: claimed.retry("step", 1, "error", NOW),
     "a sleep": lambda on, claimed: claimed.wait("nap", NOW, NOW),
-    "a stop": lambda on, claimed: claimed.give_up(NOW),
+    "a stop": lambda on, claimed: claimed.give_up(),
     "a move": moved,
     "success": lambda on, claimed: claimed.end(Status.SUCCEEDED, "null", None),
     "failure": lambda on, claimed: claimed.end(Status.FAILED, None, "error"),

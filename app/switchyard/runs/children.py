@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, func, literal, select, update
 
-from app.switchyard.runs.models import VOID, Status, StepStatus, runs
+from app.switchyard.runs.models import VOID, Status, StepStatus, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.store import RunStore
@@ -15,7 +15,7 @@ _JOINS = select(literal(1)).where(
 _WAKE = (
     update(runs)
     .where(R.id == bindparam("parent"), R.status == Status.WAITING, _JOINS.exists())
-    .values(**VOID, due_at=bindparam("now"), check_at=bindparam("new_check_at"))
+    .values(**VOID, **new(runs, "due_at", "check_at"))
 )
 
 
@@ -29,7 +29,7 @@ def wake(connection: Connection, store: RunStore, parent_id: str) -> list[str]:
     if any_open(connection, parent_id):
         return []
     now = store.clock()
-    bound = {"parent": parent_id, "now": now, "new_check_at": now + store.check}
+    bound = {"parent": parent_id, "new_due_at": now, "new_check_at": now + store.check}
     return [parent_id] if connection.execute(_WAKE, bound).rowcount == 1 else []
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.models import AnyRow, Status, runs
+from app.switchyard.runs.models import AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.steps import CLAIMED_COLUMNS, ClaimedRun
 from app.switchyard.runs.store import RunStore
@@ -69,7 +69,7 @@ TAKEN = select(R.slot).where(
 _PUT_OFF = (
     update(runs)
     .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
-    .values(due_at=bindparam("new_due_at"), check_at=bindparam("new_check_at"))
+    .values(new(runs, "due_at", "check_at"))
 )
 
 

@@ -150,7 +150,7 @@ class RunContext:
             log.info("run handed over at a step boundary")
             raise Pause(Outcome(End.NOT_MINE))
         if self.stopping():
-            raise Pause(self._claimed.give_up(self._store.clock()))
+            raise Pause(self._claimed.give_up())
 
     def failures(self, name: str) -> int:
         """How many attempts at step `name` failed in earlier slices."""
@@ -237,7 +237,7 @@ class RunContext:
         except SQLAlchemyError as lost:
             # It was done; whether that is on record, the next slice sees.
             log.warning("step done, and maybe not recorded", exc_info=lost)
-            raise Pause(self._claimed.give_up(self._store.clock())) from lost
+            raise Pause(self._claimed.give_up()) from lost
         return self._recorded_now(encoded)
 
     def _record(self, step: str, attempts: int, do: Callable[[Session], str]) -> str:

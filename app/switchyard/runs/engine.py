@@ -69,7 +69,7 @@ class Engine:
         spec = self.store.spec_of(claimed.job)
         if spec is None:
             # Newer code wrote it, or older code reads it: another process may know the job.
-            claimed.give_up(self.store.clock() + UNKNOWN_JOB_WAIT, error="unknown job")
+            claimed.give_up(wait=UNKNOWN_JOB_WAIT, error="unknown job")
             return Outcome(End.NOT_MINE, error="unknown job")
         context = RunContext(claimed, spec, self.gateways)
         try:
@@ -88,7 +88,7 @@ class Engine:
             log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
             return context.retry_later(BODY, attempts, failure, error)
         except (KeyboardInterrupt, SystemExit):
-            claimed.give_up(self.store.clock())
+            claimed.give_up()
             raise
 
 

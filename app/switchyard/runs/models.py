@@ -8,7 +8,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import CheckConstraint, ForeignKey, Row, String, Table, Text, UniqueConstraint, null
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Row,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    null,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import Base, partial_index
@@ -155,10 +165,12 @@ AnyRow = Row[*tuple[Any, ...]]
 runs = cast(Table, RunRow.__table__)
 steps = cast(Table, StepRow.__table__)
 
-VOID: dict[str, Any] = {
-    "epoch": RunRow.epoch + 1,
-    "holder": null(),
-    "sends": 0,
-    "sent_ref": null(),
-}
+VOID: dict[str, Any] = {"epoch": RunRow.epoch + 1, "holder": null(), "sends": 0, "sent_ref": null()}
 """The values that make every earlier message and claim of a run void."""
+ENDED: dict[str, Any] = dict.fromkeys(("slot", "holder", "move_to", "check_at"), null())
+"""What a run that has ended has no more."""
+
+
+def new(table: Table, *columns: str) -> dict[str, Any]:
+    """The values of these columns as parameters of a statement, `new_` before their names."""
+    return {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in columns}

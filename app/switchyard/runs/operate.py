@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, null, select, update
 
 from app.switchyard.errors import RunNotMovable, UnknownRun
 from app.switchyard.runs import children
-from app.switchyard.runs.models import VOID, Status, StepStatus, runs, steps
+from app.switchyard.runs.models import ENDED, VOID, Status, StepStatus, new, runs, steps
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.store import RunStore, chunks
@@ -27,15 +27,11 @@ _REOPEN = (
     .where(R.id.in_(select(_BACK.c.id)), _ENDED)
     .values(
         **VOID,
+        **dict.fromkeys(("move_to", "ended_at", "result", "error"), null()),
+        **new(runs, "due_at", "check_at"),
         status=Status.PENDING,
-        move_to=null(),
-        ended_at=null(),
-        result=null(),
-        error=null(),
         attempt=1,
         losses=0,
-        due_at=bindparam("now"),
-        check_at=bindparam("new_check_at"),
     )
     .returning(R.id)
 )
@@ -49,15 +45,7 @@ _FRESH_ATTEMPTS = (
 _CANCEL = (
     update(runs)
     .where(R.check_at.is_not(None))
-    .values(
-        status=Status.CANCELLED,
-        slot=null(),
-        epoch=R.epoch + 1,
-        holder=null(),
-        move_to=null(),
-        check_at=null(),
-        ended_at=bindparam("now"),
-    )
+    .values(**ENDED, **new(runs, "ended_at"), status=Status.CANCELLED, epoch=R.epoch + 1)
     .returning(R.id, R.parent_id)
 )
 
@@ -69,7 +57,7 @@ def retry(store: RunStore, run_id: str) -> int:
     RunNotMovable where the run is open or succeeded.
     """
     now = store.clock()
-    bound = {"root": run_id, "now": now, "new_check_at": now + store.check}
+    bound = {"root": run_id, "new_due_at": now, "new_check_at": now + store.check}
     with store.db.begin() as connection:
         connection.execute(select(R.id).where(R.id == run_id).with_for_update())
         back = connection.scalars(_REOPEN, bound).all()
@@ -90,7 +78,7 @@ def cancel(store: RunStore, run_id: str) -> int:
     now = store.clock()
     refusal, woken = None, list[str]()
     with store.db.begin() as connection:
-        row = connection.execute(_CANCEL.where(R.id == run_id), {"now": now}).one_or_none()
+        row = connection.execute(_CANCEL.where(R.id == run_id), {"new_ended_at": now}).one_or_none()
         if row is None:
             refusal = _refusal(connection, run_id, "cancelled")
         elif row.parent_id is not None:
@@ -112,7 +100,7 @@ def _cancel_below(store: RunStore, run_id: str, now: datetime) -> int:
         for some in chunks(level):
             cancelled = _CANCEL.where(R.parent_id.in_(some)).values(error=CASCADED)
             with store.db.begin() as connection:
-                count += len(connection.execute(cancelled, {"now": now}).all())
+                count += len(connection.execute(cancelled, {"new_ended_at": now}).all())
                 below += connection.scalars(select(R.id).where(R.parent_id.in_(some)))
         level = below
     return count

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, case, func, null, select, update
 
 from app.switchyard.context import AppContext
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.runs.models import VOID, AnyRow, Status, runs
+from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
 from flags import Reason
@@ -45,10 +45,9 @@ TAKE_OVER = (
     )
     .values(
         **VOID,
+        **new(runs, "due_at", "check_at"),
         status=Status.WAITING,
         slot=null(),
-        due_at=bindparam("new_due_at"),
-        check_at=bindparam("new_check_at"),
         losses=R.losses + 1,
         # A move that was asked for happens here: nobody has the run any more.
         backend=func.coalesce(R.move_to, R.backend),
@@ -71,7 +70,7 @@ RESEND = (
         sends=case((R.sent_ref.is_(None), R.sends), else_=R.sends + 1),
         holder=null(),
         sent_ref=null(),
-        check_at=bindparam("new_check_at"),
+        **new(runs, "check_at"),
     )
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    func,
     null,
     select,
     update,
@@ -25,7 +26,7 @@ from app.switchyard.crash import point
 from app.switchyard.errors import LeaseLost
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.models import VOID, AnyRow, Status, StepStatus, runs, steps
+from app.switchyard.runs.models import ENDED, VOID, AnyRow, Status, StepStatus, new, runs, steps
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.store import RunStore
@@ -35,24 +36,23 @@ log = logging.getLogger(__name__)
 
 CLAIMED_COLUMNS = (
     R.id.label("run_id"),
-    *(R.job, R.key, R.payload, R.backend, R.epoch, R.attempt, R.parent_id, R.created_at, R.move_to),
+    *(R.job, R.key, R.payload, R.backend, R.epoch, R.parent_id, R.created_at, R.move_to),
 )
 """What a claim returns: the fields of a ClaimedRun."""
 
 # The fence: what a claim may write to, as long as it stands.
-_CLAIMED = (
+_CLAIMED = update(runs).where(
     R.id == bindparam("run_id"),
     R.epoch == bindparam("claimed_epoch"),
     R.status == Status.RUNNING,
 )
 _ASKED = R.move_to.is_not(None)
-_NEW_STATUS = bindparam("new_status", type_=R.status.type)
-_LEAVES = and_(_NEW_STATUS == Status.WAITING, _ASKED)
 _MOVED = {**VOID, "backend": R.move_to, "reason": Reason.HANDED_OVER.value, "move_to": null()}
+_NEW = new(runs, "status", "holder", "due_at", "check_at", "attempt")
 
 
 def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
-    """A run that is given back moves at once if it was asked to: whoever held it may never come
+    """A run that is given back moves at once if it was asked to: whoever claimed it may never come
     back, and what it waits for may be days away. `stays`: values where it does not move."""
     return {
         name: case((when, value), else_=stays.get(name, runs.c[name]))
@@ -60,72 +60,28 @@ def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
     }
 
 
-_RENEW = update(runs).where(*_CLAIMED).values(check_at=bindparam("lease_until"))
-_STEP_DONE = (
-    update(runs)
-    .where(*_CLAIMED)
-    .values(
-        **_moved(_LEAVES),
-        status=bindparam("new_status"),
-        slot=case((_NEW_STATUS == Status.RUNNING, R.slot), else_=null()),
-        check_at=bindparam("new_check_at"),
-        attempt=1,
-        losses=0,
-    )
-    .returning(R.move_to, R.epoch)
+_RENEW = _CLAIMED.values(new(runs, "check_at"))
+_STEP_DONE = _CLAIMED.values(
+    **_moved(and_(_NEW["status"] == Status.WAITING, _ASKED)),
+    **new(runs, "status", "check_at"),
+    slot=case((_NEW["status"] == Status.RUNNING, R.slot), else_=null()),
+    attempt=1,
+    losses=0,
+).returning(R.move_to, R.epoch)
+_RELEASE = _CLAIMED.values(
+    **_moved(_ASKED, holder=_NEW["holder"], sends=0),
+    **new(runs, "due_at", "error"),
+    status=Status.WAITING,
+    slot=null(),
+    # Its next backend may not wait for a due time by itself.
+    check_at=case((_ASKED, _NEW["due_at"]), else_=_NEW["check_at"]),
+    attempt=func.coalesce(_NEW["attempt"], R.attempt),
+).returning(R.move_to, R.epoch)
+_MOVE = _CLAIMED.where(_ASKED).values(
+    **_MOVED, **new(runs, "due_at", "check_at"), status=Status.WAITING, slot=null()
 )
-_RELEASE = (
-    update(runs)
-    .where(*_CLAIMED)
-    .values(
-        **_moved(_ASKED, holder=bindparam("new_holder", type_=R.holder.type), sends=0),
-        status=Status.WAITING,
-        slot=null(),
-        due_at=bindparam("new_due_at"),
-        # Its next backend may not wait for a due time by itself.
-        check_at=case(
-            (_ASKED, bindparam("new_due_at", type_=R.due_at.type)),
-            else_=bindparam("new_check_at", type_=R.due_at.type),
-        ),
-        attempt=bindparam("new_attempt"),
-        error=bindparam("new_error"),
-    )
-    .returning(R.move_to, R.epoch)
-)
-_MOVE = (
-    update(runs)
-    .where(*_CLAIMED, _ASKED)
-    .values(
-        **_MOVED,
-        status=Status.WAITING,
-        slot=null(),
-        due_at=bindparam("now"),
-        check_at=bindparam("new_check_at"),
-    )
-)
-_END = (
-    update(runs)
-    .where(*_CLAIMED)
-    .values(
-        status=bindparam("new_status"),
-        slot=null(),
-        ended_at=bindparam("now"),
-        check_at=null(),
-        holder=null(),
-        move_to=null(),
-        result=bindparam("new_result"),
-        error=bindparam("new_error"),
-    )
-)
-_STEP: dict[str, Any] = {
-    "status": bindparam("new_status"),
-    "attempts": bindparam("attempts"),
-    "backend": bindparam("backend"),
-    "result": bindparam("new_result"),
-    "error": bindparam("new_error"),
-    "until": bindparam("until"),
-    "updated_at": bindparam("now"),
-}
+_END = _CLAIMED.values(**ENDED, **new(runs, "status", "ended_at", "result", "error"))
+_STEP = new(steps, "status", "attempts", "backend", "result", "error", "until", "updated_at")
 _SAVE_STEP = {
     name: insert(steps)
     .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP)
@@ -152,7 +108,6 @@ class ClaimedRun:
     payload: str
     backend: str
     epoch: int
-    attempt: int
     parent_id: str | None
     created_at: datetime
     move_to: str | None
@@ -172,38 +127,31 @@ class ClaimedRun:
     def renew(self, connection: Connection) -> None:
         """Renew the lease. In a transaction that has begun: SQLite's lock is waited for before the
         time is read, else a long wait for it would be at the lease's cost."""
-        self._write(connection, _RENEW, lease_until=self.store.clock() + self.store.lease)
+        self._write(connection, _RENEW, check_at=self.store.clock() + self.store.lease)
 
     def begin_step(self, name: str, attempts: int) -> None:
         """Record, before it is done, that attempt number `attempts` at a step begins."""
         with self.store.db.begin() as connection:
             self.renew(connection)
-            self._save_step(connection, name, StepStatus.BEGUN, attempts=attempts)
+            self._save_step(connection, name, StepStatus.BEGUN, attempts)
 
     def end_step(
-        self,
-        tx: Session,
-        name: str,
-        status: StepStatus,
-        attempts: int,
-        *,
-        result: str | None = None,
-        error: str | None = None,
+        self, tx: Session, name: str, status: StepStatus, attempts: int, **ends: str
     ) -> None:
-        """Record a step that is done or failed for good, in the transaction of its effects.
+        """Record a step's `result` or `error` for good, in the transaction of its effects.
 
         Renews the lease, or gives it back where the backend calls again for the next step. Call
         `send_if_moved` after the commit.
         """
         connection = tx.connection()  # SQLite's lock is waited for before the time is read
-        now, again = self.store.clock(), self.delivery.calls_again
+        again = self.delivery.calls_again
         row = self._write(
             connection,
             _STEP_DONE,
-            new_status=Status.WAITING if again else Status.RUNNING,
-            new_check_at=now + (self.store.check if again else self.store.lease),
+            status=Status.WAITING if again else Status.RUNNING,
+            check_at=self.store.clock() + (self.store.check if again else self.store.lease),
         )
-        self._save_step(connection, name, status, attempts=attempts, result=result, error=error)
+        self._save_step(connection, name, status, attempts, **ends)
         self.move_to, self.moved = row.move_to, row.epoch != self.epoch
 
     def send_if_moved(self) -> bool:
@@ -218,8 +166,8 @@ class ClaimedRun:
         """Record failed attempt number `attempts` and give the run back until `due`."""
         said = f"{step}: {error}"
         with self.store.db.begin() as connection:
-            self._save_step(connection, step, StepStatus.RETRYING, attempts=attempts, error=error)
-            self._release(connection, due, attempt=attempts + 1, error=said)
+            self._save_step(connection, step, StepStatus.RETRYING, attempts, error=error)
+            self._release(connection, due, attempts + 1, said)
         point("step.failure-recorded")
         return self._given_back(Outcome(End.RETRY, error=said, due_at=due))
 
@@ -227,13 +175,13 @@ class ClaimedRun:
         """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
         with self.store.db.begin() as connection:
             self._save_step(connection, step, StepStatus.WAITING, until=until)
-            self._release(connection, due)
+            self._release(connection, due, 1)
         return self._given_back(Outcome(End.WAIT, due_at=due))
 
-    def give_up(self, due: datetime, error: str | None = None) -> Outcome:
-        """Let go of the run as it stands: nothing failed, anyone may go on with it at `due`."""
+    def give_up(self, *, wait: timedelta = timedelta(0), error: str | None = None) -> Outcome:
+        """Let go of the run as it stands: nothing failed, anyone may go on with it after `wait`."""
         with self.store.db.autocommit() as connection:
-            self._release(connection, due, attempt=self.attempt, error=error, to_anyone=True)
+            self._release(connection, self.store.clock() + wait, None, error, to_anyone=True)
         return self._given_back(Outcome(End.YIELDED, error=error))
 
     def move(self) -> bool:
@@ -242,7 +190,7 @@ class ClaimedRun:
         False where it is to stay after all.
         """
         now = self.store.clock()
-        bound = self._fence(now=now, new_check_at=now + self.store.check)
+        bound = self._bound(due_at=now, check_at=now + self.store.check)
         with self.store.db.autocommit() as connection:
             if connection.execute(_MOVE, bound).rowcount != 1:
                 self.renew(connection)
@@ -253,12 +201,8 @@ class ClaimedRun:
 
     def end(self, status: Status, result: str | None, error: str | None) -> None:
         """Close the run, and wake a parent that waited for its last child."""
-        values = {
-            "new_status": status,
-            "now": self.store.clock(),
-            "new_result": result,
-            "new_error": error,
-        }
+        values: dict[str, Any] = {"status": status, "result": result, "error": error}
+        values["ended_at"] = self.store.clock()
         if self.parent_id is None:
             with self.store.db.autocommit() as connection:
                 self._write(connection, _END, **values)
@@ -275,9 +219,9 @@ class ClaimedRun:
         self,
         connection: Connection,
         due: datetime,
-        *,
-        attempt: int = 1,
+        attempt: int | None,
         error: str | None = None,
+        *,
         to_anyone: bool = False,
     ) -> None:
         stays = self.delivery.calls_again and not to_anyone
@@ -285,45 +229,29 @@ class ClaimedRun:
         row = self._write(
             connection,
             _RELEASE,
-            new_due_at=due,
-            new_check_at=due + self.store.check if waits else due,
-            new_holder=self.delivery.holder if stays else None,
-            new_attempt=attempt,
-            new_error=error,
+            due_at=due,
+            check_at=due + self.store.check if waits else due,
+            holder=self.delivery.holder if stays else None,
+            attempt=attempt,
+            error=error,
         )
         self.moved = row.epoch != self.epoch
 
     def _save_step(
-        self,
-        connection: Connection,
-        name: str,
-        status: StepStatus,
-        *,
-        attempts: int = 1,
-        result: str | None = None,
-        error: str | None = None,
-        until: datetime | None = None,
+        self, connection: Connection, name: str, status: StepStatus, attempts: int = 1, **more: Any
     ) -> None:
-        connection.execute(
-            _SAVE_STEP[self.store.db.engine.dialect.name],
-            {
-                "run_id": self.run_id,
-                "name": name,
-                "new_status": status,
-                "attempts": attempts,
-                "backend": self.backend,
-                "new_result": result,
-                "new_error": error,
-                "until": until,
-                "now": self.store.clock(),
-            },
-        )
+        values = {"status": status, "attempts": attempts, "backend": self.backend}
+        values |= {"result": None, "error": None, "until": None, "updated_at": self.store.clock()}
+        bound = {f"new_{column}": value for column, value in {**values, **more}.items()}
+        statement = _SAVE_STEP[self.store.db.engine.dialect.name]
+        connection.execute(statement, {"run_id": self.run_id, "name": name, **bound})
 
-    def _fence(self, **values: Any) -> dict[str, Any]:
-        return {"run_id": self.run_id, "claimed_epoch": self.epoch, **values}
+    def _bound(self, **values: Any) -> dict[str, Any]:
+        bound = {f"new_{column}": value for column, value in values.items()}
+        return {"run_id": self.run_id, "claimed_epoch": self.epoch, **bound}
 
     def _write(self, connection: Connection, statement: Update, **values: Any) -> Any:
-        done = connection.execute(statement, self._fence(**values))
+        done = connection.execute(statement, self._bound(**values))
         row: Any = done.one_or_none() if done.returns_rows else done.rowcount
         if not row:
             raise LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
