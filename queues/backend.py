@@ -144,17 +144,17 @@ class RQBackend:
                 job_id = _job_id(message)
                 fields: Any = {
                     "data": json.dumps([TASK, None, [message.run_id, message.epoch], {}]),
-                    "description": f"{message.job} {message.run_id}",
-                    "origin": message.queue,
+                    "description": f"{message.spec.name} {message.run_id}",
+                    "origin": message.spec.queue,
                     "status": JobStatus.QUEUED.value,
-                    "timeout": int(message.timeout),
+                    "timeout": int(message.spec.timeout),
                     "result_ttl": 0,  # the ledger keeps the result
                     "failure_ttl": FAILURE_TTL_SECONDS,
                     "created_at": now,
                     "enqueued_at": now,
                 }
                 pipe.hset(Job.key_for(job_id), mapping=fields)
-                queued[message.queue].append(job_id)
+                queued[message.spec.queue].append(job_id)
             for queue, ids in queued.items():
                 pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
                 pipe.rpush(queue_key(queue), *ids)
@@ -168,10 +168,10 @@ class RQBackend:
         """
         waiting: set[bytes | str] = set()
         with answered():
-            for queue in {message.queue for message in messages}:
+            for queue in {message.spec.queue for message in messages}:
                 waiting.update(self._redis.lrange(queue_key(queue), 0, -1))
             lost = [m for m in messages if _job_id(m).encode() not in waiting]
-            self._name_foreign_workers({message.queue for message in lost})
+            self._name_foreign_workers({message.spec.queue for message in lost})
         return {message.run_id for message in messages} - {message.run_id for message in lost}
 
     def _name_foreign_workers(self, queues: set[str]) -> None:
@@ -192,7 +192,7 @@ class RQBackend:
         with answered(), self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = _job_id(message)
-                keys = queue_key(message.queue), Job.key_for(job_id)
+                keys = queue_key(message.spec.queue), Job.key_for(job_id)
                 pipe.eval(_UNQUEUE, 2, *keys, job_id)
             pipe.execute()
 

@@ -138,7 +138,7 @@ def _event(message: Message) -> Event:
     data = json.loads(message.payload) if shown else {}
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}
     return Event(
-        name=message.event,
+        name=message.spec.event,
         id=f"{message.run_id}-{message.epoch}-{message.sends}",
         data=data,
         ts=int(message.due_at.timestamp() * 1000),

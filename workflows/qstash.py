@@ -23,7 +23,6 @@ from qstash.message import Message as Stored
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.job import JobSpec
 from app.switchyard.runs.backend import Message
 
 log = logging.getLogger(__name__)
@@ -117,9 +116,8 @@ class QStashBackend:
     name = "qstash"
     waits_until_due = True
 
-    def __init__(self, settings: Settings, jobs: Mapping[str, JobSpec]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._jobs = jobs
         self._client: QStash | None = None
         self._pid = 0
         self._paused_until = 0.0
@@ -166,22 +164,22 @@ class QStashBackend:
 
     def _request(self, message: Message) -> BatchRequest:
         at = _at(message.due_at)
-        spec = self._jobs.get(message.job)
-        body = {"run": message.run_id, "epoch": message.epoch, "job": message.job, "at": at}
+        spec = message.spec
+        body = {"run": message.run_id, "epoch": message.epoch, "job": spec.name, "at": at}
         request: BatchRequest = {
             "url": address(self._settings, DELIVER),
             "body": json.dumps(body),
             "content_type": "application/json",
             "deduplication_id": f"{message.run_id}-{message.epoch}-{message.sends}-{at}",
             "retries": RETRIES,
-            "timeout": max(1, min(LONGEST_SECONDS, math.ceil(message.timeout))),
+            "timeout": max(1, min(LONGEST_SECONDS, math.ceil(spec.timeout))),
             "failure_callback": address(self._settings, FAILED),
             "label": LABEL,
         }
         if message.due_at > utcnow():
             request["not_before"] = at
-        if spec is not None and spec.concurrency is not None:
-            key = f"{ID_PREFIX}{message.job}"
+        if spec.concurrency is not None:
+            key = f"{ID_PREFIX}{spec.name}"
             request["flow_control"] = {"key": key, "parallelism": spec.concurrency}
         return request
 

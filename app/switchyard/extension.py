@@ -93,7 +93,7 @@ def make_runtime(
         backends = [
             RQBackend(settings.redis_url),
             InngestBackend(settings),
-            QStashBackend(settings, catalogue),
+            QStashBackend(settings),
         ]
     lease = timedelta(seconds=settings.lease_seconds)
     store = RunStore(

@@ -172,7 +172,7 @@ class Inngest(Queue):
     waits_until_due = gives_refs = True
 
     def serves(self, message: Message) -> bool:
-        return self.world.made.catalogue[message.job].serverless == self.name
+        return message.spec.serverless == self.name
 
     def accept(self, message: Message, ref: str) -> None:
         mark = (message.run_id, message.epoch, message.sends, None)

@@ -13,6 +13,7 @@ import pytest
 
 from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Message
 from tests.support.sides import environment
 from tests.support.wire import read_request
@@ -50,8 +51,8 @@ def backend(url: str, folder: Path) -> InngestBackend:
 
 
 def message(ref: str | None = None) -> Message:
-    facts = {"job": "child", "backend": "inngest", "queue": "q", "event": "e", "payload": "{}"}
-    return Message("r", epoch=1, sends=0, due_at=datetime.now(UTC), timeout=60.0, ref=ref, **facts)
+    spec = load_jobs("tests.support.jobs")["child"]
+    return Message("r", spec, "inngest", "{}", 1, 0, datetime.now(UTC), ref)
 
 
 def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:

@@ -81,13 +81,18 @@ def test_no_relay_is_needed_to_go_on(alone: Side) -> None:
     assert len(alone.marks(n)) == 5 + 2 + 3 + 1
 
 
-def test_for_want_of_a_place_it_is_told_anew(alone: Side) -> None:
+def test_for_want_of_a_slot_it_is_sent_anew(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     n = uuid4().hex
     items = [{"name": f"{n}/{i}", "waitSeconds": 0.8} for i in range(4)]
-    # Without flow control at QStash, as when RQ's side has the places.
+    # Without flow control at QStash, as when RQ's side has the slots.
     backend = alone.made.store.backends["qstash"]
     assert isinstance(backend, QStashBackend)
-    backend._jobs = {}
+    plain = backend._request
+
+    def without_flow_control(message: Message) -> Any:
+        return {name: said for name, said in plain(message).items() if name != "flow_control"}
+
+    monkeypatch.setattr(backend, "_request", without_flow_control)
     rows = alone.finish(*alone.dispatch_many("capped", items))
     assert {row.status for row in rows} == {"succeeded"}
     assert standin(alone).store.dead() == []
@@ -153,7 +158,7 @@ def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: s
         ref = away.row(run.id).sent_ref
         spec = made.catalogue["child"]
         row = away.row(run.id)
-        message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, ref)
+        message = Message(run.id, spec, "qstash", "{}", 1, 0, row.due_at, ref)
         assert made.store.backends["qstash"].queued([message]) == set()
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
         stack.enter_context(relaying(made))
@@ -218,9 +223,8 @@ def test_killed_before_it_tells_of_the_retry(tmp_path: Path, redis_url: str) -> 
 def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
     row = alone.row(gone.id)
-    message = Message(
-        gone.id, "child", "qstash", "q", "e", "{}", 1, 0, row.due_at, 60.0, row.sent_ref
-    )
+    spec = alone.made.catalogue["child"]
+    message = Message(gone.id, spec, "qstash", "{}", 1, 0, row.due_at, row.sent_ref)
     backend = alone.made.store.backends["qstash"]
     assert backend.queued([message]) == {gone.id}
     backend.cancel([message])
@@ -232,9 +236,8 @@ def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
 def test_a_message_of_an_older_epoch_does_not_count(alone: Side) -> None:
     run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
     row = alone.row(run.id)
-    message = Message(
-        run.id, "child", "qstash", "q", "e", "{}", 2, 0, row.due_at, 60.0, row.sent_ref
-    )
+    spec = alone.made.catalogue["child"]
+    message = Message(run.id, spec, "qstash", "{}", 2, 0, row.due_at, row.sent_ref)
     assert alone.made.store.backends["qstash"].queued([message]) == set()
 
 
@@ -312,7 +315,7 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     backend = made.store.backends["qstash"]
     backend._paused_until = 0.0  # type: ignore[attr-defined]
     spec = made.catalogue["child"]
-    message = Message(run.id, spec.name, "qstash", "q", "e", "{}", 1, 0, made.store.clock(), 60.0)
+    message = Message(run.id, spec, "qstash", "{}", 1, 0, made.store.clock())
     with pytest.raises(BackendUnavailable, match=says):
         backend.send([message])
     assert hand_over(made.store, [run.id], "rq").moved == 1
@@ -334,9 +337,10 @@ def test_what_was_told_before_a_limit_was_met_is_noted(
         return Response('[{"messageId": "msg_1"}]', content_type="application/json")
 
     with serve_in_thread(limited) as url:
-        backend = QStashBackend(load({**alone.environ, "QSTASH_URL": url}), {})
+        backend = QStashBackend(load({**alone.environ, "QSTASH_URL": url}))
         now = datetime.now(UTC)
-        messages = [Message(n, "j", "qstash", "q", "e", "{}", 1, 0, now, 60.0) for n in ("a", "b")]
+        spec = alone.made.catalogue["child"]
+        messages = [Message(n, spec, "qstash", "{}", 1, 0, now) for n in ("a", "b")]
         assert backend.send(messages) == {"a": "msg_1"}
         with pytest.raises(BackendUnavailable, match="a moment ago"):
             backend.send(messages[1:])
@@ -348,7 +352,7 @@ def test_what_was_told_before_a_limit_was_met_is_noted(
 
 def test_a_wrong_token_is_said(alone: Side) -> None:
     environ = {**alone.environ, "QSTASH_TOKEN": "not-it"}
-    backend = QStashBackend(load(environ), {})
+    backend = QStashBackend(load(environ))
     with pytest.raises(BackendUnavailable, match="it answered 401"):
         backend.ping()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from app.local.inngest.server import UNLISTED_SECONDS
 from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Backend, Message
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect
@@ -25,8 +27,8 @@ from workflows.backend import InngestBackend
 
 def message(run: str, epoch: int = 1, ref: str | None = None) -> Message:
     due = datetime.now(UTC) + timedelta(hours=1)
-    facts = {"backend": "x", "queue": "back", "event": "test.child", "payload": '{"name": "n"}'}
-    return Message(run, "child", epoch=epoch, sends=0, due_at=due, timeout=60.0, ref=ref, **facts)
+    spec = replace(load_jobs("tests.support.jobs")["child"], queue="back")
+    return Message(run, spec, "x", '{"name": "n"}', epoch, 0, due, ref)
 
 
 @pytest.mark.parametrize("kind", ["rq", "memory"])

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from app.switchyard import effects
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +22,15 @@ class Message:
     """What a backend is sent: do run `run_id`, if it still stands at `epoch`."""
 
     run_id: str
-    job: str
+    spec: JobSpec
     backend: str
-    queue: str
-    event: str
     payload: str
     """Canonical JSON."""
     epoch: int
     sends: int
     due_at: datetime
-    timeout: float
     ref: str | None = None
+    """The backend's own reference, where it gave one."""
 
 
 class Backend(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -110,9 +111,11 @@ class RunContext:
         now = self._store.clock()
         backend = spec.carried_by(self.backend)
         decision = Decision(backend, Reason.PARENT.value, Stage.LEGACY.value, 0)
+        if keys is None and spec.key is None:
+            keys = [f"{self.run_id}/{step}/{index}" for index in range(len(payloads))]
         items = [
-            (new_run(spec, payload, self._child_key(spec, step, index, keys), now), decision)
-            for index, payload in enumerate(payloads)
+            (new_run(spec, payload, key, now), decision)
+            for payload, key in zip(payloads, keys or repeat(None), strict=False)
         ]
         messages: list[Message] = []
 
@@ -130,14 +133,10 @@ class RunContext:
         if known is not None:
             return dict(json.loads(known))
         self.boundary()
-        if self._children_open():
-            paused = self._claimed.wait(step, None, self._store.clock() + JOIN_POLL)
-            if not self._children_open():
-                # The last one ended between the look and the wait, and found nobody to wake.
-                with self._store.db.begin() as connection:
-                    woken = children.wake(connection, self._store, self.run_id)
-                self._store.send(woken)
-            raise Pause(paused)
+        with self._store.db.autocommit() as connection:
+            joins = children.any_open(connection, self.run_id)
+        if joins:
+            raise Pause(self._claimed.wait(step, None, self._store.clock() + JOIN_POLL))
 
         def count(tx: Session) -> dict[str, int]:
             return children.by_status(tx.connection(), self.run_id)
@@ -164,17 +163,6 @@ class RunContext:
             when = failure.when
             due = self._store.clock() + when if isinstance(when, timedelta) else when
         return self._claimed.retry(step, attempts, error, ceil_ms(due))
-
-    def _child_key(
-        self, spec: JobSpec, step: str, index: int, keys: Sequence[str] | None
-    ) -> str | None:
-        if keys is not None:
-            return keys[index]
-        return None if spec.key is not None else f"{self.run_id}/{step}/{index}"
-
-    def _children_open(self) -> bool:
-        with self._store.db.autocommit() as connection:
-            return children.any_open(connection, self.run_id)
 
     def _unique(self, name: str) -> str:
         seen = self._names.get(name, 0)

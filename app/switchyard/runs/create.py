@@ -19,10 +19,11 @@ from app.switchyard.job import JobSpec
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.models import AnyRow, Status, new_run_id, runs
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.store import RunStore, chunks, message_of
+from app.switchyard.runs.store import RunStore, chunks
 from flags import Decision, Reason, Stage
 
 KEY_LENGTH = 255
+_FRESH = {"status": Status.PENDING, "epoch": 1, "sends": 0, "attempt": 1, "losses": 0}
 SHADOW_JOB = "shadow-compare"
 
 _INSERT = {
@@ -144,11 +145,7 @@ def _write(
             "reason": decision.reason,
             "stage": decision.stage,
             "stage_version": decision.version,
-            "status": Status.PENDING,
-            "epoch": 1,
-            "sends": 0,
-            "attempt": 1,
-            "losses": 0,
+            **_FRESH,
             "parent_id": parent_id,
             "created_at": now,
             "due_at": new.due_at,
@@ -205,7 +202,7 @@ def new_messages(
 ) -> list[Message]:
     """The messages about those of the runs written that are new."""
     return [
-        message_of(spec, new.id, decision.backend, new.payload, new.due_at)
+        Message(new.id, spec, decision.backend, new.payload, 1, 0, new.due_at)
         for (new, decision), run in zip(items, written, strict=True)
         if run.created
     ]

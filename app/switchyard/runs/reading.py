@@ -15,20 +15,9 @@ from app.switchyard.runs.models import Status
 from app.switchyard.runs.models import StepRow as S
 
 COLUMNS = (
-    R.id,
-    R.job,
-    R.key,
-    R.backend,
-    R.reason,
-    R.stage,
-    R.status,
-    R.epoch,
-    R.attempt,
+    *(R.id, R.job, R.key, R.backend, R.reason, R.stage, R.status, R.epoch, R.attempt),
     R.parent_id.label("parent"),
-    R.created_at,
-    R.started_at,
-    R.ended_at,
-    R.error,
+    *(R.created_at, R.started_at, R.ended_at, R.error),
 )
 _TIMES = ("created_at", "started_at", "ended_at")
 
@@ -46,8 +35,7 @@ def newest(
     """The newest runs first, as `runs list --json` has them; `before` is the last id of a page."""
     # An id begins with its time, and is indexed.
     chosen: Select[*tuple[Any, ...]] = select(*COLUMNS).order_by(R.id.desc()).limit(limit)
-    named = ((R.job, job), (R.backend, backend), (R.parent_id, parent))
-    for column, wanted in named:
+    for column, wanted in ((R.job, job), (R.backend, backend), (R.parent_id, parent)):
         if wanted is not None:
             chosen = chosen.where(column == wanted)
     if status == Status.FAILED:

@@ -130,41 +130,35 @@ def take_over(connection: Connection, row: AnyRow, now: datetime, check: timedel
 
 def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, swept: Swept) -> None:
     """Runs that should have been claimed by now: still queued, or to be sent again?"""
-    messages = store.messages(rows)
+    messages = {message.run_id: message for message in store.messages(rows)}
     sure = True
     try:
-        queued = store.backends[backend].queued(messages)
+        queued = store.backends[backend].queued(list(messages.values()))
     except BackendUnavailable as failure:
         log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
-        if not store.backends.waits_until_due(backend):
-            swept.unreachable += len(messages)
-            look_again(store, [row.id for row in rows], now)
-            return
         # What a service was never sent, or so long ago that its word would not do, it is sent all
         # the same: that it takes events and answers no questions may last.
-        queued, sure = {message.run_id for message in messages if message.ref is not None}, False
-    known = {message.run_id for message in messages}
-    lost = [
-        row for row in rows if row.id in known and not (row.id in queued and _believed(row, now))
-    ]
-    lost_ids = {row.id for row in lost}
-    look_again(store, [row.id for row in rows if row.id not in lost_ids], now)
+        sends_anyway = store.backends.waits_until_due(backend)
+        queued = {run for run, m in messages.items() if m.ref is not None or not sends_anyway}
+        sure = False
+    lost = {
+        row.id: row
+        for row in rows
+        if row.id in messages and not (row.id in queued and _believed(row, now))
+    }
+    look_again(store, [row.id for row in rows if row.id not in lost], now)
     again: list[str] = []
     with store.db.autocommit() as connection:
-        for row in lost:
-            bound = {
-                "run_id": row.id,
-                "seen_epoch": row.epoch,
-                "seen_check_at": row.check_at,
-                "new_check_at": now + store.check,
-            }
+        for run_id, row in lost.items():
+            bound = {"run_id": run_id, "seen_epoch": row.epoch, "seen_check_at": row.check_at}
+            bound["new_check_at"] = now + store.check
             if connection.execute(RESEND, bound).rowcount == 1:
-                again.append(row.id)
+                again.append(run_id)
     swept.sent += len(again)
     if sure:
-        swept.queued += len(known) - len(lost)
+        swept.queued += len(messages) - len(lost)
     else:
-        swept.unreachable += len(known) - len(lost)
+        swept.unreachable += len(messages) - len(lost)
     store.send(again)
 
 

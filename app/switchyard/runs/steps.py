@@ -176,7 +176,11 @@ class ClaimedRun:
         with self.store.db.begin() as connection:
             self._save_step(connection, step, StepStatus.WAITING, until=until)
             self._release(connection, due, 1)
-        return self._given_back(Outcome(End.WAIT, due_at=due))
+            # Had the last child ended since the body looked, it would have found nobody to wake.
+            woken = [] if until else children.wake(connection, self.store, self.run_id)
+        outcome = self._given_back(Outcome(End.WAIT, due_at=due))
+        self.store.send(woken)
+        return outcome
 
     def give_up(self, *, wait: timedelta = timedelta(0), error: str | None = None) -> Outcome:
         """Let go of the run as it stands: nothing failed, anyone may go on with it after `wait`."""

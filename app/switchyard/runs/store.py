@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from operator import attrgetter
 from typing import TypeVar
 
@@ -41,32 +41,6 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def message_of(
-    spec: JobSpec,
-    run_id: str,
-    backend: str,
-    payload: str,
-    due_at: datetime,
-    epoch: int = 1,
-    sends: int = 0,
-    ref: str | None = None,
-) -> Message:
-    """The message about a run of this job."""
-    return Message(
-        run_id=run_id,
-        job=spec.name,
-        backend=backend,
-        queue=spec.queue,
-        event=spec.event,
-        payload=payload,
-        epoch=epoch,
-        sends=sends,
-        due_at=due_at,
-        timeout=spec.timeout,
-        ref=ref,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class RunStore:
     """Where runs are kept and where they are sent."""
@@ -91,7 +65,7 @@ class RunStore:
     def messages(self, rows: Iterable[AnyRow]) -> list[Message]:
         """The messages about these rows of SENT, without those of unknown jobs."""
         return [
-            message_of(spec, r.id, r.backend, r.payload, r.due_at, r.epoch, r.sends, r.sent_ref)
+            Message(r.id, spec, r.backend, r.payload, r.epoch, r.sends, r.due_at, r.sent_ref)
             for r in rows
             if (spec := self.spec_of(r.job)) is not None
         ]
