@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,15 +100,6 @@ def include_object(
 ) -> bool:
     """Alembic's hook for a host's env.py: the layer's tables are none of the host's to migrate."""
     return type_ != "table" or name is None or not name.startswith(TABLE_PREFIX)
-
-
-def on_create(table: Table, statements: Mapping[str, Sequence[str]]) -> None:
-    """Have the statements of the dialect's name executed once the table is made."""
-
-    @event.listens_for(table, "after_create")
-    def execute(_table: Table, connection: Connection, **_: Any) -> None:
-        for statement in statements[connection.dialect.name]:
-            connection.exec_driver_sql(statement)
 
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, literal, select, text, 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.platform.config import Settings
-from app.platform.ledger.models import Entry, entries
+from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
     FEES,
@@ -31,6 +31,7 @@ from app.platform.ledger.postings import (
     trial_balance,
 )
 from app.switchyard.db import Database
+from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 EARNED = Posting(EntryKind.EARNING, "e1", CASH, "creator:a", "usd", 800, NOW)
@@ -40,7 +41,7 @@ FEE = Posting(EntryKind.FEE, "e1", CASH, FEES, "usd", 200, NOW)
 @pytest.fixture
 def db(database_url: str) -> Iterator[Database]:
     made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    entries.create(made.engine)
+    create_all(made.engine)
     yield made
     made.dispose()
 
@@ -48,7 +49,7 @@ def db(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def lite(tmp_path: Any) -> Iterator[Database]:
     made = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    entries.create(made.engine)
+    create_all(made.engine)
     yield made
     made.dispose()
 

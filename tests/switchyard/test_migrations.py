@@ -22,6 +22,7 @@ from app.switchyard import schema
 from app.switchyard.db import TABLE_PREFIX, Database, include_object
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.schema import LAYER, migrating
+from tests.support.tables import guard
 from tests.support.waiting import PATIENCE_SECONDS
 
 BRANCHES = (LAYER, tables.BRANCH)
@@ -109,6 +110,7 @@ def test_up_is_the_models_and_down_is_nothing(db: Database) -> None:
         assert described(db)["functions"] == []
     for branch in BRANCHES:
         branch.metadata.create_all(db.engine)
+    guard(db.engine)
     assert migrated == described(db)
     assert len(migrated) > 5
 

@@ -19,9 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
-from app.platform.earnings.guards import INSTALL
 from app.platform.ledger.models import CURRENCY_CHECK
-from app.switchyard.db import on_create
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
@@ -81,7 +79,8 @@ class Earning(Base):
     """The sale that a refund or dispute is about."""
     occurred_at: Mapped[datetime]
     posted: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether it is in the ledger; see posting. Guarded: once it is, nothing here changes."""
+    """Whether it is in the ledger; see posting. Once it is, the database refuses any change: what
+    is held back is reckoned from this, and what is owed from the ledger."""
 
     __table_args__ = (
         CheckConstraint("gross > 0 AND fee >= 0 AND fee <= gross", name="amounts"),
@@ -105,4 +104,3 @@ class Earning(Base):
 
 
 earnings = cast(Table, Earning.__table__)
-on_create(earnings, INSTALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date
 from typing import cast
 
@@ -10,8 +9,6 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, Table
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
-from app.platform.earnings.models import Earning
-from app.switchyard.db import on_create
 
 # SQLite keeps the rows in their key's own index.
 _BY_KEY = {"sqlite_with_rowid": False}
@@ -100,49 +97,3 @@ monthly = cast(Table, MonthlyEarnings.__table__)
 lifetime = cast(Table, LifetimeEarnings.__table__)
 platform_days = cast(Table, PlatformDay.__table__)
 dirty_days = cast(Table, DirtyDay.__table__)
-
-_OF = "creator_id, source, kind, currency, gross, fee, occurred_at"
-_SQLITE_MARK = "INSERT OR IGNORE INTO dirty_days (day, mark) VALUES (date({row}.occurred_at), 0);"
-_MARK = (
-    "INSERT INTO dirty_days (day, mark) SELECT DISTINCT (occurred_at AT TIME ZONE 'UTC')::date,"
-    " pg_current_xact_id()::text::bigint FROM {rows} ON CONFLICT DO NOTHING;"
-)
-_POSTGRES = (
-    # trigger, when, for each, the function's rows
-    ("insert", "INSERT", "REFERENCING NEW TABLE AS changed FOR EACH STATEMENT", "changed"),
-    ("delete", "DELETE", "REFERENCING OLD TABLE AS changed FOR EACH STATEMENT", "changed"),
-    # A column list and a transition table do not go together; what is posted never changes.
-    (
-        "update",
-        f"UPDATE OF {_OF}",
-        "FOR EACH ROW",
-        "(SELECT OLD.* UNION ALL SELECT NEW.*) AS changed",
-    ),
-)
-
-
-def _trigger(verb: str, when: str, each: str, rows: str) -> tuple[str, str]:
-    name = f"earnings_dirty_{verb}"
-    return (
-        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $$ BEGIN {_MARK.format(rows=rows)} RETURN NULL; END $$",
-        f"CREATE TRIGGER {name} AFTER {when} ON earnings {each} EXECUTE FUNCTION {name}()",
-    )
-
-
-MARKS: Mapping[str, tuple[str, ...]] = {
-    "sqlite": (
-        "CREATE TRIGGER earnings_dirty_insert AFTER INSERT ON earnings"
-        f" BEGIN {_SQLITE_MARK.format(row='NEW')} END",
-        "CREATE TRIGGER earnings_dirty_delete AFTER DELETE ON earnings"
-        f" BEGIN {_SQLITE_MARK.format(row='OLD')} END",
-        f"CREATE TRIGGER earnings_dirty_update AFTER UPDATE OF {_OF} ON earnings"
-        f" BEGIN {_SQLITE_MARK.format(row='OLD')} {_SQLITE_MARK.format(row='NEW')} END",
-    ),
-    "postgresql": tuple(statement for made in _POSTGRES for statement in _trigger(*made)),
-}
-"""The triggers that mark dirty days, by SQLAlchemy's dialect name."""
-
-on_create(dirty_days, MARKS)
-# The triggers stand on both tables: theirs is made last.
-dirty_days.add_is_dependent_on(cast(Table, Earning.__table__))

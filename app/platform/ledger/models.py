@@ -17,8 +17,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
-from app.platform.ledger.guards import INSTALL
-from app.switchyard.db import on_create
 
 CURRENCY_CHECK = "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
 """Three lower-case letters, in SQL that both databases read alike."""
@@ -31,7 +29,8 @@ class Entry(Base):
     """`amount` moves from account `debit` to account `credit`: a row is balanced by its shape.
 
     After TigerBeetle's transfers (https://docs.tigerbeetle.com/reference/transfer). Never updated,
-    never deleted: see guards. (kind, ref) says what caused it, once per pair of accounts.
+    never deleted: the migrations' triggers refuse it. (kind, ref) says what caused it, once per
+    pair of accounts.
     """
 
     __tablename__ = "entries"
@@ -61,4 +60,3 @@ class Entry(Base):
 
 
 entries = cast(Table, Entry.__table__)
-on_create(entries, INSTALL)

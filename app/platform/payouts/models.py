@@ -21,8 +21,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
 from app.platform.ledger.models import CURRENCY_CHECK
-from app.platform.payouts.guards import INSTALL
-from app.switchyard.db import on_create, partial_index
+from app.switchyard.db import partial_index
 
 MAX_ID_LENGTH = 240
 """Leaves room in Stripe's 255 characters of idempotency key for the attempt's number."""
@@ -103,7 +102,8 @@ def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
 
 
 class Payout(Base):
-    """Money on its way to one creator; amount and destination are fixed when it is requested."""
+    """Money on its way to one creator. Its creator, amount and destination are fixed when it is
+    requested, and it is never deleted: the migrations' triggers refuse it."""
 
     __tablename__ = "payouts"
 
@@ -208,4 +208,3 @@ class StripeEvent(Base):
 payouts = cast(Table, Payout.__table__)
 attempts = cast(Table, PayoutAttempt.__table__)
 stripe_events = cast(Table, StripeEvent.__table__)
-on_create(payouts, INSTALL)
