@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from app.platform.config import settings_of
 from app.platform.payouts.reconcile import reconcile
-from app.switchyard.commands.outside import is_refused
+from app.switchyard.commands.checks import is_refused
 from app.switchyard.errors import CheckFailed
 from app.switchyard.runtime import Check, Runtime
 

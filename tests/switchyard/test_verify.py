@@ -18,14 +18,14 @@ from sqlalchemy import insert, update
 
 from app import create_app as build
 from app.local.serving import serve_in_thread
-from app.platform import checks
+from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
 from app.platform.gateways.smtp import Mailer
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
 from app.switchyard.clock import iso
-from app.switchyard.commands import inside, outside
-from app.switchyard.commands.checks import verify
+from app.switchyard.commands import checks
+from app.switchyard.commands.verify import checked
 from app.switchyard.cutover.clock import tick
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
 from app.switchyard.runs.memory import MemoryBackend
@@ -91,14 +91,14 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
         begun.wait()
         return "met"
 
-    checks = [
+    lines = [
         Check("hangs", hang, "wait", seconds=0.3),
         Check("first", together, "a", PATIENCE_SECONDS),
         Check("second", together, "b", PATIENCE_SECONDS),
         Check("bursts", burst, "c", PATIENCE_SECONDS),
         Check("refuses", refuse, "d", PATIENCE_SECONDS),
     ]
-    found = verify(made, checks, lambda: ended.append(1))
+    found = checked(made, lines, lambda: ended.append(1))
     assert found == [
         {"check": "hangs", "ok": False, "detail": "no answer within 0.3 s", "fix": "wait"},
         {"check": "first", "ok": True, "detail": "met", "fix": None},
@@ -115,7 +115,7 @@ def test_a_canary_comes_back(
     redis_url: str, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the side it was sent to, whatever the flag says, and on record as what it is."""
-    monkeypatch.setattr(inside, "CANARY_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(checks, "CANARY_SECONDS", PATIENCE_SECONDS)
     connect(redis_url).flushall()
     url, jobs = (
         f"sqlite:///{tmp_path / 'test.db'}",
@@ -130,39 +130,39 @@ def test_a_canary_comes_back(
         else:
             made = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).made
         runtime.install(made)
-        assert "there and back" in inside.canary(backend)(made)
+        assert "there and back" in checks.canary(backend)(made)
         with made.db.autocommit() as connection:
             row = connection.execute(R.__table__.select().where(R.job == "canary")).one()
     assert (row.backend, row.reason, row.status) == (backend, "CANARY", "succeeded")
 
 
 def test_a_canary_that_does_not_come_back(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "CANARY_SECONDS", 0.3)
+    monkeypatch.setattr(checks, "CANARY_SECONDS", 0.3)
     with pytest.raises(CheckFailed, match=r"pending after 0\.3 s; it is called off"):
-        inside.canary("memory")(made)
+        checks.canary("memory")(made)
     with made.db.autocommit() as connection:
         assert connection.execute(R.__table__.select()).one().status == Status.CANCELLED
     with pytest.raises(BackendUnavailable, match="no backend"):
-        inside.canary("qstash")(made)
+        checks.canary("qstash")(made)
 
 
 def test_lost_runs(made: Runtime) -> None:
-    assert inside.lost(made) == "no open run is overdue"
+    assert checks.lost(made) == "no open run is overdue"
     from app.switchyard.dispatch import dispatch
 
     dispatch("noop", {"name": "x"})
-    assert inside.lost(made) == "no open run is overdue"
+    assert checks.lost(made) == "no open run is overdue"
     late = made.store.clock() - timedelta(minutes=5)
     with made.db.begin() as connection:
         connection.execute(update(R).values(check_at=late))
     with pytest.raises(CheckFailed, match="1 open runs that nobody has looked at"):
-        inside.lost(made)
+        checks.lost(made)
 
 
 def test_clocks(made: Runtime) -> None:
-    assert "nothing was due" in inside.clocks(made)
+    assert "nothing was due" in checks.clocks(made)
     spec = made.catalogue["keyed"]
-    last = spec.occurrence_at(made.store.clock() - inside.LATE)
+    last = spec.occurrence_at(made.store.clock() - checks.LATE)
     long_ago = last - timedelta(days=3)
     with made.db.begin() as connection:
         row = dict.fromkeys(("backend", "reason", "stage"), "rq") | {
@@ -177,9 +177,9 @@ def test_clocks(made: Runtime) -> None:
         }
         connection.execute(insert(R).values(row))
     with pytest.raises(CheckFailed, match=f"no run for keyed of {iso(last)}"):
-        inside.clocks(made)
+        checks.clocks(made)
     tick(spec, last)
-    assert inside.clocks(made) == "the last tick of 1 jobs is there"
+    assert checks.clocks(made) == "the last tick of 1 jobs is there"
 
 
 def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
@@ -190,19 +190,19 @@ def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
     at = datetime(2025, 3, 1, 9, tzinfo=UTC)
     for spec in jobs.values():
         if spec.schedule is not None:
-            assert inside.tick_key(spec, at, at) == tick(spec, at).key
+            assert checks.tick_key(spec, at, at) == tick(spec, at).key
 
 
 def test_inngest_has_exactly_our_functions(redis_url: str, tmp_path: Path) -> None:
     with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
-        assert "the same there and here" in outside.inngest_functions(on.made)
-        assert "an event was taken" in outside.inngest_key(on.made)
+        assert "the same there and here" in checks.inngest_functions(on.made)
+        assert "an event was taken" in checks.inngest_key(on.made)
         assert on.standin is not None
         functions = on.standin.engine.functions
         functions["switchyard-gone"] = functions.pop("switchyard-noop")
         functions["another-app"] = functions["switchyard-gone"]
         with pytest.raises(CheckFailed) as found:
-            outside.inngest_functions(on.made)
+            checks.inngest_functions(on.made)
     assert "missing there: ['noop']; not in this code: ['gone']" in str(found.value)
 
 
@@ -214,11 +214,11 @@ def test_an_inngest_that_does_not_say() -> None:
     with serve_in_thread(app) as url:
         old = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
         with pytest.raises(CheckFailed, match=r"not in this code: \['strange'\]"):
-            outside.inngest_functions(old)
+            checks.inngest_functions(old)
     with serve_in_thread(Flask("mute")) as url:
         mute = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
         with pytest.raises(BackendUnavailable, match=r"does not say \(it answered 404\)"):
-            outside.inngest_functions(mute)
+            checks.inngest_functions(mute)
 
 
 def test_inngests_keys() -> None:
@@ -233,22 +233,22 @@ def test_inngests_keys() -> None:
             )
 
         right = having("right", "abcd" * 8)
-        assert outside.inngest_key(right) == "an event was taken"
+        assert checks.inngest_key(right) == "an event was taken"
         with pytest.raises(CheckFailed, match="missing there"):
-            outside.inngest_functions(right)
+            checks.inngest_functions(right)
         wrong = having("wrong", "ffff" * 8)
         with pytest.raises(BackendUnavailable):
-            outside.inngest_key(wrong)
+            checks.inngest_key(wrong)
         with pytest.raises(BackendUnavailable, match="it answered 401"):
-            outside.inngest_functions(wrong)
+            checks.inngest_functions(wrong)
     without = settled(stripe_api_key=SecretStr("sk_test_x"))
     with pytest.raises(CheckFailed, match="INNGEST_EVENT_KEY is not set"):
-        outside.inngest_key(without)
+        checks.inngest_key(without)
 
 
 def test_qstash() -> None:
     with pytest.raises(CheckFailed, match="QSTASH_TOKEN is not set"):
-        outside.qstash_token(settled())
+        checks.qstash_token(settled())
     with QStashStandIn("right", CURRENT_KEY) as standin:
 
         def having(token: str) -> Runtime:
@@ -262,17 +262,17 @@ def test_qstash() -> None:
             )
 
         with pytest.raises(BackendUnavailable, match="401"):
-            outside.qstash_token(having("wrong"))
+            checks.qstash_token(having("wrong"))
         right = having("right")
-        assert outside.qstash_token(right)
+        assert checks.qstash_token(right)
         with pytest.raises(CheckFailed, match="missing there"):
-            outside.qstash_schedules(right)
+            checks.qstash_schedules(right)
         sync(right)
-        assert "as here" in outside.qstash_schedules(right)
+        assert "as here" in checks.qstash_schedules(right)
 
 
 def test_mail(made: Runtime) -> None:
-    assert "local mode" in checks.mail(made)
+    assert "local mode" in platform_checks.mail(made)
     with served(login=True) as box:
         box.accepts = (b"me", b"right")
         for password, right in (("right", True), (SECRET, False)):
@@ -296,16 +296,16 @@ def test_unsigned_calls_must_be_refused(opened: str | None) -> None:
     app.get("/healthz", endpoint="health")(lambda: "ok")
     with serve_in_thread(app) as url:
         there = settled(backend_url=url, stripe_api_key=SecretStr("sk_test_x"))
-        assert outside.address(there) == "/healthz answers"
+        assert checks.address(there) == "/healthz answers"
         if opened is None:
-            assert outside.signatures(there) == "unsigned calls are refused"
-            assert checks.webhooks(there) == "unsigned calls are refused"
+            assert checks.signatures(there) == "unsigned calls are refused"
+            assert platform_checks.webhooks(there) == "unsigned calls are refused"
         else:
-            check = checks.webhooks if "webhooks" in opened else outside.signatures
+            check = platform_checks.webhooks if "webhooks" in opened else checks.signatures
             with pytest.raises(CheckFailed, match=f"not refuse.*{opened}|{opened} did not refuse"):
                 check(there)
     with pytest.raises(CheckFailed, match="BACKEND_URL is not set"):
-        outside.address(settled())
+        checks.address(settled())
 
 
 def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
@@ -326,14 +326,14 @@ def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
     app = build(Settings(**settings))
     with serve_in_thread(app) as url:
         there = settled(**{**settings, "database_url": "sqlite://", "backend_url": url})
-        assert outside.signatures(there) == "unsigned calls are refused"
+        assert checks.signatures(there) == "unsigned calls are refused"
 
 
 def test_the_command_says_no_secret(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With nothing to be reached: every check ends, and none shows a key."""
-    monkeypatch.setattr(inside, "CANARY_SECONDS", 0.2)
+    monkeypatch.setattr(checks, "CANARY_SECONDS", 0.2)
     key = SECRET
     environ = {
         "DATABASE_URL": f"sqlite:///{tmp_path / 'none.db'}",

@@ -6,14 +6,11 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.switchyard.commands import (
-    cost,
     cutover,
     database,
     draining,
     inventory,
     jobs,
-    parity,
-    pins,
     processes,
     qstash,
     run_here,
@@ -25,11 +22,8 @@ from app.switchyard.commands import (
 def register_commands(app: Flask) -> None:
     """Add the layer's commands, all below `flask switchyard`."""
     jobs.group.add_command(run_here.run_job)
-    cutover.group.add_command(parity.parity)
-    for command in (pins.pin, pins.unpin, pins.pins, draining.drain, draining.rollback):
+    for command in (draining.drain, draining.rollback, inventory.inventory, verify.verify):
         cutover.group.add_command(command)
-    for asked in (inventory.inventory, verify.verify, cost.cost):
-        cutover.group.add_command(asked)
     group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
     for own in (jobs.group, runs.group, cutover.group, qstash.group, database.group):
         group.add_command(own)

@@ -1,46 +1,322 @@
-"""Checks made side by side, each with its own time; one that hangs is reported, not waited for."""
+"""What `cutover verify` checks of the layer: its parts, a canary through each side, the services
+and their keys, and the way from them to this app."""
 
 from __future__ import annotations
 
-import threading
+import importlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from importlib.metadata import version
+from secrets import token_hex
 from typing import Any
 
-from app.switchyard.errors import SwitchyardError
+import requests
+from sqlalchemy import func, select
+
+from app.switchyard.clock import iso
+from app.switchyard.commands import inventory
+from app.switchyard.commands.database import standing
+from app.switchyard.cutover.status import EVER
+from app.switchyard.dispatch import dispatch_canary
+from app.switchyard.errors import BackendUnavailable, CheckFailed, RunNotMovable
+from app.switchyard.job import JobSpec
+from app.switchyard.runs import operate
+from app.switchyard.runs.create import new_run
+from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Check, Runtime
+from queues.backend import WORKER_COMMAND
+from workflows.remote import functions_there, send_harmless
+from workflows.sync import sync
+
+JOB = "canary"
+CANARY_SECONDS = 15.0
+LATE = timedelta(minutes=1)
+"""How long after its time a tick, or a look at a run, is taken for missing."""
+_LOOK_SECONDS = 0.2
+SDKS = {
+    "inngest": "inngest",
+    "qstash": "qstash",
+    "upstash-redis": "upstash_redis",
+    "rq": "rq",
+    "redis": "redis",
+}
+ANSWER_SECONDS = 4.0
+REFUSED = (400, 401, 403)
+UNSIGNED = {
+    "/api/inngest?fnId=switchyard-canary&stepId=step": "INNGEST_SIGNING_KEY",
+    "/api/qstash/deliver": "QSTASH_CURRENT_SIGNING_KEY",
+    "/api/inngest/trigger": "ADMIN_TOKEN",
+}
+OPEN_LOCALLY = ("/api/inngest", "/api/inngest/trigger")
 
 
-def verify(
-    made: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
-) -> list[dict[str, Any]]:
-    """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
-    started = time.monotonic()
-    found: dict[str, tuple[bool, str]] = {}
+def migrated(made: Runtime) -> str:
+    """The database answers, and its tables are those of this version."""
+    for row in standing(made):
+        if row["revision"] != row["head"]:
+            where = f"{row['revision']}, this version's are {row['head']}"
+            raise CheckFailed(f"the tables of {row['name']} are at {where}")
+    return "it answers; the tables are those of this version"
 
-    def look(check: Check) -> None:
-        found[check.name] = _seen(made, check)
-        done()
 
-    # Daemons: one that hangs must not hold up the end of the process.
-    threads = [threading.Thread(target=look, args=(check,), daemon=True) for check in checks]
-    for thread in threads:
-        thread.start()
-    answers = []
-    for check, thread in zip(checks, threads, strict=True):
-        thread.join(max(0.0, started + check.seconds - time.monotonic()))
-        ok, detail = found.get(check.name, (False, f"no answer within {check.seconds:g} s"))
-        answers.append(
-            {"check": check.name, "ok": ok, "detail": detail, "fix": None if ok else check.fix}
+def redis(made: Runtime) -> str:
+    """RQ's Redis answers."""
+    made.store.backends["rq"].ping()
+    return "it answers"
+
+
+def canary(backend: str) -> Callable[[Runtime], str]:
+    """A run of one step comes back from `backend`."""
+    return partial(_canary, backend)
+
+
+def _canary(backend: str, made: Runtime) -> str:
+    if JOB not in made.catalogue:
+        raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
+    begun = time.monotonic()
+    run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
+    while time.monotonic() < begun + CANARY_SECONDS:
+        with made.db.autocommit() as connection:
+            columns = (R.status, R.backend, R.result, R.error)
+            row = connection.execute(select(*columns).where(R.id == run.id)).one()
+        if row.status not in OPEN:
+            return _come_back(backend, row, time.monotonic() - begun)
+        time.sleep(_LOOK_SECONDS)
+    with suppress(RunNotMovable):  # it may have come this moment
+        operate.cancel(made.store, run.id)
+    raise CheckFailed(f"run {run.id} was {row.status} after {CANARY_SECONDS:g} s; it is called off")
+
+
+def _come_back(backend: str, row: Any, seconds: float) -> str:
+    if row.status != Status.SUCCEEDED:
+        raise CheckFailed(f"it {row.status}: {row.error}")
+    if json.loads(row.result)["backend"] != backend:
+        raise CheckFailed(f"it came back from {json.loads(row.result)['backend']}")
+    return f"there and back in {seconds:.1f} s"
+
+
+def lost(made: Runtime) -> str:
+    """No open run is overdue: the relay looks at each when its time has come."""
+    now = made.store.clock()
+    overdue = select(func.count(), func.min(R.check_at)).where(
+        R.check_at > EVER, R.check_at < now - LATE
+    )
+    with made.db.autocommit() as connection:
+        count, oldest = connection.execute(overdue).one()
+    if count:
+        raise CheckFailed(
+            f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}"
         )
-    return answers
+    return "no open run is overdue"
 
 
-def _seen(made: Runtime, check: Check) -> tuple[bool, str]:
+def clocks(made: Runtime) -> str:
+    """The last occurrence of every scheduled job is a run."""
+    now = made.store.clock()
+    with made.db.autocommit() as connection:
+        first = connection.execute(select(func.min(R.id))).scalar()
+    since = now if first is None else datetime.fromtimestamp(int(first[:12], 16) / 1000, UTC)
+    due: dict[str, tuple[datetime, str]] = {}
+    for spec in made.catalogue.values():
+        if spec.schedule is None:
+            continue
+        at = spec.occurrence_at(now - LATE)
+        if at > since:
+            due[spec.name] = (at, tick_key(spec, at, now))
+    if not due:
+        return f"nothing was due since the ledger's first run, at {iso(since)}"
+    missing = []
+    with made.db.autocommit() as connection:
+        for job, (at, key) in due.items():
+            known = select(R.id).where(R.job == job, R.key == key)
+            if connection.execute(known).first() is None:
+                missing.append(f"{job} of {iso(at)}")
+    if missing:
+        raise CheckFailed(f"no run for {', '.join(missing)}")
+    return f"the last tick of {len(due)} jobs is there"
+
+
+def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
+    """The key of the run that an occurrence becomes, as clock.tick has it."""
+    payload = None if spec.tick is None else spec.tick(at)
+    return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key
+
+
+def sdks(_made: Runtime) -> str:
+    """Each library is there."""
+    found = []
+    for package, module in SDKS.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as missing:
+            raise CheckFailed(f"{package} cannot be imported ({missing.name})") from None
+        found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
+def inngest_key(made: Runtime) -> str:
+    """Inngest takes an event (one that starts nothing)."""
+    settings = made.settings
+    if settings.inngest_dev is None and not settings.local:
+        for name in ("inngest_event_key", "inngest_signing_key"):
+            if getattr(settings, name) is None:
+                raise CheckFailed(f"{name.upper()} is not set")
+    send_harmless(settings)
+    return "an event was taken" + ("" if settings.inngest_signed else "; a dev server: any key is")
+
+
+def inngest_functions(made: Runtime) -> str:
+    """Inngest has synced exactly the functions of this catalogue."""
+    ours = {spec.name for spec in made.catalogue.values() if spec.serverless == "inngest"}
+    there = functions_there(made.settings)
+    missing, strange = sorted(ours - there), sorted(there - ours)
+    if missing or strange:
+        raise CheckFailed(
+            f"missing there: {missing or 'none'}; not in this code: {strange or 'none'}"
+        )
+    return f"{len(ours)} functions, the same there and here"
+
+
+def qstash_token(made: Runtime) -> str:
+    """QStash answers to the token."""
+    _qstash(made)
+    made.store.backends["qstash"].ping()
+    return "it answers to the token"
+
+
+def qstash_schedules(made: Runtime) -> str:
+    """QStash ticks what the catalogue says, and nothing else of ours."""
+    _qstash(made)
+    would = sync(made, dry_run=True)
+    if would.new or would.changed or would.removed:
+        raise CheckFailed(
+            f"{len(would.new)} are missing there, {len(would.changed)} differ,"
+            f" {len(would.removed)} are of no job"
+        )
+    return f"{len(would.unchanged)} schedules, as here"
+
+
+def _qstash(made: Runtime) -> None:
+    if made.settings.qstash_lacks is not None:
+        raise CheckFailed(f"{made.settings.qstash_lacks} is not set")
+
+
+def cache(made: Runtime) -> str:
+    """The cache answers."""
+    made.cache.script("return 1", [])
+    if made.settings.upstash_redis_rest_url is None:
+        return "it answers; UPSTASH_REDIS_REST_URL is not set, so it is the Redis of REDIS_URL"
+    return "Upstash answers to the token"
+
+
+def address(made: Runtime) -> str:
+    """This app is to be reached from outside, and answers there."""
+    answer = _ask(made, "GET", "/healthz")
+    if answer.status_code != 200:
+        raise CheckFailed(f"/healthz answered {answer.status_code}")
+    return "/healthz answers"
+
+
+def signatures(made: Runtime) -> str:
+    """Where others call this app, it refuses a call that is not signed."""
+    opened = []
+    for path, secret in UNSIGNED.items():
+        name = path.partition("?")[0]
+        refused = is_refused(made, path)
+        if not refused and not (made.settings.local and name in OPEN_LOCALLY):
+            opened.append(f"{name} ({secret})")
+    if opened:
+        raise CheckFailed(f"an unsigned call was not refused by {', '.join(opened)}")
+    if made.settings.local:
+        return f"refused, but for {' and '.join(OPEN_LOCALLY)}, which are open in local mode"
+    return "unsigned calls are refused"
+
+
+def is_refused(made: Runtime, path: str) -> bool:
+    """Whether a call of this app that nobody signed is refused.
+
+    Raises CheckFailed and BackendUnavailable where the app cannot be called from here.
+    """
+    return _ask(made, "POST", path).status_code in REFUSED
+
+
+def _ask(made: Runtime, method: str, path: str) -> requests.Response:
+    base = made.settings.backend_url
+    if base is None:
+        raise CheckFailed("BACKEND_URL is not set")
     try:
-        return True, check.look(made)
-    except SwitchyardError as failure:
-        return False, str(failure)
-    except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
-        # Its text may hold a URL with a password.
-        return False, f"it failed: {type(failure).__name__}"
+        return requests.request(
+            method,
+            base.rstrip("/") + path,
+            json=None if method == "GET" else {},
+            timeout=ANSWER_SECONDS,
+            allow_redirects=False,
+        )
+    except requests.RequestException as failure:
+        raise BackendUnavailable(f"BACKEND_URL: {type(failure).__name__}") from failure
+
+
+LONGEST_SECONDS = CANARY_SECONDS + 8
+"""Of any check: a backend that is away also takes its time to say so."""
+
+CHECKS = (
+    Check("sdks", sdks, "pip install -r requirements.txt"),
+    Check(
+        "database",
+        migrated,
+        "see that DATABASE_URL is right and it is up; then `flask --app app db upgrade`",
+    ),
+    Check("redis", redis, "see that REDIS_URL is right and Redis up"),
+    Check("rq-workers", inventory.workers_fit, f"start `{WORKER_COMMAND}` in their place"),
+    Check(
+        "rq-bypasses",
+        inventory.nothing_bypasses,
+        "`cutover inventory` shows which: have it enqueue with queues.Queue, give its schedule to"
+        " the job, or let the old function dispatch (docs/old-call-sites.md)",
+    ),
+    Check("cache", cache, "see UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN"),
+    Check(
+        "inngest-key",
+        inngest_key,
+        "set INNGEST_EVENT_KEY and INNGEST_SIGNING_KEY of the same environment at Inngest",
+    ),
+    Check(
+        "inngest-functions",
+        inngest_functions,
+        "deploy this version, then sync the app at Inngest (its URL is BACKEND_URL/api/inngest);"
+        " where Inngest does not say, compare its dashboard with `jobs list`",
+    ),
+    Check("qstash-token", qstash_token, "set QSTASH_TOKEN and BACKEND_URL"),
+    Check("qstash-schedules", qstash_schedules, "`flask --app app qstash sync`"),
+    Check("address", address, "set BACKEND_URL to where web is reached from outside"),
+    Check(
+        "signatures",
+        signatures,
+        "set the variable named, no INNGEST_DEV, and deploy: anybody may start jobs until then",
+    ),
+    Check(
+        "canary-rq",
+        canary("rq"),
+        "see that a worker runs and serves the queue maintenance",
+        LONGEST_SECONDS,
+    ),
+    Check(
+        "canary-inngest",
+        canary("inngest"),
+        "see inngest-key, inngest-functions and address; Inngest's dashboard shows its calls",
+        LONGEST_SECONDS,
+    ),
+    Check(
+        "canary-qstash",
+        canary("qstash"),
+        "see qstash-token and address; QStash's console shows its deliveries",
+        LONGEST_SECONDS,
+    ),
+    Check("clocks", clocks, "see that a clock process runs, or Inngest's or QStash's cron"),
+    Check("lost-runs", lost, "see that a relay process runs, or relay-sweep each minute"),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,13 +22,12 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.telling import watched
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.create import Run
-from app.switchyard.runtime import using
+from app.switchyard.runtime import Runtime, using
 from flags import LEGACY_BACKEND, Stage, StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
@@ -89,6 +88,13 @@ def dispatch_job(
     else:
         details(asdict(run).items())
     say_outcome(run, failures)
+
+
+def watched(made: Runtime) -> tuple[Runtime, list[str]]:
+    """The same parts, and the list that fills with why a backend could not be sent a run."""
+    failures: list[str] = []
+    backends = made.store.backends.noting(failures.append)
+    return replace(made, store=replace(made.store, backends=backends)), failures
 
 
 def say_outcome(run: Run, failures: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from sqlalchemy import select
 
+from app.switchyard.commands.jobs import watched
 from app.switchyard.commands.output import (
     Commands,
     details,
@@ -15,7 +16,6 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.telling import watched
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runs import operate, reading
 from app.switchyard.runs.models import RunRow as R

@@ -1,14 +1,18 @@
-"""`cutover verify`: the migration guide's checklist, checked."""
+"""`cutover verify`: the migration guide's checklist. The checks are made side by side, each with
+its own time; one that hangs is reported, not waited for."""
 
 from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 from flask.cli import with_appcontext
 from rich.progress import Progress
 
-from app.switchyard.commands import inside, inventory, outside
-from app.switchyard.commands.checks import verify as checked
-from app.switchyard.commands.database import standing
+from app.switchyard.commands.checks import CHECKS
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     console,
@@ -17,79 +21,8 @@ from app.switchyard.commands.output import (
     parts,
     table,
 )
-from app.switchyard.errors import CheckFailed
+from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Check, Runtime
-from queues.backend import WORKER_COMMAND
-
-LONGEST_SECONDS = inside.CANARY_SECONDS + 8
-"""Of any check: a backend that is away also takes its time to say so."""
-
-
-def migrated(made: Runtime) -> str:
-    """The database answers, and its tables are those of this version."""
-    for row in standing(made):
-        if row["revision"] != row["head"]:
-            where = f"{row['revision']}, this version's are {row['head']}"
-            raise CheckFailed(f"the tables of {row['name']} are at {where}")
-    return "it answers; the tables are those of this version"
-
-
-CHECKS = (
-    Check("sdks", outside.sdks, "pip install -r requirements.txt"),
-    Check(
-        "database",
-        migrated,
-        "see that DATABASE_URL is right and it is up; then `flask --app app db upgrade`",
-    ),
-    Check("redis", inside.redis, "see that REDIS_URL is right and Redis up"),
-    Check("rq-workers", inventory.workers_fit, f"start `{WORKER_COMMAND}` in their place"),
-    Check(
-        "rq-bypasses",
-        inventory.nothing_bypasses,
-        "`cutover inventory` shows which: have it enqueue with queues.Queue, give its schedule to"
-        " the job, or let the old function dispatch (docs/old-call-sites.md)",
-    ),
-    Check("cache", outside.cache, "see UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN"),
-    Check(
-        "inngest-key",
-        outside.inngest_key,
-        "set INNGEST_EVENT_KEY and INNGEST_SIGNING_KEY of the same environment at Inngest",
-    ),
-    Check(
-        "inngest-functions",
-        outside.inngest_functions,
-        "deploy this version, then sync the app at Inngest (its URL is BACKEND_URL/api/inngest);"
-        " where Inngest does not say, compare its dashboard with `jobs list`",
-    ),
-    Check("qstash-token", outside.qstash_token, "set QSTASH_TOKEN and BACKEND_URL"),
-    Check("qstash-schedules", outside.qstash_schedules, "`flask --app app qstash sync`"),
-    Check("address", outside.address, "set BACKEND_URL to where web is reached from outside"),
-    Check(
-        "signatures",
-        outside.signatures,
-        "set the variable named, no INNGEST_DEV, and deploy: anybody may start jobs until then",
-    ),
-    Check(
-        "canary-rq",
-        inside.canary("rq"),
-        "see that a worker runs and serves the queue maintenance",
-        LONGEST_SECONDS,
-    ),
-    Check(
-        "canary-inngest",
-        inside.canary("inngest"),
-        "see inngest-key, inngest-functions and address; Inngest's dashboard shows its calls",
-        LONGEST_SECONDS,
-    ),
-    Check(
-        "canary-qstash",
-        inside.canary("qstash"),
-        "see qstash-token and address; QStash's console shows its deliveries",
-        LONGEST_SECONDS,
-    ),
-    Check("clocks", inside.clocks, "see that a clock process runs, or Inngest's or QStash's cron"),
-    Check("lost-runs", inside.lost, "see that a relay process runs, or relay-sweep each minute"),
-)
 
 
 @click.command("verify")
@@ -111,3 +44,38 @@ def verify(as_json: bool) -> None:
         )
     if not all(answer["ok"] for answer in answers):
         raise SystemExit(DID_NOT_HOLD)
+
+
+def checked(
+    made: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
+    started = time.monotonic()
+    found: dict[str, tuple[bool, str]] = {}
+
+    def look(check: Check) -> None:
+        found[check.name] = _seen(made, check)
+        done()
+
+    # Daemons: one that hangs must not hold up the end of the process.
+    threads = [threading.Thread(target=look, args=(check,), daemon=True) for check in checks]
+    for thread in threads:
+        thread.start()
+    answers = []
+    for check, thread in zip(checks, threads, strict=True):
+        thread.join(max(0.0, started + check.seconds - time.monotonic()))
+        ok, detail = found.get(check.name, (False, f"no answer within {check.seconds:g} s"))
+        answers.append(
+            {"check": check.name, "ok": ok, "detail": detail, "fix": None if ok else check.fix}
+        )
+    return answers
+
+
+def _seen(made: Runtime, check: Check) -> tuple[bool, str]:
+    try:
+        return True, check.look(made)
+    except SwitchyardError as failure:
+        return False, str(failure)
+    except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
+        # Its text may hold a URL with a password.
+        return False, f"it failed: {type(failure).__name__}"
