@@ -9,9 +9,9 @@ from app.platform.config import ROOT
 
 CODE = """
 from app.platform import JOBS
-from app.switchyard import builtin
+from app.switchyard import maintenance
 from app.switchyard.job import load
-for spec in load([*JOBS, *builtin.JOBS]).values():
+for spec in load([*JOBS, maintenance]).values():
     schedule = f"`{spec.schedule}`" if spec.schedule else "–"
     print(f"| `{spec.name}` | `{spec.event}` | {schedule} | {spec.queue} | {spec.serverless} |")
 """

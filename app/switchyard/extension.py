@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 
 import flags
-from app.switchyard import builtin, console, health, runtime
+from app.switchyard import console, health, maintenance, runtime
 from app.switchyard.cache.cache import open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
@@ -87,7 +87,7 @@ def make_runtime(
     """The parts of one process, built from its settings and installed."""
     db = Database(settings.sqlalchemy_url)
     clock = db.clock if clock is None else clock
-    catalogue = load(settings.switchyard_jobs or [*jobs, *builtin.JOBS])
+    catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
     if backends is None:
         _require_qstash(settings, catalogue)
         backends = [

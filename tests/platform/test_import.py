@@ -368,7 +368,7 @@ def test_whatever_is_in_it_every_row_is_accounted_for(
 
 def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
     environ = environment(
-        url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.switchyard.builtin.relay"
+        url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.switchyard.maintenance"
     )
     return ["-m", "flask", "--app", "app", "earnings", *args], environ
 

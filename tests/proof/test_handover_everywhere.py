@@ -29,7 +29,7 @@ from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
-from app.switchyard import builtin, crash
+from app.switchyard import crash, maintenance
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobSpec
 from app.switchyard.job import load as load_jobs
@@ -43,7 +43,7 @@ from tests.support.receiver import Receiver, receiving
 from tests.support.standins import StripeStandIn
 from tests.support.world import World, memory_folder
 
-JOBS = dict(load_jobs([*PLATFORM_JOBS, *builtin.JOBS]))
+JOBS = dict(load_jobs([*PLATFORM_JOBS, maintenance]))
 VOLATILE = ("runId", "backend", "reconciled", "objectId")
 """Of a result: what two runs of the same intent need not have in common."""
 
@@ -64,7 +64,7 @@ class Stage:
         code = f"whsec_{base64.b64encode(bytes(32)).decode()}"
         self.world = World(
             self.folder,
-            modules=",".join([*PLATFORM_JOBS, *builtin.JOBS]),
+            modules=",".join([*PLATFORM_JOBS, maintenance.__name__]),
             REDIS_URL=redis_url,
             STRIPE_API_BASE=url,
             STRIPE_RATE="1000",

@@ -27,7 +27,7 @@ from workflows.functions import CRON_EVENT, _adopt
 
 JOBS = load_jobs(
     "app.platform.payouts.jobs,app.platform.earnings.jobs,app.platform.statements.jobs,"
-    "app.switchyard.builtin.relay,tests.support.jobs"
+    "app.switchyard.maintenance,tests.support.jobs"
 )
 PAY_DAY = JOBS["process-payouts"]
 ACCOUNTS = JOBS["update-account-statuses"]

@@ -28,7 +28,7 @@ from app.switchyard.runs.models import RunRow as R
 from tests.support.receiver import receiving
 from tests.support.sides import environment, fresh
 
-JOBS = "tests.support.jobs,app.switchyard.builtin.cutover,app.platform.mail.alerts"
+JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.alerts"
 JOB = "five-steps"
 HOUR = timedelta(hours=1)
 

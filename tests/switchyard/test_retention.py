@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.platform.mail.models import Mail
 from app.platform.payouts.models import StripeEvent
-from app.switchyard.builtin import relay
+from app.switchyard import maintenance
 from app.switchyard.cutover.shadow import WRONG, Kind, Parity, prune_shadows
 from app.switchyard.cutover.status import obstacles
 from app.switchyard.dispatch import dispatch
@@ -32,7 +32,7 @@ from tests.support import jobs
 from tests.support.tables import every_table
 from tests.support.world import Dead, InngestDelivery, World, dying_at
 
-MODULES = "tests.support.jobs,app.switchyard.builtin.relay,app.switchyard.builtin.cutover"
+MODULES = "tests.support.jobs,app.switchyard.maintenance"
 KEPT = 90
 AGES = (0, KEPT - 1, KEPT + 1, 400)
 """Days since the end."""
@@ -184,7 +184,7 @@ def test_exactly_what_should_go_goes(
 
 def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 200)
-    monkeypatch.setattr(relay, "MOST", 4)
+    monkeypatch.setattr(maintenance, "MOST", 4)
     going = filled(world)
     before = everything(world, "")
     runs = []

@@ -15,12 +15,12 @@ from sqlalchemy.exc import DBAPIError
 import flags
 from app.platform.gateways.stripe import StripeUnknownOutcome
 from app.switchyard import effects, runtime
-from app.switchyard.builtin.cutover import PATIENCE
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
 from app.switchyard.dispatch import dispatch, dispatch_many
 from app.switchyard.errors import EffectHeld
+from app.switchyard.maintenance import PATIENCE
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from tests.support.jobs import Mark, marks
@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 __all__ = ["platform"]
 
-JOBS = "tests.support.jobs,tests.support.shadowed,app.switchyard.builtin.cutover"
+JOBS = "tests.support.jobs,tests.support.shadowed,app.switchyard.maintenance"
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -60,7 +60,7 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def made(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    environ["SWITCHYARD_JOBS"] += ",app.switchyard.builtin.canary"
+    environ["SWITCHYARD_JOBS"] += ",app.switchyard.maintenance"
     made = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
     yield made
     made.db.dispose()
@@ -119,7 +119,7 @@ def test_a_canary_comes_back(
     connect(redis_url).flushall()
     url, jobs = (
         f"sqlite:///{tmp_path / 'test.db'}",
-        {"SWITCHYARD_JOBS": "app.switchyard.builtin.canary"},
+        {"SWITCHYARD_JOBS": "app.switchyard.maintenance"},
     )
     with ExitStack() as stack:
         if backend == "rq":
@@ -179,7 +179,9 @@ def test_clocks(made: Runtime) -> None:
     with pytest.raises(CheckFailed, match=f"no run for keyed of {iso(last)}"):
         checks.clocks(made)
     tick(spec, last)
-    assert checks.clocks(made) == "the last tick of 1 jobs is there"
+    prune = made.catalogue["prune-ledger"]
+    tick(prune, prune.occurrence_at(made.store.clock() - checks.LATE))
+    assert checks.clocks(made) == "the last tick of 2 jobs is there"
 
 
 def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
@@ -212,11 +214,11 @@ def test_an_inngest_that_does_not_say() -> None:
     summary: list[Any] = [{"slug": "switchyard-strange", "id": "uuid"}]
     app.get("/dev", endpoint="dev")(lambda: jsonify(functions=summary))
     with serve_in_thread(app) as url:
-        old = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
+        old = settled(inngest_dev=url, switchyard_jobs="app.switchyard.maintenance")
         with pytest.raises(CheckFailed, match=r"not in this code: \['strange'\]"):
             checks.inngest_functions(old)
     with serve_in_thread(Flask("mute")) as url:
-        mute = settled(inngest_dev=url, switchyard_jobs="app.switchyard.builtin.canary")
+        mute = settled(inngest_dev=url, switchyard_jobs="app.switchyard.maintenance")
         with pytest.raises(BackendUnavailable, match=r"does not say \(it answered 404\)"):
             checks.inngest_functions(mute)
 
@@ -229,7 +231,7 @@ def test_inngests_keys() -> None:
                 inngest_base_url=standin.url,
                 inngest_event_key=SecretStr(event_key),
                 inngest_signing_key=SecretStr(signing_key),
-                switchyard_jobs="app.switchyard.builtin.canary",
+                switchyard_jobs="app.switchyard.maintenance",
             )
 
         right = having("right", "abcd" * 8)
