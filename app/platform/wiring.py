@@ -30,7 +30,7 @@ from app.switchyard.console.door import Door
 from app.switchyard.extension import make_runtime as layer_runtime
 from app.switchyard.extension import register_pages as register_layer_pages
 from app.switchyard.http import register_problems
-from app.switchyard.runtime import EXTENSION, Runtime
+from app.switchyard.runtime import EXTENSION, Runtime, install
 
 if TYPE_CHECKING:
     from app.switchyard.runs.backend import Backend
@@ -73,10 +73,11 @@ def open_gateways(settings: Settings) -> Gateways:
 def make_runtime(
     settings: Settings, *, clock: Clock | None = None, backends: list[Backend] | None = None
 ) -> Runtime:
-    """The parts of one process without a web app."""
+    """The parts of one process without a web app, installed as its own."""
     gateways = open_gateways(settings)
     runtime = layer_runtime(settings, jobs=JOBS, gateways=gateways, clock=clock, backends=backends)
     supply(runtime)
+    install(runtime)
     return runtime
 
 

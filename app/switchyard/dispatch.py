@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -73,10 +74,11 @@ def dispatch_many(
     session: Session | scoped_session[Session] | None = None,
 ) -> list[Run]:
     """Record many intents to do `job` at once: all or none. See dispatch()."""
-    store = runtime.current().store
+    at_work = runtime.current()
+    store, decide = at_work.store, at_work.flags.decide
     spec = store.catalogue[job]
     now = store.clock()
-    decided = [(new, flags.decide(job, new.ramp_key)) for new in _news(spec, items, now)]
+    decided = [(new, decide(job, new.ramp_key)) for new in _news(spec, items, now)]
     if not decided:
         return []
     if session is not None:
@@ -158,8 +160,8 @@ def _join(
     else:
         with session.begin_nested():  # a conflict half way leaves the caller's own work alone
             written = write_runs(session, store, spec, decided, now)
-    unsent: list[str] = session.info.setdefault(_UNSENT, [])
-    unsent.extend(run.id for run in written if run.created)
+    unsent: dict[RunStore, list[str]] = session.info.setdefault(_UNSENT, defaultdict(list))
+    unsent[store].extend(run.id for run in written if run.created)
     return written
 
 
@@ -167,7 +169,8 @@ def _join(
 def _committed(session: Session) -> None:
     if _UNSENT in session.info and not session.in_nested_transaction():
         # Read back from the ledger: a savepoint that was rolled back took its runs with it.
-        runtime.current().store.send(session.info.pop(_UNSENT))
+        for store, run_ids in session.info.pop(_UNSENT).items():
+            store.send(run_ids)
 
 
 @event.listens_for(Session, "after_transaction_end")

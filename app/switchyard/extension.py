@@ -9,9 +9,8 @@ from typing import Any
 
 from flask import Flask
 
-import flags
 from app.switchyard import console, health, maintenance, runtime
-from app.switchyard.cache.cache import open_cache
+from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
 from app.switchyard.commands import register_commands
@@ -21,13 +20,14 @@ from app.switchyard.console.door import Door
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.db import Database
-from app.switchyard.errors import SettingsError
+from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue, Jobs, load
 from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.store import RunStore
 from app.switchyard.schema import LAYER
+from flags import Flags
 from queues.backend import RQBackend
 from workflows import deliver, trigger
 from workflows.backend import InngestBackend
@@ -53,7 +53,8 @@ class Switchyard:
     def init_app(self, app: Flask, **options: Any) -> None:
         """Set `app` up; options are those of the class, and win over what it was given.
 
-        Raises SettingsError with one line where a setting is missing or wrong.
+        Raises SettingsError with one line where a setting is missing or wrong, SwitchyardError
+        where the app has been set up already.
         """
         self._init(app, **{**self._options, **options})
 
@@ -66,10 +67,13 @@ class Switchyard:
         settings: Settings | None = None,
         url_prefix: str = "/switchyard",
     ) -> None:
+        if runtime.EXTENSION in app.extensions:
+            raise SwitchyardError(f"app {app.import_name!r} has been set up already")
         with settings_checked():
             settings = Settings.load() if settings is None else settings
             made = make_runtime(settings, jobs=jobs, gateways=gateways)
         app.extensions[runtime.EXTENSION] = made
+        runtime.add(made)
         register_pages(app, made, url_prefix)
         serve(app, make_client(settings), made)
         deliver.register(app, made)
@@ -84,7 +88,7 @@ def make_runtime(
     clock: Clock | None = None,
     backends: list[Backend] | None = None,
 ) -> runtime.Runtime:
-    """The parts of one process, built from its settings and installed."""
+    """The parts of one app, built from its settings."""
     db = Database(settings.sqlalchemy_url)
     clock = db.clock if clock is None else clock
     catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
@@ -104,27 +108,28 @@ def make_runtime(
         lease=lease,
         check=timedelta(seconds=settings.check_seconds),
     )
-    made = runtime.Runtime(
+    cache = open_cache(settings)
+    return runtime.Runtime(
         settings=settings,
         db=db,
         catalogue=catalogue,
         store=store,
         engine=Engine(store, gateways, Leases(lease)),
-        cache=open_cache(settings),
+        cache=cache,
+        flags=_make_flags(settings, db, catalogue, cache),
         branches=[LAYER],
     )
-    runtime.install(made)
-    snapshot = StageSnapshot(made.cache, settings.sqlalchemy_url)
+
+
+def _make_flags(settings: Settings, db: Database, catalogue: Catalogue, cache: Cache) -> Flags:
+    snapshot = StageSnapshot(cache, settings.sqlalchemy_url)
     provided = settings.flag_provider
-    kind = flags.Flags if provided is None else partial(Provided, make=factory(provided))
-    flags.configure(
-        kind(
-            lambda: snapshot.keep(stages.current_stages(db)),
-            lambda job: catalogue[job].serverless if job in catalogue else "inngest",
-            snapshot=snapshot.read,
-        )
+    kind = Flags if provided is None else partial(Provided, make=factory(provided))
+    return kind(
+        lambda: snapshot.keep(stages.current_stages(db)),
+        lambda job: catalogue[job].serverless if job in catalogue else "inngest",
+        snapshot=snapshot.read,
     )
-    return made
 
 
 def register_pages(app: Flask, made: runtime.Runtime, url_prefix: str = "") -> None:

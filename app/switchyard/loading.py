@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def process_runtime() -> Runtime:
-    """This process's runtime; where it has none yet, its app is loaded. Raises SettingsError."""
+    """The runtime at work; where the process has none yet, its app is loaded.
+
+    Raises SettingsError where there is no app, SwitchyardError where it cannot be said which.
+    """
     if not runtime.installed():
-        load_app()
+        runtime.install(load_app().extensions[runtime.EXTENSION])
     return runtime.current()
 
 

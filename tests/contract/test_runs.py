@@ -19,7 +19,7 @@ from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
 from app.switchyard.runs.create import Run, new_run, write_runs
 from tests.support import jobs
-from tests.support.sides import Fixed, Side, rq_worker
+from tests.support.sides import Fixed, Side, decide_by, rq_worker
 
 
 def name() -> str:
@@ -181,7 +181,7 @@ def test_two_intents_without_a_key_are_two_runs(on: Side) -> None:
 def test_one_key_from_many_threads_is_one_run(on: Side) -> None:
     n = name()
     runtime.install(on.made)
-    flags.configure(Fixed(on.backend))
+    decide_by(Fixed(on.backend))
     barrier = threading.Barrier(8)
     runs: list[Run] = []
 
@@ -300,7 +300,7 @@ def test_never_more_at_once_than_the_cap(on: Side, tmp_path: Path) -> None:
 def test_joining_a_transaction(on: Side) -> None:
     n = name()
     runtime.install(on.made)
-    flags.configure(Fixed(on.backend))
+    decide_by(Fixed(on.backend))
     with Session(on.made.db.engine) as session:
         dispatch("child", {"name": f"{n}/rolled back"}, session=session)
         session.rollback()

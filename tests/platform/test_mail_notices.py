@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-import flags
 from app.platform.earnings.models import Creator
 from app.platform.gateways.address import SmtpServer
 from app.platform.gateways.smtp import Mailer
@@ -28,7 +27,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.mailbox import Mailbox, served
 from tests.support.platform import Platform, platform
-from tests.support.sides import Fixed
+from tests.support.sides import Fixed, decide_by
 from tests.support.site import Site, refused
 
 __all__ = ["platform"]
@@ -53,7 +52,7 @@ def mailing(made: runtime.Runtime, server: SmtpServer) -> runtime.Runtime:
 def mailed(platform: Platform, box: Mailbox) -> Platform:
     platform.made = mailing(platform.made, box.server())
     platform.engine = platform.made.engine
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     return platform
 
 

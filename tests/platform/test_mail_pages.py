@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-import flags
-from app import create_app as build
 from app.platform.config import ROOT, load
 from app.platform.gateways.address import smtp_server
 from app.platform.gateways.smtp import Mailer
@@ -20,7 +18,7 @@ from app.platform.mail import taken
 from app.platform.mail.render import TEMPLATES
 from app.switchyard import runtime
 from tests.platform.test_letters import HOSTILE
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, build, decide_by, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
 
 STRICT = "default-src 'none'"
@@ -55,7 +53,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def client(environ: dict[str, str]) -> Iterator[FlaskClient]:
     app = build(load(environ))
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     yield app.test_client()
     runtime.current().db.dispose()
 

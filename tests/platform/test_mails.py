@@ -17,7 +17,6 @@ from flask import Flask
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-import flags
 from app.platform.config import load
 from app.platform.mail import commands, send_email_delayed, sending
 from app.platform.mail.models import Mail, addresses
@@ -29,7 +28,7 @@ from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from tests.support.mailbox import DROP, Mailbox, served
-from tests.support.sides import Fixed, Side, environment, relaying
+from tests.support.sides import Fixed, Side, decide_by, environment, relaying
 from tests.support.tables import create_all
 
 JOBS = "app.platform.mail.jobs,tests.support.jobs"
@@ -49,7 +48,7 @@ def on(box: Mailbox, database_url: str) -> Iterator[Side]:
     memory = MemoryBackend()
     made = make_runtime(load(environ), backends=[memory])
     create_all(made.db.engine)
-    flags.configure(Fixed("memory"))
+    decide_by(Fixed("memory"))
     with ExitStack() as stack:
         stack.callback(made.db.dispose)
         stack.enter_context(relaying(made))
@@ -276,7 +275,7 @@ def test_without_a_server_it_fails_clearly(database_url: str) -> None:
     create_all(made.db.engine)
     on = Side("memory", made, environ, memory=memory)
     runtime.install(made)
-    flags.configure(Fixed("memory"))
+    decide_by(Fixed("memory"))
     (row,) = on.finish(welcome())
     assert row.status == "failed"
     assert "SMTP_URL is not set" in row.error

@@ -11,7 +11,6 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from app import create_app as build
 from app.local.seeded import fill
 from app.local.serving import serve_in_thread
 from app.platform.config import load
@@ -22,7 +21,7 @@ from app.platform.payouts.request import Order, request
 from app.switchyard import runtime
 from app.switchyard.db import Database
 from app.switchyard.dispatch import Item
-from tests.support.sides import Side, environment, free_port, fresh, relaying, rq_worker
+from tests.support.sides import Side, build, environment, free_port, fresh, relaying, rq_worker
 from tests.support.standins import InngestStandIn, StripeStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import until

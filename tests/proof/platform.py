@@ -26,7 +26,7 @@ from flags import Side
 from queues.backend import connect
 from tests.support import jobs
 from tests.support.forks import Forked
-from tests.support.sides import environment, free_port, fresh
+from tests.support.sides import decide_by, environment, free_port, fresh
 from tests.support.standins import InngestStandIn
 
 JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child")
@@ -72,7 +72,7 @@ class Platform:
         self.expected: Counter[str] = Counter()
         self.names = self.flips = self.kills = 0
         self.faults: Counter[str] = Counter()
-        flags.configure(
+        decide_by(
             flags.Flags(
                 lambda: stages.current_stages(self.made.db),
                 lambda job: self.made.catalogue[job].serverless,

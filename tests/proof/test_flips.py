@@ -18,7 +18,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.create import Run
 from flags import Side
 from tests.support.forks import Forked
-from tests.support.sides import both
+from tests.support.sides import both, decide_by
 from tests.support.waiting import until
 
 FLIPS = 1000
@@ -47,7 +47,7 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         made = on.made
         switched = {**on.environ, "USE_INNGEST": "true"}
         load = lambda: stages.current_stages(made.db)  # noqa: E731
-        flags.configure(flags.Flags(load, lambda _: "inngest", environ=switched))
+        decide_by(flags.Flags(load, lambda _: "inngest", environ=switched))
         watchers = [watcher(stack, switched, tmp_path / f"watch-{n}") for n in range(WATCHERS)]
         for _, log in watchers:
             until(lambda log=log: "ready" in log.read_text())  # type: ignore[misc]

@@ -40,6 +40,7 @@ from tests.proof.test_payout_crashes import CREATORS, PAYABLE, SCENES, Scene
 from tests.support.footage import photo
 from tests.support.mailbox import Mailbox, served
 from tests.support.receiver import Receiver, receiving
+from tests.support.sides import decide_by
 from tests.support.standins import StripeStandIn
 from tests.support.world import World, memory_folder
 
@@ -178,7 +179,7 @@ def perform(stage: Stage, spec: JobSpec, backend: str, *, moves: bool) -> tuple[
     """The run at its end, and the steps after each of which it was asked to the other side."""
     world = stage.world
     payload = RECIPES[spec.name](stage)
-    flags.configure(OnSide(backend))
+    decide_by(OnSide(backend))
     run = dispatch(spec.name, payload)
     boundaries = list[str]()
 

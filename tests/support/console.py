@@ -10,7 +10,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 
-import flags
 from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.wiring import make_runtime
@@ -20,7 +19,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
-from tests.support.sides import Fixed
+from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
 TOKEN = "0123456789abcdef-admin"
@@ -51,7 +50,7 @@ class Site:
     def fill(self) -> dict[str, str]:
         """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""
         runtime.install(self.made)
-        flags.configure(Fixed("rq"))
+        decide_by(Fixed("rq"))
         made = {
             "done": dispatch("five-steps", {"name": "done", "fail_at": 2, "failures": 1}),
             "failed": dispatch("hopeless", {"name": HOSTILE}, key="order-1042"),

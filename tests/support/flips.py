@@ -24,6 +24,7 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.models import RunRow
 from tests.support.forks import Forked
 from tests.support.sides import (
+    decide_by,
     environment,
     free_port,
     fresh,
@@ -124,7 +125,7 @@ def delayed_through_flips(
 
     Returns when every run is done with; what each did is the caller's to count.
     """
-    flags.configure(Flipping())
+    decide_by(Flipping())
     began = utcnow()
     first, last = began + timedelta(seconds=5), began + timedelta(seconds=10)
     step = (last - first) / len(payloads)

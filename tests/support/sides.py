@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from flask import Flask
 from sqlalchemy import select
 
 import flags
-from app import create_app as build
+from app import create_app
 from app.local.loopback import free_port as free_port
 from app.local.serving import serve_in_thread
-from app.platform.config import load
+from app.platform.config import Settings, load
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
@@ -53,6 +54,18 @@ class Fixed(flags.Flags):
         return flags.Decision(self.backend, "STATIC", "live", 1)
 
 
+def decide_by(flags: flags.Flags) -> None:
+    """Have `flags` decide for the runtime at work."""
+    runtime.current().flags = flags
+
+
+def build(settings: Settings) -> Flask:
+    """The app; its runtime is this process's own."""
+    app = create_app(settings)
+    runtime.install(app.extensions[runtime.EXTENSION])
+    return app
+
+
 @dataclass
 class Side:
     """One backend on one database, working."""
@@ -69,7 +82,7 @@ class Side:
 
     def dispatch_many(self, job: str, items: Sequence[Item | Payload]) -> list[Run]:
         runtime.install(self.made)
-        flags.configure(Fixed(self.backend))
+        decide_by(Fixed(self.backend))
         return dispatch_many(job, items)
 
     def row(self, run_id: str) -> Any:

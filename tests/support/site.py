@@ -12,7 +12,6 @@ from flask import Flask
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import DeclarativeBase
 
-import flags
 from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
@@ -21,7 +20,7 @@ from app.platform.payouts.models import Payout
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
-from tests.support.sides import Fixed
+from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)
@@ -64,7 +63,7 @@ class Site:
         self.settings = Settings(database_url=url, **settings)
         self.made = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
         self.db = self.made.db
-        flags.configure(Fixed("rq"))
+        decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
         self.app.extensions["switchyard"] = self.made
         wiring.mount(self.app, self.made)

@@ -27,6 +27,7 @@ from app.switchyard.runs.backend import Delivery, End, Message, Outcome
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
+from tests.support.sides import decide_by
 from tests.support.tables import create_all
 
 START = datetime(2028, 2, 14, 8, tzinfo=UTC)
@@ -268,7 +269,7 @@ class World:
     def install(self, process: int = 0) -> None:
         """Be process number `process`: one of those whose view of the flag may be old."""
         runtime.install(self.made)
-        flags.configure(self.flags[process])
+        decide_by(self.flags[process])
 
     def create_tables(self) -> None:
         create_all(self.made.db.engine)

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-import flags
 from app.switchyard import crash, runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.backend import Delivery, End, Message
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from tests.support import jobs
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, decide_by, environment, fresh
 
 
 class Deaf:
@@ -41,7 +40,7 @@ class Deaf:
 def made(tmp_path: Path) -> Iterator[runtime.Runtime]:
     url = f"sqlite:///{tmp_path / 'test.db'}"
     made = fresh(url, environment(url, "redis://127.0.0.1:1"), [Deaf("rq"), Deaf("inngest")])
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     yield made
     made.db.dispose()
 

@@ -23,7 +23,6 @@ from click.testing import Result
 from flask import Flask, current_app, g
 from sqlalchemy import insert, select, update
 
-import flags
 from app import create_app
 from app.local.earnings import seed
 from app.platform.config import ROOT, Settings
@@ -71,8 +70,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flask]]:
     """Makes apps, and leaves the process as it was."""
     monkeypatch.delenv("USE_INNGEST", raising=False)
     monkeypatch.delenv("LOG_LEVEL", raising=False)
-    monkeypatch.setattr(runtime, "_default", None)
-    monkeypatch.setattr(flags, "_flags", None)
+    monkeypatch.setattr(runtime, "_own", None)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     made: list[Flask] = []

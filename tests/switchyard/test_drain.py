@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-import flags
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain, Drained, rollback
@@ -23,7 +22,7 @@ from app.switchyard.runs.models import RunRow
 from flags import Side
 from tests.support.forks import forked
 from tests.support.machine import Stop
-from tests.support.sides import Fixed, environment, fresh, relaying, rq_worker
+from tests.support.sides import Fixed, decide_by, environment, fresh, relaying, rq_worker
 from tests.support.sides import Side as OneSide
 from tests.support.world import World, dying_at
 
@@ -206,7 +205,7 @@ def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: Worl
     class Late(Stop):
         def wait(self, seconds: float) -> bool:
             if self.looks > 2 and not late:  # decided before the flip, recorded after the drain
-                flags.configure(Fixed("inngest"))
+                decide_by(Fixed("inngest"))
                 late.append(dispatch("child", {"name": "late"}).id)
                 world.install()
             return super().wait(seconds)

@@ -143,7 +143,7 @@ def test_a_fork_does_not_freeze_it() -> None:
 
 
 def test_without_a_store_the_process_is_legacy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags, "_flags", None)
+    monkeypatch.setattr(flags, "_at_work", lambda: None)
     assert flags.decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 

@@ -26,7 +26,7 @@ from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from tests.support.receiver import receiving
-from tests.support.sides import environment, fresh
+from tests.support.sides import decide_by, environment, fresh
 
 JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.alerts"
 JOB = "five-steps"
@@ -39,7 +39,7 @@ def made(database_url: str) -> Iterator[runtime.Runtime]:
     memory.name = "rq"
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
     made = fresh(database_url, environ, [memory])
-    flags.configure(
+    decide_by(
         flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ={})
     )
     yield made

@@ -19,8 +19,6 @@ import pytest
 import requests
 from sqlalchemy import select
 
-import flags
-from app import create_app as build
 from app.local.inngest.engine import Engine
 from app.local.serving import serve_in_thread
 from app.platform.config import load
@@ -28,7 +26,16 @@ from app.switchyard import runtime
 from app.switchyard.cutover.clock import tick
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
-from tests.support.sides import Fixed, Side, environment, free_port, fresh, relaying
+from tests.support.sides import (
+    Fixed,
+    Side,
+    build,
+    decide_by,
+    environment,
+    free_port,
+    fresh,
+    relaying,
+)
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -219,7 +226,7 @@ def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, 
 def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None:
     """The dashboard's "Invoke" adds data of its own to what was typed in, as recorded."""
     on, url = dev
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     own = {"correlation_id": "", "expire": 0, "fn_id": "switchyard-child", "gid": "", "name": ""}
     answer = requests.post(
         f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
@@ -324,7 +331,7 @@ def test_an_event_from_elsewhere_becomes_a_run(
 ) -> None:
     caplog.set_level("INFO")  # as the processes log
     on, _ = dev
-    flags.configure(Fixed("inngest"))
+    decide_by(Fixed("inngest"))
     n = uuid4().hex
     event = {"name": "test.child", "data": {"name": n}, "id": f"hand-{n}"}
     assert send(on, "any", event).status_code == 200
@@ -339,7 +346,7 @@ def test_an_event_from_elsewhere_becomes_a_run(
 
 def test_an_event_from_elsewhere_follows_the_flag(dev: tuple[Side, str]) -> None:
     on, _ = dev
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     n = uuid4().hex
     send(on, "any", {"name": "test.child", "data": {"name": n}})
     rows = until(lambda: runs_of(on, "child"))
@@ -357,7 +364,7 @@ def test_an_event_that_does_not_fit_fails_clearly(dev: tuple[Side, str]) -> None
 def test_cron_ticks_are_keyed_by_their_occurrence(dev: tuple[Side, str]) -> None:
     """Twice the same tick, and the clock's own: one run."""
     on, _ = dev
-    flags.configure(Fixed("inngest"))
+    decide_by(Fixed("inngest"))
     spec = on.made.catalogue["keyed"]
     fired = datetime(2026, 2, 15, 9, 0, tzinfo=UTC)
     assert spec.occurrence_at(fired) == fired

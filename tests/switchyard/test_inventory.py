@@ -23,7 +23,6 @@ from rq.cron import CronScheduler
 from rq.serializers import JSONSerializer
 
 import queues
-from app import create_app as build
 from app.platform.config import load
 from app.switchyard.commands.inventory import nothing_bypasses, workers_fit
 from app.switchyard.errors import CheckFailed
@@ -39,7 +38,7 @@ from queues.inventory import (
     take,
 )
 from tests.support import old_tasks
-from tests.support.sides import Side, environment, fresh, rq_worker
+from tests.support.sides import Side, build, environment, fresh, rq_worker
 from tests.support.waiting import until
 
 AT = "tests.support.old_tasks"

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-import flags
 from app.platform.config import load
 from app.platform.wiring import make_runtime
 from app.switchyard import crash, runtime
@@ -23,7 +22,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
-from tests.support.sides import Fixed, environment
+from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 
 WAIT = timedelta(seconds=9)
@@ -48,7 +47,7 @@ def made(tmp_path: Path, at: Time) -> Iterator[runtime.Runtime]:
     )
     made = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
     create_all(made.db.engine)
-    flags.configure(Fixed("memory"))
+    decide_by(Fixed("memory"))
     yield made
     made.db.dispose()
 

@@ -24,7 +24,6 @@ from rq.rate_limit import RateLimit
 from rq.webhook import Webhook
 from sqlalchemy import select
 
-import flags
 import queues
 from app.switchyard.errors import KeyConflict
 from app.switchyard.job import Catalogue, Legacy
@@ -39,6 +38,7 @@ from tests.support.sides import (
     ROOT,
     Fixed,
     Side,
+    decide_by,
     environment,
     fresh,
     relaying,
@@ -63,7 +63,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
 def on(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Side]:
     """Runs done in this process; RQ beside it."""
     with side("memory", f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as made:
-        flags.configure(Fixed("memory"))
+        decide_by(Fixed("memory"))
         yield made
 
 
@@ -364,7 +364,7 @@ def test_a_function_stands_for_one_job(on: Side) -> None:
 def test_on_the_serverless_side(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     n = uuid4().hex
     with side("inngest", f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
-        flags.configure(Fixed("inngest"))
+        decide_by(Fixed("inngest"))
         job = queues.Queue("old", connection=redis).enqueue(old_tasks.mark, n)
         result = job.latest_result(timeout=int(PATIENCE_SECONDS))
         assert result is not None

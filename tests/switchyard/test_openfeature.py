@@ -55,7 +55,7 @@ class Store:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     providers.state.update(mode="", asked=0, made=0)
     providers.over.clear()
-    monkeypatch.setattr(flags, "_flags", None)
+    monkeypatch.setattr(flags, "_at_work", lambda: None)
     monkeypatch.setattr(openfeature, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
     yield
     providers.over.set()
@@ -72,7 +72,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def asked(rows: list[StageRow], kind: str, key: str | None = "k", switch: str = "true") -> Any:
-    flags.configure(Store(*rows).stages(switch))
+    stages = Store(*rows).stages(switch)
+    flags.resolve(lambda: stages)
     api.set_provider_and_wait(StageProvider(["a", "b"]))
     client = api.get_client()
     context = EvaluationContext(key)

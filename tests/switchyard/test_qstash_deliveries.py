@@ -17,8 +17,6 @@ import pytest
 from flask.testing import FlaskClient
 from qstash import Receiver
 
-import flags
-from app import create_app as build
 from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
@@ -29,6 +27,8 @@ from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,
     Fixed,
+    build,
+    decide_by,
     environment,
     fresh,
     qstash_environment,
@@ -58,7 +58,7 @@ def client(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[FlaskC
     environ = environment(database_url, redis_url, **qstash_environment(NOBODY, ORIGIN))
     fresh(database_url, environ, None).db.dispose()
     app = build(load(environ))
-    flags.configure(Fixed("qstash"))
+    decide_by(Fixed("qstash"))
     yield app.test_client()
     runtime.current().db.dispose()
 

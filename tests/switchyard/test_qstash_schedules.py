@@ -18,8 +18,6 @@ from qstash import QStash
 from qstash.schedule import Schedule
 from sqlalchemy import func, select
 
-import flags
-from app import create_app as build
 from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.cutover.clock import tick
@@ -29,7 +27,7 @@ from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from tests.support import jobs
-from tests.support.sides import Fixed, Side, environment, qstash_side
+from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import until
 from workflows.qstash import ID_PREFIX, make_client
@@ -46,7 +44,7 @@ def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
         f"sqlite:///{tmp_path / 'test.db'}", redis_url, SWITCHYARD_JOBS=jobs.__name__
     )
     with qstash_side(environ, relay=False) as made:
-        flags.configure(Fixed("qstash"))
+        decide_by(Fixed("qstash"))
         yield made
 
 

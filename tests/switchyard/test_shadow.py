@@ -26,7 +26,7 @@ from app.switchyard.runs.models import RunRow as R
 from tests.support.jobs import Mark, marks
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
-from tests.support.sides import Side, both, environment, fresh
+from tests.support.sides import Side, both, decide_by, environment, fresh
 from tests.support.waiting import until
 
 __all__ = ["platform"]
@@ -39,7 +39,7 @@ def staged(made: runtime.Runtime, switch: str = "true") -> None:
     """This process decides by the stage store."""
     runtime.install(made)
     environ = {"USE_INNGEST": switch}
-    flags.configure(
+    decide_by(
         flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ=environ)
     )
 

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-import flags
 from app import create_app
 from app.platform.config import load
 from app.switchyard import runtime
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, decide_by, environment, fresh
 
 KEY, OLD_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 PATH = "/api/inngest?fnId=switchyard-child&stepId=step"
@@ -36,7 +35,7 @@ def client(tmp_path: Path, redis_url: str) -> Iterator[FlaskClient]:
     )
     fresh(environ["DATABASE_URL"], environ, None).db.dispose()
     app = create_app(load(environ))
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     yield app.test_client()
     runtime.current().db.dispose()
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-import flags
 from app.switchyard import clock, db
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
@@ -17,14 +16,15 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import sweep
 from tests.conftest import new_postgres
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, decide_by, environment, fresh
 
 HOURS = timedelta(hours=2)
 
 
 def _made(url: str) -> Any:
-    flags.configure(Fixed("memory"))
-    return fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+    made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+    decide_by(Fixed("memory"))
+    return made
 
 
 def test_a_wrong_clock_is_put_right_by_the_database_s(

@@ -26,7 +26,7 @@ from app.switchyard.runs.models import RunRow as R
 from flags import Side, Stage
 from tests.conftest import new_postgres
 from tests.support.cached import patient
-from tests.support.sides import environment, fresh
+from tests.support.sides import decide_by, environment, fresh
 
 JOB = "five-steps"
 
@@ -151,7 +151,7 @@ def differs(made: runtime.Runtime, kind: Kind, run: str) -> None:
 def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
     made: runtime.Runtime,
 ) -> None:
-    flags.configure(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
+    decide_by(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
     run = dispatch(JOB, {"name": "a"})
     dispatch("noop", {"name": "of another job"})
     for number, kind in enumerate(Kind):
@@ -178,7 +178,7 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
 
 
 def test_force_opens_the_gate_and_is_on_record(made: runtime.Runtime) -> None:
-    flags.configure(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
+    decide_by(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
     dispatch(JOB, {"name": "a"})
     move(made, "live")
     change = move(made, "complete", force=True, why="we know")

@@ -13,7 +13,6 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, func, select, text
 
-import flags
 from app.switchyard import runtime
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.backend import Message
@@ -22,7 +21,7 @@ from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import look_again, sweep
 from tests.conftest import new_postgres
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, decide_by, environment, fresh
 
 
 class Sent:
@@ -47,7 +46,7 @@ class Sent:
 def _made(url: str) -> runtime.Runtime:
     environ = environment(url, "redis://127.0.0.1:1")
     made = fresh(url, environ, [Sent("inngest"), Sent("rq")])
-    flags.configure(Fixed("inngest"))
+    decide_by(Fixed("inngest"))
     return made
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from app import create_app as build
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.local.serving import serve_in_thread
 from app.platform.config import load
@@ -20,7 +19,7 @@ from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Backend, Message
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect
-from tests.support.sides import environment, free_port
+from tests.support.sides import build, environment, free_port
 from tests.support.standins import InngestStandIn
 from workflows.backend import InngestBackend
 

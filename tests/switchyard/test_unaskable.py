@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import flags
 from app.platform.config import load
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
@@ -16,7 +15,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.relay import TRUSTED, sweep
-from tests.support.sides import Fixed, environment
+from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 
 
@@ -66,7 +65,7 @@ def made(tmp_path: Path, service: Unaskable, at: Time) -> Iterator[runtime.Runti
     env = load(environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1"))
     made = make_runtime(env, clock=at, backends=[service])
     create_all(made.db.engine)
-    flags.configure(Fixed("inngest"))
+    decide_by(Fixed("inngest"))
     yield made
     made.db.dispose()
 

@@ -16,7 +16,6 @@ from flask import Flask, jsonify
 from pydantic import SecretStr
 from sqlalchemy import insert, update
 
-from app import create_app as build
 from app.local.serving import serve_in_thread
 from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
@@ -38,6 +37,7 @@ from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,
     both,
+    build,
     environment,
     fresh,
     rq_worker,
@@ -54,7 +54,7 @@ SECRET = "sekret0123456789"
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_default", None)
+    monkeypatch.setattr(runtime, "_own", None)
 
 
 @pytest.fixture

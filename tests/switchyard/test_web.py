@@ -10,11 +10,9 @@ from uuid import uuid4
 import pytest
 from flask.testing import FlaskClient
 
-import flags
-from app import create_app as build
 from app.platform.config import load
 from app.switchyard import runtime
-from tests.support.sides import Fixed, environment, fresh
+from tests.support.sides import Fixed, build, decide_by, environment, fresh
 
 TOKEN = "0123456789abcdef-admin"
 
@@ -28,7 +26,7 @@ def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
 
 def client_of(environ: dict[str, str]) -> FlaskClient:
     app = build(load(environ))
-    flags.configure(Fixed("rq"))
+    decide_by(Fixed("rq"))
     return app.test_client()
 
 
