@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, Json, SecretStr
 from app.platform.gateways import hook_settings
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
 from app.switchyard import config
-from app.switchyard.config import DATABASE, WEB, HttpUrl, hidden, optional
+from app.switchyard.config import WEB, HttpUrl, database, hidden, optional
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
@@ -25,7 +25,7 @@ class Settings(config.Settings):
 
     credentials: ClassVar[tuple[str, ...]] = (*config.Settings.credentials, "stripe_api_key")
 
-    database_url: Annotated[str, AfterValidator(DATABASE)] = Field(
+    database_url: Annotated[str | None, optional(database)] = Field(
         default=f"sqlite:///{ROOT / 'var' / 'switchyard.db'}", repr=False
     )
     stripe_api_key: SecretStr | None = None

@@ -92,8 +92,17 @@ def url(*schemes: str, parse: Callable[[str], object] | None = None) -> Callable
 
 
 WEB = url("http", "https")
-DATABASE = url("sqlite", "postgresql", "postgres", "postgresql+psycopg", parse=make_url)
 HttpUrl = Annotated[str | None, optional(WEB)]
+_DATABASES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2")
+_DATABASE = url(*_DATABASES, parse=make_url)
+
+
+def database(value: str) -> str:
+    """Checks a URL of a database that the layer runs on; raises ValueError."""
+    scheme, sep, _ = value.partition("://")
+    if sep and scheme not in _DATABASES and re.fullmatch(r"[a-z][a-z0-9+]*", scheme):
+        raise ValueError(f"{scheme}:// is not supported, only sqlite:// and postgresql://")
+    return _DATABASE(value)
 
 
 def _dev(value: str) -> str | None:
@@ -159,7 +168,7 @@ class Settings(BaseSettings):
     """The fields that name an account at an outside service."""
 
     use_inngest: bool = False
-    database_url: Annotated[str, AfterValidator(DATABASE)] = Field(repr=False)
+    database_url: Annotated[str | None, optional(database)] = Field(default=None, repr=False)
     redis_url: Annotated[str, AfterValidator(url("redis", "rediss", "unix"))] = Field(
         default="redis://127.0.0.1:6379/0", repr=False
     )
@@ -280,7 +289,12 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        """DATABASE_URL with the driver this project uses named in it."""
+        """DATABASE_URL with the driver this project uses named in it.
+
+        Raises SettingsError where it is not set.
+        """
+        if self.database_url is None:
+            raise SettingsError("DATABASE_URL is not set, and the app passes no engine")
         scheme, sep, rest = self.database_url.partition("://")
         if scheme in ("postgres", "postgresql"):
             return f"postgresql+psycopg{sep}{rest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,10 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from app.switchyard import effects
+from app.switchyard import effects, hosts
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
+from app.switchyard.hosts import is_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -117,32 +119,20 @@ def canonical_json(value: Any) -> str:
 
 
 class Database:
-    """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin)."""
+    """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin).
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        parsed = make_url(url)
-        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+    Given a host's engine, it makes an engine of its own for the same database: see hosts.like().
+    """
+
+    def __init__(self, where: str | Engine, *, pool_size: int = 10) -> None:
         self._began, self._ahead = 0.0, timedelta(0)
-        if self.is_sqlite:
-            if parsed.database and parsed.database != ":memory:":
-                _make_folder(Path(parsed.database).parent)
-            args: dict[str, Any] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-            self.engine = create_engine(url, connect_args=args, pool_size=pool_size)
+        self.engine = hosts.like(where) if isinstance(where, Engine) else _open(where, pool_size)
+        self.is_shared = isinstance(where, Engine) and is_in_memory(where.url)
+        """Whether its one connection is the host's as well."""
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        if self.is_sqlite and not self.is_shared:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
-        else:
-            args = {
-                "connect_timeout": CONNECT_SECONDS,
-                "application_name": "switchyard",
-                # A server that is gone without a word must not be waited for until TCP gives up.
-                "keepalives_idle": SILENT_SECONDS // 2,
-                "keepalives_interval": SILENT_SECONDS // 6,
-                "keepalives_count": 3,
-                "tcp_user_timeout": SILENT_SECONDS * 1000,
-            }
-            self.engine = create_engine(
-                url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
-            )
         # SQLite's driver is in autocommit by itself once nobody says BEGIN.
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._autocommit: Engine = self.engine.execution_options(**option)
@@ -159,7 +149,8 @@ class Database:
     def autocommit(self) -> Iterator[Connection]:
         """A connection that commits statement by statement: one round trip each; also for reads."""
         effects.allow("a database connection of its own")
-        with self._autocommit.connect() as connection:
+        engine = self._autocommit
+        with engine.begin() if self.is_shared else engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -183,6 +174,10 @@ class Database:
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             connection = self.engine.connect().execution_options(**options)
             with connection, Session(connection) as session:
+                yield session
+            return
+        if self.is_shared:  # its one connection cannot be made read-only for a while
+            with self.engine.connect() as connection, Session(connection) as session:
                 yield session
             return
         with self._autocommit.connect() as connection:
@@ -221,8 +216,29 @@ class Database:
         self._began, self._ahead = began, ahead if off else timedelta(0)
 
     def dispose(self) -> None:
-        """Close every connection."""
+        """Close every connection that is not the host's."""
         self.engine.dispose()
+
+
+def _open(url: str, pool_size: int) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if not is_in_memory(parsed):
+            _make_folder(Path(parsed.database or "").parent)
+        args: dict[str, Any] = {"check_same_thread": False}
+        return create_engine(url, connect_args=args, pool_size=pool_size)
+    args = {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "switchyard",
+        # A server that is gone without a word must not be waited for until TCP gives up.
+        "keepalives_idle": SILENT_SECONDS // 2,
+        "keepalives_interval": SILENT_SECONDS // 6,
+        "keepalives_count": 3,
+        "tcp_user_timeout": SILENT_SECONDS * 1000,
+    }
+    return create_engine(
+        url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
+    )
 
 
 def _make_folder(folder: Path) -> None:
@@ -247,8 +263,12 @@ os.register_at_fork(after_in_child=_forget_connections)
 def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:
     raw.isolation_level = None  # the driver's own implicit BEGIN comes too late to be IMMEDIATE
     cursor = raw.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as busy:  # for once SQLite does not wait for a writer
+        log.info("left as it is until the next connection: %s", busy)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
         "recursive_triggers=ON",  # else INSERT OR REPLACE gets past the guard against deleting

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 import flags
-from app.switchyard import runtime
+from app.switchyard import hosts, runtime
 from app.switchyard.clock import as_utc, ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
@@ -52,7 +53,7 @@ def dispatch(
     key: str | None = None,
     delay: Delay = None,
     at: datetime | None = None,
-    session: Session | scoped_session[Session] | None = None,
+    session: Session | scoped_session[Any] | None = None,
 ) -> Run:
     """Record one intent to do `job`, and send it to the backend that the flag chooses.
 
@@ -71,7 +72,7 @@ def dispatch_many(
     job: str,
     items: Iterable[Item | Payload],
     *,
-    session: Session | scoped_session[Session] | None = None,
+    session: Session | scoped_session[Any] | None = None,
 ) -> list[Run]:
     """Record many intents to do `job` at once: all or none. See dispatch()."""
     at_work = runtime.current()
@@ -155,6 +156,10 @@ def _join(
     session: Session,
 ) -> list[Run]:
     """Write in the caller's transaction; sent after its commit, forgotten with its rollback."""
+    connection = session.connection()
+    if store.db.is_sqlite and not hosts.has_begun(connection):
+        # The driver does so before the first change only; a savepoint before that would commit.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     if len(decided) == 1:
         written = write_runs(session, store, spec, decided, now)
     else:

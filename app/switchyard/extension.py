@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from flask import Flask
+from sqlalchemy import Engine
 
-from app.switchyard import console, health, maintenance, runtime
+from app.switchyard import console, health, hosts, maintenance, runtime
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
@@ -23,7 +24,7 @@ from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue, Jobs, load
 from app.switchyard.runs.backend import Backend, Backends
-from app.switchyard.runs.engine import Engine
+from app.switchyard.runs.engine import Engine as RunEngine
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.store import RunStore
 from app.switchyard.schema import LAYER
@@ -41,6 +42,7 @@ class Switchyard:
 
     `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
     finds as `ctx.gateways`. `settings` are read from the environment where none are passed. The
+    database is that of the host's `engine`, or of its Flask-SQLAlchemy `db`, or DATABASE_URL's. The
     console, health and metrics are under `url_prefix`; what Inngest and QStash call is under
     `/api`.
     """
@@ -65,13 +67,16 @@ class Switchyard:
         jobs: Iterable[Jobs] = (),
         gateways: Any = None,
         settings: Settings | None = None,
+        engine: Engine | None = None,
+        db: Any = None,
         url_prefix: str = "/switchyard",
     ) -> None:
         if runtime.EXTENSION in app.extensions:
             raise SwitchyardError(f"app {app.import_name!r} has been set up already")
         with settings_checked():
             settings = Settings.load() if settings is None else settings
-            made = make_runtime(settings, jobs=jobs, gateways=gateways)
+            own = hosts.engine_of(app, engine, db)
+            made = make_runtime(settings, jobs=jobs, gateways=gateways, engine=own)
         app.extensions[runtime.EXTENSION] = made
         runtime.add(made)
         register_pages(app, made, url_prefix)
@@ -85,11 +90,12 @@ def make_runtime(
     *,
     jobs: Iterable[Jobs] = (),
     gateways: Any = None,
+    engine: Engine | None = None,
     clock: Clock | None = None,
     backends: list[Backend] | None = None,
 ) -> runtime.Runtime:
     """The parts of one app, built from its settings."""
-    db = Database(settings.sqlalchemy_url)
+    db = Database(settings.sqlalchemy_url if engine is None else engine)
     clock = db.clock if clock is None else clock
     catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
     if backends is None:
@@ -114,7 +120,7 @@ def make_runtime(
         db=db,
         catalogue=catalogue,
         store=store,
-        engine=Engine(store, gateways, Leases(lease)),
+        engine=RunEngine(store, gateways, Leases(lease)),
         cache=cache,
         flags=_make_flags(settings, db, catalogue, cache),
         branches=[LAYER],
@@ -122,7 +128,7 @@ def make_runtime(
 
 
 def _make_flags(settings: Settings, db: Database, catalogue: Catalogue, cache: Cache) -> Flags:
-    snapshot = StageSnapshot(cache, settings.sqlalchemy_url)
+    snapshot = StageSnapshot(cache, db.engine.url)
     provided = settings.flag_provider
     kind = Flags if provided is None else partial(Provided, make=factory(provided))
     return kind(

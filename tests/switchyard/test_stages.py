@@ -10,7 +10,7 @@ from itertools import count, product
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, insert, make_url, text, update
 
 import flags
 from app.switchyard import runtime
@@ -256,6 +256,7 @@ def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
 def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:
     move(made, "ramp", 1)
     stages.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
-    snapshot = StageSnapshot(patient("redis", redis_url), f"sqlite:///{utcnow().timestamp()}")
+    elsewhere = make_url(f"sqlite:///{utcnow().timestamp()}")
+    snapshot = StageSnapshot(patient("redis", redis_url), elsewhere)
     kept = snapshot.keep(stages.current_stages(made.db))
     assert snapshot.read() == list(kept)

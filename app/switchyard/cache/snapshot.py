@@ -12,7 +12,7 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from pydantic import TypeAdapter
-from sqlalchemy import make_url
+from sqlalchemy import URL
 
 from app.switchyard.cache.cache import Cache, key
 from app.switchyard.cache.client import CacheUnavailable
@@ -34,9 +34,9 @@ _READ = "return redis.call('HGET', KEYS[1], 'rows')"
 class StageSnapshot:
     """The snapshot of the stages in one database."""
 
-    def __init__(self, cache: Cache, database_url: str) -> None:
+    def __init__(self, cache: Cache, database: URL) -> None:
         # Another environment on the same cache has other stages.
-        which = make_url(database_url).render_as_string(hide_password=True)
+        which = database.render_as_string(hide_password=True)
         self._cache = cache
         self._key = key("stages", blake2b(which.encode(), digest_size=8).hexdigest())
         self._kept, self._keep_again = "", 0.0
