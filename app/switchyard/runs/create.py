@@ -176,25 +176,21 @@ def _known(connection: Connection, spec: JobSpec, keys: Sequence[str]) -> dict[s
 
 
 def _as_run(spec: JobSpec, new: NewRun, decision: Decision, row: AnyRow | None) -> Run:
+    job, (backend, reason, *_) = spec.name, decision
     if row is None or row.id == new.id:
-        return Run(
-            new.id, spec.name, new.key, decision.backend, decision.reason, Status.PENDING, True
-        )
+        return Run(new.id, job, new.key, backend, reason, Status.PENDING, True)
     if row.payload != new.payload and not _same(spec, row.payload, new.payload):
-        raise KeyConflict(
-            f"{spec.name}: key {new.key!r} is used by run {row.id} with another payload"
-        )
-    return Run(row.id, spec.name, row.key, row.backend, row.reason, row.status, False)
+        raise KeyConflict(f"{job}: key {new.key!r} is used by run {row.id} with another payload")
+    return Run(row.id, job, row.key, row.backend, row.reason, row.status, False)
 
 
 def _same(spec: JobSpec, one: str, other: str) -> bool:
     """Equal as today's model reads them: a default spelled out is the same payload."""
     try:
-        return spec.parse(json.loads(one), strict=False) == spec.parse(
-            json.loads(other), strict=False
-        )
+        first, second = (spec.parse(json.loads(text), strict=False) for text in (one, other))
     except PayloadInvalid:
         return False
+    return first == second
 
 
 def new_messages(

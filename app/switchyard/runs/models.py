@@ -11,6 +11,7 @@ from typing import Any, cast
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
+    Index,
     Row,
     String,
     Table,
@@ -70,6 +71,10 @@ def _stamp(milliseconds: int) -> str:
     return f"{milliseconds:012x}"[-12:]
 
 
+def _index(name: str, columns: str, where: str, *, unique: bool = False) -> Index:
+    return partial_index(name, *columns.split(), where=where, unique=unique)
+
+
 class RunRow(Base):
     """One intent to do a job."""
 
@@ -119,25 +124,15 @@ class RunRow(Base):
             f" '{Status.CANCELLED}'))",
             name="open_is_checked",
         ),
-        partial_index(
-            "ix_switchyard_runs_open", "check_at", "job", "backend", where="check_at IS NOT NULL"
-        ),
-        partial_index(
-            "ix_switchyard_runs_failed", "ended_at", "job", "backend", where="status = 'failed'"
-        ),
-        partial_index(
+        _index("ix_switchyard_runs_open", "check_at job backend", "check_at IS NOT NULL"),
+        _index("ix_switchyard_runs_failed", "ended_at job backend", "status = 'failed'"),
+        _index(
             "ix_switchyard_runs_ended",
-            "job",
-            "backend",
-            "ended_at",
-            where="status IN ('succeeded', 'failed')",
+            "job backend ended_at",
+            "status IN ('succeeded', 'failed')",
         ),
-        partial_index(
-            "ix_switchyard_runs_children", "parent_id", "check_at", where="parent_id IS NOT NULL"
-        ),
-        partial_index(
-            "uq_switchyard_runs_slot", "job", "slot", where="slot IS NOT NULL", unique=True
-        ),
+        _index("ix_switchyard_runs_children", "parent_id check_at", "parent_id IS NOT NULL"),
+        _index("uq_switchyard_runs_slot", "job slot", "slot IS NOT NULL", unique=True),
     )
 
 
