@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError
 
-from app.platform.earnings.models import Creator
-from app.platform.gateways.stripe import StripeKeyReused, StripeRefused, StripeUnknownOutcome
-from app.platform.payouts import bank, engine
+from app.platform.payouts import bank
 from app.platform.payouts.models import Payout
-from app.platform.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.relay import sweep
 from tests.support.platform import AT_THE_BANK, MANUAL, Platform, platform
@@ -24,19 +20,6 @@ BANK = "/v1/payouts"
 FIRST, SECOND = "payout_123~bank-1", "payout_123~bank-2"
 ONCE = [(FIRST, "landed", None)]
 PAID = [("hold", 10_000), ("transfer", 10_000), ("settle", 10_000)]
-
-
-def again(platform: Platform) -> dict[str, Any]:
-    """Run retry-failed-payouts, a minute later: what it took and left."""
-    platform.now += timedelta(minutes=1)
-    result = platform.result("retry-failed-payouts")
-    return {"retried": result["retried"], "left": result["left"]}
-
-
-def refused(platform: Platform, code: str = "payouts_not_allowed") -> None:
-    platform.fault("refuse", path=BANK, code=code)
-    done = platform.paid()
-    assert (done["status"], done["reason"]) == ("bank_failed", code)
 
 
 def check_one(platform: Platform, status: str) -> None:
@@ -62,7 +45,7 @@ def test_what_the_bank_refuses_is_sent_to_it_again_and_only_that(platform: Platf
     (payout,) = platform.payouts()
     assert (payout.reason, payout.settled_at) == ("no_account", platform.now)
     check_one(platform, "bank_failed")
-    assert again(platform) == {"retried": 1, "left": {}}
+    assert platform.again() == {"retried": 1, "left": {}}
     check_one(platform, "in_transit")
     assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "landed", None)]
     (payout,) = platform.payouts()
@@ -71,7 +54,7 @@ def test_what_the_bank_refuses_is_sent_to_it_again_and_only_that(platform: Platf
     platform.settle()
     check_one(platform, "paid")
     assert platform.entries() == PAID
-    assert again(platform) == {"retried": 0, "left": {}}
+    assert platform.again() == {"retried": 0, "left": {}}
 
 
 def test_what_the_bank_sends_back_once_paid_is_paid_again(platform: Platform) -> None:
@@ -87,7 +70,7 @@ def test_what_the_bank_sends_back_once_paid_is_paid_again(platform: Platform) ->
         assert platform.entries() == [*booked, ("return", 10_000)]
         check_one(platform, "bank_failed")
         assert platform.payouts()[0].reason == "account_closed"
-        assert again(platform) == {"retried": 1, "left": {}}
+        assert platform.again() == {"retried": 1, "left": {}}
         check_one(platform, "in_transit")
         assert len(platform.attempts("bank")) == turn + 1
         booked = [*booked, ("return", 10_000), ("settle", 10_000)]
@@ -104,50 +87,8 @@ def test_one_cancelled_at_stripe_came_back(platform: Platform) -> None:
     assert platform.result("reconcile-payouts")["moved"] == 1
     assert platform.payouts()[0].reason == "canceled"
     check_one(platform, "bank_failed")
-    assert again(platform) == {"retried": 1, "left": {}}
+    assert platform.again() == {"retried": 1, "left": {}}
     check_one(platform, "in_transit")
-
-
-def test_a_refused_bank_payout_keeps_the_money_aside_until_one_goes_through(
-    platform: Platform,
-) -> None:
-    platform.creator()
-    refused(platform)
-    check_one(platform, "bank_failed")
-    assert again(platform) == {"retried": 1, "left": {}}
-    check_one(platform, "in_transit")
-    assert platform.attempts("bank") == [
-        (FIRST, "refused", "payouts_not_allowed"),
-        (SECOND, "landed", None),
-    ]
-
-
-def test_it_waits_until_the_account_can_pay_out(platform: Platform) -> None:
-    platform.creator()
-    refused(platform)
-    for values, why in (
-        ({"payouts_enabled": False}, "payouts_disabled"),
-        ({"payouts_enabled": True, "stripe_account_id": "acct_new"}, "destination_changed"),
-    ):
-        with platform.db.begin() as tx:
-            tx.execute(update(Creator).where(Creator.id == "ana").values(**values))
-        assert again(platform) == {"retried": 0, "left": {why: 1}}
-    assert platform.statuses() == ["bank_failed"]
-    with platform.db.begin() as tx:
-        tx.execute(update(Creator).values(stripe_account_id="acct_ana"))
-    assert again(platform) == {"retried": 1, "left": {}}
-    check_one(platform, "in_transit")
-
-
-def test_after_five_bank_payouts_a_person_must_look(platform: Platform) -> None:
-    platform.creator()
-    refused(platform)
-    for _ in range(MAX_ATTEMPTS - 1):
-        platform.fault("refuse", path=BANK, code="account_closed")
-        assert again(platform) == {"retried": 1, "left": {}}
-    assert again(platform) == {"retried": 0, "left": {"attempts_used_up": 1}}
-    assert len(platform.attempts("bank")) == MAX_ATTEMPTS
-    check_one(platform, "bank_failed")
 
 
 def test_an_instant_payout_is_told_to_stripe(platform: Platform) -> None:
@@ -165,21 +106,10 @@ def test_an_instant_payout_is_told_to_stripe(platform: Platform) -> None:
     platform.check()
 
 
-def test_what_cannot_be_instant_goes_the_standard_way_next(platform: Platform) -> None:
-    platform.creator()
-    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", "instant_payouts": False}]})
-    done = platform.paid(method="instant")
-    assert (done["status"], done["reason"]) == ("bank_failed", "instant_payouts_unsupported")
-    assert again(platform)["retried"] == 1
-    (made,) = platform.admin("GET", "transfers")["payouts"]
-    assert made["method"] == "standard"
-    assert len(platform.transfers()) == 1
-    platform.check()
-
-
 @pytest.mark.parametrize(
     ("code", "method"),
     [
+        ("instant_payouts_unsupported", "standard"),
         ("instant_payouts_config_disabled", "standard"),
         ("instant_payouts_currency_disabled", "standard"),
         ("instant_payouts_limit_exceeded", "instant"),  # a day's, and another day comes
@@ -192,7 +122,7 @@ def test_why_it_cannot_be_instant_decides_how_it_goes_next(
     platform.fault("refuse", path="/v1/payouts", next=1, code=code)
     done = platform.paid(method="instant")
     assert (done["status"], done["reason"]) == ("bank_failed", code)
-    assert again(platform)["retried"] == 1
+    assert platform.again()["retried"] == 1
     (made,) = platform.admin("GET", "transfers")["payouts"]
     assert made["method"] == method
     platform.check()
@@ -221,64 +151,9 @@ def test_stripes_own_schedule_needs_no_bank_payout_of_ours(platform: Platform) -
 # Outcomes that are not known
 
 
-@pytest.mark.parametrize("kind", ["timeout_after_effect", "drop_before", "409", "500_after", "429"])
-def test_an_unknown_outcome_is_one_bank_payout(platform: Platform, kind: str) -> None:
-    platform.creator()
-    platform.fault(kind, path=BANK)
-    dispatch("process-single-payout", MANUAL)
-    platform.work()
-    asked = "sending" if kind == "429" else "unknown"
-    assert platform.attempts("bank") == [(FIRST, asked, None)]
-    assert platform.statuses() == ["paying"]
-    assert platform.books()["usd"].connected == 10_000
-    platform.drain()
-    assert platform.attempts("bank") == ONCE
-    check_one(platform, "in_transit")
-
-
-def test_a_stored_500_without_effect_is_paid_under_another_key(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("500_before", path=BANK)
-    platform.paid()
-    expired = (FIRST, "refused", "key_expired")
-    assert platform.attempts("bank") == [expired, (SECOND, "landed", None)]
-    check_one(platform, "in_transit")
-
-
-def test_a_pay_day_of_lost_answers_sends_each_to_the_bank_once(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "PAGE_SIZE", 8)
-    platform.seed(25, 20)
-    for kind in ("timeout_after_effect", "drop_before", "409", "500_after", "429", "500_before"):
-        platform.fault(kind, path=BANK, next=2)
-    result = platform.pay_day()
-    assert {row["status"] for row in result["totals"]} == {"in_transit"}
-    assert len(platform.transfers()) == len(platform.banks()) == 20
-    platform.check()
-    assert platform.settle()["moved"] == 20
-    platform.check()
-
-
-def test_banks_wait_while_stripe_is_away(platform: Platform) -> None:
-    platform.seed(25, 20)
-    platform.fault("drop_before", path=BANK, probability=1)
-    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.work()
-    assert platform.statuses() == ["paying"] * 20
-    assert platform.run(run.id).status == "waiting"
-    platform.admin("DELETE", "faults")
-    platform.drain()
-    assert platform.run(run.id).status == "succeeded"
-    assert platform.statuses() == ["in_transit"] * 20
-    assert {key.rpartition("-")[2] for key, _, _ in platform.attempts()} == {"1"}
-    platform.check()
-
-
 @pytest.mark.parametrize(
     ("later", "fate", "status"),
     [
-        (timedelta(hours=25), None, "in_transit"),
         (2 * AT_THE_BANK, None, "paid"),
         (2 * AT_THE_BANK, "bank_fails", "bank_failed"),
         (2 * AT_THE_BANK, "bank_turns", "bank_failed"),
@@ -303,23 +178,6 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
     check_one(platform, status)
 
 
-def test_a_key_past_its_window_without_effect_is_replaced(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("drop_before", path=BANK)
-    dispatch("process-single-payout", MANUAL)
-    platform.work()
-    platform.now += timedelta(hours=25)
-    sweep(platform.made.store)
-    gateway = platform.failing()
-    platform.drain()
-    assert gateway.keys == [SECOND]
-    assert platform.attempts("bank") == [
-        (FIRST, "refused", "key_expired"),
-        (SECOND, "landed", None),
-    ]
-    check_one(platform, "in_transit")
-
-
 def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Platform) -> None:
     """Past its window the second attempt is looked up, and the first one's payout is there too."""
     platform.creator()
@@ -337,28 +195,6 @@ def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Pl
     platform.drain()
     outcomes = [(outcome, code) for _, outcome, code in platform.attempts("bank")]
     assert outcomes == [("landed", None), ("refused", "key_expired"), ("landed", None)]
-    check_one(platform, "in_transit")
-
-
-@pytest.mark.parametrize(
-    "failure", [RuntimeError("died"), StripeUnknownOutcome("lost"), StripeKeyReused("other")]
-)
-def test_a_crash_between_the_call_and_its_record_pays_out_once(
-    platform: Platform, failure: Exception
-) -> None:
-    platform.creator()
-    gateway = platform.failing((True, failure), method="create_payout")
-    assert platform.paid()["status"] == "in_transit"
-    looked_up = isinstance(failure, StripeKeyReused)
-    assert gateway.keys == ["payout_123-1", *([FIRST] * (1 if looked_up else 2))]
-    check_one(platform, "in_transit")
-
-
-def test_a_refusal_is_not_believed_while_an_earlier_send_stands(platform: Platform) -> None:
-    platform.creator()
-    closed = StripeRefused("account_closed", "the bank's account is closed")
-    platform.failing((True, RuntimeError("died")), (False, closed), method="create_payout")
-    assert platform.paid()["status"] == "in_transit"
     check_one(platform, "in_transit")
 
 
@@ -384,35 +220,6 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     assert (found.kind, found.payout_id) == ("paid_twice", "payout_123")
 
 
-def test_one_left_paying_is_gone_on_with_by_the_daily_retry(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("timeout_after_effect", path=BANK)
-    platform.fault("409", path=BANK, next=20)
-    platform.fault("drop_before", method="GET", path=BANK, next=20)
-    assert platform.single().status == "failed"
-    platform.admin("DELETE", "faults")
-    assert again(platform) == {"retried": 0, "left": {}}
-    assert platform.statuses() == ["paying"]
-    platform.now += SENDING_STALE
-    assert again(platform) == {"retried": 1, "left": {}}
-    assert platform.attempts("bank") == ONCE
-    check_one(platform, "in_transit")
-
-
-def test_retries_at_once_make_one_bank_payout(platform: Platform) -> None:
-    platform.creator()
-    refused(platform)
-    platform.now += timedelta(minutes=1)
-    for key in ("a", "b"):
-        dispatch("retry-failed-payouts", {}, key=key)
-    for key in ("c", "d"):
-        dispatch("process-single-payout", MANUAL, key=key)
-    platform.work_at_once(4)
-    platform.drain()
-    assert [outcome for _, outcome, _ in platform.attempts("bank")] == ["refused", "landed"]
-    check_one(platform, "in_transit")
-
-
 # Words that were lost
 
 
@@ -431,7 +238,7 @@ def test_what_no_webhook_told_is_found_page_by_page(
     assert (told["moved"], told["ok"]) == (2, True)
     assert sorted(platform.statuses()) == ["bank_failed"] * 5 + ["paid"] * 7
     platform.check()
-    assert again(platform) == {"retried": 5, "left": {}}
+    assert platform.again() == {"retried": 5, "left": {}}
     platform.settle()
     assert platform.statuses() == ["paid"] * 12
     assert len(platform.transfers()) == 12

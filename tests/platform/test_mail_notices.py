@@ -15,13 +15,11 @@ from itsdangerous import URLSafeTimedSerializer
 from itsdangerous.timed import TimestampSigner
 from pydantic import SecretStr
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
 from app.platform.gateways.address import SmtpServer
 from app.platform.gateways.smtp import Mailer
 from app.platform.statements import links
-from app.platform.statements.notices import statements_made
 from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
@@ -96,17 +94,6 @@ def test_a_refused_payout_is_told_and_not_again_for_the_same_reason(
     mailed.settle()
     mailed.drain()
     assert sorted(str(mail["Subject"])[-4:] for mail in box.mails) == ["ough", "paid"]
-    mailed.check()
-
-
-def test_a_pay_day_tells_each_creator(mailed: Platform, box: Mailbox) -> None:
-    mailed.seed(creators=12, payable=8)
-    mailed.pay_day()
-    mailed.settle()
-    mailed.drain()
-    paid = [payout for payout in mailed.payouts() if payout.status == "paid"]
-    told = [subject for _, subject in subjects(box) if subject.endswith("was paid")]
-    assert len(told) == len(paid) > 0
     mailed.check()
 
 
@@ -223,15 +210,6 @@ def test_the_same_month_again_mails_nobody(site: Site, box: Mailbox) -> None:
         tx.execute(update(Creator).where(Creator.id == "ana").values(name="Anna"))
     monthly(site, "again")
     assert len(box.taken) == 2
-
-
-def test_a_statement_that_is_rolled_back_is_not_announced(site: Site) -> None:
-    monthly(site, "first")
-    known = len(mail_runs(site))
-    with Session(site.db.engine) as session:
-        statements_made(session, ["ana:2025-02"])
-        session.rollback()
-    assert len(mail_runs(site)) == known == 2
 
 
 def test_without_an_address_of_its_own_no_link_is_mailed(

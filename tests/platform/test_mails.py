@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from app.platform.config import load
 from app.platform.mail import commands, send_email_delayed, sending
@@ -26,7 +25,6 @@ from app.switchyard.errors import KeyConflict, PayloadInvalid, RunNotMovable
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runs.models import RunRow
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.sides import Fixed, Side, decide_by, environment, relaying
 from tests.support.tables import create_all
@@ -62,14 +60,6 @@ def mails(on: Side) -> list[Any]:
 
 def welcome(to: str = "ana@example.com", **options: Any) -> Run:
     return send_email_delayed(to, "welcome", DATA, **options)
-
-
-def retry_soon(on: Side, run: Run) -> None:
-    """Not in ten seconds."""
-    with on.made.db.begin() as connection:
-        now = on.made.store.clock()
-        waiting = (RunRow.id == run.id, RunRow.status == "waiting")
-        connection.execute(update(RunRow).where(*waiting).values(due_at=now, check_at=now))
 
 
 def test_a_mail_is_sent_and_on_record(on: Side, box: Mailbox) -> None:
@@ -125,30 +115,6 @@ def test_nothing_is_written_of_what_does_not_fit(on: Side) -> None:
     assert welcome(key="k").created
     with pytest.raises(KeyConflict):
         send_email_delayed("ana@example.com", "welcome", {"name": "Bea"}, key="k")
-
-
-def test_it_joins_a_transaction(on: Side, box: Mailbox) -> None:
-    with Session(on.made.db.engine) as session:
-        welcome(session=session)
-        session.rollback()
-        kept = welcome(session=session)
-        session.commit()
-    on.finish(kept)
-    on.settle(0.3)
-    assert len(box.taken) == 1
-
-
-def test_a_server_that_is_away_or_busy_is_tried_again(on: Side, box: Mailbox) -> None:
-    box.answer("RCPT", "451 4.3.0 later")
-    box.answer("DATA", "250 taken")
-    run = welcome()
-    while "send" not in on.steps(run.id) or on.steps(run.id)["send"].status != "retrying":
-        on.settle(0.05)
-    assert [mail.status for mail in mails(on)] == ["queued"]
-    retry_soon(on, run)
-    (row,) = on.finish(run)
-    assert (row.status, len(box.taken)) == ("succeeded", 1)
-    assert [mail.status for mail in mails(on)] == ["sent"]
 
 
 def test_an_unknown_outcome_is_listed_and_never_repeated(on: Side, box: Mailbox) -> None:

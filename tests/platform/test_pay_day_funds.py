@@ -135,28 +135,6 @@ def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform
     platform.check()
 
 
-def test_what_a_race_took_from_the_balance_is_paid_in_a_later_round(platform: Platform) -> None:
-    """The balance covered it when it was looked at, and Stripe refuses it all the same."""
-    for number in range(4):
-        platform.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
-    platform.fault("refuse", path="/v1/transfers", destinations=["acct_1"])
-    run = dispatch("process-payouts", PAY_DAY)
-    platform.work()
-    assert platform.statuses() == ["in_transit", "requested", "in_transit", "in_transit"]
-    assert platform.payouts()[1].reason == "balance_insufficient"
-    assert platform.books()["usd"].held == 200_000
-    platform.drain()
-    result = ended(platform, run.id)
-    assert [(row["status"], row["count"]) for row in result["totals"]] == [("in_transit", 4)]
-    mine = [one for one in platform.attempts("transfer") if ":c1:" in one[0]]
-    assert [(outcome, code) for _, outcome, code in mine] == [
-        ("refused", "balance_insufficient"),
-        ("landed", None),
-    ]
-    assert len(platform.transfers()) == 4
-    platform.check()
-
-
 def test_two_pay_days_do_not_spend_one_balance_twice(platform: Platform) -> None:
     """Each looks at the balance before the other has sent: what is too much is not refused away."""
     creators(platform, *[10_000] * 6)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select
 
 from app.local.earnings import stripe_accounts
 from app.platform.earnings.models import Creator
@@ -19,8 +19,7 @@ from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import accounts, retry
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.eligibility import reserve
-from app.platform.payouts.engine import KEY_WINDOW
-from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE, SENDING_STALE
+from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import PayloadInvalid
@@ -58,11 +57,6 @@ def failed(platform: Platform, code: str = MAY_PASS, **change: Any) -> None:
     assert (done["status"], done["reason"]) == ("failed", code)
 
 
-def change(platform: Platform, **values: Any) -> None:
-    with platform.db.begin() as tx:
-        tx.execute(update(Creator).where(Creator.id == "ana").values(**values))
-
-
 def earned(platform: Platform, amount: int) -> None:
     ref = f"more-{platform.now.isoformat()}"
     with platform.db.begin() as tx:
@@ -83,48 +77,12 @@ def took(count: int, **left: int) -> dict[str, Any]:
 # Payouts tried again
 
 
-def test_there_is_nothing_to_retry(platform: Platform) -> None:
-    platform.creator()
-    platform.paid()
-    assert again(platform) == none()
-    platform.check()
-
-
-def test_what_may_pass_is_paid_by_a_new_attempt(platform: Platform) -> None:
-    platform.creator()
-    failed(platform)
-    assert again(platform) == took(1)
-    keys = [(key, outcome) for key, outcome, _ in platform.attempts()]
-    assert keys == [
-        ("payout_123-1", "refused"),
-        ("payout_123-2", "landed"),
-        ("payout_123~bank-1", "landed"),
-    ]
-    assert platform.owed() == 40_000
-    assert again(platform) == none()
-    platform.check()
-
-
 def test_what_is_final_is_listed_by_its_reason(platform: Platform) -> None:
     platform.creator()
     for code in ("account_invalid", "amount_too_large", "invalid_request"):
         failed(platform, code, payoutId=code)
     assert again(platform) == none(account_invalid=1, amount_too_large=1, invalid_request=1)
     assert platform.statuses() == ["failed"] * 3
-    platform.check()
-
-
-def test_it_waits_until_the_account_can_be_paid(platform: Platform) -> None:
-    platform.creator()
-    failed(platform, "transfers_not_allowed")
-    change(platform, transfers_active=False)
-    assert again(platform) == none(transfers_inactive=1)
-    change(platform, transfers_active=True, stripe_account_id="acct_other")
-    assert again(platform) == none(destination_changed=1)
-    change(platform, stripe_account_id=None)
-    assert again(platform) == none(no_account=1)
-    change(platform, stripe_account_id="acct_ana")
-    assert again(platform) == took(1)
     platform.check()
 
 
@@ -135,75 +93,6 @@ def test_only_what_the_balance_covers_is_requested_anew(platform: Platform) -> N
     assert again(platform) == took(2, balance_too_low=1)
     assert platform.statuses() == ["in_transit", "failed", "in_transit"]
     assert platform.owed() == 0
-    platform.check()
-
-
-def test_after_five_attempts_it_is_left(platform: Platform) -> None:
-    platform.creator()
-    failed(platform)
-    for _ in range(MAX_ATTEMPTS - 1):
-        platform.fault("refuse", code=MAY_PASS)
-        assert again(platform) == {"retried": 1, "left": {}, "now": {"failed": 1}}
-    assert again(platform) == none(attempts_used_up=1)
-    assert len(platform.attempts()) == MAX_ATTEMPTS
-    assert platform.owed() == 50_000
-    platform.check()
-
-
-def test_a_payout_left_sending_is_gone_on_with(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("500_before")
-    platform.fault("drop_before", method="GET", path="/v1/transfers", probability=1)
-    assert platform.single().status == "failed"
-    assert platform.statuses() == ["sending"]
-    platform.admin("DELETE", "faults")
-    # Fresh still: its run may be about to try again.
-    assert again(platform) == none()
-    assert platform.statuses() == ["sending"]
-    platform.now += SENDING_STALE
-    assert again(platform) == took(1)
-    assert platform.attempts("transfer") == [
-        ("payout_123-1", "refused", "key_expired"),
-        ("payout_123-2", "landed", None),
-    ]
-    assert len(platform.transfers()) == 1
-    platform.check()
-
-
-def test_one_that_stays_unknown_is_taken_up_again_each_time(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("409", path="/v1/transfers", probability=1)
-    assert platform.single().status == "failed"
-    for _ in range(2):
-        platform.now += SENDING_STALE
-        assert again(platform) == {"retried": 1, "left": {}, "now": {"sending": 1}}
-    # A key that outlived its window gave way to a new one, once Stripe's list had nothing of it.
-    *spent, last = [(outcome, code) for _, outcome, code in platform.attempts()]
-    assert set(spent) <= {("refused", "key_expired")}
-    assert last == ("unknown", None)
-    assert platform.transfers() == []
-    assert platform.books()["usd"].held == 10_000
-    platform.admin("DELETE", "faults")
-    platform.now += SENDING_STALE
-    assert again(platform) == took(1)
-    assert len(platform.transfers()) == 1
-    platform.check()
-
-
-def test_one_that_was_paid_after_all_is_not_paid_again(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("timeout_after_effect")
-    run = dispatch("process-single-payout", MANUAL)
-    platform.work()
-    for method in ("POST", "GET"):
-        platform.fault("drop_before", method=method, next=MAX_ATTEMPTS - 1)
-    platform.drain()
-    assert platform.run(run.id).status == "failed"
-    assert platform.statuses() == ["sending"]
-    platform.now += KEY_WINDOW
-    assert again(platform) == took(1)
-    assert platform.attempts("transfer") == [("payout_123-1", "landed", None)]
-    assert len(platform.transfers()) == 1
     platform.check()
 
 
@@ -272,22 +161,6 @@ def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.Mon
     assert json.loads(platform.run(run.id).result)["reconciled"]["ok"] is True
     assert again(platform) == took(10, account_invalid=2)
     assert sorted(platform.statuses()) == ["failed"] * 2 + ["in_transit"] * 10
-    platform.check()
-
-
-def test_retries_and_the_first_run_at_once_pay_once(platform: Platform) -> None:
-    platform.creator()
-    failed(platform)
-    platform.now += SENDING_STALE
-    for key in ("a", "b"):
-        dispatch("retry-failed-payouts", {}, key=key)
-    for key in ("c", "d"):
-        dispatch("process-single-payout", MANUAL, key=key)
-    platform.work_at_once(4)
-    platform.drain()
-    assert platform.statuses() == ["in_transit"]
-    assert len(platform.transfers()) == len(platform.banks()) == 1
-    assert platform.owed() == 40_000
     platform.check()
 
 
@@ -377,13 +250,3 @@ def test_another_platform_s_key_disables_nobody(
     assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 1, "unasked": 1}
     assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 2, "unasked": 0}
     assert state(platform, "c0") == (True, True, None)
-
-
-def test_a_synced_account_decides_who_is_paid(platform: Platform) -> None:
-    platform.creator()
-    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", "transfers": "inactive"}]})
-    synced(platform)
-    with platform.db.begin() as tx:
-        assert reserve(tx, date(2025, 1, 15), START, "by-hand")["leftOut"] == {
-            "transfers_inactive": 1
-        }

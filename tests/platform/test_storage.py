@@ -202,16 +202,6 @@ def test_a_bucket_that_does_not_answer_is_given_up(receiver: Receiver) -> None:
         bucket_at("http://127.0.0.1:1").exists(PATH)
 
 
-def test_requests_are_signed_and_say_what_they_carry(receiver: Receiver) -> None:
-    receiver.headers = {"ETag": '"e"'}
-    bucket_at(receiver.url).put(PATH, b"x", PDF)
-    ((path, headers, body),) = receiver.got
-    assert path.startswith(f"/statements/{PATH}")
-    assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/")
-    assert "/eu-central-1/s3/aws4_request" in headers["authorization"]
-    assert (headers["content-type"], body) == (PDF, b"x")
-
-
 FORKED = """
 import os, sys
 from app.platform.gateways.storage import StorageUnavailable, open_storage

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -52,60 +53,43 @@ def test_answers_that_are_not_stripes_are_classified_safely(
     assert type(failure.value) is raised
 
 
-def test_nobody_listening_is_an_unknown_outcome() -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        gateway = StripeGateway(KEY, f"http://127.0.0.1:{bound.getsockname()[1]}")
-        with pytest.raises(StripeUnknownOutcome):
-            pay(gateway)
+@contextmanager
+def raw(answer: bytes, endless: bool = False) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that says `answer` once, and then nothing more or spaces for ever."""
+    over, heads = threading.Event(), list[bytes]()
 
-
-def test_an_answer_that_trickles_in_for_ever_is_given_up() -> None:
-    over = threading.Event()
-
-    def trickle(listener: socket.socket) -> None:
+    def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection, suppress(ConnectionError):
-            read_request(connection)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-            while not over.wait(0.01):
+            heads.append(read_request(connection)[0])
+            connection.sendall(answer)
+            while endless and not over.wait(0.01):
                 connection.sendall(b" ")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        done = pool.submit(trickle, listener)
-        gateway = StripeGateway(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}", 2.0)
-        with pytest.raises(StripeUnknownOutcome, match="no complete answer"):
-            pay(gateway)
+        done = pool.submit(serve, listener)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
         over.set()
         done.result()
 
 
-def test_an_answer_cut_short_is_an_unknown_outcome() -> None:
-    def cut(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            read_request(connection)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}")
+@pytest.mark.parametrize(("endless", "says"), [(True, "no complete answer"), (False, "cut short")])
+def test_an_answer_that_does_not_end_is_an_unknown_outcome(endless: bool, says: str) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}"
+    with raw(begun, endless) as (url, _), pytest.raises(StripeUnknownOutcome, match=says):
+        pay(StripeGateway(KEY, url, 2.0))
 
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        done = pool.submit(cut, listener)
-        with pytest.raises(StripeUnknownOutcome, match="cut short"):
-            pay(StripeGateway(KEY, f"http://127.0.0.1:{listener.getsockname()[1]}"))
-        done.result()
+
+def test_nobody_listening_is_an_unknown_outcome() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(StripeUnknownOutcome):
+            pay(StripeGateway(KEY, f"http://127.0.0.1:{bound.getsockname()[1]}"))
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_path_is_the_api_s_whatever_the_base_ends_in(slash: str) -> None:
-    def answer(listener: socket.socket) -> bytes:
-        connection, _ = listener.accept()
-        with connection:
-            head = read_request(connection)
-            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-        return head[0]
-
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(answer, listener)
-        base = f"http://127.0.0.1:{listener.getsockname()[1]}{slash}"
+    with raw(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (url, heads):
         with pytest.raises(StripeUnknownOutcome):
-            pay(StripeGateway(KEY, base))
-        assert asked.result() == b"POST /v1/transfers HTTP/1.1"
+            pay(StripeGateway(KEY, url + slash))
+        assert heads == [b"POST /v1/transfers HTTP/1.1"]

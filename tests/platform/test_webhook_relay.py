@@ -208,21 +208,6 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
     assert (lite.count(Received), lite.count(RunRow)) == (0, 0)
 
 
-def test_a_target_that_fails_first_gets_it_later(lite: Platform) -> None:
-    lite.crm.status = 500
-    lite.post("shop", signed())
-    lite.work()
-    assert [len(end.got) for end in (lite.crm, lite.warehouse)] == [1, 1]
-    lite.crm.status = 200
-    lite.later(timedelta(seconds=9))
-    assert len(lite.crm.got) == 1
-    lite.later(timedelta(seconds=2))
-    first, second = lite.crm.got
-    assert first[1]["webhook-id"] == second[1]["webhook-id"]
-    assert first[1]["webhook-timestamp"] != second[1]["webhook-timestamp"]
-    assert (len(lite.warehouse.got), lite.dead()) == (1, [])
-
-
 @pytest.mark.parametrize("status", [500, 404, 302])
 def test_a_dead_letter_is_a_failed_run_and_retried(lite: Platform, status: int) -> None:
     lite.crm.status = status

@@ -8,8 +8,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -285,6 +287,12 @@ class Platform:
     def pay_day(self, day: str = "2025-01-15") -> dict[str, Any]:
         return self.result("process-payouts", {"payoutDate": day})
 
+    def again(self) -> dict[str, Any]:
+        """Run retry-failed-payouts, a minute later: how many it took, and how many it left."""
+        self.now += timedelta(minutes=1)
+        result = self.result("retry-failed-payouts")
+        return {name: result[name] for name in ("retried", "left")}
+
     def settle(self) -> dict[str, Any]:
         """The banks have had their time, and the books are told what they did."""
         self.now += AT_THE_BANK
@@ -365,8 +373,8 @@ class Platform:
         assert self.reconciled() == []
 
 
-@pytest.fixture
-def platform(database_url: str) -> Iterator[Platform]:
+@contextmanager
+def serving(database_url: str) -> Iterator[Platform]:
     clock = Time()
     stand = StripeStandIn(clock=lambda: clock.now)
     with serve_in_thread(stand) as stand_url:
@@ -375,3 +383,16 @@ def platform(database_url: str) -> Iterator[Platform]:
         made.admin("DELETE", "faults")
         made.db.dispose()
     stand.close()
+
+
+@pytest.fixture
+def platform(database_url: str) -> Iterator[Platform]:
+    with serving(database_url) as made:
+        yield made
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[Platform]:
+    """For what no database makes a difference to."""
+    with serving(f"sqlite:///{tmp_path / 'test.db'}") as made:
+        yield made
