@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,22 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from app.platform.config import Settings
 from app.platform.currencies import money
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import admins
 from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
-from app.platform.wiring import make_runtime
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobPayload, job
 from app.switchyard.job_errors import StepFailed
-from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
-from tests.support.tables import create_all
+from tests.support.site import START, Site
 
-START = datetime(2025, 1, 15, 9, tzinfo=UTC)
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 FAILED: dict[str, Any] = {
@@ -81,19 +77,8 @@ def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
     return told
 
 
-class Platform:
-    """A runtime on an in-memory queue with a clock of its own."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.now = START
-        self.queue = MemoryBackend()
-        self.queue.name = "rq"
-        self.made = make_runtime(
-            Settings(**settings, switchyard_jobs=__name__),
-            clock=lambda: self.now,
-            backends=[self.queue],
-        )
-        create_all(self.made.db.engine)
+class Platform(Site):
+    """That reports to its admin."""
 
     def tell(self, report: dict[str, Any] = REPORT) -> Any:
         run = dispatch("notify-test", {"report": report})
@@ -101,7 +86,7 @@ class Platform:
             self.queue.work(self.made.engine)
             self.now += timedelta(seconds=30)
             sweep(self.made.store)
-        with self.made.db.autocommit() as connection:
+        with self.db.autocommit() as connection:
             chosen = select(RunRow.status, RunRow.result).where(RunRow.id == run.id)
             status, result = connection.execute(chosen).one()
         assert status == "succeeded"
@@ -123,7 +108,8 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
     return Platform(
-        database_url=f"sqlite:///{tmp_path / 'test.db'}",
+        f"sqlite:///{tmp_path / 'test.db'}",
+        switchyard_jobs=__name__,
         smtp_url=SecretStr(f"smtp://127.0.0.1:{box.port}"),
         mail_from="pay@switchyard.example",
         admin_email="admin@example.com",
@@ -150,7 +136,7 @@ def test_both_ways_tell_the_same(platform: Platform, box: Mailbox, receiver: Rec
     told = json.loads(sent)
     assert told == {
         "type": "payouts.reported",
-        "timestamp": "2025-01-15T09:00:00.000Z",
+        "timestamp": "2025-03-04T12:00:00.000Z",
         "data": REPORT | {"runId": told["data"]["runId"]},
     }
     assert (str(mail["Subject"]), body(mail)) == summary_mail(told["data"])
@@ -209,7 +195,7 @@ def test_a_mail_of_unknown_outcome_is_not_sent_again(
 
 def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
     off = {"sent": False, "why": "off"}
-    platform = Platform(database_url=f"sqlite:///{tmp_path / 'test.db'}")
+    platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
     assert platform.tell() == {"mail": off, "hook": off}
     bare = Gateways(stripe=StripeGateway("sk_test_x"))
     assert (bare.mailer, bare.admin.hook, bare.admin.email) == (None, None, None)
@@ -223,7 +209,8 @@ def test_no_secret_reaches_logs_or_results(
     receiver.status = 500
     with served(login=True) as guarded:
         platform = Platform(
-            database_url=f"sqlite:///{tmp_path / 'test.db'}",
+            f"sqlite:///{tmp_path / 'test.db'}",
+            switchyard_jobs=__name__,
             smtp_url=SecretStr(f"smtp://pay:{password}@127.0.0.1:{guarded.port}"),
             admin_email="admin@example.com",
             admin_webhook_url=SecretStr(receiver.address),

@@ -98,25 +98,6 @@ def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(
     assert Balance({"usd": -5}, {"eur": 3}).total == {"usd": -5, "eur": 3}
 
 
-def test_a_bank_payout_goes_the_way_it_is_told(gateway: StripeGateway, stand: Counted) -> None:
-    pay(gateway)
-    given: dict[str, Any] = {"account": "acct_1", "currency": "usd", "metadata": {}}
-    instant = gateway.create_payout(
-        **given, amount_minor=100, method="instant", idempotency_key="b1"
-    )
-    gateway.create_payout(**given, amount_minor=200, idempotency_key="b2")
-    made = stand.admin("GET", "transfers")["payouts"]
-    assert [(one["method"], one["amount"]) for one in made] == [("instant", 100), ("standard", 200)]
-    assert instant.arrives - instant.created == timedelta(minutes=30)
-    # The method is one of the parameters that a key stands for.
-    with pytest.raises(StripeKeyReused):
-        gateway.create_payout(**given, amount_minor=100, method="standard", idempotency_key="b1")
-    stand.account(id="acct_1", instant_payouts=False)
-    with pytest.raises(StripeRefused) as refused:
-        gateway.create_payout(**given, amount_minor=1, method="instant", idempotency_key="b3")
-    assert refused.value.code == "instant_payouts_unsupported"
-
-
 def test_accounts_tell_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
     wanted = [
         {"id": "acct_pending", "transfers": "pending"},

@@ -7,32 +7,26 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.local.stripe.webhooks import signature as stripe_signature
-from app.platform import wiring
-from app.platform.config import Settings
 from app.platform.webhooks import inbox
 from app.platform.webhooks.body import MAX_BYTES
 from app.platform.webhooks.inbox import KEPT
 from app.platform.webhooks.models import Received
-from app.platform.wiring import make_runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
-from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from tests.support.receiver import Receiver, receiving, signature
-from tests.support.tables import create_all
+from tests.support.site import START, Site
 
-START = datetime(2025, 1, 15, 9, tzinfo=UTC)
 KEY, OTHER, CRM, WAREHOUSE = (bytes([n]) * 32 for n in (1, 2, 3, 4))
 BODY = b'{"action": "opened",  "name": "Zo\xc3\xab"}'
 STRIPE = "whsec_0123456789abcdefghij"
@@ -57,31 +51,24 @@ def signed(
     }
 
 
-class Platform:
+class Platform(Site):
     """The endpoints on a runtime with an in-memory queue, and its clock."""
 
     def __init__(self, url: str, crm: Receiver, warehouse: Receiver) -> None:
-        self.now = START
         self.crm, self.warehouse = crm, warehouse
-        self.queue = MemoryBackend()
-        self.queue.name = "rq"
         wanted = {"secret": secret(CRM), "sources": ["shop", "stripe"]}
         targets = {
             "crm": {**wanted, "url": f"{crm.url}/in?from=relay"},
             "warehouse": {"secret": secret(WAREHOUSE), "url": f"{warehouse.url}/w"},
         }
-        settings = Settings(
-            database_url=url,
+        super().__init__(
+            url,
             stripe_webhook_secret=SecretStr(STRIPE),
             webhook_sources=json.dumps(
                 {"shop": [secret(OTHER), secret(KEY)], "idle": [secret(KEY)]}
             ),
             webhook_targets=json.dumps(targets),
         )
-        self.made = make_runtime(settings, clock=lambda: self.now, backends=[self.queue])
-        create_all(self.made.db.engine)
-        self.app = Flask("webhooks")
-        wiring.mount(self.app, self.made)
 
     def post(self, source: str, headers: dict[str, str], body: bytes = BODY) -> Any:
         path = f"/api/webhooks/{source}"
@@ -99,10 +86,6 @@ class Platform:
         for _ in range(5):
             self.work()
             self.later(timedelta(hours=1))
-
-    def count(self, model: Any) -> int:
-        with self.made.db.autocommit() as connection:
-            return connection.execute(select(func.count()).select_from(model)).scalar_one()
 
     def dead(self) -> list[Any]:
         chosen = select(RunRow.id, RunRow.key, RunRow.error).where(RunRow.status == "failed")
