@@ -12,6 +12,7 @@ from sqlalchemy import insert, update
 
 from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
+from app.platform.payouts import commands
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.models import Payout
 from app.platform.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
@@ -344,7 +345,7 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     runner = app.test_cli_runner()
 
     def command(*args: str, code: int = 0) -> Any:
-        done = runner.invoke(args=["payouts", *args, "--json"])
+        done = runner.invoke(commands.group, [*args, "--json"])
         assert done.exit_code == code, done.output
         return json.loads(done.stdout) if done.stdout else done.stderr
 
@@ -362,7 +363,7 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     assert bad | {"moved": 0} == job("bad")
     assert bad["ok"] is False
     assert set(bad["differences"][0]) == {"kind", "payout_id", "transfer_id", "detail", "fix"}
-    assert second.id in runner.invoke(args=["payouts", "reconcile"]).stdout
+    assert second.id in runner.invoke(commands.group, ["reconcile"]).stdout
 
     shown = command("show", ID)
     assert (shown["status"], shown["amount"], shown["payout_date"]) == (
@@ -377,4 +378,4 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     assert "no payout 'eve'" in command("show", "eve", code=2)
     assert "not both" in command("show", ID, "--status", "paid", code=2)
     for args in (["show"], ["show", ID]):
-        assert ID in runner.invoke(args=["payouts", *args]).stdout
+        assert ID in runner.invoke(commands.group, args).stdout
