@@ -15,12 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from hashlib import blake2b
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
 TTL_SECONDS = 0.9
 """A flip must be seen by every process within one second; the rest is for the read itself."""
+SWITCH = "USE_INNGEST"
+OWN_SWITCH = f"SWITCHYARD_{SWITCH}"
+"""The same where the host has that name for something else; it wins."""
 LEGACY_BACKEND = "rq"
 _FULL_SCALE = 1 << 64
 
@@ -101,9 +105,17 @@ class _Entry(NamedTuple):
     pinned: Mapping[str, Decision]
 
 
-def parse_use_inngest(raw: str | None) -> bool:
+def switch(environ: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Where an app's master switch is set, its config or the environment, and by which name."""
+    for where in (config, environ):
+        if where.get(OWN_SWITCH) not in (None, ""):
+            return where, OWN_SWITCH
+    return environ, SWITCH
+
+
+def parse_use_inngest(raw: object) -> bool:
     """The master switch: `true` or `false`, unset is false. Raises ValueError on anything else."""
-    text = (raw or "").strip().lower()
+    text = "" if raw is None else str(raw).strip().lower()
     if text in ("", "false"):
         return False
     if text == "true":
@@ -131,19 +143,20 @@ class Flags:
         serverless_side: Callable[[str], str],
         *,
         snapshot: Callable[[], Iterable[StageRow]] = tuple,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, Any] = os.environ,
+        config: Mapping[str, Any] = MappingProxyType({}),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self.serverless_side = serverless_side
         self._snapshot = snapshot
-        self._environ = environ
+        self._switch_in, self._switch_name = switch(environ, config)
         self._monotonic = monotonic
         self._fresh_until = 0.0
         self._entries: dict[str, _Entry] | None = None
         self._known: dict[str, StageRow] = {}
         self._missing = Reason.ERROR
-        self._switch: tuple[str | None, bool] = (None, False)
+        self._switch: tuple[object, bool] = (None, False)
         self._disabled: dict[str, Decision] = {}
 
     def decide(self, job: str, key: str) -> Decision:
@@ -154,7 +167,7 @@ class Flags:
         entry = entries.get(job)
         if entry is None:
             entry = entries[job] = self._entry(StageRow(job, Stage.LEGACY, None, 0), self._missing)
-        raw = self._environ.get("USE_INNGEST")
+        raw = self._switch_in.get(self._switch_name)
         if raw != self._switch[0]:
             self._switch = (raw, self._read_switch(raw))
         if not self._switch[1]:
@@ -182,7 +195,7 @@ class Flags:
             cached = self._disabled[job] = off._replace(reason=Reason.DISABLED.value)
         return cached
 
-    def _read_switch(self, raw: str | None) -> bool:
+    def _read_switch(self, raw: object) -> bool:
         try:
             return parse_use_inngest(raw)
         except ValueError as nonsense:

@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, Json, SecretStr
 
@@ -55,7 +56,11 @@ class Settings(config.Settings):
     """As creators know it: on their statements."""
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Self:
         """Settings from `environ`; by default the process's, filled up from a running `make run`.
 
         Raises SettingsError as the layer's own does.
@@ -64,7 +69,7 @@ class Settings(config.Settings):
             # Who names a database of their own means no stack.
             for name, value in running_stack().items():
                 os.environ.setdefault(name, value)
-        return super().load(environ)
+        return super().load(environ, config)
 
     def check(self) -> None:
         """Raises SettingsError where settings do not go together."""

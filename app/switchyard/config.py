@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.switchyard.errors import SettingsError
-from flags import parse_use_inngest
+from flags import parse_use_inngest, switch
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OWN_PREFIX = "SWITCHYARD_"
@@ -222,18 +223,23 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Settings from `environ`, by default the process's.
+    def load(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Self:
+        """Settings from `environ`, by default the process's, and from an app's `config`: what is
+        named SWITCHYARD_… there wins.
 
         Raises SettingsError with one line naming the variable and what is wrong with it; values
         never appear in it, since some are secrets.
         """
         environ = os.environ if environ is None else environ
-        values = _Environment(cls, {n: v.strip() for n, v in environ.items()})()
+        own = {n: _as_text(v) for n, v in config.items() if n.startswith(OWN_PREFIX)}
+        values = _Environment(cls, {n: v.strip() for n, v in {**environ, **own}.items()})()
         try:
-            values["use_inngest"] = parse_use_inngest(
-                environ.get(f"{OWN_PREFIX}USE_INNGEST") or environ.get("USE_INNGEST")
-            )
+            where, name = switch(environ, config)
+            values["use_inngest"] = parse_use_inngest(where.get(name))
             settings = cls(**{_field(name): value for name, value in values.items()})
         except Misfit as failure:
             first = failure.errors(include_input=False, include_url=False)[0]
@@ -310,6 +316,13 @@ class _Environment(EnvSettingsSource):
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {name.lower(): value for name, value in self._environ.items() if value}
+
+
+def _as_text(value: object) -> str:
+    """A value of an app's config as a variable has it."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _field(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from flask import Flask
@@ -41,7 +42,8 @@ class Switchyard:
     """Adds background jobs that run on RQ or on Inngest and QStash to a Flask app.
 
     `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
-    finds as `ctx.gateways`. `settings` are read from the environment where none are passed. The
+    finds as `ctx.gateways`. `settings` are read from the environment and from what `app.config` has
+    under SWITCHYARD_… where none are passed. The
     database is that of the host's `engine`, or of its Flask-SQLAlchemy `db`, or DATABASE_URL's. The
     console, health and metrics are under `url_prefix`; what Inngest and QStash call is under
     `/api`.
@@ -74,9 +76,11 @@ class Switchyard:
         if runtime.EXTENSION in app.extensions:
             raise SwitchyardError(f"app {app.import_name!r} has been set up already")
         with settings_checked():
-            settings = Settings.load() if settings is None else settings
+            settings = Settings.load(config=app.config) if settings is None else settings
             own = hosts.engine_of(app, engine, db)
-            made = make_runtime(settings, jobs=jobs, gateways=gateways, engine=own)
+            made = make_runtime(
+                settings, jobs=jobs, gateways=gateways, engine=own, config=app.config
+            )
         app.extensions[runtime.EXTENSION] = made
         runtime.add(made)
         register_pages(app, made, url_prefix)
@@ -91,6 +95,7 @@ def make_runtime(
     jobs: Iterable[Jobs] = (),
     gateways: Any = None,
     engine: Engine | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
     clock: Clock | None = None,
     backends: list[Backend] | None = None,
 ) -> runtime.Runtime:
@@ -122,12 +127,18 @@ def make_runtime(
         store=store,
         engine=RunEngine(store, gateways, Leases(lease)),
         cache=cache,
-        flags=_make_flags(settings, db, catalogue, cache),
+        flags=_make_flags(settings, db, catalogue, cache, config),
         branches=[LAYER],
     )
 
 
-def _make_flags(settings: Settings, db: Database, catalogue: Catalogue, cache: Cache) -> Flags:
+def _make_flags(
+    settings: Settings,
+    db: Database,
+    catalogue: Catalogue,
+    cache: Cache,
+    config: Mapping[str, Any],
+) -> Flags:
     snapshot = StageSnapshot(cache, db.engine.url)
     provided = settings.flag_provider
     kind = Flags if provided is None else partial(Provided, make=factory(provided))
@@ -135,6 +146,7 @@ def _make_flags(settings: Settings, db: Database, catalogue: Catalogue, cache: C
         lambda: snapshot.keep(stages.current_stages(db)),
         lambda job: catalogue[job].serverless if job in catalogue else "inngest",
         snapshot=snapshot.read,
+        config=config,
     )
 
 
