@@ -180,10 +180,6 @@ class Flags:
             return entry.on
         return entry.off
 
-    def standing(self, job: str) -> StageRow | None:
-        """Where the job stands, as far as this process knows."""
-        return self._known.get(job)
-
     def is_pinned(self, job: str, key: str) -> bool:
         """Whether a pin decides for this key, as this process last read."""
         entry = (self._entries or {}).get(job)
@@ -282,9 +278,3 @@ def decide(job: str, key: str) -> Decision:
     if flags is None:
         return Decision(LEGACY_BACKEND, Reason.ERROR.value, Stage.LEGACY.value, 0)
     return flags.decide(job, key)
-
-
-def standing(job: str) -> StageRow | None:
-    """Where `job` stands, as far as the app at work knows."""
-    flags = _at_work()
-    return None if flags is None else flags.standing(job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
@@ -20,7 +20,6 @@ from app.switchyard.commands.output import settings_checked
 from app.switchyard.config import Settings
 from app.switchyard.console.door import Door
 from app.switchyard.cutover import stages
-from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue, Jobs, load
@@ -140,8 +139,11 @@ def _make_flags(
     config: Mapping[str, Any],
 ) -> Flags:
     snapshot = StageSnapshot(cache, db.engine.url)
-    provided = settings.flag_provider
-    kind = Flags if provided is None else partial(Provided, make=factory(provided))
+    kind: Callable[..., Flags] = Flags
+    if settings.flag_provider is not None:
+        from app.switchyard.cutover.openfeature import Provided, factory  # the SDK is an extra
+
+        kind = partial(Provided, make=factory(settings.flag_provider))
     return kind(
         lambda: snapshot.keep(stages.current_stages(db)),
         lambda job: catalogue[job].serverless if job in catalogue else "inngest",

@@ -9,8 +9,6 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import FlagResolutionDetails
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 
-from app.switchyard.cutover.openfeature import StageProvider
-
 JOB = "five-steps"
 state: dict[str, Any] = {"mode": "", "asked": 0, "made": 0}
 over = threading.Event()
@@ -63,7 +61,3 @@ def broken() -> Any:
 
 def none() -> Any:
     return object()
-
-
-def ourselves() -> Any:
-    return StageProvider([JOB])

@@ -1,27 +1,23 @@
-"""The stages as an OpenFeature provider, and other providers in their place, through the SDK."""
+"""FLAG_PROVIDER: OpenFeature providers in place of the stages, good and bad, through the SDK."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from openfeature import api
-from openfeature.evaluation_context import EvaluationContext
-from openfeature.exception import ErrorCode
 
 import flags
 from app.platform.config import load
 from app.switchyard.cutover import openfeature
-from app.switchyard.cutover.openfeature import Provided, StageProvider, factory
+from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.errors import SettingsError
-from flags import Flags, StageRow
+from flags import StageRow
 from tests.support import providers
 from tests.support.providers import JOB
 from tests.support.waiting import PATIENCE_SECONDS, until
 
-ON = {"USE_INNGEST": "true"}
 HOME = "tests.support.providers"
 
 
@@ -37,9 +33,6 @@ class Store:
         if self.away:
             raise ConnectionError("away")
         return self.rows
-
-    def stages(self, switch: str = "true") -> Flags:
-        return Flags(self.load, lambda job: "inngest", environ={"USE_INNGEST": switch})
 
     def provided(self, named: str = "moody", switch: str = "true") -> Provided:
         return Provided(
@@ -66,47 +59,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From its call on no provider is waited for."""
     return lambda: monkeypatch.setattr(openfeature, "TIMEOUT_SECONDS", 0.2)
-
-
-# --- the stages as a provider -------------------------------------------------------------------
-
-
-def asked(rows: list[StageRow], kind: str, key: str | None = "k", switch: str = "true") -> Any:
-    stages = Store(*rows).stages(switch)
-    flags.resolve(lambda: stages)
-    api.set_provider_and_wait(StageProvider(["a", "b"]))
-    client = api.get_client()
-    context = EvaluationContext(key)
-    if kind == "boolean":
-        return client.get_boolean_details("a", False, context)
-    if kind == "string":
-        return client.get_string_details("a", "none", context)
-    return client.get_integer_details("a", 7, context)
-
-
-def test_a_stage_as_a_flag() -> None:
-    live = asked([StageRow("a", "live", None, 4)], "boolean")
-    assert (live.value, live.variant, live.reason) == (True, "live", "STATIC")
-    assert live.flag_metadata == {"version": 4}
-    ramp = asked([StageRow("a", "ramp", 100.0, 5)], "string")
-    assert (ramp.value, ramp.variant, ramp.reason) == ("inngest", "ramp", "SPLIT")
-    assert ramp.flag_metadata == {"version": 5, "percent": 100.0}
-    pinned = asked([StageRow("a", "ramp", 0.0, 5, (("k", "serverless"),))], "boolean")
-    assert (pinned.value, pinned.reason) == (True, "TARGETING_MATCH")
-    off = asked([StageRow("a", "live", None, 4)], "string", switch="false")
-    assert (off.value, off.reason, off.error_code) == ("rq", "DISABLED", None)
-    nowhere = asked([], "boolean")
-    assert (nowhere.value, nowhere.variant, nowhere.reason) == (False, "legacy", "DEFAULT")
-
-
-def test_what_is_no_flag() -> None:
-    assert asked([], "boolean", key=None).error_code == ErrorCode.TARGETING_KEY_MISSING
-    assert asked([], "integer").error_code == ErrorCode.TYPE_MISMATCH
-    missing = api.get_client().get_boolean_details("nope", False, EvaluationContext("k"))
-    assert missing.error_code == ErrorCode.FLAG_NOT_FOUND
-
-
-# --- another provider in their place ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,7 +164,6 @@ def test_a_forked_child_has_a_provider_of_its_own() -> None:
         (f"{HOME}:JOB", "not callable"),
         (f"{HOME}:broken", "no such account"),
         (f"{HOME}:none", "makes no OpenFeature provider"),
-        (f"{HOME}:ourselves", "decide already"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(named: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""OpenFeature, both ways: the stages as a provider, and any other provider in their place."""
+"""FLAG_PROVIDER: another OpenFeature provider decides in place of the stages."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any, NoReturn
+from typing import Any
 
 from openfeature import api
 from openfeature.client import OpenFeatureClient
 from openfeature.evaluation_context import EvaluationContext
-from openfeature.exception import FlagNotFoundError, TargetingKeyMissingError, TypeMismatchError
-from openfeature.flag_evaluation import FlagEvaluationDetails, FlagResolutionDetails
+from openfeature.flag_evaluation import FlagEvaluationDetails
 from openfeature.flag_evaluation import Reason as Word
-from openfeature.provider import AbstractProvider, FeatureProvider, Metadata
+from openfeature.provider import FeatureProvider
 
-import flags
 from app.switchyard.errors import SettingsError
 from flags import LEGACY_BACKEND, MOVING, Decision, Flags, Reason
 
@@ -35,69 +33,6 @@ REMEMBERED = 10_000
 _WORDS = frozenset(Word) - {Word.ERROR}
 
 
-class StageProvider(AbstractProvider):
-    """The stage store as OpenFeature has it: a flag is a job, the targeting key is a run's.
-
-    As a boolean it says whether the serverless side does the run, as a string which backend. The
-    variant is the stage; the metadata has its version and a ramp's percent.
-    """
-
-    def __init__(self, jobs: Container[str]) -> None:
-        super().__init__()
-        self._jobs = jobs
-
-    def get_metadata(self) -> Metadata:
-        """Its name."""
-        return Metadata(name="switchyard")
-
-    def resolve_boolean_details(
-        self,
-        flag_key: str,
-        default_value: bool,
-        evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[bool]:
-        """Whether the serverless side does a run of job `flag_key`."""
-        decision = self._decide(flag_key, evaluation_context)
-        return _details(flag_key, decision, decision.backend != LEGACY_BACKEND)
-
-    def resolve_string_details(
-        self,
-        flag_key: str,
-        default_value: str,
-        evaluation_context: EvaluationContext | None = None,
-    ) -> FlagResolutionDetails[str]:
-        """Which backend does a run of job `flag_key`."""
-        decision = self._decide(flag_key, evaluation_context)
-        return _details(flag_key, decision, decision.backend)
-
-    def _mistyped(
-        self,
-        flag_key: str,
-        default_value: Any,
-        evaluation_context: EvaluationContext | None = None,
-    ) -> NoReturn:
-        raise TypeMismatchError(f"{flag_key} is a boolean, or a string")
-
-    resolve_integer_details = resolve_float_details = resolve_object_details = _mistyped
-
-    def _decide(self, job: str, context: EvaluationContext | None) -> Decision:
-        if job not in self._jobs:
-            raise FlagNotFoundError(f"no job {job!r}")
-        if context is None or not context.targeting_key:
-            raise TargetingKeyMissingError("the targeting key is the run's")
-        return flags.decide(job, context.targeting_key)
-
-
-def _details(job: str, decision: Decision, value: Any) -> FlagResolutionDetails[Any]:
-    row = flags.standing(job)
-    metadata: dict[str, bool | int | float | str] = {"version": decision.version}
-    if row is not None and row.percent is not None:
-        metadata["percent"] = row.percent
-    return FlagResolutionDetails(
-        value, reason=decision.reason, variant=decision.stage, flag_metadata=metadata
-    )
-
-
 def factory(named: str) -> Callable[[], FeatureProvider]:
     """What makes the provider that FLAG_PROVIDER names, in each process its own.
 
@@ -111,8 +46,6 @@ def factory(named: str) -> Callable[[], FeatureProvider]:
         raise SettingsError(f"FLAG_PROVIDER: {named}: {failure}") from failure
     if not callable(getattr(made, "resolve_boolean_details", None)):
         raise SettingsError(f"FLAG_PROVIDER: {named} makes no OpenFeature provider")
-    if isinstance(made, StageProvider):
-        raise SettingsError(f"FLAG_PROVIDER: {named}: the stages decide already, leave it empty")
     pid = os.getpid()
 
     def make() -> FeatureProvider:
