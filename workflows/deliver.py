@@ -34,32 +34,31 @@ _GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error")
 """Sent again, with a note of what became of the message."""
 
 
-def register(app: Flask, made: Runtime) -> None:
+def register(app: Flask, runtime: Runtime) -> None:
     """Mount both endpoints."""
-    pages = Blueprint("qstash", __name__)
+    pages = Blueprint("switchyard_qstash", __name__)
     register_problems(pages)
 
     @pages.post(DELIVER)
     def deliver() -> Response:
-        text = signed(request, made.settings, DELIVER, MAX_BYTES).text
-        sent = read_sent(text)
+        sent = read_sent(signed(request, runtime.settings, DELIVER, MAX_BYTES).text)
         if sent is None:
             return _never("the body names no run")
         delivery = Delivery(f"qstash-{os.urandom(8).hex()}")
-        return _answer(made, sent, made.engine.perform(sent.run, sent.epoch, delivery))
+        return _answer(runtime, sent, runtime.engine.perform(sent.run, sent.epoch, delivery))
 
     @pages.post(FAILED)
     def failed() -> Response:
-        text = signed(request, made.settings, FAILED, MAX_CALLBACK_BYTES).text
+        text = signed(request, runtime.settings, FAILED, MAX_CALLBACK_BYTES).text
         callback = _read_callback(text)
         if callback is None:
             return _never("the body is no failure callback")
-        return _ok("sent again" if _given_up(made, callback) else "nothing to do")
+        return _ok("sent again" if _given_up(runtime, callback) else "nothing to do")
 
     app.register_blueprint(pages)
 
 
-def _answer(made: Runtime, sent: Sent, outcome: Outcome) -> Response:
+def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
     """The outcome of a slice in QStash's words.
 
     What goes on later is sent anew here, so that no relay is needed for it; a crash before that
@@ -73,12 +72,12 @@ def _answer(made: Runtime, sent: Sent, outcome: Outcome) -> Response:
         case End.NOT_DUE | End.BUSY if outcome.due_at is None or sent.at == unix(outcome.due_at):
             # Come early, by a clock that is ahead: this very message is to come again.
             answer = problem(503, "Not due yet", "come again")
-            wait = 1 if outcome.due_at is None else sent.at - made.store.clock().timestamp()
+            wait = 1 if outcome.due_at is None else sent.at - runtime.store.clock().timestamp()
             answer.headers["Retry-After"] = str(max(1, int(wait) + 1))
             return answer
         case _:
             point("qstash.unsent")
-            made.store.send([sent.run])
+            runtime.store.send([sent.run])
             return _ok(outcome.end)
 
 
@@ -107,17 +106,17 @@ def _read_callback(text: str) -> tuple[Sent, str, str] | None:
     return sent, source, str(status)[:10]
 
 
-def _given_up(made: Runtime, callback: tuple[Sent, str, str]) -> bool:
+def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
     """Send a run again whose message is dead; False where it has gone on without it."""
     sent, source, status = callback
-    now = made.store.clock()
+    now = runtime.store.clock()
     chosen = select(R.check_at).where(
         R.id == sent.run,
         R.epoch == sent.epoch,
         R.sent_ref == source,
         R.status.in_([Status.PENDING, Status.WAITING]),
     )
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         check_at = connection.execute(chosen).scalar_one_or_none()
         if check_at is None:
             return False
@@ -125,11 +124,11 @@ def _given_up(made: Runtime, callback: tuple[Sent, str, str]) -> bool:
             "run_id": sent.run,
             "seen_epoch": sent.epoch,
             "seen_check_at": check_at,
-            "new_check_at": max(now, check_at) + made.store.check,
+            "new_check_at": max(now, check_at) + runtime.store.check,
             "new_error": f"qstash: could not be delivered, the last answer was {status}",
         }
         if connection.execute(_GIVEN_UP, bound).rowcount != 1:
             return False
     log.warning("message dead; its run is sent again", extra={"run": sent.run, "status": status})
-    made.store.send([sent.run])
+    runtime.store.send([sent.run])
     return True

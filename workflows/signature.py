@@ -6,32 +6,39 @@ import base64
 import hashlib
 import hmac
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple
 
 import jwt
 from flask import Request
-from qstash import Receiver
-from qstash.errors import SignatureError
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
-from workflows.keys import signing_keys
+from workflows.qstash import asked, make_client
+from workflows.signed import REFUSED, Signature, signed_body
 
+HEADER = "Upstash-Signature"
 SKEW_SECONDS = 10
 """How far QStash's clock may be ahead of ours."""
-_REFUSED = "the request does not bear a valid signature"
-_CLAIMS = ["iss", "sub", "exp", "nbf", "iat", "body"]
+ANEW_SECONDS = 60.0
+"""How often QStash is asked at most: whoever sends forged calls must not make us ask for each."""
+# The door looks at the times itself.
+_OPTIONS: Any = {
+    "require": ["iss", "sub", "exp", "nbf", "iat", "body"],
+    **dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat"), False),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A request that QStash made."""
+class Signed(NamedTuple):
+    """A request that QStash made; nothing else in it was signed."""
 
     text: str
     """Its body."""
-    issued_at: int
-    """When it signed this delivery of the message, Unix seconds."""
+    issued_at: datetime
+    """When it signed this delivery of the message."""
+    expires_at: datetime
     token_id: str
     """Of this delivery alone: a retry has another."""
 
@@ -39,63 +46,102 @@ class Signed:
 def signed(request: Request, settings: Settings, path: str, limit: int) -> Signed:
     """The request's body, if QStash signed it for this app's `path` and the body is what it sent.
 
-    Checked by QStash's own Receiver; where a token is not valid *yet*, once more with a tolerance
-    that the Receiver takes and does not use. Raises Unauthorized, which never says what was wrong,
-    BackendUnavailable where the keys are to be had from QStash and it does not answer, and
-    werkzeug's 413 where the body has more than `limit` bytes.
+    Raises Unauthorized, BackendUnavailable where the keys are to be had from QStash and it does not
+    answer, and werkzeug's 413 where the body has more than `limit` bytes.
     """
-    request.max_content_length = limit
-    body = request.get_data(cache=False)
-    token = request.headers.get("Upstash-Signature", "")
+    if settings.backend_url is None:
+        raise Unauthorized(REFUSED)
+    url = settings.backend_url.rstrip("/") + path
+    claims: dict[str, Any] = {}
+
+    def read(token: str) -> Signature | None:
+        nonlocal claims
+        try:
+            claims = _claims(token, url, signing_keys(settings))
+            times = float(claims["nbf"]) - SKEW_SECONDS, float(claims["exp"])
+            return Signature(*times, fits=partial(_is_digest, str(claims["body"])))
+        except (jwt.InvalidTokenError, ValueError, TypeError):
+            return None
+
+    body = signed_body(request, HEADER, read, now=time.time(), limit=limit)
     try:
         text = body.decode()
-        claims = _verified(token, text, settings, path)
-        return Signed(text, int(claims["iat"]), str(claims.get("jti") or token[-64:]))
-    except BackendUnavailable:
-        raise
-    except Exception:  # noqa: BLE001 - the client raises whatever its libraries do
-        # Without a cause: neither the log nor the answer is to help in forging one.
-        raise Unauthorized(_REFUSED) from None
+    except UnicodeDecodeError:
+        raise Unauthorized(REFUSED) from None
+    issued, expires = (datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp"))
+    # Without the HMAC, which can be spelled in several ways.
+    signed_part = request.headers[HEADER].rpartition(".")[0]
+    return Signed(text, issued, expires, hashlib.sha256(signed_part.encode()).hexdigest())
 
 
-def _verified(token: str, text: str, settings: Settings, path: str) -> dict[str, Any]:
-    if settings.backend_url is None:
-        raise Unauthorized(_REFUSED)
-    url, keys = settings.backend_url.rstrip("/") + path, signing_keys(settings)
-    try:
-        return _fits(token, text, url, keys.known())
-    except Unauthorized:
-        rotated = keys.asked_anew()
-        if rotated is None:
-            raise
-        return _fits(token, text, url, rotated)
-
-
-def _fits(token: str, text: str, url: str, keys: tuple[str, str]) -> dict[str, Any]:
-    try:
-        Receiver(*keys).verify(signature=token, body=text, url=url)
-    except SignatureError:
-        return _early(token, text, url, keys)
-    return dict(jwt.decode(token, options={"verify_signature": False}))
-
-
-def _early(token: str, text: str, url: str, keys: tuple[str, str]) -> dict[str, Any]:
-    """The same check of a token that is valid in SKEW_SECONDS at the latest. Raises."""
-    for key in keys:
+def _claims(token: str, url: str, keys: SigningKeys) -> dict[str, Any]:
+    for key in keys.known():
         try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key,
-                algorithms=["HS256"],
-                issuer="Upstash",
-                leeway=SKEW_SECONDS,
-                options={"require": _CLAIMS},
-            )
+            return _of(token, url, key)
         except jwt.InvalidTokenError:
             continue
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
-        said = str(claims["body"]).rstrip("=").encode()
-        same = hmac.compare_digest(said, digest.rstrip(b"="))
-        if same and claims["sub"] == url and claims["exp"] > time.time():
-            return claims
-    raise Unauthorized(_REFUSED)
+    for key in keys.asked_anew() or ():
+        try:
+            return _of(token, url, key)
+        except jwt.InvalidTokenError:
+            continue
+    raise jwt.InvalidTokenError
+
+
+def _of(token: str, url: str, key: str) -> dict[str, Any]:
+    return jwt.decode(
+        token, key, algorithms=["HS256"], issuer="Upstash", subject=url, options=_OPTIONS
+    )
+
+
+def _is_digest(said: str, body: bytes) -> bool:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest())
+    return hmac.compare_digest(said.rstrip("=").encode(), digest.rstrip(b"="))
+
+
+class SigningKeys:
+    """The current key and the next one: as the settings name them, else as QStash says."""
+
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        current, after = settings.qstash_current_signing_key, settings.qstash_next_signing_key
+        self._set = current is not None or settings.qstash_secret is None
+        self._keys: tuple[str, str] | None = None
+        if current is not None:
+            self._keys = current.get_secret_value(), (after or current).get_secret_value()
+        self._ask_again = 0.0
+
+    def known(self) -> tuple[str, str]:
+        """The keys. Raises Unauthorized where nobody can know them, BackendUnavailable where
+        QStash was asked and could not say."""
+        if self._keys is None:
+            if self._set:
+                raise Unauthorized(REFUSED)
+            if (asked_now := self.asked_anew()) is None:
+                raise BackendUnavailable("qstash: its signing keys are not known yet")
+            return asked_now
+        return self._keys
+
+    def asked_anew(self) -> tuple[str, str] | None:
+        """The keys as QStash has them now, if it is to be asked and it is time to: they may have
+        been rotated. Raises BackendUnavailable."""
+        if self._set or self._monotonic() < self._ask_again:
+            return None
+        self._ask_again = self._monotonic() + ANEW_SECONDS
+        client = make_client(self._settings)
+        found = asked(client.signing_key.get)
+        self._keys = found.current, found.next
+        return self._keys
+
+
+_of_process: dict[tuple[object, ...], SigningKeys] = {}
+
+
+def signing_keys(settings: Settings) -> SigningKeys:
+    """The keys of this process for the account that the settings name."""
+    account = (
+        *(settings.qstash_url, settings.qstash_secret),
+        *(settings.qstash_current_signing_key, settings.qstash_next_signing_key),
+    )
+    return _of_process.setdefault(account, SigningKeys(settings))

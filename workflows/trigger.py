@@ -13,36 +13,35 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.http import register_problems, require_admin
 from app.switchyard.runtime import Runtime
-from workflows.signature import Signed, signed
+from workflows.signature import HEADER, Signed, signed
 from workflows.sync import TRIGGER
 from workflows.ticks import Call, start
 
 MAX_BYTES = 1024 * 1024
 """Of a call that QStash signed: the largest message it takes."""
-SIGNATURE = "Upstash-Signature"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _FIELDS = {"name", "data", "id"}
 
 
-def blueprint(made: Runtime) -> Blueprint:
+def blueprint(runtime: Runtime) -> Blueprint:
     """The trigger endpoint."""
-    pages = Blueprint("trigger", __name__)
+    pages = Blueprint("switchyard_trigger", __name__)
     register_problems(pages)
 
     @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:
-        if SIGNATURE in request.headers:
-            call = _call(signed(request, made.settings, TRIGGER, MAX_BYTES))
+        if HEADER in request.headers:
+            call = _call(signed(request, runtime.settings, TRIGGER, MAX_BYTES))
             body = _body(call.signed.text)
         else:
-            require_admin(request, made.settings)
+            require_admin(request, runtime.settings)
             call, body = None, _body(None)
-        spec = made.catalogue.by_event(body["name"])
+        spec = runtime.catalogue.by_event(body["name"])
         data, key = body.get("data") or {}, body.get("id")
         if call is None:
             run = dispatch(spec.name, data, key=key)
         else:
-            run = start(made, spec, data, key, call)
+            run = start(runtime, spec, data, key, call)
         return {
             "runId": run.id,
             "job": run.job,
@@ -66,13 +65,13 @@ def _call(by: Signed) -> Call:
     )
 
 
-def _body(text: str | None) -> dict[str, Any]:
-    """The request's JSON object (or the one in `text`), checked.
+def _body(signed: str | None) -> dict[str, Any]:
+    """The request's JSON object (or the one that was signed), checked.
 
     Raises BadInput or werkzeug's 400 and 415.
     """
     try:
-        body = request.get_json() if text is None else json.loads(text)
+        body = request.get_json() if signed is None else json.loads(signed)
     except BadRequest:
         raise BadRequest("the body is not valid JSON") from None
     except RecursionError:

@@ -14,12 +14,13 @@ from app.switchyard.context import Context
 from app.switchyard.cutover import guardrail, shadow
 from app.switchyard.cutover.clock import catch_up
 from app.switchyard.job import Empty, JobPayload, job
+from app.switchyard.nonces import prune_nonces
 from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.retention import prune_steps
 from app.switchyard.runtime import current
 
-PRUNES = {"steps": prune_steps, "shadows": shadow.prune_shadows}
+PRUNES = {"steps": prune_steps, "shadows": shadow.prune_shadows, "nonces": prune_nonces}
 MOST = 500
 """Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
 LONGEST_PAUSE = timedelta(hours=1)

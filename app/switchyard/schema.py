@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import OperationalError
 
+from app.switchyard import nonces
 from app.switchyard.branch import Branch, scripts
 from app.switchyard.cutover import clock, shadow, stages
 from app.switchyard.db import TABLE_PREFIX, Base, Database
@@ -21,7 +22,7 @@ _LOOK_SECONDS = 0.2
 _LOCK = select(func.pg_try_advisory_lock(0x53_57_59_44))  # a number of our own in each database
 
 metadata = Base.metadata
-MODULES = (runs, stages, shadow, clock)
+MODULES = (runs, stages, shadow, clock, nonces)
 """Where the layer's tables are."""
 
 

@@ -34,8 +34,8 @@ from tests.support.sides import (
     qstash_environment,
 )
 from tests.support.standins import QStashStandIn
-from workflows.keys import ANEW_SECONDS, SigningKeys
 from workflows.qstash import DELIVER, FAILED, unix
+from workflows.signature import ANEW_SECONDS, SigningKeys
 
 ORIGIN = "https://app.example"
 URL = ORIGIN + DELIVER

@@ -331,6 +331,28 @@ def test_a_signed_trigger_is_one_run_however_often_it_comes(alone: Side) -> None
     assert jobs.marks(alone.made.db) == {n: 2}
 
 
+@pytest.mark.parametrize("name", ["test.child", "test.keyed"])
+def test_a_captured_call_is_the_same_run_whatever_is_sent_beside_its_signature(
+    alone: Side, name: str
+) -> None:
+    """What QStash did not sign decides nothing: neither which run it is, nor whether it ticks."""
+    data = {"name": uuid4().hex} if name == "test.child" else {}
+    body = json.dumps({"name": name, "data": data}).encode()
+    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, body)
+    schedule = {"Schedule-Id": f"{ID_PREFIX}keyed"}
+    first = {"Message-Id": "msg_1", "Retried": "0"}
+    if name == "test.keyed":
+        first |= schedule
+    known = call(alone, first, body=body, token=token)
+    assert (known.status_code, known.json()["created"]) == (202, True)
+    others: list[Beside] = [{}, {"Message-Id": "msg_2"}, {"Retried": "1"}, schedule, first]
+    for beside in others:
+        again = call(alone, beside, body=body, token=token)
+        assert again.status_code == 202, again.text
+        assert (again.json()["runId"], again.json()["created"]) == (known.json()["runId"], False)
+    assert len(runs(alone)) == 1
+
+
 def test_a_trigger_with_a_bad_signature_is_refused_even_on_this_machine(alone: Side) -> None:
     for token in ("", "x", standin(alone).sign("http://127.0.0.1:1" + TRIGGER, TICK)):
         answer = call(alone, token=token)

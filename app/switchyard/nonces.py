@@ -1,0 +1,51 @@
+"""What is good once, or no longer: each is kept until it would have ended by itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import String, Table, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from app.switchyard.clock import utcnow
+from app.switchyard.db import INSERT, Base, Database
+from app.switchyard.runs.retention import Page
+
+
+class Nonce(Base):
+    """A signed call that was taken, or a session that was ended."""
+
+    __tablename__ = "switchyard_nonces"
+
+    id: Mapped[str] = mapped_column(String(300), primary_key=True)
+    value: Mapped[str] = mapped_column(String(300))
+    """What it was used for."""
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+_INSERT = {
+    name: insert(cast(Table, Nonce.__table__)).on_conflict_do_nothing(index_elements=["id"])
+    for name, insert in INSERT.items()
+}
+
+
+def used_for(db: Database, nonce: str) -> str | None:
+    """What `nonce` was used for, or None where it was not. Raises SQLAlchemy's errors."""
+    with db.autocommit() as connection:
+        return connection.scalar(select(Nonce.value).where(Nonce.id == nonce))
+
+
+def use(db: Database, nonce: str, value: str, expires_at: datetime) -> str:
+    """Use `nonce` for `value`, unless it was used before; what it was first used for."""
+    row = {"id": nonce, "value": value, "expires_at": expires_at}
+    with db.autocommit() as connection:
+        connection.execute(_INSERT[connection.dialect.name], row)
+        first = connection.scalar(select(Nonce.value).where(Nonce.id == nonce))
+    return value if first is None else first
+
+
+def prune_nonces(tx: Session, _before: datetime, _after: str) -> Page:
+    """Delete those that have expired, however long ago."""
+    gone = delete(Nonce).where(Nonce.expires_at < utcnow())
+    return tx.connection().execute(gone).rowcount, None
