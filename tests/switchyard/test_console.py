@@ -102,7 +102,10 @@ def test_a_session_ends(site: Site, client: FlaskClient, tmp_path: Path) -> None
     )
     assert client.get("/console").status_code == 303
     # Another token, or another secret, knows nobody of before.
-    for change in ({"admin_token": SecretStr(TOKEN + "2")}, {"secret_key": SecretStr("another-secret-key")}):
+    for change in (
+        {"admin_token": SecretStr(TOKEN + "2")},
+        {"secret_key": SecretStr("another-secret-key")},
+    ):
         other = guarded(f"sqlite:///{tmp_path / 'test.db'}", **change).app.test_client()
         for value in (cookie.value, cookie.value[:-1] + "A", "", "e30.x.y"):
             other.set_cookie(COOKIE, value, path="/console")
