@@ -19,8 +19,7 @@ from app.platform.mail import commands as mails
 from app.platform.mail import pages as mail_pages
 from app.platform.payouts import commands as payouts
 from app.platform.payouts import pages as payout_pages
-from app.platform.statements import commands as statements
-from app.platform.statements import pages as statement_pages
+from app.platform.statements import links
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
 from app.switchyard.clock import Clock
@@ -101,7 +100,7 @@ def add_commands(app: Flask) -> None:
     """Add the platform's commands, and the layer's at the top as well."""
     layer = app.cli.commands["switchyard"]
     assert isinstance(layer, AppGroup)
-    own = (payouts.group, earnings.group, statements.group, mails.group)
+    own = (payouts.group, earnings.group, mails.group)
     for command in (*layer.commands.values(), *own):
         app.cli.add_command(command)
 
@@ -109,7 +108,7 @@ def add_commands(app: Flask) -> None:
 def register_pages(app: Flask, runtime: Runtime) -> None:
     """Mount the platform's blueprints."""
     app.register_blueprint(payout_pages.blueprint(runtime))
-    app.register_blueprint(statement_pages.blueprint(runtime))
+    app.register_blueprint(links.blueprint(runtime))
     app.register_blueprint(webhook_pages.blueprint(runtime))
     if settings_of(runtime).local:
         door = Door(settings_of(runtime), runtime.cache)

@@ -24,8 +24,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from app.platform.config import ROOT, Settings
 from app.platform.earnings import rollup
-from app.platform.earnings.models import earnings
-from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, platform_days
+from app.platform.earnings.models import daily, dirty_days, earnings, lifetime, platform_days
 from app.switchyard.db import INSERT, Database
 from tests.bench.rows import Row
 from tests.support.tables import create_all

@@ -16,9 +16,17 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from app.platform.config import Settings
 from app.platform.earnings import rollup
-from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.models import (
+    Creator,
+    Earning,
+    EarningKind,
+    daily,
+    dirty_days,
+    lifetime,
+    monthly,
+    platform_days,
+)
 from app.platform.earnings.posting import TAKING, post_earnings
-from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
 from app.platform.ledger.postings import balance, creator_account
 from app.switchyard.db import Database
 from tests.conftest import new_database

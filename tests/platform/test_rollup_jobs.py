@@ -16,8 +16,14 @@ from sqlalchemy import Connection, func, select
 
 from app.platform.earnings import jobs as analytics
 from app.platform.earnings import rollup
-from app.platform.earnings.models import Earning
-from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.platform.earnings.models import (
+    Earning,
+    daily,
+    dirty_days,
+    lifetime,
+    monthly,
+    platform_days,
+)
 from app.platform.statements.make import make_page
 from app.platform.statements.models import Statement
 from app.switchyard.runs.handoff import hand_over

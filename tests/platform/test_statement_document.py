@@ -12,10 +12,8 @@ import re
 import subprocess
 import sys
 from contextlib import closing
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pypdfium2
 import pytest
@@ -26,11 +24,9 @@ from hypothesis import strategies as st
 
 from app.platform.statements import csv as as_csv
 from app.platform.statements import pdf
-from app.platform.statements.document import Document, major, month_of
+from app.platform.statements.document import Document, major
 from app.platform.statements.itemize import FONTS, Run, file_of, runs
-from app.platform.statements.movements import bounds
 from app.platform.statements.typesetting import Style, Typesetter, clusters
-from app.switchyard.errors import BadInput
 
 NAMES = {
     "Müller": "Zoë Müller-Łukasz Ñandú",
@@ -326,23 +322,3 @@ def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
 )
 def test_amounts_in_units(amount: int, code: str, shown: str) -> None:
     assert major(amount, code) == shown
-
-
-def test_months() -> None:
-    assert month_of("2024-12") == date(2024, 12, 1)
-    start, end = bounds(date(2024, 12, 1))
-    assert (f"{start}", f"{end}") == ("2024-12-01 00:00:00+00:00", "2025-01-01 00:00:00+00:00")
-    wrong: list[Any] = [
-        "",
-        "2025",
-        "2025-13",
-        "2025-00",
-        "2025-1",
-        "2025-01-01",
-        "25-01",
-        "x",
-        "٢٠٢٥-٠١",
-    ]
-    for text in (*wrong, "1999-12", "9999-12", "2025-01\n", "2025-01\0"):
-        with pytest.raises(BadInput, match="month must be YYYY-MM"):
-            month_of(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,9 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.platform.days import Day
 from app.platform.earnings import popular, rollup
+from app.platform.earnings.models import daily
 from app.platform.earnings.posting import post_earnings
-from app.platform.earnings.rollup_models import daily
-from app.platform.earnings.top import TopCreators
 from app.switchyard import runtime
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
@@ -23,8 +23,6 @@ from app.switchyard.job import Empty, JobPayload, Shadow, job
 STEP_DAYS = 31
 STEP_TIME = timedelta(seconds=10)
 """After which a step takes no further day: it is one transaction, and SQLite has one writer."""
-TOP = 20
-"""How many queries are kept warm."""
 _ONE = timedelta(days=1)
 
 DayInReach = Annotated[Day, AfterValidator(in_reach)]
@@ -128,16 +126,13 @@ def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:
 
 
 def _popular(_tx: Session, now: datetime) -> list[str]:
-    return popular.top(runtime.current().cache, TOP, now)
+    return popular.most_asked(runtime.current().cache, now)
 
 
 def _warm(_tx: Session, names: list[str], now: datetime) -> dict[str, Any]:
-    made, warmed = runtime.current(), 0
+    parts, warmed = runtime.current(), 0
     for name in names:
-        try:
-            query = TopCreators.named(name)
-        except BadInput:
-            continue  # another version of the code counted it
-        query.cached(made.cache, made.db, now, refresh=True)
-        warmed += 1
+        with suppress(BadInput):  # another version of the code counted it
+            popular.TopCreators.named(name).cached(parts.cache, parts.db, now, refresh=True)
+            warmed += 1
     return {"asked": len(names), "warmed": warmed}

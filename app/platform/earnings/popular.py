@@ -1,15 +1,32 @@
-"""Which queries are asked most: counted in the cache, an hour at a time."""
+"""Who earned most: asked through the cache, and counted, so that what is asked most is kept warm.
+
+Amounts are minor units, days UTC.
+"""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
+from sqlalchemy import ColumnElement, func, select
+
+from app.platform.earnings.models import Creator, DailyEarnings, PlatformDay
 from app.switchyard.cache.cache import Cache, key
 from app.switchyard.cache.client import CacheUnavailable
+from app.switchyard.db import Database
+from app.switchyard.errors import BadInput
 
-HOURS = 24
-_KEPT_SECONDS = (HOURS + 1) * 3600
+TTL_SECONDS = 75 * 60
+"""The early refresh then begins after an hour, when the hourly warming was due."""
+MAX_DAYS, MAX_LIMIT = 365, 100
+WARMED, HOURS = 20, 24
+"""As many queries are kept warm, by how often they were asked in so many hours."""
+_NAME = re.compile(r"top-creators:([0-9]{1,3})d:([0-9]{1,3}):([a-z]{3})")
+_SUMS = {"gross": "gross", "refunds": "refunds", "fees": "fees", "net": "net", "sales": "count"}
 _COUNT = """
 redis.call('ZINCRBY', KEYS[1], 1, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -21,16 +38,90 @@ return top
 """
 
 
+@dataclass(frozen=True, slots=True)
+class TopCreators:
+    """Who earned most in the `days` whole days before today. Raises BadInput."""
+
+    days: int
+    limit: int
+    currency: str
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.days <= MAX_DAYS and 1 <= self.limit <= MAX_LIMIT):
+            raise BadInput(f"days must be 1 to {MAX_DAYS}, limit 1 to {MAX_LIMIT}")
+        if not _NAME.fullmatch(self.name):
+            raise BadInput("currency must be three small letters")
+
+    @classmethod
+    def named(cls, name: str) -> TopCreators:
+        """The query of this `name`. Raises BadInput."""
+        if not (parts := _NAME.fullmatch(name)):
+            raise BadInput(f"no query {name!r}")
+        return cls(int(parts[1]), int(parts[2]), parts[3])
+
+    @property
+    def name(self) -> str:
+        """What it is cached and counted by."""
+        return f"top-creators:{self.days}d:{self.limit}:{self.currency}"
+
+    def ask(self, cache: Cache, db: Database, now: datetime) -> Any:
+        """The answer through the cache; that it was asked is counted, for the hourly warming."""
+        count(cache, self.name, now)
+        return self.cached(cache, db, now)
+
+    def cached(self, cache: Cache, db: Database, now: datetime, *, refresh: bool = False) -> Any:
+        """The answer from the cache, computed if need be, or to refresh it."""
+        name, answer = f"analytics:{self.name}", partial(self.answer, db, now)
+        return cache.get_or_compute(name, answer, TTL_SECONDS, refresh=refresh)
+
+    def answer(self, db: Database, now: datetime) -> dict[str, Any]:
+        """The answer as JSON, from the database."""
+        first, last = now.date() - timedelta(days=self.days), now.date() - timedelta(days=1)
+        D, P = DailyEarnings, PlatformDay
+        listed = (
+            select(D.creator_id, Creator.name, *_sums(D))
+            .join(Creator, Creator.id == D.creator_id)
+            .where(D.day.between(first, last), D.currency == self.currency)
+            .group_by(D.creator_id, Creator.name)
+            .order_by(func.sum(D.net).desc(), D.creator_id)
+            .limit(self.limit)
+        )
+        total = select(*_sums(P)).where(P.day.between(first, last), P.currency == self.currency)
+        with db.autocommit() as connection:
+            top = connection.execute(listed).mappings().all()
+            platform = connection.execute(total).mappings().one()
+        return {
+            "window": f"{self.days}d",
+            "from": first.isoformat(),
+            "to": last.isoformat(),
+            "currency": self.currency,
+            "platform": _amounts(platform),
+            "creators": [
+                {"creatorId": one["creator_id"], "name": one["name"], **_amounts(one)}
+                for one in top
+            ],
+        }
+
+
+def _sums(table: type[DailyEarnings] | type[PlatformDay]) -> list[ColumnElement[Any]]:
+    return [func.sum(getattr(table, column)).label(name) for name, column in _SUMS.items()]
+
+
+def _amounts(row: Any) -> dict[str, int]:
+    # Postgres adds up to a decimal, and both add up nothing to NULL.
+    return {name: int(row[name] or 0) for name in _SUMS}
+
+
 def count(cache: Cache, name: str, now: datetime) -> None:
     """Count one use of the query `name`; not where the cache is unavailable."""
     with suppress(CacheUnavailable):
-        cache.script(_COUNT, [_hour(now)], name, _KEPT_SECONDS)
+        cache.script(_COUNT, [_hour(now)], name, (HOURS + 1) * 3600)
 
 
-def top(cache: Cache, number: int, now: datetime) -> list[str]:
-    """The `number` queries asked most in the last 24 hours, most first. Raises CacheUnavailable."""
+def most_asked(cache: Cache, now: datetime) -> list[str]:
+    """The queries asked most in the last HOURS, most first. Raises CacheUnavailable."""
     hours = [_hour(now - timedelta(hours=ago)) for ago in range(HOURS)]
-    return list(cache.script(_TOP, hours, number))
+    return list(cache.script(_TOP, hours, WARMED))
 
 
 def _hour(moment: datetime) -> str:

@@ -28,19 +28,12 @@ from app.platform.ledger.postings import (
     post_select,
 )
 
-_SHARES = {
-    EarningKind.EARNING: EntryKind.EARNING,
-    EarningKind.REFUND: EntryKind.REFUND,
-    EarningKind.DISPUTE: EntryKind.DISPUTE,
-    EarningKind.DISPUTE_WON: EntryKind.DISPUTE_WON,
-}
-_FEES = {
-    EarningKind.EARNING: EntryKind.FEE,
-    EarningKind.REFUND: EntryKind.FEE_REFUND,
-    EarningKind.DISPUTE: EntryKind.FEE_DISPUTE,
-    EarningKind.DISPUTE_WON: EntryKind.FEE_DISPUTE_WON,
-}
-FEE_KINDS = tuple(_FEES.values())
+SHARE_KINDS = tuple(EntryKind(kind) for kind in EarningKind)
+"""The ledger's entries that are a creator's share, named as what they are posted from."""
+FEE_KINDS = (
+    *(EntryKind.FEE, EntryKind.FEE_REFUND),
+    *(EntryKind.FEE_DISPUTE, EntryKind.FEE_DISPUTE_WON),
+)
 """The ledger's entries that are the platform's fee."""
 TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
 """What takes a sale back; the other kinds bring money in."""
@@ -53,37 +46,33 @@ def post_earnings(tx: Tx) -> int:
     is the platform's. A refund or a dispute takes both back. What is posted already costs nothing,
     however much of it there is.
     """
-    waiting = not_(Earning.posted)
-    share, fee = Earning.gross - Earning.fee, Earning.fee.expression
+    waiting, kind = not_(Earning.posted), Earning.kind.expression
+    fee_kind = case(
+        (kind == EarningKind.EARNING, literal(EntryKind.FEE.value)), else_="fee_" + kind
+    )
     creator, fees = literal(CREATOR) + Earning.creator_id, literal(FEES, String)
     rows = union_all(
-        _flows(waiting, _SHARES, creator, share), _flows(waiting, _FEES, fees, fee)
+        _flows(kind, creator, Earning.gross - Earning.fee).where(waiting),
+        _flows(fee_kind, fees, Earning.fee.expression).where(waiting),
     ).subquery()
     new = post_select(tx, select(*rows.c))
     # Only what has its entries: another transaction's earning may have come in since they were
     # written.
-    entries = exists().where(
-        Entry.kind.in_([*_SHARES.values(), *FEE_KINDS]), Entry.ref == Earning.id
-    )
+    entries = exists().where(Entry.kind.in_([*SHARE_KINDS, *FEE_KINDS]), Entry.ref == Earning.id)
     connection_of(tx).execute(update(Earning).where(waiting, entries).values(posted=true()))
     return new
 
 
 def _flows(
-    waiting: ColumnElement[bool],
-    kinds: dict[EarningKind, EntryKind],
-    whose: ColumnElement[str],
-    amount: ColumnElement[int],
+    kind: ColumnElement[str], whose: ColumnElement[str], amount: ColumnElement[int]
 ) -> AnySelect:
-    cash = literal(CASH, String)
-    taking = Earning.kind.in_(TAKING)
-    named = {str(what): literal(kind.value, String) for what, kind in kinds.items()}
+    cash, taking = literal(CASH, String), Earning.kind.in_(TAKING)
     return select(
-        case(named, value=Earning.kind).label("kind"),
+        kind.label("kind"),
         Earning.id.label("ref"),
         case((taking, whose), else_=cash).label("debit"),
         case((taking, cash), else_=whose).label("credit"),
         Earning.currency,
         amount.label("amount"),
         Earning.occurred_at,
-    ).where(waiting, amount > 0)
+    ).where(amount > 0)

@@ -30,17 +30,21 @@ from sqlalchemy import (
 )
 
 from app.platform.earnings.models import Earning as E
-from app.platform.earnings.models import EarningKind
-from app.platform.earnings.posting import TAKING
-from app.platform.earnings.rollup_models import daily, dirty_days, lifetime, monthly, platform_days
+from app.platform.earnings.models import (
+    EarningKind,
+    daily,
+    dirty_days,
+    lifetime,
+    monthly,
+    platform_days,
+)
+from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import COUNTED, CREATOR, AnySelect, EntryKind, Tx, connection_of
+from app.platform.ledger.postings import COUNTED, CREATOR, AnySelect, Tx, connection_of
 from app.switchyard.db import INSERT, canonical_json
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
-SHARES = (EntryKind.EARNING, EntryKind.REFUND, EntryKind.DISPUTE, EntryKind.DISPUTE_WON)
-"""The ledger's entries that move a creator's share of what was earned."""
 MAX_TOLD = 20
 """Sentences about one kind of difference."""
 _LOCK = 0x726F6C6C  # any number that nothing else locks
@@ -129,7 +133,7 @@ def check_month(tx: Tx, month: date) -> list[str]:
     start, stop = _moment(month), _moment(end)
     booked = (
         select(Entry.currency, case((to_creator, Entry.amount), else_=-Entry.amount).label("net"))
-        .where(Entry.kind.in_(SHARES), Entry.created_at >= start, Entry.created_at < stop)
+        .where(Entry.kind.in_(SHARE_KINDS), Entry.created_at >= start, Entry.created_at < stop)
         .subquery()
     )
     sides = union_all(

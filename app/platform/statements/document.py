@@ -9,7 +9,7 @@ those of its own month, and those of earlier ones that were booked late.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -29,7 +29,6 @@ from app.platform.statements.movements import (
     previous,
 )
 from app.switchyard.clock import iso
-from app.switchyard.errors import BadInput, SwitchyardError
 
 Document = dict[str, Any]
 OTHER = "other"
@@ -38,35 +37,12 @@ CORRECTION = "correction"
 """What the ledger has of earlier months and no statement does: see _currency."""
 PAYOUT, RETURNED = "payout", "payout_returned"
 _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
-_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+log = logging.getLogger(__name__)
 _JOINERS = "\u200c\u200d"
 
 
-class UnknownCreator(BadInput):
-    """There is no such creator."""
-
-    status = 404
-    title = "Unknown creator"
-
-
-class MonthPassed(BadInput):
-    """The creator has a statement of a later month; what none has so far will be in the next."""
-
-    status = 409
-    title = "Month passed"
-
-
-class NotAddingUp(SwitchyardError):
+class _NotAddingUp(ValueError):
     """A month's figures do not come to what the ledger says; no statement is made of them."""
-
-    title = "Statement does not add up"
-
-
-def month_of(text: str) -> date:
-    """The first day of a month given as YYYY-MM. Raises BadInput."""
-    if not _MONTH.fullmatch(text) or not "2000" <= text < "2200":
-        raise BadInput(f"month must be YYYY-MM, not {text[:20]!r}")
-    return date(int(text[:4]), int(text[5:]), 1)
 
 
 def statement_id(creator_id: str, month: date) -> str:
@@ -79,54 +55,40 @@ def major(amount: int, currency: str) -> str:
     return money(amount, currency).partition(" ")[0]
 
 
-def document(tx: Tx, creator_id: str, month: date, platform: str) -> Document:
-    """One creator's month, as its statement would be if it were made now.
-
-    Raises UnknownCreator, NotAddingUp, and MonthPassed where that month or a later one has one.
-    """
-    for last in previous(tx, [creator_id]).values():
-        if last.end > bounds(month)[0]:
-            raise MonthPassed(f"{last.id} is made, and final: nothing comes before it any more")
-    for made in documents(tx, [creator_id], month, platform):
-        if isinstance(made, NotAddingUp):
-            raise made
-        return made
-    raise UnknownCreator(f"no creator {creator_id!r}")
-
-
-def documents(
-    tx: Tx, creator_ids: Sequence[str], month: date, platform: str
-) -> list[Document | NotAddingUp]:
-    """The month of each of these creators that exists, by id: a document, or why there is none.
+def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) -> list[Document]:
+    """The month of each of these creators that exists and whose figures add up, by id: as their
+    statements would be if they were made now.
 
     None of them may have a statement of that month or a later one.
     """
     start, end = bounds(month)
-    C, connection = Creator, connection_of(tx)
-    people = connection.execute(
-        select(C.id, C.name, C.country).where(C.id.in_(creator_ids)).order_by(C.id)
-    ).all()
+    C = Creator
+    chosen = select(C.id, C.name, C.country).where(C.id.in_(creator_ids)).order_by(C.id)
+    people = connection_of(tx).execute(chosen).all()
     before = previous(tx, creator_ids)
     rows: defaultdict[str, list[Any]] = defaultdict(list)
     if people:
         for row in movements(tx, [person.id for person in people], before, month):
             rows[row.account].append(row)
     newest = sum(row.amount or 0 for row in rows.pop("", []))
-    made: list[Document | NotAddingUp] = []
+    ready = list[Document]()
     for person in people:
         name, last = statement_id(person.id, month), before.get(person.id)
         try:
             currencies = _currencies(rows[creator_account(person.id)], last)
-        except NotAddingUp as wrong:
-            made.append(NotAddingUp(f"statement {name}: {wrong}"))
+        except _NotAddingUp as wrong:
+            log.error("statement %s does not add up: %s", name, wrong)
             continue
-        who = {"id": person.id, "name": _plain(person.name), "country": person.country}
-        made.append(
+        ready.append(
             {
                 "id": name,
                 "previous": last and last.id,
                 "platform": _plain(platform),
-                "creator": who,
+                "creator": {
+                    "id": person.id,
+                    "name": _plain(person.name),
+                    "country": person.country,
+                },
                 "month": f"{month:%Y-%m}",
                 "from": iso(start),
                 "to": iso(end),
@@ -134,7 +96,7 @@ def documents(
                 "currencies": currencies,
             }
         )
-    return made
+    return ready
 
 
 def _currencies(rows: Iterable[Any], last: Previous | None) -> list[Document]:
@@ -180,7 +142,7 @@ def _currency(code: str, rows: list[Any], last: Previous | None) -> Document:
     }
     came_to = opening + made["earned"]["net"] - made["paid_out"] + made["returned"]
     if not came_to == balance == closing:
-        raise NotAddingUp(f"{came_to} {code}, and {closing} in the ledger")
+        raise _NotAddingUp(f"{came_to} {code}, and {closing} in the ledger")
     return made
 
 
@@ -195,7 +157,7 @@ def _line(row: Any) -> Document:
     sign = -1 if row.kind in TAKING else 1
     gross, fee = sign * row.gross, -sign * row.fee
     if gross + fee != row.amount:
-        raise NotAddingUp(f"{row.kind} {row.ref} is booked with {row.amount}, not {gross + fee}")
+        raise _NotAddingUp(f"{row.kind} {row.ref} is booked with {row.amount}, not {gross + fee}")
     line |= {"source": _plain(row.source) or OTHER, "gross": gross, "fee": fee}
     return {**line, "amount": row.amount}
 

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from app.platform.earnings import rollup
 from app.platform.earnings.jobs import DayInReach, roll_days
 from app.platform.earnings.posting import post_earnings
+from app.platform.statements.links import mail_links
 from app.platform.statements.make import make_page
-from app.platform.statements.notices import statements_made
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
 from app.switchyard.job import JobPayload, job
@@ -96,7 +96,7 @@ def _month(tx: Session, month: date) -> list[dict[str, Any]]:
 
 def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
     page = make_page(tx, ctx, month, after)
-    statements_made(tx, page["new"])
+    mail_links(tx, page["new"])
     return page
 
 

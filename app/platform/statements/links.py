@@ -1,18 +1,32 @@
-"""A link to one statement's PDF: it opens that and nothing else, for a week."""
+"""A link to one statement's PDF: mailed to its creator, it opens that and nothing else."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from datetime import timedelta
 
+from flask import Blueprint, Response, request
 from itsdangerous import BadData
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from app.platform.earnings.models import Creator as C
+from app.platform.mail import mail_creator, mailing
+from app.platform.statements.make import storage_of
+from app.platform.statements.models import Statement as S
+from app.switchyard import runtime
 from app.switchyard.config import Settings
 from app.switchyard.errors import Unauthorized
-from app.switchyard.signing import signer
+from app.switchyard.http import require_signed
+from app.switchyard.runtime import Runtime
+from app.switchyard.signing import SecretKeyMissing, signer
 
 LINK_SECONDS = int(timedelta(days=7).total_seconds())
 PATH = "/statements/"
 _PURPOSE = "statement-link"
+_NOTHING = "the link opens nothing, or no longer"
+log = logging.getLogger(__name__)
 
 
 def link(settings: Settings, statement_id: str) -> str | None:
@@ -26,9 +40,44 @@ def link(settings: Settings, statement_id: str) -> str | None:
     return f"{settings.backend_url.rstrip('/')}{PATH}{token}"
 
 
-def opened(settings: Settings, token: str) -> str:
-    """The id of the statement that the token opens. Raises Unauthorized, SecretKeyMissing."""
-    try:
-        return str(signer(settings, _PURPOSE).loads(token, max_age=LINK_SECONDS))
-    except BadData:
-        raise Unauthorized("the link opens nothing, or no longer") from None
+def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
+    """Mail their creators the links to these new statements, with the transaction that keeps them:
+    each once."""
+    settings = runtime.current().settings
+    if not statement_ids or not mailing() or settings.backend_url is None:
+        return
+    wanted = select(S.id, S.month, C.name, C.email).join(C, C.id == S.creator_id)
+    for row in tx.execute(wanted.where(S.id.in_(statement_ids)).order_by(S.id)):
+        try:
+            url = link(settings, row.id)
+        except SecretKeyMissing as missing:
+            log.warning("no statement is mailed: %s", missing)
+            return
+        data = {"month": f"{row.month:%Y-%m}", "link": url}
+        mail_creator(tx, row.name, row.email, "statement-ready", data, f"statement:{row.id}")
+
+
+def blueprint(parts: Runtime) -> Blueprint:
+    """The page behind the link."""
+    pages = Blueprint("statements", __name__)
+
+    @pages.get(f"{PATH}<token>")
+    def download(token: str) -> Response:
+        require_signed(request, parts.settings)
+        try:
+            statement_id = signer(parts.settings, _PURPOSE).loads(token, max_age=LINK_SECONDS)
+        except BadData:
+            raise Unauthorized(_NOTHING) from None
+        with parts.db.autocommit() as connection:
+            path = connection.scalar(select(S.pdf_path).where(S.id == statement_id))
+        if path is None:
+            raise Unauthorized(_NOTHING)
+        storage = storage_of(parts.engine.gateways)
+        answer = Response(storage.get(path), content_type="application/pdf")
+        name = f"statement-{statement_id.replace(':', '-')}.pdf"
+        answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        answer.headers["Cache-Control"] = "private, no-store"
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
+    return pages
