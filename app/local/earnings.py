@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,13 +23,7 @@ from app.switchyard.errors import BadInput
 
 SOURCES = {"subscriptions": 45, "tips": 30, "media": 12, "calls": 8, "referrals": 5}
 """With their weights."""
-HOMES = {
-    ("US", "usd"): 60,
-    ("DE", "eur"): 11,
-    ("FR", "eur"): 9,
-    ("GB", "gbp"): 12,
-    ("JP", "jpy"): 8,
-}
+HOMES = {"US usd": 60, "DE eur": 11, "FR eur": 9, "GB gbp": 12, "JP jpy": 8}
 """Countries and currencies, with their weights."""
 FEE_PERCENT = 20
 DISABLED_PERCENT, BELOW_PERCENT, NEW_PERCENT = 4, 8, 2
@@ -61,12 +56,9 @@ class _Role(StrEnum):
 class SeedSummary:
     """What was made; amounts in minor units by currency."""
 
-    creators: int
     payable: int
     left_out: dict[str, int]
     """Creators not payable, by reason."""
-    earnings: int
-    refunds: int
     payable_amounts: dict[str, int]
     top_ups: dict[str, int]
     """What the platform's Stripe balance needs to agree with the ledger's cash."""
@@ -127,7 +119,7 @@ def _roles(rng: Random, creators: int, payable: int) -> Iterator[tuple[int, _Rol
 
 
 def _creator(rng: Random, number: int, role: _Role, now: datetime) -> tuple[dict[str, Any], _Role]:
-    country, currency = rng.choices(list(HOMES), list(HOMES.values()))[0]
+    country, currency = rng.choices(list(HOMES), list(HOMES.values()))[0].split()
     name = f"{rng.choice(_FIRST.split())} {rng.choice(_LAST.split())}"
     reason, transfers, payouts = rng.choice(_SHUT) if role == _Role.SHUT else (None, True, True)
     person = {
@@ -205,26 +197,16 @@ def _whole_ms(moment: datetime) -> datetime:
 
 
 def _summary(tx: Tx, now: datetime) -> SeedSummary:
-    connection = connection_of(tx)
     verdict = verdicts(now).subquery().c
-    counts = connection.execute(
-        select(verdict.reason, verdict.currency, func.count(), func.sum(verdict.amount)).group_by(
-            verdict.reason, verdict.currency
-        )
-    ).all()
-    left_out: dict[str, int] = {}
-    for reason, _, count, _ in counts:
+    by = (verdict.reason, verdict.currency)
+    counts = select(*by, func.count(), func.sum(verdict.amount)).group_by(*by)
+    left_out: Counter[str] = Counter()
+    payable, amounts = 0, dict[str, int]()
+    for reason, currency, count, amount in connection_of(tx).execute(counts):
         if reason is not None:
-            left_out[reason] = left_out.get(reason, 0) + count
-    payable = {row[1]: (row[2], int(row[3])) for row in counts if row[0] is None}
-    kinds = select(Earning.kind, func.count()).group_by(Earning.kind)
-    written = {row[0]: row[1] for row in connection.execute(kinds)}
-    return SeedSummary(
-        creators=connection.scalar(select(func.count()).select_from(Creator)) or 0,
-        payable=sum(count for count, _ in payable.values()),
-        left_out=left_out,
-        earnings=written.get(EarningKind.EARNING, 0),
-        refunds=written.get(EarningKind.REFUND, 0),
-        payable_amounts={currency: amount for currency, (_, amount) in payable.items()},
-        top_ups={currency: t.cash for currency, t in trial_balance(tx).items()},
-    )
+            left_out[reason] += count
+        else:
+            payable += count
+            amounts[currency] = int(amount)
+    top_ups = {currency: books.cash for currency, books in trial_balance(tx).items()}
+    return SeedSummary(payable, dict(left_out), amounts, top_ups)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from app.local import valkey
 from app.local.loopback import HOST, free_port
-from app.switchyard.config import Settings
+from app.platform.config import Settings
+from app.switchyard.config import OWN_PREFIX
 
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
@@ -20,13 +21,19 @@ _SHOWN = (
 )
 _THEIRS = {
     "stripe": {"STRIPE_API_BASE", "STRIPE_API_KEY"},
-    "inngest": {
-        *("INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
-    },
+    "inngest": {"INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"},
     "qstash": {"QSTASH_URL", "QSTASH_TOKEN"},
     "mail": {"SMTP_URL"},
 }
 """The variables by which the caller names a service of their own."""
+_URLS = {
+    "stripe": "STRIPE_API_BASE",
+    "inngest": "INNGEST_DEV",
+    "qstash": "QSTASH_URL",
+    "mail": "SMTP_URL",
+}
+"""Where the app finds a stand-in."""
+_FIELDS = {name.upper() for name in Settings.model_fields}
 
 
 class LiveKey(Exception):
@@ -57,8 +64,8 @@ class Local:
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` without any setting of this product."""
-    names = {name.upper() for name in Settings.model_fields} | {"BIND", "WEB_CONCURRENCY"}
-    return {name: value for name, value in environ.items() if name not in names}
+    names = {*_FIELDS, *(f"{OWN_PREFIX}{name}" for name in _FIELDS), "BIND", "WEB_CONCURRENCY"}
+    return {name: value for name, value in environ.items() if name.upper() not in names}
 
 
 def prepare(
@@ -69,14 +76,15 @@ def prepare(
     An account at Stripe, Inngest or QStash (their keys) counts as one named. Without `mail` none is
     sent, unless `environ` names a server. Raises LiveKey.
     """
-    for name in ("STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY"):
-        if "_live_" in environ.get(name, ""):
-            raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
-    folder = folder.resolve()
     given = {name: value for name, value in environ.items() if value.strip()}
+    for name, value in list(given.items()):
+        if name.upper().removeprefix(OWN_PREFIX) == "STRIPE_API_KEY" and "_live_" in value:
+            raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
+        if name != (own := name.removeprefix(OWN_PREFIX)) and own in _FIELDS:
+            given[own] = value  # it wins, wherever it is read
+    folder = folder.resolve()
     wanted = [name for name, theirs in _THEIRS.items() if not given.keys() & theirs]
     ports = {name: free_port() for name in wanted if mail or name != "mail"}
-    at = {name: f"{HOST}:{stand_in}" for name, stand_in in ports.items()}
     local = {
         "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
         "REDIS_URL": valkey.url_of(folder / "valkey"),
@@ -85,17 +93,15 @@ def prepare(
         # Nobody but this machine: in local mode some pages ask for no password.
         "BIND": HOST,
     }
-    if "inngest" in at:
-        local["INNGEST_DEV"] = f"http://{at['inngest']}"
-    if "stripe" in at:
-        local["STRIPE_API_BASE"] = f"http://{at['stripe']}"
+    for name, stand_in in ports.items():
+        scheme = "smtp" if name == "mail" else "http"
+        local[_URLS[name]] = f"{scheme}://{HOST}:{stand_in}"
+    if "stripe" in ports:
         local["STRIPE_WEBHOOK_SECRET"] = f"whsec_{secrets.token_hex(16)}"
-    if "qstash" in at:
-        local["QSTASH_URL"] = f"http://{at['qstash']}"
+    if "qstash" in ports:
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
-    if "mail" in at:
-        local["SMTP_URL"] = f"smtp://{at['mail']}"
+    if "mail" in ports:
         local["MAIL_FOLDER"] = str(folder / "mail")
     env = {**environ, **local, **given, "PORT": str(port)}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))

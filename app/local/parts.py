@@ -8,16 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import requests
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.local import procfile
 from app.local.environment import Local
 from app.local.loopback import HOST
 from app.local.process import Part, Process
+from app.local.valkey import socket_of
 from workflows.client import APP_ID
 
 ANSWER_SECONDS = 2.0
@@ -27,7 +23,6 @@ STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,pay
 """What the app acts on; a webhook at Stripe is registered for these too."""
 SETTLE_SECONDS = 4
 """How long the bank of Stripe's stand-in takes."""
-
 SYNC = "flask --app app qstash sync"
 """What a team runs at each deploy, once it has QStash tick its jobs."""
 
@@ -36,31 +31,24 @@ Ready = Callable[[Process], bool]
 
 def servers(local: Local) -> list[Part]:
     """What the others talk to: only those the caller has none of."""
-    parts: list[Part] = []
-    if local.own_redis:
-        command = _module("valkey", "--dir", str(local.folder / "valkey"))
-        url = local.process_env["REDIS_URL"]
-        parts.append(Part("valkey", command, lambda process: _answers_redis(url)))
-    if (port := local.ports.get("stripe")) is not None:
-        data = local.folder / "stripe.db"
-        command = _module(
-            *("stripe", "--port", str(port), "--data", str(data)),
+    folder = local.folder
+    options: dict[str, list[str]] = {
+        "stripe": [
+            *("--data", str(folder / "stripe.db"), "--settle-seconds", str(SETTLE_SECONDS)),
             *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
-            *("--settle-seconds", str(SETTLE_SECONDS)),
-        )
-        parts.append(Part("stripe", command, _listens(port)))
-    if (port := local.ports.get("inngest")) is not None:
-        app = f"{local.url}/api/inngest"
-        command = _module("inngest", "--port", str(port), "--app", app)
-        parts.append(Part("inngest", command, _listens(port)))
-    if (port := local.ports.get("qstash")) is not None:
-        data = local.folder / "qstash.db"
-        command = _module("qstash", "--port", str(port), "--data", str(data))
-        parts.append(Part("qstash", command, _listens(port)))
-    if (port := local.ports.get("mail")) is not None:
-        folder = local.process_env["MAIL_FOLDER"]
-        command = _module("mail", "--port", str(port), "--dir", folder)
-        parts.append(Part("mail", command, _listens(port)))
+        ],
+        "inngest": ["--app", f"{local.url}/api/inngest"],
+        "qstash": ["--data", str(folder / "qstash.db")],
+        "mail": ["--dir", local.process_env.get("MAIL_FOLDER", "")],
+    }
+    parts = [
+        Part(name, _module(name, "--port", str(port), *options[name]), _listens((HOST, port)))
+        for name, port in local.ports.items()
+    ]
+    if local.own_redis:
+        data = folder / "valkey"
+        command = _module("valkey", "--dir", str(data))
+        parts.insert(0, Part("valkey", command, _listens(str(socket_of(data)))))
     return parts
 
 
@@ -69,24 +57,21 @@ def release() -> Part:
     return _once("release", procfile.read()["release"])
 
 
-def _once(name: str, command: str) -> Part:
-    return Part(name, procfile.argv(command), lambda process: process.exit_code == 0, once=True)
-
-
 def workers(local: Local, count: int) -> list[Part]:
     """What does the work: web, `count` RQ workers, relay and clock."""
     commands = {name: procfile.argv(command) for name, command in procfile.read().items()}
-    url = local.process_env["REDIS_URL"]
+    listening = _says("Listening on ")
     return [
         Part("web", commands["web"], _web(local)),
-        *(
-            Part(f"worker-{number}", commands["worker"], lambda process: _registered(url, process))
-            for number in range(1, count + 1)
-        ),
+        *(Part(f"worker-{n}", commands["worker"], listening) for n in range(1, count + 1)),
         Part("relay", commands["relay"], _says("relay started")),
         Part("clock", commands["clock"], _says("clock started")),
         *([] if "qstash" not in local.ports else [_once("schedules", SYNC)]),
     ]
+
+
+def _once(name: str, command: str) -> Part:
+    return Part(name, procfile.argv(command), lambda process: process.exit_code == 0, once=True)
 
 
 def _module(name: str, *args: str) -> list[str]:
@@ -104,54 +89,31 @@ def get(url: str) -> Any:
             return None
 
 
-def _listens(port: int) -> Ready:
+def _listens(address: tuple[str, int] | str) -> Ready:
+    """Whether somebody does at a port, or at a Unix socket's path."""
+
     def ready(_process: Process) -> bool:
-        with socket.socket() as probe:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        with socket.socket(family) as probe:
             probe.settimeout(ANSWER_SECONDS)
-            return probe.connect_ex((HOST, port)) == 0
+            return probe.connect_ex(address) == 0
 
     return ready
 
 
 def _web(local: Local) -> Ready:
-    """Ready, and known to the Inngest stand-in, which would drop events for functions it has not
-    heard of."""
+    """Ready, and known to the Inngest stand-in, which drops events for functions that it does not
+    know."""
 
-    def ready(process: Process) -> bool:
+    def ready(_process: Process) -> bool:
         if get(f"{local.url}/readyz") is None:
             return False
-        if "inngest" not in local.ports:
+        if (port := local.ports.get("inngest")) is None:
             return True
-        return bool(get(f"http://{HOST}:{local.ports['inngest']}/v1/apps/{APP_ID}/functions"))
+        return bool(get(f"http://{HOST}:{port}/v1/apps/{APP_ID}/functions"))
 
     return ready
 
 
 def _says(words: str) -> Ready:
     return lambda process: words in process.logged() or process.age > SAID_SECONDS
-
-
-def _client(url: str) -> Redis:
-    return Redis.from_url(url, socket_timeout=ANSWER_SECONDS, retry=Retry(NoBackoff(), 0))
-
-
-def _answers_redis(url: str) -> bool:
-    with _client(url) as client:
-        try:
-            return bool(client.ping())
-        except RedisError:
-            return False
-
-
-def _registered(url: str, process: Process) -> bool:
-    """Whether the RQ worker of this process has signed in and begun to listen."""
-    with _client(url) as client:
-        try:
-            keys: Any = client.smembers(REDIS_WORKER_KEYS)
-            known: Any = [client.hmget(key, "pid", "state") for key in keys]
-            return any(
-                pid == str(process.pid).encode() and state in (b"idle", b"busy")
-                for pid, state in known
-            )
-        except RedisError:
-            return False

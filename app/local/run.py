@@ -18,7 +18,7 @@ from rich.markup import escape
 from app.local.environment import LiveKey, Local, prepare
 from app.local.follow import Follower
 from app.local.lifetime import stop_signal
-from app.local.loopback import is_free
+from app.local.loopback import HOST, is_free
 from app.local.seeded import fill, is_empty, opened
 from app.local.stack import WATCH_SECONDS, Stack, StackError
 from app.platform.config import ROOT
@@ -58,17 +58,17 @@ def run(folder: Path, port: int, console: Console) -> None:
         if not is_free(port):
             raise CannotRun(f"port {port} is taken; choose another one with PORT=… make run")
 
-        def said(line: str) -> None:
+        def say(line: str) -> None:
             console.print(f"[cyan]switchyard[/] | {escape(line)}")
 
-        with Stack(local, said=said, before_web=lambda: _fill_fresh(local)) as stack:
+        with Stack(local, say=say, before_web=lambda: _fill_fresh(local)) as stack:
             _banner(local, console)
             follower = Follower(folder / "log")
             while not stopped.wait(WATCH_SECONDS):
                 stack.tend()
                 for name, line in follower.lines():
                     console.print(f"[dim]{escape(name):>10}[/] | {escape(line)}")
-            said("stopping")
+            say("stopping")
 
 
 def _fill_fresh(local: Local) -> None:
@@ -81,21 +81,21 @@ def _fill_fresh(local: Local) -> None:
 
 def _banner(local: Local, console: Console) -> None:
     env = local.shown_env
+    rows = {
+        "console": f"{local.url}/console",
+        "database": env["DATABASE_URL"],
+        "queue": env["REDIS_URL"],
+        "inngest": env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say"),
+        "qstash": env.get("QSTASH_URL", "as your token says"),
+        "mail": f"{local.url}/console/mail" if "mail" in local.ports else "as SMTP_URL says",
+        "stripe": env.get("STRIPE_API_BASE", "as your key says"),
+        "logs": str(local.folder / "log"),
+    }
+    lines = [f"  {name:<9} {_without_password(value)}" for name, value in rows.items()]
+    curl = CURL.format(url=local.url.replace(HOST, "localhost"))
+    lines += ["", f"Pay the creators of {PAY_DAY:%d %B %Y}:", "", f"  {curl}", ""]
     console.print(f"\nSwitchyard runs at [bold]{local.url}[/] (Ctrl-C ends it)")
-    rows = [
-        ("console", f"{local.url}/console"),
-        ("database", env["DATABASE_URL"]),
-        ("queue", env["REDIS_URL"]),
-        ("inngest", env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say")),
-        ("qstash", env.get("QSTASH_URL", "as your token says")),
-        ("mail", f"{local.url}/console/mail" if "mail" in local.ports else "as SMTP_URL says"),
-        ("stripe", env.get("STRIPE_API_BASE", "as your key says")),
-        ("logs", str(local.folder / "log")),
-    ]
-    for name, value in rows:
-        console.print(f"  {name:<9} {escape(_without_password(value))}")
-    console.print("\nPay the creators of 15 January 2025:\n")
-    console.print(f"  {escape(CURL.format(url=local.url.replace('127.0.0.1', 'localhost')))}\n")
+    console.print(escape("\n".join(lines)))
 
 
 def _without_password(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,6 @@ from app.switchyard.db import Database
 
 SEED = 2025
 POST_SECONDS = 30.0
-_ACCOUNTS_PER_CALL = 500
 
 
 @contextmanager
@@ -38,29 +37,20 @@ def is_empty(db: Database) -> bool:
 def fill(
     db: Database, stripe_url: str, *, creators: int, now: datetime, payable: int | None = None
 ) -> SeedSummary:
-    """Write the platform as of `now` and tell the Stripe stand-in of its accounts and its money.
+    """Write the platform as of `now`, and to the Stripe stand-in its accounts and its money.
 
     Cut short between the two, it leaves creators whom the stand-in does not know: it refuses to pay
     them, and their money stays theirs. Raises requests.RequestException.
     """
-    made = seed(db, creators=creators, seed=SEED, now=now, payable=payable)
+    summary = seed(db, creators=creators, seed=SEED, now=now, payable=payable)
     with db.autocommit() as connection:
-        accounts = stripe_accounts(connection)
-    admin = f"{stripe_url}/_standin"
+        sent: list[tuple[str, Any]] = [("accounts", {"accounts": stripe_accounts(connection)})]
+    for currency, amount in summary.top_ups.items():
+        if amount > 0:
+            sent.append(("topup", {"amount": amount, "currency": currency}))
     with requests.Session() as session:
         session.trust_env = False
-        for chunk in _chunks(accounts):
-            _post(session, f"{admin}/accounts", {"accounts": chunk})
-        for currency, amount in made.top_ups.items():
-            if amount > 0:
-                _post(session, f"{admin}/topup", {"amount": amount, "currency": currency})
-    return made
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), _ACCOUNTS_PER_CALL):
-        yield items[start : start + _ACCOUNTS_PER_CALL]
-
-
-def _post(session: requests.Session, url: str, body: dict[str, Any]) -> None:
-    session.post(url, json=body, timeout=POST_SECONDS).raise_for_status()
+        for route, body in sent:
+            answer = session.post(f"{stripe_url}/_standin/{route}", json=body, timeout=POST_SECONDS)
+            answer.raise_for_status()
+    return summary

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +34,7 @@ class Stack:
         local: Local,
         *,
         workers: int = 2,
-        said: Callable[[str], None] = lambda line: None,
+        say: Callable[[str], None] = lambda line: None,
         before_web: Callable[[], None] = lambda: None,
     ) -> None:
         self.local = local
@@ -44,7 +43,7 @@ class Stack:
         """By name, in the order of their start."""
         self.restarts = 0
         self._workers = workers
-        self._said = said
+        self._say = say
         self._before_web = before_web
         """Called when the tables and the stand-ins are there and nobody can be answered yet."""
         self._waiting: dict[str, float] = {}
@@ -78,7 +77,8 @@ class Stack:
 
     def _up(self, parts: Sequence[Part]) -> None:
         """Start parts side by side and wait for all. Raises StackError."""
-        begun = [Process(part, self.env, self._log(part.name)) for part in parts]
+        log = self.local.folder / "log"
+        begun = [Process(part, self.env, log / f"{part.name}.log") for part in parts]
         for process in begun:
             self.processes[process.name] = process
             process.start()
@@ -91,51 +91,38 @@ class Stack:
             ended = not process.alive  # asked first: it may get ready and end in between
             if process.part.ready(process):
                 break
-            if ended:
-                raise StackError(
-                    f"{process.name} ended with {process.exit_code} before it was ready;"
-                    f" {process.log} says:\n{process.tail()}"
-                )
-            if time.monotonic() > end:
-                raise StackError(
-                    f"{process.name} is not ready after {READY_SECONDS:g} s;"
-                    f" {process.log} says:\n{process.tail()}"
-                )
+            if ended or time.monotonic() > end:
+                what = f"ended with {process.exit_code} before it was ready"
+                if not ended:
+                    what = f"is not ready after {READY_SECONDS:g} s"
+                raise StackError(f"{process.name} {what}; {process.log} says:\n{process.tail()}")
             time.sleep(LOOK_SECONDS)
         if process.part.once:
-            self.processes.pop(process.name, None)
+            del self.processes[process.name]
         else:
-            self._said(f"{process.name} is up (pid {process.pid})")
+            self._say(f"{process.name} is up (pid {process.pid})")
 
-    def _log(self, name: str) -> Path:
-        return self.local.folder / "log" / f"{name}.log"
-
-    def tend(self) -> list[str]:
-        """Restart what has died, without waiting for it; the names of what was restarted."""
-        restarted: list[str] = []
+    def tend(self) -> None:
+        """Restart what has died, without waiting for it."""
         for name, process in self.processes.items():
             if process.alive:
                 continue
             now = time.monotonic()
             if name not in self._waiting:
                 process.kill()  # what it may have left behind holds its port or its files
-                pause = process.pause()
-                self._waiting[name] = now + pause
-                self._said(f"{name} ended with {process.exit_code}; starting it again")
+                self._waiting[name] = now + process.pause()
+                self._say(f"{name} ended with {process.exit_code}; starting it again")
             if now >= self._waiting[name]:
                 del self._waiting[name]
                 process.start()
                 self.restarts += 1
-                restarted.append(name)
-        return restarted
 
     def stop(self) -> None:
         """SIGTERM to all, SIGKILL to what is left after 9 s: first who works, then who serves."""
         self._run_file.unlink(missing_ok=True)
-        servers_names = {part.name for part in servers(self.local)}
-        working = [p for name, p in self.processes.items() if name not in servers_names]
-        serving = [p for name, p in self.processes.items() if name in servers_names]
-        for group in (working, serving):
+        serving = {part.name for part in servers(self.local)}
+        for serves in (False, True):
+            group = [p for name, p in self.processes.items() if (name in serving) is serves]
             for process in group:
                 process.ask_to_end()
             end = time.monotonic() + GRACE_SECONDS
@@ -146,7 +133,7 @@ class Stack:
         self.processes.clear()
 
     def _write_run_file(self) -> None:
-        """Tell the commands given in this folder where the parts are; it may hold a password."""
+        """For the commands given in this folder: where the parts are. It may hold a password."""
         state = json.dumps({"pid": os.getpid(), "env": dict(self.local.shown_env)}, indent=1)
         fresh = self._run_file.with_suffix(".new")
         fresh.unlink(missing_ok=True)

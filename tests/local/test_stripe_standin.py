@@ -160,7 +160,6 @@ def test_a_result_is_replayed_for_24_hours_and_then_executed_again(stand: Stand)
     stand.admin("POST", "clock", {"advance_seconds": DAY - 1})
     again = stand.raw("k", **given)
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert again.headers["Original-Request"] == first.headers["Request-Id"]
     assert again.headers["Request-Id"] != first.headers["Request-Id"]
     assert again.content == first.content
     stand.admin("POST", "clock", {"advance_seconds": 1})
@@ -283,10 +282,9 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> No
         with pytest.raises(stripe.AuthenticationError):
             Stand(stand.url, live).client.v1.balance.retrieve()
     assert requests.get(f"{stand.url}/v1/balance", timeout=20).status_code == 401
-    headers = {"Authorization": f"Bearer {KEY}", "Stripe-Version": "2025-01-01"}
+    headers = {"Authorization": f"Bearer {KEY}"}
     lost = requests.get(f"{stand.url}/v1/unicorns", headers=headers, timeout=20)
     assert lost.headers["Request-Id"].startswith("req_")
-    assert lost.headers["Stripe-Version"] == "2025-01-01"
     assert lost.status_code == 404
     assert lost.json()["error"]["message"].startswith("Unrecognized request URL (GET: /v1/unicorns")
 

@@ -21,6 +21,7 @@ from app.local.stripe.admin import Body
 from app.local.stripe.server import StripeStandIn as Stripe
 from app.switchyard.clock import Clock, utcnow
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
+from tests.support import stripe_dashboard as dashboard
 from tests.support.bad_days import BadDays
 from tests.support.stripe_faults import Rule, Rules
 
@@ -75,7 +76,9 @@ class _Webhook(Body):
 
 
 class StripeStandIn(Stripe):
-    """With faults, a rate limit, an audit and a clock, each under `/_standin/`."""
+    """With a dashboard, and under `/_standin/` faults, a rate limit, an audit and a clock."""
+
+    routes = (*Stripe.routes, *dashboard.ROUTES)
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import requests
@@ -51,42 +52,33 @@ class Unfinished(Exception):
     """The pay day did not come to its end; the message says what is still open."""
 
 
-def demo(folder: Path, report: Path, console: Console, told: threading.Event) -> bool:
-    """Do it all; whether it held. Raises Unfinished or StackError."""
+def demo(folder: Path, report: Path, console: Console, stopped: threading.Event) -> bool:
+    """Do it all; whether it held. Raises Unfinished, StackError or requests.RequestException."""
     began = time.monotonic()
-    show = Show(console)
     local = prepare(folder, free_port(), SOON | clean(os.environ))
-    show.say("starting Valkey, Stripe's and Inngest's stand-ins, web, three workers, relay, clock")
+    console.print("starting Valkey, Stripe's and Inngest's stand-ins, web, workers, relay, clock")
     # Filled before anything works: a clock's tick must not find half a platform.
     with Stack(local, workers=WORKERS, before_web=lambda: _fill(local)) as stack:
-        made = make_runtime(load(local.process_env))
+        runtime = make_runtime(load(local.process_env))
         try:
-            expected = due(made.db, made.store.clock())
-            show.say(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
-            parent = _trigger(made, local)
-            unrest = Unrest(made.store, stack, parent, len(expected), show.say)
-            with show.bars(len(expected)) as bars:
-                end = time.monotonic() + PATIENCE_SECONDS
-                while (seen := _look(made.db)).open:
-                    if told.is_set() or time.monotonic() > end:
-                        why = "was interrupted" if told.is_set() else "did not end"
-                        raise Unfinished(f"the pay day {why}; still open are\n{_open(made.db)}")
-                    stack.tend()
-                    unrest.go_on(seen)
-                    bars.move(seen, unrest)
-                    time.sleep(LOOK_SECONDS)
-                bars.move(seen, unrest)
-            found = audit(made.db, made.engine.gateways.stripe, expected)
+            expected = due(runtime.db, runtime.store.clock())
+            console.print(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
+            show = Show(console, len(expected))
+            parent = _trigger(runtime, local)
+            unrest = Unrest(runtime.store, stack, parent, len(expected), show.say)
+            with show.bars:
+                _watch(runtime.db, stack, unrest, show, stopped)
+            found = audit(runtime.db, runtime.engine.gateways.stripe, expected)
         finally:
-            made.db.dispose()
+            runtime.db.dispose()
     seconds = time.monotonic() - began
     held = _held(found, unrest, len(expected))
     _write(report, found, unrest, len(expected), seconds)
     console.print(table(found, unrest, seconds, held))
     for line in found.differences[:SHOWN_DIFFERENCES]:
         console.print(f"[red]differs[/]: {escape(line)}")
-    if len(found.differences) > SHOWN_DIFFERENCES:
-        console.print(f"and {len(found.differences) - SHOWN_DIFFERENCES} more")
+    if (more := len(found.differences) - SHOWN_DIFFERENCES) > 0:
+        console.print(f"and {more} more")
     return held
 
 
@@ -94,23 +86,36 @@ def _fill(local: Local) -> None:
     """A thousand creators with money to come, and some with none."""
     env = local.process_env
     with opened(load(env).sqlalchemy_url) as db:
-        stripe_url = env["STRIPE_API_BASE"]
-        fill(db, stripe_url, creators=PAYABLE + OTHERS, payable=PAYABLE, now=utcnow())
+        url = env["STRIPE_API_BASE"]
+        fill(db, url, creators=PAYABLE + OTHERS, payable=PAYABLE, now=utcnow())
 
 
-def _trigger(made: Runtime, local: Local) -> str:
+def _trigger(runtime: Runtime, local: Local) -> str:
     """Start today's pay day over HTTP, as the guide does; its run's id."""
-    today = made.store.clock().date()
-    body = {
-        "name": "payout.scheduled",
-        "data": {"payoutDate": today.isoformat(), "dayOfMonth": today.day},
-    }
+    today = runtime.store.clock().date()
+    data = {"payoutDate": today.isoformat(), "dayOfMonth": today.day}
     with requests.Session() as session:
         session.trust_env = False
-        url = f"{local.url}/api/inngest/trigger"
+        url, body = f"{local.url}/api/inngest/trigger", {"name": "payout.scheduled", "data": data}
         answer = session.post(url, json=body, timeout=TRIGGER_SECONDS)
     answer.raise_for_status()
     return str(answer.json()["runId"])
+
+
+def _watch(
+    db: Database, stack: Stack, unrest: Unrest, show: Show, stopped: threading.Event
+) -> None:
+    """Make trouble until the pay day is done with. Raises Unfinished."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (seen := _look(db)).open:
+        if stopped.is_set() or time.monotonic() > end:
+            why = "was interrupted" if stopped.is_set() else "did not end"
+            raise Unfinished(f"the pay day {why}; still open are\n{_open(db)}")
+        stack.tend()
+        unrest.go_on(seen)
+        show.move(seen, unrest)
+        time.sleep(LOOK_SECONDS)
+    show.move(seen, unrest)
 
 
 def _look(db: Database) -> Seen:
@@ -128,19 +133,11 @@ def _look(db: Database) -> Seen:
 
 def _open(db: Database) -> str:
     """What is open, by job, backend and status."""
-    chosen = (
-        select(R.job, R.backend, R.status, func.count(), func.min(R.due_at), func.max(R.error))
-        .where(R.check_at.is_not(None))
-        .group_by(R.job, R.backend, R.status)
-        .order_by(R.job, R.backend, R.status)
-    )
+    by = (R.job, R.backend, R.status)
+    chosen = select(*by, func.count(), func.max(R.error)).where(R.check_at.is_not(None))
     with db.autocommit() as connection:
-        rows = connection.execute(chosen).all()
-    lines = [
-        f"  {count} x {job} on {backend}, {status}, due {due_at:%H:%M:%S} UTC or later: {error}"
-        for job, backend, status, count, due_at, error in rows
-    ]
-    return "\n".join(lines)
+        rows = connection.execute(chosen.group_by(*by).order_by(*by)).all()
+    return "\n".join("  {3} x {0} on {1}, {2}: {4}".format(*row) for row in rows)
 
 
 def _held(found: Audit, unrest: Unrest, creators: int) -> bool:
@@ -156,47 +153,34 @@ def _held(found: Audit, unrest: Unrest, creators: int) -> bool:
 
 
 def _write(report: Path, found: Audit, unrest: Unrest, creators: int, seconds: float) -> None:
-    told = {
-        "creators": creators,
-        "payouts": found.payouts,
-        "transfers": found.transfers,
-        "paid_twice": found.paid_twice,
-        "lost": found.lost,
-        "flips": unrest.flips,
-        "workers_killed": unrest.workers_killed,
-        "by_backend": found.by_backend,
-        "handed_over": found.handed_over,
-        "ledger_balanced": found.ledger_balanced,
-        "seconds": round(seconds, 1),
-    }
+    outcome = {"creators": creators, **asdict(found), "flips": unrest.flips}
+    outcome |= {"workers_killed": unrest.workers_killed, "seconds": round(seconds, 1)}
+    del outcome["differences"]
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(told, indent=1) + "\n")
+    report.write_text(json.dumps(outcome, indent=1) + "\n")
 
 
-def _emptied(folder: Path) -> None:
+def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name == "run.lock":
-            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        else:
+        elif entry.name != "run.lock":
             entry.unlink()
 
 
 def main() -> int:
     """Run the demo; 0 if it held, 1 if not, 2 for wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m app.local.demo", description=__doc__)
-    parser.parse_args()
+    argparse.ArgumentParser(prog="python -m app.local.demo", description=__doc__).parse_args()
     folder, report = ROOT / "var" / "demo", ROOT / "var" / "demo.json"
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     report.unlink(missing_ok=True)  # a report of an earlier demo must not pass for this one's
+    held = False
     try:
-        with alone(folder), stop_signal() as told:
-            _emptied(folder)
-            held = demo(folder, report, console, told)
+        with alone(folder), stop_signal() as stopped:
+            _empty(folder)
+            held = demo(folder, report, console, stopped)
     except (CannotRun, StackError, Unfinished, requests.RequestException) as failure:
         sys.stderr.write(f"switchyard: {failure}\n")
-        held = False
     if not held:
         sys.stderr.write(f"switchyard: what happened is in {folder / 'log'}\n")
     return 0 if held else 1

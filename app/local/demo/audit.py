@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, select
 
 from app.platform.gateways.stripe import StripeGateway, Transfer
-from app.platform.ledger.postings import Totals, balanced, trial_balance
+from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database
@@ -34,16 +34,16 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found."""
+    """What became of the pay day."""
 
     payouts: int
     """Paid, as the ledger has it."""
     transfers: int
-    """Made, as Stripe has it."""
+    """Sent, as Stripe has it."""
     paid_twice: int
     lost: int
     by_backend: dict[str, int]
-    """Payouts by the backend that carried the step which transferred them."""
+    """Payouts by the backend that ran the step which transferred them."""
     handed_over: int
     """Runs that changed backend, at least once each."""
     ledger_balanced: bool
@@ -54,11 +54,10 @@ class Audit:
 def due(db: Database, now: datetime) -> list[Due]:
     """Who is to be paid and how much, asked before anything is paid."""
     verdict = verdicts(now).subquery().c
-    chosen = select(
-        verdict.creator_id, verdict.destination, verdict.currency, verdict.amount
-    ).where(verdict.reason.is_(None))
+    columns = (verdict.creator_id, verdict.destination, verdict.currency, verdict.amount)
     with db.autocommit() as connection:
-        return [Due(*row) for row in connection.execute(chosen)]
+        rows = connection.execute(select(*columns).where(verdict.reason.is_(None)))
+        return [Due(*row) for row in rows]
 
 
 def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
@@ -71,21 +70,25 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
         by_backend = _by_backend(connection)
         moved = select(func.count()).select_from(R).where(R.reason == "HANDED_OVER")
         handed_over = connection.scalar(moved) or 0
-    made: dict[tuple[str, str], list[Transfer]] = defaultdict(list)
+    sent: dict[tuple[str, str], list[Transfer]] = defaultdict(list)
     for transfer in transfers:
-        made[transfer.destination, transfer.currency].append(transfer)
-    found: list[str] = []
+        sent[transfer.destination, transfer.currency].append(transfer)
+    differences: list[str] = []
     lost = twice = 0
     for one in expected:
-        theirs = made.pop((one.destination, one.currency), [])
-        twice += max(0, len(theirs) - 1)
+        theirs = sent.pop((one.destination, one.currency), [])
         complaints = _complaints(one, theirs, paid.pop((one.creator, one.currency), None))
+        twice += max(0, len(theirs) - 1)
         lost += bool(complaints) and len(theirs) < 2
-        found += complaints
-    for transfer in (transfer for left in made.values() for transfer in left):
-        found.append(f"{transfer.id} pays {transfer.destination}, which was not to be paid")
-    found += [f"{creator} ({currency}) is paid unasked" for creator, currency in paid]
-    found += _book_differences(books, stripe_balance)
+        differences += complaints
+    for transfer in (transfer for left in sent.values() for transfer in left):
+        differences.append(f"{transfer.id} pays {transfer.destination}, which was not to be paid")
+    differences += [f"{creator} ({currency}) is paid unasked" for creator, currency in paid]
+    of_books = [
+        f"the ledger's cash is {totals.cash} {currency}, Stripe's {stripe_balance.get(currency, 0)}"
+        for currency, totals in books.items()
+        if totals.cash != stripe_balance.get(currency, 0)
+    ]
     return Audit(
         payouts=sum(by_backend.values()),
         transfers=len(transfers),
@@ -93,17 +96,16 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
         lost=lost,
         by_backend=by_backend,
         handed_over=handed_over,
-        ledger_balanced=balanced(books) and not _book_differences(books, stripe_balance),
-        differences=tuple(found),
+        ledger_balanced=balanced(books) and not of_books,
+        differences=(*differences, *of_books),
     )
 
 
 def _paid(connection: Connection) -> dict[tuple[str, str], tuple[str, int]]:
-    """Transfer and amount by creator and currency of every payout the ledger holds for paid."""
-    chosen = select(Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount).where(
-        Payout.status == PayoutStatus.PAID
-    )
-    return {(row[0], row[1]): (str(row[2]), row[3]) for row in connection.execute(chosen)}
+    """Transfer and amount by creator and currency of every payout that the ledger has as paid."""
+    columns = (Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount)
+    rows = connection.execute(select(*columns).where(Payout.status == PayoutStatus.PAID))
+    return {(row[0], row[1]): (str(row[2]), row[3]) for row in rows}
 
 
 def _complaints(one: Due, theirs: list[Transfer], paid: tuple[str, int] | None) -> list[str]:
@@ -121,21 +123,13 @@ def _complaints(one: Due, theirs: list[Transfer], paid: tuple[str, int] | None) 
     return complaints
 
 
-def _book_differences(books: dict[str, Totals], stripe_balance: dict[str, int]) -> list[str]:
-    return [
-        f"the ledger's cash is {totals.cash} {currency}, Stripe's {stripe_balance.get(currency, 0)}"
-        for currency, totals in books.items()
-        if totals.cash != stripe_balance.get(currency, 0)
-    ]
-
-
 def _by_backend(connection: Connection) -> dict[str, int]:
     rows = connection.execute(
         select(S.backend, S.result)
         .join(R, R.id == S.run_id)
         .where(R.job == PAYING_JOB, S.name.like("transfer-%"), S.status == StepStatus.DONE)
     )
-    made = dict.fromkeys(BACKENDS, 0)
+    landed = dict.fromkeys(BACKENDS, 0)
     for backend, result in rows:
-        made[backend] += json.loads(str(result))["landed"]
-    return made
+        landed[backend] += json.loads(str(result))["landed"]
+    return landed

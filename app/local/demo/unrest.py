@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from app.local.stack import Stack
 from app.switchyard.cutover.stages import set_stage
@@ -24,8 +24,7 @@ SIDES = {"rq": Stage.LEGACY, "inngest": Stage.LIVE}
 FLIP_SECONDS = 0.4
 SHARE = 40
 """The most runs that move with a flip, besides the pay day's own."""
-WORKER_KILLS = (0.15, 0.5)
-STANDIN_KILLS = (0.3,)
+WORKER_KILLS, STANDIN_KILL = (0.15, 0.5), 0.3
 """When, as a share of the whole way."""
 
 
@@ -47,17 +46,14 @@ class Unrest:
     """Flips and kills as the work goes on, so that they fall into it on any machine."""
 
     def __init__(
-        self, store: RunStore, stack: Stack, parent: str, total: int, said: Callable[[str], None]
+        self, store: RunStore, stack: Stack, parent: str, total: int, say: Callable[[str], None]
     ) -> None:
-        self.flips = 0
-        self.workers_killed = 0
-        self.standin_killed = 0
-        self.moves = 0
+        self.flips = self.moves = self.workers_killed = self.standin_killed = 0
         self._store = store
         self._stack = stack
         self._parent = parent
         self._total = total
-        self._said = said
+        self._say = say
         self._side = "rq"
         self._rng = random.Random(2025)
         self._next = time.monotonic()
@@ -70,7 +66,7 @@ class Unrest:
             self.flip()
         if self.workers_killed < len(WORKER_KILLS) and way >= WORKER_KILLS[self.workers_killed]:
             self.kill_worker()
-        if self.standin_killed < len(STANDIN_KILLS) and way >= STANDIN_KILLS[self.standin_killed]:
+        if self.standin_killed == 0 and way >= STANDIN_KILL:
             self.kill_standin()
 
     def flip(self) -> None:
@@ -81,17 +77,11 @@ class Unrest:
             db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
             why = f"flip {self.flips} of the demo"
             set_stage(db, job, stage, None, by="demo", why=why, now=now)
-        there = self._waiting()
+        waiting = R.status.in_([Status.PENDING, Status.WAITING])
+        there = self._ids(R.check_at.is_not(None), waiting, R.backend != self._side)
         chosen = self._rng.sample(there, min(len(there), SHARE))
         handed = hand_over(self._store, [self._parent, *chosen], self._side)
         self.moves += handed.moved + handed.asked
-
-    def _waiting(self) -> list[str]:
-        """Runs that wait for the other backend."""
-        waiting = R.status.in_([Status.PENDING, Status.WAITING])
-        chosen = select(R.id).where(R.check_at.is_not(None), waiting, R.backend != self._side)
-        with self._store.db.autocommit() as connection:
-            return list(connection.scalars(chosen.order_by(R.id)))
 
     def kill_worker(self) -> None:
         """SIGKILL to the RQ worker that pays right now; none does: try again later."""
@@ -99,26 +89,22 @@ class Unrest:
             if not name.startswith("worker-") or not process.alive:
                 continue
             os.kill(process.pid, signal.SIGSTOP)  # so that it is still so when it is killed
-            if self._holds(process.pid):
+            held = (R.status == Status.RUNNING, R.holder.like(f"rq-{process.pid}-%"))
+            if self._ids(R.id == self._parent, *held):
                 process.kill()
                 self.workers_killed += 1
-                self._said(f"{name} killed with -9, a page of payouts in its hands")
+                self._say(f"{name} killed with -9, a page of payouts in its hands")
                 return
             os.kill(process.pid, signal.SIGCONT)
 
-    def _holds(self, pid: int) -> bool:
-        held = select(R.id).where(
-            R.id == self._parent, R.status == Status.RUNNING, R.holder.like(f"rq-{pid}-%")
-        )
-        with self._store.db.autocommit() as connection:
-            return connection.execute(held.limit(1)).first() is not None
-
     def kill_standin(self) -> None:
         """SIGKILL to the Inngest stand-in while it has runs in flight, which die with it."""
-        flying = select(R.id).where(R.check_at.is_not(None), R.holder.like("inngest-%"))
-        with self._store.db.autocommit() as connection:
-            lost = len(connection.execute(flying).all())
-        if lost:
+        if lost := len(self._ids(R.check_at.is_not(None), R.holder.like("inngest-%"))):
             self._stack.processes["inngest"].kill()
             self.standin_killed += 1
-            self._said(f"Inngest killed with -9, {lost} runs in its hands and all it had queued")
+            self._say(f"Inngest killed with -9, {lost} runs in its hands and all it had queued")
+
+    def _ids(self, *which: ColumnElement[bool]) -> list[str]:
+        """The runs that these conditions choose."""
+        with self._store.db.autocommit() as connection:
+            return list(connection.scalars(select(R.id).where(*which).order_by(R.id)))

@@ -1,7 +1,7 @@
 """Stripe's refusals, with the statuses and codes its API answers with."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
 
 MESSAGES = {
     "balance_insufficient": "You have insufficient available funds in your Stripe account.",
@@ -12,7 +12,7 @@ MESSAGES = {
 
 
 class ApiError(Exception):
-    """An answer other than success; `body` is the JSON object Stripe sends."""
+    """An answer other than success; `body` is the JSON that Stripe sends."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = dict(headers or {})
-        error: dict[str, Any] = {"message": message, "type": kind, "code": code, "param": param}
-        self.body = {"error": {name: value for name, value in error.items() if value is not None}}
+        self.headers = headers or {}
+        error = {"message": message, "type": kind, "code": code, "param": param}
+        self.body = json.dumps({"error": {name: text for name, text in error.items() if text}})
 
 
 def refusal(code: str, status: int = 400, headers: Mapping[str, str] | None = None) -> ApiError:

@@ -1,8 +1,8 @@
-"""Balances, transfers and reversals; every effect is checked before anything moves."""
+"""Balances and transfers; every effect is checked before anything moves."""
 
 from typing import Any
 
-from app.local.stripe.errors import ApiError, missing, refusal
+from app.local.stripe.errors import missing, refusal
 from app.local.stripe.store import Call
 
 
@@ -39,25 +39,6 @@ def transfer(call: Call) -> dict[str, Any]:
     call.store.move(destination, made["currency"], made["amount"])
     call.store.emit("transfer.created", made, account=call.owner)
     return call.store.put(call.owner, made)
-
-
-def reverse(call: Call) -> dict[str, Any]:
-    """Take back all or part of a transfer, out of the destination's available balance."""
-    transfer = retrieve(call)
-    left = transfer["amount"] - transfer["amount_reversed"]
-    amount = left if call.params["amount"] is None else call.params["amount"]
-    if amount > left or not left:
-        message = f"Transfer amount ({amount}) is greater than unreversed amount ({left})"
-        raise ApiError(400, message, param="amount")
-    wanted = {"amount": amount, "currency": transfer["currency"]}
-    source = call._replace(owner=transfer["destination"], params=wanted)
-    reversal = withdrawn(source, "transfer_reversal", "trr") | {"transfer": transfer["id"]}
-    call.store.move(call.owner, transfer["currency"], amount)
-    transfer["amount_reversed"] += amount
-    transfer["reversed"] = amount == left
-    call.store.put(call.owner, transfer)
-    call.store.emit("transfer.reversed", transfer, account=call.owner)
-    return call.store.put(call.owner, reversal)
 
 
 def retrieve(call: Call) -> dict[str, Any]:

@@ -32,7 +32,6 @@ CODES = {
     "integer": "parameter_invalid_integer",
     "greater_than_equal": "parameter_invalid_integer",
     "less_than_equal": "parameter_invalid_integer",
-    "amount": "amount_too_large",
     "string_too_short": "parameter_invalid_empty",
 }
 
@@ -43,12 +42,6 @@ def _integer(value: object) -> int:
     return int(value)
 
 
-def _amount(value: int) -> int:
-    if value > MAX_AMOUNT:
-        raise PydanticCustomError("amount", f"Amount must be no more than {MAX_AMOUNT}")
-    return value
-
-
 def _currency(value: str) -> str:
     if value.lower() not in CURRENCIES.split():
         raise PydanticCustomError("currency", "Invalid currency")
@@ -57,7 +50,7 @@ def _currency(value: str) -> str:
 
 Integer = Annotated[int, BeforeValidator(_integer)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-Amount = Annotated[Integer, Field(ge=1), AfterValidator(_amount)]
+Amount = Annotated[Integer, Field(ge=1, le=MAX_AMOUNT)]
 Currency = Annotated[str, AfterValidator(_currency)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=40)], Annotated[str, Field(max_length=500)]],
@@ -84,10 +77,6 @@ class Payout(Form):
     currency: Currency
     method: Literal["standard", "instant"] = "standard"
     metadata: Metadata = {}
-
-
-class Reversal(Form):
-    amount: Amount | None = None
 
 
 class Created(Form):
@@ -135,7 +124,10 @@ def checked(form: type[Form], raw: dict[str, Any]) -> dict[str, Any]:
         message = f"{param}: {first['msg']}"
         if first["type"] == "extra_forbidden":
             message = f"Received unknown parameter: {param} (or one the stand-in does not know)"
-        raise ApiError(400, message, CODES.get(first["type"]), param) from None
+        code = CODES.get(first["type"])
+        if (first["type"], param) == ("less_than_equal", "amount"):
+            code = "amount_too_large"
+        raise ApiError(400, message, code, param) from None
     if (currency := values.get("currency")) is not None:
         whole = WHOLE | WHOLE_PAID_OUT if form is Payout else WHOLE
         step = 100 if currency in whole else 10 if currency in THOUSANDTHS else 1

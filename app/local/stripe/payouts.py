@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from app.local.stripe.errors import ApiError, refusal
-from app.local.stripe.money import retrieve, withdrawn
+from app.local.stripe.errors import refusal
+from app.local.stripe.money import withdrawn
 from app.local.stripe.store import Call, Store
 
 INSTANT_SECONDS = 30 * 60
@@ -41,15 +41,6 @@ def create(call: Call) -> dict[str, Any]:
     return store.put(call.owner, made)
 
 
-def cancel(call: Call) -> dict[str, Any]:
-    """Give the money back, as long as the bank has not got it."""
-    payout = retrieve(call)
-    if payout["status"] != "pending":
-        message = f"Payouts can only be canceled while pending; this one is {payout['status']}."
-        raise ApiError(400, message)
-    return _became(call.store, call.owner, payout, "canceled", call.store.now())
-
-
 def settle(store: Store) -> None:
     """Advance the payouts whose time has come by the stand-in's clock."""
     if not store.is_due():
@@ -59,12 +50,13 @@ def settle(store: Store) -> None:
             payout = store.find("payout", owner, id_)
             if payout is not None and payout["status"] != "canceled":
                 payout["failure_code"] = code
-                _became(store, owner, payout, status, due)
+                became(store, owner, payout, status, due)
 
 
-def _became(
+def became(
     store: Store, owner: str, payout: dict[str, Any], status: str, at: int
 ) -> dict[str, Any]:
+    """Give a payout its next status; the money of one that failed comes back."""
     payout["status"] = status
     if status in ("failed", "canceled"):
         store.move(owner, payout["currency"], payout["amount"])

@@ -1,4 +1,4 @@
-"""The WSGI app: authorises, routes, keeps idempotency keys, and fails where it is to fail."""
+"""The WSGI app: authorises, routes, keeps idempotency keys, and answers as Stripe does."""
 
 import hashlib
 import json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 OWN = "/_standin/"
+MAX_KEY = 255
 
 
 class Route(NamedTuple):
@@ -35,7 +36,7 @@ class Route(NamedTuple):
     run: Callable[[Call], dict[str, Any]]
 
 
-def _listing(kind: str) -> Callable[[Call], dict[str, Any]]:
+def listing(kind: str) -> Callable[[Call], dict[str, Any]]:
     """The list of a kind; accounts are the platform's, whoever asks."""
 
     def run(call: Call) -> dict[str, Any]:
@@ -45,28 +46,6 @@ def _listing(kind: str) -> Callable[[Call], dict[str, Any]]:
 
 
 ID = "/([^/]+)"
-ROUTES = [
-    Route("GET", "/v1/accounts", params.Page, _listing("account")),
-    Route("GET", f"/v1/accounts{ID}", params.Form, accounts.retrieve),
-    Route("GET", "/v1/balance", params.Form, money.balance),
-    Route("POST", "/v1/transfers", params.Transfer, money.transfer),
-    Route("GET", "/v1/transfers", params.Transfers, _listing("transfer")),
-    Route("GET", f"/v1/transfers{ID}", params.Form, money.retrieve),
-    Route("POST", f"/v1/transfers{ID}/reversals", params.Reversal, money.reverse),
-    Route("POST", "/v1/payouts", params.Payout, payouts.create),
-    Route("GET", "/v1/payouts", params.Payouts, _listing("payout")),
-    Route("GET", f"/v1/payouts{ID}", params.Form, money.retrieve),
-    Route("POST", f"/v1/payouts{ID}/cancel", params.Form, payouts.cancel),
-    Route("GET", "/v1/events", params.Page, _listing("event")),
-]
-
-
-def _route(method: str, path: str) -> tuple[Route, tuple[str, ...]]:
-    """The route and the ids in its path. Raises ApiError (404)."""
-    for route in ROUTES:
-        if route.method == method and (match := re.fullmatch(route.path, path)):
-            return route, match.groups()
-    raise ApiError(404, f"Unrecognized request URL ({method}: {path}).")
 
 
 class StripeStandIn(StandIn):
@@ -77,6 +56,17 @@ class StripeStandIn(StandIn):
     """
 
     form_path = "/v1/"
+    routes: tuple[Route, ...] = (
+        Route("GET", "/v1/accounts", params.Page, listing("account")),
+        Route("GET", f"/v1/accounts{ID}", params.Form, accounts.retrieve),
+        Route("GET", "/v1/balance", params.Form, money.balance),
+        Route("POST", "/v1/transfers", params.Transfer, money.transfer),
+        Route("GET", "/v1/transfers", params.Transfers, listing("transfer")),
+        Route("GET", f"/v1/transfers{ID}", params.Form, money.retrieve),
+        Route("POST", "/v1/payouts", params.Payout, payouts.create),
+        Route("GET", "/v1/payouts", params.Payouts, listing("payout")),
+        Route("GET", f"/v1/payouts{ID}", params.Form, money.retrieve),
+    )
 
     def __init__(
         self,
@@ -112,18 +102,16 @@ class StripeStandIn(StandIn):
         request = Request(environ)
         payouts.settle(self.store)
         headers = {"Request-Id": f"req_{uuid.uuid4().hex[:14]}"}
-        for name in ("Stripe-Version", "Idempotency-Key", "Stripe-Account"):
-            if name in request.headers:
-                headers[name] = request.headers[name]
         try:
             if request.path.startswith(OWN):
                 route = f"{request.method} {request.path.removeprefix(OWN)}"
                 body, status = json.dumps(self.admin(route, request.get_data())), 200
             else:
-                body, status = self._answer(request, headers)
+                result, replayed = self._answer(request)
+                body, status = result.body, result.status
+                headers |= {"Idempotent-Replayed": "true"} if replayed else {}
         except ApiError as error:
-            body, status = json.dumps(error.body), error.status
-            headers.update(error.headers)
+            body, status, headers = error.body, error.status, {**headers, **error.headers}
         except (ValueError, LookupError) as error:
             body = json.dumps({"error": str(error)})
             status = 400 if isinstance(error, ValueError) else 404
@@ -133,9 +121,10 @@ class StripeStandIn(StandIn):
         response = Response(body, status, headers, content_type="application/json")
         return response(environ, start)
 
-    def _answer(self, request: Request, headers: dict[str, str]) -> tuple[str, int]:
+    def _answer(self, request: Request) -> tuple[Result, bool]:
+        """The result, and whether it is a stored one. Raises ApiError or HangUp."""
         api_key, owner = self._caller(request)
-        route, ids = _route(request.method, request.path)
+        route, ids = self._route(request.method, request.path)
         post = request.method == "POST"
         fields = list((request.form if post else request.args).items(multi=True))
         given = params.nested(fields)
@@ -144,14 +133,13 @@ class StripeStandIn(StandIn):
         target = Target(request.method, request.path, account, key)
         self._luck.enter(target)
         call = Call(self.store, api_key, owner, ids, given, target, self._luck)
-        print_ = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
-        blank = Result(print_, headers["Request-Id"], 0, "")
-        result = self._once(route, call, blank)
-        if result.request_id != blank.request_id:
-            headers["Idempotent-Replayed"] = "true"
-            headers["Original-Request"] = result.request_id
+        if key:
+            digest = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
+            answer = self._once(route, call, digest)
+        else:
+            answer = self._execute(route, call, ""), False
         self._luck.leave(target)
-        return result.body, result.status
+        return answer
 
     def _caller(self, request: Request) -> tuple[str, str]:
         """The key and the account acted for. Raises ApiError: 401, or 403 for the account."""
@@ -166,14 +154,18 @@ class StripeStandIn(StandIn):
             raise no_access(key, account)
         return key, account
 
-    def _once(self, route: Route, call: Call, blank: Result) -> Result:
-        """The request's result, executed unless its key has one stored."""
-        key = call.target.key
-        if not key:
-            return self._executed(route, call, blank)
-        if len(key) > 255:
-            raise ApiError(400, "Idempotency keys may have at most 255 characters.")
-        flight = (call.owner, key)
+    def _route(self, method: str, path: str) -> tuple[Route, tuple[str, ...]]:
+        """The route and the ids in its path. Raises ApiError (404)."""
+        for route in self.routes:
+            if route.method == method and (match := re.fullmatch(route.path, path)):
+                return route, match.groups()
+        raise ApiError(404, f"Unrecognized request URL ({method}: {path}).")
+
+    def _once(self, route: Route, call: Call, fingerprint: str) -> tuple[Result, bool]:
+        """The key's result, executed unless one is stored, and whether one was."""
+        flight = (call.owner, call.target.key)
+        if len(call.target.key) > MAX_KEY:
+            raise ApiError(400, f"Idempotency keys may have at most {MAX_KEY} characters.")
         with self._lock:
             if flight in self._in_flight:
                 raise refusal("idempotency_key_in_use", 409)
@@ -181,31 +173,27 @@ class StripeStandIn(StandIn):
         try:
             stored = self.store.result(*flight)
             if stored is None:
-                return self._executed(route, call, blank)
+                return self._execute(route, call, fingerprint), False
         finally:
             with self._lock:
                 self._in_flight.discard(flight)
-        if stored.fingerprint != blank.fingerprint:
+        if stored.fingerprint != fingerprint:
             message = "Keys for idempotent requests can only be used with the same parameters."
             raise ApiError(400, message, kind="idempotency_error")
-        return stored
+        return stored, True
 
-    def _executed(self, route: Route, call: Call, blank: Result) -> Result:
+    def _execute(self, route: Route, call: Call, fingerprint: str) -> Result:
         """Execute; the effect and its result are one commit. Raises ApiError if invalid."""
         call = call._replace(params=params.checked(route.form, call.params))
         try:
             failure = self._luck.execute(call.target)
             with self.store.transaction():
-                result = blank._replace(status=200, body=json.dumps(route.run(call)))
+                result = Result(fingerprint, 200, json.dumps(route.run(call)))
                 if failure is not None:
-                    result = _refused(blank, failure)
+                    result = Result(fingerprint, failure.status, failure.body)
                 self.store.remember(call.owner, call.target.key, result)
         except ApiError as error:
-            result = _refused(blank, error)
+            result = Result(fingerprint, error.status, error.body)
             with self.store.transaction():
                 self.store.remember(call.owner, call.target.key, result)
         return result
-
-
-def _refused(blank: Result, error: ApiError) -> Result:
-    return blank._replace(status=error.status, body=json.dumps(error.body))

@@ -30,7 +30,7 @@ CREATE INDEX IF NOT EXISTS by_group
 CREATE TABLE IF NOT EXISTS funds (owner TEXT, currency TEXT, due INTEGER, amount INTEGER NOT NULL,
     PRIMARY KEY (owner, currency, due));
 CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
-    fingerprint TEXT, request_id TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
+    fingerprint TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
 CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
 CREATE TABLE IF NOT EXISTS plans (seq INTEGER PRIMARY KEY, due INTEGER NOT NULL,
     owner TEXT NOT NULL, payout TEXT NOT NULL, status TEXT NOT NULL, code TEXT);
@@ -44,7 +44,6 @@ class Result(NamedTuple):
     """The stored answer of an idempotency key."""
 
     fingerprint: str
-    request_id: str
     status: int
     body: str
 
@@ -207,7 +206,7 @@ class Store:
     def result(self, owner: str, key: str) -> Result | None:
         """The stored result of a key younger than 24 h."""
         rows = self._rows(
-            "SELECT fingerprint, request_id, status, body FROM results"
+            "SELECT fingerprint, status, body FROM results"
             " WHERE owner = ? AND key = ? AND stored_at > ?",
             *(owner, key, self.now() - KEY_LIFE_SECONDS),
         )
@@ -220,7 +219,7 @@ class Store:
         now = self.now()
         self._rows("DELETE FROM results WHERE stored_at <= ?", now - KEY_LIFE_SECONDS)
         self._rows(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)", owner, key, now, *result
+            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", owner, key, now, *result
         )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -29,13 +29,6 @@ def signature(body: str, secret: str, at: int) -> str:
     return f"t={at},v1={digest}"
 
 
-class _Delivery(NamedTuple):
-    due: float
-    n: int
-    tries: int
-    event: dict[str, Any]
-
-
 class Sender:
     """Sends events one at a time, in their order."""
 
@@ -45,8 +38,9 @@ class Sender:
         self._endpoint = ("", "")
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._queue: list[_Delivery] = []
-        self._numbers = count()
+        self._queue: list[tuple[float, int, int, dict[str, Any]]] = []
+        """When to send, which turn it has, how often it was tried, and the event: a heap."""
+        self._turns = count()
         self._seen = 0
 
     def aim(self, url: str, secret: str, events: Sequence[str] = ("*",)) -> None:
@@ -76,24 +70,31 @@ class Sender:
             while not self._stop.wait(POLL_SECONDS):
                 settle(self._store)
                 self._collect()
-                while self._queue and self._queue[0].due <= time.monotonic():
+                while self._queue and self._queue[0][0] <= time.monotonic():
                     if self._stop.is_set():
                         return
-                    self._send(session, heappop(self._queue))
+                    _, turn, tries, event = heappop(self._queue)
+                    if self._deliver(session, event):
+                        with self._store.transaction():
+                            body = event | {"pending_webhooks": 0}
+                            self._store.put(event.get("account", ""), body)
+                    else:
+                        gap = min(FIRST_GAP_SECONDS * 2**tries, LONGEST_GAP_SECONDS)
+                        again = (time.monotonic() + gap, turn, tries + 1, event)
+                        heappush(self._queue, again)
 
     def _collect(self) -> None:
         for place, text in self._store.undelivered(self._seen):
             self._seen = place
             event = json.loads(text)
             paid = event.get("account") or event["data"]["object"].get("destination")
-            target = Target("POST", event["type"], paid, event["id"])
-            for delay in self._luck.delays(target):
+            for delay in self._luck.delays(Target("POST", event["type"], paid, event["id"])):
                 due = time.monotonic() + delay
-                heappush(self._queue, _Delivery(due, next(self._numbers), 0, event))
+                heappush(self._queue, (due, next(self._turns), 0, event))
 
-    def _send(self, session: requests.Session, it: _Delivery) -> None:
+    def _deliver(self, session: requests.Session, event: dict[str, Any]) -> bool:
         url, secret = self._endpoint
-        body = json.dumps(it.event, indent=2)
+        body = json.dumps(event, indent=2)
         headers = {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": signature(body, secret, self._store.now()),
@@ -102,12 +103,6 @@ class Sender:
             answer = session.post(
                 url, body, headers=headers, timeout=POST_SECONDS, allow_redirects=False
             )
-            delivered = answer.ok and answer.status_code < 300
         except requests.RequestException:
-            delivered = False
-        if delivered:
-            with self._store.transaction():
-                self._store.put(it.event.get("account", ""), it.event | {"pending_webhooks": 0})
-        else:
-            gap = min(FIRST_GAP_SECONDS * 2**it.tries, LONGEST_GAP_SECONDS)
-            heappush(self._queue, it._replace(due=time.monotonic() + gap, tries=it.tries + 1))
+            return False
+        return 200 <= answer.status_code < 300
