@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 JOIN_SECONDS = 1.0
 
 
+class Days:
+    """What happens to requests, and to the messages in them. Here all days are good ones; the
+    tests have bad ones."""
+
+    def refuse(self) -> None:
+        """Called before anything is accepted; may end the request."""
+
+    def times(self, at: float) -> list[float]:
+        """When to act on an accepted message that is due at `at`, Unix seconds: once, on time."""
+        return [at]
+
+    def lose_answer(self) -> None:
+        """Called once a request was accepted; may end it."""
+
+
+GOOD_DAYS = Days()
+
+
 class StandIn(ABC):
     """A server with a life of its own, which it begins once. In a `with` block it is on a free
     port, and `url` names it."""

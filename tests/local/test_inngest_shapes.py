@@ -1,4 +1,4 @@
-"""What the Inngest stand-in refuses: events, registrations, crons and keys."""
+"""What the Inngest stand-in refuses: events, registrations and crons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from app.local.inngest.events import accept
 from app.local.inngest.functions import parse_registration
-from app.local.inngest.keys import Keys
 
 RECORDED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "inngest_exchanges.json").read_text()
@@ -36,19 +35,6 @@ URL = "http://127.0.0.1:1/api/inngest"
 def test_an_event_that_is_not_right_is_refused(event: str) -> None:
     accepted, reason = accept(event.encode(), None, 1_900_000_000)
     assert (accepted, bool(reason)) == ([], True)
-
-
-@pytest.mark.parametrize(
-    ("keys", "reason"),
-    [
-        (("k", None), "both keys"),
-        ((None, "ab"), "both keys"),
-        (("k", "signkey-prod-01"), "plain hex"),
-    ],
-)
-def test_keys_must_be_right_at_the_start(keys: tuple[str | None, str | None], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        Keys(*keys)
 
 
 def a_registration(url: str = URL, attempts: int = 0, **more: Any) -> dict[str, Any]:

@@ -23,9 +23,9 @@ import requests
 from flask import Flask, Response, request
 
 from app.local.inngest.functions import Function
-from app.local.inngest.keys import Keys
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.local.serving import LoopbackServer, serve_in_thread
+from tests.support.inngest_keys import ProductionKeys
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -229,7 +229,7 @@ def test_calls_are_as_recorded(
         assert set(body["steps"]) == set(body["ctx"]["stack"]["stack"])
         assert body["ctx"]["stack"]["stack"] == expected["request"]["ctx"]["stack"]["stack"]
         ours = {name.lower(): value for name, value in headers.items()}
-        signature = {"x-inngest-signature"} if played.standin.keys.signing else set()
+        signature = {"x-inngest-signature"} if played.standin.keys.server_kind == "cloud" else set()
         names = {name for name in ours if name.startswith("x-")}
         assert names | {"user-agent"} == set(expected["request_headers"]) | signature
         for name in ("user-agent", "x-inngest-generation-id", "x-inngest-req-version"):
@@ -385,7 +385,7 @@ def test_keys_are_demanded_in_signed_mode() -> None:
         assert w.ask("POST", "/fn/register", {}).status_code == 401
         unsigned = requests.post(f"{w.app_url}?fnId=try-x&stepId=step", json={}, timeout=30)
         assert unsigned.status_code == 401
-        w.standin._caller.keys = Keys(EVENT_KEY, "ff" * 32)
+        w.standin._caller.keys = ProductionKeys(EVENT_KEY, "ff" * 32)
         w.send("demo.x")
         failed = w.done("x", 2)[1]
         assert (failed["status"], failed["calls"]) == ("Failed", 2)

@@ -9,8 +9,8 @@ from typing import Annotated
 from flask import abort, request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.local.luck import Luck
 from app.local.serving import drop_connection
+from app.local.standin import Days
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,7 +36,7 @@ class Faults(BaseModel):
     """Most seconds between the two of a doubled message."""
 
 
-class BadDays(Luck):
+class BadDays(Days):
     """Days with faults. For all threads."""
 
     def __init__(self, seed: int | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.switchyard.clock import Clock, utcnow
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from tests.support import stripe_dashboard as dashboard
 from tests.support.bad_days import BadDays
+from tests.support.inngest_keys import ProductionKeys
 from tests.support.stripe_faults import Rule, Rules
 
 MOVED = {
@@ -35,12 +36,22 @@ MOVED = {
 
 
 class InngestStandIn(inngest.InngestStandIn):
-    """With faults."""
+    """With faults, and with both keys in production mode."""
 
-    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        apps: Iterable[str] = (),
+        event_key: str | None = None,
+        signing_key: str | None = None,
+        *,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
         self._days = BadDays(seed)
         self.fault = self._days.fault
-        super().__init__(*args, **options, luck=self._days)
+        if event_key is not None and signing_key is not None:
+            options["keys"] = ProductionKeys(event_key, signing_key)
+        super().__init__(apps, **options, days=self._days)
 
 
 class QStashStandIn(qstash.QStashStandIn):
@@ -49,7 +60,7 @@ class QStashStandIn(qstash.QStashStandIn):
     def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
         self._days = BadDays(seed)
         self.fault = self._days.fault
-        super().__init__(*args, **options, luck=self._days)
+        super().__init__(*args, **options, days=self._days)
 
 
 class _NewFaults(Body):

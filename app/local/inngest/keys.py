@@ -1,69 +1,27 @@
-"""The keys of production mode: what the server signs, and what it demands."""
-
-from __future__ import annotations
-
-import hashlib
-import hmac
-from dataclasses import dataclass
-from urllib.parse import parse_qs
-
-import jcs  # type: ignore[import-untyped]
-
-from app.local import shapes
+"""Whose calls the server admits, and how it signs its own: as a dev server all, and not at all."""
 
 
-@dataclass(frozen=True)
 class Keys:
-    """Both keys, or none for a dev server. Raises ValueError for anything else.
+    """The keys of a dev server, which has none."""
 
-    A self-hosted server takes the signing key in plain hex, without the cloud's `signkey-…-`.
-    """
+    server_kind = "dev"
+    """What the server calls itself."""
 
-    event: str | None = None
-    signing: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.event is None) is not (self.signing is None):
-            raise ValueError("give both keys, or none for a dev server")
-        try:
-            bytes.fromhex(self.signing or "")
-        except ValueError:
-            raise ValueError("the signing key must be plain hex of even length") from None
-
-    @property
-    def server_kind(self) -> str:
-        """What the server calls itself."""
-        return "dev" if self.signing is None else "cloud"
+    def admits_event(self, key: str) -> bool:
+        """Whether an event may be sent with this key in the URL."""
+        return True
 
     def admits(self, authorization: str) -> bool:
-        """Whether a request to the REST API has the right header: sha256 of the decoded key."""
-        if self.signing is None:
-            return True
-        digest = hashlib.sha256(bytes.fromhex(self.signing)).hexdigest()
-        return hmac.compare_digest(authorization.encode(), f"Bearer {digest}".encode())
+        """Whether a request to the REST API has the right header."""
+        return True
 
-    def canonical(self, body: bytes) -> bytes:
-        """A request's body by RFC 8785: the real server signs the bytes it sends, which are so."""
-        if self.signing is None or not body:
-            return body
-        text: bytes = jcs.canonicalize(shapes.loads(body))
-        return text
-
-    def signature(self, body: bytes, now: float) -> dict[str, str]:
-        """The header that signs a request: HMAC over its canonical body and Unix seconds."""
-        if self.signing is None:
-            return {}
-        moment = str(int(now))
-        return {"x-inngest-signature": f"t={moment}&s={self._mac(body, moment)}"}
+    def sign(self, body: bytes, now: float) -> tuple[bytes, dict[str, str]]:
+        """The body as it is sent at `now`, Unix seconds, and the headers that sign it."""
+        return body, {}
 
     def signed(self, body: bytes, header: str) -> bool:
-        """Whether an SDK's answer carries a right signature; it signs the body as sent."""
-        if self.signing is None:
-            return True
-        parts = parse_qs(header)
-        moment, given = parts.get("t", [""])[0], parts.get("s", [""])[0]
-        return hmac.compare_digest(given.encode(), self._mac(body, moment).encode())
+        """Whether an SDK's answer is signed as it must be."""
+        return True
 
-    def _mac(self, body: bytes, moment: str) -> str:
-        key = (self.signing or "").encode()
-        return hmac.new(key, body + moment.encode(), hashlib.sha256).hexdigest()
+
+NO_KEYS = Keys()

@@ -15,7 +15,7 @@ from app.local.inngest.functions import parse_registration
 from app.local.inngest.ids import iso, named_uuid
 from app.local.inngest.keys import Keys
 from app.local.inngest.runs import Run
-from app.local.luck import Luck
+from app.local.standin import Days
 
 # Measured at the real server, which caches its answers by URL, query included.
 RUNS_CACHE_SECONDS = 15.0
@@ -28,7 +28,7 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(shapes.dumps(value), status, mimetype="text/plain")
 
 
-def create_app(engine: Engine, keys: Keys, luck: Luck, clock: Callable[[], float]) -> Flask:
+def create_app(engine: Engine, keys: Keys, days: Days, clock: Callable[[], float]) -> Flask:
     """The stand-in's WSGI app; it holds no state of its own but the cache."""
     app = Flask(__name__)
     lock = engine.lock
@@ -52,16 +52,16 @@ def create_app(engine: Engine, keys: Keys, luck: Luck, clock: Callable[[], float
 
     @app.post("/e/<key>")
     def send(key: str) -> Response:
-        if keys.event not in (None, key):
+        if not keys.admits_event(key):
             abort(401, "Event key not found")
-        luck.refuse()
+        days.refuse()
         seed = request.headers.get("x-inngest-event-id-seed")
         with lock:
             accepted, error = events.accept(request.get_data(), seed, clock())
             for event in accepted:
                 now = clock()
-                engine.receive(event, now, copies=len(luck.times(now)))
-        luck.lose_answer()
+                engine.receive(event, now, copies=len(days.times(now)))
+        days.lose_answer()
         ids = [event.id for event in accepted]
         if error is not None:
             return _json({"ids": ids, "status": 400, "error": error}, 400)

@@ -9,12 +9,11 @@ from flask import Flask
 
 from app.local.inngest.engine import Engine
 from app.local.inngest.functions import local_url
-from app.local.inngest.keys import Keys
+from app.local.inngest.keys import NO_KEYS, Keys
 from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
 from app.local.inngest.wire import MAX_CALLS, Caller
-from app.local.luck import GOOD_LUCK, Luck
-from app.local.standin import StandIn
+from app.local.standin import GOOD_DAYS, Days, StandIn
 
 UNSYNCED_SECONDS = 1.0
 SYNCED_SECONDS = 5.0
@@ -24,34 +23,33 @@ class InngestStandIn(StandIn):
     """A server that speaks Inngest's protocol. All state is in memory.
 
     `tick` is in seconds, `gap_scale` multiplies the gaps between attempts and (below 1) the whole
-    seconds that it sleeps and waits for, `clock` gives Unix seconds. With both keys it signs and
-    demands keys; with none it is a dev server.
+    seconds that it sleeps and waits for, `clock` gives Unix seconds. Without keys it is a dev
+    server.
     """
 
     def __init__(
         self,
         apps: Iterable[str] = (),
-        event_key: str | None = None,
-        signing_key: str | None = None,
         *,
+        keys: Keys = NO_KEYS,
         tick: float = 0.02,
         gap_scale: float = 1.0,
         clock: Callable[[], float] = time.time,
-        luck: Luck = GOOD_LUCK,
+        days: Days = GOOD_DAYS,
     ) -> None:
         super().__init__()
-        self.keys = Keys(event_key, signing_key)
+        self.keys = keys
         self.clock = clock
         self.engine = Engine(gap_scale)
-        self._luck = luck
+        self._days = days
         self._apps = [local_url(app) for app in apps]
         self._tick = tick
-        self._caller = Caller(clock, self.keys)
+        self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
 
     def app(self) -> Flask:
         """The HTTP edge."""
-        return create_app(self.engine, self.keys, self._luck, self.clock)
+        return create_app(self.engine, self.keys, self._days, self.clock)
 
     def work(self) -> Sequence[Callable[[], None]]:
         """Time, and apps to be found."""

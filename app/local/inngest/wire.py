@@ -187,9 +187,8 @@ class Caller:
     def _send(
         self, method: str, url: str, body: bytes, headers: dict[str, str], timeout: float
     ) -> requests.Response:
-        headers = {**headers, "content-type": "application/json"}
-        body = self.keys.canonical(body)
-        headers |= self.keys.signature(body, self._clock())
+        body, signature = self.keys.sign(body, self._clock())
+        headers = {**headers, **signature, "content-type": "application/json"}
         wait = (CONNECT_SECONDS, timeout)
         return self._session.request(
             method, url, data=body, headers=headers, timeout=wait, allow_redirects=False

@@ -15,7 +15,7 @@ from typing import Any
 import requests
 
 from app.local.qstash import params
-from app.local.qstash.messages import Messages
+from app.local.qstash.store import Store
 
 MAX_CALLS = 32
 LONGEST_GAP_SECONDS = 86_400.0
@@ -25,10 +25,8 @@ NEVER = 489
 class Courier:
     """Calls the destinations of messages that are due. `sign` gives a delivery's signature."""
 
-    def __init__(
-        self, messages: Messages, sign: Callable[[str, bytes], str], gap_scale: float
-    ) -> None:
-        self._messages, self._store, self._clock = messages, messages.store, messages.clock
+    def __init__(self, store: Store, sign: Callable[[str, bytes], str], gap_scale: float) -> None:
+        self._store = store
         self._sign = sign
         self._gap_scale = gap_scale
         self._busy: dict[int, str | None] = {}
@@ -48,10 +46,9 @@ class Courier:
         with self._lock:
             busy = dict(self._busy)
         flows = Counter(busy.values())
-        for row in self._store.due(now):
+        for seq, doc in self._store.due(now):
             if len(busy) >= MAX_CALLS:
                 return
-            seq, doc = row["seq"], json.loads(row["doc"])
             flow = doc.get("flowControlKey")
             if seq in busy or (flow is not None and flows[flow] >= doc["parallelism"]):
                 continue
@@ -100,7 +97,7 @@ class Courier:
         return answer
 
     def _settle(self, seq: int, doc: dict[str, Any], answer: requests.Response) -> None:
-        now, status = self._clock(), answer.status_code
+        now, status = self._store.clock(), answer.status_code
         never = status == NEVER and answer.headers.get("Upstash-NonRetryable-Error") == "true"
         if 200 <= status < 300:
             self._store.remove(seq)
@@ -132,10 +129,9 @@ class Courier:
             "sourceHeader": dead["header"],
             "sourceBody": dead["body64"],
         }
-        retries = {"retries": str(dead["maxRetries"])}
-        raw, kind = json.dumps(body).encode(), "application/json"
-        callback = params.message(dead["failureCallback"], retries, kind, raw, self._clock())
-        self._messages.accept(callback)
+        headers = {"Content-Type": "application/json", "Upstash-Retries": str(dead["maxRetries"])}
+        url, raw = dead["failureCallback"], json.dumps(body).encode()
+        self._store.accept(params.message(url, headers, raw, self._store.clock()))
 
 
 def _retry_after(header: str) -> float | None:

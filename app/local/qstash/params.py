@@ -75,19 +75,21 @@ class Schedule(Shape):
     cron: Annotated[str, AfterValidator(_cron)]
 
 
-def split(headers: Mapping[str, str]) -> dict[str, str]:
-    """The `Upstash-…` headers by the rest of their names, as fields are named."""
-    named = {name.lower().replace("-", "_"): value for name, value in headers.items()}
-    return {n[8:]: value for n, value in named.items() if n.startswith("upstash_")}
+def _field(header: str) -> str:
+    name = header.removeprefix("upstash-")
+    return name.replace("-", "_") if name != header else f"header {header}"
 
 
 def message(
-    destination: str, said: Mapping[str, str], kind: str | None, body: bytes, now: float
+    destination: str, headers: Mapping[str, str], body: bytes, now: float
 ) -> dict[str, Any]:
     """A message as it is kept: everything but its id. Raises ValueError."""
     if len(body) > MAX_BODY:
         raise ValueError(f"message body is larger than {MAX_BODY} bytes")
-    checked = shaped(Message, {**said, "destination": destination})
+    named = {name.lower(): value for name, value in headers.items()}
+    kind = named.pop("content-type", None)
+    fields = {_field(name): value for name, value in named.items()}
+    checked = shaped(Message, {**fields, "destination": destination})
     if checked.not_before > now + MAX_DELAY_SECONDS:
         raise ValueError(f"maximum allowed delay is {MAX_DELAY_SECONDS} seconds")
     if (checked.flow_control_key is None) is not (checked.flow_control_value is None):

@@ -1,4 +1,4 @@
-"""The HTTP edge: as much of the REST API as this product calls, and what waits."""
+"""The HTTP edge: as much of the REST API as this product calls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.local.qstash import params
-from app.local.qstash.messages import Messages
+from app.local.qstash.store import Store
 from app.local.shapes import Shape, loads, shaped
+from app.local.standin import Days
 
 MAX_BATCH = 100
 _HIDDEN = ("body64", "deduplicationId", "retried", "message")
@@ -47,19 +48,17 @@ def _schedule(doc: dict[str, Any]) -> dict[str, Any]:
     return {**message, **{name: value for name, value in doc.items() if name != "message"}}
 
 
-def create_app(messages: Messages, token: str, key: Callable[[], str]) -> Flask:
+def create_app(store: Store, token: str, key: Callable[[], str], days: Days) -> Flask:
     """The stand-in's WSGI app; it holds no state of its own."""
     app = Flask(__name__)
     app.url_map.merge_slashes = False  # destinations are URLs, as they are
-    app.config["MAX_CONTENT_LENGTH"] = 16 * params.MAX_BODY
-    store, luck = messages.store, messages.luck
 
     @app.before_request
     def authorise() -> None:
-        wanted = f"Bearer {token}".encode()
-        if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), wanted):
+        given, wanted = request.headers.get("Authorization", ""), f"Bearer {token}"
+        if not hmac.compare_digest(given.encode(), wanted.encode()):
             abort(401, "unauthorized: invalid token")
-        luck.refuse()
+        days.refuse()
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> tuple[Response, int]:
@@ -74,18 +73,13 @@ def create_app(messages: Messages, token: str, key: Callable[[], str]) -> Flask:
         sent = loads(request.get_data())
         if not isinstance(sent, list) or not 0 < len(sent) <= MAX_BATCH:
             raise ValueError(f"a batch is a list of 1 to {MAX_BATCH} messages")
-        docs = [_message(shaped(_Batched, one)) for one in sent]
-        answers = [messages.accept(doc) for doc in docs]
-        luck.lose_answer()
+        docs = []
+        for one in (shaped(_Batched, one) for one in sent):
+            body = (one.body or "").encode()
+            docs.append(params.message(one.destination, one.headers, body, store.clock()))
+        answers = [store.accept(doc) for doc in docs]
+        days.lose_answer()
         return jsonify(answers)
-
-    def _message(one: _Batched) -> dict[str, Any]:
-        headers = {name.lower(): value for name, value in one.headers.items()}
-        kind = headers.pop("content-type", None)
-        if odd := [name for name in headers if not name.startswith("upstash-")]:
-            raise ValueError(f"header {odd[0]}: the stand-in does not do this")
-        body = (one.body or "").encode()
-        return params.message(one.destination, params.split(headers), kind, body, messages.clock())
 
     @app.get("/v2/keys")
     def signing_keys() -> Response:
@@ -93,10 +87,8 @@ def create_app(messages: Messages, token: str, key: Callable[[], str]) -> Flask:
 
     @app.get("/v2/messages/<message_id>")
     def get_message(message_id: str) -> Response:
-        doc = store.get(message_id)
-        return (
-            abort(404, f"message {message_id} not found") if doc is None else jsonify(_shown(doc))
-        )
+        doc = store.get(message_id) or abort(404, f"message {message_id} not found")
+        return jsonify(_shown(doc))
 
     @app.delete("/v2/messages")
     def cancel() -> Response:
@@ -105,19 +97,21 @@ def create_app(messages: Messages, token: str, key: Callable[[], str]) -> Flask:
 
     @app.post("/v2/schedules/<path:destination>")
     def create_schedule(destination: str) -> tuple[Response, int]:
-        now, said = messages.clock(), params.split(dict(request.headers))
-        own = {name: said.pop(name) for name in ("schedule_id", "cron") if name in said}
-        checked = shaped(params.Schedule, {"schedule_id": f"scd_{uuid4().hex}", **own})
-        kind = request.headers.get("Content-Type")
+        # What the client's HTTP library adds is not the message's.
+        mine = {n: v for n, v in request.headers if n.lower().startswith(("upstash-", "content-t"))}
+        given = {"schedule_id": f"scd_{uuid4().hex}", "cron": ""}
+        for name in given:
+            given[name] = mine.pop(f"Upstash-{name.title().replace('_', '-')}", given[name])
+        checked = shaped(params.Schedule, given)
         doc = {
             "scheduleId": checked.schedule_id,
             "cron": checked.cron,
-            "createdAt": int(now * 1000),
+            "createdAt": int(store.clock() * 1000),
             "isPaused": False,
-            "message": params.message(destination, said, kind, request.get_data(), now),
+            "message": params.message(destination, mine, request.get_data(), store.clock()),
         }
-        messages.plan(doc, now)
-        luck.lose_answer()
+        store.plan(doc, store.clock())
+        days.lose_answer()
         return jsonify(scheduleId=checked.schedule_id), 201
 
     @app.get("/v2/schedules")
@@ -126,9 +120,7 @@ def create_app(messages: Messages, token: str, key: Callable[[], str]) -> Flask:
 
     @app.delete("/v2/schedules/<schedule_id>")
     def delete_schedule(schedule_id: str) -> tuple[str, int]:
-        if not store.remove_schedule(schedule_id):
-            abort(404, f"schedule {schedule_id} not found")
-        return "", 202
+        return ("", 202) if store.unschedule(schedule_id) else abort(404, "schedule not found")
 
     @app.get("/v2/dlq")
     def list_dead() -> Response:

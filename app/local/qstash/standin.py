@@ -12,12 +12,10 @@ from typing import Any
 import jwt
 from flask import Flask
 
-from app.local.luck import GOOD_LUCK, Luck
 from app.local.qstash.delivery import Courier
-from app.local.qstash.messages import Messages
 from app.local.qstash.server import create_app
 from app.local.qstash.store import Store
-from app.local.standin import StandIn
+from app.local.standin import GOOD_DAYS, Days, StandIn
 
 TOKEN_SECONDS = 300
 TICK_SECONDS = 0.02
@@ -37,19 +35,19 @@ class QStashStandIn(StandIn):
         *,
         gap_scale: float = 1.0,
         clock: Callable[[], float] = time.time,
-        luck: Luck = GOOD_LUCK,
+        days: Days = GOOD_DAYS,
     ) -> None:
         super().__init__()
-        self.store = Store(data)
         self.clock = clock
+        self.store = Store(data, days, lambda: self.clock())
         self.token = token
         self.signing_key = signing_key
-        self._messages = Messages(self.store, luck, lambda: self.clock())
-        self._courier = Courier(self._messages, self.sign, gap_scale)
+        self._courier = Courier(self.store, self.sign, gap_scale)
+        self._days = days
 
     def app(self) -> Flask:
         """The HTTP edge."""
-        return create_app(self._messages, self.token, lambda: self.signing_key)
+        return create_app(self.store, self.token, lambda: self.signing_key, self._days)
 
     def work(self) -> Sequence[Callable[[], None]]:
         """Time, and what it brings."""
@@ -71,5 +69,5 @@ class QStashStandIn(StandIn):
     def _keep_time(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
             now = self.clock()
-            self._messages.tick(now)
+            self.store.tick(now)
             self._courier.send_due(now)

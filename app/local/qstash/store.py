@@ -6,12 +6,19 @@ import json
 import secrets
 import sqlite3
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
+
+from croniter import croniter
+
+from app.local.standin import Days
 
 DEDUPE_SECONDS = 600.0
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _ID_LENGTH = 63  # as long as the service's own
 _TABLES = """
+PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
   dead INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL, doc TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS messages_due ON messages (dead, at);
@@ -22,28 +29,32 @@ CREATE TABLE IF NOT EXISTS dedupe (id TEXT PRIMARY KEY, message TEXT NOT NULL, u
 
 
 class Store:
-    """Messages and schedules. Any thread may call it."""
+    """Messages and schedules. Any thread may call it; `clock` gives Unix seconds."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, days: Days, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._days = days
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
         # A killed process loses nothing so; only a machine that loses power might.
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _TABLES)
+        self._db.executescript(_TABLES)
 
     def close(self) -> None:
         """Release the file."""
         with self._lock:
             self._db.close()
 
-    def _do(self, sql: str, *bound: Any) -> list[sqlite3.Row]:
+    def _do(self, sql: str, *bound: Any) -> list[Any]:
         with self._lock:
             return self._db.execute(sql, bound).fetchall()
 
-    def duplicate(self, dedupe_id: str | None, now: float) -> str | None:
-        """The message that this id was used for within the window; a failed one counts too."""
-        rows = self._do("SELECT message FROM dedupe WHERE id=? AND until>?", dedupe_id, now)
-        return rows[0]["message"] if rows else None
+    def accept(self, doc: dict[str, Any]) -> dict[str, Any]:
+        """Keep a message: what a publish answers. An id used before starts nothing, not even when
+        its message failed."""
+        sql = "SELECT message FROM dedupe WHERE id=? AND until>?"
+        for (known,) in self._do(sql, doc.get("deduplicationId"), self.clock()):
+            return {"messageId": known, "deduplicated": True}
+        return {"messageId": self.add(doc, *self._days.times(doc["notBefore"] / 1000))}
 
     def add(self, doc: dict[str, Any], *times: float) -> str:
         """Keep a new message, to be delivered at each of the times, Unix seconds; its id."""
@@ -59,10 +70,10 @@ class Store:
                 self._do(sql, message_id, at, json.dumps(doc))
         return message_id
 
-    def due(self, now: float) -> list[sqlite3.Row]:
-        """What is to be delivered by now, the longest due first."""
+    def due(self, now: float) -> list[tuple[int, dict[str, Any]]]:
+        """What is to be delivered by now, the longest due first, each with its number."""
         sql = "SELECT seq, doc FROM messages WHERE NOT dead AND at<=? ORDER BY at, seq LIMIT 2000"
-        return self._do(sql, now)
+        return [(seq, json.loads(doc)) for seq, doc in self._do(sql, now)]
 
     def move(self, seq: int, doc: dict[str, Any], at: float, *, dead: bool = False) -> None:
         """Keep a message for later, or as a dead letter."""
@@ -76,18 +87,12 @@ class Store:
     def get(self, message_id: str) -> dict[str, Any] | None:
         """A message that is not delivered yet, or a dead letter."""
         rows = self._do("SELECT doc FROM messages WHERE id=? ORDER BY seq", message_id)
-        return json.loads(rows[0]["doc"]) if rows else None
+        return json.loads(rows[0][0]) if rows else None
 
     def cancel(self, message_ids: list[str]) -> int:
         """Forget messages that are not dead; how many there were."""
-        count = 0
-        with self._lock:
-            for message_id in message_ids:
-                doc = self.get(message_id)
-                if doc is not None and "dlqId" not in doc:
-                    self._do("DELETE FROM messages WHERE id=?", message_id)
-                    count += 1
-        return count
+        sql = "DELETE FROM messages WHERE id=? AND NOT dead RETURNING id"
+        return sum(bool(self._do(sql, message_id)) for message_id in message_ids)
 
     def waiting(self) -> list[dict[str, Any]]:
         """Every message still to be delivered."""
@@ -99,20 +104,30 @@ class Store:
 
     def _docs(self, *, dead: bool) -> list[dict[str, Any]]:
         rows = self._do("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
-        return [json.loads(row["doc"]) for row in rows]
+        return [json.loads(doc) for (doc,) in rows]
 
-    def save_schedule(self, doc: dict[str, Any], next_at: float) -> None:
-        """Create a schedule or overwrite it."""
-        bound = (doc["scheduleId"], next_at, json.dumps(doc))
+    def plan(self, schedule: dict[str, Any], after: float) -> None:
+        """Create a schedule or overwrite it, its next time the first one after `after`."""
+        start = datetime.fromtimestamp(after, UTC)
+        next_at = croniter(schedule["cron"], start).get_next(datetime).timestamp()
+        bound = (schedule["scheduleId"], next_at, json.dumps(schedule))
         self._do("INSERT OR REPLACE INTO schedules VALUES (?,?,?)", *bound)
 
-    def schedules(self, due: float | None = None) -> list[dict[str, Any]]:
+    def schedules(self, due: float = 1e18) -> list[dict[str, Any]]:
         """All schedules, or those whose next time has come."""
-        most = 1e18 if due is None else due
-        rows = self._do("SELECT next, doc FROM schedules WHERE next<=? ORDER BY id", most)
-        return [{**json.loads(r["doc"]), "nextScheduleTime": int(r["next"] * 1000)} for r in rows]
+        rows = self._do("SELECT next, doc FROM schedules WHERE next<=? ORDER BY id", due)
+        return [{**json.loads(doc), "nextScheduleTime": int(at * 1000)} for at, doc in rows]
 
-    def remove_schedule(self, schedule_id: str) -> bool:
-        """Forget one; whether it was there."""
-        gone = self._do("DELETE FROM schedules WHERE id=? RETURNING id", schedule_id)
-        return bool(gone)
+    def unschedule(self, schedule_id: str) -> bool:
+        """Forget a schedule; whether it was there."""
+        return bool(self._do("DELETE FROM schedules WHERE id=? RETURNING id", schedule_id))
+
+    def tick(self, now: float) -> None:
+        """Make the messages of the schedules whose time has come."""
+        for schedule in self.schedules(now):
+            del schedule["nextScheduleTime"]
+            at = int(now * 1000)
+            message = {**schedule["message"], "createdAt": at, "notBefore": at}
+            answer = self.accept({**message, "scheduleId": schedule["scheduleId"]})
+            states = {answer["messageId"]: "IN_PROGRESS"}
+            self.plan({**schedule, "lastScheduleTime": at, "lastScheduleStates": states}, now)
