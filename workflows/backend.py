@@ -8,14 +8,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import requests
-from inngest import Event, Inngest
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
-from workflows.client import API, base_url, make_sender
+from workflows.client import API, base_url, make_sender, require_package
+
+if TYPE_CHECKING:
+    from inngest import Event, Inngest
 
 MARK = "_switchyard"
 """The field of an event's data that says which run it is about."""
@@ -116,7 +119,8 @@ class InngestBackend:
         return answer
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where Inngest does not answer."""
+        """Raises BackendUnavailable where Inngest does not answer, or could not be sent to."""
+        require_package()
         origin = base_url(self._settings) or API
         try:
             requests.get(origin, timeout=ANSWER_SECONDS, allow_redirects=False)
@@ -134,6 +138,8 @@ def headers(settings: Settings) -> dict[str, str]:
 
 
 def _event(message: Message) -> Event:
+    from inngest import Event
+
     shown = len(message.payload) <= SHOWN_PAYLOAD_BYTES
     data = json.loads(message.payload) if shown else {}
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inngest import Inngest
-
+from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from inngest import Inngest
 
 APP_ID = "switchyard"
 REQUEST_TIMEOUT = timedelta(seconds=3)
@@ -31,7 +33,13 @@ def base_url(settings: Settings) -> str | None:
 
 
 def make_client(settings: Settings) -> Inngest:
-    """A client for what the settings name. It keeps sockets: one per process, made after a fork."""
+    """A client for what the settings name. It keeps sockets: one per process, made after a fork.
+
+    Raises BackendUnavailable where its package is not installed.
+    """
+    require_package()
+    from inngest import Inngest
+
     event_key, signing_key = settings.inngest_event_key, settings.inngest_signing_key
     fallback = settings.inngest_signing_key_fallback
     origin = base_url(settings)
@@ -47,6 +55,12 @@ def make_client(settings: Settings) -> Inngest:
     # It would read the environment itself, and unchecked.
     client._signing_key_fallback = None if fallback is None else fallback.get_secret_value()
     return client
+
+
+def require_package() -> None:
+    """Raises BackendUnavailable where the package is not installed: it is an extra."""
+    if (lacking := extras.missing("inngest")) is not None:
+        raise BackendUnavailable(f"inngest: {lacking}")
 
 
 def make_sender(settings: Settings) -> Inngest:

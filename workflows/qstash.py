@@ -13,17 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from qstash import QStash
-from qstash.errors import QStashError
-from qstash.message import BatchRequest, BatchResponse, BatchUrlGroupResponse
-from qstash.message import Message as Stored
-
+from app.switchyard import extras
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+
+if TYPE_CHECKING:  # the package is an extra
+    from qstash import QStash
+    from qstash.errors import QStashError
+    from qstash.message import BatchRequest, BatchResponse, BatchUrlGroupResponse
+    from qstash.message import Message as Stored
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,20 @@ def make_client(settings: Settings) -> QStash:
     It neither tries again (a publish that timed out may have stood: the relay sends it again, under
     the same deduplication id) nor waits its 600 s for an answer. Raises BackendUnavailable.
     """
+    require_package()
+    from qstash import QStash
+
     if settings.qstash_secret is None:
         raise BackendUnavailable("qstash: QSTASH_TOKEN is not set")
     client = QStash(settings.qstash_secret, retry=False, base_url=settings.qstash_url or API)
     client.http._client.timeout = ANSWER_SECONDS
     return client
+
+
+def require_package() -> None:
+    """Raises BackendUnavailable where QStash's package is not installed: it is an extra."""
+    if (lacking := extras.missing("qstash")) is not None:
+        raise BackendUnavailable(f"qstash: {lacking}")
 
 
 def address(settings: Settings, path: str) -> str:
@@ -70,6 +81,8 @@ def address(settings: Settings, path: str) -> str:
 
 def asked(call: Callable[[], T]) -> T:
     """What QStash answers. Raises BackendUnavailable for whatever its client raises."""
+    from qstash.errors import QStashError
+
     try:
         return call()
     except BackendUnavailable:
@@ -87,6 +100,7 @@ def find(client: QStash, message_id: str) -> Stored | None:
 
     Raises BackendUnavailable where it cannot say.
     """
+    from qstash.errors import QStashError
 
     def get() -> Stored | None:
         try:
@@ -144,6 +158,8 @@ class QStashBackend:
         BackendUnavailable where none was taken.
         """
         self._ready()
+        from qstash.message import BatchResponse
+
         refs: dict[str, str] = {}
         for start in range(0, len(messages), _BATCH):
             batch = messages[start : start + _BATCH]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import requests
-from inngest import Event
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
@@ -18,8 +17,11 @@ HARMLESS = "switchyard/verify"
 
 def send_harmless(settings: Settings) -> None:
     """Have Inngest take one event. Raises BackendUnavailable."""
+    client = make_client(settings)
+    from inngest import Event
+
     try:
-        make_client(settings).send_sync(Event(name=HARMLESS))
+        client.send_sync(Event(name=HARMLESS))
     except Exception as failure:
         raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
 

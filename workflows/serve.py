@@ -8,18 +8,16 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-import inngest.flask
-import jcs  # type: ignore[import-untyped]
 from flask import Blueprint, Flask, request
-from inngest import Inngest
 
+from app.switchyard import extras
 from app.switchyard.config import Settings
-from app.switchyard.errors import BadInput, Unauthorized
+from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
 from app.switchyard.http import register_problems, require_here
 from app.switchyard.runtime import Runtime
-from workflows.functions import make_functions
+from workflows.client import make_client
 from workflows.signed import Signature, signed_body
 
 PATH = "/api/inngest"
@@ -33,11 +31,12 @@ CANONICAL_BYTES = 16 * 1024
 _FORM = re.compile(r"t=([1-9][0-9]{0,11})&s=([0-9a-f]{64})")
 
 
-def serve(app: Flask, client: Inngest, runtime: Runtime) -> None:
+def serve(app: Flask, runtime: Runtime) -> None:
     """Mount the handler at /api/inngest; signed mode closes unsigned syncs and old signatures.
 
     Unsigned calls are taken where INNGEST_DEV is set, which says so, and in local mode from this
-    machine: an app that has no Inngest yet takes a run from nobody.
+    machine: an app that has no Inngest yet takes a run from nobody. Without Inngest's package every
+    call is answered with 503.
     """
     settings = runtime.settings
     signed = settings.inngest_signed
@@ -59,14 +58,30 @@ def serve(app: Flask, client: Inngest, runtime: Runtime) -> None:
         if request.method == "POST" and "probe" not in request.args:
             _require_call(request.get_data())
 
+    if extras.missing("inngest") is None:
+        _add_handler(pages, runtime)
+    else:
+        pages.route(PATH, methods=["GET", "POST", "PUT"])(_closed)
+    app.register_blueprint(pages)
+
+
+def _closed() -> NoReturn:
+    raise BackendUnavailable(f"inngest: {extras.missing('inngest')}")
+
+
+def _add_handler(pages: Blueprint, runtime: Runtime) -> None:
+    client = make_client(runtime.settings)
+    import inngest.flask
+
+    from workflows.functions import make_functions
+
     inngest.flask.serve(
         cast(Flask, pages),  # it adds a route, and nothing else
         client,
         make_functions(client, runtime),
         serve_path=PATH,
-        enable_unauthed_sync=not signed,
+        enable_unauthed_sync=not runtime.settings.inngest_signed,
     )
-    app.register_blueprint(pages)
 
 
 def reader(settings: Settings) -> Callable[[str], Signature | None]:
@@ -91,6 +106,8 @@ def _fits(keys: Sequence[bytes], stamp: bytes, given: str, body: bytes) -> bool:
     # A function's call is sent in the canonical form that is signed; a sync only almost is.
     if not 0 < len(body) <= CANONICAL_BYTES:
         return False
+    import jcs  # type: ignore[import-untyped]
+
     try:
         canonical: bytes = jcs.canonicalize(json.loads(body))
     except (ValueError, RecursionError):

@@ -6,17 +6,17 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-import jwt
 from flask import Request
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
-from workflows.qstash import asked, make_client
+from workflows.qstash import asked, make_client, require_package
 from workflows.signed import REFUSED, Signature, signed_body
 
 HEADER = "Upstash-Signature"
@@ -47,8 +47,10 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
     """The request's body, if QStash signed it for this app's `path` and the body is what it sent.
 
     Raises Unauthorized, BackendUnavailable where the keys are to be had from QStash and it does not
-    answer, and werkzeug's 413 where the body has more than `limit` bytes.
+    answer, or its package is not installed, and werkzeug's 413 where the body has more than `limit`
+    bytes.
     """
+    require_package()
     if settings.backend_url is None:
         raise Unauthorized(REFUSED)
     url = settings.backend_url.rstrip("/") + path
@@ -56,12 +58,12 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
 
     def read(token: str) -> Signature | None:
         nonlocal claims
+        claims = _claims(token, url, signing_keys(settings))
         try:
-            claims = _claims(token, url, signing_keys(settings))
             times = float(claims["nbf"]) - SKEW_SECONDS, float(claims["exp"])
-            return Signature(*times, fits=partial(_is_digest, str(claims["body"])))
-        except (jwt.InvalidTokenError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError):
             return None
+        return Signature(*times, fits=partial(_is_digest, str(claims["body"])))
 
     body = signed_body(request, HEADER, read, now=time.time(), limit=limit)
     try:
@@ -75,23 +77,19 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
 
 
 def _claims(token: str, url: str, keys: SigningKeys) -> dict[str, Any]:
-    for key in keys.known():
-        try:
-            return _of(token, url, key)
-        except jwt.InvalidTokenError:
-            continue
-    for key in keys.asked_anew() or ():
-        try:
-            return _of(token, url, key)
-        except jwt.InvalidTokenError:
-            continue
-    raise jwt.InvalidTokenError
+    """What the token says; nothing where no key fits it."""
+    return _of(token, url, keys.known()) or _of(token, url, keys.asked_anew() or ())
 
 
-def _of(token: str, url: str, key: str) -> dict[str, Any]:
-    return jwt.decode(
-        token, key, algorithms=["HS256"], issuer="Upstash", subject=url, options=_OPTIONS
-    )
+def _of(token: str, url: str, keys: Iterable[str]) -> dict[str, Any]:
+    import jwt  # an extra
+
+    for key in keys:
+        with suppress(jwt.InvalidTokenError):
+            return jwt.decode(
+                token, key, algorithms=["HS256"], issuer="Upstash", subject=url, options=_OPTIONS
+            )
+    return {}
 
 
 def _is_digest(said: str, body: bytes) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
-
-from qstash import QStash
-from qstash.schedule import Schedule
+from typing import TYPE_CHECKING, Any
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import JobSpec
 from app.switchyard.runtime import Runtime
 from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asked, make_client
+
+if TYPE_CHECKING:  # the package is an extra
+    from qstash import QStash
+    from qstash.schedule import Schedule
 
 TRIGGER = "/api/inngest/trigger"
 

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import Engine
 
-from app.switchyard import console, health, hosts, maintenance, runtime
+from app.switchyard import console, extras, health, hosts, maintenance, runtime
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
@@ -32,7 +32,6 @@ from flags import Flags
 from queues.backend import RQBackend
 from workflows import deliver, trigger
 from workflows.backend import InngestBackend
-from workflows.client import make_client
 from workflows.qstash import QStashBackend
 from workflows.serve import serve
 
@@ -83,7 +82,7 @@ class Switchyard:
         app.extensions[runtime.EXTENSION] = made
         runtime.add(made)
         register_pages(app, made, url_prefix)
-        serve(app, make_client(settings), made)
+        serve(app, made)
         deliver.register(app, made)
         register_commands(app)
 
@@ -99,9 +98,12 @@ def make_runtime(
     backends: list[Backend] | None = None,
 ) -> runtime.Runtime:
     """The parts of one app, built from its settings."""
+    catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
+    for extra, why in extras.needed(settings, catalogue, settings.use_inngest):
+        if extra != "postgres" or engine is None:
+            extras.require(extra, why)
     db = Database(settings.sqlalchemy_url if engine is None else engine)
     clock = db.clock if clock is None else clock
-    catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
     if backends is None:
         _require_qstash(settings, catalogue)
         backends = [

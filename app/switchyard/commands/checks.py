@@ -3,7 +3,6 @@ and their keys, and the way from them to this app."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import requests
 from sqlalchemy import func, select
 
+from app.switchyard import extras
 from app.switchyard.clock import iso
 from app.switchyard.commands import inventory
 from app.switchyard.commands.database import standing
@@ -38,13 +38,6 @@ CANARY_SECONDS = 15.0
 LATE = timedelta(minutes=1)
 """How long after its time a tick, or a look at a run, is taken for missing."""
 _LOOK_SECONDS = 0.2
-SDKS = {
-    "inngest": "inngest",
-    "qstash": "qstash",
-    "upstash-redis": "upstash_redis",
-    "rq": "rq",
-    "redis": "redis",
-}
 ANSWER_SECONDS = 4.0
 REFUSED = (400, 401, 403)
 UNSIGNED = {
@@ -147,16 +140,14 @@ def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
     return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key
 
 
-def sdks(_made: Runtime) -> str:
-    """Each library is there."""
-    found = []
-    for package, module in SDKS.items():
-        try:
-            importlib.import_module(module)
-        except ImportError as missing:
-            raise CheckFailed(f"{package} cannot be imported ({missing.name})") from None
-        found.append(f"{package} {version(package)}")
-    return ", ".join(found)
+def sdks(made: Runtime) -> str:
+    """Each library is there that the settings, and the jobs' serverless sides, ask for."""
+    packages = ["rq", "redis"]
+    for extra, _why in extras.needed(made.settings, made.catalogue, use_inngest=True):
+        if (lacking := extras.missing(extra)) is not None:
+            raise CheckFailed(lacking)
+        packages += extras.PACKAGES[extra].values()
+    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 def inngest_key(made: Runtime) -> str:
@@ -265,7 +256,7 @@ LONGEST_SECONDS = CANARY_SECONDS + 8
 """Of any check: a backend that is away also takes its time to say so."""
 
 CHECKS = (
-    Check("sdks", sdks, "pip install -r requirements.txt"),
+    Check("sdks", sdks, "install what is missing"),
     Check(
         "database",
         migrated,

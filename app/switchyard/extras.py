@@ -1,0 +1,60 @@
+"""The optional parts of the distribution: which package each needs, and how to come by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+
+from app.switchyard.config import Settings
+from app.switchyard.errors import SettingsError
+from app.switchyard.job import Catalogue
+
+PACKAGES: dict[str, dict[str, str]] = {
+    "postgres": {"psycopg": "psycopg"},
+    "inngest": {"inngest": "inngest"},
+    "qstash": {"qstash": "qstash", "jwt": "PyJWT"},
+    "upstash": {"upstash_redis": "upstash-redis", "httpx": "httpx"},
+    "openfeature": {"openfeature": "openfeature-sdk"},
+}
+"""By extra: its modules, and the packages that they come from."""
+
+
+@cache
+def missing(extra: str) -> str | None:
+    """What this environment lacks of an extra, and the command that installs it; None if nothing.
+
+    It imports the modules: one that is there may still lack a library of the system's.
+    """
+    for module, package in PACKAGES[extra].items():
+        try:
+            import_module(module)
+        except ImportError as failure:
+            absent = isinstance(failure, ModuleNotFoundError) and failure.name == module
+            state = "is not installed" if absent else f"cannot be imported ({failure})"
+            return f"the package {package} {state}: pip install 'switchyard[{extra}]'"
+    return None
+
+
+def needed(settings: Settings, jobs: Catalogue, use_inngest: bool) -> Iterator[tuple[str, str]]:
+    """The extras that an app's settings ask for, each with the reason; `use_inngest` says whether
+    its jobs' serverless sides count."""
+    if (settings.database_url or "").startswith(("postgres://", "postgresql://")):
+        yield "postgres", "DATABASE_URL is on Postgres"
+    if settings.upstash_redis_rest_url is not None:
+        yield "upstash", "UPSTASH_REDIS_REST_URL is set"
+    if settings.flag_provider is not None:
+        yield "openfeature", "FLAG_PROVIDER is set"
+    if use_inngest:
+        sides = {spec.serverless: spec.name for spec in jobs.values()}
+        if "inngest" in sides:
+            yield "inngest", "USE_INNGEST is true"
+        if "qstash" in sides:
+            yield "qstash", f"USE_INNGEST is true and {sides['qstash']} goes to QStash"
+
+
+def require(extra: str, why: str) -> None:
+    """Raises SettingsError where a setting, said as `why`, needs an extra that is not installed."""
+    lacking = missing(extra)
+    if lacking is not None:
+        raise SettingsError(f"{why}, but {lacking}")
