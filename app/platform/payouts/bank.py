@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,20 +9,12 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways import pace
-from app.platform.gateways.pace import Places
 from app.platform.gateways.stripe import BankPayout, StripeRefused, Transfer
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import (
-    CASH,
-    EntryKind,
-    Posting,
-    connected_account,
-    creator_account,
-    hold_account,
-    post,
-)
+from app.platform.ledger.postings import EntryKind, connected_account, post
 from app.platform.payouts.attempts import apply
-from app.platform.payouts.engine import AT_ONCE, PAGE_SIZE, STRIPE_PACE
+from app.platform.payouts.booking import booked
+from app.platform.payouts.engine import PAGE_SIZE, STRIPE_PACE
 from app.platform.payouts.legs import BANK, TRANSFER, Change, followed
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.context import Context
@@ -34,6 +24,7 @@ MAY_COME_BACK = timedelta(days=7)
 """How long after it was paid a bank payout is asked about: banks send back within five business
 days (https://docs.stripe.com/payouts#payout-failures)."""
 RECORDED_SOON = timedelta(seconds=15)
+_S = PayoutStatus
 
 
 def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
@@ -44,63 +35,54 @@ def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
     named = bank.metadata.get("payout_id", "")
     chosen = or_(Payout.bank_payout_id == bank.id, Payout.id == named)
     payout = tx.scalar(select(Payout).where(chosen).order_by(Payout.id).with_for_update())
-    told = {"status": bank.status, "failureCode": bank.failure_code}
+    said = {"status": bank.status, "failureCode": bank.failure_code}
     if payout is None:
-        return told | {"payoutId": None}
-    if payout.status == PayoutStatus.PAYING:
+        return said | {"payoutId": None}
+    if payout.status == _S.PAYING:
         raise RetryAfter(f"payout {payout.id}: its bank payout is not recorded yet", RECORDED_SOON)
-    return told | {"payoutId": payout.id, "moved": _follow(tx, payout, bank, now)}
+    return said | {"payoutId": payout.id, "moved": _follow(tx, payout, bank, now)}
 
 
 def _follow(tx: Session, payout: Payout, bank: BankPayout, now: datetime) -> bool:
     change = followed(payout, bank, now)
     if change is not None:
-        apply(tx, PayoutStatus(payout.status), {payout.id: change}, BANK, now)
+        apply(tx, _S(payout.status), {payout.id: change}, BANK, now)
     return change is not None
 
 
 def follow_page(tx: Session, ctx: Context, after: str) -> dict[str, Any]:
     """Ask Stripe about the next hundred bank payouts past `after` that can still change, as a step.
 
-    Webhooks say it first; this finds what they lost. Returns the page's `last` payout id (None:
-    there are no more) and how many were `asked` about, have `moved`, and are `unknown` to Stripe.
+    Webhooks say it first; this makes up for those that were lost. Returns the page's `last` payout
+    id (None: there are no more) and how many were `asked` about, have `moved`, and are `unknown` to
+    Stripe.
     """
-    now = ctx.now()
+    now, stripe = ctx.now(), ctx.gateways.stripe
     # Not settled_at, which is the same for a paid one: this is in the index.
-    paid = and_(Payout.status == PayoutStatus.PAID, Payout.updated_at >= now - MAY_COME_BACK)
-    open_ = or_(Payout.status == PayoutStatus.IN_TRANSIT, paid)
+    paid = and_(Payout.status == _S.PAID, Payout.updated_at >= now - MAY_COME_BACK)
+    open_ = or_(Payout.status == _S.IN_TRANSIT, paid)
     query = select(Payout).where(open_, Payout.bank_payout_id.is_not(None), Payout.id > after)
     with ctx.transaction() as own:
         page = list(own.scalars(query.order_by(Payout.id).limit(PAGE_SIZE)))
-        rate = ctx.gateways.stripe.calls_per_second
-        places = pace.take(own, STRIPE_PACE, len(page), rate, now)
-    answers = list(_asked(ctx, page, places))
-    moved = unknown = 0
-    for payout_id, bank in answers:
-        if bank is None:
-            unknown += 1
-            continue
-        payout = tx.get_one(Payout, payout_id, with_for_update=True)
-        moved += _follow(tx, payout, bank, now)
-    last = page[-1].id if len(page) == PAGE_SIZE else None
-    return {"last": last, "asked": len(page), "moved": moved, "unknown": unknown}
+        places = pace.take(own, STRIPE_PACE, len(page), stripe.calls_per_second, now)
 
-
-def _asked(
-    ctx: Context, page: Sequence[Payout], places: Places
-) -> Iterator[tuple[str, BankPayout | None]]:
-    def ask(place: int, payout: Payout) -> tuple[str, BankPayout | None]:
-        places.wait(place)
+    def ask(payout: Payout) -> BankPayout | None:
         try:
-            found = ctx.gateways.stripe.retrieve_payout(
+            bank: BankPayout = stripe.retrieve_payout(
                 payout.destination, str(payout.bank_payout_id)
             )
         except StripeRefused:
-            return payout.id, None
-        return payout.id, found
+            return None
+        return bank
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(ask, range(len(page)), page)
+    answers = places.each(ask, page)
+    moved = 0
+    for asked, bank in zip(page, answers, strict=True):
+        if bank is not None:
+            moved += _follow(tx, tx.get_one(Payout, asked.id, with_for_update=True), bank, now)
+    last = page[-1].id if len(page) == PAGE_SIZE else None
+    counts = {"asked": len(page), "moved": moved, "unknown": answers.count(None)}
+    return {"last": last, **counts}
 
 
 def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[str, Any]:
@@ -110,34 +92,26 @@ def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[s
     the creator's balance again, and its payout over.
     """
     back = transfer.amount_reversed_minor
-    told: dict[str, Any] = {"amountReversed": back, "error": None}
+    said: dict[str, Any] = {"amountReversed": back, "error": None}
     if not back:
-        return told
+        return said
     payout = tx.scalar(select(Payout).where(Payout.transfer_id == transfer.id).with_for_update())
     if payout is None:
-        return told | {"error": "reversed, and not a transfer of the ledger's"}
-    connected = connected_account(payout.id)
-    known = tx.scalar(
-        select(func.coalesce(func.sum(Entry.amount), 0)).where(
-            Entry.kind == EntryKind.REVERSAL, Entry.credit == connected
-        )
+        return said | {"error": "reversed, and not a transfer of the ledger's"}
+    known = select(func.coalesce(func.sum(Entry.amount), 0)).where(
+        Entry.kind == EntryKind.REVERSAL, Entry.credit == connected_account(payout.id)
     )
-    new = back - int(known or 0)
-    ref = f"{transfer.id}:{back}"
+    new = back - int(tx.scalar(known) or 0)
     if new > 0:
-        entry = Posting(EntryKind.REVERSAL, ref, CASH, connected, payout.currency, new, now)
-        post(tx, [entry])
-    told |= {"payoutId": payout.id}
-    if payout.status == PayoutStatus.REVERSED:
-        return told
+        post(tx, [booked(EntryKind.REVERSAL, f"{transfer.id}:{back}", payout, now, new)])
+    said |= {"payoutId": payout.id}
+    if payout.status == _S.REVERSED:
+        return said
     whole = back >= payout.amount
-    if not whole or payout.status not in (PayoutStatus.TRANSFERRED, PayoutStatus.BANK_FAILED):
+    if not whole or payout.status not in (_S.TRANSFERRED, _S.BANK_FAILED):
         part = "" if whole else f"{back} of {payout.amount} "
-        return told | {"error": f"{part}reversed while {payout.status}: a person must look"}
-    hold, owner = hold_account(payout.id), creator_account(payout.creator_id)
-    freed = Posting(
-        EntryKind.RELEASE, transfer.id, hold, owner, payout.currency, payout.amount, now
-    )
-    change = Change(PayoutStatus.REVERSED, "transfer_reversed", None, (freed,))
-    apply(tx, PayoutStatus(payout.status), {payout.id: change}, TRANSFER, now)
-    return told
+        return said | {"error": f"{part}reversed while {payout.status}: a person must look"}
+    freed = booked(EntryKind.RELEASE, transfer.id, payout, now)
+    change = Change(_S.REVERSED, "transfer_reversed", None, (freed,))
+    apply(tx, _S(payout.status), {payout.id: change}, TRANSFER, now)
+    return said

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways import pace
-from app.platform.gateways.pace import Places
+from app.platform.gateways.pace import AT_ONCE, Places
 from app.platform.gateways.stripe import (
     StripeKeyReused,
     StripeRateLimited,
@@ -46,8 +46,6 @@ from app.switchyard.job_errors import NonRetriable, RetryAfter
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
-AT_ONCE = 8
-"""Calls at once within a page; how many a second, the shared pace says."""
 GIVE_UP_AFTER = 2 * AT_ONCE
 """Calls of a page in a row without an answer, after which Stripe is taken to be away."""
 STRIPE_PACE = "stripe"

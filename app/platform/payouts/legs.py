@@ -14,19 +14,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.platform.gateways.stripe import BankPayout, StripeGateway
-from app.platform.ledger.postings import (
-    CASH,
-    EntryKind,
-    Posting,
-    connected_account,
-    creator_account,
-    hold_account,
-)
+from app.platform.ledger.postings import EntryKind, Posting
+from app.platform.payouts.booking import booked
 from app.platform.payouts.models import LegName, Payout, PayoutAttempt, PayoutStatus
 from app.switchyard.errors import SwitchyardError
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far Stripe's clock may be behind ours."""
+CAME_BACK = ("failed", "canceled")
+"""Stripe's words for a bank payout whose money is on the account again."""
 
 
 class NeedsPerson(SwitchyardError):
@@ -107,17 +103,14 @@ class TransferLeg(Leg):
     """From the platform's balance to the creator's Stripe account."""
 
     name = LegName.TRANSFER
-    ready = PayoutStatus.REQUESTED
-    sending = PayoutStatus.SENDING
+    ready, sending = PayoutStatus.REQUESTED, PayoutStatus.SENDING
     column = "transfer_id"
     no_funds = "balance_insufficient"
 
     def key(self, payout: Payout, n: int) -> str:
-        """See Leg."""
         return f"{payout.id}-{n}"
 
     def params(self, payout: Payout, key: str) -> dict[str, Any]:
-        """See Leg."""
         return {
             "amount_minor": payout.amount,
             "currency": payout.currency,
@@ -127,7 +120,6 @@ class TransferLeg(Leg):
         }
 
     def send(self, stripe: StripeGateway, attempt: PayoutAttempt) -> Landed:
-        """See Leg."""
         made = stripe.create_transfer(**json.loads(attempt.params), idempotency_key=attempt.key)
         return Landed(made.id)
 
@@ -135,37 +127,33 @@ class TransferLeg(Leg):
         self, stripe: StripeGateway, payout: Payout, attempt: PayoutAttempt
     ) -> Landed | None:
         """The transfer of the payout's group, whichever attempt made it."""
-        found = list(stripe.list_transfers(transfer_group=payout.id))
-        if not found:
+        there = list(stripe.list_transfers(transfer_group=payout.id))
+        if not there:
             return None
-        wanted = (payout.amount, payout.currency, payout.destination, 0)
-        first = found[0]
-        has = (first.amount_minor, first.currency, first.destination, first.amount_reversed_minor)
-        if len(found) > 1 or has != wanted:
-            ids = ", ".join(transfer.id for transfer in found)
+        one, wanted = there[0], (payout.amount, payout.currency, payout.destination, 0)
+        has = (one.amount_minor, one.currency, one.destination, one.amount_reversed_minor)
+        if len(there) > 1 or has != wanted:
+            ids = ", ".join(transfer.id for transfer in there)
             raise NeedsPerson(f"payout {payout.id}: not the transfer it should have: {ids}")
-        return Landed(first.id)
+        return Landed(one.id)
 
     def landed(self, payout: Payout, landed: Landed, manual: bool, now: datetime) -> Change:
-        """See Leg. Where Stripe's own schedule does the rest, the payout is paid with it."""
-        moved = _posting(
-            EntryKind.TRANSFER, landed.object_id, connected_account(payout.id), CASH, payout, now
-        )
+        """Where Stripe's own schedule does the rest, the payout is paid with it."""
+        id_ = landed.object_id
+        moved = booked(EntryKind.TRANSFER, id_, payout, now)
         if manual:
-            return Change(PayoutStatus.TRANSFERRED, None, landed.object_id, (moved,))
-        both = (moved, _settled(payout, landed.object_id, now))
-        return Change(PayoutStatus.PAID, None, landed.object_id, both)
+            return Change(PayoutStatus.TRANSFERRED, None, id_, (moved,))
+        settled = booked(EntryKind.SETTLE, id_, payout, now)
+        return Change(PayoutStatus.PAID, None, id_, (moved, settled))
 
     def refused(self, payout: Payout, attempt: PayoutAttempt, no: Refusal, now: datetime) -> Change:
-        """See Leg. What the platform's balance did not cover stays set aside and waits."""
+        """What the platform's balance did not cover stays set aside and waits."""
         if no.code == self.no_funds:
             return Change(PayoutStatus.REQUESTED, no.code)
-        owner = creator_account(payout.creator_id)
-        back = _posting(EntryKind.RELEASE, attempt.key, hold_account(payout.id), owner, payout, now)
+        back = booked(EntryKind.RELEASE, attempt.key, payout, now)
         return Change(PayoutStatus.FAILED, no.code, None, (back,))
 
     def affordable(self, stripe: StripeGateway) -> Mapping[str, int]:
-        """The platform's available balance."""
         return stripe.platform_balance().available
 
 
@@ -173,16 +161,15 @@ class BankLeg(Leg):
     """From the creator's Stripe account to their bank."""
 
     name = LegName.BANK
-    ready = PayoutStatus.TRANSFERRED
-    sending = PayoutStatus.PAYING
+    ready, sending = PayoutStatus.TRANSFERRED, PayoutStatus.PAYING
     column = "bank_payout_id"
 
     def key(self, payout: Payout, n: int) -> str:
-        """See Leg. No payout's id has a tilde, so no transfer's key is like it."""
+        """No payout's id has a tilde, so no transfer's key is like it."""
         return f"{payout.id}~bank-{n}"
 
     def params(self, payout: Payout, key: str) -> dict[str, Any]:
-        """See Leg. Stripe lists payouts by nothing else that names one: the metadata has the key"""
+        """Stripe lists payouts by nothing else that names one: the metadata has the key."""
         return {
             "account": payout.destination,
             "amount_minor": payout.amount,
@@ -192,7 +179,6 @@ class BankLeg(Leg):
         }
 
     def send(self, stripe: StripeGateway, attempt: PayoutAttempt) -> Landed:
-        """See Leg."""
         made = stripe.create_payout(**json.loads(attempt.params), idempotency_key=attempt.key)
         return Landed(made.id, made)
 
@@ -201,35 +187,30 @@ class BankLeg(Leg):
     ) -> Landed | None:
         """The attempt's own bank payout: earlier ones came back, and count for nothing."""
         since = attempt.first_sent_at - CLOCK_SKEW
-        found = [
-            bank
-            for bank in stripe.list_payouts(payout.destination, since)
-            if bank.metadata.get("attempt") == attempt.key
-        ]
-        if len(found) > 1:
-            ids = ", ".join(bank.id for bank in found)
+        every = stripe.list_payouts(payout.destination, since)
+        own = [bank for bank in every if bank.metadata.get("attempt") == attempt.key]
+        if len(own) > 1:
+            ids = ", ".join(bank.id for bank in own)
             raise NeedsPerson(f"payout {payout.id}: more than one bank payout: {ids}")
-        return Landed(found[0].id, found[0]) if found else None
+        return Landed(own[0].id, own[0]) if own else None
 
     def landed(self, payout: Payout, landed: Landed, manual: bool, now: datetime) -> Change:
-        """See Leg."""
-        assert landed.bank is not None
-        status, reason = PayoutStatus.IN_TRANSIT, None
-        postings: tuple[Posting, ...] = ()
-        if landed.bank.status == "paid":
-            status, postings = PayoutStatus.PAID, (_settled(payout, landed.object_id, now),)
-        elif landed.bank.status in CAME_BACK:
-            status, reason = PayoutStatus.BANK_FAILED, why_back(landed.bank)
-        return Change(status, reason, landed.object_id, postings)
+        bank, id_ = landed.bank, landed.object_id
+        assert bank is not None
+        if bank.status == "paid":
+            return Change(
+                PayoutStatus.PAID, None, id_, (booked(EntryKind.SETTLE, id_, payout, now),)
+            )
+        if bank.status in CAME_BACK:
+            return Change(PayoutStatus.BANK_FAILED, bank.failure_code or bank.status, id_)
+        return Change(PayoutStatus.IN_TRANSIT, None, id_)
 
     def refused(self, payout: Payout, attempt: PayoutAttempt, no: Refusal, now: datetime) -> Change:
-        """See Leg. The money stays on the creator's Stripe account."""
+        """The money stays on the creator's Stripe account."""
         return Change(PayoutStatus.BANK_FAILED, no.code)
 
 
 TRANSFER, BANK = TransferLeg(), BankLeg()
-CAME_BACK = ("failed", "canceled")
-"""Stripe's words for a bank payout whose money is on the account again."""
 
 
 def followed(payout: Payout, bank: BankPayout, now: datetime) -> Change | None:
@@ -241,14 +222,15 @@ def followed(payout: Payout, bank: BankPayout, now: datetime) -> Change | None:
     if bank.id != payout.bank_payout_id:
         return None
     if bank.status in CAME_BACK:
+        why = bank.failure_code or bank.status
         if payout.status == PayoutStatus.IN_TRANSIT:
-            return Change(PayoutStatus.BANK_FAILED, why_back(bank))
+            return Change(PayoutStatus.BANK_FAILED, why)
         if payout.status == PayoutStatus.PAID:
-            connected, hold = connected_account(payout.id), hold_account(payout.id)
-            back = _posting(EntryKind.RETURN, bank.id, connected, hold, payout, now)
-            return Change(PayoutStatus.BANK_FAILED, why_back(bank), None, (back,))
+            back = booked(EntryKind.RETURN, bank.id, payout, now)
+            return Change(PayoutStatus.BANK_FAILED, why, None, (back,))
     elif bank.status == "paid" and payout.status == PayoutStatus.IN_TRANSIT:
-        return Change(PayoutStatus.PAID, None, None, (_settled(payout, bank.id, now),))
+        settled = booked(EntryKind.SETTLE, bank.id, payout, now)
+        return Change(PayoutStatus.PAID, None, None, (settled,))
     return None
 
 
@@ -262,10 +244,8 @@ def covered(
     """
     if funds is None:
         return list(payouts), []
-    spent: Counter[str] = Counter()
-    dry: set[str] = set()
-    sent: list[Payout] = []
-    waiting: list[Payout] = []
+    spent, dry = Counter[str](), set[str]()
+    sent, waiting = list[Payout](), list[Payout]()
     for payout in payouts:
         if payout.status == leg.ready:
             if spent[payout.currency] + payout.amount > funds.get(payout.currency, 0):
@@ -276,19 +256,3 @@ def covered(
             spent[payout.currency] += payout.amount
         sent.append(payout)
     return sent, waiting
-
-
-def why_back(bank: BankPayout) -> str:
-    """Stripe's code for a bank payout that came back."""
-    return bank.failure_code or bank.status
-
-
-def _settled(payout: Payout, ref: str, now: datetime) -> Posting:
-    hold, connected = hold_account(payout.id), connected_account(payout.id)
-    return _posting(EntryKind.SETTLE, ref, hold, connected, payout, now)
-
-
-def _posting(
-    kind: EntryKind, ref: str, debit: str, credit: str, payout: Payout, now: datetime
-) -> Posting:
-    return Posting(kind, ref, debit, credit, payout.currency, payout.amount, now)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway, Transfer
@@ -20,16 +20,7 @@ WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
 """How long a transfer may wait for its record: a call's 20 s, and a slow commit."""
 _CHUNK = 500
-
-
-class _Row(NamedTuple):
-    id: str
-    status: str
-    amount: int
-    currency: str
-    destination: str
-    transfer_id: str | None
-    first_sent_at: datetime | None
+_Row = Row[*tuple[Any, ...]]
 
 
 def reconcile(
@@ -47,31 +38,37 @@ def reconcile(
     is read before Stripe's list, and again for every transfer it did not explain. Memory is that of
     the window's payouts. Raises what the gateway raises.
     """
-    found = Reconciliation()
+    report = Reconciliation()
     paid: list[ColumnElement[bool]] = [Payout.transfer_id.is_not(None)]
     if since is not None:
         since = since.replace(microsecond=0)  # as exact as Stripe's times are
         paid.append(Payout.updated_at >= since)
     with transaction() as tx:
         unmatched = {row.id: row for row in _rows(tx, *paid)}
-    found.payouts = len(unmatched)
-    strange: list[Transfer] = []
+    report.payouts = len(unmatched)
+    strange = list[Transfer]()
     for transfer in _transfers(stripe, unmatched, since):
-        found.transfers += since is None or transfer.created >= since
+        report.transfers += since is None or transfer.created >= since
         own = unmatched.get(transfer.transfer_group or "")
         if own is not None and own.transfer_id == transfer.id:
             del unmatched[own.id]
-            _compare(found, own, transfer)
+            _compare(report, own, transfer)
         else:
             strange.append(transfer)
-    _explain(found, _named(transaction, strange), strange, unmatched, now)
+    _explain(report, _named(transaction, strange), strange, unmatched, now)
     for row in unmatched.values():
         detail = f"{row.amount} {row.currency} paid to {row.destination}, but no such transfer"
-        found.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
+        report.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
     if banks:
-        compare_banks(found, transaction, stripe, now, since)
-    _compare_cash(found, transaction, stripe)
-    return found
+        compare_banks(report, transaction, stripe, now, since)
+    # A payout may have been recorded between the two reads: only what stays is a difference.
+    books, wrong = _cash(transaction, stripe)
+    books, wrong = _cash(transaction, stripe) if wrong else (books, wrong)
+    for detail in unbalanced(books):
+        report.add(Kind.BOOKS_UNBALANCED, detail)
+    for detail in wrong:
+        report.add(Kind.CASH_DIFFERS, detail)
+    return report
 
 
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
@@ -86,11 +83,11 @@ def unbalanced(books: Mapping[str, Totals]) -> list[str]:
     ]
 
 
-def _rows(tx: Session, *where: ColumnElement[bool]) -> Iterator[_Row]:
+def _rows(tx: Session, *where: ColumnElement[bool]) -> Sequence[_Row]:
     P, A = Payout, PayoutAttempt
     sent = select(func.min(A.first_sent_at)).where(A.payout_id == P.id).scalar_subquery()
-    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id, sent)
-    return (_Row(*row) for row in tx.execute(select(*columns).where(*where)))
+    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id)
+    return tx.execute(select(*columns, sent.label("first_sent_at")).where(*where)).all()
 
 
 def _transfers(
@@ -114,16 +111,16 @@ def _transfers(
 def _named(transaction: Transaction, strange: Sequence[Transfer]) -> dict[str, _Row]:
     """The payouts that the transfers name, whatever their status, by id."""
     groups = sorted({one.transfer_group for one in strange if one.transfer_group is not None})
-    known: dict[str, _Row] = {}
+    known = dict[str, _Row]()
     for start in range(0, len(groups), _CHUNK):
         with transaction() as tx:
             chosen = Payout.id.in_(groups[start : start + _CHUNK])
-            known.update((row.id, row) for row in _rows(tx, chosen))
+            known |= {row.id: row for row in _rows(tx, chosen)}
     return known
 
 
 def _explain(
-    found: Reconciliation,
+    report: Reconciliation,
     known: Mapping[str, _Row],
     strange: Sequence[Transfer],
     unmatched: dict[str, _Row],
@@ -137,45 +134,34 @@ def _explain(
         what = f"{one.amount_minor} {one.currency} to {one.destination}"
         if row is not None and row.transfer_id == one.id:
             # Paid before the window, or since it was read.
-            _compare(found, row, one)
+            _compare(report, row, one)
         elif one.amount_reversed_minor >= one.amount_minor:
             continue  # what it moved is back
         elif row is None:
             detail = f"{what}, and no payout {one.transfer_group!r}"
-            found.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
+            report.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
         elif unmatched.pop(row.id, None) is not None:
             detail = f"{what}, where the ledger has {row.transfer_id}, which Stripe has not"
-            found.add(Kind.DIFFERS, detail, row.id, one.id)
+            report.add(Kind.DIFFERS, detail, row.id, one.id)
         elif row.id in has_one:
-            found.add(Kind.PAID_TWICE, f"{what}, beside {row.transfer_id}", row.id, one.id)
+            report.add(Kind.PAID_TWICE, f"{what}, beside {row.transfer_id}", row.id, one.id)
         elif row.status not in open_ or one.created <= now - IN_FLIGHT:
             has_one.add(row.id)
             detail = f"{what}, and the payout is {row.status}"
-            found.add(Kind.NOT_PAID_IN_LEDGER, detail, row.id, one.id)
+            report.add(Kind.NOT_PAID_IN_LEDGER, detail, row.id, one.id)
 
 
-def _compare(found: Reconciliation, row: _Row, transfer: Transfer) -> None:
+def _compare(report: Reconciliation, row: _Row, transfer: Transfer) -> None:
     wrong = differing(
         ("amount", row.amount, transfer.amount_minor),
         ("currency", row.currency, transfer.currency),
         ("destination", row.destination, transfer.destination),
     )
     if wrong:
-        found.add(Kind.DIFFERS, "; ".join(wrong), row.id, transfer.id)
+        report.add(Kind.DIFFERS, "; ".join(wrong), row.id, transfer.id)
     if transfer.amount_reversed_minor and row.status != PayoutStatus.REVERSED:
         detail = f"{transfer.amount_reversed_minor} of {transfer.amount_minor} {transfer.currency}"
-        found.add(Kind.REVERSED, detail, row.id, transfer.id)
-
-
-def _compare_cash(found: Reconciliation, transaction: Transaction, stripe: StripeGateway) -> None:
-    books, wrong = _cash(transaction, stripe)
-    if wrong:
-        # A payout may have been recorded between the two reads: only what stays is a difference.
-        books, wrong = _cash(transaction, stripe)
-    for detail in unbalanced(books):
-        found.add(Kind.BOOKS_UNBALANCED, detail)
-    for detail in wrong:
-        found.add(Kind.CASH_DIFFERS, detail)
+        report.add(Kind.REVERSED, detail, row.id, transfer.id)
 
 
 def _cash(
@@ -189,10 +175,9 @@ def _cash(
     chosen = select(Payout.currency, total).where(Payout.status == PayoutStatus.SENDING)
     with transaction() as tx:
         books = trial_balance(tx)
-        rows = tx.execute(chosen.group_by(Payout.currency))
-        sending: dict[str, int] = {row[0]: row[1] for row in rows}
+        sending = {row[0]: row[1] for row in tx.execute(chosen.group_by(Payout.currency))}
     available = stripe.platform_balance().total
-    wrong = []
+    wrong = list[str]()
     for currency in sorted(books.keys() | available.keys()):
         cash = books[currency].cash if currency in books else 0
         has, may = available.get(currency, 0), sending.get(currency, 0)

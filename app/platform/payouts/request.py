@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 from app.platform import currencies
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.postings import EntryKind, Posting, creator_account, hold_account, post
+from app.platform.ledger.postings import EntryKind, post
 from app.platform.payouts import eligibility
+from app.platform.payouts.booking import booked
+from app.platform.payouts.legs import TRANSFER
 from app.platform.payouts.models import Method, Payout, PayoutStatus
 from app.switchyard.errors import BadInput
 
@@ -93,7 +95,5 @@ def request(tx: Session, order: Order, now: datetime) -> Payout:
     )
     tx.add(payout)
     tx.flush()
-    account, hold = creator_account(creator.id), hold_account(payout.id)
-    held = Posting(EntryKind.HOLD, f"{payout.id}-1", account, hold, currency, order.amount, now)
-    post(tx, [held])
+    post(tx, [booked(EntryKind.HOLD, TRANSFER.key(payout, 1), payout, now)])
     return payout
