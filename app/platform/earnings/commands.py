@@ -1,22 +1,27 @@
-"""`earnings backfill`: the sums of a range of days made anew."""
+"""`earnings backfill|import`: the sums of a range of days, and a history from Stripe's export."""
 
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import Progress
 from sqlalchemy import insert, select
 
-from app.platform.earnings import rollup
+from app.platform.earnings import csv_import, rollup
 from app.platform.earnings.models import DirtyDay
 from app.switchyard.clock import in_reach
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     Commands,
     console,
+    details,
+    document,
     json_option,
     parts,
+    printable,
     record,
 )
 from app.switchyard.commands.processes import stop_on_signals
@@ -24,6 +29,8 @@ from app.switchyard.errors import BadInput
 
 MOST_DAYS = 3_653
 """Ten years."""
+MOST_LINES = 1_000
+"""Bad lines in the JSON document; standard error has them all."""
 
 group = Commands("earnings", help="What creators earned.")
 _DATE = click.DateTime(["%Y-%m-%d"])
@@ -34,7 +41,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 @click.option("--to", "until", required=True, type=_DATE, help="With this day.")
 @json_option
 def backfill(since: datetime, until: datetime, as_json: bool) -> None:
-    """Roll days up anew. Interrupted, the same command goes on where it stopped."""
+    """Rebuild the sums of these days. Interrupted, the same command goes on where it stopped."""
     first, last = _reached(since), _reached(until)
     whole = (last - first).days + 1
     if not 1 <= whole <= MOST_DAYS:
@@ -66,6 +73,40 @@ def backfill(since: datetime, until: datetime, as_json: bool) -> None:
         as_json,
     )
     if rest:
+        raise click.exceptions.Exit(DID_NOT_HOLD)
+
+
+@group.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--source", metavar="NAME", help="Of sales whose metadata names none.")
+@json_option
+def import_file(file: Path, source: str | None, as_json: bool) -> None:
+    """Record what Stripe's balance transactions say, from a CSV report or the Dashboard's export.
+
+    The creator is the payments' metadata `creator_id`, what was sold `source`. Imported again,
+    nothing is recorded twice. Lines that make no sense are listed and left out; 1 if there are any.
+    """
+    lines: list[dict[str, Any]] = []
+    stderr = console(stderr=True)
+    with stop_on_signals() as stop, Progress(console=stderr, disable=not stderr.is_terminal) as bar:
+        task = bar.add_task(printable(file.name), total=None)
+
+        def report(line: int, reason: str) -> None:
+            bar.console.print(printable(f"line {line}: {reason}"))
+            if len(lines) < MOST_LINES:
+                lines.append({"line": line, "reason": reason})
+
+        def at(place: int, whole: int) -> bool:
+            bar.update(task, completed=place, total=whole)
+            return not stop.is_set()
+
+        done = csv_import.import_csv(parts().db, file, report, at, source)
+    result = {"file": str(file), **vars(done), "left": done.left, "lines": lines}
+    if as_json:
+        document(result)
+    else:
+        details((name, value) for name, value in result.items() if name != "lines")
+    if done.bad or stop.is_set():
         raise click.exceptions.Exit(DID_NOT_HOLD)
 
 

@@ -1,0 +1,283 @@
+"""Stripe's balance transactions as CSV, into the earnings and the ledger.
+
+Read are the report `balance_change_from_activity.itemized`
+(https://docs.stripe.com/reports/report-types) and the Dashboard's export of all activity, also as a
+spreadsheet saved them. The file is read twice, as a refund may come before its sale.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from io import TextIOWrapper
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import Connection, case, func, select
+
+from app.platform import currencies
+from app.platform.earnings.models import Creator, Earning, EarningKind, earnings
+from app.platform.earnings.posting import TAKING, post_earnings
+from app.switchyard.clock import in_reach
+from app.switchyard.db import INSERT, Database
+from app.switchyard.errors import BadInput
+
+BATCH = 2_000
+"""Rows in one transaction."""
+MAX_LINE = 1 << 20
+"""Characters read at once; no export has longer lines."""
+_NAMES = {
+    "id": ("balance_transaction_id", "id"),
+    "created": ("created_utc", "created (utc)"),
+    "category": ("reporting_category", "type"),
+    "gross": ("gross", "amount"),
+    "fee": ("fee",),
+    "net": ("net",),
+    "currency": ("currency",),
+    "object": ("source_id", "source"),
+    "creator": ("payment_metadata[creator_id]", "creator_id (metadata)"),
+    "charge": ("charge_id",),
+    "source": ("payment_metadata[source]", "source (metadata)"),
+}
+_KINDS = {
+    **dict.fromkeys(("charge", "payment"), EarningKind.EARNING),
+    # The last two: a bank debit that bounced, and what of a sale was not captured.
+    **dict.fromkeys(("refund", "payment_refund"), EarningKind.REFUND),
+    **dict.fromkeys(("charge_failure", "partial_capture_reversal"), EarningKind.REFUND),
+    "dispute": EarningKind.DISPUTE,
+    "dispute_reversal": EarningKind.DISPUTE_WON,
+}
+_UNCLEAR = ("adjustment", "refund_failure", "payment_refund_failure", "payment_failure_refund")
+"""They change what creators have, and do not say how."""
+_AMOUNT = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+
+Row = tuple[int, dict[str, Any]]
+"""The number of a line, and its earning."""
+Tell = Callable[[int, str], None]
+
+
+class CsvRefused(BadInput):
+    """The file is no such export, or is broken off."""
+
+    title = "File refused"
+
+
+@dataclass
+class Imported:
+    """What became of the rows: `read` is the sum of the others, once all is read."""
+
+    read: int = 0
+    new: int = 0
+    known: int = 0
+    bad: int = 0
+    other: Counter[str] = field(default_factory=Counter)
+    """Rows that are no earnings, by category: payouts, Stripe's own fees."""
+
+    @property
+    def left(self) -> int:
+        """Rows it has not come to yet."""
+        return self.read - self.new - self.known - self.bad - self.other.total()
+
+
+def import_csv(
+    db: Database, path: Path, tell: Tell, at: Callable[[int, int], bool], source: str | None = None
+) -> Imported:
+    """Import a file. `tell` hears of each line left out, and why; `at` how many bytes of how many
+    are read, and says False to stop after a batch. Sales without a source are of `source`.
+
+    The same again changes nothing. Raises CsvRefused; what was committed until then stays.
+    """
+    done = Imported()
+
+    def bad(line: int, reason: str) -> None:
+        done.bad += 1
+        tell(line, reason)
+
+    try:
+        size = path.stat().st_size
+        for before, sales in ((0, True), (size, False)):
+            # What is no earning is counted, and told, in the first reading alone.
+            seen, said = (done, bad) if sales else (Imported(), lambda *_: None)
+            with path.open("rb") as file, _text(file) as text:
+                every = _earnings(text, source, seen, said)
+                rows = (row for row in every if (row[1]["refund_of"] is None) is sales)
+                while batch := list(islice(rows, BATCH)):
+                    with db.begin() as tx:
+                        new, known = _write(tx, batch, bad)
+                        post_earnings(tx)
+                    done.new, done.known = done.new + new, done.known + known
+                    if not at(before + file.tell(), 2 * size):
+                        return done
+    except (OSError, CsvRefused) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else failure
+        kept = f"; {done.new} new rows are committed, and importing again completes it"
+        raise CsvRefused(f"{path}: {reason}{kept if done.new else '; nothing written'}") from None
+    return done
+
+
+def _text(file: BinaryIO) -> TextIOWrapper:
+    start = file.read(2)
+    file.seek(0)
+    encoding = "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+    if start[:1] == b"\0" or start[1:] == b"\0":
+        encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+    # What cannot be decoded matters only in the columns that are read, where it is not printable.
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    return TextIOWrapper(file, encoding, errors, newline="")
+
+
+def _earnings(text: TextIOWrapper, source: str | None, done: Imported, bad: Tell) -> Iterator[Row]:
+    first = text.readline(MAX_LINE)
+    if not first.strip():
+        raise CsvRefused("it is empty")
+    separator = max(",;\t", key=first.count)
+    lines = chain([first], iter(lambda: text.readline(MAX_LINE), ""))
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    places: dict[str, int] = {}
+    width, row = 0, list[str]()
+    while True:
+        begins = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as failure:
+            if not places or "unexpected end" in str(failure):
+                raise CsvRefused(f"broken off in a field, from line {begins} on") from None
+            row = [f"{failure}, up to line {rows.line_num}"]
+        if not places:
+            places, width = _places(row), len(row)
+            continue
+        if not row:
+            continue
+        done.read += 1
+        if len(row) != width:
+            bad(begins, row[0] if len(row) == 1 else f"{len(row)} fields instead of {width}")
+            continue
+        values = {name: row[place].strip() for name, place in places.items()}
+        kind = _KINDS.get(category := values["category"])
+        if kind is None and category in _UNCLEAR:
+            bad(begins, f"{category}: not clear whose; record it by hand")
+        elif kind is None:
+            done.other[category] += 1
+        else:
+            try:
+                yield begins, _earning(values, kind, source, comma=separator != ",")
+            except BadInput as reason:
+                bad(begins, str(reason))
+
+
+def _places(header: list[str]) -> dict[str, int]:
+    there = {name.strip().lower(): n for n, name in reversed(list(enumerate(header)))}
+    places = {
+        name: there[alias]
+        for name, aliases in _NAMES.items()
+        for alias in aliases[::-1]
+        if alias in there
+    }
+    optional = ("charge", "source", *places)
+    if lacking := [aliases[0] for name, aliases in _NAMES.items() if name not in optional]:
+        has = "".join(c if c.isprintable() else "?" for c in ", ".join(header)[:200])
+        english = "Stripe's own headings are English"
+        raise CsvRefused(
+            f"no such export, it has no column {', '.join(lacking)} but {has}; {english}"
+        )
+    return places
+
+
+def _earning(
+    values: dict[str, str], kind: EarningKind, source: str | None, *, comma: bool
+) -> dict[str, Any]:
+    """Raises BadInput. With `comma` amounts may have a decimal comma."""
+    currency, sale = values["currency"].lower(), kind is EarningKind.EARNING
+    currencies.unit(currency)
+    gross, fee, net = (_minor(n, values[n], currency, comma) for n in ("gross", "fee", "net"))
+    if gross - fee != net:
+        raise BadInput(f"gross {values['gross']} less fee {values['fee']} is not {values['net']}")
+    if kind in TAKING:
+        gross, fee = -gross, -fee
+    if not sale:
+        fee = max(fee, 0)  # what Stripe takes for a dispute is the platform's cost, not booked
+    currencies.whole("gross", gross)
+    currencies.whole("fee", fee, least=0)
+    if fee > gross:
+        raise BadInput(f"a fee of {fee} is more than {gross}, the gross")
+    try:
+        created = datetime.fromisoformat(values["created"])
+        created = created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC)
+        in_reach(created)
+    except (ValueError, OverflowError):
+        raise BadInput(f"created {values['created']!r} is no time") from None
+    charge = values.get("charge") or values["object"]
+    row: dict[str, Any] = {
+        "id": charge or values["id"] if sale else values["id"],
+        "creator_id": values["creator"],
+        "source": values.get("source") or source or "",
+        "kind": kind.value,
+        "currency": currency,
+        "gross": gross,
+        "fee": fee,
+        "refund_of": None if sale else charge,
+        "occurred_at": created,
+    }
+    texts = {"id": 64, **({"creator_id": 64, "source": 40} if sale else {"refund_of": 64})}
+    for name, most in texts.items():
+        if not 0 < len(text := row[name]) <= most or not text.isprintable():
+            raise BadInput(f"{name} must be 1 to {most} printable characters, not {text!r}")
+    return row
+
+
+def _minor(name: str, text: str, currency: str, comma: bool) -> int:
+    plain = text.replace(",", ".") if comma else text
+    amount = Decimal(plain if _AMOUNT.fullmatch(plain) else "nan")
+    minor = amount.scaleb(currencies.places(currency))
+    if not minor.is_finite() or minor % 1:
+        raise BadInput(f"{name} {text!r} is no amount of {currency}")
+    return int(minor)
+
+
+def _write(tx: Connection, batch: list[Row], bad: Tell) -> tuple[int, int]:
+    """How many were new, and how many known; `bad` hears of the others."""
+    people = {row["creator_id"] for _, row in batch if row["refund_of"] is None}
+    creators = set(tx.scalars(select(Creator.id).where(Creator.id.in_(people))))
+    charges = {row["refund_of"] for _, row in batch} - {None}
+    chosen = select(earnings).where(Earning.id.in_(charges), Earning.kind == EarningKind.EARNING)
+    sales = {row.id: row for row in tx.execute(chosen.order_by(Earning.id).with_for_update())}
+    back = case((Earning.kind == EarningKind.DISPUTE_WON, -Earning.gross), else_=Earning.gross)
+    sums = select(Earning.refund_of, func.sum(back)).where(Earning.refund_of.in_(sales))
+    taken = Counter({row[0]: int(row[1]) for row in tx.execute(sums.group_by(Earning.refund_of))})
+    chosen = select(earnings).where(Earning.id.in_({row["id"] for _, row in batch}))
+    there: dict[str, Any] = {row.id: row._mapping for row in tx.execute(chosen)}
+    fresh, known = list[dict[str, Any]](), 0
+    for line, row in batch:
+        sale, id_ = sales.get(row["refund_of"]), row["id"]
+        if sale is not None:
+            row |= {"creator_id": sale.creator_id, "source": sale.source}
+        more = -row["gross"] if row["kind"] == EarningKind.DISPUTE_WON else row["gross"]
+        if sale is None and row["refund_of"] is not None:
+            bad(line, f"no sale {row['refund_of']!r}")
+        elif sale is None and row["creator_id"] not in creators:
+            bad(line, f"no creator {row['creator_id']!r}")
+        elif sale is not None and sale.currency != row["currency"]:
+            bad(line, f"sale {sale.id} is in {sale.currency}, not {row['currency']}")
+        elif odd := [n for n in row if id_ in there and there[id_][n] != row[n]]:
+            was, is_ = there[id_][odd[0]], row[odd[0]]
+            bad(line, f"{id_} is recorded with {odd[0]} {was}, not {is_}")
+        elif id_ in there:
+            known += 1
+        elif sale is not None and taken[sale.id] + more > sale.gross:
+            bad(line, f"more than all of sale {sale.id} would be taken back")
+        else:
+            taken[row["refund_of"]] += more
+            there[id_] = row
+            fresh.append(row)
+    if fresh:
+        tx.execute(INSERT[tx.dialect.name](earnings).on_conflict_do_nothing(), fresh)
+    return len(fresh), known

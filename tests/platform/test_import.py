@@ -1,0 +1,404 @@
+"""Stripe's export into the ledger: every line is booked once, known, or told; none is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, insert, select
+
+from app.platform.config import Settings
+from app.platform.earnings import csv_import
+from app.platform.earnings.csv_import import CsvRefused, Imported, import_csv
+from app.platform.earnings.models import Creator, Earning
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import balance
+from app.switchyard.db import Database
+from tests.support.forks import Forked, forked
+from tests.support.sides import environment
+from tests.support.tables import create_all
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+ITEMIZED = (
+    "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id,"
+    "charge_id,payment_metadata[creator_id],payment_metadata[source]"
+)
+DASHBOARD = "id,Type,Source,Amount,Fee,Net,Currency,Created (UTC),Description,creator_id (metadata)"
+SALE = "txn_1,2025-01-05 10:00:00,usd,50.00,2.50,47.50,charge,ch_1,ch_1,ana,tips"
+REFUND = "txn_2,2025-01-09 10:00:00,usd,-10.00,-0.50,-9.50,refund,re_1,ch_1,,"
+
+
+class World:
+    """A database with creators, and files to import."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.db = Database(Settings(database_url=url).sqlalchemy_url)
+        create_all(self.db.engine)
+        self.file = folder / "export.csv"
+        known = {"email": "e", "country": "US", "payouts_enabled": True, "transfers_active": True}
+        row = {"name": "n", "currency": "usd", "created_at": datetime(2024, 1, 1, tzinfo=UTC)}
+        with self.db.begin() as tx:
+            tx.execute(insert(Creator), [{"id": one, **row, **known} for one in ("ana", "bob")])
+        self.told: list[tuple[int, str]] = []
+
+    def write(self, *lines: str, header: str = ITEMIZED, end: str = "\n") -> None:
+        self.file.write_text(end.join((header, *lines)) + end, newline="")
+
+    def run(self, source: str | None = None, stop_after: int | None = None) -> Imported:
+        self.told, calls = [], [0]
+
+        def at(_place: int, _whole: int) -> bool:
+            calls[0] += 1
+            return calls[0] != stop_after
+
+        done = import_csv(self.db, self.file, lambda n, why: self.told.append((n, why)), at, source)
+        assert len(self.told) == done.bad
+        assert stop_after is not None or done.left == 0, "none is lost silently"
+        return done
+
+    def rows(self) -> list[Any]:
+        with self.db.autocommit() as connection:
+            return list(connection.execute(select(Earning).order_by(Earning.id)))
+
+    def owed(self, who: str = "ana", currency: str = "usd") -> int:
+        with self.db.begin() as tx:
+            return balance(tx, f"creator:{who}", currency)
+
+    def counts(self) -> tuple[int, int]:
+        with self.db.autocommit() as connection:
+            return tuple(  # type: ignore[return-value]
+                connection.scalar(select(func.count()).select_from(t)) for t in (Earning, Entry)
+            )
+
+
+@pytest.fixture
+def world(database_url: str, tmp_path: Path) -> Iterator[World]:
+    made = World(database_url, tmp_path)
+    yield made
+    made.db.dispose()
+
+
+def numbers(done: Imported) -> tuple[int, int, int, int, int]:
+    return done.read, done.new, done.known, done.bad, done.other.total()
+
+
+def test_a_sale_and_what_became_of_it(world: World) -> None:
+    world.write(
+        REFUND,  # before its sale, as an export sorted the other way round has it
+        SALE,
+        "txn_3,2025-01-10 10:00:00,usd,-40.00,15.00,-55.00,dispute,dp_1,ch_1,,",
+        "txn_4,2025-02-10 10:00:00,usd,40.00,-10.00,50.00,dispute_reversal,dp_1,ch_1,,",
+        "txn_5,2025-02-11 10:00:00,jpy,900,90,810,charge,ch_2,ch_2,ana,calls",
+        "txn_6,2025-02-12 10:00:00,usd,-100.00,0,-100.00,payout,po_1,,,",
+        "txn_7,2025-02-12 10:00:00,usd,0.00,1.20,-1.20,fee,,,,",
+        "",
+    )
+    done = world.run()
+    assert numbers(done) == (7, 5, 0, 0, 2)
+    assert done.other == {"payout": 1, "fee": 1}
+    found = {row.id: row for row in world.rows()}
+    assert set(found) == {"ch_1", "txn_2", "txn_3", "txn_4", "ch_2"}
+    sale, refund, yen = found["ch_1"], found["txn_2"], found["ch_2"]
+    assert (sale.gross, sale.fee, sale.source, sale.kind) == (5_000, 250, "tips", "earning")
+    assert (refund.gross, refund.fee, refund.refund_of) == (1_000, 50, "ch_1")
+    assert (refund.creator_id, refund.source) == ("ana", "tips"), "as its sale's"
+    assert (yen.gross, yen.fee, yen.currency) == (900, 90, "jpy")
+    assert sale.occurred_at == datetime(2025, 1, 5, 10, tzinfo=UTC)
+    assert all(row.posted for row in found.values())
+    assert (world.owed(), world.owed(currency="jpy")) == (4_750 - 950, 810)
+
+
+def test_the_dashboard_s_export_with_a_byte_order_mark(world: World) -> None:
+    lines = [
+        "txn_1,charge,ch_1,50.00,2.50,47.50,USD,2025-01-05 10:00,A tip,ana",
+        'txn_9,payout,po_1,-47.50,0.00,-47.50,usd,2025-01-06 10:00,"line\r\nbreak, and more",',
+    ]
+    world.write(*lines, header="\ufeff" + DASHBOARD, end="\r\n")
+    assert numbers(world.run(source="tips")) == (2, 1, 0, 0, 1)
+    (row,) = world.rows()
+    assert (row.id, row.source, row.currency, row.gross) == ("ch_1", "tips", "usd", 5_000)
+
+
+BAD = {
+    "fee": SALE.replace("2.50", "2.51"),
+    "no amount": SALE.replace("50.00", "5O.00"),
+    "of jpy": SALE.replace(",usd,", ",jpy,"),
+    "no currency|xxq": SALE.replace(",usd,", ",xxq,"),
+    "is no time": SALE.replace("2025-01-05", "2025-13-05"),
+    "2025-01-05T10:00:00+99:00' is no time": SALE.replace(" 10:00:00", "T10:00:00+99:00"),
+    "0001-01-01T00:00+14:00' is no time": SALE.replace(
+        "2025-01-05 10:00:00", "0001-01-01T00:00+14:00"
+    ),
+    "9999-12-31' is no time": SALE.replace("2025-01-05 10:00:00", "9999-12-31"),
+    "no creator 'eve'": SALE.replace(",ana,", ",eve,"),
+    "creator_id must be": SALE.replace(",ana,", ",,"),
+    "source must be": SALE.replace(",tips", ","),
+    "fields instead of": SALE + ",more",
+    "gross must be": SALE.replace("50.00,2.50,47.50", "0.00,0.00,0.00"),
+    "no sale 'ch_9'": REFUND.replace("ch_1", "ch_9"),
+    "is in usd, not eur": REFUND.replace(",usd,", ",eur,"),
+    "more than all of sale ch_1": REFUND.replace("-10.00,-0.50,-9.50", "-50.01,0.00,-50.01"),
+    "not clear whose": REFUND.replace(",refund,", ",adjustment,"),
+}
+
+
+@pytest.mark.parametrize("says", BAD)
+def test_a_bad_line_is_told_by_its_number_and_left_out(world: World, says: str) -> None:
+    good = SALE.replace("ch_1", "ch_0").replace("txn_1", "txn_0")
+    first = SALE if BAD[says].startswith("txn_2") else good
+    world.write(first, BAD[says], good.replace("ch_0", "ch_8"))
+    done = world.run()
+    assert (done.read, done.new, done.bad) == (3, 2, 1)
+    ((line, why),) = world.told
+    assert line == 3
+    assert any(part in why for part in says.split("|")), why
+    assert len(world.rows()) == 2
+
+
+def test_the_same_twice_makes_no_doubles(world: World) -> None:
+    world.write(SALE, REFUND, SALE)
+    assert numbers(world.run()) == (3, 2, 1, 0, 0)
+    before = (world.rows(), world.counts(), world.owed())
+    assert numbers(world.run()) == (3, 0, 3, 0, 0)
+    assert (world.rows(), world.counts(), world.owed()) == before
+    world.write(SALE.replace("50.00,2.50,47.50", "60.00,2.50,57.50"))
+    assert numbers(world.run()) == (1, 0, 0, 1, 0)
+    assert world.told == [(2, "ch_1 is recorded with gross 5000, not 6000")]
+    assert (world.rows(), world.counts(), world.owed()) == before
+
+
+def test_two_refunds_of_one_batch_take_back_no_more_than_there_was(world: World) -> None:
+    half = REFUND.replace("-10.00,-0.50,-9.50", "-30.00,0.00,-30.00")
+    world.write(SALE, half, half.replace("txn_2", "txn_3"))
+    assert numbers(world.run()) == (3, 2, 0, 1, 0)
+    assert "more than all of sale ch_1" in world.told[0][1]
+    assert world.owed() == 4_750 - 3_000
+
+
+def spelled(separator: str, comma: bool, *lines: str) -> str:
+    """As a spreadsheet of another country saves it."""
+    rows = [line.split(",") for line in (ITEMIZED, *lines)]
+    decimal = re.compile(r"(-?[0-9]+)\.([0-9]+)")
+    if comma:
+        rows = [[decimal.sub(r"\1,\2", cell) for cell in row] for row in rows]
+    return "".join(separator.join(row) + "\r\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("separator", "comma", "encoding"),
+    [
+        *((";", comma, code) for comma in (False, True) for code in ("utf-8", "utf-8-sig")),
+        *(("\t", comma, "utf-16") for comma in (False, True)),
+        *((",", False, code) for code in ("utf-16", "utf-16-le", "utf-16-be", "cp1252")),
+    ],
+)
+def test_what_a_spreadsheet_made_of_it_is_read(
+    world: World, separator: str, comma: bool, encoding: str
+) -> None:
+    text = spelled(separator, comma, SALE, REFUND)
+    world.file.write_bytes(text.encode(encoding))
+    assert numbers(world.run()) == (2, 2, 0, 0, 0)
+    assert (world.owed(), world.rows()[0].source) == (4_750 - 950, "tips")
+
+
+TRANSLATED = "Id,Typ,Quelle,Betrag,Gebühr,Netto,Währung,Erstellt (UTC)"
+OTHER_FILES = {
+    "it is empty": b"",
+    "no such export, it has no column": b"name,mail\nana,a@example.com\n",
+    "has no column created_utc, .* but Id, Typ, Quelle": f"{TRANSLATED}\n1,x\n".encode(),
+    "no column .* but Betrag": "Betrag;Geb\xfchr\n1;2\n".encode("cp1252"),
+    "broken off in a field, from line 1": b'"id,created\n' + SALE.encode(),
+    "broken off in a field, from line 1 on": b'"id"x,created\n' + SALE.encode(),
+    "broken off": ITEMIZED.encode() + b'\ntxn_1,2025-01-05,usd,50.00,2.50,"47.50,charge,ch_1\n',
+    "broken off in a field, from line 1 on;": b"x" * (csv_import.MAX_LINE + 1),
+    "no such export": bytes(range(128, 256)) * 8,
+    "no such export, it has": b"PK\x03\x04" + bytes(range(256)) * 4,
+    "no such export, it ": ITEMIZED.encode("utf-16")[:41],
+}
+
+
+@pytest.mark.parametrize("says", OTHER_FILES)
+def test_a_file_of_another_kind_writes_nothing(world: World, says: str) -> None:
+    world.file.write_bytes(OTHER_FILES[says])
+    with pytest.raises(CsvRefused, match=says) as refused:
+        world.run()
+    assert "nothing written" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert world.counts() == (0, 0)
+    world.file.unlink()
+    with pytest.raises(CsvRefused, match="No such file"):
+        world.run()
+
+
+def test_a_truncated_file_says_what_is_committed_and_completes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_import, "BATCH", 2)
+    lines = [SALE.replace("ch_1", f"ch_{n}") for n in range(5)]
+    world.write(*lines)
+    whole = world.file.read_bytes()
+    # In the middle of a line: one that lost its end is bad, by its number.
+    world.file.write_bytes(whole[:-20])
+    done = world.run()
+    assert (done.new, done.bad, world.told[0][0]) == (4, 1, 6)
+    world.write(*lines[:3], '"txn_1,and the rest is gone')
+    with pytest.raises(CsvRefused, match="broken off in a field, from line 5 on"):
+        world.run()
+    world.file.write_bytes(whole)
+    assert numbers(world.run()) == (5, 1, 4, 0, 0)
+
+
+def test_stopped_and_begun_again_it_is_as_if_it_never_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_import, "BATCH", 3)
+    world.write(*many(20))
+    stops = 0
+    # It stops after one batch more each time: what is known already takes batches too.
+    while world.run(stop_after=stops + 1).left:
+        stops += 1
+    assert stops > 5
+    reference = reckoned(many(20))
+    assert {row.id: (row.gross, row.fee) for row in world.rows()} == reference
+
+
+def many(count: int) -> list[str]:
+    """Sales, each third with a refund before it."""
+    lines = []
+    for n in range(count):
+        if n % 3 == 0:
+            lines.append(REFUND.replace("txn_2", f"txn_r{n}").replace("ch_1", f"ch_{n}"))
+        lines.append(SALE.replace("txn_1", f"txn_{n}").replace("ch_1", f"ch_{n}"))
+    return lines
+
+
+def reckoned(lines: list[str]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for row in csv.reader(io.StringIO("\n".join(lines))):
+        gross, fee = (abs(round(float(row[place]) * 100)) for place in (3, 4))
+        found[row[8] if row[6] == "charge" else row[0]] = (gross, fee)
+    return found
+
+
+field = st.text(
+    st.sampled_from('a1.,-"\n\r; \0é\u202e') | st.characters(exclude_categories=["Cs"]), max_size=12
+)
+whole_line = st.lists(field, min_size=11, max_size=11)
+
+
+@pytest.fixture(scope="module")
+def one_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("import")
+    made = World(f"sqlite:///{folder / 'import.db'}", folder)
+    yield made
+    made.db.dispose()
+
+
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(
+        st.one_of(
+            whole_line,
+            st.builds(
+                lambda place, text: [
+                    *SALE.split(",")[:place],
+                    text,
+                    *SALE.split(",")[place + 1 :],
+                ],
+                st.integers(0, 10),
+                field,
+            ),
+            st.integers(0, 5).map(lambda n: SALE.replace("ch_1", f"ch_{n}").split(",")),
+        ),
+        max_size=8,
+    )
+)
+def test_whatever_is_in_it_every_row_is_accounted_for(
+    one_world: World, rows: list[list[str]]
+) -> None:
+    with one_world.file.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(ITEMIZED.split(","))
+        out.writerows(rows)
+    done = one_world.run()
+    assert done.read == len(rows)
+    assert done.new + done.known + done.bad + done.other.total() == done.read
+    assert one_world.counts()[0] == len({row.id for row in one_world.rows()})
+
+
+# The command, in a process of its own
+
+
+def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
+    environ = environment(
+        url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.switchyard.maintenance"
+    )
+    return ["-m", "flask", "--app", "app", "earnings", *args], environ
+
+
+def test_the_command_tells_bad_lines_and_ends_with_one(world: World, database_url: str) -> None:
+    world.write(SALE, BAD["is no time"])
+    words, environ = command(database_url, "import", str(world.file), "--json")
+    told = forked(words, environ)
+    assert told.returncode == 1
+    answer = json.loads(told.stdout)
+    assert (answer["read"], answer["new"], answer["bad"], answer["left"]) == (2, 1, 1, 0)
+    assert answer["lines"] == [{"line": 3, "reason": "created '2025-13-05 10:00:00' is no time"}]
+    assert told.stderr == "line 3: created '2025-13-05 10:00:00' is no time\n", "and no bar"
+    world.file.write_text("name\nana\n")
+    told = forked(words, environ)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_in_the_middle_it_completes(
+    world: World, database_url: str, how: signal.Signals
+) -> None:
+    lines = many(9_000)
+    world.write(*lines)
+    words, environ = command(database_url, "import", str(world.file), "--json")
+    process = Forked(words, env=environ, stdout=-1, stderr=-1, text=True)
+    until(lambda: world.counts()[0] > 0 or process.poll() is not None)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    at_first, entries = world.counts()
+    assert 0 < at_first < 12_000, "it was in the middle"
+    assert entries == 2 * at_first, "each that is recorded is posted"
+    if how == signal.SIGINT:
+        assert process.returncode == 1
+        assert json.loads(out)["left"] > 0
+        assert json.loads(out)["new"] == at_first
+    told = forked(words, environ)
+    assert told.returncode == 0, told.stderr
+    answer = json.loads(told.stdout)
+    assert (answer["left"], answer["new"] + answer["known"]) == (0, 12_000)
+    assert world.counts() == (12_000, 24_000)
+    assert world.owed() == 9_000 * 4_750 - 3_000 * 950
+
+
+def test_memory_does_not_grow_with_the_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_import, "BATCH", 100)
+    peaks = []
+    for count in (300, 300, 3_000):
+        world.write(*many(count))
+        tracemalloc.start()
+        world.run()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # All rows of the last one together would be some megabytes.
+    assert peaks[2] < peaks[1] + 1_000_000, peaks
