@@ -181,6 +181,6 @@ def _judged(path: str, *, reading: bool = True) -> Iterator[None]:
         yield
     except (OSError, ValueError, BaseError) as failure:
         said = _said(failure)
-        if reading and (isinstance(failure, FileNotFoundError) or _NO_FILE.search(said)):
+        if reading and (isinstance(failure, FileNotFoundError) or _NO_FILE.search(str(failure))):
             raise StorageMissing(f"there is no file {path}") from None
         raise StorageUnavailable(f"{path}: {type(failure).__name__}: {said}") from None
