@@ -14,13 +14,17 @@ from app.switchyard.errors import (
     BackendUnavailable,
     BadInput,
     KeyConflict,
+    NonRetriable,
+    NotDone,
+    OutcomeUnknown,
     PayloadInvalid,
+    RetryAfter,
     SettingsError,
+    StepFailed,
     SwitchyardError,
     UnknownJob,
 )
 from app.switchyard.job import Empty, IfUnknown, JobPayload, Shadow, job
-from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.runs.create import Run
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import StepFailed
 from app.switchyard.job import JobPayload, job
-from app.switchyard.job_errors import StepFailed
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox, served

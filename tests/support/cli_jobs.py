@@ -12,8 +12,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.switchyard.context import Context
 from app.switchyard.db import Database
+from app.switchyard.errors import NonRetriable
 from app.switchyard.job import JobPayload, job
-from app.switchyard.job_errors import NonRetriable
 from tests.support.tables import Base
 
 GAPS = (0.2,)

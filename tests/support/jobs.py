@@ -18,8 +18,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.db import Database
+from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.job import IfUnknown, JobPayload, job
-from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import TAKE_OVER

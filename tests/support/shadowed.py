@@ -12,9 +12,8 @@ from sqlalchemy.orm import Session
 from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import EffectHeld
+from app.switchyard.errors import EffectHeld, NonRetriable
 from app.switchyard.job import JobPayload, Shadow, job
-from app.switchyard.job_errors import NonRetriable
 from tests.support.jobs import Mark, mark
 
 

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.platform.mail import admins
 from app.switchyard.context import Context
+from app.switchyard.errors import StepFailed
 from app.switchyard.job import JobPayload, job
-from app.switchyard.job_errors import StepFailed
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from app.platform.mail import JOB, sending
 from app.platform.mail.models import MailStatus
 from app.platform.mail.render import checked, render
 from app.switchyard.context import Context
+from app.switchyard.errors import OutcomeUnknown, StepFailed
 from app.switchyard.job import IfUnknown, JobPayload, job
-from app.switchyard.job_errors import OutcomeUnknown, StepFailed
 
 YEAR_OF_MINUTES = 366 * 24 * 60
 

@@ -15,7 +15,7 @@ from app.platform.mail.render import Letter
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT
-from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown
+from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
 
 LIMIT = 10
 """How many mails one address gets in any WINDOW; the others wait their turn."""

@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 from typing import IO
 
-from app.switchyard.job_errors import NonRetriable
+from app.switchyard.errors import NonRetriable
 
 HEAD = 1024
 """Bytes looked at."""

@@ -13,7 +13,7 @@ from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import Account, StripeGateway, StripeRefused
 from app.platform.ledger.postings import Tx, connection_of
 from app.switchyard.context import Context
-from app.switchyard.job_errors import NonRetriable
+from app.switchyard.errors import NonRetriable
 
 NOT_AT_STRIPE = "not_at_stripe"
 """The disabled_reason of an account that Stripe does not know (any more)."""

@@ -28,8 +28,7 @@ from app.platform.payouts.models import (
 from app.platform.payouts.notices import payouts_moved
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import SwitchyardError
-from app.switchyard.job_errors import NonRetriable
+from app.switchyard.errors import NonRetriable, SwitchyardError
 
 KEY_EXPIRED = "key_expired"
 """The code of an attempt whose key outlived its window without an effect."""

@@ -18,7 +18,7 @@ from app.platform.payouts.engine import PAGE_SIZE, STRIPE_PACE
 from app.platform.payouts.legs import BANK, TRANSFER, Change, followed
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.context import Context
-from app.switchyard.job_errors import RetryAfter
+from app.switchyard.errors import RetryAfter
 
 MAY_COME_BACK = timedelta(days=7)
 """How long after it was paid a bank payout is asked about: banks send back within five business

@@ -40,8 +40,7 @@ from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.request import Order, demanded
 from app.switchyard.context import Context
 from app.switchyard.crash import point
-from app.switchyard.errors import SwitchyardError
-from app.switchyard.job_errors import NonRetriable, RetryAfter
+from app.switchyard.errors import NonRetriable, RetryAfter, SwitchyardError
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from app.platform.payouts import accounts, bank
 from app.platform.payouts.models import StripeEvent, stripe_events
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT
-from app.switchyard.job_errors import NonRetriable, RetryAfter
+from app.switchyard.errors import NonRetriable, RetryAfter
 
 log = logging.getLogger(__name__)
 

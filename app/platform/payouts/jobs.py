@@ -23,8 +23,8 @@ from app.platform.payouts.models import MAX_ID_LENGTH, Method, PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced
 from app.platform.payouts.request import Order
 from app.switchyard.context import Context
+from app.switchyard.errors import NonRetriable, StepFailed
 from app.switchyard.job import Empty, JobPayload, Shadow, job
-from app.switchyard.job_errors import NonRetriable, StepFailed
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from app.platform.statements.links import mail_links
 from app.platform.statements.make import make_page
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
+from app.switchyard.errors import NonRetriable, RetryAfter
 from app.switchyard.job import JobPayload, job
-from app.switchyard.job_errors import NonRetriable, RetryAfter
 
 _ONE = timedelta(days=1)
 _AGAIN = timedelta(seconds=30)

@@ -11,8 +11,8 @@ from app.platform.gateways.hooks import HookUnavailable
 from app.platform.webhooks.inbox import BATCH, JOB, KEPT, forget
 from app.platform.webhooks.models import Received
 from app.switchyard.context import Context
+from app.switchyard.errors import NonRetriable
 from app.switchyard.job import Empty, JobPayload, job
-from app.switchyard.job_errors import NonRetriable
 
 DELIVERY_GAPS = (10.0, 60.0, 600.0, 3600.0)
 """Seconds: a target may be unavailable for an hour before its webhook is a dead letter."""

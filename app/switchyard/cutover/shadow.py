@@ -30,9 +30,8 @@ from app.switchyard import effects, runtime
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
-from app.switchyard.errors import BadInput, EffectHeld
+from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import JobSpec, Shadow
-from app.switchyard.job_errors import NonRetriable
 from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status

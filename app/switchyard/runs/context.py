@@ -19,9 +19,15 @@ from app.switchyard.clock import ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import BadInput
+from app.switchyard.errors import (
+    BadInput,
+    NonRetriable,
+    NotDone,
+    OutcomeUnknown,
+    RetryAfter,
+    StepFailed,
+)
 from app.switchyard.job import IfUnknown, JobSpec
-from app.switchyard.job_errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import End, Message, Outcome
 from app.switchyard.runs.create import new_messages, new_run, write_runs

@@ -12,8 +12,13 @@ from structlog.contextvars import bound_contextvars
 
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import LeaseLost, PayloadInvalid
-from app.switchyard.job_errors import NonRetriable, OutcomeUnknown, StepFailed
+from app.switchyard.errors import (
+    LeaseLost,
+    NonRetriable,
+    OutcomeUnknown,
+    PayloadInvalid,
+    StepFailed,
+)
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_run
 from app.switchyard.runs.context import Pause, RunContext
