@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -80,10 +79,12 @@ def seed(
     if creators < 1 or not 0 <= payable <= creators:
         raise BadInput(f"payable must be 0 to {creators}, the number of creators, not {payable}")
     rng = Random(seed)
-    people = [_creator(rng, number, role, now) for number, role in _roles(rng, creators, payable)]
-    sales = list(_sales(rng, people, now))
+    roles = _roles(rng, creators, payable)
+    people = [_creator(rng, number, role, now) for number, role in enumerate(roles, 1)]
+    made = zip(people, roles, strict=True)
+    sales = [sale for person, role in made for sale in _sales(rng, person, role, now)]
     with db.begin() as tx:
-        tx.execute(insert(Creator), [person for person, _ in people])
+        tx.execute(insert(Creator), people)
         tx.execute(insert(Earning), sales)
         post_earnings(tx)
         return _summary(tx, now)
@@ -109,20 +110,24 @@ def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
     ]
 
 
-def _roles(rng: Random, creators: int, payable: int) -> Iterator[tuple[int, _Role]]:
+def _roles(rng: Random, creators: int, payable: int) -> list[_Role]:
     others = creators - payable
     shut, new = round(others * DISABLED_PERCENT / _OTHERS), others * NEW_PERCENT // _OTHERS
     roles = [_Role.PAYABLE] * payable + [_Role.SHUT] * shut + [_Role.NEW] * new
     roles += [_Role.BELOW] * (creators - len(roles))
     rng.shuffle(roles)
-    return enumerate(roles, 1)
+    return roles
 
 
-def _creator(rng: Random, number: int, role: _Role, now: datetime) -> tuple[dict[str, Any], _Role]:
-    country, currency = rng.choices(list(HOMES), list(HOMES.values()))[0].split()
+def _chosen(rng: Random, weights: dict[str, int]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def _creator(rng: Random, number: int, role: _Role, now: datetime) -> dict[str, Any]:
+    country, currency = _chosen(rng, HOMES).split()
     name = f"{rng.choice(_FIRST.split())} {rng.choice(_LAST.split())}"
     reason, transfers, payouts = rng.choice(_SHUT) if role == _Role.SHUT else (None, True, True)
-    person = {
+    return {
         "id": f"creator_{number:05d}",
         "name": name,
         "email": f"{name.lower().replace(' ', '.')}.{number}@example.com",
@@ -134,62 +139,42 @@ def _creator(rng: Random, number: int, role: _Role, now: datetime) -> tuple[dict
         "disabled_reason": reason,
         "created_at": now - HOLDING - timedelta(days=rng.randrange(EARNING_DAYS + 1, 900)),
     }
-    return person, role
 
 
-def _sales(
-    rng: Random, people: list[tuple[dict[str, Any], _Role]], now: datetime
-) -> Iterator[dict[str, Any]]:
-    """Each creator's earnings, and refunds of additional ones: those leave the balance alone."""
-    number = 0
-    for person, role in people:
-        minimum = MINIMUM[person["currency"]]
-        if role == _Role.BELOW:
-            count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)
-        else:
-            # Pareto: a few creators earn most of the money, and sell most often.
-            count = min(400, int(8 * rng.paretovariate(1.6)))
-            net = minimum * min(2_000.0, 1.05 * rng.paretovariate(1.1))
-        refunded = sum(rng.random() < REFUND_SHARE for _ in range(count))
-        for gross in _split(rng, net * 100 / (100 - FEE_PERCENT), count, refunded):
-            number += 1
-            # A day short of the period: for that long, the young stay too young.
-            first, last = (0, HOLDING.days - 1) if role == _Role.NEW else _OLD
-            age = timedelta(seconds=rng.uniform(first * 86_400.0, last * 86_400.0))
-            sale = _sale(rng, number, person, gross, now - age)
-            yield sale
-            if refunded > 0:
-                refunded -= 1
-                later = rng.uniform(0.0, 1.0) * (now - sale["occurred_at"])
-                yield sale | {
-                    "id": f"refund_{number:07d}",
-                    "kind": EarningKind.REFUND,
-                    "refund_of": sale["id"],
-                    "occurred_at": _whole_ms(sale["occurred_at"] + later),
-                }
-
-
-def _split(rng: Random, total: float, count: int, extra: int) -> list[int]:
-    """`extra` amounts of the usual size, then `count` that sum to `total` or a little more."""
+def _sales(rng: Random, person: dict[str, Any], role: _Role, now: datetime) -> list[dict[str, Any]]:
+    """A creator's earnings, and refunds of additional ones: those leave the balance alone."""
+    minimum = MINIMUM[person["currency"]]
+    if role == _Role.BELOW:
+        count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)
+    else:
+        # Pareto: a few creators earn most of the money, and sell most often.
+        count = min(400, int(8 * rng.paretovariate(1.6)))
+        net = minimum * min(2_000.0, 1.05 * rng.paretovariate(1.1))
+    refunded = sum(rng.random() < REFUND_SHARE for _ in range(count))
     weights = [rng.lognormvariate(0.0, 0.8) for _ in range(count)]
-    scale = total / sum(weights)
-    return [int(weight * scale) + 1 for weight in weights[:extra] + weights]
-
-
-def _sale(
-    rng: Random, number: int, person: dict[str, Any], gross: int, occurred_at: datetime
-) -> dict[str, Any]:
-    return {
-        "id": f"earning_{number:07d}",
-        "creator_id": person["id"],
-        "source": rng.choices(list(SOURCES), list(SOURCES.values()))[0],
-        "kind": EarningKind.EARNING,
-        "currency": person["currency"],
-        "gross": gross,
-        "fee": gross * FEE_PERCENT // 100,
-        "refund_of": None,
-        "occurred_at": _whole_ms(occurred_at),
-    }
+    scale = net * 100 / (100 - FEE_PERCENT) / sum(weights)
+    # A day short of the period: for that long, the young stay too young.
+    first, last = (0, HOLDING.days - 1) if role == _Role.NEW else _OLD
+    rows = []
+    for number, weight in enumerate(weights[:refunded] + weights):
+        gross, days = int(weight * scale) + 1, rng.uniform(first, last)
+        sale = {
+            "id": f"earning_{person['id']}_{number}",
+            "creator_id": person["id"],
+            "source": _chosen(rng, SOURCES),
+            "kind": EarningKind.EARNING,
+            "currency": person["currency"],
+            "gross": gross,
+            "fee": gross * FEE_PERCENT // 100,
+            "refund_of": None,
+            "occurred_at": _whole_ms(now - timedelta(days=days)),
+        }
+        rows.append(sale)
+        if number < refunded:
+            back = {"id": f"refund_{person['id']}_{number}", "kind": EarningKind.REFUND}
+            at = _whole_ms(now - timedelta(days=days * rng.uniform(0.0, 1.0)))
+            rows.append({**sale, **back, "refund_of": sale["id"], "occurred_at": at})
+    return rows
 
 
 def _whole_ms(moment: datetime) -> datetime:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
 
-from app.local import procfile
 from app.local.environment import Local
 from app.local.loopback import HOST
 from app.local.process import Part, Process
 from app.local.valkey import socket_of
+from app.platform.config import ROOT
 from workflows.client import APP_ID
 
 ANSWER_SECONDS = 2.0
@@ -26,7 +28,19 @@ SETTLE_SECONDS = 4
 SYNC = "flask --app app qstash sync"
 """What a team runs at each deploy, once it has QStash tick its jobs."""
 
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9_-]+):\s*(?P<command>\S.*)")
 Ready = Callable[[Process], bool]
+
+
+def read_procfile(path: Path = ROOT / "Procfile") -> dict[str, str]:
+    """Shell commands by process name, in the file's order: here it all starts as in production."""
+    found = (_LINE.fullmatch(line.strip()) for line in path.read_text().splitlines())
+    return {match["name"]: match["command"] for match in found if match is not None}
+
+
+def argv(command: str) -> list[str]:
+    """What runs a Procfile's command as one process: its shell replaces itself."""
+    return ["sh", "-c", f"exec {command}"]
 
 
 def servers(local: Local) -> list[Part]:
@@ -54,12 +68,12 @@ def servers(local: Local) -> list[Part]:
 
 def release() -> Part:
     """The migrations, run to their end."""
-    return _once("release", procfile.read()["release"])
+    return _once("release", read_procfile()["release"])
 
 
 def workers(local: Local, count: int) -> list[Part]:
     """What does the work: web, `count` RQ workers, relay and clock."""
-    commands = {name: procfile.argv(command) for name, command in procfile.read().items()}
+    commands = {name: argv(command) for name, command in read_procfile().items()}
     listening = _says("Listening on ")
     return [
         Part("web", commands["web"], _web(local)),
@@ -71,7 +85,7 @@ def workers(local: Local, count: int) -> list[Part]:
 
 
 def _once(name: str, command: str) -> Part:
-    return Part(name, procfile.argv(command), lambda process: process.exit_code == 0, once=True)
+    return Part(name, argv(command), lambda process: process.exit_code == 0, once=True)
 
 
 def _module(name: str, *args: str) -> list[str]:

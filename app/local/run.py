@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.local.environment import LiveKey, Local, prepare
-from app.local.follow import Follower
 from app.local.lifetime import stop_signal
 from app.local.loopback import HOST, is_free
 from app.local.seeded import fill, is_empty, opened
@@ -29,6 +29,9 @@ PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
 """The migration guide's own example pays on this day: the made-up earnings lie before it."""
 CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json' \\
     -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
+
+READ_BYTES = 256 * 1024
+_DULL = {"event", "level", "timestamp", "logger"}
 
 
 class CannotRun(Exception):
@@ -45,6 +48,39 @@ def alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise CannotRun(f"another `make run` is at work in {folder}") from None
         yield
+
+
+class Follower:
+    """Reads what was added to the `*.log` files of a folder since it was last asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read = {path: path.stat().st_size for path in folder.glob("*.log")}
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """New lines, each with the name of the process that wrote it."""
+        for path in sorted(self._folder.glob("*.log")):
+            with path.open("rb") as log:
+                log.seek(self._read.get(path, 0))
+                added = log.read(READ_BYTES)
+            # Up to the last whole line; one that is longer than all that comes in pieces.
+            end = added.rfind(b"\n") + 1 or len(added) // READ_BYTES * READ_BYTES
+            self._read[path] = self._read.get(path, 0) + end
+            for line in added[:end].decode(errors="replace").splitlines():
+                if line.strip():
+                    yield path.stem, _readable(line.rstrip())
+
+
+def _readable(line: str) -> str:
+    """A structured log line in words; any other one as it is."""
+    try:
+        entry = json.loads(line)
+        event = entry["event"]
+    except (ValueError, TypeError, KeyError):
+        return line
+    level = str(entry.get("level", "info"))
+    fields = " ".join(f"{name}={value}" for name, value in entry.items() if name not in _DULL)
+    return " ".join(filter(None, ("" if level == "info" else level.upper(), str(event), fields)))
 
 
 def run(folder: Path, port: int, console: Console) -> None:

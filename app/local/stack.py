@@ -17,6 +17,8 @@ READY_SECONDS = 60.0
 GRACE_SECONDS = 9.0
 LOOK_SECONDS = 0.05
 WATCH_SECONDS = 0.25
+LEAST_SECONDS = 1.0
+"""From one start of a process to the next."""
 
 
 class StackError(Exception):
@@ -46,7 +48,6 @@ class Stack:
         self._say = say
         self._before_web = before_web
         """Called when the tables and the stand-ins are there and nobody can be answered yet."""
-        self._waiting: dict[str, float] = {}
         self._run_file = local.folder / "run.json"
 
     def __enter__(self) -> Self:
@@ -77,14 +78,12 @@ class Stack:
 
     def _up(self, parts: Sequence[Part]) -> None:
         """Start parts side by side and wait for all. Raises StackError."""
-        log = self.local.folder / "log"
-        begun = [Process(part, self.env, log / f"{part.name}.log") for part in parts]
-        for process in begun:
-            self.processes[process.name] = process
-            process.start()
+        for part in parts:
+            log = self.local.folder / "log" / f"{part.name}.log"
+            self.processes[part.name] = Process(part, self.env, log)
         end = time.monotonic() + READY_SECONDS
-        for process in begun:
-            self._await(process, end)
+        for part in parts:
+            self._await(self.processes[part.name], end)
 
     def _await(self, process: Process, end: float) -> None:
         while True:
@@ -103,17 +102,11 @@ class Stack:
             self._say(f"{process.name} is up (pid {process.pid})")
 
     def tend(self) -> None:
-        """Restart what has died, without waiting for it."""
+        """Restart what has died, without waiting for it, though not faster than once a second."""
         for name, process in self.processes.items():
-            if process.alive:
-                continue
-            now = time.monotonic()
-            if name not in self._waiting:
-                process.kill()  # what it may have left behind holds its port or its files
-                self._waiting[name] = now + process.pause()
+            if not process.alive and process.age > LEAST_SECONDS:
                 self._say(f"{name} ended with {process.exit_code}; starting it again")
-            if now >= self._waiting[name]:
-                del self._waiting[name]
+                process.kill()  # what it may have left behind holds its port or its files
                 process.start()
                 self.restarts += 1
 

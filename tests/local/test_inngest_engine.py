@@ -13,7 +13,7 @@ from app.local.inngest import events
 from app.local.inngest.engine import Engine
 from app.local.inngest.functions import Function
 from app.local.inngest.runs import Call
-from app.local.inngest.wire import Answer, problem, read_answer
+from app.local.inngest.wire import Answer, Step, problem, read_answer
 
 NOW = 1_900_000_000.5
 SDK = {"x-inngest-sdk": "inngest-py:v0.5.19", "x-inngest-req-version": "2"}
@@ -53,9 +53,9 @@ def next_call(engine: Engine, low: float, high: float) -> Call:
     return call
 
 
-def step(op: str, number: int = 0, **more: Any) -> Answer:
+def step(op: Any, number: int = 0, **more: Any) -> Answer:
     """The answer with one step."""
-    return Answer(step={"id": f"{number:040x}", "op": op, **more})
+    return Answer(step=Step(id=f"{number:040x}", op=op, **more))
 
 
 def test_the_gaps_between_attempts_grow() -> None:
@@ -84,14 +84,14 @@ def test_a_retry_after_below_a_second_is_the_next_full_one(ahead: float, at: flo
 @pytest.mark.parametrize(("ahead", "slept"), [(-5.0, 0), (0.45, 0), (0.55, 1), (2.45, 2)])
 def test_a_sleep_is_rounded_to_whole_seconds(ahead: float, slept: int) -> None:
     engine = made()
-    wake = Answer(step={"id": "0" * 40, "op": "Sleep"}, wake_at=NOW + ahead)
+    wake = Answer(step=Step(id="0" * 40, op="Sleep"), wake_at=NOW + ahead)
     engine.answer(started(engine), wake, NOW)
     assert next_call(engine, slept, slept).body["steps"] == {"0" * 40: None}
 
 
 def test_a_sleep_above_a_year_fails_the_run() -> None:
     engine = made()
-    wake = Answer(step={"id": "0" * 40, "op": "Sleep"}, wake_at=NOW + 366 * 86_400)
+    wake = Answer(step=Step(id="0" * 40, op="Sleep"), wake_at=NOW + 366 * 86_400)
     engine.answer(started(engine), wake, NOW)
     assert [run.status for run in engine.runs.values()] == ["Failed"]
 
@@ -141,7 +141,7 @@ def test_concurrency_counts_the_steps_under_way() -> None:
     first = engine.take_due(NOW)
     assert (len(first), engine.take_due(NOW)) == (2, [])
     # A sleeping run takes no slot.
-    wake = Answer(step={"id": "0" * 40, "op": "Sleep"}, wake_at=NOW + 60)
+    wake = Answer(step=Step(id="0" * 40, op="Sleep"), wake_at=NOW + 60)
     engine.answer(first[0], wake, NOW)
     assert len(engine.take_due(NOW)) == 1
 
@@ -182,10 +182,10 @@ STEP = {"id": "0" * 40, "op": "StepRun", "data": 1}
         (201, SDK, "1", "status code: 201", False),
         (401, SDK, '{"message": "Unauthorized"}', "Unauthorized", False),
         (500, SDK | {"x-inngest-no-retry": "true"}, '{"message": "never"}', "never", True),
-        (206, SDK, [], "a list of steps", False),
-        (206, SDK, [STEP | {"op": "Unheard"}], "unknown step", False),
-        (206, SDK, [{"op": "StepRun"}], "SHA-1", False),
-        (206, SDK, [STEP | {"id": "short"}], "SHA-1", False),
+        (206, SDK, [], "at least 1 item", False),
+        (206, SDK, [STEP | {"op": "Unheard"}], "Input should be", False),
+        (206, SDK, [{"op": "StepRun"}], "id", False),
+        (206, SDK, [STEP | {"id": "short"}], "id", False),
         (206, SDK, [STEP | {"op": "StepError"}], "without an error", False),
         (206, SDK, [STEP | {"op": "Sleep", "name": "soon"}], "soon", False),
         (206, SDK, [STEP | {"op": "Sleep", "name": "2030-01-01T00:00:00"}], "no time zone", False),

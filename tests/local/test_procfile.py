@@ -14,9 +14,8 @@ import pytest
 from redis import Redis
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from app.local import procfile
 from app.local.loopback import free_port
-from app.local.parts import get
+from app.local.parts import argv, get, read_procfile
 from app.platform.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -52,7 +51,7 @@ def environ(migrated: Path, tmp_path: Path, redis_url: str) -> dict[str, str]:
 def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         return subprocess.Popen(
-            procfile.argv(procfile.read()[name]),
+            argv(read_procfile()[name]),
             cwd=ROOT,
             env=environ,
             stdout=out,
@@ -85,7 +84,7 @@ def left_of(session: int) -> list[psutil.Process]:
 
 
 def test_there_are_five_and_the_worker_is_plain_rq() -> None:
-    commands = procfile.read()
+    commands = read_procfile()
     assert list(commands) == ["web", "worker", "relay", "clock", "release"]
     assert commands["worker"].startswith("rq worker ")
     assert "${PORT:-3005}" in commands["web"]

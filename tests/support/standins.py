@@ -17,7 +17,7 @@ from pydantic import Field
 from app.local.inngest import standin as inngest
 from app.local.qstash import standin as qstash
 from app.local.standin import serve_until_stopped
-from app.local.stripe.admin import Body
+from app.local.stripe.accounts import Body
 from app.local.stripe.server import StripeStandIn as Stripe
 from app.switchyard.clock import Clock, utcnow
 from app.switchyard.config import LOCAL_QSTASH_TOKEN

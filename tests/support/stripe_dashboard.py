@@ -6,8 +6,7 @@ from typing import Any
 
 from app.local.stripe import params
 from app.local.stripe.errors import ApiError
-from app.local.stripe.money import retrieve, withdrawn
-from app.local.stripe.payouts import became
+from app.local.stripe.money import became, retrieve, withdrawn
 from app.local.stripe.server import ID, Route, listing
 from app.local.stripe.store import Call
 

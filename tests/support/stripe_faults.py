@@ -12,8 +12,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.local.stripe.errors import ApiError, refusal
-from app.local.stripe.luck import HangUp, Luck, Target
+from app.local.stripe.errors import ApiError, HangUp, Luck, Target, refusal
 
 # Before idempotency is looked at: nothing is done and nothing stored.
 Enter = Literal["drop_before", "409", "429"]

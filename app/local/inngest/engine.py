@@ -123,7 +123,7 @@ class Engine:
         if run.ended:
             return
         step, error = answer.step, answer.error
-        if step is not None and step["id"] in run.steps:
+        if step is not None and step.id in run.steps:
             error = wire.problem("the SDK reported a finished step again")
         if error is not None:
             if not self._retry(item, answer, now):
@@ -152,8 +152,8 @@ class Engine:
             return (now // self._second + 1) * self._second
         return min(retry_at, now + LONGEST_RETRY_SECONDS)
 
-    def _take_step(self, item: Item, step: dict[str, Any], answer: wire.Answer, now: float) -> None:
-        run, kind = item.run, step["op"]
+    def _take_step(self, item: Item, step: wire.Step, answer: wire.Answer, now: float) -> None:
+        run, kind = item.run, step.op
         if kind == "StepError" and self._retry(item, answer, now):
             return
         if kind == "Sleep":
@@ -162,12 +162,12 @@ class Engine:
             if seconds * self._second > LONGEST_SLEEP_SECONDS:
                 self.end(run, "Failed", wire.problem("a sleep of more than a year"), now)
             else:
-                wake = partial(self._finish_step, run, step["id"], None)
+                wake = partial(self._finish_step, run, step.id, None)
                 self._at(now + max(0, seconds) * self._second, wake)
             return
         # In the form that goes back to the SDK.
-        memo = {"data": step.get("data")} if kind == "StepRun" else {"error": step["error"]}
-        self._finish_step(run, step["id"], memo, now)
+        memo = {"data": step.data} if kind == "StepRun" else {"error": step.error}
+        self._finish_step(run, step.id, memo, now)
 
     def _finish_step(self, run: Run, step_id: str, memo: Any, now: float) -> None:
         if run.ended:

@@ -48,11 +48,9 @@ class InngestStandIn(StandIn):
         self._free = threading.Semaphore(MAX_CALLS)
 
     def app(self) -> Flask:
-        """The HTTP edge."""
         return create_app(self.engine, self.keys, self._days, self.clock)
 
     def work(self) -> Sequence[Callable[[], None]]:
-        """Time, and apps to be found."""
         return (self._keep_time, self._find_apps)
 
     def close(self) -> None:

@@ -1,14 +1,14 @@
 """HTTP to the apps: calls to the SDK and its answers, in the shapes recorded."""
 
 import base64
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode, urlsplit
 
 import requests
+from pydantic import BaseModel, Field, TypeAdapter
 from requests.adapters import HTTPAdapter
 
 from app.local import shapes
@@ -21,9 +21,21 @@ CONNECT_SECONDS = 5.0
 CALL_SECONDS = 300.0
 PUT_SECONDS = 10.0
 MAX_BYTES = 4 * 1024 * 1024
-# What an SDK without parallel steps reports, and what it may besides: that fails the run at once.
-_STEPS = ("StepRun", "StepError", "StepFailed", "Sleep")
-_OTHERS = ("StepPlanned", "WaitForEvent", "InvokeFunction", "AIGateway")
+# What the SDK reports of parallel steps and others: here it fails the run at once.
+NotDone = Literal["StepPlanned", "WaitForEvent", "InvokeFunction", "AIGateway"]
+
+
+class Step(BaseModel):
+    """One step that the SDK reports."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+    op: Literal["StepRun", "StepError", "StepFailed", "Sleep"] | NotDone
+    name: str | None = None
+    data: Any = None
+    error: dict[str, Any] | None = None
+
+
+_STEPS = TypeAdapter(Annotated[list[Step], Field(min_length=1)])
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Answer:
     """
 
     output: Any = None
-    step: dict[str, Any] | None = None
+    step: Step | None = None
     error: dict[str, Any] | None = None
     version: int | None = None
     no_retry: bool = False
@@ -121,25 +133,16 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 
 def _read_step(value: Any, version: str | None, no_retry: bool) -> Answer:
     """The only step that an answer reports. Raises ValueError for what is none."""
-    if not isinstance(value, list) or not value:
-        raise ValueError("expected a list of steps")
-    for step in value:
-        if not isinstance(step, dict) or step.get("op") not in _STEPS + _OTHERS:
-            raise ValueError(f"unknown step {step!r:.200}")
-        if not re.fullmatch(r"[0-9a-f]{40}", str(step.get("id"))):
-            raise ValueError(f"a step's id must be a SHA-1, not {step.get('id')!r}")
-    step, kind = value[0], value[0]["op"]
-    if len(value) > 1 or kind in _OTHERS:
-        kinds = " and ".join(one["op"] for one in value)
-        return Answer(error=problem(f"the stand-in does not do {kinds}"), no_retry=True)
-    if kind in ("StepError", "StepFailed") and not isinstance(step.get("error"), dict):
-        raise ValueError(f"{kind} without an error")
-    return Answer(
-        step=step,
-        version=None if version is None else int(version),
-        no_retry=no_retry,
-        wake_at=_instant(str(step.get("name"))) if kind == "Sleep" else 0.0,
-    )
+    steps = _STEPS.validate_python(value)
+    step = steps[0]
+    if len(steps) > 1 or step.op in get_args(NotDone):
+        message = f"the stand-in does not do {' and '.join(step.op for step in steps)}"
+        return Answer(error=problem(message), no_retry=True)
+    if step.op in ("StepError", "StepFailed") and step.error is None:
+        raise ValueError(f"{step.op} without an error")
+    wake_at = _instant(step.name or "") if step.op == "Sleep" else 0.0
+    asked = None if version is None else int(version)
+    return Answer(step=step, version=asked, no_retry=no_retry, wake_at=wake_at)
 
 
 def _instant(text: str) -> float:

@@ -46,11 +46,9 @@ class QStashStandIn(StandIn):
         self._days = days
 
     def app(self) -> Flask:
-        """The HTTP edge."""
         return create_app(self.store, self.token, lambda: self.signing_key, self._days)
 
     def work(self) -> Sequence[Callable[[], None]]:
-        """Time, and what it brings."""
         return (self._keep_time,)
 
     def close(self) -> None:

@@ -13,9 +13,17 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.serving import drop_connection
 from app.local.standin import StandIn
-from app.local.stripe import accounts, admin, money, params, payouts
-from app.local.stripe.errors import ApiError, masked, no_access, refusal
-from app.local.stripe.luck import GOOD_LUCK, HangUp, Luck, Target
+from app.local.stripe import accounts, money, params
+from app.local.stripe.errors import (
+    GOOD_LUCK,
+    ApiError,
+    HangUp,
+    Luck,
+    Target,
+    masked,
+    no_access,
+    refusal,
+)
 from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store
 from app.local.stripe.webhooks import Sender
 from app.switchyard.clock import Clock, utcnow
@@ -63,7 +71,7 @@ class StripeStandIn(StandIn):
         Route("POST", "/v1/transfers", params.Transfer, money.transfer),
         Route("GET", "/v1/transfers", params.Transfers, listing("transfer")),
         Route("GET", f"/v1/transfers{ID}", params.Form, money.retrieve),
-        Route("POST", "/v1/payouts", params.Payout, payouts.create),
+        Route("POST", "/v1/payouts", params.Payout, money.payout),
         Route("GET", "/v1/payouts", params.Payouts, listing("payout")),
         Route("GET", f"/v1/payouts{ID}", params.Form, money.retrieve),
     )
@@ -86,7 +94,6 @@ class StripeStandIn(StandIn):
         self._lock = threading.Lock()
 
     def app(self) -> "WSGIApplication":
-        """The API and the stand-in's own routes."""
         return self._respond
 
     def close(self) -> None:
@@ -96,11 +103,11 @@ class StripeStandIn(StandIn):
 
     def admin(self, route: str, body: bytes) -> Any:
         """The answer of one of the stand-in's own routes. Raises ValueError or LookupError."""
-        return admin.answer(self.store, route, body)
+        return accounts.answer(self.store, route, body)
 
     def _respond(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         request = Request(environ)
-        payouts.settle(self.store)
+        money.settle(self.store)
         headers = {"Request-Id": f"req_{uuid.uuid4().hex[:14]}"}
         try:
             if request.path.startswith(OWN):

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import stripe
 
-from app.local.stripe.errors import missing
-from app.local.stripe.luck import Luck, Target
+from app.local.stripe.errors import Luck, Target, missing
 from app.switchyard.clock import Clock
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -118,29 +117,22 @@ class Store:
 
     def page(self, kind: str, owner: str, query: dict[str, Any]) -> dict[str, Any]:
         """A list object, newest first; `query` has the request's parameters."""
-        where, values = "kind = ? AND owner = ?", [kind, owner]
+        where, values, limit = "kind = ? AND owner = ?", [kind, owner], query["limit"]
         if (id_ := query["starting_after"]) is not None:
-            sql = "SELECT seq FROM objects WHERE id = ? AND kind = ? AND owner = ?"
-            rows = self._rows(sql, id_, kind, owner)
-            if not rows:
+            if self.find(kind, owner, id_) is None:
                 raise missing(kind, id_, "starting_after")
-            where, values = f"{where} AND seq < ?", [*values, rows[0][0]]
+            where += " AND seq < (SELECT seq FROM objects WHERE id = ?)"
+            values.append(id_)
         if (group := query.get("transfer_group")) is not None:
             where += " AND json_extract(body, '$.transfer_group') = ?"
             values.append(group)
         if (created := query.get("created")) is not None:
             where += " AND json_extract(body, '$.created') >= ?"
             values.append(created["gte"])
-        limit = query["limit"]
         sql = f"SELECT body FROM objects WHERE {where} ORDER BY seq DESC LIMIT {limit + 1}"
-        rows = self._rows(sql, *values)
-        data = [json.loads(body) for (body,) in rows[:limit]]
-        return {
-            "object": "list",
-            "url": f"/v1/{kind}s",
-            "has_more": len(rows) > limit,
-            "data": data,
-        }
+        data = [json.loads(body) for (body,) in self._rows(sql, *values)]
+        more = {"has_more": len(data) > limit, "data": data[:limit]}
+        return {"object": "list", "url": f"/v1/{kind}s", **more}
 
     def balance(self, owner: str, *, pending: bool = False) -> dict[str, int]:
         """Minor units by currency: those available, or those still pending."""
@@ -194,10 +186,6 @@ class Store:
         sql = "INSERT INTO plans (due, owner, payout, status, code) VALUES (?, ?, ?, ?, ?)"
         self._rows(sql, due, owner, payout, status, code)
 
-    def is_due(self) -> bool:
-        """Whether a planned change's time has come."""
-        return bool(self._rows("SELECT 1 FROM plans WHERE due <= ? LIMIT 1", self.now()))
-
     def take_due(self) -> list[tuple[int, int, str, str, str, str | None]]:
         """The changes whose time has come, no longer planned: due, place, owner, payout, …"""
         sql = "DELETE FROM plans WHERE due <= ? RETURNING due, seq, owner, payout, status, code"
@@ -205,22 +193,18 @@ class Store:
 
     def result(self, owner: str, key: str) -> Result | None:
         """The stored result of a key younger than 24 h."""
-        rows = self._rows(
-            "SELECT fingerprint, status, body FROM results"
-            " WHERE owner = ? AND key = ? AND stored_at > ?",
-            *(owner, key, self.now() - KEY_LIFE_SECONDS),
-        )
+        young = "owner = ? AND key = ? AND stored_at > ?"
+        sql = f"SELECT fingerprint, status, body FROM results WHERE {young}"
+        rows = self._rows(sql, owner, key, self.now() - KEY_LIFE_SECONDS)
         return Result(*rows[0]) if rows else None
 
     def remember(self, owner: str, key: str, result: Result) -> None:
         """Store a key's result, where there is a key, and prune those 24 h old."""
         if not key:
             return
-        now = self.now()
+        now, sql = self.now(), "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
         self._rows("DELETE FROM results WHERE stored_at <= ?", now - KEY_LIFE_SECONDS)
-        self._rows(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", owner, key, now, *result
-        )
+        self._rows(sql, owner, key, now, *result)
 
 
 class Call(NamedTuple):

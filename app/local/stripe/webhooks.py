@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import requests
 
 from app.local.loopback import is_loopback
-from app.local.stripe.luck import Luck, Target
-from app.local.stripe.payouts import settle
+from app.local.stripe.errors import Luck, Target
+from app.local.stripe.money import settle
 from app.local.stripe.store import Store
 
 POLL_SECONDS = 0.05
