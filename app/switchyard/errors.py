@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from difflib import get_close_matches
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The part of a message that names what was probably meant; empty where nothing is near."""
+    near = get_close_matches(wrong, [str(name) for name in known], 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 class SwitchyardError(Exception):

@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy.orm import Session
 
 from app.switchyard.context import Context, Payload
-from app.switchyard.errors import PayloadInvalid, SettingsError, UnknownJob
+from app.switchyard.errors import PayloadInvalid, SettingsError, UnknownJob, did_you_mean
 
 DEFAULT_GAPS = (10.0, 30.0, 120.0, 600.0)
 """Seconds between the five attempts of a step, on every backend."""
@@ -213,7 +213,8 @@ class Catalogue(Mapping[str, JobSpec]):
         try:
             return self._jobs[name]
         except KeyError:
-            raise UnknownJob(f"no job {name!r}; there are: {', '.join(self._jobs)}") from None
+            hint, names = did_you_mean(name, self._jobs), ", ".join(self._jobs)
+            raise UnknownJob(f"no job {name!r}{hint}; there are: {names}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._jobs)
@@ -229,8 +230,9 @@ class Catalogue(Mapping[str, JobSpec]):
         for spec in self._jobs.values():
             if spec.event == event:
                 return spec
-        events = ", ".join(spec.event for spec in self._jobs.values())
-        raise UnknownJob(f"no job for event {event!r}; there are: {events}")
+        events = [spec.event for spec in self._jobs.values()]
+        hint = did_you_mean(event, events)
+        raise UnknownJob(f"no job for event {event!r}{hint}; there are: {', '.join(events)}")
 
     def legacy(self) -> Mapping[str, JobSpec]:
         """The jobs that took the place of functions, by their dotted paths."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -231,8 +230,7 @@ def _pin(
 
 
 def _print_pins(made: Runtime, job: str | None, as_json: bool) -> None:
-    rows = [asdict(pin) | {"at": iso(pin.at)} for pin in stages.pinned_keys(made.db, job)]
-    listing(rows, ("key", "job", "side", "at", "by", "why"), as_json)
+    listing(stages.pinned_keys(made.db, job), ("key", "job", "side", "at", "by", "why"), as_json)
 
 
 @group.command("parity")

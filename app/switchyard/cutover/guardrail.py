@@ -169,7 +169,7 @@ def _step(made: Runtime, row: StageRow, why: str, now: datetime) -> StageChange 
     stage, percent = step_back(row, made.settings.flag_provider is not None)
     try:
         with made.db.session() as tx:
-            change = stages.change(
+            change = stages.change_stage(
                 tx, row.job, stage, percent, by=GUARDRAIL, why=why, now=now, expected=row.version
             )
             if ALERT in made.catalogue:

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, func, literal_column, select
 
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import UNEXPLAINED
-from app.switchyard.cutover.stages import OnRecord, StageChange
+from app.switchyard.cutover.stages import Record, StageChange
 from app.switchyard.db import Database
 from app.switchyard.errors import BackendUnavailable, GateClosed
 from app.switchyard.job import SERVERLESS
@@ -138,7 +138,7 @@ def move(
     percent: float | None,
     *,
     force: bool = False,
-    **told: Unpack[OnRecord],
+    **told: Unpack[Record],
 ) -> StageChange:
     """Move `job` to `stage`, through the gate where that is `complete`; `force` opens it, which
     goes on record where it was closed. Raises GateClosed, and StageRefused, as where the job does
