@@ -10,8 +10,7 @@ from sqlalchemy import func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.cutover.shadow import COUNTS
-from app.switchyard.cutover.stages import StageChange
-from app.switchyard.cutover.status import GUARDRAIL
+from app.switchyard.cutover.stages import GUARDRAIL, StageChange
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.http import register_problems
 from app.switchyard.runs.models import RunRow as R

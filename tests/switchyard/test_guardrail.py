@@ -20,7 +20,7 @@ from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
 from app.switchyard.cutover.guardrail import look
-from app.switchyard.cutover.status import GUARDRAIL, obstacles
+from app.switchyard.cutover.stages import GUARDRAIL, obstacles
 from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
@@ -200,14 +200,14 @@ def test_a_move_meanwhile_wins(made: runtime.Runtime, monkeypatch: pytest.Monkey
     moved(made, "live", None, 2 * HOUR)
     ran(made.db, "rq", FINE)
     ran(made.db, "inngest", BAD)
-    judged = guardrail._judged
+    judged = guardrail._judge
 
     def slowly(*args: Any) -> Any:
         found = judged(*args)
         moved(made, "legacy", None, timedelta(0))
         return found
 
-    monkeypatch.setattr(guardrail, "_judged", slowly)
+    monkeypatch.setattr(guardrail, "_judge", slowly)
     assert look(made) == []
     assert standing(made) == ("legacy", None)
 

@@ -20,7 +20,7 @@ from app.platform.mail.models import Mail
 from app.platform.payouts.models import StripeEvent
 from app.switchyard import maintenance
 from app.switchyard.cutover.shadow import WRONG, Kind, Parity, prune_shadows
-from app.switchyard.cutover.status import obstacles
+from app.switchyard.cutover.stages import obstacles
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict
 from app.switchyard.runs import operate, retention

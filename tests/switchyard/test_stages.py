@@ -16,9 +16,9 @@ import flags
 from app.switchyard import runtime
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import utcnow
-from app.switchyard.cutover import drain, shadow, stages, status
+from app.switchyard.cutover import drain, shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
-from app.switchyard.cutover.status import CALM, GUARDRAIL
+from app.switchyard.cutover.stages import CALM, GUARDRAIL
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runs.memory import MemoryBackend
@@ -42,7 +42,7 @@ def made(database_url: str) -> Iterator[runtime.Runtime]:
 
 def move(made: runtime.Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
     told: dict[str, Any] = {"by": "ada", "why": "because", "now": utcnow()} | more
-    return status.move(made.db, JOB, stage, percent, **told)
+    return stages.set_stage(made.db, JOB, stage, percent, **told)
 
 
 def standing(made: runtime.Runtime) -> str:

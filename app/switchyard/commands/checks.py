@@ -20,13 +20,12 @@ from app.switchyard import extras
 from app.switchyard.clock import iso
 from app.switchyard.commands import inventory
 from app.switchyard.commands.database import standing
-from app.switchyard.cutover.status import EVER
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import BackendUnavailable, CheckFailed, RunNotMovable
 from app.switchyard.job import JobSpec
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import new_run
-from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import IS_OPEN, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Check, Runtime
 from queues.backend import WORKER_COMMAND
@@ -96,9 +95,7 @@ def _come_back(backend: str, row: Any, seconds: float) -> str:
 def lost(made: Runtime) -> str:
     """No open run is overdue: the relay looks at each when its time has come."""
     now = made.store.clock()
-    overdue = select(func.count(), func.min(R.check_at)).where(
-        R.check_at > EVER, R.check_at < now - LATE
-    )
+    overdue = select(func.count(), func.min(R.check_at)).where(IS_OPEN, R.check_at < now - LATE)
     with made.db.autocommit() as connection:
         count, oldest = connection.execute(overdue).one()
     if count:

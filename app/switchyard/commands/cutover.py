@@ -22,7 +22,8 @@ from app.switchyard.commands.output import (
 from app.switchyard.cutover import cost as costs
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind
-from app.switchyard.cutover.status import BACKENDS, GUARDRAIL, cutover_status, move, unreachable
+from app.switchyard.cutover.stages import GUARDRAIL, set_stage
+from app.switchyard.cutover.status import BACKENDS, cutover_status, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runtime import Runtime
 from flags import Side, Stage
@@ -75,7 +76,7 @@ def stage(
     refused = []
     for name in names:
         try:
-            move(made.db, name, to, percent, by=who, why=why, now=now, force=force)
+            set_stage(made.db, name, to, percent, by=who, why=why, now=now, force=force)
         except (StageRefused, GateClosed) as refusal:
             if not every:
                 raise

@@ -65,7 +65,7 @@ def drain(
         work = drains.Drain(
             made, None if every else jobs, Side(to), running, wait_seconds, stop, progress
         )
-        specs = [made.catalogue[name] for name in work.elsewhere() if name in made.catalogue]
+        specs = [made.catalogue[name] for name in work.misplaced() if name in made.catalogue]
         for backend in {drains.backend_on(Side(to), spec) for spec in specs}:
             made.store.backends[backend].ping()  # where nobody answers, nothing is to be brought
         drained = work()

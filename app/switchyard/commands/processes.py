@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from types import FrameType
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy import literal, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
+from app.switchyard.context import AppContext
 from app.switchyard.cutover import clock as ticks
 from app.switchyard.cutover import guardrail
 from app.switchyard.runs import relay as relaying
@@ -49,35 +52,53 @@ def stop_on_signals() -> Iterator[threading.Event]:
         restore()
 
 
-def _migrated(made: Runtime) -> None:
+def _require_tables(runtime: Runtime) -> None:
     """Raises the database's error at the start, rather than once a second from then on."""
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         connection.execute(select(literal(1)).select_from(RunRow).limit(1))
 
 
+def _repeat(
+    name: str, look: Callable[[], object], pause: float, stop: threading.Event, context: AppContext
+) -> None:
+    """Look until `stop` is set, each time in a context of its own; what goes wrong is logged.
+
+    `pause` is in seconds.
+    """
+    while not stop.is_set():
+        try:
+            with context():
+                look()
+        except SQLAlchemyError as failure:
+            log.warning("the %s could not look", name, extra={"reason": type(failure).__name__})
+        except Exception:
+            log.exception("the %s could not look", name)
+        stop.wait(pause)
+
+
 @click.command("relay", cls=Process)
-@click.option("--once", is_flag=True, help="Look once and end; exit 1 if a backend was away.")
+@click.option("--once", is_flag=True, help="Look once and end; exit 1 if a backend did not answer.")
 @json_option
 @with_appcontext
 def relay(once: bool, as_json: bool) -> None:
     """Send backends what they never got or have lost, and take over what was left."""
-    made = parts()
-    _migrated(made)
+    runtime = parts()
+    _require_tables(runtime)
     if once:
-        swept = relaying.sweep(made.store)
+        swept = relaying.sweep(runtime.store)
         record(asdict(swept), as_json)
         if swept.unreachable:
-            say(f"{swept.unreachable} runs lie with a backend that is away")
+            say(f"{swept.unreachable} runs are with a backend that does not answer")
             raise click.exceptions.Exit(DID_NOT_HOLD)
         return
     context = current_app.app_context
     with stop_on_signals() as stop:
         log.info("relay started")
-        watch = threading.Thread(
-            target=guardrail.run_forever, args=(made, stop, context), daemon=True
-        )
+        look = partial(guardrail.look, runtime)
+        looking = ("guardrail", look, guardrail.INTERVAL_SECONDS, stop, context)
+        watch = threading.Thread(target=_repeat, args=looking, daemon=True)
         watch.start()
-        relaying.run_forever(made.store, stop, context=context)
+        relaying.run_forever(runtime.store, stop, context=context)
         watch.join()
     log.info("relay stopped")
 
@@ -86,9 +107,10 @@ def relay(once: bool, as_json: bool) -> None:
 @with_appcontext
 def clock() -> None:
     """Propose the runs of every schedule as their times come."""
-    made = parts()
-    _migrated(made)
+    runtime = parts()
+    _require_tables(runtime)
+    ticker = ticks.Ticker(runtime)
     with stop_on_signals() as stop:
         log.info("clock started")
-        ticks.run_forever(made, stop, current_app.app_context)
+        _repeat("clock", ticker.round, ticks.INTERVAL_SECONDS, stop, current_app.app_context)
     log.info("clock stopped")

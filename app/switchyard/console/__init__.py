@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import framed, pretty, when
-from app.switchyard.cutover import guardrail, shadow, stages, status
+from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.status import BACKENDS, cutover_status
 from app.switchyard.errors import BadInput, GateClosed, RunNotMovable, StageRefused, SwitchyardError
 from app.switchyard.runs import operate, reading
@@ -83,14 +83,14 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
         )
         with made.db.autocommit() as connection:
             count, since = connection.execute(late).one()
-        calm = made.store.clock() - status.CALM
+        calm = made.store.clock() - stages.CALM
         return render_template(
             "console/overview.html",
             jobs=cutover_status(made)["jobs"],
             known=set(made.catalogue),
             late=count,
             since=since,
-            fired=[c for c in stages.history(made.db) if c.by == status.GUARDRAIL and c.at > calm],
+            fired=[c for c in stages.history(made.db) if c.by == stages.GUARDRAIL and c.at > calm],
             provider=made.settings.flag_provider,
         )
 
@@ -109,7 +109,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
             version=rows[0].version if rows else 0,
             compared=guardrail.samples(made, spec, moving[0], now) if moving else None,
             fewest=guardrail.FEWEST,
-            obstacles=status.obstacles(made.db, name, now),
+            obstacles=stages.obstacles(made.db, name, now),
             pinned=stages.pinned_keys(made.db, name),
             changes_of_job=stages.history(made.db, name, 20),
             differences=shadow.listed(made.db, name, shadow.WRONG, 20),
@@ -125,7 +125,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
         job = made.catalogue[name].name
         try:
             percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
-            status.move(
+            stages.set_stage(
                 *(made.db, job, asked.get("stage", ""), percent),
                 by=g.visitor.who,
                 why=asked.get("why", ""),

@@ -17,7 +17,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.limits import IfUnavailable, allow
 from app.switchyard.config import Settings
-from app.switchyard.cutover.status import GUARDRAIL
+from app.switchyard.cutover.stages import GUARDRAIL
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.http import from_here
 from app.switchyard.signing import signer

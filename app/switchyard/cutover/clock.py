@@ -4,26 +4,22 @@ far each job's schedule was proposed is on record, so that what none proposed is
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
 from datetime import datetime, timedelta
+from typing import cast
 
-from sqlalchemy import String, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import String, Table, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard import runtime
 from app.switchyard.clock import iso
-from app.switchyard.context import AppContext
-from app.switchyard.db import Base, Database
+from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
 from app.switchyard.runs.create import Run
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Runtime, current
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +40,51 @@ AHEAD = timedelta(minutes=2)
 _LONGEST_LEAP_SECONDS = 86_400.0
 
 
+class ClockMark(Base):
+    """Every occurrence of this job up to then was proposed, or left out on purpose."""
+
+    __tablename__ = "switchyard_clock_marks"
+
+    job: Mapped[str] = mapped_column(String(100), primary_key=True)
+    seen_until: Mapped[datetime]
+
+
+M = ClockMark
+
+
+def read_marks(db: Database) -> dict[str, datetime]:
+    """The marks by job."""
+    with db.autocommit() as connection:
+        rows = connection.execute(select(M.job, M.seen_until))
+        return {row.job: row.seen_until for row in rows}
+
+
+def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
+    """Jobs that no clock knew before: their schedules count from `now` on."""
+    if not jobs:
+        return
+    with db.autocommit() as connection:
+        insert = INSERT[connection.dialect.name](cast(Table, M.__table__))
+        rows = [{"job": job, "seen_until": now} for job in jobs]
+        connection.execute(insert.on_conflict_do_nothing(index_elements=["job"]), rows)
+
+
+def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
+    """Move these marks on, never back."""
+    if not jobs:
+        return
+    further = update(M).where(M.job.in_(jobs), M.seen_until < until).values(seen_until=until)
+    with db.autocommit() as connection:
+        connection.execute(further)
+
+
+def pull_back_marks(db: Database, ahead_of: datetime, to: datetime) -> int:
+    """Set the marks that are ahead of `ahead_of` back to `to`: a clock was wrong; how many."""
+    back = update(M).where(M.seen_until > ahead_of).values(seen_until=to)
+    with db.autocommit() as connection:
+        return connection.execute(back).rowcount
+
+
 def tick(spec: JobSpec, occurrence: datetime) -> Run:
     """Propose one scheduled occurrence, from whichever clock; the same one twice is one run.
 
@@ -51,7 +92,7 @@ def tick(spec: JobSpec, occurrence: datetime) -> Run:
     """
     run = _propose(spec, occurrence)
     try:
-        catch_up(runtime.current(), occurrence)
+        catch_up(current(), occurrence)
     except SQLAlchemyError as failure:
         log.warning("missed ticks not looked for", extra={"reason": type(failure).__name__})
     return run
@@ -63,24 +104,24 @@ def _propose(spec: JobSpec, occurrence: datetime) -> Run:
     return dispatch(spec.name, payload, key=key)
 
 
-def catch_up(made: Runtime, until: datetime) -> bool:
+def catch_up(runtime: Runtime, until: datetime) -> bool:
     """Propose what was scheduled up to `until` and no clock proposed yet; False where some of it
     must be tried again. A job that no clock knew before begins now."""
-    known = read_marks(made.db)
-    scheduled = [spec for spec in made.catalogue.values() if spec.schedule is not None]
-    fresh = [spec.name for spec in scheduled if spec.name not in known]
-    begin_marks(made.db, fresh, max(until, made.store.clock()))
+    marks = read_marks(runtime.db)
+    scheduled = [spec for spec in runtime.catalogue.values() if spec.schedule is not None]
+    new = [spec.name for spec in scheduled if spec.name not in marks]
+    begin_marks(runtime.db, new, max(until, runtime.store.clock()))
     complete, seen = True, []
     for spec in scheduled:
-        after = known.get(spec.name, until)
+        after = marks.get(spec.name, until)
         if until <= after:
             continue
         due = _due(spec, after, until)
-        if not _propose_all(spec, due):
+        if [at for at in due if not _propose_late(spec, at)]:
             complete = False
         elif due or until - after >= BEAT:
             seen.append(spec.name)
-    advance_marks(made.db, seen, until)
+    advance_marks(runtime.db, seen, until)
     return complete
 
 
@@ -88,44 +129,39 @@ def _due(spec: JobSpec, after: datetime, until: datetime) -> list[datetime]:
     """The occurrences in (after, until] that are to be proposed."""
     since = max(after, until - OLDEST)
     due = spec.occurrences(since, until)
-    left = spec.occurrence_after(after) <= since
     if spec.missed == Missed.LAST:
         if len(due) > 1:
             extra = {"job": spec.name, "ticks": len(due) - 1}
             log.info("missed ticks: only the last one is made up", extra=extra)
         return due[-1:]
-    if left or len(due) > MOST:
+    if len(due) > MOST or spec.occurrence_after(after) <= since:
         extra = {"job": spec.name, "after": iso(after), "until": iso(until)}
         log.error("missed ticks: the oldest are not made up", extra=extra)
     return due[-MOST:]
 
 
-def _propose_all(spec: JobSpec, occurrences: list[datetime]) -> bool:
-    complete = True
-    for occurrence in occurrences:
-        try:
-            run = _propose(spec, occurrence)
-        except BadInput as misfit:
-            # Trying again cannot help, and must not hold up the ticks of other jobs.
-            log.error("tick refused: %s", misfit, extra={"job": spec.name})
-            continue
-        except (SwitchyardError, SQLAlchemyError) as failure:
-            complete = False
-            log.warning(
-                "tick not recorded yet",
-                extra={"job": spec.name, "reason": f"{type(failure).__name__}: {failure}"},
-            )
-            continue
-        if run.created:
-            log.info("tick", extra={"job": spec.name, "run": run.id, "at": iso(occurrence)})
-    return complete
+def _propose_late(spec: JobSpec, occurrence: datetime) -> bool:
+    """Whether that is done with; else it is to be tried again."""
+    try:
+        run = _propose(spec, occurrence)
+    except BadInput as misfit:
+        # Trying again cannot help, and must not hold up the ticks of other jobs.
+        log.error("tick refused: %s", misfit, extra={"job": spec.name})
+        return True
+    except (SwitchyardError, SQLAlchemyError) as failure:
+        reason = f"{type(failure).__name__}: {failure}"
+        log.warning("tick not recorded yet", extra={"job": spec.name, "reason": reason})
+        return False
+    if run.created:
+        log.info("tick", extra={"job": spec.name, "run": run.id, "at": iso(occurrence)})
+    return True
 
 
 class Ticker:
     """One clock process: looks once a round, and does not trust its own machine's time blindly."""
 
-    def __init__(self, made: Runtime, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._made = made
+    def __init__(self, runtime: Runtime, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._runtime = runtime
         self._monotonic = monotonic
         self._offset: float | None = None
         self._ran = 0.0
@@ -136,18 +172,18 @@ class Ticker:
 
     def round(self) -> None:
         """Propose what is due by now, if this clock is to be believed."""
-        now, ran = self._made.store.clock(), self._monotonic()
+        now, ran = self._runtime.store.clock(), self._monotonic()
         self._watch(now, ran)
         if ran < self._trusted_from:
             return
         self._correct(now, ran)
-        if catch_up(self._made, now):
+        if catch_up(self._runtime, now):
             self._seen = now
 
     def _watch(self, now: datetime, ran: float) -> None:
         offset = now.timestamp() - ran
         if self._offset is None:
-            latest = max(read_marks(self._made.db).values(), default=now)
+            latest = max(read_marks(self._runtime.db).values(), default=now)
             doubtful = now - latest > LONG_GAP
         else:
             jump = offset - self._offset
@@ -167,68 +203,6 @@ class Ticker:
         to = now if self._seen is None else min(now, self._seen)
         if self._leapt is not None:
             to = now - timedelta(seconds=min(ran - self._leapt, _LONGEST_LEAP_SECONDS))
-        if pull_back_marks(self._made.db, now + AHEAD, to):
+        if pull_back_marks(self._runtime.db, now + AHEAD, to):
             log.error("a clock had gone ahead", extra={"back_to": iso(to)})
             self._leapt = None
-
-
-def run_forever(made: Runtime, stop: threading.Event, context: AppContext = nullcontext) -> None:
-    """Propose every occurrence as its time comes, until `stop` is set; each look is in a `context`
-    of its own."""
-    ticker = Ticker(made)
-    while not stop.is_set():
-        try:
-            with context():
-                ticker.round()
-        except SQLAlchemyError as failure:
-            log.warning("no look at the schedules", extra={"reason": type(failure).__name__})
-        stop.wait(INTERVAL_SECONDS)
-
-
-class ClockMark(Base):
-    """Every occurrence of this job up to then was proposed, or left out on purpose."""
-
-    __tablename__ = "switchyard_clock_marks"
-
-    job: Mapped[str] = mapped_column(String(100), primary_key=True)
-    seen_until: Mapped[datetime]
-
-
-_M = ClockMark
-_NEW = {
-    name: insert(_M).on_conflict_do_nothing(index_elements=["job"])
-    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
-}
-
-
-def read_marks(db: Database) -> dict[str, datetime]:
-    """The marks by job."""
-    with db.autocommit() as connection:
-        return {
-            row.job: row.seen_until for row in connection.execute(select(_M.job, _M.seen_until))
-        }
-
-
-def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
-    """Jobs that no clock knew before: their schedules count from `now` on."""
-    if not jobs:
-        return
-    with db.autocommit() as connection:
-        rows = [{"job": job, "seen_until": now} for job in jobs]
-        connection.execute(_NEW[connection.dialect.name], rows)
-
-
-def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
-    """Move these marks on, never back."""
-    if not jobs:
-        return
-    further = update(_M).where(_M.job.in_(jobs), _M.seen_until < until).values(seen_until=until)
-    with db.autocommit() as connection:
-        connection.execute(further)
-
-
-def pull_back_marks(db: Database, ahead_of: datetime, to: datetime) -> int:
-    """Set the marks that are ahead of `ahead_of` back to `to`: a clock was wrong; how many."""
-    back = update(_M).where(_M.seen_until > ahead_of).values(seen_until=to)
-    with db.autocommit() as connection:
-        return connection.execute(back).rowcount

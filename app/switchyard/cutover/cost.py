@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import and_, bindparam, func, select
 
 from app.switchyard.db import Database
 from app.switchyard.job import Catalogue
@@ -35,18 +35,17 @@ PLANS = {
     "upstash": ("commands a day", (Plan("free", 10_000, 0), Plan("paid", 100_000, 10))),
 }
 
-# A run's id begins with its time, so that both read a range of a primary key.
-RUNS = (
-    select(R.job, func.count())
+# A run's id begins with its time: of both tables a range of the primary key is read. Grouped by an
+# expression, since SQLite would else walk through all runs by an index that begins with the job.
+_JOB = R.job.concat("")
+USED = (
+    select(_JOB, func.count(R.id.distinct()), func.count(S.name), func.sum(S.attempts))
+    .outerjoin(
+        S,
+        and_(S.run_id == R.id, S.run_id >= bindparam("first"), S.run_id < bindparam("end")),
+    )
     .where(R.id >= bindparam("first"), R.id < bindparam("end"))
-    .group_by(R.job)
-)
-STEPS = (
-    select(R.job, func.count(), func.sum(S.attempts))
-    .join(S, S.run_id == R.id)
-    .where(S.run_id >= bindparam("first"), S.run_id < bindparam("end"))
-    .where(R.id >= bindparam("first"), R.id < bindparam("end"))
-    .group_by(R.job)
+    .group_by(_JOB)
 )
 
 
@@ -57,27 +56,29 @@ def cost(db: Database, jobs: Catalogue, now: datetime, days: int) -> dict[str, A
     run is a message, and one more for each further slice of it.
     """
     start = now - timedelta(days=days)
-    used: dict[str, dict[str, int]] = {}
+    used: dict[str, dict[str, Any]] = {}
     busiest = 0
     with db.autocommit() as connection:
         for day in range(days):
             since = start + timedelta(days=day)
-            counted = _day(connection, since, since + timedelta(days=1))
+            span = {"first": id_at(since), "end": id_at(since + timedelta(days=1))}
             messages = 0
-            for job, (runs, steps, further) in counted.items():
-                row = used.setdefault(job, {"runs": 0, "steps": 0, "messages": 0})
+            for job, runs, steps, tries in connection.execute(USED, span):
+                service = jobs[job].serverless if job in jobs else "inngest"
+                new = {"job": job, "service": service, "runs": 0, "steps": 0, "messages": 0}
+                row = used.setdefault(job, new)
                 row["runs"] += runs
-                if _side(jobs, job) == "qstash":
-                    row["messages"] += runs + further
-                    messages += runs + further
+                if service == "qstash":
+                    row["messages"] += runs + int(tries or 0) - steps
+                    messages += runs + int(tries or 0) - steps
                 else:
-                    row["steps"] += runs + steps
+                    row["steps"] += runs + int(tries or 0)
             busiest = max(busiest, messages)
-    monthly = sum(row["steps"] for row in used.values()) * MONTH_DAYS / days
+    monthly = round(sum(row["steps"] for row in used.values()) * MONTH_DAYS / days)
+    # The cache's commands are in no ledger.
     services = [
-        _service("inngest", round(monthly)),
+        _service("inngest", monthly),
         _service("qstash", busiest),
-        # The cache's commands are in no ledger.
         _service("upstash", None),
     ]
     known = [service["usd"] for service in services if service["used"] is not None]
@@ -88,35 +89,13 @@ def cost(db: Database, jobs: Catalogue, now: datetime, days: int) -> dict[str, A
         "plans_dated": PLANS_DATED,
         "services": services,
         "usd_a_month": None if None in known else sum(known),
-        "jobs": [
-            {"job": job, "service": _side(jobs, job), **row} for job, row in sorted(used.items())
-        ],
+        "jobs": [row for _, row in sorted(used.items())],
     }
-
-
-def _day(
-    connection: Connection, since: datetime, until: datetime
-) -> dict[str, tuple[int, int, int]]:
-    """By job: its runs, the tries of their steps, and the tries beyond a step's first."""
-    span = {"first": id_at(since), "end": id_at(until)}
-    runs = {row[0]: int(row[1]) for row in connection.execute(RUNS, span)}
-    steps = {job: (count, int(tries or 0)) for job, count, tries in connection.execute(STEPS, span)}
-    found = {}
-    for job, count in runs.items():
-        done, tries = steps.get(job, (0, 0))
-        found[job] = (count, tries, tries - done)
-    return found
-
-
-def _side(jobs: Catalogue, job: str) -> str:
-    return jobs[job].serverless if job in jobs else "inngest"
 
 
 def _service(name: str, used: int | None) -> dict[str, Any]:
     unit, plans = PLANS[name]
-    plan = None
-    if used is not None:
-        plan = next((plan for plan in plans if used <= plan.limit), None)
+    plan = next((plan for plan in plans if used is not None and used <= plan.limit), None)
     return {
         "service": name,
         "unit": unit,

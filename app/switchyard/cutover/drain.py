@@ -7,15 +7,15 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import aliased
 
-from app.switchyard.cutover import stages
+from app.switchyard.cutover.stages import current_stages, set_stage
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.handoff import CHUNK, elsewhere, hand_over
+from app.switchyard.runs.models import IS_OPEN
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, TTL_SECONDS, Side, Stage
@@ -24,14 +24,13 @@ SEEN_SECONDS = TTL_SECONDS + 0.1
 """After which every process has seen a change of stage."""
 PAUSE_SECONDS = 0.5
 """Between two looks at what is left."""
-_EVER = datetime(2000, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[int, int], None]
-"""Told how many runs moved or were asked to, and how many there are to move."""
+"""Called with how many runs moved or were asked to, and how many there are to move."""
 
 
 def backend_on(side: Side, spec: JobSpec) -> str:
-    """Which backend carries runs of this job on `side`."""
+    """Which backend does runs of this job on `side`."""
     return LEGACY_BACKEND if side == Side.RQ else spec.serverless
 
 
@@ -50,7 +49,7 @@ class Drained:
 class Drain:
     """One drain: which runs to where, and how."""
 
-    made: Runtime
+    runtime: Runtime
     jobs: Collection[str] | None
     """Their runs and all that is below these; None: every run."""
     to: Side
@@ -69,70 +68,63 @@ class Drain:
         """Move what is pending, delayed or asleep at once; each run keeps its due time.
 
         Safe to cut short, to repeat, and beside workers. Runs of jobs that this code does not know
-        are left: nobody could be told of them.
+        are left: no backend could be sent them.
         """
         drained = Drained()
         end = time.monotonic() + self.wait_seconds
-        found = self.elsewhere()
+        misplaced = self.misplaced()
         while True:
-            self._pass(found, drained)
-            found = self.elsewhere()
-            drained.left = Counter({job: len(ids) for job, ids in found.items()})
-            movable = any(job in self.made.catalogue for job in found)
+            self._move(misplaced, drained)
+            misplaced = self.misplaced()
+            drained.left = Counter({job: len(ids) for job, ids in misplaced.items()})
+            movable = any(job in self.runtime.catalogue for job in misplaced)
             if not movable or self.stop.is_set() or time.monotonic() >= end:
                 return drained
             self.stop.wait(PAUSE_SECONDS)
 
-    def _pass(self, found: dict[str, list[str]], drained: Drained) -> None:
-        known = {job: ids for job, ids in found.items() if job in self.made.catalogue}
-        done = 0
+    def _move(self, misplaced: dict[str, list[str]], drained: Drained) -> None:
+        known = {job: ids for job, ids in misplaced.items() if job in self.runtime.catalogue}
+        total, done = sum(map(len, known.values())), 0
         for job, ids in known.items():
-            target = backend_on(self.to, self.made.catalogue[job])
+            target = backend_on(self.to, self.runtime.catalogue[job])
             for start in range(0, len(ids), self.chunk):
                 if self.stop.is_set():
                     return
                 chunk = ids[start : start + self.chunk]
-                handed = hand_over(self.made.store, chunk, target, running=self.running)
+                handed = hand_over(self.runtime.store, chunk, target, running=self.running)
                 drained.moved[job] += handed.moved
                 drained.asked[job] += handed.asked
                 done += len(chunk)
-                self.progress(done, sum(map(len, known.values())))
+                self.progress(done, total)
 
-    def elsewhere(self) -> dict[str, list[str]]:
+    def misplaced(self) -> dict[str, list[str]]:
         """The open runs that are not where they are to be, by job."""
-        found: dict[str, list[str]] = defaultdict(list)
-        with self.made.db.autocommit() as connection:
+        runs: dict[str, list[str]] = defaultdict(list)
+        with self.runtime.db.autocommit() as connection:
             for run_id, job in connection.execute(self._chosen()):
-                found[job].append(run_id)
-        return found
+                runs[job].append(run_id)
+        return runs
 
     def _chosen(self) -> Select[str, str]:
-        # Open, by the range that makes SQLite read the partial index of open runs.
-        here = and_(R.check_at.is_not(None), R.check_at > _EVER, self._misplaced())
+        targets: dict[str, list[str]] = defaultdict(list)
+        for spec in self.runtime.catalogue.values():
+            targets[backend_on(self.to, spec)].append(spec.name)
+        at_rq = R.backend == LEGACY_BACKEND
+        unknown = R.job.not_in(list(self.runtime.catalogue))
+        misplaced = or_(
+            and_(unknown, ~at_rq if self.to == Side.RQ else at_rq),
+            *(and_(R.job.in_(names), elsewhere(target)) for target, names in targets.items()),
+        )
         if self.jobs is None:
-            return select(R.id, R.job).where(here).order_by(R.id)
+            return select(R.id, R.job).where(IS_OPEN, misplaced).order_by(R.id)
         # From each up to what it is below: a child follows its parent, whatever its own job.
         above = aliased(R)
-        up = select(R.id.label("run"), R.job.label("own"), R.job, R.parent_id).where(here)
-        line = up.cte("line", recursive=True)
-        line = line.union_all(
-            select(line.c.run, line.c.own, above.job, above.parent_id).join(
-                above, above.id == line.c.parent_id
-            )
-        )
+        own = select(R.id.label("run"), R.job.label("own"), R.job, R.parent_id)
+        line = own.where(IS_OPEN, misplaced).cte("line", recursive=True)
+        up = select(line.c.run, line.c.own, above.job, above.parent_id)
+        line = line.union_all(up.join(above, above.id == line.c.parent_id))
         ids = select(line.c.run, line.c.own).where(line.c.job.in_(self.jobs)).distinct()
         return ids.order_by(line.c.run)
-
-    def _misplaced(self) -> ColumnElement[bool]:
-        jobs: dict[str, list[str]] = defaultdict(list)
-        for spec in self.made.catalogue.values():
-            jobs[backend_on(self.to, spec)].append(spec.name)
-        at_rq = R.backend == LEGACY_BACKEND
-        unknown = ~at_rq if self.to == Side.RQ else at_rq
-        return or_(
-            and_(R.job.not_in(list(self.made.catalogue)), unknown),
-            *(and_(R.job.in_(names), elsewhere(target)) for target, names in jobs.items()),
-        )
 
 
 def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drained:
@@ -141,9 +133,8 @@ def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drain
     It begins when every process has seen the flip; what was decided before and recorded late is
     looked for once more at its end. Raises StageRefused.
     """
-    made = drain.made
     for name in flip:
-        _flip(made, name, by, why)
+        _flip(drain.runtime, name, by, why)
     drain.stop.wait(SEEN_SECONDS)
     drained = drain()
     if not drain.stop.is_set() and not drained.left:
@@ -153,16 +144,16 @@ def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drain
     return drained
 
 
-def _flip(made: Runtime, job: str, by: str, why: str) -> None:
+def _flip(runtime: Runtime, job: str, by: str, why: str) -> None:
+    # Another provider decides for a job whose stage was never set; legacy on record ends that.
+    never = None if runtime.settings.flag_provider else Stage.LEGACY
     for last in (False, False, True):
-        at = {row.job: row.stage for row in stages.current_stages(made.db)}
-        # Another provider decides for a job whose stage was never set; legacy on record ends that.
-        never = None if made.settings.flag_provider else Stage.LEGACY
-        if at.get(job, never) == Stage.LEGACY:
+        stages = {row.job: row.stage for row in current_stages(runtime.db)}
+        if stages.get(job, never) == Stage.LEGACY:
             return
-        now = made.store.clock()
+        now = runtime.store.clock()
         try:
-            stages.set_stage(made.db, job, Stage.LEGACY, None, by=by, why=why, now=now)
+            set_stage(runtime.db, job, Stage.LEGACY, None, by=by, why=why, now=now)
         except StageRefused:
             # Somebody moved it at this moment: whoever rolls back has the last word.
             if last:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from math import sqrt
 from statistics import NormalDist, median
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy import Connection, Row, Select, func, select, text
 
-from app.switchyard.context import AppContext
-from app.switchyard.cutover import stages
-from app.switchyard.cutover.stages import StageChange
-from app.switchyard.cutover.status import GUARDRAIL
+from app.switchyard.cutover.stages import GUARDRAIL, StageChange, change_stage, current_stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
+from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, MOVING, Reason, Stage, StageRow
 
@@ -54,8 +49,7 @@ FIRST_STEP = 10.0
 """Percent. Live, or a ramp above it, steps back to it; a ramp up to it steps back to legacy."""
 ALERT = "guardrail-alert"
 
-_EVER = datetime(2000, 1, 1, tzinfo=UTC)
-_ENDED = text("status IN ('succeeded', 'failed')")  # as the partial index has it, for SQLite
+_BY_ITSELF = text("status IN ('succeeded', 'failed')")  # as the partial index has it, for SQLite
 _Z = NormalDist().inv_cdf(SURE)
 
 
@@ -91,40 +85,45 @@ def breach(serverless: Sample, legacy: Sample) -> str | None:
     return None
 
 
-def ended(job: str, backend: str) -> Select[*tuple[Any, ...]]:
+def samples(runtime: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> tuple[Sample, Sample]:
+    """What is compared: the serverless side's runs since the last move that are old enough to be
+    judged, and the legacy side's last ones."""
+    with runtime.db.autocommit() as connection:
+        legacy = _legacy_sample(connection, spec.name, now)
+        if len(legacy.seconds) < FEWEST:
+            return Sample([], 0), legacy
+        moved = connection.scalar(select(StageChange.at).where(StageChange.id == row.version))
+        age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
+        return _serverless_sample(connection, spec, moved or now, now - age, now), legacy
+
+
+def _ended(job: str, backend: str, after: datetime) -> Select[*tuple[Any, ...]]:
     """The runs of one side that ended by themselves; one that changed sides is of neither."""
-    chosen = select(R.status, R.created_at, R.ended_at)
-    handed_over = Reason.HANDED_OVER.value
-    return chosen.where(_ENDED, R.job == job, R.backend == backend, R.reason != handed_over)
+    of = (R.job == job, R.backend == backend, R.reason != Reason.HANDED_OVER.value)
+    return select(R.status, R.created_at, R.ended_at).where(_BY_ITSELF, *of, R.ended_at >= after)
 
 
-def legacy_sample(on: Connection, job: str, now: datetime) -> Sample:
-    """The legacy side's last runs."""
-    last = ended(job, LEGACY_BACKEND).where(R.ended_at > now - BASE_AGE)
-    rows = on.execute(last.order_by(R.ended_at.desc()).limit(BASE)).all()
-    failed = sum(status == Status.FAILED for status, _, _ in rows)
-    return Sample([(end - made).total_seconds() for _, made, end in rows], failed)
+def _sample(ended: Sequence[Row[*tuple[Any, ...]]], waiting: Iterable[float] = ()) -> Sample:
+    failed = sum(row.status == Status.FAILED for row in ended)
+    return Sample([(r.ended_at - r.created_at).total_seconds() for r in ended] + [*waiting], failed)
 
 
-def serverless_sample(
-    on: Connection, spec: JobSpec, since: datetime, age: timedelta, now: datetime
+def _legacy_sample(on: Connection, job: str, now: datetime) -> Sample:
+    last = _ended(job, LEGACY_BACKEND, now - BASE_AGE).order_by(R.ended_at.desc()).limit(BASE)
+    return _sample(on.execute(last).all())
+
+
+def _serverless_sample(
+    on: Connection, spec: JobSpec, since: datetime, until: datetime, now: datetime
 ) -> Sample:
-    """The serverless side's runs since its last move that are old enough to be judged."""
-    those = ended(spec.name, spec.serverless)
-    hour = those.with_only_columns(func.count()).where(R.ended_at > now - WINDOW)
-    number = on.scalar(hour) or 0
-    until = now - age
+    hour = _ended(spec.name, spec.serverless, now - WINDOW)
+    number = on.scalar(hour.with_only_columns(func.count())) or 0
     since = max(since, until - WINDOW * min(1.0, MOST / max(1, number)))
     asked = (R.created_at >= since, R.created_at <= until)
-    rows = on.execute(those.where(R.ended_at >= since, *asked)).all()
-    # The range makes the partial index of open runs serve.
-    still = select(R.created_at).where(
-        *(R.check_at.is_not(None), R.check_at > _EVER, R.job == spec.name),
-        *(R.backend == spec.serverless, R.reason != Reason.HANDED_OVER.value, *asked),
-    )
-    seconds = [(end - made).total_seconds() for _, made, end in rows]
-    seconds += [(now - made).total_seconds() for made in on.scalars(still.limit(MOST))]
-    return Sample(seconds, sum(status == Status.FAILED for status, _, _ in rows))
+    ended = on.execute(_ended(spec.name, spec.serverless, since).where(*asked)).all()
+    of = (R.job == spec.name, R.backend == spec.serverless, R.reason != Reason.HANDED_OVER.value)
+    still = on.scalars(select(R.created_at).where(IS_OPEN, *of, *asked).limit(MOST))
+    return _sample(ended, [(now - created).total_seconds() for created in still])
 
 
 def step_back(row: StageRow, provided: bool = False) -> tuple[Stage, float | None]:
@@ -134,70 +133,39 @@ def step_back(row: StageRow, provided: bool = False) -> tuple[Stage, float | Non
     return Stage.RAMP, FIRST_STEP
 
 
-def look(made: Runtime) -> list[StageChange]:
+def look(runtime: Runtime) -> list[StageChange]:
     """Look once at every job on a ramp or live; the steps back that this made.
 
     Beside other relays: a step back is made of the stage that was looked at, so by one of them.
     """
-    now = made.store.clock()
-    rows = [row for row in stages.current_stages(made.db) if row.stage in MOVING]
+    now = runtime.store.clock()
     steps = []
-    for row in rows:
-        spec = made.store.spec_of(row.job)
-        why = None if spec is None else _judged(made, spec, row, now)
-        if why is not None and (made_step := _step(made, row, why, now)) is not None:
-            steps.append(made_step)
+    for row in current_stages(runtime.db):
+        spec = runtime.store.spec_of(row.job) if row.stage in MOVING else None
+        why = None if spec is None else _judge(runtime, spec, row, now)
+        if why is not None and (change := _step(runtime, row, why, now)) is not None:
+            steps.append(change)
     return steps
 
 
-def samples(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> tuple[Sample, Sample]:
-    """What is compared: the serverless side's runs since the last move, and the legacy side's."""
-    with made.db.autocommit() as connection:
-        legacy = legacy_sample(connection, spec.name, now)
-        if len(legacy.seconds) < FEWEST:
-            return Sample([], 0), legacy
-        moved = connection.scalar(select(StageChange.at).where(StageChange.id == row.version))
-        age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
-        return serverless_sample(connection, spec, moved or now, age, now), legacy
+def _judge(runtime: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
+    return breach(*samples(runtime, spec, row, now))
 
 
-def _judged(made: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
-    return breach(*samples(made, spec, row, now))
-
-
-def _step(made: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:
-    stage, percent = step_back(row, made.settings.flag_provider is not None)
+def _step(runtime: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:
+    stage, percent = step_back(row, runtime.settings.flag_provider is not None)
+    how: dict[str, Any] = {"by": GUARDRAIL, "why": why, "now": now, "expected": row.version}
     try:
-        with made.db.session() as tx:
-            change = stages.change_stage(
-                tx, row.job, stage, percent, by=GUARDRAIL, why=why, now=now, expected=row.version
-            )
-            if ALERT in made.catalogue:
-                told = {
-                    "changeId": change.id,
-                    "job": row.job,
-                    "from": row.stage,
-                    "to": stage,
-                    "percent": percent,
-                    "why": why,
-                }
-                dispatch(ALERT, told, session=tx)
+        with runtime.db.session() as tx:
+            change = change_stage(tx, row.job, stage, percent, **how)
+            if ALERT in runtime.catalogue:
+                alert = {"changeId": change.id, "job": row.job, "from": row.stage, "to": stage}
+                dispatch(ALERT, alert | {"percent": percent, "why": why}, session=tx)
     except StageRefused as refusal:
         log.info("no step back: %s", refusal)
         return None
     log.error("guardrail: stepped back to %s", stage, extra={"job": row.job, "why": why})
     return change
-
-
-def run_forever(made: Runtime, stop: threading.Event, context: AppContext = nullcontext) -> None:
-    """Look each minute until `stop` is set, each time in a `context` of its own; what goes wrong in
-    one look is logged."""
-    while not stop.wait(INTERVAL_SECONDS):
-        try:
-            with context():
-                look(made)
-        except Exception:
-            log.exception("guardrail could not look")
 
 
 def wilson(hits: int, of: int, z: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -33,25 +34,20 @@ REMEMBERED = 10_000
 _WORDS = frozenset(Word) - {Word.ERROR}
 
 
-def factory(named: str) -> Callable[[], FeatureProvider]:
-    """What makes the provider that FLAG_PROVIDER names, in each process its own.
+def factory(named: str) -> Callable[[int], FeatureProvider]:
+    """What makes the provider that FLAG_PROVIDER names: one for each process id.
 
     Raises SettingsError.
     """
     module, _, name = named.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-        made = found()
+        make = cache(lambda _pid: found())
+        provider = make(os.getpid())
     except Exception as failure:
         raise SettingsError(f"FLAG_PROVIDER: {named}: {failure}") from failure
-    if not callable(getattr(made, "resolve_boolean_details", None)):
+    if not callable(getattr(provider, "resolve_boolean_details", None)):
         raise SettingsError(f"FLAG_PROVIDER: {named} makes no OpenFeature provider")
-    pid = os.getpid()
-
-    def make() -> FeatureProvider:
-        fresh: FeatureProvider = made if os.getpid() == pid else found()
-        return fresh
-
     return make
 
 
@@ -64,7 +60,7 @@ class Provided(Flags):
     (ERROR).
     """
 
-    def __init__(self, *args: Any, make: Callable[[], FeatureProvider], **options: Any) -> None:
+    def __init__(self, *args: Any, make: Callable[[int], FeatureProvider], **options: Any) -> None:
         super().__init__(*args, **options)
         self._make = make
         self._last: dict[tuple[str, str], str] = {}
@@ -99,37 +95,30 @@ class Provided(Flags):
         return own._replace(backend=backend, reason=str(reason))
 
     def _answer(self, job: str, key: str, own: Decision) -> FlagEvaluationDetails[bool] | None:
-        if time.monotonic() < self._paused_until or not self._asking.acquire(blocking=False):
+        asking = self._asking
+        if time.monotonic() < self._paused_until or not asking.acquire(blocking=False):
             return None
         context = EvaluationContext(key, {"job": job, "stage": own.stage})
-        answered: SimpleQueue[FlagEvaluationDetails[bool] | Exception] = SimpleQueue()
-        asking = (job, context, answered, self._asking)
-        threading.Thread(target=self._ask, args=asking, daemon=True).start()
+        answered: SimpleQueue[FlagEvaluationDetails[bool]] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answered.put(self._bound().get_boolean_details(job, False, context))
+            finally:
+                asking.release()
+
+        threading.Thread(target=ask, daemon=True).start()
         try:
             answer = answered.get(timeout=TIMEOUT_SECONDS)
         except Empty:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            answer = TimeoutError(f"no answer within {TIMEOUT_SECONDS:g} s")
-        if not isinstance(answer, Exception):
+            reason = f"no answer within {TIMEOUT_SECONDS:g} s"
+        else:
             if answer.error_code is None and isinstance(answer.value, bool):
                 return answer
-            answer = ValueError(f"{answer.error_code}: {answer.error_message}")
-        log.warning("flag provider has no answer", extra={"job": job, "reason": str(answer)})
+            reason = f"{answer.error_code}: {answer.error_message}"
+        log.warning("flag provider has no answer", extra={"job": job, "reason": reason})
         return None
-
-    def _ask(
-        self,
-        job: str,
-        context: EvaluationContext,
-        answered: SimpleQueue[FlagEvaluationDetails[bool] | Exception],
-        asking: threading.BoundedSemaphore,
-    ) -> None:
-        try:
-            answered.put(self._bound().get_boolean_details(job, False, context))
-        except Exception as failure:  # noqa: BLE001 - whatever a provider or a hook of it raises
-            answered.put(failure)
-        finally:
-            asking.release()
 
     def _bound(self) -> OpenFeatureClient:
         with self._binding:
@@ -137,7 +126,7 @@ class Provided(Flags):
                 # Of its own: a team's other flags keep theirs.
                 domain = f"switchyard-{os.getpid()}"
                 try:
-                    api.set_provider_and_wait(self._make(), domain)
+                    api.set_provider_and_wait(self._make(os.getpid()), domain)
                 except Exception:
                     # It may still become ready by itself: its own status says so.
                     log.exception("flag provider not ready")

@@ -17,7 +17,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    bindparam,
     delete,
     func,
     select,
@@ -26,16 +25,17 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.switchyard import effects, runtime
+from app.switchyard import effects
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
-from app.switchyard.job import JobSpec, Shadow
+from app.switchyard.job import Catalogue, JobSpec, Shadow
 from app.switchyard.runs.create import SHADOW_JOB
+from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
 from app.switchyard.runs.retention import Page, last_of, succeeded
+from app.switchyard.runtime import current
 
 log = logging.getLogger(__name__)
 
@@ -102,25 +102,19 @@ COUNTS = (
     .group_by(P.job, P.kind)
     .order_by(P.job, P.kind)
 )
-UNEXPLAINED = (
-    select(P.id)
-    .where(P.job == bindparam("job"), P.kind.in_(WRONG), P.explained_at.is_(None))
-    .order_by(P.id)
-)
-"""What a job's gate waits for."""
 
 
 def counts(db: Database) -> dict[str, dict[str, int]]:
     """By job: how many runs were compared, how many of them differ, and how many of those nobody
     has explained."""
-    found: dict[str, dict[str, int]] = {}
+    jobs: dict[str, dict[str, int]] = {}
     with db.autocommit() as connection:
         for job, kind, number, explained in connection.execute(COUNTS):
-            of = found.setdefault(job, dict.fromkeys(("compared", "different", "unexplained"), 0))
-            of["compared"] += number if kind in COMPARED else 0
-            of["different"] += number if kind in WRONG else 0
-            of["unexplained"] += number - explained if kind in WRONG else 0
-    return found
+            row = jobs.setdefault(job, {"compared": 0, "different": 0, "unexplained": 0})
+            row["compared"] += number if kind in COMPARED else 0
+            row["different"] += number if kind in WRONG else 0
+            row["unexplained"] += number - explained if kind in WRONG else 0
+    return jobs
 
 
 def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:
@@ -131,13 +125,7 @@ def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[d
 
 
 def _document(row: Parity) -> dict[str, Any]:
-    explained = None
-    if row.explained_at is not None:
-        explained = {
-            "at": iso(row.explained_at),
-            "by": row.explained_by,
-            "why": row.explained_why,
-        }
+    explained = {"at": iso(row.explained_at), "by": row.explained_by, "why": row.explained_why}
     return {
         "id": row.id,
         "job": row.job,
@@ -148,7 +136,7 @@ def _document(row: Parity) -> dict[str, Any]:
         "differing": row.differing,
         "differences": json.loads(row.found or "[]"),
         "error": row.error,
-        "explained": explained,
+        "explained": None if row.explained_at is None else explained,
     }
 
 
@@ -163,111 +151,95 @@ def explain(
         raise BadInput("say why: the gate takes your word for it")
     mark = update(P).where(P.kind.in_(WRONG), P.explained_at.is_(None))
     mark = mark.where(P.id.in_(ids) if job is None else P.job == job)
-    told = {"explained_at": now, "explained_by": by, "explained_why": why.strip()}
+    values = {"explained_at": now, "explained_by": by, "explained_why": why.strip()}
     with db.begin() as connection:
-        done = set(connection.scalars(mark.values(told).returning(P.id)))
+        done = set(connection.scalars(mark.values(values).returning(P.id)))
         if job is None and (missing := sorted(set(ids) - done)):
-            listed = ", ".join(map(str, missing))
-            raise BadInput(f"not a difference that is still to be explained: {listed}")
+            numbers = ", ".join(map(str, missing))
+            raise BadInput(f"not a difference that is still to be explained: {numbers}")
     return len(done)
 
 
 def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
     """Delete the next shadows of live runs after run id `after` that are done since before that
-    time, and what they found; a difference stays, with its shadow, until it was explained so long
+    time, and what they showed; a difference stays, with its shadow, until it was explained so long
     ago. No new one comes of that: a shadow is written with its live run, whose row stays."""
     last = last_of(tx, R.key, after, before, R.job == SHADOW_JOB)
     if last is None:
         return 0, None
-    found, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
+    page, shadows = (P.run_id > after, P.run_id <= last), (R.key > after, R.key <= last)
     settled = P.kind.in_((Kind.EQUAL, Kind.LIVE_FAILED, Kind.LIVE_OPEN)) & (P.compared_at < before)
     connection = tx.connection()
-    connection.execute(delete(P).where(*found, settled | (P.explained_at < before)))
-    left = R.key.in_(select(P.run_id).where(*found))
+    connection.execute(delete(P).where(*page, settled | (P.explained_at < before)))
+    left = R.key.in_(select(P.run_id).where(*page))
     gone = delete(R).where(R.job == SHADOW_JOB, *shadows, *succeeded(before), ~left)
     return connection.execute(gone).rowcount, last
 
 
-def live_run(run_id: str) -> Any:
-    """The statement that finds a live run."""
-    columns = (R.id, R.job, R.payload, R.status, R.result, R.error, R.started_at, R.check_at)
-    return select(*columns).where(R.id == run_id)
-
-
 def plan(tx: Session, ctx: Context, run_id: str) -> dict[str, Any]:
     """Keep what the serverless side would leave behind, as a step; `done` where it cannot say."""
-    made = runtime.current()
-    live = _live(made.db, run_id)
+    runtime = current()
+    live = _live_run(runtime.db, run_id)
     if live is None:
         raise NonRetriable(f"no run {run_id!r} to shadow")
-    spec = made.catalogue[live.job]
+    spec = runtime.catalogue[live.job]
     # The live run's own time, once it has one: what is due by then is what it does.
     now = live.started_at or ctx.now()
-    planned, error = _evaluate(made.db, lambda reading: _planned(reading, spec, live, now))
+    planned, error = _evaluate(runtime.db, lambda reading: _planned(reading, spec, live, now))
     kind = Kind.PLANNED if error is None else Kind.PLAN_FAILED
-    row = {
-        "job": live.job,
-        "run_id": run_id,
-        "kind": kind,
-        "planned_at": ctx.now(),
-        "planned": planned,
-        "differing": 0,
-        "error": error,
-    }
+    row = {"job": live.job, "run_id": run_id, "kind": kind, "planned_at": ctx.now()}
     insert = INSERT[tx.get_bind().dialect.name](cast(Table, Parity.__table__))
+    row |= {"planned": planned, "differing": 0, "error": error}
     tx.execute(insert.values(row).on_conflict_do_nothing(index_elements=["run_id"]))
     return {"done": error is not None, "kind": kind}
 
 
-def _planned(tx: Session, spec: JobSpec, live: Any, now: Any) -> dict[str, Any]:
+def _planned(tx: Session, spec: JobSpec, live: AnyRow, now: datetime) -> dict[str, Any]:
     if spec.plan is None:
         raise NonRetriable(f"{spec.name} has no plan")
-    found = spec.plan(tx, spec.parse(json.loads(live.payload), strict=False), now)
-    return found if spec.shadow.planned is None else spec.shadow.planned(found)
+    planned = spec.plan(tx, spec.parse(json.loads(live.payload), strict=False), now)
+    return planned if spec.shadow.planned is None else spec.shadow.planned(planned)
 
 
 def compare(tx: Session, ctx: Context, run_id: str, last: bool) -> dict[str, Any]:
     """Compare, once the live run has ended, as a step; `done` says whether it had."""
-    made = runtime.current()
-    live = _live(made.db, run_id)
+    runtime = current()
+    live = _live_run(runtime.db, run_id)
     if live is not None and live.check_at is not None and not last:
         return {"done": False, "kind": Kind.PLANNED}
-    found = _compared(made.db, made.catalogue, live, run_id)
-    told = {**found, "compared_at": ctx.now(), "planned": None}
-    tx.execute(update(P).where(P.run_id == run_id, P.kind == Kind.PLANNED).values(told))
-    if found["kind"] in (Kind.DIFFERENT, Kind.PLAN_FAILED):
-        log.warning("shadow differs", extra={"run": run_id, "differing": found["differing"]})
-    return {"done": True, "kind": found["kind"], "differing": found["differing"]}
-
-
-def _compared(db: Database, catalogue: Any, live: Any, run_id: str) -> dict[str, Any]:
-    """The columns of the comparison's row."""
     nothing = {"found": None, "differing": 0, "error": None}
-    if live is None or live.check_at is not None:
-        said = "it has not ended" if live is not None else "it is no longer on record"
-        return nothing | {"kind": Kind.LIVE_OPEN, "error": said}
+    seen = nothing | _compared(runtime.db, runtime.catalogue, live, run_id)
+    mark = update(P).where(P.run_id == run_id, P.kind == Kind.PLANNED)
+    tx.execute(mark.values(**seen, compared_at=ctx.now(), planned=None))
+    if seen["kind"] in WRONG:
+        log.warning("shadow differs", extra={"run": run_id, "differing": seen["differing"]})
+    return {"done": True, "kind": seen["kind"], "differing": seen["differing"]}
+
+
+def _compared(
+    db: Database, catalogue: Catalogue, live: AnyRow | None, run_id: str
+) -> dict[str, Any]:
+    if live is None:
+        return {"kind": Kind.LIVE_OPEN, "error": "it is no longer on record"}
+    if live.check_at is not None:
+        return {"kind": Kind.LIVE_OPEN, "error": "it has not ended"}
     if live.status != Status.SUCCEEDED:
-        error = (live.error or live.status)[:_ERROR_LENGTH]
-        return nothing | {"kind": Kind.LIVE_FAILED, "error": error}
-    spec: JobSpec = catalogue[live.job]
+        return {"kind": Kind.LIVE_FAILED, "error": (live.error or live.status)[:_ERROR_LENGTH]}
+    spec = catalogue[live.job]
     outcome, error = _evaluate(db, lambda reading: _outcome(reading, spec, live))
     if outcome is None:
-        return nothing | {"kind": Kind.PLAN_FAILED, "error": error}
+        return {"kind": Kind.PLAN_FAILED, "error": error}
     with db.autocommit() as connection:
-        kept = connection.scalar(select(Parity.planned).where(Parity.run_id == run_id))
-    both = differences(json.loads(kept or "{}"), json.loads(outcome), spec.shadow)
+        planned = connection.scalar(select(P.planned).where(P.run_id == run_id))
+    both = differences(json.loads(planned or "{}"), json.loads(outcome), spec.shadow)
     first = list(islice(both, KEPT))
     if not first:
-        return nothing | {"kind": Kind.EQUAL}
-    return {
-        "kind": Kind.DIFFERENT,
-        "found": canonical_json(first),
-        "differing": len(first) + sum(1 for _ in both),
-        "error": None,
-    }
+        return {"kind": Kind.EQUAL}
+    differing = len(first) + sum(1 for _ in both)
+    return {"kind": Kind.DIFFERENT, "found": canonical_json(first), "differing": differing}
 
 
-def _outcome(tx: Session, spec: JobSpec, live: Any) -> dict[str, Any]:
+def _outcome(tx: Session, spec: JobSpec, live: AnyRow) -> dict[str, Any]:
     result = json.loads(live.result)
     if spec.shadow.outcome is None:
         return dict(result)
@@ -275,9 +247,10 @@ def _outcome(tx: Session, spec: JobSpec, live: Any) -> dict[str, Any]:
     return spec.shadow.outcome(tx, payload, result)
 
 
-def _live(db: Database, run_id: str) -> Any:
+def _live_run(db: Database, run_id: str) -> AnyRow | None:
+    columns = (R.job, R.payload, R.status, R.result, R.error, R.started_at, R.check_at)
     with db.autocommit() as connection:
-        return connection.execute(live_run(run_id)).one_or_none()
+        return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
 
 
 def _evaluate(
@@ -288,36 +261,29 @@ def _evaluate(
     try:
         with db.reading() as tx, effects.held() as tried:
             said = canonical_json(say(tx))
+        if tried:
+            raise EffectHeld(f"it tried {', '.join(tried)}")
     except DBAPIError as failure:
         if failure.connection_invalidated:
             raise
         return None, f"{type(failure.orig).__name__}: {failure.orig}"[:_ERROR_LENGTH]
-    except Exception as failure:  # noqa: BLE001 - whatever a plan raises is what was found
+    except Exception as failure:  # noqa: BLE001 - whatever a plan raises is what it came to
         return None, f"{type(failure).__name__}: {failure}"[:_ERROR_LENGTH]
-    if tried:
-        return None, f"{EffectHeld.__name__}: it tried {', '.join(tried)}"[:_ERROR_LENGTH]
     return said, None
 
 
-def differences(
-    planned: Mapping[str, Any], live: Mapping[str, Any], how: Shadow
-) -> Iterator[dict[str, Any]]:
+def differences(planned: Any, live: Any, how: Shadow, path: str = "") -> Iterator[dict[str, Any]]:
     """Each field that differs, with both sides; a side that has no such field is left out."""
-    yield from _differences("", planned, live, how)
-
-
-def _differences(path: str, one: Any, other: Any, how: Shadow) -> Iterator[dict[str, Any]]:
     if path and any(fnmatchcase(path, ignored) for ignored in how.ignore):
         return
-    ones, others = _fields(one), _fields(other)
-    if ones is not None and others is not None and type(one) is type(other):
-        for name in sorted(ones.keys() | others.keys()):
-            below = f"{path}.{name}" if path else name
-            left, right = ones.get(name, _ABSENT), others.get(name, _ABSENT)
-            yield from _differences(below, left, right, how)
-    elif not _same(path, one, other, how):
-        sides = {"planned": one, "live": other}
-        yield {"field": path, **{n: side for n, side in sides.items() if side is not _ABSENT}}
+    ours, theirs = _fields(planned), _fields(live)
+    if ours is not None and theirs is not None and type(planned) is type(live):
+        for name in sorted(ours.keys() | theirs.keys()):
+            sides = ours.get(name, _ABSENT), theirs.get(name, _ABSENT)
+            yield from differences(*sides, how, f"{path}.{name}" if path else name)
+    elif not _same(path, planned, live, how):
+        both = {"planned": planned, "live": live}
+        yield {"field": path, **{n: side for n, side in both.items() if side is not _ABSENT}}
 
 
 def _fields(value: Any) -> dict[str, Any] | None:
@@ -329,11 +295,11 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 
 def _same(path: str, one: Any, other: Any, how: Shadow) -> bool:
-    if _number(one) and _number(other):
+    if _is_number(one) and _is_number(other):
         allowed = [by for field, by in how.tolerance.items() if fnmatchcase(path, field)]
         return bool(abs(one - other) <= max(allowed, default=0))
     return type(one) is type(other) and bool(one == other)
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,19 +5,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NotRequired, TypedDict, Unpack
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import CheckConstraint, Index, Select, String, Text, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from app.switchyard.clock import iso
+from app.switchyard.cutover.shadow import counts
 from app.switchyard.db import Base, Database
-from app.switchyard.errors import StageRefused, did_you_mean
+from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
 from app.switchyard.runs.create import KEY_LENGTH
-from flags import Side, Stage, StageRow
+from app.switchyard.runs.models import IS_OPEN
+from app.switchyard.runs.models import RunRow as R
+from flags import LEGACY_BACKEND, Side, Stage, StageRow
 
+GUARDRAIL = "guardrail"
+"""Who steps back by itself, as the history has it."""
+CALM = timedelta(hours=24)
+"""How long after a guardrail fired a job is not taken for ready."""
 MOST_PINS = 1000
 """Pinned keys of one job: every process reads them all each second."""
 WHY = "say why: the history is read at 2 a.m."
@@ -107,22 +114,49 @@ def current_stages(db: Database) -> list[StageRow]:
     return [StageRow(*row, pins=tuple(pins[row.job])) for row in latest]
 
 
-class Record(TypedDict):
-    """What goes on record with a move, and at which version the job must stand for it."""
-
-    by: str
-    why: str
-    now: datetime
-    expected: NotRequired[int | None]
-    forced: NotRequired[bool]
-
-
 def set_stage(
-    db: Database, job: str, stage: str, percent: float | None, **record: Unpack[Record]
+    db: Database,
+    job: str,
+    stage: str,
+    percent: float | None,
+    *,
+    by: str,
+    why: str,
+    now: datetime,
+    expected: int | None = None,
+    force: bool = False,
 ) -> StageChange:
-    """Move `job` to `stage` in a transaction of its own; see change_stage()."""
+    """Move `job` to `stage` in a transaction of its own, through the gate where that is `complete`;
+    `force` opens it, which goes on record where it was closed.
+
+    Raises GateClosed, and StageRefused as change_stage() does.
+    """
+    against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
+    if against and not force:
+        raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or --force")
+    if against and why.strip():
+        why = f"{why.strip()} (forced past: {'; '.join(against)})"
+    how: dict[str, Any] = {"by": by, "why": why, "now": now, "expected": expected}
     with db.session() as tx:
-        return change_stage(tx, job, stage, percent, **record)
+        return change_stage(tx, job, stage, percent, forced=bool(against), **how)
+
+
+def obstacles(db: Database, job: str, now: datetime) -> list[str]:
+    """What speaks against `complete` for the job, each with what to do about it."""
+    opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
+    fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
+    with db.autocommit() as connection:
+        left = connection.scalar(opened) or 0
+        last = connection.scalar(fired)
+    differences = counts(db).get(job, {}).get("unexplained", 0)
+    against = []
+    if left:
+        against.append(f"{left} open runs on the old side (cutover drain {job} --to serverless)")
+    if differences:
+        against.append(f"{differences} differences nobody has explained (cutover parity {job})")
+    if last is not None:
+        against.append(f"the guardrail fired at {last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago")
+    return against
 
 
 def change_stage(
@@ -140,8 +174,7 @@ def change_stage(
     """Move `job` to `stage` in the caller's transaction; of two moves at once, one is made.
 
     Raises StageRefused with the reason: the move makes no sense, somebody else moved the job at the
-    same moment, or it does not stand at version `expected` any more. What speaks against `complete`
-    is for cutover.status.move to say, before.
+    same moment, or it does not stand at version `expected` any more.
     """
     _check(stage, percent, why)
     last = tx.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, cast
 
@@ -134,6 +134,11 @@ class RunRow(Base):
         _index("ix_switchyard_runs_children", "parent_id check_at", "parent_id IS NOT NULL"),
         _index("uq_switchyard_runs_slot", "job slot", "slot IS NOT NULL", unique=True),
     )
+
+
+IS_OPEN = RunRow.check_at > datetime(2000, 1, 1, tzinfo=UTC)
+"""Of a run: it has not ended. Said as a range, since SQLite reads the partial index of open runs by
+nothing else."""
 
 
 class StepRow(Base):
