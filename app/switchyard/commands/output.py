@@ -176,7 +176,8 @@ def reported() -> Iterator[None]:
 def _database_line(failure: DBAPIError) -> str:
     lines = str(failure.orig).splitlines()
     reason = lines[0] if lines else type(failure).__name__
-    state = getattr(failure.orig, "sqlstate", None)
+    # psycopg's name for it, and psycopg2's.
+    state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
     if state in _OLD_TABLES or "no such table" in reason or "no such column" in reason:
         return f"the database has not the tables of this version ({reason}): run `{UPGRADE}`"
     return (
