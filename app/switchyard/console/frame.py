@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from sqlalchemy.exc import DBAPIError
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -63,7 +63,7 @@ def framed(pages: Blueprint, made: Runtime, door: Door) -> None:
         return {
             "visitor": g.get("visitor", Visitor(None, "")),
             "open_door": door.open,
-            "with_mail": made.settings.local,
+            "with_mail": "mail" in current_app.blueprints,
             "use_inngest": made.settings.use_inngest,
         }
 
