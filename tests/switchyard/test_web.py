@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.platform.config import load
 from app.switchyard import runtime
@@ -201,8 +203,20 @@ def test_without_a_database_nothing_is_recorded(environ: dict[str, str]) -> None
 
 def test_metrics(client: FlaskClient) -> None:
     trigger(client, {"name": "test.child", "data": {"name": "x"}})
-    text = client.get("/metrics").text
-    assert 'switchyard_open_runs{job="child",backend="rq",status="pending"} 1' in text
+    answer = client.get("/metrics")
+    assert answer.content_type.startswith("text/plain; version=0.0.4")
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert samples["switchyard_open_runs", "child", "pending", "rq"] == 1
+    kinds = re.findall(r"^# TYPE (\S+) (\S+)$", answer.text, re.MULTILINE)
+    assert kinds == [
+        ("switchyard_open_runs", "gauge"),
+        ("switchyard_guardrail_steps_total", "counter"),
+        ("switchyard_shadow_runs", "gauge"),
+    ]
 
 
 def test_an_unknown_page_is_a_problem(client: FlaskClient) -> None:
