@@ -18,6 +18,7 @@ from app.switchyard.config import WEB, HttpUrl, database, hidden, optional
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
+_LOCAL_SECRET = "switchyard-local"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -91,6 +92,13 @@ class Settings(config.Settings):
         if self.stripe_rate is not None:
             return self.stripe_rate
         return 1000.0 if self.local else 20.0
+
+    @property
+    def signing_secret(self) -> str | None:
+        """SECRET_KEY; in local mode a constant, which signs for callers on this machine only."""
+        if self.secret_key is not None:
+            return self.secret_key.get_secret_value()
+        return _LOCAL_SECRET if self.local else None
 
     @property
     def smtp(self) -> SmtpServer | None:

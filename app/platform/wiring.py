@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, request
 from flask.cli import AppGroup
+from flask.sessions import SecureCookieSessionInterface
 
 from app.platform import JOBS, checks, tables
 from app.platform.config import Settings, load, settings_of
@@ -25,7 +26,6 @@ from app.switchyard import logs
 from app.switchyard.clock import Clock
 from app.switchyard.commands import register_commands
 from app.switchyard.commands.output import settings_checked
-from app.switchyard.console.door import Door
 from app.switchyard.extension import make_runtime as layer_runtime
 from app.switchyard.extension import register_pages as register_layer_pages
 from app.switchyard.http import register_problems
@@ -90,10 +90,27 @@ def register(app: Flask) -> None:
     """Add the platform to an app that has the layer."""
     runtime: Runtime = app.extensions["switchyard"]
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
+    keep_sessions(app, settings_of(runtime))
     supply(runtime)
     register_problems(app)
     register_pages(app, runtime)
     add_commands(app)
+
+
+class Sessions(SecureCookieSessionInterface):
+    """Flask's own; the cookie is for https alone wherever it was asked for by https."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        """See Flask; a proxy says so by X-Forwarded-Proto, if it is not the one that asks."""
+        behind = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
+        return request.is_secure or behind == "https"
+
+
+def keep_sessions(app: Flask, settings: Settings) -> None:
+    """Have Flask keep sessions in a cookie of the platform's own."""
+    app.secret_key = settings.signing_secret
+    app.session_interface = Sessions()
+    app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
 
 
 def add_commands(app: Flask) -> None:
@@ -111,13 +128,14 @@ def register_pages(app: Flask, runtime: Runtime) -> None:
     app.register_blueprint(links.blueprint(runtime))
     app.register_blueprint(webhook_pages.blueprint(runtime))
     if settings_of(runtime).local:
-        door = Door(settings_of(runtime), runtime.cache)
-        app.register_blueprint(mail_pages.blueprint(runtime, door))
+        app.register_blueprint(mail_pages.blueprint(runtime))
+        runtime.links.append(("Mail", "mail.newest"))
 
 
 def mount(app: Flask, runtime: Runtime) -> None:
     """Give `app` every page and command, the layer's and the platform's, as create_app does."""
     app.extensions[EXTENSION] = runtime
+    keep_sessions(app, settings_of(runtime))
     register_problems(app)
     register_commands(app)
     add_commands(app)

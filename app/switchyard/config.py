@@ -191,6 +191,9 @@ class Settings(BaseSettings):
     backend_url: HttpUrl = None
     admin_token: SecretStr | None = None
     secret_key: Annotated[SecretStr | None, hidden(_long)] = None
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
+    """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
+    local mode serves nobody then."""
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: Annotated[str, AfterValidator(_modules)] = ""
     """Modules that declare jobs, comma-separated: exactly these instead of the app's own."""

@@ -36,6 +36,13 @@ class SettingsError(SwitchyardError):
     title = "Bad setting"
 
 
+class SecretKeyMissing(SettingsError):
+    """Nothing can be signed, nor a signature checked, without SECRET_KEY."""
+
+    status = 503
+    title = "SECRET_KEY is not set"
+
+
 class UnknownJob(BadInput):
     """No job of this name (or event) is in the catalogue."""
 

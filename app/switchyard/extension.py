@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -85,6 +86,16 @@ class Switchyard:
         serve(app, made)
         deliver.register(app, made)
         register_commands(app)
+        _exempt(app)
+
+
+def _exempt(app: Flask) -> None:
+    """Leave the layer's own pages out of the host's Flask-WTF protection, where it has that: the
+    console has form tokens of its own, and what others call is signed."""
+    protect = app.extensions.get("csrf")
+    for name, pages in app.blueprints.items():
+        if protect is not None and name.startswith("switchyard_"):
+            protect.exempt(pages)
 
 
 def make_runtime(
@@ -158,8 +169,12 @@ def register_pages(app: Flask, made: runtime.Runtime, url_prefix: str = "") -> N
     """Mount the layer's own pages."""
     app.register_blueprint(health.blueprint(made), url_prefix=url_prefix or None)
     app.register_blueprint(trigger.blueprint(made))
-    door = Door(made.settings, made.cache)
-    app.register_blueprint(console.blueprint(made, door), url_prefix=f"{url_prefix}/console")
+    if app.secret_key is None and made.settings.secret_key is not None:
+        app.secret_key = made.settings.secret_key.get_secret_value()
+    elif app.secret_key is None and made.settings.local:
+        app.secret_key = secrets.token_hex()  # this process's own: nobody else may know it
+    pages = console.blueprint(made, Door(made))
+    app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
 
 
 def _require_qstash(settings: Settings, jobs: Catalogue) -> None:

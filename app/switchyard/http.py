@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import re
 from math import ceil
 
 from flask import Blueprint, Flask, Request, Response
@@ -17,6 +18,8 @@ from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import SwitchyardError, Unauthorized
 
 log = logging.getLogger(__name__)
+
+_PROXIED = re.compile(r"(?i)X-Forwarded-.+|Forwarded|Via|X-Real-Ip")
 
 
 def problem(status: int, title: str, detail: str) -> Response:
@@ -64,21 +67,14 @@ def require_admin(request: Request, settings: Settings) -> None:
         if hmac.compare_digest(given.encode(), wanted.encode()):
             return
         raise Unauthorized("the bearer token is not ADMIN_TOKEN")
-    if settings.local and settings.admin_token is None and from_here(request):
+    if settings.local and settings.admin_token is None and from_here(request, settings):
         return
     raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN")
 
 
-def require_signed(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized where local mode's key signs, which is no secret, and the caller is not
-    on this machine."""
-    if settings.secret_key is None and not from_here(request):
-        raise Unauthorized("without SECRET_KEY only callers on this machine are served")
-
-
 def require_here(request: Request, settings: Settings) -> None:
     """Raises Unauthorized unless this is local mode and the caller is on this machine."""
-    if not (settings.local and from_here(request)):
+    if not (settings.local and from_here(request, settings)):
         raise Unauthorized("served in local mode only, to callers on this machine")
 
 
@@ -87,9 +83,18 @@ def _bearer(request: Request) -> str | None:
     return given.strip() if scheme.lower() == "bearer" else None
 
 
-def from_here(request: Request) -> bool:
-    """Whether the request comes from this machine, and from no page of another site."""
-    if request.headers.get("X-Forwarded-For") or request.headers.get("Forwarded"):
+def client_address(request: Request, settings: Settings) -> str:
+    """Who sent the request: as the first of TRUSTED_PROXIES saw it, else whoever is connected."""
+    seen = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+    if 0 < settings.trusted_proxies <= len(seen):
+        return seen[-settings.trusted_proxies]
+    return request.remote_addr or "nowhere"
+
+
+def from_here(request: Request, settings: Settings) -> bool:
+    """Whether the request comes from this machine, through no proxy, and from no page of another
+    site."""
+    if settings.trusted_proxies or any(map(_PROXIED.fullmatch, request.headers.keys())):
         return False
     try:
         near = ipaddress.ip_address(request.remote_addr or "").is_loopback

@@ -98,6 +98,12 @@ def csrf(client: FlaskClient, path: str) -> str:
     return found[1]
 
 
-def log_in(client: FlaskClient, token: str = TOKEN, name: str = "grace", **more: str) -> Any:
+def log_in(
+    client: FlaskClient,
+    token: str = TOKEN,
+    name: str = "grace",
+    headers: dict[str, str] | None = None,
+    **more: str,
+) -> Any:
     form = {"csrf": csrf(client, "/console/login"), "name": name, "token": token, **more}
-    return client.post("/console/login", data=form)
+    return client.post("/console/login", data=form, headers=headers)

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import delete, func, select
 
-from app.switchyard.console.door import COOKIE, TRIES
 from app.switchyard.console.frame import pretty
+from app.switchyard.console.tries import TRIES
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow, StepRow
@@ -79,40 +79,80 @@ def test_after_the_login_it_goes_nowhere_else(site: Site, there: str) -> None:
 def test_the_cookie_and_the_headers(site: Site) -> None:
     client = site.app.test_client()
     plain = log_in(client).headers["Set-Cookie"]
-    assert re.search(r"; HttpOnly; Path=/console; SameSite=Lax$", plain)
-    assert "Secure" not in plain
+    assert re.match(r"switchyard=.*; HttpOnly; Path=/; SameSite=Lax$", plain)
     assert TOKEN not in plain
-    secure = client.get("/console", headers={"X-Forwarded-Proto": "https"})
-    assert "; Secure; HttpOnly;" in secure.headers["Set-Cookie"]
-    assert secure.headers["Cache-Control"] == "no-store"
-    policy = secure.headers["Content-Security-Policy"]
+    there = {"X-Forwarded-Proto": "https"}
+    answer = log_in(site.app.test_client(), headers=there)
+    assert "; Secure; HttpOnly;" in answer.headers["Set-Cookie"]
+    page = client.get("/console")
+    assert page.headers["Cache-Control"] == "no-store"
+    policy = page.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; style-src 'self';")
     assert "unsafe" not in policy
-    assert secure.headers["X-Frame-Options"] == "DENY"
+    assert page.headers["X-Frame-Options"] == "DENY"
     style = client.get("/console/static/console.css")
     assert (style.status_code, style.headers["X-Content-Type-Options"]) == (200, "nosniff")
     assert "Set-Cookie" not in style.headers
 
 
-def test_a_session_ends(site: Site, client: FlaskClient, tmp_path: Path) -> None:
-    cookie = client.get_cookie(COOKIE, path="/console")
+def cookie_of(client: FlaskClient) -> str:
+    cookie = client.get_cookie("switchyard")
     assert cookie is not None
-    assert client.post("/console/logout", data={"csrf": csrf(client, "/console")}).location == (
-        "/console/login"
-    )
+    return cookie.value
+
+
+def bearing(site: Site, cookie: str) -> FlaskClient:
+    client = site.app.test_client()
+    client.set_cookie("switchyard", cookie)
+    return client
+
+
+def test_a_session_ends_with_its_logout_wherever_its_cookie_is(
+    site: Site, client: FlaskClient
+) -> None:
+    form = {"csrf": csrf(client, "/console/jobs/parent"), "stage": "live", "why": "x"}
+    other = bearing(site, cookie_of(client))
+    assert other.get("/console").status_code == 200
+    gone = client.post("/console/logout", data=form)
+    assert (gone.status_code, gone.location) == (303, "/console/login")
+    for late in (client, other):
+        assert late.get("/console").location.startswith("/console/login")
+        assert late.post("/console/jobs/parent/stage", data=form).status_code in (303, 403)
+    assert where(site) == []
+    assert log_in(client).status_code == 303
+    assert client.get("/console").status_code == 200
+
+
+def test_where_no_end_of_a_session_can_be_known_nobody_is_let_in(
+    site: Site, client: FlaskClient
+) -> None:
+    with site.made.db.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE switchyard_nonces")
+    assert client.get("/console/login").status_code == 503
+    assert client.get("/console").status_code == 503
+
+
+def test_a_session_ends_unused_and_in_any_case_after_a_day(site: Site, client: FlaskClient) -> None:
+    for hours, known in ((11, True), (11, True), (3, False)):
+        site.now += timedelta(hours=hours)
+        assert (client.get("/console").status_code == 200) is known
+    assert log_in(client).status_code == 303
+    site.now += timedelta(hours=12, seconds=1)
     assert client.get("/console").status_code == 303
-    # Another token, or another secret, knows nobody of before.
-    for change in (
-        {"admin_token": SecretStr(TOKEN + "2")},
-        {"secret_key": SecretStr("another-secret-key")},
-    ):
-        other = guarded(f"sqlite:///{tmp_path / 'test.db'}", **change).app.test_client()
-        for value in (cookie.value, cookie.value[:-1] + "A", "", "e30.x.y"):
-            other.set_cookie(COOKIE, value, path="/console")
-            assert other.get("/console").status_code == 303
-    fresh = site.app.test_client()
-    fresh.set_cookie(COOKIE, cookie.value, path="/console")
-    assert fresh.get("/console").status_code == 200
+
+
+def test_another_token_or_secret_knows_nobody_of_before(
+    site: Site, client: FlaskClient, tmp_path: Path
+) -> None:
+    cookie = cookie_of(client)
+    changes = {"admin_token": TOKEN + "2", "secret_key": "another-secret-key"}
+    for name, value in changes.items():
+        url = f"sqlite:///{tmp_path / 'test.db'}"
+        other = guarded(url, **{name: SecretStr(value)})
+        for said in (cookie, cookie[:-1] + "A", "", "e30.x.y"):
+            assert bearing(other, said).get("/console").status_code == 303
+        other.made.db.dispose()
+    assert bearing(site, cookie).get("/console").status_code == 200
 
 
 def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: FlaskClient) -> None:
@@ -134,26 +174,53 @@ def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: F
     assert where(site) == ["live"]
 
 
-def test_guessing_is_slow(site: Site, tmp_path: Path, redis_url: str) -> None:
-    # Without a cache the process alone keeps count; with one, all that share it.
-    def guesses(site: Site) -> list[int]:
-        made = [log_in(site.app.test_client(), "wrong").status_code for _ in range(TRIES // 2)]
-        return [*made, log_in(site.app.test_client()).status_code]
+def tries(site: Site, count: int, token: str = "wrong", **how: str) -> list[int]:
+    """What so many logins are answered, each from a browser of its own."""
+    name, address = how.get("name", "grace"), how.get("address", "192.0.2.1")
+    made = []
+    for _ in range(count):
+        client = site.app.test_client()
+        form = {"csrf": csrf(client, "/console/login"), "name": name, "token": token}
+        sent = {"X-Forwarded-For": how["by"]} if "by" in how else {}
+        there = {"REMOTE_ADDR": address}
+        answer = client.post("/console/login", data=form, headers=sent, environ_base=there)
+        made.append(answer.status_code)
+    return made
 
-    assert guesses(site) == [401] * (TRIES // 2) + [303]
-    assert guesses(site) == [401] * (TRIES // 2 - 1) + [429, 429]
-    url = f"sqlite:///{tmp_path / 'two.db'}"
+
+def test_guessing_is_slow(site: Site) -> None:
+    assert tries(site, TRIES + 1) == [401] * TRIES + [429]
+    assert tries(site, 1, TOKEN) == [429]
+    # By address and by name as well, whatever the other one is.
+    assert tries(site, 1, name="eve") == [429]
+    assert tries(site, 1, address="192.0.2.2") == [429]
+    assert tries(site, 1, name="eve", address="192.0.2.2") == [401]
+    site.now += timedelta(seconds=1)
+
+
+def test_the_right_token_is_never_refused_for_what_others_tried(site: Site) -> None:
+    tries(site, TRIES + 1)
+    assert tries(site, 1, TOKEN, name="ada") == [303]  # at the same proxy
+    assert tries(site, 1, TOKEN, address="192.0.2.2") == [303]  # under the same name
+
+
+def test_a_client_is_who_a_trusted_proxy_says_it_is(tmp_path: Path) -> None:
+    site = guarded(f"sqlite:///{tmp_path / 'test.db'}", trusted_proxies=2)
+    spoofed = "203.0.113.9, 198.51.100.1, 10.0.0.1"
+    assert tries(site, TRIES + 1, by=spoofed)[-1] == 429
+    assert tries(site, 1, by="1.1.1.1, 198.51.100.1, 10.0.0.2", name="eve") == [429]
+    assert tries(site, 1, by="1.1.1.1, 198.51.100.2, 10.0.0.1", name="eve") == [401]
+    site.made.db.dispose()
+
+
+def test_tries_are_counted_over_all_processes(tmp_path: Path, redis_url: str) -> None:
     with Redis.from_url(redis_url) as raw:
         raw.flushdb()
-    two = [guarded(url, redis_url=redis_url) for _ in range(2)]
+    two = [guarded(f"sqlite:///{tmp_path / 'two.db'}", redis_url=redis_url) for _ in range(2)]
     for each in two:
         each.made.cache._breaker._seconds = PATIENCE_SECONDS  # a busy machine is no outage
-    assert [guesses(each)[-1] for each in (*two, two[0])] == [303, 429, 429]
-    # Others are not held up by it.
-    far = {"REMOTE_ADDR": "192.0.2.9"}
-    client = two[0].app.test_client()
-    form = {"csrf": csrf(client, "/console/login"), "name": "grace", "token": TOKEN}
-    assert client.post("/console/login", data=form, environ_base=far).status_code == 303
+    assert tries(two[0], TRIES) == [401] * TRIES
+    assert tries(two[1], 1) == [429]
     for each in two:
         each.made.db.dispose()
 

@@ -25,8 +25,8 @@ _MAIL = (
 )
 
 
-def blueprint(made: Runtime, door: Door) -> Blueprint:
-    """The pages; in local mode only, for callers on this machine whom `door` lets in."""
+def blueprint(made: Runtime) -> Blueprint:
+    """The pages; in local mode only, for callers on this machine whom the console lets in."""
     pages = Blueprint("mail", __name__, url_prefix="/console/mail", template_folder="templates")
     folder = settings_of(made).mail_folder
 
@@ -34,7 +34,7 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
     def here() -> None:
         require_here(request, settings_of(made))
 
-    framed(pages, made, door)
+    framed(pages, made, Door(made))
 
     @pages.after_request
     def closed(answer: Response) -> Response:

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from flask import Blueprint, Response, request
-from itsdangerous import BadData
+from itsdangerous import BadData, URLSafeTimedSerializer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.platform.config import Settings, settings_of
 from app.platform.earnings.models import Creator as C
 from app.platform.mail import mail_creator, mailing
 from app.platform.statements.make import storage_of
 from app.platform.statements.models import Statement as S
 from app.switchyard import runtime
-from app.switchyard.config import Settings
-from app.switchyard.errors import Unauthorized
-from app.switchyard.http import require_signed
+from app.switchyard.errors import SecretKeyMissing, Unauthorized
+from app.switchyard.http import from_here
 from app.switchyard.runtime import Runtime
-from app.switchyard.signing import SecretKeyMissing, signer
 
 LINK_SECONDS = int(timedelta(days=7).total_seconds())
 PATH = "/statements/"
@@ -36,14 +35,14 @@ def link(settings: Settings, statement_id: str) -> str | None:
     """
     if settings.backend_url is None:
         return None
-    token = signer(settings, _PURPOSE).dumps(statement_id)
+    token = _signer(settings).dumps(statement_id)
     return f"{settings.backend_url.rstrip('/')}{PATH}{token}"
 
 
 def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
     """Mail their creators the links to these new statements, with the transaction that keeps them:
     each once."""
-    settings = runtime.current().settings
+    settings = settings_of(runtime.current())
     if not statement_ids or not mailing() or settings.backend_url is None:
         return
     wanted = select(S.id, S.month, C.name, C.email).join(C, C.id == S.creator_id)
@@ -60,12 +59,14 @@ def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
 def blueprint(parts: Runtime) -> Blueprint:
     """The page behind the link."""
     pages = Blueprint("statements", __name__)
+    settings = settings_of(parts)
 
     @pages.get(f"{PATH}<token>")
     def download(token: str) -> Response:
-        require_signed(request, parts.settings)
+        if settings.secret_key is None and not from_here(request, settings):
+            raise Unauthorized("without SECRET_KEY only callers on this machine are served")
         try:
-            statement_id = signer(parts.settings, _PURPOSE).loads(token, max_age=LINK_SECONDS)
+            statement_id = _signer(settings).loads(token, max_age=LINK_SECONDS)
         except BadData:
             raise Unauthorized(_NOTHING) from None
         with parts.db.autocommit() as connection:
@@ -81,3 +82,9 @@ def blueprint(parts: Runtime) -> Blueprint:
         return answer
 
     return pages
+
+
+def _signer(settings: Settings) -> URLSafeTimedSerializer:
+    if settings.signing_secret is None:
+        raise SecretKeyMissing("SECRET_KEY is not set: links are signed with it")
+    return URLSafeTimedSerializer(settings.signing_secret, salt=_PURPOSE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from datetime import timedelta
-from statistics import median
 from typing import Any
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
@@ -13,7 +12,7 @@ from sqlalchemy import func, select
 from werkzeug.wrappers import Response
 
 from app.switchyard.console.door import Door
-from app.switchyard.console.frame import framed, pretty, when
+from app.switchyard.console.frame import LOGIN, NAME, framed
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.status import BACKENDS, cutover_status
 from app.switchyard.errors import BadInput, GateClosed, RunNotMovable, StageRefused, SwitchyardError
@@ -30,89 +29,86 @@ PAGE = 50
 LATE = timedelta(seconds=60)
 """How long a run may wait for the relay before it is said to be late."""
 _RUN_ID = re.compile(r"[0-9a-f]{20,32}")
-_NEXT = re.compile(r"/console(?:[/?][\w./?=&%-]*)?")
+_NEXT = re.compile(r"(?:[/?][\w./?=&%-]*)?")
 
 
-def blueprint(made: Runtime, door: Door) -> Blueprint:
+def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     """The operators' pages, for whom `door` lets in."""
     pages = Blueprint(
-        "console",
+        NAME,
         __name__,
-        url_prefix="/console",
         static_folder="static",
         static_url_path="/static",
         template_folder="templates",
     )
-    framed(pages, made, door)
-    pages.add_app_template_filter(when)
-    pages.add_app_template_filter(pretty)
-    pages.add_app_template_filter(median)
+    framed(pages, runtime, door)
 
     @pages.get("/login")
     def login() -> Page:
-        if g.visitor.who is not None:
-            return redirect(url_for("console.overview"), 303)
-        return render_template("console/login.html", next=request.args.get("next", ""), name="")
+        if g.switchyard_visitor is not None:
+            return redirect(url_for(".overview"), 303)
+        return render_template("switchyard/login.html", next=request.args.get("next", ""), name="")
 
     @pages.post("/login")
     def enter() -> Page:
         name, token = (request.form.get(field, "").strip() for field in ("name", "token"))
         wanted = request.form.get("next", "")
         try:
-            g.visitor = door.enter(request, name, token)
+            door.enter(request, name, token)
         except SwitchyardError as refused:
-            log.warning("console: not let in", extra={"reason": refused.title})
             page = render_template(
-                "console/login.html", next=wanted, name=name, refusal=str(refused)
+                "switchyard/login.html", next=wanted, name=name, refusal=str(refused)
             )
             return page, refused.status
-        log.info("console: came in", extra={"who": name})
-        there = wanted if _NEXT.fullmatch(wanted) else url_for("console.overview")
-        return redirect(there, 303)
+        home = url_for(".overview")
+        inside = wanted.startswith(home) and _NEXT.fullmatch(wanted.removeprefix(home))
+        return redirect(wanted if inside else home, 303)
 
     @pages.post("/logout")
     def logout() -> Page:
-        g.visitor = type(g.visitor)(None, "")
-        return redirect(url_for("console.login"), 303)
+        door.leave()
+        return redirect(url_for(LOGIN), 303)
 
     @pages.get("/")
     @pages.get("")
     def overview() -> Page:
         late = select(func.count(), func.min(R.check_at)).where(
-            R.check_at < made.store.clock() - LATE
+            R.check_at < runtime.store.clock() - LATE
         )
-        with made.db.autocommit() as connection:
+        with runtime.db.autocommit() as connection:
             count, since = connection.execute(late).one()
-        calm = made.store.clock() - stages.CALM
+        calm = runtime.store.clock() - stages.CALM
+        changes = stages.history(runtime.db)
         return render_template(
-            "console/overview.html",
-            jobs=cutover_status(made)["jobs"],
-            known=set(made.catalogue),
+            "switchyard/overview.html",
+            jobs=cutover_status(runtime)["jobs"],
+            known=set(runtime.catalogue),
             late=count,
             since=since,
-            fired=[c for c in stages.history(made.db) if c.by == stages.GUARDRAIL and c.at > calm],
-            provider=made.settings.flag_provider,
+            fired=[c for c in changes if c.by == stages.GUARDRAIL and c.at > calm],
+            provider=runtime.settings.flag_provider,
         )
 
     def job_page(name: str, refusal: str | None = None) -> str:
-        spec = made.catalogue[name]
-        [job] = cutover_status(made, [name])["jobs"]
-        now, rows = made.store.clock(), [r for r in stages.current_stages(made.db) if r.job == name]
+        spec = runtime.catalogue[name]
+        [job] = cutover_status(runtime, [name])["jobs"]
+        now = runtime.store.clock()
+        rows = [r for r in stages.current_stages(runtime.db) if r.job == name]
         moving = [row for row in rows if row.stage in MOVING]
         return render_template(
-            "console/job.html",
+            "switchyard/job.html",
             spec=spec,
             job=job,
             stages=list(Stage),
             asked=request.form,
             refusal=refusal,
             version=rows[0].version if rows else 0,
-            compared=guardrail.samples(made, spec, moving[0], now) if moving else None,
+            compared=guardrail.samples(runtime, spec, moving[0], now) if moving else None,
             fewest=guardrail.FEWEST,
-            obstacles=stages.obstacles(made.db, name, now),
-            pinned=stages.pinned_keys(made.db, name),
-            changes_of_job=stages.history(made.db, name, 20),
-            differences=shadow.listed(made.db, name, shadow.WRONG, 20),
+            obstacles=stages.obstacles(runtime.db, name, now),
+            pinned=stages.pinned_keys(runtime.db, name),
+            changes_of_job=stages.history(runtime.db, name, 20),
+            differences=shadow.listed(runtime.db, name, shadow.WRONG, 20),
         )
 
     @pages.get("/jobs/<name>")
@@ -122,50 +118,50 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
     @pages.post("/jobs/<name>/stage")
     def move(name: str) -> Page:
         asked, raw = request.form, request.form.get("percent", "").strip()
-        job = made.catalogue[name].name
+        job = runtime.catalogue[name].name
         try:
             percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
             stages.set_stage(
-                *(made.db, job, asked.get("stage", ""), percent),
-                by=g.visitor.who,
+                *(runtime.db, job, asked.get("stage", ""), percent),
+                by=g.switchyard_visitor,
                 why=asked.get("why", ""),
-                now=made.store.clock(),
+                now=runtime.store.clock(),
                 expected=int(asked["version"]) if asked.get("version") else None,
             )
         except ValueError:
             return job_page(name, "percent and version must be numbers"), 422
         except (StageRefused, GateClosed) as refused:
             return job_page(name, str(refused)), refused.status
-        return redirect(url_for("console.job", name=name), 303)
+        return redirect(url_for(".job", name=name), 303)
 
     @pages.get("/runs")
     def runs() -> Page:
         wanted = _filters()
-        with made.db.autocommit() as connection:
+        with runtime.db.autocommit() as connection:
             found = reading.newest(connection, PAGE + 1, **wanted)
         shown = found[:PAGE]
         older = {**wanted, "before": shown[-1]["id"]} if len(found) > PAGE else None
         return render_template(
-            "console/runs.html",
+            "switchyard/runs.html",
             runs=shown,
             wanted=wanted,
             older=older,
-            jobs=list(made.catalogue),
+            jobs=list(runtime.catalogue),
             statuses=list(Status),
             backends=BACKENDS,
         )
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
-        with made.db.autocommit() as connection:
+        with runtime.db.autocommit() as connection:
             found = reading.one(connection, _run_id(run_id))
         return render_template(
-            "console/run.html",
+            "switchyard/run.html",
             run=found,
             timeline=_timeline(found),
             refusal=refusal,
             can_retry=found["status"] in (Status.FAILED, Status.CANCELLED),
             can_cancel=found["status"] in OPEN,
-            kept=made.settings.retention_days if found["status"] == Status.SUCCEEDED else 0,
+            kept=runtime.settings.retention_days if found["status"] == Status.SUCCEEDED else 0,
         )
 
     @pages.get("/runs/<run_id>")
@@ -176,15 +172,16 @@ def blueprint(made: Runtime, door: Door) -> Blueprint:
     def deed(run_id: str, deed: str) -> Page:
         do = operate.retry if deed == "retry" else operate.cancel
         try:
-            do(made.store, _run_id(run_id))
+            do(runtime.store, _run_id(run_id))
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
-        log.warning("console: run moved", extra={"run": run_id, "deed": deed, "who": g.visitor.who})
-        return redirect(url_for("console.run", run_id=run_id), 303)
+        moved = {"run": run_id, "deed": deed, "who": g.switchyard_visitor}
+        log.warning("console: run moved", extra=moved)
+        return redirect(url_for(".run", run_id=run_id), 303)
 
     @pages.get("/history")
     def history() -> Page:
-        return render_template("console/history.html", rows=stages.history(made.db))
+        return render_template("switchyard/history.html", rows=stages.history(runtime.db))
 
     return pages
 

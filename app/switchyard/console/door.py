@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import secrets
-import threading
-import time
-from collections import deque
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from flask import Request, Response
-from itsdangerous import BadData, URLSafeTimedSerializer
+from flask import Request, current_app, g, session
+from flask_wtf.csrf import generate_csrf, validate_csrf
+from wtforms import ValidationError
 
-from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.limits import IfUnavailable, allow
-from app.switchyard.config import Settings
+from app.switchyard import nonces
+from app.switchyard.console.tries import Tries
 from app.switchyard.cutover.stages import GUARDRAIL
-from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
-from app.switchyard.http import from_here
-from app.switchyard.signing import signer
+from app.switchyard.errors import BadInput, SecretKeyMissing, SwitchyardError, Unauthorized
+from app.switchyard.http import client_address, from_here
+from app.switchyard.runtime import Runtime
 
-COOKIE = "switchyard_console"
-LIFE_SECONDS = int(timedelta(hours=12).total_seconds())
-TRIES, TRIES_SECONDS = 20, 300
-"""From one address: over all processes, and by each of them where the cache is away."""
-ADDRESSES = 1000
-"""Of how many a process remembers the tries."""
+log = logging.getLogger(__name__)
+
+SESSION, FORM_TOKEN = "switchyard", "switchyard_csrf"
+"""What the console keeps in Flask's session, which may be a host's: nothing else is touched."""
+IDLE, LONGEST = 12 * 3600, 24 * 3600
+"""Seconds: a session ends when it was not used for so long, and when it is so old."""
+NOTED = 60
+"""How exactly it is noted when it was last used."""
 LOCAL = "local"
 """Who it is where nobody is asked."""
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
@@ -47,93 +47,123 @@ class TooManyTries(SwitchyardError):
     title = "Too many tries"
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """Whoever sent the request; `who` is None before they logged in."""
+class Session(NamedTuple):
+    """What a cookie says; it is signed with the app's secret key, and anybody can read it."""
 
-    who: str | None
-    csrf: str
+    who: str
+    id: str
+    since: float
+    seen: float
+    """Unix seconds: when it began, and was last used."""
+    token: str
+    """A MAC of the ADMIN_TOKEN that opened it: another one ends it."""
 
 
 class Door:
-    """Lets people in, and knows them again by a signed cookie."""
+    """Lets people in, knows them again by Flask's session, and lets them out for good."""
 
-    def __init__(self, settings: Settings, cache: Cache) -> None:
-        self._settings = settings
-        self._cache = cache
-        self._tries: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-        token = settings.admin_token
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._tries = Tries(runtime.cache)
+        token = runtime.settings.admin_token
         self._token = None if token is None else token.get_secret_value()
-        self.open = settings.local and token is None
+        self.open = runtime.settings.local and token is None
         """Whether nobody is asked for a token."""
 
-    def visitor(self, request: Request) -> Visitor:
-        """Who sent the request. Raises Unauthorized where nobody may come from there at all, and
-        SecretKeyMissing where nobody can be known again."""
-        if self.open and not from_here(request):
+    def visitor(self, request: Request) -> str | None:
+        """Who sent the request; None before they logged in.
+
+        Raises Unauthorized where nobody may come from there at all, SecretKeyMissing where nobody
+        can be known again, and SQLAlchemy's errors where no end of a session can be.
+        """
+        if self.open and not from_here(request, self._runtime.settings):
             raise Unauthorized("without ADMIN_TOKEN only this machine is served, in local mode")
         if not self.open and self._token is None:
             raise Unauthorized("ADMIN_TOKEN is not set: nobody can log in")
+        if current_app.secret_key is None:
+            raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
+        if self.open:
+            return LOCAL
+        known = self._known()
+        return None if known is None else known.who
+
+    def _known(self) -> Session | None:
         try:
-            found = self._signer().loads(request.cookies.get(COOKIE, ""), max_age=LIFE_SECONDS)
-            known = Visitor(found["who"], found["csrf"])
-        except (BadData, KeyError, TypeError):
-            known = Visitor(None, secrets.token_urlsafe(24))
-        return Visitor(LOCAL, known.csrf) if self.open else known
+            known = Session(**session[SESSION])
+        except (KeyError, TypeError):
+            return None
+        now = self._now()
+        if now - known.seen >= IDLE or now - known.since >= LONGEST:
+            return None
+        if not hmac.compare_digest(known.token.encode(), self._mac().encode()):
+            return None
+        if nonces.used_for(self._runtime.db, _nonce(known)) is not None:
+            return None
+        if now - known.seen >= NOTED:
+            session[SESSION] = known._replace(seen=now)._asdict()
+        return known
 
-    def check_form(self, request: Request, visitor: Visitor) -> None:
-        """Raises FormExpired unless the form was made by this console for this visitor."""
+    def check_form(self, request: Request) -> None:
+        """Raises FormExpired unless the form was made by this console for this session."""
         origin = request.headers.get("Origin")
+        backend = self._runtime.settings.backend_url or ""
         # A proxy on the way may have changed the Host.
-        here = {request.host, (self._settings.backend_url or "").partition("://")[2].strip("/")}
-        if origin is not None and origin.partition("://")[2] not in here - {""}:
+        here = {request.host, backend.partition("://")[2].strip("/")} - {""}
+        if origin is not None and origin.partition("://")[2] not in here:
             raise FormExpired("the form was sent from another site")
-        given = request.form.get("csrf", "")
-        if not hmac.compare_digest(given.encode(), visitor.csrf.encode()):
-            raise FormExpired("the form is too old: load the page again")
+        try:
+            validate_csrf(request.form.get("csrf"), time_limit=LONGEST, token_key=FORM_TOKEN)
+        except ValidationError:
+            raise FormExpired("the form is too old: load the page again") from None
 
-    def enter(self, request: Request, name: str, token: str) -> Visitor:
-        """The visitor that `token` lets in as `name`. Raises Unauthorized, BadInput, TooManyTries.
+    def form_token(self) -> str:
+        """What a form of this session must bring along."""
+        token: str = generate_csrf(token_key=FORM_TOKEN)
+        return token
+
+    def enter(self, request: Request, name: str, token: str) -> None:
+        """Begin a session of `name`, whom `token` lets in. Raises Unauthorized, BadInput,
+        TooManyTries.
 
         Who comes in gets a new session, so that an old cookie cannot be theirs.
         """
-        if not self._may_try(request.remote_addr or "nowhere"):
-            raise TooManyTries("too many tries: wait a few minutes")
+        client = client_address(request, self._runtime.settings)
+        refused = TooManyTries("too many tries: wait a few minutes")
+        if not self._tries.one_more("both", client, name):
+            raise refused
         if not hmac.compare_digest(token.encode(), (self._token or "").encode()):
-            raise Unauthorized("that is not ADMIN_TOKEN")
+            counts = [self._tries.one_more("client", client), self._tries.one_more("name", name)]
+            log.warning("console: not let in", extra={"client": client, "many": not all(counts)})
+            raise Unauthorized("that is not ADMIN_TOKEN") if all(counts) else refused
         if not _NAME.fullmatch(name) or name == GUARDRAIL:
             raise BadInput("give your name, of 1 to 60 characters: the history shows it")
-        return Visitor(name, secrets.token_urlsafe(24))
+        now = self._now()
+        _forget()
+        session[SESSION] = Session(name, secrets.token_urlsafe(16), now, now, self._mac())._asdict()
+        log.info("console: came in", extra={"who": name})
 
-    def _may_try(self, address: str) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            tries = self._tries.pop(address, deque(maxlen=TRIES))
-            if len(self._tries) >= ADDRESSES:
-                del self._tries[next(iter(self._tries))]
-            self._tries[address] = tries
-            if len(tries) == TRIES and now - tries[0] < TRIES_SECONDS:
-                return False
-            tries.append(now)
-        name = f"console-login:{address}"
-        limit = allow(self._cache, name, TRIES, TRIES_SECONDS, if_unavailable=IfUnavailable.OPEN)
-        return limit.allowed
+    def leave(self) -> None:
+        """End the session, in this browser and wherever else its cookie is."""
+        known = self._known()
+        if known is not None:
+            ends = datetime.fromtimestamp(known.since + LONGEST, UTC)
+            nonces.use(self._runtime.db, _nonce(known), known.who, ends)
+        _forget()
 
-    def remember(self, request: Request, answer: Response, visitor: Visitor) -> None:
-        """Give the visitor their cookie."""
-        who = None if self.open else visitor.who
-        behind = request.headers.get("X-Forwarded-Proto", "").split(",")[0].strip()
-        answer.set_cookie(
-            COOKIE,
-            self._signer().dumps({"who": who, "csrf": visitor.csrf}),
-            max_age=LIFE_SECONDS,
-            path="/console",
-            secure=request.is_secure or behind == "https",
-            httponly=True,
-            samesite="Lax",
-        )
+    def _now(self) -> float:
+        return self._runtime.store.clock().timestamp()
 
-    def _signer(self) -> URLSafeTimedSerializer:
-        # With the token in it, a new token ends every session.
-        return signer(self._settings, f"console\n{self._token or ''}")
+    def _mac(self) -> str:
+        key: Any = current_app.secret_key
+        text = f"switchyard console\n{self._token}".encode()
+        return hmac.new(key if isinstance(key, bytes) else key.encode(), text, "sha256").hexdigest()
+
+
+def _nonce(known: Session) -> str:
+    return f"session:{known.id}"
+
+
+def _forget() -> None:
+    session.pop(SESSION, None)
+    session.pop(FORM_TOKEN, None)
+    g.pop(FORM_TOKEN, None)

@@ -6,13 +6,14 @@ import json
 import logging
 import re
 from datetime import datetime
+from statistics import median
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from sqlalchemy.exc import DBAPIError
 from werkzeug.wrappers import Response as AnyResponse
 
-from app.switchyard.console.door import Door, Visitor
+from app.switchyard.console.door import Door
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Runtime
 
@@ -28,43 +29,48 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-OPEN_TO_ALL = frozenset({"console.static", "console.login", "console.enter"})
+NAME = "switchyard_console"
+"""Of the blueprint: a host may have a `console` of its own."""
+STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
+OPEN_TO_ALL = frozenset({STATIC, LOGIN, f"{NAME}.enter"})
 _SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
 _MASK = "••••••"
 
 
-def framed(pages: Blueprint, made: Runtime, door: Door) -> None:
-    """Hang the frame on a blueprint of pages that extend `console/base.html`."""
+def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
+    """Hang the frame on a blueprint of pages that extend `switchyard/base.html`."""
 
     @pages.before_request
     def who_is_it() -> AnyResponse | None:
-        if request.endpoint == "console.static":
+        if request.endpoint == STATIC:
             return None
-        g.visitor = door.visitor(request)
+        g.switchyard_visitor = door.visitor(request)
         if request.method == "POST":
-            door.check_form(request, g.visitor)
-        if g.visitor.who is None and request.endpoint not in OPEN_TO_ALL:
+            door.check_form(request)
+        if g.switchyard_visitor is None and request.endpoint not in OPEN_TO_ALL:
             wanted = request.full_path.rstrip("?") if request.method == "GET" else None
-            return redirect(url_for("console.login", next=wanted), 303)
+            return redirect(url_for(LOGIN, next=wanted), 303)
         return None
 
     @pages.after_request
     def headers(answer: Response) -> Response:
         for name, value in HEADERS.items():
             answer.headers.setdefault(name, value)
-        if request.endpoint != "console.static":
+        if request.endpoint != STATIC:
             answer.headers["Cache-Control"] = "no-store"
-            if "visitor" in g:
-                door.remember(request, answer, g.visitor)
         return answer
 
     @pages.context_processor
     def shared() -> dict[str, Any]:
         return {
-            "visitor": g.get("visitor", Visitor(None, "")),
+            "visitor": g.get("switchyard_visitor"),
+            "form_token": door.form_token,
             "open_door": door.open,
-            "with_mail": "mail" in current_app.blueprints,
-            "use_inngest": made.settings.use_inngest,
+            "links": runtime.links,
+            "use_inngest": runtime.settings.use_inngest,
+            "when": when,
+            "pretty": pretty,
+            "median": median,
         }
 
     @pages.errorhandler(SwitchyardError)
@@ -81,7 +87,7 @@ def framed(pages: Blueprint, made: Runtime, door: Door) -> None:
 
 def error_page(title: str, detail: str) -> str:
     """A page that says what went wrong."""
-    return render_template("console/error.html", title=title, detail=detail)
+    return render_template("switchyard/error.html", title=title, detail=detail)
 
 
 def when(moment: str | datetime | None) -> str:

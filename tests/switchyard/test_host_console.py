@@ -1,0 +1,150 @@
+"""The console in a host app that has sessions, CSRF protection, pages and logs of its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Blueprint, Flask, session
+from flask.testing import FlaskClient
+from flask_wtf.csrf import CSRFProtect
+from pydantic import SecretStr
+
+from app.switchyard.config import Settings
+from app.switchyard.extension import Switchyard
+from tests.support.tables import create_all
+
+TOKEN = "0123456789abcdef-admin"
+HOME = "/switchyard/console"
+
+
+def host(
+    folder: Path, settings: dict[str, SecretStr], secret: str | None = "the host's own secret"
+) -> Flask:
+    templates = folder / "templates" / "console"
+    templates.mkdir(parents=True, exist_ok=True)
+    (templates / "base.html").write_text("the host's own console")
+    app = Flask("shop", template_folder=str(folder / "templates"))
+    app.secret_key = secret
+    for name in ("console", "health", "trigger", "mail"):
+        app.register_blueprint(Blueprint(name, __name__))
+
+    @app.post("/cart")
+    def cart() -> str:
+        session["cart"] = session.get("cart", 0) + 1
+        return str(session["cart"])
+
+    @app.errorhandler(404)
+    def lost(_: Exception) -> tuple[str, int]:
+        return "the host's own 404", 404
+
+    url = f"sqlite:///{folder / 'shop.db'}"
+    own = Settings(
+        database_url=url, redis_url="redis://127.0.0.1:1/0", switchyard_jobs="tests.support.jobs"
+    )
+    own = own.model_copy(update=settings)
+    Switchyard(app, settings=own)
+    create_all(app.extensions["switchyard"].db.engine)
+    return app
+
+
+LIVE = {"inngest_event_key": SecretStr("k"), "admin_token": SecretStr(TOKEN)}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    made = host(tmp_path, LIVE)
+    yield made
+    made.extensions["switchyard"].db.dispose()
+
+
+def form_token(client: FlaskClient, path: str) -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', client.get(path).text)
+    assert found is not None
+    return found[1]
+
+
+def log_in(client: FlaskClient) -> int:
+    form = {"csrf": form_token(client, f"{HOME}/login"), "name": "ada", "token": TOKEN}
+    return client.post(f"{HOME}/login", data=form).status_code
+
+
+def test_it_shares_the_hosts_session_and_keeps_out_of_the_rest_of_it(app: Flask) -> None:
+    client = app.test_client()
+    assert client.post("/cart").text == "1"
+    assert log_in(client) == 303
+    page = client.get(f"{HOME}/jobs/parent")
+    assert (page.status_code, "the host's own" in page.text) == (200, False)
+    with client.session_transaction() as kept:
+        assert set(kept) == {"cart", "switchyard", "switchyard_csrf"}
+    left = {"csrf": form_token(client, HOME)}
+    assert client.post(f"{HOME}/logout", data=left).status_code == 303
+    assert client.post("/cart").text == "2"
+    assert client.get_cookie("session") is not None
+
+
+def test_what_is_the_hosts_stays_as_it_was(tmp_path: Path) -> None:
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    plain = Flask("plain")
+    app = host(tmp_path, LIVE)
+    assert (logging.getLogger().handlers, logging.getLogger().level) == (handlers, level)
+    assert set(app.error_handler_spec[None]) == {404}
+    assert {k: v for k, v in app.config.items() if plain.config.get(k, v) != v} == {
+        "SECRET_KEY": "the host's own secret"
+    }
+    assert app.before_request_funcs.get(None, []) == []
+    assert app.after_request_funcs.get(None, []) == []
+    assert set(app.jinja_env.filters) == set(plain.jinja_env.filters)
+    assert set(app.jinja_env.globals) == set(plain.jinja_env.globals)
+    client = app.test_client()
+    assert client.get("/nowhere").text == "the host's own 404"
+    assert client.get("/switchyard/healthz").status_code == 200
+    app.extensions["switchyard"].db.dispose()
+
+
+def test_the_hosts_own_csrf_protection_is_its_own(tmp_path: Path) -> None:
+    """It guards the host's forms; the console has form tokens of its own."""
+    protect = CSRFProtect()
+    app = Flask("shop")
+    app.secret_key = "the host's own secret"
+    protect.init_app(app)
+    app.post("/cart")(lambda: "1")
+    own = Settings(
+        database_url=f"sqlite:///{tmp_path / 'shop.db'}",
+        redis_url="redis://127.0.0.1:1/0",
+        switchyard_jobs="tests.support.jobs",
+        inngest_event_key=SecretStr("k"),
+        admin_token=SecretStr(TOKEN),
+    )
+    Switchyard(app, settings=own)
+    create_all(app.extensions["switchyard"].db.engine)
+    client = app.test_client()
+    assert client.post("/cart").status_code == 400
+    assert log_in(client) == 303
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"name": "test.child", "data": {"name": "x"}}
+    assert client.post("/api/inngest/trigger", json=body, headers=bearer).status_code == 202
+    assert client.post("/api/qstash/deliver", data=b"{}").status_code == 401
+    assert client.post("/api/inngest", data=b"{}").status_code == 401
+    assert client.post(f"{HOME}/jobs/parent/stage", data={"stage": "live"}).status_code == 403
+    app.extensions["switchyard"].db.dispose()
+
+
+def test_without_a_secret_of_the_host_it_has_the_settings_or_none(tmp_path: Path) -> None:
+    cases: tuple[tuple[str, dict[str, SecretStr], int], ...] = (
+        ("a", {**LIVE, "secret_key": SecretStr("of the settings!")}, 200),
+        ("b", LIVE, 503),
+        ("c", {}, 200),
+    )
+    secrets = []
+    for name, settings, status in cases:
+        (tmp_path / name).mkdir()
+        app = host(tmp_path / name, settings, secret=None)
+        secrets.append(app.secret_key)
+        assert app.test_client().get(f"{HOME}/login", follow_redirects=True).status_code == status
+        app.extensions["switchyard"].db.dispose()
+    assert secrets[:2] == ["of the settings!", None]
+    assert len(str(secrets[2])) >= 32  # this process's own
