@@ -27,7 +27,9 @@ _MAIL = (
 
 def blueprint(made: Runtime) -> Blueprint:
     """The pages; in local mode only, for callers on this machine whom the console lets in."""
-    pages = Blueprint("mail", __name__, url_prefix="/console/mail", template_folder="templates")
+    pages = Blueprint(
+        "mail", __name__, url_prefix="/console/mail", template_folder="page_templates"
+    )
     folder = settings_of(made).mail_folder
 
     @pages.before_request
