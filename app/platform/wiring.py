@@ -24,10 +24,8 @@ from app.platform.statements import links
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
 from app.switchyard.clock import Clock
-from app.switchyard.commands import register_commands
 from app.switchyard.commands.output import settings_checked
 from app.switchyard.extension import make_runtime as layer_runtime
-from app.switchyard.extension import register_pages as register_layer_pages
 from app.switchyard.http import register_problems
 from app.switchyard.runtime import EXTENSION, Runtime, install
 
@@ -88,7 +86,7 @@ def supply(runtime: Runtime) -> None:
 
 def register(app: Flask) -> None:
     """Add the platform to an app that has the layer."""
-    runtime: Runtime = app.extensions["switchyard"]
+    runtime: Runtime = app.extensions[EXTENSION]
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
     keep_sessions(app, settings_of(runtime))
     supply(runtime)
@@ -130,14 +128,3 @@ def register_pages(app: Flask, runtime: Runtime) -> None:
     if settings_of(runtime).local:
         app.register_blueprint(mail_pages.blueprint(runtime))
         runtime.links.append(("Mail", "mail.newest"))
-
-
-def mount(app: Flask, runtime: Runtime) -> None:
-    """Give `app` every page and command, the layer's and the platform's, as create_app does."""
-    app.extensions[EXTENSION] = runtime
-    keep_sessions(app, settings_of(runtime))
-    register_problems(app)
-    register_commands(app)
-    add_commands(app)
-    register_layer_pages(app, runtime)
-    register_pages(app, runtime)

@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from sqlalchemy import func, select
 
 from app.local.stripe.webhooks import signature
-from app.platform import wiring
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import (
@@ -30,6 +29,7 @@ from app.platform.payouts.inbox import ACTS_ON
 from app.platform.payouts.models import StripeEvent
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
+from tests.support.mounted import mount
 from tests.support.platform import HOOK, SECRET, START, Platform, lite, platform
 from tests.support.stripe_stand import pay
 
@@ -59,7 +59,7 @@ def sent(platform: Platform, **change: Any) -> Any:
 def mounted(platform: Platform, made: Runtime) -> None:
     """The endpoints anew, on another runtime."""
     platform.app = Flask("another")
-    wiring.mount(platform.app, made)
+    mount(platform.app, made)
 
 
 def with_secret(platform: Platform, secret: SecretStr | None) -> None:

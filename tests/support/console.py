@@ -10,7 +10,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 
-from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
@@ -19,6 +18,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
+from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
@@ -45,7 +45,7 @@ class Site:
         self.made = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
         create_all(self.made.db.engine)
         self.app = Flask("console")
-        wiring.mount(self.app, self.made)
+        mount(self.app, self.made)
 
     def fill(self) -> dict[str, str]:
         """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""

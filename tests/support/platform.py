@@ -24,7 +24,6 @@ from app.local.earnings import SeedSummary, seed, stripe_accounts
 from app.local.serving import serve_in_thread
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
-from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
@@ -51,6 +50,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import Runtime
+from tests.support.mounted import mount
 from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import until as until
@@ -148,7 +148,7 @@ class Platform:
         self.db: Database = self.made.db
         create_all(self.db.engine)
         self.app = Flask("webhooks")
-        wiring.mount(self.app, self.made)
+        mount(self.app, self.made)
 
     @property
     def now(self) -> datetime:

@@ -12,7 +12,6 @@ from flask import Flask
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import DeclarativeBase
 
-from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
@@ -20,6 +19,7 @@ from app.platform.payouts.models import Payout
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
+from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
@@ -66,7 +66,7 @@ class Site:
         decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
         self.app.extensions["switchyard"] = self.made
-        wiring.mount(self.app, self.made)
+        mount(self.app, self.made)
         create_all(self.db.engine)
         self.creator("ana")
         self.creator("bob")

@@ -13,7 +13,6 @@ from flask import Flask
 from sqlalchemy import event, insert, select
 
 import flags
-from app.platform import wiring
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
 from app.switchyard import runtime
@@ -25,6 +24,7 @@ from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
+from tests.support.mounted import mount
 from tests.support.receiver import receiving
 from tests.support.sides import decide_by, environment, fresh
 
@@ -244,7 +244,7 @@ def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
         {"mail": False, "webhook": True},
     )
     app = Flask("metrics")
-    wiring.mount(app, made)
+    mount(app, made)
     metrics = app.test_client().get("/metrics").text
     assert f'switchyard_guardrail_steps_total{{job="{JOB}"}} 1' in metrics
 
