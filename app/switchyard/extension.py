@@ -41,11 +41,10 @@ class Switchyard:
     """Adds background jobs that run on RQ or on Inngest and QStash to a Flask app.
 
     `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
-    finds as `ctx.gateways`. `settings` are read from the environment and from what `app.config` has
-    under SWITCHYARD_… where none are passed. The
-    database is that of the host's `engine`, or of its Flask-SQLAlchemy `db`, or DATABASE_URL's. The
-    console, health and metrics are under `url_prefix`; what Inngest and QStash call is under
-    `/api`.
+    finds as `ctx.gateways`. Without `settings` they are read from the environment and from what
+    `app.config` has under SWITCHYARD_…. The database is that of the host's `engine`, or of its
+    Flask-SQLAlchemy `db`, or DATABASE_URL's. The console, health and metrics are under
+    `url_prefix`; what Inngest and QStash call is under `/api`.
     """
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:

@@ -13,7 +13,7 @@ from app.platform.gateways.stripe import StripeGateway
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """Who is told what happened; None: not by this way."""
+    """Who is notified of what happened; None: not by this way."""
 
     email: str | None = None
     hook: Hook | None = None

@@ -1,4 +1,4 @@
-"""How a pay day's, or a run's, payouts stand: for its result and for whom it is told to."""
+"""How a pay day's, or a run's, payouts stand: for its result and for those who are notified."""
 
 from __future__ import annotations
 

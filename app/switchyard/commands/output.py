@@ -58,7 +58,7 @@ class Commands(AppGroup):
 
 
 class Process(click.Command):
-    """A command that runs until it is told to stop, and logs as any process does."""
+    """A command that runs until it is asked to stop, and logs as any process does."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -29,7 +29,7 @@ _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
 
 # One that somebody has locked is about to change, and is left for the next look: to wait for it
-# would be to wait, with everybody else's runs, for a process that stands still before its commit.
+# would be to wait, with everybody else's runs, for a process that is frozen before its commit.
 _UNLOCKED = R.id.in_(
     select(R.id)
     .where(R.id == bindparam("run_id"))
