@@ -21,14 +21,12 @@ from app.platform.ledger.postings import EntryKind, Posting, balance, balanced, 
 from app.platform.payouts.eligibility import (
     HOLDING,
     LeftOut,
-    made_payouts,
     payable,
-    plan_day,
-    planned_payouts,
     reserve,
     verdicts,
 )
 from app.platform.payouts.models import Payout, PayoutStatus
+from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
 from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -52,22 +52,19 @@ group = Commands("payouts", help="Payouts, and the ledger against Stripe.")
 @json_option
 def reconcile_payouts(since: int, as_json: bool) -> None:
     """Compare the ledger with Stripe's own list, both ways; 1 where they differ."""
-    made = parts()
-    now = made.store.clock()
-    stripe = made.engine.gateways.stripe
-    found = reconcile(made.db.session, stripe, now, now - timedelta(days=since))
+    runtime = parts()
+    now, stripe = runtime.store.clock(), runtime.engine.gateways.stripe
+    both = reconcile(runtime.db.session, stripe, now, now - timedelta(days=since))
     if as_json:
-        document(found.document())
+        document(both.document())
     else:
         table(
             ("kind", "payout", "transfer", "detail", "what to do"),
-            ((d.kind, d.payout_id, d.transfer_id, d.detail, d.fix) for d in found.differences),
+            ((d.kind, d.payout_id, d.transfer_id, d.detail, d.fix) for d in both.differences),
         )
-        say(
-            f"{found.payouts} payouts and {found.transfers} transfers compared,"
-            f" {len(found.differences)} differences"
-        )
-    if not found.ok:
+        counts = f"{both.payouts} payouts and {both.transfers} transfers compared"
+        say(f"{counts}, {len(both.differences)} differences")
+    if not both.ok:
         raise click.exceptions.Exit(DID_NOT_HOLD)
 
 
@@ -80,38 +77,29 @@ def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -
     """One payout with its attempts, or the newest payouts (of a status)."""
     if payout_id is not None and status is not None:
         raise BadInput("give an ID or --status, not both")
-    if payout_id is not None:
-        _show_one(payout_id, as_json)
-        return
     chosen = select(*_COLUMNS).order_by(P.requested_at.desc(), P.id).limit(limit)
+    if payout_id is not None:
+        chosen = chosen.where(P.id == payout_id)
     if status is not None:
         chosen = chosen.where(P.status == status)
+    tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
     with parts().db.autocommit() as connection:
-        rows = [_as_json(row._asdict()) for row in connection.execute(chosen)]
-    shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
-    listing(rows, shown, as_json, one_line=True)
+        rows = [_shown(row._asdict()) for row in connection.execute(chosen)]
+        attempts = [_shown(row._asdict()) for row in connection.execute(tries)]
+    if payout_id is None:
+        shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
+        listing(rows, shown, as_json, one_line=True)
+    elif not rows:
+        raise BadInput(f"no payout {payout_id!r}")
+    elif as_json:
+        document(rows[0] | {"attempts": attempts})
+    else:
+        details(rows[0].items())
+        table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
 
 
-def _show_one(payout_id: str, as_json: bool) -> None:
-    with parts().db.autocommit() as connection:
-        row = connection.execute(select(*_COLUMNS).where(P.id == payout_id)).one_or_none()
-        if row is None:
-            raise BadInput(f"no payout {payout_id!r}")
-        tries = connection.execute(
-            select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
-        )
-        attempts = [_as_json(attempt._asdict()) for attempt in tries]
-    payout = _as_json(row._asdict())
-    if as_json:
-        document(payout | {"attempts": attempts})
-        return
-    details(payout.items())
-    if attempts:
-        table(list(attempts[0]), (list(attempt.values()) for attempt in attempts))
-
-
-def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    times = {name: iso(value) for name, value in row.items() if name.endswith("_at")}
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON."""
+    times = {name: iso(value) for name, value in row.items() if isinstance(value, datetime)}
     day = row.get("payout_date")
-    dates = {} if day is None else {"payout_date": day.isoformat()}
-    return {**row, **times, **dates}
+    return {**row, **times, **({} if day is None else {"payout_date": day.isoformat()})}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -22,7 +21,7 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import Null
 
 from app.platform.currencies import MINIMUM, UNIT
@@ -36,12 +35,10 @@ from app.platform.ledger.postings import (
     EntryKind,
     Tx,
     balance_of,
-    balanced,
     balances,
     connection_of,
     creator_account,
     post_select,
-    trial_balance,
 )
 from app.platform.payouts.models import Method, Payout, PayoutStatus, payouts
 from app.switchyard.db import INSERT
@@ -89,31 +86,17 @@ def young_sales(now: datetime, *, unposted: bool = False) -> AnySelect:
     """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
     left of the creator's share of them (`amount`), as far as the ledger knows; with `unposted` as
     it will know when all is posted."""
-    known = [] if unposted else [Earning.posted]
     take = aliased(Earning)
     # Looked up by sale, from the index: only the window is read, however long the history.
-    taken = (
-        select(
-            func.coalesce(
-                func.sum(
-                    case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1)
-                    * (take.gross - take.fee)
-                ),
-                0,
-            )
-        )
-        .where(take.refund_of == Earning.id, *([] if unposted else [take.posted]))
-        .scalar_subquery()
-    )
-    return (
-        select(
-            Earning.creator_id,
-            Earning.currency,
-            cast(func.sum(Earning.gross - Earning.fee - taken), BigInteger).label("amount"),
-        )
-        .where(Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING, *known)
-        .group_by(Earning.creator_id, Earning.currency)
-    )
+    back = case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1) * (take.gross - take.fee)
+    taken = select(func.coalesce(func.sum(back), 0)).where(take.refund_of == Earning.id)
+    sales = [Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING]
+    if not unposted:
+        taken = taken.where(take.posted)
+        sales.append(Earning.posted.expression)
+    left = func.sum(Earning.gross - Earning.fee - taken.scalar_subquery())
+    by = (Earning.creator_id, Earning.currency)
+    return select(*by, cast(left, BigInteger).label("amount")).where(*sales).group_by(*by)
 
 
 def _payable(
@@ -130,9 +113,9 @@ def _owed_when_posted() -> Subquery:
     signed = case((Earning.kind.in_(TAKING), -share), else_=share)
     account = (literal(CREATOR) + Earning.creator_id).label("account")
     new = select(account, Earning.currency, signed.label("amount")).where(not_(Earning.posted))
-    all_of_it = union_all(select(*balances(CREATOR).c), new).subquery().c
-    by = (all_of_it.account, all_of_it.currency)
-    total = cast(func.sum(all_of_it.amount), BigInteger).label("amount")
+    every = union_all(select(*balances(CREATOR).c), new).subquery().c
+    total = cast(func.sum(every.amount), BigInteger).label("amount")
+    by = (every.account, every.currency)
     return select(*by, total).group_by(*by).subquery()
 
 
@@ -140,43 +123,33 @@ def verdicts(now: datetime, *, unposted: bool = False) -> AnySelect:
     """Per creator and currency with a balance other than zero: creator_id, destination, currency,
     balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
     paid). With `unposted` as after post_earnings()."""
-    owed = _owed_when_posted() if unposted else balances(CREATOR)
-    young = young_sales(now, unposted=unposted).subquery()
-    creator = func.substr(owed.c.account, len(CREATOR) + 1)
-    figures = (
+    owed = (_owed_when_posted() if unposted else balances(CREATOR)).c
+    young = young_sales(now, unposted=unposted).subquery().c
+    creator = func.substr(owed.account, len(CREATOR) + 1)
+    payable_now = _payable(owed.amount, func.coalesce(young.amount, 0), owed.currency)
+    minimum = case(dict(MINIMUM), value=owed.currency, else_=null())
+    same = and_(young.creator_id == creator, young.currency == owed.currency)
+    f = (
         select(
             creator.label("creator_id"),
-            owed.c.currency,
-            owed.c.amount.label("balance"),
-            _payable(owed.c.amount, func.coalesce(young.c.amount, 0), owed.c.currency).label(
-                "amount"
-            ),
-            case(dict(MINIMUM), value=owed.c.currency, else_=null()).label("minimum"),
+            owed.currency,
+            owed.amount.label("balance"),
+            payable_now.label("amount"),
+            minimum.label("minimum"),
         )
-        .join_from(
-            owed,
-            young,
-            and_(young.c.creator_id == creator, young.c.currency == owed.c.currency),
-            isouter=True,
-        )
-        .where(owed.c.amount != 0)
+        .join_from(owed.account.table, young.creator_id.table, same, isouter=True)
+        .where(owed.amount != 0)
         .subquery()
-    )
-    f = figures.c
+    ).c
     reason = _first(
         *_GATES,
         (f.minimum.is_(None), LeftOut.CURRENCY_UNSUPPORTED),
         (f.balance < f.minimum, LeftOut.BELOW_MINIMUM),
         (f.amount < f.minimum, LeftOut.HOLDING_PERIOD),
     )
-    return select(
-        f.creator_id,
-        Creator.stripe_account_id.label("destination"),
-        f.currency,
-        f.balance,
-        f.amount,
-        reason.label("reason"),
-    ).join_from(figures, Creator, Creator.id == f.creator_id)
+    to = Creator.stripe_account_id.label("destination")
+    columns = (f.creator_id, to, f.currency, f.balance, f.amount, reason.label("reason"))
+    return select(*columns).join_from(f.creator_id.table, Creator, Creator.id == f.creator_id)
 
 
 def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
@@ -185,11 +158,14 @@ def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
     young = young_sales(now).where(Earning.creator_id == creator_id, Earning.currency == currency)
     young = young.with_only_columns(young.selected_columns.amount)
     # One statement: a refund must not come between the two figures.
-    figures = select(
-        balance_of(creator_account(creator_id), currency).label("owed"),
-        func.coalesce(young.scalar_subquery(), 0).label("young"),
-    ).subquery()
-    f = figures.c
+    f = (
+        select(
+            balance_of(creator_account(creator_id), currency).label("owed"),
+            func.coalesce(young.scalar_subquery(), 0).label("young"),
+        )
+        .subquery()
+        .c
+    )
     return int(connection_of(tx).scalar(select(_payable(f.owed, f.young, literal(currency)))) or 0)
 
 
@@ -206,15 +182,11 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
     # are not held up by it. (SQLite has one writer anyway and leaves the clause out.)
     everyone = select(Creator.id).order_by(Creator.id)
     connection.execute(everyone.with_for_update(key_share=True))
-    verdict = verdicts(now).subquery()
-    v = verdict.c
-    left_out = connection.execute(
-        select(v.reason, func.count()).where(v.reason.is_not(None)).group_by(v.reason)
-    )
-    counts = {row[0]: row[1] for row in left_out}
-    payout_id = literal(f"{payout_date.isoformat()}:") + v.creator_id + ":" + v.currency
+    v = verdicts(now).subquery().c
+    by_reason = select(v.reason, func.count()).where(v.reason.is_not(None)).group_by(v.reason)
+    counts = {row[0]: row[1] for row in connection.execute(by_reason)}
     chosen: dict[str, ColumnElement[Any]] = {
-        "id": payout_id,
+        "id": literal(f"{payout_date.isoformat()}:") + v.creator_id + ":" + v.currency,
         "creator_id": v.creator_id,
         "currency": v.currency,
         "amount": v.amount,
@@ -226,103 +198,21 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
         "requested_at": literal(now, Payout.requested_at.type),
         "updated_at": literal(now, Payout.updated_at.type),
     }
-    insert = INSERT[connection.dialect.name](payouts)
     source = select(*chosen.values()).where(v.reason.is_(None))
-    insert = insert.from_select(list(chosen), source).on_conflict_do_nothing()
-    made = connection.execute(insert, execution_options=COUNTED).rowcount
-    post_select(
-        tx,
-        select(
-            literal(EntryKind.HOLD.value, String),
-            # The first attempt's key: each try sets the money aside anew, under its own name.
-            Payout.id + "-1",
-            literal(CREATOR) + Payout.creator_id,
-            (literal(HOLD) + Payout.id).label("credit"),
-            Payout.currency,
-            Payout.amount,
-            Payout.requested_at,
-        ).where(Payout.payout_date == payout_date, Payout.status == PayoutStatus.REQUESTED),
+    insert = INSERT[connection.dialect.name](payouts).from_select(list(chosen), source)
+    new = connection.execute(insert.on_conflict_do_nothing(), execution_options=COUNTED).rowcount
+    held = (
+        literal(EntryKind.HOLD.value, String),
+        # The first attempt's key: each try sets the money aside anew, under its own name.
+        Payout.id + "-1",
+        literal(CREATOR) + Payout.creator_id,
+        (literal(HOLD) + Payout.id).label("credit"),
+        *(Payout.currency, Payout.amount, Payout.requested_at),
     )
-    requested = select(func.count()).where(Payout.payout_date == payout_date)
+    today = Payout.payout_date == payout_date
+    post_select(tx, select(*held).where(today, Payout.status == PayoutStatus.REQUESTED))
     return {
-        "requested": connection.scalar(requested) or 0,
-        "new": made,
+        "requested": connection.scalar(select(func.count()).where(today)) or 0,
+        "new": new,
         "leftOut": {reason.value: counts[reason] for reason in LeftOut if reason in counts},
     }
-
-
-def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
-    """Who would be paid now on that pay day, and why the others would not; only reads.
-
-    `pay` has what would be requested, and what is requested and not finished yet (with payoutId and
-    status); `paid` who was paid for that day; `leftOut` the balances that stay, and the day's
-    payouts that failed (the reason is their status). Amounts are minor units.
-    """
-    pay, left_out = _planned(tx, payout_date, now)
-    paid = select(Payout.creator_id, Payout.currency, Payout.amount).where(
-        Payout.payout_date == payout_date, Payout.status == PayoutStatus.PAID
-    )
-    counts, sums = Counter[str](), Counter[str]()
-    for one in pay:
-        counts[one["currency"]] += 1
-        sums[one["currency"]] += one["amount"]
-    return {
-        "payoutDate": payout_date.isoformat(),
-        "booksBalanced": balanced(trial_balance(tx)),
-        "totals": [
-            {"currency": currency, "count": counts[currency], "amount": sums[currency]}
-            for currency in sorted(counts)
-        ],
-        "leftOutTotals": dict(sorted(Counter(one["reason"] for one in left_out).items())),
-        "pay": pay,
-        "paid": [
-            {"creatorId": row.creator_id, "currency": row.currency, "amount": row.amount}
-            for row in tx.execute(paid.order_by(Payout.creator_id, Payout.currency))
-        ],
-        "leftOut": left_out,
-    }
-
-
-def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
-    """Of a plan what the day leaves behind, whether it has yet to begin or is over: each payout's
-    amount by creator and currency."""
-    made = [one for one in plan["leftOut"] if one["reason"] in PayoutStatus.__members__.values()]
-    every = [*plan["pay"], *plan["paid"], *made]
-    return {
-        "requested": len(every),
-        "payouts": {f"{one['creatorId']}:{one['currency']}": one["amount"] for one in every},
-    }
-
-
-def made_payouts(tx: Session, payout_date: date, requested: int) -> dict[str, Any]:
-    """The same of a day's payouts as they are, `requested` as the run that made them says."""
-    columns = (Payout.creator_id, Payout.currency, Payout.amount)
-    rows = tx.execute(select(*columns).where(Payout.payout_date == payout_date))
-    amounts = {f"{creator}:{currency}": amount for creator, currency, amount in rows}
-    return {"requested": requested, "payouts": amounts}
-
-
-def _planned(
-    tx: Session, payout_date: date, now: datetime
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Who is to be paid, and who is left out, by creator and currency."""
-    pay, left_out = list[dict[str, Any]](), list[dict[str, Any]]()
-    there = select(Payout).where(Payout.payout_date == payout_date)
-    for payout in tx.scalars(there.where(Payout.status != PayoutStatus.PAID)):
-        one = {"creatorId": payout.creator_id, "currency": payout.currency, "amount": payout.amount}
-        if payout.settled_at is None:
-            order = {"destination": payout.destination, "payoutId": payout.id}
-            pay.append(one | order | {"status": payout.status})
-        else:
-            left_out.append(one | {"reason": payout.status})
-    v = verdicts(now, unposted=True).subquery().c
-    has_one = there.where(Payout.creator_id == v.creator_id, Payout.currency == v.currency).exists()
-    for row in tx.execute(select(*v).where(~has_one)):
-        one = {"creatorId": row.creator_id, "currency": row.currency}
-        if row.reason is None:
-            pay.append(one | {"amount": row.amount, "destination": row.destination})
-        else:
-            left_out.append(one | {"amount": row.balance, "reason": row.reason})
-    for rows in (pay, left_out):
-        rows.sort(key=lambda one: (one["creatorId"], one["currency"]))
-    return pay, left_out

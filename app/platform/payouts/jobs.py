@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -16,11 +16,12 @@ from app.platform.currencies import MAX_AMOUNT
 from app.platform.days import Day
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import trial_balance
-from app.platform.payouts import accounts, bank, eligibility, engine, inbox, notify, report, retry
+from app.platform.payouts import accounts, bank, eligibility, engine, inbox, notify, plan, retry
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
-from app.platform.payouts.models import MAX_ID_LENGTH, Method, PayoutStatus
+from app.platform.payouts.models import MAX_ID_LENGTH, Method, Payout, PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced
+from app.platform.payouts.report import standing
 from app.platform.payouts.request import Order
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, StepFailed
@@ -30,11 +31,7 @@ log = logging.getLogger(__name__)
 
 _MINUTE, _HOUR = 60, 3600
 GAPS = (
-    10,
-    30,
-    2 * _MINUTE,
-    *(10 * _MINUTE,) * 2,
-    30 * _MINUTE,
+    *(10, 30, 2 * _MINUTE, 10 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE),
     *(n * _HOUR for n in (1, 3, 6, 12)),
 )
 """Seconds between a run's rounds: the first outlast a bad moment at Stripe, the next the time after
@@ -90,11 +87,11 @@ def _event_key(payload: ReceivedEvent) -> str:
 
 
 def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]:
-    return eligibility.plan_day(tx, payload.payout_date, now)
+    return plan.plan_day(tx, payload.payout_date, now)
 
 
 def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> dict[str, Any]:
-    return eligibility.made_payouts(tx, payload.payout_date, result["requested"])
+    return plan.made_payouts(tx, payload.payout_date, result["requested"])
 
 
 @job(
@@ -108,32 +105,32 @@ def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> di
     tick=_pay_day_tick,
     concurrency=1,
     plan=_pay_day_plan,
-    shadow=Shadow(planned=eligibility.planned_payouts, outcome=_pay_day_outcome),
+    shadow=Shadow(planned=plan.planned_payouts, outcome=_pay_day_outcome),
 )
 def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
     """Pay every eligible creator all that is payable, a hundred a step; totals of the day."""
     day = payload.payout_date
-    told = {"payoutDate": day.isoformat()}
+    result: dict[str, Any] = {"payoutDate": day.isoformat()}
     try:
-        planned = ctx.step.run("plan", _plan, ctx, day)
+        result |= ctx.step.run("plan", _reserve, ctx, day)
     except StepFailed as stopped:
-        _notify(ctx, told | {"stopped": str(stopped)})
+        _notify(ctx, result | {"stopped": str(stopped)})
         raise
-    _pay_all(ctx, told)
-    summary = ctx.step.run("summary", _summary, ctx, report.of_day(day))
-    _notify(ctx, {**told, **planned, **summary})
-    return {**told, **planned, **summary}
+    _pay_all(ctx, {"payoutDate": result["payoutDate"]})
+    result |= ctx.step.run("summary", _summary, ctx, Payout.payout_date == day)
+    _notify(ctx, result)
+    return result
 
 
-def _plan(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
-    """Reserve, if the books balance and no hold is overdrawn: else no money may move."""
+def _reserve(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
+    """Set the money aside, if the books balance and no hold is overdrawn: else none may move."""
     post_earnings(tx)
     if wrong := unbalanced(trial_balance(tx)):
         raise NonRetriable(f"nobody is paid, the books do not balance: {'; '.join(wrong)}")
     return eligibility.reserve(tx, day, ctx.now(), ctx.run_id)
 
 
-def _pay_all(ctx: Context, told: dict[str, Any]) -> None:
+def _pay_all(ctx: Context, about: dict[str, Any]) -> None:
     """Both legs of all the run's payouts, in rounds, until none is open or the rounds are over."""
 
     def pay(number: int) -> int:
@@ -142,22 +139,33 @@ def _pay_all(ctx: Context, told: dict[str, Any]) -> None:
             still, dry = _leg(ctx, leg, number, dry)
             left += still
         if dry and number == 0:
-            _notify(ctx, told | {"stopped": f"the platform's balance is too low: {', '.join(dry)}"})
+            why = f"the platform's balance is too low: {', '.join(dry)}"
+            _notify(ctx, about | {"stopped": why})
         return left
 
     _in_rounds(ctx, pay)
 
 
 def _leg(ctx: Context, leg: Leg, number: int, dry: list[str]) -> tuple[int, list[str]]:
-    after: str | None = ""
-    left = page = 0
-    while after is not None:
+    """How many are open still, and the currencies that ran dry."""
+    left = 0
+
+    def step(page: int, after: str) -> dict[str, Any]:
         name = f"{leg.name}-{number}-{page}"
-        done = ctx.step.run(name, engine.pay_page, ctx, leg, after, dry)
-        after, dry = done["last"], done["dry"]
-        left += done["open"]
-        page += 1
+        return ctx.step.run(name, engine.pay_page, ctx, leg, after, dry)
+
+    for done in _pages(step):
+        dry, left = done["dry"], left + done["open"]
     return left, dry
+
+
+def _pages(step: Callable[[int, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What `step` says of each page: of its number, after the `last` id of the one before."""
+    number, after = 0, ""
+    while after is not None:
+        page = step(number, after)
+        yield page
+        number, after = number + 1, page["last"]
 
 
 def _in_rounds(ctx: Context, work: Callable[[int], int]) -> None:
@@ -170,25 +178,25 @@ def _in_rounds(ctx: Context, work: Callable[[int], int]) -> None:
 
 def _summary(tx: Session, ctx: Context, which: ColumnElement[bool]) -> dict[str, Any]:
     # Before `tx` begins: it is not to be open while Stripe answers.
-    found = _reconciled(ctx, ctx.created_at, banks=False)
-    return {**report.standing(tx, which), "reconciled": found.counts()}
+    both = _reconciled(ctx, ctx.created_at, banks=False)
+    return {**standing(tx, which), "reconciled": both.counts()}
 
 
 def _reconciled(ctx: Context, since: datetime, *, banks: bool) -> Reconciliation:
-    found = reconcile(ctx.transaction, ctx.gateways.stripe, ctx.now(), since, banks=banks)
-    if not found.ok:
-        log.error("ledger and Stripe differ", extra={"differences": len(found.differences)})
-    return found
+    both = reconcile(ctx.transaction, ctx.gateways.stripe, ctx.now(), since, banks=banks)
+    if not both.ok:
+        log.error("ledger and Stripe differ", extra={"differences": len(both.differences)})
+    return both
 
 
-def _notify(ctx: Context, told: dict[str, Any]) -> None:
-    """Tell the admins, by mail and webhook; that one cannot be told stops nothing."""
-    document = {"job": ctx.job, "runId": ctx.run_id, **told}
+def _notify(ctx: Context, known: dict[str, Any]) -> None:
+    """Send the admins word, by mail and webhook; where that fails it stops nothing."""
+    report = {"job": ctx.job, "runId": ctx.run_id, **known}
     for name, send in notify.ways(ctx):
         try:
-            ctx.step.run(name, send, ctx, document)
+            ctx.step.run(name, send, ctx, report)
         except StepFailed as failed:
-            log.error("admins not told", extra={"by": name, "reason": str(failed)})
+            log.error("no word to the admins", extra={"by": name, "reason": str(failed)})
 
 
 @job(
@@ -202,22 +210,22 @@ def _notify(ctx: Context, told: dict[str, Any]) -> None:
 )
 def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
     """Try again what may go through now; how many, why the others are left, and what came of it."""
-    taken, left = 0, Counter[str]()
-    number, after = 0, ""
-    while after is not None:
-        name, day = f"reopen-{number}", payload.payout_date
-        page = ctx.step.run(name, retry.reopen, ctx.run_id, after, day, ctx.now())
-        after = page["last"]
+    taken, left, day = 0, Counter[str](), payload.payout_date
+
+    def step(number: int, after: str) -> dict[str, Any]:
+        name = f"reopen-{number}"
+        return ctx.step.run(name, retry.reopen, ctx.run_id, after, day, ctx.now())
+
+    for page in _pages(step):
         taken += page["taken"]
         left.update(page["left"])
-        number += 1
-    found = {"retried": taken, "left": dict(left)}
+    result: dict[str, Any] = {"retried": taken, "left": dict(left)}
     if not taken:
-        return found
+        return result
     _pay_all(ctx, {})
-    summary = ctx.step.run("summary", _summary, ctx, report.of_run(ctx.run_id))
+    summary = ctx.step.run("summary", _summary, ctx, Payout.run_id == ctx.run_id)
     _notify(ctx, {"leftOut": dict(left), **summary})
-    return {**found, **summary}
+    return {**result, **summary}
 
 
 @job(
@@ -253,16 +261,16 @@ def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]
         currency=payload.currency,
         method=payload.method,
     )
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
     def pay(number: int) -> int:
-        told.update(ctx.step.run(f"transfer-{number}", engine.pay_one, ctx, TRANSFER, order))
-        return int(told["status"] == PayoutStatus.REQUESTED)
+        result.update(ctx.step.run(f"transfer-{number}", engine.pay_one, ctx, TRANSFER, order))
+        return int(result["status"] == PayoutStatus.REQUESTED)
 
     _in_rounds(ctx, pay)
-    if told["status"] in (PayoutStatus.TRANSFERRED, PayoutStatus.PAYING):
-        told.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, order))
-    return told
+    if result["status"] in (PayoutStatus.TRANSFERRED, PayoutStatus.PAYING):
+        result.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, order))
+    return result
 
 
 @job(
@@ -290,11 +298,11 @@ def handle_stripe_event(ctx: Context, payload: ReceivedEvent) -> dict[str, Any]:
 def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """What Stripe says of bank payouts, taken over; then the ledger against Stripe's own lists, the
     last 30 days: as `payouts reconcile --json`."""
-    number, after, moved = 0, "", 0
-    while after is not None:
-        page = ctx.step.run(f"follow-{number}", bank.follow_page, ctx, after)
-        after, moved = page["last"], moved + page["moved"]
-        number += 1
+
+    def step(number: int, after: str) -> dict[str, Any]:
+        return ctx.step.run(f"follow-{number}", bank.follow_page, ctx, after)
+
+    moved = sum(page["moved"] for page in _pages(step))
     return {**ctx.step.run("reconcile", _whole, ctx), "moved": moved}
 
 

@@ -1,9 +1,9 @@
-"""Telling the admin how a pay day or a retry went, by mail and by a webhook."""
+"""The admins are sent how a pay day or a retry went, by mail and by a webhook."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -15,24 +15,16 @@ from app.platform.mail.render import Letter, render
 from app.switchyard.context import Context
 
 Report = Mapping[str, Any]
-Step = Callable[[Session, Context, Report], dict[str, Any]]
 """`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
-_UNKNOWN = dict.fromkeys(
-    [
-        *("payoutDate", "totals", "failures", "failureCount", "leftOut", "waitingForFunds"),
-        *("reconciled", "ledgerBalanced", "stopped"),
-    ]
-)
+Step = Callable[[Session, Context, Report], dict[str, Any]]
 MAX_FAILURES = 50
 """Of those named in a mail; the others are counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
-_TITLES: Mapping[str, str] = {
-    "process-payouts": "Pay day",
-    "retry-failed-payouts": "Retry of failed payouts",
-}
+_TITLES = {"process-payouts": "Pay day", "retry-failed-payouts": "Retry of failed payouts"}
+_RETRY = "the daily retry (10:00 UTC)"
 
 
 def ways(ctx: Context) -> list[tuple[str, Step]]:
@@ -62,122 +54,101 @@ def _name(report: Report) -> str:
 
 def summary_mail(report: Report, platform: str) -> Letter:
     """The mail for a person who has to know whether anything is to be done."""
-    known: Report = {**_UNKNOWN, **report}
-    title = _title(known)
-    how = "is done." if known["stopped"] is None else f"has stopped: {_line(known['stopped'])}"
-    blocks = [
-        {"heading": heading, "lines": lines(known)}
-        for name, heading, lines in _BLOCKS
-        if known[name] is not None
-    ]
-    to_do = [f"- {step}" for step in _to_do(known)] or ["nothing"]
+    day, stopped, run = report.get("payoutDate"), report.get("stopped"), report["runId"]
+    job = str(report["job"])
+    title = _TITLES.get(job, job)
+    if day is not None:
+        title += f" {day}" if job == "process-payouts" else f" of {day}"
+    how = "is done." if stopped is None else f"has stopped: {_line(stopped)}"
+    blocks = [{"heading": heading, "lines": list(lines)} for heading, lines in _blocks(report)]
+    to_do = [f"- {step}" for step in _to_do(report)] or ["nothing"]
     data = {
-        "title": f"{title}: {', '.join(_findings(known)) or 'done'}",
-        "lead": f"{title} (run {known['runId']}) {how}",
+        "title": f"{title}: {', '.join(_wrong(report)) or 'done'}",
+        "lead": f"{title} (run {run}) {how}",
         "blocks": [*blocks, {"heading": "What to do", "lines": to_do}],
     }
     return render("admin-summary", data, platform=platform)
 
 
-def _title(known: Report) -> str:
-    title, day = _TITLES.get(known["job"], known["job"]), known["payoutDate"]
-    if day is None:
-        return title
-    return f"{title} {day}" if known["job"] == "process-payouts" else f"{title} of {day}"
-
-
-def _findings(known: Report) -> Iterator[str]:
+def _wrong(report: Report) -> Iterator[str]:
     """What is not as it should be, in the subject's words."""
-    if known["stopped"] is not None:
+    if report.get("stopped") is not None:
         yield "stopped"
-    if known["ledgerBalanced"] is False:
+    if report.get("ledgerBalanced") is False:
         yield "the books do not balance"
-    if _differs(known):
+    if _differs(report):
         yield "Stripe and the books differ"
-    if known["failureCount"]:
-        yield f"{known['failureCount']:,} failed"
-    if _amounts(known):
+    if report.get("failureCount"):
+        yield f"{report['failureCount']:,} failed"
+    if _waiting(report):
         yield "waiting for funds"
 
 
-def _to_do(known: Report) -> Iterator[str]:
-    if known["stopped"] is not None:
-        run = known["runId"]
+def _to_do(report: Report) -> Iterator[str]:
+    stopped, unbalanced = report.get("stopped"), report.get("ledgerBalanced") is False
+    if stopped is not None:
+        run = report["runId"]
         yield f"Put right what stopped it. How it stands: flask --app app runs show {run}"
-    if known["ledgerBalanced"] is False:
+    if unbalanced:
         yield "Pay nobody until the entry that is wrong is found and countered."
-    if known["ledgerBalanced"] is False or _differs(known):
+    if unbalanced or _differs(report):
         yield "Each difference, and what to do about it: flask --app app payouts reconcile"
-    elif known["reconciled"] is None and known["stopped"] is None:
+    elif report.get("reconciled") is None and stopped is None:
         yield "Compare the books with Stripe: flask --app app payouts reconcile"
-    if _amounts(known):
-        yield (
-            "Top up the platform's balance at Stripe by what waits;"
-            " the daily retry (10:00 UTC) then pays it."
-        )
-    if known["failureCount"]:
-        yield (
-            "What became of a payout: flask --app app payouts show ID. The daily retry (10:00 UTC)"
-            " tries again what may pass; the rest needs a person."
-        )
+    if _waiting(report):
+        yield f"Top up the platform's balance at Stripe by what waits; {_RETRY} then pays it."
+    if report.get("failureCount"):
+        again = f"T{_RETRY[1:]} tries again what may pass; the rest needs a person."
+        yield f"What became of a payout: flask --app app payouts show ID. {again}"
 
 
-def _differs(known: Report) -> bool:
-    return known["reconciled"] is not None and not known["reconciled"]["ok"]
+def _blocks(report: Report) -> Iterator[tuple[str, Iterator[str] | list[str]]]:
+    """Headings and lines of what is known."""
+    if report.get("totals") is not None:
+        yield "Payouts", _totals(report["totals"])
+    if report.get("failures") is not None:
+        yield "Failures", _failures(report)
+    if report.get("leftOut") is not None:
+        yield "Left out", _counts(report["leftOut"])
+    if report.get("waitingForFunds") is not None:
+        yield "Waiting for funds", _waiting(report)
+    if (both := report.get("reconciled")) is not None:
+        how = "agreed" if both["ok"] else "differences"
+        line = f"{how}: {both['payouts']:,} in the books, {both['transfers']:,} at Stripe"
+        yield "Reconciliation with Stripe", [line, *_counts(both["differences"])]
+    if (balanced := report.get("ledgerBalanced")) is not None:
+        yield "Books", ["balanced" if balanced else "NOT balanced"]
 
 
-def _totals(known: Report) -> list[str]:
+def _totals(totals: list[dict[str, Any]]) -> list[str]:
     rows = [
         (_words(one["status"]), f"{one['count']:,}", money(one["amount"], one["currency"]))
-        for one in known["totals"]
+        for one in totals
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, second, third = ([len(row[n]) for row in rows] for n in range(3))
     return [
-        f"{status:<{widths[0]}}  {count:>{widths[1]}}  {amount:>{widths[2]}}"
+        f"{status:<{max(first)}}  {count:>{max(second)}}  {amount:>{max(third)}}"
         for status, count, amount in rows
     ]
 
 
-def _failures(known: Report) -> list[str]:
-    shown = known["failures"][:MAX_FAILURES]
-    lines = [
-        f"{_line(one['payoutId'])}, creator {_line(one['creatorId'])},"
-        f" {money(one['amount'], one['currency'])}: {_line(one['reason'] or 'no reason on record')}"
-        for one in shown
-    ]
-    more = (known["failureCount"] or 0) - len(shown)
-    return [*lines, f"and {more:,} more"] if more > 0 else lines
+def _failures(report: Report) -> Iterator[str]:
+    shown = report["failures"][:MAX_FAILURES]
+    for one in shown:
+        what = f"{_line(one['payoutId'])}, creator {_line(one['creatorId'])}"
+        why = _line(one["reason"] or "no reason on record")
+        yield f"{what}, {money(one['amount'], one['currency'])}: {why}"
+    if (more := (report.get("failureCount") or 0) - len(shown)) > 0:
+        yield f"and {more:,} more"
 
 
-def _left_out(known: Report) -> list[str]:
-    return _counts(known["leftOut"])
+def _differs(report: Report) -> bool:
+    return report.get("reconciled") is not None and not report["reconciled"]["ok"]
 
 
-def _amounts(known: Report) -> list[str]:
-    waiting: Mapping[str, int] = known["waitingForFunds"] or {}
+def _waiting(report: Report) -> list[str]:
+    waiting: Mapping[str, int] = report.get("waitingForFunds") or {}
     return [money(amount, currency) for currency, amount in sorted(waiting.items()) if amount]
-
-
-def _reconciled(known: Report) -> list[str]:
-    found = known["reconciled"]
-    compared = f"{found['payouts']:,} in the books, {found['transfers']:,} at Stripe"
-    if found["ok"]:
-        return [f"agreed: {compared}"]
-    return [f"differences: {compared}", *_counts(found["differences"])]
-
-
-def _books(known: Report) -> list[str]:
-    return ["balanced" if known["ledgerBalanced"] else "NOT balanced"]
-
-
-_BLOCKS: Sequence[tuple[str, str, Callable[[Report], Sequence[str]]]] = (
-    ("totals", "Payouts", _totals),
-    ("failures", "Failures", _failures),
-    ("leftOut", "Left out", _left_out),
-    ("waitingForFunds", "Waiting for funds", _amounts),
-    ("reconciled", "Reconciliation with Stripe", _reconciled),
-    ("ledgerBalanced", "Books", _books),
-)
 
 
 def _counts(counts: Mapping[str, int]) -> list[str]:

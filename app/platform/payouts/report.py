@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, cast, func, select
 from sqlalchemy.orm import Session
 
 from app.platform.ledger.postings import balanced, trial_balance
-from app.platform.payouts.models import Payout, PayoutStatus
+from app.platform.payouts.models import Payout as P
+from app.platform.payouts.models import PayoutStatus
 
 FAILURES_SHOWN = 100
 _FAILED = (PayoutStatus.FAILED, PayoutStatus.BANK_FAILED, PayoutStatus.REVERSED)
 
 
-def of_day(payout_date: date) -> ColumnElement[bool]:
-    """The payouts of a pay day."""
-    return Payout.payout_date == payout_date
-
-
-def of_run(run_id: str) -> ColumnElement[bool]:
-    """The payouts that a run took charge of last."""
-    return Payout.run_id == run_id
-
-
 def standing(tx: Session, which: ColumnElement[bool]) -> dict[str, Any]:
     """By status and currency (minor units); the first failures with their reasons; the books."""
-    columns = (Payout.status, Payout.currency)
-    total = cast(func.sum(Payout.amount), BigInteger)
-    rows = tx.execute(
-        select(*columns, func.count(), total).where(which).group_by(*columns).order_by(*columns)
-    ).all()
-    failed = select(Payout).where(which, Payout.status.in_(_FAILED))
-    shown = tx.scalars(failed.order_by(Payout.id).limit(FAILURES_SHOWN))
+    by, total = (P.status, P.currency), cast(func.sum(P.amount), BigInteger)
+    columns = (*by, func.count().label("count"), total.label("amount"))
+    rows = tx.execute(select(*columns).where(which).group_by(*by).order_by(*by)).all()
+    ids = (P.id.label("payoutId"), P.creator_id.label("creatorId"))
+    failed = select(*ids, P.currency, P.amount, P.reason).where(which, P.status.in_(_FAILED))
+    failed = failed.order_by(P.id)
+    waiting = [row for row in rows if row.status == PayoutStatus.REQUESTED]
     return {
-        "totals": [
-            {"status": status, "currency": currency, "count": count, "amount": amount}
-            for status, currency, count, amount in rows
-        ],
-        "failures": [
-            {
-                "payoutId": payout.id,
-                "creatorId": payout.creator_id,
-                "currency": payout.currency,
-                "amount": payout.amount,
-                "reason": payout.reason,
-            }
-            for payout in shown
-        ],
-        "failureCount": sum(row[2] for row in rows if row[0] in _FAILED),
-        "waitingForFunds": {row[1]: row[3] for row in rows if row[0] == PayoutStatus.REQUESTED},
+        "totals": [dict(row._mapping) for row in rows],
+        "failures": [dict(row._mapping) for row in tx.execute(failed.limit(FAILURES_SHOWN))],
+        "failureCount": sum(row._mapping["count"] for row in rows if row.status in _FAILED),
+        "waitingForFunds": {row.currency: row.amount for row in waiting},
         "ledgerBalanced": balanced(trial_balance(tx)),
     }

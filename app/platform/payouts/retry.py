@@ -11,36 +11,15 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    and_,
-    case,
-    cast,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    true,
-    update,
-)
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
+from sqlalchemy.orm import Session, aliased
 
-from app.platform.earnings.models import Creator, Earning
+from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import (
-    CREATOR,
-    AnySelect,
-    EntryKind,
-    Posting,
-    creator_account,
-    hold_account,
-    post,
-)
+from app.platform.ledger.postings import EntryKind, Posting, post
 from app.platform.payouts.attempts import KEY_EXPIRED
-from app.platform.payouts.eligibility import gate, young_sales
+from app.platform.payouts.booking import booked
+from app.platform.payouts.eligibility import gate, payable
 from app.platform.payouts.legs import TRANSFER
 from app.platform.payouts.models import LegName, Method, PayoutStatus, payouts
 from app.platform.payouts.models import Payout as P
@@ -106,31 +85,33 @@ def reopen(
     chosen = P.id.in_([row.id for row in page])
     tx.execute(select(P.id).where(chosen).order_by(P.id).with_for_update())
     post_earnings(tx)
-    taken: list[str] = []
-    again: list[Posting] = []
-    left: Counter[str] = Counter()
-    purses: dict[tuple[str, str], int] = {}
-    for payout, tries, owed, why in tx.execute(_judged(and_(wanted, chosen), now)):
-        reason = why
-        if payout.status == _S.FAILED:
+    tries = _tries(tx, [row.id for row in page])
+    standing = select(P, Creator.stripe_account_id, gate()).join(
+        Creator, Creator.id == P.creator_id
+    )
+    taken, again, left = list[str](), list[Posting](), Counter[str]()
+    purses = dict[tuple[str, str], int]()
+    for payout, account, shut in tx.execute(standing.where(wanted, chosen).order_by(P.id)):
+        leg = LegName.BANK if payout.status in _BANK_LEG else LegName.TRANSFER
+        last, used = tries.get((payout.id, leg), (0, 0))
+        why = _why_left(payout, used, account, shut)
+        if payout.status == _S.FAILED and why is None:
             purse = (payout.creator_id, payout.currency)
-            purses.setdefault(purse, owed)
-            if reason is None and payout.amount > purses[purse]:
-                reason = Left.BALANCE_TOO_LOW.value
-            if reason is None:
+            if purse not in purses:
+                purses[purse] = payable(tx, *purse, now)
+            if payout.amount > purses[purse]:
+                why = Left.BALANCE_TOO_LOW
+            else:
                 purses[purse] -= payout.amount
-                again.append(_held(payout, tries + 1, now))
-        if reason is None:
+                again.append(booked(EntryKind.HOLD, TRANSFER.key(payout, last + 1), payout, now))
+        if why is None:
             taken.append(payout.id)
         else:
-            left[reason] += 1
+            left[str(why)] += 1
     _take(tx, run_id, taken, now)
     post(tx, again)
-    return {
-        "taken": len(taken),
-        "left": dict(left),
-        "last": page[-1].id if len(page) == PAGE_SIZE else None,
-    }
+    last_id = page[-1].id if len(page) == PAGE_SIZE else None
+    return {"taken": len(taken), "left": dict(left), "last": last_id}
 
 
 def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
@@ -151,42 +132,26 @@ def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
     return stands if payout_date is None else and_(stands, P.payout_date == payout_date)
 
 
-def _judged(wanted: ColumnElement[bool], now: datetime) -> AnySelect:
-    """Payout, tries of its leg so far, what of the creator's balance is not too young, and why the
-    payout is left (or null)."""
-    leg = case((P.status.in_(_BANK_LEG), LegName.BANK.value), else_=LegName.TRANSFER.value)
-    mine = and_(A.payout_id == P.id, A.leg == leg)
-    tries = select(func.coalesce(func.max(A.n), 0)).where(mine).scalar_subquery()
+def _tries(tx: Session, ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """By payout and leg: the last attempt's number, and how many count for MAX_ATTEMPTS."""
     code = func.coalesce(A.code, "")
     short = and_(A.leg == LegName.TRANSFER, code == TRANSFER.no_funds)
-    used = select(func.count()).where(mine, ~short, code != KEY_EXPIRED).scalar_subquery()
-    young = young_sales(now).where(
-        Earning.creator_id == P.creator_id, Earning.currency == P.currency
-    )
-    young = young.with_only_columns(young.selected_columns.amount)
-    held_back = func.coalesce(young.correlate(P).scalar_subquery(), 0)
-    balance = _sum(Entry.credit) - _sum(Entry.debit)
-    owed = cast(balance - case((held_back > 0, held_back), else_=0), BigInteger)
-    failed = P.status.in_([_S.FAILED, _S.BANK_FAILED])
-    why = case(
-        (~failed, null()),
-        (and_(P.status == _S.FAILED, P.reason.not_in(MAY_PASS)), P.reason),
-        (used >= MAX_ATTEMPTS, literal(Left.ATTEMPTS_USED_UP.value)),
-        (P.destination != Creator.stripe_account_id, literal(Left.DESTINATION_CHANGED.value)),
-        else_=gate(),
-    )
-    return (
-        select(P, tries, owed, why)
-        .join(Creator, Creator.id == P.creator_id)
-        .where(wanted)
-        .order_by(P.id)
-    )
+    used = func.sum(case((or_(short, code == KEY_EXPIRED), 0), else_=1))
+    chosen = select(A.payout_id, A.leg, func.max(A.n), used).where(A.payout_id.in_(ids))
+    rows = tx.execute(chosen.group_by(A.payout_id, A.leg))
+    return {(row[0], row[1]): (row[2], int(row[3])) for row in rows}
 
 
-def _sum(side: InstrumentedAttribute[str]) -> ColumnElement[int]:
-    account = literal(CREATOR) + P.creator_id
-    total = select(func.coalesce(func.sum(Entry.amount), 0))
-    return total.where(side == account, Entry.currency == P.currency).scalar_subquery()
+def _why_left(payout: P, used: int, account: str | None, shut: str | None) -> str | None:
+    if payout.status not in (_S.FAILED, _S.BANK_FAILED):
+        return None
+    if payout.status == _S.FAILED and payout.reason and payout.reason not in MAY_PASS:
+        return payout.reason
+    if used >= MAX_ATTEMPTS:
+        return Left.ATTEMPTS_USED_UP
+    if account is not None and account != payout.destination:
+        return Left.DESTINATION_CHANGED
+    return shut
 
 
 def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
@@ -206,9 +171,3 @@ def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
             updated_at=now,
         )
     )
-
-
-def _held(payout: P, n: int, now: datetime) -> Posting:
-    owner, hold = creator_account(payout.creator_id), hold_account(payout.id)
-    ref = f"{payout.id}-{n}"
-    return Posting(EntryKind.HOLD, ref, owner, hold, payout.currency, payout.amount, now)
