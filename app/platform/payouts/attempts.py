@@ -44,12 +44,8 @@ class PayoutMoved(SwitchyardError):
     title = "Payout moved"
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
-    """A payout and the attempt at one of its legs that is (re)sent."""
-
-    payout: Payout
-    attempt: PayoutAttempt
+Try = tuple[Payout, PayoutAttempt]
+"""A payout and the attempt at one of its legs that is (re)sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,7 @@ def open_attempts(own: Session, leg: Leg, chosen: Sequence[Payout], now: datetim
             raise NonRetriable(
                 f"payout {payout.id} is {payout.status} but has no attempt on record"
             )
-        tries.append(Try(payout, last))
+        tries.append((payout, last))
     _move(own, leg.ready, changes, leg, now)
     return tries
 

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways import pace
-from app.platform.gateways.pace import AT_ONCE, Places
+from app.platform.gateways.pace import AT_ONCE
 from app.platform.gateways.stripe import (
     StripeKeyReused,
     StripeRateLimited,
@@ -36,7 +36,7 @@ from app.platform.payouts.attempts import (
     replace,
 )
 from app.platform.payouts.legs import Landed, Leg, NeedsPerson, Refusal, covered
-from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
+from app.platform.payouts.models import AttemptOutcome, Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.request import Order, demanded
 from app.switchyard.context import Context
 from app.switchyard.crash import point
@@ -70,39 +70,31 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
     except (StripeUnknownOutcome, StripeRateLimited) as away:
         log.warning("page left for the next round", extra={"why": str(away)})
         return {"last": None, "landed": 0, "refused": 0, "open": 1, "dry": list(dry)}
-    last: str | None = None
-    found = waiting = 0
-    dried = set(dry)
+    last, waiting, dried = None, 0, set(dry)
 
     def choose(own: Session) -> list[Payout]:
-        nonlocal last, found, waiting, dried
-        chosen = (
-            Payout.run_id == ctx.run_id,
-            Payout.status.in_([leg.ready, leg.sending]),
-            Payout.id > after,
-        )
-        query = select(Payout).where(*chosen).order_by(Payout.id).limit(PAGE_SIZE + 1)
-        page = list(own.scalars(query.with_for_update()))
+        nonlocal last, waiting, dried
+        mine = (Payout.run_id == ctx.run_id, Payout.status.in_([leg.ready, leg.sending]))
+        query = select(Payout).where(*mine, Payout.id > after).order_by(Payout.id)
+        page = list(own.scalars(query.limit(PAGE_SIZE + 1).with_for_update()))
         last = page[PAGE_SIZE - 1].id if len(page) > PAGE_SIZE else None
-        page = page[:PAGE_SIZE]
         left = funds if funds is None else {c: 0 if c in dried else funds[c] for c in funds}
-        sent, unfunded = covered(page, leg, left)
-        found, waiting = len(page), len(unfunded)
-        dried |= {payout.currency for payout in unfunded}
+        sent, unfunded = covered(page[:PAGE_SIZE], leg, left)
+        waiting, dried = len(unfunded), dried | {payout.currency for payout in unfunded}
         return sent
 
     sent = _attempt(ctx, leg, choose)
+    unclear = 0
     for one in sent:
-        if isinstance(one.end, Exception) and not isinstance(one.end, _LEAVES_OPEN):
-            raise one.end
+        if isinstance(one.end, Refusal) and one.end.code == leg.no_funds:
+            dried.add(one.payout.currency)
+        elif isinstance(one.end, Exception):
+            if not isinstance(one.end, _LEAVES_OPEN):
+                raise one.end
+            unclear += not isinstance(one.end, NeedsPerson)
     statuses = Counter(record(tx, leg, sent, ctx.now()).values())
     refused = statuses[PayoutStatus.FAILED] + statuses[PayoutStatus.BANK_FAILED]
     short = statuses[PayoutStatus.REQUESTED]
-    stuck = sum(isinstance(one.end, NeedsPerson) for one in sent)
-    unclear = sum(isinstance(one.end, Exception) for one in sent) - stuck
-    dried |= {
-        o.payout.currency for o in sent if isinstance(o.end, Refusal) and o.end.code == leg.no_funds
-    }
     return {
         "last": last,
         "landed": statuses.total() - refused - short,
@@ -133,8 +125,8 @@ def pay_one(tx: Session, ctx: Context, leg: Leg, order: Order) -> dict[str, Any]
             raise one.end
         record(tx, leg, [one], ctx.now())
     payout = tx.get_one(Payout, order.payout_id)
-    told = {"payoutId": payout.id, "status": payout.status, "reason": payout.reason}
-    return told | {"transferId": payout.transfer_id, "bankPayoutId": payout.bank_payout_id}
+    result = {"payoutId": payout.id, "status": payout.status, "reason": payout.reason}
+    return result | {"transferId": payout.transfer_id, "bankPayoutId": payout.bank_payout_id}
 
 
 class _KeySpent(SwitchyardError):
@@ -155,9 +147,20 @@ def _attempt(ctx: Context, leg: Leg, choose: Callable[[Session], Sequence[Payout
         rate = ctx.gateways.stripe.calls_per_second
         places = pace.take(own, STRIPE_PACE, len(tries), rate, ctx.now())
     point("payout.recorded")
-    sending = _Sending(ctx, leg, places)
+    silent = 0
+
+    def send(place: int, one: Try) -> Sent:
+        """At its place in the pace; never raises."""
+        nonlocal silent
+        if place and (silent >= GIVE_UP_AFTER or ctx.stopping()):
+            return Sent(*one, NotSent("left for the next round"))
+        places.wait(place)
+        sent = _sent(ctx, leg, *one)
+        silent = silent + 1 if isinstance(sent.end, StripeUnknownOutcome) else 0
+        return sent
+
     with ThreadPoolExecutor(min(AT_ONCE, max(1, len(tries)))) as pool:
-        sent = [one for one in pool.map(sending.send, range(len(tries)), tries) if one is not None]
+        sent = list(pool.map(send, range(len(tries)), tries))
     point("payout.sent")
     note_unknown(ctx, [one for one in sent if isinstance(one.end, StripeUnknownOutcome)])
     for one in sent:
@@ -168,60 +171,38 @@ def _attempt(ctx: Context, leg: Leg, choose: Callable[[Session], Sequence[Payout
     return sent
 
 
-class _Sending:
-    """A page on its way: its places in the shared pace, and whether Stripe still answers."""
-
-    def __init__(self, ctx: Context, leg: Leg, places: Places) -> None:
-        self._ctx = ctx
-        self._leg = leg
-        self._places = places
-        self._silent = 0
-
-    def send(self, place: int, one: Try) -> Sent:
-        """Send one attempt at its place in the pace; never raises."""
-        if place and (self._silent >= GIVE_UP_AFTER or self._ctx.stopping()):
-            return Sent(one.payout, one.attempt, NotSent("left for the next round"))
-        self._places.wait(place)
-        sent = _sent(self._ctx, self._leg, one)
-        unanswered = isinstance(sent.end, StripeUnknownOutcome)
-        self._silent = self._silent + 1 if unanswered else 0
-        return sent
-
-
-def _sent(ctx: Context, leg: Leg, one: Try) -> Sent:
-    payout, attempt = one.payout, one.attempt
+def _sent(ctx: Context, leg: Leg, payout: Payout, attempt: PayoutAttempt) -> Sent:
     try:
         if ctx.now() - attempt.first_sent_at > KEY_WINDOW:
-            found = leg.look_up(ctx.gateways.stripe, payout, attempt)
-            if found is not None:
-                return Sent(payout, attempt, found)
+            there = leg.look_up(ctx.gateways.stripe, payout, attempt)
+            if there is not None:
+                return Sent(payout, attempt, there)
             attempt = replace(ctx, leg, payout, attempt)
         try:
-            end = _answer(ctx, leg, Try(payout, attempt))
+            return Sent(payout, attempt, _answer(ctx, leg, payout, attempt))
         except _KeySpent:
             attempt = replace(ctx, leg, payout, attempt)
-            end = _answer(ctx, leg, Try(payout, attempt))
-        return Sent(payout, attempt, end)
+            return Sent(payout, attempt, _answer(ctx, leg, payout, attempt))
     except Exception as failure:  # noqa: BLE001 - the page's other payouts go on; the caller looks
         return Sent(payout, attempt, failure)
 
 
-def _answer(ctx: Context, leg: Leg, one: Try) -> Landed | Refusal:
+def _answer(ctx: Context, leg: Leg, payout: Payout, attempt: PayoutAttempt) -> Landed | Refusal:
     stripe = ctx.gateways.stripe
     try:
-        return leg.send(stripe, one.attempt)
+        return leg.send(stripe, attempt)
     except StripeRefused as no:
         # Stripe refuses a closed account before it looks at the key: an earlier send may stand.
-        return leg.look_up(stripe, one.payout, one.attempt) or Refusal(no.code, no.message)
+        return leg.look_up(stripe, payout, attempt) or Refusal(no.code, no.message)
     except StripeUnknownOutcome as unclear:
         # A stored 500 is replayed for ever: after it only Stripe's list says what became of it.
-        replayed = one.attempt.outcome == AttemptOutcome.UNKNOWN
+        replayed = attempt.outcome == AttemptOutcome.UNKNOWN
         if not replayed and not isinstance(unclear, StripeKeyReused):
             raise
-        found = leg.look_up(stripe, one.payout, one.attempt)
-        if found is not None:
-            return found
-        sent_for = ctx.now() - one.attempt.first_sent_at
+        there = leg.look_up(stripe, payout, attempt)
+        if there is not None:
+            return there
+        sent_for = ctx.now() - attempt.first_sent_at
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
         raise _KeySpent(str(unclear)) from unclear
