@@ -51,7 +51,7 @@ def servers(local: Local) -> list[Part]:
             *("--data", str(folder / "stripe.db"), "--settle-seconds", str(SETTLE_SECONDS)),
             *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
         ],
-        "inngest": ["--app", f"{local.url}/api/inngest"],
+        "inngest": ["--app", f"{local.url}/api/inngest", "--data", str(folder / "inngest.db")],
         "qstash": ["--data", str(folder / "qstash.db")],
         "mail": ["--dir", local.process_env.get("MAIL_FOLDER", "")],
     }

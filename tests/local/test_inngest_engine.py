@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from app.local.inngest import engine as rules
 from app.local.inngest import events
 from app.local.inngest.engine import Engine
-from app.local.inngest.functions import Function
+from app.local.inngest.functions import Function, parse_registration
+from app.local.inngest.history import History
 from app.local.inngest.runs import Call
 from app.local.inngest.wire import Answer, Step, problem, read_answer
 
@@ -202,3 +204,68 @@ def test_a_wrong_answer_is_a_failed_attempt(
     assert answer.error is not None
     assert reason in answer.error["message"]
     assert answer.no_retry is no_retry
+
+
+def test_after_an_app_that_cannot_be_reached_it_waits_longer() -> None:
+    engine = made()
+    call = started(engine)
+    engine.answer(call, Answer(error=problem("no"), unreached=True), NOW)
+    next_call(engine, 15, 45)
+
+
+REGISTRATION = {
+    "appname": "app",
+    "capabilities": {},
+    "deploy_type": "ping",
+    "framework": "flask",
+    "functions": [
+        {
+            "id": "app-x",
+            "name": "x",
+            "steps": {
+                "step": {
+                    "id": "step",
+                    "name": "step",
+                    "runtime": {
+                        "type": "http",
+                        "url": "http://localhost:1/?fnId=app-x&stepId=step",
+                    },
+                }
+            },
+            "triggers": [{"event": "demo.x"}],
+        }
+    ],
+    "sdk": "py",
+    "url": "http://localhost:1/",
+    "v": "0.1",
+}
+
+
+@pytest.mark.parametrize("keeps_queue", [False, True])
+def test_a_restart_keeps_the_history_and_loses_the_queue(tmp_path: Path, keeps_queue: bool) -> None:
+    """As the real one without Redis, and with it."""
+    file = str(tmp_path / "inngest.db")
+    history = History(file)
+    engine = Engine(history=history)
+    history.save_app("app", REGISTRATION)
+    engine.register(*parse_registration(REGISTRATION), NOW)
+    engine.answer(started(engine), step("StepRun", data=1), NOW)
+    history.close()
+    engine = Engine(history=History(file, keeps_queue=keeps_queue))
+    engine.resume(NOW)
+    (run,) = engine.runs.values()
+    assert (run.ended, list(run.steps.values())) == (False, [{"data": 1}])
+    assert list(engine.runs_of_event) == [run.event.id]
+    calls = engine.take_due(NOW + 3600)
+    assert [call.body["steps"] for call in calls] == ([run.steps] if keeps_queue else [])
+    send(engine, id="after")
+    assert len(engine.take_due(NOW)) == 1
+
+
+def test_a_cancelled_run_is_an_event() -> None:
+    engine = made(events=("demo.x", "inngest/function.cancelled"))
+    run = started(engine).item.run
+    engine.end(run, "Cancelled", None, NOW)
+    (call,) = engine.take_due(NOW)
+    data = call.body["event"]["data"]
+    assert (data["run_id"], data["event"]) == (run.id, run.event.body)

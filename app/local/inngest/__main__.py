@@ -12,9 +12,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m app.local.inngest", description=__doc__)
     parser.add_argument("--port", type=int, default=8288, help="0 takes a free one")
     parser.add_argument("--app", action="append", default=[], metavar="URL", dest="apps")
+    parser.add_argument("--data", default=":memory:", help="a file for what outlives a restart")
+    parser.add_argument("--keep-queue", action="store_true", help="there, too, as with Redis")
+    parser.add_argument("--gap-scale", type=float, default=1.0, help="below 1: shorter gaps")
     options = parser.parse_args()
     try:
-        standin = InngestStandIn(options.apps)
+        standin = InngestStandIn(
+            options.apps,
+            data=options.data,
+            keeps_queue=options.keep_queue,
+            gap_scale=options.gap_scale,
+        )
     except ValueError as error:
         parser.error(str(error))
     return serve_until_stopped(standin, options.port)

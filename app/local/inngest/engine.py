@@ -14,12 +14,16 @@ from typing import Any
 from croniter import croniter
 
 from app.local.inngest import events, ids, wire
-from app.local.inngest.functions import ZONE, Function
+from app.local.inngest.functions import ZONE, Function, parse_registration
+from app.local.inngest.history import History
 from app.local.inngest.runs import Call, Item, Run, Status
 
 DEDUPE_SECONDS = 24 * 3600
 # Measured at the real server: 31 and 47 s; what follows grows as its table does.
 RETRY_GAPS = (31, 47, 75, 135, 315, 615, 1215, 2415, 3615, 7215)
+UNREACHED_GAPS = (15.0, 45.0)
+"""Between these it waits after the first call that it could not make; longer after each one more.
+"""
 # The real server's cap on one run, how far ahead it takes a Retry-After to mean, and how long
 # it lets a run sleep.
 MAX_STEPS = 1000
@@ -32,8 +36,9 @@ Action = Callable[[float], None]
 class Engine:
     """Functions, events and runs. The caller holds `lock` around every method."""
 
-    def __init__(self, gap_scale: float = 1.0) -> None:
+    def __init__(self, gap_scale: float = 1.0, history: History | None = None) -> None:
         self.lock = threading.RLock()
+        self._history = History() if history is None else history
         self.functions: dict[str, Function] = {}
         self.runs: dict[str, Run] = {}
         self.runs_of_event: dict[str, list[Run]] = {}
@@ -45,6 +50,17 @@ class Engine:
         self._ready: dict[str, deque[Item]] = {}
         self._in_flight: Counter[str] = Counter()
         self._seen: dict[tuple[str, str], float] = {}
+
+    def resume(self, now: float) -> None:
+        """Take up what an earlier server left: functions and runs, and its queue if that was kept.
+        Without it, runs that had not ended never go on, and the list says of them that they do."""
+        for app, registration in self._history.apps():
+            self.register(app, parse_registration(registration)[1], now)
+        for run in self._history.runs(self.functions):
+            self.runs[run.id] = run
+            self.runs_of_event.setdefault(run.event.id, []).append(run)
+            if self._history.keeps_queue and not run.ended:
+                self._at(max(now, run.event.at), partial(self._enqueue, Item(run, ids.job_id())))
 
     def register(self, app: str, functions: list[Function], now: float) -> bool:
         """Take over an app's functions; whether they changed."""
@@ -88,6 +104,7 @@ class Engine:
         run = Run(ids.ulid(now), function, event, now)
         self.runs[run.id] = run
         self.runs_of_event.setdefault(event.id, []).append(run)
+        self._history.save(run)
         # An event from the future starts its functions then.
         self._at(max(now, event.at), partial(self._enqueue, Item(run, ids.job_id())))
 
@@ -139,6 +156,8 @@ class Engine:
         if answer.no_retry or item.attempt + 1 >= item.run.function.attempts:
             return False
         gap = RETRY_GAPS[min(item.attempt, len(RETRY_GAPS) - 1)] * random.uniform(0.9, 1.1)
+        if answer.unreached:
+            gap = random.uniform(*UNREACHED_GAPS) * 1.5**item.attempt
         at = now + gap * self._gap_scale
         if answer.retry_at is not None:
             at = self._bounded(answer.retry_at, now)
@@ -173,6 +192,7 @@ class Engine:
         if run.ended:
             return
         run.steps[step_id] = memo
+        self._history.save(run)
         if len(run.steps) > MAX_STEPS:
             self.end(run, "Failed", wire.problem(f"more than {MAX_STEPS} steps"), now)
         else:
@@ -181,3 +201,6 @@ class Engine:
     def end(self, run: Run, status: Status, output: Any, now: float) -> None:
         """End a run; a call in flight is not stopped, but its answer will be dropped."""
         run.status, run.output, run.ended_at = status, output, now
+        self._history.save(run)
+        if status == "Cancelled":
+            self.receive(events.cancelled(run.id, run.function.id, run.event, now), now)

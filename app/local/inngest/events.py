@@ -9,6 +9,7 @@ from app.local.inngest import ids
 MAX_EVENTS = 5_000
 MAX_EVENT_BYTES = 3 * 1024 * 1024
 RESERVED_PREFIX = "inngest/"
+CANCELLED = f"{RESERVED_PREFIX}function.cancelled"
 # The years 1980 and 2100: outside them the real server takes `ts` for a mistake.
 _TS_RANGE = (315_532_800_000, 4_102_444_800_000)
 
@@ -42,6 +43,14 @@ def scheduled(cron: str, at: float) -> Event:
     moment = ids.iso(at, "seconds")
     data = {"cron": cron, "fireAt": moment, "scheduledAt": moment}
     body = {"data": data, "id": moment, "name": "inngest/scheduled.timer", "ts": int(at * 1000)}
+    return Event(ids.ulid(at), body)
+
+
+def cancelled(run_id: str, function_id: str, event: Event, at: float) -> Event:
+    """What the server sends of a run that somebody cancelled."""
+    error = {"error": "function cancelled", "message": "function cancelled", "name": "Error"}
+    data = {"error": error, "event": event.body, "function_id": function_id, "run_id": run_id}
+    body = {"data": data, "id": run_id, "name": CANCELLED, "ts": int(at * 1000)}
     return Event(ids.ulid(at), body)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from croniter import croniter
 from pydantic import Field, PositiveInt
 
-from app.local.inngest.events import RESERVED_PREFIX
+from app.local.inngest.events import CANCELLED, RESERVED_PREFIX
 from app.local.inngest.ids import named_uuid
 from app.local.loopback import is_loopback
 from app.local.shapes import Shape, Text, shaped
@@ -114,7 +114,7 @@ def _function(app: str, raw: _Function) -> Function:
 def _check(trigger: _Trigger, function_id: str) -> None:
     if (trigger.event is None) is (trigger.cron is None):
         raise ValueError(f"{function_id}: a trigger is either an event or a cron")
-    if trigger.event is not None and trigger.event.startswith(RESERVED_PREFIX):
+    if (trigger.event or "").startswith(RESERVED_PREFIX) and trigger.event != CANCELLED:
         raise ValueError(f"{function_id}: the stand-in does not send {trigger.event}")
     if trigger.cron is not None and not _is_cron(trigger.cron):
         raise ValueError(f"{function_id}: invalid cron {trigger.cron!r}")

@@ -12,6 +12,7 @@ from app.local import shapes
 from app.local.inngest import events
 from app.local.inngest.engine import Engine
 from app.local.inngest.functions import parse_registration
+from app.local.inngest.history import History
 from app.local.inngest.ids import iso, named_uuid
 from app.local.inngest.keys import Keys
 from app.local.inngest.runs import Run
@@ -28,7 +29,9 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(shapes.dumps(value), status, mimetype="text/plain")
 
 
-def create_app(engine: Engine, keys: Keys, days: Days, clock: Callable[[], float]) -> Flask:
+def create_app(
+    engine: Engine, history: History, keys: Keys, days: Days, clock: Callable[[], float]
+) -> Flask:
     """The stand-in's WSGI app; it holds no state of its own but the cache."""
     app = Flask(__name__)
     lock = engine.lock
@@ -74,11 +77,13 @@ def create_app(engine: Engine, keys: Keys, days: Days, clock: Callable[[], float
         if expected != kind:
             abort(400, f"Expected server kind {kind}, got {expected}")
         try:
-            name, functions = parse_registration(shapes.loads(request.get_data()))
+            registration = shapes.loads(request.get_data())
+            name, functions = parse_registration(registration)
         except ValueError as error:
             abort(400, str(error))
         with lock:
             modified = engine.register(name, functions, clock())
+            history.save_app(name, registration)
         app_id, sync_id = named_uuid(name), named_uuid(f"{name} {functions}")
         return _json({"ok": True, "modified": modified, "sync_id": sync_id, "app_id": app_id})
 

@@ -9,6 +9,7 @@ from flask import Flask
 
 from app.local.inngest.engine import Engine
 from app.local.inngest.functions import local_url
+from app.local.inngest.history import History
 from app.local.inngest.keys import NO_KEYS, Keys
 from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
@@ -20,7 +21,9 @@ SYNCED_SECONDS = 5.0
 
 
 class InngestStandIn(StandIn):
-    """A server that speaks Inngest's protocol. All state is in memory.
+    """A server that speaks Inngest's protocol. Its functions and runs outlive it in the file
+    `data`; what it was about to call does not, as with a real server without Redis, unless
+    `keeps_queue`.
 
     `tick` is in seconds, `gap_scale` multiplies the gaps between attempts and (below 1) the whole
     seconds that it sleeps and waits for, `clock` gives Unix seconds. Without keys it is a dev
@@ -36,11 +39,15 @@ class InngestStandIn(StandIn):
         gap_scale: float = 1.0,
         clock: Callable[[], float] = time.time,
         days: Days = GOOD_DAYS,
+        data: str = ":memory:",
+        keeps_queue: bool = False,
     ) -> None:
         super().__init__()
         self.keys = keys
         self.clock = clock
-        self.engine = Engine(gap_scale)
+        self._history = History(data, keeps_queue=keeps_queue)
+        self.engine = Engine(gap_scale, self._history)
+        self.engine.resume(clock())
         self._days = days
         self._apps = [local_url(app) for app in apps]
         self._tick = tick
@@ -48,14 +55,16 @@ class InngestStandIn(StandIn):
         self._free = threading.Semaphore(MAX_CALLS)
 
     def app(self) -> Flask:
-        return create_app(self.engine, self.keys, self._days, self.clock)
+        return create_app(self.engine, self._history, self.keys, self._days, self.clock)
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (self._keep_time, self._find_apps)
 
     def close(self) -> None:
-        """Drop the connections; runs in flight are lost, as with a real server without Redis."""
+        """Drop the connections and the file."""
         self._caller.close()
+        with self.engine.lock:
+            self._history.close()
 
     def sync(self) -> dict[str, str | None]:
         """Ask the apps to register now; for each URL why it did not, or None."""

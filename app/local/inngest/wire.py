@@ -42,8 +42,8 @@ _STEPS = TypeAdapter(Annotated[list[Step], Field(min_length=1)])
 class Answer:
     """What a call came to: an error, or a step, or else the function's output.
 
-    `version` is what the SDK asks to be called with from now on; `retry_at` (None for the usual
-    gap) and a sleep's `wake_at` are in Unix seconds.
+    `unreached`: the app did not answer at all. `version` is what the SDK asks to be called with
+    from now on; `retry_at` (None for the usual gap) and a sleep's `wake_at` are in Unix seconds.
     """
 
     output: Any = None
@@ -51,6 +51,7 @@ class Answer:
     error: dict[str, Any] | None = None
     version: int | None = None
     no_retry: bool = False
+    unreached: bool = False
     retry_at: float | None = None
     wake_at: float = 0.0
 
@@ -169,7 +170,7 @@ class Caller:
         try:
             reply = self._send("POST", call.url, encode(call.body), call.headers, CALL_SECONDS)
         except requests.RequestException as error:
-            return Answer(error=problem(f"Unable to reach SDK URL: {error}"))
+            return Answer(error=problem(f"Unable to reach SDK URL: {error}"), unreached=True)
         signature = reply.headers.get("x-inngest-signature", "")
         if reply.ok and not self.keys.signed(reply.content, signature):
             return Answer(error=problem("the answer's signature is wrong"))
