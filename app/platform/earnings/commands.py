@@ -16,10 +16,9 @@ from app.switchyard.clock import in_reach
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     Commands,
+    answered,
     console,
     details,
-    document,
-    json_option,
     parts,
     printable,
     record,
@@ -39,8 +38,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 @group.command("backfill")
 @click.option("--from", "since", required=True, type=_DATE)
 @click.option("--to", "until", required=True, type=_DATE, help="With this day.")
-@json_option
-def backfill(since: datetime, until: datetime, as_json: bool) -> None:
+def backfill(since: datetime, until: datetime) -> None:
     """Rebuild the sums of these days. Interrupted, the same command goes on where it stopped."""
     first, last = _reached(since), _reached(until)
     whole = (last - first).days + 1
@@ -69,8 +67,7 @@ def backfill(since: datetime, until: datetime, as_json: bool) -> None:
     rest = len(left) - done
     record(
         {"from": f"{first}", "to": f"{last}", "days": whole, "done": done, "left": rest}
-        | {"resumed": len(left) < whole},
-        as_json,
+        | {"resumed": len(left) < whole}
     )
     if rest:
         raise click.exceptions.Exit(DID_NOT_HOLD)
@@ -79,8 +76,7 @@ def backfill(since: datetime, until: datetime, as_json: bool) -> None:
 @group.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--source", metavar="NAME", help="Of sales whose metadata names none.")
-@json_option
-def import_file(file: Path, source: str | None, as_json: bool) -> None:
+def import_file(file: Path, source: str | None) -> None:
     """Record what Stripe's balance transactions say, from a CSV report or the Dashboard's export.
 
     The creator is the payments' metadata `creator_id`, what was sold `source`. Imported again,
@@ -102,10 +98,8 @@ def import_file(file: Path, source: str | None, as_json: bool) -> None:
 
         done = csv_import.import_csv(parts().db, file, report, at, source)
     result = {"file": str(file), **vars(done), "left": done.left, "lines": lines}
-    if as_json:
-        document(result)
-    else:
-        details((name, value) for name, value in result.items() if name != "lines")
+    if not answered(result):
+        details({name: value for name, value in result.items() if name != "lines"})
     if done.bad or stop.is_set():
         raise click.exceptions.Exit(DID_NOT_HOLD)
 

@@ -11,7 +11,7 @@ from app.platform.mail.models import Mail as M
 from app.platform.mail.models import MailAddress as A
 from app.platform.mail.models import MailStatus
 from app.switchyard.clock import iso
-from app.switchyard.commands.output import Commands, document, json_option, listing, parts, say
+from app.switchyard.commands.output import Commands, answered, listing, parts, say
 from app.switchyard.errors import BadInput
 
 group = Commands("mails", help="Mails, a run of send-email each.")
@@ -19,8 +19,7 @@ group = Commands("mails", help="Mails, a run of send-email each.")
 
 @group.command("review")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@json_option
-def review(limit: int, as_json: bool) -> None:
+def review(limit: int) -> None:
     """The newest mails that may be sent or not, and the addresses that get no more mail."""
     unknown = select(M.recipient, M.run_id, M.updated_at, M.error)
     unknown = unknown.where(M.status == MailStatus.UNKNOWN).order_by(M.run_id.desc())
@@ -33,13 +32,12 @@ def review(limit: int, as_json: bool) -> None:
             for name, chosen in (("unknown", unknown), ("blocked", blocked))
             for to, run, at, why in connection.execute(chosen.limit(limit))
         ]
-    listing(rows, columns, as_json)
+    listing(rows, columns)
 
 
 @group.command("allow")
 @click.argument("address")
-@json_option
-def allow(address: str, as_json: bool) -> None:
+def allow(address: str) -> None:
     """Send to an address again although mail to it bounced."""
     try:
         address = mail_address(address)
@@ -47,6 +45,5 @@ def allow(address: str, as_json: bool) -> None:
         raise BadInput(f"ADDRESS {wrong}") from None
     with parts().db.session() as tx:
         lifted = sending.allow(tx, address)
-    if as_json:
-        document({"address": address, "lifted": lifted})
+    answered({"address": address, "lifted": lifted})
     say(f"{address} gets mail again" if lifted else f"no mail to {address} was held back")

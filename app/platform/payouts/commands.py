@@ -17,9 +17,8 @@ from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     Commands,
+    answered,
     details,
-    document,
-    json_option,
     listing,
     parts,
     say,
@@ -49,15 +48,12 @@ group = Commands("payouts", help="Payouts, and the ledger against Stripe.")
     metavar="DAYS",
     help="How far back payouts and transfers are compared.",
 )
-@json_option
-def reconcile_payouts(since: int, as_json: bool) -> None:
+def reconcile_payouts(since: int) -> None:
     """Compare the ledger with Stripe's own list, both ways; 1 where they differ."""
     runtime = parts()
     now, stripe = runtime.store.clock(), runtime.engine.gateways.stripe
     both = reconcile(runtime.db.session, stripe, now, now - timedelta(days=since))
-    if as_json:
-        document(both.document())
-    else:
+    if not answered(both.document()):
         table(
             ("kind", "payout", "transfer", "detail", "what to do"),
             ((d.kind, d.payout_id, d.transfer_id, d.detail, d.fix) for d in both.differences),
@@ -72,8 +68,7 @@ def reconcile_payouts(since: int, as_json: bool) -> None:
 @click.argument("payout_id", metavar="[ID]", required=False)
 @click.option("--status", type=click.Choice([str(status) for status in PayoutStatus]))
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@json_option
-def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -> None:
+def show(payout_id: str | None, status: str | None, limit: int) -> None:
     """One payout with its attempts, or the newest payouts (of a status)."""
     if payout_id is not None and status is not None:
         raise BadInput("give an ID or --status, not both")
@@ -88,13 +83,11 @@ def show(payout_id: str | None, status: str | None, limit: int, as_json: bool) -
         attempts = [_shown(row._asdict()) for row in connection.execute(tries)]
     if payout_id is None:
         shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
-        listing(rows, shown, as_json, one_line=True)
+        listing(rows, shown, one_line=True)
     elif not rows:
         raise BadInput(f"no payout {payout_id!r}")
-    elif as_json:
-        document(rows[0] | {"attempts": attempts})
-    else:
-        details(rows[0].items())
+    elif not answered(rows[0] | {"attempts": attempts}):
+        details(rows[0])
         table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
 
 

@@ -18,12 +18,11 @@ from app.switchyard.commands import (
     verify,
 )
 
+__all__ = ["draining", "inventory", "register_commands", "run_here", "verify"]  # in others' groups
+
 
 def register_commands(app: Flask) -> None:
     """Add the layer's commands, all below `flask switchyard`."""
-    jobs.group.add_command(run_here.run_job)
-    for command in (draining.drain, draining.rollback, inventory.inventory, verify.verify):
-        cutover.group.add_command(command)
     group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
     for own in (jobs.group, runs.group, cutover.group, qstash.group, database.group):
         group.add_command(own)

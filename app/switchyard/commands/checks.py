@@ -47,18 +47,18 @@ UNSIGNED = {
 OPEN_LOCALLY = ("/api/inngest", "/api/inngest/trigger")
 
 
-def migrated(made: Runtime) -> str:
+def migrated(runtime: Runtime) -> str:
     """The database answers, and its tables are those of this version."""
-    for row in standing(made):
+    for row in standing(runtime):
         if row["revision"] != row["head"]:
             where = f"{row['revision']}, this version's are {row['head']}"
             raise CheckFailed(f"the tables of {row['name']} are at {where}")
     return "it answers; the tables are those of this version"
 
 
-def redis(made: Runtime) -> str:
+def redis(runtime: Runtime) -> str:
     """RQ's Redis answers."""
-    made.store.backends["rq"].ping()
+    runtime.store.backends["rq"].ping()
     return "it answers"
 
 
@@ -67,20 +67,20 @@ def canary(backend: str) -> Callable[[Runtime], str]:
     return partial(_canary, backend)
 
 
-def _canary(backend: str, made: Runtime) -> str:
-    if JOB not in made.catalogue:
+def _canary(backend: str, runtime: Runtime) -> str:
+    if JOB not in runtime.catalogue:
         raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
     begun = time.monotonic()
     run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
     while time.monotonic() < begun + CANARY_SECONDS:
-        with made.db.autocommit() as connection:
+        with runtime.db.autocommit() as connection:
             columns = (R.status, R.backend, R.result, R.error)
             row = connection.execute(select(*columns).where(R.id == run.id)).one()
         if row.status not in OPEN:
             return _come_back(backend, row, time.monotonic() - begun)
         time.sleep(_LOOK_SECONDS)
     with suppress(RunNotMovable):  # it may have come this moment
-        operate.cancel(made.store, run.id)
+        operate.cancel(runtime.store, run.id)
     raise CheckFailed(f"run {run.id} was {row.status} after {CANARY_SECONDS:g} s; it is called off")
 
 
@@ -92,11 +92,11 @@ def _come_back(backend: str, row: Any, seconds: float) -> str:
     return f"there and back in {seconds:.1f} s"
 
 
-def lost(made: Runtime) -> str:
+def lost(runtime: Runtime) -> str:
     """No open run is overdue: the relay looks at each when its time has come."""
-    now = made.store.clock()
+    now = runtime.store.clock()
     overdue = select(func.count(), func.min(R.check_at)).where(IS_OPEN, R.check_at < now - LATE)
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         count, oldest = connection.execute(overdue).one()
     if count:
         raise CheckFailed(
@@ -105,14 +105,14 @@ def lost(made: Runtime) -> str:
     return "no open run is overdue"
 
 
-def clocks(made: Runtime) -> str:
+def clocks(runtime: Runtime) -> str:
     """The last occurrence of every scheduled job is a run."""
-    now = made.store.clock()
-    with made.db.autocommit() as connection:
+    now = runtime.store.clock()
+    with runtime.db.autocommit() as connection:
         first = connection.execute(select(func.min(R.id))).scalar()
     since = now if first is None else datetime.fromtimestamp(int(first[:12], 16) / 1000, UTC)
     due: dict[str, tuple[datetime, str]] = {}
-    for spec in made.catalogue.values():
+    for spec in runtime.catalogue.values():
         if spec.schedule is None:
             continue
         at = spec.occurrence_at(now - LATE)
@@ -121,7 +121,7 @@ def clocks(made: Runtime) -> str:
     if not due:
         return f"nothing was due since the ledger's first run, at {iso(since)}"
     missing = []
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         for job, (at, key) in due.items():
             known = select(R.id).where(R.job == job, R.key == key)
             if connection.execute(known).first() is None:
@@ -137,19 +137,19 @@ def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
     return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key
 
 
-def sdks(made: Runtime) -> str:
+def sdks(runtime: Runtime) -> str:
     """Each library is there that the settings, and the jobs' serverless sides, ask for."""
     packages = ["rq", "redis"]
-    for extra, _why in extras.needed(made.settings, made.catalogue, use_inngest=True):
+    for extra, _why in extras.needed(runtime.settings, runtime.catalogue, use_inngest=True):
         if (lacking := extras.missing(extra)) is not None:
             raise CheckFailed(lacking)
         packages += extras.PACKAGES[extra].values()
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-def inngest_key(made: Runtime) -> str:
+def inngest_key(runtime: Runtime) -> str:
     """Inngest takes an event (one that starts nothing)."""
-    settings = made.settings
+    settings = runtime.settings
     if settings.inngest_dev is None and not settings.local:
         for name in ("inngest_event_key", "inngest_signing_key"):
             if getattr(settings, name) is None:
@@ -158,10 +158,10 @@ def inngest_key(made: Runtime) -> str:
     return "an event was taken" + ("" if settings.inngest_signed else "; a dev server: any key is")
 
 
-def inngest_functions(made: Runtime) -> str:
+def inngest_functions(runtime: Runtime) -> str:
     """Inngest has synced exactly the functions of this catalogue."""
-    ours = {spec.name for spec in made.catalogue.values() if spec.serverless == "inngest"}
-    there = functions_there(made.settings)
+    ours = {spec.name for spec in runtime.catalogue.values() if spec.serverless == "inngest"}
+    there = functions_there(runtime.settings)
     missing, strange = sorted(ours - there), sorted(there - ours)
     if missing or strange:
         raise CheckFailed(
@@ -170,17 +170,17 @@ def inngest_functions(made: Runtime) -> str:
     return f"{len(ours)} functions, the same there and here"
 
 
-def qstash_token(made: Runtime) -> str:
+def qstash_token(runtime: Runtime) -> str:
     """QStash answers to the token."""
-    _qstash(made)
-    made.store.backends["qstash"].ping()
+    _qstash(runtime)
+    runtime.store.backends["qstash"].ping()
     return "it answers to the token"
 
 
-def qstash_schedules(made: Runtime) -> str:
+def qstash_schedules(runtime: Runtime) -> str:
     """QStash ticks what the catalogue says, and nothing else of ours."""
-    _qstash(made)
-    would = sync(made, dry_run=True)
+    _qstash(runtime)
+    would = sync(runtime, dry_run=True)
     if would.new or would.changed or would.removed:
         raise CheckFailed(
             f"{len(would.new)} are missing there, {len(would.changed)} differ,"
@@ -189,52 +189,52 @@ def qstash_schedules(made: Runtime) -> str:
     return f"{len(would.unchanged)} schedules, as here"
 
 
-def _qstash(made: Runtime) -> None:
-    if made.settings.qstash_lacks is not None:
-        raise CheckFailed(f"{made.settings.qstash_lacks} is not set")
+def _qstash(runtime: Runtime) -> None:
+    if runtime.settings.qstash_lacks is not None:
+        raise CheckFailed(f"{runtime.settings.qstash_lacks} is not set")
 
 
-def cache(made: Runtime) -> str:
+def cache(runtime: Runtime) -> str:
     """The cache answers."""
-    made.cache.script("return 1", [])
-    if made.settings.upstash_redis_rest_url is None:
+    runtime.cache.script("return 1", [])
+    if runtime.settings.upstash_redis_rest_url is None:
         return "it answers; UPSTASH_REDIS_REST_URL is not set, so it is the Redis of REDIS_URL"
     return "Upstash answers to the token"
 
 
-def address(made: Runtime) -> str:
+def address(runtime: Runtime) -> str:
     """This app is to be reached from outside, and answers there."""
-    answer = _ask(made, "GET", "/healthz")
+    answer = _ask(runtime, "GET", "/healthz")
     if answer.status_code != 200:
         raise CheckFailed(f"/healthz answered {answer.status_code}")
     return "/healthz answers"
 
 
-def signatures(made: Runtime) -> str:
+def signatures(runtime: Runtime) -> str:
     """Where others call this app, it refuses a call that is not signed."""
     opened = []
     for path, secret in UNSIGNED.items():
         name = path.partition("?")[0]
-        refused = is_refused(made, path)
-        if not refused and not (made.settings.local and name in OPEN_LOCALLY):
+        refused = is_refused(runtime, path)
+        if not refused and not (runtime.settings.local and name in OPEN_LOCALLY):
             opened.append(f"{name} ({secret})")
     if opened:
         raise CheckFailed(f"an unsigned call was not refused by {', '.join(opened)}")
-    if made.settings.local:
+    if runtime.settings.local:
         return f"refused, but for {' and '.join(OPEN_LOCALLY)}, which are open in local mode"
     return "unsigned calls are refused"
 
 
-def is_refused(made: Runtime, path: str) -> bool:
+def is_refused(runtime: Runtime, path: str) -> bool:
     """Whether a call of this app that nobody signed is refused.
 
     Raises CheckFailed and BackendUnavailable where the app cannot be called from here.
     """
-    return _ask(made, "POST", path).status_code in REFUSED
+    return _ask(runtime, "POST", path).status_code in REFUSED
 
 
-def _ask(made: Runtime, method: str, path: str) -> requests.Response:
-    base = made.settings.backend_url
+def _ask(runtime: Runtime, method: str, path: str) -> requests.Response:
+    base = runtime.settings.backend_url
     if base is None:
         raise CheckFailed("BACKEND_URL is not set")
     try:
@@ -250,7 +250,7 @@ def _ask(made: Runtime, method: str, path: str) -> requests.Response:
 
 
 LONGEST_SECONDS = CANARY_SECONDS + 8
-"""Of any check: a backend that is away also takes its time to say so."""
+"""Of any check: a backend that is unavailable also takes its time to say so."""
 
 CHECKS = (
     Check("sdks", sdks, "install what is missing"),

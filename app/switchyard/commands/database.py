@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from app.switchyard.branch import Branch
-from app.switchyard.commands.output import Commands, json_option, listing, parts, record, say
+from app.switchyard.commands.output import Commands, answered, listing, parts, say
 from app.switchyard.errors import BadInput
 from app.switchyard.runtime import Runtime
 from app.switchyard.schema import migrating
@@ -25,31 +25,28 @@ branch_option = click.option("--branch", metavar="NAME", help="Of these tables o
 @group.command("upgrade")
 @click.argument("revision", default="head")
 @branch_option
-@json_option
-def upgrade(revision: str, branch: str | None, as_json: bool) -> None:
+def upgrade(revision: str, branch: str | None) -> None:
     """Bring the tables to REVISION, by default the newest; nothing is done where they are.
 
     Two at once wait for each other.
     """
     _migrate(command.upgrade, revision, _chosen(branch, revision, "head"))
-    _print(as_json)
+    _print()
 
 
 @group.command("downgrade", context_settings={"ignore_unknown_options": True})
 @click.argument("revision")
 @branch_option
-@json_option
-def downgrade(revision: str, branch: str | None, as_json: bool) -> None:
+def downgrade(revision: str, branch: str | None) -> None:
     """Take the tables back to REVISION (-1: by one, base: to none), with what they hold."""
     _migrate(command.downgrade, revision, _chosen(branch, revision, "base")[::-1])
-    _print(as_json)
+    _print()
 
 
 @group.command("current")
-@json_option
-def current(as_json: bool) -> None:
+def current() -> None:
     """Where the tables stand, and the newest revision there is."""
-    _print(as_json)
+    _print()
 
 
 def _chosen(name: str | None, revision: str, common: str) -> list[Branch]:
@@ -78,21 +75,19 @@ def _refused() -> Iterator[None]:
         raise BadInput(str(failure)) from failure
 
 
-def standing(made: Runtime) -> list[dict[str, Any]]:
+def standing(runtime: Runtime) -> list[dict[str, Any]]:
     """Where each branch's tables are, and the newest revision there is."""
-    with _refused(), made.db.autocommit() as connection:
+    with _refused(), runtime.db.autocommit() as connection:
         return [
             {"name": b.name, "revision": b.revision(connection), "head": b.head()}
-            for b in made.branches
+            for b in runtime.branches
         ]
 
 
-def _print(as_json: bool) -> None:
+def _print() -> None:
     rows = standing(parts())
-    if as_json:
-        layer = {key: rows[0][key] for key in ("revision", "head")}
-        record(layer | {"branches": rows}, as_json)
-    else:
-        listing(rows, ("name", "revision", "head"), as_json)
+    layer = {key: rows[0][key] for key in ("revision", "head")}
+    if not answered(layer | {"branches": rows}):
+        listing(rows, ("name", "revision", "head"))
     if behind := [row["name"] for row in rows if row["revision"] != row["head"]]:
         say(f"the tables of {' and '.join(behind)} are not those of this version")

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from app.switchyard.commands.cutover import by_option, named
-from app.switchyard.commands.output import (
-    DID_NOT_HOLD,
-    console,
-    document,
-    json_option,
-    parts,
-    say,
-    table,
-)
+from app.switchyard.commands.cutover import SIDES, by_option, group, named, why_option
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, say, table
 from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.cutover import drain as drains
+from app.switchyard.cutover.stages import WHY
 from app.switchyard.errors import BadInput
-from app.switchyard.runtime import Runtime
 from flags import Side
 
 ROLLBACK_SECONDS = 60.0
-F = TypeVar("F", bound=Callable[..., Any])
 
 every_option = click.option("--all", "every", is_flag=True, help="Every job, unknown ones too.")
 
 
-def wait_option(default: float) -> Callable[[F], F]:
+def wait_option(default: float) -> Callable[..., Any]:
     """`--wait` with this default."""
     return click.option(
         "--wait",
@@ -44,108 +34,88 @@ def wait_option(default: float) -> Callable[[F], F]:
     )
 
 
-@click.command("drain")
+@group.command("drain")
 @click.argument("job", required=False)
 @every_option
-@click.option("--to", "to", type=click.Choice([str(side) for side in Side]), required=True)
+@click.option("--to", type=SIDES, required=True)
 @click.option("--running", is_flag=True, help="What is running too, at its next step boundary.")
 @wait_option(0.0)
-@json_option
-def drain(
-    job: str | None, every: bool, to: str, running: bool, wait_seconds: float, as_json: bool
-) -> None:
+def drain(job: str | None, every: bool, to: str, running: bool, wait_seconds: float) -> None:
     """Move what is open of JOB and below it to the other side; exit 1 while something is left.
 
     Pending, delayed and sleeping runs move at once and keep their due times. May be interrupted
     and repeated.
     """
-    made = parts()
-    jobs = _jobs(made, job, every)
-    with stop_on_signals() as stop, _bar() as progress:
-        work = drains.Drain(
-            made, None if every else jobs, Side(to), running, wait_seconds, stop, progress
-        )
-        specs = [made.catalogue[name] for name in work.misplaced() if name in made.catalogue]
-        for backend in {drains.backend_on(Side(to), spec) for spec in specs}:
-            made.store.backends[backend].ping()  # where nobody answers, nothing is to be brought
+    with _drain(job, every, Side(to), running, wait_seconds) as work:
+        catalogue, backends = work.runtime.catalogue, work.runtime.store.backends
+        specs = [catalogue[name] for name in work.misplaced() if name in catalogue]
+        for backend in {drains.backend_on(work.to, spec) for spec in specs}:
+            backends[backend].ping()  # where nobody answers, nothing is to be brought
         drained = work()
-    _report(made, drained, Side(to), stop, as_json)
+    _report(work, drained)
 
 
-@click.command("rollback")
+@group.command("rollback")
 @click.argument("job", required=False)
 @every_option
-@click.option("--why", required=True, help="For the history.")
+@why_option
 @by_option
 @wait_option(ROLLBACK_SECONDS)
-@json_option
-def rollback(
-    job: str | None,
-    every: bool,
-    why: str,
-    by: str | None,
-    wait_seconds: float,
-    as_json: bool,
-) -> None:
+def rollback(job: str | None, every: bool, why: str, by: str | None, wait_seconds: float) -> None:
     """Flip JOB to legacy and bring all that is open of it back to RQ, running or not.
 
     Exit 1 if something is left on the serverless side after --wait; repeat it then.
     """
-    made = parts()
-    jobs = _jobs(made, job, every)
     who = named(by)
     if not why.strip():
-        raise BadInput("say why: the history is read at 2 a.m.")
-    with stop_on_signals() as stop, _bar() as progress:
-        work = drains.Drain(
-            made, None if every else jobs, Side.RQ, True, wait_seconds, stop, progress
-        )
-        drained = drains.rollback(jobs, work, by=who, why=why)
-    _report(made, drained, Side.RQ, stop, as_json)
-
-
-def _jobs(made: Runtime, job: str | None, every: bool) -> list[str]:
-    if every == (job is not None):
-        raise BadInput("give a job or --all")
-    return list(made.catalogue) if job is None else [made.catalogue[job].name]
-
-
-def _report(
-    made: Runtime, drained: drains.Drained, to: Side, stop: threading.Event, as_json: bool
-) -> None:
-    rows = [
-        {
-            "name": name,
-            "moved": drained.moved[name],
-            "asked": drained.asked[name],
-            "left": drained.left[name],
-            "known": name in made.catalogue,
-        }
-        for name in sorted({*drained.moved, *drained.asked, *drained.left})
-    ]
-    left = drained.left.total()
-    if as_json:
-        totals = {"moved": drained.moved.total(), "asked": drained.asked.total(), "left": left}
-        document({"to": str(to), **totals, "interrupted": stop.is_set(), "jobs": rows})
-    else:
-        headings = ("job", "moved", "asked", "left")
-        table(headings, ([row[name] for name in ("name", *headings[1:])] for row in rows))
-    if unknown := {n: c for n, c in drained.left.items() if n not in made.catalogue}:
-        runs = sum(unknown.values())
-        names = ", ".join(sorted(unknown))
-        say(f"{runs} runs of jobs that this code does not know were left: {names}")
-    if stop.is_set():
-        say(f"interrupted with {left} left; run it again to go on")
-    elif left:
-        say(f"{left} left; run it again, or give it longer with --wait")
-    if left or stop.is_set():
-        raise click.exceptions.Exit(DID_NOT_HOLD)
+        raise BadInput(WHY)
+    with _drain(job, every, Side.RQ, True, wait_seconds) as work:
+        flip = work.runtime.catalogue if work.jobs is None else work.jobs
+        drained = drains.rollback(list(flip), work, by=who, why=why)
+    _report(work, drained)
 
 
 @contextmanager
-def _bar() -> Iterator[Any]:
+def _drain(
+    job: str | None, every: bool, to: Side, running: bool, wait_seconds: float
+) -> Iterator[drains.Drain]:
+    """What is to be drained, with a bar on a terminal; a signal ends it after the chunk in hand."""
+    if every == (job is not None):
+        raise BadInput("give a job or --all")
+    runtime = parts()
+    jobs = None if job is None else [runtime.catalogue[job].name]
     stderr = console(stderr=True)
     columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bar:
+    with (
+        stop_on_signals() as stop,
+        Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bar,
+    ):
         task = bar.add_task("", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        yield drains.Drain(
+            *(runtime, jobs, to, running, wait_seconds, stop),
+            lambda done, of: bar.update(task, completed=done, total=of),
+        )
+
+
+def _report(work: drains.Drain, drained: drains.Drained) -> None:
+    catalogue = work.runtime.catalogue
+    moves = {"moved": drained.moved, "asked": drained.asked, "left": drained.left}
+    rows: list[dict[str, Any]] = [
+        {"name": name}
+        | {what: count[name] for what, count in moves.items()}
+        | {"known": name in catalogue}
+        for name in sorted({name for count in moves.values() for name in count})
+    ]
+    left, interrupted = drained.left.total(), work.stop.is_set()
+    totals = {what: count.total() for what, count in moves.items()}
+    if not answered({"to": str(work.to), **totals, "interrupted": interrupted, "jobs": rows}):
+        table(("job", *moves), ([row["name"], *(row[what] for what in moves)] for row in rows))
+    if unknown := {row["name"]: row["left"] for row in rows if row["left"] and not row["known"]}:
+        names = ", ".join(unknown)
+        say(f"{sum(unknown.values())} runs of jobs that this code does not know were left: {names}")
+    if interrupted:
+        say(f"interrupted with {left} left; run it again to go on")
+    elif left:
+        say(f"{left} left; run it again, or give it longer with --wait")
+    if left or interrupted:
+        raise click.exceptions.Exit(DID_NOT_HOLD)

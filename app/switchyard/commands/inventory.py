@@ -10,22 +10,28 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from flask.cli import with_appcontext
 
-from app.switchyard.commands.output import document, json_option, parts, say, table
+from app.switchyard.commands.cutover import group
+from app.switchyard.commands.output import answered, listing, parts, say, table
 from app.switchyard.errors import BackendUnavailable, CheckFailed
 from app.switchyard.runtime import Runtime
 from queues.allowed import OWN
-from queues.backend import answered, connect, registered_workers
+from queues.backend import answered as redis_answers
+from queues.backend import connect, registered_workers
 from queues.inventory import GONE, PICKLED, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 20_000
 _MOST_CHECKED = 2000
-_SHOWN = ("name", "event", "schedule", "queue", "serverless", "file")
+_JOB = ("name", "event", "schedule", "queue", "serverless", "file")
+_SHOWN = {
+    "workers": ("name", "host", "pid", "queues", "ours"),
+    "cron": ("func_name", "queue_name", "cron", "interval", "bypasses"),
+    "call_sites": ("function", "went", "why", "count"),
+}
 UNKNOWN = (PICKLED, GONE, UNREADABLE)
 
 
-@click.command("inventory")
+@group.command("inventory")
 @click.option(
     "--most",
     type=click.IntRange(0, 1_000_000),
@@ -33,78 +39,58 @@ UNKNOWN = (PICKLED, GONE, UNREADABLE)
     show_default=True,
     help="How many jobs of each queue and status are looked at for their function.",
 )
-@json_option
-@with_appcontext
-def inventory(most: int, as_json: bool) -> None:
+def inventory(most: int) -> None:
     """Every job, what is in Redis by function, and which call sites still go to RQ. Read only."""
-    runtime = parts()
-    found = taken(runtime, most)
-    if as_json:
-        document(found)
+    taken = inventory_of(parts(), most)
+    if answered(taken):
         return
-    shown = (*_SHOWN, "legacy")
-    table(shown, ([job[name] for name in shown] for job in found["jobs"]))
-    redis = found["redis"]
+    listing(taken["jobs"], (*_JOB, "legacy"))
+    redis = taken["redis"]
     if not redis["reachable"]:
         say(f"what is in Redis is not known: {redis['error']}")
         return
     rows = [
-        (queue["name"], row["function"], *(row[status] for status in STATUSES), _known(row))
+        (queue["name"], row["function"], *(row[status] for status in STATUSES), _declared(row))
         for queue in redis["queues"]
         for row in [{"function": "(all)", "known": None} | queue, *queue["functions"]]
     ]
     say("")
     table(("queue", "function", *STATUSES, "declared"), rows)
-    for name, columns in (
-        ("workers", ("name", "host", "pid", "queues", "ours")),
-        ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
-        ("call_sites", ("function", "went", "why", "count")),
-    ):
+    for name, columns in _SHOWN.items():
         say("")
-        table(columns, ([row.get(column) for column in columns] for row in redis[name]))
+        listing(redis[name], columns)
 
 
-def taken(runtime: Runtime, most: int) -> dict[str, Any]:
+def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
     """`cutover inventory --json`."""
     jobs = [
-        {name: getattr(spec, name) for name in _SHOWN}
+        {name: getattr(spec, name) for name in _JOB}
         | {"legacy": None if spec.legacy is None else spec.legacy.function}
         for spec in runtime.catalogue.values()
     ]
     redis: dict[str, Any] = {"reachable": False, "error": None}
     redis |= {"queues": [], "workers": [], "cron": [], "call_sites": []}
     try:
-        found = take(runtime.settings.redis_url, most)
+        seen = take(runtime.settings.redis_url, most)
     except BackendUnavailable as unavailable:
         return {"jobs": jobs, "redis": redis | {"error": str(unavailable)}}
-    return {
-        "jobs": jobs,
-        "redis": redis
-        | {
-            "reachable": True,
-            "queues": [_queue(runtime, queue) for queue in found.queues],
-            "workers": [asdict(worker) for worker in found.workers],
-            "cron": [
-                entry | {"bypasses": _bypassed(runtime, str(entry.get("func_name")))}
-                for entry in found.cron
-            ],
-            "call_sites": found.call_sites,
-        },
-    }
+    redis["reachable"] = True
+    redis["queues"] = [_queue(runtime, queue) for queue in seen.queues]
+    redis["workers"] = [asdict(worker) for worker in seen.workers]
+    redis["cron"] = [
+        entry | {"bypasses": _bypassed(runtime, str(entry.get("func_name")))} for entry in seen.cron
+    ]
+    redis["call_sites"] = seen.call_sites
+    return {"jobs": jobs, "redis": redis}
 
 
 def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
-    functions = [
-        {
-            "function": function,
-            "known": None
-            if function in UNKNOWN
-            else function in OWN or _bypassed(runtime, function) is not None,
-            "bypasses": _bypassed(runtime, function),
-            **{status: counts[status] for status in STATUSES},
-        }
-        for function, counts in sorted(queue.functions.items())
-    ]
+    functions = []
+    for function, counts in sorted(queue.functions.items()):
+        bypasses = _bypassed(runtime, function)
+        known = None if function in UNKNOWN else function in OWN or bypasses is not None
+        counted = {status: counts[status] for status in STATUSES}
+        functions.append({"function": function, "known": known, "bypasses": bypasses, **counted})
     return {
         "name": queue.name,
         **queue.counts,
@@ -120,10 +106,16 @@ def _bypassed(runtime: Runtime, function: str) -> str | None:
     return None if spec is None else spec.name
 
 
+def _declared(row: dict[str, Any]) -> str | None:
+    if row.get("bypasses") is not None:
+        return f"{row['bypasses']}, but it goes past its flag"
+    return None if row["known"] is None else "yes" if row["known"] else "no"
+
+
 def workers_fit(runtime: Runtime) -> str:
     """Who takes runs from RQ's queues can do them."""
     redis = connect(runtime.settings.redis_url)
-    with closing(redis), answered():
+    with closing(redis), redis_answers():
         workers = registered_workers(redis)
     queues = {spec.queue for spec in runtime.catalogue.values()}
     foreign = [
@@ -138,21 +130,15 @@ def workers_fit(runtime: Runtime) -> str:
 
 def nothing_bypasses(runtime: Runtime) -> str:
     """No RQ job waits, and none has just been done, that stands for a job of the catalogue."""
-    found = take(runtime.settings.redis_url, _MOST_CHECKED)
+    seen = take(runtime.settings.redis_url, _MOST_CHECKED)
     past = [
         f"{counts.total() - counts['failed']} of {function} in {queue.name}"
-        for queue in found.queues
+        for queue in seen.queues
         for function, counts in queue.functions.items()
         if _bypassed(runtime, function) and counts.total() > counts["failed"]
     ]
-    names = [str(entry.get("func_name")) for entry in found.cron]
+    names = [str(entry.get("func_name")) for entry in seen.cron]
     past += [f"rq cron's {name}" for name in names if _bypassed(runtime, name)]
     if past:
         raise CheckFailed(f"past the flag and the ledger go: {', '.join(past)}")
     return "nothing goes past the flag"
-
-
-def _known(row: dict[str, Any]) -> str | None:
-    if row.get("bypasses") is not None:
-        return f"{row['bypasses']}, but it goes past its flag"
-    return None if row["known"] is None else "yes" if row["known"] else "no"

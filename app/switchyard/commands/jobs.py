@@ -8,25 +8,24 @@ from datetime import datetime
 from typing import Any
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 import flags
 from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     Commands,
+    answered,
+    database_line,
     details,
-    document,
-    json_option,
     listing,
     parts,
     record,
     say,
-    table,
 )
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
-from app.switchyard.runs.create import Run
 from app.switchyard.runtime import Runtime, using
 from flags import LEGACY_BACKEND, Stage, StageRow
 
@@ -34,31 +33,53 @@ group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 
 
 @group.command("list")
-@json_option
-def list_jobs(as_json: bool) -> None:
+def list_jobs() -> None:
     """Every job, and where a new run of it would go now."""
-    made = parts()
-    at = {row.job: row for row in stages.current_stages(made.db)}
-    rows = [described(spec, at.get(spec.name)) for spec in made.catalogue.values()]
-    listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"), as_json)
+    runtime = parts()
+    stage_of = _stages(runtime)
+    rows = [described(spec, stage_of.get(spec.name)) for spec in runtime.catalogue.values()]
+    listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"))
 
 
 @group.command("show")
 @click.argument("name")
-@json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str) -> None:
     """One job: its payload, its retries and its next scheduled time."""
-    made = parts()
-    spec = made.catalogue[name]
-    at = {row.job: row for row in stages.current_stages(made.db)}
-    shown = {
-        **described(spec, at.get(name)),
-        "gaps": list(spec.gaps),
-        "timeout": spec.timeout,
-        "next": iso(spec.occurrence_after(made.store.clock()) if spec.schedule else None),
-        "payload": spec.payload.model_json_schema(by_alias=True),
+    runtime = parts()
+    spec = runtime.catalogue[name]
+    record(
+        {
+            **described(spec, _stages(runtime).get(name)),
+            "gaps": list(spec.gaps),
+            "timeout": spec.timeout,
+            "next": iso(spec.occurrence_after(runtime.store.clock()) if spec.schedule else None),
+            "payload": spec.payload.model_json_schema(by_alias=True),
+        }
+    )
+
+
+def _stages(runtime: Runtime) -> dict[str, StageRow]:
+    """The stages by job; "unknown" where the database cannot say: the catalogue is the code's."""
+    try:
+        return {row.job: row for row in stages.current_stages(runtime.db)}
+    except DBAPIError as failure:
+        say(f"no stage is known: {database_line(failure)}")
+        return {name: StageRow(name, "unknown", None, 0) for name in runtime.catalogue}
+
+
+def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
+    """A job as `jobs list --json` gives it."""
+    _, stage, percent, *_ = at or StageRow(spec.name, Stage.LEGACY.value, None, 0)
+    # In the middle of a ramp each key has its own answer: legacy until all are serverless.
+    ramping = stage == Stage.RAMP and percent != 100
+    names = ("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless")
+    return {
+        **{name: getattr(spec, name) for name in names},
+        "stage": stage,
+        "percent": percent,
+        "backend": LEGACY_BACKEND if ramping else flags.decide(spec.name, spec.name).backend,
+        "file": spec.file,
     }
-    record(shown, as_json)
 
 
 @group.command("dispatch")
@@ -67,78 +88,34 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--key", help="What makes it unique: the same key is the same run.")
 @click.option("--delay", type=float, metavar="SECONDS", help="Not before so many seconds.")
 @click.option("--at", "at", metavar="ISO", help="Not before this time, with its zone.")
-@json_option
 def dispatch_job(
-    name: str,
-    payload: str | None,
-    key: str | None,
-    delay: float | None,
-    at: str | None,
-    as_json: bool,
+    name: str, payload: str | None, key: str | None, delay: float | None, at: str | None
 ) -> None:
-    """Record a new run of job NAME and tell its backend."""
-    made = parts()
-    spec = made.catalogue[name]
+    """Record a new run of job NAME and send it to its backend."""
+    runtime = parts()
+    spec = runtime.catalogue[name]
     when = None if at is None else _time(at)
-    eyes, failures = watched(made)
-    with using(eyes):
+    watching, failures = watched(runtime)
+    with using(watching):
         run = dispatch(spec.name, parse_payload(payload), key=key, delay=delay, at=when)
-    if as_json:
-        document(asdict(run) | {"told": run.created and not failures})
-    else:
-        details(asdict(run).items())
-    say_outcome(run, failures)
-
-
-def watched(made: Runtime) -> tuple[Runtime, list[str]]:
-    """The same parts, and the list that fills with why a backend could not be sent a run."""
-    failures: list[str] = []
-    backends = made.store.backends.noting(failures.append)
-    return replace(made, store=replace(made.store, backends=backends)), failures
-
-
-def say_outcome(run: Run, failures: list[str]) -> None:
-    """Say what the answer alone does not: known before, or not told yet."""
+    if not answered(asdict(run) | {"sent": run.created and not failures}):
+        details(asdict(run))
     if not run.created:
         say(f"key {run.key!r} was known: run {run.id} stands as it was, {run.status}")
+    say_pending(run.id, failures)
+
+
+def watched(runtime: Runtime) -> tuple[Runtime, list[str]]:
+    """The same parts, and the list that fills with why a backend could not be sent a run."""
+    failures: list[str] = []
+    backends = runtime.store.backends.noting(failures.append)
+    return replace(runtime, store=replace(runtime.store, backends=backends)), failures
+
+
+def say_pending(run_id: str, failures: list[str]) -> None:
+    """Say why a run could not be sent."""
     for failure in failures:
-        say(f"run {run.id} stays pending: {failure}; the relay tells {run.backend} again")
-
-
-def show_plan(found: dict[str, Any], as_json: bool) -> None:
-    """Print what a job would do: its figures, then each of its lists as a table."""
-    if as_json:
-        document(found)
-        return
-    lists = {name: value for name, value in found.items() if isinstance(value, list)}
-    details((name, len(lists[name]) if name in lists else found[name]) for name in found)
-    for name, rows in lists.items():
-        if rows:
-            click.echo(f"\n{name}")
-            headings = list(dict.fromkeys(heading for row in rows for heading in row))
-            table(headings, ([row.get(heading) for heading in headings] for row in rows))
-
-
-def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
-    """A job as `jobs list --json` gives it."""
-    stage = Stage.LEGACY.value if at is None else at.stage
-    percent = None if at is None else at.percent
-    names = ("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless")
-    return {
-        **{name: getattr(spec, name) for name in names},
-        "stage": stage,
-        "percent": percent,
-        "backend": _backend(spec, stage, percent),
-        "file": spec.file,
-    }
-
-
-def _backend(spec: JobSpec, stage: str, percent: float | None) -> str:
-    """Where a new run goes now; legacy for a job in the middle of a ramp, where each key has its
-    own answer: the serverless side is named once it has them all."""
-    if stage == Stage.RAMP and percent != 100:
-        return LEGACY_BACKEND
-    return flags.decide(spec.name, spec.name).backend
+        say(f"run {run_id} stays pending: {failure}; the relay resends it")
 
 
 def parse_payload(text: str | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,36 +20,42 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from app.switchyard.errors import BackendUnavailable, BadInput, SettingsError, SwitchyardError
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import EXTENSION, Runtime
 
 DID_NOT_HOLD = 1
 WRONG_USE = 2
 UPGRADE = "flask --app app db upgrade"
+_AS_JSON = "switchyard.json"
 _PIPE_WIDTH = 1000
 """Columns where there is no terminal: nothing is cut for whoever reads it there."""
 _OLD_TABLES = ("42P01", "42703", "3F000")
 """SQLSTATE of an unknown table, column and schema."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+def _as_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    ctx.meta[_AS_JSON] = value
 
 
-class DidNotHold(click.ClickException):
-    """What was asked for did not hold: one line on stderr."""
-
-    exit_code = DID_NOT_HOLD
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(printable(message).split()))
-
-
-class WrongUse(DidNotHold):
-    """What was asked for makes no sense: one line on stderr, and nothing was changed."""
-
-    exit_code = WRONG_USE
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_as_json,
+    help="Print one JSON document.",
+)
 
 
 class Commands(AppGroup):
-    """A group of commands that end with an exit code and one line, never with a traceback."""
+    """A group of commands, each with --json, in the app's context. They end with an exit code and
+    one line, never with a traceback."""
+
+    def command(  # type: ignore[override]
+        self, *args: Any, **options: Any
+    ) -> Callable[[Callable[..., Any]], click.Command]:
+        """Declare one of them."""
+        declare = super().command(*args, **options)
+        return lambda function: declare(json_option(function))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
@@ -66,20 +72,53 @@ class Process(click.Command):
             return super().invoke(ctx)
 
 
+class DidNotHold(click.ClickException):
+    """What was asked for did not hold: one line on stderr."""
+
+    exit_code = DID_NOT_HOLD
+
+    def __init__(self, line: str) -> None:
+        super().__init__(" ".join(printable(line).split()))
+
+
+class WrongUse(DidNotHold):
+    """What was asked for makes no sense: one line on stderr, and nothing was changed."""
+
+    exit_code = WRONG_USE
+
+
 def parts() -> Runtime:
     """The parts of the app this command belongs to."""
-    made: Runtime = current_app.extensions["switchyard"]
-    return made
+    runtime: Runtime = current_app.extensions[EXTENSION]
+    return runtime
 
 
-def document(value: Any) -> None:
-    """Print the one JSON document."""
-    click.echo(json.dumps(value, indent=2))
+def answered(value: Any) -> bool:
+    """Print `value` as the one JSON document where --json asks for it; else it is for the caller to
+    show."""
+    asked = bool(click.get_current_context().meta.get(_AS_JSON))
+    if asked:
+        click.echo(json.dumps(value, indent=2))
+    return asked
 
 
 def say(text: str) -> None:
     """A line for the human, out of the way of what is piped on."""
     click.echo(printable(text), err=True)
+
+
+def listing(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, one_line: bool = False
+) -> None:
+    """Answer with rows: all of them, or these columns as a table."""
+    if not answered(rows):
+        table(columns, ([row.get(name) for name in columns] for row in rows), one_line=one_line)
+
+
+def record(value: Mapping[str, Any]) -> None:
+    """Answer with one thing: as it is, or a name and a value a line."""
+    if not answered(value):
+        details(value)
 
 
 def table(
@@ -99,36 +138,14 @@ def table(
     console().print(grid)
 
 
-def details(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, one pair a line."""
+def details(values: Mapping[str, object]) -> None:
+    """Print a name and a value a line."""
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in pairs:
+    for name, value in values.items():
         grid.add_row(Text(name), _cell(value))
     console().print(grid)
-
-
-def listing(
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    as_json: bool,
-    *,
-    one_line: bool = False,
-) -> None:
-    """Print rows: all of them, or these columns as a table."""
-    if as_json:
-        document(rows)
-    else:
-        table(columns, ([row[name] for name in columns] for row in rows), one_line=one_line)
-
-
-def record(value: Mapping[str, Any], as_json: bool) -> None:
-    """Print one thing: as it is, or a name and a value a line."""
-    if as_json:
-        document(value)
-    else:
-        details(value.items())
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -150,9 +167,7 @@ def _cell(value: object) -> Text:
         return Text("-")
     if isinstance(value, dict | list):
         return Text(json.dumps(value, ensure_ascii=False))
-    if isinstance(value, float):
-        return Text(f"{value:g}")
-    return Text(printable(str(value)))
+    return Text(f"{value:g}" if isinstance(value, float) else printable(str(value)))
 
 
 @contextmanager
@@ -170,16 +185,17 @@ def reported() -> Iterator[None]:
         line = f"not to be written as {failure.encoding}: see that arguments are UTF-8, and LANG"
         raise WrongUse(line) from failure
     except DBAPIError as failure:
-        raise DidNotHold(_database_line(failure)) from failure
+        raise DidNotHold(database_line(failure)) from failure
 
 
-def _database_line(failure: DBAPIError) -> str:
+def database_line(failure: DBAPIError) -> str:
+    """What is wrong with the database, and what to do; no password is in it."""
     lines = str(failure.orig).splitlines()
     reason = lines[0] if lines else type(failure).__name__
     # psycopg's name for it, and psycopg2's.
     state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
     if state in _OLD_TABLES or "no such table" in reason or "no such column" in reason:
-        return f"the database has not the tables of this version ({reason}): run `{UPGRADE}`"
+        return f"the database lacks this version's tables ({reason}): run `{UPGRADE}`"
     return (
         f"the database cannot be used ({reason}): see that DATABASE_URL is right and the database"
         f" up; a new one needs `{UPGRADE}`"
@@ -212,6 +228,5 @@ def settings_checked() -> Iterator[None]:
         context = click.get_current_context(silent=True)
         if context is None or context.find_object(ScriptInfo) is None:
             raise
-        refusal = WrongUse(str(failure))
-        refusal.show()
-        raise SystemExit(refusal.exit_code) from failure
+        WrongUse(str(failure)).show()
+        raise SystemExit(WRONG_USE) from failure

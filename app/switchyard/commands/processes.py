@@ -80,13 +80,13 @@ def _repeat(
 @click.option("--once", is_flag=True, help="Look once and end; exit 1 if a backend did not answer.")
 @json_option
 @with_appcontext
-def relay(once: bool, as_json: bool) -> None:
+def relay(once: bool) -> None:
     """Send backends what they never got or have lost, and take over what was left."""
     runtime = parts()
     _require_tables(runtime)
     if once:
         swept = relaying.sweep(runtime.store)
-        record(asdict(swept), as_json)
+        record(asdict(swept))
         if swept.unreachable:
             say(f"{swept.unreachable} runs are with a backend that does not answer")
             raise click.exceptions.Exit(DID_NOT_HOLD)

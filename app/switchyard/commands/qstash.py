@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from app.switchyard.clock import iso
-from app.switchyard.commands.output import Commands, document, json_option, parts, say, table
+from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
 from workflows.qstash import moment
 from workflows.sync import connect, ours, sync
 
@@ -17,21 +17,17 @@ group = Commands("qstash", help="The schedules at QStash, as the catalogue says.
 
 @group.command("sync")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
-@json_option
-def sync_schedules(dry_run: bool, as_json: bool) -> None:
+def sync_schedules(dry_run: bool) -> None:
     """Have QStash tick every scheduled job; schedules of others stay as they are."""
     done = asdict(sync(parts(), dry_run=dry_run))
-    if as_json:
-        document(done)
-    else:
+    if not answered(done):
         table(("schedule", "is"), ((id, what) for what, ids in done.items() for id in ids))
     if dry_run:
         say("a dry run: nothing was changed")
 
 
 @group.command("list")
-@json_option
-def list_schedules(as_json: bool) -> None:
+def list_schedules() -> None:
     """Our schedules as QStash has them."""
     rows = [
         {
@@ -44,11 +40,7 @@ def list_schedules(as_json: bool) -> None:
         }
         for schedule in ours(connect(parts().settings))
     ]
-    if as_json:
-        document(rows)
-    else:
-        headings = ("schedule", "cron", "calls", "paused", "next", "last")
-        table(headings, (list(row.values()) for row in rows))
+    listing(rows, ("id", "cron", "destination", "paused", "next", "last"))
 
 
 def _when(unix_ms: int | None) -> datetime | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 from sqlalchemy import select
 
-from app.switchyard.commands.jobs import watched
+from app.switchyard.commands.jobs import say_pending, watched
 from app.switchyard.commands.output import (
     Commands,
+    answered,
     details,
-    document,
-    json_option,
+    listing,
     parts,
     record,
     say,
@@ -30,70 +30,58 @@ group = Commands("runs", help="The ledger of runs.")
 @click.option("--status", type=click.Choice([str(status) for status in Status]))
 @click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS]))
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@json_option
-def list_runs(
-    job: str | None, status: str | None, backend: str | None, limit: int, as_json: bool
-) -> None:
+def list_runs(job: str | None, status: str | None, backend: str | None, limit: int) -> None:
     """The newest runs first."""
-    made = parts()
-    with made.db.autocommit() as connection:
+    runtime = parts()
+    with runtime.db.autocommit() as connection:
         rows = reading.newest(connection, limit, job=job, status=status, backend=backend)
     if job is not None and not rows:
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
-        _ = made.catalogue[job]
-    if as_json:
-        document(rows)
-        return
-    shown = ("id", "job", "status", "backend", "created_at", "error")
-    for row in rows:
-        row["created_at"] = f"{row['created_at'][:19]}Z"
-    table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
+        _ = runtime.catalogue[job]
+    if not answered(rows):
+        for row in rows:
+            row["created_at"] = f"{row['created_at'][:19]}Z"
+        shown = ("id", "job", "status", "backend", "created_at", "error")
+        table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
 
 
 @group.command("show")
 @click.argument("run_id")
-@json_option
-def show(run_id: str, as_json: bool) -> None:
+def show(run_id: str) -> None:
     """One run, with its payload, its result and its steps."""
     with parts().db.autocommit() as connection:
         run = reading.one(connection, run_id)
-    if as_json:
-        document(run)
+    if answered(run):
         return
     steps = run.pop("steps")
-    details(run.items())
+    details(run)
     if steps:
-        table(list(steps[0]), (step.values() for step in steps))
+        listing(steps, list(steps[0]))
 
 
 @group.command("retry")
 @click.argument("run_id")
-@json_option
-def retry(run_id: str, as_json: bool) -> None:
+def retry(run_id: str) -> None:
     """Let a failed or cancelled run go on from its done steps, with fresh tries."""
-    made, failures = watched(parts())
-    back = operate.retry(made.store, run_id)
-    _print_moved(run_id, as_json)
+    runtime, failures = watched(parts())
+    back = operate.retry(runtime.store, run_id)
+    _show_moved(run_id)
     if back:
         say(f"{back} runs that were cancelled with it came back too")
-    for failure in failures:
-        say(f"run {run_id} stays pending: {failure}; the relay tells its backend again")
+    say_pending(run_id, failures)
 
 
 @group.command("cancel")
 @click.argument("run_id")
-@json_option
-def cancel(run_id: str, as_json: bool) -> None:
+def cancel(run_id: str) -> None:
     """Call off an open run and all that is open below it; steps that are done stay done."""
     below = operate.cancel(parts().store, run_id)
-    _print_moved(run_id, as_json)
+    _show_moved(run_id)
     if below:
         say(f"{below} open runs below it were cancelled too")
 
 
-def _print_moved(run_id: str, as_json: bool) -> None:
+def _show_moved(run_id: str) -> None:
     with parts().db.autocommit() as connection:
-        run = reading.as_json(
-            connection.execute(select(*reading.COLUMNS).where(R.id == run_id)).one()._asdict()
-        )
-    record(run, as_json)
+        row = connection.execute(select(*reading.COLUMNS).where(R.id == run_id)).one()
+    record(reading.as_json(row._asdict()))

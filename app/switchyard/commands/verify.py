@@ -9,52 +9,47 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from flask.cli import with_appcontext
 from rich.progress import Progress
 
 from app.switchyard.commands.checks import CHECKS
-from app.switchyard.commands.output import (
-    DID_NOT_HOLD,
-    console,
-    document,
-    json_option,
-    parts,
-    table,
-)
+from app.switchyard.commands.cutover import group
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, table
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Check, Runtime
 
 
-@click.command("verify")
-@json_option
-@with_appcontext
-def verify(as_json: bool) -> None:
+@group.command("verify")
+def verify() -> None:
     """Check every line of the migration's checklist; 1 where one does not hold."""
-    made = parts()
-    checks = [*CHECKS, *made.checks]
+    runtime = parts()
+    checks = [*CHECKS, *runtime.checks]
     with Progress(console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("checked", total=len(checks), visible=progress.console.is_terminal)
-        answers = checked(made, checks, lambda: progress.advance(task))
-    if as_json:
-        document(answers)
-    else:
+        answers = checked(runtime, checks, lambda: progress.advance(task))
+    if not answered(answers):
         table(
             ("check", "ok", "detail", "to do"),
             ((a["check"], "yes" if a["ok"] else "NO", a["detail"], a["fix"]) for a in answers),
         )
     if not all(answer["ok"] for answer in answers):
-        raise SystemExit(DID_NOT_HOLD)
+        raise click.exceptions.Exit(DID_NOT_HOLD)
 
 
 def checked(
-    made: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
+    runtime: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
     """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
     started = time.monotonic()
-    found: dict[str, tuple[bool, str]] = {}
+    seen: dict[str, tuple[bool, str]] = {}
 
     def look(check: Check) -> None:
-        found[check.name] = _seen(made, check)
+        try:
+            seen[check.name] = True, check.look(runtime)
+        except SwitchyardError as failure:
+            seen[check.name] = False, str(failure)
+        except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
+            # Its text may hold a URL with a password.
+            seen[check.name] = False, f"it failed: {type(failure).__name__}"
         done()
 
     # Daemons: one that hangs must not hold up the end of the process.
@@ -64,18 +59,8 @@ def checked(
     answers = []
     for check, thread in zip(checks, threads, strict=True):
         thread.join(max(0.0, started + check.seconds - time.monotonic()))
-        ok, detail = found.get(check.name, (False, f"no answer within {check.seconds:g} s"))
+        ok, detail = seen.get(check.name, (False, f"no answer within {check.seconds:g} s"))
         answers.append(
             {"check": check.name, "ok": ok, "detail": detail, "fix": None if ok else check.fix}
         )
     return answers
-
-
-def _seen(made: Runtime, check: Check) -> tuple[bool, str]:
-    try:
-        return True, check.look(made)
-    except SwitchyardError as failure:
-        return False, str(failure)
-    except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
-        # Its text may hold a URL with a password.
-        return False, f"it failed: {type(failure).__name__}"

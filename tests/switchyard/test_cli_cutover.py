@@ -1,0 +1,154 @@
+"""`cutover`: stages through the gate, pins, parity, and what its status counts."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, update
+
+from app.switchyard.clock import utcnow
+from app.switchyard.cutover.shadow import Parity
+from app.switchyard.cutover.status import FAILED, OPEN
+from app.switchyard.runs.models import RunRow as R
+from tests.support.cli import Cli, build, cli, url
+
+__all__ = ["build", "cli", "url"]
+
+STAGE = ("cutover", "stage", "cli-plain")
+NOBODY = {"rq": 0, "inngest": 0, "qstash": 0}
+
+
+def job_of(cli: Cli, name: str) -> dict[str, Any]:
+    jobs = cli.json("cutover", "status")["jobs"]
+    return next(job for job in jobs if job["name"] == name)
+
+
+def test_stage_is_on_record_and_says_where_it_stands(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    args = (*STAGE, "ramp", "--percent", "12.5", "--why", "try it")
+    result = cli(*args, "--json")
+    assert json.loads(result.stdout) == {
+        "use_inngest": False,
+        "jobs": [
+            {
+                "name": "cli-plain",
+                "stage": "ramp",
+                "percent": 12.5,
+                "open": NOBODY,
+                "overdue": NOBODY,
+                "failed_24h": NOBODY,
+                "parity": {"compared": 0, "different": 0, "unexplained": 0, "plan": False},
+            }
+        ],
+    }
+    assert "USE_INNGEST is not true" in result.stderr
+    assert "already stands at" in cli.refused(*args)
+    cli.json(*STAGE, "legacy", "--why", "back", "--by", "bob")
+    back, there = cli.json("cutover", "history", "cli-plain")
+    assert (back["from"], back["to"], back["percent"], back["by"]) == (
+        *("ramp", "legacy"),
+        *(None, "bob"),
+    )
+    assert (there["from"], there["to"], there["percent"], there["by"], there["why"]) == (
+        *("legacy", "ramp"),
+        *(12.5, "ada", "try it"),
+    )
+    assert len(cli.json("cutover", "history", "--limit", "1")) == 1
+
+
+def test_stage_all_moves_those_that_stand_elsewhere_and_says_which_stay(cli: Cli) -> None:
+    cli.json(*STAGE, "live", "--why", "first")
+    cli.json("jobs", "dispatch", "cli-refuser", '{"name": "a"}')
+    after = cli.json("cutover", "stage", "--all", "live", "--why", "all")
+    assert {job["stage"] for job in after["jobs"]} == {"live"}
+    assert len(cli.json("cutover", "history")) == len(after["jobs"])
+    again = cli("cutover", "stage", "--all", "live", "--why", "all")
+    assert (again.exit_code, "nothing was changed" in again.stderr) == (0, True)
+    every = cli("cutover", "stage", "--all", "complete", "--why", "w")
+    assert (every.exit_code, "cli-refuser is not complete" in every.stderr) == (1, True)
+    stages = [job_of(cli, name)["stage"] for name in ("cli-plain", "cli-refuser")]
+    assert stages == ["complete", "live"]
+
+
+def test_a_job_goes_all_the_way_through_the_gate(cli: Cli) -> None:
+    no_plan = cli(*STAGE, "shadow", "--why", "w")
+    assert "cli-plain has no plan: nothing of it is compared" in no_plan.stderr
+    assert "no plan" in no_plan.stdout
+    assert "no plan" not in cli("cutover", "stage", "cli-planned", "shadow", "--why", "w").stderr
+    cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
+    cli.json(*STAGE, "live", "--why", "w")
+    line = cli.refused(*STAGE, "complete", "--why", "w", code=1)
+    assert "1 open runs on the old side (cutover drain cli-plain --to serverless)" in line
+    cli.json(*STAGE, "complete", "--why", "w", "--force")
+    (last, *_) = cli.json("cutover", "history", "cli-plain")
+    assert (last["to"], last["forced"]) == ("complete", True)
+    assert "forced past: 1 open runs" in last["why"]
+    assert "back to live" in cli.refused(*STAGE, "shadow", "--why", "w")
+
+
+def test_pins(cli: Cli) -> None:
+    pin = ("cutover", "pin", "cli-plain", "ana", "bo", "--to", "serverless", "--why", "first")
+    assert [row["key"] for row in cli.json(*pin, "--by", "ada")] == ["ana", "bo"]
+    assert "nothing was changed" in cli(*pin).stderr
+    (left,) = cli.json("cutover", "unpin", "cli-plain", "bo", "--why", "enough")
+    assert (left["key"], left["side"], left["by"]) == ("ana", "serverless", "ada")
+    assert cli.json("cutover", "pins") == cli.json("cutover", "pins", "cli-plain") == [left]
+
+
+def test_parity_lists_differences_and_takes_explanations(cli: Cli) -> None:
+    differing = '[{"field":"amount","live":5,"planned":7}]'
+    common = {"job": "cli-planned", "planned_at": utcnow(), "found": None, "error": None}
+    rows: list[dict[str, Any]] = [
+        {"run_id": "r1", "kind": "different", "found": differing, "differing": 3},
+        {"run_id": "r2", "kind": "plan_failed", "error": "EffectHeld: no", "differing": 0},
+        {"run_id": "r3", "kind": "equal", "differing": 0},
+    ]
+    with cli.made.db.begin() as connection:
+        connection.execute(insert(Parity), [common | row for row in rows])
+    parity = job_of(cli, "cli-planned")["parity"]
+    assert parity == {"compared": 3, "different": 2, "unexplained": 2, "plan": True}
+    failed, different = cli.json("cutover", "parity", "cli-planned")
+    assert (failed["error"], failed["run"]) == ("EffectHeld: no", "r2")
+    assert different["differences"] == [{"field": "amount", "live": 5, "planned": 7}]
+    shown = cli("cutover", "parity", "cli-planned").stdout
+    assert all(word in shown for word in ("amount", "and 2 more", "EffectHeld: no"))
+    assert len(cli.json("cutover", "parity", "cli-planned", "--kind", "equal")) == 1
+    assert "no plan" in cli("cutover", "parity", "cli-plain").stderr
+    explain = ("cutover", "parity", "explain")
+    assert cli.json(*explain, str(different["id"]), "--why", "known") == {"explained": 1}
+    assert cli.json(*explain, "cli-planned", "--why", "known too") == {"explained": 1}
+    assert job_of(cli, "cli-planned")["parity"]["unexplained"] == 0
+
+
+def test_status_counts_open_and_failed_runs_by_backend(cli: Cli) -> None:
+    cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
+    moved = cli.json("jobs", "dispatch", "cli-plain", '{"name": "b"}')["id"]
+    old = cli.json("jobs", "run", "cli-refuser", '{"name": "c", "failures": 1}', code=1)["id"]
+    cli.json("jobs", "run", "cli-refuser", '{"name": "d", "failures": 1}', code=1)
+    with cli.made.db.begin() as connection:
+        connection.execute(update(R).where(R.id == moved).values(backend="inngest"))
+        long_ago = utcnow() - timedelta(hours=25)
+        connection.execute(update(R).where(R.id == old).values(ended_at=long_ago))
+    assert job_of(cli, "cli-plain")["open"] == {"rq": 1, "inngest": 1, "qstash": 0}
+    refuser = job_of(cli, "cli-refuser")
+    assert (refuser["failed_24h"], refuser["open"]) == (NOBODY | {"rq": 1}, NOBODY)
+    with cli.made.db.begin() as connection:
+        connection.execute(update(R).where(R.id == moved).values(job="forgotten"))
+    assert cli.json("cutover", "status")["jobs"][-1]["name"] == "forgotten"
+
+
+def test_status_reads_only_the_partial_indexes(cli: Cli) -> None:
+    when = "2031-01-01 00:00:00.000000"
+    plans = []
+    with cli.made.db.autocommit() as connection:
+        for chosen in (OPEN, FAILED):
+            text = str(chosen.compile(connection))
+            explained = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (when,))
+            plans.append(" / ".join(row.detail for row in explained))
+    assert "COVERING INDEX ix_switchyard_runs_open (check_at>?)" in plans[0]
+    assert "INDEX ix_switchyard_runs_failed (ended_at>?)" in plans[1]

@@ -1,0 +1,289 @@
+"""`jobs run` does a job here and now; relay and clock; and the commands as a shell starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import current_app, g
+from sqlalchemy import insert, select
+
+from app.platform.config import ROOT
+from app.switchyard.clock import utcnow
+from app.switchyard.commands import output, run_here
+from app.switchyard.commands.output import settings_checked
+from app.switchyard.cutover import clock, guardrail
+from app.switchyard.db import Database
+from app.switchyard.errors import SettingsError
+from app.switchyard.runs import relay as relaying
+from app.switchyard.runs.backend import End
+from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
+from app.switchyard.runs.models import StepRow as S
+from tests.support import cli_jobs
+from tests.support.cli import Cli, build, cli, environment, start, url
+from tests.support.cli_jobs import marks
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+__all__ = ["build", "cli", "url"]
+
+RUN = ("jobs", "run", "cli-plain")
+
+
+def test_it_does_the_job_here_with_its_retries(cli: Cli) -> None:
+    payload = '{"name": "a", "failures": 1}'
+    result = cli(*RUN, payload, "--key", "k", "--json")
+    run = json.loads(result.stdout)
+    assert (result.exit_code, run["status"], run["created"]) == (0, "succeeded", True)
+    assert run["result"] == {"second": "a/second"}
+    assert "failed on purpose; tried again at" in result.stderr
+    assert cli.marks() == {"a/first": 1, "a/try": 2, "a/second": 1}
+    assert cli.perform(run["id"]) is End.NOT_MINE
+
+    again = cli(*RUN, payload, "--key", "k", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (0, run | {"created": False})
+    assert "is succeeded" in again.stderr
+    for verb in ("dispatch", "run"):
+        line = cli.refused("jobs", verb, "cli-plain", '{"name": "b"}', "--key", "k")
+        assert "with another payload" in line
+
+
+def test_a_plan_says_what_a_run_would_do_and_writes_nothing(cli: Cli) -> None:
+    began = utcnow()
+    for _ in range(2):
+        plan = cli.json("jobs", "run", "cli-planned", '{"name": "a", "waitSeconds": 1.5}', "--plan")
+        assert began.isoformat() <= plan["at"] <= utcnow().isoformat()
+        assert plan == {
+            "at": plan["at"],
+            "found": 1,
+            "marks": [{"what": "a", "waits": 1.5}, {"what": "b", "why": "[b]no"}],
+            "none": [],
+        }
+    shown = cli("jobs", "run", "cli-planned", '{"name": "a"}', "--plan")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert all(line in lines for line in (["found", "1"], ["marks", "2"], ["none", "0"]))
+    assert [line for line in lines if len(line) == 3] == [
+        ["what", "waits", "why"],
+        ["a", "0", "-"],
+        ["b", "-", "[b]no"],
+    ]
+    assert (cli.marks(), cli.json("runs", "list")) == ({}, [])
+
+
+def test_it_goes_on_with_children_that_were_never_sent_and_sleeps(cli: Cli) -> None:
+    payload = '{"name": "p", "waitSeconds": 0.3}'
+    begun = cli.json("jobs", "dispatch", "cli-parent", payload, "--key", "k")
+    assert cli.perform(begun["id"]) is End.WAIT
+    run = cli.json("jobs", "run", "cli-parent", payload, "--key", "k")
+    assert (run["id"], run["created"], run["result"]) == (begun["id"], False, {"succeeded": 3})
+    assert run["children"] == {"succeeded": 3}
+    assert {name: n for name, n in cli.marks().items() if n > 1} == {}
+
+
+def test_it_waits_for_what_another_process_holds(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+
+    def say(text: str) -> None:
+        output.say(text)
+        if "another process is doing it" in text:
+            waits.set()
+
+    monkeypatch.setattr(run_here, "say", say)
+    # The other one is not done before this one waits for it.
+    held = SimpleNamespace(sleep=lambda _: waits.wait(PATIENCE_SECONDS))
+    monkeypatch.setattr(cli_jobs, "time", held)
+    payload = '{"name": "a", "waitSeconds": 1}'
+    begun = cli.json("jobs", "dispatch", "cli-plain", payload, "--key", "k")
+    worker = threading.Thread(target=cli.perform, args=(begun["id"],))
+    worker.start()
+    until(lambda: cli.status(begun["id"])[0] != Status.PENDING)
+    result = cli(*RUN, payload, "--key", "k", "--json")
+    worker.join()
+    assert (result.exit_code, json.loads(result.stdout)["status"]) == (0, "succeeded")
+    assert waits.is_set()
+    assert cli.marks() == {"a/first": 1, "a/try": 1, "a/second": 1}
+
+
+def test_it_takes_over_from_a_process_that_died(build: Callable[..., Cli], url: str) -> None:
+    cli = build(url, lease_seconds=0.5)
+    begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}', "--key", "k")
+    with cli.made.db.autocommit() as connection:
+        now = utcnow()
+        request = ClaimRequest(begun["id"], 1, "dead", now, now + cli.made.store.lease)
+        assert claim_uncapped(connection, request) is not None
+    run = cli.json(*RUN, '{"name": "a"}', "--key", "k")
+    assert (run["id"], run["status"]) == (begun["id"], "succeeded")
+
+
+def test_db_upgrade_brings_the_tables_to_the_newest_revision(
+    build: Callable[..., Cli], tmp_path: Path
+) -> None:
+    cli = build(f"sqlite:///{tmp_path / 'a%20b.db'}")
+    standing = cli.json("db", "upgrade")
+    layer, platform = standing["branches"]
+    assert all(one["revision"] == one["head"] for one in (standing, layer, platform))
+    assert cli.json("db", "current") == standing
+    result = cli("db", "downgrade", "-1", "--branch", platform["name"])
+    assert result.exit_code == 0
+    assert "the tables of platform are not those of this version" in result.stderr
+    assert cli.json("db", "current")["branches"] == [layer, platform | {"revision": None}]
+    assert cli.json("db", "downgrade", "base")["revision"] is None
+
+
+@pytest.mark.parametrize("command", ["relay", "clock"])
+def test_each_look_has_an_app_context_of_its_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    looks: Counter[tuple[str, str, bool]] = Counter()
+    loops = {"clock"} if command == "clock" else {"relay", "guardrail"}
+    asked = threading.Lock()  # the loops are threads: a second signal would come after the end
+
+    def looking(who: str) -> Callable[..., relaying.Swept]:
+        def look(*_: object) -> relaying.Swept:
+            looks[who, current_app.name, "seen" in g] += 1
+            g.seen = True
+            enough = all(sum(n for key, n in looks.items() if key[0] == loop) > 1 for loop in loops)
+            if enough and asked.acquire(blocking=False):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return relaying.Swept()
+
+        return look
+
+    for module in (guardrail, clock):
+        monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(relaying, "sweep", looking("relay"))
+    monkeypatch.setattr(guardrail, "look", looking("guardrail"))
+    monkeypatch.setattr(clock.Ticker, "round", looking("clock"))
+    assert cli(command).exit_code == 0
+    assert set(looks) == {(loop, "app", False) for loop in loops}
+
+
+# --- as a shell starts them ---------------------------------------------------------------------
+
+
+def command(*args: str) -> list[str]:
+    return [str(Path(sys.executable).parent / "flask"), "--app", "app", *args]
+
+
+@pytest.mark.process
+def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
+    dispatched, refused = (
+        subprocess.Popen(
+            command("jobs", "dispatch", "cli-plain", payload, "--json"),
+            cwd=ROOT,
+            env=environment(url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for payload in ('{"name": "a"}', "{name")
+    )
+    out, err = dispatched.communicate(timeout=PATIENCE_SECONDS)
+    assert (dispatched.returncode, json.loads(out)["status"]) == (0, "pending")
+    assert (err.count("\n"), "stays pending" in err) == (1, True)
+    out, err = refused.communicate(timeout=PATIENCE_SECONDS)
+    assert (refused.returncode, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.process
+def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
+    relay, clock = start(url, "relay"), start(url, "clock")
+    for process, name in ((relay, "relay"), (clock, "clock")):
+        assert process.stderr is not None
+        while f"{name} started" not in (line := process.stderr.readline()):
+            assert line, f"{name} ended before it started"
+    relay.send_signal(signal.SIGTERM)
+    clock.send_signal(signal.SIGINT)
+    for process, name in ((relay, "relay"), (clock, "clock")):
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, out) == (0, ""), err
+        assert f"{name} stopped" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.process
+def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
+    build: Callable[..., Cli], url: str
+) -> None:
+    payload = '{"name": "p", "children": 1, "waitSeconds": 3}'
+    args = ("jobs", "run", "cli-parent", payload, "--key", "k", "--json")
+    process = start(url, *args)
+    db = Database(url)
+    until(lambda: "nap" in _steps(db))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, json.loads(out)["status"]) == (1, "waiting"), err
+    assert "stays open" in err
+    assert "/1" not in out + err, "a bar in a pipe"
+    assert build(url).json(*args[:-1])["created"] is False
+    assert set(marks(db).values()) == {1}
+
+
+def _steps(db: Database) -> set[str]:
+    with db.autocommit() as connection:
+        return set(connection.execute(select(S.name)).scalars())
+
+
+@pytest.mark.process
+def test_a_bar_on_a_terminal(url: str) -> None:
+    args = ("jobs", "run", "cli-parent", '{"name": "t", "children": 4, "waitSeconds": 0.6}')
+    ours, theirs = pty.openpty()
+    on_terminal = subprocess.Popen(
+        command(*args), cwd=ROOT, env=environment(url, TERM="xterm"), stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    os.close(ours)
+    assert on_terminal.wait(PATIENCE_SECONDS) == 0
+    assert b"4/4" in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # how Linux says that the other side is closed
+        return b""
+
+
+@pytest.mark.process
+def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
+    common: dict[str, Any] = dict.fromkeys(("created_at", "due_at", "check_at"), utcnow())
+    common |= {"job": "cli-plain", "payload": "{}", "backend": "rq", "reason": "DEFAULT"}
+    common |= {"stage": "legacy", "stage_version": 0}
+    with cli.made.db.begin() as connection:
+        rows = [{"id": f"{n:026d}", "key": f"{'k' * 200}{n}"} for n in range(600)]
+        connection.execute(insert(R), [common | row for row in rows])
+    listing = start(url, "runs", "list", "--limit", "600")
+    assert listing.stdout is not None
+    assert listing.stderr is not None
+    listing.stdout.readline()
+    listing.stdout.close()
+    assert listing.stderr.read() == ""
+    listing.stderr.close()
+    listing.wait(PATIENCE_SECONDS)
+
+
+@pytest.mark.process
+def test_a_bad_setting_is_one_line(url: str) -> None:
+    ended = [start(url, *args, USE_INNGEST="maybe") for args in (["jobs"], ["--help"])]
+    for process in ended:
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        line = "Error: USE_INNGEST: must be true or false\n"
+        assert (process.returncode, out, err) == (2, "", line)
+    with pytest.raises(SettingsError), settings_checked():
+        raise SettingsError("outside a flask command it stays what it is")
