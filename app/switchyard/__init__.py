@@ -29,6 +29,7 @@ from app.switchyard.runs.create import Run
 
 if TYPE_CHECKING:
     from app.switchyard.extension import Switchyard
+    from queues.adopt import adopt
 
 __all__ = [
     "BackendUnavailable",
@@ -52,6 +53,7 @@ __all__ = [
     "Switchyard",
     "SwitchyardError",
     "UnknownJob",
+    "adopt",
     "dispatch",
     "dispatch_many",
     "job",
@@ -60,6 +62,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Not before it is asked for: it loads Flask and both sides, which a module of jobs must not.
-    if name != "Switchyard":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.extension").Switchyard
+    if name == "Switchyard":
+        return import_module(f"{__name__}.extension").Switchyard
+    if name == "adopt":
+        from queues.adopt import adopt
+
+        return adopt
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

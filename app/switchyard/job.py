@@ -138,7 +138,7 @@ class job(Generic[M]):
         said["missed"] = Missed(self.missed)
         if isinstance(self.legacy, str):
             said["legacy"] = Legacy(self.legacy)
-        file = _relative(inspect.getsourcefile(body) or "?")
+        file = relative_path(inspect.getsourcefile(body) or "?")
         setattr(body, DECLARED, JobSpec(**said, body=body, file=file))
         return body
 
@@ -152,6 +152,11 @@ class JobSpec(job[Any]):
     file: str
     missed: Missed
     legacy: Legacy | None
+
+    @property
+    def origin(self) -> str:
+        """What it was declared from: a job of one origin may be declared again."""
+        return self.file if self.legacy is None else f"{self.legacy.function} ({self.file})"
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
         """The payload as the job's model. Raises PayloadInvalid with the first misfit.
@@ -241,8 +246,11 @@ class Catalogue(Mapping[str, JobSpec]):
     def add(self, spec: JobSpec) -> None:
         """Declare a job. Raises SettingsError where its name or event is taken or it is unsound."""
         known = self._jobs.get(spec.name)
-        if known is not None and known.file != spec.file:
-            raise SettingsError(f"job {spec.name!r} is declared in {known.file} and {spec.file}")
+        if known is not None and known.origin != spec.origin:
+            raise SettingsError(
+                f"job {spec.name!r} is declared as {known.origin} and {spec.origin}: "
+                "give one of them another name"
+            )
         for other in self._jobs.values():
             if other.event == spec.event and other.name != spec.name:
                 raise SettingsError(
@@ -316,7 +324,7 @@ def _imported(path: str) -> ModuleType | None:
         raise SettingsError(f"SWITCHYARD_JOBS: no module {failure.name!r}") from None
 
 
-def _relative(source: str) -> str:
+def relative_path(source: str) -> str:
     path = Path(source).resolve()
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -136,7 +136,7 @@ def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str
         "HOME": os.environ.get("HOME", "/"),
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
-        "SWITCHYARD_JOBS": "tests.support.jobs,tests.support.old_jobs",
+        "SWITCHYARD_JOBS": "tests.support.jobs,tests.support.old_jobs,tests.support.adopted",
         **QUICK,
         **more,
     }

@@ -1,0 +1,200 @@
+"""adopt(): a function that RQ runs becomes a job, as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from inspect import Parameter, Signature, isawaitable
+from typing import Annotated, Any, Optional
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from pydantic.errors import PydanticUserError
+from pydantic_core import to_jsonable_python
+from sqlalchemy.orm import Session
+
+from app.switchyard.context import Context
+from app.switchyard.errors import NonRetriable, SettingsError
+from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
+from queues.signature import UNKNOWN, Source
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 60
+_REFUSED = {
+    Parameter.VAR_POSITIONAL: "*{} takes any number of arguments, which have no names",
+    Parameter.VAR_KEYWORD: "**{} takes any argument: name those that are meant",
+}
+
+
+class Arguments(JobPayload):
+    """The payload of an adopted function: its arguments, by their names as they are. A parameter
+    that pydantic itself has the name of (`json`, `copy`, `_x`) is the field `json_`, `copy_`, `x_`.
+    """
+
+    model_config = ConfigDict(alias_generator=None, protected_namespaces=())
+
+
+def adopt(
+    function: str | Callable[..., Any],
+    *,
+    name: str | None = None,
+    event: str | None = None,
+    **options: Any,
+) -> JobSpec:
+    """Declare a job that calls an existing function, and takes its place at old call sites.
+
+    `function` is its dotted path, as RQ has it, or the function itself. The job is named as the
+    function is, with dashes (`shop.tasks.send_receipt`: `send-receipt`), its event is
+    `task.send-receipt`; two functions of one name need a `name` for one of them. `options` are
+    those of `@job`, with the same defaults: an exception is retried, `attempts=1` is RQ's way
+    without `Retry`.
+
+    The parameters are read from the module's source, which is not imported: a web process can
+    enqueue and dispatch without it. Arguments are bound to them here; `*args` and `**kwargs` are
+    refused. Annotations of the standard library's types are known here, and values checked when
+    they are dispatched; those of a class that the module defines, or imports from elsewhere, are
+    known where the function is called, and until then a value is what pydantic makes JSON of. A
+    parameter without annotation takes what JSON gives back as it was: to pass a datetime, annotate
+    it. A default of None makes an annotation optional.
+
+    The body is one step: it calls the function and awaits it where it is async. Its result is kept
+    as JSON; one that JSON cannot carry is logged and kept as null, since what was done is done.
+
+    Raises SettingsError where there is no such function, and where JSON cannot carry a parameter.
+    """
+    path = function if isinstance(function, str) else _path_of(function)
+    module, _, short = path.rpartition(".")
+    if not module:
+        raise SettingsError(f"{path!r} is no dotted path of a function, such as shop.tasks.pay")
+    source = Source(module)
+    signature = source.signature(short)
+    own = short.strip("_").replace("_", "-") if name is None else name
+    declared = job(
+        own,
+        event=f"task.{own}" if event is None else event,
+        payload=_model(path, signature),
+        legacy=Legacy(path, lambda *args, **kwargs: signature.bind(*args, **kwargs).arguments),
+        **options,
+    )
+
+    def body(ctx: Context, payload: Arguments) -> Any:
+        return ctx.step.run(short, _call, path, payload)
+
+    spec: JobSpec = getattr(declared(body), DECLARED)
+    return replace(spec, file=relative_path(source.file))
+
+
+def _path_of(function: Callable[..., Any]) -> str:
+    path = f"{function.__module__}.{function.__qualname__}"
+    if function.__module__ == "__main__" or "<" in path:
+        raise SettingsError(f"{path} cannot be imported by a worker: adopt a module's function")
+    return path
+
+
+def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[Arguments]:
+    """The payload's model; `recorded`, of what comes from the ledger and was checked before.
+
+    Raises SettingsError where JSON cannot carry a parameter.
+    """
+    fields: dict[str, Any] = {}
+    for parameter in signature.parameters.values():
+        name, required = parameter.name, parameter.default is Parameter.empty
+        if parameter.kind in _REFUSED:
+            raise SettingsError(f"{path}: {_REFUSED[parameter.kind].format(name)}")
+        kind = parameter.annotation
+        if parameter.default is None and kind is not UNKNOWN:
+            kind = Optional[kind]  # noqa: UP045 - of what is known at run time only
+        try:
+            kind = _of_json(kind) if recorded else _checked(kind)
+        except PydanticUserError:
+            raise SettingsError(f"{path}: JSON cannot carry parameter {name}: {kind}") from None
+        taken = name.startswith("_") or hasattr(Arguments, name)
+        default = ... if required else parameter.default
+        fields[f"{name.strip('_')}_" if taken else name] = (
+            kind,
+            Field(default, alias=name if taken else None),
+        )
+    return create_model("Arguments", __base__=Arguments, **fields)
+
+
+def _of_json(kind: Any) -> Any:
+    TypeAdapter(kind).json_schema()
+    return kind
+
+
+def _checked(kind: Any) -> Any:
+    """The type, with a check that a value comes back from JSON as it was."""
+    if kind is UNKNOWN:
+        return Annotated[Any, BeforeValidator(to_jsonable_python)]
+    adapter = TypeAdapter[Any](_of_json(kind))
+
+    def check(value: Any) -> Any:
+        back = adapter.validate_python(adapter.dump_python(value, mode="json"))
+        if back != value:
+            raise ValueError(f"JSON gives {_shown(value)} back as {_shown(back)}: annotate it")
+        return value
+
+    return Annotated[kind, AfterValidator(check)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+@cache
+def _imported(path: str) -> tuple[Callable[..., Any], Signature, type[Arguments]]:
+    """The function, and its parameters as its own module knows their types."""
+    module, _, name = path.rpartition(".")
+    namespace = vars(importlib.import_module(module))
+    signature = Source(module).signature(name, namespace)
+    for parameter in signature.parameters.values():
+        if parameter.annotation is UNKNOWN:
+            raise SettingsError(f"{path}: the type of parameter {parameter.name} is not known")
+    return namespace[name], signature, _model(path, signature, recorded=True)
+
+
+def _call(_tx: Session, path: str, payload: Arguments) -> Any:
+    given = payload.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    try:
+        function, signature, model = _imported(path)
+        arguments = model.model_validate(given)
+    except (SettingsError, ValidationError) as misfit:
+        raise NonRetriable(str(misfit)) from misfit
+    bound = signature.bind_partial()
+    bound.arguments.update(_values(arguments, signature.parameters))
+    result = function(*bound.args, **bound.kwargs)
+    return _as_json(path, asyncio.run(_awaited(result)) if isawaitable(result) else result)
+
+
+def _values(arguments: Arguments, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    by_alias = {field.alias or name: name for name, field in type(arguments).model_fields.items()}
+    for name in names:
+        if by_alias[name] in arguments.model_fields_set:
+            yield name, getattr(arguments, by_alias[name])
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+def _as_json(path: str, result: Any) -> Any:
+    try:
+        if isinstance(result, Iterator):
+            raise ValueError("an iterator, which would have to be used up")
+        return to_jsonable_python(result, inf_nan_mode="null")
+    except ValueError as unfit:
+        log.warning("its result is no JSON and not kept", extra={"of": path, "why": str(unfit)})
+        return None
