@@ -174,6 +174,11 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0", repr=False
     )
     """Not shown, as the one above: there may be a password in it."""
+    database_pool_size: int = Field(default=20, ge=2, le=1000)
+    """How many connections to the database a process has at most; whoever needs one more waits. The
+    default is web's 16 threads, and four for their heartbeats."""
+    database_prepare: bool = True
+    """Whether statements are prepared on Postgres; a pooler before it is noticed by itself."""
     inngest_event_key: SecretStr | None = None
     inngest_signing_key: Annotated[SecretStr | None, hidden(_hex_key)] = None
     inngest_signing_key_fallback: Annotated[SecretStr | None, hidden(_hex_key)] = None

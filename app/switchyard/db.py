@@ -35,7 +35,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from app.switchyard import effects, hosts
+from app.switchyard import effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
@@ -43,6 +43,8 @@ from app.switchyard.hosts import is_in_memory
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 20
+KEPT = 5
+"""Connections that stay open while nobody needs them."""
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30
 """How long a server whose host or network is gone is waited for."""
@@ -122,9 +124,11 @@ class Database:
     """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin).
 
     Given a host's engine, it makes an engine of its own for the same database: see hosts.like().
+    Else `pool_size` is how many connections it has at most. `prepare` is whether statements are
+    prepared on Postgres, where nothing lies between that minds.
     """
 
-    def __init__(self, where: str | Engine, *, pool_size: int = 10) -> None:
+    def __init__(self, where: str | Engine, *, pool_size: int = 20, prepare: bool = True) -> None:
         self._began, self._ahead = 0.0, timedelta(0)
         self.engine = hosts.like(where) if isinstance(where, Engine) else _open(where, pool_size)
         self.is_shared = isinstance(where, Engine) and is_in_memory(where.url)
@@ -133,6 +137,8 @@ class Database:
         if self.is_sqlite and not self.is_shared:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
+        elif not self.is_sqlite:
+            postgres.listen(self.engine, prepare=prepare)
         # SQLite's driver is in autocommit by itself once nobody says BEGIN.
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._autocommit: Engine = self.engine.execution_options(**option)
@@ -222,11 +228,13 @@ class Database:
 
 def _open(url: str, pool_size: int) -> Engine:
     parsed = make_url(url)
+    kept = min(KEPT, pool_size)
+    pool = {"pool_size": kept, "max_overflow": pool_size - kept, "pool_timeout": BUSY_SECONDS}
     if parsed.get_backend_name() == "sqlite":
         if not is_in_memory(parsed):
             _make_folder(Path(parsed.database or "").parent)
         args: dict[str, Any] = {"check_same_thread": False}
-        return create_engine(url, connect_args=args, pool_size=pool_size)
+        return create_engine(url, connect_args=args, **pool)
     args = {
         "connect_timeout": CONNECT_SECONDS,
         "application_name": "switchyard",
@@ -237,7 +245,7 @@ def _open(url: str, pool_size: int) -> Engine:
         "tcp_user_timeout": SILENT_SECONDS * 1000,
     }
     return create_engine(
-        url, connect_args=args, pool_size=pool_size, pool_pre_ping=False, pool_recycle=1800
+        url, connect_args=args, poolclass=postgres.PatientPool, pool_recycle=1800, **pool
     )
 
 

@@ -112,7 +112,11 @@ def make_runtime(
     for extra, why in extras.needed(settings, catalogue, settings.use_inngest):
         if extra != "postgres" or engine is None:
             extras.require(extra, why)
-    db = Database(settings.sqlalchemy_url if engine is None else engine)
+    db = Database(
+        settings.sqlalchemy_url if engine is None else engine,
+        pool_size=settings.database_pool_size,
+        prepare=settings.database_prepare,
+    )
     clock = db.clock if clock is None else clock
     if backends is None:
         _require_qstash(settings, catalogue)

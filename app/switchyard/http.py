@@ -11,7 +11,8 @@ import re
 from math import ceil
 
 from flask import Blueprint, Flask, Request, Response
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import HTTPException
 
 from app.switchyard.config import LOOPBACK, Settings
@@ -19,6 +20,8 @@ from app.switchyard.errors import SwitchyardError, Unauthorized
 
 log = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 5
+"""When to come again after the database could not be used."""
 _PROXIED = re.compile(r"(?i)X-Forwarded-.+|Forwarded|Via|X-Real-Ip")
 
 
@@ -47,9 +50,12 @@ def register_problems(app: Flask | Blueprint) -> None:
         return problem(failure.code or 500, failure.name, failure.description or failure.name)
 
     @app.errorhandler(DBAPIError)
-    def no_database(failure: DBAPIError) -> Response:
+    @app.errorhandler(NoConnection)
+    def no_database(failure: SQLAlchemyError) -> Response:
         log.error("database failed: %s", type(failure).__name__)
-        return problem(503, "Database unavailable", "nothing was recorded; try again")
+        answer = problem(503, "Database unavailable", "nothing was recorded; try again")
+        answer.headers["Retry-After"] = str(AGAIN_SECONDS)
+        return answer
 
     @app.errorhandler(Exception)
     def unexpected(failure: Exception) -> Response:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from app.switchyard import nonces
@@ -19,7 +19,9 @@ from app.switchyard.runs import models as runs
 WAIT_SECONDS = 600
 """How long a migration waits for another one that is under way."""
 _LOOK_SECONDS = 0.2
-_LOCK = select(func.pg_try_advisory_lock(0x53_57_59_44))  # a number of our own in each database
+# A number of our own in each database. Of a transaction: behind a pooler a session is nobody's.
+_LOCK = select(func.pg_try_advisory_xact_lock(0x53_57_59_44))
+_FOR_LONG = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 metadata = Base.metadata
 MODULES = (runs, stages, shadow, clock, nonces)
@@ -40,12 +42,13 @@ def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
         with db.begin() as connection:
             yield connection
         return
-    with db.engine.connect() as connection:
-        connection.detach()  # closed at the end, and with it goes what is set and locked here
-        if not db.is_sqlite:
-            _lock(connection, say)
+    if not db.is_sqlite:
+        with db.engine.connect() as lock, db.engine.connect() as connection:
+            _lock(lock, say)
             yield connection
-            return
+        return
+    with db.engine.connect() as connection:
+        connection.detach()  # closed at the end, and with it goes what is set here
         # A table is altered by copying and dropping it: no row elsewhere may go with it.
         for pragma in ("foreign_keys = OFF", f"busy_timeout = {WAIT_SECONDS * 1000}"):
             connection.connection.cursor().execute(f"PRAGMA {pragma}")
@@ -65,9 +68,10 @@ def _lock(connection: Connection, say: Callable[[str], None]) -> None:
     until = time.monotonic() + WAIT_SECONDS
     waits = False
     while True:
-        with connection.begin():
-            if connection.scalar(_LOCK):
-                return
+        connection.execute(_FOR_LONG)
+        if connection.scalar(_LOCK):
+            return
+        connection.rollback()
         if time.monotonic() > until:
             raise MigrationUnderWay(WAIT_SECONDS)
         if not waits:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from app.switchyard.errors import BackendUnavailable, BadInput, SettingsError, SwitchyardError
 from app.switchyard.runtime import EXTENSION, Runtime
@@ -186,6 +187,10 @@ def reported() -> Iterator[None]:
         raise WrongUse(line) from failure
     except DBAPIError as failure:
         raise DidNotHold(database_line(failure)) from failure
+    except NoConnection as failure:
+        raise DidNotHold(
+            "no connection to the database is left: see DATABASE_POOL_SIZE"
+        ) from failure
 
 
 def database_line(failure: DBAPIError) -> str:

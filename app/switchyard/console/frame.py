@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.switchyard.console.door import Door
@@ -80,7 +81,8 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
         return error_page(failure.title, str(failure)), failure.status
 
     @pages.errorhandler(DBAPIError)
-    def no_database(failure: DBAPIError) -> tuple[str, int]:
+    @pages.errorhandler(NoConnection)
+    def no_database(failure: SQLAlchemyError) -> tuple[str, int]:
         log.error("database failed: %s", type(failure).__name__)
         return error_page("Database unavailable", "nothing was changed; try again"), 503
 

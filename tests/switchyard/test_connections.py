@@ -1,0 +1,185 @@
+"""Connections to Postgres: cut, pooled, counted, and open while a table is altered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, select, text
+
+from app.platform.config import load
+from app.switchyard import runtime
+from app.switchyard.runs import relay
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
+from tests.conftest import new_postgres
+from tests.support.pooler import pgbouncer
+from tests.support.sides import Side, build, environment, fresh
+from tests.support.waiting import PATIENCE_SECONDS
+
+
+@pytest.fixture
+def url(postgres_server: str) -> Iterator[str]:
+    with new_postgres(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def made_side(opened: ExitStack, url: str, **more: str) -> Side:
+    environ = environment(url, "unix:///nowhere", **more)
+    memory = MemoryBackend()
+    made = fresh(url, environ, [memory])
+    opened.callback(made.db.dispose)
+    return Side("memory", made, environ, memory=memory)
+
+
+def admin(url: str, statement: str) -> Any:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement.encode())
+
+
+def cut_all(url: str) -> None:
+    """End every other connection to the database, as a failover or an idle timeout does."""
+    admin(
+        url,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+
+
+def test_a_pooler_in_transaction_mode(url: str, opened: ExitStack) -> None:
+    """Its connections are others' between two transactions (R2)."""
+    with pgbouncer(url, connections=4) as pooled:
+        app = build(load(environment(pooled, "unix:///nowhere")))
+        opened.callback(runtime.current().db.dispose)
+        for _ in range(2):  # what the first one locked is free again
+            upgraded = app.test_cli_runner().invoke(args=["db", "upgrade"])
+            assert upgraded.exit_code == 0, upgraded.output
+        side = made_side(opened, pooled)
+        other = made_side(opened, pooled)
+
+        def work(n: int) -> None:
+            for again in range(10):
+                answer = client.post("/api/inngest/trigger", json=call(f"{n}-{again}"))
+                assert answer.status_code == 202
+                relay.sweep((side, other)[n % 2].made.store)
+
+        client = app.test_client()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        runs = [side.dispatch("five-steps", {"name": f"p{n}"}) for n in range(3)]
+        assert {row.status for row in side.finish(*runs)} == {"succeeded"}
+
+
+def call(name: str) -> dict[str, Any]:
+    return {"name": "test.child", "data": {"name": name}, "id": name}
+
+
+def test_the_first_call_after_a_cut(url: str, opened: ExitStack) -> None:
+    """R3: whatever ended the idle connections, nobody's call fails for it."""
+    side = made_side(opened, url)
+    db = side.made.db
+    calls: list[Callable[[], object]] = [
+        lambda: side.dispatch("noop", {"name": "x"}),
+        lambda: relay.sweep(side.made.store),
+        lambda: side.finish(side.dispatch("five-steps", {"name": "x"})),
+    ]
+    for way in (db.autocommit, db.begin, db.session, db.reading):
+        calls.append(partial(read, way))
+    for one in calls * 2:
+        with ThreadPoolExecutor(4) as pool:  # several connections, that are idle then
+            list(pool.map(lambda _: read(db.begin), range(4)))
+        cut_all(url)
+        one()
+
+
+def read(way: Callable[[], AbstractContextManager[Any]]) -> None:
+    with way() as at:
+        at.execute(select(R.id)).all()
+
+
+def test_a_table_is_altered_while_a_process_runs(url: str, opened: ExitStack) -> None:
+    """R4: what was prepared before gives other columns now, in a transaction or not."""
+    side = made_side(opened, url)
+    store = side.made.store
+    run = side.dispatch("noop", {"name": "x"})
+
+    def use() -> None:
+        for _ in range(7):  # often enough to be prepared
+            relay.sweep(store)
+            for way in (side.made.db.autocommit, side.made.db.begin, side.made.db.session):
+                with way() as at:
+                    assert at.execute(select(R.reason, R.stage)).all()
+            side.row(run.id)
+
+    for kind in ("text", "varchar(77)", "text"):
+        use()
+        admin(url, f"ALTER TABLE switchyard_runs ALTER reason TYPE {kind}, ALTER stage TYPE {kind}")
+    use()
+    assert side.finish(run)[0].status == "succeeded"
+
+
+def test_a_server_with_few_connections(url: str, opened: ExitStack) -> None:
+    """R5: two processes want more than there are; nobody's call fails, all wait their turn."""
+    name = make_url(url).database
+    role = f"few_{name}"
+    admin(url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 12")
+    admin(url, f"GRANT ALL ON SCHEMA public TO {role}")
+    few = url.replace("postgres:", f"{role}:", 1)
+    sides = [made_side(opened, few) for _ in range(2)]
+    try:
+
+        def call(n: int) -> None:
+            for _ in range(10):
+                with sides[n % 2].made.db.session() as tx:
+                    tx.execute(text("SELECT pg_sleep(0.01)"))
+
+        with ThreadPoolExecutor(48) as pool:
+            list(pool.map(call, range(48)))
+    finally:
+        opened.close()
+        admin(url, f"DROP OWNED BY {role}")
+        admin(url, f"DROP ROLE {role}")
+
+
+def test_nobody_has_more_connections_than_was_said(url: str, opened: ExitStack) -> None:
+    side = made_side(opened, url, DATABASE_POOL_SIZE="3")
+    pool: Any = side.made.db.engine.pool
+    held = [side.made.db.engine.connect() for _ in range(3)]
+    with ThreadPoolExecutor(1) as other:
+        waits = other.submit(read, side.made.db.begin)
+        held.pop().close()
+        waits.result(PATIENCE_SECONDS)
+    assert pool.checkedout() == 2
+    for one in held:
+        one.close()
+
+
+def test_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Web says that it is busy and when to come again, on pages too."""
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "unix:///nowhere")
+    fresh(environ["DATABASE_URL"], environ, []).db.dispose()
+    client = build(load(environ)).test_client()
+    engine = runtime.current().db.engine
+    monkeypatch.setattr(engine.pool, "_timeout", 0.05)
+    held = [engine.connect() for _ in range(20)]
+    answer = client.post("/api/inngest/trigger", json=call("x"))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.get_json(force=True)["title"] == "Database unavailable"
+    assert client.get("/console/runs").status_code == 503
+    ended = build(load(environ)).test_cli_runner().invoke(args=["runs", "list"])
+    assert ended.exit_code == 0
+    for one in held:
+        one.close()
+    assert client.post("/api/inngest/trigger", json=call("x")).status_code == 202
