@@ -26,6 +26,7 @@ from app.switchyard.errors import (
 )
 from app.switchyard.job import Empty, IfUnknown, JobPayload, Shadow, job
 from app.switchyard.runs.create import Run
+from app.switchyard.runs.current import CurrentRun, current_run
 
 if TYPE_CHECKING:
     from app.switchyard.extension import Switchyard
@@ -35,6 +36,7 @@ __all__ = [
     "BackendUnavailable",
     "BadInput",
     "Context",
+    "CurrentRun",
     "Empty",
     "IfUnknown",
     "Item",
@@ -54,6 +56,7 @@ __all__ = [
     "SwitchyardError",
     "UnknownJob",
     "adopt",
+    "current_run",
     "dispatch",
     "dispatch_many",
     "job",

@@ -152,12 +152,22 @@ class Database:
             yield connection
 
     @contextmanager
-    def autocommit(self) -> Iterator[Connection]:
-        """A connection that commits statement by statement: one round trip each; also for reads."""
+    def autocommit(self, wait_seconds: float | None = None) -> Iterator[Connection]:
+        """A connection that commits statement by statement: one round trip each; also for reads.
+
+        `wait_seconds`: how long it waits for SQLite's write lock, if not as long as all others.
+        """
         effects.allow("a database connection of its own")
         engine = self._autocommit
         with engine.begin() if self.is_shared else engine.connect() as connection:
-            yield connection
+            if wait_seconds is None or not self.is_sqlite:
+                yield connection
+                return
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(wait_seconds * 1000)}")
+            try:
+                yield connection
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -46,6 +46,16 @@ def test_a_body_finds_its_app_and_nothing_of_another_slice(on: Side) -> None:
     assert result(row) == ["app", True]
 
 
+def test_a_run_says_who_it_is_and_how_far(on: Side) -> None:
+    run = on.dispatch("reporter", {"name": name()}, key=(key := name()))
+    (row,) = on.finish(run)
+    assert result(row) == [run.id, key, "reporter", on.backend, 2, 1]
+    said = json.loads(row.progress)
+    at = datetime.fromisoformat(said.pop("at"))
+    assert said == {"n": 2, "of": 2, "text": "try 2"}
+    assert row.started_at <= at <= row.ended_at
+
+
 def test_five_steps_each_once(on: Side) -> None:
     n = name()
     (row,) = on.finish(on.dispatch("five-steps", {"name": n}))

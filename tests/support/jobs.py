@@ -20,6 +20,7 @@ from app.switchyard.context import Context
 from app.switchyard.db import Database
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.job import IfUnknown, JobPayload, job
+from app.switchyard.runs.current import current_run
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import TAKE_OVER
@@ -149,6 +150,25 @@ def five_steps(ctx: Context, payload: Name) -> list[str]:
         return mark(tx, ctx, what)
 
     return [ctx.step.run(f"step {number}", step, number) for number in range(1, 6)]
+
+
+@job("reporter", event="test.reporter", payload=Name, queue="tests", gaps=GAPS)
+def reporter(ctx: Context, payload: Name) -> list[Any]:
+    """What its run says of itself; its step says how far it is, and fails once."""
+
+    def report(tx: Session) -> list[Any]:
+        run = current_run()
+        assert run is not None
+        tries = touch(ctx, payload.name)
+        run.progress(tries, 2, f"try {tries}")
+        if tries == 1:
+            raise RuntimeError("on purpose")
+        return [run.id, run.key, run.job, run.backend, run.attempt]
+
+    said = ctx.step.run("report", report)
+    run = current_run()
+    assert run is not None
+    return [*said, run.attempt]
 
 
 @job("sleeper", event="test.sleep", payload=Name, queue="tests", gaps=GAPS)

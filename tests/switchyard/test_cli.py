@@ -26,7 +26,7 @@ A = '{"name": "a"}'
 STAGE = ("cutover", "stage", "cli-plain")
 RUN_KEYS = (
     *("id", "job", "key", "backend", "reason", "stage", "status", "epoch", "attempt"),
-    *("parent", "created_at", "started_at", "ended_at", "error"),
+    *("parent", "created_at", "started_at", "ended_at", "error", "progress"),
 )
 JOB_KEYS = (
     *("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless"),
@@ -44,7 +44,7 @@ ANSWERS: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("jobs", "list"), JOB_KEYS, "cli-plain"),
     (("jobs", "show", "cli-plain"), (*JOB_KEYS, "gaps", "timeout", "next", "payload"), "waitSec"),
     (("runs", "list"), RUN_KEYS, "never [red]"),
-    (("runs", "show", "{run}"), (*RUN_KEYS, "due_at", "payload", "result"), "refuse"),
+    (("runs", "show", "{run}"), (*RUN_KEYS, "due_at", "payload", "result", "meta"), "refuse"),
     (
         ("jobs", "dispatch", "cli-plain", A, "--key", "k"),
         ("id", "job", "key", "backend", "reason", "status", "created", "sent"),

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from app.switchyard.clock import ceil_ms
+from app.switchyard.clock import ceil_ms, iso
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
@@ -37,6 +37,11 @@ from flags import Decision, Reason, Stage
 
 log = logging.getLogger(__name__)
 
+BODY = "(body)"
+"""The step name under which failures outside any step are counted."""
+PROGRESS_SECONDS = 1.0
+"""How long a note of progress waits for SQLite's lock, which the body itself may hold."""
+PROGRESS_TEXT = 500
 JOIN_POLL = timedelta(seconds=60)
 """How often a joining run looks by itself; its last child wakes it long before."""
 _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
@@ -66,6 +71,7 @@ class RunContext:
         self.created_at = claimed.created_at
         self.gateways = gateways
         self._names: dict[str, int] = {}
+        self._in_hand = BODY
         self._recorded = claimed.recorded_steps()
 
     @property
@@ -149,6 +155,23 @@ class RunContext:
 
         return dict(self._perform(step, partial(self._attempt, step, count)))
 
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt at the step in hand, or at the body outside of steps, from 1."""
+        return self.failures(self._in_hand) + 1
+
+    def note_progress(self, n: float, of: float | None, text: str | None) -> None:
+        """See app.switchyard.runs.current.CurrentRun.progress."""
+        said = {"n": n, "of": of, "text": text and text[:PROGRESS_TEXT], "at": iso(self.now())}
+        try:
+            self._claimed.note("progress", canonical_json(said), PROGRESS_SECONDS)
+        except SQLAlchemyError as failure:
+            log.warning("progress not noted", extra={"reason": type(failure).__name__})
+
+    def note_meta(self, meta: str) -> None:
+        """Keep what rq's `job.meta` is, as JSON."""
+        self._claimed.note("meta", meta)
+
     def boundary(self) -> None:
         """Between two steps: move to another backend if asked to, stop if the process is ending."""
         if self._claimed.move_to is not None and self._claimed.move():
@@ -196,8 +219,12 @@ class RunContext:
 
     def _perform(self, step: str, attempt: Callable[[], Any]) -> Any:
         self.boundary()
-        with bound_contextvars(step=step):
-            return self._claimed.delivery.run_step(step, attempt)
+        self._in_hand = step
+        try:
+            with bound_contextvars(step=step):
+                return self._claimed.delivery.run_step(step, attempt)
+        finally:
+            self._in_hand = BODY
 
     def _attempt(
         self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None

@@ -21,7 +21,8 @@ from app.switchyard.errors import (
 )
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_run
-from app.switchyard.runs.context import Pause, RunContext
+from app.switchyard.runs.context import BODY, Pause, RunContext
+from app.switchyard.runs.current import at_work
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.steps import ClaimedRun
@@ -29,8 +30,6 @@ from app.switchyard.runs.store import RunStore
 
 log = logging.getLogger(__name__)
 
-BODY = "(body)"
-"""The step name under which failures outside any step are counted."""
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)
 
 
@@ -80,7 +79,9 @@ class Engine:
         try:
             context.boundary()
             payload = spec.parse(json.loads(claimed.payload), strict=False)
-            return _succeed(claimed, spec.body(context, payload))
+            with at_work(context):
+                result = spec.body(context, payload)
+            return _succeed(claimed, result)
         except Pause as pause:
             return pause.outcome
         except (StepFailed, OutcomeUnknown, NonRetriable, PayloadInvalid) as final:

@@ -116,6 +116,10 @@ class RunRow(Base):
     ended_at: Mapped[datetime | None]
     result: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
+    progress: Mapped[str | None] = mapped_column(Text)
+    """How far its body says it is, as JSON: `n`, `of`, `text` and `at`."""
+    meta: Mapped[str | None] = mapped_column(Text)
+    """What rq's `job.meta` keeps, as JSON."""
 
     __table_args__ = (
         UniqueConstraint("job", "key"),

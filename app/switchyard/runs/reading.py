@@ -17,7 +17,7 @@ from app.switchyard.runs.models import StepRow as S
 COLUMNS = (
     *(R.id, R.job, R.key, R.backend, R.reason, R.stage, R.status, R.epoch, R.attempt),
     R.parent_id.label("parent"),
-    *(R.created_at, R.started_at, R.ended_at, R.error),
+    *(R.created_at, R.started_at, R.ended_at, R.error, R.progress),
 )
 _TIMES = ("created_at", "started_at", "ended_at")
 
@@ -50,7 +50,7 @@ def newest(
 
 def one(connection: Connection, run_id: str) -> dict[str, Any]:
     """A run with its payload, result, children and steps. Raises UnknownRun."""
-    columns = (*COLUMNS, R.due_at, R.payload, R.result)
+    columns = (*COLUMNS, R.due_at, R.payload, R.result, R.meta)
     row = connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
     if row is None:
         raise UnknownRun(f"no run {run_id!r}")
@@ -62,7 +62,8 @@ def one(connection: Connection, run_id: str) -> dict[str, Any]:
         **as_json(row._asdict()),
         "due_at": iso(row.due_at),
         "payload": json.loads(row.payload),
-        "result": None if row.result is None else json.loads(row.result),
+        "result": _json(row.result),
+        "meta": _json(row.meta),
         "children": children.by_status(connection, run_id),
         "steps": [step._asdict() | {"updated_at": iso(step.updated_at)} for step in steps],
     }
@@ -70,4 +71,9 @@ def one(connection: Connection, run_id: str) -> dict[str, Any]:
 
 def as_json(row: dict[str, Any]) -> dict[str, Any]:
     """A row of COLUMNS with its times as text."""
-    return row | {name: iso(row[name]) for name in _TIMES}
+    times = {name: iso(row[name]) for name in _TIMES}
+    return row | times | {"progress": _json(row["progress"])}
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

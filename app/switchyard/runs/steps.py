@@ -61,6 +61,7 @@ def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
 
 
 _RENEW = _CLAIMED.values(new(runs, "check_at"))
+_NOTE = {name: _CLAIMED.values(new(runs, name)) for name in ("progress", "meta")}
 _STEP_DONE = _CLAIMED.values(
     **_moved(and_(_NEW["status"] == Status.WAITING, _ASKED)),
     **new(runs, "status", "check_at"),
@@ -128,6 +129,11 @@ class ClaimedRun:
         """Renew the lease. In a transaction that has begun: SQLite's lock is waited for before the
         time is read, else a long wait for it would be at the lease's cost."""
         self._write(connection, _RENEW, check_at=self.store.clock() + self.store.lease)
+
+    def note(self, column: str, value: str, wait_seconds: float | None = None) -> None:
+        """Write `progress` or `meta`, at once and whatever becomes of the step."""
+        with self.store.db.autocommit(wait_seconds) as connection:
+            self._write(connection, _NOTE[column], **{column: value})
 
     def begin_step(self, name: str, attempts: int) -> None:
         """Record, before it is done, that attempt number `attempts` at a step begins."""
