@@ -3,20 +3,22 @@ those, posted as the product posts them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import case, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
+from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
     EntryKind,
@@ -27,6 +29,8 @@ from app.platform.ledger.postings import (
     hold_account,
     post,
 )
+from app.platform.statements.make import make_page
+from app.platform.statements.movements import bounds
 from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,
@@ -67,6 +71,12 @@ class Months:
     def transaction(self) -> Iterator[Session]:
         with self.db.session() as session:
             yield session
+
+    def make_page(self, month: date, after: str = "") -> dict[str, Any]:
+        """A page of statements, with this as the run's context."""
+        ctx: Any = self
+        with self.transaction() as tx:
+            return make_page(tx, ctx, month, after)
 
     def creator(self, *ids: str, name: str = "Ana", currency: str = "usd") -> None:
         same = {
@@ -141,6 +151,24 @@ class Payout:
 
     def entry(self, kind: EntryKind, ref: str, debit: str, credit: str, now: datetime) -> Posting:
         return Posting(kind, ref, debit, credit, self.currency, self.amount, now)
+
+
+def balances_at(months: Months, creator: str, month: date) -> dict[str, int]:
+    """What the ledger owes the creator when the month ends, by currency, unless nothing."""
+    mine = creator_account(creator)
+    owed = func.sum(case((Entry.credit == mine, Entry.amount), else_=-Entry.amount))
+    chosen = (
+        select(Entry.currency, owed)
+        .where(or_(Entry.credit == mine, Entry.debit == mine), Entry.created_at < bounds(month)[1])
+        .group_by(Entry.currency)
+    )
+    with months.db.autocommit() as connection:
+        return {code: int(amount) for code, amount in connection.execute(chosen) if amount}
+
+
+def in_short(one: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
+    """A currency of a statement: opening balance, earned, paid out, came back, closing balance."""
+    return one["opening"], one["earned"]["net"], one["paid_out"], one["returned"], one["closing"]
 
 
 def history(months: Months, seed: int, creators: list[str], sales: int = 60) -> None:

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from app.platform.config import Settings, settings_of
 from app.platform.earnings.models import Creator as C
 from app.platform.mail import mail_creator, mailing
-from app.platform.statements.make import storage_of
 from app.platform.statements.models import Statement as S
 from app.switchyard import runtime
 from app.switchyard.errors import SecretKeyMissing, Unauthorized
@@ -73,8 +72,8 @@ def blueprint(parts: Runtime) -> Blueprint:
             path = connection.scalar(select(S.pdf_path).where(S.id == statement_id))
         if path is None:
             raise Unauthorized(_NOTHING)
-        storage = storage_of(parts.engine.gateways)
-        answer = Response(storage.get(path), content_type="application/pdf")
+        file = parts.engine.gateways.storage.get(path)
+        answer = Response(file, content_type="application/pdf")
         name = f"statement-{statement_id.replace(':', '-')}.pdf"
         answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         answer.headers["Cache-Control"] = "private, no-store"

@@ -7,37 +7,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from datetime import date, datetime
+from datetime import date
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import String, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
 from app.platform.earnings.models import Earning as X
-from app.platform.gateways import Gateways
-from app.platform.gateways.storage import Storage, StorageUnavailable
+from app.platform.gateways.storage import Storage
 from app.platform.ledger.models import Entry as E
 from app.platform.ledger.postings import CREATOR, AnySelect
 from app.platform.statements import csv
 from app.platform.statements.document import Document, documents, statement_id
 from app.platform.statements.models import Statement as S
 from app.platform.statements.movements import bounds, newest_before, previous
+from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import BadInput, SwitchyardError
 
 PAGE_SIZE = 100
-
-
-class Maker(Protocol):
-    """What of a run's Context is needed here."""
-
-    @property
-    def gateways(self) -> Gateways: ...
-    def now(self) -> datetime: ...
-    def transaction(self) -> AbstractContextManager[Session]: ...
 
 
 class MadeMeanwhile(SwitchyardError):
@@ -53,7 +43,7 @@ class NotOver(BadInput):
     title = "Month not over"
 
 
-def make_page(tx: Session, ctx: Maker, month: date, after: str) -> dict[str, Any]:
+def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
     """Make the month of the next creators with ids past `after` who had anything in it.
 
     Returns the page's `last` id (None: there are no more), how many were `made`, now or before, the
@@ -68,7 +58,7 @@ def make_page(tx: Session, ctx: Maker, month: date, after: str) -> dict[str, Any
         last = previous(reading, page)
         new = [id_ for id_ in page if id_ not in last or last[id_].id < statement_id(id_, month)]
         fine = documents(reading, new, month, ctx.gateways.platform)
-    storage = storage_of(ctx.gateways)
+    storage = ctx.gateways.storage
     for row in there:
         if not (storage.exists(row.csv_path) and storage.exists(row.pdf_path)):
             _store(storage, json.loads(row.document), row.csv_path, row.pdf_path)
@@ -100,13 +90,13 @@ def _active(month: date, after: str) -> AnySelect:
     return chosen.order_by(Creator.id).limit(PAGE_SIZE)
 
 
-def _keep(tx: Session, ctx: Maker, month: date, documents: Sequence[Document]) -> None:
+def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document]) -> None:
     if not documents:
         return
     if ctx.now() < bounds(month)[1]:
         raise NotOver(f"{month:%Y-%m} is not over yet")
     # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
-    rows = [_stored(storage_of(ctx.gateways), month, one) for one in documents]
+    rows = [_stored(ctx.gateways.storage, month, one) for one in documents]
     made_at = ctx.now()
     # One at a time for each creator, so that no two statements follow the same one.
     ids = [row["creator_id"] for row in rows]
@@ -127,8 +117,8 @@ def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]
     stem = f"statements/{month:%Y-%m}/{creator_id}-{sha256(text.encode()).hexdigest()[:16]}"
     paths = {"csv_path": f"{stem}.csv", "pdf_path": f"{stem}.pdf"}
     _store(storage, document, **paths)
-    same = {name: document[name] for name in ("id", "last_entry")}
-    return {"creator_id": creator_id, "month": month, "document": text, **same, **paths}
+    of = {"id": document["id"], "last_entry": document["last_entry"], "document": text}
+    return {"creator_id": creator_id, "month": month, **of, **paths}
 
 
 def _store(storage: Storage, document: Document, csv_path: str, pdf_path: str) -> None:
@@ -136,10 +126,3 @@ def _store(storage: Storage, document: Document, csv_path: str, pdf_path: str) -
 
     storage.put(csv_path, csv.made(document), "text/csv; charset=utf-8")
     storage.put(pdf_path, pdf.made(document), "application/pdf")
-
-
-def storage_of(gateways: Gateways) -> Storage:
-    """Where the files are. Raises StorageUnavailable where there is no storage."""
-    if gateways.storage is None:
-        raise StorageUnavailable("there is no storage")
-    return gateways.storage

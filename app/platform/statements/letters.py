@@ -1,0 +1,99 @@
+"""Which font beside this file has which letter: a line of text as runs of one font and direction.
+
+A process opens the fonts that it needs, or all of them (it takes some milliseconds) to look for a
+letter that Noto Sans does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import bidirectional, category
+
+import uharfbuzz as hb
+from fpdf.bidi import BidiParagraph
+from fpdf.enums import TextDirection
+
+FONTS = Path(__file__).with_name("fonts")
+REGULAR = "Regular"
+BREAK = "\u200b"
+"""Where a line may be broken: it is not shown."""
+_JOINERS = f"\u200c\u200d{BREAK}"
+_MISSING = "\N{REPLACEMENT CHARACTER}"
+
+
+class Run(NamedTuple):
+    """A part of a line."""
+
+    font: Path
+    text: str
+    leftward: bool = False
+
+
+@lru_cache(1000)
+def runs(text: str, weight: str = REGULAR) -> Sequence[Run]:
+    """From left to right, as Unicode's bidirectional algorithm (UAX 9) has them."""
+    if not any(bidirectional(char) in ("R", "AL", "AN") for char in text):
+        return list(in_fonts(text, weight))
+    paragraph = BidiParagraph(text, TextDirection.LTR, preserve_bn_chars=True)
+    ordered = paragraph.get_reordered_characters()
+    shown = list[Run]()
+    for level, chars in groupby(ordered, key=lambda char: char.embedding_level):
+        places = [char.character_index for char in chars]
+        part = list(in_fonts(text[min(places) : max(places) + 1], weight))
+        leftward = level % 2 == 1
+        shown += [run._replace(leftward=True) for run in part[::-1]] if leftward else part
+    return shown
+
+
+def in_fonts(text: str, weight: str) -> Iterator[Run]:
+    """The runs of a text in the order in which it is read; its direction is not looked at."""
+    start, font = 0, base(weight)
+    text = "".join(char if _is_shown(char) else _MISSING for char in text)
+    for place, char in enumerate(text):
+        # Accents and joiners are their letter's, wherever else they are.
+        stays = place > 0 and (category(char)[0] == "M" or char in _JOINERS)
+        its = font if stays else _font_of(char, weight, font)
+        if place and its != font:
+            yield Run(font, text[start:place])
+            start = place
+        font = its
+    if text:
+        yield Run(font, text[start:])
+
+
+def base(weight: str) -> Path:
+    """Noto Sans of this weight."""
+    return _fonts(weight)[0]
+
+
+@lru_cache(1000)
+def _is_shown(char: str) -> bool:
+    return char in _JOINERS or any(ord(char) in _letters(font) for font in _fonts(REGULAR))
+
+
+@lru_cache(1000)
+def _font_of(char: str, weight: str, before: Path) -> Path:
+    """Noto Sans where it has the letter, else the font of the letter before, else the smallest."""
+    fonts = (base(weight), before, *_fonts(weight))
+    return next(font for font in fonts if ord(char) in _letters(font))
+
+
+@cache
+def _letters(font: Path) -> hb.Set:
+    return hb.Face(hb.Blob.from_file_path(str(font))).unicodes
+
+
+@cache
+def _fonts(weight: str) -> list[Path]:
+    """Noto Sans first, then by size; those of this weight before those of the regular one."""
+
+    def order(font: Path) -> tuple[bool, bool, int, str]:
+        family, _, its = font.stem.partition("-")
+        return its != weight, family != "NotoSans", font.stat().st_size, font.stem
+
+    files = (path for path in FONTS.iterdir() if path.suffix in (".ttf", ".otf"))
+    return sorted((f for f in files if f.stem.endswith((weight, REGULAR))), key=order)
