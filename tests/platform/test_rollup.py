@@ -3,7 +3,6 @@ a plain reckoning makes of the rows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, date, datetime, timedelta
@@ -218,13 +217,7 @@ def agree(tx: Connection) -> None:
         assert sum(of_month) == sum(v[3] for k, v in by_month.items() if k[0] == month)
     for number in range(7):
         day = FIRST + timedelta(days=number)
-        plan = rollup.plan_day_rollup(tx, day)
-        assert plan["rows"] == sum(key[0] == day for key in by_day)
-        told = rollup.platform_day(tx, day)
-        order = sorted(plan["platform"], key=lambda one: (one["currency"], one["source"]))
-        assert order == told
-        # What a shadow compares: the same before and after.
-        assert rollup.rolled_day(tx, day) == plan | {"platform": told}
+        assert rollup.planned_day(tx, day) == rollup.platform_day(tx, day), "what a shadow compares"
 
 
 class Undone(Exception):
@@ -259,16 +252,7 @@ def db(
         yield made
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(done=acts)
 def test_the_sums_are_the_rows(db: Database, done: list[tuple[Any, ...]]) -> None:
     run(db, done)
-
-
-def test_following_months() -> None:
-    month, seen = date(2024, 1, 1), Counter[int]()
-    for _ in range(24):
-        seen[month.month] += 1
-        month = rollup.following(month)
-    assert month == date(2026, 1, 1)
-    assert set(seen.values()) == {2}

@@ -1,18 +1,17 @@
 """The two rollup jobs on both backends and both databases: sums and statements come out the same
-wherever a process is killed, and whichever side a run ends on."""
+whichever side a run ends on."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from app.platform.earnings import jobs as analytics
 from app.platform.earnings import rollup
@@ -24,16 +23,12 @@ from app.platform.earnings.models import (
     monthly,
     platform_days,
 )
-from app.platform.statements.make import make_page
 from app.platform.statements.models import Statement
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runtime import Runtime
-from tests.conftest import new_database
 from tests.platform.test_rollup import reckoned, stored
-from tests.support.dying import PLACES, dying
 from tests.support.months import Months, history
-from tests.support.sides import Side, both, environment, free_port, fresh, relaying
-from tests.support.standins import InngestStandIn
+from tests.support.sides import Side, both
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 CREATORS = ["ana", "bob", "cem"]
@@ -58,8 +53,7 @@ def lived(url: str, folder: Path, sales: int = 40) -> Months:
         for day in rollup.dirty(tx, date(2025, 2, 1)):
             rollup.roll_day(tx, day)
         rollup.roll_month(tx, JANUARY)
-    with months.transaction() as tx:
-        make_page(tx, months, JANUARY, "")
+    months.make_page(JANUARY)
     months.sale("late", 700, "2025-01-30", creator="bob")
     return months
 
@@ -80,8 +74,8 @@ def check(months: Months) -> None:
         assert there == {key: sums for key, sums in by_month.items() if key[0] in closed}
         for month in closed:
             assert rollup.check_month(tx, month) == []
+    months.make_page(FEBRUARY)
     with months.transaction() as session:
-        make_page(session, months, FEBRUARY, "")
         rows = session.execute(select(Statement.id, Statement.document)).all()
     assert {row.id[-2:] for row in rows} == {"01", "02"}
     stated = {
@@ -91,63 +85,6 @@ def check(months: Months) -> None:
         if "late" in {line["id"] for line in one["lines"]}
     }
     assert stated == {"bob:2025-02"}, "January's is final"
-
-
-JOBS: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
-    "daily-earnings-rollup": ({"targetDate": END}, PLACES[:2]),
-    "monthly-earnings-rollup": ({"targetMonth": "2025-02"}, PLACES[2:]),
-}
-
-
-@pytest.mark.parametrize(
-    ("job", "backend", "database"),
-    [(job, *place) for job, (_, places) in JOBS.items() for place in places],
-)
-def test_it_dies_everywhere_and_the_sums_are_right(
-    job: str,
-    backend: str,
-    database: str,
-    request: pytest.FixtureRequest,
-    redis_url: str,
-    tmp_path: Path,
-) -> None:
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(database, tmp_path, request))
-        port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
-        stack.enter_context(standin)
-        deaths = tmp_path / "deaths"
-        quick = {"LEASE_SECONDS": "0.5", "CHECK_SECONDS": "0.3", "INNGEST_DEV": standin.url}
-        environ = environment(url, redis_url, **settings(tmp_path), **quick)
-        made = fresh(url, environ, None)
-        stack.callback(made.db.dispose)
-        months = lived(url, tmp_path)
-        stack.callback(months.db.dispose)
-        on = Side(backend, made, environ, standin=standin)
-        stack.enter_context(relaying(made, 0.05))
-        environ = {**environ, "SWITCHYARD_CRASH_EACH": str(deaths)}
-        stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
-        if backend == "inngest":
-            standin.sync()
-        (row,) = on.finish(on.dispatch(job, JOBS[job][0]), patience_seconds=250.0)
-        assert row.status == "succeeded", row.error
-        died = set(deaths.read_text().split())
-        steps = set(on.steps(row.id))
-        assert len(steps) >= 3
-        for step in steps:
-            assert {f"step.uncommitted@{step}", f"step.recorded@{step}"} <= died
-        told = json.loads(row.result)
-        if job == "monthly-earnings-rollup":
-            new = select(func.count()).where(Statement.month == FEBRUARY)
-            with months.db.begin() as tx:
-                assert (told["statements"], told["statementsWrong"]) == (tx.scalar(new), [])
-                # What is left for the daily one.
-                rollup.roll_months(tx, [d for d in all_dirty(tx) if rollup.roll_day(tx, d) >= 0])
-        check(months)
-
-
-def all_dirty(tx: Connection) -> list[date]:
-    return rollup.dirty(tx, date(2100, 1, 1))
 
 
 @pytest.fixture
@@ -204,21 +141,31 @@ def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(
     months.db.dispose()
 
 
-def test_a_plan_says_what_the_rollup_writes_and_writes_nothing(on: Side, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["rq", "inngest"])
+def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path, backend: str) -> None:
     months = lived(on.environ["DATABASE_URL"], tmp_path)
-    day = date(2025, 1, 30)
-    with months.db.session() as tx:
-        spec = on.made.catalogue["daily-earnings-rollup"]
-        assert spec.plan is not None
-        planned = spec.plan(tx, spec.payload.model_validate({"targetDate": f"{day}"}), months.now())
-    assert (planned["day"], planned["dirty"]) == ("2025-01-30", ["2025-01-30"])
+    on.backend = backend
+    (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}))
+    assert row.status == "succeeded", row.error
+    done = json.loads(row.result)
     with months.db.begin() as tx:
-        assert rollup.dirty(tx, date(2025, 2, 1)) == [day], "still dirty"
-        rollup.roll_day(tx, day)
-        written = stored(tx, platform_days, "day", "currency", "source")
-        rows = stored(tx, daily, "day", *WHO)
-    assert planned["rows"] == sum(key[0] == day for key in rows)
-    assert {(one["currency"], one["source"]): one["net"] for one in planned["platform"]} == {
-        key[1:]: sums[3] for key, sums in written.items() if key[0] == day
-    }
+        new = tx.scalar(select(func.count()).where(Statement.month == FEBRUARY))
+        assert (done["statements"], done["statementsWrong"]) == (new, [])
+        # What is left for the daily one.
+        left = rollup.dirty(tx, date(2100, 1, 1))
+        for day in left:
+            rollup.roll_day(tx, day)
+        rollup.roll_months(tx, left)
+    check(months)
+    months.db.dispose()
+
+
+def test_a_plan_writes_nothing(on: Side, tmp_path: Path) -> None:
+    months, day = lived(on.environ["DATABASE_URL"], tmp_path), date(2025, 1, 30)
+    spec = on.made.catalogue["daily-earnings-rollup"]
+    assert spec.plan is not None
+    with months.db.session() as tx:
+        planned = spec.plan(tx, spec.payload.model_validate({"targetDate": f"{day}"}), months.now())
+        assert (planned["day"], planned["dirty"]) == ("2025-01-30", ["2025-01-30"])
+        assert rollup.dirty(tx, FEBRUARY) == [day], "still dirty"
     months.db.dispose()

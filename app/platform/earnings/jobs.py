@@ -45,11 +45,12 @@ def _tick(occurrence: datetime) -> TargetDay:
 def _plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     day = payload.target_date or now.date() - _ONE
     waiting = [one.isoformat() for one in rollup.dirty(tx, day + _ONE)]
-    return {"dirty": waiting, **rollup.plan_day_rollup(tx, day)}
+    return {"dirty": waiting, "day": f"{day}", "platform": rollup.planned_day(tx, day)}
 
 
 def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[str, Any]:
-    return rollup.rolled_day(tx, date.fromisoformat(result["targetDate"]))
+    day = date.fromisoformat(result["targetDate"])
+    return {"day": f"{day}", "platform": rollup.platform_day(tx, day)}
 
 
 @job(

@@ -6,16 +6,15 @@ and months are UTC, a month is its first day, amounts are minor units.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Column,
     ColumnElement,
     Connection,
+    FromClause,
     Table,
     and_,
     case,
@@ -40,8 +39,8 @@ from app.platform.earnings.models import (
 )
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import COUNTED, CREATOR, AnySelect, Tx, connection_of
-from app.switchyard.db import INSERT, canonical_json
+from app.platform.ledger.postings import CREATOR, AnySelect, Tx, connection_of
+from app.switchyard.db import INSERT
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
@@ -49,7 +48,6 @@ MAX_TOLD = 20
 """Sentences about one kind of difference."""
 _LOCK = 0x726F6C6C  # any number that nothing else locks
 _ROOM = "16MB"
-_PAGE = 10_000
 
 
 def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
@@ -60,8 +58,8 @@ def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
     return list(connection_of(tx).scalars(chosen))
 
 
-def roll_day(tx: Tx, day: date) -> int:
-    """Redo a day: its creators', the platform's, and its part of lifetimes; how many rows it has.
+def roll_day(tx: Tx, day: date) -> None:
+    """Redo a day: its creators', the platform's, and its part of lifetimes.
 
     Its month is not touched: roll_months() comes after the last day of it, at once.
     """
@@ -69,46 +67,33 @@ def roll_day(tx: Tx, day: date) -> int:
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
     connection.execute(delete(dirty_days).where(dirty_days.c.day == day))
-    if connection.scalar(select(exists().where(daily.c.day == day))):
+    again = connection.scalar(select(exists().where(daily.c.day == day)))
+    if again:
         _add(connection, day, -1)
-        nothing = and_(*(lifetime.c[name] == 0 for name in SUMS))
         connection.execute(delete(daily).where(daily.c.day == day))
-    else:
-        nothing = None
-    stamp = literal(day, daily.c.day.type)
     # In the order of the indexes, which Postgres writes faster so.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
-    rows = _fill(connection, daily, {"day": stamp}, earned)
+    _fill(connection, daily, "day", day, earned)
     _add(connection, day, 1)
-    if nothing is not None:
+    if again:
+        nothing = and_(*(lifetime.c[name] == 0 for name in SUMS))
         connection.execute(delete(lifetime).where(nothing))
     connection.execute(delete(platform_days).where(platform_days.c.day == day))
-    c = daily.c
-    # A creator has one row a day, currency and source.
-    sums = {"day": stamp, "creators": func.count(), **_summed(daily)}
-    by = {"source": c.source, "currency": c.currency}
-    chosen = select(*_named(by | sums)).where(c.day == day).group_by(*by.values())
-    connection.execute(_insert(connection, platform_days, [*by, *sums], chosen))
-    return rows
+    _fill(connection, platform_days, "day", day, _platform(select(daily).where(daily.c.day == day)))
 
 
-def roll_month(tx: Tx, month: date) -> int:
-    """Redo a month from its days; how many rows it has."""
+def roll_month(tx: Tx, month: date) -> None:
+    """Redo a month from its days."""
     connection = _alone(tx)
     connection.execute(delete(monthly).where(monthly.c.month == month))
-    stamp = {"month": literal(month, monthly.c.month.type)}
-    return _fill(connection, monthly, stamp, _of_days(month))
-
-
-def is_rolled(tx: Tx, month: date) -> bool:
-    """Whether that month, or a later one, was rolled up: one without earnings has no rows."""
-    return bool(connection_of(tx).scalar(select(exists().where(monthly.c.month >= month))))
+    _fill(connection, monthly, "month", month, _of_days(month))
 
 
 def roll_months(tx: Tx, days: Iterable[date]) -> list[date]:
-    """Redo the months that `days` are in, where they are rolled up already; which months."""
-    months = sorted({day.replace(day=1) for day in days})
-    again = [month for month in months if is_rolled(tx, month)]
+    """Redo the months that `days` are in, where they, or later ones, are rolled up already; which
+    months. One without earnings has no rows."""
+    newest = connection_of(tx).scalar(select(func.max(monthly.c.month))) or date.min
+    again = [month for month in sorted({day.replace(day=1) for day in days}) if month <= newest]
     for month in again:
         roll_month(tx, month)
     return again
@@ -140,8 +125,8 @@ def check_month(tx: Tx, month: date) -> list[str]:
         select(monthly.c.currency, monthly.c.net).where(monthly.c.month == month),
         select(booked.c.currency, -booked.c.net),
     ).subquery()
-    off_by = cast(func.sum(sides.c.net), BigInteger)
-    by = select(sides.c.currency, off_by).group_by(sides.c.currency).order_by(sides.c.currency)
+    by = select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
+    by = by.order_by(sides.c.currency)
     for currency, net in connection.execute(by.having(func.sum(sides.c.net) != 0)):
         told.append(f"{name}, {currency}: month less ledger is net {net}")
     return told
@@ -151,52 +136,20 @@ def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:
     """The platform's day as it is rolled up, by currency and source."""
     c = platform_days.c
     columns = [c[name] for name in ("currency", "source", *SUMS, "creators")]
-    chosen = select(*columns).where(c.day == day).order_by(c.currency, c.source)
-    return [dict(row._mapping) for row in connection_of(tx).execute(chosen)]
+    return _rows(tx, select(*columns).where(c.day == day).order_by(c.currency, c.source))
+
+
+def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
+    """What platform_day would be after a roll_day; nothing is written."""
+    of = _platform(raw(day, _next(day)))
+    return _rows(tx, of.order_by(*(of.selected_columns[name] for name in ("currency", "source"))))
 
 
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
     """A month as it is rolled up, by currency."""
     c = monthly.c
-    chosen = select(c.currency, *_named(_summed(monthly))).where(c.month == month)
-    by = chosen.group_by(c.currency).order_by(c.currency)
-    return [dict(row._mapping) for row in connection_of(tx).execute(by)]
-
-
-def plan_day_rollup(tx: Tx, day: date) -> dict[str, Any]:
-    """What roll_day would write, and writes nothing: the platform's rows, and of the creators', in
-    order of their keys, how many and the SHA-256 (one JSON list a line)."""
-    rows = raw(day, _next(day)).subquery()
-    of = rows.c
-    platform = (
-        select(of.currency, of.source, *_named({**_summed(rows), "creators": func.count()}))
-        .group_by(of.currency, of.source)
-        .order_by(of.currency, of.source)
-    )
-    told = [dict(row._mapping) for row in connection_of(tx).execute(platform)]
-    return _day(tx, day, raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source), told)
-
-
-def rolled_day(tx: Tx, day: date) -> dict[str, Any]:
-    """The same of what is rolled up."""
-    c = daily.c
-    every = select(*(c[name] for name in (*KEYS, *SUMS))).where(c.day == day)
-    told = platform_day(tx, day)
-    return _day(tx, day, every.order_by(c.creator_id, c.currency, c.source), told)
-
-
-def _day(tx: Tx, day: date, every: AnySelect, platform: list[dict[str, Any]]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    paged = {"yield_per": _PAGE}
-    for row in connection_of(tx).execute(every, execution_options=paged):
-        digest.update(f"{canonical_json(list(row))}\n".encode())
-    count = sum(one["creators"] for one in platform)
-    return {
-        "day": day.isoformat(),
-        "rows": count,
-        "sha256": digest.hexdigest(),
-        "platform": platform,
-    }
+    chosen = select(c.currency, *_summed(monthly)).where(c.month == month)
+    return _rows(tx, chosen.group_by(c.currency).order_by(c.currency))
 
 
 def following(month: date) -> date:
@@ -216,7 +169,7 @@ def raw(since: date, until: date) -> AnySelect:
     }
     by = (E.creator_id, E.currency, E.source)
     return (
-        select(*by, *_named({name: _total(of) for name, of in sums.items()}))
+        select(*by, *(_total(of).label(name) for name, of in sums.items()))
         .where(E.occurred_at >= _moment(since), E.occurred_at < _moment(until))
         .group_by(*by)
     )
@@ -225,8 +178,15 @@ def raw(since: date, until: date) -> AnySelect:
 def _of_days(month: date) -> AnySelect:
     c = daily.c
     by = [c[name] for name in KEYS]
-    chosen = select(*by, *_named(_summed(daily)))
+    chosen = select(*by, *_summed(daily))
     return chosen.where(c.day >= month, c.day < following(month)).group_by(*by)
+
+
+def _platform(creators: AnySelect) -> AnySelect:
+    """The creators of a day, who have one row a currency and source, summed up by these."""
+    of = creators.subquery()
+    by = (of.c.currency, of.c.source)
+    return select(*by, *_summed(of), func.count().label("creators")).group_by(*by)
 
 
 def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
@@ -236,45 +196,40 @@ def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
         select(*one), select(*(other[k] for k in KEYS), *(-other[n] for n in SUMS))
     ).subquery()
     by = [sides.c[name] for name in KEYS]
-    sums = _summed(sides)
-    chosen = select(*by, *_named(sums)).group_by(*by).order_by(*by)
-    return chosen.having(or_(*(total != 0 for total in sums.values())))
+    chosen = select(*by, *_summed(sides)).group_by(*by).order_by(*by)
+    return chosen.having(or_(*(func.sum(sides.c[name]) != 0 for name in SUMS)))
 
 
-def _fill(
-    connection: Connection, table: Table, stamp: Mapping[str, ColumnElement[Any]], source: AnySelect
-) -> int:
-    chosen = source.add_columns(*_named(stamp))
-    insert = _insert(connection, table, [*KEYS, *SUMS, *stamp], chosen)
-    return connection.execute(insert, execution_options=COUNTED).rowcount
+def _fill(tx: Connection, table: Table, period: str, first: date, rows: AnySelect) -> None:
+    """Insert the rows of a period, named by its first day."""
+    names = [*rows.selected_columns.keys(), period]
+    chosen = rows.add_columns(literal(first, table.c[period].type).label(period))
+    tx.execute(INSERT[tx.dialect.name](table).from_select(names, chosen))
 
 
-def _add(connection: Connection, day: date, sign: int) -> None:
+def _add(tx: Connection, day: date, sign: int) -> None:
     """Add a day, or take it off, where lifetimes are concerned."""
     c = daily.c
-    by = {"creator_id": c.creator_id, "currency": c.currency}
-    sums = {name: sign * total for name, total in _summed(daily).items()}
-    chosen = select(*_named(by | sums)).where(c.day == day).group_by(*by.values())
-    insert = _insert(connection, lifetime, [*by, *sums], chosen)
+    by = (c.creator_id, c.currency)
+    sums = [(sign * _total(c[name])).label(name) for name in SUMS]
+    chosen = select(*by, *sums).where(c.day == day).group_by(*by)
+    names = ["creator_id", "currency"]
+    insert = INSERT[tx.dialect.name](lifetime).from_select([*names, *SUMS], chosen)
     added = {name: lifetime.c[name] + insert.excluded[name] for name in SUMS}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(by), set_=added))
+    tx.execute(insert.on_conflict_do_update(index_elements=names, set_=added))
 
 
-def _insert(connection: Connection, table: Table, names: list[str], source: AnySelect) -> Any:
-    return INSERT[connection.dialect.name](table).from_select(names, source)
+def _rows(tx: Tx, chosen: AnySelect) -> list[dict[str, Any]]:
+    return [dict(row._mapping) for row in connection_of(tx).execute(chosen)]
 
 
-def _summed(of: Any) -> dict[str, ColumnElement[int]]:
-    return {name: _total(of.c[name]) for name in SUMS}
+def _summed(of: FromClause) -> list[ColumnElement[int]]:
+    return [_total(of.c[name]).label(name) for name in SUMS]
 
 
-def _total(of: ColumnElement[int] | Column[int]) -> ColumnElement[int]:
+def _total(of: ColumnElement[int]) -> ColumnElement[int]:
     # Postgres sums integers to a numeric.
     return cast(func.sum(of), BigInteger)
-
-
-def _named(columns: Mapping[str, Any]) -> list[Any]:
-    return [column.label(name) for name, column in columns.items()]
 
 
 def _moment(day: date) -> datetime:
