@@ -27,6 +27,8 @@ from sqlalchemy.orm import Session
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, SettingsError
 from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
+from app.switchyard.runs.current import current_run
+from queues.dispatched import DispatchedJob, at_work
 from queues.signature import UNKNOWN, Source
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,10 @@ def adopt(
     parameter without annotation takes what JSON gives back as it was: to pass a datetime, annotate
     it. A default of None makes an annotation optional.
 
-    The body is one step: it calls the function and awaits it where it is async. Its result is kept
-    as JSON; one that JSON cannot carry is logged and kept as null, since what was done is done.
+    The body is one step: it calls the function and awaits it where it is async. `current_run()` and
+    `rq.get_current_job()` answer in it, on every side: that job's `id` is the job_id that an old
+    call site gave, else the run's, and its `meta` is kept in the ledger, as JSON. So is the result;
+    one that JSON cannot carry is logged and kept as null, since what was done is done.
 
     Raises SettingsError where there is no such function, and where JSON cannot carry a parameter.
     """
@@ -175,8 +179,13 @@ def _call(_tx: Session, path: str, payload: Arguments) -> Any:
         raise NonRetriable(str(misfit)) from misfit
     bound = signature.bind_partial()
     bound.arguments.update(_values(arguments, signature.parameters))
-    result = function(*bound.args, **bound.kwargs)
-    return _as_json(path, asyncio.run(_awaited(result)) if isawaitable(result) else result)
+    run = current_run()
+    assert run is not None
+    with at_work(DispatchedJob.of_current(run, path, payload, bound.arguments)):
+        result = function(*bound.args, **bound.kwargs)
+        if isawaitable(result):
+            result = asyncio.run(_awaited(result))
+    return _as_json(path, result)
 
 
 def _values(arguments: Arguments, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from redis import Redis
+from rq import job as rq_job
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RQJob
 from rq.job import JobStatus
 from rq.results import Result
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.switchyard.errors import RunNotMovable
+from app.switchyard.job import JobPayload
 from app.switchyard.loading import process_runtime
 from app.switchyard.runs import operate
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.create import Run, meta_json
+from app.switchyard.runs.current import CurrentRun, current_run
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore
+from queues.backend import connect
 
 _STATUS = {
     Status.PENDING: JobStatus.QUEUED,
@@ -37,16 +43,75 @@ class DispatchedJob(RQJob):
     """A run of the ledger as an rq Job. Nothing of it is kept in Redis."""
 
     run_id: str
+    _meta: dict[str, Any] | None = None
+    """None where it was not read yet."""
 
     @classmethod
     def of_run(cls, asked: RQJob, run: Run) -> DispatchedJob:
         """For a job that was enqueued, and dispatched as `run`."""
         job = cls(asked._id or run.id, asked.connection, asked.serializer)
         job.__dict__.update(asked.__dict__ | {"_id": job.id, "run_id": run.id})
+        job._meta = asked.meta if run.created else None
         job.enqueued_at = asked.created_at
         if run.status != Status.PENDING or asked._status != JobStatus.SCHEDULED:
             job._status = _STATUS[Status(run.status)]
         return job
+
+    @classmethod
+    def of_current(
+        cls, run: CurrentRun, function: str, payload: JobPayload, kwargs: Mapping[str, Any]
+    ) -> DispatchedJob:
+        """For the run at work, whose body calls `function` with `kwargs`."""
+        context = run.context
+        rule = context.spec.key
+        redis = _redis(process_runtime().settings.redis_url)
+        # The key is the job_id that an old call site gave, where it is not the job's own rule's.
+        by_rule = rule is not None and rule(payload) == run.key
+        try:
+            job = cls(run.id if by_rule else run.key, redis)
+        except ValueError:  # no id of RQ's, as a tick's time
+            job = cls(run.id, redis)
+        job.run_id, job.origin, job.timeout = run.id, context.spec.queue, context.spec.timeout
+        job.func_name, job.args, job.kwargs = function, (), dict(kwargs)
+        job.description = f"{run.job} {run.id}"
+        job.created_at = job.enqueued_at = context.created_at
+        job._status, job._meta = JobStatus.STARTED, None
+        return job
+
+    def get_id(self) -> str:
+        """Its id: RQ 3 has no such method any more, old code does."""
+        return self.id
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What it was enqueued with and `save_meta()` kept."""
+        if self._meta is None:
+            self._meta = json.loads(self._row().meta or "{}")
+        return self._meta
+
+    @meta.setter
+    def meta(self, meta: dict[str, Any]) -> None:
+        self._meta = meta
+
+    def get_meta(self, refresh: bool = True) -> dict[str, Any]:
+        """See rq."""
+        if refresh:
+            self._meta = None
+        return self.meta
+
+    def save_meta(self) -> None:
+        """Keep `meta` in the ledger, as JSON. Raises BadInput where JSON cannot carry it."""
+        text = meta_json(self.meta)
+        run = current_run()
+        if run is not None and run.id == self.run_id:
+            run.context.note_meta(text)
+            return
+        with process_runtime().db.autocommit() as connection:
+            connection.execute(update(R).where(R.id == self.run_id).values(meta=text))
+
+    def save(self, *_: Any, **__: Any) -> None:
+        """Keep `meta`: all else of it is the ledger's."""
+        self.save_meta()
 
     def _row(self) -> AnyRow:
         with process_runtime().db.autocommit() as connection:
@@ -67,6 +132,7 @@ class DispatchedJob(RQJob):
         self.created_at = self.enqueued_at = row.created_at
         self.started_at, self.ended_at = row.started_at, row.ended_at
         self._exc_info = row.error
+        self._meta = json.loads(row.meta or "{}")
 
     def _fetch_status(self) -> JobStatus:
         self.refresh()
@@ -124,11 +190,32 @@ class DispatchedJob(RQJob):
         self._move(operate.retry)
         return self
 
-    def save(self, *_: Any, **__: Any) -> None:
-        """Raises InvalidJobOperation: the run's state is the ledger's."""
-        raise InvalidJobOperation(f"{self.id} is run {self.run_id} of the ledger, not saved by rq")
+    def set_status(self, *_: Any, **__: Any) -> None:
+        """Raises InvalidJobOperation: the run's status is the ledger's."""
+        raise InvalidJobOperation(f"{self.id} is run {self.run_id} of the ledger, not set by rq")
 
-    save_meta = set_status = save
+
+@cache
+def _redis(url: str) -> Redis:
+    return connect(url)
+
+
+@contextmanager
+def at_work(job: RQJob) -> Iterator[None]:
+    """Have `rq.get_current_job()` answer with `job` in the block."""
+    stack = getattr(rq_job, "_job_stack", None)  # before RQ had a context variable
+    if stack is not None:
+        stack.push(job)
+        try:
+            yield
+        finally:
+            stack.pop()
+        return
+    token = rq_job._current_job.set(job)
+    try:
+        yield
+    finally:
+        rq_job._current_job.reset(token)
 
 
 class Job(RQJob):

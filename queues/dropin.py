@@ -28,7 +28,7 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec, Legacy
 from app.switchyard.loading import process_runtime
-from app.switchyard.runs.create import Run, new_run
+from app.switchyard.runs.create import Run, meta_json, new_run
 from app.switchyard.runs.models import OPEN
 from flags import LEGACY_BACKEND
 from queues.backend import DEPENDENCY
@@ -163,7 +163,7 @@ class Queue(rq.Queue):
             return None
         when = None if at is None else at.astimezone(UTC)
         replaced = _replaced(job, spec, self._default_timeout, at_front=at_front)
-        return _Call(job, spec, Item(payload, key=job._id, at=when), replaced)
+        return _Call(job, spec, Item(payload, key=job._id, at=when, meta=job.meta), replaced)
 
     def _dispatched(self, calls: Sequence[_Call], *, unique: bool = False) -> list[Job]:
         by_job: dict[str, list[_Call]] = defaultdict(list)
@@ -248,6 +248,10 @@ def payload_of(job: Job, spec: JobSpec) -> Payload:
         new_run(spec, payload, job._id, job.created_at)  # else it would be refused as it is written
     except (TypeError, ValueError, BadInput) as misfit:
         raise StaysOnRQ(f"arguments: {misfit}") from None
+    try:
+        meta_json(job.meta)
+    except BadInput as unfit:
+        raise StaysOnRQ(f"meta: {unfit}") from None
     return payload
 
 
@@ -290,7 +294,6 @@ def _replaced(job: Job, spec: JobSpec, default_timeout: float, *, at_front: bool
         "retry": job.retries_left is not None and job.retries_left + 1 != spec.attempts,
         "timeout": job.timeout not in (None, default_timeout, spec.timeout),
         "at_front": at_front or job.enqueue_at_front,
-        "meta": job.meta,
         "result_ttl": job.result_ttl is not None,
         "failure_ttl": job.failure_ttl is not None,
     }

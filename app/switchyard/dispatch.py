@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.switchyard.job import JobSpec
 from app.switchyard.runs.create import (
     NewRun,
     Run,
+    meta_json,
     new_messages,
     new_run,
     wants_shadow,
@@ -44,6 +45,8 @@ class Item:
     key: str | None = None
     delay: Delay = None
     at: datetime | None = None
+    meta: Mapping[str, Any] | None = None
+    """What rq's `get_current_job().meta` is to begin with, in an adopted function."""
 
 
 def dispatch(
@@ -125,7 +128,8 @@ def _news(spec: JobSpec, items: Iterable[Item | Payload], now: datetime) -> list
             raise BadInput(
                 f"{spec.name}: a payload is a mapping, not {type(item.payload).__name__}"
             )
-        news.append(new_run(spec, item.payload, item.key, _due(item, now)))
+        new = new_run(spec, item.payload, item.key, _due(item, now))
+        news.append(replace(new, meta=meta_json(item.meta)) if item.meta else new)
     return news
 
 

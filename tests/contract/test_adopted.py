@@ -41,3 +41,18 @@ def test_an_async_one_is_awaited_and_a_result_that_is_no_json_is_none(on: Side) 
         ("succeeded", 2),
         ("succeeded", None),
     ]
+
+
+def test_rqs_current_job_is_the_run(on: Side) -> None:
+    key = f"job-{uuid4().hex}"
+    run = on.dispatch("seen", {"times": 2}, key=key, meta={"who": "ada", "seen": 5})
+    plain = on.dispatch("seen", {"times": 2, "note": "n"})
+    rows = on.finish(run, plain)
+    at = "tests.support.tasks.seen"
+    meta = [{"who": "ada", "seen": 6}, {"seen": 2}]
+    assert [json.loads(row.result) for row in rows] == [
+        [key, "tests", at, {"times": 2}, meta[0], "started"],
+        [plain.id, "tests", at, {"times": 2, "note": "n"}, meta[1], "started"],
+    ]
+    assert [json.loads(row.meta) for row in rows] == meta
+    assert [json.loads(row.progress)["n"] for row in rows] == [1, 1]

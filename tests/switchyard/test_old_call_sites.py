@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 import rq
 from redis import Redis
-from rq import Callback, Repeat, Retry, SimpleWorker
+from rq import Callback, Repeat, Retry, SimpleWorker, get_current_job
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.rate_limit import RateLimit
@@ -25,14 +25,14 @@ from rq.webhook import Webhook
 from sqlalchemy import select
 
 import queues
-from app.switchyard.errors import KeyConflict
+from app.switchyard.errors import BadInput, KeyConflict
 from app.switchyard.job import Catalogue, Legacy
 from app.switchyard.runs.models import RunRow as R
 from queues import inventory
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, counted
-from tests.support import old_jobs, old_tasks
+from tests.support import old_jobs, old_tasks, tasks
 from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,
@@ -150,6 +150,7 @@ def test_delay_of_a_decorated_function(on: Side) -> None:
         ("repeat", {"repeat": Repeat(times=1)}),
         ("rate_limit", {"rate_limit": RateLimit("k", concurrency=1)}),
         ("ttl", {"ttl": 60}),
+        ("meta", {"meta": {"cannot": object()}}),
         ("arguments", {"args": ("p", "not a number")}),
         ("arguments", {"args": ("p", 1, object)}),
         ("arguments", {"args": ("p",)}),
@@ -242,7 +243,7 @@ def test_many_mixed(on: Side, queue: Any, redis: Redis) -> None:
     assert counts(redis) == {
         ("add", "rq", "undeclared"): 3,
         ("mark", "dispatched", ""): 1,
-        ("mark", "dispatched", "at_front,meta"): 1,
+        ("mark", "dispatched", "at_front"): 1,
         ("mark", "rq", "depends_on"): 1,
         ("pay", "dispatched", ""): 1,
     }
@@ -258,7 +259,7 @@ def test_options_that_give_way_are_recorded(on: Side, queue: Any, redis: Redis) 
     queue.enqueue(old_tasks.pay, "q", 1, retry=Retry(max=1), job_timeout=600)
     assert job.timeout == 600
     assert counts(redis) == {
-        ("pay", "dispatched", "retry,timeout,meta,result_ttl"): 1,
+        ("pay", "dispatched", "retry,timeout,result_ttl"): 1,
         ("pay", "dispatched", ""): 1,
     }
 
@@ -294,10 +295,30 @@ def test_failure_cancel_requeue(on: Side, queue: Any, redis: Redis) -> None:
     gone.delete()
     work(on)
     assert (gone.get_status(), on.marks("gone")) == (JobStatus.CANCELED, {})
-    for forbidden in (gone.save, gone.save_meta, lambda: queue.enqueue_job(gone)):
+    for forbidden in (gone.set_status, lambda: queue.enqueue_job(gone)):
         with pytest.raises(InvalidJobOperation):
             forbidden()
     assert redis.keys("rq:job*") == []
+
+
+def test_meta_is_kept_in_the_ledger(on: Side, queue: Any, redis: Redis) -> None:
+    job = queue.enqueue(tasks.seen, 1, job_id="seen-it", meta={"who": "ada"})
+    unnamed = queue.enqueue(f"{tasks.__name__}.seen", 1)
+    work(on)
+    assert job.return_value()[0] == job.id == "seen-it"
+    assert unnamed.return_value()[0] == unnamed.id
+    assert (job.meta, job.get_meta()) == ({"who": "ada"}, {"who": "ada", "seen": 1})
+    again: Any = queues.Job.fetch("seen-it", connection=redis)
+    again.meta["looked"] = datetime(2026, 1, 1, tzinfo=UTC)
+    again.save_meta()
+    job.refresh()
+    assert job.meta == {"who": "ada", "seen": 1, "looked": "2026-01-01T00:00:00Z"}
+    again.meta["looked"] = object()
+    with pytest.raises(BadInput, match="meta is not JSON"):
+        again.save()
+    known = queue.enqueue(tasks.seen, 1, job_id="seen-it", meta={"who": "eve"})
+    assert known.meta["who"] == "ada"
+    assert get_current_job() is None
 
 
 def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:

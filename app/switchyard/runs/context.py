@@ -63,7 +63,7 @@ class RunContext:
     def __init__(self, claimed: ClaimedRun, spec: JobSpec, gateways: Any) -> None:
         self._claimed = claimed
         self._store = claimed.store
-        self._spec = spec
+        self.spec = spec
         self.run_id = claimed.run_id
         self.job = claimed.job
         self.key = claimed.key
@@ -187,7 +187,7 @@ class RunContext:
 
     def retry_later(self, step: str, attempts: int, failure: Exception, error: str) -> Outcome:
         """Give the run back until the next attempt, after failed attempt number `attempts`."""
-        due = self._store.clock() + self._spec.gap(attempts)
+        due = self._store.clock() + self.spec.gap(attempts)
         if isinstance(failure, RetryAfter):
             when = failure.when
             due = self._store.clock() + when if isinstance(when, timedelta) else when
@@ -277,18 +277,16 @@ class RunContext:
     def _failed(self, step: str, attempts: int, failure: Exception) -> Any:
         error = f"{type(failure).__name__}: {failure}"
         refused = isinstance(failure, NonRetriable | BadInput)
-        if refused or attempts >= self._spec.attempts:
+        if refused or attempts >= self.spec.attempts:
             trace = None if refused else failure  # said on purpose, it speaks for itself
             log.error("step failed for good, attempt %d: %s", attempts, error, exc_info=trace)
             return self._end(step, StepStatus.FAILED, attempts, error)
-        log.warning(
-            "step failed, attempt %d of %d", attempts, self._spec.attempts, exc_info=failure
-        )
+        log.warning("step failed, attempt %d of %d", attempts, self.spec.attempts, exc_info=failure)
         raise Pause(self.retry_later(step, attempts, failure, error))
 
     def _unknown(self, step: str, attempts: int, why: str) -> Any:
         error = f"step {step}: outcome unknown: {why}"
-        if self._spec.if_unknown is IfUnknown.REPEAT and attempts < self._spec.attempts:
+        if self.spec.if_unknown is IfUnknown.REPEAT and attempts < self.spec.attempts:
             log.warning("%s; it is repeated", error)
             raise Pause(self.retry_later(step, attempts, OutcomeUnknown(why), error))
         log.error("%s", error)

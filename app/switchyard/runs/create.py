@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -59,6 +61,8 @@ class NewRun:
     payload: str
     ramp_key: str
     due_at: datetime
+    meta: str | None = None
+    """What rq's `job.meta` is to begin with, as JSON."""
 
 
 def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: datetime) -> NewRun:
@@ -86,6 +90,14 @@ def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: dat
         ramp_key=own if by is None else str(by),
         due_at=due_at if later is None else ceil_ms(due_at + later),
     )
+
+
+def meta_json(meta: Mapping[str, Any]) -> str:
+    """rq's `job.meta` as it is kept. Raises BadInput where JSON cannot carry it."""
+    try:
+        return canonical_json(to_jsonable_python(meta))
+    except (TypeError, ValueError) as unfit:
+        raise BadInput(f"meta is not JSON: {unfit}") from None
 
 
 def write_runs(
@@ -146,6 +158,7 @@ def _write(
             "stage": decision.stage,
             "stage_version": decision.version,
             **_FRESH,
+            "meta": new.meta,
             "parent_id": parent_id,
             "created_at": now,
             "due_at": new.due_at,
