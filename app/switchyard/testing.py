@@ -1,0 +1,157 @@
+"""For an app's own tests: what they dispatch is done at once, with no worker, relay or Redis.
+
+The distribution registers this module with pytest, so that a test has `switchyard_inline` by naming
+it; it needs the app's fixture, by pytest-flask's name for it:
+
+    @pytest.fixture
+    def app():
+        return create_app({"SQLALCHEMY_DATABASE_URI": "sqlite://", ...})
+
+    def test_an_order_is_paid(app, client, switchyard_inline):
+        client.post("/orders/1/pay")               # enqueues, or dispatches
+        assert Order.paid
+        [run] = switchyard_inline.runs("pay")
+        assert run["status"] == "succeeded"
+
+Elsewhere: `with inline(app) as runs: ...`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import delete, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.switchyard.job import SERVERLESS
+from app.switchyard.runs import reading
+from app.switchyard.runs.backend import Backends, Delivery, Message
+from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status, StepStatus, id_at
+from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runtime import EXTENSION, Runtime
+from app.switchyard.schema import LAYER
+from flags import LEGACY_BACKEND
+from queues.inventory import call_sites
+
+_MOST = 1000
+
+
+class _AtOnce(MemoryBackend):
+    """Stands in for the backend of its name; who sends to it has the work done."""
+
+    def __init__(self, name: str, runs: InlineRuns) -> None:
+        super().__init__(name, runs.queue)
+        self._runs = runs
+
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        """Queue the messages, and do what is queued."""
+        super().send(messages)
+        self._runs.work()
+        return {}
+
+
+class InlineRuns:
+    """What was dispatched in a test.
+
+    A run is done before its dispatch() returns, or before the commit of the session it joined does:
+    in a new application context, with its children, its retries and its sleeps, for which nobody
+    waits. What a body raises is its run's `error`, as everywhere. What was dispatched for later
+    stays pending until `make_due()`.
+    """
+
+    def __init__(self, app: Flask, runtime: Runtime) -> None:
+        self.queue: deque[Message] = deque()
+        names = (LEGACY_BACKEND, *SERVERLESS)
+        self._app = app
+        self._store = replace(
+            runtime.store, backends=Backends(_AtOnce(name, self) for name in names)
+        )
+        self._engine = replace(runtime.engine, store=self._store)
+        self._first = id_at(self._store.clock())
+        self._working = False
+
+    def runs(self, job: str | None = None) -> list[dict[str, Any]]:
+        """The runs since the fixture began, the newest first, each as `runs show --json` has it."""
+        with self._store.db.autocommit() as connection:
+            rows = reading.newest(connection, _MOST, job=job)
+            ids = [row["id"] for row in rows if row["id"] >= self._first]
+            return [reading.one(connection, run_id) for run_id in ids]
+
+    def make_due(self) -> None:
+        """Do what was dispatched for later as well, as if its time had come."""
+        self._hasten(R.status == Status.PENDING)
+
+    def work(self) -> None:
+        """Do what is queued, unless that is being done: what a body dispatches comes after it."""
+        if self._working:
+            return
+        self._working = True
+        # Not what waits for children: the last of those wakes it.
+        waits = or_(S.status == StepStatus.RETRYING, S.until.is_not(None))
+        paused = select(S.run_id).where(S.run_id == R.id, waits).exists()
+        try:
+            while True:
+                while self.queue:
+                    message = self.queue.popleft()
+                    delivery = Delivery(f"inline-{os.urandom(8).hex()}")
+                    with self._app.app_context():
+                        self._engine.perform(message.run_id, message.epoch, delivery)
+                if not self._hasten((R.status == Status.WAITING) & paused):
+                    return
+        finally:
+            self._working = False
+
+    def _hasten(self, which: Any) -> bool:
+        """Have these runs due now, if they are due later; whether there were any."""
+        now = self._store.clock()
+        chosen = select(R.id).where(R.id >= self._first, R.due_at > now, which)
+        with self._store.db.begin() as connection:
+            ids = connection.scalars(chosen).all()
+            sleeps = S.run_id.in_(ids) & S.until.is_not(None)
+            connection.execute(update(S).where(sleeps).values(until=now))
+            connection.execute(update(R).where(R.id.in_(ids)).values(due_at=now, check_at=now))
+        self._store.send(ids)
+        return bool(ids)
+
+    @contextmanager
+    def at_work(self, runtime: Runtime) -> Iterator[None]:
+        """Stand in for the app's queues in the block; its runs are forgotten at the end."""
+        LAYER.metadata.create_all(runtime.db.engine)
+        before = runtime.store, runtime.engine
+        runtime.store, runtime.engine = self._store, self._engine
+        try:
+            yield
+        finally:
+            runtime.store, runtime.engine = before
+            # The test may have dropped the tables.
+            with suppress(SQLAlchemyError), runtime.db.begin() as connection:
+                connection.execute(delete(R).where(R.id >= self._first))
+
+
+@contextmanager
+def inline(app: Flask) -> Iterator[InlineRuns]:
+    """In the block, do what is dispatched in this process with `app` at once: see InlineRuns.
+
+    The layer's tables are made where there are none. Raises KeyError where the app has no
+    Switchyard.
+    """
+    runtime: Runtime = app.extensions[EXTENSION]
+    runs = InlineRuns(app, runtime)
+    with call_sites.unwritten(), runs.at_work(runtime):
+        yield runs
+
+
+@pytest.fixture
+def switchyard_inline(app: Flask) -> Iterator[InlineRuns]:
+    """Does at once what the test dispatches or enqueues: see InlineRuns."""
+    with inline(app) as runs:
+        yield runs
