@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, TypeAdapter
 from pydantic import ValidationError as Misfit
@@ -22,6 +22,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.switchyard.errors import SettingsError
+from app.switchyard.text import hide
 from flags import parse_use_inngest, switch
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -255,6 +256,7 @@ class Settings(BaseSettings):
         except ValueError as nonsense:
             raise SettingsError(str(nonsense)) from None
         settings.check()
+        hide(*settings._secrets())
         return settings
 
     def check(self) -> None:
@@ -275,6 +277,16 @@ class Settings(BaseSettings):
                     raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
         if self.admin_token is not None and len(self.admin_token.get_secret_value()) < SECRET:
             raise SettingsError(f"ADMIN_TOKEN: must have at least {SECRET} characters")
+
+    def _secrets(self) -> Iterator[str | None]:
+        """What is to be shown nowhere."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                yield from split(value.get_secret_value())
+            elif isinstance(value, str) and "://" in value:
+                password = urlsplit(value).password
+                yield from (password, unquote(password or ""))
 
     @property
     def local(self) -> bool:

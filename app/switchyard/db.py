@@ -39,6 +39,7 @@ from app.switchyard import effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
+from app.switchyard.text import hide, storable
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,8 @@ class Database:
         self.is_shared = isinstance(where, Engine) and is_in_memory(where.url)
         """Whether its one connection is the host's as well."""
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        event.listen(self.engine, "before_cursor_execute", _made_storable, retval=True)
+        hide(self.engine.url.password)
         if self.is_sqlite and not self.is_shared:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
@@ -276,6 +279,24 @@ def _forget_connections() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _made_storable(
+    _on: Connection, _cursor: object, statement: str, values: Any, _context: object, many: bool
+) -> tuple[str, Any]:
+    # Here, so that no later column can be without it: an error that cannot be written would be
+    # neither counted nor seen, and its run never end.
+    return statement, [_row(row) for row in values] if many else _row(values)
+
+
+def _row(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {name: _value(value) for name, value in values.items()}
+    return tuple(map(_value, values))
+
+
+def _value(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value
 
 
 def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:

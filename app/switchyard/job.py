@@ -30,7 +30,7 @@ _TINY = timedelta(milliseconds=1)
 DECLARED = "switchyard_job"
 """The attribute of a body that holds its declaration."""
 # QStash takes no others for schedules and flow control keys, which jobs give their names to.
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class IfUnknown(StrEnum):
@@ -258,7 +258,7 @@ class Catalogue(Mapping[str, JobSpec]):
                 )
         if not _NAME.fullmatch(spec.name):
             raise SettingsError(
-                f"job {spec.name!r}: a name has letters, digits, '.', '_' and '-' only"
+                f"job {spec.name!r}: a name has at most 100 letters, digits, '.', '_' and '-'"
             )
         cron = spec.schedule
         if cron is not None and not (len(cron.split()) == 5 and croniter.is_valid(cron)):

@@ -89,6 +89,8 @@ def _prepare_if_direct(raw: Any, record: ConnectionPoolEntry) -> None:
 def _execute(cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
     """Only what commits by itself is prepared: of that, what could not be done is done anew."""
     raw = cursor.connection
+    if isinstance(getattr(cursor, "name", None), str):  # the server's own, which is never prepared
+        return False
     try:
         cursor.execute(statement, parameters, prepare=None if raw.autocommit else False)
     except Exception as failure:

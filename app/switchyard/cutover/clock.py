@@ -20,6 +20,7 @@ from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
 from app.switchyard.runs.create import Run
 from app.switchyard.runtime import Runtime, current
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def tick(spec: JobSpec, occurrence: datetime) -> Run:
     try:
         catch_up(current(), occurrence)
     except SQLAlchemyError as failure:
-        log.warning("missed ticks not looked for", extra={"reason": type(failure).__name__})
+        log.warning("missed ticks not looked for", extra={"reason": reason(failure)})
     return run
 
 
@@ -149,8 +150,8 @@ def _propose_late(spec: JobSpec, occurrence: datetime) -> bool:
         log.error("tick refused: %s", misfit, extra={"job": spec.name})
         return True
     except (SwitchyardError, SQLAlchemyError) as failure:
-        reason = f"{type(failure).__name__}: {failure}"
-        log.warning("tick not recorded yet", extra={"job": spec.name, "reason": reason})
+        why = {"job": spec.name, "reason": reason(failure)}
+        log.warning("tick not recorded yet", extra=why)
         return False
     if run.created:
         log.info("tick", extra={"job": spec.name, "run": run.id, "at": iso(occurrence)})

@@ -36,6 +36,7 @@ from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.retention import Page, last_of, succeeded
 from app.switchyard.runtime import current
+from app.switchyard.text import error_of, plain
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,8 @@ def explain(
     """
     if not why.strip():
         raise BadInput("say why: the gate takes your word for it")
+    plain("by", by, 100)
+    plain("why", " ".join(why.split()), 2000)
     mark = update(P).where(P.kind.in_(WRONG), P.explained_at.is_(None))
     mark = mark.where(P.id.in_(ids) if job is None else P.job == job)
     values = {"explained_at": now, "explained_by": by, "explained_why": why.strip()}
@@ -266,9 +269,9 @@ def _evaluate(
     except DBAPIError as failure:
         if failure.connection_invalidated:
             raise
-        return None, f"{type(failure.orig).__name__}: {failure.orig}"[:_ERROR_LENGTH]
+        return None, error_of(failure.orig or failure)[:_ERROR_LENGTH]
     except Exception as failure:  # noqa: BLE001 - whatever a plan raises is what it came to
-        return None, f"{type(failure).__name__}: {failure}"[:_ERROR_LENGTH]
+        return None, error_of(failure)[:_ERROR_LENGTH]
     return said, None
 
 

@@ -19,6 +19,7 @@ from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
 from app.switchyard.runs.create import KEY_LENGTH
 from app.switchyard.runs.models import IS_OPEN
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.text import plain
 from flags import LEGACY_BACKEND, Side, Stage, StageRow
 
 GUARDRAIL = "guardrail"
@@ -27,6 +28,7 @@ CALM = timedelta(hours=24)
 """How long after a guardrail fired a job is not taken for ready."""
 MOST_PINS = 1000
 """Pinned keys of one job: every process reads them all each second."""
+BY_LENGTH, WHY_LENGTH = 100, 2000
 WHY = "say why: the history is read at 2 a.m."
 # Whoever dispatches waits for this read: locked for longer, the store counts as unavailable.
 _PATIENCE = text("SET LOCAL lock_timeout = '300ms'")
@@ -176,7 +178,7 @@ def change_stage(
     Raises StageRefused with the reason: the move makes no sense, somebody else moved the job at the
     same moment, or it does not stand at version `expected` any more.
     """
-    _check(stage, percent, why)
+    _check(stage, percent, by, why)
     last = tx.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()
     before = Stage.LEGACY if last is None else Stage(last.to_stage)
     follows = 0 if last is None else last.id
@@ -203,7 +205,7 @@ def _add(tx: Session, values: dict[str, Any]) -> StageChange:
         raise StageRefused(moved) from None
 
 
-def _check(stage: str, percent: float | None, why: str) -> None:
+def _check(stage: str, percent: float | None, by: str, why: str) -> None:
     if stage not in Stage.__members__.values():
         hint = did_you_mean(stage, Stage)
         raise StageRefused(f"stage must be one of {', '.join(Stage)}, not {stage!r}{hint}")
@@ -213,6 +215,8 @@ def _check(stage: str, percent: float | None, why: str) -> None:
         raise StageRefused(f"percent must be 0 to 100, not {percent:g}")
     if not why.strip():
         raise StageRefused(WHY)
+    plain("by", by, BY_LENGTH)
+    plain("why", " ".join(why.split()), WHY_LENGTH)
 
 
 def _check_move(job: str, before: Stage, to: Stage) -> None:
@@ -261,8 +265,10 @@ def pin(
         raise StageRefused(f"a side is {' or '.join(Side)}, not {side!r}")
     if not why.strip():
         raise StageRefused(WHY)
-    if not all(0 < len(key) <= KEY_LENGTH for key in keys):
-        raise StageRefused(f"a key has 1 to {KEY_LENGTH} characters")
+    plain("by", by, BY_LENGTH)
+    plain("why", " ".join(why.split()), WHY_LENGTH)
+    for key in keys:
+        plain("a key", key, KEY_LENGTH)
     with db.session() as tx:
         pinned = {row.key: row.side for row in tx.execute(_PINNED.where(P.job == job))}
         new = [key for key in dict.fromkeys(keys) if pinned.get(key) != side]

@@ -162,6 +162,10 @@ class Delivery:
         self.stopping = stopping
         """Whether to stop at the next step boundary."""
 
+    def is_signal(self, failure: BaseException) -> bool:
+        """Whether the backend's own code raised it, to end the call: no error of the body's."""
+        return False
+
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Make one attempt at step `name`."""
         return attempt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import repeat
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
-from app.switchyard.clock import ceil_ms, iso
+from app.switchyard.clock import as_utc, ceil_ms, iso
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
@@ -33,6 +33,7 @@ from app.switchyard.runs.backend import End, Message, Outcome
 from app.switchyard.runs.create import new_messages, new_run, write_runs
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.text import error_of, plain, said
 from flags import Decision, Reason, Stage
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ BODY = "(body)"
 PROGRESS_SECONDS = 1.0
 """How long a note of progress waits for SQLite's lock, which the body itself may hold."""
 PROGRESS_TEXT = 500
+STEP_LENGTH = 190
+"""Characters of a step's name, which ends with a number where there are several of it."""
 JOIN_POLL = timedelta(seconds=60)
 """How often a joining run looks by itself; its last child wakes it long before."""
 _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
@@ -185,15 +188,22 @@ class RunContext:
         row = self._recorded.get(name)
         return 0 if row is None or row.status == StepStatus.DONE else row.attempts
 
-    def retry_later(self, step: str, attempts: int, failure: Exception, error: str) -> Outcome:
+    def retry_later(self, step: str, attempts: int, failure: BaseException, error: str) -> Outcome:
         """Give the run back until the next attempt, after failed attempt number `attempts`."""
-        due = self._store.clock() + self.spec.gap(attempts)
+        now = self._store.clock()
+        due = now + self.spec.gap(attempts)
         if isinstance(failure, RetryAfter):
             when = failure.when
-            due = self._store.clock() + when if isinstance(when, timedelta) else when
+            # No time that can be waited for: then after the usual gap.
+            with suppress(OverflowError, ValueError, AttributeError, BadInput):
+                due = ceil_ms(now + when if isinstance(when, timedelta) else as_utc(when))
         return self._claimed.retry(step, attempts, error, ceil_ms(due))
 
     def _unique(self, name: str) -> str:
+        try:
+            plain("a step's name", name, STEP_LENGTH)
+        except BadInput as wrong:
+            raise NonRetriable(str(wrong)) from None
         seen = self._names.get(name, 0)
         self._names[name] = seen + 1
         return name if seen == 0 else f"{name}:{seen}"
@@ -254,7 +264,7 @@ class RunContext:
         except _NOT_DONE as failure:
             return self._failed(step, attempts, failure)
         except OutcomeUnknown as unclear:
-            return self._unknown(step, attempts, str(unclear))
+            return self._unknown(step, attempts, said(unclear))
         except SQLAlchemyError as lost:
             # It was done; whether that is on record, the next slice sees.
             log.warning("step done, and maybe not recorded", exc_info=lost)
@@ -275,7 +285,7 @@ class RunContext:
         return json.loads(encoded)
 
     def _failed(self, step: str, attempts: int, failure: Exception) -> Any:
-        error = f"{type(failure).__name__}: {failure}"
+        error = error_of(failure)
         refused = isinstance(failure, NonRetriable | BadInput)
         if refused or attempts >= self.spec.attempts:
             trace = None if refused else failure  # said on purpose, it speaks for itself
@@ -322,6 +332,6 @@ def _effect(do: Callable[[Session], Any], tx: Session) -> str:
     except (*_NOT_DONE, OutcomeUnknown):
         raise
     except Exception as failure:
-        raise OutcomeUnknown(f"{type(failure).__name__}: {failure}") from failure
+        raise OutcomeUnknown(error_of(failure)) from failure
     point("step.unrecorded")
     return encoded

@@ -22,6 +22,7 @@ from app.switchyard.runs.backend import Message
 from app.switchyard.runs.models import AnyRow, Status, new_run_id, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore, chunks
+from app.switchyard.text import plain
 from flags import Decision, Reason, Stage
 
 KEY_LENGTH = 255
@@ -74,8 +75,8 @@ def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: dat
     later = None if spec.delay is None else spec.delay(model)
     run_id = new_run_id()
     chosen = key if key is not None else spec.key(model) if spec.key is not None else None
-    if chosen is not None and not 0 < len(chosen) <= KEY_LENGTH:
-        raise BadInput(f"key must have 1 to {KEY_LENGTH} characters, not {len(chosen)}")
+    if chosen is not None:
+        plain("key", chosen, KEY_LENGTH)
     try:
         text = canonical_json(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
     except (TypeError, ValueError) as unfit:

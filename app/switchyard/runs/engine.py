@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,10 +14,10 @@ from structlog.contextvars import bound_contextvars
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import (
+    BadInput,
     LeaseLost,
     NonRetriable,
     OutcomeUnknown,
-    PayloadInvalid,
     StepFailed,
 )
 from app.switchyard.runs.backend import Delivery, End, Outcome
@@ -27,9 +28,11 @@ from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
+from app.switchyard.text import error_of, said
 
 log = logging.getLogger(__name__)
 
+_RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)
 
 
@@ -48,6 +51,8 @@ class Engine:
         the delivery itself raises through the body (the end of an Inngest step) passes through, as
         does a database that is gone: then the lease runs out and the run is taken over.
         """
+        if not (_RUN_ID.fullmatch(run_id) and 0 < epoch < 2**31):
+            return Outcome(End.NOT_MINE)  # no run can be meant
         store = self.store
         now = store.clock()
         request = ClaimRequest(run_id, epoch, delivery.holder, now, now + store.lease)
@@ -84,18 +89,22 @@ class Engine:
             return _succeed(claimed, result)
         except Pause as pause:
             return pause.outcome
-        except (StepFailed, OutcomeUnknown, NonRetriable, PayloadInvalid) as final:
-            return _fail(claimed, str(final))
-        except Exception as failure:
+        except (StepFailed, OutcomeUnknown, NonRetriable, BadInput) as final:
+            return _fail(claimed, said(final))
+        except BaseException as failure:
+            delivery = claimed.delivery
+            if isinstance(failure, LeaseLost) or delivery.is_signal(failure):
+                raise
+            ends = isinstance(failure, SystemExit) and delivery.stopping()
+            if ends or isinstance(failure, KeyboardInterrupt):
+                claimed.give_up()
+                raise
             attempts = context.failures(BODY) + 1
-            error = f"{type(failure).__name__}: {failure}"
+            error = error_of(failure)
             if attempts >= spec.attempts:
                 return _fail(claimed, error)
             log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
             return context.retry_later(BODY, attempts, failure, error)
-        except (KeyboardInterrupt, SystemExit):
-            claimed.give_up()
-            raise
 
 
 def _succeed(claimed: ClaimedRun, result: object) -> Outcome:

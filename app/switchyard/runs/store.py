@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,10 +20,13 @@ from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.runs.backend import Backends, Message
 from app.switchyard.runs.models import AnyRow, runs
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_REF = re.compile("[!-~]{1,255}")
+"""A reference that can be kept. A run with another one is looked after as if it had none."""
 CHUNK = 500
 """Runs read or written at a time: the write lock is not held for long."""
 SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref)
@@ -84,7 +88,7 @@ class RunStore:
                     )
                 ]
         except SQLAlchemyError as failure:
-            log.warning("runs not sent yet", extra={"reason": type(failure).__name__})
+            log.warning("runs not sent yet", extra={"reason": reason(failure)})
             return
         self.send_messages(self.messages(rows))
 
@@ -95,7 +99,7 @@ class RunStore:
             {"run": message.run_id, "sent_to": message.backend, "ref": refs[message.run_id]}
             # Younger ones first, as whoever else locks many does.
             for message in sorted(messages, key=attrgetter("run_id"), reverse=True)
-            if message.run_id in refs
+            if _REF.fullmatch(refs.get(message.run_id, ""))
         ]
         try:
             for some in chunks(rows):
@@ -103,4 +107,4 @@ class RunStore:
                     connection.execute(_SAVE_REF, some)
         except SQLAlchemyError as failure:
             # Without its reference a run may be sent twice; its claim makes that harmless.
-            log.warning("references not recorded", extra={"reason": type(failure).__name__})
+            log.warning("references not recorded", extra={"reason": reason(failure)})

@@ -1,0 +1,124 @@
+"""Text from outside: whatever an error says, a key, a reference, a name or a reason holds."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.platform.config import load
+from app.switchyard import runtime
+from app.switchyard.cutover import shadow, stages
+from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput
+from app.switchyard.runs.backend import Delivery, End
+from app.switchyard.text import hide, reason
+from flags import Side
+from tests.support import jobs
+from tests.support.sides import Fixed, build, decide_by, environment, fresh, side
+from tests.support.sides import Side as Bench
+
+UNFIT = ["a\0", "\ud800", "line\nbreak", "\x7f", "x" * 300, ""]
+
+
+@pytest.fixture
+def bench(database_url: str, tmp_path: Path) -> Iterator[Bench]:
+    with side("memory", database_url, "unix:///nowhere", tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("where", ["", "run/", "once/"])
+def test_a_run_ends_whatever_its_error_is(bench: Bench, where: str) -> None:
+    """R1: its attempts are counted, its error can be written, and the worker lives."""
+    runs = {name: bench.dispatch("odd", {"name": f"{where}{name}"}) for name in jobs.ODD}
+    for name, row in zip(runs, bench.finish(*runs.values()), strict=True):
+        assert row.status == "failed", name
+        assert 0 < len(row.error) < 20_000
+        assert not set("\0\ud800") & set(row.error)
+        attempts = {step.attempts for step in bench.steps(row.id).values()}
+        retried = name not in ("final", "unknown") and not where.startswith("once")
+        assert not retried or attempts in ({2}, {3}), name
+
+
+def test_a_step_s_name_that_cannot_be_kept_fails_its_run(bench: Bench) -> None:
+    runs = [bench.dispatch("odd", {"name": f"name/{name}"}) for name in ("nul", "long")]
+    for row in bench.finish(*runs):
+        assert (row.status, "step's name" in row.error) == ("failed", True)
+
+
+def test_what_no_run_can_be_is_none(bench: Bench) -> None:
+    for run_id in ("", "\0", "\ud800", "x" * 99, "0' OR 1"):
+        assert bench.made.engine.perform(run_id, 1, Delivery("x")).end == End.NOT_MINE
+    for epoch in (-1, 0, 2**31, 10**30):
+        assert bench.made.engine.perform("0" * 26, epoch, Delivery("x")).end == End.NOT_MINE
+
+
+@pytest.mark.parametrize("ref", ["r\0", "\ud800", "r" * 256, "", "a b"])
+def test_a_reference_that_cannot_be_kept_is_none(
+    bench: Bench, ref: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.memory, "send", lambda messages: {m.run_id: ref for m in messages})
+    assert bench.row(bench.dispatch("noop", {"name": "x"}).id).sent_ref is None
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_what_names_something_is_text_that_can_be_kept(bench: Bench, unfit: str) -> None:
+    db, now = bench.made.db, bench.made.store.clock()
+    decide_by(Fixed("memory"))
+    by: dict[str, Any] = {"by": "me", "why": "test", "now": now}
+    with pytest.raises(BadInput):
+        dispatch("noop", {"name": "x"}, key=unfit)
+    with pytest.raises(BadInput):
+        stages.pin(db, "noop", [unfit], Side.RQ, **by)
+    for wrong in ({"by": unfit}, {"why": unfit.replace("\n", "\0") * 10}):
+        with pytest.raises(BadInput):
+            stages.set_stage(db, "noop", "live", None, **by | wrong)
+        with pytest.raises(BadInput):
+            stages.pin(db, "noop", ["k"], Side.RQ, **by | wrong)
+        with pytest.raises(BadInput):
+            shadow.explain(db, [1], None, **by | wrong)
+
+
+@pytest.fixture
+def client(database_url: str) -> Iterator[FlaskClient]:
+    environ = environment(database_url, "unix:///nowhere")
+    fresh(database_url, environ, None).db.dispose()
+    yield build(load(environ)).test_client()
+    runtime.current().db.dispose()
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_over_http_it_is_the_caller_s_fault(client: FlaskClient, unfit: str) -> None:
+    decide_by(Fixed("rq"))
+    event = {"name": "test.noop", "data": {"name": "x"}}
+    for body in (
+        event | {"id": unfit},
+        event | {"name": unfit},
+        {"name": "runs.shadow", "data": {"runId": unfit}},
+    ):
+        answer = client.post("/api/inngest/trigger", json=body)
+        assert 400 <= answer.status_code < 500, (body, answer.text)
+    sent = quote(unfit, errors="surrogatepass")
+    for name in ("job", "status", "before", "parent"):
+        assert client.get(f"/console/runs?{name}={sent}").status_code < 500
+
+
+def test_a_reason_says_why_and_no_secret() -> None:
+    hide("hunter2-secret", "abc", None)
+    for failure, says in (
+        (ValueError("at redis://u:pw@host/0 with hunter2-secret"), "at redis://…@host/0 with …"),
+        (OSError("abc"), "abc"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (ssl.SSLError(1, "[SSL] wrong version number"), "TLS failed: [SSL] wrong version number"),
+        (TimeoutError(), "no answer in time"),
+        (ValueError("one\x1b[31m\ntwo"), "one[31m"),
+        (KeyError(), "KeyError"),
+        (jobs.Speechless(), "(it cannot be shown)"),
+    ):
+        assert reason(failure) == says
+    assert len(reason(ValueError("x " * 9999))) <= 300
