@@ -17,11 +17,16 @@ from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runtime import Runtime
+from app.switchyard.text import plain
 from workflows.backend import MARK
+from workflows.client import APP_ID
 
 log = logging.getLogger(__name__)
 
 CRON_EVENT = "inngest/scheduled.timer"
+UTC_ZONE = "TZ=UTC "
+"""Before a cron: without a zone a server of one's own ticks in that of its machine."""
+INVOKED = "inngest/function.invoked"
 OWN = "_inngest"
 """What Inngest adds to an event's data where somebody invokes the function, as its dashboard does.
 """
@@ -36,8 +41,12 @@ class InngestDelivery(Delivery):
     calls_again = True
 
     def __init__(self, context: inngest.ContextSync) -> None:
-        super().__init__(f"inngest-{context.run_id}")
+        super().__init__(f"inngest-{plain('the run id', context.run_id, 50)}")
         self._context = context
+
+    def is_signal(self, failure: BaseException) -> bool:
+        """Whether the SDK raised it."""
+        return type(failure).__module__.partition(".")[0] == inngest.__name__
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Report the attempt as Inngest's own step of that name; that ends the call."""
@@ -56,8 +65,7 @@ def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.
         inngest.TriggerEvent(event=spec.event)
     ]
     if spec.schedule is not None:
-        # Without a zone a server of one's own ticks in that of its machine.
-        triggers.append(inngest.TriggerCron(cron=f"TZ=UTC {spec.schedule}"))
+        triggers.append(inngest.TriggerCron(cron=f"{UTC_ZONE}{spec.schedule}"))
     limit = spec.concurrency
 
     @client.create_function(
@@ -75,24 +83,30 @@ def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.
 
 def _handle(made: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
     mark = context.event.data.get(MARK)
-    if not isinstance(mark, dict):
-        return _adopt(spec, context.event)
-    run_id, epoch = str(mark.get("run")), mark.get("epoch")
-    if not isinstance(epoch, int):
-        raise inngest.NonRetriableError(f"{MARK} has no epoch")
-    return _answer(context, made.engine.perform(run_id, epoch, InngestDelivery(context)))
+    try:
+        if not isinstance(mark, dict):
+            return _adopt(spec, context.event)
+        run_id, epoch = str(mark.get("run")), mark.get("epoch")
+        if not isinstance(epoch, int):
+            raise BadInput(f"{MARK} has no epoch")
+        delivery = InngestDelivery(context)
+    except BadInput as misfit:
+        raise inngest.NonRetriableError(str(misfit)) from None
+    return _answer(context, made.engine.perform(run_id, epoch, delivery))
 
 
 def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
-    """An event that did not come through dispatch() becomes a run, like any other intent."""
-    try:
-        if event.name == CRON_EVENT:
-            run = tick(spec, spec.occurrence_at(_fired(event)))
-        else:
-            data = {name: value for name, value in event.data.items() if name != OWN}
-            run = dispatch(spec.name, data, key=None if spec.key else event.id or None)
-    except BadInput as misfit:
-        raise inngest.NonRetriableError(str(misfit)) from None
+    """An event that did not come through dispatch() becomes a run, like any other intent.
+
+    Raises BadInput.
+    """
+    if not _is_of(spec, event):
+        raise BadInput(f"the event is not one of {spec.name}")
+    if event.name == CRON_EVENT:
+        run = tick(spec, spec.occurrence_at(_fired(event)))
+    else:
+        data = {name: value for name, value in event.data.items() if name != OWN}
+        run = dispatch(spec.name, data, key=None if spec.key else event.id or None)
     log.info("event adopted", extra={"job": spec.name, "run": run.id, "new": run.created})
     return {
         "runId": run.id,
@@ -100,6 +114,19 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
         "reason": run.reason,
         "created": run.created,
     }
+
+
+def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
+    """Whether the event, which is signed, fits the function that the call's address names, which is
+    not: a captured call must start no other job."""
+    if event.name == CRON_EVENT:
+        cron = str(event.data.get("cron", spec.schedule)).removeprefix(UTC_ZONE)
+        return spec.schedule is not None and cron == spec.schedule
+    if event.name == INVOKED:
+        own = event.data.get(OWN)
+        said = own.get("fn_id") if isinstance(own, dict) else None
+        return said in (None, f"{APP_ID}-{spec.name}")
+    return event.name == spec.event
 
 
 def _fired(event: inngest.Event) -> datetime:

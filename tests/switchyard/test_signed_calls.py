@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import func, select
 
 from app import create_app
 from app.platform.config import load
 from app.switchyard import runtime
+from app.switchyard.runs.models import RunRow
 from tests.support.sides import Fixed, decide_by, environment, fresh
 
 KEY, OLD_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
@@ -124,3 +126,36 @@ def test_a_syncs_body_is_signed_in_its_canonical_form(client: FlaskClient) -> No
     }
     assert client.put("/api/inngest", data=sent, headers=headers).status_code == 200
     assert client.put("/api/inngest", data=sent[:-2] + b'3"}', headers=headers).status_code == 401
+
+
+OTHERS = {
+    "another job's event": ("test.noop", {"name": "x"}),
+    "a cron, of a job that has none": ("inngest/scheduled.timer", {"cron": "TZ=UTC 0 2 * * *"}),
+    "a call of another function by hand": (
+        "inngest/function.invoked",
+        {"name": "x", "_inngest": {"fn_id": "switchyard-noop"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("which", OTHERS)
+def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, which: str) -> None:
+    """The function is named in the address, which is not signed."""
+    at = int(time.time())
+    body = a_call(*OTHERS[which])
+    answer = post(client, body, f"t={at}&s={mac(body, at)}")
+    assert (answer.status_code, answer.headers["x-inngest-no-retry"]) == (500, "true")
+    assert "the event is not one of child" in answer.text
+    with runtime.current().db.autocommit() as connection:
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
+
+
+def test_a_run_is_named_by_text_that_can_be_kept(client: FlaskClient) -> None:
+    """Inngest's own ids are 26 characters (R12)."""
+    for odd in ("r" * 99, "a\0", ""):
+        body = json.loads(a_call(data={"_switchyard": {"run": "0" * 26, "epoch": 1}}))
+        body["ctx"]["run_id"] = odd
+        sent = json.dumps(body, separators=(",", ":"), sort_keys=True).encode()
+        at = int(time.time())
+        answer = post(client, sent, f"t={at}&s={mac(sent, at)}")
+        assert answer.headers.get("x-inngest-no-retry") == "true", answer.text
