@@ -1,4 +1,4 @@
-"""Stripe's export into the ledger: every line is booked once, known, or told; none is lost."""
+"""Stripe's export into the ledger: every line is booked once, known, or reported; none is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import re
-import signal
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
@@ -50,20 +49,20 @@ class World:
         row = {"name": "n", "currency": "usd", "created_at": datetime(2024, 1, 1, tzinfo=UTC)}
         with self.db.begin() as tx:
             tx.execute(insert(Creator), [{"id": one, **row, **known} for one in ("ana", "bob")])
-        self.told: list[tuple[int, str]] = []
+        self.said: list[tuple[int, str]] = []
 
     def write(self, *lines: str, header: str = ITEMIZED, end: str = "\n") -> None:
         self.file.write_text(end.join((header, *lines)) + end, newline="")
 
     def run(self, source: str | None = None, stop_after: int | None = None) -> Imported:
-        self.told, calls = [], [0]
+        self.said, calls = [], [0]
 
         def at(_place: int, _whole: int) -> bool:
             calls[0] += 1
             return calls[0] != stop_after
 
-        done = import_csv(self.db, self.file, lambda n, why: self.told.append((n, why)), at, source)
-        assert len(self.told) == done.bad
+        done = import_csv(self.db, self.file, lambda n, why: self.said.append((n, why)), at, source)
+        assert len(self.said) == done.bad
         assert stop_after is not None or done.left == 0, "none is lost silently"
         return done
 
@@ -153,16 +152,17 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("says", BAD)
-def test_a_bad_line_is_told_by_its_number_and_left_out(world: World, says: str) -> None:
-    good = SALE.replace("ch_1", "ch_0").replace("txn_1", "txn_0")
-    first = SALE if BAD[says].startswith("txn_2") else good
-    world.write(first, BAD[says], good.replace("ch_0", "ch_8"))
+def test_bad_lines_are_reported_by_their_numbers_and_left_out(world: World) -> None:
+    bad = [
+        line.replace("ch_1", f"ch_{n}") if line.startswith("txn_1") else line
+        for n, line in enumerate(BAD.values(), 10)
+    ]
+    world.write(SALE, *bad, SALE.replace("ch_1", "ch_8"))
     done = world.run()
-    assert (done.read, done.new, done.bad) == (3, 2, 1)
-    ((line, why),) = world.told
-    assert line == 3
-    assert any(part in why for part in says.split("|")), why
+    assert (done.read, done.new, done.bad) == (len(bad) + 2, 2, len(bad))
+    reasons = dict(world.said)
+    for number, says in enumerate(BAD, 3):
+        assert any(part in reasons[number] for part in says.split("|")), reasons[number]
     assert len(world.rows()) == 2
 
 
@@ -174,7 +174,7 @@ def test_the_same_twice_makes_no_doubles(world: World) -> None:
     assert (world.rows(), world.counts(), world.owed()) == before
     world.write(SALE.replace("50.00,2.50,47.50", "60.00,2.50,57.50"))
     assert numbers(world.run()) == (1, 0, 0, 1, 0)
-    assert world.told == [(2, "ch_1 is recorded with gross 5000, not 6000")]
+    assert world.said == [(2, "ch_1 is recorded with gross 5000, not 6000")]
     assert (world.rows(), world.counts(), world.owed()) == before
 
 
@@ -182,7 +182,7 @@ def test_two_refunds_of_one_batch_take_back_no_more_than_there_was(world: World)
     half = REFUND.replace("-10.00,-0.50,-9.50", "-30.00,0.00,-30.00")
     world.write(SALE, half, half.replace("txn_2", "txn_3"))
     assert numbers(world.run()) == (3, 2, 0, 1, 0)
-    assert "more than all of sale ch_1" in world.told[0][1]
+    assert "more than all of sale ch_1" in world.said[0][1]
     assert world.owed() == 4_750 - 3_000
 
 
@@ -198,9 +198,8 @@ def spelled(separator: str, comma: bool, *lines: str) -> str:
 @pytest.mark.parametrize(
     ("separator", "comma", "encoding"),
     [
-        *((";", comma, code) for comma in (False, True) for code in ("utf-8", "utf-8-sig")),
-        *(("\t", comma, "utf-16") for comma in (False, True)),
-        *((",", False, code) for code in ("utf-16", "utf-16-le", "utf-16-be", "cp1252")),
+        *((";", False, "utf-8"), (";", True, "utf-8-sig")),
+        *(("\t", True, "utf-16"), (",", False, "utf-16"), (",", False, "cp1252")),
     ],
 )
 def test_what_a_spreadsheet_made_of_it_is_read(
@@ -212,16 +211,13 @@ def test_what_a_spreadsheet_made_of_it_is_read(
     assert (world.owed(), world.rows()[0].source) == (4_750 - 950, "tips")
 
 
-TRANSLATED = "Id,Typ,Quelle,Betrag,Gebühr,Netto,Währung,Erstellt (UTC)"
 OTHER_FILES = {
-    "it is empty": b"",
+    "no such export, .* but nothing": b"",
     "no such export, it has no column": b"name,mail\nana,a@example.com\n",
-    "has no column created_utc, .* but Id, Typ, Quelle": f"{TRANSLATED}\n1,x\n".encode(),
-    "no column .* but Betrag": "Betrag;Geb\xfchr\n1;2\n".encode("cp1252"),
-    "broken off in a field, from line 1": b'"id,created\n' + SALE.encode(),
-    "broken off in a field, from line 1 on": b'"id"x,created\n' + SALE.encode(),
+    "has no column for category, .* but Id, Typ, Quelle": b"Id,Typ,Quelle,Betrag\n1,x\n",
+    "no column .* but Betrag, Geb": "Betrag;Geb\xfchr\n1;2\n".encode("cp1252"),
+    "broken off in a field, from line 1 on": b'"id,created\n' + SALE.encode(),
     "broken off": ITEMIZED.encode() + b'\ntxn_1,2025-01-05,usd,50.00,2.50,"47.50,charge,ch_1\n',
-    "broken off in a field, from line 1 on;": b"x" * (csv_import.MAX_LINE + 1),
     "no such export": bytes(range(128, 256)) * 8,
     "no such export, it has": b"PK\x03\x04" + bytes(range(256)) * 4,
     "no such export, it ": ITEMIZED.encode("utf-16")[:41],
@@ -251,7 +247,7 @@ def test_a_truncated_file_says_what_is_committed_and_completes(
     # In the middle of a line: one that lost its end is bad, by its number.
     world.file.write_bytes(whole[:-20])
     done = world.run()
-    assert (done.new, done.bad, world.told[0][0]) == (4, 1, 6)
+    assert (done.new, done.bad, world.said[0][0]) == (4, 1, 6)
     world.write(*lines[:3], '"txn_1,and the rest is gone')
     with pytest.raises(CsvRefused, match="broken off in a field, from line 5 on"):
         world.run()
@@ -295,6 +291,12 @@ field = st.text(
     st.sampled_from('a1.,-"\n\r; \0é\u202e') | st.characters(exclude_categories=["Cs"]), max_size=12
 )
 whole_line = st.lists(field, min_size=11, max_size=11)
+spoiled = st.builds(
+    lambda place, text: [*SALE.split(",")[:place], text, *SALE.split(",")[place + 1 :]],
+    st.integers(0, 10),
+    field,
+)
+sale = st.integers(0, 5).map(lambda n: SALE.replace("ch_1", f"ch_{n}").split(","))
 
 
 @pytest.fixture(scope="module")
@@ -305,28 +307,8 @@ def one_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made.db.dispose()
 
 
-@settings(
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(
-    st.lists(
-        st.one_of(
-            whole_line,
-            st.builds(
-                lambda place, text: [
-                    *SALE.split(",")[:place],
-                    text,
-                    *SALE.split(",")[place + 1 :],
-                ],
-                st.integers(0, 10),
-                field,
-            ),
-            st.integers(0, 5).map(lambda n: SALE.replace("ch_1", f"ch_{n}").split(",")),
-        ),
-        max_size=8,
-    )
-)
+@settings(max_examples=50)
+@given(st.lists(whole_line | spoiled | sale, max_size=8))
 def test_whatever_is_in_it_every_row_is_accounted_for(
     one_world: World, rows: list[list[str]]
 ) -> None:
@@ -350,42 +332,34 @@ def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
     return ["-m", "flask", "--app", "app", "earnings", *args], environ
 
 
-def test_the_command_tells_bad_lines_and_ends_with_one(world: World, database_url: str) -> None:
+def test_the_command_reports_bad_lines_and_ends_with_one(world: World, database_url: str) -> None:
     world.write(SALE, BAD["is no time"])
     words, environ = command(database_url, "import", str(world.file), "--json")
-    told = forked(words, environ)
-    assert told.returncode == 1
-    answer = json.loads(told.stdout)
+    done = forked(words, environ)
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
     assert (answer["read"], answer["new"], answer["bad"], answer["left"]) == (2, 1, 1, 0)
     assert answer["lines"] == [{"line": 3, "reason": "created '2025-13-05 10:00:00' is no time"}]
-    assert told.stderr == "line 3: created '2025-13-05 10:00:00' is no time\n", "and no bar"
+    assert done.stderr == "line 3: created '2025-13-05 10:00:00' is no time\n", "and no bar"
     world.file.write_text("name\nana\n")
-    told = forked(words, environ)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.count("\n") == 1
+    done = forked(words, environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_in_the_middle_it_completes(
-    world: World, database_url: str, how: signal.Signals
-) -> None:
-    lines = many(9_000)
-    world.write(*lines)
+def test_killed_in_the_middle_it_completes(world: World, database_url: str) -> None:
+    world.write(*many(9_000))
     words, environ = command(database_url, "import", str(world.file), "--json")
     process = Forked(words, env=environ, stdout=-1, stderr=-1, text=True)
     until(lambda: world.counts()[0] > 0 or process.poll() is not None)
-    process.send_signal(how)
-    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    process.kill()
+    process.communicate(timeout=PATIENCE_SECONDS)
     at_first, entries = world.counts()
     assert 0 < at_first < 12_000, "it was in the middle"
     assert entries == 2 * at_first, "each that is recorded is posted"
-    if how == signal.SIGINT:
-        assert process.returncode == 1
-        assert json.loads(out)["left"] > 0
-        assert json.loads(out)["new"] == at_first
-    told = forked(words, environ)
-    assert told.returncode == 0, told.stderr
-    answer = json.loads(told.stdout)
+    again = forked(words, environ)
+    assert again.returncode == 0, again.stderr
+    answer = json.loads(again.stdout)
     assert (answer["left"], answer["new"] + answer["known"]) == (0, 12_000)
     assert world.counts() == (12_000, 24_000)
     assert world.owed() == 9_000 * 4_750 - 3_000 * 950

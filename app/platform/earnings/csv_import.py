@@ -11,12 +11,12 @@ import csv
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,20 +31,23 @@ from app.switchyard.errors import BadInput
 
 BATCH = 2_000
 """Rows in one transaction."""
-MAX_LINE = 1 << 20
-"""Characters read at once; no export has longer lines."""
-_NAMES = {
-    "id": ("balance_transaction_id", "id"),
-    "created": ("created_utc", "created (utc)"),
-    "category": ("reporting_category", "type"),
-    "gross": ("gross", "amount"),
-    "fee": ("fee",),
-    "net": ("net",),
-    "currency": ("currency",),
-    "object": ("source_id", "source"),
-    "creator": ("payment_metadata[creator_id]", "creator_id (metadata)"),
-    "charge": ("charge_id",),
-    "source": ("payment_metadata[source]", "source (metadata)"),
+_COLUMNS = {
+    "balance_transaction_id": "id",
+    "created_utc": "created",
+    "reporting_category": "category",
+    "source_id": "object",
+    "payment_metadata[creator_id]": "creator",
+    "charge_id": "charge",
+    "payment_metadata[source]": "source",
+    # In the Dashboard's export:
+    "id": "id",
+    "created (utc)": "created",
+    "type": "category",
+    "amount": "gross",
+    "source": "object",
+    "creator_id (metadata)": "creator",
+    "source (metadata)": "source",
+    **{name: name for name in ("gross", "fee", "net", "currency")},
 }
 _KINDS = {
     **dict.fromkeys(("charge", "payment"), EarningKind.EARNING),
@@ -56,11 +59,11 @@ _KINDS = {
 }
 _UNCLEAR = ("adjustment", "refund_failure", "payment_refund_failure", "payment_failure_refund")
 """They change what creators have, and do not say how."""
-_AMOUNT = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 
+_AMOUNT = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 Row = tuple[int, dict[str, Any]]
 """The number of a line, and its earning."""
-Tell = Callable[[int, str], None]
+Report = Callable[[int, str], None]
 
 
 class CsvRefused(BadInput):
@@ -87,10 +90,15 @@ class Imported:
 
 
 def import_csv(
-    db: Database, path: Path, tell: Tell, at: Callable[[int, int], bool], source: str | None = None
+    db: Database,
+    path: Path,
+    report: Report,
+    at: Callable[[int, int], bool],
+    source: str | None = None,
 ) -> Imported:
-    """Import a file. `tell` hears of each line left out, and why; `at` how many bytes of how many
-    are read, and says False to stop after a batch. Sales without a source are of `source`.
+    """Import a file. `report` is called with each line left out, and why; `at` with how many bytes
+    of how many are read, and answers False to stop after a batch. Sales without a source are of
+    `source`.
 
     The same again changes nothing. Raises CsvRefused; what was committed until then stays.
     """
@@ -98,15 +106,15 @@ def import_csv(
 
     def bad(line: int, reason: str) -> None:
         done.bad += 1
-        tell(line, reason)
+        report(line, reason)
 
     try:
         size = path.stat().st_size
         for before, sales in ((0, True), (size, False)):
-            # What is no earning is counted, and told, in the first reading alone.
+            # What is no earning is counted, and reported, in the first reading alone.
             seen, said = (done, bad) if sales else (Imported(), lambda *_: None)
             with path.open("rb") as file, _text(file) as text:
-                every = _earnings(text, source, seen, said)
+                every = _earnings(text, source or "", seen, said)
                 rows = (row for row in every if (row[1]["refund_of"] is None) is sales)
                 while batch := list(islice(rows, BATCH)):
                     with db.begin() as tx:
@@ -123,82 +131,60 @@ def import_csv(
 
 
 def _text(file: BinaryIO) -> TextIOWrapper:
-    start = file.read(2)
+    wide = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     file.seek(0)
-    encoding = "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
-    if start[:1] == b"\0" or start[1:] == b"\0":
-        encoding = "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
     # What cannot be decoded matters only in the columns that are read, where it is not printable.
-    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
-    return TextIOWrapper(file, encoding, errors, newline="")
+    errors = "replace" if wide else "surrogateescape"
+    return TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors, newline="")
 
 
-def _earnings(text: TextIOWrapper, source: str | None, done: Imported, bad: Tell) -> Iterator[Row]:
-    first = text.readline(MAX_LINE)
-    if not first.strip():
-        raise CsvRefused("it is empty")
-    separator = max(",;\t", key=first.count)
-    lines = chain([first], iter(lambda: text.readline(MAX_LINE), ""))
-    rows = csv.reader(lines, delimiter=separator, strict=True)
-    places: dict[str, int] = {}
-    width, row = 0, list[str]()
-    while True:
+def _earnings(text: TextIOWrapper, source: str, done: Imported, bad: Report) -> Iterator[Row]:
+    first = text.readline()
+    text.seek(0)
+    rows = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
+    begins = 1
+    try:
+        names = _names(next(rows, []))
         begins = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as failure:
-            if not places or "unexpected end" in str(failure):
-                raise CsvRefused(f"broken off in a field, from line {begins} on") from None
-            row = [f"{failure}, up to line {rows.line_num}"]
-        if not places:
-            places, width = _places(row), len(row)
-            continue
-        if not row:
-            continue
-        done.read += 1
-        if len(row) != width:
-            bad(begins, row[0] if len(row) == 1 else f"{len(row)} fields instead of {width}")
-            continue
-        values = {name: row[place].strip() for name, place in places.items()}
-        kind = _KINDS.get(category := values["category"])
-        if kind is None and category in _UNCLEAR:
-            bad(begins, f"{category}: not clear whose; record it by hand")
-        elif kind is None:
-            done.other[category] += 1
-        else:
+        for row in rows:
+            number, begins = begins, rows.line_num + 1
+            if not row:
+                continue
+            done.read += 1
             try:
-                yield begins, _earning(values, kind, source, comma=separator != ",")
+                if len(row) != len(names):
+                    raise BadInput(f"{len(row)} fields instead of {len(names)}")
+                values = {name: text.strip() for name, text in zip(names, row, strict=True)}
+                kind = _KINDS.get(category := values["category"])
+                if category in _UNCLEAR:
+                    raise BadInput(f"{category}: not clear whose; record it by hand")
+                if kind is not None:
+                    yield number, _earning(values, kind, source)
+                else:
+                    done.other[category] += 1
             except BadInput as reason:
-                bad(begins, str(reason))
+                bad(number, str(reason))
+    except csv.Error as failure:
+        raise CsvRefused(f"broken off in a field, from line {begins} on ({failure})") from None
 
 
-def _places(header: list[str]) -> dict[str, int]:
-    there = {name.strip().lower(): n for n, name in reversed(list(enumerate(header)))}
-    places = {
-        name: there[alias]
-        for name, aliases in _NAMES.items()
-        for alias in aliases[::-1]
-        if alias in there
-    }
-    optional = ("charge", "source", *places)
-    if lacking := [aliases[0] for name, aliases in _NAMES.items() if name not in optional]:
+def _names(header: list[str]) -> list[str]:
+    """What each column is. Raises CsvRefused where one is missing."""
+    names = [_COLUMNS.get(name.strip().lower(), "") for name in header]
+    if lacking := set(_COLUMNS.values()) - {"charge", "source"} - set(names):
         has = "".join(c if c.isprintable() else "?" for c in ", ".join(header)[:200])
-        english = "Stripe's own headings are English"
         raise CsvRefused(
-            f"no such export, it has no column {', '.join(lacking)} but {has}; {english}"
+            f"no such export, it has no column for {', '.join(sorted(lacking))} but"
+            f" {has or 'nothing'}; Stripe's own headings are English"
         )
-    return places
+    return names
 
 
-def _earning(
-    values: dict[str, str], kind: EarningKind, source: str | None, *, comma: bool
-) -> dict[str, Any]:
-    """Raises BadInput. With `comma` amounts may have a decimal comma."""
+def _earning(values: Mapping[str, str], kind: EarningKind, source: str) -> dict[str, Any]:
+    """Raises BadInput."""
     currency, sale = values["currency"].lower(), kind is EarningKind.EARNING
     currencies.unit(currency)
-    gross, fee, net = (_minor(n, values[n], currency, comma) for n in ("gross", "fee", "net"))
+    gross, fee, net = (_minor(name, values[name], currency) for name in ("gross", "fee", "net"))
     if gross - fee != net:
         raise BadInput(f"gross {values['gross']} less fee {values['fee']} is not {values['net']}")
     if kind in TAKING:
@@ -219,7 +205,7 @@ def _earning(
     row: dict[str, Any] = {
         "id": charge or values["id"] if sale else values["id"],
         "creator_id": values["creator"],
-        "source": values.get("source") or source or "",
+        "source": values.get("source") or source,
         "kind": kind.value,
         "currency": currency,
         "gross": gross,
@@ -234,8 +220,8 @@ def _earning(
     return row
 
 
-def _minor(name: str, text: str, currency: str, comma: bool) -> int:
-    plain = text.replace(",", ".") if comma else text
+def _minor(name: str, text: str, currency: str) -> int:
+    plain = text.replace(",", ".")  # as a spreadsheet may have it
     amount = Decimal(plain if _AMOUNT.fullmatch(plain) else "nan")
     minor = amount.scaleb(currencies.places(currency))
     if not minor.is_finite() or minor % 1:
@@ -243,8 +229,8 @@ def _minor(name: str, text: str, currency: str, comma: bool) -> int:
     return int(minor)
 
 
-def _write(tx: Connection, batch: list[Row], bad: Tell) -> tuple[int, int]:
-    """How many were new, and how many known; `bad` hears of the others."""
+def _write(tx: Connection, batch: list[Row], bad: Report) -> tuple[int, int]:
+    """How many were new, and how many known; `bad` gets the others."""
     people = {row["creator_id"] for _, row in batch if row["refund_of"] is None}
     creators = set(tx.scalars(select(Creator.id).where(Creator.id.in_(people))))
     charges = {row["refund_of"] for _, row in batch} - {None}
