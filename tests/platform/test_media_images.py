@@ -18,6 +18,7 @@ from tests.support.footage import (
     TURNED,
     corners,
     encoded,
+    in_process,
     near,
     opened,
     photo,
@@ -29,6 +30,11 @@ from tests.support.footage import (
 
 SMALL = Picture("small", 300)
 ALPHA = Image.linear_gradient("L").resize((600, 400))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "decoded", in_process)
 
 
 def drawn(data: bytes, variant: Picture = SMALL) -> tuple[Image.Image, bytes, list[int]]:

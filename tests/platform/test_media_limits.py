@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from app.platform.media import decoders
-from app.platform.media.confined import DecoderLost, Limits, decoded
+from app.platform.media.decoders import DecoderLost, Limits, decoded
 from app.platform.media.kinds import Refused, sort_of
 from app.platform.media.variants import VARIANTS, Film, Picture
 from tests.support.footage import encoded, quarters, spooled, video
@@ -27,7 +27,7 @@ ROOMY = Limits(cpu_seconds=20, out_bytes=1_000_000, wall_seconds=30)
 def confined(folder: Path, body: str, limits: Limits) -> tuple[bytes, Any]:
     script = folder / "script.py"
     script.write_text(f"import os, sys, time\ndef go(source, out):\n    {body}\n")
-    with spooled(b"bytes") as source, decoded(str(script), "go", {}, source, limits) as (out, said):
+    with spooled(b"bytes") as source, decoded(str(script), "go", source, limits) as (out, said):
         return out.read(), said
 
 
@@ -67,8 +67,8 @@ def test_a_decoder_dies_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import time\ndef go(source, out): time.sleep(60)\n")
     code = (
-        "from app.platform.media.confined import Limits, decoded\n"
-        f"with decoded({str(script)!r}, 'go', {{}}, open('README.md', 'rb'), Limits(9, 9, 60)): 0"
+        "from app.platform.media.decoders import Limits, decoded\n"
+        f"with decoded({str(script)!r}, 'go', open('README.md', 'rb'), Limits(9, 9, 60)): 0"
     )
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     parent = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, env=env)
@@ -82,7 +82,6 @@ def test_a_decoder_dies_with_its_parent(tmp_path: Path) -> None:
 
 WIDE = Image.linear_gradient("L").resize((8_000, 6_000))
 LARGE: dict[str, Callable[[], bytes]] = {
-    "photo": lambda: encoded(quarters(8_000, 6_000), "JPEG", progressive=True, subsampling=0),
     "alpha": lambda: encoded(quarters(8_000, 6_000).convert("RGBA"), "PNG", compress_level=1),
     "grey": lambda: encoded(WIDE.convert("I;16"), "PNG", compress_level=1, transparency=0),
     "film": lambda: video(size="3840x2160", seconds=1.0),

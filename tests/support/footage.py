@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,10 +14,13 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
+from warnings import catch_warnings
 
 import av
 from av.filter import Graph
 from PIL import Image, ImageCms, ImageDraw
+
+from app.platform.media import draw, transcode
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 30), (30, 30, 220), (250, 250, 250)
 CORNERS = (RED, GREEN, BLUE, WHITE)
@@ -39,10 +43,10 @@ TURNED = {
 def quarters(width: int = 600, height: int = 400) -> Image.Image:
     """An image with a colour in each corner."""
     image = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(image)
+    pen = ImageDraw.Draw(image)
     for index, colour in enumerate(CORNERS):
         left, top = index % 2 * (width // 2), index // 2 * (height // 2)
-        draw.rectangle((left, top, left + width // 2, top + height // 2), fill=colour)
+        pen.rectangle((left, top, left + width // 2, top + height // 2), fill=colour)
     return image
 
 
@@ -200,3 +204,16 @@ def spooled(data: bytes) -> Iterator[IO[bytes]]:
         file.write(data)
         file.flush()
         yield file
+
+
+@contextmanager
+def in_process(
+    script: str, function: str, source: IO[bytes], _limits: object, **order: Any
+) -> Iterator[tuple[IO[bytes], Any]]:
+    """decoders.decoded without a process of its own, which takes longer than most pictures."""
+    module: Any = {"draw.py": draw, "transcode.py": transcode}[script]
+    with TemporaryFile() as out, catch_warnings(action="ignore"):
+        source.seek(0)
+        report = json.loads(json.dumps(getattr(module, function)(source, out, **order)))
+        out.seek(0)
+        yield out, report

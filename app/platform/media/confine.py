@@ -15,7 +15,7 @@ import runpy
 import signal
 import sys
 
-PR_SET_PDEATHSIG, THREAD_STACK = 1, 1024 * 1024
+PR_SET_PDEATHSIG = 1
 REFUSED = 3
 """The exit code where the file is at fault; the reason is the last line of standard error."""
 LACKS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO}
@@ -26,13 +26,8 @@ def main() -> None:
     """Set the limits, call the function, report."""
     parent, limits, script, function, order = sys.argv[1:]
     if sys.platform == "linux":
-        libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
         # Without its parent, nobody reads what it makes.
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # Decoders start many threads, whose stacks count as memory whether used or not.
-        libc.pthread_attr_init(attributes)
-        libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
-        libc.pthread_setattr_default_np(attributes)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != int(parent):  # it died before the kernel was asked
             sys.exit(1)
     for name, value in json.loads(limits).items():

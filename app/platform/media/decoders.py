@@ -1,21 +1,51 @@
-"""What Pillow and FFmpeg make of a file, each in a process of its own.
+"""What Pillow and FFmpeg make of a file, each in a process of its own: what a file does to that, it
+does to nothing else.
 
 Every function raises Refused where the file is at fault, else DecoderLost.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from base64 import b64encode
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from app.platform.media.confined import Limits, decoded
-from app.platform.media.kinds import Kind
+from app.platform.media.confine import REFUSED
+from app.platform.media.kinds import Kind, Refused
 from app.platform.media.variants import PLACEHOLDER, Film, Picture
+from app.switchyard.errors import SwitchyardError
+
+MEMORY = 440 * 1024 * 1024
+"""Bytes a decoder may allocate; with its code, its peak stays under 512 MiB."""
+# One arena for each of hundreds of processors would take the memory with its stacks alone.
+ENV = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
+
+
+class DecoderLost(SwitchyardError):
+    """A decoder ended for a reason that may lie with the machine; it may be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one decoder may take, beside MEMORY."""
+
+    cpu_seconds: int
+    """Of all processors together: what the file costs, however busy the machine is."""
+    out_bytes: int
+    wall_seconds: int
+
 
 MAX_BYTES = {Kind.IMAGE: 64 * 1024 * 1024, Kind.VIDEO: 1024 * 1024 * 1024}
-STILL = Limits(60, 16 * 1024 * 1024, wall_seconds=180)
-FRAME = Limits(60, 64 * 1024 * 1024, wall_seconds=180)
+STILL = Limits(60, 64 * 1024 * 1024, wall_seconds=180)
 MP4 = Limits(900, 512 * 1024 * 1024, wall_seconds=1500)
 Output = AbstractContextManager[tuple[IO[bytes], dict[str, Any]]]
 """A file, and what is to be known of it."""
@@ -23,8 +53,8 @@ Output = AbstractContextManager[tuple[IO[bytes], dict[str, Any]]]
 
 def webp(source: IO[bytes], decoder: str, picture: Picture) -> Output:
     """The picture of an image; its width and height, and the `source`'s, upright."""
-    order = {"edge": picture.edge, "crop": picture.crop, "quality": picture.quality}
-    return decoded("draw.py", "draw", {"decoder": decoder, **order}, source, STILL)
+    of = {"edge": picture.edge, "crop": picture.crop, "quality": picture.quality}
+    return decoded("draw.py", "draw", source, STILL, decoder=decoder, **of)
 
 
 def placeholder(source: IO[bytes], decoder: str) -> tuple[str, list[int]]:
@@ -35,15 +65,15 @@ def placeholder(source: IO[bytes], decoder: str) -> tuple[str, list[int]]:
 
 def look(source: IO[bytes], decoder: str) -> list[int]:
     """A video's width and height, upright and with square pixels."""
-    with decoded("transcode.py", "look", {"decoder": decoder}, source, FRAME) as (_, about):
+    with decoded("transcode.py", "look", source, STILL, decoder=decoder) as (_, about):
         size: list[int] = about["size"]
         return size
 
 
 def frame(source: IO[bytes], decoder: str, size: list[int], edge: int) -> Output:
     """The most typical picture of a video's first five seconds, as PNG, upright."""
-    order = {"decoder": decoder, "size": fitted(size, edge, edge)}
-    return decoded("transcode.py", "poster", order, source, FRAME)
+    fits = fitted(size, edge, edge)
+    return decoded("transcode.py", "poster", source, STILL, decoder=decoder, size=fits)
 
 
 def mp4(source: IO[bytes], decoder: str, size: list[int], film: Film) -> Output:
@@ -52,10 +82,52 @@ def mp4(source: IO[bytes], decoder: str, size: list[int], film: Film) -> Output:
     rate = {"maxrate": f"{film.max_rate}k", "bufsize": f"{2 * film.max_rate}k"}
     options = {"preset": "veryfast", "profile": "high", "crf": str(film.crf), "threads": "2"}
     order = {"size": fitted(size, film.long, film.short), "options": {**options, **rate}}
-    return decoded("transcode.py", "mp4", {"decoder": decoder, **order}, source, MP4)
+    return decoded("transcode.py", "mp4", source, MP4, decoder=decoder, **order)
 
 
 def fitted(size: list[int], long: int, short: int) -> list[int]:
     """It made to fit, by even numbers, as H.264's colours need them; not enlarged."""
     scale = min(1.0, long / max(size), short / min(size))
     return [max(2, int(side * scale) // 2 * 2) for side in size]
+
+
+@contextmanager
+def decoded(
+    script: str, function: str, source: IO[bytes], limits: Limits, **order: Any
+) -> Iterator[tuple[IO[bytes], Any]]:
+    """What a function of the script beside this file wrote of the source, and what it returned.
+
+    It has no other file and no variable of ours, and its files have no name: nothing of them is
+    left, even by kill -9. Raises Refused where the file is at fault, else DecoderLost.
+    """
+    given = {"RLIMIT_DATA": MEMORY, "RLIMIT_CPU": limits.cpu_seconds, "RLIMIT_CORE": 0}
+    given["RLIMIT_FSIZE"] = limits.out_bytes
+    here = Path(__file__).parent
+    program, path = str(here / "confine.py"), str(here / script)
+    words = [str(os.getpid()), json.dumps(given), path, function, json.dumps(order)]
+    command = [sys.executable, "-I", program, *words]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(command, stdin=source, stdout=out, stderr=err, env=ENV, cwd="/")
+        try:
+            code = process.wait(limits.wall_seconds)
+        except subprocess.TimeoutExpired:
+            raise DecoderLost(f"it was not done after {limits.wall_seconds} s") from None
+        finally:
+            process.kill()
+            process.wait()
+        err.seek(max(0, err.seek(0, 2) - 4096))
+        last = err.read().decode(errors="replace").strip().rpartition("\n")[2]
+        if code != 0:
+            raise _failure(code, last, limits)
+        out.seek(0)
+        yield out, json.loads(last)
+
+
+def _failure(code: int, last: str, limits: Limits) -> SwitchyardError:
+    if code == REFUSED:
+        return Refused(last)
+    if code == -signal.SIGXCPU:
+        return Refused(f"it takes more than {limits.cpu_seconds} s of computing")
+    if code < 0 and code != -signal.SIGKILL:
+        return Refused(f"the decoder crashed on it ({signal.Signals(-code).name})")
+    return DecoderLost(f"the decoder was ended: {last[-300:] or 'killed'}")

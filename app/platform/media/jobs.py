@@ -53,7 +53,7 @@ def process_media(ctx: Context, payload: MediaFile) -> dict[str, Any]:
 
     with process.Source(ctx, payload.source) as source:
         said = (payload.kind, payload.sha256)
-        about = ctx.step.run("inspect", process.inspect, ctx, source, *said)
+        about = ctx.step.run("inspect", process.inspect, source, *said)
         made = {
             wanted.name: ctx.step.run(wanted.name, process.variant, ctx, source, about, wanted)
             for wanted in VARIANTS[Kind(about["kind"])]

@@ -1,4 +1,4 @@
-"""Media as pages know them, and what was made of which bytes. Times UTC."""
+"""Media as pages know them. Times UTC."""
 
 from __future__ import annotations
 
@@ -28,18 +28,4 @@ class Media(Base):
     made_at: Mapped[datetime]
 
 
-class MediaMade(Base):
-    """What was made of some bytes by one recipe: the same bytes again are not worked on twice."""
-
-    __tablename__ = "media_made"
-
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Of the upload, in hex."""
-    recipe: Mapped[str] = mapped_column(String(40), primary_key=True)
-    document: Mapped[str] = mapped_column(Text)
-    """JSON; the `path` in it, if any, is a file in the storage."""
-    made_at: Mapped[datetime]
-
-
 media = cast(Table, Media.__table__)
-media_made = cast(Table, MediaMade.__table__)

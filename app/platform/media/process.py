@@ -6,21 +6,18 @@ What is made is named by the bytes it is made of and by how: the same bytes make
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import IO, Any
 
 from sqlalchemy.orm import Session
 
-from app.platform.gateways.storage import Storage, StorageUnavailable
 from app.platform.ledger.postings import connection_of
 from app.platform.media import decoders
 from app.platform.media.kinds import Kind, Refused, sort_of
-from app.platform.media.models import Media, MediaMade, media, media_made
-from app.platform.media.variants import PLACEHOLDER, Film, Picture, Variant, recipe
+from app.platform.media.models import Media, media
+from app.platform.media.variants import Film, Picture, Variant, recipe
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, canonical_json
 
@@ -42,7 +39,7 @@ class Source(ExitStack):
         if self._file is None:
             # It has no name: nothing of it is left, however this process ends.
             file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
-            storage_of(self._ctx).fetch(self._path, file, max(decoders.MAX_BYTES.values()))
+            self._ctx.gateways.storage.fetch(self._path, file, max(decoders.MAX_BYTES.values()))
             file.seek(0)
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._file = file
@@ -51,59 +48,34 @@ class Source(ExitStack):
         return self._file
 
 
-def storage_of(ctx: Context) -> Storage:
-    """The storage. Raises StorageUnavailable where there is none."""
-    storage: Storage | None = ctx.gateways.storage
-    if storage is None:
-        raise StorageUnavailable("there is no storage")
-    return storage
-
-
-def inspect(
-    tx: Session, ctx: Context, source: Source, kind: str | None, sha256: str | None
-) -> dict[str, Any]:
+def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) -> dict[str, Any]:
     """What the source is, where it can be decoded; `kind` and `sha256` are what its owner says of
     it. Raises Refused."""
     file = source.file(sha256)
-
-    def look() -> dict[str, Any]:
-        sort, decoder = sort_of(file)
-        most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
-        if size > most:
-            raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
-        shown = None
-        if sort is Kind.IMAGE:
-            shown, (width, height) = decoders.placeholder(file, decoder)
-        else:
-            width, height = decoders.look(file, decoder)
-        about = {"sha256": source.sha256, "kind": sort.value, "decoder": decoder}
-        return {**about, "width": width, "height": height, "placeholder": shown}
-
-    about = _once(tx, ctx, source.sha256, f"about-{recipe(PLACEHOLDER)}", look)
-    if kind is not None and kind != about["kind"]:
-        raise Refused(f"it was said to be {kind}, and is {about['kind']}")
-    return about
+    sort, decoder = sort_of(file)
+    most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
+    if size > most:
+        raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
+    if kind is not None and kind != sort:
+        raise Refused(f"it was said to be {kind}, and is {sort}")
+    shown = None
+    if sort is Kind.IMAGE:
+        shown, (width, height) = decoders.placeholder(file, decoder)
+    else:
+        width, height = decoders.look(file, decoder)
+    about = {"sha256": source.sha256, "kind": sort.value, "decoder": decoder}
+    return {**about, "width": width, "height": height, "placeholder": shown}
 
 
 def variant(
-    tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: Variant
+    _tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: Variant
 ) -> dict[str, Any]:
     """Make one variant and put it into the storage: its path, size, and what else is known of it.
 
     Raises Refused.
     """
-
-    def make() -> dict[str, Any]:
-        file, decoder = source.file(about["sha256"]), about["decoder"]
-        size = [about["width"], about["height"]]
-        if isinstance(wanted, Film):
-            with decoders.mp4(file, decoder, size, wanted) as (mp4, report):
-                return keep(mp4, "mp4", "video/mp4", report)
-        if about["kind"] == Kind.IMAGE:
-            return still(file, decoder, wanted)
-        with decoders.frame(file, decoder, size, wanted.edge) as (frame, _):
-            shown, _ = decoders.placeholder(frame, "PNG")
-            return {**still(frame, "PNG", wanted), "placeholder": shown}
+    file, decoder = source.file(about["sha256"]), about["decoder"]
+    size = [about["width"], about["height"]]
 
     def still(file: IO[bytes], decoder: str, picture: Picture) -> dict[str, Any]:
         with decoders.webp(file, decoder, picture) as (webp, report):
@@ -114,11 +86,18 @@ def variant(
         file: IO[bytes], ending: str, content_type: str, report: dict[str, Any]
     ) -> dict[str, Any]:
         path = f"{FOLDER}/{about['sha256']}/{recipe(wanted)}.{ending}"
-        storage_of(ctx).put(path, file, content_type)
+        ctx.gateways.storage.put(path, file, content_type)
         size = os.fstat(file.fileno()).st_size
         return {"path": path, "bytes": size, "contentType": content_type, **report}
 
-    return _once(tx, ctx, about["sha256"], recipe(wanted), make)
+    if isinstance(wanted, Film):
+        with decoders.mp4(file, decoder, size, wanted) as (mp4, report):
+            return keep(mp4, "mp4", "video/mp4", report)
+    if about["kind"] == Kind.IMAGE:
+        return still(file, decoder, wanted)
+    with decoders.frame(file, decoder, size, wanted.edge) as (frame, _):
+        shown, _ = decoders.placeholder(frame, "PNG")
+        return {**still(frame, "PNG", wanted), "placeholder": shown}
 
 
 def finish(
@@ -142,20 +121,3 @@ def finish(
     newer = Media.run_id <= insert.excluded.run_id
     connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=row, where=newer))
     return document
-
-
-def _once(
-    tx: Session, ctx: Context, sha256: str, name: str, make: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """What `make` made of these bytes, now or before; before, if its file is still there."""
-    with ctx.transaction() as reading:
-        known = reading.get(MediaMade, (sha256, name))
-        made: dict[str, Any] = {} if known is None else json.loads(known.document)
-    if made and ("path" not in made or storage_of(ctx).exists(made["path"])):
-        return made
-    made = make()
-    row = {"document": canonical_json(made), "made_at": ctx.now()}
-    connection = connection_of(tx)
-    insert = INSERT[connection.dialect.name](media_made).values(sha256=sha256, recipe=name, **row)
-    connection.execute(insert.on_conflict_do_update(index_elements=["sha256", "recipe"], set_=row))
-    return made

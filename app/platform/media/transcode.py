@@ -161,22 +161,22 @@ def _pictures(
     container: InputContainer, stream: Any, size: list[int], before: list[str], after: list[str]
 ) -> Iterator[Any]:
     """Its pictures through these filters, upright and of this size."""
-    graph, shape = Graph(), None
-    for frame in _frames(container, stream):
-        now = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-        if now != shape:
-            if shape is not None:
-                yield from _through(graph, None)
-            turn, graph, shape = _turn(frame), Graph(), now
-            width, height = size[::-1] if SIDEWAYS in turn else size
-            colours = f"colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-            source = f"buffer={now}:time_base={frame.time_base}:{colours}"
-            middle = [*before, f"scale={width}:{height}", *turn, "setsar=1", *after]
-            parts = [each.partition("=") for each in (source, *middle, "buffersink")]
-            graph.threads = 1
-            graph.link_nodes(*(graph.add(name, args or None) for name, _, args in parts))
-            graph.configure()
-        yield from _through(graph, frame)
+    frames = _frames(container, stream)
+    first = next(frames)
+    shape = (first.width, first.height, first.format.name)
+    turn, graph = _turn(first), Graph()
+    width, height = size[::-1] if SIDEWAYS in turn else size
+    colours = f"colorspace={int(first.colorspace)}:range={int(first.color_range)}"
+    source = f"buffer=video_size={first.width}x{first.height}:pix_fmt={first.format.name}"
+    source += f":time_base={first.time_base}:{colours}"
+    middle = [*before, f"scale={width}:{height}", *turn, "setsar=1", *after]
+    parts = [each.partition("=") for each in (source, *middle, "buffersink")]
+    graph.threads = 1
+    graph.link_nodes(*(graph.add(name, args or None) for name, _, args in parts))
+    graph.configure()
+    for frame in chain([first], frames):
+        alike = (frame.width, frame.height, frame.format.name) == shape
+        yield from _through(graph, frame if alike else frame.reformat(*shape))
     yield from _through(graph, None)
 
 

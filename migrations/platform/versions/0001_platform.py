@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 _TABLES = (
-    *("creators", "entries", "mail_addresses", "mails", "media", "media_made", "paces"),
+    *("creators", "entries", "mail_addresses", "mails", "media", "paces"),
     *("platform_days", "stripe_events", "webhook_events", "daily_earnings", "earnings"),
     *("lifetime_earnings", "monthly_earnings", "payouts", "statements"),
     *("dirty_days", "payout_attempts"),
@@ -153,14 +153,6 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(32), nullable=False),
         sa.Column("made_at", _TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_media"),
-    )
-    op.create_table(
-        "media_made",
-        sa.Column("sha256", sa.String(64), nullable=False),
-        sa.Column("recipe", sa.String(40), nullable=False),
-        sa.Column("document", sa.Text(), nullable=False),
-        sa.Column("made_at", _TIME, nullable=False),
-        sa.PrimaryKeyConstraint("sha256", "recipe", name="pk_media_made"),
     )
     op.create_table(
         "paces",
