@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from app.switchyard.access import Access, AccessCheck
 from app.switchyard.context import Context, Payload
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from queues.adopt import adopt
 
 __all__ = [
+    "Access",
+    "AccessCheck",
     "BackendUnavailable",
     "BadInput",
     "Context",

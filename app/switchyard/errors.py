@@ -106,6 +106,13 @@ class Unauthorized(SwitchyardError):
     title = "Unauthorized"
 
 
+class Forbidden(SwitchyardError):
+    """Whoever sent the request may not do that."""
+
+    status = 403
+    title = "Not allowed"
+
+
 class BackendUnavailable(SwitchyardError):
     """A queue could not be reached; its runs stay pending and the relay sends them again."""
 

@@ -13,13 +13,14 @@ from flask import Flask
 from sqlalchemy import Engine
 
 from app.switchyard import console, extras, health, hosts, maintenance, runtime
+from app.switchyard.access import AccessCheck
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
 from app.switchyard.commands import register_commands
 from app.switchyard.commands.output import settings_checked
 from app.switchyard.config import Settings
-from app.switchyard.console.door import Door
+from app.switchyard.console.door import Door, HostDoor
 from app.switchyard.cutover import stages
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError, SwitchyardError
@@ -45,6 +46,9 @@ class Switchyard:
     `app.config` has under SWITCHYARD_…. The database is that of the host's `engine`, or of its
     Flask-SQLAlchemy `db`, or DATABASE_URL's. The console, health and metrics are under
     `url_prefix`; what Inngest and QStash call is under `/api`.
+
+    `access` has the host's own login decide who sees the console. Called in each request to it, it
+    returns "all", "read_only" or None; with the visitor's name, ("all", "ada"). See AccessCheck.
     """
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
@@ -70,6 +74,7 @@ class Switchyard:
         engine: Engine | None = None,
         db: Any = None,
         url_prefix: str = "/switchyard",
+        access: AccessCheck | None = None,
     ) -> None:
         if runtime.EXTENSION in app.extensions:
             raise SwitchyardError(f"app {app.import_name!r} has been set up already")
@@ -81,7 +86,7 @@ class Switchyard:
             )
         app.extensions[runtime.EXTENSION] = made
         runtime.add(made)
-        register_pages(app, made, url_prefix)
+        register_pages(app, made, url_prefix, access)
         serve(app, made)
         deliver.register(app, made)
         register_commands(app)
@@ -168,7 +173,9 @@ def _make_flags(
     )
 
 
-def register_pages(app: Flask, made: runtime.Runtime, url_prefix: str = "") -> None:
+def register_pages(
+    app: Flask, made: runtime.Runtime, url_prefix: str = "", access: AccessCheck | None = None
+) -> None:
     """Mount the layer's own pages."""
     app.register_blueprint(health.blueprint(made), url_prefix=url_prefix or None)
     app.register_blueprint(trigger.blueprint(made))
@@ -176,7 +183,8 @@ def register_pages(app: Flask, made: runtime.Runtime, url_prefix: str = "") -> N
         app.secret_key = made.settings.secret_key.get_secret_value()
     elif app.secret_key is None and made.settings.local:
         app.secret_key = secrets.token_hex()  # this process's own: nobody else may know it
-    pages = console.blueprint(made, Door(made))
+    door = Door(made) if access is None else HostDoor(made, access)
+    pages = console.blueprint(made, door)
     app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
 
 

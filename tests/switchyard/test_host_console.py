@@ -6,14 +6,17 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, session
+from flask import Blueprint, Flask, abort, redirect, session
 from flask.testing import FlaskClient
 from flask_wtf.csrf import CSRFProtect
 from pydantic import SecretStr
 
+from app.switchyard.access import Access, AccessCheck
 from app.switchyard.config import Settings
+from app.switchyard.cutover import stages
 from app.switchyard.extension import Switchyard
 from tests.support.tables import create_all
 
@@ -22,7 +25,10 @@ HOME = "/switchyard/console"
 
 
 def host(
-    folder: Path, settings: dict[str, SecretStr], secret: str | None = "the host's own secret"
+    folder: Path,
+    settings: dict[str, SecretStr],
+    secret: str | None = "the host's own secret",
+    access: AccessCheck | None = None,
 ) -> Flask:
     templates = folder / "templates" / "console"
     templates.mkdir(parents=True, exist_ok=True)
@@ -46,7 +52,7 @@ def host(
         database_url=url, redis_url="redis://127.0.0.1:1/0", switchyard_jobs="tests.support.jobs"
     )
     own = own.model_copy(update=settings)
-    Switchyard(app, settings=own)
+    Switchyard(app, settings=own, access=access)
     create_all(app.extensions["switchyard"].db.engine)
     return app
 
@@ -148,3 +154,104 @@ def test_without_a_secret_of_the_host_it_has_the_settings_or_none(tmp_path: Path
         app.extensions["switchyard"].db.dispose()
     assert secrets[:2] == ["of the settings!", None]
     assert len(str(secrets[2])) >= 32  # this process's own
+
+
+class Login:
+    """A host's own login: what it says of whoever sends the next request."""
+
+    def __init__(self) -> None:
+        self.says: Any = None
+
+    def __call__(self) -> Any:
+        if isinstance(self.says, int):
+            abort(self.says)
+        return self.says
+
+
+@pytest.fixture
+def login() -> Login:
+    return Login()
+
+
+@pytest.fixture
+def guest(tmp_path: Path, login: Login) -> Iterator[FlaskClient]:
+    app = host(tmp_path, LIVE, access=login)
+    yield app.test_client()
+    app.extensions["switchyard"].db.dispose()
+
+
+PAGES = ("", "/jobs/parent", "/runs", "/history")
+
+
+def move(client: FlaskClient, csrf: str | None) -> int:
+    form = {"stage": "live", "why": "a test", **({} if csrf is None else {"csrf": csrf})}
+    return client.post(f"{HOME}/jobs/parent/stage", data=form).status_code
+
+
+def history(client: FlaskClient) -> list[tuple[str, str]]:
+    db = client.application.extensions["switchyard"].db
+    return [(row.to_stage, row.by) for row in stages.history(db)]
+
+
+@pytest.mark.parametrize(
+    ("says", "by"),
+    [
+        ("all", "host"),
+        (Access.ALL, "host"),
+        (("all", "ada@shop.example"), "ada@shop.example"),
+        (("all", "<b>"), "host"),
+        (("all", "guardrail"), "host"),
+    ],
+)
+def test_whom_the_host_lets_in_may_do_everything(
+    guest: FlaskClient, login: Login, says: Any, by: str
+) -> None:
+    login.says = says
+    assert [guest.get(HOME + page).status_code for page in PAGES] == [200] * 4
+    assert "Log out" not in guest.get(HOME).text
+    assert guest.get(f"{HOME}/login").location == HOME
+    assert move(guest, form_token(guest, f"{HOME}/jobs/parent")) == 303
+    assert history(guest) == [("live", by)]
+    assert move(guest, None) == 403
+    assert move(guest, "wrong") == 403
+
+
+def test_who_may_only_look_sees_all_and_does_nothing(guest: FlaskClient, login: Login) -> None:
+    login.says = "all"
+    csrf = form_token(guest, f"{HOME}/jobs/parent")
+    login.says = "read_only"
+    pages = [guest.get(HOME + page) for page in PAGES]
+    assert [page.status_code for page in pages] == [200] * 4
+    assert all("read only" in page.text and "post" not in page.text for page in pages)
+    assert move(guest, csrf) == 403
+    for deed in ("retry", "cancel"):
+        path = f"{HOME}/runs/{'0' * 26}/{deed}"
+        assert guest.post(path, data={"csrf": csrf}).status_code == 403
+    assert guest.post(f"{HOME}/logout", data={"csrf": csrf}).status_code == 403
+    assert history(guest) == []
+
+
+def test_nobody_else_comes_in(guest: FlaskClient, login: Login) -> None:
+    assert [guest.get(HOME + page).status_code for page in (*PAGES, "/login")] == [403] * 5
+    assert move(guest, None) == 403
+    form = {"name": "ada", "token": TOKEN}
+    assert guest.post(f"{HOME}/login", data=form).status_code == 403
+    assert guest.get(f"{HOME}/static/console.css").status_code == 200
+    login.says = "all"
+    form["csrf"] = form_token(guest, f"{HOME}/jobs/parent")
+    assert guest.post(f"{HOME}/login", data=form).status_code == 403
+    login.says = (None, "ada")
+    assert guest.get(HOME).status_code == 403
+
+
+def test_the_host_may_answer_itself(guest: FlaskClient, login: Login) -> None:
+    login.says = redirect("/log-in")
+    answer = guest.get(HOME)
+    assert (answer.status_code, answer.location) == (302, "/log-in")
+    login.says = 401
+    assert guest.get(HOME).status_code == 401
+    login.says = 404
+    assert guest.get(HOME).text == "the host's own 404"
+    login.says = "everything"
+    answer = guest.get(HOME)
+    assert (answer.status_code, "not one of all, read_only or None" in answer.text) == (500, True)

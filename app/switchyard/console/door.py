@@ -9,14 +9,23 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flask import Request, current_app, g, session
+from flask import Request, abort, current_app, g, session
 from flask_wtf.csrf import generate_csrf, validate_csrf
+from werkzeug.wrappers import Response
 from wtforms import ValidationError
 
 from app.switchyard import nonces
+from app.switchyard.access import Access, AccessCheck
 from app.switchyard.console.tries import Tries
 from app.switchyard.cutover.stages import GUARDRAIL
-from app.switchyard.errors import BadInput, SecretKeyMissing, SwitchyardError, Unauthorized
+from app.switchyard.errors import (
+    BadInput,
+    Forbidden,
+    SecretKeyMissing,
+    SettingsError,
+    SwitchyardError,
+    Unauthorized,
+)
 from app.switchyard.http import client_address, from_here
 from app.switchyard.runtime import Runtime
 
@@ -30,6 +39,8 @@ NOTED = 60
 """How exactly it is noted when it was last used."""
 LOCAL = "local"
 """Who it is where nobody is asked."""
+HOST = "host"
+"""Who it is where the host gives no name that can be shown."""
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
 
 
@@ -80,8 +91,7 @@ class Door:
             raise Unauthorized("without ADMIN_TOKEN only this machine is served, in local mode")
         if not self.open and self._token is None:
             raise Unauthorized("ADMIN_TOKEN is not set: nobody can log in")
-        if current_app.secret_key is None:
-            raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
+        _require_key()
         if self.open:
             return LOCAL
         known = self._known()
@@ -102,6 +112,10 @@ class Door:
         if now - known.seen >= NOTED:
             session[SESSION] = known._replace(seen=now)._asdict()
         return known
+
+    def may_act(self) -> bool:
+        """Whether the visitor may change anything, beside seeing it."""
+        return True
 
     def check_form(self, request: Request) -> None:
         """Raises FormExpired unless the form was made by this console for this session."""
@@ -157,6 +171,43 @@ class Door:
         key: Any = current_app.secret_key
         text = f"switchyard console\n{self._token}".encode()
         return hmac.new(key if isinstance(key, bytes) else key.encode(), text, "sha256").hexdigest()
+
+
+class HostDoor(Door):
+    """The host's own login decides who comes in; nobody is asked for a token."""
+
+    def __init__(self, runtime: Runtime, check: AccessCheck) -> None:
+        super().__init__(runtime)
+        self._check = check
+        self.open = True
+
+    def visitor(self, request: Request) -> str:
+        """Who sent the request. Raises Forbidden where the host says no one who may come in,
+        SettingsError where it says something else, and what the host raises."""
+        answer = self._check()
+        if isinstance(answer, Response):
+            abort(answer)
+        level, name = answer if isinstance(answer, tuple) else (answer, HOST)
+        if level is None:
+            raise Forbidden("this app does not let you in here")
+        if level not in list(Access):
+            raise SettingsError(f"access gave {level!r}, not one of {', '.join(Access)} or None")
+        _require_key()
+        g.switchyard_access = Access(level)
+        return name if _NAME.fullmatch(name) and name != GUARDRAIL else HOST
+
+    def may_act(self) -> bool:
+        """Whether the visitor may change anything, beside seeing it."""
+        return g.get("switchyard_access") is Access.ALL
+
+    def enter(self, request: Request, name: str, token: str) -> None:
+        """Raises Forbidden: one logs in at the host."""
+        raise Forbidden("this app has a login of its own")
+
+
+def _require_key() -> None:
+    if current_app.secret_key is None:
+        raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
 
 
 def _nonce(known: Session) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.switchyard.console.door import Door
-from app.switchyard.errors import SwitchyardError
+from app.switchyard.errors import Forbidden, SwitchyardError
 from app.switchyard.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
         g.switchyard_visitor = door.visitor(request)
         if request.method == "POST":
             door.check_form(request)
+            if not door.may_act():
+                raise Forbidden("you may look at everything here, and change nothing")
         if g.switchyard_visitor is None and request.endpoint not in OPEN_TO_ALL:
             wanted = request.full_path.rstrip("?") if request.method == "GET" else None
             return redirect(url_for(LOGIN, next=wanted), 303)
@@ -67,6 +69,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "visitor": g.get("switchyard_visitor"),
             "form_token": door.form_token,
             "open_door": door.open,
+            "may_act": door.may_act(),
             "links": runtime.links,
             "use_inngest": runtime.settings.use_inngest,
             "when": when,
