@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import insert, update
@@ -18,6 +18,7 @@ from app.platform.gateways.stripe import Balance, StripeGateway, Transfer
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow, StepRow
+from tests.support.rows import run_row, step_row
 from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, tzinfo=UTC)
@@ -81,68 +82,80 @@ def paid(tmp_path: Path) -> Iterator[Paid]:
     db.dispose()
 
 
-def test_all_well(paid: Paid) -> None:
-    found = paid.audit()
-    assert len(paid.owed) == found.transfers == 8
-    assert (found.lost, found.paid_twice, found.differences) == (0, 0, ())
-    assert found.ledger_balanced
-
-
-def test_a_second_transfer_is_paid_twice(paid: Paid) -> None:
+def again(paid: Paid) -> None:
     paid.stripe.transfers.append(replace(paid.stripe.transfers[3], id="tr_again"))
-    found = paid.audit()
-    assert (found.lost, found.paid_twice) == (0, 1)
-    assert "tr_3, tr_again" in found.differences[0]
 
 
-def test_no_transfer_is_lost_whatever_the_ledger_says(paid: Paid) -> None:
+def gone(paid: Paid) -> None:
     del paid.stripe.transfers[3]
-    found = paid.audit()
-    assert (found.lost, found.paid_twice) == (1, 0)
-    assert "was not paid; the ledger says paid" in found.differences[0]
 
 
-def test_a_transfer_the_ledger_does_not_know_of_is_lost(paid: Paid) -> None:
+def standing(paid: Paid, **values: Any) -> None:
+    """What the ledger says of one payout."""
     with paid.db.begin() as connection:
         connection.execute(
-            update(Payout)
-            .where(Payout.id == "p3")
-            .values(status=PayoutStatus.SENDING, transfer_id=None, settled_at=None)
+            update(Payout).where(Payout.id == "p3").values(settled_at=None, **values)
         )
-    found = paid.audit()
-    assert (found.lost, found.paid_twice) == (1, 0)
-    assert "the ledger says None" in found.differences[0]
 
 
-def test_money_that_did_not_reach_the_bank_is_lost(paid: Paid) -> None:
-    with paid.db.begin() as connection:
-        connection.execute(
-            update(Payout)
-            .where(Payout.id == "p3")
-            .values(status=PayoutStatus.IN_TRANSIT, settled_at=None)
-        )
-    found = paid.audit()
-    assert (found.lost, found.paid_twice) == (1, 0)
-    assert "was paid by tr_3, but the ledger says None" in found.differences[0]
+def another_amount(paid: Paid) -> None:
+    paid.stripe.transfers[3] = replace(paid.stripe.transfers[3], amount_minor=1)
+
+
+def to_someone_else(paid: Paid) -> None:
+    odd = replace(paid.stripe.transfers[0], id="tr_x", destination="acct_other")
+    paid.stripe.transfers.append(odd)
+
+
+def less_cash(paid: Paid) -> None:
+    paid.stripe.balance[paid.owed[0].currency] -= 1
+
+
+def unknown(paid: Paid) -> None:
+    standing(paid, status=PayoutStatus.SENDING, transfer_id=None)
+
+
+def not_at_the_bank(paid: Paid) -> None:
+    standing(paid, status=PayoutStatus.IN_TRANSIT)
+
+
+SPOILS: list[tuple[Callable[[Paid], None], int | None, int | None, str]] = [
+    (again, 0, 1, "tr_3, tr_again"),
+    (gone, 1, 0, "was not paid; the ledger says paid"),
+    (unknown, 1, 0, "the ledger says None"),
+    (not_at_the_bank, 1, 0, "was paid by tr_3, but the ledger says None"),
+    (another_amount, None, None, "was paid 1 by tr_3"),
+    (to_someone_else, None, None, "tr_x pays acct_other, which was not to be paid"),
+    (less_cash, 0, 0, ""),
+]
+"""What is spoilt, what is lost and paid twice by that, and what is said."""
+
+
+def test_all_well(paid: Paid) -> None:
+    seen = paid.audit()
+    assert len(paid.owed) == seen.transfers == 8
+    assert (seen.lost, seen.paid_twice, seen.differences) == (0, 0, ())
+    assert seen.ledger_balanced
+
+
+@pytest.mark.parametrize(
+    ("spoil", "lost", "twice", "says"), SPOILS, ids=[spoil.__name__ for spoil, *_ in SPOILS]
+)
+def test_what_is_wrong_is_seen(
+    paid: Paid, spoil: Callable[[Paid], None], lost: int | None, twice: int | None, says: str
+) -> None:
+    spoil(paid)
+    seen = paid.audit()
+    assert lost is None or (seen.lost, seen.paid_twice) == (lost, twice)
+    assert any(says in line for line in seen.differences), seen.differences
+    assert seen.ledger_balanced is (spoil is not less_cash)
 
 
 def test_payouts_are_counted_by_the_backend_that_transferred_them(paid: Paid) -> None:
-    run = {
-        "id": "r1",
-        "job": "process-payouts",
-        "key": "2025-01-15",
-        "payload": "{}",
-        "backend": "inngest",
-        "reason": "HANDED_OVER",
-        "stage": "ramp",
-        "stage_version": 1,
-        "status": "succeeded",
-        "created_at": NOW,
-        "due_at": NOW,
-    }
-    step = {"run_id": "r1", "status": "done", "updated_at": NOW}
+    run = run_row("r1", "process-payouts", NOW, backend="inngest", reason="HANDED_OVER")
+    other = run_row("r2", "process-single-payout", NOW)
     steps = [
-        step | {"name": name, "backend": backend, "result": json.dumps({"landed": landed})}
+        step_row("r1", NOW, name=name, backend=backend, result=json.dumps({"landed": landed}))
         for name, backend, landed in (
             ("transfer-0-0", "rq", 3),
             ("transfer-0-1", "inngest", 4),
@@ -150,31 +163,10 @@ def test_payouts_are_counted_by_the_backend_that_transferred_them(paid: Paid) ->
             ("bank-0-0", "rq", 8),
         )
     ]
-    other = run | {"id": "r2", "job": "process-single-payout", "reason": "STATIC"}
-    lone = step | {"run_id": "r2", "name": "transfer-0", "backend": "rq", "result": "{}"}
+    lone = step_row("r2", NOW, name="transfer-0", result="{}")
     with paid.db.begin() as connection:
         connection.execute(insert(RunRow), [run, other])
         connection.execute(insert(StepRow), [*steps, lone])
     found = paid.audit()
     assert found.by_backend == {"rq": 4, "inngest": 4}
     assert (found.payouts, found.handed_over) == (8, 1)
-
-
-def test_another_amount_differs(paid: Paid) -> None:
-    paid.stripe.transfers[3] = replace(paid.stripe.transfers[3], amount_minor=1)
-    assert any("was paid 1 by tr_3" in line for line in paid.audit().differences)
-
-
-def test_a_transfer_to_someone_else_differs(paid: Paid) -> None:
-    paid.stripe.transfers.append(
-        replace(paid.stripe.transfers[0], id="tr_x", destination="acct_other")
-    )
-    assert paid.audit().differences == ("tr_x pays acct_other, which was not to be paid",)
-
-
-def test_cash_that_stripe_does_not_have_is_no_balance(paid: Paid) -> None:
-    currency = paid.owed[0].currency
-    paid.stripe.balance[currency] -= 1
-    found = paid.audit()
-    assert not found.ledger_balanced
-    assert len(found.differences) == 1

@@ -14,7 +14,7 @@ def test_whatever_happens_each_intent_has_one_effect() -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=200,
+            max_examples=80,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,

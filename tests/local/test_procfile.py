@@ -121,7 +121,7 @@ def test_starts_alone_and_ends_at_sigterm(
         process.wait()
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
+@pytest.mark.parametrize("name", ["web", "worker"])
 def test_a_wrong_setting_stops_the_start_with_one_line(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from app.local.earnings import SOURCES, SeedSummary, seed, stripe_accounts
-from app.local.stripe.accounts import AccountState
+from app.local.earnings import SOURCES, SeedSummary, seed
 from app.platform.config import Settings
 from app.platform.currencies import MINIMUM
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import balanced, trial_balance
-from app.platform.payouts.eligibility import HOLDING, reserve, verdicts
+from app.platform.payouts.eligibility import reserve
 from app.platform.payouts.models import Payout
 from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
@@ -85,20 +84,6 @@ def test_a_thousand_creators_are_realistic(db: Database) -> None:
     assert sum(ordered[: len(ordered) // 10]) > sum(ordered) / 2
 
 
-def test_refunds_take_back_what_their_earning_brought(db: Database) -> None:
-    seed(db, creators=200, seed=3, now=NOW)
-    first, again = Earning.__table__.alias(), Earning.__table__.alias()
-    joined = select(first, again).join_from(again, first, again.c.refund_of == first.c.id)
-    with db.autocommit() as connection:
-        pairs = connection.execute(joined).all()
-    assert pairs
-    for pair in pairs:
-        earned, refund = pair[: len(pair) // 2], pair[len(pair) // 2 :]
-        assert (earned[3], refund[3]) == (EarningKind.EARNING, EarningKind.REFUND)
-        assert (earned[1], earned[4:7]) == (refund[1], refund[4:7])
-        assert earned[8] <= refund[8] <= NOW
-
-
 @pytest.mark.parametrize(("creators", "payable"), [(70, 60), (60, 60), (12, 0), (1, 1)])
 def test_exactly_so_many_are_payable(db: Database, creators: int, payable: int) -> None:
     made = seed(db, creators=creators, seed=5, now=NOW, payable=payable)
@@ -111,32 +96,6 @@ def test_exactly_so_many_are_payable(db: Database, creators: int, payable: int) 
         assert all(amount >= MINIMUM[currency] for currency, amount in amounts)
         held = {currency: books.held for currency, books in trial_balance(tx).items()}
     assert {c: h for c, h in held.items() if h} == made.payable_amounts
-
-
-def test_the_payable_are_paid_all_and_the_new_wait_their_time(db: Database) -> None:
-    made = seed(db, creators=70, seed=5, now=NOW, payable=30)
-    with db.autocommit() as connection:
-        seen = {
-            when: connection.execute(select(verdicts(when).subquery())).all()
-            for when in (NOW, NOW + timedelta(hours=23), NOW + HOLDING)
-        }
-    rows = [row for row in seen[NOW] if row.reason is None]
-    assert {row.balance - row.amount for row in rows} == {0}
-    waiting = {
-        when: sum(row.reason == "holding_period" for row in found) for when, found in seen.items()
-    }
-    assert list(waiting.values()) == [made.left_out["holding_period"]] * 2 + [0]
-    assert waiting[NOW] == 5
-
-
-def test_accounts_fit_the_stand_in(db: Database) -> None:
-    seed(db, creators=50, seed=2, now=NOW)
-    with db.autocommit() as connection:
-        accounts = [AccountState(**account) for account in stripe_accounts(connection)]
-    assert len({account.id for account in accounts}) == 50
-    assert any(
-        account.transfers == "inactive" or not account.payouts_enabled for account in accounts
-    )
 
 
 @pytest.mark.parametrize(("creators", "payable"), [(10, 11), (10, -1), (0, 0)])

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import requests
 import stripe
 
 from tests.support.standins import StripeStandIn
@@ -138,21 +137,3 @@ def test_lists_page_newest_first(stand: Stand) -> None:
     stand.admin("POST", "clock", {"advance_seconds": 60})
     late = stand.pay(to, "late")
     assert [t.id for t in listed({"created": {"gte": late.created}}).data] == [late.id]
-
-
-@pytest.mark.parametrize(
-    ("method", "route", "body", "status"),
-    [
-        ("POST", "topup", {"amount": -1}, 400),
-        ("POST", "accounts", {"accounts": [{"payout_interval": "hourly"}]}, 400),
-        ("POST", "accounts", None, 400),
-        ("POST", "faults", {"rules": [{"kind": "meteor", "next": 1}]}, 400),
-        ("POST", "faults", {"rules": [{"kind": "409"}]}, 400),
-        ("GET", "nothing", None, 404),
-    ],
-)
-def test_its_own_routes_refuse_nonsense(
-    stand: Stand, method: str, route: str, body: object, status: int
-) -> None:
-    with pytest.raises(requests.HTTPError, match=str(status)):
-        stand.admin(method, route, body)

@@ -20,7 +20,7 @@ from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker, Client, RedisClient, UpstashClient
 from tests.support.forks import Forked
-from tests.support.upstash.server import UpstashStandIn
+from tests.support.upstash import UpstashStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 TOKEN = "rest-token-of-this-test"

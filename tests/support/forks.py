@@ -2,7 +2,7 @@
 
 Each is a process of its own, with its own arguments, environment, streams and exit code, as
 `python -m NAME ...` makes one; it is only spared the seconds of CPU that importing costs. Starts
-from nothing are seen in test_procfile, test_local_stack and test_cli.
+from nothing are seen in test_procfile, test_local_stack and test_cli_run.
 """
 
 from __future__ import annotations

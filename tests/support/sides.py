@@ -193,46 +193,6 @@ def no_worker(redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
         made.db.dispose()
 
 
-@contextmanager
-def side(
-    backend: str, database_url: str, redis_url: str, folder: Path, **more: str
-) -> Iterator[Side]:
-    """Everything one backend needs, started and stopped; `more` is for its environment."""
-    with ExitStack() as stack:
-        environ = environment(database_url, redis_url, **more)
-        if backend == "memory":
-            memory = MemoryBackend()
-            made = fresh(database_url, environ, [memory])
-            stack.callback(made.db.dispose)
-            stack.enter_context(relaying(made))
-            yield Side(backend, made, environ, memory=memory)
-            return
-        if backend == "rq":
-            made = fresh(database_url, environ, None)
-            stack.callback(made.db.dispose)
-            stack.enter_context(rq_worker(environ, folder / "worker.log"))
-            stack.enter_context(relaying(made))
-            yield Side(backend, made, environ)
-            return
-        if backend == "qstash":
-            with qstash_side(environ) as made_side:
-                yield made_side
-            return
-        port = free_port()
-        app_url = f"http://127.0.0.1:{port}/api/inngest"
-        standin = stack.enter_context(InngestStandIn([app_url], gap_scale=0.02))
-        environ["INNGEST_DEV"] = standin.url
-        made = fresh(database_url, environ, None)
-        stack.callback(made.db.dispose)
-        app = build(load(environ))
-        made = runtime.current()
-        stack.callback(made.db.dispose)
-        stack.enter_context(serve_in_thread(app, port))
-        standin.sync()
-        stack.enter_context(relaying(made))
-        yield Side(backend, made, environ, standin=standin)
-
-
 CURRENT_KEY = "sig_current_0123456789abcdefghijklmnop"
 NEXT_KEY = "sig_next_0123456789abcdefghijklmnopqrs"
 
@@ -248,23 +208,71 @@ def qstash_environment(standin_url: str, app_url: str) -> dict[str, str]:
 
 
 @contextmanager
+def side(
+    backend: str, database_url: str, redis_url: str, folder: Path, **more: str
+) -> Iterator[Side]:
+    """Everything one backend needs, started and stopped; `more` is for its environment."""
+    environ = environment(database_url, redis_url, **more)
+    if backend != "memory":
+        with parts(environ, folder, backend) as working:
+            yield working
+        return
+    memory = MemoryBackend()
+    made = fresh(database_url, environ, [memory])
+    with relaying(made):
+        yield Side(backend, made, environ, memory=memory)
+    made.db.dispose()
+
+
+@contextmanager
+def both(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
+    """All backends side by side on one ledger; `side.backend` may be changed at will."""
+    environ = environment(database_url, redis_url, **more)
+    with parts(environ, folder, "rq", "inngest", "qstash") as working:
+        yield working
+
+
+@contextmanager
 def qstash_side(environ: dict[str, str], *, relay: bool = True) -> Iterator[Side]:
     """The app served in a thread, with a QStash of its own and maybe a relay."""
+    # Where no relay resends, an answer that is slow to come must not count as none.
+    with (
+        patch.object(qstash, "ANSWER_SECONDS", PATIENCE_SECONDS),
+        parts(environ, Path(), "qstash", relay=relay) as working,
+    ):
+        yield working
+
+
+@contextmanager
+def parts(
+    environ: dict[str, str], folder: Path, *backends: str, relay: bool = True
+) -> Iterator[Side]:
+    """A worker, and the app served to stand-ins, as far as these backends need them."""
     with ExitStack() as stack:
         port = free_port()
-        # Where no relay tells again, an answer that is slow to come must not count as none.
-        stack.enter_context(patch.object(qstash, "ANSWER_SECONDS", PATIENCE_SECONDS))
-        standin = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
-        stack.enter_context(standin)
-        environ |= qstash_environment(standin.url, f"http://127.0.0.1:{port}")
+        url = f"http://127.0.0.1:{port}"
+        standin = messages = None
+        if "inngest" in backends:
+            standin = InngestStandIn([f"{url}/api/inngest"], gap_scale=0.02)
+            stack.enter_context(standin)
+            environ["INNGEST_DEV"] = standin.url
+        if "qstash" in backends:
+            messages = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
+            stack.enter_context(messages)
+            environ |= qstash_environment(messages.url, url) | environ
         fresh(environ["DATABASE_URL"], environ, None).db.dispose()
         app = build(load(environ))
         made = runtime.current()
         stack.callback(made.db.dispose)
-        stack.enter_context(serve_in_thread(app, port))
+        if standin or messages:
+            stack.enter_context(serve_in_thread(app, port))
+        if standin:
+            standin.sync()
+        if "rq" in backends:
+            stack.enter_context(rq_worker(environ, folder / "worker.log"))
         if relay:
             stack.enter_context(relaying(made))
-        yield Side("qstash", made, environ, qstash=standin)
+        yield Side(backends[0], made, environ, standin=standin, qstash=messages)
 
 
 @contextmanager
@@ -282,26 +290,3 @@ def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Po
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-@contextmanager
-def both(database_url: str, redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
-    """All backends side by side on one ledger; `side.backend` may be changed at will."""
-    with ExitStack() as stack:
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        standin = InngestStandIn([f"{url}/api/inngest"], gap_scale=0.02)
-        stack.enter_context(standin)
-        qstash = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
-        stack.enter_context(qstash)
-        more = {**qstash_environment(qstash.url, url), **more}
-        environ = environment(database_url, redis_url, INNGEST_DEV=standin.url, **more)
-        fresh(database_url, environ, None).db.dispose()
-        app = build(load(environ))
-        made = runtime.current()
-        stack.callback(made.db.dispose)
-        stack.enter_context(serve_in_thread(app, port))
-        standin.sync()
-        stack.enter_context(rq_worker(environ, folder / "worker.log"))
-        stack.enter_context(relaying(made))
-        yield Side("rq", made, environ, standin=standin, qstash=qstash)

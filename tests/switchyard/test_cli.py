@@ -60,7 +60,7 @@ ANSWERS: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (
         ("cutover", "cost", "--days", "1"),
         ("days", "from", "to", "plans_dated", "services", "usd_a_month", "jobs"),
-        "upstash",
+        "busiest",
     ),
     (("cutover", "inventory"), ("jobs", "redis"), "cli.plain"),
     (("relay", "--once"), ("sent", "unreachable"), "unreachable"),

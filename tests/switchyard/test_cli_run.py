@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from flask import current_app, g
@@ -35,6 +34,7 @@ from app.switchyard.runs.models import StepRow as S
 from tests.support import cli_jobs
 from tests.support.cli import Cli, build, cli, environment, start, url
 from tests.support.cli_jobs import marks
+from tests.support.rows import run_row
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 __all__ = ["build", "cli", "url"]
@@ -262,12 +262,9 @@ def _read(terminal: int) -> bytes:
 
 @pytest.mark.process
 def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
-    common: dict[str, Any] = dict.fromkeys(("created_at", "due_at", "check_at"), utcnow())
-    common |= {"job": "cli-plain", "payload": "{}", "backend": "rq", "reason": "DEFAULT"}
-    common |= {"stage": "legacy", "stage_version": 0}
+    rows = [run_row(f"{n:026d}", "cli-plain", utcnow(), error="e" * 200) for n in range(600)]
     with cli.made.db.begin() as connection:
-        rows = [{"id": f"{n:026d}", "key": f"{'k' * 200}{n}"} for n in range(600)]
-        connection.execute(insert(R), [common | row for row in rows])
+        connection.execute(insert(R), rows)
     listing = start(url, "runs", "list", "--limit", "600")
     assert listing.stdout is not None
     assert listing.stderr is not None

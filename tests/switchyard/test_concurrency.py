@@ -31,6 +31,7 @@ from app.switchyard.runs.operate import cancel
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
+from tests.support.rows import run_row
 from tests.support.sides import Side, both, environment, fresh, rq_worker
 from tests.support.waiting import until
 
@@ -261,14 +262,6 @@ def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
     assert len(on.slots()) == 1
 
 
-def test_a_job_this_code_does_not_know_needs_no_slot(on: Setting) -> None:
-    (run,) = on.capped(1)
-    store = replace(on.made.store, catalogue=Catalogue())
-    outcome = replace(on.made.engine, store=store).perform(run.id, 1, Delivery("old"))
-    assert (outcome.end, outcome.error) == (End.NOT_MINE, "unknown job")
-    assert (on.row(run.id).status, on.slots()) == ("waiting", [])
-
-
 def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
     sent: list[str] = []
     run = on.dispatch("noop", {"name": uuid4().hex})
@@ -282,17 +275,7 @@ def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
 
 
 def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None:
-    row = {
-        "payload": "{}",
-        "backend": "rq",
-        "reason": "STATIC",
-        "stage": "legacy",
-        "stage_version": 0,
-        "status": "succeeded",
-        "created_at": NOW,
-        "due_at": NOW,
-    }
-    rows = [row | {"id": f"r{n:05}", "job": f"job{n % 7}", "key": f"k{n}"} for n in range(20_000)]
+    rows = [run_row(f"r{n:05}", f"job{n % 7}", NOW) for n in range(20_000)]
     db = on.made.db
     with db.begin() as connection:
         connection.execute(insert(RunRow), rows)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,16 +190,3 @@ def test_mail_goes_from_a_default_address_to_nobody() -> None:
 )
 def test_the_driver_is_named(url: str, with_driver: str) -> None:
     assert Settings(database_url=url).sqlalchemy_url == with_driver
-
-
-@pytest.mark.parametrize(
-    "command", [["-c", "import app.server"], ["-m", "flask", "--app", "app", "jobs", "list"]]
-)
-def test_a_process_with_a_bad_setting_ends_with_one_line(command: list[str]) -> None:
-    environ = {"PATH": os.environ["PATH"], "USE_INNGEST": "maybe", "DATABASE_URL": "sqlite://"}
-    ended = subprocess.run(
-        [sys.executable, *command], env=environ, cwd=ROOT, capture_output=True, text=True
-    )
-    assert ended.returncode in (2, 4)  # 4 makes gunicorn stop instead of trying again
-    assert "USE_INNGEST: must be true or false" in ended.stderr
-    assert "Traceback" not in ended.stderr

@@ -53,26 +53,11 @@ def test_live_goes_to_the_job_s_serverless_side() -> None:
     assert decide("send-email", "k") == ("qstash", "STATIC", "live", 8)
 
 
-@pytest.mark.parametrize("stage", ["legacy", "shadow"])
-def test_before_the_ramp_it_is_rq(stage: str) -> None:
-    assert Store(StageRow("a", stage, None, 3)).flags().decide("a", "k").backend == "rq"
-
-
 @pytest.mark.parametrize("raw", [None, "", "false", "False", "maybe", "1", "yes"])
 def test_the_master_switch_wins_unless_it_says_true(raw: str | None) -> None:
     environ = {} if raw is None else {"USE_INNGEST": raw}
     decision = Store(live()).flags(environ).decide("a", "k")
     assert decision == ("rq", "DISABLED", "live", 7)
-
-
-def test_the_switch_is_read_each_time() -> None:
-    environ = {"USE_INNGEST": "true"}
-    decide = Store(live()).flags(environ).decide
-    seen = []
-    for raw in ("true", "false", "true"):
-        environ["USE_INNGEST"] = raw
-        seen.append(decide("a", "k").backend)
-    assert seen == ["inngest", "rq", "inngest"]
 
 
 @pytest.mark.parametrize("raw", ["maybe", "1", "on"])
@@ -171,8 +156,6 @@ def test_a_ramp_takes_its_share(percent: float, least: int, most: int) -> None:
 
 # --- pins ---------------------------------------------------------------------------------------
 
-sides = st.sampled_from(["rq", "serverless"])
-
 
 @pytest.mark.parametrize(
     ("stage", "percent", "off", "on", "neither"),
@@ -216,17 +199,3 @@ def test_pins_last_through_an_unreadable_store_and_end_with_the_next_reading() -
 def test_a_pin_to_a_side_that_is_none_is_an_off_switch() -> None:
     row = StageRow("a", "live", None, 3, (("k", "banana"),))
     assert Store(row).flags().decide("a", "k").backend == "rq"
-
-
-@given(st.dictionaries(keys, sides, max_size=5), keys, percents, percents)
-def test_pins_hold_whatever_the_percent_and_move_nobody_else(
-    pins: dict[str, str], other: str, one: float, two: float
-) -> None:
-    for percent in (one, two):
-        row = StageRow("a", "ramp", percent, 1)
-        free = Store(row).flags().decide
-        pinned = Store(row._replace(pins=tuple(pins.items()))).flags().decide
-        for key, side in pins.items():
-            assert pinned("a", key).backend == ("rq" if side == "rq" else "inngest")
-        if other not in pins:
-            assert pinned("a", other) == free("a", other)

@@ -26,6 +26,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from tests.support.mounted import mount
 from tests.support.receiver import receiving
+from tests.support.rows import run_row
 from tests.support.sides import decide_by, environment, fresh
 
 JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.alerts"
@@ -71,24 +72,10 @@ def ran(
             created = now - ago + timedelta(seconds=number)
             over = status in ("succeeded", "failed", "cancelled")
             ended = created + timedelta(seconds=seconds + number % 7 / 10)
-            rows.append(
-                {
-                    "id": f"r{before + number:06}",
-                    "job": job,
-                    "key": f"k{before + number}",
-                    "payload": "{}",
-                    "backend": backend,
-                    "reason": "SPLIT",
-                    "stage": "ramp",
-                    "stage_version": 1,
-                    "status": status,
-                    "created_at": created,
-                    "due_at": created,
-                    "check_at": None if over else now + HOUR,
-                    "ended_at": ended if over else None,
-                    **more,
-                }
-            )
+            row = run_row(f"r{before + number:06}", job, created, backend=backend, status=status)
+            row["check_at"] = None if over else now + HOUR
+            row["ended_at"] = ended if over else None
+            rows.append(row | more)
         connection.execute(insert(R), rows)
 
 
@@ -194,22 +181,6 @@ def test_two_relays_at_once_step_back_once(made: runtime.Runtime) -> None:
     assert len(steps) == 1
     assert len(stages.history(made.db)) == 2
     assert standing(made) == ("ramp", 10.0)
-
-
-def test_a_move_meanwhile_wins(made: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE)
-    ran(made.db, "inngest", BAD)
-    judged = guardrail._judge
-
-    def slowly(*args: Any) -> Any:
-        found = judged(*args)
-        moved(made, "legacy", None, timedelta(0))
-        return found
-
-    monkeypatch.setattr(guardrail, "_judge", slowly)
-    assert look(made) == []
-    assert standing(made) == ("legacy", None)
 
 
 def test_word_of_it_goes_out(made: runtime.Runtime) -> None:

@@ -33,20 +33,6 @@ def on(
         yield stack.enter_context(both(url, redis_url, folder))
 
 
-@pytest.mark.parametrize("backend", ["rq", "inngest"])
-@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
-def test_moves_at_each_step_boundary(on: Side, backend: str, after: int) -> None:
-    n = uuid4().hex
-    on.backend = backend
-    run = on.dispatch("mover", {"name": n, "moves": {after: OTHER[backend]}})
-    (row,) = on.finish(run)
-    sides = [backend if number <= after else OTHER[backend] for number in range(1, 6)]
-    assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
-    assert row.status == "succeeded"
-    if after < 5:
-        assert (row.backend, row.reason) == (OTHER[backend], "HANDED_OVER")
-
-
 @pytest.mark.parametrize("first", ["rq", "qstash"])
 def test_round_all_three(on: Side, first: str) -> None:
     n = uuid4().hex
@@ -56,16 +42,6 @@ def test_round_all_three(on: Side, first: str) -> None:
     (row,) = on.finish(on.dispatch("mover", {"name": n, "moves": moves}))
     sides = [first, last, first, "inngest", last]
     assert (row.status, row.backend) == ("succeeded", last)
-    assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
-
-
-def test_flip_flop_at_every_boundary(on: Side) -> None:
-    n = uuid4().hex
-    on.backend = "rq"
-    run = on.dispatch("mover", {"name": n, "moves": {1: "inngest", 2: "rq", 3: "inngest", 4: "rq"}})
-    (row,) = on.finish(run)
-    sides = ["rq", "inngest", "rq", "inngest", "rq"]
-    assert (row.status, row.backend) == ("succeeded", "rq")
     assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
 
 

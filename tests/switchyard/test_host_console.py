@@ -82,8 +82,11 @@ def test_it_shares_the_hosts_session_and_keeps_out_of_the_rest_of_it(app: Flask)
     client = app.test_client()
     assert client.post("/cart").text == "1"
     assert log_in(client) == 303
-    page = client.get(f"{HOME}/jobs/parent")
-    assert (page.status_code, "the host's own" in page.text) == (200, False)
+    for path in ("", "/runs", "/history", "/jobs/parent"):
+        page = client.get(f"{HOME}{path}")
+        assert (page.status_code, "the host's own" in page.text) == (200, False)
+        assert f"{HOME}/static/" in page.text
+        assert "/console/mail" not in page.text
     with client.session_transaction() as kept:
         assert set(kept) == {"cart", "switchyard", "switchyard_csrf"}
     left = {"csrf": form_token(client, HOME)}

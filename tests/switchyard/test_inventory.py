@@ -32,7 +32,6 @@ from queues.inventory import (
     GONE,
     PICKLED,
     UNREADABLE,
-    Inventory,
     call_sites,
     function_of,
     take,
@@ -176,26 +175,10 @@ def test_the_function_of_stored_data(stored: bytes | None, function: str) -> Non
     assert function_of(stored) == function
 
 
-@given(
-    name=st.text(max_size=400),
-    args=st.lists(st.integers() | st.text(max_size=20) | st.none(), max_size=5),
-    squeezed=st.booleans(),
-)
-@settings(max_examples=200)
-def test_any_function_of_any_json(name: str, args: list[Any], squeezed: bool) -> None:
-    data = json.dumps((name, None, args, {})).encode()
-    assert function_of(zlib.compress(data) if squeezed else data) == name
-
-
 @given(st.binary(max_size=300))
 @settings(max_examples=200)
 def test_anything_else_is_only_named(stored: bytes) -> None:
     assert isinstance(function_of(stored), str)
-
-
-def test_an_empty_redis(redis: Redis, redis_url: str) -> None:
-    redis.flushall()
-    assert take(redis_url, 10) == Inventory([], [], [], [])
 
 
 def test_junk_is_only_named(redis: Redis, redis_url: str) -> None:

@@ -45,7 +45,6 @@ from tests.support.sides import (
     rq_worker,
     side,
 )
-from tests.support.waiting import PATIENCE_SECONDS
 
 AT = old_jobs.AT
 
@@ -380,17 +379,6 @@ def test_a_function_stands_for_one_job(on: Side) -> None:
                 legacy=Legacy(spec.legacy.function if spec.legacy else ""),
             )
         )
-
-
-def test_on_the_serverless_side(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    n = uuid4().hex
-    with side("inngest", f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
-        decide_by(Fixed("inngest"))
-        job = queues.Queue("old", connection=redis).enqueue(old_tasks.mark, n)
-        result = job.latest_result(timeout=int(PATIENCE_SECONDS))
-        assert result is not None
-        assert (result.return_value, on.marks(n)) == (n, {n: 1})
-        assert on.row(job.id).backend == "inngest"
 
 
 ENQUEUE = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,24 +74,6 @@ def test_of_two_the_one_at_work_is_meant(shop: Flask, bank: Flask) -> None:
     assert (keys(shop), keys(bank)) == (["shop"], ["bank"])
     with bank.app_context(), runtime.using(runtime_of(shop)):
         assert flags.decide("noop", "k").backend == "rq"
-
-
-def test_each_thread_has_its_own(shop: Flask, bank: Flask) -> None:
-    met = threading.Barrier(2)
-
-    def work(app: Flask) -> None:
-        with app.app_context():
-            for number in range(5):
-                met.wait()
-                dispatch("noop", {"name": "a"}, key=f"{app.name}-{number}")
-
-    threads = [threading.Thread(target=work, args=(app,)) for app in (shop, bank)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert keys(shop) == [f"shop-{number}" for number in range(5)]
-    assert keys(bank) == [f"bank-{number}" for number in range(5)]
 
 
 def test_of_two_and_none_at_work_nobody_guesses(shop: Flask, bank: Flask) -> None:

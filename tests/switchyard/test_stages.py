@@ -10,11 +10,10 @@ from itertools import count, product
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, make_url, text, update
+from sqlalchemy import delete, insert, text, update
 
 import flags
 from app.switchyard import runtime
-from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import drain, shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
@@ -25,7 +24,6 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from flags import Side, Stage
 from tests.conftest import new_postgres
-from tests.support.cached import patient
 from tests.support.sides import decide_by, environment, fresh
 
 JOB = "five-steps"
@@ -177,33 +175,6 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
     assert (back.from_stage, back.to_stage) == ("complete", "live")
 
 
-def test_force_opens_the_gate_and_is_on_record(made: runtime.Runtime) -> None:
-    decide_by(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
-    dispatch(JOB, {"name": "a"})
-    move(made, "live")
-    change = move(made, "complete", force=True, why="we know")
-    assert change.forced is True
-    assert change.why.startswith("we know (forced past: 1 open runs on the old side")
-    assert standing(made) == "complete"
-
-
-def test_only_what_is_wrong_and_not_explained_can_be_explained(made: runtime.Runtime) -> None:
-    differs(made, Kind.DIFFERENT, "r1")
-    differs(made, Kind.EQUAL, "r2")
-    (wrong,) = shadow.listed(made.db, JOB, [Kind.DIFFERENT], 10)
-    (equal,) = shadow.listed(made.db, JOB, [Kind.EQUAL], 10)
-    for ids in ([equal["id"]], [wrong["id"], equal["id"]], [999]):
-        with pytest.raises(BadInput, match="still to be explained"):
-            shadow.explain(made.db, ids, None, by="ada", why="w", now=utcnow())
-    assert shadow.counts(made.db)[JOB]["unexplained"] == 1
-    assert shadow.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow()) == 1
-    assert shadow.counts(made.db)[JOB] == {"compared": 2, "different": 1, "unexplained": 0}
-    (again,) = shadow.listed(made.db, JOB, [Kind.DIFFERENT], 10)
-    assert (again["explained"]["by"], again["explained"]["why"]) == ("ada", "w")
-    with pytest.raises(BadInput, match="still to be explained"):
-        shadow.explain(made.db, [wrong["id"]], None, by="ada", why="w", now=utcnow())
-
-
 # --- pins ---------------------------------------------------------------------------------------
 
 
@@ -258,12 +229,3 @@ def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
                 connection.rollback()
         assert asked.decide(JOB, "k").reason == "STATIC"
         made.db.dispose()
-
-
-def test_a_snapshot_has_the_pins(redis_url: str, made: runtime.Runtime) -> None:
-    move(made, "ramp", 1)
-    stages.pin(made.db, JOB, ["ana"], "serverless", by="ada", why="w", now=utcnow())
-    elsewhere = make_url(f"sqlite:///{utcnow().timestamp()}")
-    snapshot = StageSnapshot(patient("redis", redis_url), elsewhere)
-    kept = snapshot.keep(stages.current_stages(made.db))
-    assert snapshot.read() == list(kept)

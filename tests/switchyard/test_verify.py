@@ -33,6 +33,7 @@ from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Check, Runtime
 from queues.backend import connect
 from tests.support.mailbox import served
+from tests.support.rows import run_row
 from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,
@@ -165,17 +166,8 @@ def test_clocks(made: Runtime) -> None:
     last = spec.occurrence_at(made.store.clock() - checks.LATE)
     long_ago = last - timedelta(days=3)
     with made.db.begin() as connection:
-        row = dict.fromkeys(("backend", "reason", "stage"), "rq") | {
-            "id": f"{int(long_ago.timestamp() * 1000):012x}{'0' * 14}",
-            "job": "noop",
-            "key": "old",
-            "payload": "{}",
-            "stage_version": 0,
-            "status": Status.SUCCEEDED,
-            "created_at": long_ago,
-            "due_at": long_ago,
-        }
-        connection.execute(insert(R).values(row))
+        id_ = f"{int(long_ago.timestamp() * 1000):012x}{'0' * 14}"
+        connection.execute(insert(R).values(run_row(id_, "noop", long_ago)))
     with pytest.raises(CheckFailed, match=f"no run for keyed of {iso(last)}"):
         checks.clocks(made)
     tick(spec, last)
