@@ -167,7 +167,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     ((*DISPATCH, A, "--delay", "1", "--at", "2031-01-01Z"), "--at"),
     ((*DISPATCH, A, "--key", ""), "key must have"),
     ((*DISPATCH, A, "--key", "x" * 256), "key must have"),
-    ((*DISPATCH, A, "--key", "\udcff"), "UTF-8"),
+    ((*DISPATCH, A, "--key", "\udcff"), "be Unicode"),
     (("runs", "show", "nope"), "no run 'nope'"),
     (("runs", "retry", "nope"), "no run 'nope'"),
     (("runs", "cancel", "nope"), "no run 'nope'"),
