@@ -1,4 +1,4 @@
-"""`relay` and `clock`: the processes beside web and worker, ended by SIGTERM or Ctrl-C."""
+"""`worker`, `relay` and `clock`: the processes beside web, ended by SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from app.switchyard.cutover import guardrail
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
+from queues.backend import WORKER_COMMAND
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,20 @@ def _repeat(
         except Exception:
             log.exception("the %s could not look", name)
         stop.wait(pause)
+
+
+@click.command("worker", cls=Process, context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[QUEUES]... [RQ OPTIONS]...")
+@with_appcontext
+def worker(options: tuple[str, ...]) -> None:
+    """Work off the declared jobs' queues, or those named, as `rq worker` does.
+
+    Its options go to `rq worker`: --burst, --name, ...
+    """
+    from rq.cli.cli import main  # RQ's own commands, which nobody else here needs
+
+    _, *common = WORKER_COMMAND.split()
+    main.main([*common, *options], prog_name="rq", standalone_mode=False)
 
 
 @click.command("relay", cls=Process)
