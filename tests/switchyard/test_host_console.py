@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,25 +92,6 @@ def test_it_shares_the_hosts_session_and_keeps_out_of_the_rest_of_it(app: Flask)
     assert client.post(f"{HOME}/logout", data=left).status_code == 303
     assert client.post("/cart").text == "2"
     assert client.get_cookie("session") is not None
-
-
-def test_what_is_the_hosts_stays_as_it_was(tmp_path: Path) -> None:
-    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
-    plain = Flask("plain")
-    app = host(tmp_path, LIVE)
-    assert (logging.getLogger().handlers, logging.getLogger().level) == (handlers, level)
-    assert set(app.error_handler_spec[None]) == {404}
-    assert {k: v for k, v in app.config.items() if plain.config.get(k, v) != v} == {
-        "SECRET_KEY": "the host's own secret"
-    }
-    assert app.before_request_funcs.get(None, []) == []
-    assert app.after_request_funcs.get(None, []) == []
-    assert set(app.jinja_env.filters) == set(plain.jinja_env.filters)
-    assert set(app.jinja_env.globals) == set(plain.jinja_env.globals)
-    client = app.test_client()
-    assert client.get("/nowhere").text == "the host's own 404"
-    assert client.get("/switchyard/healthz").status_code == 200
-    app.extensions["switchyard"].db.dispose()
 
 
 def test_the_hosts_own_csrf_protection_is_its_own(tmp_path: Path) -> None:
