@@ -99,12 +99,10 @@ def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
             "id": row.stripe_account_id,
             "country": row.country,
             "default_currency": row.currency,
-            "email": row.email,
             "transfers": "active" if row.transfers_active else "inactive",
             "payouts_enabled": row.payouts_enabled,
             "charges_enabled": row.disabled_reason is None,
             "disabled_reason": row.disabled_reason,
-            "metadata": {"creator_id": row.id},
         }
         for row in connection_of(tx).execute(chosen)
     ]

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Response
 
 from app.local.loopback import HOST
@@ -29,16 +29,6 @@ class _Handler(WSGIRequestHandler):
     # Headers and body leave in two writes; Nagle's algorithm would hold back the second.
     disable_nagle_algorithm = True
     timeout = IDLE_SECONDS
-
-    def setup(self) -> None:
-        super().setup()
-        _connections(self.server).add(self.connection)
-
-    def finish(self) -> None:
-        # A dropped client leaves nothing to flush to.
-        with suppress(ConnectionError):
-            super().finish()
-        _connections(self.server).discard(self.connection)
 
     def run_wsgi(self) -> None:
         """Answer one request; the body is read whole, so the next request starts clean."""
@@ -65,27 +55,35 @@ class _Handler(WSGIRequestHandler):
         """Nothing: a stand-in answers thousands of calls a minute."""
 
 
-def _connections(server: BaseWSGIServer) -> set[socket.socket]:
-    return cast("set[socket.socket]", server.__dict__.setdefault("open_connections", set()))
-
-
 def drop_connection(environ: WSGIEnvironment) -> None:
     """Close the client's socket without an answer; what the app then returns is thrown away."""
-    # The client may have gone first, which comes to the same.
+    _close(environ["werkzeug.socket"])
+
+
+def _close(connection: socket.socket) -> None:
+    # The other end may have gone first, which comes to the same.
     with suppress(OSError):
-        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
-class LoopbackServer:
+class LoopbackServer(ThreadedWSGIServer):
     """One served app; port 0 takes a free one."""
 
     def __init__(self, app: WSGIApplication, port: int = 0) -> None:
-        self._server = make_server(HOST, port, app, threaded=True, request_handler=_Handler)
-        self.port = self._server.port
+        super().__init__(HOST, port, app, _Handler)
         self.url = f"http://{HOST}:{self.port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
+        self._open: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Note the connection, and answer it from a thread."""
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget the connection."""
+        self._open.discard(request)
+        super().shutdown_request(request)
 
     def start(self) -> str:
         """Serve from a thread; returns the URL."""
@@ -94,12 +92,12 @@ class LoopbackServer:
 
     def stop(self) -> None:
         """Close the listener and every open connection, and wait a second for their threads."""
-        self._server.shutdown()
+        self.shutdown()
         self._thread.join()
         deadline = time.monotonic() + STOP_GRACE_SECONDS
-        while _connections(self._server) and time.monotonic() < deadline:
-            for connection in list(_connections(self._server)):
-                drop_connection({"werkzeug.socket": connection})
+        while self._open and time.monotonic() < deadline:
+            for connection in list(self._open):
+                _close(connection)
             time.sleep(0.01)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from app.local.guard import Guard
+from app.local.guard import refusal
 from app.local.lifetime import announce, stop_signal
 from app.local.serving import LoopbackServer
 
@@ -16,24 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 JOIN_SECONDS = 1.0
-
-
-class Days:
-    """What happens to requests, and to the messages in them. Here all days are good ones; the
-    tests have bad ones."""
-
-    def refuse(self) -> None:
-        """Called before anything is accepted; may end the request."""
-
-    def times(self, at: float) -> list[float]:
-        """When to act on an accepted message that is due at `at`, Unix seconds: once, on time."""
-        return [at]
-
-    def lose_answer(self) -> None:
-        """Called once a request was accepted; may end it."""
-
-
-GOOD_DAYS = Days()
+MEMORY = ":memory:"
 
 
 class StandIn(ABC):
@@ -62,12 +48,12 @@ class StandIn(ABC):
         """Release what it holds. Called once, when nothing is served any more."""
 
     @cached_property
-    def _guarded(self) -> Guard:
-        return Guard(self.app(), self.form_path)
+    def _app(self) -> WSGIApplication:
+        return self.app()
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """The app, and no web page may call it."""
-        return self._guarded(environ, start)
+        return (refusal(environ, self.form_path) or self._app)(environ, start)
 
     def start(self, port: int = 0) -> str:
         """Serve on `port` (0 for a free one), and work; returns the URL."""
@@ -95,6 +81,60 @@ class StandIn(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Days:
+    """What happens at Inngest or QStash to requests, and to the messages in them. Here all days are
+    good ones; the tests have bad ones."""
+
+    def refuse(self) -> None:
+        """Called before anything is accepted; may end the request."""
+
+    def times(self, at: float) -> list[float]:
+        """When to act on an accepted message that is due at `at`, Unix seconds: once, on time."""
+        return [at]
+
+    def lose_answer(self) -> None:
+        """Called once a request was accepted; may end it."""
+
+
+class Sqlite:
+    """One connection behind one lock, for any thread. With a file, what is committed outlives the
+    process's death, if not the machine's."""
+
+    def __init__(self, path: str, tables: str) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {tables}")
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._db.close()
+
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, one writer at a time."""
+        with self._lock:
+            self._rows("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._rows("ROLLBACK")
+                raise
+            self._rows("COMMIT")
+
+
+def arguments(name: str, about: str | None) -> argparse.ArgumentParser:
+    """What every stand-in's command takes."""
+    parser = argparse.ArgumentParser(prog=f"python -m app.local.{name}", description=about)
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--data", default=MEMORY, help="a file for what is to outlive a restart")
+    return parser
 
 
 def serve_until_stopped(standin: StandIn, port: int) -> int:

@@ -18,7 +18,7 @@ import requests
 from app.local.guard import FORM, JSON
 from app.local.inngest.standin import InngestStandIn
 from app.local.loopback import HOST, free_port
-from app.local.qstash.standin import QStashStandIn
+from app.local.qstash import QStashStandIn
 from app.local.stripe import StripeStandIn
 from app.platform.config import ROOT
 from app.platform.mail.taken import names

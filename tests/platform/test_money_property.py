@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
-from app.local.serving import serve_in_thread
 from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
 from app.platform.payouts.legs import CAME_BACK
 from app.platform.payouts.models import PayoutAttempt, PayoutStatus
@@ -69,9 +68,7 @@ class Money(RuleBasedStateMachine):
         self.stack = ExitStack()
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         clock = Time()
-        stand = StripeStandIn(clock=lambda: clock.now)
-        self.stack.callback(stand.close)
-        url = self.stack.enter_context(serve_in_thread(stand))
+        url = self.stack.enter_context(StripeStandIn(clock=lambda: clock.now)).url
         self.platform = Platform(f"sqlite:///{folder}/test.db", url, clock)
         self.stack.callback(self.platform.db.dispose)
         self.net: Counter[str] = Counter()

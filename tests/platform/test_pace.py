@@ -85,9 +85,7 @@ def test_both_backends_at_once_stay_under_the_limit(
     rate: str, limit: int, refused: bool, redis_url: str, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        stripe = StripeStandIn()
-        stack.callback(stripe.close)
-        stripe_url = stack.enter_context(serve_in_thread(stripe))
+        stripe_url = stack.enter_context(StripeStandIn()).url
         port = free_port()
         standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
         stack.enter_context(standin)

@@ -24,7 +24,6 @@ from structlog.contextvars import get_contextvars
 
 import flags
 from app.local.seeded import fill
-from app.local.serving import serve_in_thread
 from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
@@ -54,9 +53,7 @@ class Stage:
 
     def __init__(self, stack: ExitStack, redis_url: str, now: datetime) -> None:
         connect(redis_url).flushall()
-        stripe = StripeStandIn()
-        stack.callback(stripe.close)
-        url = stack.enter_context(serve_in_thread(stripe))
+        url = stack.enter_context(StripeStandIn()).url
         self.box: Mailbox = stack.enter_context(served())
         self.crm: Receiver = stack.enter_context(receiving())
         self.folder = Path(mkdtemp(prefix="swy-stage-", dir=memory_folder()))

@@ -19,7 +19,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.local.seeded import fill
-from app.local.serving import serve_in_thread
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import BankPayout, WebhookEvent
 from app.platform.ledger.postings import balanced, trial_balance
@@ -160,9 +159,7 @@ def test_it_dies_everywhere_and_pays_once(
 ) -> None:
     with ExitStack() as stack:
         database_url = stack.enter_context(new_database(database, tmp_path, request))
-        stripe = StripeStandIn()
-        stack.callback(stripe.close)
-        stripe_url = stack.enter_context(serve_in_thread(stripe))
+        stripe_url = stack.enter_context(StripeStandIn()).url
         port = free_port()
         standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
         stack.enter_context(standin)

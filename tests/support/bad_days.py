@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 from flask import abort, request
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,9 +37,10 @@ class Faults(BaseModel):
 
 
 class BadDays(Days):
-    """Days with faults. For all threads."""
+    """A stand-in's days, with faults. For all threads."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.faults = Faults()
         self._random = random.Random(seed)
         self._lock = threading.Lock()

@@ -21,7 +21,6 @@ from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
 from app.local.earnings import SeedSummary, seed, stripe_accounts
-from app.local.serving import serve_in_thread
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
 from app.platform.config import Settings
@@ -376,13 +375,11 @@ class Platform:
 @contextmanager
 def serving(database_url: str) -> Iterator[Platform]:
     clock = Time()
-    stand = StripeStandIn(clock=lambda: clock.now)
-    with serve_in_thread(stand) as stand_url:
-        made = Platform(database_url, stand_url, clock)
+    with StripeStandIn(clock=lambda: clock.now) as stand:
+        made = Platform(database_url, stand.url, clock)
         yield made
         made.admin("DELETE", "faults")
         made.db.dispose()
-    stand.close()
 
 
 @pytest.fixture

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import Field
 
 from app.local.inngest import standin as inngest
-from app.local.qstash import standin as qstash
+from app.local.qstash import server as qstash
 from app.local.standin import serve_until_stopped
 from app.local.stripe.accounts import Body
-from app.local.stripe.server import StripeStandIn as Stripe
 from app.switchyard.clock import Clock, utcnow
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from tests.support import stripe_dashboard as dashboard
 from tests.support.bad_days import BadDays
 from tests.support.inngest_keys import ProductionKeys
-from tests.support.stripe_faults import Rule, Rules
+from tests.support.stripe_faults import Faulty, Rule
 
 MOVED = {
     "transfers": "transfer",
@@ -35,7 +33,7 @@ MOVED = {
 """Every kind of movement at Stripe, by its name in the audit."""
 
 
-class InngestStandIn(inngest.InngestStandIn):
+class InngestStandIn(BadDays, inngest.InngestStandIn):
     """With faults, and with both keys in production mode."""
 
     def __init__(
@@ -43,24 +41,15 @@ class InngestStandIn(inngest.InngestStandIn):
         apps: Iterable[str] = (),
         event_key: str | None = None,
         signing_key: str | None = None,
-        *,
-        seed: int | None = None,
         **options: Any,
     ) -> None:
-        self._days = BadDays(seed)
-        self.fault = self._days.fault
         if event_key is not None and signing_key is not None:
             options["keys"] = ProductionKeys(event_key, signing_key)
-        super().__init__(apps, **options, days=self._days)
+        super().__init__(apps, **options)
 
 
-class QStashStandIn(qstash.QStashStandIn):
+class QStashStandIn(BadDays, qstash.QStashStandIn):
     """With faults."""
-
-    def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
-        self._days = BadDays(seed)
-        self.fault = self._days.fault
-        super().__init__(*args, **options, days=self._days)
 
 
 class _NewFaults(Body):
@@ -86,32 +75,25 @@ class _Webhook(Body):
     events: list[str] = Field(default=["*"], min_length=1)
 
 
-class StripeStandIn(Stripe):
+class StripeStandIn(Faulty):
     """With a dashboard, and under `/_standin/` faults, a rate limit, an audit and a clock."""
 
-    routes = (*Stripe.routes, *dashboard.ROUTES)
+    routes = (*Faulty.routes, *dashboard.ROUTES)
 
-    def __init__(
-        self,
-        *,
-        clock: Clock = utcnow,
-        timer: Callable[[], float] = time.monotonic,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, clock: Clock = utcnow, **options: Any) -> None:
         self._ahead = timedelta(0)
         self._clock = clock
-        self.rules = Rules(timer)
-        super().__init__(clock=self._now, luck=self.rules, **options)
+        super().__init__(clock=self._now, **options)
 
     def _now(self) -> datetime:
         return self._clock() + self._ahead
 
     def close(self) -> None:
-        self.rules.clear()
+        self.forgive()
         super().close()
 
     def admin(self, route: str, body: bytes) -> Any:
-        store, limiter = self.store, self.rules.limiter
+        store, limiter = self.store, self.limiter
         match route:
             case "GET transfers":
                 # What was topped up is what the balances and the payouts hold.
@@ -136,14 +118,14 @@ class StripeStandIn(Stripe):
                 return limiter.report()
             case "POST faults":
                 given = _NewFaults.model_validate_json(body)
-                self.rules.add(given.rules, given.seed)
+                self.strike(given.rules, given.seed)
             case "DELETE faults":
-                self.rules.clear()
+                self.forgive()
             case "GET faults":
                 pass
             case _:
                 return super().admin(route, body)
-        return {"rules": [rule.model_dump() for rule in self.rules.rules]}
+        return {"rules": [rule.model_dump() for rule in self.rules]}
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from app.local.stripe import params
 from app.local.stripe.errors import ApiError
-from app.local.stripe.money import became, retrieve, withdrawn
-from app.local.stripe.server import ID, Route, listing
+from app.local.stripe.money import became, withdrawn
+from app.local.stripe.server import ID, Route, listing, retrieve
 from app.local.stripe.store import Call
 
 
@@ -46,5 +46,5 @@ def cancel(call: Call) -> dict[str, Any]:
 ROUTES = [
     Route("POST", f"/v1/transfers{ID}/reversals", Reversal, reverse),
     Route("POST", f"/v1/payouts{ID}/cancel", params.Form, cancel),
-    Route("GET", "/v1/events", params.Page, listing("event")),
+    Route("GET", "/v1/events", params.Page, listing),
 ]

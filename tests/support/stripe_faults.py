@@ -12,7 +12,9 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.local.stripe.errors import ApiError, HangUp, Luck, Target, refusal
+from app.local.stripe.errors import ApiError, HangUp, refusal
+from app.local.stripe.server import StripeStandIn
+from app.local.stripe.store import Target
 
 # Before idempotency is looked at: nothing is done and nothing stored.
 Enter = Literal["drop_before", "409", "429"]
@@ -76,29 +78,30 @@ class Rule(BaseModel):
         return refusal(self.code or CODES[self.kind], status, wait)
 
 
-class Rules(Luck):
-    """The rules in force.
+class Faulty(StripeStandIn):
+    """A stand-in with rules in force.
 
     Chance is drawn from the seed, the rule and the request's key and turn, not from the order of
     arrival, so that concurrent callers meet the same faults again.
     """
 
-    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, *, timer: Callable[[], float] = time.monotonic, **options: Any) -> None:
+        super().__init__(**options)
+        self._drawing = threading.Lock()
         self._turns: dict[tuple[int, str], int] = {}
         self._released = threading.Event()
         self._seed = 0
         self.rules: list[Rule] = []
         self.limiter = Limiter(timer)
 
-    def add(self, rules: list[Rule], seed: int | None = None) -> None:
-        with self._lock:
+    def strike(self, rules: list[Rule], seed: int | None = None) -> None:
+        with self._drawing:
             self._seed = self._seed if seed is None else seed
             self.rules = [*self.rules, *rules]
 
-    def clear(self) -> None:
+    def forgive(self) -> None:
         """Drop all rules, and release whatever they hold."""
-        with self._lock:
+        with self._drawing:
             self.rules, self._turns = [], {}
             held, self._released = self._released, threading.Event()
         held.set()
@@ -138,7 +141,7 @@ class Rules(Luck):
 
     def _draw(self, kinds: Any, target: Target) -> Rule | None:
         """The first rule of these kinds that strikes, counted as a hit."""
-        with self._lock:
+        with self._drawing:
             for index, rule in enumerate(self.rules):
                 if rule.kind not in get_args(kinds) or not rule.matches(target):
                     continue

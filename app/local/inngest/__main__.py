@@ -1,18 +1,15 @@
 """`python -m app.local.inngest`: the stand-in as a process, until SIGTERM or SIGINT."""
 
-import argparse
 import sys
 
 from app.local.inngest.standin import InngestStandIn
-from app.local.standin import serve_until_stopped
+from app.local.standin import arguments, serve_until_stopped
 
 
 def main() -> int:
     """Serve as a dev server; 0 at the end, 2 for wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m app.local.inngest", description=__doc__)
-    parser.add_argument("--port", type=int, default=8288, help="0 takes a free one")
+    parser = arguments("inngest", __doc__)
     parser.add_argument("--app", action="append", default=[], metavar="URL", dest="apps")
-    parser.add_argument("--data", default=":memory:", help="a file for what outlives a restart")
     parser.add_argument("--keep-queue", action="store_true", help="there, too, as with Redis")
     parser.add_argument("--gap-scale", type=float, default=1.0, help="below 1: shorter gaps")
     options = parser.parse_args()

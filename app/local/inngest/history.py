@@ -1,7 +1,6 @@
 """What outlives the server, in one SQLite file: its functions and runs."""
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,28 +8,26 @@ from typing import Any
 from app.local.inngest.events import Event
 from app.local.inngest.functions import Function
 from app.local.inngest.runs import Run
+from app.local.standin import MEMORY, Sqlite
 
 _TABLES = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;
 CREATE TABLE IF NOT EXISTS apps (name TEXT PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, doc TEXT NOT NULL);
 """
 
 
-class History:
+class History(Sqlite):
     """The caller holds the engine's lock. `keeps_queue` says of the file that its runs go on."""
 
-    def __init__(self, path: str = ":memory:", *, keeps_queue: bool = False) -> None:
+    def __init__(self, path: str = MEMORY, *, keeps_queue: bool = False) -> None:
+        super().__init__(path, _TABLES)
         self.keeps_queue = keeps_queue
-        self._kept = path != ":memory:"
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # A killed process loses nothing so; only a machine that loses power might.
-        self._db.executescript(_TABLES)
+        self._kept = path != MEMORY
 
     def close(self) -> None:
         """Release the file; nothing is kept from now on."""
         self._kept = False
-        self._db.close()
+        super().close()
 
     def save_app(self, name: str, registration: Any) -> None:
         """Keep what an app registered."""
@@ -45,18 +42,16 @@ class History:
 
     def _save(self, table: str, key: str, doc: Any) -> None:
         if self._kept:
-            self._db.execute(
-                f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (key, json.dumps(doc))
-            )
+            self._rows(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", key, json.dumps(doc))
 
     def apps(self) -> Iterator[tuple[str, Any]]:
         """Each app's name and what it registered."""
-        for name, doc in self._db.execute("SELECT name, doc FROM apps").fetchall():
+        for name, doc in self._rows("SELECT name, doc FROM apps"):
             yield name, json.loads(doc)
 
     def runs(self, functions: Mapping[str, Function]) -> Iterator[Run]:
         """The runs kept, oldest first, but for those of functions that are no more."""
-        for (text,) in self._db.execute("SELECT doc FROM runs ORDER BY id").fetchall():
+        for (text,) in self._rows("SELECT doc FROM runs ORDER BY id"):
             doc = json.loads(text)
             if doc["function"] in functions:
                 doc |= {"function": functions[doc["function"]], "event": Event(**doc["event"])}

@@ -14,13 +14,13 @@ from app.local.inngest.keys import NO_KEYS, Keys
 from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
 from app.local.inngest.wire import MAX_CALLS, Caller
-from app.local.standin import GOOD_DAYS, Days, StandIn
+from app.local.standin import Days, StandIn
 
 UNSYNCED_SECONDS = 1.0
 SYNCED_SECONDS = 5.0
 
 
-class InngestStandIn(StandIn):
+class InngestStandIn(StandIn, Days):
     """A server that speaks Inngest's protocol. Its functions and runs outlive it in the file
     `data`; what it was about to call does not, as with a real server without Redis, unless
     `keeps_queue`.
@@ -38,7 +38,6 @@ class InngestStandIn(StandIn):
         tick: float = 0.02,
         gap_scale: float = 1.0,
         clock: Callable[[], float] = time.time,
-        days: Days = GOOD_DAYS,
         data: str = ":memory:",
         keeps_queue: bool = False,
     ) -> None:
@@ -48,14 +47,13 @@ class InngestStandIn(StandIn):
         self._history = History(data, keeps_queue=keeps_queue)
         self.engine = Engine(gap_scale, self._history)
         self.engine.resume(clock())
-        self._days = days
         self._apps = [local_url(app) for app in apps]
         self._tick = tick
         self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
 
     def app(self) -> Flask:
-        return create_app(self.engine, self._history, self.keys, self._days, self.clock)
+        return create_app(self.engine, self._history, self.keys, self, self.clock)
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (self._keep_time, self._find_apps)

@@ -76,9 +76,8 @@ class Courier:
             "Upstash-Signature": self._sign(doc["url"], body),
             "Upstash-Message-Id": doc["messageId"],
             "Upstash-Retried": str(doc["retried"]),
-            "Upstash-Caller-Ip": doc["callerIP"],
         }
-        if doc.get("scheduleId"):
+        if "scheduleId" in doc:
             headers["Upstash-Schedule-Id"] = doc["scheduleId"]
         if not hasattr(self._sessions, "http"):
             self._sessions.http = requests.Session()
@@ -104,37 +103,32 @@ class Courier:
         elif not never and doc["retried"] < doc["maxRetries"]:
             doc["retried"] += 1
             gap = min(LONGEST_GAP_SECONDS, math.exp(2.5 * doc["retried"])) * self._gap_scale
-            wait = _retry_after(answer.headers.get("Retry-After", ""))
-            self._store.move(seq, doc, now + (gap if wait is None else wait))
+            asked = answer.headers.get("Retry-After", "")
+            if re.fullmatch(r"\d{1,9}", asked) and int(asked) <= LONGEST_GAP_SECONDS:
+                gap = int(asked)
+            self._store.move(seq, doc, now + gap)
         else:
-            outcome = {
+            dead = doc | {
                 "responseStatus": status,
                 "responseHeader": {name: [value] for name, value in answer.headers.items()},
                 "responseBody": answer.content.decode(errors="replace"),
                 "dlqId": f"{int(now * 1000)}-{seq}",
             }
-            self._store.move(seq, {**doc, **outcome}, now, dead=True)
-            if doc.get("failureCallback"):
-                self._report({**doc, **outcome})
+            self._store.move(seq, dead, now, dead=True)
+            if doc["failureCallback"]:
+                self._report(dead, answer.content)
 
-    def _report(self, dead: dict[str, Any]) -> None:
+    def _report(self, dead: dict[str, Any], answered: bytes) -> None:
         """Publish the failure callback, worded as the service words it."""
-        names = ("retried", "maxRetries", "dlqId", "url", "method", "scheduleId", "callerIP")
-        body = {n: dead[n] for n in (*names, "createdAt", "notBefore") if dead.get(n) is not None}
-        body |= {
+        names = ("retried", "maxRetries", "dlqId", "url", "method", "createdAt", "notBefore")
+        report = {name: dead[name] for name in names} | {
             "status": dead["responseStatus"],
             "header": dead["responseHeader"],
-            "body": base64.b64encode(dead["responseBody"].encode()).decode(),
+            "body": base64.b64encode(answered).decode(),
             "sourceMessageId": dead["messageId"],
             "sourceHeader": dead["header"],
             "sourceBody": dead["body64"],
         }
         headers = {"Content-Type": "application/json", "Upstash-Retries": str(dead["maxRetries"])}
-        url, raw = dead["failureCallback"], json.dumps(body).encode()
+        url, raw = dead["failureCallback"], json.dumps(report).encode()
         self._store.accept(params.message(url, headers, raw, self._store.clock()))
-
-
-def _retry_after(header: str) -> float | None:
-    """Seconds until the next attempt, where the answer asks for a sane number of them."""
-    wait = float(header) if re.fullmatch(r"\d{1,9}", header) else -1.0
-    return wait if 0 <= wait <= LONGEST_GAP_SECONDS else None

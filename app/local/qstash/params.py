@@ -21,11 +21,10 @@ MAX_TIMEOUT_SECONDS = 900
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 
-def seconds(text: str) -> int:
-    """A duration such as 10s or 1d2h. Raises ValueError."""
-    if not re.fullmatch(r"(\d{1,9}[smhd])+", text):
+def _seconds(text: object) -> int:
+    if not re.fullmatch(r"(\d{1,9}[smhd])+", str(text)):
         raise ValueError(f"invalid duration {text!r}")
-    return sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text))
+    return sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", str(text)))
 
 
 def _url(url: str) -> str:
@@ -50,7 +49,7 @@ def _cron(line: str) -> str:
 Url = Annotated[str, AfterValidator(_url)]
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9._-]+$")]
 Number = Annotated[int, BeforeValidator(_whole)]
-Seconds = Annotated[int, BeforeValidator(lambda text: seconds(str(text)))]
+Seconds = Annotated[int, BeforeValidator(_seconds)]
 
 
 class Message(Shape):
@@ -68,8 +67,8 @@ class Message(Shape):
     flow_control_value: Annotated[str, Field(pattern="^parallelism=[1-9][0-9]{0,5}$")] | None = None
 
 
-class Schedule(Shape):
-    """The headers that a schedule has and its messages have not; five fields, UTC."""
+class Schedule(Message):
+    """With what only a schedule has; five fields, UTC."""
 
     schedule_id: Name
     cron: Annotated[str, AfterValidator(_cron)]
@@ -81,15 +80,19 @@ def _field(header: str) -> str:
 
 
 def message(
-    destination: str, headers: Mapping[str, str], body: bytes, now: float
+    destination: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float,
+    shape: type[Message] = Message,
 ) -> dict[str, Any]:
-    """A message as it is kept: everything but its id. Raises ValueError."""
+    """A message, or a Schedule, as it is kept: everything but a message's id. Raises ValueError."""
     if len(body) > MAX_BODY:
         raise ValueError(f"message body is larger than {MAX_BODY} bytes")
     named = {name.lower(): value for name, value in headers.items()}
     kind = named.pop("content-type", None)
     fields = {_field(name): value for name, value in named.items()}
-    checked = shaped(Message, {**fields, "destination": destination})
+    checked = shaped(shape, {**fields, "destination": destination})
     if checked.not_before > now + MAX_DELAY_SECONDS:
         raise ValueError(f"maximum allowed delay is {MAX_DELAY_SECONDS} seconds")
     if (checked.flow_control_key is None) is not (checked.flow_control_value is None):
@@ -107,9 +110,10 @@ def message(
         "timeout": checked.timeout,
         "label": checked.label,
         "deduplicationId": checked.deduplication_id,
-        "callerIP": "127.0.0.1",
     }
     if checked.flow_control_value is not None:
         doc["flowControlKey"] = checked.flow_control_key
         doc["parallelism"] = int(checked.flow_control_value.partition("=")[2])
+    if isinstance(checked, Schedule):
+        doc |= {"scheduleId": checked.schedule_id, "cron": checked.cron}
     return doc

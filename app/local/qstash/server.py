@@ -1,23 +1,77 @@
-"""The HTTP edge: as much of the REST API as this product calls."""
+"""The stand-in: its HTTP edge, its clock, and its signatures."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import uuid4
 
+import jwt
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.local.qstash import params
+from app.local.qstash.delivery import Courier
 from app.local.qstash.store import Store
 from app.local.shapes import Shape, loads, shaped
-from app.local.standin import Days
+from app.local.standin import MEMORY, Days, StandIn
 
 MAX_BATCH = 100
-_HIDDEN = ("body64", "deduplicationId", "retried", "message")
+TOKEN_SECONDS = 300
+TICK_SECONDS = 0.02
+_HIDDEN = ("body64", "deduplicationId", "retried")
+
+
+class QStashStandIn(StandIn, Days):
+    """A server that speaks QStash's protocol. What it knows is in `data`.
+
+    `gap_scale` multiplies the gaps between attempts, `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        signing_key: str,
+        data: str = MEMORY,
+        *,
+        gap_scale: float = 1.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self.clock = clock
+        self.store = Store(data, lambda: self.clock(), self.times)
+        self.token = token
+        self.signing_key = signing_key
+        self._courier = Courier(self.store, self.sign, gap_scale)
+
+    def app(self) -> Flask:
+        return _create_app(self)
+
+    def work(self) -> Sequence[Callable[[], None]]:
+        return (self._keep_time,)
+
+    def close(self) -> None:
+        """Stop delivering; what was under way is delivered again by whoever serves `data` next."""
+        self._courier.close()
+        self.store.close()
+
+    def sign(self, url: str, body: bytes, **claims: Any) -> str:
+        """The signature of a delivery; `claims` stand in for its own."""
+        now = int(self.clock())
+        digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).decode().rstrip("=")
+        own = {"iss": "Upstash", "sub": url, "exp": now + TOKEN_SECONDS, "nbf": now, "iat": now}
+        own |= {"jti": f"jwt_{uuid.uuid4().hex}", "body": digest}
+        return jwt.encode({**own, **claims}, self.signing_key, algorithm="HS256")
+
+    def _keep_time(self) -> None:
+        while not self._stopped.wait(TICK_SECONDS):
+            now = self.clock()
+            self.store.tick(now)
+            self._courier.send_due(now)
 
 
 class _Batched(Shape):
@@ -41,24 +95,22 @@ def _shown(doc: dict[str, Any]) -> dict[str, Any]:
     return {**shown, "body": base64.b64decode(doc["body64"]).decode(errors="replace")}
 
 
-def _schedule(doc: dict[str, Any]) -> dict[str, Any]:
-    message = _shown(doc["message"])
-    message |= {"destination": message.pop("url"), "retries": message.pop("maxRetries")}
-    del message["notBefore"]
-    return {**message, **{name: value for name, value in doc.items() if name != "message"}}
+def _schedule(next_at: float, last: float | None, doc: dict[str, Any]) -> dict[str, Any]:
+    shown = _shown(doc) | {"isPaused": False, "nextScheduleTime": int(next_at * 1000)}
+    shown |= {"destination": shown.pop("url"), "retries": shown.pop("maxRetries")}
+    return shown if last is None else shown | {"lastScheduleTime": int(last * 1000)}
 
 
-def create_app(store: Store, token: str, key: Callable[[], str], days: Days) -> Flask:
-    """The stand-in's WSGI app; it holds no state of its own."""
-    app = Flask(__name__)
+def _create_app(standin: QStashStandIn) -> Flask:
+    app, store = Flask(__name__), standin.store
     app.url_map.merge_slashes = False  # destinations are URLs, as they are
 
     @app.before_request
     def authorise() -> None:
-        given, wanted = request.headers.get("Authorization", ""), f"Bearer {token}"
+        given, wanted = request.headers.get("Authorization", ""), f"Bearer {standin.token}"
         if not hmac.compare_digest(given.encode(), wanted.encode()):
             abort(401, "unauthorized: invalid token")
-        days.refuse()
+        standin.refuse()
 
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> tuple[Response, int]:
@@ -78,12 +130,12 @@ def create_app(store: Store, token: str, key: Callable[[], str], days: Days) -> 
             body = (one.body or "").encode()
             docs.append(params.message(one.destination, one.headers, body, store.clock()))
         answers = [store.accept(doc) for doc in docs]
-        days.lose_answer()
+        standin.lose_answer()
         return jsonify(answers)
 
     @app.get("/v2/keys")
     def signing_keys() -> Response:
-        return jsonify(current=key(), next=key())
+        return jsonify(current=standin.signing_key, next=standin.signing_key)
 
     @app.get("/v2/messages/<message_id>")
     def get_message(message_id: str) -> Response:
@@ -99,24 +151,15 @@ def create_app(store: Store, token: str, key: Callable[[], str], days: Days) -> 
     def create_schedule(destination: str) -> tuple[Response, int]:
         # What the client's HTTP library adds is not the message's.
         mine = {n: v for n, v in request.headers if n.lower().startswith(("upstash-", "content-t"))}
-        given = {"schedule_id": f"scd_{uuid4().hex}", "cron": ""}
-        for name in given:
-            given[name] = mine.pop(f"Upstash-{name.title().replace('_', '-')}", given[name])
-        checked = shaped(params.Schedule, given)
-        doc = {
-            "scheduleId": checked.schedule_id,
-            "cron": checked.cron,
-            "createdAt": int(store.clock() * 1000),
-            "isPaused": False,
-            "message": params.message(destination, mine, request.get_data(), store.clock()),
-        }
-        store.plan(doc, store.clock())
-        days.lose_answer()
-        return jsonify(scheduleId=checked.schedule_id), 201
+        body, now = request.get_data(), store.clock()
+        doc = params.message(destination, mine, body, now, params.Schedule)
+        store.plan(doc, now)
+        standin.lose_answer()
+        return jsonify(scheduleId=doc["scheduleId"]), 201
 
     @app.get("/v2/schedules")
     def list_schedules() -> Response:
-        return jsonify([_schedule(doc) for doc in store.schedules()])
+        return jsonify([_schedule(*schedule) for schedule in store.schedules()])
 
     @app.delete("/v2/schedules/<schedule_id>")
     def delete_schedule(schedule_id: str) -> tuple[str, int]:

@@ -4,95 +4,82 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from croniter import croniter
 
-from app.local.standin import Days
+from app.local.standin import Sqlite
 
 DEDUPE_SECONDS = 600.0
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_ID_LENGTH = 63  # as long as the service's own
 _TABLES = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;
 CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
   dead INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL, doc TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS messages_due ON messages (dead, at);
 CREATE INDEX IF NOT EXISTS messages_id ON messages (id);
-CREATE TABLE IF NOT EXISTS schedules (id TEXT PRIMARY KEY, next REAL NOT NULL, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS schedules (id TEXT PRIMARY KEY, next REAL NOT NULL, last REAL,
+  doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS dedupe (id TEXT PRIMARY KEY, message TEXT NOT NULL, until REAL NOT NULL);
 """
 
 
-class Store:
-    """Messages and schedules. Any thread may call it; `clock` gives Unix seconds."""
+class Store(Sqlite):
+    """Messages and schedules. `clock` gives Unix seconds, `times` when to deliver what is due."""
 
-    def __init__(self, path: str, days: Days, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: str, clock: Callable[[], float], times: Callable[[float], list[float]]
+    ) -> None:
+        super().__init__(path, _TABLES)
         self.clock = clock
-        self._days = days
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # A killed process loses nothing so; only a machine that loses power might.
-        self._db.executescript(_TABLES)
-
-    def close(self) -> None:
-        """Release the file."""
-        with self._lock:
-            self._db.close()
-
-    def _do(self, sql: str, *bound: Any) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, bound).fetchall()
+        self._times = times
 
     def accept(self, doc: dict[str, Any]) -> dict[str, Any]:
         """Keep a message: what a publish answers. An id used before starts nothing, not even when
         its message failed."""
         sql = "SELECT message FROM dedupe WHERE id=? AND until>?"
-        for (known,) in self._do(sql, doc.get("deduplicationId"), self.clock()):
+        for (known,) in self._rows(sql, doc.get("deduplicationId"), self.clock()):
             return {"messageId": known, "deduplicated": True}
-        return {"messageId": self.add(doc, *self._days.times(doc["notBefore"] / 1000))}
+        return {"messageId": self.add(doc, *self._times(doc["notBefore"] / 1000))}
 
     def add(self, doc: dict[str, Any], *times: float) -> str:
-        """Keep a new message, to be delivered at each of the times, Unix seconds; its id."""
-        letters = (secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
-        message_id = doc["messageId"] = "msg_" + "".join(letters)
+        """Keep a new message, to be delivered at each of the times, Unix seconds; its id, which is
+        as long as the service's own."""
+        message_id: str = f"msg_{secrets.token_hex(32)[:63]}"
+        doc["messageId"] = message_id
         with self._lock:
             if doc.get("deduplicationId"):
                 until = doc["createdAt"] / 1000 + DEDUPE_SECONDS
                 used = (doc["deduplicationId"], message_id, until)
-                self._do("INSERT OR REPLACE INTO dedupe VALUES (?,?,?)", *used)
+                self._rows("INSERT OR REPLACE INTO dedupe VALUES (?,?,?)", *used)
             for at in times:
                 sql = "INSERT INTO messages (id, at, doc) VALUES (?,?,?)"
-                self._do(sql, message_id, at, json.dumps(doc))
+                self._rows(sql, message_id, at, json.dumps(doc))
         return message_id
 
     def due(self, now: float) -> list[tuple[int, dict[str, Any]]]:
         """What is to be delivered by now, the longest due first, each with its number."""
         sql = "SELECT seq, doc FROM messages WHERE NOT dead AND at<=? ORDER BY at, seq LIMIT 2000"
-        return [(seq, json.loads(doc)) for seq, doc in self._do(sql, now)]
+        return [(seq, json.loads(doc)) for seq, doc in self._rows(sql, now)]
 
     def move(self, seq: int, doc: dict[str, Any], at: float, *, dead: bool = False) -> None:
         """Keep a message for later, or as a dead letter."""
         change = "UPDATE messages SET at=?, dead=?, doc=? WHERE seq=?"
-        self._do(change, at, dead, json.dumps(doc), seq)
+        self._rows(change, at, dead, json.dumps(doc), seq)
 
     def remove(self, seq: int) -> None:
         """Forget one delivery."""
-        self._do("DELETE FROM messages WHERE seq=?", seq)
+        self._rows("DELETE FROM messages WHERE seq=?", seq)
 
     def get(self, message_id: str) -> dict[str, Any] | None:
         """A message that is not delivered yet, or a dead letter."""
-        rows = self._do("SELECT doc FROM messages WHERE id=? ORDER BY seq", message_id)
+        rows = self._rows("SELECT doc FROM messages WHERE id=? ORDER BY seq", message_id)
         return json.loads(rows[0][0]) if rows else None
 
     def cancel(self, message_ids: list[str]) -> int:
         """Forget messages that are not dead; how many there were."""
         sql = "DELETE FROM messages WHERE id=? AND NOT dead RETURNING id"
-        return sum(bool(self._do(sql, message_id)) for message_id in message_ids)
+        return sum(bool(self._rows(sql, message_id)) for message_id in message_ids)
 
     def waiting(self) -> list[dict[str, Any]]:
         """Every message still to be delivered."""
@@ -103,31 +90,29 @@ class Store:
         return self._docs(dead=True)
 
     def _docs(self, *, dead: bool) -> list[dict[str, Any]]:
-        rows = self._do("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
+        rows = self._rows("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
         return [json.loads(doc) for (doc,) in rows]
 
-    def plan(self, schedule: dict[str, Any], after: float) -> None:
+    def plan(self, schedule: dict[str, Any], after: float, last: float | None = None) -> None:
         """Create a schedule or overwrite it, its next time the first one after `after`."""
         start = datetime.fromtimestamp(after, UTC)
         next_at = croniter(schedule["cron"], start).get_next(datetime).timestamp()
-        bound = (schedule["scheduleId"], next_at, json.dumps(schedule))
-        self._do("INSERT OR REPLACE INTO schedules VALUES (?,?,?)", *bound)
+        bound = (schedule["scheduleId"], next_at, last, json.dumps(schedule))
+        self._rows("INSERT OR REPLACE INTO schedules VALUES (?,?,?,?)", *bound)
 
-    def schedules(self, due: float = 1e18) -> list[dict[str, Any]]:
-        """All schedules, or those whose next time has come."""
-        rows = self._do("SELECT next, doc FROM schedules WHERE next<=? ORDER BY id", due)
-        return [{**json.loads(doc), "nextScheduleTime": int(at * 1000)} for at, doc in rows]
+    def schedules(self) -> list[tuple[float, float | None, dict[str, Any]]]:
+        """The schedules, each with its next and its last time, Unix seconds."""
+        rows = self._rows("SELECT next, last, doc FROM schedules ORDER BY id")
+        return [(next_at, last, json.loads(doc)) for next_at, last, doc in rows]
 
     def unschedule(self, schedule_id: str) -> bool:
         """Forget a schedule; whether it was there."""
-        return bool(self._do("DELETE FROM schedules WHERE id=? RETURNING id", schedule_id))
+        return bool(self._rows("DELETE FROM schedules WHERE id=? RETURNING id", schedule_id))
 
     def tick(self, now: float) -> None:
         """Make the messages of the schedules whose time has come."""
-        for schedule in self.schedules(now):
-            del schedule["nextScheduleTime"]
-            at = int(now * 1000)
-            message = {**schedule["message"], "createdAt": at, "notBefore": at}
-            answer = self.accept({**message, "scheduleId": schedule["scheduleId"]})
-            states = {answer["messageId"]: "IN_PROGRESS"}
-            self.plan({**schedule, "lastScheduleTime": at, "lastScheduleStates": states}, now)
+        for (text,) in self._rows("SELECT doc FROM schedules WHERE next<=?", now):
+            schedule, at = json.loads(text), int(now * 1000)
+            message = {name: value for name, value in schedule.items() if name != "cron"}
+            self.accept({**message, "createdAt": at, "notBefore": at})
+            self.plan(schedule, now, now)

@@ -4,8 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.local.stripe.errors import no_access
-from app.local.stripe.store import Call, Store
+from app.local.stripe.store import Store
 
 
 class Body(BaseModel):
@@ -20,7 +19,6 @@ class AccountState(Body):
     id: str | None = None
     country: str = "US"
     default_currency: str = "usd"
-    email: str | None = None
     transfers: Literal["active", "inactive", "pending"] | None = "active"
     payouts_enabled: bool = True
     charges_enabled: bool = True
@@ -28,22 +26,45 @@ class AccountState(Body):
     payout_interval: Literal["manual", "daily", "weekly", "monthly"] = "manual"
     instant_payouts: bool = True
     """Whether its bank or card takes instant ones."""
-    metadata: dict[str, str] = {}
 
 
-SHOWN_ELSEWHERE = {"transfers", "disabled_reason", "payout_interval", "instant_payouts"}
+class _Accounts(Body):
+    accounts: list[AccountState]
 
 
-def place(store: Store, state: AccountState) -> str:
-    """Create or overwrite an account; its id. The caller holds the transaction.
+class _TopUp(Body):
+    amount: int = Field(gt=0)
+    currency: str = "usd"
+    account: str = ""
+    pending_seconds: int = Field(default=0, ge=0)
+    """How long until it is available, by the stand-in's clock; a charge takes days."""
 
-    A change of one that was there emits `account.updated`.
-    """
+
+def answer(store: Store, route: str, body: bytes) -> Any:
+    """Do what was sent to `/_standin/` and a route. Raises ValueError or LookupError."""
+    if route == "POST accounts":
+        wanted = _Accounts.model_validate_json(body).accounts
+        with store.transaction():
+            return {"ids": [_place(store, state) for state in wanted]}
+    if route == "POST topup":
+        given = _TopUp.model_validate_json(body)
+        due = store.now() + given.pending_seconds if given.pending_seconds else 0
+        with store.transaction():
+            store.move(given.account, given.currency, given.amount, due)
+            store.put("", {"id": store.new_id("tu"), "object": "topup", **given.model_dump()})
+        return {"available": store.balance(given.account)}
+    raise LookupError("no such route")
+
+
+def _place(store: Store, state: AccountState) -> str:
+    """Create or overwrite an account; its id. A change of one that was there emits
+    `account.updated`."""
     id_ = state.id or store.new_id("acct")
     known = store.find("account", "", id_)
     methods = ["standard", *(["instant"] if state.instant_payouts else [])]
     bank = {"object": "bank_account", "available_payout_methods": methods}
-    account = state.model_dump(exclude=SHOWN_ELSEWHERE) | {
+    same = {"country", "default_currency", "payouts_enabled", "charges_enabled"}
+    account = state.model_dump(include=same) | {
         "id": id_,
         "object": "account",
         "capabilities": {"transfers": state.transfers} if state.transfers else {},
@@ -57,39 +78,3 @@ def place(store: Store, state: AccountState) -> str:
         store.emit("account.updated", account, account=id_, before=before)
     store.put("", account)
     return id_
-
-
-def retrieve(call: Call) -> dict[str, Any]:
-    """The account that the path names."""
-    account = call.store.find("account", "", call.ids[0])
-    if account is None:
-        raise no_access(call.api_key, call.ids[0])
-    return account
-
-
-class _TopUp(Body):
-    amount: int = Field(gt=0)
-    currency: str = "usd"
-    account: str = ""
-    pending_seconds: int = Field(default=0, ge=0)
-    """How long until it is available, by the stand-in's clock; a charge takes days."""
-
-
-class _Accounts(Body):
-    accounts: list[AccountState]
-
-
-def answer(store: Store, route: str, body: bytes) -> Any:
-    """Do what was sent to `/_standin/` and a route. Raises ValueError or LookupError."""
-    if route == "POST accounts":
-        wanted = _Accounts.model_validate_json(body).accounts
-        with store.transaction():
-            return {"ids": [place(store, state) for state in wanted]}
-    if route == "POST topup":
-        given = _TopUp.model_validate_json(body)
-        due = store.now() + given.pending_seconds if given.pending_seconds else 0
-        with store.transaction():
-            store.move(given.account, given.currency, given.amount, due)
-            store.put("", {"id": store.new_id("tu"), "object": "topup", **given.model_dump()})
-        return {"available": store.balance(given.account)}
-    raise LookupError("no such route")

@@ -46,15 +46,6 @@ def transfer(call: Call) -> dict[str, Any]:
     return call.store.put(call.owner, made)
 
 
-def retrieve(call: Call) -> dict[str, Any]:
-    """The transfer or payout that the path names."""
-    kind = "payout" if call.ids[0].startswith("po_") else "transfer"
-    found = call.store.find(kind, call.owner, call.ids[0])
-    if found is None:
-        raise missing(kind, call.ids[0], "id", 404)
-    return found
-
-
 def withdrawn(call: Call, kind: str, prefix: str) -> dict[str, Any]:
     """Take the amount from the owner's balance; the fields that all movements share."""
     amount, currency = call.params["amount"], call.params["currency"]
@@ -95,7 +86,7 @@ def payout(call: Call) -> dict[str, Any]:
         "method": method,
         "status": "pending",
     }
-    ends, code = call.luck.ends(call.target)
+    ends, code = call.ends(call.target)
     waits = (seconds // 2, seconds, 2 * seconds)
     for wait, status in zip(waits, ["in_transit", *ends], strict=False):
         due = base["created"] + wait

@@ -13,18 +13,14 @@ from pydantic_core import PydanticCustomError
 from app.local.stripe.errors import ApiError
 
 MAX_AMOUNT = 99_999_999
-MAX_TEXT = 5000
-# https://docs.stripe.com/api/metadata
-MAX_METADATA = 50
 CURRENCIES = (
     "usd aed ars aud bgn bhd brl cad chf clp cny cop czk dkk egp eur gbp hkd huf idr ils inr isk "
     "jod jpy kes krw kwd mad mxn myr ngn nok nzd omr pen php pkr pln qar ron rsd sar sek sgd thb "
     "tnd try twd uah ugx uyu vnd zar"
 )
 # https://docs.stripe.com/currencies#special-cases
-WHOLE = frozenset({"isk", "ugx"})
-WHOLE_PAID_OUT = frozenset({"huf", "twd"})
-THOUSANDTHS = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+STEPS = {"isk": 100, "ugx": 100} | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)
+STEPS_TO_BANKS = STEPS | {"huf": 100, "twd": 100}
 # By pydantic's error type; of any other one there is no code.
 CODES = {
     "missing": "parameter_missing",
@@ -49,12 +45,12 @@ def _currency(value: str) -> str:
 
 
 Integer = Annotated[int, BeforeValidator(_integer)]
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+Text = Annotated[str, Field(min_length=1, max_length=5000)]
 Amount = Annotated[Integer, Field(ge=1, le=MAX_AMOUNT)]
-Currency = Annotated[str, AfterValidator(_currency)]
+# https://docs.stripe.com/api/metadata
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=40)], Annotated[str, Field(max_length=500)]],
-    Field(max_length=MAX_METADATA),
+    Field(max_length=50),
 ]
 
 
@@ -64,19 +60,21 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Transfer(Form):
+class Movement(Form):
+    """What moves money takes."""
+
     amount: Amount
-    currency: Currency
+    currency: Annotated[str, AfterValidator(_currency)]
+    metadata: Metadata = {}
+
+
+class Transfer(Movement):
     destination: Text
     transfer_group: Text | None = None
-    metadata: Metadata = {}
 
 
-class Payout(Form):
-    amount: Amount
-    currency: Currency
+class Payout(Movement):
     method: Literal["standard", "instant"] = "standard"
-    metadata: Metadata = {}
 
 
 class Created(Form):
@@ -117,21 +115,22 @@ def checked(form: type[Form], raw: dict[str, Any]) -> dict[str, Any]:
     try:
         values = form.model_validate(raw).model_dump()
     except ValidationError as failure:
-        errors = failure.errors(include_url=False)
-        first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-        path = [str(part) for part in first["loc"] if part != "[key]"]
-        param = path[0] + "".join(f"[{part}]" for part in path[1:])
-        message = f"{param}: {first['msg']}"
-        if first["type"] == "extra_forbidden":
-            message = f"Received unknown parameter: {param} (or one the stand-in does not know)"
-        code = CODES.get(first["type"])
-        if (first["type"], param) == ("less_than_equal", "amount"):
-            code = "amount_too_large"
-        raise ApiError(400, message, code, param) from None
-    if (currency := values.get("currency")) is not None:
-        whole = WHOLE | WHOLE_PAID_OUT if form is Payout else WHOLE
-        step = 100 if currency in whole else 10 if currency in THOUSANDTHS else 1
-        if values["amount"] % step:
+        raise _refused(failure) from None
+    if "currency" in values:
+        currency, steps = values["currency"], STEPS_TO_BANKS if form is Payout else STEPS
+        if values["amount"] % (step := steps.get(currency, 1)):
             message = f"Invalid amount: in {currency} it must be evenly divisible by {step}."
             raise ApiError(400, message, param="amount")
     return values
+
+
+def _refused(failure: ValidationError) -> ApiError:
+    errors = failure.errors(include_url=False)
+    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    kind, (name, *path) = first["type"], [part for part in first["loc"] if part != "[key]"]
+    param = f"{name}{''.join(f'[{part}]' for part in path)}"
+    message = f"{param}: {first['msg']}"
+    if kind == "extra_forbidden":
+        message = f"Received unknown parameter: {param} (or one the stand-in does not know)"
+    too_large = (kind, param) == ("less_than_equal", "amount")
+    return ApiError(400, message, "amount_too_large" if too_large else CODES.get(kind), param)

@@ -5,26 +5,16 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import drop_connection
-from app.local.standin import StandIn
+from app.local.standin import MEMORY, StandIn
 from app.local.stripe import accounts, money, params
-from app.local.stripe.errors import (
-    GOOD_LUCK,
-    ApiError,
-    HangUp,
-    Luck,
-    Target,
-    masked,
-    no_access,
-    refusal,
-)
-from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store
+from app.local.stripe.errors import ApiError, HangUp, missing, no_access, refusal
+from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store, Target
 from app.local.stripe.webhooks import Sender
 from app.switchyard.clock import Clock, utcnow
 
@@ -44,13 +34,23 @@ class Route(NamedTuple):
     run: Callable[[Call], dict[str, Any]]
 
 
-def listing(kind: str) -> Callable[[Call], dict[str, Any]]:
-    """The list of a kind; accounts are the platform's, whoever asks."""
+def listing(call: Call) -> dict[str, Any]:
+    """A page of what the path names; accounts are the platform's, whoever asks."""
+    kind = _kind(call)
+    return call.store.page(kind, "" if kind == "account" else call.owner, call.params)
 
-    def run(call: Call) -> dict[str, Any]:
-        return call.store.page(kind, "" if kind == "account" else call.owner, call.params)
 
-    return run
+def retrieve(call: Call) -> dict[str, Any]:
+    """The object that the path names."""
+    kind = _kind(call)
+    found = call.store.find(kind, "" if kind == "account" else call.owner, call.id)
+    if found is None:
+        raise no_access(call.id) if kind == "account" else missing(kind, call.id, "id", 404)
+    return found
+
+
+def _kind(call: Call) -> str:
+    return call.target.path.split("/")[2].removesuffix("s")
 
 
 ID = "/([^/]+)"
@@ -60,50 +60,71 @@ class StripeStandIn(StandIn):
     """Stripe's API and, under `/_standin/`, its own. `clock` gives the time in UTC.
 
     Without `api_key` any test key is let in. `data` is an SQLite file; without it the state ends
-    with the process. A bank takes `settle_seconds`, by the clock.
+    with the process. A bank takes `settle_seconds`, by the clock. On a bad day, which is the tests'
+    to make, `enter`, `execute`, `leave`, `ends` and `delays` say what happens to a target.
     """
 
     form_path = "/v1/"
     routes: tuple[Route, ...] = (
-        Route("GET", "/v1/accounts", params.Page, listing("account")),
-        Route("GET", f"/v1/accounts{ID}", params.Form, accounts.retrieve),
+        Route("GET", "/v1/accounts", params.Page, listing),
+        Route("GET", f"/v1/accounts{ID}", params.Form, retrieve),
         Route("GET", "/v1/balance", params.Form, money.balance),
         Route("POST", "/v1/transfers", params.Transfer, money.transfer),
-        Route("GET", "/v1/transfers", params.Transfers, listing("transfer")),
-        Route("GET", f"/v1/transfers{ID}", params.Form, money.retrieve),
+        Route("GET", "/v1/transfers", params.Transfers, listing),
+        Route("GET", f"/v1/transfers{ID}", params.Form, retrieve),
         Route("POST", "/v1/payouts", params.Payout, money.payout),
-        Route("GET", "/v1/payouts", params.Payouts, listing("payout")),
-        Route("GET", f"/v1/payouts{ID}", params.Form, money.retrieve),
+        Route("GET", "/v1/payouts", params.Payouts, listing),
+        Route("GET", f"/v1/payouts{ID}", params.Form, retrieve),
     )
 
     def __init__(
         self,
         *,
         api_key: str | None = None,
-        data: Path | None = None,
+        data: str = MEMORY,
         clock: Clock = utcnow,
         settle_seconds: int = SETTLE_SECONDS,
-        luck: Luck = GOOD_LUCK,
     ) -> None:
         super().__init__()
         self.store = Store(data, clock=clock, settle_seconds=settle_seconds)
-        self.sender = Sender(self.store, luck)
+        self.sender = Sender(self.store, self.delays)
         self._api_key = api_key
-        self._luck = luck
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def app(self) -> "WSGIApplication":
         return self._respond
 
+    def work(self) -> Sequence[Callable[[], None]]:
+        return (lambda: self.sender.run(self._stopped),)
+
     def close(self) -> None:
-        """Stop delivering and close the data file."""
-        self.sender.close()
+        """Close the data file."""
         self.store.close()
 
     def admin(self, route: str, body: bytes) -> Any:
         """The answer of one of the stand-in's own routes. Raises ValueError or LookupError."""
         return accounts.answer(self.store, route, body)
+
+    def enter(self, target: Target) -> None:
+        """Called before idempotency is looked at; raises ApiError or HangUp, and nothing is stored
+        of either."""
+
+    def execute(self, target: Target) -> ApiError | None:
+        """Called when a request is executed, so never on a replay. Raises the ApiError that is
+        stored instead of an effect; returns one that is stored beside it."""
+        return None
+
+    def leave(self, target: Target) -> None:
+        """Called once the result stands, executed or replayed. Raises HangUp."""
+
+    def ends(self, target: Target) -> tuple[list[str], str]:
+        """How a new payout ends at its bank, status after status, and the failure's code."""
+        return ["paid"], ""
+
+    def delays(self, target: Target) -> list[float]:
+        """In how many seconds to deliver an event: once, now."""
+        return [0.0]
 
     def _respond(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         request = Request(environ)
@@ -130,49 +151,47 @@ class StripeStandIn(StandIn):
 
     def _answer(self, request: Request) -> tuple[Result, bool]:
         """The result, and whether it is a stored one. Raises ApiError or HangUp."""
-        api_key, owner = self._caller(request)
-        route, ids = self._route(request.method, request.path)
+        owner = self._owner(request)
+        route, id_ = self._route(request.method, request.path)
         post = request.method == "POST"
         fields = list((request.form if post else request.args).items(multi=True))
         given = params.nested(fields)
         key = request.headers.get("Idempotency-Key", "") if post else ""
-        account = owner or given.get("destination")
-        target = Target(request.method, request.path, account, key)
-        self._luck.enter(target)
-        call = Call(self.store, api_key, owner, ids, given, target, self._luck)
-        if key:
-            digest = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
-            answer = self._once(route, call, digest)
-        else:
-            answer = self._execute(route, call, ""), False
-        self._luck.leave(target)
+        target = Target(request.method, request.path, owner or given.get("destination"), key)
+        self.enter(target)
+        call = Call(self.store, owner, id_, given, target, self.ends)
+        digest = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
+        answer = self._once(route, call, digest)
+        self.leave(target)
         return answer
 
-    def _caller(self, request: Request) -> tuple[str, str]:
-        """The key and the account acted for. Raises ApiError: 401, or 403 for the account."""
+    def _owner(self, request: Request) -> str:
+        """The account acted for. Raises ApiError: 401 for the key, or 403 for the account."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not key:
             raise ApiError(401, "You did not provide an API key.")
         # Without a key of its own it still refuses live ones, which have no business here.
         if key != self._api_key if self._api_key else not re.match("[sr]k_test_", key):
-            raise ApiError(401, f"Invalid API Key provided: {masked(key)}")
+            raise ApiError(401, f"Invalid API Key provided: {key[:8]}***{key[12:][-4:]}")
         account = request.headers.get("Stripe-Account", "")
         if account and self.store.find("account", "", account) is None:
-            raise no_access(key, account)
-        return key, account
+            raise no_access(account)
+        return account
 
-    def _route(self, method: str, path: str) -> tuple[Route, tuple[str, ...]]:
-        """The route and the ids in its path. Raises ApiError (404)."""
+    def _route(self, method: str, path: str) -> tuple[Route, str]:
+        """The route and the id in its path, if any. Raises ApiError (404)."""
         for route in self.routes:
             if route.method == method and (match := re.fullmatch(route.path, path)):
-                return route, match.groups()
+                return route, "".join(match.groups())
         raise ApiError(404, f"Unrecognized request URL ({method}: {path}).")
 
     def _once(self, route: Route, call: Call, fingerprint: str) -> tuple[Result, bool]:
         """The key's result, executed unless one is stored, and whether one was."""
-        flight = (call.owner, call.target.key)
-        if len(call.target.key) > MAX_KEY:
+        if not (key := call.target.key):
+            return self._execute(route, call, fingerprint), False
+        if len(key) > MAX_KEY:
             raise ApiError(400, f"Idempotency keys may have at most {MAX_KEY} characters.")
+        flight = (call.owner, key)
         with self._lock:
             if flight in self._in_flight:
                 raise refusal("idempotency_key_in_use", 409)
@@ -193,7 +212,7 @@ class StripeStandIn(StandIn):
         """Execute; the effect and its result are one commit. Raises ApiError if invalid."""
         call = call._replace(params=params.checked(route.form, call.params))
         try:
-            failure = self._luck.execute(call.target)
+            failure = self.execute(call.target)
             with self.store.transaction():
                 result = Result(fingerprint, 200, json.dumps(route.run(call)))
                 if failure is not None:
@@ -201,6 +220,5 @@ class StripeStandIn(StandIn):
                 self.store.remember(call.owner, call.target.key, result)
         except ApiError as error:
             result = Result(fingerprint, error.status, error.body)
-            with self.store.transaction():
-                self.store.remember(call.owner, call.target.key, result)
+            self.store.remember(call.owner, call.target.key, result)
         return result

@@ -2,25 +2,21 @@
 
 import json
 import random
-import sqlite3
 import string
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import stripe
 
-from app.local.stripe.errors import Luck, Target, missing
+from app.local.standin import MEMORY, Sqlite
+from app.local.stripe.errors import missing
 from app.switchyard.clock import Clock
 
 _ALPHABET = string.ascii_letters + string.digits
 KEY_LIFE_SECONDS = 24 * 3600
 SETTLE_SECONDS = 2 * 24 * 3600
-SCHEMA = """
-PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;
+_TABLES = """
 CREATE TABLE IF NOT EXISTS objects (seq INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL,
     kind TEXT NOT NULL, owner TEXT NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_kind ON objects (kind, owner, seq);
@@ -47,46 +43,17 @@ class Result(NamedTuple):
     body: str
 
 
-class Store:
-    """One SQLite connection behind one lock; `owner` is an account's id, or "" the platform.
+class Store(Sqlite):
+    """`owner` is an account's id, or "" the platform."""
 
-    Without `path` everything is in memory.
-    """
-
-    def __init__(self, path: Path | None, *, clock: Clock, settle_seconds: int) -> None:
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(
-            path or ":memory:", check_same_thread=False, isolation_level=None
-        )
-        # A commit then survives the process's death, if not the machine's.
-        self._db.executescript(SCHEMA)
+    def __init__(self, path: str, *, clock: Clock, settle_seconds: int) -> None:
+        super().__init__(path, _TABLES)
         self._clock = clock
-        self._random = random.Random(0) if path is None else random.SystemRandom()
+        self._random = random.Random(0) if path == MEMORY else random.SystemRandom()
         self.settle_seconds = settle_seconds
         """How long a bank takes, by the stand-in's clock."""
         self.listened_to: Sequence[str] = ()
         """The types of new events to be delivered, as globs."""
-
-    def close(self) -> None:
-        """Release the file."""
-        with self._lock:
-            self._db.close()
-
-    def _rows(self, sql: str, *values: object) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing, one writer at a time."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     def now(self) -> int:
         """Seconds since 1970, UTC, by the stand-in's clock."""
@@ -207,13 +174,24 @@ class Store:
         self._rows(sql, owner, key, now, *result)
 
 
+class Target(NamedTuple):
+    """What a bad day may strike; `key` is the idempotency key or empty, of a delivery the event's
+    id."""
+
+    method: str
+    path: str
+    """The URL's path, or the event's type."""
+    account: str | None
+    key: str
+
+
 class Call(NamedTuple):
-    """A request that was let in; `owner` is the account acted for, `ids` are those in the path."""
+    """A request that was let in; `owner` is the account acted for, `id` the one in the path."""
 
     store: Store
-    api_key: str
     owner: str
-    ids: tuple[str, ...]
+    id: str
     params: dict[str, Any]
     target: Target
-    luck: Luck
+    ends: Callable[[Target], tuple[list[str], str]]
+    """How a new payout will end."""

@@ -4,7 +4,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 import requests
 
 from app.local.loopback import is_loopback
-from app.local.stripe.errors import Luck, Target
 from app.local.stripe.money import settle
-from app.local.stripe.store import Store
+from app.local.stripe.store import Store, Target
 
 POLL_SECONDS = 0.05
 POST_SECONDS = 10
@@ -30,54 +29,47 @@ def signature(body: str, secret: str, at: int) -> str:
 
 
 class Sender:
-    """Sends events one at a time, in their order."""
+    """Sends events one at a time, in their order; `delays` says in how many seconds each."""
 
-    def __init__(self, store: Store, luck: Luck) -> None:
+    def __init__(self, store: Store, delays: Callable[[Target], list[float]]) -> None:
         self._store = store
-        self._luck = luck
-        self._endpoint = ("", "")
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._delays = delays
+        self._url = self._secret = ""
         self._queue: list[tuple[float, int, int, dict[str, Any]]] = []
         """When to send, which turn it has, how often it was tried, and the event: a heap."""
         self._turns = count()
         self._seen = 0
 
     def aim(self, url: str, secret: str, events: Sequence[str] = ("*",)) -> None:
-        """Have events from now on delivered to `url`, which is on this machine (else ValueError).
+        """Have events from now on delivered to `url`, which is on this machine.
 
         They are signed with `secret` (`whsec_…`) at each try, by the stand-in's clock. `events`
-        are the types wanted, as globs.
+        are the types wanted, as globs. Raises ValueError.
         """
         parts = urlsplit(url)
         if parts.scheme != "http" or not is_loopback(parts.hostname):
             raise ValueError("a webhook's URL is http:// on loopback")
-        self._endpoint = (url, secret)
+        if not secret:
+            raise ValueError("events are signed, and STRIPE_WEBHOOK_SECRET is not set")
+        self._url, self._secret = url, secret
         self._store.listened_to = tuple(events)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
 
-    def close(self) -> None:
-        """Wait for the delivery under way, and end."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
+    def run(self, stopped: threading.Event) -> None:
+        """Deliver until `stopped`."""
         with requests.Session() as session:
             session.trust_env = False  # no proxy is asked for what stays on this machine
-            while not self._stop.wait(POLL_SECONDS):
+            while not stopped.wait(POLL_SECONDS):
+                if not self._url:
+                    continue
                 settle(self._store)
                 self._collect()
                 while self._queue and self._queue[0][0] <= time.monotonic():
-                    if self._stop.is_set():
-                        return
                     _, turn, tries, event = heappop(self._queue)
-                    if self._deliver(session, event):
-                        with self._store.transaction():
-                            body = event | {"pending_webhooks": 0}
-                            self._store.put(event.get("account", ""), body)
+                    delivered = self._deliver(session, event)
+                    if stopped.is_set():
+                        return
+                    if delivered:
+                        self._store.put(event.get("account", ""), event | {"pending_webhooks": 0})
                     else:
                         gap = min(FIRST_GAP_SECONDS * 2**tries, LONGEST_GAP_SECONDS)
                         again = (time.monotonic() + gap, turn, tries + 1, event)
@@ -88,20 +80,19 @@ class Sender:
             self._seen = place
             event = json.loads(text)
             paid = event.get("account") or event["data"]["object"].get("destination")
-            for delay in self._luck.delays(Target("POST", event["type"], paid, event["id"])):
+            for delay in self._delays(Target("POST", event["type"], paid, event["id"])):
                 due = time.monotonic() + delay
                 heappush(self._queue, (due, next(self._turns), 0, event))
 
     def _deliver(self, session: requests.Session, event: dict[str, Any]) -> bool:
-        url, secret = self._endpoint
         body = json.dumps(event, indent=2)
         headers = {
             "Content-Type": "application/json; charset=utf-8",
-            "Stripe-Signature": signature(body, secret, self._store.now()),
+            "Stripe-Signature": signature(body, self._secret, self._store.now()),
         }
         try:
             answer = session.post(
-                url, body, headers=headers, timeout=POST_SECONDS, allow_redirects=False
+                self._url, body, headers=headers, timeout=POST_SECONDS, allow_redirects=False
             )
         except requests.RequestException:
             return False
