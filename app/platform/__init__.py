@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _MODULES = (
     *("payouts.jobs", "webhooks.jobs", "earnings.jobs", "statements.jobs", "mail.jobs"),
-    *("media.jobs", "mail.alerts"),
+    *("media.jobs", "mail.admins"),
 )
 JOBS = tuple(f"{__name__}.{module}" for module in _MODULES)
 """The modules that declare the platform's jobs."""

@@ -17,6 +17,18 @@ from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import JobSpec
 from app.switchyard.job import load as load_jobs
 
+_PAYOUT = {"name": "Ana", "payoutId": "2025-01-15:creator_00001:usd", "amount": 123_450}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "welcome": {"name": "Ana", "url": "https://example.com/start"},
+    "payout-paid": {**_PAYOUT, "currency": "usd", "paidAt": "2025-01-17T09:30:00Z"},
+    "payout-failed": {**_PAYOUT, "currency": "jpy", "reason": "account_closed"},
+    "statement-ready": {"name": "Ana", "link": "https://example.com/s/1", "month": "2025-01"},
+    "admin-summary": {
+        "title": "Pay day 2025-01-15: 1 failed",
+        "lead": "Pay day 2025-01-15 (run 0194…) is done.",
+        "blocks": [{"heading": "Payouts", "lines": ["paid    997", "failed    1"]}],
+    },
+}
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
 
 
@@ -50,8 +62,7 @@ def read(html: str) -> Reader:
 
 
 def letter(name: str, /, **change: Any) -> Letter:
-    data = {**TEMPLATES[name].sample, **change}
-    return render(name, data, platform="Fanhouse")
+    return render(name, {**SAMPLES[name], **change}, platform="Fanhouse")
 
 
 def test_every_template_has_its_files_and_no_other_is_there() -> None:
@@ -67,7 +78,7 @@ def test_a_sample_says_the_same_in_text_and_html(name: str) -> None:
     assert made.text.strip()
     assert made.subject.isprintable()
     assert "script" not in reader.tags
-    for value in TEMPLATES[name].sample.values():
+    for value in SAMPLES[name].values():
         if isinstance(value, str) and value.isalpha() and len(value) > 3:
             assert value in made.text
             assert value in reader.words
@@ -96,7 +107,7 @@ lines = st.text(
 hostile = st.sampled_from([HOSTILE, "</pre><h1>x", "a\u202eb", "{{ ''.__class__ }}", "%s %(x)s"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(name=lines | hostile, reason=lines | hostile, where=st.sampled_from(sorted(TEMPLATES)))
 def test_data_are_words_and_nothing_else(name: str, reason: str, where: str) -> None:
     if where == "admin-summary":
@@ -119,10 +130,8 @@ def test_data_are_words_and_nothing_else(name: str, reason: str, where: str) -> 
     [
         ({"to": "a@b.c", "template": "nope"}, "no template 'nope'; there are: welcome"),
         ({"to": "a@b.c", "template": "welcome"}, r"data\.name: Field required"),
-        ({"to": "a@b.c", "template": "welcome", "data": {"name": ""}}, r"data\.name"),
         ({"to": "a@b.c", "template": "welcome", "data": {"name": "a\nBcc: x@y.z"}}, "one line"),
         ({"to": "a@b.c\nBcc: d@e.f", "template": "welcome", "data": {"name": "A"}}, "mail address"),
-        ({"to": "a@b.c,d@e.f", "template": "welcome", "data": {"name": "A"}}, "mail address"),
         (
             {"to": "a@b.c", "template": "welcome", "data": {"name": "A", "url": "javascript:x"}},
             r"data\.url",
@@ -136,7 +145,6 @@ def test_data_are_words_and_nothing_else(name: str, reason: str, where: str) -> 
             "delay",
         ),
         ({"to": "a@b.c", "template": "welcome", "data": {"name": "A"}, "cc": "d@e.f"}, "cc"),
-        ({"to": "a@b.c", "template": "welcome", "data": []}, "data"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_dispatch(

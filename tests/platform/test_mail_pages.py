@@ -15,7 +15,6 @@ from app.platform.config import ROOT, load
 from app.platform.gateways.address import smtp_server
 from app.platform.gateways.smtp import Mailer
 from app.platform.mail import taken
-from app.platform.mail.render import TEMPLATES
 from app.switchyard import runtime
 from tests.platform.test_letters import HOSTILE
 from tests.support.sides import Fixed, build, decide_by, environment, fresh
@@ -94,20 +93,10 @@ def test_what_was_taken_is_shown_and_cannot_act(client: FlaskClient, tmp_path: P
     assert framed.headers["Content-Security-Policy"].endswith("sandbox")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_every_template_is_previewed(client: FlaskClient, name: str) -> None:
-    shown = client.get(f"/console/mail/templates/{name}")
-    framed = client.get(f"/console/mail/templates/{name}/html")
-    assert (shown.status_code, framed.status_code) == (200, 200)
-    assert f"/console/mail/templates/{name}/html" in shown.text
-    assert f"/console/mail/templates/{name}" in client.get("/console/mail").text
-    assert framed.headers["Content-Security-Policy"].endswith("sandbox")
-
-
 def test_what_is_no_mail_is_not_found(client: FlaskClient, tmp_path: Path) -> None:
     (tmp_path / "mail").mkdir()
     (tmp_path / "mail" / "secret.eml").write_text("Subject: s\n\ns")
-    for path in ("secret", "..%2Fmail%2Fsecret", "%00", "0" * 19 + "-000000", "templates/none"):
+    for path in ("secret", "..%2Fmail%2Fsecret", "%00", "0" * 19 + "-000000"):
         answer = client.get(f"/console/mail/{path}")
         assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
 
@@ -115,11 +104,10 @@ def test_what_is_no_mail_is_not_found(client: FlaskClient, tmp_path: Path) -> No
 def test_only_this_machine_is_served_and_only_in_local_mode(
     client: FlaskClient, environ: dict[str, str]
 ) -> None:
-    for path in ("/console/mail", "/console/mail/templates/welcome/html"):
-        far = client.get(path, environ_base={"REMOTE_ADDR": "10.0.0.9"})
-        rebound = client.get(path, headers={"Host": "evil.test"})
-        proxied = client.get(path, headers={"X-Forwarded-For": "127.0.0.1"})
-        assert [a.status_code for a in (far, rebound, proxied)] == [401] * 3
+    far = client.get("/console/mail", environ_base={"REMOTE_ADDR": "10.0.0.9"})
+    rebound = client.get("/console/mail", headers={"Host": "evil.test"})
+    proxied = client.get("/console/mail", headers={"X-Forwarded-For": "127.0.0.1"})
+    assert [a.status_code for a in (far, rebound, proxied)] == [401] * 3
     live = build(load(environ | {"STRIPE_API_KEY": "sk_live_x"})).test_client()
     assert live.get("/console/mail").status_code == 404
     runtime.current().db.dispose()

@@ -1,14 +1,12 @@
-"""send-email: one mail, at most once; its receiver's limit, bounces, what is on record of it."""
+"""send-email: one mail, at most once; bounces, and what is on record of it."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -192,46 +190,10 @@ def test_other_refusals_say_nothing_of_the_address(
     (row,) = on.finish(run)
     assert (row.status, [mail.status for mail in mails(on)]) == ("failed", ["refused"])
     with on.made.db.autocommit() as connection:
-        assert connection.execute(select(addresses.c.bounced_at)).scalars().all() == [None]
+        assert connection.execute(select(addresses)).all() == []
     operate.retry(on.made.store, run.id)
     (row,) = on.finish(run)
     assert (row.status, [mail.status for mail in mails(on)]) == ("succeeded", ["sent"])
-
-
-def test_the_eleventh_mail_in_an_hour_waits(on: Side, box: Mailbox) -> None:
-    runs = [welcome("ANA@example.com" if n % 2 else "ana@example.com") for n in range(12)]
-    other = welcome("bea@example.com")
-    on.finish(*runs[:10], other)
-    assert len(box.taken) == 11
-    on.settle(0.3)
-    rows = [on.row(run.id) for run in runs]
-    late = [row for row in rows if row.status == "waiting"]
-    assert len(late) == 2
-    first = min(mail.counts_at for mail in mails(on))
-    for row in late:
-        assert first + timedelta(minutes=59) < row.due_at < first + timedelta(minutes=61)
-        # No attempt is used up by waiting.
-        assert (row.attempt, on.steps(row.id)["limit"].status) == (1, "waiting")
-
-
-def test_the_limit_holds_for_any_hour(on: Side) -> None:
-    """However many are admitted at once: their places never put more than ten in an hour."""
-    memory = on.memory
-    assert memory is not None
-    for _ in range(35):
-        welcome()
-    hands = [threading.Thread(target=memory.work, args=(on.made.engine,)) for _ in range(4)]
-    for hand in hands:
-        hand.start()
-    for hand in hands:
-        hand.join()
-    assert len(mails(on)) == 35
-    places = sorted(mail.counts_at for mail in mails(on))
-    assert all(
-        later - earlier >= sending.WINDOW
-        for earlier, later in zip(places, places[sending.LIMIT :], strict=False)
-    )
-    assert places[-1] - places[0] < 3.1 * sending.WINDOW
 
 
 def test_without_a_server_it_fails_clearly(database_url: str) -> None:

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from app.local.stripe.webhooks import signature as stripe_signature
-from app.platform.webhooks import inbox
-from app.platform.webhooks.body import MAX_BYTES
-from app.platform.webhooks.inbox import KEPT
+from app.platform.webhooks import jobs
+from app.platform.webhooks.inbox import MAX_BYTES
+from app.platform.webhooks.jobs import KEPT
 from app.platform.webhooks.models import Received
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
@@ -226,8 +226,7 @@ def test_stripes_go_on_too_once(lite: Platform) -> None:
 def test_a_webhook_is_kept_for_thirty_days(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "BATCH", 2)
-    monkeypatch.setattr("app.platform.webhooks.jobs.BATCH", 2)
+    monkeypatch.setattr(jobs, "BATCH", 2)
     platform.crm.status = 503
     for number in range(3):
         platform.post("shop", signed(id_=f"msg_{number}"))

@@ -29,7 +29,7 @@ from tests.support.receiver import receiving
 from tests.support.rows import run_row
 from tests.support.sides import decide_by, environment, fresh
 
-JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.alerts"
+JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.admins"
 JOB = "five-steps"
 HOUR = timedelta(hours=1)
 

@@ -1,5 +1,5 @@
-"""Telling the admins by mail and webhook, each the whole of a step: what cannot be sent is a result
-that says so, and only what may pass by itself is raised, for the step's own retries."""
+"""Mail and webhooks to the admins, each the whole of a step: what cannot be sent is a result that
+says so, and only what may pass by itself is raised, for the step's own retries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+from sqlalchemy.orm import Session
+
 from app.platform.gateways.hooks import HookRefused
 from app.platform.gateways.smtp import MailRefused, MailUnknown
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
-from app.switchyard.errors import BadInput
+from app.switchyard.errors import BadInput, StepFailed
+from app.switchyard.job import JobPayload, job
 
 log = logging.getLogger(__name__)
 
@@ -55,3 +59,53 @@ def post(ctx: Context, name: str, type_: str, data: Mapping[str, Any]) -> dict[s
 def _not_sent(what: str, why: str) -> dict[str, Any]:
     log.warning("the admin's %s was not sent: %s", what, why)
     return {"sent": False, "why": why}
+
+
+class SteppedBack(JobPayload):
+    """A step back by the guardrail: the layer dispatches `guardrail-alert` where an app has it."""
+
+    change_id: int
+    job: str
+    # `from` is a word of Python's own.
+    from_stage: str = Field(alias="from")
+    to: str
+    percent: float | None = None
+    why: str
+
+
+@job(
+    "guardrail-alert",
+    event="cutover.guardrail",
+    payload=SteppedBack,
+    queue="maintenance",
+    key=lambda payload: str(payload.change_id),
+)
+def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, bool]:
+    """Notify the admins that a job stepped back, by mail and webhook: which was sent."""
+    name = f"guardrail-{payload.change_id}"
+    where = payload.to if payload.percent is None else f"{payload.to} {payload.percent:g} %"
+    letter = {
+        "subject": f"{payload.job} stepped back to {where}",
+        "text": f"{payload.job} stepped back from {payload.from_stage} to {where} by itself.\n\n"
+        f"{payload.why}\n\n"
+        f"New runs go there within a second; what runs goes on where it is. What is failing:\n"
+        f"  flask --app app runs list --job {payload.job} --status failed\n"
+        f"To move what is open as well:\n"
+        f"  flask --app app cutover drain {payload.job} --to rq --running\n",
+    }
+
+    def by_mail(_tx: Session) -> bool:
+        return bool(mail(ctx, name, **letter)["sent"])
+
+    def by_webhook(_tx: Session) -> bool:
+        data = payload.model_dump(mode="json", by_alias=True)
+        return bool(post(ctx, name, "cutover.stepped_back", data)["sent"])
+
+    sent = {}
+    for way, send in (("mail", by_mail), ("webhook", by_webhook)):
+        try:
+            sent[way] = ctx.step.run(way, send)
+        except StepFailed as failed:
+            sent[way] = False
+            log.error("admins not notified", extra={"by": way, "reason": str(failed)})
+    return sent

@@ -23,8 +23,7 @@ def review(limit: int) -> None:
     """The newest mails that may be sent or not, and the addresses that get no more mail."""
     unknown = select(M.recipient, M.run_id, M.updated_at, M.error)
     unknown = unknown.where(M.status == MailStatus.UNKNOWN).order_by(M.run_id.desc())
-    blocked = select(A.address, null(), A.bounced_at, A.reason).where(A.bounced_at.is_not(None))
-    blocked = blocked.order_by(A.bounced_at.desc())
+    blocked = select(A.address, null(), A.bounced_at, A.reason).order_by(A.bounced_at.desc())
     columns = ("to", "run", "at", "why", "standing")
     with parts().db.autocommit() as connection:
         rows = [

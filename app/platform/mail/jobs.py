@@ -47,17 +47,15 @@ def _delay(payload: Email) -> timedelta:
     if_unknown=IfUnknown.RECORD,
 )
 def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
-    """Send it, when its receiver's limit has room; what became of it as `outcome`.
+    """Send it; what became of it as `outcome`.
 
     An unknown outcome ends the run well, as `unknown`: it has not failed, and no retry repeats it.
     """
     to = payload.to
     letter = render(payload.template, payload.data, platform=ctx.gateways.platform)
-    place = ctx.step.run("admit", sending.admit, ctx, to, payload.template, letter.subject)
-    if place["status"] == MailStatus.SUPPRESSED:
-        return {"outcome": place["status"], "why": place["why"]}
-    if place["wait"]:
-        ctx.step.sleep("limit", timedelta(seconds=place["wait"]))
+    record = ctx.step.run("admit", sending.admit, ctx, to, payload.template, letter.subject)
+    if record["status"] == MailStatus.SUPPRESSED:
+        return {"outcome": record["status"], "why": record["why"]}
     try:
         return ctx.step.once("send", sending.send, ctx, to, letter)
     except OutcomeUnknown as unclear:

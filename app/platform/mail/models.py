@@ -1,4 +1,4 @@
-"""Mails, one row per run of `send-email`, and their receivers. Times UTC."""
+"""Mails, one row per run of `send-email`, and receivers that bounced. Times UTC."""
 
 from __future__ import annotations
 
@@ -44,8 +44,6 @@ class Mail(Base):
     subject: Mapped[str] = mapped_column(Text)
     status: Mapped[str] = mapped_column(String(20))
     message_id: Mapped[str | None] = mapped_column(String(300))
-    counts_at: Mapped[datetime | None]
-    """The time it counts for in its receiver's limit, at which it may be sent; None: suppressed."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
@@ -54,19 +52,18 @@ class Mail(Base):
     __table_args__ = (
         CheckConstraint(f"status IN ({_STATUSES})", name="status"),
         CheckConstraint(f"(sent_at IS NOT NULL) = (status = '{MailStatus.SENT}')", name="sent"),
-        Index("ix_mails_recipient", "recipient", "counts_at"),
         Index("ix_mails_status", "status", "run_id"),
     )
 
 
 class MailAddress(Base):
-    """A receiver: locked while its mails are counted, and marked once one bounced."""
+    """A receiver that gets no more mail, since one bounced."""
 
     __tablename__ = "mail_addresses"
 
     address: Mapped[str] = mapped_column(String(254), primary_key=True)
-    bounced_at: Mapped[datetime | None]
-    reason: Mapped[str | None] = mapped_column(Text)
+    bounced_at: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(Text)
 
 
 mails = cast(Table, Mail.__table__)

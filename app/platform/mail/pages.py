@@ -1,4 +1,4 @@
-"""/console/mail: what local mode's mail server took, and how each template looks."""
+"""/console/mail: what local mode's mail server took."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
 from app.platform.mail import taken
-from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import HEADERS, framed
 from app.switchyard.http import require_here
@@ -47,9 +46,7 @@ def blueprint(made: Runtime) -> Blueprint:
     def newest() -> str:
         names = [] if folder is None else taken.names(folder)[:SHOWN]
         shown = [(name, _heads(_taken(folder, name))) for name in names]
-        return render_template(
-            "console/mails.html", mails=shown, templates=TEMPLATES, kept=folder is not None
-        )
+        return render_template("console/mails.html", mails=shown, kept=folder is not None)
 
     @pages.get("/<name>")
     def one(name: str) -> str:
@@ -65,21 +62,11 @@ def blueprint(made: Runtime) -> Blueprint:
     @pages.get("/<name>/html")
     def html(name: str) -> Response:
         body = _taken(folder, name).get_body(("html",))
-        return _framed("" if body is None else str(body.get_content()))
-
-    @pages.get("/templates/<name>")
-    def template(name: str) -> str:
-        letter = _sample(made, name)
-        return render_template(
-            "console/mail.html",
-            heads={"Template": name, "Subject": letter.subject},
-            text=letter.text,
-            html=url_for("mail.template_html", name=name),
-        )
-
-    @pages.get("/templates/<name>/html")
-    def template_html(name: str) -> Response:
-        return _framed(_sample(made, name).html)
+        shown = "" if body is None else str(body.get_content())
+        answer = Response(shown, content_type="text/html; charset=utf-8")
+        answer.headers["Content-Security-Policy"] = _MAIL
+        answer.headers["X-Frame-Options"] = "SAMEORIGIN"
+        return answer
 
     return pages
 
@@ -91,16 +78,3 @@ def _taken(folder: Path | None, name: str) -> Any:
 
 def _heads(mail: Any) -> dict[str, str]:
     return {name: str(mail[name] or "") for name in ("Date", "To", "Subject", "Message-ID")}
-
-
-def _sample(made: Runtime, name: str) -> Letter:
-    if name not in TEMPLATES:
-        abort(404, f"there are: {', '.join(TEMPLATES)}")
-    return render(name, TEMPLATES[name].sample, platform=settings_of(made).platform_name)
-
-
-def _framed(html: str) -> Response:
-    answer = Response(html, content_type="text/html; charset=utf-8")
-    answer.headers["Content-Security-Policy"] = _MAIL
-    answer.headers["X-Frame-Options"] = "SAMEORIGIN"
-    return answer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 from unicodedata import category
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -30,11 +29,13 @@ class Data(JobPayload):
     """What a template is filled with; a field that it does not know is left out."""
 
     model_config = ConfigDict(extra="ignore")
+    subject: ClassVar[str]
 
 
 class Welcome(Data):
     """Someone new."""
 
+    subject = "Welcome to {{ platform }}"
     name: Line
     url: Link | None = None
 
@@ -51,24 +52,27 @@ class PayoutMail(Data):
 class PayoutPaid(PayoutMail):
     """One that arrived."""
 
+    subject = "Your payout of {{ amount | money(currency) }} was paid"
     paid_at: AwareDatetime | None = None
 
 
 class PayoutFailed(PayoutMail):
     """One that did not."""
 
+    subject = "Your payout of {{ amount | money(currency) }} did not go through"
     reason: Line | None = None
 
 
 class StatementReady(Data):
     """A month's statement, and where it is to be had."""
 
+    subject = "Your statement of {{ month | month }} is ready"
     name: Line
     link: Link | None = None
     month: str = Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")
 
 
-class Block(Data):
+class Block(JobPayload):
     """A heading and what is below it."""
 
     heading: str
@@ -78,50 +82,20 @@ class Block(Data):
 class AdminSummary(Data):
     """How a run went, for a person who has to know whether anything is to be done."""
 
+    subject = "{{ title | line }}"
     title: str = Field(min_length=1)
     lead: str
     blocks: list[Block]
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
-    """One kind of mail; its text and HTML are the files of its name."""
-
-    data: type[Data]
-    subject: str
-    sample: Mapping[str, Any]
-
-
-_PAYOUT = {"name": "Ana", "payoutId": "2025-01-15:creator_00001:usd", "amount": 123_450}
-TEMPLATES: Mapping[str, Template] = {
-    "welcome": Template(
-        Welcome, "Welcome to {{ platform }}", {"name": "Ana", "url": "https://example.com/start"}
-    ),
-    "payout-paid": Template(
-        PayoutPaid,
-        "Your payout of {{ amount | money(currency) }} was paid",
-        {**_PAYOUT, "currency": "usd", "paidAt": "2025-01-17T09:30:00Z"},
-    ),
-    "payout-failed": Template(
-        PayoutFailed,
-        "Your payout of {{ amount | money(currency) }} did not go through",
-        {**_PAYOUT, "currency": "jpy", "reason": "account_closed"},
-    ),
-    "statement-ready": Template(
-        StatementReady,
-        "Your statement of {{ month | month }} is ready",
-        {"name": "Ana", "link": "https://example.com/statements/1", "month": "2025-01"},
-    ),
-    "admin-summary": Template(
-        AdminSummary,
-        "{{ title | line }}",
-        {
-            "title": "Pay day 2025-01-15: 1 failed",
-            "lead": "Pay day 2025-01-15 (run 0194…) is done.",
-            "blocks": [{"heading": "Payouts", "lines": ["paid    997", "failed    1"]}],
-        },
-    ),
+TEMPLATES: Mapping[str, type[Data]] = {
+    "welcome": Welcome,
+    "payout-paid": PayoutPaid,
+    "payout-failed": PayoutFailed,
+    "statement-ready": StatementReady,
+    "admin-summary": AdminSummary,
 }
+"""Text and HTML of each are the files of its name."""
 
 
 class Letter(NamedTuple):
@@ -138,7 +112,7 @@ def checked(name: str, data: Mapping[str, Any]) -> Data:
     if template is None:
         raise ValueError(f"no template {name[:60]!r}; there are: {', '.join(TEMPLATES)}")
     try:
-        return template.data.model_validate(data)
+        return template.model_validate(data)
     except ValidationError as misfit:
         first = misfit.errors(include_url=False)[0]
         where = ".".join(("data", *map(str, first["loc"])))
@@ -150,7 +124,7 @@ def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
     model = checked(name, data)
     given = {field: getattr(model, field) for field in type(model).model_fields}
     given = {"platform": platform} | given
-    subject = _ENVIRONMENT.from_string(TEMPLATES[name].subject).render(given)
+    subject = _ENVIRONMENT.from_string(model.subject).render(given)
     text = _ENVIRONMENT.get_template(f"{name}.txt").render(given)
     html = _ENVIRONMENT.get_template(f"{name}.html").render(given | {"subject": subject})
     return Letter(subject, text, html)

@@ -1,11 +1,11 @@
-"""Sending one mail, step by step: its place in its receiver's limit, then the mail itself."""
+"""Sending one mail, step by step: its record, then the mail itself."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, update
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.smtp import MailBounced, MailRefused, MailUnavailable, MailUnknown
@@ -17,51 +17,20 @@ from app.switchyard.context import Context
 from app.switchyard.db import INSERT
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
 
-LIMIT = 10
-"""How many mails one address gets in any WINDOW; the others wait their turn."""
-WINDOW = timedelta(hours=1)
-
 
 def admit(tx: Session, ctx: Context, to: str, template: str, subject: str) -> dict[str, Any]:
-    """Put the mail on record and give it the next free place in its receiver's limit, as a step.
-
-    Returns its `status` (queued, or suppressed and `why`) and how many seconds it has to `wait`.
-    The ledger counts, not the cache: a mail waits in its run, holds no worker and is not lost.
-    """
+    """Put the mail on record, as a step: its `status`, queued, or suppressed with `why`."""
     now, address = ctx.now(), to.lower()
-    connection = tx.connection()
-    insert = INSERT[connection.dialect.name](addresses).values(address=address)
-    # Written even where it is known, which locks it: of two mails at once one counts the other.
-    known = connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["address"], set_={"address": insert.excluded.address}
-        ).returning(addresses.c.bounced_at, addresses.c.reason)
-    ).one()
-    mailer = ctx.gateways.mailer
-    row = {
-        "run_id": ctx.run_id,
-        "recipient": address,
-        "template": template,
-        "subject": subject,
-        "message_id": None if mailer is None else f"<{ctx.run_id}@{mailer.domain}>",
-        "created_at": now,
-        "updated_at": now,
-    }
-    if known.bounced_at is not None:
-        why = f"mail to it bounced on {iso(known.bounced_at)}: {known.reason}"
-        row |= {"status": MailStatus.SUPPRESSED, "error": why}
-        connection.execute(mails.insert(), row)
-        return {"status": MailStatus.SUPPRESSED.value, "why": why, "wait": 0}
-    tenth = connection.scalar(
-        select(M.counts_at)
-        .where(M.recipient == address, M.counts_at.is_not(None))
-        .order_by(M.counts_at.desc())
-        .offset(LIMIT - 1)
-        .limit(1)
-    )
-    place = now if tenth is None else max(now, tenth + WINDOW)
-    connection.execute(mails.insert(), row | {"status": MailStatus.QUEUED, "counts_at": place})
-    return {"status": MailStatus.QUEUED.value, "wait": (place - now).total_seconds()}
+    blocked = tx.get(MailAddress, address)
+    status, why = MailStatus.QUEUED, None
+    if blocked is not None:
+        status = MailStatus.SUPPRESSED
+        why = f"mail to it bounced on {iso(blocked.bounced_at)}: {blocked.reason}"
+    row: dict[str, Any] = {"run_id": ctx.run_id, "recipient": address, "status": status}
+    row |= {"template": template, "subject": subject, "error": why}
+    row |= {"created_at": now, "updated_at": now}
+    tx.execute(insert(M), [row])
+    return {"status": status.value, "why": why}
 
 
 def send(tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
@@ -83,8 +52,8 @@ def send(tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
             message_id=message_id,
             now=now,
         )
-    except MailUnavailable as away:
-        raise NotDone(str(away)) from away
+    except MailUnavailable as failure:
+        raise NotDone(str(failure)) from failure
     except MailRefused as no:
         _refused(ctx, to, no)
         raise NonRetriable(str(no)) from no
@@ -108,20 +77,18 @@ def failed(ctx: Context, why: str) -> None:
 
 def allow(tx: Session, address: str) -> bool:
     """Let mail to an address that bounced be sent again; whether it was held back."""
-    lifted = tx.connection().execute(
-        update(addresses)
-        .where(addresses.c.address == address.lower(), MailAddress.bounced_at.is_not(None))
-        .values(bounced_at=None, reason=None)
-    )
-    return lifted.rowcount == 1
+    lifted = delete(addresses).where(addresses.c.address == address.lower())
+    return tx.connection().execute(lifted).rowcount == 1
 
 
 def _refused(ctx: Context, to: str, no: MailRefused) -> None:
     with ctx.transaction() as own:
         _note(own, ctx.run_id, MailStatus.REFUSED, ctx.now(), error=str(no))
         if isinstance(no, MailBounced):
-            bounced = update(addresses).where(addresses.c.address == to.lower())
-            own.connection().execute(bounced.values(bounced_at=ctx.now(), reason=str(no)))
+            row = {"address": to.lower(), "bounced_at": ctx.now(), "reason": str(no)}
+            connection = own.connection()
+            bounced = INSERT[connection.dialect.name](addresses).values(row)
+            connection.execute(bounced.on_conflict_do_nothing())
 
 
 def _note(

@@ -9,8 +9,7 @@ from app.platform.config import settings_of
 from app.platform.gateways.hook_settings import STRIPE
 from app.platform.gateways.stripe import verify_webhook
 from app.platform.payouts import inbox
-from app.platform.webhooks.body import content_type, posted
-from app.platform.webhooks.inbox import relay
+from app.platform.webhooks.inbox import posted, relay
 from app.switchyard.dispatch import dispatch
 from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
@@ -34,7 +33,7 @@ def blueprint(made: Runtime) -> Blueprint:
             if acted_on:
                 dispatch("handle-stripe-event", {"eventId": event.id}, session=session)
             if new and any(to.wants(STRIPE) for to in settings_of(made).webhook_targets.values()):
-                relay(session, STRIPE, event.id, body, content_type())
+                relay(session, STRIPE, event.id, body)
         return {"received": True, "new": new}
 
     return pages

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from flask import request
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.platform.config import settings_of
@@ -17,10 +17,8 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 
 JOB = "deliver-webhook"
-KEPT = timedelta(days=30)
-"""How long a webhook, with people's data in it, is kept, and can be delivered."""
-BATCH = 2000
-"""Webhooks forgotten in one transaction: SQLite's lock is not held for long."""
+MAX_BYTES = 1024 * 1024
+"""Events are a few kilobytes."""
 
 
 class EventConflict(BadInput):
@@ -30,24 +28,23 @@ class EventConflict(BadInput):
     title = "Event known with another body"
 
 
-def relay(tx: Session, source: str, event: str, body: bytes, content_type: str) -> bool:
-    """Keep a verified webhook, and a run for each target that wants it; whether it was new.
+def posted() -> bytes:
+    """The request's body. Raises RequestEntityTooLarge above MAX_BYTES."""
+    request.max_content_length = MAX_BYTES
+    return request.get_data(cache=False)
+
+
+def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
+    """Keep the request's webhook, once verified, and a run for each target that wants it; whether
+    it was new.
 
     Raises EventConflict where its name is known with another body.
     """
     made = runtime.current()
-    wanted = [name for name, to in settings_of(made).webhook_targets.items() if to.wants(source)]
-    id_, new = _kept(tx, source, event, body, content_type, made.store.clock())
-    if new:
-        dispatch_many(JOB, [Item({"eventId": id_, "target": name}) for name in wanted], session=tx)
-    return new
-
-
-def _kept(
-    tx: Session, source: str, event: str, body: bytes, content_type: str, now: datetime
-) -> tuple[str, bool]:
     sha256 = hashlib.sha256(body).hexdigest()
     id_ = f"{source}_{hashlib.sha256(event.encode()).hexdigest()[:32]}"
+    said = request.headers.get("Content-Type", "")
+    content_type = said if said.isascii() and 0 < len(said) <= 200 else "application/octet-stream"
     row = {
         "id": id_,
         "source": source,
@@ -55,22 +52,15 @@ def _kept(
         "sha256": sha256,
         "body": body,
         "content_type": content_type,
-        "received_at": now,
+        "received_at": made.store.clock(),
     }
     connection = tx.connection()
     insert = INSERT[connection.dialect.name](received).values(row).on_conflict_do_nothing()
-    if connection.execute(insert, execution_options=COUNTED).rowcount == 1:
-        return id_, True
-    if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
-        raise EventConflict(f"{source}: the event's name is known with another body")
-    return id_, False
-
-
-def forget(tx: Session, before: datetime) -> int:
-    """Delete the next BATCH webhooks that came before that time; how many.
-
-    One that comes again is delivered to no target twice: its runs are keyed by its id, and stay.
-    """
-    old = select(Received.id).where(Received.received_at < before)
-    some = old.order_by(Received.received_at).limit(BATCH)
-    return tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount
+    if connection.execute(insert, execution_options=COUNTED).rowcount == 0:
+        if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
+            raise EventConflict(f"{source}: the event's name is known with another body")
+        return False
+    targets = settings_of(made).webhook_targets.items()
+    items = [Item({"eventId": id_, "target": name}) for name, to in targets if to.wants(source)]
+    dispatch_many(JOB, items, session=tx)
+    return True

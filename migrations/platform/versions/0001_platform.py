@@ -119,8 +119,8 @@ def upgrade() -> None:
     op.create_table(
         "mail_addresses",
         sa.Column("address", sa.String(254), nullable=False),
-        sa.Column("bounced_at", _TIME),
-        sa.Column("reason", sa.Text()),
+        sa.Column("bounced_at", _TIME, nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("address", name="pk_mail_addresses"),
     )
     op.create_table(
@@ -131,7 +131,6 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), nullable=False),
         sa.Column("status", sa.String(20), nullable=False),
         sa.Column("message_id", sa.String(300)),
-        sa.Column("counts_at", _TIME),
         sa.Column("created_at", _TIME, nullable=False),
         sa.Column("updated_at", _TIME, nullable=False),
         sa.Column("sent_at", _TIME),
@@ -143,7 +142,6 @@ def upgrade() -> None:
             "status IN ('queued', 'sent', 'refused', 'failed', 'unknown', 'suppressed')",
         ),
     )
-    op.create_index("ix_mails_recipient", "mails", ["recipient", "counts_at"])
     op.create_index("ix_mails_status", "mails", ["status", "run_id"])
     op.create_table(
         "media",
