@@ -175,9 +175,11 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0", repr=False
     )
     """Not shown, as the one above: there may be a password in it."""
-    database_pool_size: int = Field(default=20, ge=2, le=1000)
-    """How many connections to the database a process has at most; whoever needs one more waits. The
-    default is web's 16 threads, and four for their heartbeats."""
+    database_pool_size: int | None = Field(default=None, ge=2, le=1000)
+    """How many connections to the database a process has at most; whoever needs one more waits. By
+    default as many as web has threads, and four for their heartbeats."""
+    web_threads: int = Field(default=16, ge=2, le=500)
+    """How many threads serve in a web process, as the Procfile starts it."""
     database_prepare: bool = True
     """Whether statements are prepared on Postgres; a pooler before it is noticed by itself."""
     inngest_event_key: SecretStr | None = None

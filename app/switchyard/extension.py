@@ -119,7 +119,7 @@ def make_runtime(
             extras.require(extra, why)
     db = Database(
         settings.sqlalchemy_url if engine is None else engine,
-        pool_size=settings.database_pool_size,
+        pool_size=settings.database_pool_size or settings.web_threads + 4,
         prepare=settings.database_prepare,
     )
     clock = db.clock if clock is None else clock

@@ -33,7 +33,15 @@ JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child")
 PARTS = {
     "worker-1": ["-m", "rq.cli", "worker", "--config", "queues.settings"],
     "worker-2": ["-m", "rq.cli", "worker", "--config", "queues.settings"],
-    "web": ["-m", "gunicorn", "app.server:app", "--worker-class", "gthread", "--threads", "8"],
+    "web": [
+        "-m",
+        "gunicorn",
+        "app.server:app",
+        "--worker-class",
+        "app.buffered.Worker",
+        "--threads",
+        "8",
+    ],
     "relay-1": ["-m", "flask", "--app", "app", "relay"],
     "relay-2": ["-m", "flask", "--app", "app", "relay"],
 }

@@ -29,7 +29,14 @@ def dying(backend: str, environ: dict[str, str], port: int, log: Path) -> Iterat
     else:
         command = [
             *("-m", "gunicorn", "app.server:app", "--preload"),
-            *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "8"),
+            *(
+                "--bind",
+                f"127.0.0.1:{port}",
+                "--worker-class",
+                "app.buffered.Worker",
+                "--threads",
+                "8",
+            ),
         ]
     with ExitStack() as stack:
         out = stack.enter_context(log.open("ab"))

@@ -35,7 +35,7 @@ IMPORTED = (
         "flask.cli",
         "app.switchyard.crash",
     ),
-    *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread"),
+    *("gunicorn.app.wsgiapp", "app.buffered"),
 )
 """What no process does without. No jobs: each loads its own. And no settings are read."""
 _one_at_a_time = threading.Lock()

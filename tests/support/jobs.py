@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from flask import current_app, g
@@ -477,3 +478,16 @@ def odd(ctx: Context, payload: Name) -> None:
     elif where:
         getattr(ctx.step, where)("step", fail)
     raise ODD[name]
+
+
+@job("gated", event="test.gated", payload=Name, queue="tests", gaps=GAPS)
+def gated(ctx: Context, payload: Name) -> None:
+    """Says that it is there, in a file, and waits for the one that its name names."""
+    gate = Path(payload.name)
+
+    def wait(_tx: Session) -> None:
+        gate.with_suffix(f".{ctx.run_id}").touch()
+        while not gate.exists():
+            time.sleep(0.02)
+
+    ctx.step.run("wait", wait)

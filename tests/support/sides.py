@@ -280,7 +280,7 @@ def web(environ: dict[str, str], port: int, log: Path) -> Iterator[subprocess.Po
     """The web process as the Procfile starts it."""
     command = [
         *("-m", "gunicorn", "app.server:app", "--bind", f"127.0.0.1:{port}"),
-        *("--worker-class", "gthread", "--threads", "8", "--graceful-timeout", "5"),
+        *("--worker-class", "app.buffered.Worker", "--threads", "8", "--graceful-timeout", "5"),
     ]
     with log.open("ab") as out:
         process = Forked(command, env=environ, stdout=out, stderr=out, start_new_session=True)
