@@ -156,8 +156,7 @@ class Flags:
         self._entries: dict[str, _Entry] | None = None
         self._known: dict[str, StageRow] = {}
         self._missing = Reason.ERROR
-        self._switch: tuple[object, bool] = (None, False)
-        self._disabled: dict[str, Decision] = {}
+        self._nonsense: object = None
 
     def decide(self, job: str, key: str) -> Decision:
         """The backend for a new run of `job`. `key` places it in a ramp."""
@@ -167,11 +166,8 @@ class Flags:
         entry = entries.get(job)
         if entry is None:
             entry = entries[job] = self._entry(StageRow(job, Stage.LEGACY, None, 0), self._missing)
-        raw = self._switch_in.get(self._switch_name)
-        if raw != self._switch[0]:
-            self._switch = (raw, self._read_switch(raw))
-        if not self._switch[1]:
-            return self._switched_off(job, entry.off)
+        if not self._is_on():
+            return entry.off._replace(reason=Reason.DISABLED.value)
         if entry.pinned and (pinned := entry.pinned.get(key)) is not None:
             return pinned
         if entry.threshold == 0:
@@ -185,17 +181,14 @@ class Flags:
         entry = (self._entries or {}).get(job)
         return entry is not None and key in entry.pinned
 
-    def _switched_off(self, job: str, off: Decision) -> Decision:
-        cached = self._disabled.get(job)
-        if cached is None or cached.version != off.version or cached.stage != off.stage:
-            cached = self._disabled[job] = off._replace(reason=Reason.DISABLED.value)
-        return cached
-
-    def _read_switch(self, raw: object) -> bool:
+    def _is_on(self) -> bool:
+        raw = self._switch_in.get(self._switch_name)
         try:
             return parse_use_inngest(raw)
         except ValueError as nonsense:
-            log.error("%s; taking it for false", nonsense)
+            if raw != self._nonsense:  # said once
+                self._nonsense = raw
+                log.error("%s; taking it for false", nonsense)
             return False
 
     def _refresh(self) -> dict[str, _Entry]:
@@ -228,23 +221,18 @@ class Flags:
         return entries
 
     def _entry(self, row: StageRow, reason: Reason) -> _Entry:
-        if row.stage == Stage.RAMP:
-            limit = threshold(row.percent or 0.0)
-        else:
-            limit = _FULL_SCALE if row.stage in (Stage.LIVE, Stage.COMPLETE) else 0
+        percent = {Stage.RAMP: row.percent or 0.0, Stage.LIVE: 100.0, Stage.COMPLETE: 100.0}
+        limit = threshold(percent.get(Stage(row.stage), 0.0))
         off = Decision(LEGACY_BACKEND, reason.value, str(row.stage), row.version)
-        if row.stage not in MOVING and limit == 0:
-            return _Entry(off, off, 0, {})
         on = off._replace(backend=self.serverless_side(row.job))
-        if row.stage not in MOVING or not row.pins:
+        if row.stage not in MOVING:
             return _Entry(off, on, limit, {})
         why = reason.value if reason is Reason.STALE else Reason.TARGETING_MATCH.value
-        sides: dict[str, Decision] = {
-            Side.RQ: off._replace(reason=why),
-            Side.SERVERLESS: on._replace(reason=why),
-        }
         # A side this code does not know is an off switch, like any nonsense.
-        pinned = {key: sides.get(side, sides[Side.RQ]) for key, side in row.pins}
+        pinned = {
+            key: (on if side == Side.SERVERLESS else off)._replace(reason=why)
+            for key, side in row.pins
+        }
         return _Entry(off, on, limit, pinned)
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, Json, SecretStr
 from app.platform.gateways import hook_settings
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
 from app.switchyard import config
-from app.switchyard.config import WEB, HttpUrl, database, hidden, optional
+from app.switchyard.config import WEB, HttpUrl, database, hidden
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
@@ -27,22 +27,22 @@ class Settings(config.Settings):
 
     credentials: ClassVar[tuple[str, ...]] = (*config.Settings.credentials, "stripe_api_key")
 
-    database_url: Annotated[str | None, optional(database)] = Field(
+    database_url: Annotated[str, AfterValidator(database)] | None = Field(
         default=f"sqlite:///{ROOT / 'var' / 'switchyard.db'}", repr=False
     )
     stripe_api_key: SecretStr | None = None
-    stripe_api_base: HttpUrl = None
+    stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: SecretStr | None = None
     """Or several, comma-separated."""
     stripe_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Calls a second that all processes together may send to Stripe; see stripe_calls_per_second"""
-    smtp_url: Annotated[SecretStr | None, hidden(smtp_server)] = None
+    smtp_url: Annotated[SecretStr, hidden(smtp_server)] | None = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
     mail_folder: Path | None = None
     """Where the local mail server keeps what it takes: /console/mail shows it."""
-    admin_email: Annotated[str | None, optional(mail_address)] = None
+    admin_email: Annotated[str, AfterValidator(mail_address)] | None = None
     """Who is mailed how a pay day went."""
-    admin_webhook_url: Annotated[SecretStr | None, hidden(WEB)] = None
+    admin_webhook_url: Annotated[SecretStr, hidden(WEB)] | None = None
     """Who is sent the same as JSON; secret, as it may hold a token."""
     admin_webhook_secret: hook_settings.SigningSecret | None = None
     webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)

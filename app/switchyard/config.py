@@ -33,8 +33,6 @@ LOCAL_QSTASH_TOKEN = "switchyard-local"
 SECRET = 16
 """Characters that a secret of one's own choosing has at least."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
-_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.([^\W\d]\w*|\*)")
 
 
 def split(value: str) -> list[str]:
@@ -45,17 +43,11 @@ def split(value: str) -> list[str]:
 def hidden(check: Callable[[str], object]) -> AfterValidator:
     """`check`, of a secret's value."""
 
-    def checked(value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            check(value.get_secret_value())
+    def checked(value: SecretStr) -> SecretStr:
+        check(value.get_secret_value())
         return value
 
     return AfterValidator(checked)
-
-
-def optional(check: Callable[[str], str]) -> AfterValidator:
-    """`check`, of a value that may be missing."""
-    return AfterValidator(lambda value: None if value is None else check(value))
 
 
 def url(*schemes: str, parse: Callable[[str], object] | None = None) -> Callable[[str], str]:
@@ -94,7 +86,7 @@ def url(*schemes: str, parse: Callable[[str], object] | None = None) -> Callable
 
 
 WEB = url("http", "https")
-HttpUrl = Annotated[str | None, optional(WEB)]
+HttpUrl = Annotated[str, AfterValidator(WEB)]
 _DATABASES = ("sqlite", "postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2")
 _DATABASE = url(*_DATABASES, parse=make_url)
 
@@ -129,22 +121,26 @@ def _long(value: str) -> None:
         raise ValueError(f"must have at least {SECRET} characters")
 
 
-def _legacy_functions(value: str) -> str:
-    if not all(map(_PATH.fullmatch, split(value))):
-        raise ValueError("must be dotted paths such as shop.tasks.pay or shop.tasks.*")
-    return value
+def each(pattern: str, says: str) -> AfterValidator:
+    """Checks that each item of a comma-separated setting is of this kind."""
+
+    def check(value: str) -> str:
+        if not all(re.fullmatch(pattern, item) for item in split(value)):
+            raise ValueError(f"must be {says}")
+        return value
+
+    return AfterValidator(check)
+
+
+_NAMES = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_MODULES = each(_NAMES, "modules such as shop.jobs, comma-separated")
+_PATHS = each(_NAMES + r"\.([^\W\d]\w*|\*)", "dotted paths such as shop.tasks.pay or shop.tasks.*")
 
 
 def _retention(days: int) -> int:
     if days != 0 and not 30 <= days <= 3650:
         raise ValueError("must be 0 (keep everything) or 30 to 3650 days")
     return days
-
-
-def _modules(value: str) -> str:
-    if not all(map(_MODULE.fullmatch, split(value))):
-        raise ValueError("must be modules such as shop.jobs, comma-separated")
-    return value
 
 
 class Settings(BaseSettings):
@@ -170,7 +166,7 @@ class Settings(BaseSettings):
     """The fields that name an account at an outside service."""
 
     use_inngest: bool = False
-    database_url: Annotated[str | None, optional(database)] = Field(default=None, repr=False)
+    database_url: Annotated[str, AfterValidator(database)] | None = Field(default=None, repr=False)
     redis_url: Annotated[str, AfterValidator(url("redis", "rediss", "unix"))] = Field(
         default="redis://127.0.0.1:6379/0", repr=False
     )
@@ -183,29 +179,27 @@ class Settings(BaseSettings):
     database_prepare: bool = True
     """Whether statements are prepared on Postgres; a pooler before it is noticed by itself."""
     inngest_event_key: SecretStr | None = None
-    inngest_signing_key: Annotated[SecretStr | None, hidden(_hex_key)] = None
-    inngest_signing_key_fallback: Annotated[SecretStr | None, hidden(_hex_key)] = None
+    inngest_signing_key: Annotated[SecretStr, hidden(_hex_key)] | None = None
+    inngest_signing_key_fallback: Annotated[SecretStr, hidden(_hex_key)] | None = None
     """The key before or after, while it is rotated: calls signed with either one are taken."""
-    inngest_dev: Annotated[
-        str | None, AfterValidator(lambda value: None if value is None else _dev(value))
-    ] = None
-    inngest_base_url: HttpUrl = None
+    inngest_dev: Annotated[str, AfterValidator(_dev)] | None = None
+    inngest_base_url: HttpUrl | None = None
     qstash_token: SecretStr | None = None
-    qstash_url: HttpUrl = None
+    qstash_url: HttpUrl | None = None
     qstash_current_signing_key: SecretStr | None = None
     qstash_next_signing_key: SecretStr | None = None
-    upstash_redis_rest_url: HttpUrl = None
+    upstash_redis_rest_url: HttpUrl | None = None
     upstash_redis_rest_token: SecretStr | None = None
-    backend_url: HttpUrl = None
+    backend_url: HttpUrl | None = None
     admin_token: SecretStr | None = None
-    secret_key: Annotated[SecretStr | None, hidden(_long)] = None
+    secret_key: Annotated[SecretStr, hidden(_long)] | None = None
     trusted_proxies: int = Field(default=0, ge=0, le=10)
     """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
     local mode serves nobody then."""
     port: int = Field(default=3005, ge=1, le=65535)
-    switchyard_jobs: Annotated[str, AfterValidator(_modules)] = ""
+    switchyard_jobs: Annotated[str, _MODULES] = ""
     """Modules that declare jobs, comma-separated: exactly these instead of the app's own."""
-    legacy_functions: Annotated[str, AfterValidator(_legacy_functions)] = ""
+    legacy_functions: Annotated[str, _PATHS] = ""
     """What a worker may run of the jobs that were in Redis before, comma-separated: a dotted path,
     or `package.module.*` for what that module itself defines."""
     legacy_queues: str = ""

@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 
 import queues
 from app.platform.config import load
-from app.switchyard.commands.inventory import nothing_bypasses, workers_fit
+from app.switchyard.commands.checks import rq_bypasses, rq_workers
 from app.switchyard.errors import CheckFailed
 from app.switchyard.runs.relay import sweep
 from queues.backend import TASK, connect
@@ -228,9 +228,9 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> No
     shown = app.test_cli_runner().invoke(args=["cutover", "inventory"]).stdout
     assert "old-mark, but it goes past its flag" in shown
     with pytest.raises(CheckFailed, match=rf"go: 1 of {AT}.mark in old, .* rq cron's {AT}.mark$"):
-        nothing_bypasses(app.extensions["switchyard"])
+        rq_bypasses(app.extensions["switchyard"])
     redis.flushall()
-    assert nothing_bypasses(app.extensions["switchyard"]) == "nothing goes past the flag"
+    assert rq_bypasses(app.extensions["switchyard"]) == "nothing goes past the flag"
 
 
 def test_a_worker_that_fails_runs_is_named(
@@ -251,12 +251,12 @@ def test_a_worker_that_fails_runs_is_named(
     ]
     runtime = app.extensions["switchyard"]
     with pytest.raises(CheckFailed, match=r"fail the runs they take: \w+ \(.*old, tests\)$"):
-        workers_fit(runtime)
+        rq_workers(runtime)
     Side("rq", runtime, environ).dispatch("noop", {"name": "n"})
     SimpleWorker(["tests"], connection=redis).work(burst=True, logging_level="CRITICAL")
     until(lambda: sweep(runtime.store).sent)
     (named,) = [record for record in caplog.records if "takes runs" in record.getMessage()]
     assert "--worker-class queues.worker.Worker" in named.getMessage()
     redis.flushall()
-    assert workers_fit(runtime) == "no other rq worker takes runs"
+    assert rq_workers(runtime) == "no other rq worker takes runs"
     assert named.__dict__["worker"] in [w["name"] for w in workers if w["queues"] != ["others"]]

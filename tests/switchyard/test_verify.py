@@ -148,16 +148,16 @@ def test_a_canary_that_does_not_come_back(made: Runtime, monkeypatch: pytest.Mon
 
 
 def test_lost_runs(made: Runtime) -> None:
-    assert checks.lost(made) == "no open run is overdue"
+    assert checks.lost_runs(made) == "no open run is overdue"
     from app.switchyard.dispatch import dispatch
 
     dispatch("noop", {"name": "x"})
-    assert checks.lost(made) == "no open run is overdue"
+    assert checks.lost_runs(made) == "no open run is overdue"
     late = made.store.clock() - timedelta(minutes=5)
     with made.db.begin() as connection:
         connection.execute(update(R).values(check_at=late))
     with pytest.raises(CheckFailed, match="1 open runs that nobody has looked at"):
-        checks.lost(made)
+        checks.lost_runs(made)
 
 
 def test_clocks(made: Runtime) -> None:

@@ -1,11 +1,7 @@
-"""`cutover inventory`: the guide's table from the catalogue, and what is in a live Redis.
-
-And two checks of `cutover verify`: what in that Redis speaks against the migration.
-"""
+"""`cutover inventory`: the guide's table from the catalogue, and what is in a live Redis."""
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -13,15 +9,12 @@ import click
 
 from app.switchyard.commands.cutover import group
 from app.switchyard.commands.output import answered, listing, parts, say, table
-from app.switchyard.errors import BackendUnavailable, CheckFailed
+from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
 from queues.allowed import OWN
-from queues.backend import answered as redis_answers
-from queues.backend import connect, registered_workers
 from queues.inventory import GONE, PICKLED, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 20_000
-_MOST_CHECKED = 2000
 _JOB = ("name", "event", "schedule", "queue", "serverless", "file")
 _SHOWN = {
     "workers": ("name", "host", "pid", "queues", "ours"),
@@ -78,7 +71,7 @@ def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
     redis["queues"] = [_queue(runtime, queue) for queue in seen.queues]
     redis["workers"] = [asdict(worker) for worker in seen.workers]
     redis["cron"] = [
-        entry | {"bypasses": _bypassed(runtime, str(entry.get("func_name")))} for entry in seen.cron
+        entry | {"bypasses": bypassed(runtime, str(entry.get("func_name")))} for entry in seen.cron
     ]
     redis["call_sites"] = seen.call_sites
     return {"jobs": jobs, "redis": redis}
@@ -87,7 +80,7 @@ def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
 def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
     functions = []
     for function, counts in sorted(queue.functions.items()):
-        bypasses = _bypassed(runtime, function)
+        bypasses = bypassed(runtime, function)
         known = None if function in UNKNOWN else function in OWN or bypasses is not None
         counted = {status: counts[status] for status in STATUSES}
         functions.append({"function": function, "known": known, "bypasses": bypasses, **counted})
@@ -100,7 +93,7 @@ def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
     }
 
 
-def _bypassed(runtime: Runtime, function: str) -> str | None:
+def bypassed(runtime: Runtime, function: str) -> str | None:
     """The job whose flag and ledger an RQ job of this function goes past."""
     spec = runtime.catalogue.legacy().get(function)
     return None if spec is None else spec.name
@@ -110,35 +103,3 @@ def _declared(row: dict[str, Any]) -> str | None:
     if row.get("bypasses") is not None:
         return f"{row['bypasses']}, but it goes past its flag"
     return None if row["known"] is None else "yes" if row["known"] else "no"
-
-
-def workers_fit(runtime: Runtime) -> str:
-    """Who takes runs from RQ's queues can do them."""
-    redis = connect(runtime.settings.redis_url)
-    with closing(redis), redis_answers():
-        workers = registered_workers(redis)
-    queues = {spec.queue for spec in runtime.catalogue.values()}
-    foreign = [
-        f"{worker.name} (process {worker.pid} on {worker.host}, queues {', '.join(worker.queues)})"
-        for worker in workers
-        if not worker.ours and queues.intersection(worker.queues)
-    ]
-    if foreign:
-        raise CheckFailed(f"these rq workers fail the runs they take: {'; '.join(foreign)}")
-    return "no other rq worker takes runs"
-
-
-def nothing_bypasses(runtime: Runtime) -> str:
-    """No RQ job waits, and none has just been done, that stands for a job of the catalogue."""
-    seen = take(runtime.settings.redis_url, _MOST_CHECKED)
-    past = [
-        f"{counts.total() - counts['failed']} of {function} in {queue.name}"
-        for queue in seen.queues
-        for function, counts in queue.functions.items()
-        if _bypassed(runtime, function) and counts.total() > counts["failed"]
-    ]
-    names = [str(entry.get("func_name")) for entry in seen.cron]
-    past += [f"rq cron's {name}" for name in names if _bypassed(runtime, name)]
-    if past:
-        raise CheckFailed(f"past the flag and the ledger go: {', '.join(past)}")
-    return "nothing goes past the flag"
