@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import replace
 from functools import cache
 from inspect import Parameter, Signature, isawaitable
@@ -162,7 +163,8 @@ def _shown(value: Any) -> str:
 def _imported(path: str) -> tuple[Callable[..., Any], Signature, type[Arguments]]:
     """The function, and its parameters as its own module knows their types."""
     module, _, name = path.rpartition(".")
-    namespace = vars(importlib.import_module(module))
+    # In a context of its own: old modules push one of an app at their import, and never pop it.
+    namespace = vars(copy_context().run(importlib.import_module, module))
     signature = Source(module).signature(name, namespace)
     for parameter in signature.parameters.values():
         if parameter.annotation is UNKNOWN:

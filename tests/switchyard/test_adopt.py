@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -219,6 +220,31 @@ def test_two_of_one_name_are_refused_with_both(shop: str, tmp_path: Path) -> Non
         "pay",
         "pay-by-mail",
     }
+
+
+def test_a_context_that_its_module_pushes_stays_with_it(shop: str, tmp_path: Path) -> None:
+    (tmp_path / shop / "old.py").write_text(
+        "from flask import Flask, current_app\n"
+        "Flask('other').app_context().push()\n"
+        "def whose(): return current_app.name\n"
+    )
+    web = Web(tmp_path, [adopt(f"{shop}.old.whose")])
+    with web.app.app_context():
+        dispatch("whose")
+        assert web.work() == ["shop"]
+
+
+def test_a_decorated_one_is_adopted_as_it_is(shop: str, tmp_path: Path) -> None:
+    (tmp_path / shop / "old.py").write_text(
+        "import queues, redis\n"
+        "@queues.job('q', connection=redis.Redis(port=1))\n"
+        "def twice(n: int): return 2 * n\n"
+    )
+    web = Web(tmp_path, [adopt(f"{shop}.old.twice")])
+    with web.app.app_context():
+        twice: Any = importlib.import_module(f"{shop}.old").twice
+        job = twice.delay(4)
+        assert (web.work(), job.return_value(), twice(5)) == ([8], 8, 10)
 
 
 def test_a_default_that_is_no_literal_is_the_functions_own(shop: str, tmp_path: Path) -> None:
