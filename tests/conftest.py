@@ -27,7 +27,6 @@ for _name in (
     *("INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_KEY", "STRIPE_API_BASE", "ADMIN_TOKEN"),
     *("BACKEND_URL", "QSTASH_TOKEN", "PORT", "SWITCHYARD_JOBS", "STRIPE_WEBHOOK_SECRET"),
     *(
-        "STRIPE_RATE",
         "SMTP_URL",
         "MAIL_FROM",
         "MAIL_FOLDER",

@@ -34,8 +34,6 @@ class Settings(config.Settings):
     stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: SecretStr | None = None
     """Or several, comma-separated."""
-    stripe_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Calls a second that all processes together may send to Stripe; see stripe_calls_per_second"""
     smtp_url: Annotated[SecretStr, hidden(smtp_server)] | None = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
     mail_folder: Path | None = None
@@ -83,15 +81,6 @@ class Settings(config.Settings):
             return
         if self.admin_email is not None and self.smtp_url is None:
             raise SettingsError("ADMIN_EMAIL is set but SMTP_URL is not: no mail would go to it")
-
-    @property
-    def stripe_calls_per_second(self) -> float:
-        """STRIPE_RATE, or 20: Stripe allows 25 in test mode, and live 25 to any one endpoint
-        (https://docs.stripe.com/rate-limits). The stand-in of local mode has no limit of its own.
-        """
-        if self.stripe_rate is not None:
-            return self.stripe_rate
-        return 1000.0 if self.local else 20.0
 
     @property
     def signing_secret(self) -> str | None:

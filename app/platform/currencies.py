@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple
 
 from app.switchyard.errors import BadInput
 
@@ -23,57 +22,51 @@ _THOUSANDTHS = "bhd jod kwd omr tnd"
 always zero."""
 
 
-class Currency(NamedTuple):
-    """How a currency is paid out; minor units."""
-
-    minimum: int
-    """The least worth paying: about 25 USD, and not below the least Stripe sends abroad,
-    https://docs.stripe.com/connect/cross-border-payouts/special-requirements."""
-    unit: int = 1
-
-
-CURRENCIES: Mapping[str, Currency] = {
-    "usd": Currency(2_500),
-    "eur": Currency(2_500),
-    "gbp": Currency(2_000),
-    "jpy": Currency(3_000),
-    "aed": Currency(10_000),
-    "aud": Currency(4_000),
-    "bhd": Currency(10_000, 10),
-    "brl": Currency(15_000),
-    "cad": Currency(3_500),
-    "chf": Currency(2_500),
-    "clp": Currency(25_000),
-    "czk": Currency(60_000),
-    "dkk": Currency(20_000),
-    "hkd": Currency(20_000),
-    "huf": Currency(1_000_000, 100),
-    "ils": Currency(10_000),
-    "inr": Currency(200_000),
-    "isk": Currency(350_000, 100),
-    "jod": Currency(18_000, 10),
-    "krw": Currency(50_000),
-    "kwd": Currency(8_000, 10),
-    "mxn": Currency(50_000),
-    "myr": Currency(15_000),
-    "nok": Currency(25_000),
-    "nzd": Currency(4_000),
-    "omr": Currency(10_000, 10),
-    "php": Currency(150_000),
-    "pln": Currency(10_000),
-    "ron": Currency(12_000),
-    "sek": Currency(25_000),
-    "sgd": Currency(3_500),
-    "thb": Currency(90_000),
-    "tnd": Currency(80_000, 10),
-    "twd": Currency(80_000, 100),
-    "ugx": Currency(10_000_000, 100),
-    "zar": Currency(50_000),
+MINIMUM: Mapping[str, int] = {
+    "usd": 2_500,
+    "eur": 2_500,
+    "gbp": 2_000,
+    "jpy": 3_000,
+    "aed": 10_000,
+    "aud": 4_000,
+    "bhd": 10_000,
+    "brl": 15_000,
+    "cad": 3_500,
+    "chf": 2_500,
+    "clp": 25_000,
+    "czk": 60_000,
+    "dkk": 20_000,
+    "hkd": 20_000,
+    "huf": 1_000_000,
+    "ils": 10_000,
+    "inr": 200_000,
+    "isk": 350_000,
+    "jod": 18_000,
+    "krw": 50_000,
+    "kwd": 8_000,
+    "mxn": 50_000,
+    "myr": 15_000,
+    "nok": 25_000,
+    "nzd": 4_000,
+    "omr": 10_000,
+    "php": 150_000,
+    "pln": 10_000,
+    "ron": 12_000,
+    "sek": 25_000,
+    "sgd": 3_500,
+    "thb": 90_000,
+    "tnd": 80_000,
+    "twd": 80_000,
+    "ugx": 10_000_000,
+    "zar": 50_000,
 }
-"""By Stripe's code, lower case. Any other currency is not paid."""
-
-MINIMUM: Mapping[str, int] = {code: one.minimum for code, one in CURRENCIES.items()}
-UNIT: Mapping[str, int] = {code: one.unit for code, one in CURRENCIES.items()}
+"""The least worth paying, by Stripe's code: about 25 USD, and not below the least Stripe sends
+abroad (https://docs.stripe.com/connect/cross-border-payouts/special-requirements). Any other
+currency is not paid. Minor units."""
+_STEPS = dict.fromkeys(("huf", "isk", "twd", "ugx"), 100)
+_STEPS |= dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)
+UNIT: Mapping[str, int] = {code: _STEPS.get(code, 1) for code in MINIMUM}
+"""The step that amounts must come in, minor units."""
 
 
 def unit(currency: str) -> int:
@@ -82,14 +75,13 @@ def unit(currency: str) -> int:
         return UNIT[currency]
     except KeyError:
         raise BadInput(
-            f"currency {currency!r} is not supported; there are: {', '.join(CURRENCIES)}"
+            f"currency {currency!r} is not supported; there are: {', '.join(UNIT)}"
         ) from None
 
 
 def check(amount: int, currency: str) -> None:
     """Whether such an amount can be paid out, minor units. Raises BadInput that says why not."""
     step = unit(currency)
-    whole("amount", amount)
     if amount % step:
         raise BadInput(f"amount {amount} {currency} must be a multiple of {step} minor units")
 

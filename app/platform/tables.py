@@ -5,7 +5,6 @@ from __future__ import annotations
 from app.platform.config import ROOT
 from app.platform.db import Base
 from app.platform.earnings import models as earnings
-from app.platform.gateways import pace
 from app.platform.ledger import models as ledger
 from app.platform.mail import models as mail
 from app.platform.media import models as media
@@ -15,7 +14,7 @@ from app.platform.webhooks import models as webhooks
 from app.switchyard.branch import Branch
 
 metadata = Base.metadata
-MODULES = (*(pace, webhooks, ledger, payouts, earnings, statements, mail, media),)
+MODULES = (webhooks, ledger, payouts, earnings, statements, mail, media)
 """Where the tables are."""
 
 BRANCH = Branch(

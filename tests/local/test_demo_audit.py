@@ -14,7 +14,8 @@ from sqlalchemy import insert, update
 
 from app.local.demo.audit import Audit, Due, audit, due
 from app.local.earnings import SeedSummary, seed
-from app.platform.gateways.stripe import Balance, StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import Balance, Transfer
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow, StepRow

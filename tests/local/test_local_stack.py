@@ -122,7 +122,7 @@ def _bank_payout(stripe: str) -> None:
     for route, body in (("accounts", accounts), ("topup", topup)):
         requests.post(f"{stripe}/_standin/{route}", json=body, timeout=30).raise_for_status()
     StripeGateway("sk_test_local", stripe).create_payout(
-        account="acct_1", amount_minor=500, currency="usd", idempotency_key="k", metadata={}
+        "acct_1", {"amount": 500, "currency": "usd"}, "k"
     )
 
 

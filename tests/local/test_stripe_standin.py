@@ -20,7 +20,7 @@ import stripe
 
 from app.local.serving import serve_in_thread
 from app.platform.config import ROOT
-from app.platform.gateways.stripe import WebhookEvent, verify_webhook
+from app.platform.gateways.stripe_webhooks import WebhookEvent, verify_webhook
 from app.switchyard.clock import utcnow
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of

@@ -204,13 +204,9 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     run = dispatch("process-single-payout", MANUAL)
     platform.work()
     platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
-    platform.made.engine.gateways.stripe.create_payout(
-        account="acct_ana",
-        amount_minor=10_000,
-        currency="usd",
-        idempotency_key="by-hand",
-        metadata={"payout_id": "payout_123", "attempt": FIRST},
-    )
+    named = {"payout_id": "payout_123", "attempt": FIRST}
+    given = {"amount": 10_000, "currency": "usd", "metadata": named}
+    platform.made.engine.gateways.stripe.create_payout("acct_ana", given, "by-hand")
     platform.now += timedelta(hours=25)
     sweep(platform.made.store)
     platform.drain()

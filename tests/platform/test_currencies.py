@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.platform.currencies import CURRENCIES, MAX_AMOUNT, MINIMUM, UNIT, check, unit
+from app.platform.currencies import MAX_AMOUNT, MINIMUM, UNIT, check, unit
 from app.switchyard.errors import BadInput
 
 
@@ -28,13 +28,6 @@ def test_what_can_be_paid_out(amount: int, currency: str) -> None:
         (100, "xyz", "currency 'xyz' is not supported; there are: usd, eur"),
         (100, "USD", "currency 'USD' is not supported"),
         (100, "", "currency '' is not supported"),
-        (0, "usd", "amount must be a whole number of minor units, 1 or more, not 0"),
-        (-5, "usd", "not -5"),
-        (1.0, "usd", "not 1.0"),
-        (True, "usd", "not True"),
-        ("5", "usd", "not '5'"),
-        (None, "usd", "not None"),
-        (MAX_AMOUNT + 1, "usd", "at most 999999999999 minor units, not 1000000000000"),
         (1_045, "huf", "amount 1045 huf must be a multiple of 100 minor units"),
         (80_045, "twd", "multiple of 100"),
         (550, "isk", "multiple of 100"),
@@ -50,14 +43,13 @@ def test_what_cannot(amount: Any, currency: str, says: str) -> None:
 
 
 def test_the_table() -> None:
-    assert MINIMUM.keys() == UNIT.keys() == CURRENCIES.keys()
-    for code, one in CURRENCIES.items():
+    assert MINIMUM.keys() == UNIT.keys()
+    for code, minimum in MINIMUM.items():
         assert len(code) == 3, code
         assert code.islower(), code
-        assert unit(code) == one.unit
-        check(one.minimum, code)
-    assert {code for code in CURRENCIES if unit(code) == 100} == {"huf", "isk", "twd", "ugx"}
-    assert {code for code in CURRENCIES if unit(code) == 10} == {"bhd", "jod", "kwd", "omr", "tnd"}
+        check(minimum, code)
+    assert {code for code in UNIT if unit(code) == 100} == {"huf", "isk", "twd", "ugx"}
+    assert {code for code in UNIT if unit(code) == 10} == {"bhd", "jod", "kwd", "omr", "tnd"}
     assert {c: MINIMUM[c] for c in ("usd", "eur", "gbp", "jpy")} == {
         "usd": 2_500,
         "eur": 2_500,

@@ -25,6 +25,7 @@ from app.platform.payouts.eligibility import (
     reserve,
     verdicts,
 )
+from app.platform.payouts.jobs import PayDay
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
 from app.switchyard.db import Database
@@ -321,7 +322,7 @@ def test_the_plan_of_a_day_that_has_begun(db: Database) -> None:
     with db.begin() as tx:
         reserve(tx, DAY, NOW, "run")
     with db.session() as tx:
-        made = made_payouts(tx, DAY, 5)
+        made = made_payouts(tx, PayDay(payout_date=DAY), {"requested": 5})
         assert planned_payouts(plan) == planned_payouts(plan_day(tx, DAY, NOW)) == made
     amounts = {f"c{number}:usd": 5_000 for number in range(4)}
     assert made == {"requested": 5, "payouts": {"ana:usd": 2_600, **amounts}}

@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
 from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
-from app.platform.payouts.legs import CAME_BACK
 from app.platform.payouts.models import PayoutAttempt, PayoutStatus
 from app.platform.payouts.retry import MAX_ATTEMPTS
 from app.switchyard.dispatch import dispatch
@@ -38,6 +37,7 @@ OWED = 4_000
 CREATORS = {"ana": ("usd", True), "bea": ("usd", True), "cem": ("eur", True), "dov": ("usd", False)}
 """Each one's currency, and whether the bank payouts are ours to make."""
 ACCOUNTS = [f"acct_{name}" for name in CREATORS]
+CAME_BACK = ("failed", "canceled")
 NOT_SENT = (PayoutStatus.FAILED, PayoutStatus.REVERSED)
 HOURS = (0.2, 26, 50)
 TRANSFERS, BANKS = "/v1/transfers", "/v1/payouts"

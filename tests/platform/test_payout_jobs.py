@@ -16,7 +16,7 @@ from sqlalchemy import insert, select
 from app.local.earnings import stripe_accounts
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
-from app.platform.payouts import accounts, retry
+from app.platform.payouts import retry
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.eligibility import reserve
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
@@ -201,7 +201,7 @@ def state(platform: Platform, creator_id: str) -> tuple[Any, ...]:
 def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
     platform.seed(130, 100)
     same = synced(platform)
-    assert (same["changed"], same["gone"], same["unasked"]) == (0, 0, 0)
+    assert (same["changed"], same["gone"]) == (0, 0)
     with platform.db.begin() as tx:
         rows = stripe_accounts(tx)
     shut = {"transfers": "inactive", "payouts_enabled": False, "disabled_reason": "under_review"}
@@ -225,28 +225,23 @@ def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None
     nobody = {**ANA, "id": "nobody", "stripe_account_id": None}
     with platform.db.begin() as tx:
         tx.execute(insert(Creator), [eve, nobody])
-    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 1, "unasked": 0}
+    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 1}
     assert state(platform, "eve") == (False, False, NOT_AT_STRIPE)
     assert state(platform, "ana") == state(platform, "nobody") == (True, True, None)
-    assert synced(platform) == {"accounts": 2, "changed": 0, "gone": 1, "unasked": 0}
+    assert synced(platform) == {"accounts": 2, "changed": 0, "gone": 1}
     # It is back, and with it what may be paid.
     platform.admin("POST", "accounts", {"accounts": [{"id": "acct_eve"}]})
-    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 0, "unasked": 0}
+    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 0}
     assert state(platform, "eve") == (True, True, None)
 
 
-def test_another_platform_s_key_disables_nobody(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_platform_s_key_disables_nobody(platform: Platform) -> None:
     rows = [{**ANA, "id": f"c{n}", "stripe_account_id": f"acct_{n}"} for n in range(3)]
     with platform.db.begin() as tx:
         tx.execute(insert(Creator), rows)
     run = dispatch("update-account-statuses", {})
     platform.drain()
     assert "Stripe lists none of the 3 accounts" in platform.run(run.id).error
-    # Unlisted ones are asked for a few at a time.
     platform.admin("POST", "accounts", {"accounts": [{"id": "acct_0"}]})
-    monkeypatch.setattr(accounts, "MAX_ASKED", 1)
-    assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 1, "unasked": 1}
-    assert synced(platform) == {"accounts": 3, "changed": 1, "gone": 2, "unasked": 0}
+    assert synced(platform) == {"accounts": 3, "changed": 2, "gone": 2}
     assert state(platform, "c0") == (True, True, None)

@@ -10,21 +10,23 @@ import pytest
 from flask import Flask
 from sqlalchemy import insert, update
 
-from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import commands
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.models import Payout
 from app.platform.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
 from app.switchyard.dispatch import dispatch
-from tests.support.platform import AT_THE_BANK, DAY, MANUAL, START, Platform, platform
+from tests.support.platform import AT_THE_BANK, DAY, EVER, MANUAL, START, Platform, platform
+from tests.support.stripe_stand import pay
 
 __all__ = ["platform"]
 ID = str(MANUAL["payoutId"])
 
 
-def look(platform: Platform, since: timedelta | None = WINDOW) -> Reconciliation:
-    begin = None if since is None else platform.now - since
+def look(platform: Platform, since: timedelta = WINDOW) -> Reconciliation:
+    begin = platform.now - since
     return reconcile(platform.db.session, platform.made.engine.gateways.stripe, platform.now, begin)
 
 
@@ -34,15 +36,8 @@ def kinds(found: Reconciliation) -> list[tuple[str, str | None]]:
 
 
 def by_hand(platform: Platform, group: str, amount: int = 10_000, key: str = "by-hand") -> Transfer:
-    transfer: Transfer = platform.made.engine.gateways.stripe.create_transfer(
-        amount_minor=amount,
-        currency="usd",
-        destination="acct_ana",
-        transfer_group=group,
-        idempotency_key=key,
-        metadata={},
-    )
-    return transfer
+    stripe = platform.made.engine.gateways.stripe
+    return pay(stripe, key, amount=amount, destination="acct_ana", transfer_group=group)
 
 
 def set_payout(platform: Platform, **values: Any) -> None:
@@ -56,7 +51,7 @@ def test_both_sides_agree_after_a_pay_day(platform: Platform) -> None:
     platform.fault("refuse", code="account_invalid")
     run = dispatch("process-payouts", {"payoutDate": DAY.isoformat()})
     platform.drain()
-    for since in (WINDOW, None):
+    for since in (WINDOW, platform.now - EVER):
         found = look(platform, since)
         assert (found.payouts, found.transfers, found.differences) == (5, 5, [])
     told = json.loads(platform.run(run.id).result)["reconciled"]
@@ -165,14 +160,10 @@ def test_what_was_paid_differs(platform: Platform) -> None:
 def bank_by_hand(platform: Platform, payout_id: str | None, key: str = "by-hand") -> BankPayout:
     """Another bank payout out of the same account, which has the money for it."""
     platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
-    payout: BankPayout = platform.made.engine.gateways.stripe.create_payout(
-        account="acct_ana",
-        amount_minor=10_000,
-        currency="usd",
-        idempotency_key=key,
-        metadata={} if payout_id is None else {"payout_id": payout_id},
-    )
-    return payout
+    named = {} if payout_id is None else {"payout_id": payout_id}
+    stripe = cast(StripeGateway, platform.made.engine.gateways.stripe)
+    given: Any = {"amount": 10_000, "currency": "usd", "metadata": named}
+    return stripe.create_payout("acct_ana", given, key)
 
 
 def test_a_second_bank_payout_is_paid_twice(platform: Platform) -> None:
@@ -221,7 +212,7 @@ def test_a_bank_payout_that_came_back_unheard_differs_until_it_is_followed(
     assert one.detail == "in_transit in the ledger, failed at Stripe"
     # The pay days' own look leaves the banks to the daily one.
     stripe = platform.made.engine.gateways.stripe
-    assert reconcile(platform.db.session, stripe, platform.now, banks=False).ok
+    assert reconcile(platform.db.session, stripe, platform.now, EVER, banks=False).ok
     told = platform.result("reconcile-payouts")
     assert (told["moved"], told["ok"]) == (1, True)
     assert look(platform).ok
@@ -309,7 +300,7 @@ def test_a_transfer_older_than_the_window_is_looked_up(platform: Platform) -> No
     platform.now += 2 * WINDOW
     found = look(platform)
     assert (found.payouts, found.transfers, found.differences) == (0, 0, [])
-    assert look(platform, None).payouts == 1
+    assert look(platform, platform.now - EVER).payouts == 1
 
 
 def test_what_is_paid_meanwhile_is_no_difference(platform: Platform) -> None:
@@ -324,7 +315,7 @@ def test_what_is_paid_meanwhile_is_no_difference(platform: Platform) -> None:
 
         def __getattr__(self, name: str) -> Any:
             found = getattr(inner, name)
-            if callable(found) and name not in self.met:
+            if name not in ("each", *self.met):
                 self.met.append(name)
                 platform.paid(payoutId=f"p{len(self.met)}", amount=100)
             return found

@@ -3,29 +3,26 @@
 import json
 import logging
 import os
-import pickle
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import stripe
 
 from app.local.serving import serve_in_thread
 from app.platform.gateways import stripe as gateway_module
-from app.platform.gateways.stripe import (
-    Account,
-    Balance,
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_errors import (
     StripeError,
-    StripeGateway,
     StripeKeyReused,
     StripeMisconfigured,
     StripeRateLimited,
     StripeRefused,
-    StripeServerError,
     StripeUnknownOutcome,
-    Transfer,
 )
+from app.platform.gateways.stripe_objects import Account, Balance, Gates, Transfer
 from app.switchyard.errors import SwitchyardError
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, canned, pay
@@ -77,9 +74,7 @@ def test_a_transfer_comes_back_as_plain_data(gateway: StripeGateway, stand: Coun
         transfer_group="run-1",
         created=START,
         amount_reversed_minor=0,
-        metadata={"payout": "9"},
     )
-    assert type(made.metadata) is dict
     assert pay(gateway) == made
     assert len(stand.transfers()) == 1
     assert gateway.platform_balance() == Balance({"usd": 9_500}, {"usd": 0})
@@ -107,22 +102,13 @@ def test_accounts_tell_whether_they_can_be_paid(gateway: StripeGateway, stand: C
         {"id": "acct_daily", "payout_interval": "daily"},
     ]
     stand.admin("POST", "accounts", {"accounts": wanted})
-    assert gateway.retrieve_account("acct_1") == Account(
-        id="acct_1",
-        country="US",
-        default_currency="usd",
-        payouts_enabled=True,
-        charges_enabled=True,
-        transfers="active",
-        disabled_reason=None,
-        manual_payouts=True,
-    )
-    found = {account.id: account for account in gateway.list_accounts()}
-    assert {id_ for id_, account in found.items() if account.payable} == {"acct_1", "acct_daily"}
-    assert {id_ for id_, account in found.items() if not account.manual_payouts} == {"acct_daily"}
-    assert found["acct_none"].transfers == "unrequested"
-    assert found["acct_shut"].disabled_reason == "rejected.fraud"
-    assert found["acct_nobank"].country == "DE"
+    assert gateway.retrieve_account("acct_1") == Account("acct_1", Gates(True, True, None, True))
+    gates = dict(gateway.list_accounts())
+    assert {id_ for id_, one in gates.items() if not one.manual_payouts} == {"acct_daily"}
+    inactive = {id_ for id_, one in gates.items() if not one.transfers_active}
+    assert inactive == {"acct_pending", "acct_none"}
+    assert gates["acct_shut"].disabled_reason == "rejected.fraud"
+    assert not gates["acct_nobank"].payouts_enabled
 
 
 @pytest.mark.parametrize(
@@ -139,7 +125,7 @@ def test_an_account_that_shows_no_schedule_is_paid_out_by_hand(settings: dict[st
     shown |= {"payouts_enabled": True, "charges_enabled": True, "capabilities": {}}
     body = json.dumps(shown | {"requirements": None} | settings)
     with serve_in_thread(canned("200 OK", "application/json", body)) as url:
-        assert StripeGateway(KEY, url).retrieve_account("acct_2").manual_payouts
+        assert StripeGateway(KEY, url).retrieve_account("acct_2").gates.manual_payouts
 
 
 def test_lists_read_every_page(
@@ -147,7 +133,7 @@ def test_lists_read_every_page(
 ) -> None:
     stand.admin("POST", "accounts", {"accounts": [{}] * 249})
     assert len({account.id for account in gateway.list_accounts()}) == 250
-    made = [pay(gateway, f"k{n}", amount_minor=1).id for n in range(105)]
+    made = [pay(gateway, f"k{n}", amount=1).id for n in range(105)]
     assert [t.id for t in gateway.list_transfers()] == made[::-1]
     stand.admin("POST", "clock", {"advance_seconds": 60})
     late = pay(gateway, "late", transfer_group="run-2")
@@ -157,12 +143,10 @@ def test_lists_read_every_page(
     with pytest.raises(ValueError, match="no account"):
         next(gateway.list_payouts(""))
     monkeypatch.setattr(gateway_module, "PAGE_SIZE", 2)
-    given: dict[str, Any] = {"account": "acct_1", "currency": "usd", "metadata": {}}
-    banks = [
-        gateway.create_payout(**given, amount_minor=1, idempotency_key=f"b{n}") for n in range(5)
-    ]
+    given: stripe.params.PayoutCreateParams = {"amount": 1, "currency": "usd"}
+    banks = [gateway.create_payout("acct_1", given, f"b{n}") for n in range(5)]
     assert list(gateway.list_payouts("acct_1")) == banks[::-1]
-    later = banks[0].created + timedelta(seconds=1)
+    later = late.created + timedelta(seconds=1)
     assert list(gateway.list_payouts("acct_1", later)) == []
 
 
@@ -172,8 +156,8 @@ def test_lists_read_every_page(
         ({"kind": "timeout_after_effect"}, StripeUnknownOutcome, 1),
         ({"kind": "timeout_after_effect", "seconds": 60}, StripeUnknownOutcome, 1),
         ({"kind": "drop_before"}, StripeUnknownOutcome, 0),
-        ({"kind": "500_before"}, StripeServerError, 0),
-        ({"kind": "500_after"}, StripeServerError, 1),
+        ({"kind": "500_before"}, StripeUnknownOutcome, 0),
+        ({"kind": "500_after"}, StripeUnknownOutcome, 1),
         ({"kind": "409"}, StripeUnknownOutcome, 0),
         ({"kind": "409", "code": "lock_timeout"}, StripeUnknownOutcome, 0),
         ({"kind": "429"}, StripeRateLimited, 0),
@@ -203,7 +187,7 @@ def test_each_fault_is_told_apart(
 def test_a_key_with_other_parameters_is_never_a_refusal(gateway: StripeGateway) -> None:
     pay(gateway)
     with pytest.raises(StripeKeyReused):
-        pay(gateway, amount_minor=501)
+        pay(gateway, amount=501)
     assert issubclass(StripeKeyReused, StripeUnknownOutcome)
 
 
@@ -285,13 +269,3 @@ def test_the_key_is_nowhere_in_messages_or_logs(
     with serve_in_thread(echo) as url, pytest.raises(StripeRefused) as echoed:
         pay(StripeGateway(KEY, url))
     assert KEY not in str(echoed.value)
-
-
-def test_errors_survive_the_way_through_a_queue() -> None:
-    refused = pickle.loads(pickle.dumps(StripeRefused("account_invalid", "no")))
-    assert (refused.code, refused.message, str(refused)) == (
-        "account_invalid",
-        "no",
-        "account_invalid: no",
-    )
-    assert pickle.loads(pickle.dumps(StripeRateLimited(2.5))).retry_after == 2.5

@@ -13,20 +13,16 @@ import pytest
 import stripe
 from flask import Flask
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.local.stripe.webhooks import signature
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
-from app.platform.gateways.stripe import (
-    Account,
-    StripeGateway,
-    StripeWebhookRefused,
-    WebhookEvent,
-    verify_webhook,
-)
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_errors import StripeWebhookRefused
+from app.platform.gateways.stripe_objects import Account
+from app.platform.gateways.stripe_webhooks import WebhookEvent, verify_webhook
 from app.platform.payouts.inbox import ACTS_ON
-from app.platform.payouts.models import StripeEvent
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from tests.support.mounted import mount
@@ -81,10 +77,6 @@ def rows(platform: Platform, *columns: Any) -> list[Any]:
         return list(connection.execute(select(*columns)))
 
 
-def events(platform: Platform) -> list[Any]:
-    return rows(platform, StripeEvent.__table__)
-
-
 def runs(platform: Platform) -> list[Any]:
     return rows(platform, RunRow.__table__)
 
@@ -135,9 +127,7 @@ def test_a_verified_event_is_plain_data() -> None:
 def test_what_is_not_acted_on_is_not_looked_at(lite: Platform, about: Any) -> None:
     """Coupons and plans have ids of the platform's own choosing; other kinds have none."""
     answer = sent(lite, type="coupon.created", account=None, created=1e30, data={"object": about})
-    assert (answer.status_code, answer.json) == (200, {"received": True, "new": True})
-    (event,) = events(lite)
-    assert (event.type, event.handled_at, event.error) == ("coupon.created", START, None)
+    assert (answer.status_code, answer.json) == (200, {"received": True})
     assert runs(lite) == []
 
 
@@ -179,7 +169,7 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
     caplog.set_level(logging.DEBUG)
     answer = post(lite, body, header)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
-    assert events(lite) == runs(lite) == []
+    assert runs(lite) == []
     assert SECRET not in answer.text + caplog.text
     assert "another" not in answer.text
     if status == 400:
@@ -198,7 +188,7 @@ def test_either_endpoint_s_secret_will_do(lite: Platform) -> None:
         assert post(lite, body, signed(body, secret)).status_code == 200
     for secret in ("", ",", both.get_secret_value(), "whsec_another"):
         assert post(lite, GOOD, signed(GOOD, secret)).status_code == 400
-    assert len(events(lite)) == 2
+    assert len(runs(lite)) == 2
     with pytest.raises(StripeWebhookRefused, match="no secret"):
         verify_webhook(GOOD, signed(GOOD, ""), " , ", START)
 
@@ -207,18 +197,14 @@ def test_without_a_secret_the_webhook_is_off(lite: Platform) -> None:
     with_secret(lite, None)
     answer = post(lite, GOOD)
     assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
-    assert events(lite) == []
+    assert runs(lite) == []
 
 
 def test_a_doubled_and_a_replayed_event_are_one_run(platform: Platform) -> None:
-    first, second = sent(platform), sent(platform)
-    assert (first.json, second.json) == (
-        {"received": True, "new": True},
-        {"received": True, "new": False},
-    )
+    assert sent(platform).status_code == sent(platform).status_code == 200
     platform.drain()
     platform.now += timedelta(days=3)
-    assert sent(platform, pending_webhooks=0).json["new"] is False
+    assert sent(platform, pending_webhooks=0).status_code == 200
     platform.drain()
     assert result_of(platform)["eventId"] == "evt_1"
     assert [run.job for run in runs(platform)] == ["handle-stripe-event"]
@@ -250,10 +236,8 @@ def test_a_live_platform_does_not_act_on_test_mode(
     gateways = Gateways(stripe=StripeGateway(key, lite.stand_url))
     made = replace(lite.made, engine=replace(lite.engine, gateways=gateways))
     mounted(lite, made)
-    assert sent(lite, livemode=livemode).json == {"received": True, "new": True}
+    assert sent(lite, livemode=livemode).status_code == 200
     assert [run.job for run in runs(lite)] == ["handle-stripe-event"] * acted_on
-    (event,) = events(lite)
-    assert (event.handled_at is None, event.error) == (acted_on, None)
 
 
 class Overtaken:
@@ -300,14 +284,6 @@ def test_a_reversed_transfer_of_nobodys_waits_for_a_person(lite: Platform) -> No
         "amountReversed": 200,
         "error": error,
     }
-    (event,) = events(lite)
-    assert (event.error, event.handled_at is None) == (error, False)
-
-
-def handled(platform: Platform) -> int:
-    with platform.made.db.autocommit() as connection:
-        chosen = select(func.count()).where(StripeEvent.handled_at.is_not(None))
-        return connection.scalar(chosen) or 0
 
 
 @pytest.mark.parametrize("kind", sorted(ACTS_ON))
@@ -316,27 +292,24 @@ def test_an_event_of_a_thing_stripe_does_not_have_ends_and_is_named(
 ) -> None:
     account = "acct_gone" if kind == "account.application.deauthorized" else "acct_ana"
     gone = {"object": {"id": "acct_gone" if kind == "account.updated" else "po_gone"}}
-    assert sent(lite, type=kind, account=account, data=gone).json["new"] is True
+    assert sent(lite, type=kind, account=account, data=gone).status_code == 200
     lite.drain()
     result = result_of(lite)
-    assert (result["eventId"], result["type"], handled(lite)) == ("evt_1", kind, 1)
+    assert (result["eventId"], result["type"]) == ("evt_1", kind)
     if kind.startswith("account."):
         # It is nobody's account here: nothing to name, and nobody's gates are touched.
         assert (result["creators"], result["disabled_reason"]) == (0, "not_at_stripe")
     else:
         assert result["error"].startswith("not to be had from Stripe: ")
-        assert rows(lite, StripeEvent.error) == [(result["error"],)]
     assert gates(lite) == (True, True, None)
 
 
 def test_a_bank_payout_that_is_no_payouts_is_left_alone(lite: Platform) -> None:
     transfer(lite)
-    bank = lite.made.engine.gateways.stripe.create_payout(
-        account="acct_ana", amount_minor=100, currency="usd", idempotency_key="b", metadata={}
-    )
+    given = {"amount": 100, "currency": "usd"}
+    bank = lite.made.engine.gateways.stripe.create_payout("acct_ana", given, "b")
     sent(lite, type="payout.failed", data={"object": {"id": bank.id}})
     lite.drain()
     result = result_of(lite)
     told = {"status": "pending", "failureCode": None, "payoutId": None, "error": None}
     assert {name: result[name] for name in told} == told
-    assert handled(lite) == 1

@@ -65,7 +65,6 @@ class Stage:
             modules=",".join([*PLATFORM_JOBS, maintenance.__name__]),
             REDIS_URL=redis_url,
             STRIPE_API_BASE=url,
-            STRIPE_RATE="1000",
             SMTP_URL=f"smtp://127.0.0.1:{self.box.port}",
             MAIL_FROM="hello@fanhouse.test",
             STORAGE_URL=self.storage,

@@ -26,7 +26,8 @@ from app.local.stripe.webhooks import signature
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
-from app.platform.gateways.stripe import BankPayout, StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
@@ -38,7 +39,6 @@ from app.platform.ledger.postings import (
     post,
     trial_balance,
 )
-from app.platform.payouts.legs import CAME_BACK
 from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
 from app.platform.wiring import LOCAL_STRIPE_KEY, make_runtime
@@ -68,6 +68,7 @@ SECRET = "whsec_0123456789abcdefghij"
 """Of the webhook."""
 HOOK = "/api/webhooks/stripe"
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
 DAY = date(2025, 1, 15)
 ANA = {
     "id": "ana",
@@ -97,25 +98,24 @@ class Failing:
         self.method = method
         self.failures = list(failures)
         self._lock = threading.Lock()
-        self.calls_per_second = inner.calls_per_second
         self.keys: list[str] = []
         """Of every call that creates something, in its turn."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def create_transfer(self, **given: Any) -> Transfer:
+    def create_transfer(self, *given: Any) -> Transfer:
         return cast(Transfer, self._sent("create_transfer", given))
 
-    def create_payout(self, **given: Any) -> BankPayout:
+    def create_payout(self, *given: Any) -> BankPayout:
         return cast(BankPayout, self._sent("create_payout", given))
 
-    def _sent(self, name: str, given: dict[str, Any]) -> object:
+    def _sent(self, name: str, given: tuple[Any, ...]) -> object:
         with self._lock:  # a page's calls are made by several threads
-            self.keys.append(given["idempotency_key"])
+            self.keys.append(given[-1])
             failing = name == self.method and self.failures
             reached, failure = self.failures.pop(0) if failing else (True, None)
-        made = getattr(self.inner, name)(**given) if reached else None
+        made = getattr(self.inner, name)(*given) if reached else None
         if failure is not None:
             raise failure
         return made
@@ -139,8 +139,6 @@ class Platform:
             database_url=url,
             stripe_api_base=stand_url,
             stripe_webhook_secret=SecretStr(SECRET),
-            # As good as no pace: it goes by this clock, which stands still while calls are made.
-            stripe_rate=1e6,
         )
         self.made: Runtime = make_runtime(settings, clock=lambda: clock.now, backends=[self.queue])
         self.engine: Engine = self.made.engine
@@ -335,12 +333,12 @@ class Platform:
         stripe = self.made.engine.gateways.stripe
         accounts = {payout.destination for payout in self.payouts()}
         made = [bank for account in accounts for bank in stripe.list_payouts(account)]
-        return [bank for bank in made if bank.status not in CAME_BACK]
+        return [bank for bank in made if not bank.came_back]
 
     def reconciled(self) -> list[Any]:
         """What the ledger and Stripe do not agree on."""
         stripe = self.made.engine.gateways.stripe
-        return reconcile(self.db.session, stripe, self.now).differences
+        return reconcile(self.db.session, stripe, self.now, EVER).differences
 
     def check_books(self) -> None:
         """What needs no list of each account's bank payouts."""
@@ -366,8 +364,8 @@ class Platform:
         assert live.keys() == {p.bank_payout_id for p in has_bank}
         for payout in has_bank:
             bank = live[payout.bank_payout_id]
-            there = (bank.metadata["payout_id"], bank.account, bank.amount_minor, bank.currency)
-            ours = (payout.id, payout.destination, payout.amount, payout.currency)
+            there = (bank.metadata["payout_id"], bank.amount_minor, bank.currency)
+            ours = (payout.id, payout.amount, payout.currency)
             assert there == ours
         assert self.reconciled() == []
 

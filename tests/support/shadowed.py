@@ -43,12 +43,7 @@ def attempt(tx: Session, what: str) -> None:
             own.execute(write())
     if what == "stripe":
         made.engine.gateways.stripe.create_transfer(
-            amount_minor=5,
-            currency="usd",
-            destination="acct_1",
-            transfer_group="g",
-            idempotency_key="k",
-            metadata={},
+            {"amount": 5, "currency": "usd", "destination": "acct_1"}, "k"
         )
     if what == "storage" and made.engine.gateways.storage is not None:
         made.engine.gateways.storage.put("a/b", b"x", "text/plain")

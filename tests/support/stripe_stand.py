@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import requests
 import stripe
 
-from app.platform.gateways.stripe import StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import Transfer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -66,14 +67,14 @@ class Stand:
 def pay(gateway: StripeGateway, key: str = "k", **change: Any) -> Transfer:
     """A transfer through the gateway."""
     given: dict[str, Any] = {
-        "amount_minor": 500,
+        "amount": 500,
         "currency": "usd",
         "destination": "acct_1",
         "transfer_group": "run-1",
         "metadata": {"payout": "9"},
         **change,
     }
-    return gateway.create_transfer(idempotency_key=key, **given)
+    return gateway.create_transfer(cast(stripe.params.TransferCreateParams, given), key)
 
 
 def canned(status: str, kind: str, body: str) -> Callable[..., list[bytes]]:

@@ -17,7 +17,6 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.platform.mail.models import Mail
-from app.platform.payouts.models import StripeEvent
 from app.switchyard import maintenance
 from app.switchyard.cutover.shadow import WRONG, Kind, Parity, prune_shadows
 from app.switchyard.cutover.stages import obstacles
@@ -106,10 +105,6 @@ def filled(world: World) -> Rows:
             going["switchyard_parity"].add((live,))
         if over and status == Status.SUCCEEDED and ended > KEPT:
             going["switchyard_runs"].add((shadow,))
-    for ended in AGES:
-        id_, at = f"shop-{next(numbers)}", now - timedelta(days=ended)
-        stripe = {"id": id_, "type": "payout.paid"}
-        rows[StripeEvent].append(stripe | {"received_at": at, "handled_at": at})
     with world.made.db.begin() as connection:
         for kind_, of in rows.items():
             connection.execute(insert(kind_), of)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from app.platform.gateways.stripe import StripeGateway, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import Transfer
 from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout, PayoutStatus

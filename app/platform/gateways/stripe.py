@@ -1,11 +1,14 @@
 """Stripe Connect, as this product uses it; the only place that calls Stripe's library."""
 
+from __future__ import annotations
+
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 import stripe
@@ -17,9 +20,7 @@ from app.platform.gateways.stripe_errors import (
     StripeRateLimited,
     StripeRefused,
     StripeReplayedError,
-    StripeServerError,
     StripeUnknownOutcome,
-    StripeWebhookRefused,
 )
 from app.platform.gateways.stripe_objects import (
     Account,
@@ -31,42 +32,24 @@ from app.platform.gateways.stripe_objects import (
     read_bank_payout,
     read_transfer,
 )
-from app.platform.gateways.stripe_session import BoundedSession
-from app.platform.gateways.stripe_webhooks import WebhookEvent, verify_webhook
 from app.switchyard import effects
 
-__all__ = [
-    "Account",
-    "Balance",
-    "BankPayout",
-    "StripeError",
-    "StripeGateway",
-    "StripeKeyReused",
-    "StripeMisconfigured",
-    "StripeRateLimited",
-    "StripeRefused",
-    "StripeReplayedError",
-    "StripeServerError",
-    "StripeUnknownOutcome",
-    "StripeWebhookRefused",
-    "Transfer",
-    "WebhookEvent",
-    "verify_webhook",
-]
-
+AT_ONCE = 8
+"""Calls at once of one page."""
 MAX_KEY_LENGTH = 255
 PAGE_SIZE = 100
 MESSAGE_LENGTH = 500
 _SECRET = re.compile(r"\b([sr]k_(?:live|test)_)[\w*]+")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StripeGateway:
     """Calls Stripe, or at `api_base` something that speaks its protocol.
 
-    A call takes at most twice `timeout_seconds` and is sent once: retrying is for the caller,
-    who has recorded the attempt and its key, and who also knows when the key's 24 h are over.
-    Every method raises what `stripe_errors` describes. Safe in threads and after a fork.
+    Each wait of a call takes at most `timeout_seconds`, and it is sent once: retrying is for the
+    caller, who has recorded the attempt and its key. Every method raises what `stripe_errors`
+    describes. Safe in threads and after a fork.
     """
 
     def __init__(
@@ -82,9 +65,8 @@ class StripeGateway:
         self._api_key = api_key
         self._api_base = api_base and api_base.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        self.calls_per_second = calls_per_second
-        """The rate that all processes may keep together; keeping it is for the callers."""
-        self._local = threading.local()
+        self._calls_per_second = calls_per_second
+        self._made: tuple[int, stripe.StripeClient] | None = None
 
     def __repr__(self) -> str:
         return f"StripeGateway(api_base={self._api_base!r})"
@@ -94,36 +76,27 @@ class StripeGateway:
         """Whether its key moves real money."""
         return "_live_" in self._api_key
 
-    def create_transfer(
-        self,
-        *,
-        amount_minor: int,
-        currency: str,
-        destination: str,
-        transfer_group: str,
-        idempotency_key: str,
-        metadata: Mapping[str, str],
-    ) -> Transfer:
-        """Moves `amount_minor` minor units from the platform to the account `destination`.
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """What `work`, which makes a call, returns for each item: a few at once, and no more begun
+        in a second than `calls_per_second`. Raises what it raises."""
+        begun = time.monotonic()
 
-        Raises ValueError, before anything is sent, for a key Stripe would not take: without one
-        its library makes one up, and the call could not be repeated.
+        def one(place: int, item: T) -> R:
+            due = begun + place / self._calls_per_second
+            time.sleep(max(0.0, due - time.monotonic()))
+            return work(item)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(one, range(len(items)), items))
+
+    def create_transfer(self, params: stripe.params.TransferCreateParams, key: str) -> Transfer:
+        """Move money from the platform's balance to a connected account's.
+
+        Raises ValueError, before anything is sent, for an idempotency key Stripe would not take:
+        without one its library makes one up, and the call could not be repeated.
         """
-        _check_key(idempotency_key)
-        return self._call(
-            lambda: read_transfer(
-                self._client().v1.transfers.create(
-                    {
-                        "amount": amount_minor,
-                        "currency": currency,
-                        "destination": destination,
-                        "transfer_group": transfer_group,
-                        "metadata": dict(metadata),
-                    },
-                    {"idempotency_key": idempotency_key},
-                )
-            )
-        )
+        options: stripe.RequestOptions = {"idempotency_key": _checked_key(key)}
+        return self._call(lambda v1: read_transfer(v1.transfers.create(params, options)))
 
     def list_transfers(
         self, *, transfer_group: str | None = None, created_gte: datetime | None = None
@@ -134,53 +107,23 @@ class StripeGateway:
             filters["transfer_group"] = transfer_group
         if created_gte is not None:
             filters["created"] = {"gte": int(created_gte.timestamp())}
-        return self._pages(lambda: self._client().v1.transfers.list(filters), read_transfer)
+        return self._pages(lambda v1: v1.transfers.list(filters), read_transfer)
 
     def retrieve_transfer(self, transfer_id: str) -> Transfer:
         """Raises StripeRefused (`resource_missing`) for one this platform did not make."""
-        return self._call(lambda: read_transfer(self._client().v1.transfers.retrieve(transfer_id)))
+        return self._call(lambda v1: read_transfer(v1.transfers.retrieve(transfer_id)))
 
     def create_payout(
-        self,
-        *,
-        account: str,
-        amount_minor: int,
-        currency: str,
-        method: str = "standard",
-        idempotency_key: str,
-        metadata: Mapping[str, str],
+        self, account: str, params: stripe.params.PayoutCreateParams, key: str
     ) -> BankPayout:
-        """Sends `amount_minor` minor units of `account`'s balance to its bank.
-
-        `method` is standard, or instant for a fee where its bank takes those. Raises ValueError as
-        create_transfer does, and for an empty `account`: that would send the platform's own money.
-        """
-        _check_key(idempotency_key)
-        _check_account(account)
-        return self._call(
-            lambda: read_bank_payout(
-                account,
-                self._client().v1.payouts.create(
-                    {
-                        "amount": amount_minor,
-                        "currency": currency,
-                        "method": method,
-                        "metadata": dict(metadata),
-                    },
-                    {"stripe_account": account, "idempotency_key": idempotency_key},
-                ),
-            )
-        )
+        """Send money of `account`'s balance to its bank. Raises ValueError as create_transfer."""
+        options = _on(account) | {"idempotency_key": _checked_key(key)}
+        return self._call(lambda v1: read_bank_payout(v1.payouts.create(params, options)))
 
     def retrieve_payout(self, account: str, payout_id: str) -> BankPayout:
         """Raises StripeRefused (`resource_missing`) for one that is not `account`'s."""
-        _check_account(account)
-        options: stripe.RequestOptions = {"stripe_account": account}
-        return self._call(
-            lambda: read_bank_payout(
-                account, self._client().v1.payouts.retrieve(payout_id, {}, options)
-            )
-        )
+        options = _on(account)
+        return self._call(lambda v1: read_bank_payout(v1.payouts.retrieve(payout_id, {}, options)))
 
     def list_payouts(
         self, account: str, created_gte: datetime | None = None
@@ -189,43 +132,40 @@ class StripeGateway:
 
         Stripe lists them by nothing else that would name one attempt: compare the metadata.
         """
-        _check_account(account)
+        options = _on(account)
         filters: stripe.params.PayoutListParams = {"limit": PAGE_SIZE}
         if created_gte is not None:
             filters["created"] = {"gte": int(created_gte.timestamp())}
-        options: stripe.RequestOptions = {"stripe_account": account}
-        return self._pages(
-            lambda: self._client().v1.payouts.list(filters, options),
-            partial(read_bank_payout, account),
-        )
+        return self._pages(lambda v1: v1.payouts.list(filters, options), read_bank_payout)
 
     def retrieve_account(self, account_id: str) -> Account:
         """Raises StripeRefused (`account_invalid`) for an account this platform does not have."""
-        return self._call(lambda: read_account(self._client().v1.accounts.retrieve(account_id)))
+        return self._call(lambda v1: read_account(v1.accounts.retrieve(account_id)))
 
     def list_accounts(self) -> Iterator[Account]:
         """Connected accounts, newest first."""
-        first: stripe.params.AccountListParams = {"limit": PAGE_SIZE}
-        return self._pages(lambda: self._client().v1.accounts.list(first), read_account)
+        return self._pages(lambda v1: v1.accounts.list({"limit": PAGE_SIZE}), read_account)
 
     def platform_balance(self) -> Balance:
         """What the platform has at Stripe."""
-        return self._call(lambda: read_balance(self._client().v1.balance.retrieve()))
+        return self._call(lambda v1: read_balance(v1.balance.retrieve()))
 
-    def _pages(self, first: Callable[[], Any], convert: Callable[[Any], T]) -> Iterator[T]:
-        fetch = first
-        while True:
-            page = self._call(fetch)
-            items, more = self._call(partial(_read_page, page, convert))
-            yield from items
-            if not more:
-                return
-            fetch = page.next_page
+    def _pages(
+        self, first: Callable[[stripe.V1Services], Any], convert: Callable[[Any], T]
+    ) -> Iterator[T]:
+        with self._translated():
+            for item in first(self._client().v1).auto_paging_iter():
+                yield convert(item)
 
-    def _call(self, work: Callable[[], T]) -> T:
-        """The result of `work`; the library's errors, which hold headers and bodies, end here."""
+    def _call(self, work: Callable[[stripe.V1Services], T]) -> T:
+        with self._translated():
+            return work(self._client().v1)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The library's errors, which hold headers and bodies, end here."""
         try:
-            return work()
+            yield
         except stripe.StripeError as failure:
             raise self._classified(failure) from None
         except (AttributeError, KeyError, TypeError, ValueError) as unreadable:
@@ -234,30 +174,28 @@ class StripeGateway:
             raise StripeUnknownOutcome(f"Stripe's answer was not understood ({kind})") from None
 
     def _client(self) -> stripe.StripeClient:
-        """This thread's client in this process: a socket shared over a fork mixes up answers."""
+        """This process's client: a socket shared over a fork mixes up answers."""
         effects.allow("calling Stripe")
-        if getattr(self._local, "pid", None) != os.getpid():
+        if self._made is None or self._made[0] != os.getpid():
             stripe.enable_telemetry = False
-            seconds = self._timeout_seconds
-            http = stripe.RequestsClient(timeout=seconds, session=BoundedSession(seconds))
-            self._local.client = stripe.StripeClient(
+            client = stripe.StripeClient(
                 self._api_key,
                 base_addresses={"api": self._api_base} if self._api_base else None,
                 max_network_retries=0,
-                http_client=http,
+                # It keeps a session for each thread.
+                http_client=stripe.RequestsClient(timeout=self._timeout_seconds),
             )
-            self._local.pid = os.getpid()
-        client: stripe.StripeClient = self._local.client
-        return client
+            self._made = (os.getpid(), client)
+        return self._made[1]
 
     def _classified(self, failure: stripe.StripeError) -> StripeError:
-        status = failure.http_status
-        code = _code(failure)
+        status, headers, code = failure.http_status, failure.headers or {}, _code(failure)
         text = _SECRET.sub(r"\1…", str(failure).replace(self._api_key, "…"))[:MESSAGE_LENGTH]
         if isinstance(failure, stripe.IdempotencyError):
             return StripeKeyReused(text)
         if status == 429 or isinstance(failure, stripe.RateLimitError):
-            return StripeRateLimited(_seconds((failure.headers or {}).get("Retry-After")))
+            wait = headers.get("Retry-After", "")
+            return StripeRateLimited(float(wait) if wait.isdecimal() else None)
         # Stripe answers 403 with this code for an account the platform does not have (any more):
         # a fact about one account, where other 403s are about the key.
         if status == 403 and code == "account_invalid":
@@ -266,20 +204,20 @@ class StripeGateway:
             return StripeMisconfigured(text)
         if isinstance(failure, stripe.InvalidRequestError | stripe.CardError):
             return StripeRefused(code or "invalid_request", text)
-        if status is not None and status >= 500:
-            replayed = (failure.headers or {}).get("Idempotent-Replayed") == "true"
-            return StripeReplayedError(text) if replayed else StripeServerError(text)
-        return StripeUnknownOutcome(text)
+        replayed = status is not None and status >= 500 and headers.get("Idempotent-Replayed")
+        return StripeReplayedError(text) if replayed == "true" else StripeUnknownOutcome(text)
 
 
-def _check_key(key: str) -> None:
+def _checked_key(key: str) -> str:
     if not re.fullmatch(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}", key):
         raise ValueError(f"an idempotency key has 1 to {MAX_KEY_LENGTH} printable characters")
+    return key
 
 
-def _check_account(account: str) -> None:
+def _on(account: str) -> stripe.RequestOptions:
     if not account:
         raise ValueError("no account: that would be the platform itself")
+    return {"stripe_account": account}
 
 
 def _code(failure: stripe.StripeError) -> str | None:
@@ -288,11 +226,3 @@ def _code(failure: stripe.StripeError) -> str | None:
     error = body.get("error") if isinstance(body, Mapping) else None
     code = error.get("code") if isinstance(error, Mapping) else None
     return code if isinstance(code, str) else None
-
-
-def _seconds(header: str | None) -> float | None:
-    return float(header) if header and re.fullmatch(r"\d+(\.\d+)?", header) else None
-
-
-def _read_page(page: Any, convert: Callable[[Any], T]) -> tuple[list[T], bool]:
-    return [convert(item) for item in page.data], page.has_more

@@ -4,6 +4,8 @@ The rule is Stripe's on idempotent requests (https://docs.stripe.com/api/idempot
 stored result is replayed, refusals and 500s included, while conflicts, 401 and 429 are not stored.
 """
 
+from __future__ import annotations
+
 from app.switchyard.errors import SwitchyardError
 
 
@@ -17,35 +19,21 @@ class StripeError(SwitchyardError):
 class StripeUnknownOutcome(StripeError):
     """Timeout, lost connection, 5xx or 409: it may have taken effect.
 
-    Send the same key with identical parameters again; once the key is 24 h old, look the transfer
-    up by its group first.
+    Send the same key with identical parameters again; once the key is 24 h old, look it up first.
     """
 
     title = "Stripe outcome unknown"
 
 
-class StripeServerError(StripeUnknownOutcome):
-    """A 5xx: it may have taken effect, and the same key gets this same answer until it expires."""
-
-    title = "Stripe failed"
-
-
-class StripeReplayedError(StripeServerError):
-    """An earlier 5xx, replayed: this call executed nothing, and no other with this key will.
+class StripeReplayedError(StripeUnknownOutcome):
+    """An earlier 5xx, replayed: no call with this key will execute, now or later.
 
     Whether the first one took effect, only a list says.
     """
 
-    title = "Stripe failed before"
-
 
 class StripeKeyReused(StripeUnknownOutcome):
-    """The key was first used with other parameters, and what came of those is not known here.
-
-    Sending again gives the same answer: look up by transfer group.
-    """
-
-    title = "Stripe key used with other parameters"
+    """The key was first used with other parameters: look up what came of those."""
 
 
 class StripeRefused(StripeError):
@@ -60,9 +48,6 @@ class StripeRefused(StripeError):
         """Stripe's code, such as `balance_insufficient`; `invalid_request` where it gave none."""
         self.message = message
 
-    def __reduce__(self) -> tuple[type["StripeRefused"], tuple[str, str]]:
-        return type(self), (self.code, self.message)
-
 
 class StripeRateLimited(StripeError):
     """429: this call was not executed. After an earlier unknown outcome, that one still stands."""
@@ -74,9 +59,6 @@ class StripeRateLimited(StripeError):
         super().__init__("Stripe refused the call: too many requests")
         self.retry_after = retry_after
         """Seconds Stripe asked to wait, where it said."""
-
-    def __reduce__(self) -> tuple[type["StripeRateLimited"], tuple[float | None]]:
-        return type(self), (self.retry_after,)
 
 
 class StripeMisconfigured(StripeError):

@@ -1,10 +1,15 @@
 """What the Stripe gateway gives back: plain data, read from the library's objects."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import stripe
+
+REASON_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -19,28 +24,23 @@ class Transfer:
     created: datetime
     """UTC, whole seconds."""
     amount_reversed_minor: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Account:
-    """A connected account, as far as it decides whether its owner can be paid."""
+class Gates(NamedTuple):
+    """What decides whether a connected account can be paid, and how."""
+
+    payouts_enabled: bool
+    transfers_active: bool
+    disabled_reason: str | None
+    manual_payouts: bool
+    """Whether its money goes to the bank only on request; else Stripe sends it on a schedule."""
+
+
+class Account(NamedTuple):
+    """A connected account."""
 
     id: str
-    country: str | None
-    default_currency: str | None
-    payouts_enabled: bool
-    charges_enabled: bool
-    transfers: str
-    """State of the transfers capability: active, inactive, pending, or unrequested."""
-    disabled_reason: str | None
-    manual_payouts: bool = True
-    """Whether its money goes to the bank only when told to; else Stripe sends it on a schedule."""
-
-    @property
-    def payable(self) -> bool:
-        """Whether a transfer to it and a payout from it would be let through."""
-        return self.payouts_enabled and self.transfers == "active" and not self.disabled_reason
+    gates: Gates
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Balance:
     @property
     def total(self) -> dict[str, int]:
         """Both together."""
-        both = self.available.keys() | self.pending.keys()
-        return {one: self.available.get(one, 0) + self.pending.get(one, 0) for one in both}
+        total = Counter(self.available)
+        total.update(self.pending)
+        return dict(total)
 
 
 @dataclass(frozen=True)
@@ -67,83 +68,68 @@ class BankPayout:
     """
 
     id: str
-    account: str
     amount_minor: int
     currency: str
     status: str
     """pending, in_transit, paid, failed or canceled."""
     failure_code: str | None
     """Such as `account_closed`, where the bank refused it."""
-    created: datetime
-    """UTC, whole seconds."""
-    arrives: datetime
-    """When the bank is expected to have it."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def came_back(self) -> bool:
+        """Whether its money is on the account again."""
+        return self.status in ("failed", "canceled")
 
 
-def read_transfer(found: stripe.Transfer) -> Transfer:
+def read_transfer(given: stripe.Transfer) -> Transfer:
     """The transfer. Raises TypeError where it is not what Stripe gives without expansion."""
-    destination = found.destination
-    if not isinstance(destination, str):
+    if not isinstance(given.destination, str):
         raise TypeError("destination is not an id")
     return Transfer(
-        id=found.id,
-        amount_minor=found.amount,
-        currency=found.currency,
-        destination=destination,
-        transfer_group=found.transfer_group,
-        created=datetime.fromtimestamp(found.created, UTC),
-        amount_reversed_minor=found.amount_reversed,
-        metadata=_metadata(found),
+        id=given.id,
+        amount_minor=given.amount,
+        currency=given.currency,
+        destination=given.destination,
+        transfer_group=given.transfer_group,
+        created=datetime.fromtimestamp(given.created, UTC),
+        amount_reversed_minor=given.amount_reversed,
     )
 
 
-def read_account(found: stripe.Account) -> Account:
-    """The account's gates."""
-    capabilities = found.capabilities.to_dict() if found.capabilities else {}
-    requirements = found.requirements
+def read_account(given: stripe.Account) -> Account:
+    """The account. Where it does not show its payout schedule, that is manual."""
+    shown = given.to_dict()
+    capabilities, requirements = shown.get("capabilities") or {}, shown.get("requirements") or {}
+    settings = shown.get("settings") or {}
+    schedule = (settings.get("payouts") or {}).get("schedule") or {}
+    reason = requirements.get("disabled_reason")
     return Account(
-        id=found.id,
-        country=found.country,
-        default_currency=found.default_currency,
-        payouts_enabled=bool(found.payouts_enabled),
-        charges_enabled=bool(found.charges_enabled),
-        transfers=capabilities.get("transfers", "unrequested"),
-        disabled_reason=requirements.disabled_reason if requirements else None,
-        manual_payouts=_payout_interval(found) in (None, "manual"),
+        given.id,
+        Gates(
+            payouts_enabled=bool(given.payouts_enabled),
+            transfers_active=capabilities.get("transfers") == "active",
+            disabled_reason=reason and reason[:REASON_LENGTH],
+            manual_payouts=schedule.get("interval") in (None, "manual"),
+        ),
     )
 
 
-def _payout_interval(found: stripe.Account) -> str | None:
-    """Its payout schedule, which accounts with settings kept elsewhere do not show."""
-    part: object = found
-    for name in ("settings", "payouts", "schedule", "interval"):
-        part = getattr(part, name, None)
-    return part if isinstance(part, str) else None
-
-
-def read_balance(found: stripe.Balance) -> Balance:
+def read_balance(given: stripe.Balance) -> Balance:
     """The balance."""
     return Balance(
-        available={entry.currency: entry.amount for entry in found.available},
-        pending={entry.currency: entry.amount for entry in found.pending},
+        available={entry.currency: entry.amount for entry in given.available},
+        pending={entry.currency: entry.amount for entry in given.pending},
     )
 
 
-def read_bank_payout(account: str, found: stripe.Payout) -> BankPayout:
-    """The payout of `account`, which the object itself does not name."""
+def read_bank_payout(given: stripe.Payout) -> BankPayout:
+    """The bank payout."""
     return BankPayout(
-        id=found.id,
-        account=account,
-        amount_minor=found.amount,
-        currency=found.currency,
-        status=found.status,
-        failure_code=found.failure_code,
-        created=datetime.fromtimestamp(found.created, UTC),
-        arrives=datetime.fromtimestamp(found.arrival_date, UTC),
-        metadata=_metadata(found),
+        id=given.id,
+        amount_minor=given.amount,
+        currency=given.currency,
+        status=given.status,
+        failure_code=given.failure_code,
+        metadata=dict(given.metadata.to_dict()) if given.metadata else {},
     )
-
-
-def _metadata(found: stripe.Transfer | stripe.Payout) -> dict[str, str]:
-    return dict(found.metadata.to_dict()) if found.metadata else {}

@@ -1,5 +1,7 @@
 """Stripe's webhooks, told from forged and old ones by Stripe's own library."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re

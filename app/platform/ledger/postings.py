@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    SQLColumnExpression,
     Subquery,
     and_,
     case,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from app.platform.ledger.models import Entry as E
 from app.platform.ledger.models import entries
@@ -143,25 +144,20 @@ def _once(insert: Insert) -> Insert:
 
 def balance(tx: Tx, account: str, currency: str) -> int:
     """Credits − debits of one account, minor units."""
-    return int(connection_of(tx).scalar(select(balance_of(account, currency))) or 0)
-
-
-def balance_of(account: str, currency: str) -> ColumnElement[int]:
-    """Credits − debits of one account, for a statement that needs more beside it."""
-    credits, debits = (
-        select(func.coalesce(func.sum(E.amount), 0))
-        .where(side == account, E.currency == currency)
-        .scalar_subquery()
-        for side in (E.credit, E.debit)
-    )
-    # Postgres sums integers to a numeric.
-    return sql_cast(credits - debits, BigInteger)
+    b = balances(account).c
+    chosen = select(b.amount).where(b.account == account, b.currency == currency)
+    return connection_of(tx).scalar(chosen) or 0
 
 
 def balances(prefix: str = "") -> Subquery:
     """Account, currency and balance (`amount`) of every account whose name begins with `prefix`."""
     sides = union_all(
-        _summed(E.credit, func.sum(E.amount), prefix), _summed(E.debit, -func.sum(E.amount), prefix)
+        *(
+            select(side.label("account"), E.currency, total.label("amount"))
+            .where(_begins(side, prefix))
+            .group_by(side, E.currency)
+            for side, total in ((E.credit, func.sum(E.amount)), (E.debit, -func.sum(E.amount)))
+        )
     ).subquery()
     s = sides.c
     # Postgres sums integers to a numeric.
@@ -169,17 +165,11 @@ def balances(prefix: str = "") -> Subquery:
     return select(s.account, s.currency, total).group_by(s.account, s.currency).subquery()
 
 
-def _summed(side: InstrumentedAttribute[str], total: ColumnElement[int], prefix: str) -> AnySelect:
-    chosen = select(side.label("account"), E.currency, total.label("amount"))
-    return chosen.where(_begins(side, prefix)).group_by(side, E.currency)
-
-
-def _begins(
-    column: ColumnElement[str] | InstrumentedAttribute[str], prefix: str
-) -> ColumnElement[bool]:
+def _begins(column: SQLColumnExpression[str], prefix: str) -> ColumnElement[bool]:
     # A range, not LIKE: SQLite's LIKE ignores case and so cannot use the index.
-    after = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
-    return and_(column >= prefix, column < after) if prefix else true()
+    if not prefix:
+        return true()
+    return and_(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +185,15 @@ class Totals:
     """What creators' Stripe accounts hold of payouts that are not at the bank yet."""
     negative_holds: int
     """Payouts that took more than was set aside for them."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether what is there is exactly what is owed, held and earned, and no hold is overdrawn.
+
+        Debits equal credits by an entry's shape; this also finds money in an account nobody knows.
+        """
+        whole = self.owed + self.held + self.fees == self.cash + self.connected
+        return whole and not self.negative_holds
 
 
 def trial_balance(tx: Tx) -> dict[str, Totals]:
@@ -222,11 +221,5 @@ def trial_balance(tx: Tx) -> dict[str, Totals]:
 
 
 def balanced(books: Mapping[str, Totals]) -> bool:
-    """Whether what is there is exactly what is owed, held and earned, and no hold is overdrawn.
-
-    Debits equal credits by an entry's shape; this also finds money in an account nobody knows.
-    """
-    return all(
-        t.owed + t.held + t.fees == t.cash + t.connected and not t.negative_holds
-        for t in books.values()
-    )
+    """Whether the books of every currency balance."""
+    return all(totals.balanced for totals in books.values())

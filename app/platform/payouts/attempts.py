@@ -6,25 +6,27 @@ processes with an outcome one records it and the other sees it recorded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
+from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.postings import post
-from app.platform.payouts.legs import Change, Landed, Leg, Refusal
+from app.platform.payouts.legs import Change, Leg
 from app.platform.payouts.models import (
     MOVES,
+    SETTLED,
     AttemptOutcome,
     Payout,
-    PayoutAttempt,
     PayoutStatus,
-    payouts,
 )
+from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.notices import payouts_moved
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
@@ -33,8 +35,7 @@ from app.switchyard.errors import NonRetriable, SwitchyardError
 KEY_EXPIRED = "key_expired"
 """The code of an attempt whose key outlived its window without an effect."""
 OPEN = (AttemptOutcome.SENDING, AttemptOutcome.UNKNOWN)
-_S = PayoutStatus
-_SETTLED = (_S.PAID, _S.FAILED, _S.BANK_FAILED, _S.REVERSED)
+_CODE_LENGTH = 100
 
 
 class PayoutMoved(SwitchyardError):
@@ -44,154 +45,124 @@ class PayoutMoved(SwitchyardError):
     title = "Payout moved"
 
 
-Try = tuple[Payout, PayoutAttempt]
-"""A payout and the attempt at one of its legs that is (re)sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What came of sending: made, refused, or an error that leaves it open."""
+@dataclass(slots=True)
+class Try:
+    """A payout, the attempt at one of its legs that is (re)sent, and what came of it."""
 
     payout: Payout
-    attempt: PayoutAttempt
-    end: Landed | Refusal | Exception
+    attempt: A
+    end: Transfer | BankPayout | Exception | None = None
+    """What Stripe has made, StripeRefused, or an error that leaves it open; None: not sent."""
 
 
 def open_attempts(own: Session, leg: Leg, chosen: Sequence[Payout], now: datetime) -> list[Try]:
     """An attempt for each of the payouts, which the caller holds locked: a new one for who is
     ready, the open one for who is being sent. On record once `own` commits."""
-    A = PayoutAttempt
     mine = (A.payout_id.in_([payout.id for payout in chosen]), A.leg == leg.name)
     # In the order of their numbers: of each payout the last one stays.
     latest = {one.payout_id: one for one in own.scalars(select(A).where(*mine).order_by(A.n))}
-    tries, changes = list[Try](), dict[str, Change]()
+    tries = list[Try]()
     for payout in chosen:
         last = latest.get(payout.id)
         if payout.status == leg.ready:
             last = _new(own, leg, payout, 1 if last is None else last.n + 1, now)
-            changes[payout.id] = Change(leg.sending)
+            _move(payout, Change(leg.sending), leg, now)
         if last is None:
             raise NonRetriable(
                 f"payout {payout.id} is {payout.status} but has no attempt on record"
             )
-        tries.append((payout, last))
-    _move(own, leg.ready, changes, leg, now)
+        tries.append(Try(payout, last))
     return tries
 
 
-def replace(ctx: Context, leg: Leg, payout: Payout, old: PayoutAttempt) -> PayoutAttempt:
-    """A new attempt in place of one whose key is too old and which Stripe knows nothing of.
+def replace(ctx: Context, leg: Leg, one: Try) -> None:
+    """Make a new attempt in place of one whose key is too old and which Stripe knows nothing of.
 
     Raises PayoutMoved where another process did that already.
     """
     now = ctx.now()
     with ctx.transaction() as own:
-        own.execute(select(Payout.id).where(Payout.id == payout.id).with_for_update())
-        if not _close(own, old.key, now, AttemptOutcome.REFUSED, code=KEY_EXPIRED):
-            raise PayoutMoved(f"payout {payout.id}: another process goes on with it")
-        return _new(own, leg, payout, old.n + 1, now)
+        own.execute(select(Payout.id).where(Payout.id == one.payout.id).with_for_update())
+        open_ = select(A).where(A.key == one.attempt.key, A.outcome.in_(OPEN))
+        old = own.scalars(open_).one_or_none()
+        if old is None:
+            raise PayoutMoved(f"payout {one.payout.id}: another process goes on with it")
+        old.outcome, old.code, old.updated_at = AttemptOutcome.REFUSED, KEY_EXPIRED, now
+        one.attempt = _new(own, leg, one.payout, old.n + 1, now)
 
 
-def note_unknown(ctx: Context, unclear: Sequence[Sent]) -> None:
+def note_unknown(ctx: Context, unclear: Sequence[Try]) -> None:
     """Put on record, at once, that these were sent and their outcome is not known."""
     if not unclear:
         return
     now, ids = ctx.now(), [one.payout.id for one in unclear]
     with ctx.transaction() as own:
-        for one in unclear:
-            _close(own, one.attempt.key, now, AttemptOutcome.UNKNOWN, message=str(one.end))
         own.execute(update(Payout).where(Payout.id.in_(ids)).values(updated_at=now))
+        for one in unclear:
+            still = (A.key == one.attempt.key, A.outcome.in_(OPEN))
+            said = {"outcome": AttemptOutcome.UNKNOWN, "message": str(one.end), "updated_at": now}
+            own.execute(update(A).where(*still).values(said))
 
 
-def record(tx: Session, leg: Leg, ends: Sequence[Sent], now: datetime) -> dict[str, PayoutStatus]:
-    """Write what came of the attempts; the payouts' new statuses by id.
+def record(tx: Session, leg: Leg, tries: Sequence[Try], now: datetime) -> Counter[PayoutStatus]:
+    """Write what came of the attempts; how many payouts went to each status.
 
-    What another process has recorded meanwhile is left as it is, and not in the answer.
+    What another process has recorded meanwhile is left as it is, and not counted.
     """
-    ends = [one for one in ends if not isinstance(one.end, Exception)]
+    ended = Transfer | BankPayout | StripeRefused
+    ends = {one.attempt.key: one.end for one in tries if isinstance(one.end, ended)}
     if not ends:
-        return {}
-    A = PayoutAttempt
-    standing = _locked(tx, [one.payout.id for one in ends])
-    keys = A.key.in_([one.attempt.key for one in ends])
-    open_ = set(tx.scalars(select(A.key).where(keys, A.outcome.in_(OPEN))))
-    changes, closed = dict[str, Change](), list[dict[str, Any]]()
-    for one in ends:
-        status, manual = standing[one.payout.id]
-        if status != leg.sending or one.attempt.key not in open_:
-            continue
-        row: dict[str, Any] = {"key": one.attempt.key, "updated_at": now}
-        if isinstance(one.end, Landed):
-            changes[one.payout.id] = leg.landed(one.payout, one.end, manual, now)
-            row |= {"outcome": AttemptOutcome.LANDED, "object_id": one.end.object_id}
-        elif isinstance(one.end, Refusal):
-            changes[one.payout.id] = leg.refused(one.payout, one.attempt, one.end, now)
-            said = {"code": one.end.code[:100], "message": one.end.message}
-            row |= {"outcome": AttemptOutcome.REFUSED, **said}
-        closed.append(row)
-    if closed:
-        tx.execute(update(A), closed)
-    apply(tx, leg.sending, changes, leg, now)
-    return {id_: change.status for id_, change in changes.items()}
+        return Counter()
+    ids = [one.payout.id for one in tries if one.attempt.key in ends]
+    # Locked first: what is read after that stays.
+    tx.execute(select(Payout.id).where(Payout.id.in_(ids)).order_by(Payout.id).with_for_update())
+    still = (A.key.in_(ends), A.outcome.in_(OPEN), Payout.status == leg.sending)
+    chosen = (
+        select(Payout, A, Creator.manual_payouts)
+        .join(A, A.payout_id == Payout.id)
+        .join(Creator, Creator.id == Payout.creator_id)
+        .where(*still)
+        .order_by(Payout.id)
+    )
+    moves = list[tuple[Payout, Change]]()
+    for payout, attempt, manual in tx.execute(chosen).all():
+        end = ends[attempt.key]
+        attempt.updated_at = now
+        if isinstance(end, StripeRefused):
+            attempt.outcome, attempt.message = AttemptOutcome.REFUSED, end.message
+            attempt.code = end.code[:_CODE_LENGTH]
+            moves.append((payout, leg.refused(payout, attempt.key, end.code, now)))
+        else:
+            attempt.outcome, attempt.object_id = AttemptOutcome.LANDED, end.id
+            moves.append((payout, leg.landed(payout, end, manual, now)))
+    apply(tx, moves, leg, now)
+    return Counter(change.status for _, change in moves)
 
 
-def apply(
-    tx: Session, old: PayoutStatus, changes: Mapping[str, Change], leg: Leg, now: datetime
-) -> None:
-    """Move locked payouts on from `old` and post what goes with it.
+def apply(tx: Session, moves: Sequence[tuple[Payout, Change]], leg: Leg, now: datetime) -> None:
+    """Move payouts, which the caller holds locked, on, and post what goes with it.
 
     Raises ValueError for a move that MOVES does not allow.
     """
-    if changes:
-        _move(tx, old, changes, leg, now)
-        post(tx, [posting for change in changes.values() for posting in change.postings])
-        payouts_moved(tx, changes, now)
+    for payout, change in moves:
+        _move(payout, change, leg, now)
+    post(tx, [posting for _, change in moves for posting in change.postings])
+    payouts_moved(tx, [payout for payout, _ in moves], now)
 
 
-def _move(
-    tx: Session, old: PayoutStatus, changes: Mapping[str, Change], leg: Leg, now: datetime
-) -> None:
-    plain, named = list[dict[str, Any]](), list[dict[str, Any]]()
-    for id_, change in changes.items():
-        if change.status not in MOVES[old]:
-            raise ValueError(f"a payout does not go from {old} to {change.status}")
-        row = {
-            "b_id": id_,
-            "status": change.status,
-            "reason": change.reason and change.reason[:100],
-            "settled_at": now if change.status in _SETTLED else None,
-            "updated_at": now,
-        }
-        if change.object_id is None:
-            plain.append(row)
-        else:
-            named.append({**row, leg.column: change.object_id})
-    standing = (payouts.c.id == bindparam("b_id"), payouts.c.status == old)
-    for rows in filter(None, (plain, named)):
-        tx.connection().execute(update(payouts).where(*standing), rows)
+def _move(payout: Payout, change: Change, leg: Leg, now: datetime) -> None:
+    if change.status not in MOVES[PayoutStatus(payout.status)]:
+        raise ValueError(f"a payout does not go from {payout.status} to {change.status}")
+    payout.status, payout.updated_at = change.status, now
+    payout.reason = change.reason and change.reason[:_CODE_LENGTH]
+    payout.settled_at = now if change.status in SETTLED else None
+    if change.object_id is not None:
+        setattr(payout, leg.column, change.object_id)
 
 
-def _locked(tx: Session, ids: Sequence[str]) -> dict[str, tuple[PayoutStatus, bool]]:
-    rows = tx.execute(
-        select(Payout.id, Payout.status, Creator.manual_payouts)
-        .join(Creator, Creator.id == Payout.creator_id)
-        .where(Payout.id.in_(ids))
-        .order_by(Payout.id)
-        .with_for_update(of=Payout)
-    )
-    return {row[0]: (PayoutStatus(row[1]), row[2]) for row in rows}
-
-
-def _close(own: Session, key: str, now: datetime, outcome: AttemptOutcome, **said: str) -> bool:
-    """Whether it was open until then."""
-    mine = (PayoutAttempt.key == key, PayoutAttempt.outcome.in_(OPEN))
-    values = {"outcome": outcome, "updated_at": now, **said}
-    return own.connection().execute(update(PayoutAttempt).where(*mine).values(values)).rowcount == 1
-
-
-def _new(own: Session, leg: Leg, payout: Payout, n: int, now: datetime) -> PayoutAttempt:
+def _new(own: Session, leg: Leg, payout: Payout, n: int, now: datetime) -> A:
     key = leg.key(payout, n)
-    attempt = PayoutAttempt(
+    attempt = A(
         key=key,
         payout_id=payout.id,
         leg=leg.name,

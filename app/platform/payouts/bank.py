@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.platform.gateways import pace
-from app.platform.gateways.stripe import BankPayout, StripeRefused, Transfer
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import EntryKind, connected_account, post
 from app.platform.payouts.attempts import apply
-from app.platform.payouts.booking import booked
-from app.platform.payouts.engine import PAGE_SIZE, STRIPE_PACE
-from app.platform.payouts.legs import BANK, TRANSFER, Change, followed
+from app.platform.payouts.engine import PAGE_SIZE
+from app.platform.payouts.legs import BANK, TRANSFER, Change, at_the_bank, booked
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.context import Context
 from app.switchyard.errors import RetryAfter
@@ -44,9 +44,12 @@ def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
 
 
 def _follow(tx: Session, payout: Payout, bank: BankPayout, now: datetime) -> bool:
-    change = followed(payout, bank, now)
+    # Only the word on the latest one counts, and only once that is recorded.
+    if bank.id != payout.bank_payout_id or payout.status not in (_S.IN_TRANSIT, _S.PAID):
+        return False
+    change = at_the_bank(payout, bank, now)
     if change is not None:
-        apply(tx, _S(payout.status), {payout.id: change}, BANK, now)
+        apply(tx, [(payout, change)], BANK, now)
     return change is not None
 
 
@@ -54,35 +57,27 @@ def follow_page(tx: Session, ctx: Context, after: str) -> dict[str, Any]:
     """Ask Stripe about the next hundred bank payouts past `after` that can still change, as a step.
 
     Webhooks say it first; this makes up for those that were lost. Returns the page's `last` payout
-    id (None: there are no more) and how many were `asked` about, have `moved`, and are `unknown` to
-    Stripe.
+    id (None: there are no more) and how many have `moved`.
     """
-    now, stripe = ctx.now(), ctx.gateways.stripe
+    now, stripe = ctx.now(), cast(StripeGateway, ctx.gateways.stripe)
     # Not settled_at, which is the same for a paid one: this is in the index.
     paid = and_(Payout.status == _S.PAID, Payout.updated_at >= now - MAY_COME_BACK)
     open_ = or_(Payout.status == _S.IN_TRANSIT, paid)
     query = select(Payout).where(open_, Payout.bank_payout_id.is_not(None), Payout.id > after)
     with ctx.transaction() as own:
         page = list(own.scalars(query.order_by(Payout.id).limit(PAGE_SIZE)))
-        places = pace.take(own, STRIPE_PACE, len(page), stripe.calls_per_second, now)
 
     def ask(payout: Payout) -> BankPayout | None:
         try:
-            bank: BankPayout = stripe.retrieve_payout(
-                payout.destination, str(payout.bank_payout_id)
-            )
+            return stripe.retrieve_payout(payout.destination, str(payout.bank_payout_id))
         except StripeRefused:
             return None
-        return bank
 
-    answers = places.each(ask, page)
     moved = 0
-    for asked, bank in zip(page, answers, strict=True):
+    for asked, bank in zip(page, stripe.each(ask, page), strict=True):
         if bank is not None:
             moved += _follow(tx, tx.get_one(Payout, asked.id, with_for_update=True), bank, now)
-    last = page[-1].id if len(page) == PAGE_SIZE else None
-    counts = {"asked": len(page), "moved": moved, "unknown": answers.count(None)}
-    return {"last": last, **counts}
+    return {"last": page[-1].id if len(page) == PAGE_SIZE else None, "moved": moved}
 
 
 def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[str, Any]:
@@ -112,6 +107,5 @@ def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[s
         part = "" if whole else f"{back} of {payout.amount} "
         return said | {"error": f"{part}reversed while {payout.status}: a person must look"}
     freed = booked(EntryKind.RELEASE, transfer.id, payout, now)
-    change = Change(_S.REVERSED, "transfer_reversed", None, (freed,))
-    apply(tx, _S(payout.status), {payout.id: change}, TRANSFER, now)
+    apply(tx, [(payout, Change(_S.REVERSED, "transfer_reversed", None, (freed,)))], TRANSFER, now)
     return said

@@ -34,10 +34,8 @@ from app.platform.ledger.postings import (
     AnySelect,
     EntryKind,
     Tx,
-    balance_of,
     balances,
     connection_of,
-    creator_account,
     post_select,
 )
 from app.platform.payouts.models import Method, Payout, PayoutStatus, payouts
@@ -82,7 +80,7 @@ def _first(*reasons: tuple[ColumnElement[bool], LeftOut]) -> ColumnElement[str |
     return case(*((when, literal(why.value)) for when, why in reasons), else_=nothing)
 
 
-def young_sales(now: datetime, *, unposted: bool = False) -> AnySelect:
+def _young_sales(now: datetime, unposted: bool) -> AnySelect:
     """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
     left of the creator's share of them (`amount`), as far as the ledger knows; with `unposted` as
     it will know when all is posted."""
@@ -99,14 +97,6 @@ def young_sales(now: datetime, *, unposted: bool = False) -> AnySelect:
     return select(*by, cast(left, BigInteger).label("amount")).where(*sales).group_by(*by)
 
 
-def _payable(
-    owed: ColumnElement[int], young: ColumnElement[int], currency: ColumnElement[str]
-) -> ColumnElement[int]:
-    free = case((young > 0, owed - young), else_=owed)
-    step = case(dict(UNIT), value=currency, else_=null())
-    return case((and_(free > 0, step.is_not(None)), free - free % step), else_=0)
-
-
 def _owed_when_posted() -> Subquery:
     """The creators' balances as they will be when all earnings are posted."""
     share = Earning.gross - Earning.fee
@@ -119,15 +109,21 @@ def _owed_when_posted() -> Subquery:
     return select(*by, total).group_by(*by).subquery()
 
 
-def verdicts(now: datetime, *, unposted: bool = False) -> AnySelect:
+def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) -> AnySelect:
     """Per creator and currency with a balance other than zero: creator_id, destination, currency,
     balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
-    paid). With `unposted` as after post_earnings()."""
-    owed = (_owed_when_posted() if unposted else balances(CREATOR)).c
-    young = young_sales(now, unposted=unposted).subquery().c
+    paid). With `unposted` as after post_earnings(); with `only` of one creator."""
+    young_sales = _young_sales(now, unposted)
+    if only is not None:
+        young_sales = young_sales.where(Earning.creator_id == only)
+    owed = (_owed_when_posted() if unposted else balances(CREATOR + (only or ""))).c
+    young = young_sales.subquery().c
     creator = func.substr(owed.account, len(CREATOR) + 1)
-    payable_now = _payable(owed.amount, func.coalesce(young.amount, 0), owed.currency)
+    held_back = func.coalesce(young.amount, 0)
+    free = owed.amount - case((held_back > 0, held_back), else_=0)
+    step = case(dict(UNIT), value=owed.currency, else_=null())
     minimum = case(dict(MINIMUM), value=owed.currency, else_=null())
+    payable_now = case((and_(free > 0, step.is_not(None)), free - free % step), else_=0)
     same = and_(young.creator_id == creator, young.currency == owed.currency)
     f = (
         select(
@@ -155,18 +151,9 @@ def verdicts(now: datetime, *, unposted: bool = False) -> AnySelect:
 def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
     """What of a creator's balance can be paid now, minor units, whole units of the currency; 0 for
     a currency that is not paid. The minimum is not asked."""
-    young = young_sales(now).where(Earning.creator_id == creator_id, Earning.currency == currency)
-    young = young.with_only_columns(young.selected_columns.amount)
-    # One statement: a refund must not come between the two figures.
-    f = (
-        select(
-            balance_of(creator_account(creator_id), currency).label("owed"),
-            func.coalesce(young.scalar_subquery(), 0).label("young"),
-        )
-        .subquery()
-        .c
-    )
-    return int(connection_of(tx).scalar(select(_payable(f.owed, f.young, literal(currency)))) or 0)
+    v = verdicts(now, only=creator_id).subquery().c
+    chosen = select(v.amount).where(v.creator_id == creator_id, v.currency == currency)
+    return connection_of(tx).scalar(chosen) or 0
 
 
 def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from zlib import crc32
@@ -17,27 +16,26 @@ from zlib import crc32
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.platform.gateways import pace
-from app.platform.gateways.pace import AT_ONCE
-from app.platform.gateways.stripe import (
+from app.platform.gateways.stripe import AT_ONCE
+from app.platform.gateways.stripe_errors import (
     StripeKeyReused,
     StripeRateLimited,
     StripeRefused,
     StripeReplayedError,
     StripeUnknownOutcome,
 )
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.payouts.attempts import (
     PayoutMoved,
-    Sent,
     Try,
     note_unknown,
     open_attempts,
     record,
     replace,
 )
-from app.platform.payouts.legs import Landed, Leg, NeedsPerson, Refusal, covered
-from app.platform.payouts.models import AttemptOutcome, Payout, PayoutAttempt, PayoutStatus
-from app.platform.payouts.request import Order, demanded
+from app.platform.payouts.legs import Leg, NeedsPerson
+from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
+from app.platform.payouts.request import SinglePayout, demanded
 from app.switchyard.context import Context
 from app.switchyard.crash import point
 from app.switchyard.errors import NonRetriable, RetryAfter, SwitchyardError
@@ -46,8 +44,7 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
 GIVE_UP_AFTER = 2 * AT_ONCE
-"""Calls of a page in a row without an answer, after which Stripe is taken to be away."""
-STRIPE_PACE = "stripe"
+"""Calls of a page in a row without an answer, after which Stripe is taken to be unavailable."""
 KEY_WINDOW = timedelta(hours=23)
 """How old a key may be to be sent again: Stripe's 24 h less an hour for clocks and pauses."""
 SERVER_ERROR_STANDS = timedelta(minutes=10)
@@ -55,6 +52,8 @@ SERVER_ERROR_STANDS = timedelta(minutes=10)
 that answer is a replay: it is for the key's whole life, and only another key can still pay."""
 RATE_LIMIT_SECONDS = 5
 RATE_LIMIT_SPREAD = 10
+_SETTLES = (Transfer, BankPayout, StripeRefused)
+_LEAVES_OPEN = (StripeUnknownOutcome, StripeRateLimited, PayoutMoved)
 
 
 def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]) -> dict[str, Any]:
@@ -67,149 +66,164 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
     """
     try:
         funds = leg.affordable(ctx.gateways.stripe)
-    except (StripeUnknownOutcome, StripeRateLimited) as away:
-        log.warning("page left for the next round", extra={"why": str(away)})
+    except (StripeUnknownOutcome, StripeRateLimited) as unavailable:
+        log.warning("page left for the next round", extra={"why": str(unavailable)})
         return {"last": None, "landed": 0, "refused": 0, "open": 1, "dry": list(dry)}
-    last, waiting, dried = None, 0, set(dry)
-
-    def choose(own: Session) -> list[Payout]:
-        nonlocal last, waiting, dried
+    dried = set(dry)
+    with ctx.transaction() as own:
         mine = (Payout.run_id == ctx.run_id, Payout.status.in_([leg.ready, leg.sending]))
         query = select(Payout).where(*mine, Payout.id > after).order_by(Payout.id)
         page = list(own.scalars(query.limit(PAGE_SIZE + 1).with_for_update()))
         last = page[PAGE_SIZE - 1].id if len(page) > PAGE_SIZE else None
-        left = funds if funds is None else {c: 0 if c in dried else funds[c] for c in funds}
-        sent, unfunded = covered(page[:PAGE_SIZE], leg, left)
-        waiting, dried = len(unfunded), dried | {payout.currency for payout in unfunded}
-        return sent
-
-    sent = _attempt(ctx, leg, choose)
-    unclear = 0
-    for one in sent:
-        if isinstance(one.end, Refusal) and one.end.code == leg.no_funds:
+        page = page[:PAGE_SIZE]
+        tries = open_attempts(own, leg, _covered(page, leg, funds, dried), ctx.now())
+    _send(ctx, leg, tries)
+    stuck = unclear = 0
+    for one in tries:
+        if isinstance(one.end, NeedsPerson):
+            stuck += 1
+        elif one.end is None or isinstance(one.end, _LEAVES_OPEN):
+            unclear += 1
+        elif not isinstance(one.end, _SETTLES):
+            raise one.end
+        elif isinstance(one.end, StripeRefused) and one.end.code == leg.no_funds:
             dried.add(one.payout.currency)
-        elif isinstance(one.end, Exception):
-            if not isinstance(one.end, _LEAVES_OPEN):
-                raise one.end
-            unclear += not isinstance(one.end, NeedsPerson)
-    statuses = Counter(record(tx, leg, sent, ctx.now()).values())
+    statuses = record(tx, leg, tries, ctx.now())
     refused = statuses[PayoutStatus.FAILED] + statuses[PayoutStatus.BANK_FAILED]
     short = statuses[PayoutStatus.REQUESTED]
     return {
         "last": last,
         "landed": statuses.total() - refused - short,
         "refused": refused,
-        "open": unclear + waiting + short,
+        "open": unclear + len(page) - len(tries) + short,
         "dry": sorted(dried),
     }
 
 
-def pay_one(tx: Session, ctx: Context, leg: Leg, order: Order) -> dict[str, Any]:
+def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[str, Any]:
     """One leg of the payout that `order` names, as a step; one that is not known is requested.
 
     A refusal is a result, not an error. Raises PayoutRefused where the order does not fit (nothing
     is written then), RetryAfter at Stripe's rate limit, StripeUnknownOutcome where it must be tried
     again, NonRetriable where a person must look.
     """
-
-    def choose(own: Session) -> list[Payout]:
+    with ctx.transaction() as own:
         payout = demanded(own, order, ctx.now())
-        return [payout] if payout.status in (leg.ready, leg.sending) else []
-
-    for one in _attempt(ctx, leg, choose):
+        here = [payout] if payout.status in (leg.ready, leg.sending) else []
+        tries = open_attempts(own, leg, here, ctx.now())
+    _send(ctx, leg, tries)
+    for one in tries:
         if isinstance(one.end, StripeRateLimited):
-            raise RetryAfter(str(one.end), _spread(one)) from one.end
+            raise RetryAfter(str(one.end), _spread(payout.id, one.end)) from one.end
         if isinstance(one.end, NeedsPerson):
             raise NonRetriable(str(one.end)) from one.end
-        if isinstance(one.end, Exception):
+        if isinstance(one.end, Exception) and not isinstance(one.end, StripeRefused):
             raise one.end
-        record(tx, leg, [one], ctx.now())
+    record(tx, leg, tries, ctx.now())
     payout = tx.get_one(Payout, order.payout_id)
-    result = {"payoutId": payout.id, "status": payout.status, "reason": payout.reason}
-    return result | {"transferId": payout.transfer_id, "bankPayoutId": payout.bank_payout_id}
+    return {
+        "payoutId": payout.id,
+        "status": payout.status,
+        "reason": payout.reason,
+        "transferId": payout.transfer_id,
+        "bankPayoutId": payout.bank_payout_id,
+    }
+
+
+def _covered(
+    page: Sequence[Payout], leg: Leg, funds: Mapping[str, int] | None, dry: set[str]
+) -> list[Payout]:
+    """Those that may be sent; the others wait for a top-up of their currency, which is now `dry`.
+
+    What is being sent already goes first: it may have left the balance or not, and its key decides.
+    From the first that does not fit on, a currency waits: nobody is passed by a smaller payout.
+    """
+    if funds is None:
+        return list(page)
+    spent, covered = Counter[str](), list[Payout]()
+    for payout in page:
+        if payout.status == leg.ready:
+            if spent[payout.currency] + payout.amount > funds.get(payout.currency, 0):
+                dry.add(payout.currency)
+            if payout.currency in dry:
+                continue
+            spent[payout.currency] += payout.amount
+        covered.append(payout)
+    return covered
 
 
 class _KeySpent(SwitchyardError):
     """Stripe replays a 5xx that had no effect: only another key can still pay."""
 
 
-class NotSent(SwitchyardError):
-    """On record, and not sent this time: Stripe is away, or the process is stopping."""
-
-
-_LEAVES_OPEN = (StripeUnknownOutcome, StripeRateLimited, PayoutMoved, NeedsPerson, NotSent)
-
-
-def _attempt(ctx: Context, leg: Leg, choose: Callable[[Session], Sequence[Payout]]) -> list[Sent]:
-    """Put an attempt on record for each chosen payout, then send them all."""
-    with ctx.transaction() as own:
-        tries = open_attempts(own, leg, choose(own), ctx.now())
-        rate = ctx.gateways.stripe.calls_per_second
-        places = pace.take(own, STRIPE_PACE, len(tries), rate, ctx.now())
-    point("payout.recorded")
+def _send(ctx: Context, leg: Leg, tries: Sequence[Try]) -> None:
+    """Send all that is on record, each once; those that are left for the next round end in None."""
     silent = 0
 
-    def send(place: int, one: Try) -> Sent:
-        """At its place in the pace; never raises."""
+    def send(one: Try) -> None:
         nonlocal silent
-        if place and (silent >= GIVE_UP_AFTER or ctx.stopping()):
-            return Sent(*one, NotSent("left for the next round"))
-        places.wait(place)
-        sent = _sent(ctx, leg, *one)
-        silent = silent + 1 if isinstance(sent.end, StripeUnknownOutcome) else 0
-        return sent
+        if one is not tries[0] and (silent >= GIVE_UP_AFTER or ctx.stopping()):
+            return
+        try:
+            one.end = _outcome(ctx, leg, one)
+        except Exception as failure:  # noqa: BLE001 - the page's other payouts go on
+            one.end = failure
+        silent = silent + 1 if isinstance(one.end, StripeUnknownOutcome) else 0
 
-    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(tries)))) as pool:
-        sent = list(pool.map(send, range(len(tries)), tries))
+    point("payout.recorded")
+    ctx.gateways.stripe.each(send, tries)
     point("payout.sent")
-    note_unknown(ctx, [one for one in sent if isinstance(one.end, StripeUnknownOutcome)])
-    for one in sent:
+    note_unknown(ctx, [one for one in tries if isinstance(one.end, StripeUnknownOutcome)])
+    for one in tries:
         if isinstance(one.end, NeedsPerson):
             log.error("payout needs a person", extra={"payout": one.payout.id, "why": str(one.end)})
-        elif isinstance(one.end, Refusal):
+        elif isinstance(one.end, StripeRefused):
             log.warning("payout refused", extra={"payout": one.payout.id, "code": one.end.code})
-    return sent
 
 
-def _sent(ctx: Context, leg: Leg, payout: Payout, attempt: PayoutAttempt) -> Sent:
-    try:
-        if ctx.now() - attempt.first_sent_at > KEY_WINDOW:
-            there = leg.look_up(ctx.gateways.stripe, payout, attempt)
-            if there is not None:
-                return Sent(payout, attempt, there)
-            attempt = replace(ctx, leg, payout, attempt)
-        try:
-            return Sent(payout, attempt, _answer(ctx, leg, payout, attempt))
-        except _KeySpent:
-            attempt = replace(ctx, leg, payout, attempt)
-            return Sent(payout, attempt, _answer(ctx, leg, payout, attempt))
-    except Exception as failure:  # noqa: BLE001 - the page's other payouts go on; the caller looks
-        return Sent(payout, attempt, failure)
-
-
-def _answer(ctx: Context, leg: Leg, payout: Payout, attempt: PayoutAttempt) -> Landed | Refusal:
-    stripe = ctx.gateways.stripe
-    try:
-        return leg.send(stripe, attempt)
-    except StripeRefused as no:
-        # Stripe refuses a closed account before it looks at the key: an earlier send may stand.
-        return leg.look_up(stripe, payout, attempt) or Refusal(no.code, no.message)
-    except StripeUnknownOutcome as unclear:
-        # A stored 500 is replayed for ever: after it only Stripe's list says what became of it.
-        replayed = attempt.outcome == AttemptOutcome.UNKNOWN
-        if not replayed and not isinstance(unclear, StripeKeyReused):
-            raise
-        there = leg.look_up(stripe, payout, attempt)
+def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | StripeRefused:
+    if ctx.now() - one.attempt.first_sent_at > KEY_WINDOW:
+        there = _looked_up(ctx, leg, one)
         if there is not None:
             return there
-        sent_for = ctx.now() - attempt.first_sent_at
+        replace(ctx, leg, one)
+    try:
+        return _answer(ctx, leg, one)
+    except _KeySpent:
+        replace(ctx, leg, one)
+        return _answer(ctx, leg, one)
+
+
+def _answer(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | StripeRefused:
+    try:
+        return leg.send(ctx.gateways.stripe, one.payout, one.attempt)
+    except StripeRefused as no:
+        # Stripe refuses a closed account before it looks at the key: an earlier send may stand.
+        return _looked_up(ctx, leg, one) or no
+    except StripeUnknownOutcome as unclear:
+        # A stored 500 is replayed for ever: after it only Stripe's list says what became of it.
+        replayed = one.attempt.outcome == AttemptOutcome.UNKNOWN
+        if not replayed and not isinstance(unclear, StripeKeyReused):
+            raise
+        there = _looked_up(ctx, leg, one)
+        if there is not None:
+            return there
+        sent_for = ctx.now() - one.attempt.first_sent_at
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
         raise _KeySpent(str(unclear)) from unclear
 
 
-def _spread(limited: Sent) -> timedelta:
+def _looked_up(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | None:
+    try:
+        return leg.look_up(ctx.gateways.stripe, one.payout, one.attempt)
+    except StripeRefused as no:
+        # No answer to the question, so it is no refusal of the payout.
+        raise NeedsPerson(f"payout {one.payout.id}: Stripe does not show it: {no}") from no
+
+
+def _spread(payout_id: str, limited: StripeRateLimited) -> timedelta:
     # Spread, so that those who were refused together do not come back together.
-    asked = limited.end.retry_after if isinstance(limited.end, StripeRateLimited) else None
-    spread = RATE_LIMIT_SECONDS + crc32(limited.payout.id.encode()) % RATE_LIMIT_SPREAD
+    spread = RATE_LIMIT_SECONDS + crc32(payout_id.encode()) % RATE_LIMIT_SPREAD
+    asked = limited.retry_after
     return timedelta(seconds=spread if asked is None else asked)

@@ -6,23 +6,25 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from app.platform.currencies import MAX_AMOUNT
 from app.platform.days import Day
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import trial_balance
-from app.platform.payouts import accounts, bank, eligibility, engine, inbox, notify, plan, retry
+from app.platform.payouts import accounts, bank, eligibility, engine, inbox, plan, retry
 from app.platform.payouts.differences import Reconciliation
+from app.platform.payouts.inbox import StripeEvent
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
-from app.platform.payouts.models import MAX_ID_LENGTH, Method, Payout, PayoutStatus
+from app.platform.payouts.models import Payout, PayoutStatus
+from app.platform.payouts.notify import notify
 from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced
 from app.platform.payouts.report import standing
-from app.platform.payouts.request import Order
+from app.platform.payouts.request import SinglePayout
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, StepFailed
 from app.switchyard.job import Empty, JobPayload, Shadow, job
@@ -52,48 +54,6 @@ class Retry(JobPayload):
     payout_date: Day | None = None
 
 
-class ReceivedEvent(JobPayload):
-    """An event of Stripe's that was kept."""
-
-    event_id: str = Field(min_length=1, max_length=100)
-
-
-class SinglePayout(JobPayload):
-    """One payout; `amount` in minor units of `currency` (default: the creator's own)."""
-
-    # It becomes Stripe's idempotency key, which takes printable ASCII only.
-    payout_id: str = Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=MAX_ID_LENGTH)
-    creator_id: str = Field(min_length=1, max_length=64)
-    amount: int = Field(strict=True, gt=0, le=MAX_AMOUNT)
-    stripe_account_id: str = Field(min_length=1, max_length=64)
-    currency: str | None = Field(default=None, pattern=r"^[a-z]{3}$")
-    method: Method = Method.STANDARD
-
-
-def _pay_day_key(payload: PayDay) -> str:
-    return payload.payout_date.isoformat()
-
-
-def _pay_day_tick(occurrence: datetime) -> PayDay:
-    return PayDay(payout_date=occurrence.date(), day_of_month=occurrence.day)
-
-
-def _payout_key(payload: SinglePayout) -> str:
-    return payload.payout_id
-
-
-def _event_key(payload: ReceivedEvent) -> str:
-    return payload.event_id
-
-
-def _pay_day_plan(tx: Session, payload: PayDay, now: datetime) -> dict[str, Any]:
-    return plan.plan_day(tx, payload.payout_date, now)
-
-
-def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> dict[str, Any]:
-    return plan.made_payouts(tx, payload.payout_date, result["requested"])
-
-
 @job(
     "process-payouts",
     event="payout.scheduled",
@@ -101,11 +61,11 @@ def _pay_day_outcome(tx: Session, payload: PayDay, result: dict[str, Any]) -> di
     missed="all",  # each pay day is promised, and reported, by its date
     payload=PayDay,
     queue="payouts",
-    key=_pay_day_key,
-    tick=_pay_day_tick,
+    key=lambda payload: payload.payout_date.isoformat(),
+    tick=lambda at: PayDay(payout_date=at.date(), day_of_month=at.day),
     concurrency=1,
-    plan=_pay_day_plan,
-    shadow=Shadow(planned=plan.planned_payouts, outcome=_pay_day_outcome),
+    plan=lambda tx, payload, now: plan.plan_day(tx, payload.payout_date, now),
+    shadow=Shadow(planned=plan.planned_payouts, outcome=plan.made_payouts),
 )
 def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
     """Pay every eligible creator all that is payable, a hundred a step; totals of the day."""
@@ -114,11 +74,11 @@ def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
     try:
         result |= ctx.step.run("plan", _reserve, ctx, day)
     except StepFailed as stopped:
-        _notify(ctx, result | {"stopped": str(stopped)})
+        notify(ctx, result | {"stopped": str(stopped)})
         raise
-    _pay_all(ctx, {"payoutDate": result["payoutDate"]})
+    _pay_all(ctx, {"payoutDate": day.isoformat()})
     result |= ctx.step.run("summary", _summary, ctx, Payout.payout_date == day)
-    _notify(ctx, result)
+    notify(ctx, result)
     return result
 
 
@@ -135,28 +95,20 @@ def _pay_all(ctx: Context, about: dict[str, Any]) -> None:
 
     def pay(number: int) -> int:
         left, dry = 0, list[str]()
+
+        def step(leg: Leg, page: int, after: str) -> dict[str, Any]:
+            name = f"{leg.name}-{number}-{page}"
+            return ctx.step.run(name, engine.pay_page, ctx, leg, after, dry)
+
         for leg in (TRANSFER, BANK):
-            still, dry = _leg(ctx, leg, number, dry)
-            left += still
+            for page in _pages(partial(step, leg)):
+                dry, left = page["dry"], left + page["open"]
         if dry and number == 0:
             why = f"the platform's balance is too low: {', '.join(dry)}"
-            _notify(ctx, about | {"stopped": why})
+            notify(ctx, about | {"stopped": why})
         return left
 
     _in_rounds(ctx, pay)
-
-
-def _leg(ctx: Context, leg: Leg, number: int, dry: list[str]) -> tuple[int, list[str]]:
-    """How many are open still, and the currencies that ran dry."""
-    left = 0
-
-    def step(page: int, after: str) -> dict[str, Any]:
-        name = f"{leg.name}-{number}-{page}"
-        return ctx.step.run(name, engine.pay_page, ctx, leg, after, dry)
-
-    for done in _pages(step):
-        dry, left = done["dry"], left + done["open"]
-    return left, dry
 
 
 def _pages(step: Callable[[int, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -189,16 +141,6 @@ def _reconciled(ctx: Context, since: datetime, *, banks: bool) -> Reconciliation
     return both
 
 
-def _notify(ctx: Context, known: dict[str, Any]) -> None:
-    """Send the admins word, by mail and webhook; where that fails it stops nothing."""
-    report = {"job": ctx.job, "runId": ctx.run_id, **known}
-    for name, send in notify.ways(ctx):
-        try:
-            ctx.step.run(name, send, ctx, report)
-        except StepFailed as failed:
-            log.error("no word to the admins", extra={"by": name, "reason": str(failed)})
-
-
 @job(
     "retry-failed-payouts",
     event="payout.retry-failed",
@@ -224,7 +166,7 @@ def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
         return result
     _pay_all(ctx, {})
     summary = ctx.step.run("summary", _summary, ctx, Payout.run_id == ctx.run_id)
-    _notify(ctx, {"leftOut": dict(left), **summary})
+    notify(ctx, {"leftOut": dict(left), **summary})
     return {**result, **summary}
 
 
@@ -247,43 +189,35 @@ def update_account_statuses(ctx: Context, _payload: Empty) -> dict[str, int]:
     event="payout.process-single",
     payload=SinglePayout,
     queue="payouts",
-    key=_payout_key,
+    key=lambda payload: payload.payout_id,
     concurrency=10,
     ramp_by="creator_id",
 )
 def process_single_payout(ctx: Context, payload: SinglePayout) -> dict[str, Any]:
     """Pay one payout; one that is not known yet is a manual one and requested on the spot."""
-    order = Order(
-        payout_id=payload.payout_id,
-        creator_id=payload.creator_id,
-        amount=payload.amount,
-        destination=payload.stripe_account_id,
-        currency=payload.currency,
-        method=payload.method,
-    )
     result: dict[str, Any] = {}
 
     def pay(number: int) -> int:
-        result.update(ctx.step.run(f"transfer-{number}", engine.pay_one, ctx, TRANSFER, order))
+        result.update(ctx.step.run(f"transfer-{number}", engine.pay_one, ctx, TRANSFER, payload))
         return int(result["status"] == PayoutStatus.REQUESTED)
 
     _in_rounds(ctx, pay)
     if result["status"] in (PayoutStatus.TRANSFERRED, PayoutStatus.PAYING):
-        result.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, order))
+        result.update(ctx.step.run("bank", engine.pay_one, ctx, BANK, payload))
     return result
 
 
 @job(
     "handle-stripe-event",
     event="stripe.event",
-    payload=ReceivedEvent,
+    payload=StripeEvent,
     queue="payouts",
-    key=_event_key,
+    key=lambda event: event.event_id,
     concurrency=10,
 )
-def handle_stripe_event(ctx: Context, payload: ReceivedEvent) -> dict[str, Any]:
+def handle_stripe_event(ctx: Context, event: StripeEvent) -> dict[str, Any]:
     """Act on one event, by what Stripe says of its object now."""
-    return ctx.step.run("handle", inbox.handle, ctx, payload.event_id)
+    return ctx.step.run("handle", inbox.handle, ctx, event)
 
 
 @job(

@@ -66,6 +66,8 @@ MOVES: Mapping[PayoutStatus, frozenset[PayoutStatus]] = {
     _S.REVERSED: frozenset(),
 }
 """The legal moves; failed → requested and bank_failed → transferred are new tries."""
+SETTLED = (_S.PAID, _S.FAILED, _S.BANK_FAILED, _S.REVERSED)
+"""Of these a payout's `settled_at` says since when."""
 
 
 class Method(StrEnum):
@@ -187,24 +189,4 @@ class PayoutAttempt(Base):
     )
 
 
-class StripeEvent(Base):
-    """An event that was verified; its body, with people's data in it, is not kept. Times UTC."""
-
-    __tablename__ = "stripe_events"
-
-    id: Mapped[str] = mapped_column(String(100), primary_key=True)
-    type: Mapped[str] = mapped_column(String(100))
-    account: Mapped[str | None] = mapped_column(String(100))
-    """The connected account it happened on; None: the platform."""
-    object_id: Mapped[str | None] = mapped_column(String(100))
-    received_at: Mapped[datetime]
-    handled_at: Mapped[datetime | None]
-    error: Mapped[str | None] = mapped_column(Text)
-    """What a person must look at."""
-
-    __table_args__ = (Index("ix_stripe_events_object", "object_id", "handled_at"),)
-
-
 payouts = cast(Table, Payout.__table__)
-attempts = cast(Table, PayoutAttempt.__table__)
-stripe_events = cast(Table, StripeEvent.__table__)

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.platform.earnings.models import Creator as C
+from app.platform.earnings.models import Creator
 from app.platform.mail import mail_creator, mailing
-from app.platform.payouts.legs import Change
-from app.platform.payouts.models import Payout as P
-from app.platform.payouts.models import PayoutStatus
+from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.clock import iso
 
-_PAID, _FAILED = "payout-paid", "payout-failed"
-_TEMPLATES = {
-    PayoutStatus.PAID: _PAID,
-    PayoutStatus.FAILED: _FAILED,
-    PayoutStatus.BANK_FAILED: _FAILED,
-}
 
-
-def payouts_moved(tx: Session, changes: Mapping[str, Change], now: datetime) -> None:
+def payouts_moved(tx: Session, payouts: Sequence[Payout], now: datetime) -> None:
     """Mail the creators whose payouts, just moved, were paid or failed.
 
     Once for each time the money arrived, and once for each reason it did not.
     """
-    told = {id_: one for id_, one in changes.items() if one.status in _TEMPLATES}
-    if not told or not mailing():
+    ended = (PayoutStatus.PAID, PayoutStatus.FAILED, PayoutStatus.BANK_FAILED)
+    payouts = [payout for payout in payouts if payout.status in ended]
+    if not payouts or not mailing():
         return
-    wanted = select(
-        *(P.id, P.amount, P.currency, P.reason, P.transfer_id, P.bank_payout_id, C.name, C.email)
-    ).join(C, C.id == P.creator_id)
-    for row in tx.execute(wanted.where(P.id.in_(told))):
-        template = _TEMPLATES[told[row.id].status]
-        data = {"payoutId": row.id, "amount": row.amount, "currency": row.currency}
-        if template == _PAID:
-            which, more = row.bank_payout_id or row.transfer_id, {"paidAt": iso(now)}
+    owners = {payout.creator_id for payout in payouts}
+    creators = {one.id: one for one in tx.scalars(select(Creator).where(Creator.id.in_(owners)))}
+    for payout in payouts:
+        creator = creators[payout.creator_id]
+        data = {"payoutId": payout.id, "amount": payout.amount, "currency": payout.currency}
+        if payout.status == PayoutStatus.PAID:
+            template, which = "payout-paid", payout.bank_payout_id or payout.transfer_id
+            data["paidAt"] = iso(now)
         else:
-            which, more = row.reason or "", {} if row.reason is None else {"reason": row.reason}
-        key = sha256(f"{row.id} {which}".encode()).hexdigest()[:32]
-        mail_creator(tx, row.name, row.email, template, data | more, f"{template}:{key}")
+            template, which = "payout-failed", payout.reason or ""
+            data |= {} if payout.reason is None else {"reason": payout.reason}
+        key = sha256(f"{payout.id} {which}".encode()).hexdigest()[:32]
+        mail_creator(tx, creator.name, creator.email, template, data, f"{template}:{key}")

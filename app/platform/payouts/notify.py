@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -13,26 +14,35 @@ from app.platform.currencies import money
 from app.platform.mail import admins
 from app.platform.mail.render import Letter, render
 from app.switchyard.context import Context
+from app.switchyard.errors import StepFailed
+
+log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 """`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
-Step = Callable[[Session, Context, Report], dict[str, Any]]
 MAX_FAILURES = 50
 """Of those named in a mail; the others are counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
 _TITLES = {"process-payouts": "Pay day", "retry-failed-payouts": "Retry of failed payouts"}
-_RETRY = "the daily retry (10:00 UTC)"
 
 
-def ways(ctx: Context) -> list[tuple[str, Step]]:
-    """The ways that are set up, each as a step of its own: one that is not costs no step."""
-    given = ctx.gateways
-    mailed = given.mailer is not None and given.admin.email is not None
-    steps: list[tuple[str, Step]] = [("notify-mail", mail)] if mailed else []
-    return [*steps, ("notify-hook", hook)] if given.admin.hook is not None else steps
+def notify(ctx: Context, known: Report) -> None:
+    """Send what is known, each way as a step of its own; where that fails it stops nothing."""
+    report, to = {"job": ctx.job, "runId": ctx.run_id, **known}, ctx.gateways.admin
+    ways = {
+        "notify-mail": mail if ctx.gateways.mailer is not None and to.email is not None else None,
+        "notify-hook": hook if to.hook is not None else None,
+    }
+    for name, send in ways.items():
+        if send is None:  # costs no step
+            continue
+        try:
+            ctx.step.run(name, send, ctx, report)
+        except StepFailed as failed:
+            log.error("no word to the admins", extra={"by": name, "reason": str(failed)})
 
 
 def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
@@ -54,52 +64,40 @@ def _name(report: Report) -> str:
 
 def summary_mail(report: Report, platform: str) -> Letter:
     """The mail for a person who has to know whether anything is to be done."""
-    day, stopped, run = report.get("payoutDate"), report.get("stopped"), report["runId"]
-    job = str(report["job"])
+    day, stopped, job = report.get("payoutDate"), report.get("stopped"), str(report["job"])
     title = _TITLES.get(job, job)
     if day is not None:
         title += f" {day}" if job == "process-payouts" else f" of {day}"
     how = "is done." if stopped is None else f"has stopped: {_line(stopped)}"
+    problems = dict(_problems(report))
     blocks = [{"heading": heading, "lines": list(lines)} for heading, lines in _blocks(report)]
-    to_do = [f"- {step}" for step in _to_do(report)] or ["nothing"]
+    to_do = [f"- {step}" for step in problems.values()] or ["nothing"]
     data = {
-        "title": f"{title}: {', '.join(_wrong(report)) or 'done'}",
-        "lead": f"{title} (run {run}) {how}",
+        "title": f"{title}: {', '.join(problems) or 'done'}",
+        "lead": f"{title} (run {report['runId']}) {how}",
         "blocks": [*blocks, {"heading": "What to do", "lines": to_do}],
     }
     return render("admin-summary", data, platform=platform)
 
 
-def _wrong(report: Report) -> Iterator[str]:
-    """What is not as it should be, in the subject's words."""
+def _problems(report: Report) -> Iterator[tuple[str, str]]:
+    """What is not as it should be, in the subject's words, and what to do about it."""
+    run, again = report["runId"], "the daily retry (10:00 UTC)"
     if report.get("stopped") is not None:
-        yield "stopped"
+        step = f"Put right what stopped it. How it stands: flask --app app runs show {run}"
+        yield "stopped", step
     if report.get("ledgerBalanced") is False:
-        yield "the books do not balance"
-    if _differs(report):
-        yield "Stripe and the books differ"
-    if report.get("failureCount"):
-        yield f"{report['failureCount']:,} failed"
+        step = "Pay nobody until the entry that is wrong is found and countered."
+        yield "the books do not balance", step
+    if not (report.get("reconciled") or {"ok": True})["ok"]:
+        step = "Each difference, and what to do about it: flask --app app payouts reconcile"
+        yield "Stripe and the books differ", step
+    if failed := report.get("failureCount"):
+        step = f"What may pass, {again} tries again. The rest: flask --app app payouts show ID"
+        yield f"{failed:,} failed", step
     if _waiting(report):
-        yield "waiting for funds"
-
-
-def _to_do(report: Report) -> Iterator[str]:
-    stopped, unbalanced = report.get("stopped"), report.get("ledgerBalanced") is False
-    if stopped is not None:
-        run = report["runId"]
-        yield f"Put right what stopped it. How it stands: flask --app app runs show {run}"
-    if unbalanced:
-        yield "Pay nobody until the entry that is wrong is found and countered."
-    if unbalanced or _differs(report):
-        yield "Each difference, and what to do about it: flask --app app payouts reconcile"
-    elif report.get("reconciled") is None and stopped is None:
-        yield "Compare the books with Stripe: flask --app app payouts reconcile"
-    if _waiting(report):
-        yield f"Top up the platform's balance at Stripe by what waits; {_RETRY} then pays it."
-    if report.get("failureCount"):
-        again = f"T{_RETRY[1:]} tries again what may pass; the rest needs a person."
-        yield f"What became of a payout: flask --app app payouts show ID. {again}"
+        step = f"Top up the platform's balance at Stripe by what waits; {again} then pays it."
+        yield "waiting for funds", step
 
 
 def _blocks(report: Report) -> Iterator[tuple[str, Iterator[str] | list[str]]]:
@@ -120,16 +118,10 @@ def _blocks(report: Report) -> Iterator[tuple[str, Iterator[str] | list[str]]]:
         yield "Books", ["balanced" if balanced else "NOT balanced"]
 
 
-def _totals(totals: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        (_words(one["status"]), f"{one['count']:,}", money(one["amount"], one["currency"]))
-        for one in totals
-    ]
-    first, second, third = ([len(row[n]) for row in rows] for n in range(3))
-    return [
-        f"{status:<{max(first)}}  {count:>{max(second)}}  {amount:>{max(third)}}"
-        for status, count, amount in rows
-    ]
+def _totals(totals: list[dict[str, Any]]) -> Iterator[str]:
+    for one in totals:
+        amount = money(one["amount"], one["currency"])
+        yield f"{_words(one['status']):<12} {one['count']:>7,} {amount:>20}"
 
 
 def _failures(report: Report) -> Iterator[str]:
@@ -140,10 +132,6 @@ def _failures(report: Report) -> Iterator[str]:
         yield f"{what}, {money(one['amount'], one['currency'])}: {why}"
     if (more := (report.get("failureCount") or 0) - len(shown)) > 0:
         yield f"and {more:,} more"
-
-
-def _differs(report: Report) -> bool:
-    return report.get("reconciled") is not None and not report["reconciled"]["ok"]
 
 
 def _waiting(report: Report) -> list[str]:

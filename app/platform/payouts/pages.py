@@ -1,39 +1,46 @@
-"""POST /api/webhooks/stripe: verified, kept once, and left to jobs."""
+"""POST /api/webhooks/stripe: verified, and left to jobs."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
 from app.platform.gateways.hook_settings import STRIPE
-from app.platform.gateways.stripe import verify_webhook
-from app.platform.payouts import inbox
-from app.platform.webhooks.inbox import posted, relay
+from app.platform.gateways.stripe_webhooks import verify_webhook
+from app.platform.payouts.inbox import ACTS_ON
+from app.platform.webhooks.inbox import EventConflict, posted, relay
 from app.switchyard.dispatch import dispatch
 from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
 
 
-def blueprint(made: Runtime) -> Blueprint:
+def blueprint(runtime: Runtime) -> Blueprint:
     """Stripe's endpoint."""
     pages = Blueprint("payouts", __name__)
 
     @pages.post("/api/webhooks/stripe")
     def take() -> Response | dict[str, bool]:
-        secret = settings_of(made).stripe_webhook_secret
-        if secret is None:
+        settings = settings_of(runtime)
+        if settings.stripe_webhook_secret is None:
             return problem(503, "Webhooks are off", "STRIPE_WEBHOOK_SECRET is not set")
-        body, now = posted(), made.store.clock()
+        body, secret = posted(), settings.stripe_webhook_secret.get_secret_value()
         signature = request.headers.get("Stripe-Signature", "")
-        event = verify_webhook(body, signature, secret.get_secret_value(), now)
-        with made.db.session() as session:
-            live = made.engine.gateways.stripe.live
-            new, acted_on = inbox.receive(session, event, now, live=live)
-            if acted_on:
-                dispatch("handle-stripe-event", {"eventId": event.id}, session=session)
-            if new and any(to.wants(STRIPE) for to in settings_of(made).webhook_targets.values()):
-                relay(session, STRIPE, event.id, body)
-        return {"received": True, "new": new}
+        event = verify_webhook(body, signature, secret, runtime.store.clock())
+        # A live platform is sent test mode's events of connected accounts too, whose objects its
+        # key cannot see (https://docs.stripe.com/connect/webhooks).
+        foreign = event.test and runtime.engine.gateways.stripe.live
+        with runtime.db.session() as session:
+            if event.type in ACTS_ON and not foreign:
+                named = {"eventId": event.id, "type": event.type}
+                about = {"account": event.account, "objectId": event.object_id}
+                dispatch("handle-stripe-event", named | about, session=session)
+            if any(to.wants(STRIPE) for to in settings.webhook_targets.values()):
+                # Sent again, an event differs in how many others wait to be delivered.
+                with suppress(EventConflict):
+                    relay(session, STRIPE, event.id, body)
+        return {"received": True}
 
     return pages

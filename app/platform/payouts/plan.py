@@ -76,9 +76,9 @@ def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def made_payouts(tx: Session, payout_date: date, requested: int) -> dict[str, Any]:
+def made_payouts(tx: Session, payload: Any, result: dict[str, Any]) -> dict[str, Any]:
     """The same of a day's payouts as they are, `requested` as the run that made them says."""
     columns = (Payout.creator_id, Payout.currency, Payout.amount)
-    rows = tx.execute(select(*columns).where(Payout.payout_date == payout_date))
+    rows = tx.execute(select(*columns).where(Payout.payout_date == payload.payout_date))
     amounts = {f"{creator}:{currency}": amount for creator, currency, amount in rows}
-    return {"requested": requested, "payouts": amounts}
+    return {"requested": result["requested"], "payouts": amounts}

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import BigInteger, cast, func, select
 
-from app.platform.gateways.stripe import StripeGateway, Transfer
-from app.platform.ledger.postings import Totals, balanced, trial_balance
-from app.platform.payouts.differences import Kind, Reconciliation, differing
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_objects import Transfer
+from app.platform.ledger.postings import Totals, trial_balance
+from app.platform.payouts.differences import AnyRow, Kind, Reconciliation, differing, rows
 from app.platform.payouts.legs import CLOCK_SKEW
-from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
+from app.platform.payouts.models import LegName, Payout, PayoutStatus
 from app.platform.payouts.reconcile_banks import Transaction, compare_banks
 
 WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
 """How long a transfer may wait for its record: a call's 20 s, and a slow commit."""
 _CHUNK = 500
-_Row = Row[*tuple[Any, ...]]
 
 
 def reconcile(
     transaction: Transaction,
     stripe: StripeGateway,
     now: datetime,
-    since: datetime | None = None,
+    since: datetime,
     *,
     banks: bool = True,
 ) -> Reconciliation:
-    """Compare what was paid from `since` on (default: ever), and the cash and the books of today.
+    """Compare what was paid from `since` on, and the cash and the books of today.
 
     With `banks` also the way from the creators' Stripe accounts on: a call per account. No
     transaction is open while Stripe answers. What is paid meanwhile is no difference: the ledger
@@ -39,28 +37,30 @@ def reconcile(
     the window's payouts. Raises what the gateway raises.
     """
     report = Reconciliation()
-    paid: list[ColumnElement[bool]] = [Payout.transfer_id.is_not(None)]
-    if since is not None:
-        since = since.replace(microsecond=0)  # as exact as Stripe's times are
-        paid.append(Payout.updated_at >= since)
+    since = since.replace(microsecond=0)  # as exact as Stripe's times are
+    begin = since - CLOCK_SKEW
     with transaction() as tx:
-        unmatched = {row.id: row for row in _rows(tx, *paid)}
-    report.payouts = len(unmatched)
-    strange = list[Transfer]()
-    for transfer in _transfers(stripe, unmatched, since):
-        report.transfers += since is None or transfer.created >= since
-        own = unmatched.get(transfer.transfer_group or "")
-        if own is not None and own.transfer_id == transfer.id:
-            del unmatched[own.id]
-            _compare(report, own, transfer)
+        window = (Payout.transfer_id.is_not(None), Payout.updated_at >= since)
+        ours = rows(tx, LegName.TRANSFER, *window)
+    theirs = {one.id: one for one in stripe.list_transfers(created_gte=begin)}
+    report.payouts = len(ours)
+    report.transfers = sum(one.created >= since for one in theirs.values())
+    missing = dict[str, AnyRow]()
+    for row in ours:
+        early = row.first_sent_at is None or row.first_sent_at < begin
+        if early and row.transfer_id not in theirs:
+            theirs |= {one.id: one for one in stripe.list_transfers(transfer_group=row.id)}
+        own = theirs.pop(row.transfer_id, None)
+        if own is None:
+            missing[row.id] = row
         else:
-            strange.append(transfer)
-    _explain(report, _named(transaction, strange), strange, unmatched, now)
-    for row in unmatched.values():
+            _compare(report, row, own)
+    _explain(report, _named(transaction, theirs.values()), theirs.values(), missing, now)
+    for row in missing.values():
         detail = f"{row.amount} {row.currency} paid to {row.destination}, but no such transfer"
         report.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
     if banks:
-        compare_banks(report, transaction, stripe, now, since)
+        compare_banks(report, transaction, stripe, since)
     # A payout may have been recorded between the two reads: only what stays is a difference.
     books, wrong = _cash(transaction, stripe)
     books, wrong = _cash(transaction, stripe) if wrong else (books, wrong)
@@ -72,58 +72,33 @@ def reconcile(
 
 
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
-    """A sentence for each currency whose books do not balance; see postings.balanced."""
+    """A sentence for each currency whose books do not balance."""
     return [
-        f"{currency}: owed {t.owed} + held {t.held} + fees {t.fees} is not"
+        f"{currency}: {t.negative_holds} payouts took more than was set aside for them"
+        if t.negative_holds
+        else f"{currency}: owed {t.owed} + held {t.held} + fees {t.fees} is not"
         f" cash {t.cash} + on creators' Stripe accounts {t.connected}"
-        if t.owed + t.held + t.fees != t.cash + t.connected
-        else f"{currency}: {t.negative_holds} payouts took more than was set aside for them"
         for currency, t in books.items()
-        if not balanced({currency: t})
+        if not t.balanced
     ]
 
 
-def _rows(tx: Session, *where: ColumnElement[bool]) -> Sequence[_Row]:
-    P, A = Payout, PayoutAttempt
-    sent = select(func.min(A.first_sent_at)).where(A.payout_id == P.id).scalar_subquery()
-    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id)
-    return tx.execute(select(*columns, sent.label("first_sent_at")).where(*where)).all()
-
-
-def _transfers(
-    stripe: StripeGateway, unmatched: Mapping[str, _Row], since: datetime | None
-) -> Iterator[Transfer]:
-    """The window's transfers, then the older ones of payouts that were sent before it began.
-
-    The caller takes what it matched out of `unmatched` meanwhile.
-    """
-    begin = None if since is None else since - CLOCK_SKEW
-    yield from stripe.list_transfers(created_gte=begin)
-    if begin is None:
-        return
-    early = [r.id for r in unmatched.values() if r.first_sent_at is None or r.first_sent_at < begin]
-    for payout_id in early:
-        group = stripe.list_transfers(transfer_group=payout_id)
-        # To the second: what the first list held does not come again.
-        yield from (one for one in group if one.created.timestamp() < int(begin.timestamp()))
-
-
-def _named(transaction: Transaction, strange: Sequence[Transfer]) -> dict[str, _Row]:
+def _named(transaction: Transaction, strange: Iterable[Transfer]) -> dict[str, AnyRow]:
     """The payouts that the transfers name, whatever their status, by id."""
     groups = sorted({one.transfer_group for one in strange if one.transfer_group is not None})
-    known = dict[str, _Row]()
+    known = dict[str, AnyRow]()
     for start in range(0, len(groups), _CHUNK):
         with transaction() as tx:
             chosen = Payout.id.in_(groups[start : start + _CHUNK])
-            known |= {row.id: row for row in _rows(tx, chosen)}
+            known |= {row.id: row for row in rows(tx, LegName.TRANSFER, chosen)}
     return known
 
 
 def _explain(
     report: Reconciliation,
-    known: Mapping[str, _Row],
-    strange: Sequence[Transfer],
-    unmatched: dict[str, _Row],
+    known: Mapping[str, AnyRow],
+    strange: Iterable[Transfer],
+    missing: dict[str, AnyRow],
     now: datetime,
 ) -> None:
     """Name the transfers that are not one of the window's paid payouts' own."""
@@ -140,7 +115,7 @@ def _explain(
         elif row is None:
             detail = f"{what}, and no payout {one.transfer_group!r}"
             report.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
-        elif unmatched.pop(row.id, None) is not None:
+        elif missing.pop(row.id, None) is not None:
             detail = f"{what}, where the ledger has {row.transfer_id}, which Stripe has not"
             report.add(Kind.DIFFERS, detail, row.id, one.id)
         elif row.id in has_one:
@@ -151,7 +126,7 @@ def _explain(
             report.add(Kind.NOT_PAID_IN_LEDGER, detail, row.id, one.id)
 
 
-def _compare(report: Reconciliation, row: _Row, transfer: Transfer) -> None:
+def _compare(report: Reconciliation, row: AnyRow, transfer: Transfer) -> None:
     wrong = differing(
         ("amount", row.amount, transfer.amount_minor),
         ("currency", row.currency, transfer.currency),

@@ -6,38 +6,31 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from app.platform.gateways import pace
-from app.platform.gateways.stripe import BankPayout, StripeGateway, StripeRefused
-from app.platform.payouts.differences import Kind, Reconciliation, differing
-from app.platform.payouts.engine import STRIPE_PACE
-from app.platform.payouts.legs import CAME_BACK, CLOCK_SKEW
-from app.platform.payouts.models import LegName, Payout, PayoutAttempt, PayoutStatus
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_objects import BankPayout
+from app.platform.payouts.differences import AnyRow, Kind, Reconciliation, differing, rows
+from app.platform.payouts.legs import CLOCK_SKEW
+from app.platform.payouts.models import LegName, Payout, PayoutStatus
 
 Transaction = Callable[[], AbstractContextManager[Session]]
-_ACCOUNTS = 100
-_Row = Row[*tuple[Any, ...]]
 
 
 def compare_banks(
-    report: Reconciliation,
-    transaction: Transaction,
-    stripe: StripeGateway,
-    now: datetime,
-    since: datetime | None,
+    report: Reconciliation, transaction: Transaction, stripe: StripeGateway, since: datetime
 ) -> None:
     """Add what differs between the bank payouts tried from `since` on and Stripe's lists of them.
 
     Only bank payouts that name a payout of ours count as ours: creators make their own, too.
     """
-    accounts = defaultdict[str, list[_Row]](list)
+    accounts = defaultdict[str, list[AnyRow]](list)
     with transaction() as tx:
-        for row in _rows(tx, since):
-            accounts[row.destination].append(row)
+        for row in rows(tx, LegName.BANK, Payout.updated_at >= since):
+            if row.first_sent_at is not None:
+                accounts[row.destination].append(row)
 
     def listed(account: str) -> list[BankPayout]:
         first = min(row.first_sent_at for row in accounts[account]) - CLOCK_SKEW
@@ -47,36 +40,20 @@ def compare_banks(
             return []  # the account is gone: each of its payouts is named as missing
 
     names = sorted(accounts)
-    for start in range(0, len(names), _ACCOUNTS):
-        page = names[start : start + _ACCOUNTS]
-        with transaction() as tx:
-            places = pace.take(tx, STRIPE_PACE, len(page), stripe.calls_per_second, now)
-        for account, banks in zip(page, places.each(listed, page), strict=True):
-            _compare(report, accounts[account], banks)
+    for account, banks in zip(names, stripe.each(listed, names), strict=True):
+        _compare(report, accounts[account], banks)
 
 
-def _rows(tx: Session, since: datetime | None) -> Sequence[_Row]:
-    P, A = Payout, PayoutAttempt
-    sent = select(A.payout_id, func.min(A.first_sent_at).label("first_sent_at"))
-    sent = sent.where(A.leg == LegName.BANK).group_by(A.payout_id)
-    if since is not None:
-        sent = sent.where(A.payout_id.in_(select(P.id).where(P.updated_at >= since)))
-    firsts = sent.subquery().c
-    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.bank_payout_id)
-    chosen = select(*columns, firsts.first_sent_at).where(firsts.payout_id == P.id)
-    return tx.execute(chosen if since is None else chosen.where(P.updated_at >= since)).all()
-
-
-def _compare(report: Reconciliation, rows: Sequence[_Row], banks: Sequence[BankPayout]) -> None:
-    ours = defaultdict[str, list[BankPayout]](list)
+def _compare(report: Reconciliation, ours: Sequence[AnyRow], banks: Sequence[BankPayout]) -> None:
+    named = defaultdict[str, list[BankPayout]](list)
     for bank in banks:
-        ours[bank.metadata.get("payout_id", "")].append(bank)
-    for row in rows:
-        live = [bank for bank in ours[row.id] if bank.status not in CAME_BACK]
+        named[bank.metadata.get("payout_id", "")].append(bank)
+    for row in ours:
+        live = [bank for bank in named[row.id] if not bank.came_back]
         for bank in live[1:]:
             detail = f"{bank.amount_minor} {bank.currency} to the bank, beside {live[0].id}"
             report.add(Kind.PAID_TWICE, detail, row.id, bank.id)
-        own = next((bank for bank in ours[row.id] if bank.id == row.bank_payout_id), None)
+        own = next((bank for bank in named[row.id] if bank.id == row.bank_payout_id), None)
         if own is not None:
             _compare_one(report, row, own)
         elif row.bank_payout_id is not None:
@@ -88,13 +65,13 @@ def _compare(report: Reconciliation, rows: Sequence[_Row], banks: Sequence[BankP
             report.add(Kind.BANK_NOT_IN_LEDGER, detail, row.id, live[0].id)
 
 
-def _compare_one(report: Reconciliation, row: _Row, bank: BankPayout) -> None:
+def _compare_one(report: Reconciliation, row: AnyRow, bank: BankPayout) -> None:
     wrong = differing(
         ("amount", row.amount, bank.amount_minor), ("currency", row.currency, bank.currency)
     )
     on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
     # Paid where the ledger still has it in transit is but a word that has not come yet.
-    if on_its_way == (bank.status in CAME_BACK):
+    if on_its_way == bank.came_back:
         wrong.append(f"{row.status} in the ledger, {bank.status} at Stripe")
     if wrong:
         report.add(Kind.BANK_DIFFERS, "; ".join(wrong), row.id, bank.id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -12,11 +12,11 @@ from app.platform import currencies
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import EntryKind, post
-from app.platform.payouts import eligibility
-from app.platform.payouts.booking import booked
-from app.platform.payouts.legs import TRANSFER
-from app.platform.payouts.models import Method, Payout, PayoutStatus
+from app.platform.payouts.eligibility import gate, payable
+from app.platform.payouts.legs import TRANSFER, booked
+from app.platform.payouts.models import MAX_ID_LENGTH, Method, Payout, PayoutStatus
 from app.switchyard.errors import BadInput
+from app.switchyard.job import JobPayload
 
 
 class PayoutRefused(BadInput):
@@ -26,19 +26,19 @@ class PayoutRefused(BadInput):
     title = "Payout refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be paid; `amount` in minor units of `currency` (None: the creator's own)."""
+class SinglePayout(JobPayload):
+    """One payout; `amount` in minor units of `currency` (default: the creator's own)."""
 
-    payout_id: str
-    creator_id: str
-    amount: int
-    destination: str
-    currency: str | None = None
+    # It becomes Stripe's idempotency key, which takes printable ASCII only.
+    payout_id: str = Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=MAX_ID_LENGTH)
+    creator_id: str = Field(min_length=1, max_length=64)
+    amount: int = Field(strict=True, gt=0, le=currencies.MAX_AMOUNT)
+    stripe_account_id: str = Field(min_length=1, max_length=64)
+    currency: str | None = Field(default=None, pattern=r"^[a-z]{3}$")
     method: Method = Method.STANDARD
 
 
-def demanded(tx: Session, order: Order, now: datetime) -> Payout:
+def demanded(tx: Session, order: SinglePayout, now: datetime) -> Payout:
     """The payout the order names, locked; an unknown one is requested now and its money set aside.
 
     Raises PayoutRefused.
@@ -49,7 +49,7 @@ def demanded(tx: Session, order: Order, now: datetime) -> Payout:
     for name, wanted, given in (
         ("creator", payout.creator_id, order.creator_id),
         ("amount", payout.amount, order.amount),
-        ("destination", payout.destination, order.destination),
+        ("destination", payout.destination, order.stripe_account_id),
         ("currency", payout.currency, order.currency or payout.currency),
     ):
         if wanted != given:
@@ -57,37 +57,31 @@ def demanded(tx: Session, order: Order, now: datetime) -> Payout:
     return payout
 
 
-def request(tx: Session, order: Order, now: datetime) -> Payout:
-    """A new payout, with its money set aside; the creator's row is locked. Raises PayoutRefused."""
+def request(tx: Session, order: SinglePayout, now: datetime) -> Payout:
+    """A new payout, with its money set aside. Raises PayoutRefused."""
+    what, account = f"payout {order.payout_id}", order.stripe_account_id
     # Locked, so that two payouts requested at once cannot both spend one balance.
-    found = tx.execute(
-        select(Creator, eligibility.gate()).where(Creator.id == order.creator_id).with_for_update()
-    ).one_or_none()
-    if found is None:
-        raise PayoutRefused(f"payout {order.payout_id}: no creator {order.creator_id!r}")
-    creator, left_out = found
+    locked = select(Creator, gate()).where(Creator.id == order.creator_id).with_for_update()
+    row = tx.execute(locked).one_or_none()
+    if row is None:
+        raise PayoutRefused(f"{what}: no creator {order.creator_id!r}")
+    creator, left_out = row
     if left_out is not None:
-        raise PayoutRefused(
-            f"payout {order.payout_id}: creator {creator.id} is left out: {left_out}"
-        )
-    if creator.stripe_account_id != order.destination:
-        raise PayoutRefused(
-            f"payout {order.payout_id}: {order.destination!r} is not creator {creator.id}'s account"
-        )
+        raise PayoutRefused(f"{what}: creator {creator.id} is left out: {left_out}")
+    if creator.stripe_account_id != account:
+        raise PayoutRefused(f"{what}: {account!r} is not creator {creator.id}'s account")
     currency = order.currency or creator.currency
     currencies.check(order.amount, currency)
     post_earnings(tx)
-    payable = eligibility.payable(tx, creator.id, currency, now)
-    if order.amount > payable:
-        raise PayoutRefused(
-            f"payout {order.payout_id}: {order.amount} {currency} wanted but {payable} payable now"
-        )
+    most = payable(tx, creator.id, currency, now)
+    if order.amount > most:
+        raise PayoutRefused(f"{what}: {order.amount} {currency} wanted but {most} payable now")
     payout = Payout(
         id=order.payout_id,
         creator_id=creator.id,
         currency=currency,
         amount=order.amount,
-        destination=order.destination,
+        destination=account,
         method=order.method,
         status=PayoutStatus.REQUESTED,
         requested_at=now,

@@ -18,9 +18,8 @@ from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import EntryKind, Posting, post
 from app.platform.payouts.attempts import KEY_EXPIRED
-from app.platform.payouts.booking import booked
 from app.platform.payouts.eligibility import gate, payable
-from app.platform.payouts.legs import TRANSFER
+from app.platform.payouts.legs import TRANSFER, booked
 from app.platform.payouts.models import LegName, Method, PayoutStatus, payouts
 from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutAttempt as A

@@ -17,8 +17,8 @@ branch_labels = None
 depends_on = None
 
 _TABLES = (
-    *("creators", "entries", "mail_addresses", "mails", "media", "paces"),
-    *("platform_days", "stripe_events", "webhook_events", "daily_earnings", "earnings"),
+    *("creators", "entries", "mail_addresses", "mails", "media"),
+    *("platform_days", "webhook_events", "daily_earnings", "earnings"),
     *("lifetime_earnings", "monthly_earnings", "payouts", "statements"),
     *("dirty_days", "payout_attempts"),
 )
@@ -153,12 +153,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_media"),
     )
     op.create_table(
-        "paces",
-        sa.Column("name", sa.String(40), nullable=False),
-        sa.Column("next_us", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name="pk_paces"),
-    )
-    op.create_table(
         "platform_days",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("currency", sa.String(3), nullable=False),
@@ -167,18 +161,6 @@ def upgrade() -> None:
         *_sums(),
         sa.PrimaryKeyConstraint("day", "currency", "source", name="pk_platform_days"),
     )
-    op.create_table(
-        "stripe_events",
-        sa.Column("id", sa.String(100), nullable=False),
-        sa.Column("type", sa.String(100), nullable=False),
-        sa.Column("account", sa.String(100)),
-        sa.Column("object_id", sa.String(100)),
-        sa.Column("received_at", _TIME, nullable=False),
-        sa.Column("handled_at", _TIME),
-        sa.Column("error", sa.Text()),
-        sa.PrimaryKeyConstraint("id", name="pk_stripe_events"),
-    )
-    op.create_index("ix_stripe_events_object", "stripe_events", ["object_id", "handled_at"])
     op.create_table(
         "webhook_events",
         sa.Column("id", sa.String(100), nullable=False),
