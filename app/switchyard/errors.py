@@ -22,73 +22,49 @@ class SwitchyardError(Exception):
     retry_after: float | None = None
     """Seconds after which to try again, where it says so."""
 
+    def __init_subclass__(cls, *, status: int | None = None, title: str | None = None) -> None:
+        cls.status = cls.status if status is None else status
+        cls.title = cls.title if title is None else title
 
-class BadInput(SwitchyardError):
+
+class BadInput(SwitchyardError, status=422, title="Invalid input"):
     """The caller's input is wrong; nothing was changed."""
 
-    status = 422
-    title = "Invalid input"
 
-
-class SettingsError(SwitchyardError):
+class SettingsError(SwitchyardError, title="Bad setting"):
     """A setting is missing or wrong; the process must not start."""
 
-    title = "Bad setting"
 
-
-class SecretKeyMissing(SettingsError):
+class SecretKeyMissing(SettingsError, status=503, title="SECRET_KEY is not set"):
     """Nothing can be signed, nor a signature checked, without SECRET_KEY."""
 
-    status = 503
-    title = "SECRET_KEY is not set"
 
-
-class UnknownJob(BadInput):
+class UnknownJob(BadInput, status=404, title="Unknown job"):
     """No job of this name (or event) is in the catalogue."""
 
-    status = 404
-    title = "Unknown job"
 
-
-class PayloadInvalid(BadInput):
+class PayloadInvalid(BadInput, title="Payload does not fit"):
     """The payload does not fit the job's model."""
 
-    title = "Payload does not fit"
 
-
-class KeyConflict(BadInput):
+class KeyConflict(BadInput, status=409, title="Key used with another payload"):
     """The key is already used by a run of this job with another payload."""
 
-    status = 409
-    title = "Key used with another payload"
 
-
-class UnknownRun(BadInput):
+class UnknownRun(BadInput, status=404, title="Unknown run"):
     """No run has this id."""
 
-    status = 404
-    title = "Unknown run"
 
-
-class RunNotMovable(BadInput):
+class RunNotMovable(BadInput, status=409, title="Run is in another status"):
     """The run is in a status that does not allow what was asked."""
 
-    status = 409
-    title = "Run is in another status"
 
-
-class StageRefused(BadInput):
+class StageRefused(BadInput, status=409, title="Stage change refused"):
     """The stage change makes no sense; nothing was changed."""
 
-    status = 409
-    title = "Stage change refused"
 
-
-class GateClosed(SwitchyardError):
+class GateClosed(SwitchyardError, status=409, title="Not complete"):
     """Something still speaks against calling a job's migration complete; nothing was changed."""
-
-    status = 409
-    title = "Not complete"
 
 
 class EffectHeld(SwitchyardError):
@@ -99,25 +75,16 @@ class CheckFailed(SwitchyardError):
     """A check of `cutover verify` does not hold."""
 
 
-class Unauthorized(SwitchyardError):
+class Unauthorized(SwitchyardError, status=401, title="Unauthorized"):
     """No valid credentials came with the request."""
 
-    status = 401
-    title = "Unauthorized"
 
-
-class Forbidden(SwitchyardError):
+class Forbidden(SwitchyardError, status=403, title="Not allowed"):
     """Whoever sent the request may not do that."""
 
-    status = 403
-    title = "Not allowed"
 
-
-class BackendUnavailable(SwitchyardError):
+class BackendUnavailable(SwitchyardError, status=503, title="Backend unavailable"):
     """A queue could not be reached; its runs stay pending and the relay sends them again."""
-
-    status = 503
-    title = "Backend unavailable"
 
 
 class LeaseLost(BaseException):
@@ -125,11 +92,8 @@ class LeaseLost(BaseException):
     body's own `except Exception` does not go on with it."""
 
 
-class MigrationUnderWay(SwitchyardError):
+class MigrationUnderWay(SwitchyardError, status=503, title="Migration under way"):
     """Another migration of the same database did not end in time; nothing was changed."""
-
-    status = 503
-    title = "Migration under way"
 
     def __init__(self, seconds: float) -> None:
         super().__init__(

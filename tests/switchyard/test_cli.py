@@ -194,10 +194,8 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("cutover", "parity", "explain", "1", "x", *WHY), "explain ids, or one job"),
     (("cutover", "parity", "explain", "999", *WHY), "still to be explained"),
     (("cutover", "cost", "--days", "91"), "at most 90"),
-    (("db", "upgrade", "nope"), "say --branch switchyard or platform"),
-    (("db", "upgrade", "nope", "--branch", "platform"), "nope"),
-    (("db", "downgrade", "-1"), "say --branch"),
-    (("db", "upgrade", "--branch", "nope"), "no branch 'nope'"),
+    (("db", "downgrade", "nope", "-1"), "no branch 'nope': there is switchyard, platform"),
+    (("db", "downgrade", "platform", "nope"), "nope"),
 ]
 REFUSED_BY_CLICK = [
     (*STAGE, "live"),

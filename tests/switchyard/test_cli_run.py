@@ -136,11 +136,11 @@ def test_db_upgrade_brings_the_tables_to_the_newest_revision(
     layer, platform = standing["branches"]
     assert all(one["revision"] == one["head"] for one in (standing, layer, platform))
     assert cli.json("db", "current") == standing
-    result = cli("db", "downgrade", "-1", "--branch", platform["name"])
+    result = cli("db", "downgrade", platform["name"], "-1")
     assert result.exit_code == 0
     assert "the tables of platform are not those of this version" in result.stderr
     assert cli.json("db", "current")["branches"] == [layer, platform | {"revision": None}]
-    assert cli.json("db", "downgrade", "base")["revision"] is None
+    assert cli.json("db", "downgrade", "switchyard", "base")["revision"] is None
 
 
 @pytest.mark.parametrize("command", ["relay", "clock"])

@@ -34,11 +34,8 @@ caller waits."""
 _PROBE = ("SET", "switchyard:probe", "1", "PX", "1000")
 
 
-class CacheUnavailable(SwitchyardError):
+class CacheUnavailable(SwitchyardError, status=503, title="Cache unavailable"):
     """The cache does not answer, or not in time: what was asked of it may or may not be done."""
-
-    status = 503
-    title = "Cache unavailable"
 
 
 class Client(Protocol):

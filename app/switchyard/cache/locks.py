@@ -8,12 +8,10 @@ one than it has seen (https://martin.kleppmann.com/2016/02/08/how-to-do-distribu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from app.switchyard.cache.cache import Cache, encoded, key, milliseconds
+from app.switchyard.cache.cache import Cache, key, milliseconds
 
 _FENCE = "switchyard:fence"
-_FENCE_KEPT_MS = 24 * 3600 * 1000
 # Not below the time in microseconds: so a cache that lost its counter does not begin again at 1.
 _ACQUIRE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
@@ -27,12 +25,6 @@ return fence
 _RELEASE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
-"""
-_PUT = """
-if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
 """
 
 
@@ -48,16 +40,6 @@ class Lock:
     def release(self) -> bool:
         """Let it go; False where it had ended, and may be another's. Raises CacheUnavailable."""
         return bool(self.cache.script(_RELEASE, [key("lock", self.name)], self.fence))
-
-    def put(self, name: str, value: Any, ttl: float) -> bool:
-        """Cache.put, refused (False) once a later lock's holder has put `name`.
-
-        That is remembered for a day. Raises CacheUnavailable.
-        """
-        ttl_ms = milliseconds(ttl)
-        keys = [key("value", name), key("fenced", name)]
-        kept = max(ttl_ms, _FENCE_KEPT_MS)
-        return bool(self.cache.script(_PUT, keys, self.fence, encoded(name, value), ttl_ms, kept))
 
 
 def acquire_lock(cache: Cache, name: str, seconds: float) -> Lock | None:

@@ -44,18 +44,12 @@ HOST = "host"
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
 
 
-class FormExpired(SwitchyardError):
+class FormExpired(SwitchyardError, status=403, title="Form expired"):
     """The form is not of this console, or of an older session; nothing was changed."""
 
-    status = 403
-    title = "Form expired"
 
-
-class TooManyTries(SwitchyardError):
+class TooManyTries(SwitchyardError, status=429, title="Too many tries"):
     """Too many tokens were tried."""
-
-    status = 429
-    title = "Too many tries"
 
 
 class Session(NamedTuple):
