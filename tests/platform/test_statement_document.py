@@ -1,10 +1,8 @@
-"""A statement's PDF and CSV, as whoever gets them sees them; made from documents by hand."""
+"""A statement's PDF, as whoever gets it sees it; made from documents by hand."""
 
 from __future__ import annotations
 
-import csv
 import ctypes
-import io
 import itertools
 import json
 import os
@@ -12,7 +10,6 @@ import re
 import subprocess
 import sys
 from contextlib import closing
-from decimal import Decimal
 from pathlib import Path
 
 import pypdfium2
@@ -21,7 +18,6 @@ import uharfbuzz as hb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.platform.statements import csv as as_csv
 from app.platform.statements import pdf
 from app.platform.statements.document import Document, major
 from app.platform.statements.letters import FONTS, in_fonts, runs
@@ -274,33 +270,6 @@ def test_the_same_document_has_the_same_bytes() -> None:
         check=True,
     )
     assert elsewhere.stdout == first
-
-
-def test_csv_is_what_rfc_4180_says() -> None:
-    document = made("Ana", currency("usd", 2), currency("kwd", 1))
-    document["currencies"][0]["lines"][0]["source"] = 'tips, "large"\r\nones'
-    data = as_csv.made(document)
-    assert data.startswith(b"date,currency,what,source,reference,gross,fee,amount,balance\r\n")
-    assert data.endswith(b"\r\n")
-    assert b'"tips, ""large""\r\nones"' in data
-    rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
-    assert [row["what"] for row in rows] == [
-        *("opening", "earning", "earning", "payout", "closing"),
-        *("opening", "earning", "payout", "closing"),
-    ]
-    assert rows[1]["source"] == 'tips, "large"\r\nones'
-    assert (rows[1]["gross"], rows[1]["fee"], rows[6]["gross"]) == ("1234.56", "-246.91", "123.456")
-    for before, row in itertools.pairwise(rows):
-        if row["amount"]:
-            assert Decimal(before["balance"]) + Decimal(row["amount"]) == Decimal(row["balance"])
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r="])
-def test_no_cell_of_the_csv_is_a_formula(start: str) -> None:
-    document = made("Ana", currency("usd", 1, payout=f"{start}1+1"))
-    document["currencies"][0]["lines"][0] |= {"source": f"{start}x", "id": f"{start}y"}
-    cells = list(csv.reader(io.StringIO(as_csv.made(document).decode(), newline="")))
-    assert [f"'{start}x", f"'{start}y", f"'{start}1+1"] == [*cells[2][3:5], cells[3][4]]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Statements made and kept: each one's files in the storage, then its row, which names them.
+"""Statements made and kept: each one's file in the storage, then its row, which names it.
 
-One that was made is final: made again it is the same, and only files that were lost are restored.
+One that was made is final: made again it is the same, and only a file that was lost is restored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from app.platform.earnings.models import Earning as X
 from app.platform.gateways.storage import Storage
 from app.platform.ledger.models import Entry as E
 from app.platform.ledger.postings import CREATOR, AnySelect
-from app.platform.statements import csv
 from app.platform.statements.document import Document, documents, statement_id
 from app.platform.statements.models import Statement as S
 from app.platform.statements.movements import bounds, newest_before, previous
@@ -54,15 +53,16 @@ def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, A
     with ctx.transaction() as reading:
         page = list(reading.scalars(_active(month, after)))
         of = (S.month == month, S.creator_id.in_(page))
-        there = reading.execute(select(S.document, S.csv_path, S.pdf_path).where(*of)).all()
+        there = reading.execute(select(S.document, S.pdf_path).where(*of)).all()
         last = previous(reading, page)
         new = [id_ for id_ in page if id_ not in last or last[id_].id < statement_id(id_, month)]
         fine = documents(reading, new, month, ctx.gateways.platform)
-    storage = ctx.gateways.storage
+    storage: Storage = ctx.gateways.storage
     for row in there:
-        if not (storage.exists(row.csv_path) and storage.exists(row.pdf_path)):
-            _store(storage, json.loads(row.document), row.csv_path, row.pdf_path)
-    _keep(tx, ctx, month, fine)
+        if not storage.exists(row.pdf_path):
+            _store(storage, row.pdf_path, json.loads(row.document))
+    if fine:
+        _keep(tx, ctx, month, fine)
     return {
         "last": page[-1] if len(page) == PAGE_SIZE else None,
         "made": len(there) + len(fine),
@@ -91,8 +91,6 @@ def _active(month: date, after: str) -> AnySelect:
 
 
 def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document]) -> None:
-    if not documents:
-        return
     if ctx.now() < bounds(month)[1]:
         raise NotOver(f"{month:%Y-%m} is not over yet")
     # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
@@ -111,18 +109,17 @@ def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document])
 
 
 def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]:
-    """Store the files; the row."""
+    """Store the file; the row."""
     creator_id, text = document["creator"]["id"], canonical_json(document)
-    # Named by what is in them, so that the files of a row never change under it.
-    stem = f"statements/{month:%Y-%m}/{creator_id}-{sha256(text.encode()).hexdigest()[:16]}"
-    paths = {"csv_path": f"{stem}.csv", "pdf_path": f"{stem}.pdf"}
-    _store(storage, document, **paths)
-    of = {"id": document["id"], "last_entry": document["last_entry"], "document": text}
-    return {"creator_id": creator_id, "month": month, **of, **paths}
+    # Named by what is in it, so that the file of a row never changes under it.
+    digest = sha256(text.encode()).hexdigest()[:16]
+    path = f"statements/{month:%Y-%m}/{creator_id}-{digest}.pdf"
+    _store(storage, path, document)
+    row = {"id": document["id"], "creator_id": creator_id, "month": month, "document": text}
+    return {**row, "pdf_path": path, "last_entry": document["last_entry"]}
 
 
-def _store(storage: Storage, document: Document, csv_path: str, pdf_path: str) -> None:
+def _store(storage: Storage, path: str, document: Document) -> None:
     from app.platform.statements import pdf  # a process that makes none needs no PDF library
 
-    storage.put(csv_path, csv.made(document), "text/csv; charset=utf-8")
-    storage.put(pdf_path, pdf.made(document), "application/pdf")
+    storage.put(path, pdf.made(document), "application/pdf")

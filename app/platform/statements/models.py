@@ -1,4 +1,4 @@
-"""A creator's monthly statements: what was in them, and where their files are. Times UTC."""
+"""A creator's monthly statements: what was in them, and where their PDFs are. Times UTC."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class Statement(Base):
     month: Mapped[date]
     """Its first day."""
     document: Mapped[str] = mapped_column(Text)
-    """All figures, canonical JSON: CSV and PDF are made from it alone."""
-    csv_path: Mapped[str] = mapped_column(String(200))
-    """In the storage."""
+    """All figures, canonical JSON: the PDF is made from it alone."""
     pdf_path: Mapped[str] = mapped_column(String(200))
+    """In the storage."""
     made_at: Mapped[datetime]
     last_entry: Mapped[int] = mapped_column(BigInteger)
     """The ledger's newest when it was made."""

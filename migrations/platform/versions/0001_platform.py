@@ -301,7 +301,6 @@ def upgrade() -> None:
         sa.Column("creator_id", sa.String(64), nullable=False),
         sa.Column("month", sa.Date(), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
-        sa.Column("csv_path", sa.String(200), nullable=False),
         sa.Column("pdf_path", sa.String(200), nullable=False),
         sa.Column("made_at", _TIME, nullable=False),
         sa.Column("last_entry", sa.BigInteger(), nullable=False),
