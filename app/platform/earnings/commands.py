@@ -97,10 +97,12 @@ def import_file(file: Path, source: str | None) -> None:
             return not stop.is_set()
 
         done = csv_import.import_csv(parts().db, file, report, at, source)
-    result = {"file": str(file), **vars(done), "left": done.left, "lines": lines}
-    if not answered(result):
-        details({name: value for name, value in result.items() if name != "lines"})
-    if done.bad or stop.is_set():
+    counts = {name: done[name] for name in ("read", "new", "known", "bad", "other")}
+    left = 2 * counts["read"] - sum(counts.values())
+    result = {"file": str(file), **counts, "left": left}
+    if not answered({**result, "lines": lines}):
+        details(result)
+    if counts["bad"] or stop.is_set():
         raise click.exceptions.Exit(DID_NOT_HOLD)
 
 

@@ -12,7 +12,6 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import TextIOWrapper
@@ -72,61 +71,46 @@ class CsvRefused(BadInput):
     title = "File refused"
 
 
-@dataclass
-class Imported:
-    """What became of the rows: `read` is the sum of the others, once all is read."""
-
-    read: int = 0
-    new: int = 0
-    known: int = 0
-    bad: int = 0
-    other: Counter[str] = field(default_factory=Counter)
-    """Rows that are no earnings, by category: payouts, Stripe's own fees."""
-
-    @property
-    def left(self) -> int:
-        """Rows it has not come to yet."""
-        return self.read - self.new - self.known - self.bad - self.other.total()
-
-
 def import_csv(
     db: Database,
     path: Path,
     report: Report,
     at: Callable[[int, int], bool],
     source: str | None = None,
-) -> Imported:
-    """Import a file. `report` is called with each line left out, and why; `at` with how many bytes
-    of how many are read, and answers False to stop after a batch. Sales without a source are of
-    `source`.
+) -> Counter[str]:
+    """Import a file: how many rows were `read`, and of these `new`, `known`, `bad` and `other` (no
+    earnings). `report` is called with each line left out, and why; `at` with how many bytes of how
+    many are read, and answers False to stop after a batch. Sales without a source are of `source`.
 
     The same again changes nothing. Raises CsvRefused; what was committed until then stays.
     """
-    done = Imported()
+    done = Counter[str]()
 
     def bad(line: int, reason: str) -> None:
-        done.bad += 1
+        done["bad"] += 1
         report(line, reason)
 
     try:
         size = path.stat().st_size
         for before, sales in ((0, True), (size, False)):
             # What is no earning is counted, and reported, in the first reading alone.
-            seen, said = (done, bad) if sales else (Imported(), lambda *_: None)
+            seen, said = (done, bad) if sales else (Counter[str](), lambda *_: None)
             with path.open("rb") as file, _text(file) as text:
                 every = _earnings(text, source or "", seen, said)
                 rows = (row for row in every if (row[1]["refund_of"] is None) is sales)
                 while batch := list(islice(rows, BATCH)):
                     with db.begin() as tx:
-                        new, known = _write(tx, batch, bad)
+                        written = _write(tx, batch, bad)
                         post_earnings(tx)
-                    done.new, done.known = done.new + new, done.known + known
+                    done.update(written)
                     if not at(before + file.tell(), 2 * size):
                         return done
     except (OSError, CsvRefused) as failure:
         reason = failure.strerror if isinstance(failure, OSError) else failure
-        kept = f"; {done.new} new rows are committed, and importing again completes it"
-        raise CsvRefused(f"{path}: {reason}{kept if done.new else '; nothing written'}") from None
+        kept = f"{done['new']} new rows are committed, and importing again completes it"
+        raise CsvRefused(
+            f"{path}: {reason}; {kept if done['new'] else 'nothing written'}"
+        ) from None
     return done
 
 
@@ -138,7 +122,7 @@ def _text(file: BinaryIO) -> TextIOWrapper:
     return TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors, newline="")
 
 
-def _earnings(text: TextIOWrapper, source: str, done: Imported, bad: Report) -> Iterator[Row]:
+def _earnings(text: TextIOWrapper, source: str, done: Counter[str], bad: Report) -> Iterator[Row]:
     first = text.readline()
     text.seek(0)
     rows = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
@@ -150,7 +134,7 @@ def _earnings(text: TextIOWrapper, source: str, done: Imported, bad: Report) -> 
             number, begins = begins, rows.line_num + 1
             if not row:
                 continue
-            done.read += 1
+            done["read"] += 1
             try:
                 if len(row) != len(names):
                     raise BadInput(f"{len(row)} fields instead of {len(names)}")
@@ -161,7 +145,7 @@ def _earnings(text: TextIOWrapper, source: str, done: Imported, bad: Report) -> 
                 if kind is not None:
                     yield number, _earning(values, kind, source)
                 else:
-                    done.other[category] += 1
+                    done["other"] += 1  # a payout, or a fee of Stripe's own
             except BadInput as reason:
                 bad(number, str(reason))
     except csv.Error as failure:
@@ -229,8 +213,8 @@ def _minor(name: str, text: str, currency: str) -> int:
     return int(minor)
 
 
-def _write(tx: Connection, batch: list[Row], bad: Report) -> tuple[int, int]:
-    """How many were new, and how many known; `bad` gets the others."""
+def _write(tx: Connection, batch: list[Row], bad: Report) -> dict[str, int]:
+    """How many were `new`, and how many `known`; `bad` gets the others."""
     people = {row["creator_id"] for _, row in batch if row["refund_of"] is None}
     creators = set(tx.scalars(select(Creator.id).where(Creator.id.in_(people))))
     charges = {row["refund_of"] for _, row in batch} - {None}
@@ -266,4 +250,4 @@ def _write(tx: Connection, batch: list[Row], bad: Report) -> tuple[int, int]:
             fresh.append(row)
     if fresh:
         tx.execute(INSERT[tx.dialect.name](earnings).on_conflict_do_nothing(), fresh)
-    return len(fresh), known
+    return {"new": len(fresh), "known": known}

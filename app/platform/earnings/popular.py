@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import BigInteger, cast, func, select
 
-from app.platform.earnings.models import Creator, DailyEarnings, PlatformDay
+from app.platform.earnings.models import Creator
+from app.platform.earnings.models import DailyEarnings as D
 from app.switchyard.cache.cache import Cache, key
 from app.switchyard.cache.client import CacheUnavailable
 from app.switchyard.db import Database
@@ -26,7 +27,6 @@ MAX_DAYS, MAX_LIMIT = 365, 100
 WARMED, HOURS = 20, 24
 """As many queries are kept warm, by how often they were asked in so many hours."""
 _NAME = re.compile(r"top-creators:([0-9]{1,3})d:([0-9]{1,3}):([a-z]{3})")
-_SUMS = {"gross": "gross", "refunds": "refunds", "fees": "fees", "net": "net", "sales": "count"}
 _COUNT = """
 redis.call('ZINCRBY', KEYS[1], 1, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -77,39 +77,26 @@ class TopCreators:
     def answer(self, db: Database, now: datetime) -> dict[str, Any]:
         """The answer as JSON, from the database."""
         first, last = now.date() - timedelta(days=self.days), now.date() - timedelta(days=1)
-        D, P = DailyEarnings, PlatformDay
+        # Postgres adds up to a decimal.
+        net = cast(func.sum(D.net), BigInteger)
         listed = (
-            select(D.creator_id, Creator.name, *_sums(D))
+            select(D.creator_id, Creator.name, net.label("net"))
             .join(Creator, Creator.id == D.creator_id)
             .where(D.day.between(first, last), D.currency == self.currency)
             .group_by(D.creator_id, Creator.name)
-            .order_by(func.sum(D.net).desc(), D.creator_id)
+            .order_by(net.desc(), D.creator_id)
             .limit(self.limit)
         )
-        total = select(*_sums(P)).where(P.day.between(first, last), P.currency == self.currency)
         with db.autocommit() as connection:
-            top = connection.execute(listed).mappings().all()
-            platform = connection.execute(total).mappings().one()
+            top = connection.execute(listed).all()
         return {
-            "window": f"{self.days}d",
             "from": first.isoformat(),
             "to": last.isoformat(),
             "currency": self.currency,
-            "platform": _amounts(platform),
             "creators": [
-                {"creatorId": one["creator_id"], "name": one["name"], **_amounts(one)}
-                for one in top
+                {"creatorId": one.creator_id, "name": one.name, "net": one.net} for one in top
             ],
         }
-
-
-def _sums(table: type[DailyEarnings] | type[PlatformDay]) -> list[ColumnElement[Any]]:
-    return [func.sum(getattr(table, column)).label(name) for name, column in _SUMS.items()]
-
-
-def _amounts(row: Any) -> dict[str, int]:
-    # Postgres adds up to a decimal, and both add up nothing to NULL.
-    return {name: int(row[name] or 0) for name in _SUMS}
 
 
 def count(cache: Cache, name: str, now: datetime) -> None:

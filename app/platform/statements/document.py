@@ -20,9 +20,10 @@ from sqlalchemy import select
 from app.platform.currencies import money
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import TAKING
-from app.platform.ledger.postings import HOLD, EntryKind, Tx, connection_of, creator_account
+from app.platform.ledger.postings import HOLD, EntryKind, Tx, connection_of
 from app.platform.statements.movements import (
     CLOSING,
+    NEWEST,
     Previous,
     bounds,
     movements,
@@ -65,34 +66,26 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
     C = Creator
     chosen = select(C.id, C.name, C.country).where(C.id.in_(creator_ids)).order_by(C.id)
     people = connection_of(tx).execute(chosen).all()
-    before = previous(tx, creator_ids)
-    rows: defaultdict[str, list[Any]] = defaultdict(list)
-    if people:
-        for row in movements(tx, [person.id for person in people], before, month):
-            rows[row.account].append(row)
-    newest = sum(row.amount or 0 for row in rows.pop("", []))
-    ready = list[Document]()
+    before, ready = previous(tx, creator_ids), list[Document]()
     for person in people:
         name, last = statement_id(person.id, month), before.get(person.id)
+        rows = movements(tx, person.id, last, month)
         try:
-            currencies = _currencies(rows[creator_account(person.id)], last)
+            currencies = _currencies(rows, last)
         except _NotAddingUp as wrong:
             log.error("statement %s does not add up: %s", name, wrong)
             continue
+        creator = {"id": person.id, "name": _plain(person.name), "country": person.country}
         ready.append(
             {
                 "id": name,
                 "previous": last and last.id,
                 "platform": _plain(platform),
-                "creator": {
-                    "id": person.id,
-                    "name": _plain(person.name),
-                    "country": person.country,
-                },
+                "creator": creator,
                 "month": f"{month:%Y-%m}",
                 "from": iso(start),
                 "to": iso(end),
-                "last_entry": newest,
+                "last_entry": sum(row.amount or 0 for row in rows if row.kind == NEWEST),
                 "currencies": currencies,
             }
         )
@@ -102,7 +95,8 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
 def _currencies(rows: Iterable[Any], last: Previous | None) -> list[Document]:
     by_currency: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
-        by_currency[row.currency].append(row)
+        if row.kind != NEWEST:
+            by_currency[row.currency].append(row)
     made = (_currency(code, by_currency[code], last) for code in sorted(by_currency))
     return [one for one in made if one["lines"] or one["opening"]]
 

@@ -9,27 +9,23 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    CTE,
     BigInteger,
     String,
     and_,
     cast,
-    column,
     func,
     literal,
     null,
     or_,
     select,
     union_all,
-    values,
 )
 
 from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import FEE_KINDS
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import CREATOR, AnySelect, Tx, connection_of, creator_account
+from app.platform.ledger.postings import AnySelect, Tx, connection_of, creator_account
 from app.platform.statements.models import Statement as S
-from app.switchyard.db import UTCDateTime
 
 OPENING, CLOSING, NEWEST = "opening", "closing", "newest"
 """Kinds of rows that are no entries: a balance, and the id of the ledger's newest entry."""
@@ -76,61 +72,43 @@ def previous(tx: Tx, creator_ids: Sequence[str]) -> dict[str, Previous]:
     }
 
 
-def movements(tx: Tx, ids: list[str], before: Mapping[str, Previous], month: date) -> list[Any]:
+def movements(tx: Tx, creator_id: str, last: Previous | None, month: date) -> list[Any]:
     """By one SELECT, so that all is of one moment: each entry that is not stated yet with its
     earning, sales of which nothing is the creator's, and the balances when the month ends."""
-    end = bounds(month)[1]
-    accounts = [creator_account(one) for one in ids]
+    (start, end), account = bounds(month), creator_account(creator_id)
+    if last:
+        since, seen = last.end, last.last_entry
+    else:  # all of the past was known when others had their statements
+        others = connection_of(tx).scalar(newest_before(month))
+        since, seen = start, _NO_ENTRY if others is None else others
     same = (E.currency, E.created_at, E.kind, E.ref, E.id)
     entries = (
-        select(mine.label("account"), other.label("other"), amount.label("amount"), *same)
-        .where(mine.in_(accounts))
+        select(other.label("other"), amount.label("amount"), *same)
+        .where(mine == account)
         .where(E.created_at < end)
         for mine, other, amount in (
             (E.credit, E.debit, E.amount),
             (E.debit, E.credit, -E.amount),
         )
     )
-    account, zero = literal(CREATOR, String) + X.creator_id, literal(0, BigInteger)
     # Of these the ledger has the fee alone.
     its_fee = and_(E.ref == X.id, E.kind.in_(FEE_KINDS))
     for_nothing = (
-        select(account, null(), zero, X.currency, X.occurred_at, X.kind, X.id, E.id)
+        select(null(), literal(0, BigInteger), X.currency, X.occurred_at, X.kind, X.id, E.id)
         .join(E, its_fee)
-        .where(X.posted, X.gross == X.fee, X.creator_id.in_(ids), X.occurred_at < end)
+        .where(X.posted, X.gross == X.fee, X.creator_id == creator_id, X.occurred_at < end)
     )
     b = union_all(*entries, for_nothing).subquery().c
-    stated, its = _stated(tx, ids, before, month), and_(X.id == b.ref, X.kind == b.kind)
     lines = (
         select(*b, X.source, X.gross, X.fee)
-        .join(stated, stated.c.account == b.account)
-        .join(X, its, isouter=True)
-        .where(or_(b.created_at >= stated.c.until, b.id > stated.c.last_entry))
+        .join(X, and_(X.id == b.ref, X.kind == b.kind), isouter=True)
+        .where(or_(b.created_at >= since, b.id > seen))
     )
     total, rest = cast(func.sum(b.amount), BigInteger), [null()] * 5
-    balance = (b.account, null(), total, b.currency, null(), literal(CLOSING, String))
-    balances = select(*balance, *rest).group_by(b.account, b.currency)
-    newest = select(literal(""), null(), func.max(E.id), null(), null(), literal(NEWEST), *rest)
-    every = select(union_all(lines, balances, newest).subquery())
+    balances = select(null(), total, b.currency, null(), literal(CLOSING, String), *rest)
+    newest = select(null(), func.max(E.id), null(), null(), literal(NEWEST), *rest)
+    every = select(union_all(lines, balances.group_by(b.currency), newest).subquery())
     return list(connection_of(tx).execute(every))
-
-
-def _stated(tx: Tx, ids: list[str], before: Mapping[str, Previous], month: date) -> CTE:
-    """By account: until when, and up to which entry, all is in a statement, or too old for one."""
-    columns = (
-        column("account", String),
-        column("until", UTCDateTime),
-        column("last_entry", BigInteger),
-    )
-    # For who has none yet, all of the past was known when others had theirs.
-    others = connection_of(tx).scalar(newest_before(month))
-    first = (bounds(month)[0], _NO_ENTRY if others is None else others)
-    rows = [
-        (creator_account(one), *((last.end, last.last_entry) if last else first))
-        for one in ids
-        for last in [before.get(one)]
-    ]
-    return values(*columns, name="stated").data(rows).cte()
 
 
 def newest_before(month: date) -> AnySelect:
