@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.local import valkey
@@ -14,25 +14,19 @@ from app.local.loopback import HOST, free_port
 from app.platform.config import Settings
 from app.switchyard.config import OWN_PREFIX
 
+_SERVICES = {
+    "stripe": ("STRIPE_API_BASE", "STRIPE_API_KEY"),
+    "inngest": ("INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
+    "qstash": ("QSTASH_URL", "QSTASH_TOKEN"),
+    "mail": ("SMTP_URL",),
+}
+"""The variables by which the caller names a service of their own; by the first one the app finds a
+stand-in."""
 _SHOWN = (
-    *("DATABASE_URL", "REDIS_URL", "INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_BASE"),
-    *("BACKEND_URL", "PORT", "USE_INNGEST", "QSTASH_URL"),
-    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "SMTP_URL", "MAIL_FOLDER"),
+    *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST", "MAIL_FOLDER"),
+    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "INNGEST_BASE_URL"),
+    *(names[0] for names in _SERVICES.values()),
 )
-_THEIRS = {
-    "stripe": {"STRIPE_API_BASE", "STRIPE_API_KEY"},
-    "inngest": {"INNGEST_DEV", "INNGEST_BASE_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"},
-    "qstash": {"QSTASH_URL", "QSTASH_TOKEN"},
-    "mail": {"SMTP_URL"},
-}
-"""The variables by which the caller names a service of their own."""
-_URLS = {
-    "stripe": "STRIPE_API_BASE",
-    "inngest": "INNGEST_DEV",
-    "qstash": "QSTASH_URL",
-    "mail": "SMTP_URL",
-}
-"""Where the app finds a stand-in."""
 _FIELDS = {name.upper() for name in Settings.model_fields}
 
 
@@ -53,8 +47,11 @@ class Local:
     """Of the stand-ins, by name: of which the caller has none of their own."""
     own_redis: bool
     own_database: bool
-    shown_env: Mapping[str, str] = field(default_factory=dict)
-    """What a command needs to reach the parts."""
+
+    @property
+    def shown_env(self) -> dict[str, str]:
+        """What a command needs to reach the parts."""
+        return {name: self.process_env[name] for name in _SHOWN if name in self.process_env}
 
     @property
     def url(self) -> str:
@@ -83,8 +80,11 @@ def prepare(
         if name != (own := name.removeprefix(OWN_PREFIX)) and own in _FIELDS:
             given[own] = value  # it wins, wherever it is read
     folder = folder.resolve()
-    wanted = [name for name, theirs in _THEIRS.items() if not given.keys() & theirs]
-    ports = {name: free_port() for name in wanted if mail or name != "mail"}
+    ports = {
+        name: free_port()
+        for name, theirs in _SERVICES.items()
+        if not given.keys() & set(theirs) and (mail or name != "mail")
+    }
     local = {
         "DATABASE_URL": f"sqlite:///{folder / 'switchyard.db'}",
         "REDIS_URL": valkey.url_of(folder / "valkey"),
@@ -95,7 +95,7 @@ def prepare(
     }
     for name, stand_in in ports.items():
         scheme = "smtp" if name == "mail" else "http"
-        local[_URLS[name]] = f"{scheme}://{HOST}:{stand_in}"
+        local[_SERVICES[name][0]] = f"{scheme}://{HOST}:{stand_in}"
     if "stripe" in ports:
         local["STRIPE_WEBHOOK_SECRET"] = f"whsec_{secrets.token_hex(16)}"
     if "qstash" in ports:
@@ -103,17 +103,9 @@ def prepare(
             local[name] = f"sig_{secrets.token_hex(16)}"
     if "mail" in ports:
         local["MAIL_FOLDER"] = str(folder / "mail")
-    env = {**environ, **local, **given, "PORT": str(port)}
+    env = {**environ, **local, **given, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
-    env["PYTHONUNBUFFERED"] = "1"
     for name in ("NO_PROXY", "no_proxy"):  # a proxy must not see calls on loopback
         env[name] = ",".join(filter(None, (env.get(name), HOST, "localhost")))
-    return Local(
-        folder=folder,
-        port=port,
-        process_env=env,
-        ports=ports,
-        own_redis="REDIS_URL" not in given,
-        own_database="DATABASE_URL" not in given,
-        shown_env={name: env[name] for name in _SHOWN if name in env},
-    )
+    mine = {"own_redis": "REDIS_URL" not in given, "own_database": "DATABASE_URL" not in given}
+    return Local(folder, port, env, ports, **mine)

@@ -1,21 +1,21 @@
 """A mail server on loopback that delivers nothing: each mail it accepts becomes a file.
 
-`python -m app.local.mail --port 2525 --dir var/mail`
+`python -m app.local.mail --port 2525 --data var/mail`
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import signal
 import time
 from itertools import count
 from pathlib import Path
 
+from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from app.local.lifetime import announce
-from app.local.loopback import HOST
+from app.local.lifetime import announce, stop_signal
+from app.local.loopback import HOST, free_port
+from app.local.standin import arguments
 from app.platform.mail.taken import names
 
 KEPT = 1000
@@ -23,7 +23,7 @@ KEPT = 1000
 MAX_BYTES = 1024 * 1024
 
 
-class Server(SMTP):
+class Protocol(SMTP):
     """Hangs up on whoever speaks HTTP: no web page may have a browser hand in mail."""
 
     async def smtp_POST(self, _arg: str | None) -> None:
@@ -31,6 +31,14 @@ class Server(SMTP):
         raise asyncio.CancelledError
 
     smtp_GET = smtp_HEAD = smtp_PUT = smtp_PATCH = smtp_DELETE = smtp_OPTIONS = smtp_POST
+
+
+class Server(Controller):
+    """Serves from a thread."""
+
+    def factory(self) -> Protocol:
+        """What answers one connection."""
+        return Protocol(self.handler, **self.SMTP_kwargs)
 
 
 class Sink:
@@ -53,28 +61,16 @@ class Sink:
         return f"250 2.0.0 accepted as {name}"
 
 
-async def serve(folder: Path, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; prints its URL once it answers. Raises OSError."""
-    sink, loop, stopped = Sink(folder), asyncio.get_running_loop(), asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopped.set)
-
-    def connection() -> SMTP:
-        return Server(sink, hostname="mail.local", loop=loop, data_size_limit=MAX_BYTES)
-
-    server = await loop.create_server(connection, HOST, port)
-    announce(f"smtp://{HOST}:{server.sockets[0].getsockname()[1]}")
-    await stopped.wait()
-    server.close()
-
-
 def main() -> None:
-    """Serve; the one line on standard output is the URL."""
-    parser = argparse.ArgumentParser(prog="python -m app.local.mail", description=__doc__)
-    parser.add_argument("--port", type=int, default=2525, help="0 picks a free one")
-    parser.add_argument("--dir", type=Path, required=True, help="where the mails are kept")
-    options = parser.parse_args()
-    asyncio.run(serve(options.dir, options.port))
+    """Serve until SIGTERM or SIGINT; the one line on standard output is the URL."""
+    options = arguments("mail", __doc__).parse_args()
+    port, sink = options.port or free_port(), Sink(Path(options.data))
+    server = Server(sink, HOST, port, server_hostname="mail.local", data_size_limit=MAX_BYTES)
+    with stop_signal() as stopped:
+        server.start()
+        announce(f"smtp://{HOST}:{port}")
+        stopped.wait()
+        server.stop()
 
 
 if __name__ == "__main__":

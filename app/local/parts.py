@@ -6,7 +6,6 @@ import re
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -23,7 +22,7 @@ SAID_SECONDS = 5.0
 """How long a process may live without saying that it started (its log level may forbid it)."""
 STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,payout.canceled"
 """What the app acts on; a webhook at Stripe is registered for these too."""
-SETTLE_SECONDS = 4
+SETTLE_SECONDS = "4"
 """How long the bank of Stripe's stand-in takes."""
 SYNC = "flask --app app qstash sync"
 """What a team runs at each deploy, once it has QStash tick its jobs."""
@@ -32,9 +31,10 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9_-]+):\s*(?P<command>\S.*)")
 Ready = Callable[[Process], bool]
 
 
-def read_procfile(path: Path = ROOT / "Procfile") -> dict[str, str]:
+def read_procfile() -> dict[str, str]:
     """Shell commands by process name, in the file's order: here it all starts as in production."""
-    found = (_LINE.fullmatch(line.strip()) for line in path.read_text().splitlines())
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    found = (_LINE.fullmatch(line.strip()) for line in lines)
     return {match["name"]: match["command"] for match in found if match is not None}
 
 
@@ -45,24 +45,20 @@ def argv(command: str) -> list[str]:
 
 def servers(local: Local) -> list[Part]:
     """What the others talk to: only those the caller has none of."""
-    folder = local.folder
-    options: dict[str, list[str]] = {
-        "stripe": [
-            *("--data", str(folder / "stripe.db"), "--settle-seconds", str(SETTLE_SECONDS)),
-            *("--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS),
-        ],
-        "inngest": ["--app", f"{local.url}/api/inngest", "--data", str(folder / "inngest.db")],
-        "qstash": ["--data", str(folder / "qstash.db")],
-        "mail": ["--dir", local.process_env.get("MAIL_FOLDER", "")],
+    hook = ["--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS]
+    options = {
+        "stripe": [*hook, "--settle-seconds", SETTLE_SECONDS],
+        "inngest": ["--app", f"{local.url}/api/inngest"],
     }
-    parts = [
-        Part(name, _module(name, "--port", str(port), *options[name]), _listens((HOST, port)))
-        for name, port in local.ports.items()
-    ]
+    parts = []
     if local.own_redis:
-        data = folder / "valkey"
-        command = _module("valkey", "--dir", str(data))
-        parts.insert(0, Part("valkey", command, _listens(str(socket_of(data)))))
+        folder = local.folder / "valkey"
+        command = _module("valkey", "--dir", str(folder))
+        parts.append(Part("valkey", command, _listens(str(socket_of(folder)))))
+    for name, port in local.ports.items():
+        data = str(local.folder / (name if name == "mail" else f"{name}.db"))
+        command = _module(name, "--port", str(port), "--data", data, *options.get(name, ()))
+        parts.append(Part(name, command, _listens((HOST, port))))
     return parts
 
 
@@ -118,15 +114,10 @@ def _listens(address: tuple[str, int] | str) -> Ready:
 def _web(local: Local) -> Ready:
     """Ready, and known to the Inngest stand-in, which drops events for functions that it does not
     know."""
-
-    def ready(_process: Process) -> bool:
-        if get(f"{local.url}/readyz") is None:
-            return False
-        if (port := local.ports.get("inngest")) is None:
-            return True
-        return bool(get(f"http://{HOST}:{port}/v1/apps/{APP_ID}/functions"))
-
-    return ready
+    asked = [f"{local.url}/readyz"]
+    if (port := local.ports.get("inngest")) is not None:
+        asked.append(f"http://{HOST}:{port}/v1/apps/{APP_ID}/functions")
+    return lambda _process: all(get(url) for url in asked)
 
 
 def _says(words: str) -> Ready:

@@ -35,9 +35,8 @@ class Process:
 
     def __init__(self, part: Part, env: Mapping[str, str], log: Path) -> None:
         self.part = part
-        self.name = part.name
         self.log = log
-        self._env = dict(env)
+        self._env = env
         log.parent.mkdir(parents=True, exist_ok=True)
         self.start()
 
@@ -54,12 +53,9 @@ class Process:
                 stderr=out,
                 start_new_session=True,
             )
-        self._began = time.monotonic()
-
-    @property
-    def pid(self) -> int:
+        self.pid = self._process.pid
         """Its process id, which is also its group's."""
-        return self._process.pid
+        self._began = time.monotonic()
 
     @property
     def age(self) -> float:
@@ -74,7 +70,7 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._process.poll() is None
+        return self.exit_code is None
 
     def ask_to_end(self) -> None:
         """SIGTERM, as a process manager does; nothing to one that has ended."""
@@ -83,7 +79,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL to it and to whatever it started and left."""
         with suppress(ProcessLookupError, PermissionError):  # macOS says so of a group of zombies
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def logged(self) -> str:
@@ -93,6 +89,6 @@ class Process:
             return log.read().decode(errors="replace")
 
     def tail(self) -> str:
-        """Its log's last lines."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-TAIL_LINES:]) or "  (it wrote nothing)"
+        """The last lines of that."""
+        lines = self.logged().splitlines()[-TAIL_LINES:] or ["(it wrote nothing)"]
+        return "\n".join(f"  {line}" for line in lines)

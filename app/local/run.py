@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,18 +20,18 @@ from rich.markup import escape
 from app.local.environment import LiveKey, Local, prepare
 from app.local.lifetime import stop_signal
 from app.local.loopback import HOST, is_free
-from app.local.seeded import fill, is_empty, opened
+from app.local.seed import fill_fresh
 from app.local.stack import WATCH_SECONDS, Stack, StackError
 from app.platform.config import ROOT
 
 PORT = 3005
-CREATORS = 30
+CREATORS, PAYABLE = 30, 26
 PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
 """The migration guide's own example pays on this day: the made-up earnings lie before it."""
 CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json' \\
     -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
 
-READ_BYTES = 256 * 1024
+LINE_BYTES = 256 * 1024
 _DULL = {"event", "level", "timestamp", "logger"}
 
 
@@ -58,17 +59,14 @@ class Follower:
         self._read = {path: path.stat().st_size for path in folder.glob("*.log")}
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """New lines, each with the name of the process that wrote it."""
+        """New lines, each with the name of the process that wrote it; a very long one in pieces."""
         for path in sorted(self._folder.glob("*.log")):
             with path.open("rb") as log:
                 log.seek(self._read.get(path, 0))
-                added = log.read(READ_BYTES)
-            # Up to the last whole line; one that is longer than all that comes in pieces.
-            end = added.rfind(b"\n") + 1 or len(added) // READ_BYTES * READ_BYTES
-            self._read[path] = self._read.get(path, 0) + end
-            for line in added[:end].decode(errors="replace").splitlines():
-                if line.strip():
-                    yield path.stem, _readable(line.rstrip())
+                while (line := log.readline(LINE_BYTES)).endswith(b"\n") or len(line) == LINE_BYTES:
+                    self._read[path] = log.tell()
+                    if text := line.decode(errors="replace").rstrip():
+                        yield path.stem, _readable(text)
 
 
 def _readable(line: str) -> str:
@@ -97,7 +95,8 @@ def run(folder: Path, port: int, console: Console) -> None:
         def say(line: str) -> None:
             console.print(f"[cyan]switchyard[/] | {escape(line)}")
 
-        with Stack(local, say=say, before_web=lambda: _fill_fresh(local)) as stack:
+        filled = partial(fill_fresh, local, creators=CREATORS, payable=PAYABLE, now=PAY_DAY)
+        with Stack(local, say=say, before_web=filled) as stack:
             _banner(local, console)
             follower = Follower(folder / "log")
             while not stopped.wait(WATCH_SECONDS):
@@ -105,14 +104,6 @@ def run(folder: Path, port: int, console: Console) -> None:
                 for name, line in follower.lines():
                     console.print(f"[dim]{escape(name):>10}[/] | {escape(line)}")
             say("stopping")
-
-
-def _fill_fresh(local: Local) -> None:
-    if not local.own_database or "stripe" not in local.ports:
-        return
-    with opened(local.process_env["DATABASE_URL"]) as db:
-        if is_empty(db):
-            fill(db, local.process_env["STRIPE_API_BASE"], creators=CREATORS, now=PAY_DAY)
 
 
 def _banner(local: Local, console: Console) -> None:

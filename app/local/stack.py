@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from app.local.environment import Local
@@ -29,6 +28,8 @@ class Stack:
     """valkey, the stand-ins, release, web, workers, relay and clock, in one folder.
 
     Nothing happens by itself: its owner calls `tend` now and then, which restarts what has died.
+    `before_web` is called when the tables and the stand-ins are there and nobody can be answered
+    yet.
     """
 
     def __init__(
@@ -40,66 +41,58 @@ class Stack:
         before_web: Callable[[], None] = lambda: None,
     ) -> None:
         self.local = local
-        self.env: Mapping[str, str] = local.process_env
         self.processes: dict[str, Process] = {}
         """By name, in the order of their start."""
         self.restarts = 0
         self._workers = workers
         self._say = say
         self._before_web = before_web
-        """Called when the tables and the stand-ins are there and nobody can be answered yet."""
         self._run_file = local.folder / "run.json"
 
     def __enter__(self) -> Self:
+        """Start everything, in order, each group once the one before it is ready.
+
+        Raises StackError.
+        """
         try:
-            self.start()
+            self._up([*servers(self.local), release()])
+            self._before_web()
+            self._up(workers(self.local, self._workers))
+            self._write_run_file()
         except BaseException:
             self.stop()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def start(self) -> None:
-        """Start everything, in order, each group once the one before it is ready.
-
-        Raises StackError.
-        """
-        self._up([*servers(self.local), release()])
-        self._before_web()
-        self._up(workers(self.local, self._workers))
-        self._write_run_file()
 
     def _up(self, parts: Sequence[Part]) -> None:
         """Start parts side by side and wait for all. Raises StackError."""
         for part in parts:
             log = self.local.folder / "log" / f"{part.name}.log"
-            self.processes[part.name] = Process(part, self.env, log)
+            self.processes[part.name] = Process(part, self.local.process_env, log)
         end = time.monotonic() + READY_SECONDS
         for part in parts:
-            self._await(self.processes[part.name], end)
+            process = self.processes[part.name]
+            self._await(process, end)
+            if part.once:
+                del self.processes[part.name]
+            else:
+                self._say(f"{part.name} is up (pid {process.pid})")
 
     def _await(self, process: Process, end: float) -> None:
         while True:
-            ended = not process.alive  # asked first: it may get ready and end in between
+            code = process.exit_code  # asked first: it may get ready and end in between
             if process.part.ready(process):
-                break
-            if ended or time.monotonic() > end:
-                what = f"ended with {process.exit_code} before it was ready"
-                if not ended:
+                return
+            if code is not None or time.monotonic() > end:
+                what = f"ended with {code} before it was ready"
+                if code is None:
                     what = f"is not ready after {READY_SECONDS:g} s"
-                raise StackError(f"{process.name} {what}; {process.log} says:\n{process.tail()}")
+                where = f"{process.log} says:\n{process.tail()}"
+                raise StackError(f"{process.part.name} {what}; {where}")
             time.sleep(LOOK_SECONDS)
-        if process.part.once:
-            del self.processes[process.name]
-        else:
-            self._say(f"{process.name} is up (pid {process.pid})")
 
     def tend(self) -> None:
         """Restart what has died, without waiting for it, though not faster than once a second."""
@@ -127,7 +120,7 @@ class Stack:
 
     def _write_run_file(self) -> None:
         """For the commands given in this folder: where the parts are. It may hold a password."""
-        state = json.dumps({"pid": os.getpid(), "env": dict(self.local.shown_env)}, indent=1)
+        state = json.dumps({"pid": os.getpid(), "env": self.local.shown_env}, indent=1)
         fresh = self._run_file.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:

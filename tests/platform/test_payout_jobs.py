@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, or_, select
 
-from app.local.earnings import stripe_accounts
+from app.local.seed import stripe_accounts
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import retry
@@ -191,11 +191,12 @@ def synced(platform: Platform) -> dict[str, Any]:
     return dict(json.loads(ended.result))
 
 
-def state(platform: Platform, creator_id: str) -> tuple[Any, ...]:
+def state(platform: Platform, creator: str) -> tuple[Any, ...]:
     C = Creator
     columns = (C.payouts_enabled, C.transfers_active, C.disabled_reason)
     with platform.db.autocommit() as connection:
-        return tuple(connection.execute(select(*columns).where(C.id == creator_id)).one())
+        whose = or_(C.id == creator, C.stripe_account_id == creator)
+        return tuple(connection.execute(select(*columns).where(whose)).one())
 
 
 def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
@@ -212,8 +213,8 @@ def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
     platform.admin("POST", "accounts", {"accounts": changed})
     found = synced(platform)
     assert found["changed"] >= 3
-    assert state(platform, rows[0]["metadata"]["creator_id"]) == (False, False, "under_review")
-    assert state(platform, rows[3]["metadata"]["creator_id"])[1] is False
+    assert state(platform, rows[0]["id"]) == (False, False, "under_review")
+    assert state(platform, rows[3]["id"])[1] is False
     assert synced(platform)["changed"] == 0
     platform.admin("POST", "accounts", {"accounts": rows})
     assert synced(platform)["changed"] == found["changed"]

@@ -23,7 +23,7 @@ from sqlalchemy import select
 from structlog.contextvars import get_contextvars
 
 import flags
-from app.local.seeded import fill
+from app.local.seed import fill
 from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media

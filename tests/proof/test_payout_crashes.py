@@ -18,7 +18,7 @@ import requests
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.local.seeded import fill
+from app.local.seed import fill
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe_objects import BankPayout
 from app.platform.ledger.postings import balanced, trial_balance

@@ -20,7 +20,7 @@ from flask import Flask
 from pydantic import SecretStr
 from sqlalchemy import func, insert, select
 
-from app.local.earnings import SeedSummary, seed, stripe_accounts
+from app.local.seed import fill, stripe_accounts
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
 from app.platform.config import Settings
@@ -39,6 +39,7 @@ from app.platform.ledger.postings import (
     post,
     trial_balance,
 )
+from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
 from app.platform.wiring import LOCAL_STRIPE_KEY, make_runtime
@@ -221,14 +222,14 @@ class Platform:
         if funded:
             self.admin("POST", "topup", {"amount": owed, "currency": row["currency"]})
 
-    def seed(self, creators: int, payable: int) -> SeedSummary:
-        made = seed(self.db, creators=creators, seed=4, now=self.now, payable=payable)
+    def seed(self, creators: int, payable: int) -> dict[str, int]:
+        """So many creators; what the payable are to be paid, by currency."""
+        fill(self.db, self.stand_url, creators=creators, payable=payable, now=self.now)
+        v = verdicts(self.now).subquery().c
+        owed = select(v.currency, func.sum(v.amount)).where(v.reason.is_(None))
         with self.db.autocommit() as connection:
-            accounts = stripe_accounts(connection)
-        self.admin("POST", "accounts", {"accounts": accounts})
-        for currency, amount in made.top_ups.items():
-            self.admin("POST", "topup", {"amount": amount, "currency": currency})
-        return made
+            rows = connection.execute(owed.group_by(v.currency))
+            return {currency: int(amount) for currency, amount in rows}
 
     def work(self) -> list[Any]:
         return self.queue.work(self.engine)

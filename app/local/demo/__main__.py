@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -20,11 +22,11 @@ from sqlalchemy import case, func, select
 from app.local.demo.audit import Audit, audit, due
 from app.local.demo.show import Show, table
 from app.local.demo.unrest import Seen, Unrest
-from app.local.environment import Local, clean, prepare
+from app.local.environment import clean, prepare
 from app.local.lifetime import stop_signal
 from app.local.loopback import free_port
 from app.local.run import CannotRun, alone
-from app.local.seeded import fill, opened
+from app.local.seed import fill_fresh
 from app.local.stack import Stack, StackError
 from app.platform.config import ROOT, load
 from app.platform.payouts.models import Payout, PayoutStatus
@@ -32,7 +34,6 @@ from app.platform.wiring import make_runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runtime import Runtime
 
 PAYABLE = 1000
 OTHERS = 160
@@ -58,13 +59,15 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
     local = prepare(folder, free_port(), SOON | clean(os.environ))
     console.print("starting Valkey, Stripe's and Inngest's stand-ins, web, workers, relay, clock")
     # Filled before anything works: a clock's tick must not find half a platform.
-    with Stack(local, workers=WORKERS, before_web=lambda: _fill(local)) as stack:
+    people = {"creators": PAYABLE + OTHERS, "payable": PAYABLE}
+    filled = partial(fill_fresh, local, **people, now=utcnow())
+    with Stack(local, workers=WORKERS, before_web=filled) as stack:
         runtime = make_runtime(load(local.process_env))
         try:
             expected = due(runtime.db, runtime.store.clock())
             console.print(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
             show = Show(console, len(expected))
-            parent = _trigger(runtime, local)
+            parent = _trigger(local.url, runtime.store.clock().date())
             unrest = Unrest(runtime.store, stack, parent, len(expected), show.say)
             with show.bars:
                 _watch(runtime.db, stack, unrest, show, stopped)
@@ -82,22 +85,13 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
     return held
 
 
-def _fill(local: Local) -> None:
-    """A thousand creators with money to come, and some with none."""
-    env = local.process_env
-    with opened(load(env).sqlalchemy_url) as db:
-        url = env["STRIPE_API_BASE"]
-        fill(db, url, creators=PAYABLE + OTHERS, payable=PAYABLE, now=utcnow())
-
-
-def _trigger(runtime: Runtime, local: Local) -> str:
+def _trigger(url: str, today: date) -> str:
     """Start today's pay day over HTTP, as the guide does; its run's id."""
-    today = runtime.store.clock().date()
     data = {"payoutDate": today.isoformat(), "dayOfMonth": today.day}
+    body = {"name": "payout.scheduled", "data": data}
     with requests.Session() as session:
         session.trust_env = False
-        url, body = f"{local.url}/api/inngest/trigger", {"name": "payout.scheduled", "data": data}
-        answer = session.post(url, json=body, timeout=TRIGGER_SECONDS)
+        answer = session.post(f"{url}/api/inngest/trigger", json=body, timeout=TRIGGER_SECONDS)
     answer.raise_for_status()
     return str(answer.json()["runId"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from app.local.demo.audit import Audit
@@ -15,14 +15,9 @@ class Show:
     """Lines, and below them how far transfers and bank payouts are: bars, where they can move."""
 
     def __init__(self, console: Console, total: int) -> None:
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[note]}"
         self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
+            "{task.description}", *columns, console=console, disable=not console.is_terminal
         )
         self._total = total
         self._sent = self.bars.add_task("transferred", total=total, note="")
@@ -52,7 +47,7 @@ def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:
     for name in ("RQ", "Inngest", "together"):
         shown.add_column(name, justify="right")
     by, workers, standin = audit.by_backend, unrest.workers_killed, unrest.standin_killed
-    rows = [
+    for row in (
         ("creators paid", by["rq"], by["inngest"], audit.payouts),
         ("transfers at Stripe", "", "", audit.transfers),
         ("paid twice", "", "", _zero(audit.paid_twice)),
@@ -62,8 +57,7 @@ def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:
         ("killed with -9", workers, standin, workers + standin),
         ("ledger agrees with Stripe", "", "", "yes" if audit.ledger_balanced else "NO"),
         ("seconds", "", "", f"{seconds:.1f}"),
-    ]
-    for row in rows:
+    ):
         shown.add_row(*map(str, row), end_section=row[0] == "lost")
     return shown
 

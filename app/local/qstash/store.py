@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY AUTOINCREMENT, id T
   dead INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL, doc TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS messages_due ON messages (dead, at);
 CREATE INDEX IF NOT EXISTS messages_id ON messages (id);
-CREATE TABLE IF NOT EXISTS schedules (id TEXT PRIMARY KEY, next REAL NOT NULL, last REAL,
+CREATE TABLE IF NOT EXISTS schedule (id TEXT PRIMARY KEY, next REAL NOT NULL, last REAL,
   doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS dedupe (id TEXT PRIMARY KEY, message TEXT NOT NULL, until REAL NOT NULL);
 """
@@ -98,20 +98,20 @@ class Store(Sqlite):
         start = datetime.fromtimestamp(after, UTC)
         next_at = croniter(schedule["cron"], start).get_next(datetime).timestamp()
         bound = (schedule["scheduleId"], next_at, last, json.dumps(schedule))
-        self._rows("INSERT OR REPLACE INTO schedules VALUES (?,?,?,?)", *bound)
+        self._rows("INSERT OR REPLACE INTO schedule VALUES (?,?,?,?)", *bound)
 
     def schedules(self) -> list[tuple[float, float | None, dict[str, Any]]]:
         """The schedules, each with its next and its last time, Unix seconds."""
-        rows = self._rows("SELECT next, last, doc FROM schedules ORDER BY id")
+        rows = self._rows("SELECT next, last, doc FROM schedule ORDER BY id")
         return [(next_at, last, json.loads(doc)) for next_at, last, doc in rows]
 
     def unschedule(self, schedule_id: str) -> bool:
         """Forget a schedule; whether it was there."""
-        return bool(self._rows("DELETE FROM schedules WHERE id=? RETURNING id", schedule_id))
+        return bool(self._rows("DELETE FROM schedule WHERE id=? RETURNING id", schedule_id))
 
     def tick(self, now: float) -> None:
         """Make the messages of the schedules whose time has come."""
-        for (text,) in self._rows("SELECT doc FROM schedules WHERE next<=?", now):
+        for (text,) in self._rows("SELECT doc FROM schedule WHERE next<=?", now):
             schedule, at = json.loads(text), int(now * 1000)
             message = {name: value for name, value in schedule.items() if name != "cron"}
             self.accept({**message, "createdAt": at, "notBefore": at})

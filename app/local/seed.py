@@ -1,85 +1,90 @@
-"""A made-up platform, the same for the same seed: creators, their earnings, and the books."""
+"""A made-up platform, always the same: creators, their earnings, the books, and Stripe's side."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from itertools import cycle, islice
 from random import Random
 from string import ascii_letters, digits
 from typing import Any
 
-from sqlalchemy import func, insert, select
+import requests
+from sqlalchemy import insert, select
 
+from app.local.environment import Local
+from app.platform.config import load
 from app.platform.currencies import MINIMUM
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import Tx, connection_of, trial_balance
-from app.platform.payouts.eligibility import HOLDING, verdicts
+from app.platform.payouts.eligibility import HOLDING
 from app.switchyard.db import Database
-from app.switchyard.errors import BadInput
 
+SEED = 2025
 SOURCES = {"subscriptions": 45, "tips": 30, "media": 12, "calls": 8, "referrals": 5}
 """With their weights."""
 HOMES = {"US usd": 60, "DE eur": 11, "FR eur": 9, "GB gbp": 12, "JP jpy": 8}
 """Countries and currencies, with their weights."""
+LEFT_OUT = ("shut", "below", "below", "shut", "below", "below", "new")
+"""Why creators are not paid: the account disabled, less than the minimum, sells since days only."""
 FEE_PERCENT = 20
-DISABLED_PERCENT, BELOW_PERCENT, NEW_PERCENT = 4, 8, 2
 REFUND_SHARE = 0.03
 EARNING_DAYS = 30
-_OLD = (HOLDING.days, HOLDING.days + EARNING_DAYS)
-_OTHERS = DISABLED_PERCENT + BELOW_PERCENT + NEW_PERCENT
+POST_SECONDS = 30.0
 _FIRST = "Ada Ben Chloe Dara Emil Fay Gus Hana Ines Jun Kai Lena Milo Nora Omar Pia Quinn Rosa Sam"
 _LAST = "Adler Brook Costa Doyle Evans Frost Gupta Hart Ito Jansen Kim Lopez Moreau Novak Okafor"
 _SHUT: tuple[tuple[str | None, bool, bool], ...] = (
     ("requirements.past_due", True, False),
     ("rejected.fraud", False, False),
-    ("under_review", False, False),
-    ("requirements.pending_verification", False, True),
     (None, False, True),
     (None, True, False),
 )
 """disabled_reason, transfers_active, payouts_enabled of accounts that cannot be paid."""
 
 
-class _Role(StrEnum):
-    PAYABLE = "payable"
-    BELOW = "below"
-    NEW = "new"
-    """Sells since a few days only."""
-    SHUT = "shut"
+def fill_fresh(local: Local, *, creators: int, payable: int, now: datetime) -> None:
+    """Fill a stack's own database, where it has no creator yet, and its own Stripe."""
+    if not local.own_database or "stripe" not in local.ports:
+        return
+    db = Database(load(local.process_env).sqlalchemy_url, pool_size=2)
+    try:
+        with db.autocommit() as connection:
+            fresh = connection.execute(select(Creator.id).limit(1)).first() is None
+        if fresh:
+            url = local.process_env["STRIPE_API_BASE"]
+            fill(db, url, creators=creators, payable=payable, now=now)
+    finally:
+        db.dispose()
 
 
-@dataclass(frozen=True, slots=True)
-class SeedSummary:
-    """What was made; amounts in minor units by currency."""
+def fill(db: Database, stripe_url: str, *, creators: int, payable: int, now: datetime) -> None:
+    """Write the platform as of `now`, and to the Stripe stand-in its accounts and its money.
 
-    payable: int
-    left_out: dict[str, int]
-    """Creators not payable, by reason."""
-    payable_amounts: dict[str, int]
-    top_ups: dict[str, int]
-    """What the platform's Stripe balance needs to agree with the ledger's cash."""
+    Cut short between the two, it leaves creators whom the stand-in does not know: it refuses to pay
+    them, and their money stays theirs. Raises requests.RequestException.
+    """
+    seed(db, creators=creators, payable=payable, now=now)
+    with db.begin() as tx:
+        sent: list[tuple[str, Any]] = [("accounts", {"accounts": stripe_accounts(tx)})]
+        for currency, books in trial_balance(tx).items():
+            sent.append(("topup", {"amount": books.cash, "currency": currency}))
+    with requests.Session() as session:
+        session.trust_env = False
+        for route, body in sent:
+            answer = session.post(f"{stripe_url}/_standin/{route}", json=body, timeout=POST_SECONDS)
+            answer.raise_for_status()
 
 
-def seed(
-    db: Database, *, creators: int, seed: int, now: datetime, payable: int | None = None
-) -> SeedSummary:
+def seed(db: Database, *, creators: int, payable: int, now: datetime) -> None:
     """Write `creators` creators with 30 days' earnings, all older than the holding period at `now`,
     in one commit.
 
-    Exactly `payable` of them can be paid; by default all but 4 % whose account is disabled, 8 %
-    below the minimum (both as in a usual marketplace) and 2 % whose earnings are all too young,
-    which share the rest 4:8:2. Raises BadInput where `payable` does not fit, and
+    Exactly `payable` of them can be paid; the others are LEFT_OUT. Raises
     sqlalchemy.exc.IntegrityError on a database that holds a seed already.
     """
-    if payable is None:
-        payable = creators - round(creators * _OTHERS / 100)
-    if creators < 1 or not 0 <= payable <= creators:
-        raise BadInput(f"payable must be 0 to {creators}, the number of creators, not {payable}")
-    rng = Random(seed)
-    roles = _roles(rng, creators, payable)
+    rng = Random(SEED)
+    roles = ["payable"] * payable + [*islice(cycle(LEFT_OUT), creators - payable)]
+    rng.shuffle(roles)
     people = [_creator(rng, number, role, now) for number, role in enumerate(roles, 1)]
     made = zip(people, roles, strict=True)
     sales = [sale for person, role in made for sale in _sales(rng, person, role, now)]
@@ -87,7 +92,6 @@ def seed(
         tx.execute(insert(Creator), people)
         tx.execute(insert(Earning), sales)
         post_earnings(tx)
-        return _summary(tx, now)
 
 
 def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
@@ -108,23 +112,14 @@ def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
     ]
 
 
-def _roles(rng: Random, creators: int, payable: int) -> list[_Role]:
-    others = creators - payable
-    shut, new = round(others * DISABLED_PERCENT / _OTHERS), others * NEW_PERCENT // _OTHERS
-    roles = [_Role.PAYABLE] * payable + [_Role.SHUT] * shut + [_Role.NEW] * new
-    roles += [_Role.BELOW] * (creators - len(roles))
-    rng.shuffle(roles)
-    return roles
-
-
 def _chosen(rng: Random, weights: dict[str, int]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def _creator(rng: Random, number: int, role: _Role, now: datetime) -> dict[str, Any]:
+def _creator(rng: Random, number: int, role: str, now: datetime) -> dict[str, Any]:
     country, currency = _chosen(rng, HOMES).split()
     name = f"{rng.choice(_FIRST.split())} {rng.choice(_LAST.split())}"
-    reason, transfers, payouts = rng.choice(_SHUT) if role == _Role.SHUT else (None, True, True)
+    reason, transfers, payouts = rng.choice(_SHUT) if role == "shut" else (None, True, True)
     return {
         "id": f"creator_{number:05d}",
         "name": name,
@@ -139,10 +134,10 @@ def _creator(rng: Random, number: int, role: _Role, now: datetime) -> dict[str, 
     }
 
 
-def _sales(rng: Random, person: dict[str, Any], role: _Role, now: datetime) -> list[dict[str, Any]]:
+def _sales(rng: Random, person: dict[str, Any], role: str, now: datetime) -> list[dict[str, Any]]:
     """A creator's earnings, and refunds of additional ones: those leave the balance alone."""
     minimum = MINIMUM[person["currency"]]
-    if role == _Role.BELOW:
+    if role == "below":
         count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)
     else:
         # Pareto: a few creators earn most of the money, and sell most often.
@@ -152,7 +147,8 @@ def _sales(rng: Random, person: dict[str, Any], role: _Role, now: datetime) -> l
     weights = [rng.lognormvariate(0.0, 0.8) for _ in range(count)]
     scale = net * 100 / (100 - FEE_PERCENT) / sum(weights)
     # A day short of the period: for that long, the young stay too young.
-    first, last = (0, HOLDING.days - 1) if role == _Role.NEW else _OLD
+    held = HOLDING.days
+    first, last = (0, held - 1) if role == "new" else (held, held + EARNING_DAYS)
     rows = []
     for number, weight in enumerate(weights[:refunded] + weights):
         gross, days = int(weight * scale) + 1, rng.uniform(first, last)
@@ -165,31 +161,17 @@ def _sales(rng: Random, person: dict[str, Any], role: _Role, now: datetime) -> l
             "gross": gross,
             "fee": gross * FEE_PERCENT // 100,
             "refund_of": None,
-            "occurred_at": _whole_ms(now - timedelta(days=days)),
+            "occurred_at": _days_before(now, days),
         }
         rows.append(sale)
         if number < refunded:
             back = {"id": f"refund_{person['id']}_{number}", "kind": EarningKind.REFUND}
-            at = _whole_ms(now - timedelta(days=days * rng.uniform(0.0, 1.0)))
+            at = _days_before(now, days * rng.uniform(0.0, 1.0))
             rows.append({**sale, **back, "refund_of": sale["id"], "occurred_at": at})
     return rows
 
 
-def _whole_ms(moment: datetime) -> datetime:
+def _days_before(now: datetime, days: float) -> datetime:
+    """To the millisecond, as the database keeps it."""
+    moment = now - timedelta(days=days)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def _summary(tx: Tx, now: datetime) -> SeedSummary:
-    verdict = verdicts(now).subquery().c
-    by = (verdict.reason, verdict.currency)
-    counts = select(*by, func.count(), func.sum(verdict.amount)).group_by(*by)
-    left_out: Counter[str] = Counter()
-    payable, amounts = 0, dict[str, int]()
-    for reason, currency, count, amount in connection_of(tx).execute(counts):
-        if reason is not None:
-            left_out[reason] += count
-        else:
-            payable += count
-            amounts[currency] = int(amount)
-    top_ups = {currency: books.cash for currency, books in trial_balance(tx).items()}
-    return SeedSummary(payable, dict(left_out), amounts, top_ups)
