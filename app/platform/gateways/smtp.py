@@ -11,6 +11,7 @@ from datetime import datetime
 from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
+from typing import Any
 from unicodedata import category
 
 from app.platform.gateways.address import SmtpServer, Tls, mail_address
@@ -21,52 +22,30 @@ REPLY_LENGTH = 200
 SHORT_SUBJECT = 60
 # 7bit: what the server can do need not be asked.
 _POLICY = SMTP.clone(cte_type="7bit")
-_ENHANCED = re.compile(r"(?<![0-9.])5\.\d{1,3}\.\d{1,3}(?![0-9.])")
-_NO_MAILBOX = "5.1.1"
-"""RFC 3463: there is no such mailbox. All its other codes speak of something else."""
-_NOBODY = re.compile(
-    r"\b(no such|no|unknown) (user|recipient|mailbox|account)\b"
-    r"|\b(user|recipient|mailbox|account)\b.{0,60}\b(unknown|not found|does ?n[o']t exist)",
-    re.IGNORECASE | re.DOTALL,
-)
-_ABOUT_US = re.compile(
-    r"relay|\bspf\b|dkim|dmarc|sender|policy|spam|block|black|denied|authenti|\bhost\b",
-    re.IGNORECASE,
-)
+_NO_MAILBOX = re.compile(r"(?<![0-9.])5\.1\.1(?![0-9.])")
+"""RFC 3463: there is no such mailbox. All other codes may be the server's or our own fault, which
+must not cost a good address its mail."""
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9._+-]{1,200}@[A-Za-z0-9.-]{1,200}>")
 
 
-class MailError(SwitchyardError):
+class MailError(SwitchyardError, status=502, title="Mail not sent"):
     """A mail was not sent, as far as is known."""
 
-    status = 502
-    title = "Mail not sent"
 
-
-class MailRefused(MailError):
+class MailRefused(MailError, status=422, title="Mail refused"):
     """The server's definite no: sending the same again would get the same answer."""
 
-    status = 422
-    title = "Mail refused"
 
-
-class MailBounced(MailRefused):
+class MailBounced(MailRefused, title="Mail bounced"):
     """The server's definite no to the address itself: no mail to it will arrive."""
 
-    title = "Mail bounced"
 
-
-class MailUnavailable(MailError):
+class MailUnavailable(MailError, status=503, title="Mail server unavailable"):
     """The server did not take the mail: it may be tried again."""
 
-    status = 503
-    title = "Mail server unavailable"
 
-
-class MailUnknown(MailError):
+class MailUnknown(MailError, title="Mail outcome unknown"):
     """The connection broke after the mail was handed over: it may have been sent."""
-
-    title = "Mail outcome unknown"
 
 
 class Mailer:
@@ -115,32 +94,17 @@ class Mailer:
         except ValueError as wrong:
             raise BadInput(f"a mail's receiver {wrong}") from None
         data = self._message(to, subject, text, message_id, now, html)
-        with self._until_taken():
-            client = self._connect()
-        try:
+        with self._connected() as client:
             with self._until_taken():
-                self._log_in(client)
-                client.ehlo_or_helo_if_needed()
                 self._expect(2, client.mail(self._sender))
-                self._expect_receiver(client.rcpt(to))
+                self._expect(2, client.rcpt(to), of_receiver=True)
                 self._expect(3, client.docmd("DATA"))
             self._hand_over(client, data)
-            # It is taken, whatever becomes of the farewell.
-            with suppress(OSError):
-                client.quit()
-        finally:
-            client.close()
 
     def check(self) -> None:
-        """Have the server take us in, and send nothing. Raises as `send` does."""
-        with self._until_taken():
-            client = self._connect()
-            try:
-                self._log_in(client)
-                client.ehlo_or_helo_if_needed()
-                self._expect(2, client.noop())
-            finally:
-                client.close()
+        """Log in, and send nothing. Raises as `send` does."""
+        with self._connected() as client, self._until_taken():
+            self._expect(2, client.noop())
 
     def _message(
         self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
@@ -163,30 +127,35 @@ class Mailer:
             raise BadInput("a mail's text has a character that is none") from None
         return f"Subject: {_folded(subject)}\r\n".encode() + message.as_bytes()
 
-    def _connect(self) -> smtplib.SMTP:
-        server = self._server
+    @contextmanager
+    def _connected(self) -> Iterator[smtplib.SMTP]:
+        """A connection, logged in; closed at the end, whatever becomes of the farewell."""
+        server, trust = self._server, self._context
+        if server.tls is not Tls.NONE and trust is None:
+            # The client library's own default would check no certificate.
+            trust = ssl.create_default_context()
         # Its own name for itself would be asked of the resolver, for as long as that takes.
-        name = self.domain
-        if server.tls is Tls.IMPLICIT:
-            return smtplib.SMTP_SSL(
-                server.host,
-                server.port,
-                name,
-                timeout=self._timeout_seconds,
-                context=self._trust(),
-            )
-        return smtplib.SMTP(server.host, server.port, name, timeout=self._timeout_seconds)
-
-    def _log_in(self, client: smtplib.SMTP) -> None:
-        server = self._server
-        if server.tls is Tls.STARTTLS:
-            client.starttls(context=self._trust())
-        if server.user is not None and server.password is not None:
-            client.login(server.user, server.password.get_secret_value())
-
-    def _trust(self) -> ssl.SSLContext:
-        # The client library's own default would check no certificate.
-        return self._context or ssl.create_default_context()
+        given: Any = {"local_hostname": self.domain, "timeout": self._timeout_seconds}
+        password = server.password
+        with self._until_taken():
+            if server.tls is Tls.IMPLICIT:
+                client: smtplib.SMTP = smtplib.SMTP_SSL(
+                    server.host, server.port, context=trust, **given
+                )
+            else:
+                client = smtplib.SMTP(server.host, server.port, **given)
+        try:
+            with self._until_taken():
+                if server.tls is Tls.STARTTLS:
+                    client.starttls(context=trust)
+                if server.user is not None and password is not None:
+                    client.login(server.user, password.get_secret_value())
+                client.ehlo_or_helo_if_needed()
+            yield client
+            with suppress(OSError):
+                client.quit()
+        finally:
+            client.close()
 
     def _hand_over(self, client: smtplib.SMTP, data: bytes) -> None:
         stuffed = re.sub(rb"(?m)^\.", b"..", data)
@@ -200,16 +169,6 @@ class Mailer:
             ) from None
         if answer[0] // 100 not in (2, 4, 5):
             raise MailUnknown(f"{self._server.host}: an answer that is none, to the whole mail")
-        self._expect(2, answer)
-
-    def _expect(self, kind: int, answer: tuple[int, bytes]) -> None:
-        if answer[0] // 100 != kind:
-            raise self._judged(*answer)
-
-    def _expect_receiver(self, answer: tuple[int, bytes]) -> None:
-        code, reply = answer[0], answer[1].decode(errors="replace")
-        if code // 100 == 5 and _nobody(reply):
-            raise MailBounced(str(self._judged(code, reply)))
         self._expect(2, answer)
 
     @contextmanager
@@ -229,23 +188,19 @@ class Mailer:
         except ValueError as unfit:
             raise MailUnavailable(f"{host}: {type(unfit).__name__}") from None
 
-    def _judged(self, code: int, reply: bytes | str) -> MailError:
+    def _expect(self, kind: int, answer: tuple[int, bytes], of_receiver: bool = False) -> None:
+        if answer[0] // 100 != kind:
+            raise self._judged(*answer, of_receiver)
+
+    def _judged(self, code: int, reply: bytes | str, of_receiver: bool = False) -> MailError:
         text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
-        password = self._server.password
-        if password is not None:
+        if (password := self._server.password) is not None:
             text = text.replace(password.get_secret_value(), "…")
-        kind = MailRefused if 500 <= code < 600 else MailUnavailable
+        kind: type[MailError] = MailRefused if 500 <= code < 600 else MailUnavailable
+        if kind is MailRefused and of_receiver and _NO_MAILBOX.search(text):
+            kind = MailBounced
         text = " ".join(text.split())[:REPLY_LENGTH]
         return kind(f"{self._server.host} answered {code}: {text}")
-
-
-def _nobody(reply: str) -> bool:
-    """Whether a refusal plainly says that this mailbox does not exist; the server's or our own
-    fault must not cost a good address its mail."""
-    said, about_us = _NOBODY.search(reply), _ABOUT_US.search(reply)
-    if enhanced := _ENHANCED.search(reply):
-        return enhanced[0] == _NO_MAILBOX and bool(said or not about_us)
-    return bool(said and not about_us)
 
 
 def _folded(subject: str) -> str:

@@ -9,20 +9,15 @@ from __future__ import annotations
 from app.switchyard.errors import SwitchyardError
 
 
-class StripeError(SwitchyardError):
+class StripeError(SwitchyardError, status=502, title="Stripe call failed"):
     """A call to Stripe did not succeed."""
 
-    status = 502
-    title = "Stripe call failed"
 
-
-class StripeUnknownOutcome(StripeError):
+class StripeUnknownOutcome(StripeError, title="Stripe outcome unknown"):
     """Timeout, lost connection, 5xx or 409: it may have taken effect.
 
     Send the same key with identical parameters again; once the key is 24 h old, look it up first.
     """
-
-    title = "Stripe outcome unknown"
 
 
 class StripeReplayedError(StripeUnknownOutcome):
@@ -36,11 +31,8 @@ class StripeKeyReused(StripeUnknownOutcome):
     """The key was first used with other parameters: look up what came of those."""
 
 
-class StripeRefused(StripeError):
+class StripeRefused(StripeError, status=422, title="Refused by Stripe"):
     """A definite refusal: this key had no effect and never will; try again with a new key."""
-
-    status = 422
-    title = "Refused by Stripe"
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -49,11 +41,8 @@ class StripeRefused(StripeError):
         self.message = message
 
 
-class StripeRateLimited(StripeError):
+class StripeRateLimited(StripeError, status=503, title="Stripe rate limit"):
     """429: this call was not executed. After an earlier unknown outcome, that one still stands."""
-
-    status = 503
-    title = "Stripe rate limit"
 
     def __init__(self, retry_after: float | None = None) -> None:
         super().__init__("Stripe refused the call: too many requests")
@@ -61,15 +50,9 @@ class StripeRateLimited(StripeError):
         """Seconds Stripe asked to wait, where it said."""
 
 
-class StripeMisconfigured(StripeError):
+class StripeMisconfigured(StripeError, status=500, title="Stripe is misconfigured"):
     """401 or 403: the API key is wrong or may not do this; not executed, and needs a person."""
 
-    status = 500
-    title = "Stripe is misconfigured"
 
-
-class StripeWebhookRefused(StripeError):
+class StripeWebhookRefused(StripeError, status=400, title="Webhook refused"):
     """A webhook that is forged, too old or malformed; nothing came of it."""
-
-    status = 400
-    title = "Webhook refused"

@@ -38,11 +38,8 @@ OPEN = (AttemptOutcome.SENDING, AttemptOutcome.UNKNOWN)
 _CODE_LENGTH = 100
 
 
-class PayoutMoved(SwitchyardError):
+class PayoutMoved(SwitchyardError, status=409, title="Payout moved"):
     """Another process moved the payout on meanwhile; trying again sees it where it is."""
-
-    status = 409
-    title = "Payout moved"
 
 
 @dataclass(slots=True)

@@ -29,10 +29,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 _S = PayoutStatus
 
 
-class NeedsPerson(SwitchyardError):
+class NeedsPerson(SwitchyardError, title="A person must look"):
     """Stripe has something for this payout that it should not have; nothing was written."""
-
-    title = "A person must look"
 
 
 @dataclass(frozen=True, slots=True)

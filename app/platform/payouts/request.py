@@ -19,11 +19,8 @@ from app.switchyard.errors import BadInput
 from app.switchyard.job import JobPayload
 
 
-class PayoutRefused(BadInput):
+class PayoutRefused(BadInput, status=422, title="Payout refused"):
     """An order that does not fit its payout, creator or balance; nothing was written."""
-
-    status = 422
-    title = "Payout refused"
 
 
 class SinglePayout(JobPayload):
