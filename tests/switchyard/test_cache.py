@@ -172,10 +172,6 @@ def test_a_holder_that_died_is_waited_for_no_longer_than_its_lease(kit: Kit) -> 
     assert kit.raw.get(LEASE_KEY) == "of the dead"
 
 
-def test_a_forked_child_does_not_share_its_parent_s_connections(kit: Kit) -> None:
-    assert kit.together("fork", 1) == [[0, 0, 0, 0]]
-
-
 def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
     breaker = CircuitBreaker(connecting(kit.client, address(kit.client, 1)), seconds=30)
     with pytest.raises(CacheUnavailable):

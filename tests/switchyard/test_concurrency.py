@@ -346,18 +346,6 @@ def taken(side: Side) -> int | None:
         return connection.scalar(chosen)
 
 
-def test_one_cap_over_both_backends(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    n = uuid4().hex
-    with two_sides(database_url, redis_url, tmp_path, 60) as side:
-        rows = side.finish(*spread(side, n, 8))
-        assert {row.status for row in rows} == {"succeeded"}
-        inside = jobs.stays(side.made.db, n)
-        assert len(inside) == len({stay.what for stay in inside}) == 32
-        assert {stay.backend for stay in inside} == {"rq", "inngest"}
-        assert 0 < jobs.most_at_once(inside) <= jobs.CAP
-        assert taken(side) == 0
-
-
 def test_a_dead_holder_s_slot_is_free_again(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

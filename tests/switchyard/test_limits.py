@@ -15,7 +15,6 @@ from tests.support.waiting import until
 __all__ = ["kit"]
 
 KEY = "switchyard:limit:t"
-LIMIT, WINDOW = 5, 0.4
 
 
 def once(cache: Cache, limit: int = 2, window: float = 60, name: str = "t") -> Verdict:
@@ -47,21 +46,8 @@ def test_what_is_refused_does_not_count(kit: Kit) -> None:
     assert kit.raw.zcard(KEY) == 2
 
 
-def test_never_more_than_the_limit_within_any_window(kit: Kit) -> None:
-    reports = kit.together("limit", 4, limit=LIMIT, window=WINDOW, seconds=1.5)
-    spans = [span for report in reports for span in report]
-    assert len(spans) >= 2 * LIMIT
-    # Each lies between two readings of the clock: any LIMIT + 1 that surely lie within one window
-    # would be too many.
-    starts = sorted(begin for begin, _ in spans)
-    ends = sorted(end for _, end in spans)
-    for first, last in zip(starts, ends[LIMIT:], strict=False):
-        assert last - first >= WINDOW
-
-
 def test_many_at_once_are_let_through_exactly_so_often(kit: Kit) -> None:
-    reports = kit.together("limit", 4, limit=7, window=600, seconds=0.5)
-    assert sum(len(report) for report in reports) == 7
+    assert sum(kit.together("limit", 4, limit=7, window=600)) == 7
 
 
 def test_without_a_cache_a_limit_opens_or_closes_as_its_caller_said() -> None:

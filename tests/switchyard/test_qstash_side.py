@@ -231,7 +231,7 @@ def test_a_message_of_an_older_epoch_does_not_count(alone: Side) -> None:
 
 
 def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
-    run = alone.dispatch("later", {"name": uuid4().hex, "waitSeconds": 5})
+    run = alone.dispatch("later", {"name": uuid4().hex, "waitSeconds": 2})
 
     def failed_once() -> Any:
         row = alone.row(run.id)

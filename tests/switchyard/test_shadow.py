@@ -213,17 +213,12 @@ def test_it_is_written_with_the_live_run_or_not_at_all(made: runtime.Runtime) ->
     assert len(runs(made, "shadow-compare")) == len(runs(made, "order")) == 1
 
 
-def test_the_master_switch_is_for_shadows_too(made: runtime.Runtime) -> None:
-    to_shadow(made, "order")
-    staged(made, "false")
-    dispatch("order", {"name": "a"})
-    assert runs(made, "shadow-compare") == []
-
-
-def test_only_stage_shadow_has_shadows(made: runtime.Runtime) -> None:
-    for stage in ("legacy", "live"):
+def test_only_stage_shadow_has_shadows_and_the_master_switch_ends_them(
+    made: runtime.Runtime,
+) -> None:
+    for stage, switch in (("legacy", "true"), ("live", "true"), ("shadow", "false")):
         stages.set_stage(made.db, "order", stage, None, by="t", why="w", now=utcnow())
-        staged(made)
+        staged(made, switch)
         dispatch("order", {"name": stage})
     assert runs(made, "shadow-compare") == []
 
