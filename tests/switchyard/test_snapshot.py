@@ -1,0 +1,127 @@
+"""The stages as last read, in the cache for a process that starts without a database."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import make_url
+
+from app.switchyard.cache.cache import Cache
+from app.switchyard.cache.client import CircuitBreaker
+from app.switchyard.cache.snapshot import StageSnapshot
+from flags import Flags, StageRow
+from tests.support.cached import Kit, connecting, kit
+
+__all__ = ["kit"]
+
+DEAD = "redis://127.0.0.1:1/0"
+
+
+class Stages:
+    """A stage store, and processes that decide by it and by the snapshot in a cache."""
+
+    def __init__(self, cache: Cache, database_url: str = "sqlite:////one.db") -> None:
+        self.cache = cache
+        self.url = make_url(database_url)
+        self.rows: list[StageRow] = []
+        self.down = False
+
+    def load(self) -> list[StageRow]:
+        if self.down:
+            raise ConnectionError("down")
+        return self.rows
+
+    def process(self, switch: str = "true") -> Flags:
+        snapshot = StageSnapshot(self.cache, self.url)
+        return Flags(
+            lambda: snapshot.keep(self.load()),
+            lambda job: "inngest",
+            snapshot=snapshot.read,
+            environ={"USE_INNGEST": switch},
+        )
+
+
+LIVE, LEGACY = StageRow("a", "live", None, 5), StageRow("a", "legacy", None, 6)
+
+
+def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.rows = [LIVE, StageRow("b", "ramp", 1.0, 4, (("pinned", "serverless"),))]
+    stages.process().decide("a", "k")
+    stages.down = True
+    cold = stages.process()
+    assert cold.decide("a", "k") == ("inngest", "STALE", "live", 5)
+    assert cold.decide("b", "pinned") == ("inngest", "STALE", "ramp", 4)
+    assert cold.decide("never staged", "k").backend == "rq"
+    # Any off switch wins; and another database's stages are not its own.
+    assert stages.process("false").decide("a", "k").backend == "rq"
+    other = Stages(kit.cache, "sqlite:////other.db")
+    other.down = True
+    assert other.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+
+
+def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    late = StageSnapshot(kit.cache, stages.url)
+    stages.rows = [LEGACY]
+    stages.process().decide("a", "k")
+    late.keep([LIVE])
+    stages.down = True
+    assert stages.process().decide("a", "k").backend == "rq"
+    assert 0 < kit.raw.ttl(late._key) <= 600
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "{",
+        "",
+        "[" * 100_000,
+        '[["a", {}, null, "x"]]',
+        '[["a", "ramp", "x", 5]]',
+        "[1]",
+        '{"a": 1}',
+    ],
+)
+def test_a_snapshot_that_is_none_is_nothing(kit: Kit, rows: str) -> None:
+    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
+    kit.raw.hset(snapshot._key, "rows", rows)
+    assert snapshot.read() == []
+
+
+def test_no_snapshot_means_legacy(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.down = True
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+    kit.raw.hset(StageSnapshot(kit.cache, stages.url)._key, "rows", '[["a", "live"]]')
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+    stages.cache = Cache(CircuitBreaker(connecting("redis", DEAD)))
+    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+
+
+def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
+    stages = Stages(kit.cache)
+    stages.rows = [LEGACY]
+    snapshot = StageSnapshot(kit.cache, stages.url)
+    snapshot.keep([LIVE])
+    now = [100.0]
+    known = Flags(
+        stages.load,
+        lambda job: "inngest",
+        snapshot=snapshot.read,
+        environ={"USE_INNGEST": "true"},
+        monotonic=lambda: now[0],
+    )
+    assert known.decide("a", "k").backend == "rq"
+    stages.down = True
+    now[0] += 5
+    assert known.decide("a", "k") == ("rq", "STALE", "legacy", 6)
+
+
+def test_a_snapshot_is_kept_when_it_is_news_only(kit: Kit) -> None:
+    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
+    snapshot.keep([LIVE])
+    kit.raw.delete(snapshot._key)
+    snapshot.keep([LIVE])
+    assert snapshot.read() == []
+    snapshot.keep([LEGACY])
+    assert snapshot.read() == [LEGACY]
