@@ -13,13 +13,14 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError, NoSuchJobError
-from rq.job import JOB_ID_PATTERN, Job, parse_job_id
+from rq.job import Job, JobStatus
 from rq.serializers import DefaultSerializer
 from rq.utils import import_attribute
 
 from app.switchyard.errors import SwitchyardError
 from queues import task
 from queues.backend import DEPENDENCY, TASK, call_of, is_pickled
+from queues.versions import JOB_ID_PATTERN, parse_job_id
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,14 @@ class WorkerJob(Job):
         job = Job(self._id, self.connection, self.serializer)
         # Of an earlier try, and not needed: RQ would inflate the latter without a bound.
         job.restore({**fields, b"data": b"", b"result": b"", b"exc_info": b""})
-        for number in (getattr(job, name) for name in _NUMBERS):
+        for number in (getattr(job, name, None) for name in _NUMBERS):
             if number is not None and not -1 <= number <= _MOST:
                 raise ValueError("out of range")
-        for gaps in (job.retry_intervals, job.repeat_intervals):
+        for gaps in (job.retry_intervals, getattr(job, "repeat_intervals", None)):
             if gaps is not None and not (gaps and all(0 <= gap <= _MOST for gap in gaps)):
                 raise ValueError("no seconds")
+        if job._status is not None:
+            JobStatus(job._status)  # RQ 1 takes any text
         if not isinstance(job._dependency_ids, list) or not isinstance(job.meta, dict):
             raise TypeError("no list, or no object")
         if not all(map(JOB_ID_PATTERN.fullmatch, job._dependency_ids)):

@@ -27,6 +27,7 @@ from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore
 from queues.backend import connect
+from queues.versions import time_of
 
 _STATUS = {
     Status.PENDING: JobStatus.QUEUED,
@@ -129,13 +130,16 @@ class DispatchedJob(RQJob):
         """Take over what its run's row says."""
         later = row.status == Status.PENDING and row.due_at > process_runtime().store.clock()
         self._status = JobStatus.SCHEDULED if later else _STATUS[Status(row.status)]
-        self.created_at = self.enqueued_at = row.created_at
-        self.started_at, self.ended_at = row.started_at, row.ended_at
+        self.created_at = self.enqueued_at = time_of(row.created_at)
+        self.started_at = None if row.started_at is None else time_of(row.started_at)
+        self.ended_at = None if row.ended_at is None else time_of(row.ended_at)
         self._exc_info = row.error
         self._meta = json.loads(row.meta or "{}")
 
-    def _fetch_status(self) -> JobStatus:
-        self.refresh()
+    def get_status(self, refresh: bool = True) -> JobStatus:
+        """What the ledger says of the run; see rq."""
+        if refresh:
+            self.refresh()
         return self._status
 
     def latest_result(self, timeout: int = 0) -> Result | None:

@@ -18,10 +18,10 @@ from typing import Any
 import rq
 from redis.client import Pipeline
 from rq import decorators
-from rq.exceptions import DuplicateJobError, InvalidJobOperation
+from rq.exceptions import InvalidJobOperation
 from rq.job import UNEVALUATED, Job
 from rq.queue import EnqueueData
-from rq.utils import import_attribute, resolve_function_reference
+from rq.utils import import_attribute
 
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
@@ -34,6 +34,14 @@ from flags import LEGACY_BACKEND
 from queues.backend import DEPENDENCY
 from queues.dispatched import DispatchedJob, find
 from queues.inventory import call_sites
+from queues.versions import (
+    REFUSES_SAME_IDS,
+    DuplicateJobError,
+    enqueue_once,
+    extras_of,
+    options,
+    resolve_function_reference,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +75,8 @@ class Queue(rq.Queue):
         call = self._call(job, pipeline, at_front=at_front)
         if call is not None:
             return self._dispatched([call], unique=unique)[0]
-        enqueued = super().enqueue_job(job, pipeline=pipeline, at_front=at_front, unique=unique)
+        only = options(unique=unique)
+        enqueued = super().enqueue_job(job, pipeline=pipeline, at_front=at_front, **only)
         call_sites.flush(self.connection)
         return enqueued
 
@@ -82,7 +91,8 @@ class Queue(rq.Queue):
         call = self._call(job, pipeline, at=datetime)
         if call is not None:
             return self._dispatched([call], unique=unique)[0]
-        scheduled = super().schedule_job(job, datetime, pipeline=pipeline, unique=unique)
+        only = options(unique=unique)
+        scheduled = super().schedule_job(job, datetime, pipeline=pipeline, **only)
         call_sites.flush(self.connection)
         return scheduled
 
@@ -93,19 +103,20 @@ class Queue(rq.Queue):
         group_id: str | None = None,
     ) -> list[Job]:
         """See rq. What is dispatched goes first: all of one job's calls, or none."""
+        group = options(group_id=group_id)
         datas = list(job_datas)
         ids = [data.job_id for data in datas if data.job_id is not None]
         calls: dict[int, _Call] = {}
-        if len(ids) == len(set(ids)):  # else RQ refuses them all
+        if len(ids) == len(set(ids)) or not REFUSES_SAME_IDS:  # else RQ refuses them all
             for index, data in enumerate(datas):
-                call = self._call_of(data, pipeline, group_id)
+                call = self._call_of(data, pipeline, group)
                 if call is not None:
                     calls[index] = call
         done = dict(zip(calls, self._dispatched(list(calls.values())), strict=True))
         left = [data for index, data in enumerate(datas) if index not in calls]
         if not left and done:
             return list(done.values())
-        others = iter(super().enqueue_many(left, pipeline=pipeline, group_id=group_id))
+        others = iter(super().enqueue_many(left, pipeline=pipeline, **group))
         call_sites.flush(self.connection)
         # RQ gives those without dependencies first, as they came.
         first = [
@@ -120,7 +131,7 @@ class Queue(rq.Queue):
         return super().fetch_job(job_id) or find(job_id, self.connection, self.serializer)
 
     def _call_of(
-        self, data: EnqueueData, pipeline: Pipeline | None, group_id: str | None
+        self, data: EnqueueData, pipeline: Pipeline | None, group: Mapping[str, Any]
     ) -> _Call | None:
         instance, function = resolve_function_reference(data.func)
         if function not in _declared() and not (_declared() and data.depends_on):
@@ -128,7 +139,7 @@ class Queue(rq.Queue):
             return None
         fields = data._asdict()
         at_front = fields.pop("at_front")
-        job = self.create_job(**fields, group_id=group_id)
+        job = self.create_job(**fields, **group)
         self._put_dependencies(job)
         return self._call(job, pipeline, at_front=at_front)
 
@@ -200,11 +211,8 @@ class Queue(rq.Queue):
             run = find(job_id, self.connection, self.serializer)
             if run is None:
                 continue
-            plain = rq.Queue(self.name, self.connection, serializer=self.serializer)
-            try:
-                plain.enqueue(DEPENDENCY, run.run_id, job_id=job_id, unique=True)
-            except DuplicateJobError:
-                continue  # another dependent was faster
+            plain = rq.Queue(self.name, connection=self.connection, serializer=self.serializer)
+            enqueue_once(plain, DEPENDENCY, run.run_id, job_id=job_id)
 
 
 class job(decorators.job):
@@ -231,15 +239,8 @@ def _path(instance: object, function: str) -> str:
 def payload_of(job: Job, spec: JobSpec) -> Payload:
     """The payload that the job's arguments make. Raises StaysOnRQ."""
     callbacks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name)
-    for reason, given in (
-        ("depends_on", job._dependency_ids),
-        ("callbacks", any(callbacks)),
-        ("webhooks", job.webhooks),
-        ("repeat", job.repeats_left),
-        ("rate_limit", job.has_rate_limit),
-        ("group", job.group_id),
-        ("ttl", job.ttl),
-    ):
+    stays = {"depends_on": job._dependency_ids, "callbacks": any(callbacks), "ttl": job.ttl}
+    for reason, given in {**stays, **extras_of(job)}.items():
         if given:
             raise StaysOnRQ(reason)
     assert spec.legacy is not None

@@ -20,9 +20,7 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import cron_scheduler_registry
-from rq.defaults import RQ_KEY_PREFIX
-from rq.job import Job, parse_job_id
+from rq.job import Job
 from rq.queue import Queue
 from rq.registry import (
     BaseRegistry,
@@ -42,6 +40,7 @@ from queues.backend import (
     queue_key,
     registered_workers,
 )
+from queues.versions import CRON_SCHEDULER, CRON_SCHEDULERS, parse_job_id
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +93,10 @@ def take(url: str, most: int) -> Inventory:
     redis = connect(url)
     with closing(redis), answered():
         keys = {_text(key) for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
+        workers = registered_workers(redis)
+        served = {queue_key(queue) for worker in workers for queue in worker.queues}
+        # RQ 2.0 and 2.1 register no queue that is filled by enqueue_many() alone.
+        keys |= {key for key in served if redis.exists(key)}
         queues = []
         for name in sorted(key.removeprefix(queue_key("")) for key in keys):
             queue = QueueInventory(name)
@@ -104,7 +107,7 @@ def take(url: str, most: int) -> Inventory:
         elsewhere = QueueInventory(RQ_SCHEDULER)
         _count(redis, elsewhere, "scheduled", _RQ_SCHEDULER_KEY, most)
         queues += [elsewhere] if elsewhere.looked_at else []
-        return Inventory(queues, registered_workers(redis), _cron(redis), counted(redis))
+        return Inventory(queues, workers, _cron(redis), counted(redis))
 
 
 def _text(value: bytes) -> str:
@@ -155,10 +158,10 @@ def _function_in_pickle(head: bytes) -> str:
 
 
 def _cron(redis: Redis) -> list[dict[str, Any]]:
-    names: Any = redis.zrange(cron_scheduler_registry.get_registry_key(), 0, -1)
+    names: Any = redis.zrange(CRON_SCHEDULERS, 0, -1)
     jobs: list[dict[str, Any]] = []
     for name in names:
-        stored: Any = redis.hget(f"{RQ_KEY_PREFIX}:cron_scheduler:{_text(name)}", "cron_jobs")
+        stored: Any = redis.hget(f"{CRON_SCHEDULER}{_text(name)}", "cron_jobs")
         try:
             jobs += [job for job in json.loads(stored or "[]") if isinstance(job, dict)]
         except (ValueError, TypeError):

@@ -8,7 +8,6 @@ import os
 import threading
 from typing import Any
 
-from rq import Retry
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +16,7 @@ from app.switchyard.loading import load_app, process_runtime
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
+from queues import versions
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +47,16 @@ def wait_for_run(run_id: str) -> Any:
     Raises RunFailed, so that RQ treats those who depend on it as with any failed job.
     """
     chosen = select(R.status, R.result, R.error).where(R.id == run_id)
-    again = Retry(max=_LOOKS, interval=LOOK_SECONDS)
     try:
         with process_runtime().db.autocommit() as connection:
             row = connection.execute(chosen).one_or_none()
     except SQLAlchemyError as failure:
         log.warning("run not looked at", extra={"run": run_id, "reason": type(failure).__name__})
-        return again
+        return versions.again(LOOK_SECONDS, _LOOKS)
     if row is None:
         raise RunFailed(f"no run {run_id!r}")
     if row.status in OPEN:
-        return again
+        return versions.again(LOOK_SECONDS, _LOOKS)
     if row.status != Status.SUCCEEDED:
         raise RunFailed(f"run {run_id} {row.status}: {row.error}")
     return None if row.result is None else json.loads(row.result)

@@ -13,18 +13,19 @@ from typing import Any
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
-from rq.exceptions import NoSuchJobError, StopRequested
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
-from rq.utils import current_timestamp, now
+from rq.utils import current_timestamp
 
 from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
 from queues.backend import MARK, queue_key
+from queues.versions import LookAgain, StopRequested, forget_execution, now
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ STOP_SECONDS = 8.0
 """How long a step in hand may go on after SIGTERM; then the process ends and the lease runs out."""
 SCHEDULER_STOP_SECONDS = 5.0
 _DUE = 1000
+_simple: Any = SimpleWorker
+"""Whose methods do a job in this process. It is a base of no class beside Worker: before RQ 2.7
+one is the other's."""
 
 
 class Scheduler(RQScheduler):
@@ -78,7 +82,7 @@ class Scheduler(RQScheduler):
             self._process.join(SCHEDULER_STOP_SECONDS)
 
 
-class Worker(ForkingWorker, SimpleWorker):
+class Worker(ForkingWorker):
     """Does runs in its own process: the ledger makes good what dies with it, so it need not fork.
     Old jobs have no ledger, so each has a work horse, as with any `rq worker`.
 
@@ -96,8 +100,13 @@ class Worker(ForkingWorker, SimpleWorker):
         WorkerJob.legacy_pickle = settings.legacy_pickle
         self._forked = False
 
+    def register_birth(self) -> None:
+        """See rq. It registers with the mark of who can do runs."""
+        super().register_birth()  # type: ignore[no-untyped-call]
+        self.connection.hset(self.key, MARK, 1)
+
     def serialize(self) -> dict[str, Any]:
-        """What it registers of itself: with the mark of who can do runs."""
+        """What it registers of itself again, where its key ran out."""
         return {**super().serialize(), MARK: 1}
 
     def work(self, *args: Any, **options: Any) -> bool:
@@ -144,7 +153,7 @@ class Worker(ForkingWorker, SimpleWorker):
         """Run one job."""
         with self._contained(job.id):
             if isinstance(job, WorkerJob) and job.in_process:
-                SimpleWorker.execute_job(self, job, queue)
+                _simple.execute_job(self, job, queue)
                 return
             self._forked = True
             try:
@@ -163,14 +172,19 @@ class Worker(ForkingWorker, SimpleWorker):
         except Exception as failure:
             if isinstance(failure, RedisError) and not is_wrong_type(failure):
                 raise
-            self.executions.clear()
+            forget_execution(self)
             log.exception("left as it is", extra={"rq_job": what})
 
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """See rq."""
+        if not isinstance(exc_info[1], LookAgain):
+            super().handle_exception(job, *exc_info)
+
+    def get_heartbeat_ttl(self, job: Job, *working_time: Any, **named: Any) -> int:
         """How long it may be silent: while it does a run itself, as long as that may take."""
         if self._forked:
-            return int(super().get_heartbeat_ttl(job, working_time))
-        return int(SimpleWorker.get_heartbeat_ttl(self, job, working_time))
+            return int(super().get_heartbeat_ttl(job, *working_time, **named))
+        return int(_simple.get_heartbeat_ttl(self, job))
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM: end the run in hand at its next step boundary, or with the process. An old job

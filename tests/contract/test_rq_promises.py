@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 import rq
 from redis import Redis
-from rq import Callback, Repeat, Retry, SimpleWorker, decorators
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq import Callback, Retry, SimpleWorker, decorators
+from rq.exceptions import NoSuchJobError
 from rq.job import Dependency, Job, JobStatus
-from rq.rate_limit import RateLimit
 from rq.serializers import JSONSerializer
 
 import queues
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import connect
+from queues.versions import DuplicateJobError
 from tests.support import old_tasks
+from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import environment, fresh
 
 AT = "tests.support.old_tasks"
+Repeat = of_rq("rq", "Repeat")
+RateLimit = of_rq("rq.rate_limit", "RateLimit")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,6 +109,7 @@ def test_a_job_id_is_no_key(queue: Any, redis: Redis) -> None:
     assert queue.job_ids == ["same"] * 3
 
 
+@since("2.8")
 def test_unique(queue: Any) -> None:
     queue.enqueue(old_tasks.add, 1, job_id="once", unique=True)
     with pytest.raises(DuplicateJobError):
@@ -133,15 +137,16 @@ def test_many(queue: Any, redis: Redis) -> None:
             queue.prepare_data(old_tasks.add, kwargs={"x": 2}, job_id="b", at_front=True),
             queue.prepare_data(old_tasks.add, (3, 3), job_id="c", meta={"m": 1}, timeout=9),
         ],
-        group_id=None,
+        **({"group_id": None} if has("2.0") else {}),
     )
     assert [job.id for job in jobs] == ["a", "b", "c"]
     assert queue.job_ids == ["b", "a", "c"]
     work(redis)
     assert [job.return_value() for job in jobs] == [2, 3, 6]
-    twice = [queue.prepare_data(old_tasks.add, (1,), job_id="x")] * 2
-    with pytest.raises(ValueError, match="more than once"):
-        queue.enqueue_many(twice)
+    if has("3.0"):
+        twice = [queue.prepare_data(old_tasks.add, (1,), job_id="x")] * 2
+        with pytest.raises(ValueError, match="more than once"):
+            queue.enqueue_many(twice)
     assert queue.job_ids == []
     assert len(queue.enqueue_many(queue.prepare_data(old_tasks.add, (n,)) for n in range(3))) == 3
 
@@ -209,6 +214,7 @@ def test_retries(queue: Any, redis: Redis, tmp_path: Any) -> None:
     assert queue.failed_job_registry.get_job_ids() == [given_up.id]
 
 
+@since("2.3")
 def test_repeat(queue: Any, redis: Redis) -> None:
     job = queue.enqueue(old_tasks.add, 1, repeat=Repeat(times=2))
     work(redis)
@@ -222,6 +228,7 @@ def test_timeout(queue: Any, redis: Redis) -> None:
     assert "JobTimeoutException" in job.latest_result().exc_string
 
 
+@since("3.0")
 def test_rate_limit(queue: Any) -> None:
     limit = RateLimit("key", concurrency=1)
     jobs = [queue.enqueue(old_tasks.add, 1, rate_limit=limit) for _ in range(2)]
@@ -267,12 +274,14 @@ def test_a_fetched_job_is_enqueued_again(queue: Any, redis: Redis) -> None:
 
 
 def test_refusals(queue: Any, kind: Any) -> None:
-    with pytest.raises(TypeError):
-        kind("old")
+    if has("2.0"):  # before, a connection might be pushed beforehand
+        with pytest.raises(TypeError):
+            kind("old")
     with pytest.raises(TypeError, match="callable or a string"):
         queue.enqueue(old_tasks.Till)
-    with pytest.raises(ValueError, match="must only contain"):
-        queue.enqueue(old_tasks.add, 1, job_id="a:b")
+    if has("2.8"):
+        with pytest.raises(ValueError, match="must only contain"):
+            queue.enqueue(old_tasks.add, 1, job_id="a:b")
     assert queue.job_ids == []
 
 
@@ -283,10 +292,11 @@ def test_the_decorator(make: Callable[..., Any], redis: Redis) -> None:
     function: Any = made(plain)
     try:
         job = function.delay(1, y=4, job_id="mine")
-        after = function.enqueue(2, depends_on=job, at_front=True)
+        again = function.enqueue if has("2.1") else function.delay
+        after = again(2, depends_on=job, at_front=True)
         assert function(1, 1) == 2
     finally:
-        del function.delay, function.enqueue
+        vars(function).clear()
     assert (job.id, job.timeout, job.result_ttl, job.meta) == ("mine", 5, 6, {"a": 1})
     assert (job.description, after.get_status()) == ("adds", JobStatus.DEFERRED)
     work(redis)

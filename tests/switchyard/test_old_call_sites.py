@@ -17,11 +17,9 @@ from uuid import uuid4
 import pytest
 import rq
 from redis import Redis
-from rq import Callback, Repeat, Retry, SimpleWorker, get_current_job
-from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
+from rq import Callback, Retry, SimpleWorker, get_current_job
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
-from rq.rate_limit import RateLimit
-from rq.webhook import Webhook
 from sqlalchemy import select
 
 import queues
@@ -32,8 +30,10 @@ from queues import inventory
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, counted
+from queues.versions import DuplicateJobError, NeedsNewerRQ
 from tests.support import old_jobs, old_tasks, tasks
 from tests.support.forks import forked
+from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import (
     ROOT,
     Fixed,
@@ -47,6 +47,9 @@ from tests.support.sides import (
 )
 
 AT = old_jobs.AT
+Repeat = of_rq("rq", "Repeat")
+RateLimit = of_rq("rq.rate_limit", "RateLimit")
+Webhook = of_rq("rq.webhook", "Webhook")
 
 
 @pytest.fixture
@@ -145,9 +148,15 @@ def test_delay_of_a_decorated_function(on: Side) -> None:
         ("callbacks", {"on_success": Callback(old_tasks.succeeded)}),
         ("callbacks", {"on_failure": Callback(old_tasks.failed)}),
         ("callbacks", {"on_stopped": Callback(old_tasks.failed)}),
-        ("webhooks", {"webhooks": [Webhook("http://127.0.0.1:1/", "finished")]}),
-        ("repeat", {"repeat": Repeat(times=1)}),
-        ("rate_limit", {"rate_limit": RateLimit("k", concurrency=1)}),
+        pytest.param(
+            "webhooks",
+            {"webhooks": [Webhook("http://127.0.0.1:1/", "finished")]},
+            marks=since("2.10"),
+        ),
+        pytest.param("repeat", {"repeat": Repeat(times=1)}, marks=since("2.3")),
+        pytest.param(
+            "rate_limit", {"rate_limit": RateLimit("k", concurrency=1)}, marks=since("3.0")
+        ),
         ("ttl", {"ttl": 60}),
         ("meta", {"meta": {"cannot": object()}}),
         ("arguments", {"args": ("p", "not a number")}),
@@ -210,17 +219,35 @@ def test_a_job_id_is_the_runs_key(on: Side, queue: Any, redis: Redis) -> None:
     again = queue.enqueue(old_tasks.mark, n, job_id="mine")
     with pytest.raises(KeyConflict):
         queue.enqueue(old_tasks.mark, "other", job_id="mine")
-    with pytest.raises(DuplicateJobError):
-        queue.enqueue(old_tasks.mark, n, job_id="mine", unique=True)
     work(on)
     ended = queue.enqueue(old_tasks.mark, n, job_id="mine")
     work(on)
     assert first.id == again.id == "mine"
     assert ended.get_status(refresh=False) == JobStatus.FINISHED
     assert on.marks(n) == {n: 1}
-    assert counts(redis)["mark", "dispatched", "known"] == 3
+    assert counts(redis)["mark", "dispatched", "known"] == 2
+
+
+@since("2.8")
+def test_a_unique_job_is_refused_the_second_time(on: Side, queue: Any) -> None:
+    n = uuid4().hex
     fresh_one = queue.enqueue(old_tasks.mark, f"{n}/2", job_id="once", unique=True)
     assert fresh_one.get_status() == JobStatus.QUEUED
+    with pytest.raises(DuplicateJobError):
+        queue.enqueue(old_tasks.mark, f"{n}/2", job_id="once", unique=True)
+    work(on)
+    assert on.marks(n) == {f"{n}/2": 1}
+
+
+@pytest.mark.skipif(has("2.8"), reason="there it has them")
+def test_what_the_installed_rq_has_not_is_said_by_version(queue: Any) -> None:
+    """Of the options that a method takes here whatever RQ there is."""
+    job = queue.create_job(old_tasks.add, (1,), job_id="once")
+    with pytest.raises(NeedsNewerRQ, match=r"unique needs RQ 2\.8 or later, and \d"):
+        queue.enqueue_job(job, unique=True)
+    if not has("2.0"):
+        with pytest.raises(NeedsNewerRQ, match=r"group_id needs RQ 2\.0 or later"):
+            queue.enqueue_many([], group_id="g")
 
 
 def test_many_mixed(on: Side, queue: Any, redis: Redis) -> None:

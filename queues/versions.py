@@ -1,0 +1,141 @@
+"""What differs between the versions of RQ that the layer runs on, 1.16 to 3: in this file alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import rq
+from rq import Retry, defaults, get_current_job
+from rq.job import Job
+from rq.version import VERSION
+
+from app.switchyard.errors import BadInput, SwitchyardError
+
+_SINCE = {"group_id": "2.0", "unique": "2.8"}
+"""The options that a method of the drop-in's Queue takes, and the RQ that brought each."""
+_INSTALLED: tuple[int, ...] = tuple(int(part) for part in VERSION.split(".")[:2])
+
+REFUSES_SAME_IDS = _INSTALLED >= (3, 0)
+"""Whether enqueue_many() takes no job_id twice."""
+KEY_PREFIX: str = getattr(defaults, "RQ_KEY_PREFIX", "rq")
+CRON_SCHEDULERS = f"{KEY_PREFIX}:cron_schedulers"
+CRON_SCHEDULER = f"{KEY_PREFIX}:cron_scheduler:"
+"""Where `rq cron` of RQ 2.4 and later keeps its jobs, whichever RQ is here."""
+
+if TYPE_CHECKING:
+    from rq.exceptions import DuplicateJobError as DuplicateJobError
+    from rq.exceptions import StopRequested as StopRequested
+    from rq.job import JOB_ID_PATTERN as JOB_ID_PATTERN
+    from rq.job import parse_job_id as parse_job_id
+    from rq.utils import now as now
+    from rq.utils import resolve_function_reference as resolve_function_reference
+else:
+    try:
+        from rq.exceptions import StopRequested  # 2.6
+    except ImportError:
+        from rq.worker import StopRequested as StopRequested
+    try:
+        from rq.exceptions import DuplicateJobError  # 2.8
+        from rq.job import JOB_ID_PATTERN
+    except ImportError:
+        JOB_ID_PATTERN = re.compile(r"[^\x00-\x1f]+")
+
+        class DuplicateJobError(Exception):
+            """The job_id of a unique job is taken."""
+
+    try:
+        from rq.utils import utcnow as now  # 1, without a zone
+    except ImportError:
+        from rq.utils import now as now
+    try:
+        from rq.job import parse_job_id  # 2.0
+    except ImportError:
+
+        def parse_job_id(job_id: str) -> str:
+            """There are no executions yet whose id would hold the job's."""
+            return job_id
+
+    try:
+        from rq.utils import resolve_function_reference  # 2.6
+    except ImportError:
+
+        def resolve_function_reference(func: Any) -> tuple[Any, str]:
+            """The instance and the name that RQ keeps of a function."""
+            job = Job.create(func, connection=_NOWHERE)
+            return job._instance, job._func_name
+
+
+_NOWHERE: Any = object()
+"""In the place of a connection that is not used: RQ 1 looks for one where none is given."""
+
+
+class NeedsNewerRQ(BadInput):
+    """The RQ that is installed has no such option."""
+
+
+def options(**given: Any) -> dict[str, Any]:
+    """Of the options given those that are not empty, for a method of RQ's.
+
+    Raises NeedsNewerRQ where the installed RQ does not have one of them.
+    """
+    asked = {name: value for name, value in given.items() if value}
+    for name in asked:
+        since = _SINCE[name]
+        if tuple(map(int, since.split("."))) > _INSTALLED:
+            raise NeedsNewerRQ(f"{name} needs RQ {since} or later, and {VERSION} is installed")
+    return asked
+
+
+def extras_of(job: Job) -> Mapping[str, bool]:
+    """Which of the options that later versions brought were given to a job."""
+    return {
+        "webhooks": bool(getattr(job, "webhooks", None)),
+        "repeat": bool(getattr(job, "repeats_left", None)),
+        "rate_limit": bool(getattr(job, "has_rate_limit", False)),
+        "group": bool(getattr(job, "group_id", None)),
+    }
+
+
+def enqueue_once(queue: rq.Queue, path: str, *args: Any, job_id: str) -> None:
+    """Enqueue a task that only looks, unless there is a job of that id.
+
+    Before RQ 2.8 two processes may both do it, which has it look twice.
+    """
+    unique = {"unique": True} if _INSTALLED >= (2, 8) else {}
+    with suppress(DuplicateJobError):
+        queue.enqueue(path, *args, job_id=job_id, **unique)
+
+
+def time_of(at: datetime) -> datetime:
+    """A time of the ledger as a job of RQ's has it: RQ 1 has UTC without a zone."""
+    return at if _INSTALLED >= (2, 0) else at.astimezone(UTC).replace(tzinfo=None)
+
+
+class LookAgain(SwitchyardError):
+    """Not a failure: the task of an RQ that knows no other way asks to be run again."""
+
+
+def again(seconds: int, most: int) -> Retry:
+    """What a task returns to be run again in `seconds`, at most `most` times.
+
+    Before RQ 2.1 a Retry that is returned is a result like any other; there it raises LookAgain,
+    which RQ takes for a failure with one more try.
+    """
+    if _INSTALLED >= (2, 1):
+        return Retry(max=most, interval=seconds)
+    job = get_current_job()
+    assert job is not None
+    job.retries_left, job.retry_intervals = 1, [seconds]
+    raise LookAgain(f"again in {seconds} s")
+
+
+def forget_execution(worker: Any) -> None:
+    """Have a worker believe that it runs nothing."""
+    if hasattr(worker, "executions"):
+        worker.executions.clear()
+    else:
+        worker.execution = None

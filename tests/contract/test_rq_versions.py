@@ -1,0 +1,52 @@
+"""The contract's RQ part on the oldest and the newest RQ of each major that the layer runs on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from redis import __version__ as redis_version
+from rq.version import VERSION
+
+from app.platform.config import ROOT
+from tests.support.environments import ours_but, version_of
+
+VERSIONS = {
+    "1-oldest": ("rq==1.16.0", "redis==4.6.0"),
+    "1-newest": ("rq<2",),
+    "2-oldest": ("rq==2.0.0", "redis==5.0.1"),
+    "2-newest": ("rq<3",),
+    "3-oldest": ("rq==3.0.0", "redis==5.0.1"),
+    "3-newest": ("rq<4",),
+}
+"""With the oldest redis-py that each works with, or else this environment's."""
+TESTS = (
+    *("contract/test_rq_promises.py", "contract/test_runs.py", "contract/test_once.py"),
+    "switchyard/test_old_call_sites.py",
+)
+CHOSEN = "not (memory or inngest or qstash or postgres or dies or cheap)"
+"""What is not on Postgres or another backend, nor about how a process begins and ends."""
+
+
+@pytest.mark.process
+@pytest.mark.minutes
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("which", VERSIONS)
+def test_the_rq_part_holds_on(which: str, tmp_path: Path) -> None:
+    python = ours_but(f"rq-{which}", *VERSIONS[which])
+    if (version_of("rq", python), version_of("redis", python)) == (VERSION, redis_version):
+        pytest.skip(f"RQ {VERSION} is this environment's: all tests are run on it")
+    files = [str(ROOT / "tests" / name) for name in TESTS]
+    # RQ 1 warns of its own functions.
+    options = ("-W", "default", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner"))
+    done = subprocess.run(
+        [str(python), "-m", "pytest", *files, "-k", CHOSEN, *options],
+        cwd=ROOT,
+        env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -1,0 +1,69 @@
+"""Environments of other package versions than this one's, made from the package registry.
+
+They are kept under var/, by what is in them; where the registry cannot be reached and there is
+none yet, a test that needs one is skipped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from app.platform.config import ROOT
+
+FOLDER = ROOT / "var" / "environments"
+INSTALL_SECONDS = 240
+
+
+def uv(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of uv's; what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "uv", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+
+
+def install(python: Path, *what: str) -> None:
+    """Install, or skip the test where the registry cannot be reached."""
+    done = uv("pip", "install", "--quiet", "--python", str(python), *what)
+    if done.returncode == 0:
+        return
+    if "No solution found" in done.stderr and "network" not in done.stderr:
+        raise AssertionError(done.stderr)
+    pytest.skip(f"the package registry cannot be reached: {done.stderr.strip()[-300:]}")
+
+
+def empty(name: str) -> Path:
+    """The Python of an environment with nothing in it, made where there is none of that name."""
+    folder = FOLDER / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        made = uv("venv", "--quiet", "--python", sys.executable, str(folder))
+        assert made.returncode == 0, made.stderr
+    return python
+
+
+def version_of(package: str, python: Path) -> str:
+    """Which version of a package an environment has."""
+    asked = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.check_output([str(python), "-c", asked], text=True).strip()
+
+
+def ours_but(name: str, *packages: str) -> Path:
+    """The Python of an environment with all that is in this one, and these packages before it."""
+    python = empty(name)
+    within = Path("lib") / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    ours = sysconfig.get_path("purelib")
+    (python.parents[1] / within / "ours.pth").write_text(f"{ours}\n")
+    marker = python.parents[1] / "installed"
+    if not marker.exists() or any("<" in package for package in packages):
+        install(python, "--no-deps", "--upgrade", *packages)
+        marker.write_text("\n".join(packages))
+    return python
