@@ -44,6 +44,8 @@ class DispatchedJob(RQJob):
     """A run of the ledger as an rq Job. Nothing of it is kept in Redis."""
 
     run_id: str
+    supports_redis_streams = True
+    """Its results are the ledger's: RQ 1 and 2.0 ask Redis for its version first."""
     _meta: dict[str, Any] | None = None
     """None where it was not read yet."""
 

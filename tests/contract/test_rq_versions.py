@@ -24,7 +24,7 @@ VERSIONS = {
 """With the oldest redis-py that each works with, or else this environment's."""
 TESTS = (
     *("contract/test_rq_promises.py", "contract/test_runs.py", "contract/test_once.py"),
-    "switchyard/test_old_call_sites.py",
+    *("switchyard/test_old_call_sites.py", "switchyard/test_adopt.py"),
 )
 CHOSEN = "not (memory or inngest or qstash or postgres or dies or cheap)"
 """What is not on Postgres or another backend, nor about how a process begins and ends."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from pydantic import SecretStr
-from redis import Redis
+from redis import Redis, __version__
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
@@ -30,6 +30,8 @@ CALL_SECONDS = 2.0
 IDLE_SECONDS = 200.0
 """How long a connection is kept unused: opening one to a server 50 ms away takes longer than a
 caller waits."""
+# redis-py 4 speaks no other, and takes no such option.
+_PROTOCOL: dict[str, Any] = {} if int(__version__.partition(".")[0]) < 5 else {"protocol": 2}
 # It writes: a cache that can only be read is of no use.
 _PROBE = ("SET", "switchyard:probe", "1", "PX", "1000")
 
@@ -85,7 +87,7 @@ class RedisClient:
         self._redis: Any = Redis.from_url(
             url,
             decode_responses=True,
-            protocol=2,
+            **_PROTOCOL,
             socket_timeout=CALL_SECONDS,
             socket_connect_timeout=CALL_SECONDS,
             retry=Retry(NoBackoff(), 0),
