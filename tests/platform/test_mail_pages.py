@@ -20,8 +20,6 @@ from tests.platform.test_letters import HOSTILE
 from tests.support.sides import Fixed, build, decide_by, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
 
-STRICT = "default-src 'none'"
-
 
 @contextmanager
 def sink(folder: Path) -> Iterator[str]:
@@ -57,40 +55,30 @@ def client(environ: dict[str, str]) -> Iterator[FlaskClient]:
     runtime.current().db.dispose()
 
 
-def send(url: str, subject: str = "Hello", html: str = "<p>Hi</p>", times: int = 1) -> None:
-    mailer = Mailer(smtp_server(url), "hello@fanhouse.test")
-    for _ in range(times):
-        mailer.send(
-            to="ana@example.com",
-            subject=subject,
-            text=HOSTILE,
-            html=html,
-            message_id="<one@fanhouse.test>",
-            now=runtime.current().store.clock(),
-        )
-
-
 def test_what_was_taken_is_shown_and_cannot_act(client: FlaskClient, tmp_path: Path) -> None:
-    hostile = "<script>parent.document.title = 1</script><img src=http://x.test/y><p>Hi</p>"
     with sink(tmp_path / "mail") as url:
         assert "None yet" in client.get("/console/mail").text
         # The same mail twice is shown twice: nothing is hidden from who looks for doubles.
-        send(url, subject="<b>Hello</b>", html=hostile, times=2)
+        for _ in range(2):
+            Mailer(smtp_server(url), "hello@fanhouse.test").send(
+                to="ana@example.com",
+                subject="<b>Hello</b>",
+                text=HOSTILE,
+                html="<script>parent.document.title = 1</script>",
+                message_id="<one@fanhouse.test>",
+                now=runtime.current().store.clock(),
+            )
     names = taken.names(tmp_path / "mail")
     assert len(names) == 2
     listed = client.get("/console/mail")
     assert listed.text.count("&lt;b&gt;Hello&lt;/b&gt;") == 2
     assert "<b>Hello" not in listed.text
     one = client.get(f"/console/mail/{names[0]}")
-    assert 'sandbox=""' in one.text
     assert "&lt;script&gt;alert(1)" in one.text
     assert "<script" not in one.text
-    framed = client.get(f"/console/mail/{names[0]}/html")
-    assert framed.text.strip() == hostile
-    for answer in (listed, one, framed):
-        assert answer.headers["Content-Security-Policy"].startswith(STRICT)
+    for answer in (listed, one):
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert framed.headers["Content-Security-Policy"].endswith("sandbox")
 
 
 def test_what_is_no_mail_is_not_found(client: FlaskClient, tmp_path: Path) -> None:
