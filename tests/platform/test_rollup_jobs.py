@@ -16,17 +16,13 @@ from sqlalchemy import func, select
 from app.platform.earnings import jobs as analytics
 from app.platform.earnings import rollup
 from app.platform.earnings.models import (
-    Earning,
     daily,
-    dirty_days,
     lifetime,
-    monthly,
-    platform_days,
 )
 from app.platform.statements.models import Statement
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runtime import Runtime
-from tests.platform.test_rollup import reckoned, stored
+from tests.platform.test_rollup import agree, roll_dirty, stored
 from tests.support.months import Months, history
 from tests.support.sides import Side, both
 
@@ -61,19 +57,7 @@ def lived(url: str, folder: Path, sales: int = 40) -> Months:
 def check(months: Months) -> None:
     """Every sum is what the rows say, no day is dirty, and statements are the ledger's."""
     with months.db.begin() as tx:
-        assert tx.scalar(select(dirty_days.c.day)) is None
-        by_day, by_month, life, platform = reckoned(list(tx.execute(select(Earning))))
-        assert stored(tx, daily, "day", *WHO) == by_day
-        assert stored(tx, platform_days, "day", "currency", "source") == platform
-        kept = stored(tx, lifetime, *WHO[:2])
-        assert {k: v for k, v in kept.items() if any(v)} == {
-            k: v for k, v in life.items() if any(v)
-        }
-        there = stored(tx, monthly, "month", *WHO)
-        closed = {key[0] for key in there}
-        assert there == {key: sums for key, sums in by_month.items() if key[0] in closed}
-        for month in closed:
-            assert rollup.check_month(tx, month) == []
+        agree(tx)
     months.make_page(FEBRUARY)
     with months.transaction() as session:
         rows = session.execute(select(Statement.id, Statement.document)).all()
@@ -152,10 +136,7 @@ def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path, backend: str) ->
         new = tx.scalar(select(func.count()).where(Statement.month == FEBRUARY))
         assert (done["statements"], done["statementsWrong"]) == (new, [])
         # What is left for the daily one.
-        left = rollup.dirty(tx, date(2100, 1, 1))
-        for day in left:
-            rollup.roll_day(tx, day)
-        rollup.roll_months(tx, left)
+        roll_dirty(tx)
     check(months)
     months.db.dispose()
 
