@@ -35,10 +35,8 @@ def test_what_is_declared() -> None:
     ("sources", "says"),
     [
         ("github", "Invalid JSON"),
-        ('["hunter2"]', "Input should be a valid dictionary"),
         (json.dumps({"Git": [SECRET]}), "Git: .*String should match pattern"),
         (json.dumps({"a": []}), "a: List should have at least 1 item"),
-        (json.dumps({"a": "hunter2"}), "a: Input should be a valid list"),
         (json.dumps({"a": ["whsec_hunter2"]}), "a: 0: must be whsec_"),
         (json.dumps({"stripe": [SECRET]}), "stripe has an endpoint"),
     ],
@@ -55,10 +53,7 @@ def test_a_source_that_is_none(sources: str, says: str) -> None:
         ({**HERE, "sources": ["shop"]}, "crm: there is no source 'shop'"),
         ({**HERE, "secret": "whsec_hunter2"}, "crm: secret: must be whsec_"),
         ({**HERE, "url": "ftp://crm.example.com/hunter2"}, "crm: url: URL scheme should be"),
-        ({**HERE, "url": "crm.example.com/hunter2"}, "crm: url: Input should be a valid URL"),
-        ({"secret": SECRET}, "crm: url: Field required"),
         ({**HERE, "source": "github"}, "crm: source: Extra inputs are not permitted"),
-        ("hunter2", "crm: Input should be"),
     ],
 )
 def test_a_target_that_is_none(target: Any, says: str) -> None:

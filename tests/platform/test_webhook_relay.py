@@ -166,14 +166,8 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
         (signed(age=310), "too old"),
         (signed(age=-310), "too new"),
         ({**good, "webhook-id": "msg_2"}, "No matching signature"),
-        ({**good, "webhook-timestamp": str(int(time.time()) + 1)}, "No matching signature"),
-        ({**good, "webhook-timestamp": "never"}, "Invalid"),
         ({**good, "webhook-timestamp": "nan"}, "Invalid"),
-        ({**good, "webhook-signature": "v1,"}, "No matching signature"),
-        ({**good, "webhook-signature": ""}, "Missing"),
-        ({**good, "webhook-signature": "v1"}, "Malformed"),
         ({**good, "webhook-signature": "v1,é v2"}, "Malformed"),
-        ({**good, "webhook-signature": "v1,x"}, "Malformed"),
     ]
     for headers, why in forged:
         caplog.clear()
@@ -191,7 +185,7 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
     assert (lite.count(Received), lite.count(RunRow)) == (0, 0)
 
 
-@pytest.mark.parametrize("status", [500, 404, 302])
+@pytest.mark.parametrize("status", [500, 302])
 def test_a_dead_letter_is_a_failed_run_and_retried(lite: Platform, status: int) -> None:
     lite.crm.status = status
     lite.crm.headers = {"Location": f"{lite.warehouse.url}/elsewhere"} if status == 302 else {}

@@ -15,7 +15,6 @@ from app.platform.statements.sheet import (
     Heading,
     Sheet,
     Style,
-    Table,
 )
 
 _KINDS = {
@@ -64,9 +63,8 @@ class _Statement(Sheet):
         self.put(platform, _PLATFORM)
         self.y = top
         self.put([self._number], _NUMBER, align="R")
-        self.set_line_width(0.4)
-        self.set_draw_color(FAINT)
-        self.line(SIDE, _HEAD_RULE, self.w - SIDE, _HEAD_RULE)
+        self.y = _HEAD_RULE
+        self.rule(FAINT, 0.4)
         self.y = TOP
 
     def number_pages(self) -> None:
@@ -112,7 +110,7 @@ def _overview(pdf: Sheet, document: Document) -> None:
         [_code(one), *_figures(one, one["opening"], one["earned"]["net"], *_ends(one))]
         for one in document["currencies"]
     ]
-    pdf.put_table(Table(columns, sums, _PLAIN.size))
+    pdf.put_table(columns, sums, _PLAIN.size)
     pdf.y += 8
     says = (
         "Closing balance = opening balance + earned − paid out + came back."
@@ -129,7 +127,8 @@ def _currency(pdf: Sheet, document: Document, one: Document) -> None:
         columns = [Column("Source", width=0), *(Column(name, True) for name in names)]
         rows = [[s["source"], *_sums(one, s)] for s in one["sources"]]
         total = ["Total", *_sums(one, one["earned"])]
-        pdf.put_table(Table(columns, rows, 8.5, total), [*headings, _titled("Earnings by source")])
+        above = [*headings, _titled("Earnings by source")]
+        pdf.put_table(columns, rows, 8.5, total=total, headings=above)
         headings = []
     if one["payouts"]:
         columns = [
@@ -143,7 +142,8 @@ def _currency(pdf: Sheet, document: Document, one: Document) -> None:
             for p in one["payouts"]
         ]
         total = ["Total", "", *_figures(one, one["paid_out"], one["returned"])]
-        pdf.put_table(Table(columns, rows, 8.5, total), [*headings, _titled("Payouts")])
+        above = [*headings, _titled("Payouts")]
+        pdf.put_table(columns, rows, 8.5, total=total, headings=above)
         headings = []
     columns = [
         Column("Date", width=25 * MM),
@@ -157,7 +157,8 @@ def _currency(pdf: Sheet, document: Document, one: Document) -> None:
         *(_line(one, line) for line in one["lines"]),
     ]
     total = [_last_day(document), "Closing balance", "", "", "", "", closing]
-    pdf.put_table(Table(columns, rows, 7.5, total), [*headings, _titled("All movements")])
+    above = [*headings, _titled("All movements")]
+    pdf.put_table(columns, rows, 7.5, total=total, headings=above)
     if any(line["kind"] == CORRECTION or line["at"] < document["from"] for line in one["lines"]):
         pdf.y += 7
         says = (

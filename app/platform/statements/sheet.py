@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import category
@@ -66,17 +65,6 @@ class Column(NamedTuple):
     bold: bool = False
 
 
-@dataclass
-class Table:
-    """A table of text, whose names are repeated on each page."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str]]
-    size: float
-    total: Sequence[str] = ()
-    """Its last row, in bold."""
-
-
 class _Run(Fragment):
     """It is drawn where it is given, whichever way it is read."""
 
@@ -96,13 +84,6 @@ class _Run(Fragment):
         return (
             f"/Span <</ActualText <FEFF{self.string.encode('utf-16-be').hex()}>>> BDC {shown} EMC"
         )
-
-
-class _Row(NamedTuple):
-    cells: Sequence[Sequence[str]]
-    """The lines of each."""
-    styles: Sequence[Style]
-    height: float
 
 
 class Sheet(FPDF):
@@ -160,62 +141,73 @@ class Sheet(FPDF):
         self.put([heading.text], heading.style)
         self.y += heading.below
 
-    def put_table(self, table: Table, headings: Sequence[Heading] = ()) -> None:
-        """A table below its headings, with at least its first rows on the same page as they are."""
-        widths, (names, *rows) = self._laid(table)
-        first = rows if len(rows) <= _WHOLE else rows[:_TOGETHER]
-        titles = sum(h.above + _LINE * h.style.size + h.below for h in headings)
-        self._keep(titles + names.height + sum(row.height for row in first))
-        for heading in headings:
-            self.head(heading)
-        aligns = ["R" if column.figures else "L" for column in table.columns]
+    def put_table(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Sequence[str]],
+        size: float,
+        *,
+        total: Sequence[str] | None = None,
+        headings: Sequence[Heading] = (),
+    ) -> None:
+        """A table, its names repeated on each page and its total in bold; at least its first rows
+        are on the same page as its headings."""
+        texts = [[column.name for column in columns], *rows, *([total] if total else [])]
+        last = len(texts) - 1
 
-        def put(row: _Row, rule: float, grey: int) -> None:
-            top, x = self.y, SIDE
-            for lines, style, width, align in zip(
-                row.cells, row.styles, widths, aligns, strict=True
-            ):
-                self.y = top + _PADDING
-                self.put(lines, style, x + _EDGE, width - 2 * _EDGE, align)
-                x += width
-            self.y = top + row.height
-            self.set_line_width(rule)
-            self.set_draw_color(grey)
-            self.line(SIDE, self.y, x, self.y)
+        def style(row: int, column: Column) -> Style:
+            if row == 0:
+                return Style(7.5, "SemiBold")
+            return Style(size, "Bold" if column.bold or (total and row == last) else REGULAR)
 
-        put(names, 0.7, 0)
-        for number, row in enumerate(rows):
-            left = rows[number:] if number == len(rows) - _TOGETHER else [row]
-            if self._keep(sum(one.height for one in left)):
-                put(names, 0.7, 0)
-            put(row, 0.4, FAINT)
-
-    def _laid(self, table: Table) -> tuple[list[float], list[_Row]]:
-        """How wide its columns are; the row of its names, and its rows."""
-        plain, strong = Style(table.size), Style(table.size, "Bold")
-        styles = [strong if column.bold else plain for column in table.columns]
-        rows = [([c.name for c in table.columns], [Style(7.5, "SemiBold")] * len(styles))]
-        rows += [(list(row), styles) for row in table.rows]
-        if table.total:
-            rows.append((list(table.total), [strong] * len(styles)))
         widths = [
-            max(self.width(row[n], looks[n]) for row, looks in rows) + 2 * _EDGE
+            max(self.width(text[n], style(row, column)) for row, text in enumerate(texts))
+            + 2 * _EDGE
             if column.width is None
             else column.width
-            for n, column in enumerate(table.columns)
+            for n, column in enumerate(columns)
         ]
         widths[widths.index(0)] = self.epw - sum(widths)
-        laid = list[_Row]()
-        for row, looks in rows:
-            cells = [
-                [text] if column.figures else self.lines(text, style, width - 2 * _EDGE)
-                for text, style, width, column in zip(
-                    row, looks, widths, table.columns, strict=True
-                )
+        room = [width - 2 * _EDGE for width in widths]
+        cells = [
+            [
+                [text]
+                if column.figures
+                else self.lines(text, style(row, column), width - 2 * _EDGE)
+                for text, column, width in zip(line, columns, widths, strict=True)
             ]
-            most = max(map(len, cells))
-            laid.append(_Row(cells, looks, most * _LINE * looks[0].size + 2 * _PADDING))
-        return widths, laid
+            for row, line in enumerate(texts)
+        ]
+        heights = [
+            max(map(len, line)) * _LINE * style(row, columns[0]).size + 2 * _PADDING
+            for row, line in enumerate(cells)
+        ]
+
+        def put(row: int) -> None:
+            top, x = self.y, SIDE
+            for lines, column, width in zip(cells[row], columns, widths, strict=True):
+                self.y, align = top + _PADDING, "R" if column.figures else "L"
+                self.put(lines, style(row, column), x + _EDGE, width - 2 * _EDGE, align)
+                x += width
+            self.y = top + heights[row]
+            self.rule(FAINT if row else 0, 0.4 if row else 0.7)
+
+        titles = sum(h.above + _LINE * h.style.size + h.below for h in headings)
+        self._keep(titles + sum(heights if last <= _WHOLE else heights[: 1 + _TOGETHER]))
+        for heading in headings:
+            self.head(heading)
+        put(0)
+        for row in range(1, last + 1):
+            together = _TOGETHER if row == last + 1 - _TOGETHER else 1
+            if self._keep(sum(heights[row : row + together])):
+                put(0)
+            put(row)
+
+    def rule(self, grey: int, width: float) -> None:
+        """A line from one side to the other, here."""
+        self.set_line_width(width)
+        self.set_draw_color(grey)
+        self.line(SIDE, self.y, self.w - SIDE, self.y)
 
     def _keep(self, length: float) -> bool:
         """Begin another page where there is not so much room left; whether it did."""
