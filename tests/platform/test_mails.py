@@ -1,4 +1,4 @@
-"""send-email: one mail, at most once; bounces, and what is on record of it."""
+"""send-email: one mail, at most once; what bounced, and what nobody knows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from app.platform.config import load
-from app.platform.mail import commands, send_email_delayed, sending
-from app.platform.mail.models import Mail, addresses
+from app.platform.mail import commands, send_email_delayed
+from app.platform.mail.models import MailAddress, UnknownMail
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
 from app.switchyard.errors import PayloadInvalid, RunNotMovable
@@ -48,16 +48,16 @@ def on(box: Mailbox, database_url: str) -> Iterator[Side]:
         yield Side("memory", made, environ, memory=memory)
 
 
-def mails(on: Side) -> list[Any]:
+def count(on: Side, table: Any) -> int:
     with on.made.db.autocommit() as connection:
-        return list(connection.execute(select(Mail.__table__).order_by(Mail.run_id)))
+        return connection.scalar(select(func.count()).select_from(table)) or 0
 
 
 def welcome(to: str = "ana@example.com", **options: Any) -> Run:
     return send_email_delayed(to, "welcome", DATA, **options)
 
 
-def test_a_mail_is_sent_and_on_record(on: Side, box: Mailbox) -> None:
+def test_a_mail_is_sent(on: Side, box: Mailbox) -> None:
     run = welcome()
     (row,) = on.finish(run)
     [mail] = box.mails
@@ -67,9 +67,6 @@ def test_a_mail_is_sent_and_on_record(on: Side, box: Mailbox) -> None:
     assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
     assert "Hello Ana," in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
     assert "Hello Ana," in mail.get_body(("html",)).get_content()  # type: ignore[union-attr]
-    [kept] = mails(on)
-    assert (kept.run_id, kept.status, kept.recipient) == (run.id, "sent", "ana@example.com")
-    assert (kept.subject, kept.error) == ("Welcome to Switchyard", None)
     assert json.loads(row.result) == {"outcome": "sent", "messageId": f"<{run.id}@fanhouse.test>"}
 
 
@@ -91,8 +88,6 @@ def test_a_domain_in_any_script_is_sent_in_ascii(on: Side, box: Mailbox) -> None
     on.finish(run)
     [mail] = box.mails
     assert mail["To"] == "Ana@xn--bcher-kva.example"
-    [kept] = mails(on)
-    assert (kept.status, kept.recipient) == ("sent", "ana@xn--bcher-kva.example")
     for wrong in ("Änne@b.example", "a@ü..example", "a@b\u00fc c.example", "a@-ü.example"):
         with pytest.raises(PayloadInvalid, match="must be a mail address"):
             welcome(wrong)
@@ -104,9 +99,8 @@ def test_an_unknown_outcome_is_listed_and_never_repeated(on: Side, box: Mailbox)
     (row,) = on.finish(run)
     assert row.status == "succeeded"
     assert json.loads(row.result)["outcome"] == "unknown"
-    [kept] = mails(on)
-    assert kept.status == "unknown"
-    assert "the connection broke" in kept.error
+    assert "the connection broke" in json.loads(row.result)["why"]
+    assert count(on, UnknownMail) == 1
     with pytest.raises(RunNotMovable, match="succeeded"):
         operate.retry(on.made.store, run.id)
     on.settle(0.3)
@@ -122,12 +116,7 @@ def test_a_bounced_address_gets_no_more(on: Side, box: Mailbox) -> None:
     assert on.steps(run.id)["send"].attempts == 1
     (row,) = on.finish(welcome("gone@example.com"))
     assert (row.status, json.loads(row.result)["outcome"]) == ("succeeded", "suppressed")
-    assert [mail.status for mail in mails(on)] == ["refused", "suppressed"]
     assert box.taken == []
-    with on.made.db.session() as tx:
-        assert sending.allow(tx, "GONE@example.com")
-    on.finish(welcome("gone@example.com"))
-    assert len(box.taken) == 1
 
 
 def test_the_commands(on: Side, box: Mailbox) -> None:
@@ -150,8 +139,10 @@ def test_the_commands(on: Side, box: Mailbox) -> None:
     assert (blocked["standing"], blocked["to"]) == ("blocked", "gone@example.com")
     assert "no such user" in blocked["why"]
     for lifted in (True, False):
-        told = command("allow", "Gone@Example.com")
-        assert told == {"address": "Gone@Example.com", "lifted": lifted}
+        answer = command("allow", "Gone@Example.com")
+        assert answer == {"address": "Gone@Example.com", "lifted": lifted}
+    on.finish(welcome("gone@example.com"))
+    assert len(box.taken) == 2
     assert [row["standing"] for row in command("review")] == ["unknown"]
     code, said = command("allow", "nope")
     assert (code, "must be a mail address" in said) == (2, True)
@@ -171,12 +162,10 @@ def test_other_refusals_say_nothing_of_the_address(
     box.answer(verb, answer)
     run = welcome()
     (row,) = on.finish(run)
-    assert (row.status, [mail.status for mail in mails(on)]) == ("failed", ["refused"])
-    with on.made.db.autocommit() as connection:
-        assert connection.execute(select(addresses)).all() == []
+    assert (row.status, count(on, MailAddress)) == ("failed", 0)
     operate.retry(on.made.store, run.id)
     (row,) = on.finish(run)
-    assert (row.status, [mail.status for mail in mails(on)]) == ("succeeded", ["sent"])
+    assert row.status == "succeeded"
 
 
 def test_without_a_server_it_fails_clearly(database_url: str) -> None:
@@ -190,5 +179,4 @@ def test_without_a_server_it_fails_clearly(database_url: str) -> None:
     (row,) = on.finish(welcome())
     assert row.status == "failed"
     assert "SMTP_URL is not set" in row.error
-    assert [mail.status for mail in mails(on)] == ["failed"]
     made.db.dispose()

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from app.platform.mail.models import Mail
+from app.platform.mail.models import UnknownMail
 from app.switchyard import maintenance
 from app.switchyard.cutover.shadow import WRONG, Kind, Parity, prune_shadows
 from app.switchyard.cutover.stages import obstacles
@@ -78,14 +78,9 @@ def filled(world: World) -> Rows:
 
     for status, ended, before in itertools.product(Status, AGES, BEFORE_END):
         id_ = run("five-steps", status, ended, before)
-        mail: dict[str, Any] = {
-            "run_id": id_,
-            "recipient": "a@b.c",
-            "template": "welcome",
-            "subject": "hello",
-        }
-        mail |= {"status": "unknown", "created_at": now, "updated_at": now}
-        rows[Mail].append(mail)
+        rows[UnknownMail].append(
+            {"run_id": id_, "recipient": "a@b.c", "at": now, "reason": "no answer"}
+        )
     for status, kind, ended, settled in itertools.product(Status, Kind, AGES, (None, *AGES)):
         live = run("five-steps", Status.SUCCEEDED, 400, 0)
         shadow = run("shadow-compare", status, ended, 0, key=live)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import click
-from sqlalchemy import null, select
+from sqlalchemy import delete, null, select
 
 from app.platform.gateways.address import mail_address
-from app.platform.mail import sending
-from app.platform.mail.models import Mail as M
 from app.platform.mail.models import MailAddress as A
-from app.platform.mail.models import MailStatus
+from app.platform.mail.models import UnknownMail as U
 from app.switchyard.clock import iso
 from app.switchyard.commands.output import Commands, answered, listing, parts, say
 from app.switchyard.errors import BadInput
@@ -21,8 +19,7 @@ group = Commands("mails", help="Mails, a run of send-email each.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 def review(limit: int) -> None:
     """The newest mails that may be sent or not, and the addresses that get no more mail."""
-    unknown = select(M.recipient, M.run_id, M.updated_at, M.error)
-    unknown = unknown.where(M.status == MailStatus.UNKNOWN).order_by(M.run_id.desc())
+    unknown = select(U.recipient, U.run_id, U.at, U.reason).order_by(U.run_id.desc())
     blocked = select(A.address, null(), A.bounced_at, A.reason).order_by(A.bounced_at.desc())
     columns = ("to", "run", "at", "why", "standing")
     with parts().db.autocommit() as connection:
@@ -42,7 +39,7 @@ def allow(address: str) -> None:
         address = mail_address(address)
     except ValueError as wrong:
         raise BadInput(f"ADDRESS {wrong}") from None
-    with parts().db.session() as tx:
-        lifted = sending.allow(tx, address)
+    with parts().db.begin() as tx:
+        lifted = tx.execute(delete(A).where(A.address == address.lower())).rowcount == 1
     answered({"address": address, "lifted": lifted})
     say(f"{address} gets mail again" if lifted else f"no mail to {address} was held back")

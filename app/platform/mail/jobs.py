@@ -6,13 +6,17 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
+from sqlalchemy.orm import Session
 
 from app.platform.gateways.address import mail_address
-from app.platform.mail import JOB, sending
-from app.platform.mail.models import MailStatus
-from app.platform.mail.render import checked, render
+from app.platform.gateways.smtp import MailBounced, MailRefused, MailUnavailable, MailUnknown
+from app.platform.mail import JOB
+from app.platform.mail.models import MailAddress, UnknownMail, addresses
+from app.platform.mail.render import Letter, checked, render
+from app.switchyard.clock import iso
 from app.switchyard.context import Context
-from app.switchyard.errors import OutcomeUnknown, StepFailed
+from app.switchyard.db import INSERT
+from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
 from app.switchyard.job import IfUnknown, JobPayload, job
 
 YEAR_OF_MINUTES = 366 * 24 * 60
@@ -47,19 +51,59 @@ def _delay(payload: Email) -> timedelta:
     if_unknown=IfUnknown.RECORD,
 )
 def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
-    """Send it; what became of it as `outcome`.
+    """Send it; what became of it as `outcome`: sent, suppressed or unknown.
 
-    An unknown outcome ends the run well, as `unknown`: it has not failed, and no retry repeats it.
+    An unknown outcome ends the run well: it has not failed, and no retry repeats it.
     """
-    to = payload.to
     letter = render(payload.template, payload.data, platform=ctx.gateways.platform)
-    record = ctx.step.run("admit", sending.admit, ctx, to, payload.template, letter.subject)
-    if record["status"] == MailStatus.SUPPRESSED:
-        return {"outcome": record["status"], "why": record["why"]}
+    if why := ctx.step.run("admit", _blocked, payload.to):
+        return {"outcome": "suppressed", "why": why}
     try:
-        return ctx.step.once("send", sending.send, ctx, to, letter)
+        return ctx.step.once("send", _send, ctx, payload.to, letter)
     except OutcomeUnknown as unclear:
-        return ctx.step.run("unknown", sending.unknown, ctx, str(unclear))
-    except StepFailed as no:
-        sending.failed(ctx, no.reason)
-        raise
+        return ctx.step.run("unknown", _unknown, ctx, payload.to, str(unclear))
+
+
+def _blocked(tx: Session, to: str) -> str | None:
+    """Why nothing is sent to an address, where nothing is."""
+    blocked = tx.get(MailAddress, to.lower())
+    if blocked is None:
+        return None
+    return f"mail to it bounced on {iso(blocked.bounced_at)}: {blocked.reason}"
+
+
+def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
+    """Hand the mail to the server, as a step that is done at most once.
+
+    Raises NotDone where it may be tried again, NonRetriable where the server or the settings say
+    no, and OutcomeUnknown where the connection broke after it was handed over.
+    """
+    mailer = ctx.gateways.mailer
+    if mailer is None:
+        raise NonRetriable("SMTP_URL is not set: there is nothing to send mail with")
+    message_id = f"<{ctx.run_id}@{mailer.domain}>"
+    try:
+        mailer.send(to=to, **letter._asdict(), message_id=message_id, now=ctx.now())
+    except MailUnavailable as failure:
+        raise NotDone(str(failure)) from failure
+    except MailRefused as no:
+        if isinstance(no, MailBounced):
+            _block(ctx, to, str(no))
+        raise NonRetriable(str(no)) from no
+    except MailUnknown as unclear:
+        raise OutcomeUnknown(str(unclear)) from unclear
+    return {"outcome": "sent", "messageId": message_id}
+
+
+def _block(ctx: Context, to: str, why: str) -> None:
+    row = {"address": to.lower(), "bounced_at": ctx.now(), "reason": why}
+    with ctx.transaction() as own:
+        connection = own.connection()
+        insert = INSERT[connection.dialect.name](addresses).values(row)
+        connection.execute(insert.on_conflict_do_nothing())
+
+
+def _unknown(tx: Session, ctx: Context, to: str, why: str) -> dict[str, Any]:
+    """Put on record that nobody knows whether it was sent."""
+    tx.add(UnknownMail(run_id=ctx.run_id, recipient=to, at=ctx.now(), reason=why))
+    return {"outcome": "unknown", "why": why}

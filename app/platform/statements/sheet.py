@@ -171,10 +171,8 @@ class Sheet(FPDF):
         room = [width - 2 * _EDGE for width in widths]
         cells = [
             [
-                [text]
-                if column.figures
-                else self.lines(text, style(row, column), width - 2 * _EDGE)
-                for text, column, width in zip(line, columns, widths, strict=True)
+                [text] if column.figures else self.lines(text, style(row, column), width)
+                for text, column, width in zip(line, columns, room, strict=True)
             ]
             for row, line in enumerate(texts)
         ]

@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 _TABLES = (
-    *("creators", "entries", "mail_addresses", "mails", "media"),
+    *("creators", "entries", "mail_addresses", "mails_unknown", "media"),
     *("platform_days", "webhook_events", "daily_earnings", "earnings"),
     *("lifetime_earnings", "monthly_earnings", "payouts", "statements"),
     *("dirty_days", "payout_attempts"),
@@ -124,25 +124,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("address", name="pk_mail_addresses"),
     )
     op.create_table(
-        "mails",
+        "mails_unknown",
         sa.Column("run_id", sa.String(32), nullable=False),
         sa.Column("recipient", sa.String(254), nullable=False),
-        sa.Column("template", sa.String(60), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("status", sa.String(20), nullable=False),
-        sa.Column("message_id", sa.String(300)),
-        sa.Column("created_at", _TIME, nullable=False),
-        sa.Column("updated_at", _TIME, nullable=False),
-        sa.Column("sent_at", _TIME),
-        sa.Column("error", sa.Text()),
-        sa.PrimaryKeyConstraint("run_id", name="pk_mails"),
-        _check("ck_mails_sent", "(sent_at IS NOT NULL) = (status = 'sent')"),
-        _check(
-            "ck_mails_status",
-            "status IN ('queued', 'sent', 'refused', 'failed', 'unknown', 'suppressed')",
-        ),
+        sa.Column("at", _TIME, nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("run_id", name="pk_mails_unknown"),
     )
-    op.create_index("ix_mails_status", "mails", ["status", "run_id"])
     op.create_table(
         "media",
         sa.Column("id", sa.String(50), nullable=False),
