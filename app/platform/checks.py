@@ -6,17 +6,17 @@ from datetime import timedelta
 
 from app.platform.config import settings_of
 from app.platform.payouts.reconcile import reconcile
-from app.switchyard.commands.checks import is_refused
 from app.switchyard.errors import CheckFailed
+from app.switchyard.reached import is_refused
 from app.switchyard.runtime import Check, Runtime
 
 RECONCILED = timedelta(days=7)
-LONGEST_SECONDS = 23.0
 
 
 def stripe(runtime: Runtime) -> str:
     """Stripe answers to the key, with the platform's balance."""
-    if settings_of(runtime).local is False and settings_of(runtime).stripe_api_key is None:
+    settings = settings_of(runtime)
+    if not settings.local and settings.stripe_api_key is None:
         raise CheckFailed("STRIPE_API_KEY is not set")
     runtime.engine.gateways.stripe.platform_balance()
     return "the balance can be read"
@@ -54,10 +54,5 @@ CHECKS = (
     Check("stripe-key", stripe, "set STRIPE_API_KEY; a restricted one must read balances"),
     Check("mail", mail, "see SMTP_URL: host, port, user and password"),
     Check("stripe-webhooks", webhooks, "set STRIPE_WEBHOOK_SECRET, and deploy"),
-    Check(
-        "reconciliation",
-        reconciled,
-        "`flask --app app payouts reconcile` names each",
-        LONGEST_SECONDS,
-    ),
+    Check("reconciliation", reconciled, "`flask --app app payouts reconcile` names each", 23.0),
 )

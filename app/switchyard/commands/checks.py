@@ -12,7 +12,6 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import Any
 
-import requests
 from sqlalchemy import func, select
 
 from app.switchyard import extras
@@ -20,8 +19,9 @@ from app.switchyard.clock import iso
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.inventory import bypassed
 from app.switchyard.dispatch import dispatch_canary
-from app.switchyard.errors import BackendUnavailable, CheckFailed, RunNotMovable
+from app.switchyard.errors import CheckFailed, RunNotMovable
 from app.switchyard.job import JobSpec
+from app.switchyard.reached import called, is_refused
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import new_run
 from app.switchyard.runs.models import IS_OPEN, OPEN, Status
@@ -37,7 +37,6 @@ CANARY_SECONDS = 15.0
 LATE = timedelta(minutes=1)
 """How long after its time a tick, or a look at a run, is taken for missing."""
 _LOOK_SECONDS = 0.2
-ANSWER_SECONDS = 4.0
 UNSIGNED = {
     "/api/inngest?fnId=switchyard-canary&stepId=step": "INNGEST_SIGNING_KEY",
     "/api/qstash/deliver": "QSTASH_CURRENT_SIGNING_KEY",
@@ -191,7 +190,7 @@ def _require_qstash(runtime: Runtime) -> None:
 @_check("set BACKEND_URL to where web is reached from the internet")
 def address(runtime: Runtime) -> str:
     """This app answers at the address that others call."""
-    answer = _ask(runtime, "GET", "/healthz")
+    answer = called(runtime, "GET", "/healthz")
     if answer.status_code != 200:
         raise CheckFailed(f"/healthz answered {answer.status_code}")
     return "/healthz answers"
@@ -211,26 +210,6 @@ def signatures(runtime: Runtime) -> str:
     if runtime.settings.local:
         return f"refused, but for {' and '.join(OPEN_LOCALLY)}, which are open in local mode"
     return "unsigned calls are refused"
-
-
-def is_refused(runtime: Runtime, path: str) -> bool:
-    """Whether a call of this app that nobody signed is refused.
-
-    Raises CheckFailed and BackendUnavailable where the app cannot be called from here.
-    """
-    return _ask(runtime, "POST", path).status_code in (400, 401, 403)
-
-
-def _ask(runtime: Runtime, method: str, path: str) -> requests.Response:
-    base = runtime.settings.backend_url
-    if base is None:
-        raise CheckFailed("BACKEND_URL is not set")
-    body: dict[str, str] | None = None if method == "GET" else {}
-    how: dict[str, Any] = {"timeout": ANSWER_SECONDS, "allow_redirects": False}
-    try:
-        return requests.request(method, base.rstrip("/") + path, json=body, **how)
-    except requests.RequestException as failure:
-        raise BackendUnavailable(f"BACKEND_URL: {type(failure).__name__}") from failure
 
 
 def canary(backend: str) -> Look:

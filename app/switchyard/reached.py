@@ -1,0 +1,33 @@
+"""This app as others reach it, at BACKEND_URL: for checks, the layer's own and a host's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+from app.switchyard.errors import BackendUnavailable, CheckFailed
+from app.switchyard.runtime import Runtime
+
+ANSWER_SECONDS = 4.0
+
+
+def is_refused(runtime: Runtime, path: str) -> bool:
+    """Whether a call of this app that nobody signed is refused.
+
+    Raises CheckFailed and BackendUnavailable where the app cannot be called from here.
+    """
+    return called(runtime, "POST", path).status_code in (400, 401, 403)
+
+
+def called(runtime: Runtime, method: str, path: str) -> requests.Response:
+    """What this app answers. Raises as is_refused does."""
+    base = runtime.settings.backend_url
+    if base is None:
+        raise CheckFailed("BACKEND_URL is not set")
+    body: dict[str, str] | None = None if method == "GET" else {}
+    how: dict[str, Any] = {"timeout": ANSWER_SECONDS, "allow_redirects": False}
+    try:
+        return requests.request(method, base.rstrip("/") + path, json=body, **how)
+    except requests.RequestException as failure:
+        raise BackendUnavailable(f"BACKEND_URL: {type(failure).__name__}") from failure
