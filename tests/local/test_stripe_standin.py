@@ -20,7 +20,7 @@ import stripe
 
 from app.local.serving import serve_in_thread
 from app.platform.config import ROOT
-from app.platform.gateways.stripe_webhooks import WebhookEvent, verify_webhook
+from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.switchyard.clock import utcnow
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
@@ -299,7 +299,7 @@ def test_state_survives_kill_9(tmp_path: Path) -> None:
 
 
 def test_a_payout_settles_by_itself_and_the_webhook_says_so() -> None:
-    heard: Queue[WebhookEvent] = Queue()
+    heard: Queue[StripeEvent] = Queue()
 
     def receiver(environ: Any, start: Any) -> list[bytes]:
         body = environ["wsgi.input"].read()

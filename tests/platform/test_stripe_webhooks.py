@@ -21,7 +21,7 @@ from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_errors import StripeWebhookRefused
 from app.platform.gateways.stripe_objects import Account
-from app.platform.gateways.stripe_webhooks import WebhookEvent, verify_webhook
+from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.platform.payouts.inbox import ACTS_ON
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
@@ -109,7 +109,9 @@ def test_a_verified_event_is_plain_data() -> None:
     )
     assert signed == signature(body.decode(), SECRET, int(START.timestamp()))
     event = verify_webhook(body, signed, SECRET, START + timedelta(seconds=290))
-    assert event == WebhookEvent("evt_1", "account.updated", "acct_ana", "acct_ana")
+    assert event == StripeEvent(
+        event_id="evt_1", type="account.updated", account="acct_ana", object_id="acct_ana"
+    )
     platforms = {k: v for k, v in EVENT.items() if k != "account"} | {"data": {"object": {}}}
     body = json.dumps(platforms).encode()
     signed = signature(body.decode(), SECRET, int(START.timestamp()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ _SMTP = {
     "smtps": (Tls.IMPLICIT, 465),
     "smtp+starttls": (Tls.STARTTLS, 587),
 }
-_ENCODED = "in a password, / ? # @ : % must be percent-encoded"
+_ENDS = "must end in a valid host and port; in a password, / ? # @ : % must be percent-encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +48,33 @@ class SmtpServer:
 
 def smtp_server(url: str) -> SmtpServer:
     """What an SMTP URL says. Raises ValueError, which shows nothing of it."""
-    scheme = url.partition("://")[0]
-    if scheme not in _SMTP:
+    scheme, where, _ = url.partition("://")
+    if scheme not in _SMTP or not where:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in _SMTP)}")
     tls, port = _SMTP[scheme]
     try:
         parts = urlsplit(url)
-        port = port if parts.port is None else parts.port
+        port = parts.port if parts.port is not None else port
     except ValueError:
-        port = 0
-    if not (url.isprintable() and port > 0 and _HOST.fullmatch(parts.hostname or "")):
-        raise ValueError(f"has no valid host and port; {_ENCODED}")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"must end after its port; {_ENCODED}")
+        raise ValueError(_ENDS) from None
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if bool(user) != bool(password):
-        raise ValueError("needs a user and a password, or neither")
-    # Python's SMTP client can send no others.
-    if not f"{user}{password}".isascii() or not f"{user}{password}".isprintable():
-        raise ValueError("its user and password must be printable ASCII")
-    return SmtpServer(
-        host=parts.hostname or "",
-        port=port,
-        tls=tls,
-        user=user or None,
-        password=SecretStr(password) if password else None,
-    )
+    login, rest = f"{user}{password}", f"{parts.query}{parts.fragment}{parts.path.strip('/')}"
+    host = parts.hostname or ""
+    # Python's SMTP client can send no login but in ASCII.
+    if not (login.isascii() and login.isprintable()) or bool(user) != bool(password):
+        raise ValueError("needs a user and a password in printable ASCII, or neither")
+    if rest or not (_HOST.fullmatch(host) and port > 0 and url.isprintable()):
+        raise ValueError(_ENDS)
+    return SmtpServer(host, port, tls, user or None, SecretStr(password) if password else None)
 
 
 def mail_address(value: str) -> str:
     """A mail address without a name, its domain in ASCII (xn--…). Raises ValueError where it is
     none, or has other letters before the @: few servers take those."""
     local, at, domain = value.rpartition("@")
-    try:
+    with suppress(idna.IDNAError):
         if not domain.isascii():
             value = f"{local}{at}{idna.encode(domain, uts46=True).decode()}"
-    except idna.IDNAError:
-        value = ""
     if len(value) > 254 or not _ADDRESS.fullmatch(value):
         raise ValueError("must be a mail address such as pay@example.com")
     return value

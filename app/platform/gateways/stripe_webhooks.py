@@ -5,36 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import stripe
+from pydantic import Field
 
 from app.platform.gateways.stripe_errors import StripeWebhookRefused
+from app.switchyard.job import JobPayload
 
 log = logging.getLogger(__name__)
 
 TOLERANCE_SECONDS = 300
 """How far a signed time may be off, either way; Stripe signs anew each time it tries again."""
-_NAME = re.compile(r"[A-Za-z0-9_.]{1,100}")
+_NAME = r"^[A-Za-z0-9_.]{1,100}$"
 
 
-@dataclass(frozen=True)
-class WebhookEvent:
-    """A verified event. What it says of its object is left out: it may be out of date by now."""
+class StripeEvent(JobPayload):
+    """A verified event. What it says of its object is left out: it may be out of date by now, and
+    has people's data in it."""
 
-    id: str
-    type: str
-    account: str | None
+    event_id: str = Field(pattern=_NAME)
+    type: str = Field(pattern=_NAME)
+    account: str | None = Field(default=None, pattern=_NAME)
     """The connected account it happened on; None: the platform."""
-    object_id: str | None
+    object_id: str | None = Field(default=None, pattern=_NAME)
     """The object it is about, where its id is of Stripe's own making."""
-    test: bool = False
-    """Whether it is of test mode."""
+    live: bool = True
+    """Whether it is of live mode."""
 
 
-def verify_webhook(payload: bytes, signature: str, secrets: str, now: datetime) -> WebhookEvent:
+def verify_webhook(payload: bytes, signature: str, secrets: str, now: datetime) -> StripeEvent:
     """The event in the body `payload` with the `Stripe-Signature` header `signature`.
 
     By any of the comma-separated `secrets`: Stripe's endpoint for the platform's own events and the
@@ -65,17 +66,16 @@ def _signed_at(signature: str) -> int:
     return next(int(value) for name, _, value in items if name == "t")
 
 
-def _read(event: dict[str, Any]) -> WebhookEvent:
+def _read(event: dict[str, Any]) -> StripeEvent:
     """Raises KeyError, TypeError and ValueError for what is no event."""
-    id_, kind = _plain(event["id"]), _plain(event["type"])
-    if id_ is None or kind is None:
-        raise ValueError("not a name")
     about = event["data"]["object"]
-    object_id = _plain(about.get("id")) if isinstance(about, dict) else None
-    test = event.get("livemode") is False
-    return WebhookEvent(id_, kind, _plain(event.get("account")), object_id, test)
-
-
-def _plain(name: object) -> str | None:
-    """A name that Stripe made; others, such as a coupon's, are the platform's own choice."""
-    return name if isinstance(name, str) and _NAME.fullmatch(name) else None
+    id_ = about.get("id") if isinstance(about, dict) else None
+    # Other ids, such as a coupon's, are the platform's own choice.
+    plain = isinstance(id_, str) and re.fullmatch(_NAME, id_)
+    return StripeEvent(
+        event_id=event["id"],
+        type=event["type"],
+        account=event.get("account"),
+        object_id=id_ if plain else None,
+        live=event.get("livemode") is not False,
+    )

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_webhooks import StripeEvent
 from app.platform.payouts import accounts, bank
 from app.switchyard.context import Context
-from app.switchyard.job import JobPayload
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +25,6 @@ ACTS_ON = frozenset(
     }
 )
 """The types that change anything here."""
-Id = Field(default=None, max_length=100)
-
-
-class StripeEvent(JobPayload):
-    """A verified event: no more of its body, with people's data in it, is kept."""
-
-    event_id: str = Field(min_length=1, max_length=100)
-    type: str = Field(max_length=100)
-    account: str | None = Id
-    """The connected account it happened on; None: the platform."""
-    object_id: str | None = Id
 
 
 def handle(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:

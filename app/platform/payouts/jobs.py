@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 
 from app.platform.days import Day
 from app.platform.earnings.posting import post_earnings
+from app.platform.gateways.stripe_webhooks import StripeEvent
 from app.platform.ledger.postings import trial_balance
 from app.platform.payouts import accounts, bank, eligibility, engine, inbox, plan, retry
 from app.platform.payouts.differences import Reconciliation
-from app.platform.payouts.inbox import StripeEvent
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.platform.payouts.notify import notify

@@ -31,16 +31,14 @@ def blueprint(runtime: Runtime) -> Blueprint:
         event = verify_webhook(body, signature, secret, runtime.store.clock())
         # A live platform is sent test mode's events of connected accounts too, whose objects its
         # key cannot see (https://docs.stripe.com/connect/webhooks).
-        foreign = event.test and runtime.engine.gateways.stripe.live
+        foreign = runtime.engine.gateways.stripe.live and not event.live
         with runtime.db.session() as session:
             if event.type in ACTS_ON and not foreign:
-                named = {"eventId": event.id, "type": event.type}
-                about = {"account": event.account, "objectId": event.object_id}
-                dispatch("handle-stripe-event", named | about, session=session)
+                dispatch("handle-stripe-event", event, session=session)
             if any(to.wants(STRIPE) for to in settings.webhook_targets.values()):
                 # Sent again, an event differs in how many others wait to be delivered.
                 with suppress(EventConflict):
-                    relay(session, STRIPE, event.id, body)
+                    relay(session, STRIPE, event.event_id, body)
         return {"received": True}
 
     return pages
