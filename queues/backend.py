@@ -61,7 +61,7 @@ def queue_key(queue: str) -> str:
 
 
 def is_pickled(data: bytes) -> bool:
-    """Whether the call is a pickle: told from its first byte, without opening it."""
+    """Whether the call is a pickle, by its first byte, without opening it."""
     return data.startswith(_PICKLE)
 
 

@@ -214,7 +214,7 @@ class CallSites:
             self._flush_at = before
 
     def forget(self) -> None:
-        """Begin anew: a forked child has its parent's counts, which the parent writes."""
+        """Forget the counts: those of a forked child are its parent's, who writes them."""
         self._lock = threading.Lock()
         self._counts = Counter()
 

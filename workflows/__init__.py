@@ -1,1 +1,1 @@
-"""The serverless side: Inngest. It knows how to carry a run, not what is in it."""
+"""The serverless side: Inngest. It knows how to deliver a run, not what is in it."""

@@ -1,4 +1,4 @@
-"""QStash's deliveries: each carries one whole slice of a run, in the calling request."""
+"""QStash's deliveries: each runs one whole slice of a run, in the calling request."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def register(app: Flask, runtime: Runtime) -> None:
 def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
     """The outcome of a slice in QStash's words.
 
-    What goes on later is sent anew here, so that no relay is needed for it; a crash before that
+    What goes on later is resent here, so that no relay is needed for it; a crash before that
     leaves it to the relay.
     """
     match outcome.end:

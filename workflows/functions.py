@@ -1,4 +1,4 @@
-"""Inngest functions made from the catalogue: each call carries one slice of one run."""
+"""Inngest functions made from the catalogue: each call runs one slice of one run."""
 
 from __future__ import annotations
 
@@ -53,14 +53,16 @@ class InngestDelivery(Delivery):
         return self._context.step.run(name, attempt)
 
 
-def make_functions(client: inngest.Inngest, made: Runtime) -> list[inngest.Function[Any]]:
+def make_functions(client: inngest.Inngest, runtime: Runtime) -> list[inngest.Function[Any]]:
     """One function per job whose serverless side is Inngest."""
     return [
-        _function(client, made, s) for s in made.catalogue.values() if s.serverless == "inngest"
+        _function(client, runtime, s)
+        for s in runtime.catalogue.values()
+        if s.serverless == "inngest"
     ]
 
 
-def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.Function[Any]:
+def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> inngest.Function[Any]:
     triggers: list[inngest.TriggerCron | inngest.TriggerEvent] = [
         inngest.TriggerEvent(event=spec.event)
     ]
@@ -76,12 +78,12 @@ def _function(client: inngest.Inngest, made: Runtime, spec: JobSpec) -> inngest.
         concurrency=None if limit is None else [inngest.Concurrency(limit=limit)],
     )
     def handle(context: inngest.ContextSync) -> Any:
-        return _handle(made, spec, context)
+        return _handle(runtime, spec, context)
 
     return handle
 
 
-def _handle(made: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
+def _handle(runtime: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
     mark = context.event.data.get(MARK)
     try:
         if not isinstance(mark, dict):
@@ -92,7 +94,7 @@ def _handle(made: Runtime, spec: JobSpec, context: inngest.ContextSync) -> Any:
         delivery = InngestDelivery(context)
     except BadInput as misfit:
         raise inngest.NonRetriableError(str(misfit)) from None
-    return _answer(context, made.engine.perform(run_id, epoch, delivery))
+    return _answer(context, runtime.engine.perform(run_id, epoch, delivery))
 
 
 def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:

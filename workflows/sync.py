@@ -30,25 +30,25 @@ class Synced:
     removed: list[str] = field(default_factory=list)
 
 
-def sync(made: Runtime, *, dry_run: bool = False) -> Synced:
+def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
     """Converge QStash's schedules with the catalogue. Only ids of our own are touched.
 
     Stopped half way it has done half, and the next one does the rest. Raises BackendUnavailable.
     """
-    client = connect(made.settings)
+    client = connect(runtime.settings)
     there = {schedule.schedule_id: schedule for schedule in ours(client)}
     done = Synced()
-    for spec in made.catalogue.values():
+    for spec in runtime.catalogue.values():
         if spec.schedule is None:
             continue
         id = schedule_id(spec)
         known = there.pop(id, None)
-        if known is not None and _same(known, made.settings, spec):
+        if known is not None and _same(known, runtime.settings, spec):
             done.unchanged.append(id)
             continue
         (done.new if known is None else done.changed).append(id)
         if not dry_run:
-            create(client, made.settings, spec)
+            create(client, runtime.settings, spec)
     done.removed = sorted(there)
     for id in done.removed if not dry_run else ():
         asked(partial(client.schedule.delete, id))

@@ -72,7 +72,7 @@ def _message(call: Call) -> str:
 def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
     """When the schedule made this message: what a tick's occurrence follows from.
 
-    A signature tells only of its own delivery, which may be hours late, so QStash is asked about
+    A signature speaks only of its own delivery, which may be hours late, so QStash is asked about
     the message. A first delivery of one that it does not know speaks for itself, and so does one
     in time while it cannot be asked.
     """

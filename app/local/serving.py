@@ -56,7 +56,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def drop_connection(environ: WSGIEnvironment) -> None:
-    """Close the client's socket without an answer; what the app then returns is thrown away."""
+    """Close the client's socket without an answer; what the app then returns is dropped."""
     _close(environ["werkzeug.socket"])
 
 

@@ -81,14 +81,14 @@ class Switchyard:
         with settings_checked():
             settings = Settings.load(config=app.config) if settings is None else settings
             own = hosts.engine_of(app, engine, db)
-            made = make_runtime(
+            app_runtime = make_runtime(
                 settings, jobs=jobs, gateways=gateways, engine=own, config=app.config
             )
-        app.extensions[runtime.EXTENSION] = made
-        runtime.add(made)
-        register_pages(app, made, url_prefix, access)
-        serve(app, made)
-        deliver.register(app, made)
+        app.extensions[runtime.EXTENSION] = app_runtime
+        runtime.add(app_runtime)
+        register_pages(app, app_runtime, url_prefix, access)
+        serve(app, app_runtime)
+        deliver.register(app, app_runtime)
         register_commands(app)
         _exempt(app)
 
@@ -174,17 +174,20 @@ def _make_flags(
 
 
 def register_pages(
-    app: Flask, made: runtime.Runtime, url_prefix: str = "", access: AccessCheck | None = None
+    app: Flask,
+    app_runtime: runtime.Runtime,
+    url_prefix: str = "",
+    access: AccessCheck | None = None,
 ) -> None:
     """Mount the layer's own pages."""
-    app.register_blueprint(health.blueprint(made), url_prefix=url_prefix or None)
-    app.register_blueprint(trigger.blueprint(made))
-    if app.secret_key is None and made.settings.secret_key is not None:
-        app.secret_key = made.settings.secret_key.get_secret_value()
-    elif app.secret_key is None and made.settings.local:
+    app.register_blueprint(health.blueprint(app_runtime), url_prefix=url_prefix or None)
+    app.register_blueprint(trigger.blueprint(app_runtime))
+    if app.secret_key is None and app_runtime.settings.secret_key is not None:
+        app.secret_key = app_runtime.settings.secret_key.get_secret_value()
+    elif app.secret_key is None and app_runtime.settings.local:
         app.secret_key = secrets.token_hex()  # this process's own: nobody else may know it
-    door = Door(made) if access is None else HostDoor(made, access)
-    pages = console.blueprint(made, door)
+    door = Door(app_runtime) if access is None else HostDoor(app_runtime, access)
+    pages = console.blueprint(app_runtime, door)
     app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
 
 

@@ -55,7 +55,7 @@ class Empty(JobPayload):
 
 
 class Missed(StrEnum):
-    """What is made up once a clock is back after all of them were away."""
+    """What is made up once a clock is back after none was up."""
 
     ALL = "all"
     """Each tick, where every one means work of its own."""
@@ -99,7 +99,7 @@ class Shadow:
 
 @dataclass(frozen=True, kw_only=True)
 class job(Generic[M]):
-    """Declares a job: how it is named, triggered, carried and retried. The decorated function is
+    """Declares a job: how it is named, triggered, run and retried. The decorated function is
     its body and stays callable as it is."""
 
     name: str = field(kw_only=False)
@@ -172,8 +172,8 @@ class JobSpec(job[Any]):
             says = first["msg"].removeprefix("Value error, ")
             raise PayloadInvalid(f"{self.name}: {where}: {says}") from None
 
-    def carried_by(self, backend: str) -> str:
-        """Which backend carries it as the child of a run on `backend`: the same one, but Inngest
+    def backend_for(self, backend: str) -> str:
+        """Which backend does it as the child of a run on `backend`: the same one, but Inngest
         has functions only for the jobs whose own it is."""
         return self.serverless if backend == "inngest" else backend
 

@@ -87,7 +87,7 @@ def _prepare_if_direct(raw: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _execute(cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
-    """Only what commits by itself is prepared: of that, what could not be done is done anew."""
+    """Only what commits by itself is prepared: of that, what could not be done is done again."""
     raw = cursor.connection
     if isinstance(getattr(cursor, "name", None), str):  # the server's own, which is never prepared
         return False

@@ -64,7 +64,7 @@ def reason(failure: BaseException) -> str:
 
 
 def _reasons(failure: BaseException) -> Iterator[str]:
-    """What may be said of it, the most telling first."""
+    """What may be said of it, the most precise first."""
     chain = list(_chain(failure))
     for one in chain:
         status = getattr(getattr(one, "response", None), "status_code", None)

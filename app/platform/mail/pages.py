@@ -17,18 +17,18 @@ from app.switchyard.runtime import Runtime
 SHOWN = 200
 
 
-def blueprint(made: Runtime) -> Blueprint:
+def blueprint(runtime: Runtime) -> Blueprint:
     """The pages; in local mode only, for callers on this machine whom the console lets in."""
     pages = Blueprint(
         "mail", __name__, url_prefix="/console/mail", template_folder="page_templates"
     )
-    folder = settings_of(made).mail_folder
+    folder = settings_of(runtime).mail_folder
 
     @pages.before_request
     def here() -> None:
-        require_here(request, settings_of(made))
+        require_here(request, settings_of(runtime))
 
-    framed(pages, made, Door(made))
+    framed(pages, runtime, Door(runtime))
 
     @pages.get("")
     def newest() -> str:

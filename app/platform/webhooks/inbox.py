@@ -40,7 +40,7 @@ def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
 
     Raises EventConflict where its name is known with another body.
     """
-    made = runtime.current()
+    app_runtime = runtime.current()
     sha256 = hashlib.sha256(body).hexdigest()
     id_ = f"{source}_{hashlib.sha256(event.encode()).hexdigest()[:32]}"
     said = request.headers.get("Content-Type", "")
@@ -52,7 +52,7 @@ def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
         "sha256": sha256,
         "body": body,
         "content_type": content_type,
-        "received_at": made.store.clock(),
+        "received_at": app_runtime.store.clock(),
     }
     connection = tx.connection()
     insert = INSERT[connection.dialect.name](received).values(row).on_conflict_do_nothing()
@@ -60,7 +60,7 @@ def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
         if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
             raise EventConflict(f"{source}: the event's name is known with another body")
         return False
-    targets = settings_of(made).webhook_targets.items()
+    targets = settings_of(app_runtime).webhook_targets.items()
     items = [Item({"eventId": id_, "target": name}) for name, to in targets if to.wants(source)]
     dispatch_many(JOB, items, session=tx)
     return True

@@ -27,18 +27,18 @@ class SignatureRefused(Unauthorized):
     title = "Signature refused"
 
 
-def blueprint(made: Runtime) -> Blueprint:
+def blueprint(runtime: Runtime) -> Blueprint:
     """The endpoint of the sources of WEBHOOK_SOURCES."""
     pages = Blueprint("webhooks", __name__)
 
     @pages.post("/api/webhooks/<source>")
     def take(source: str) -> Response | dict[str, bool]:
-        secrets = settings_of(made).webhook_sources.get(source)
+        secrets = settings_of(runtime).webhook_sources.get(source)
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
         body = posted()
         event = _verified(source, secrets, body)
-        with made.db.session() as session:
+        with runtime.db.session() as session:
             new = relay(session, source, event, body)
         return {"received": True, "new": new}
 

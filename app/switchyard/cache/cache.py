@@ -25,7 +25,7 @@ MAX_KEY, MAX_VALUE = 200, 900_000
 takes requests over a megabyte."""
 MAX_SECONDS = 30 * 24 * 3600
 EARLY = 5
-"""In the last fifth of its time a value is computed anew while it still serves."""
+"""In the last fifth of its time a value is recomputed while it still serves."""
 STALE_WAIT_SECONDS = 0.5
 LEASE_SECONDS = 30.0
 _NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.01, 0.25
@@ -94,7 +94,7 @@ class Cache:
         """The value under `name`, computed if need be, by one caller at a time over all processes.
 
         In the last fifth of its `ttl`, or at any time with `refresh`, the first to ask computes it
-        anew while all others are still given the old one: stale-while-revalidate (RFC 5861) with
+        again while all others are still given the old one: stale-while-revalidate (RFC 5861) with
         one revalidator, so that unlike with XFetch (https://doi.org/10.14778/2757807.2757813) it
         is computed once, not once on average. Past its `ttl` it serves as long again, if no new
         one comes within half a second. Where there is none, callers wait for the one computing, up

@@ -204,7 +204,7 @@ def _run_id(text: str) -> str:
 
 def _timeline(run: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What happened to the run, oldest first: when, what, and how it is to be shown."""
-    told = [
+    events = [
         (run["created_at"], f"recorded for {run['backend']}: {run['reason']}", ""),
         (run["started_at"], "claimed for the first time", ""),
         (run["ended_at"], run["status"], run["status"]),
@@ -212,7 +212,8 @@ def _timeline(run: dict[str, Any]) -> list[tuple[str, str, str]]:
     for step in run["steps"]:
         tries = f", {step['attempts']} attempts" if step["attempts"] > 1 else ""
         said = f"{step['name']}: {step['status']} on {step['backend']}{tries}"
-        told.append((step["updated_at"], said, step["status"]))
+        events.append((step["updated_at"], said, step["status"]))
     # In this order where two fell in one millisecond: the end comes last.
-    ended = told.pop(2)
-    return [*sorted((t for t in told if t[0]), key=lambda t: t[0]), *([ended] if ended[0] else [])]
+    ended = events.pop(2)
+    known = sorted((event for event in events if event[0]), key=lambda event: event[0])
+    return [*known, *([ended] if ended[0] else [])]

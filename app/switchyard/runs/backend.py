@@ -153,7 +153,7 @@ class Delivery:
 
     calls_again = False
     """Whether the backend calls again by itself, after each step and when due: the run stays this
-    delivery's between two calls. Else every slice is sent for anew."""
+    delivery's between two calls. Else a message is sent for every slice."""
 
     def __init__(self, holder: str, stopping: Callable[[], bool] = lambda: False) -> None:
         self.holder = holder

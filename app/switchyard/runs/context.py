@@ -124,7 +124,7 @@ class RunContext:
             raise NonRetriable(f"step {step}: {len(payloads)} payloads but {len(keys)} keys")
         spec = self._store.catalogue[job]
         now = self._store.clock()
-        backend = spec.carried_by(self.backend)
+        backend = spec.backend_for(self.backend)
         decision = Decision(backend, Reason.PARENT.value, Stage.LEGACY.value, 0)
         if keys is None and spec.key is None:
             keys = [f"{self.run_id}/{step}/{index}" for index in range(len(payloads))]

@@ -97,7 +97,7 @@ def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, li
     targets: dict[str, list[AnyRow]] = defaultdict(list)
     for row in rows:
         spec = store.spec_of(row.job)
-        target = to if spec is None else spec.carried_by(to)
+        target = to if spec is None else spec.backend_for(to)
         if row.backend != target or row.move_to not in (None, target):
             targets[target].append(row)
     return targets

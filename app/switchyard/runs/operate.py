@@ -23,7 +23,7 @@ _BACK = _BACK.union_all(
 )
 _REOPEN = (
     update(runs)
-    # The status is asked again: of a row that another retry had locked, only this is read anew.
+    # The status is asked again: of a row that another retry had locked, only this is read again.
     .where(R.id.in_(select(_BACK.c.id)), _ENDED)
     .values(
         **VOID,
@@ -35,7 +35,7 @@ _REOPEN = (
     )
     .returning(R.id)
 )
-# The attempts of an undone step start anew; one that failed for good would else fail the body.
+# The attempts of an undone step start again; one that failed for good would else fail the body.
 _FRESH_ATTEMPTS = (
     update(steps)
     .where(S.status.in_([StepStatus.FAILED, StepStatus.RETRYING]))

@@ -53,7 +53,7 @@ _NEW = new(runs, "status", "holder", "due_at", "check_at", "attempt")
 
 def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
     """A run that is given back moves at once if it was asked to: whoever claimed it may never come
-    back, and what it waits for may be days away. `stays`: values where it does not move."""
+    back, and what it waits for may take days. `stays`: values where it does not move."""
     return {
         name: case((when, value), else_=stays.get(name, runs.c[name]))
         for name, value in _MOVED.items()
