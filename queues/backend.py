@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    RedisError,
+    ResponseError,
+)
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
@@ -22,6 +28,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +45,8 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
 WARN_SECONDS = 60.0
+CLUSTER = "it is a Redis Cluster, and RQ needs a server that has all keys: name one in REDIS_URL"
+_OF_A_CLUSTER = (AskError, ClusterCrossSlotError, ClusterDownError)  # MOVED is one of the first
 _PIPELINE = 1000
 _PICKLE = b"\x80"
 """How every pickle of protocol 2 or later begins, and no JSON."""
@@ -79,7 +88,17 @@ def answered() -> Iterator[None]:
     try:
         yield
     except RedisError as failure:
-        raise BackendUnavailable(f"redis: {type(failure).__name__}") from failure
+        why = CLUSTER if isinstance(failure, _OF_A_CLUSTER) else reason(failure)
+        raise BackendUnavailable(f"redis: {why}") from failure
+
+
+def is_cluster(redis: Redis) -> bool:
+    """Whether it is a node of a Redis Cluster, if it says so."""
+    try:
+        said: Any = redis.info("cluster")
+    except ResponseError:
+        return False  # it may not be asked: the first call to another node's key shows it
+    return bool(said.get("cluster_enabled"))
 
 
 def _job_id(message: Message) -> str:
@@ -197,6 +216,9 @@ class RQBackend:
             pipe.execute()
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where Redis does not answer."""
+        """Raises BackendUnavailable where Redis does not answer, or cannot be a queue."""
         with answered():
             self._redis.ping()
+            cluster = is_cluster(self._redis)
+        if cluster:
+            raise BackendUnavailable(f"redis: {CLUSTER}")

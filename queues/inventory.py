@@ -31,6 +31,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
+from app.switchyard.text import reason
 from queues.backend import (
     RegisteredWorker,
     answered,
@@ -202,7 +203,7 @@ class CallSites:
                     pipe.hincrby(CALL_SITES, call, count)
                 pipe.execute()
         except RedisError as failure:
-            log.warning("call sites not counted", extra={"reason": type(failure).__name__})
+            log.warning("call sites not counted", extra={"reason": reason(failure)})
 
     @contextmanager
     def unwritten(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from app.switchyard.loading import load_app, process_runtime
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.text import reason
 from queues import versions
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def wait_for_run(run_id: str) -> Any:
         with process_runtime().db.autocommit() as connection:
             row = connection.execute(chosen).one_or_none()
     except SQLAlchemyError as failure:
-        log.warning("run not looked at", extra={"run": run_id, "reason": type(failure).__name__})
+        log.warning("run not looked at", extra={"run": run_id, "reason": reason(failure)})
         return versions.again(LOOK_SECONDS, _LOOKS)
     if row is None:
         raise RunFailed(f"no run {run_id!r}")

@@ -24,7 +24,7 @@ from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
-from queues.backend import MARK, queue_key
+from queues.backend import CLUSTER, MARK, is_cluster, queue_key
 from queues.versions import LookAgain, StopRequested, forget_execution, now
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class Worker(ForkingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.update(job_class=WorkerJob, serializer=JSONSerializer, log_job_description=False)
         super().__init__(*args, **kwargs)
+        if is_cluster(self.connection):
+            raise SystemExit(f"switchyard: REDIS_URL: {CLUSTER}")
         for queue in self.queues:
             queue.serializer = JSONSerializer
             queue.job_class = WorkerJob

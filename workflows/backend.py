@@ -15,6 +15,7 @@ import requests
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+from app.switchyard.text import reason
 from workflows.client import API, base_url, make_sender, require_package
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class InngestBackend:
                 # The SDK raises its own errors, httpx's and json's; none says it was not accepted.
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
                 known = isinstance(failure, BackendUnavailable)
-                said = str(failure) if known else f"inngest: {type(failure).__name__}"
+                said = str(failure) if known else f"inngest: {reason(failure)}"
                 raise BackendUnavailable(said) from failure
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
         return refs
@@ -115,7 +116,7 @@ class InngestBackend:
             if answer.status_code not in fine:
                 answer.raise_for_status()
         except requests.RequestException as failure:
-            raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+            raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
         return answer
 
     def ping(self) -> None:
@@ -125,7 +126,7 @@ class InngestBackend:
         try:
             requests.get(origin, timeout=ANSWER_SECONDS, allow_redirects=False)
         except requests.RequestException as failure:
-            raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+            raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
 
 
 def headers(settings: Settings) -> dict[str, str]:

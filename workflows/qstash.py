@@ -20,6 +20,7 @@ from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+from app.switchyard.text import answered, reason
 
 if TYPE_CHECKING:  # the package is an extra
     from qstash import QStash
@@ -88,11 +89,11 @@ def asked(call: Callable[[], T]) -> T:
     except BackendUnavailable:
         raise
     except QStashError as refusal:
-        said = f"it answered {_status(refusal)}" if _status(refusal) else type(refusal).__name__
+        said = answered(_status(refusal)) if _status(refusal) else reason(refusal)
         raise BackendUnavailable(f"qstash: {said}") from refusal
     except Exception as failure:
         # httpx's errors, json's, and KeyError for an answer that is not QStash's.
-        raise BackendUnavailable(f"qstash: {type(failure).__name__}") from failure
+        raise BackendUnavailable(f"qstash: {reason(failure)}") from failure
 
 
 def find(client: QStash, message_id: str) -> Stored | None:

@@ -8,6 +8,7 @@ import requests
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.text import reason
 from workflows.backend import ANSWER_SECONDS, headers
 from workflows.client import API, APP_ID, base_url, make_client
 
@@ -23,7 +24,7 @@ def send_harmless(settings: Settings) -> None:
     try:
         client.send_sync(Event(name=HARMLESS))
     except Exception as failure:
-        raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+        raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
 
 
 def functions_there(settings: Settings) -> set[str]:
@@ -56,7 +57,7 @@ def _get(settings: Settings, path: str) -> requests.Response:
     try:
         return requests.get(origin + path, headers=headers(settings), timeout=ANSWER_SECONDS)
     except requests.RequestException as failure:
-        raise BackendUnavailable(f"inngest: {type(failure).__name__}") from failure
+        raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
 
 
 def _is_json(answer: requests.Response) -> bool:

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import SwitchyardError, Unauthorized
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def register_problems(app: Flask | Blueprint) -> None:
     @app.errorhandler(DBAPIError)
     @app.errorhandler(NoConnection)
     def no_database(failure: SQLAlchemyError) -> Response:
-        log.error("database failed: %s", type(failure).__name__)
+        log.error("database failed: %s", reason(failure))
         answer = problem(503, "Database unavailable", "nothing was recorded; try again")
         answer.headers["Retry-After"] = str(AGAIN_SECONDS)
         return answer

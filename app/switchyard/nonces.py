@@ -45,6 +45,15 @@ def use(db: Database, nonce: str, value: str, expires_at: datetime) -> str:
     return value if first is None else first
 
 
+def renew(db: Database, nonce: str, expires_at: datetime) -> None:
+    """Write `nonce`, again and again: it shows that the database can be written to."""
+    row = {"id": nonce, "value": "", "expires_at": expires_at}
+    with db.autocommit() as connection:
+        insert = INSERT[connection.dialect.name](cast(Table, Nonce.__table__))
+        renewed = {"expires_at": insert.excluded.expires_at}
+        connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=renewed), row)
+
+
 def prune_nonces(tx: Session, _before: datetime, _after: str) -> Page:
     """Delete those that have expired, however long ago."""
     gone = delete(Nonce).where(Nonce.expires_at < utcnow())

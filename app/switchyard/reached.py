@@ -8,6 +8,7 @@ import requests
 
 from app.switchyard.errors import BackendUnavailable, CheckFailed
 from app.switchyard.runtime import Runtime
+from app.switchyard.text import reason
 
 ANSWER_SECONDS = 4.0
 
@@ -30,4 +31,4 @@ def called(runtime: Runtime, method: str, path: str) -> requests.Response:
     try:
         return requests.request(method, base.rstrip("/") + path, json=body, **how)
     except requests.RequestException as failure:
-        raise BackendUnavailable(f"BACKEND_URL: {type(failure).__name__}") from failure
+        raise BackendUnavailable(f"BACKEND_URL: {reason(failure)}") from failure

@@ -63,13 +63,18 @@ def reason(failure: BaseException) -> str:
     return _CONTROL.sub("", _USER_INFO.sub("…@", text))[:LONGEST_REASON]
 
 
+def answered(status: int) -> str:
+    """What an HTTP status that is no success means."""
+    return f"it answered {status}" + (": it refuses the key" if status in (401, 403) else "")
+
+
 def _reasons(failure: BaseException) -> Iterator[str]:
     """What may be said of it, the most precise first."""
     chain = list(_chain(failure))
     for one in chain:
         status = getattr(getattr(one, "response", None), "status_code", None)
         if status is not None:
-            yield f"it answered {status}" + (": it refuses the key" if status in (401, 403) else "")
+            yield answered(status)
     for one in reversed(chain):
         if isinstance(one, ssl.SSLCertVerificationError):
             yield f"its TLS certificate is not trusted: {one.verify_message}"

@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from app.switchyard import effects
 from app.switchyard.errors import SwitchyardError
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def _ask(client: Client, command: Sequence[str], answer: Callable[[Any], None]) 
     except CacheUnavailable as failure:
         given = failure
     except Exception as failure:  # noqa: BLE001 - whatever else either library raises
-        given = CacheUnavailable(type(failure).__name__)
+        given = CacheUnavailable(reason(failure))
     answer(given)
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from app.switchyard.errors import BackendUnavailable, BadInput, SettingsError, SwitchyardError
 from app.switchyard.runtime import EXTENSION, Runtime
+from app.switchyard.text import reason
 
 DID_NOT_HOLD = 1
 WRONG_USE = 2
@@ -195,14 +196,13 @@ def reported() -> Iterator[None]:
 
 def database_line(failure: DBAPIError) -> str:
     """What is wrong with the database, and what to do; no password is in it."""
-    lines = str(failure.orig).splitlines()
-    reason = lines[0] if lines else type(failure).__name__
+    why = reason(failure)
     # psycopg's name for it, and psycopg2's.
     state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
-    if state in _OLD_TABLES or "no such table" in reason or "no such column" in reason:
-        return f"the database lacks this version's tables ({reason}): run `{UPGRADE}`"
+    if state in _OLD_TABLES or "no such table" in why or "no such column" in why:
+        return f"the database lacks this version's tables ({why}): run `{UPGRADE}`"
     return (
-        f"the database cannot be used ({reason}): see that DATABASE_URL is right and the database"
+        f"the database cannot be used ({why}): see that DATABASE_URL is right and the database"
         f" up; a new one needs `{UPGRADE}`"
     )
 

