@@ -243,10 +243,10 @@ def _open(url: str, pool_size: int) -> Engine:
     parsed = make_url(url)
     kept = min(KEPT, pool_size)
     pool = {"pool_size": kept, "max_overflow": pool_size - kept, "pool_timeout": BUSY_SECONDS}
+    args: dict[str, Any] = {"check_same_thread": False}
+    if is_in_memory(parsed):  # a database for each thread: there is no pool to bound
+        return create_engine(url, connect_args=args)
     if parsed.get_backend_name() == "sqlite":
-        args: dict[str, Any] = {"check_same_thread": False}
-        if is_in_memory(parsed):  # one connection: there is no pool to size
-            return create_engine(url, connect_args=args)
         _make_folder(Path(parsed.database or "").parent)
         return create_engine(url, connect_args=args, **pool)
     args = {

@@ -104,7 +104,7 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
         {"check": "hangs", "ok": False, "detail": "no answer within 0.3 s", "fix": "wait"},
         {"check": "first", "ok": True, "detail": "met", "fix": None},
         {"check": "second", "ok": True, "detail": "met", "fix": None},
-        {"check": "bursts", "ok": False, "detail": "it failed: ValueError", "fix": "c"},
+        {"check": "bursts", "ok": False, "detail": "it failed: redis://…@host", "fix": "c"},
         {"check": "refuses", "ok": False, "detail": "not as it must be", "fix": "d"},
     ]
     assert len(ended) == 4
