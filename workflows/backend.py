@@ -70,12 +70,8 @@ class InngestBackend:
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
         return refs
 
-    def queued(self, messages: Sequence[Message]) -> set[str]:
-        """The runs for which Inngest has a function run that has not ended."""
-        known = [message for message in messages if message.ref is not None]
-        with ThreadPoolExecutor(_ASKERS) as pool:
-            answers = pool.map(self._in_flight, [str(message.ref) for message in known])
-            return {message.run_id for message, held in zip(known, answers, strict=True) if held}
+    def queued(self, messages: Sequence[Message]) -> None:
+        """A service is not asked."""
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Cancel the function runs that the messages' events started and that have not ended."""
@@ -93,9 +89,6 @@ class InngestBackend:
         except BackendUnavailable:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             raise
-
-    def _in_flight(self, event_id: str) -> bool:
-        return bool(self._unended(f"{event_id}/runs"))
 
     def _unended(self, path: str) -> list[str]:
         """The ids of an event's function runs that have not ended."""
@@ -148,7 +141,7 @@ def _event(message: Message) -> Event:
         name=message.spec.event,
         id=f"{message.run_id}-{message.epoch}-{message.sends}",
         data=data,
-        ts=int(message.due_at.timestamp() * 1000),
+        ts=int(max(message.due_at, message.sent_at or message.due_at).timestamp() * 1000),
     )
 
 

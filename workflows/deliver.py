@@ -44,7 +44,7 @@ def register(app: Flask, runtime: Runtime) -> None:
         sent = read_sent(signed(request, runtime.settings, DELIVER, MAX_BYTES).text)
         if sent is None:
             return _never("the body names no run")
-        delivery = Delivery(f"qstash-{os.urandom(8).hex()}")
+        delivery = Delivery(f"qstash-{os.urandom(8).hex()}", sent_at=sent.sent_at)
         return _answer(runtime, sent, runtime.engine.perform(sent.run, sent.epoch, delivery))
 
     @pages.post(FAILED)
@@ -125,6 +125,7 @@ def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
             "seen_epoch": sent.epoch,
             "seen_check_at": check_at,
             "new_check_at": max(now, check_at) + runtime.store.check,
+            "new_idle_since": now,
             "new_error": f"qstash: could not be delivered, the last answer was {status}",
         }
         if connection.execute(_GIVEN_UP, bound).rowcount != 1:

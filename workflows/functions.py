@@ -10,7 +10,7 @@ from typing import Any
 
 import inngest
 
-from app.switchyard.clock import iso
+from app.switchyard.clock import iso, moment
 from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
@@ -41,7 +41,8 @@ class InngestDelivery(Delivery):
     calls_again = True
 
     def __init__(self, context: inngest.ContextSync) -> None:
-        super().__init__(f"inngest-{plain('the run id', context.run_id, 50)}")
+        holder = f"inngest-{plain('the run id', context.run_id, 50)}"
+        super().__init__(holder, sent_at=moment(context.event.ts / 1000))
         self._context = context
 
     def is_signal(self, failure: BaseException) -> bool:

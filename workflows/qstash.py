@@ -9,14 +9,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from app.switchyard import extras
-from app.switchyard.clock import utcnow
+from app.switchyard.clock import moment, utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
@@ -46,7 +45,6 @@ LONGEST_SECONDS = 900
 FURTHEST = timedelta(days=6)
 """How far ahead a message is sent; every plan takes seven days. A run due later takes two."""
 _BATCH = 100
-_ASKERS = 8
 _HOUR = 3600
 T = TypeVar("T")
 
@@ -183,6 +181,8 @@ class QStashBackend:
         at = _at(message.due_at)
         spec = message.spec
         body = {"run": message.run_id, "epoch": message.epoch, "job": spec.name, "at": at}
+        if message.sent_at is not None:
+            body["sent"] = message.sent_at.timestamp()
         request: BatchRequest = {
             "url": address(self._settings, DELIVER),
             "body": json.dumps(body),
@@ -200,28 +200,8 @@ class QStashBackend:
             request["flow_control"] = {"key": key, "parallelism": spec.concurrency}
         return request
 
-    def queued(self, messages: Sequence[Message]) -> set[str]:
-        """The runs whose message QStash has and will still deliver.
-
-        One in its dead letter queue it delivers no more, and one of an older epoch is void.
-        """
-        known = [message for message in messages if message.ref is not None]
-        if not known:
-            return set()
-        with ThreadPoolExecutor(_ASKERS) as pool:
-            answers = pool.map(self._on_its_way, known)
-            return {message.run_id for message, held in zip(known, answers, strict=True) if held}
-
-    def _on_its_way(self, message: Message) -> bool:
-        ref = str(message.ref)
-        stored = self._ask(lambda client: find(client, ref))
-        if stored is None:
-            return False
-        sent = read_sent(stored.body or "")
-        if sent is None or (sent.run, sent.epoch) != (message.run_id, message.epoch):
-            return False
-        dead = self._ask(lambda client: client.dlq.list(count=1, filter={"message_id": ref}))
-        return not dead.messages
+    def queued(self, messages: Sequence[Message]) -> None:
+        """A service is not asked."""
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Delete the messages that are still there."""
@@ -252,6 +232,8 @@ class Sent:
     epoch: int
     at: int
     """What time it was sent for, Unix seconds."""
+    sent_at: datetime | None = None
+    """When it was sent, or when it was due if that was later."""
 
 
 def read_sent(text: str) -> Sent | None:
@@ -262,20 +244,16 @@ def read_sent(text: str) -> Sent | None:
         return None
     if not isinstance(body, dict):
         return None
-    run, epoch, at = body.get("run"), body.get("epoch"), body.get("at")
+    run, epoch, at, sent = (body.get(name) for name in ("run", "epoch", "at", "sent"))
     if not (isinstance(run, str) and type(epoch) is int and type(at) is int):
         return None
     # What no run can have would be an error in some databases, and tried again for nothing.
     sound = 0 < len(run) <= 32 and run.isalnum() and run.isascii() and 0 < epoch < 2**31
-    return Sent(run, epoch, at) if sound else None
+    sent_at = moment(max(at, sent)) if type(sent) is float else None
+    return Sent(run, epoch, at, sent_at) if sound else None
 
 
 def _at(due: datetime) -> int:
     """When to deliver, Unix seconds: when due, or by a whole hour in between where that is far."""
     furthest = unix(utcnow() + FURTHEST) // _HOUR * _HOUR
     return min(unix(due), furthest)
-
-
-def moment(unix_ms: int) -> datetime:
-    """QStash's milliseconds as a time, UTC."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.switchyard import nonces
@@ -14,7 +14,7 @@ from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.create import Run
 from app.switchyard.runtime import Runtime
-from workflows.qstash import find, make_client, moment
+from workflows.qstash import find, make_client
 from workflows.signature import Signed
 from workflows.sync import schedule_id
 
@@ -88,7 +88,7 @@ def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
     if stored is not None:
         if stored.schedule_id != call.schedule_id:
             raise Unauthorized("the message is of another schedule")
-        return moment(stored.created_at)
+        return datetime.fromtimestamp(stored.created_at / 1000, UTC)
     if first:
         return signed_at
     raise unknown

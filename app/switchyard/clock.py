@@ -16,6 +16,14 @@ def utcnow() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
+def moment(seconds: float) -> datetime | None:
+    """Unix seconds as a time, UTC; None for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
 def ceil_ms(moment: datetime) -> datetime:
     """`moment` rounded up to whole milliseconds, so that no timer set to it fires early."""
     rest = -moment.microsecond % 1000

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=10.0, ge=0.5, le=3600)
     """How long a claim holds without a heartbeat; half of what a crash may cost in time."""
     check_seconds: float = Field(default=5.0, ge=0.1, le=3600)
-    """How long a run that was sent may stay unclaimed before the relay asks its queue about it."""
+    """How long a run that was sent may stay unclaimed before the relay looks at it."""
     retention_days: Annotated[int, AfterValidator(_retention)] = 90
     """How long what no promise needs is kept (runs.retention); 0 keeps everything."""
 

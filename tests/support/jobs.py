@@ -293,7 +293,8 @@ def take_over(run_id: str) -> None:
     with store.db.begin() as connection:
         epoch = connection.scalar(select(RunRow.epoch).where(RunRow.id == run_id))
         bound = {"run_id": run_id, "seen_epoch": epoch, "now": later}
-        bound |= {"new_due_at": store.clock(), "new_check_at": store.clock()}
+        now = store.clock()
+        bound |= {"new_due_at": now, "new_check_at": now, "new_send_at": None}
         assert connection.execute(TAKE_OVER, bound).rowcount == 1
 
 

@@ -77,6 +77,11 @@ class Parcel:
     broken: bool = False
     """Accepted, and never to be delivered."""
 
+    @property
+    def sent_at(self) -> datetime:
+        """When it was sent, or when it was due if that was later."""
+        return max(self.message.due_at, self.message.sent_at or self.message.due_at)
+
 
 class Queue:
     """A queue in a list. Subclasses are the three kinds."""
@@ -114,9 +119,11 @@ class Queue:
         """Whether anybody is there for such a message."""
         return True
 
-    def queued(self, messages: Sequence[Message]) -> set[str]:
+    def queued(self, messages: Sequence[Message]) -> set[str] | None:
         if self.away:
             raise BackendUnavailable(f"{self.name} is away")
+        if self.waits_until_due:
+            return None
         return {m.run_id for m in messages if any(self.is_of(p, m) for p in self.parcels)}
 
     def is_of(self, parcel: Parcel, message: Message) -> bool:
@@ -186,7 +193,7 @@ class Inngest(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, InngestDelivery(parcel.holder))
+            outcome = self.perform(parcel, InngestDelivery(parcel.holder, sent_at=parcel.sent_at))
         except Step:
             parcel.at = self.world.time.now
             return Outcome(End.YIELDED)
@@ -218,7 +225,7 @@ class QStash(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, Delivery(parcel.holder))
+            outcome = self.perform(parcel, Delivery(parcel.holder, sent_at=parcel.sent_at))
         except Dead:
             parcel.at = self.world.time.now + timedelta(seconds=30)
             raise
@@ -327,7 +334,8 @@ class World:
             wait = (min(upcoming) - self.time.now).total_seconds()
             self.time.pass_(max(0.05, wait))
             self.sweep()
-        raise AssertionError(f"still open: {self.open()[:3]}, parcels {self.due()[:3]}")
+        open_ = [r._asdict() for r in sorted(self.open(), key=lambda r: r.check_at)[:3]]
+        raise AssertionError(f"still open: {open_}, parcels {self.due()[:3]}")
 
 
 @contextmanager

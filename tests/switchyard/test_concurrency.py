@@ -122,7 +122,7 @@ def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
     row = on.row(third.id)
     assert (row.status, row.epoch, row.holder, row.slot) == ("pending", 1, None, None)
     assert timedelta(seconds=1) <= refused.due_at - NOW <= timedelta(seconds=3)
-    assert row.due_at == row.check_at == refused.due_at
+    assert row.due_at == row.send_at == refused.due_at
     assert on.slots() == []
     assert on.memory is not None
     on.memory.queue.clear()  # what dispatch() told is used up

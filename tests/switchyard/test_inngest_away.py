@@ -75,7 +75,7 @@ def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
     "body", [b"[]", b'"no"', b"{", b'{"data": [1]}', b'{"data": {"a": 1}}', b'{"data": 3}']
 )
 def test_an_answer_that_is_none_is_no_answer(body: bytes, tmp_path: Path) -> None:
-    """Anything else that it raised would end the relay's sweep, and other backends' with it."""
+    """Anything else that it raised would end who hands a run over."""
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with server(head.encode() + body) as (url, _), pytest.raises(BackendUnavailable):
-        backend(url, tmp_path).queued([message("event")])
+        backend(url, tmp_path).cancel([message("event")])

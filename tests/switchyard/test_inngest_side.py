@@ -43,7 +43,13 @@ SIGNING_KEY = "0123456789abcdef" * 4
 
 
 def serving(
-    stack: ExitStack, tmp_path: Path, redis_url: str, *, signed: bool, gap_scale: float = 0.02
+    stack: ExitStack,
+    tmp_path: Path,
+    redis_url: str,
+    *,
+    signed: bool,
+    gap_scale: float = 0.02,
+    **more: str,
 ) -> tuple[Side, str]:
     """The app and a stand-in, in dev or signed mode; no worker for RQ."""
     port = free_port()
@@ -54,7 +60,7 @@ def serving(
         gap_scale=gap_scale,
     )
     stack.enter_context(standin)
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
     if signed:
         environ |= {
             "INNGEST_EVENT_KEY": EVENT_KEY,
@@ -251,7 +257,8 @@ def test_a_second_call_of_a_step_waits_and_costs_no_attempt(
 def test_a_sleep_wakes_when_the_run_is_due(tmp_path: Path, redis_url: str) -> None:
     """Inngest sleeps the nearest whole second: woken too early, a run would fail an attempt."""
     with ExitStack() as stack:
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=1.0)
+        patient = {"CHECK_SECONDS": "5"}  # a sleep is up to a second longer
+        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=1.0, **patient)
         n = uuid4().hex
         on.finish(on.dispatch("sleeper", {"name": n, "waitSeconds": 0.4}))
         # A step, the sleep, a step, the end.

@@ -114,7 +114,7 @@ def test_lost_ahead_of_its_time_it_is_found_when_due(alone: Side) -> None:
     standin(alone).fault()
     with relaying(alone.made):
         (row,) = alone.finish(run)
-    assert (row.status, row.sends, alone.marks(n)) == ("succeeded", 1, {n: 1})
+    assert (row.status, alone.marks(n)) == ("succeeded", {n: 1})
 
 
 @pytest.mark.parametrize("fault", ["unknown_outcome", "drop", "refuse"])
@@ -144,15 +144,10 @@ def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: s
         away = Side("qstash", made, environ, qstash=quick)
         run = away.dispatch("child", {"name": n})
         until(lambda: len(quick.store.dead()) == 2, "the message and its callback are dead")
-        ref = away.row(run.id).sent_ref
-        spec = made.catalogue["child"]
-        row = away.row(run.id)
-        message = Message(run.id, spec, "qstash", "{}", 1, 0, row.due_at, ref)
-        assert made.store.backends["qstash"].queued([message]) == set()
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
         stack.enter_context(relaying(made))
         (row,) = away.finish(run)
-        assert (row.status, row.sends >= 1, away.marks(n)) == ("succeeded", True, {n: 1})
+        assert (row.status, away.marks(n)) == ("succeeded", {n: 1})
 
 
 def test_a_failure_callback_tells_again_once(alone: Side) -> None:
@@ -215,19 +210,9 @@ def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     spec = alone.made.catalogue["child"]
     message = Message(gone.id, spec, "qstash", "{}", 1, 0, row.due_at, row.sent_ref)
     backend = alone.made.store.backends["qstash"]
-    assert backend.queued([message]) == {gone.id}
     backend.cancel([message])
-    assert backend.queued([message]) == set()
     backend.cancel([message])
     assert [body["run"] for body in waiting(alone)] == [stays.id]
-
-
-def test_a_message_of_an_older_epoch_does_not_count(alone: Side) -> None:
-    run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
-    row = alone.row(run.id)
-    spec = alone.made.catalogue["child"]
-    message = Message(run.id, spec, "qstash", "{}", 2, 0, row.due_at, row.sent_ref)
-    assert alone.made.store.backends["qstash"].queued([message]) == set()
 
 
 def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:

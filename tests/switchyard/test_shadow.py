@@ -175,7 +175,7 @@ def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None
     assert not told.queue
     (shadow,) = runs(made, "shadow-compare")
     assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")
-    assert shadow.check_at <= made.store.clock()
+    assert shadow.send_at <= made.store.clock()
     # The same intent again is no second shadow.
     assert not dispatch("order", {"name": "a"}, key="k").created
     dispatch_many("order", [{"name": "b"}, {"name": "c"}])

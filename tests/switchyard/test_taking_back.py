@@ -71,7 +71,6 @@ def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBacke
     refs = backend.send([first, second])
     sent = [message(run, ref=ref) for run, ref in refs.items()]
     time.sleep(2 * UNLISTED_SECONDS)  # what is asked for earlier names no run, and is cached
-    assert backend.queued(sent) == {"a", "b"}
     backend.cancel([sent[0], message("c", ref="01UNKNOWN"), message("d")])
     backend.cancel(sent[:1])
     sent_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]

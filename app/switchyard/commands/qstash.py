@@ -7,9 +7,8 @@ from datetime import datetime
 
 import click
 
-from app.switchyard.clock import iso
+from app.switchyard.clock import iso, moment
 from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
-from workflows.qstash import moment
 from workflows.sync import connect, ours, sync
 
 group = Commands("qstash", help="The schedules at QStash, as the catalogue says.")
@@ -44,4 +43,4 @@ def list_schedules() -> None:
 
 
 def _when(unix_ms: int | None) -> datetime | None:
-    return moment(unix_ms) if unix_ms else None
+    return moment(unix_ms / 1000) if unix_ms else None

@@ -31,6 +31,8 @@ class Message:
     due_at: datetime
     ref: str | None = None
     """The backend's own reference, where it gave one."""
+    sent_at: datetime | None = None
+    """When it is sent: a backend gives it back with the delivery, if it can."""
 
 
 class Backend(Protocol):
@@ -47,8 +49,9 @@ class Backend(Protocol):
         """
         ...
 
-    def queued(self, messages: Sequence[Message]) -> set[str]:
-        """The run ids among `messages` that it still has and will deliver.
+    def queued(self, messages: Sequence[Message]) -> set[str] | None:
+        """The run ids among `messages` that are still in its list; None of a service, which is not
+        asked: what it says may be wrong, and each question slows it down.
 
         Raises BackendUnavailable where it cannot say.
         """
@@ -155,7 +158,14 @@ class Delivery:
     """Whether the backend calls again by itself, after each step and when due: the run stays this
     delivery's between two calls. Else a message is sent for every slice."""
 
-    def __init__(self, holder: str, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        holder: str,
+        stopping: Callable[[], bool] = lambda: False,
+        sent_at: datetime | None = None,
+    ) -> None:
+        self.sent_at = sent_at
+        """When the message that it is of was sent, where that is known."""
         self.holder = holder
         """Who claims the run: unique to this slice or, where the backend calls again, to them all.
         """

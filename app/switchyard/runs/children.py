@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, func, literal, select, update
+from sqlalchemy import Connection, bindparam, func, literal, null, select, update
 
 from app.switchyard.runs.models import VOID, Status, StepStatus, new, runs
 from app.switchyard.runs.models import RunRow as R
@@ -15,7 +15,7 @@ _JOINS = select(literal(1)).where(
 _WAKE = (
     update(runs)
     .where(R.id == bindparam("parent"), R.status == Status.WAITING, _JOINS.exists())
-    .values(**VOID, **new(runs, "due_at", "check_at"))
+    .values(**VOID, **new(runs, "due_at", "check_at"), send_at=null())
 )
 
 

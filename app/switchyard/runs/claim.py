@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, null, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -55,6 +55,9 @@ _CLAIM = (
         holder=bindparam("by"),
         status=Status.RUNNING,
         check_at=bindparam("lease_until"),
+        send_at=null(),
+        sends=0,
+        message_at=bindparam("sent_at", type_=R.message_at.type),
         started_at=func.coalesce(R.started_at, bindparam("now", type_=R.started_at.type)),
     )
     .returning(*CLAIMED_COLUMNS)
@@ -69,7 +72,7 @@ TAKEN = select(R.slot).where(
 _PUT_OFF = (
     update(runs)
     .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
-    .values(new(runs, "due_at", "check_at"))
+    .values(new(runs, "due_at", "check_at", "send_at"))
 )
 
 
@@ -82,6 +85,8 @@ class ClaimRequest:
     by: str
     now: datetime
     until: datetime
+    sent_at: datetime | None = None
+    """When the message was sent that asks for it, where that is known."""
 
     def bound(self, **more: Any) -> dict[str, Any]:
         """The parameters of a statement, and `more`."""
@@ -92,6 +97,10 @@ class ClaimRequest:
             "now": self.now,
             **more,
         }
+
+    def claims(self, **more: Any) -> dict[str, Any]:
+        """The parameters of a claim."""
+        return self.bound(lease_until=self.until, sent_at=self.sent_at, **more)
 
 
 def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> ClaimedRun | Outcome:
@@ -116,7 +125,8 @@ def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> Cla
         row = claim_slot(connection, request, state.job, caps[state.job], wait)
         if row is not None:
             return ClaimedRun(store, delivery, **row._asdict())
-        due = put_off(connection, request, store.check if again else timedelta(0))
+        waits = again or store.backends.waits_until_due(state.backend)
+        due = put_off(connection, request, store.check, waits=waits)
         if due is not None:
             return Outcome(End.NOT_DUE, due_at=due)
         state = read_state(connection, request.run_id)
@@ -127,7 +137,7 @@ def claim_uncapped(
     connection: Connection, request: ClaimRequest, capped: tuple[str, ...] = ()
 ) -> AnyRow | None:
     """Claim the run; None where it is not to be had, or where its job is one of `capped`."""
-    bound = request.bound(lease_until=request.until)
+    bound = request.claims()
     return connection.execute(_claim_unless(capped), bound).one_or_none()
 
 
@@ -156,7 +166,7 @@ def claim_slot(
             continue
         # At random, so that those who choose at the same moment seldom choose the same.
         free = random.choice([slot for slot in range(1, cap + 1) if slot not in taken])
-        bound = request.bound(lease_until=request.until, free_slot=free)
+        bound = request.claims(free_slot=free)
         try:
             return connection.execute(_CLAIM_SLOT, bound).one_or_none()
         except IntegrityError:
@@ -164,20 +174,23 @@ def claim_slot(
     return None
 
 
-def put_off(connection: Connection, request: ClaimRequest, patience: timedelta) -> datetime | None:
-    """Have a run that got no slot sent again in 1 to 3 s: when; None if it is not to be had.
+def put_off(
+    connection: Connection, request: ClaimRequest, check: timedelta, *, waits: bool = False
+) -> datetime | None:
+    """Have a run that got no slot come again in 1 to 3 s: when; None if it is not to be had.
 
-    `patience` is how long after that it may stay unclaimed before the relay sees to it.
+    The relay sends it then, unless its backend `waits`.
     """
     wait = _OFF_MS + crc32(request.run_id.encode()) % (_SPREAD_MS + 1)
     due = request.now + timedelta(milliseconds=wait)
-    bound = request.bound(new_due_at=due, new_check_at=due + patience)
+    unsent = None if waits else due
+    bound = request.bound(new_due_at=due, new_check_at=due + check, new_send_at=unsent)
     return due if connection.execute(_PUT_OFF, bound).rowcount == 1 else None
 
 
 def read_state(connection: Connection, run_id: str) -> AnyRow | None:
     """What decides whether the run may be claimed."""
-    columns = (R.job, R.status, R.epoch, R.holder, R.due_at, R.check_at)
+    columns = (R.job, R.backend, R.status, R.epoch, R.holder, R.due_at, R.check_at)
     return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -115,7 +115,7 @@ def write_runs(
 
     Raises KeyConflict where a key stands for another payload (then nothing may be committed).
     """
-    written = _write(on, store, spec, items, now, store.check, parent_id)
+    written = _write(on, store, spec, items, now, parent_id)
     shadows = []
     for (new, decision), run in zip(items, written, strict=True):
         if run.created and wants_shadow(store, spec, decision):
@@ -123,9 +123,8 @@ def write_runs(
             chosen = decision._replace(backend=spec.serverless, reason=Reason.SHADOW.value)
             shadows.append((shadow, chosen))
     if shadows:
-        # The check is due at once, so that the relay sends them: the live run's caller waits for no
-        # second queue.
-        _write(on, store, store.catalogue[SHADOW_JOB], shadows, now, timedelta(0), None)
+        # The relay sends them: the live run's caller waits for no second queue.
+        _write(on, store, store.catalogue[SHADOW_JOB], shadows, now, None, send_at=now)
     return written
 
 
@@ -145,8 +144,8 @@ def _write(
     spec: JobSpec,
     items: Sequence[tuple[NewRun, Decision]],
     now: datetime,
-    check: timedelta,
     parent_id: str | None,
+    send_at: datetime | None = None,
 ) -> list[Run]:
     rows = [
         {
@@ -163,10 +162,8 @@ def _write(
             "parent_id": parent_id,
             "created_at": now,
             "due_at": new.due_at,
-            # What the relay is to send when it is due must be looked at just then.
-            "check_at": new.due_at
-            if new.due_at > now and not store.backends.waits_until_due(decision.backend)
-            else new.due_at + check,
+            "check_at": new.due_at + store.check,
+            "send_at": store.unsent(decision.backend, new.due_at, now) or send_at,
         }
         for new, decision in items
     ]

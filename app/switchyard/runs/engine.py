@@ -55,7 +55,8 @@ class Engine:
             return Outcome(End.NOT_MINE)  # no run can be meant
         store = self.store
         now = store.clock()
-        request = ClaimRequest(run_id, epoch, delivery.holder, now, now + store.lease)
+        until = now + store.lease
+        request = ClaimRequest(run_id, epoch, delivery.holder, now, until, delivery.sent_at)
         claimed = claim_run(store, request, delivery)
         if isinstance(claimed, Outcome):
             return claimed

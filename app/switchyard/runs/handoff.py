@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, bindparam, case, null, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_, select, update
 
 from app.switchyard.crash import point
 from app.switchyard.errors import BackendUnavailable
@@ -33,6 +33,11 @@ _HAND_OVER = (
             (R.due_at > bindparam("now"), R.due_at),
             else_=bindparam("new_check_at", type_=R.due_at.type),
         ),
+        send_at=case(
+            (and_(R.due_at > bindparam("now"), bindparam("by_relay", type_=Boolean)), R.due_at),
+            else_=null(),
+        ),
+        idle_since=bindparam("now"),
     )
 )
 # One that already is where it is to be was asked to leave, and now stays.
@@ -82,6 +87,7 @@ def hand_over(
                     asked += len(ask)
                 if move:
                     bound = {"to": target, "now": now, "new_check_at": now + store.check}
+                    bound["by_relay"] = not store.backends.waits_until_due(target)
                     connection.execute(_HAND_OVER.where(R.id.in_([r.id for r in move])), bound)
                 free += move
         point("handover.committed")

@@ -17,7 +17,7 @@ from app.switchyard.runs.backend import Backends, Delivery, Message, Outcome
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.relay import take_over
+from app.switchyard.runs.relay import LAPSED, take_over
 from flags import LEGACY_BACKEND
 
 POLL_SECONDS = 0.25
@@ -26,7 +26,7 @@ POLL_SECONDS = 0.25
 _TREE = select(R.id).where(R.id == bindparam("root")).cte("tree", recursive=True)
 _TREE = _TREE.union_all(select(R.id).where(R.parent_id == _TREE.c.id))
 _OPEN = (
-    select(R.id, R.epoch, R.holder, R.status, R.losses, R.due_at, R.check_at)
+    select(*LAPSED, R.holder, R.status, R.check_at)
     .join(_TREE, R.id == _TREE.c.id)
     .where(R.check_at.is_not(None))
     .order_by(R.due_at, R.id)
@@ -139,7 +139,7 @@ class Inline:
             rows = list(connection.execute(_OPEN, {"root": run_id}))
             for row in rows:
                 if row.status == Status.RUNNING and row.check_at <= now:
-                    take_over(connection, row, now, self.store.check)
+                    take_over(connection, self.store, row, now)
         return rows
 
     def _pause(self, rows: Sequence[AnyRow]) -> float:

@@ -120,6 +120,12 @@ class RunRow(Base):
     """How far its body says it is, as JSON: `n`, `of`, `text` and `at`."""
     meta: Mapped[str | None] = mapped_column(Text)
     """What rq's `job.meta` keeps, as JSON."""
+    send_at: Mapped[datetime | None]
+    """When the relay is to send it, where nobody else does."""
+    idle_since: Mapped[datetime | None]
+    """Since when its backend has been to deliver it, where that is later than due_at."""
+    message_at: Mapped[datetime | None]
+    """When the message was sent that it was last claimed by, where that is known."""
 
     __table_args__ = (
         UniqueConstraint("job", "key"),
@@ -129,6 +135,7 @@ class RunRow(Base):
             name="open_is_checked",
         ),
         _index("ix_switchyard_runs_open", "check_at job backend", "check_at IS NOT NULL"),
+        _index("ix_switchyard_runs_unsent", "send_at", "send_at IS NOT NULL"),
         _index("ix_switchyard_runs_failed", "ended_at job backend", "status = 'failed'"),
         _index(
             "ix_switchyard_runs_ended",
@@ -171,7 +178,7 @@ steps = cast(Table, StepRow.__table__)
 
 VOID: dict[str, Any] = {"epoch": RunRow.epoch + 1, "holder": null(), "sends": 0, "sent_ref": null()}
 """The values that make every earlier message and claim of a run void."""
-ENDED: dict[str, Any] = dict.fromkeys(("slot", "holder", "move_to", "check_at"), null())
+ENDED: dict[str, Any] = dict.fromkeys(("slot", "holder", "move_to", "check_at", "send_at"), null())
 """What a run that has ended has no more."""
 
 

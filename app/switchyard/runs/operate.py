@@ -27,7 +27,7 @@ _REOPEN = (
     .where(R.id.in_(select(_BACK.c.id)), _ENDED)
     .values(
         **VOID,
-        **dict.fromkeys(("move_to", "ended_at", "result", "error"), null()),
+        **dict.fromkeys(("move_to", "send_at", "ended_at", "result", "error"), null()),
         **new(runs, "due_at", "check_at"),
         status=Status.PENDING,
         attempt=1,

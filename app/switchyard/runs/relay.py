@@ -1,32 +1,37 @@
-"""The relay: sends what was never sent, takes over what was left, finds what a queue has lost."""
+"""The relay: sends what is due and was never sent, takes over what was left, and finds what a
+backend has lost. Three concerns, each at a pace of its own; none waits for another."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection, bindparam, case, func, null, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.context import AppContext
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
+from app.switchyard.runs.suspicion import SILENT, Suspicion
 from flags import Reason
 
 log = logging.getLogger(__name__)
 
 BATCH = 2000
 INTERVAL_SECONDS = 1.0
-TRUSTED = timedelta(minutes=10)
-"""How long a service's word that it still has a run is taken, from the run's due time on; twice as
-long after each resend, so that a long backlog there is not sent again and again."""
+LAPSED = (R.id, R.epoch, R.due_at, R.losses, R.backend, R.move_to)
+"""The columns that a takeover needs."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
+_FREE = R.status.in_([Status.PENDING, Status.WAITING])
 
 # One that somebody has locked is about to change, and is left for the next look: to wait for it
 # would be to wait, with everybody else's runs, for a process that is frozen before its commit.
@@ -45,10 +50,11 @@ TAKE_OVER = (
     )
     .values(
         **VOID,
-        **new(runs, "due_at", "check_at"),
+        **new(runs, "due_at", "check_at", "send_at"),
         status=Status.WAITING,
         slot=null(),
         losses=R.losses + 1,
+        idle_since=bindparam("now"),
         # A move that was asked for happens here: nobody has the run any more.
         backend=func.coalesce(R.move_to, R.backend),
         reason=case((R.move_to.is_not(None), Reason.HANDED_OVER.value), else_=R.reason),
@@ -63,14 +69,15 @@ RESEND = (
         _UNLOCKED,
         R.epoch == bindparam("seen_epoch"),
         R.check_at == bindparam("seen_check_at"),
-        R.status.in_([Status.PENDING, Status.WAITING]),
+        _FREE,
     )
     .values(
         epoch=case((R.holder.is_(None), R.epoch), else_=R.epoch + 1),
         sends=case((R.sent_ref.is_(None), R.sends), else_=R.sends + 1),
         holder=null(),
         sent_ref=null(),
-        **new(runs, "check_at"),
+        send_at=null(),
+        **new(runs, "check_at", "idle_since"),
     )
 )
 
@@ -80,92 +87,121 @@ class Swept:
     """What one sweep did."""
 
     sent: int = 0
-    """Runs sent (again): never sent, due now, or lost by their queue."""
+    """Runs sent (again): never sent, due now, or lost by their backend."""
     taken_over: int = 0
     queued: int = 0
-    """Runs their queue still has."""
+    """Silent runs that are where they should be, as far as anybody can tell."""
     unreachable: int = 0
     """Runs whose backend could not be reached."""
 
+    @property
+    def seen(self) -> int:
+        """How many runs it looked at."""
+        return self.sent + self.taken_over + self.queued + self.unreachable
+
 
 def sweep(store: RunStore, limit: int = BATCH) -> Swept:
-    """Look once at the runs whose check is due, oldest first. Safe beside other relays."""
+    """Do each of the three once. Safe beside other relays."""
     swept = Swept()
-    now = store.clock()
-    columns = (*SENT, R.status, R.holder, R.losses, R.check_at)
-    due = select(*columns).where(R.check_at <= now).order_by(R.check_at).limit(limit)
-    taken: list[str] = []
-    unclaimed: dict[str, list[AnyRow]] = defaultdict(list)
-    with store.db.autocommit() as connection:
-        for row in connection.execute(due).all():
-            if row.status != Status.RUNNING:
-                unclaimed[row.backend].append(row)
-            elif take_over(connection, row, now, store.check):
-                taken.append(row.id)
-    swept.taken_over = len(taken)
-    if taken:
-        log.warning("runs taken over: their lease ran out", extra={"runs": len(taken)})
-        store.send(taken)
-    for backend, rows in unclaimed.items():
-        _see_to(store, backend, rows, now, swept)
+    send_due(store, swept, limit)
+    take_over_lapsed(store, swept, limit)
+    look_at_silent(store, Suspicion(store), swept, limit)
     return swept
 
 
-def take_over(connection: Connection, row: AnyRow, now: datetime, check: timedelta) -> bool:
-    """Take the run from a holder whose lease has run out, if it still has; whether it was."""
+def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
+    """Send what nobody has sent and is due now, the longest due first."""
+    now = store.clock()
+    due = select(*SENT, R.holder, R.check_at).where(R.send_at <= now, _FREE)
+    with store.db.autocommit() as connection:
+        rows = connection.execute(due.order_by(R.send_at).limit(limit)).all()
+    for backend, there in _by_backend(rows).items():
+        try:
+            store.backends[backend].ping()
+        except BackendUnavailable as failure:
+            _warn("runs are due", backend, len(there), failure)
+            swept.unreachable += len(there)
+            continue
+        swept.sent += _resend(store, ((row, store.check) for row in there), now)
+
+
+def take_over_lapsed(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
+    """Take over the runs whose leases have run out, and send them."""
+    now = store.clock()
+    lapsed = select(*LAPSED).where(R.check_at <= now, R.status == Status.RUNNING)
+    with store.db.autocommit() as connection:
+        rows = connection.execute(lapsed.order_by(R.check_at).limit(limit)).all()
+        taken = [row.id for row in rows if take_over(connection, store, row, now)]
+    if taken:
+        swept.taken_over += len(taken)
+        log.warning("runs taken over: their lease ran out", extra={"runs": len(taken)})
+        store.send(taken)
+
+
+def take_over(connection: Connection, store: RunStore, row: AnyRow, now: datetime) -> bool:
+    """Take the run from a holder whose lease has run out, if it still has; whether it was. `row`
+    has the columns of LAPSED."""
     pause = timedelta(0)
     if row.losses >= _CALM_LOSSES:
         # Whoever claims it dies again and again: slow down, but never give a run up for that.
         pause = min(_LONGEST_PAUSE, timedelta(seconds=2.0 ** (row.losses - _CALM_LOSSES)))
+    # It was due: the time of who takes over, whose clock may be ahead, must not keep it back.
+    due = now + pause if pause else row.due_at
     bound = {
         "run_id": row.id,
         "seen_epoch": row.epoch,
         "now": now,
-        # It was due: the time of who takes over, whose clock may be ahead, must not keep it back.
-        "new_due_at": now + pause if pause else row.due_at,
-        "new_check_at": now + (pause or check),
+        "new_due_at": due,
+        "new_check_at": now + pause + store.check,
+        "new_send_at": store.unsent(row.move_to or row.backend, due, now),
     }
     return connection.execute(TAKE_OVER, bound).rowcount == 1
 
 
-def _see_to(store: RunStore, backend: str, rows: list[AnyRow], now: datetime, swept: Swept) -> None:
-    """Runs that should have been claimed by now: still queued, or to be sent again?"""
-    messages = {message.run_id: message for message in store.messages(rows)}
-    sure = True
-    try:
-        queued = store.backends[backend].queued(list(messages.values()))
-    except BackendUnavailable as failure:
-        log.warning("backend cannot be asked", extra={"backend": backend, "reason": str(failure)})
-        # What a service was never sent, or so long ago that its word would not do, it is sent all
-        # the same: that it takes events and answers no questions may last.
-        sends_anyway = store.backends.waits_until_due(backend)
-        queued = {run for run, m in messages.items() if m.ref is not None or not sends_anyway}
-        sure = False
-    lost = {
-        row.id: row
-        for row in rows
-        if row.id in messages and not (row.id in queued and _believed(row, now))
-    }
-    look_again(store, [row.id for row in rows if row.id not in lost], now)
+def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept, limit: int = BATCH) -> None:
+    """Look at the runs that were sent and that nobody has claimed: which are to be sent again?"""
+    now = store.clock()
+    silent = select(*SILENT).where(R.check_at <= now, _FREE, R.send_at.is_(None))
+    with store.db.autocommit() as connection:
+        rows = connection.execute(silent.order_by(R.check_at).limit(limit)).all()
+    for backend, there in _by_backend(rows).items():
+        try:
+            again, later = suspicion.of(backend, there, now)
+        except BackendUnavailable as failure:
+            _warn("runs are silent", backend, len(there), failure)
+            swept.unreachable += len(there)
+            look_again(store, [row.id for row in there], now)
+            continue
+        gaps = {row.id: gap for row, gap in again}
+        kept = [row.id for row in there if row.id not in gaps and row.id not in later]
+        look_again(store, kept, now)
+        swept.queued += len(kept)
+        swept.sent += _resend(store, again, now)
+
+
+def _resend(store: RunStore, rows: Iterable[tuple[AnyRow, timedelta]], now: datetime) -> int:
+    """Send these rows of SENT again, each to be looked at after its gap; how many there were."""
     again: list[str] = []
     with store.db.autocommit() as connection:
-        for run_id, row in lost.items():
-            bound = {"run_id": run_id, "seen_epoch": row.epoch, "seen_check_at": row.check_at}
-            bound["new_check_at"] = now + store.check
+        for row, gap in rows:
+            bound = {"run_id": row.id, "seen_epoch": row.epoch, "seen_check_at": row.check_at}
+            bound |= {"new_check_at": now + gap, "new_idle_since": now}
             if connection.execute(RESEND, bound).rowcount == 1:
-                again.append(run_id)
-    swept.sent += len(again)
-    if sure:
-        swept.queued += len(messages) - len(lost)
-    else:
-        swept.unreachable += len(messages) - len(lost)
+                again.append(row.id)
     store.send(again)
+    return len(again)
 
 
-def _believed(row: AnyRow, now: datetime) -> bool:
-    """A list in Redis says what it holds; a service that only gave a reference may be mistaken."""
-    patience: timedelta = TRUSTED * 2 ** min(row.sends, 10)
-    return row.sent_ref is None or now < row.due_at + patience
+def _by_backend(rows: Iterable[AnyRow]) -> dict[str, list[AnyRow]]:
+    by_backend: dict[str, list[AnyRow]] = defaultdict(list)
+    for row in rows:
+        by_backend[row.backend].append(row)
+    return by_backend
+
+
+def _warn(what: str, backend: str, count: int, failure: BackendUnavailable) -> None:
+    extra = {"backend": backend, "runs": count, "reason": str(failure)}
+    log.warning("%s, and the backend is unavailable", what, extra=extra)
 
 
 def look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
@@ -187,14 +223,48 @@ def run_forever(
     interval_seconds: float = INTERVAL_SECONDS,
     context: AppContext = nullcontext,
 ) -> None:
-    """Sweep until `stop` is set, each time in a `context` of its own; what goes wrong in one sweep
-    is logged and tried again."""
+    """Do the three, each in a thread of its own, until `stop` is set."""
+    looks: dict[str, Callable[[Swept], None]] = {
+        "due": partial(send_due, store),
+        "lapsed": partial(take_over_lapsed, store),
+        "silent": partial(look_at_silent, store, Suspicion(store)),
+    }
+    # What is due is not to be late.
+    paces = {"due": interval_seconds / 2}
+    threads = [
+        threading.Thread(
+            target=_repeat,
+            args=(name, look, paces.get(name, interval_seconds), stop, context),
+            name=f"relay-{name}",
+            daemon=True,
+        )
+        for name, look in looks.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _repeat(
+    name: str,
+    look: Callable[[Swept], None],
+    pause: float,
+    stop: threading.Event,
+    context: AppContext,
+) -> None:
+    """Look until `stop` is set, each time in a `context` of its own; what goes wrong in one look is
+    logged and tried again. `pause` is in seconds."""
     while not stop.is_set():
+        swept = Swept()
         try:
             with context():
-                swept = sweep(store)
+                look(swept)
+        except SQLAlchemyError as failure:
+            extra = {"what": name, "reason": type(failure).__name__}
+            log.warning("the relay could not look", extra=extra)
         except Exception:
-            log.exception("sweep failed")
-            swept = Swept()
-        if swept.sent + swept.taken_over + swept.queued < BATCH:
-            stop.wait(interval_seconds)
+            log.exception("the relay could not look", extra={"what": name})
+        # Where there is more, and it can be dealt with, it is not to wait.
+        if swept.seen - swept.unreachable < BATCH:
+            stop.wait(pause)

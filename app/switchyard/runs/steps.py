@@ -30,7 +30,7 @@ from app.switchyard.runs.models import ENDED, VOID, AnyRow, Status, StepStatus, 
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.store import RunStore
-from flags import Reason
+from flags import LEGACY_BACKEND, Reason
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +64,28 @@ _RENEW = _CLAIMED.values(new(runs, "check_at"))
 _NOTE = {name: _CLAIMED.values(new(runs, name)) for name in ("progress", "meta")}
 _STEP_DONE = _CLAIMED.values(
     **_moved(and_(_NEW["status"] == Status.WAITING, _ASKED)),
-    **new(runs, "status", "check_at"),
+    **new(runs, "status", "check_at", "idle_since"),
     slot=case((_NEW["status"] == Status.RUNNING, R.slot), else_=null()),
     attempt=1,
     losses=0,
 ).returning(R.move_to, R.epoch)
 _RELEASE = _CLAIMED.values(
-    **_moved(_ASKED, holder=_NEW["holder"], sends=0),
-    **new(runs, "due_at", "error"),
+    **_moved(
+        _ASKED,
+        holder=_NEW["holder"],
+        sends=0,
+        # A message that is used up says nothing of where the run is.
+        sent_ref=case((_NEW["holder"].is_(None), null()), else_=R.sent_ref),
+    ),
+    **new(runs, "due_at", "error", "check_at"),
     status=Status.WAITING,
     slot=null(),
-    # Its next backend may not wait for a due time by itself.
-    check_at=case((_ASKED, _NEW["due_at"]), else_=_NEW["check_at"]),
+    # Where it moves to the side that waits for no due time, the relay sends it when it has come.
+    send_at=case(
+        (R.move_to == LEGACY_BACKEND, bindparam("new_moved_send_at", type_=R.send_at.type)),
+        (_ASKED, null()),
+        else_=bindparam("new_send_at", type_=R.send_at.type),
+    ),
     attempt=func.coalesce(_NEW["attempt"], R.attempt),
 ).returning(R.move_to, R.epoch)
 _MOVE = _CLAIMED.where(_ASKED).values(
@@ -151,11 +161,13 @@ class ClaimedRun:
         """
         connection = tx.connection()  # SQLite's lock is waited for before the time is read
         again = self.delivery.calls_again
+        now = self.store.clock()
         row = self._write(
             connection,
             _STEP_DONE,
             status=Status.WAITING if again else Status.RUNNING,
-            check_at=self.store.clock() + (self.store.check if again else self.store.lease),
+            check_at=now + (self.store.check if again else self.store.lease),
+            idle_since=now,
         )
         self._save_step(connection, name, status, attempts, **ends)
         self.move_to, self.moved = row.move_to, row.epoch != self.epoch
@@ -234,13 +246,17 @@ class ClaimedRun:
         *,
         to_anyone: bool = False,
     ) -> None:
-        stays = self.delivery.calls_again and not to_anyone
-        waits = stays or (not to_anyone and self.store.backends.waits_until_due(self.backend))
+        again = self.delivery.calls_again
+        stays = again and not to_anyone
+        # Whoever delivers for a service that does not call again sends it what goes on later.
+        waits = stays or (not again and self.store.backends.waits_until_due(self.backend))
         row = self._write(
             connection,
             _RELEASE,
             due_at=due,
-            check_at=due + self.store.check if waits else due,
+            check_at=due + self.store.check,
+            send_at=None if waits else due,
+            moved_send_at=due if due > self.store.clock() else None,
             holder=self.delivery.holder if stays else None,
             attempt=attempt,
             error=error,

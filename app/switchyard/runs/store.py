@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import TypeVar
 
@@ -56,7 +56,12 @@ class RunStore:
     lease: timedelta
     """How long a claim holds without a heartbeat."""
     check: timedelta
-    """How long a run that was sent may stay unclaimed before the relay asks its queue about it."""
+    """How long a run that was sent may stay unclaimed before the relay looks at it."""
+
+    def unsent(self, backend: str, due: datetime, now: datetime) -> datetime | None:
+        """When the relay is to send a run to this backend: when it is due, where it neither goes
+        there now nor waits there."""
+        return due if due > now and not self.backends.waits_until_due(backend) else None
 
     def spec_of(self, job: str) -> JobSpec | None:
         """The job's declaration, or None (and a log line) where this code does not know it."""
@@ -68,8 +73,9 @@ class RunStore:
 
     def messages(self, rows: Iterable[AnyRow]) -> list[Message]:
         """The messages about these rows of SENT, without those of unknown jobs."""
+        now = self.clock()
         return [
-            Message(r.id, spec, r.backend, r.payload, r.epoch, r.sends, r.due_at, r.sent_ref)
+            Message(r.id, spec, r.backend, r.payload, r.epoch, r.sends, r.due_at, r.sent_ref, now)
             for r in rows
             if (spec := self.spec_of(r.job)) is not None
         ]

@@ -1,0 +1,282 @@
+"""A service that takes what it is sent and may have lost it: what is sent again, and what not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from app.platform.config import load
+from app.platform.wiring import make_runtime
+from app.switchyard import runtime
+from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs.backend import Delivery, End, Message
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.relay import Swept, look_at_silent, run_forever, send_due, sweep
+from app.switchyard.runs.suspicion import ACTIVE, ENDED, MOST, Suspicion
+from tests.support.sides import Fixed, decide_by, environment
+from tests.support.tables import create_all
+from tests.support.waiting import until
+
+
+class Service:
+    """Delivers nothing by itself, and answers no questions."""
+
+    waits_until_due = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.away = False
+        self.sent: list[Message] = []
+
+    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        if self.away:
+            raise BackendUnavailable("away")
+        self.sent += messages
+        return {message.run_id: f"ref-{message.run_id}" for message in messages}
+
+    def queued(self, messages: Sequence[Message]) -> set[str] | None:
+        return None
+
+    def cancel(self, messages: Sequence[Message]) -> None: ...
+
+    def ping(self) -> None: ...
+
+    def taken(self) -> list[Message]:
+        """What was sent since the last time."""
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class Time:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service("inngest")
+
+
+@pytest.fixture
+def at() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def made(tmp_path: Path, service: Service, at: Time) -> Iterator[runtime.Runtime]:
+    more = {"CHECK_SECONDS": "5", "LEASE_SECONDS": "10"}
+    env = load(environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", **more))
+    made = make_runtime(env, clock=at, backends=[service])
+    create_all(made.db.engine)
+    runtime.install(made)
+    decide_by(Fixed("inngest"))
+    yield made
+    made.db.dispose()
+
+
+def check(made: runtime.Runtime) -> timedelta:
+    return made.store.check
+
+
+def many(job: str, count: int) -> list[str]:
+    return [run.id for run in dispatch_many(job, [{"name": str(n)} for n in range(count)])]
+
+
+def deliver(made: runtime.Runtime, message: Message) -> None:
+    """As the service does, to the end."""
+    delivery = Delivery("inngest-1", sent_at=message.sent_at or message.due_at)
+    assert made.engine.perform(message.run_id, message.epoch, delivery).end == End.DONE
+
+
+def looks(made: runtime.Runtime, at: Time, seconds: float, suspicion: Suspicion) -> list[int]:
+    """How many runs each look sent again, one a second."""
+    counts = []
+    for _ in range(int(seconds)):
+        at.now += timedelta(seconds=1)
+        swept = Swept()
+        look_at_silent(made.store, suspicion, swept)
+        counts.append(swept.sent)
+    return counts
+
+
+def test_what_it_was_never_sent_it_is_sent(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    dispatch("noop", {"name": "sent"})
+    service.away = True
+    unsent = [dispatch("noop", {"name": str(n)}).id for n in range(3)]
+    service.away = False
+    service.taken()
+    at.now += check(made)
+    sweep(made.store)
+    # Under the same id, so that what it did take after all starts nothing twice.
+    assert {m.run_id for m in service.taken() if m.sends == 0} >= set(unsent)
+
+
+def test_what_was_passed_over_is_sent_again(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    """Its job goes on with what was sent later."""
+    old = many("noop", 5)
+    other = many("child", 1)
+    at.now += check(made)
+    many("noop", 1)
+    deliver(made, service.taken()[-1])
+    swept = Swept()
+    look_at_silent(made.store, Suspicion(made.store), swept)
+    sent = service.taken()
+    assert sorted(m.run_id for m in sent if m.spec.name == "noop") == sorted(old)
+    assert {m.sends for m in sent} == {1}
+    # Of the other job nothing is known: one is sent to find out.
+    assert [m.run_id for m in sent if m.spec.name == "child"] == other
+
+
+def test_a_probe_that_is_delivered_is_the_sign_for_the_others(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    runs = many("noop", 40)
+    service.taken()
+    suspicion = Suspicion(made.store)
+    assert sum(looks(made, at, check(made).total_seconds(), suspicion)) == 1
+    (probe,) = service.taken()
+    runs.remove(probe.run_id)
+    deliver(made, probe)
+    assert sum(looks(made, at, check(made).total_seconds(), suspicion)) == 39
+    assert {m.run_id for m in service.taken()} == set(runs)
+
+
+def test_a_backlog_that_moves_is_left_alone(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    """It is asked less and less whether it does, and nothing else is sent twice."""
+    many("noop", 300)
+    backlog = service.taken()
+    suspicion, again = Suspicion(made.store), []
+    for _ in range(300):
+        again += looks(made, at, 1, suspicion)
+        deliver(made, backlog.pop(0))
+        service.taken()
+    assert 0 < sum(again) <= 8
+    assert set(again) == {0, 1}
+
+
+def test_a_look_sends_a_bounded_number_again(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    many("noop", 2 * MOST + 10)
+    service.taken()
+    at.now += check(made)
+    many("noop", 1)
+    deliver(made, service.taken()[0])
+    counts = looks(made, at, 4, Suspicion(made.store))
+    assert [count for count in counts if count][:3] == [MOST, MOST, 10]
+
+
+def test_the_gap_of_a_run_grows(made: runtime.Runtime, service: Service, at: Time) -> None:
+    """Nothing goes on: soon again, in case that whoever is called is back. Else ever later."""
+    many("noop", 1)
+    service.taken()
+    times: list[float] = []
+    suspicion = Suspicion(made.store)
+    for second in range(1, 61):
+        if sum(looks(made, at, 1, suspicion)):
+            times.append(second)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert times[0] <= 6
+    assert gaps[-1] <= 16
+
+
+def test_who_waits_for_a_slot_is_not_suspicious(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    many("capped", 5)
+    with made.db.begin() as connection:
+        rows = connection.execute(select(R.id).order_by(R.id).limit(2)).all()
+        for slot, row in enumerate(rows, 1):
+            lease = at.now + check(made) + made.store.lease
+            running = {"status": "running", "slot": slot, "check_at": lease}
+            connection.execute(update(R).where(R.id == row.id).values(**running))
+    service.taken()
+    at.now += check(made)
+    swept = Swept()
+    look_at_silent(made.store, Suspicion(made.store), swept)
+    assert (swept.sent, service.taken()) == (0, [])
+
+
+def test_what_it_is_unavailable_for_changes_nothing_in_the_ledger(
+    made: runtime.Runtime, service: Service, at: Time
+) -> None:
+    """A run that is due is marked as sent only where it can be."""
+
+    def gone() -> None:
+        raise BackendUnavailable("gone")
+
+    service.waits_until_due = False
+    run = dispatch("noop", {"name": "n"}, delay=1)
+    service.ping = gone  # type: ignore[method-assign]
+    at.now += timedelta(seconds=1)
+    swept = Swept()
+    send_due(made.store, swept)
+    assert (swept.sent, swept.unreachable) == (0, 1)
+    del service.ping
+    send_due(made.store, swept)
+    assert (swept.sent, [m.run_id for m in service.taken()]) == (1, [run.id])
+
+
+def test_none_of_the_three_waits_for_another(made: runtime.Runtime, service: Service) -> None:
+    """A backend that takes for ever to say what it holds holds up nothing that is due."""
+    asked, stop = threading.Event(), threading.Event()
+
+    def queued(_messages: Sequence[Message]) -> set[str]:
+        asked.set()
+        stop.wait()
+        return set()
+
+    service.waits_until_due = False
+    service.queued = queued  # type: ignore[method-assign, assignment]
+    dispatch("noop", {"name": "silent"})
+    later = dispatch("noop", {"name": "due"}, delay=7)
+    service.taken()
+    made.store.clock.now += timedelta(seconds=6)  # type: ignore[attr-defined]
+    thread = threading.Thread(target=run_forever, args=(made.store, stop, 0.02), daemon=True)
+    thread.start()
+    assert asked.wait(30)
+    made.store.clock.now += timedelta(seconds=2)  # type: ignore[attr-defined]
+    assert until(lambda: [m.run_id for m in service.sent] == [later.id])
+    stop.set()
+    thread.join(30)
+
+
+@contextmanager
+def explained(made: runtime.Runtime) -> Iterator[Any]:
+    with made.db.autocommit() as connection:
+
+        def plan(statement: Any, **bound: Any) -> str:
+            compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
+            values = [bound.get(name) for name in compiled.positiontup or ()]
+            asked = f"EXPLAIN QUERY PLAN {compiled}"
+            return str(connection.exec_driver_sql(asked, tuple(values)).all())
+
+        yield plan
+
+
+def test_what_a_look_reads_does_not_grow_with_the_ledger(made: runtime.Runtime) -> None:
+    when = "2031-01-01 00:00:00.000000"
+    with explained(made) as plan:
+        bound = {"of_job": "j", "on": "b", "now": when, "soon": when, "param_1": 50}
+        assert "INDEX ix_switchyard_runs_ended (job=? AND backend=?)" in plan(ENDED, **bound)
+        assert "INDEX ix_switchyard_runs_open (check_at>? AND check_at<?)" in plan(ACTIVE, **bound)
+        due = select(R.id).where(R.send_at <= when).order_by(R.send_at)
+        assert "INDEX ix_switchyard_runs_unsent" in plan(due, send_at_1=when)
