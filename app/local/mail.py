@@ -1,7 +1,4 @@
-"""A mail server on loopback that delivers nothing: each mail it accepts becomes a file.
-
-`python -m app.local.mail --port 2525 --data var/mail`
-"""
+"""A mail server on loopback that delivers nothing: each mail it accepts becomes a file."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ from pathlib import Path
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from app.local.lifetime import announce, stop_signal
 from app.local.loopback import HOST, free_port
-from app.local.standin import arguments
 from app.platform.mail.taken import names
 
 KEPT = 1000
@@ -33,15 +28,12 @@ class Protocol(SMTP):
     smtp_GET = smtp_HEAD = smtp_PUT = smtp_PATCH = smtp_DELETE = smtp_OPTIONS = smtp_POST
 
 
-class Server(Controller):
-    """Serves from a thread."""
-
+class _Controller(Controller):
     def factory(self) -> Protocol:
-        """What answers one connection."""
         return Protocol(self.handler, **self.SMTP_kwargs)
 
 
-class Sink:
+class MailSink:
     """Accepts every mail, even the same again, and answers only once it is a file of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -51,6 +43,19 @@ class Sink:
         self._folder = folder
         self._numbers = count()
 
+    def start(self, port: int) -> str:
+        """Serve from a thread, on a free port for 0; returns the URL."""
+        port = port or free_port()
+        self._controller = _Controller(
+            self, HOST, port, server_hostname="mail.local", data_size_limit=MAX_BYTES
+        )
+        self._controller.start()
+        return f"smtp://{HOST}:{port}"
+
+    def stop(self) -> None:
+        """End."""
+        self._controller.stop()
+
     async def handle_DATA(self, _smtp: SMTP, _session: Session, envelope: Envelope) -> str:
         """Keep one mail."""
         assert isinstance(envelope.content, bytes)
@@ -59,19 +64,3 @@ class Sink:
         fresh.write_bytes(envelope.content)
         fresh.replace(self._folder / f"{name}.eml")
         return f"250 2.0.0 accepted as {name}"
-
-
-def main() -> None:
-    """Serve until SIGTERM or SIGINT; the one line on standard output is the URL."""
-    options = arguments("mail", __doc__).parse_args()
-    port, sink = options.port or free_port(), Sink(Path(options.data))
-    server = Server(sink, HOST, port, server_hostname="mail.local", data_size_limit=MAX_BYTES)
-    with stop_signal() as stopped:
-        server.start()
-        announce(f"smtp://{HOST}:{port}")
-        stopped.wait()
-        server.stop()
-
-
-if __name__ == "__main__":
-    main()

@@ -53,7 +53,7 @@ def servers(local: Local) -> list[Part]:
     parts = []
     if local.own_redis:
         folder = local.folder / "valkey"
-        command = _module("valkey", "--dir", str(folder))
+        command = _module("valkey", "--data", str(folder))
         parts.append(Part("valkey", command, _listens(str(socket_of(folder)))))
     for name, port in local.ports.items():
         data = str(local.folder / (name if name == "mail" else f"{name}.db"))
@@ -81,11 +81,11 @@ def workers(local: Local, count: int) -> list[Part]:
 
 
 def _once(name: str, command: str) -> Part:
-    return Part(name, argv(command), lambda process: process.exit_code == 0, once=True)
+    return Part(name, argv(command), lambda process: process.poll() == 0, once=True)
 
 
 def _module(name: str, *args: str) -> list[str]:
-    return [sys.executable, "-m", f"app.local.{name}", *args]
+    return [sys.executable, "-m", "app.local", name, *args]
 
 
 def get(url: str) -> Any:

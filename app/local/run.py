@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from app.local.environment import LiveKey, Local, prepare
-from app.local.lifetime import stop_signal
 from app.local.loopback import HOST, is_free
 from app.local.seed import fill_fresh
 from app.local.stack import WATCH_SECONDS, Stack, StackError
+from app.local.standin import stop_signal
 from app.platform.config import ROOT
 
 PORT = 3005

@@ -70,8 +70,7 @@ class Stack:
     def _up(self, parts: Sequence[Part]) -> None:
         """Start parts side by side and wait for all. Raises StackError."""
         for part in parts:
-            log = self.local.folder / "log" / f"{part.name}.log"
-            self.processes[part.name] = Process(part, self.local.process_env, log)
+            self._begin(part)
         end = time.monotonic() + READY_SECONDS
         for part in parts:
             process = self.processes[part.name]
@@ -81,9 +80,13 @@ class Stack:
             else:
                 self._say(f"{part.name} is up (pid {process.pid})")
 
+    def _begin(self, part: Part) -> None:
+        log = self.local.folder / "log" / f"{part.name}.log"
+        self.processes[part.name] = Process(part, self.local.process_env, log)
+
     def _await(self, process: Process, end: float) -> None:
         while True:
-            code = process.exit_code  # asked first: it may get ready and end in between
+            code = process.poll()  # asked first: it may get ready and end in between
             if process.part.ready(process):
                 return
             if code is not None or time.monotonic() > end:
@@ -96,11 +99,11 @@ class Stack:
 
     def tend(self) -> None:
         """Restart what has died, without waiting for it, though not faster than once a second."""
-        for name, process in self.processes.items():
-            if not process.alive and process.age > LEAST_SECONDS:
-                self._say(f"{name} ended with {process.exit_code}; starting it again")
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None and process.age > LEAST_SECONDS:
+                self._say(f"{name} ended with {process.returncode}; starting it again")
                 process.kill()  # what it may have left behind holds its port or its files
-                process.start()
+                self._begin(process.part)
                 self.restarts += 1
 
     def stop(self) -> None:
@@ -110,9 +113,9 @@ class Stack:
         for serves in (False, True):
             group = [p for name, p in self.processes.items() if (name in serving) is serves]
             for process in group:
-                process.ask_to_end()
+                process.terminate()
             end = time.monotonic() + GRACE_SECONDS
-            while any(process.alive for process in group) and time.monotonic() < end:
+            while any(process.poll() is None for process in group) and time.monotonic() < end:
                 time.sleep(LOOK_SECONDS)
             for process in group:
                 process.kill()

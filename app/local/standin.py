@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sqlite3
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from app.local.guard import refusal
-from app.local.lifetime import announce, stop_signal
 from app.local.serving import LoopbackServer
 
 if TYPE_CHECKING:
@@ -129,20 +129,40 @@ class Sqlite:
             self._rows("COMMIT")
 
 
-def arguments(name: str, about: str | None) -> argparse.ArgumentParser:
-    """What every stand-in's command takes."""
-    parser = argparse.ArgumentParser(prog=f"python -m app.local.{name}", description=about)
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    parser.add_argument("--data", default=MEMORY, help="a file for what is to outlive a restart")
-    return parser
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """Within the block SIGTERM and SIGINT only set the event; main thread only."""
+    stopped = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {one: signal.signal(one, lambda *_: stopped.set()) for one in signals}
+    try:
+        yield stopped
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
-def serve_until_stopped(standin: StandIn, port: int) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code."""
+def announce(url: str) -> None:
+    """Print where a server answers: the only line on its standard output."""
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+class Server(Protocol):
+    """What can be served as a process."""
+
+    def start(self, port: int) -> str:
+        """Begin; the URL."""
+
+    def stop(self) -> None:
+        """End."""
+
+
+def serve_until_stopped(server: Server, port: int) -> None:
+    """Serve until SIGTERM or SIGINT."""
     with stop_signal() as stopped:
         try:
-            announce(standin.start(port))
+            announce(server.start(port))
             stopped.wait()
         finally:
-            standin.stop()
-    return 0
+            server.stop()

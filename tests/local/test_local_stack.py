@@ -16,6 +16,10 @@ import psutil
 import pytest
 import requests
 from qstash import QStash
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError
+from redis.retry import Retry
 from sqlalchemy import func, select
 
 from app.local.environment import clean, prepare
@@ -183,6 +187,33 @@ def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
     assert said.splitlines() == [
         f"switchyard: port {port} is taken; choose another one with PORT=… make run"
     ]
+
+
+def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 30)  # too long for a socket's path: it goes to the temp folder
+    command = [sys.executable, "-m", "app.local", "valkey", "--data", str(folder)]
+
+    def start() -> tuple[subprocess.Popen[str], Redis]:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        retry = Retry(ConstantBackoff(0.05), 1000, supported_errors=(ConnectionError,))
+        client = Redis.from_url(process.stdout.readline().strip(), retry=retry)
+        client.ping()
+        return process, client
+
+    first, client = start()
+    client.set("kept", "yes")
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "served by another process" in again.stderr
+    first.kill()
+    first.communicate()
+    second, client = start()
+    try:
+        assert client.get("kept") == b"yes"
+    finally:
+        second.terminate()
+        second.communicate()
 
 
 @pytest.mark.parametrize("key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n"])

@@ -92,7 +92,16 @@ def test_a_refused_request_does_nothing() -> None:
 @pytest.mark.parametrize("verb", ["POST", "PUT", "get", "OPTIONS"])
 def test_the_mail_server_hangs_up_on_http(tmp_path: Path, verb: str) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "app.local.mail", "--port", str(port), "--data", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "app.local",
+        "mail",
+        "--port",
+        str(port),
+        "--data",
+        str(tmp_path),
+    ]
     mail = b"HELO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nhi\r\n.\r\n"
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -238,7 +238,7 @@ def test_a_schedule_ticks_and_is_overwritten(there: Destination, url: str) -> No
 
 def test_killed_it_goes_on_where_it_was(there: Destination, url: str, tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "app.local.qstash", "--port", str(port)]
+    command = [sys.executable, "-m", "app.local", "qstash", "--port", str(port)]
     command += ["--data", str(tmp_path / "q.db")]
     environ = {"QSTASH_CURRENT_SIGNING_KEY": CURRENT_KEY, "PATH": "/"}
     client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=f"http://127.0.0.1:{port}")

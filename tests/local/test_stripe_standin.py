@@ -263,7 +263,7 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> No
 
 
 def started(*options: str, **environ: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "app.local.stripe", "--port", "0", *options]
+    command = [sys.executable, "-m", "app.local", "stripe", "--port", "0", *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, text=True
     )

@@ -24,7 +24,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 @contextmanager
 def sink(folder: Path) -> Iterator[str]:
     """The server's process; its URL."""
-    command = [sys.executable, "-m", "app.local.mail", "--port", "0", "--data", str(folder)]
+    command = [sys.executable, "-m", "app.local", "mail", "--port", "0", "--data", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -23,11 +23,11 @@ from app.local.demo.audit import Audit, audit, due
 from app.local.demo.show import Show, table
 from app.local.demo.unrest import Seen, Unrest
 from app.local.environment import clean, prepare
-from app.local.lifetime import stop_signal
 from app.local.loopback import free_port
 from app.local.run import CannotRun, alone
 from app.local.seed import fill_fresh
 from app.local.stack import Stack, StackError
+from app.local.standin import stop_signal
 from app.platform.config import ROOT, load
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.platform.wiring import make_runtime

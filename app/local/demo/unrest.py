@@ -86,7 +86,7 @@ class Unrest:
     def kill_worker(self) -> None:
         """SIGKILL to the RQ worker that pays right now; none does: try again later."""
         for name, process in self._stack.processes.items():
-            if not name.startswith("worker-") or not process.alive:
+            if not name.startswith("worker-") or process.poll() is not None:
                 continue
             os.kill(process.pid, signal.SIGSTOP)  # so that it is still so when it is killed
             held = (R.status == Status.RUNNING, R.holder.like(f"rq-{process.pid}-%"))

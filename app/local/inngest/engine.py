@@ -52,15 +52,13 @@ class Engine:
         self._seen: dict[tuple[str, str], float] = {}
 
     def resume(self, now: float) -> None:
-        """Take up what an earlier server left: functions and runs, and its queue if that was kept.
-        Without it, runs that had not ended never go on, and the list says of them that they do."""
+        """Take up what an earlier server left: functions and runs. Those that had not ended never
+        go on, as their queue is lost, and the list says of them that they do."""
         for app, registration in self._history.apps():
             self.register(app, parse_registration(registration)[1], now)
         for run in self._history.runs(self.functions):
             self.runs[run.id] = run
             self.runs_of_event.setdefault(run.event.id, []).append(run)
-            if self._history.keeps_queue and not run.ended:
-                self._at(max(now, run.event.at), partial(self._enqueue, Item(run, ids.job_id())))
 
     def register(self, app: str, functions: list[Function], now: float) -> bool:
         """Take over an app's functions; whether they changed."""

@@ -17,11 +17,10 @@ CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, doc TEXT NOT NULL);
 
 
 class History(Sqlite):
-    """The caller holds the engine's lock. `keeps_queue` says of the file that its runs go on."""
+    """The caller holds the engine's lock."""
 
-    def __init__(self, path: str = MEMORY, *, keeps_queue: bool = False) -> None:
+    def __init__(self, path: str = MEMORY) -> None:
         super().__init__(path, _TABLES)
-        self.keeps_queue = keeps_queue
         self._kept = path != MEMORY
 
     def close(self) -> None:

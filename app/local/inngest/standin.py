@@ -14,7 +14,7 @@ from app.local.inngest.keys import NO_KEYS, Keys
 from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
 from app.local.inngest.wire import MAX_CALLS, Caller
-from app.local.standin import Days, StandIn
+from app.local.standin import MEMORY, Days, StandIn
 
 UNSYNCED_SECONDS = 1.0
 SYNCED_SECONDS = 5.0
@@ -22,8 +22,7 @@ SYNCED_SECONDS = 5.0
 
 class InngestStandIn(StandIn, Days):
     """A server that speaks Inngest's protocol. Its functions and runs outlive it in the file
-    `data`; what it was about to call does not, as with a real server without Redis, unless
-    `keeps_queue`.
+    `data`; what it was about to call does not, as with a real server without Redis.
 
     `tick` is in seconds, `gap_scale` multiplies the gaps between attempts and (below 1) the whole
     seconds that it sleeps and waits for, `clock` gives Unix seconds. Without keys it is a dev
@@ -38,13 +37,12 @@ class InngestStandIn(StandIn, Days):
         tick: float = 0.02,
         gap_scale: float = 1.0,
         clock: Callable[[], float] = time.time,
-        data: str = ":memory:",
-        keeps_queue: bool = False,
+        data: str = MEMORY,
     ) -> None:
         super().__init__()
         self.keys = keys
         self.clock = clock
-        self._history = History(data, keeps_queue=keeps_queue)
+        self._history = History(data)
         self.engine = Engine(gap_scale, self._history)
         self.engine.resume(clock())
         self._apps = [local_url(app) for app in apps]

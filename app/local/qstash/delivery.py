@@ -6,13 +6,13 @@ import base64
 import json
 import math
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from app.local.qstash import params
 from app.local.qstash.store import Store
@@ -31,9 +31,10 @@ class Courier:
         self._gap_scale = gap_scale
         self._busy: dict[int, str | None] = {}
         """Deliveries under way, and their flow control keys."""
-        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_CALLS)
-        self._sessions = threading.local()
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy is asked for what stays on this machine
+        self._session.mount("http://", HTTPAdapter(pool_maxsize=MAX_CALLS))
         self._closed = False
 
     def close(self) -> None:
@@ -43,8 +44,7 @@ class Courier:
 
     def send_due(self, now: float) -> None:
         """Begin the deliveries that are due, as far as flow control lets them."""
-        with self._lock:
-            busy = dict(self._busy)
+        busy = dict(self._busy)
         flows = Counter(busy.values())
         for seq, doc in self._store.due(now):
             if len(busy) >= MAX_CALLS:
@@ -52,10 +52,8 @@ class Courier:
             flow = doc.get("flowControlKey")
             if seq in busy or (flow is not None and flows[flow] >= doc["parallelism"]):
                 continue
-            busy[seq] = flow
+            busy[seq] = self._busy[seq] = flow
             flows[flow] += 1
-            with self._lock:
-                self._busy[seq] = flow
             self._pool.submit(self._deliver, seq, doc)
 
     def _deliver(self, seq: int, doc: dict[str, Any]) -> None:
@@ -64,8 +62,7 @@ class Courier:
             if not self._closed:
                 self._settle(seq, doc, answer)
         finally:
-            with self._lock:
-                self._busy.pop(seq, None)
+            del self._busy[seq]
 
     def _call(self, doc: dict[str, Any]) -> requests.Response:
         """The destination's answer; one of status 0 where it gave none."""
@@ -79,11 +76,8 @@ class Courier:
         }
         if "scheduleId" in doc:
             headers["Upstash-Schedule-Id"] = doc["scheduleId"]
-        if not hasattr(self._sessions, "http"):
-            self._sessions.http = requests.Session()
-            self._sessions.http.trust_env = False
         try:
-            answer: requests.Response = self._sessions.http.request(
+            return self._session.request(
                 *(doc["method"], doc["url"]),
                 data=body,
                 headers=headers,
@@ -93,7 +87,7 @@ class Courier:
         except requests.RequestException as failure:
             answer = requests.Response()
             answer.status_code, answer._content = 0, type(failure).__name__.encode()
-        return answer
+            return answer
 
     def _settle(self, seq: int, doc: dict[str, Any], answer: requests.Response) -> None:
         now, status = self._store.clock(), answer.status_code
@@ -115,7 +109,7 @@ class Courier:
                 "dlqId": f"{int(now * 1000)}-{seq}",
             }
             self._store.move(seq, dead, now, dead=True)
-            if doc["failureCallback"]:
+            if "failureCallback" in doc:
                 self._report(dead, answer.content)
 
     def _report(self, dead: dict[str, Any], answered: bytes) -> None:

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from croniter import croniter
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from app.local.loopback import is_loopback
 from app.local.shapes import Shape, shaped
 
 MAX_BODY = 1024 * 1024
-MAX_RETRIES = 3
 MAX_DELAY_SECONDS = 7 * 24 * 3600
 MAX_TIMEOUT_SECONDS = 900
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
@@ -53,11 +53,14 @@ Seconds = Annotated[int, BeforeValidator(_seconds)]
 
 
 class Message(Shape):
-    """A destination, and the `Upstash-…` headers of a message to it."""
+    """A destination, and the `Upstash-…` headers of a message to it; dumped by the service's own
+    names."""
 
-    destination: Url
+    model_config = ConfigDict(alias_generator=AliasGenerator(serialization_alias=to_camel))
+
+    destination: Annotated[Url, Field(serialization_alias="url")]
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
-    retries: Annotated[Number, Field(le=MAX_RETRIES)] = MAX_RETRIES
+    retries: Annotated[Number, Field(le=3, serialization_alias="maxRetries")] = 3
     timeout: Annotated[Seconds, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] = MAX_TIMEOUT_SECONDS
     not_before: Number = 0
     failure_callback: Url | None = None
@@ -74,11 +77,6 @@ class Schedule(Message):
     cron: Annotated[str, AfterValidator(_cron)]
 
 
-def _field(header: str) -> str:
-    name = header.removeprefix("upstash-")
-    return name.replace("-", "_") if name != header else f"header {header}"
-
-
 def message(
     destination: str,
     headers: Mapping[str, str],
@@ -91,29 +89,21 @@ def message(
         raise ValueError(f"message body is larger than {MAX_BODY} bytes")
     named = {name.lower(): value for name, value in headers.items()}
     kind = named.pop("content-type", None)
-    fields = {_field(name): value for name, value in named.items()}
+    if foreign := [name for name in named if not name.startswith("upstash-")]:
+        raise ValueError(f"{', '.join(foreign)}: the stand-in does not forward headers")
+    fields = {name[len("upstash-") :].replace("-", "_"): value for name, value in named.items()}
     checked = shaped(shape, {**fields, "destination": destination})
     if checked.not_before > now + MAX_DELAY_SECONDS:
         raise ValueError(f"maximum allowed delay is {MAX_DELAY_SECONDS} seconds")
     if (checked.flow_control_key is None) is not (checked.flow_control_value is None):
         raise ValueError("flow control takes a key and a value")
-    doc = {
-        "url": checked.destination,
-        "method": checked.method,
+    doc = checked.model_dump(by_alias=True, exclude_none=True)
+    if (limit := doc.pop("flowControlValue", None)) is not None:
+        doc["parallelism"] = int(limit.partition("=")[2])
+    return doc | {
         "header": {} if kind is None else {"Content-Type": [kind]},
         "body64": b64encode(body).decode(),
-        "maxRetries": checked.retries,
         "retried": 0,
         "createdAt": int(now * 1000),
         "notBefore": int(max(now, checked.not_before) * 1000),
-        "failureCallback": checked.failure_callback,
-        "timeout": checked.timeout,
-        "label": checked.label,
-        "deduplicationId": checked.deduplication_id,
     }
-    if checked.flow_control_value is not None:
-        doc["flowControlKey"] = checked.flow_control_key
-        doc["parallelism"] = int(checked.flow_control_value.partition("=")[2])
-    if isinstance(checked, Schedule):
-        doc |= {"scheduleId": checked.schedule_id, "cron": checked.cron}
-    return doc

@@ -90,8 +90,8 @@ class _Cancelled(Shape):
 
 
 def _shown(doc: dict[str, Any]) -> dict[str, Any]:
-    """A message as the service shows it: no empty fields, its body as text."""
-    shown = {n: v for n, v in doc.items() if n not in _HIDDEN and v not in (None, {})}
+    """A message as the service shows it: no empty header, its body as text."""
+    shown = {name: value for name, value in doc.items() if name not in _HIDDEN and value != {}}
     return {**shown, "body": base64.b64decode(doc["body64"]).decode(errors="replace")}
 
 

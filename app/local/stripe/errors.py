@@ -3,13 +3,6 @@
 import json
 from collections.abc import Mapping
 
-MESSAGES = {
-    "balance_insufficient": "You have insufficient available funds in your Stripe account.",
-    "idempotency_key_in_use": "There is currently another in-progress request using this "
-    "Idempotency Key.",
-    "rate_limit": "Request rate limit exceeded.",
-}
-
 
 class ApiError(Exception):
     """An answer other than success; `body` is the JSON that Stripe sends."""
@@ -38,8 +31,7 @@ class HangUp(Exception):
 def refusal(code: str, status: int = 400, headers: Mapping[str, str] | None = None) -> ApiError:
     """A refusal of a well-formed request; 402 is of Stripe's type card_error."""
     kind = "card_error" if status == 402 else "invalid_request_error"
-    message = MESSAGES.get(code, f"The request was refused: {code}.")
-    return ApiError(status, message, code, kind=kind, headers=headers)
+    return ApiError(status, f"The request was refused: {code}.", code, kind=kind, headers=headers)
 
 
 def missing(noun: str, id_: str, param: str, status: int = 400) -> ApiError:
