@@ -34,9 +34,9 @@ _FORM = re.compile(r"t=([1-9][0-9]{0,11})&s=([0-9a-f]{64})")
 def serve(app: Flask, runtime: Runtime) -> None:
     """Mount the handler at /api/inngest; signed mode closes unsigned syncs and old signatures.
 
-    Unsigned calls are taken where INNGEST_DEV is set, which says so, and in local mode from this
-    machine: an app that has no Inngest yet takes a run from nobody. Without Inngest's package every
-    call is answered with 503.
+    Unsigned calls are taken from this machine only, through no proxy, where INNGEST_DEV is set or
+    in local mode: an app that has no Inngest yet takes a run from nobody. Without Inngest's package
+    every call is answered with 503.
     """
     settings = runtime.settings
     signed = settings.inngest_signed
@@ -53,8 +53,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
         request.max_content_length = MAX_BYTES
         if "Origin" in request.headers:  # a browser's call: of a page of any site
             raise Unauthorized("no page may call this")
-        if settings.inngest_dev is None:
-            require_here(request, settings)
+        require_here(request, settings, settings.local or settings.inngest_dev is not None)
         if request.method == "POST" and "probe" not in request.args:
             _require_call(request.get_data())
 

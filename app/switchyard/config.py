@@ -34,6 +34,9 @@ SECRET = 16
 """Characters that a secret of one's own choosing has at least."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
 
+_LIVE_KEY = re.compile(r"\b[a-z]k_live_")
+"""Of Stripe: secret, restricted and whatever comes."""
+
 
 def split(value: str) -> list[str]:
     """The items of a comma-separated setting."""
@@ -251,12 +254,24 @@ class Settings(BaseSettings):
             raise SettingsError(_line(first)) from None
         except ValueError as nonsense:
             raise SettingsError(str(nonsense)) from None
+        if settings.inngest_dev is not None:
+            for variable, value in {**environ, **own}.items():
+                if _LIVE_KEY.search(value):
+                    raise SettingsError(
+                        f"INNGEST_DEV is set, and {variable} is a live key: calls that nobody has"
+                        " signed must move no real money"
+                    )
         settings.check()
         hide(*settings._secrets())
         return settings
 
     def check(self) -> None:
-        """Raises SettingsError where settings do not go together."""
+        """Raises SettingsError where settings do not go together, or a secret fits in no header."""
+        for name in (*self.credentials, "admin_token"):
+            secret = getattr(self, name)
+            text = "" if secret is None else secret.get_secret_value()
+            if not (text.isascii() and text.isprintable()):
+                raise SettingsError(f"{name.upper()}: must have ASCII characters only")
         if (self.upstash_redis_rest_url is None) != (self.upstash_redis_rest_token is None):
             raise SettingsError(
                 "UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none"

@@ -79,9 +79,9 @@ def require_admin(request: Request, settings: Settings) -> None:
     raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN")
 
 
-def require_here(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized unless this is local mode and the caller is on this machine."""
-    if not (settings.local and from_here(request, settings)):
+def require_here(request: Request, settings: Settings, served: bool) -> None:
+    """Raises Unauthorized unless it is `served` at all, and the caller is on this machine."""
+    if not (served and from_here(request, settings)):
         raise Unauthorized("served in local mode only, to callers on this machine")
 
 

@@ -149,12 +149,25 @@ def test_in_local_mode_inngest_s_handler_serves_this_machine(
     assert client.get("/api/inngest").status_code == 200
 
 
-def test_no_page_may_call_a_dev_server_s_handler(environ: dict[str, str]) -> None:
-    client = client_of({**environ, "INNGEST_DEV": "http://127.0.0.1:1"})
-    away = {"REMOTE_ADDR": "172.17.0.2"}  # a dev server in a container
-    assert client.get("/api/inngest", environ_overrides=away).status_code == 200
-    page = {"Origin": "https://evil.example"}
-    assert client.post(INNGEST, data="{}", headers=page).status_code == 401
+@pytest.mark.parametrize("more", [{}, {"STRIPE_API_KEY": "sk_test_x", "ADMIN_TOKEN": TOKEN}])
+def test_a_dev_server_s_unsigned_calls_are_taken_from_this_machine_only(
+    environ: dict[str, str], more: dict[str, str]
+) -> None:
+    """S4: not from elsewhere, through no proxy, and from no page."""
+    client = client_of({**environ, "INNGEST_DEV": "http://127.0.0.1:1", **more})
+    assert client.get("/api/inngest").status_code == 200
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Host": "evil.example"},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 proxy"},
+    ):
+        assert client.post(INNGEST, data="{}", headers=headers).status_code == 401
+        assert client.put("/api/inngest", headers=headers).status_code == 401
+    away = {"REMOTE_ADDR": "172.17.0.2"}
+    assert client.get("/api/inngest", environ_overrides=away).status_code == 401
+    assert client.post(INNGEST, data="{}", environ_overrides=away).status_code == 401
     runtime.current().db.dispose()
 
 

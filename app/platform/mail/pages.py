@@ -26,7 +26,7 @@ def blueprint(runtime: Runtime) -> Blueprint:
 
     @pages.before_request
     def here() -> None:
-        require_here(request, settings_of(runtime))
+        require_here(request, settings_of(runtime), settings_of(runtime).local)
 
     framed(pages, runtime, Door(runtime))
 
