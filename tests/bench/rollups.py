@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from app.platform.config import ROOT, Settings
 from app.platform.earnings import rollup
-from app.platform.earnings.models import daily, dirty_days, earnings, lifetime, platform_days
+from app.platform.earnings.models import daily, dirty_days, earnings
 from app.switchyard.db import INSERT, Database
 from tests.bench.rows import Row
 from tests.support.tables import create_all
@@ -135,7 +135,7 @@ def apart(db: Database, url: str) -> float:
 def anew(db: Database, day: date) -> None:
     """As if nothing had ever been rolled up, and the day had just come in."""
     with db.begin() as tx:
-        for table in (daily, lifetime, platform_days, dirty_days):
+        for table in (daily, dirty_days):
             tx.execute(text(f"TRUNCATE {table.name}") if not db.is_sqlite else delete(table))
         tx.execute(insert(dirty_days).values(day=day, mark=1))
     settled(db)

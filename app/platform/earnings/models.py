@@ -147,30 +147,6 @@ class MonthlyEarnings(_Sums, Base):
     __table_args__ = (Index("ix_monthly_earnings_creator", "creator_id", "month"), _BY_KEY)
 
 
-class LifetimeEarnings(_Sums, Base):
-    """All a creator ever earned, as far as it is rolled up."""
-
-    __tablename__ = "lifetime_earnings"
-
-    creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"), primary_key=True)
-    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
-
-    # Room to update a row in its page, and so without its index.
-    __table_args__ = ({**_BY_KEY, "postgresql_with": {"fillfactor": 50}},)
-
-
-class PlatformDay(_Sums, Base):
-    """The whole platform's day."""
-
-    __tablename__ = "platform_days"
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
-    source: Mapped[str] = mapped_column(String(40), primary_key=True)
-    creators: Mapped[int]
-    """How many had a part in it."""
-
-
 class DirtyDay(Base):
     """A day whose earnings changed since it was rolled up.
 
@@ -188,6 +164,4 @@ class DirtyDay(Base):
 earnings = cast(Table, Earning.__table__)
 daily = cast(Table, DailyEarnings.__table__)
 monthly = cast(Table, MonthlyEarnings.__table__)
-lifetime = cast(Table, LifetimeEarnings.__table__)
-platform_days = cast(Table, PlatformDay.__table__)
 dirty_days = cast(Table, DirtyDay.__table__)

@@ -1,4 +1,5 @@
-"""Earnings summed up by set: a creator's day, month and lifetime, and the platform's day.
+"""Earnings summed up by set: a creator's day and month. A creator's lifetime and the platform's day
+are views of the days.
 
 Each in the caller's transaction; rollups wait for each other, who earns never waits for them. Days
 and months are UTC, a month is its first day, amounts are minor units.
@@ -16,11 +17,9 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Table,
-    and_,
     case,
     cast,
     delete,
-    exists,
     func,
     literal,
     or_,
@@ -33,9 +32,7 @@ from app.platform.earnings.models import (
     EarningKind,
     daily,
     dirty_days,
-    lifetime,
     monthly,
-    platform_days,
 )
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
@@ -59,27 +56,15 @@ def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
 
 
 def roll_day(tx: Tx, day: date) -> None:
-    """Redo a day: its creators', the platform's, and its part of lifetimes.
-
-    Its month is not touched: roll_months() comes after the last day of it, at once.
-    """
+    """Redo a day. Its month is not touched: roll_months() comes after the last of its days."""
     connection = _alone(tx)
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
     connection.execute(delete(dirty_days).where(dirty_days.c.day == day))
-    again = connection.scalar(select(exists().where(daily.c.day == day)))
-    if again:
-        _add(connection, day, -1)
-        connection.execute(delete(daily).where(daily.c.day == day))
+    connection.execute(delete(daily).where(daily.c.day == day))
     # In the order of the indexes, which Postgres writes faster so.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
     _fill(connection, daily, "day", day, earned)
-    _add(connection, day, 1)
-    if again:
-        nothing = and_(*(lifetime.c[name] == 0 for name in SUMS))
-        connection.execute(delete(lifetime).where(nothing))
-    connection.execute(delete(platform_days).where(platform_days.c.day == day))
-    _fill(connection, platform_days, "day", day, _platform(select(daily).where(daily.c.day == day)))
 
 
 def roll_month(tx: Tx, month: date) -> None:
@@ -134,15 +119,12 @@ def check_month(tx: Tx, month: date) -> list[str]:
 
 def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:
     """The platform's day as it is rolled up, by currency and source."""
-    c = platform_days.c
-    columns = [c[name] for name in ("currency", "source", *SUMS, "creators")]
-    return _rows(tx, select(*columns).where(c.day == day).order_by(c.currency, c.source))
+    return _platform(tx, select(daily).where(daily.c.day == day))
 
 
 def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
     """What platform_day would be after a roll_day; nothing is written."""
-    of = _platform(raw(day, _next(day)))
-    return _rows(tx, of.order_by(*(of.selected_columns[name] for name in ("currency", "source"))))
+    return _platform(tx, raw(day, _next(day)))
 
 
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
@@ -182,11 +164,12 @@ def _of_days(month: date) -> AnySelect:
     return chosen.where(c.day >= month, c.day < following(month)).group_by(*by)
 
 
-def _platform(creators: AnySelect) -> AnySelect:
+def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
     """The creators of a day, who have one row a currency and source, summed up by these."""
     of = creators.subquery()
     by = (of.c.currency, of.c.source)
-    return select(*by, *_summed(of), func.count().label("creators")).group_by(*by)
+    chosen = select(*by, *_summed(of), func.count().label("creators"))
+    return _rows(tx, chosen.group_by(*by).order_by(*by))
 
 
 def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
@@ -205,18 +188,6 @@ def _fill(tx: Connection, table: Table, period: str, first: date, rows: AnySelec
     names = [*rows.selected_columns.keys(), period]
     chosen = rows.add_columns(literal(first, table.c[period].type).label(period))
     tx.execute(INSERT[tx.dialect.name](table).from_select(names, chosen))
-
-
-def _add(tx: Connection, day: date, sign: int) -> None:
-    """Add a day, or take it off, where lifetimes are concerned."""
-    c = daily.c
-    by = (c.creator_id, c.currency)
-    sums = [(sign * _total(c[name])).label(name) for name in SUMS]
-    chosen = select(*by, *sums).where(c.day == day).group_by(*by)
-    names = ["creator_id", "currency"]
-    insert = INSERT[tx.dialect.name](lifetime).from_select([*names, *SUMS], chosen)
-    added = {name: lifetime.c[name] + insert.excluded[name] for name in SUMS}
-    tx.execute(insert.on_conflict_do_update(index_elements=names, set_=added))
 
 
 def _rows(tx: Tx, chosen: AnySelect) -> list[dict[str, Any]]:

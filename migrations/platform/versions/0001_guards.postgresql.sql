@@ -76,3 +76,24 @@ END $$
 CREATE TRIGGER earnings_dirty_update AFTER
     UPDATE OF creator_id, source, kind, currency, gross, fee, occurred_at ON earnings
 FOR EACH ROW EXECUTE FUNCTION earnings_dirty_update()
+
+CREATE VIEW lifetime_earnings AS
+SELECT creator_id, currency,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count
+FROM daily_earnings
+GROUP BY creator_id, currency
+
+CREATE VIEW platform_days AS
+SELECT day, currency, source,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count,
+    COUNT(*) AS creators
+FROM daily_earnings
+GROUP BY day, currency, source

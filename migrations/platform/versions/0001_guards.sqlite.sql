@@ -50,3 +50,24 @@ BEGIN
     INSERT OR IGNORE INTO dirty_days (day, mark) VALUES (date(OLD.occurred_at), 0);
     INSERT OR IGNORE INTO dirty_days (day, mark) VALUES (date(NEW.occurred_at), 0);
 END
+
+CREATE VIEW lifetime_earnings AS
+SELECT creator_id, currency,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count
+FROM daily_earnings
+GROUP BY creator_id, currency
+
+CREATE VIEW platform_days AS
+SELECT day, currency, source,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count,
+    COUNT(*) AS creators
+FROM daily_earnings
+GROUP BY day, currency, source

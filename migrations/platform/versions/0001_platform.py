@@ -18,8 +18,8 @@ depends_on = None
 
 _TABLES = (
     *("creators", "entries", "mail_addresses", "mails_unknown", "media"),
-    *("platform_days", "webhook_events", "daily_earnings", "earnings"),
-    *("lifetime_earnings", "monthly_earnings", "payouts", "statements"),
+    *("webhook_events", "daily_earnings", "earnings"),
+    *("monthly_earnings", "payouts", "statements"),
     *("dirty_days", "payout_attempts"),
 )
 """Each after those that it refers to."""
@@ -141,15 +141,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_media"),
     )
     op.create_table(
-        "platform_days",
-        sa.Column("day", sa.Date(), nullable=False),
-        sa.Column("currency", sa.String(3), nullable=False),
-        sa.Column("source", sa.String(40), nullable=False),
-        sa.Column("creators", sa.Integer(), nullable=False),
-        *_sums(),
-        sa.PrimaryKeyConstraint("day", "currency", "source", name="pk_platform_days"),
-    )
-    op.create_table(
         "webhook_events",
         sa.Column("id", sa.String(100), nullable=False),
         sa.Column("source", sa.String(40), nullable=False),
@@ -209,16 +200,6 @@ def upgrade() -> None:
         ["id"],
         sqlite_where=sa.text("posted = 0"),
         postgresql_where=sa.text("NOT posted"),
-    )
-    op.create_table(
-        "lifetime_earnings",
-        sa.Column("creator_id", sa.String(64), nullable=False),
-        sa.Column("currency", sa.String(3), nullable=False),
-        *_sums(),
-        sa.PrimaryKeyConstraint("creator_id", "currency", name="pk_lifetime_earnings"),
-        _creator("lifetime_earnings"),
-        sqlite_with_rowid=False,
-        postgresql_with={"fillfactor": 50},
     )
     op.create_table(
         "monthly_earnings",
@@ -334,6 +315,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them, with all that they hold."""
+    for view in ("lifetime_earnings", "platform_days"):
+        op.execute(f"DROP VIEW {view}")
     for table in reversed(_TABLES):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
