@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 from rq import Queue
 from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
@@ -176,6 +177,8 @@ class RQBackend:
                 queued[message.spec.queue].append(job_id)
             for queue, ids in queued.items():
                 pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
+                # Where another worker failed the message, which is sent again.
+                pipe.zrem(FailedJobRegistry.key_template.format(queue), *ids)
                 pipe.rpush(queue_key(queue), *ids)
             pipe.execute()
 

@@ -7,15 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from redis import Redis
+from rq import SimpleWorker
+from rq.registry import FailedJobRegistry
+from rq.serializers import DefaultSerializer, JSONSerializer
 
+from app.switchyard.errors import SettingsError
 from app.switchyard.runs.relay import sweep
+from queues import task
 from queues.backend import connect
 from tests.support.sides import Side, environment, fresh, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
+
+
+def _without_the_app() -> Any:
+    raise SettingsError("FLASK_APP is not set, where the old worker is")
 
 
 @pytest.fixture
@@ -47,6 +57,30 @@ def test_a_backlog_is_not_sent_again(on: Side, redis_url: str) -> None:
         assert (swept.sent, swept.queued) == (0, 10)
     assert redis.llen("rq:queue:tests") == 10
     assert {on.row(run.id).epoch for run in runs} == {1}
+
+
+@pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer], ids=["pickle", "json"])
+def test_an_old_worker_neither_eats_runs_nor_fails_them(
+    on: Side, redis_url: str, tmp_path: Path, serializer: Any
+) -> None:
+    """It takes each one's message and fails it, or cannot be the app's worker: a worker of ours
+    has it when the relay sends it again."""
+    n = uuid4().hex
+    redis = connect(redis_url)
+    runs = [on.dispatch("child", {"name": f"{n}/{i}"}) for i in range(5)]
+    old = SimpleWorker(["tests"], connection=redis, serializer=serializer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "load_app", _without_the_app)
+        for _ in range(2):
+            old.work(burst=True, logging_level="CRITICAL")
+            assert redis.llen("rq:queue:tests") == 0
+            assert {on.row(run.id).status for run in runs} == {"pending"}
+            until(lambda: sweep(on.made.store) and redis.llen("rq:queue:tests") == len(runs))
+    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
+        rows = on.finish(*runs)
+    assert {(row.status, row.attempt) for row in rows} == {("succeeded", 1)}
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(5)}
+    assert FailedJobRegistry("tests", connection=redis).get_job_ids() == []
 
 
 def test_redis_away_leaves_the_run_pending(redis_url: str, tmp_path: Path) -> None:
