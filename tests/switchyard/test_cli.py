@@ -57,11 +57,6 @@ ANSWERS: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
         "a reason",
     ),
     (("cutover", "pins"), ("job", "key", "side", "at", "by", "why"), "ana"),
-    (
-        ("cutover", "cost", "--days", "1"),
-        ("days", "from", "to", "plans_dated", "services", "usd_a_month", "jobs"),
-        "busiest",
-    ),
     (("cutover", "inventory"), ("jobs", "redis"), "cli.plain"),
     (("relay", "--once"), ("sent", "unreachable"), "unreachable"),
     (("db", "current"), ("revision", "head", "branches"), "switchyard"),
@@ -193,7 +188,6 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("cutover", "parity", "explain", "cli-planned"), "--why"),
     (("cutover", "parity", "explain", "1", "x", *WHY), "explain ids, or one job"),
     (("cutover", "parity", "explain", "999", *WHY), "still to be explained"),
-    (("cutover", "cost", "--days", "91"), "at most 90"),
     (("db", "downgrade", "nope", "-1"), "no branch 'nope': there is switchyard, platform"),
     (("db", "downgrade", "platform", "nope"), "nope"),
 ]

@@ -1,4 +1,4 @@
-"""`cutover status|stage|history|pin|unpin|pins|parity|cost`: the migration."""
+"""`cutover status|stage|history|pin|unpin|pins|parity`: the migration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.cutover import cost as costs
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind
 from app.switchyard.cutover.stages import GUARDRAIL, set_stage
@@ -271,23 +270,3 @@ def _difference_rows(one: dict[str, Any]) -> list[list[Any]]:
     if len(rows) < one["differing"]:
         rows.append([*head, f"and {one['differing'] - len(rows)} more", None, None, explained])
     return rows or [[*head, one["error"], None, None, explained]]
-
-
-@group.command("cost")
-@click.option("--days", type=click.IntRange(1, 366), default=30, show_default=True)
-def cost(days: int) -> None:
-    """What the last days' runs would have cost on the serverless side, by the guide's prices."""
-    runtime = parts()
-    kept = runtime.settings.retention_days
-    if 0 < kept < days:
-        raise BadInput(f"--days: at most {kept}, as steps are kept no longer (RETENTION_DAYS)")
-    priced = costs.cost(runtime.db, runtime.catalogue, runtime.store.clock(), days)
-    if answered(priced):
-        return
-    for rows in (priced["jobs"], priced["services"]):
-        if rows:
-            listing(rows, list(rows[0]))
-            say("")
-    total = priced["usd_a_month"]
-    price = "more than the largest plan" if total is None else f"{total} USD a month"
-    say(f"{price}, without the cache; prices are the migration guide's of {priced['plans_dated']}")

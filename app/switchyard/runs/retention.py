@@ -2,7 +2,7 @@
 
 The row of a run stays for good: `(job, key)` is what makes the same intent a year later harmless,
 and a run that is done with refuses every late delivery. Steps are read by a run that goes on, so
-those of one that succeeded serve only people and `cutover cost`; failed and cancelled runs may be
+those of one that succeeded serve only people; failed and cancelled runs may be
 retried and go on from theirs, which therefore stay.
 """
 
