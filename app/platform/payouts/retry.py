@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from app.platform.earnings.models import Creator
@@ -20,7 +20,7 @@ from app.platform.ledger.postings import EntryKind, Posting, post
 from app.platform.payouts.attempts import KEY_EXPIRED
 from app.platform.payouts.eligibility import gate, payable
 from app.platform.payouts.legs import TRANSFER, booked
-from app.platform.payouts.models import LegName, Method, PayoutStatus, payouts
+from app.platform.payouts.models import LegName, Method, PayoutStatus
 from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutAttempt as A
 
@@ -88,9 +88,9 @@ def reopen(
     standing = select(P, Creator.stripe_account_id, gate()).join(
         Creator, Creator.id == P.creator_id
     )
-    taken, again, left = list[str](), list[Posting](), Counter[str]()
+    taken, again, left = 0, list[Posting](), Counter[str]()
     purses = dict[tuple[str, str], int]()
-    for payout, account, shut in tx.execute(standing.where(wanted, chosen).order_by(P.id)):
+    for payout, account, shut in tx.execute(standing.where(wanted, chosen).order_by(P.id)).all():
         leg = LegName.BANK if payout.status in _BANK_LEG else LegName.TRANSFER
         last, used = tries.get((payout.id, leg), (0, 0))
         why = _why_left(payout, used, account, shut)
@@ -104,13 +104,13 @@ def reopen(
                 purses[purse] -= payout.amount
                 again.append(booked(EntryKind.HOLD, TRANSFER.key(payout, last + 1), payout, now))
         if why is None:
-            taken.append(payout.id)
+            _take(payout, run_id, now)
+            taken += 1
         else:
             left[str(why)] += 1
-    _take(tx, run_id, taken, now)
     post(tx, again)
     last_id = page[-1].id if len(page) == PAGE_SIZE else None
-    return {"taken": len(taken), "left": dict(left), "last": last_id}
+    return {"taken": taken, "left": dict(left), "last": last_id}
 
 
 def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
@@ -153,20 +153,11 @@ def _why_left(payout: P, used: int, account: str | None, shut: str | None) -> st
     return shut
 
 
-def _take(tx: Session, run_id: str, ids: Sequence[str], now: datetime) -> None:
+def _take(payout: P, run_id: str, now: datetime) -> None:
     """The run's now; who had failed is ready again."""
-    if not ids:
-        return
-    again = {_S.FAILED.value: _S.REQUESTED.value, _S.BANK_FAILED.value: _S.TRANSFERRED.value}
-    tx.connection().execute(
-        update(payouts)
-        .where(P.id.in_(ids))
-        .values(
-            status=case(again, value=P.status, else_=P.status),
-            method=case((P.reason.in_(NO_INSTANT), Method.STANDARD.value), else_=P.method),
-            reason=None,
-            settled_at=None,
-            run_id=run_id,
-            updated_at=now,
-        )
-    )
+    if payout.reason in NO_INSTANT:
+        payout.method = Method.STANDARD
+    again = {_S.FAILED: _S.REQUESTED, _S.BANK_FAILED: _S.TRANSFERRED}
+    payout.status = again.get(PayoutStatus(payout.status), payout.status)
+    payout.reason = payout.settled_at = None
+    payout.run_id, payout.updated_at = run_id, now
