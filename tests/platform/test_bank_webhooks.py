@@ -64,40 +64,6 @@ def test_a_webhook_says_that_the_bank_has_it(platform: Platform) -> None:
     platform.check()
 
 
-def test_paid_and_failed_out_of_order_end_as_stripe_has_them(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("bank_turns", code="no_account")
-    platform.paid()
-    platform.now += 2 * AT_THE_BANK
-    # Only the failure's event comes in time, twice; that it was paid before comes later.
-    for n, kind in enumerate(("payout.failed", "payout.failed", "payout.paid", "payout.updated")):
-        platform.event(kind, bank_id(platform), "acct_ana", max(1, n))
-        platform.drain()
-        (payout,) = platform.payouts()
-        assert (payout.status, payout.reason) == ("bank_failed", "no_account")
-        assert platform.entries() == PAID[:2]
-        platform.check()
-    assert platform.again()["retried"] == 1
-    platform.settle()
-    assert platform.entries() == PAID
-    platform.check()
-
-
-def test_a_late_word_of_an_earlier_bank_payout_changes_nothing(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("bank_fails")
-    platform.paid()
-    first = bank_id(platform)
-    platform.settle()
-    assert platform.again()["retried"] == 1
-    assert bank_id(platform) != first
-    platform.event("payout.failed", first, "acct_ana", 1)
-    platform.drain()
-    assert results(platform)[0]["moved"] is False
-    assert platform.statuses() == ["in_transit"]
-    platform.check()
-
-
 def test_a_word_of_one_that_is_being_recorded_waits_for_the_record(platform: Platform) -> None:
     platform.creator()
     platform.fault("timeout_after_effect", path=BANK)

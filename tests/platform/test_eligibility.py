@@ -101,39 +101,6 @@ def test_a_sale_is_payable_once_it_is_as_old_as_the_holding_period(db: Database)
         assert payable(tx, "ana", "eur", NOW) == payable(tx, "bo", "usd", NOW) == 0
 
 
-def test_a_share_that_was_more_than_taken_back_holds_nothing_back(db: Database) -> None:
-    # The platform keeps its fee: the refund costs the creator more than the sale brought.
-    young = sale("young", 4_000, YOUNG, fee=1_000)
-    with db.begin() as tx:
-        record_sale(tx, sale("old", 5_000, OLD))
-        record_sale(tx, young)
-        record_refund(tx, change("r", young, 4_000))
-        assert judged(tx, NOW) == {("ana", "usd"): (4_000, 4_000, None)}
-        assert payable(tx, "ana", "usd", NOW) == 4_000
-
-
-def test_what_is_not_posted_is_on_neither_side(db: Database) -> None:
-    young = sale("young", 4_000, YOUNG)
-    row = {
-        "creator_id": "ana",
-        "source": "tips",
-        "currency": "usd",
-        "gross": 4_000,
-        "fee": 0,
-        "occurred_at": NOW,
-    }
-    refund = {"id": "r", "kind": EarningKind.REFUND, "refund_of": "young"}
-    another = {"id": "s", "kind": EarningKind.EARNING, "refund_of": None}
-    with db.begin() as tx:
-        record_sale(tx, sale("old", 5_000, OLD))
-        record_sale(tx, young)
-        tx.execute(insert(Earning), [row | refund, row | another])
-        assert judged(tx, NOW) == {("ana", "usd"): (9_000, 5_000, None)}
-        post_earnings(tx)
-        assert judged(tx, NOW) == {("ana", "usd"): (9_000, 5_000, None)}
-        assert payable(tx, "ana", "usd", NOW) == 5_000
-
-
 # --- the reasons --------------------------------------------------------------------------------
 
 GATES: list[tuple[dict[str, Any], LeftOut]] = [
@@ -187,12 +154,6 @@ def test_the_first_reason_that_holds(db: Database) -> None:
                 tx.execute(update(Creator).where(Creator.id == who).values(**gate))
                 assert judged(tx, NOW)[who, currency] == (old + young, amount, first)
                 tx.execute(update(Creator).where(Creator.id == who).values(**creator(who)))
-
-
-def held(who: str, amount: int, payout: str, currency: str = "usd") -> Posting:
-    return Posting(
-        EntryKind.HOLD, f"{payout}-1", f"creator:{who}", f"hold:{payout}", currency, amount, NOW
-    )
 
 
 # --- a pay day ----------------------------------------------------------------------------------
@@ -385,7 +346,10 @@ class Model:
             amount = self.payable(who, currency, now)
             assert amount <= max(0, owed)
             if amount:
-                post(self.tx, [held(who, amount, f"p{number}-{who}-{currency}", currency)])
+                payout = f"p{number}-{who}-{currency}"
+                sides = f"creator:{who}", f"hold:{payout}"
+                hold = Posting(EntryKind.HOLD, f"{payout}-1", *sides, currency, amount, NOW)
+                post(self.tx, [hold])
                 self.paid[who, currency] = self.paid.get((who, currency), 0) + amount
 
     def owed(self) -> dict[tuple[str, str], int]:

@@ -106,12 +106,6 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
             ended.set()
 
 
-def test_a_body_is_not_waited_for() -> None:
-    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
-    with raw(endless, b"x", pause=0.01) as url:
-        Hook(url, SECRET).send(BODY, {}, "msg_1", NOW)
-
-
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 500 No\r\nno header\r\nContent-Length: 0\r\n\r\n", b"nonsense\r\n\r\n"]
 )

@@ -153,23 +153,6 @@ def test_bulk_posting_is_one_statement_and_idempotent(db: Database) -> None:
         post_select(tx, _holds(701))
 
 
-def test_every_move_of_a_payout_leaves_the_books_balanced(db: Database) -> None:
-    moves = [
-        (EntryKind.HOLD, "creator:a", "hold:p", Totals(700, 100, 200, 1000, 0, 0)),
-        (EntryKind.TRANSFER, "connected:p", CASH, Totals(700, 100, 200, 900, 100, 0)),
-        (EntryKind.SETTLE, "hold:p", "connected:p", Totals(700, 0, 200, 900, 0, 0)),
-        (EntryKind.RETURN, "connected:p", "hold:p", Totals(700, 100, 200, 900, 100, 0)),
-        (EntryKind.REVERSAL, CASH, "connected:p", Totals(700, 100, 200, 1000, 0, 0)),
-        (EntryKind.RELEASE, "hold:p", "creator:a", Totals(800, 0, 200, 1000, 0, 0)),
-    ]
-    with db.begin() as tx:
-        post(tx, [EARNED, FEE])
-        for kind, debit, credit, books in moves:
-            post(tx, [Posting(kind, "p-1", debit, credit, "usd", 100, NOW)])
-            assert trial_balance(tx) == {"usd": books}, kind
-            assert balanced(trial_balance(tx)), kind
-
-
 def test_the_books_tell_of_overdrawn_holds_and_unknown_accounts(db: Database) -> None:
     settle = Posting(EntryKind.SETTLE, "p-1", "hold:p", CASH, "eur", 100, NOW)
     with db.begin() as tx:

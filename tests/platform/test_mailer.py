@@ -225,14 +225,6 @@ def test_silence_and_nonsense_are_told_apart(
     assert type(failed.value) is raised
 
 
-def test_nobody_listening_may_be_tried_again() -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        nobody = SmtpServer("127.0.0.1", bound.getsockname()[1])
-        with pytest.raises(MailUnavailable, match=r"127\.0\.0\.1: ConnectionRefusedError"):
-            send(Mailer(nobody, SENDER))
-
-
 @pytest.mark.parametrize("tls", [Tls.STARTTLS, Tls.IMPLICIT])
 def test_a_certificate_is_checked(authority: trustme.CA, tls: Tls) -> None:
     with served(tls, certified(authority)) as secured:

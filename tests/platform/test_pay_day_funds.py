@@ -6,10 +6,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from app.platform.ledger.postings import balanced
-from app.platform.payouts import engine
 from app.platform.payouts.retry import READY_STALE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.relay import sweep
@@ -73,26 +70,6 @@ def test_it_waits_for_a_top_up_and_goes_on_by_itself(platform: Platform) -> None
     assert [key.rpartition("-")[2] for key, _, _ in platform.attempts()] == ["1"] * 10
     platform.check()
     assert platform.settle()["moved"] == 5
-    platform.check()
-
-
-def test_it_runs_dry_in_the_middle_of_its_pages(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "PAGE_SIZE", 4)
-    creators(platform, *[10_000] * 10)
-    top_up(platform, 60_000)
-    run = dispatch("process-payouts", PAY_DAY)
-    platform.work()
-    assert platform.statuses() == ["in_transit"] * 6 + ["requested"] * 4
-    for amount in (5_000, 15_000, 20_000):
-        top_up(platform, amount)
-        go_on(platform, platform.now - START + timedelta(hours=2))
-    platform.drain()
-    ended(platform, run.id)
-    assert platform.statuses() == ["in_transit"] * 10
-    assert outcomes(platform) == LANDED
-    assert len(platform.transfers()) == 10
     platform.check()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,12 +18,10 @@ from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import retry
 from app.platform.payouts.accounts import NOT_AT_STRIPE
-from app.platform.payouts.eligibility import reserve
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
-from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import PayloadInvalid
-from tests.support.platform import ANA, DAY, MANUAL, START, Platform, platform
+from tests.support.platform import ANA, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]
 MAY_PASS = "transfers_not_allowed"
@@ -96,16 +94,6 @@ def test_only_what_the_balance_covers_is_requested_anew(platform: Platform) -> N
     platform.check()
 
 
-def test_one_requested_by_a_run_that_never_paid_it(platform: Platform) -> None:
-    platform.creator()
-    with platform.db.begin() as tx:
-        reserve(tx, DAY, platform.now, "a run that died")
-    assert again(platform) == none()
-    platform.now += READY_STALE
-    assert again(platform) == took(1)
-    platform.check()
-
-
 def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
     """A refusal for the platform's own lack of money is not one of the payout's five tries."""
     platform.creator()
@@ -162,22 +150,6 @@ def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.Mon
     assert again(platform) == took(10, account_invalid=2)
     assert sorted(platform.statuses()) == ["failed"] * 2 + ["in_transit"] * 10
     platform.check()
-
-
-def test_each_tick_is_a_run_of_its_own(platform: Platform) -> None:
-    for name, hour, minute in (
-        ("retry-failed-payouts", 10, 0),
-        ("update-account-statuses", 15, 0),
-        ("reconcile-payouts", 10, 30),
-    ):
-        spec = platform.made.catalogue[name]
-        due = datetime(2025, 1, 15, hour, minute, tzinfo=UTC)
-        assert due in spec.occurrences(due - timedelta(hours=1), due)
-        first, same = tick(spec, due), tick(spec, due)
-        other = tick(spec, due + timedelta(days=1))
-        assert (first.id == same.id, first.id == other.id) == (True, False)
-        platform.drain()
-        assert {platform.run(run.id).status for run in (first, other)} == {"succeeded"}
 
 
 # The creators' accounts

@@ -218,18 +218,6 @@ def test_a_bank_payout_that_came_back_unheard_differs_until_it_is_followed(
     assert look(platform).ok
 
 
-def test_a_bank_payout_still_being_recorded_is_no_difference(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("timeout_after_effect", path="/v1/payouts")
-    dispatch("process-single-payout", MANUAL)
-    platform.work()
-    assert platform.statuses() == ["paying"]
-    assert len(platform.banks()) == 1
-    assert look(platform).ok
-    platform.drain()
-    assert look(platform).ok
-
-
 def test_a_reversed_transfer(platform: Platform) -> None:
     platform.creator()
     transfer_id = platform.paid()["transferId"]
@@ -279,13 +267,6 @@ def test_the_books_do_not_balance_and_nobody_is_paid(
     assert "nobody is paid, the books" in ended.error
     assert says in ended.error
     assert platform.payouts() == platform.transfers() == []
-
-
-def test_cash_that_only_stripe_has(platform: Platform) -> None:
-    platform.creator()
-    platform.admin("POST", "topup", {"amount": 1, "currency": "eur"})
-    (one,) = look(platform).differences
-    assert (one.kind, one.detail) == ("cash_differs", "the ledger's cash is 0 eur, Stripe's 1")
 
 
 def test_a_transfer_older_than_the_window_is_looked_up(platform: Platform) -> None:

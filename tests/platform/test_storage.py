@@ -75,14 +75,6 @@ def test_a_file_goes_in_and_comes_out_in_pieces(storage: Storage, size: int) -> 
             storage.fetch("none", taken, at_most=size)
 
 
-def test_where_a_file_is(tmp_path: Path) -> None:
-    open_storage((tmp_path / "folder").as_uri()).put(PATH, b"a", PDF)
-    with serving_bucket(tmp_path) as url:
-        open_storage(f"s3://statements/some/where/?endpoint={url}").put(PATH, b"b", PDF)
-    assert (tmp_path / "folder" / PATH).read_bytes() == b"a"
-    assert (tmp_path / "statements" / "some" / "where" / PATH).read_bytes() == b"b"
-
-
 @pytest.mark.parametrize("name", ["statements", "statements/2025-01", f"{PATH}/below", "none"])
 def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
     storage.put(PATH, b"x", PDF)
@@ -161,11 +153,6 @@ def test_a_bucket_that_answers_otherwise_is_unavailable(receiver: Receiver, stat
     with pytest.raises(StorageUnavailable):
         storage.put(PATH, b"x", PDF)
     assert 2 <= len(receiver.got) <= 6
-
-
-def test_a_bucket_that_is_not_there_is_not_a_file_that_is_missing(tmp_path: Path) -> None:
-    with serving_bucket(tmp_path, "another") as url, pytest.raises(StorageUnavailable):
-        bucket_at(url).put(PATH, b"x", PDF)
 
 
 def test_a_bucket_that_does_not_answer_is_given_up(receiver: Receiver) -> None:

@@ -212,16 +212,6 @@ def test_a_doubled_and_a_replayed_event_are_one_run(platform: Platform) -> None:
     assert [run.job for run in runs(platform)] == ["handle-stripe-event"]
 
 
-def test_the_snapshot_is_not_trusted(lite: Platform) -> None:
-    """An old event that says otherwise, and comes last, changes nothing."""
-    set_account(lite, payouts_enabled=False)
-    sent(lite, id="evt_new")
-    sent(lite, id="evt_old", created=EVENT["created"])
-    lite.drain()
-    assert gates(lite) == (False, True, None)
-    assert [run.status for run in runs(lite)] == ["succeeded"] * 2
-
-
 @pytest.mark.parametrize(
     ("key", "livemode", "acted_on"),
     [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,12 +18,11 @@ from app.switchyard.errors import NonRetriable, RetryAfter
 
 NOT_AT_STRIPE = "not_at_stripe"
 """The disabled_reason of an account that Stripe does not know (any more)."""
-_CHUNK = 500
 GONE = Gates(False, False, NOT_AT_STRIPE, True)
 
 
 def sync(tx: Session, ctx: Context) -> dict[str, int]:
-    """Bring every creator's account up to date, as a step: one UPDATE per change of state.
+    """Bring every creator's account up to date, as a step.
 
     Stripe is read to the end before `tx` writes; a row that a webhook changed since is left as it
     is. An account that is not on the list is asked for by id before it is marked: it may have been
@@ -35,23 +32,19 @@ def sync(tx: Session, ctx: Context) -> dict[str, int]:
     stripe = ctx.gateways.stripe
     with ctx.transaction() as own:
         known = _known(own)
-    unlisted = dict(known)
-    changed = defaultdict[tuple[Gates, Gates], list[str]](list)
-    for account in stripe.list_accounts():
-        was = unlisted.pop(account.id, None)
-        if was is not None and was != account.gates:
-            changed[was, account.gates].append(account.id)
-    unsure = [account_id for account_id, was in unlisted.items() if was != GONE]
-    if len(unsure) > 1 and len(unlisted) == len(known):
+    there = {account.id: account.gates for account in stripe.list_accounts()}
+    unsure = [id_ for id_, was in known.items() if id_ not in there and was != GONE]
+    if len(unsure) > 1 and not known.keys() & there.keys():
         raise NonRetriable(
             f"Stripe lists none of the {len(known)} accounts: is STRIPE_API_KEY this platform's?"
         )
-    answers = stripe.each(partial(_asked, stripe), unsure)
-    for account_id, gates in zip(unsure, answers, strict=True):
-        if gates != unlisted[account_id]:
-            changed[unlisted[account_id], gates].append(account_id)
-    gone = len(unlisted) - len(unsure) + answers.count(GONE)
-    return {"accounts": len(known), "changed": _write(tx, changed), "gone": gone}
+    there |= dict(zip(unsure, stripe.each(partial(_asked, stripe), unsure), strict=True))
+    now = {id_: there.get(id_, GONE) for id_ in known}
+    return {
+        "accounts": len(known),
+        "changed": sum(_write(tx, id_, was, now[id_]) for id_, was in known.items()),
+        "gone": sum(gates == GONE for gates in now.values()),
+    }
 
 
 def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
@@ -63,7 +56,7 @@ def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
         known = _known(own, account_id)
     gates = _asked(ctx.gateways.stripe, account_id)
     was = known.get(account_id, gates)
-    if was != gates and not _write(tx, {(was, gates): [account_id]}):
+    if was != gates and not _write(tx, account_id, was, gates):
         raise RetryAfter(f"{account_id}: changed meanwhile", timedelta(seconds=1))
     return {"creators": len(known), **gates._asdict()}
 
@@ -88,16 +81,13 @@ def _asked(stripe: StripeGateway, account_id: str) -> Gates:
         return GONE
 
 
-def _write(tx: Session, changed: Mapping[tuple[Gates, Gates], Sequence[str]]) -> int:
-    """How many creators were changed."""
-    written = 0
-    for (was, gates), ids in changed.items():
-        unchanged = [
-            getattr(Creator, name).is_not_distinct_from(value)
-            for name, value in was._asdict().items()
-        ]
-        for start in range(0, len(ids), _CHUNK):
-            chosen = Creator.stripe_account_id.in_(ids[start : start + _CHUNK])
-            change = update(Creator).where(chosen, *unchanged).values(**gates._asdict())
-            written += tx.connection().execute(change).rowcount
-    return written
+def _write(tx: Session, account_id: str, was: Gates, gates: Gates) -> bool:
+    """Whether the row was changed; not where it is no longer as it was."""
+    if was == gates:
+        return False
+    still = [
+        getattr(Creator, name).is_not_distinct_from(one) for name, one in was._asdict().items()
+    ]
+    mine = (Creator.stripe_account_id == account_id, *still)
+    change = update(Creator).where(*mine).values(**gates._asdict())
+    return tx.connection().execute(change).rowcount == 1

@@ -18,7 +18,6 @@ from app.platform.payouts.reconcile_banks import Transaction, compare_banks
 WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
 """How long a transfer may wait for its record: a call's 20 s, and a slow commit."""
-_CHUNK = 500
 
 
 def reconcile(
@@ -55,7 +54,10 @@ def reconcile(
             missing[row.id] = row
         else:
             _compare(report, row, own)
-    _explain(report, _named(transaction, theirs.values()), theirs.values(), missing, now)
+    named = {one.transfer_group for one in theirs.values()}
+    with transaction() as tx:
+        known = {row.id: row for row in rows(tx, LegName.TRANSFER, Payout.id.in_(named))}
+    _explain(report, known, theirs.values(), missing, now)
     for row in missing.values():
         detail = f"{row.amount} {row.currency} paid to {row.destination}, but no such transfer"
         report.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
@@ -81,17 +83,6 @@ def unbalanced(books: Mapping[str, Totals]) -> list[str]:
         for currency, t in books.items()
         if not t.balanced
     ]
-
-
-def _named(transaction: Transaction, strange: Iterable[Transfer]) -> dict[str, AnyRow]:
-    """The payouts that the transfers name, whatever their status, by id."""
-    groups = sorted({one.transfer_group for one in strange if one.transfer_group is not None})
-    known = dict[str, AnyRow]()
-    for start in range(0, len(groups), _CHUNK):
-        with transaction() as tx:
-            chosen = Payout.id.in_(groups[start : start + _CHUNK])
-            known |= {row.id: row for row in rows(tx, LegName.TRANSFER, chosen)}
-    return known
 
 
 def _explain(
