@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from app.local.environment import Local
-from app.local.loopback import HOST
+from app.local.loopback import HOST, call
 from app.local.process import Part, Process
 from app.local.valkey import socket_of
 from app.platform.config import ROOT
@@ -89,14 +89,11 @@ def _module(name: str, *args: str) -> list[str]:
 
 
 def get(url: str) -> Any:
-    """The JSON that `url` on this machine answers, or None where it does not answer 200."""
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            answer = session.get(url, timeout=ANSWER_SECONDS)
-            return answer.json() if answer.status_code == 200 else None
-        except (requests.RequestException, ValueError):
-            return None
+    """The JSON that `url` on this machine answers, or None where it answers none."""
+    try:
+        return call("GET", url, timeout=ANSWER_SECONDS)
+    except (requests.RequestException, ValueError):
+        return None
 
 
 def _listens(address: tuple[str, int] | str) -> Ready:

@@ -8,10 +8,10 @@ from random import Random
 from string import ascii_letters, digits
 from typing import Any
 
-import requests
 from sqlalchemy import insert, select
 
 from app.local.environment import Local
+from app.local.loopback import call
 from app.platform.config import load
 from app.platform.currencies import MINIMUM
 from app.platform.earnings.models import Creator, Earning, EarningKind
@@ -30,7 +30,6 @@ LEFT_OUT = ("shut", "below", "below", "shut", "below", "below", "new")
 FEE_PERCENT = 20
 REFUND_SHARE = 0.03
 EARNING_DAYS = 30
-POST_SECONDS = 30.0
 _FIRST = "Ada Ben Chloe Dara Emil Fay Gus Hana Ines Jun Kai Lena Milo Nora Omar Pia Quinn Rosa Sam"
 _LAST = "Adler Brook Costa Doyle Evans Frost Gupta Hart Ito Jansen Kim Lopez Moreau Novak Okafor"
 _SHUT: tuple[tuple[str | None, bool, bool], ...] = (
@@ -68,11 +67,8 @@ def fill(db: Database, stripe_url: str, *, creators: int, payable: int, now: dat
         sent: list[tuple[str, Any]] = [("accounts", {"accounts": stripe_accounts(tx)})]
         for currency, books in trial_balance(tx).items():
             sent.append(("topup", {"amount": books.cash, "currency": currency}))
-    with requests.Session() as session:
-        session.trust_env = False
-        for route, body in sent:
-            answer = session.post(f"{stripe_url}/_standin/{route}", json=body, timeout=POST_SECONDS)
-            answer.raise_for_status()
+    for route, body in sent:
+        call("POST", f"{stripe_url}/_standin/{route}", body)
 
 
 def seed(db: Database, *, creators: int, payable: int, now: datetime) -> None:
@@ -136,21 +132,19 @@ def _creator(rng: Random, number: int, role: str, now: datetime) -> dict[str, An
 
 def _sales(rng: Random, person: dict[str, Any], role: str, now: datetime) -> list[dict[str, Any]]:
     """A creator's earnings, and refunds of additional ones: those leave the balance alone."""
-    minimum = MINIMUM[person["currency"]]
+    minimum, held = MINIMUM[person["currency"]], HOLDING.days
+    # A day short of the period: for that long, the young stay too young.
+    first, last = (0, held - 1) if role == "new" else (held, held + EARNING_DAYS)
     if role == "below":
         count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)
     else:
         # Pareto: a few creators earn most of the money, and sell most often.
         count = min(400, int(8 * rng.paretovariate(1.6)))
         net = minimum * min(2_000.0, 1.05 * rng.paretovariate(1.1))
-    refunded = sum(rng.random() < REFUND_SHARE for _ in range(count))
     weights = [rng.lognormvariate(0.0, 0.8) for _ in range(count)]
     scale = net * 100 / (100 - FEE_PERCENT) / sum(weights)
-    # A day short of the period: for that long, the young stay too young.
-    held = HOLDING.days
-    first, last = (0, held - 1) if role == "new" else (held, held + EARNING_DAYS)
     rows = []
-    for number, weight in enumerate(weights[:refunded] + weights):
+    for number, weight in enumerate(weights):
         gross, days = int(weight * scale) + 1, rng.uniform(first, last)
         sale = {
             "id": f"earning_{person['id']}_{number}",
@@ -161,17 +155,11 @@ def _sales(rng: Random, person: dict[str, Any], role: str, now: datetime) -> lis
             "gross": gross,
             "fee": gross * FEE_PERCENT // 100,
             "refund_of": None,
-            "occurred_at": _days_before(now, days),
+            "occurred_at": now - timedelta(days=days),
         }
         rows.append(sale)
-        if number < refunded:
-            back = {"id": f"refund_{person['id']}_{number}", "kind": EarningKind.REFUND}
-            at = _days_before(now, days * rng.uniform(0.0, 1.0))
-            rows.append({**sale, **back, "refund_of": sale["id"], "occurred_at": at})
+        if rng.random() < REFUND_SHARE:
+            more, later = sale | {"id": f"{sale['id']}_more"}, days * rng.uniform(0.0, 1.0)
+            back = {"id": f"{sale['id']}_back", "refund_of": more["id"], "kind": EarningKind.REFUND}
+            rows += [more, more | back | {"occurred_at": now - timedelta(days=later)}]
     return rows
-
-
-def _days_before(now: datetime, days: float) -> datetime:
-    """To the millisecond, as the database keeps it."""
-    moment = now - timedelta(days=days)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

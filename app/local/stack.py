@@ -123,9 +123,7 @@ class Stack:
 
     def _write_run_file(self) -> None:
         """For the commands given in this folder: where the parts are. It may hold a password."""
-        state = json.dumps({"pid": os.getpid(), "env": self.local.shown_env}, indent=1)
-        fresh = self._run_file.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(f"{state}\n")
-        fresh.replace(self._run_file)
+        state = {"pid": os.getpid(), "env": self.local.shown_env}
+        self._run_file.unlink(missing_ok=True)
+        self._run_file.touch(mode=0o600)
+        self._run_file.write_text(f"{json.dumps(state, indent=1)}\n")

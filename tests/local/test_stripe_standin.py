@@ -236,21 +236,11 @@ def test_what_is_stored_of_a_failure(
 # --- keys and URLs ---------------------------------------------------------------------------
 
 
-def test_only_the_configured_key_is_let_in_and_messages_mask_it() -> None:
-    with StripeStandIn(api_key=KEY) as standin:
-        assert Stand(standin.url).client.v1.balance.retrieve().object == "balance"
-        other = "sk_test_0123456789abcdef"
-        with pytest.raises(stripe.AuthenticationError) as refused:
-            Stand(standin.url, other).client.v1.balance.retrieve()
-    assert refused.value.http_status == 401
-    assert other not in str(refused.value)
-    assert str(refused.value).endswith("cdef")
-
-
 def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> None:
     for live in ("sk_live_0123456789", "rk_live_0123456789"):
-        with pytest.raises(stripe.AuthenticationError):
+        with pytest.raises(stripe.AuthenticationError) as refused:
             Stand(stand.url, live).client.v1.balance.retrieve()
+        assert live not in str(refused.value)
     assert requests.get(f"{stand.url}/v1/balance", timeout=20).status_code == 401
     headers = {"Authorization": f"Bearer {KEY}"}
     lost = requests.get(f"{stand.url}/v1/unicorns", headers=headers, timeout=20)

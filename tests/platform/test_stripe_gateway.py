@@ -42,7 +42,7 @@ class Counted(Stand):
 
 @pytest.fixture
 def stand() -> Iterator[Counted]:
-    app, ports = StripeStandIn(api_key=KEY, clock=lambda: START), list[str]()
+    app, ports = StripeStandIn(clock=lambda: START), list[str]()
 
     def counted(environ: "WSGIEnvironment", start: "StartResponse") -> Any:
         if environ["PATH_INFO"].startswith("/v1/"):
@@ -244,7 +244,7 @@ def test_the_key_is_nowhere_in_messages_or_logs(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     gateway = StripeGateway(KEY, stand.url)
-    wrong = "sk_test_another0123456789"
+    wrong = "rk_live_another0123456789"
     seen = [repr(gateway), str(gateway)]
     for kind in ("drop_before", "500_before", "409", "429", "refuse"):
         stand.fault(kind)

@@ -57,16 +57,8 @@ class _NewFaults(Body):
     seed: int | None = None
 
 
-class _Rate(Body):
-    per_second: int | None = Field(default=None, ge=1)
-
-
 class _Advance(Body):
     advance_seconds: int = Field(ge=0)
-
-
-class _Bank(Body):
-    settle_seconds: int = Field(ge=0)
 
 
 class _Webhook(Body):
@@ -76,7 +68,7 @@ class _Webhook(Body):
 
 
 class StripeStandIn(Faulty):
-    """With a dashboard, and under `/_standin/` faults, a rate limit, an audit and a clock."""
+    """With a dashboard, and under `/_standin/` faults, an audit and a clock."""
 
     routes = (*Faulty.routes, *dashboard.ROUTES)
 
@@ -93,7 +85,7 @@ class StripeStandIn(Faulty):
         super().close()
 
     def admin(self, route: str, body: bytes) -> Any:
-        store, limiter = self.store, self.limiter
+        store = self.store
         match route:
             case "GET transfers":
                 # What was topped up is what the balances and the payouts hold.
@@ -105,17 +97,9 @@ class StripeStandIn(Faulty):
                 seconds = _Advance.model_validate_json(body).advance_seconds
                 self._ahead += timedelta(seconds=seconds)
                 return {"now": store.now()}
-            case "POST bank":
-                store.settle_seconds = _Bank.model_validate_json(body).settle_seconds
-                return {"settle_seconds": store.settle_seconds}
             case "POST webhook":
                 self.sender.aim(**_Webhook.model_validate_json(body).model_dump())
                 return {"undelivered": len(store.undelivered(0))}
-            case "POST rate":
-                limiter.start(_Rate.model_validate_json(body).per_second)
-                return limiter.report()
-            case "GET rate":
-                return limiter.report()
             case "POST faults":
                 given = _NewFaults.model_validate_json(body)
                 self.strike(given.rules, given.seed)

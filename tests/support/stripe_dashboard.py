@@ -29,8 +29,7 @@ def reverse(call: Call) -> dict[str, Any]:
     call.store.move(call.owner, transfer["currency"], amount)
     transfer["amount_reversed"] += amount
     transfer["reversed"] = amount == left
-    call.store.put(call.owner, transfer)
-    call.store.emit("transfer.reversed", transfer, account=call.owner)
+    call.store.put(call.owner, transfer, "transfer.reversed")
     return call.store.put(call.owner, reversal)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Self, get_args
 
@@ -29,7 +26,6 @@ Late = Literal["webhook_late"]
 Double = Literal["webhook_double"]
 CODES = {"409": "idempotency_key_in_use", "429": "rate_limit", "refuse": "balance_insufficient"}
 """What is answered where a rule names no code."""
-WINDOW_SECONDS = 1.0
 
 
 class Rule(BaseModel):
@@ -85,14 +81,13 @@ class Faulty(StripeStandIn):
     arrival, so that concurrent callers meet the same faults again.
     """
 
-    def __init__(self, *, timer: Callable[[], float] = time.monotonic, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._drawing = threading.Lock()
         self._turns: dict[tuple[int, str], int] = {}
         self._released = threading.Event()
         self._seed = 0
         self.rules: list[Rule] = []
-        self.limiter = Limiter(timer)
 
     def strike(self, rules: list[Rule], seed: int | None = None) -> None:
         with self._drawing:
@@ -107,7 +102,6 @@ class Faulty(StripeStandIn):
         held.set()
 
     def enter(self, target: Target) -> None:
-        self.limiter.admit()
         if (rule := self._draw(Enter, target)) is not None:
             raise HangUp if rule.kind == "drop_before" else rule.error()
 
@@ -156,35 +150,3 @@ class Faulty(StripeStandIn):
     def _chance(self, index: int, probability: float, key: str) -> bool:
         turn = self._turns[index, key] = self._turns.get((index, key), 0) + 1
         return random.Random(f"{self._seed}|{index}|{key}|{turn}").random() < probability
-
-
-class Limiter:
-    """At most so many calls within any one second (https://docs.stripe.com/rate-limits)."""
-
-    def __init__(self, timer: Callable[[], float]) -> None:
-        self._lock = threading.Lock()
-        self._timer = timer
-        self.start(None)
-
-    def start(self, per_second: int | None) -> None:
-        """The limit from now on, None for none; what was counted is forgotten."""
-        with self._lock:
-            self._per_second = per_second
-            self._recent: deque[float] = deque()
-            self._refused = 0
-
-    def admit(self) -> None:
-        """Count a call in. Raises ApiError (429) for one that does not count."""
-        with self._lock:
-            now = self._timer()
-            while self._recent and self._recent[0] <= now - WINDOW_SECONDS:
-                self._recent.popleft()
-            if self._per_second is not None and len(self._recent) >= self._per_second:
-                self._refused += 1
-                headers = {"Stripe-Rate-Limited-Reason": "global-rate"}
-                raise refusal("rate_limit", 429, headers=headers)
-            self._recent.append(now)
-
-    def report(self) -> dict[str, Any]:
-        with self._lock:
-            return {"per_second": self._per_second, "refused": self._refused}

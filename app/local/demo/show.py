@@ -19,24 +19,18 @@ class Show:
         self.bars = Progress(
             "{task.description}", *columns, console=console, disable=not console.is_terminal
         )
-        self._total = total
         self._sent = self.bars.add_task("transferred", total=total, note="")
         self._paid = self.bars.add_task("at the bank", total=total, note="")
-        self._quarter = 0
 
     def say(self, line: str) -> None:
         """One line."""
         self.bars.console.print(escape(line), soft_wrap=True)
 
     def move(self, seen: Seen, unrest: Unrest) -> None:
-        """Show how far it is; in a pipe a line per quarter."""
+        """Show how far it is."""
         note = f"{unrest.flips} flips, {unrest.moves} moves, {unrest.workers_killed} workers killed"
         self.bars.update(self._sent, completed=seen.sent)
         self.bars.update(self._paid, completed=seen.paid, note=note)
-        quarter = 4 * seen.paid // self._total
-        if quarter > self._quarter and not self.bars.console.is_terminal:
-            self._quarter = quarter
-            self.say(f"{seen.paid} of {self._total} at the bank; {note}")
 
 
 def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:

@@ -75,6 +75,7 @@ def _place(store: Store, state: AccountState) -> str:
     }
     before = {name: old for name, old in (known or {}).items() if account[name] != old}
     if before:
-        store.emit("account.updated", account, account=id_, before=before)
-    store.put("", account)
+        store.put("", account, "account.updated", previous_attributes=before)
+    else:
+        store.put("", account)
     return id_

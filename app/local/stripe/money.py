@@ -42,8 +42,7 @@ def transfer(call: Call) -> dict[str, Any]:
         "transfer_group": call.params["transfer_group"],
     }
     call.store.move(destination, made["currency"], made["amount"])
-    call.store.emit("transfer.created", made, account=call.owner)
-    return call.store.put(call.owner, made)
+    return call.store.put(call.owner, made, "transfer.created")
 
 
 def withdrawn(call: Call, kind: str, prefix: str) -> dict[str, Any]:
@@ -91,8 +90,7 @@ def payout(call: Call) -> dict[str, Any]:
     for wait, status in zip(waits, ["in_transit", *ends], strict=False):
         due = base["created"] + wait
         store.plan(due, call.owner, made["id"], status, code if status == "failed" else None)
-    store.emit("payout.created", made, account=call.owner)
-    return store.put(call.owner, made)
+    return store.put(call.owner, made, "payout.created")
 
 
 def settle(store: Store) -> None:
@@ -113,5 +111,4 @@ def became(
     if status in ("failed", "canceled"):
         store.move(owner, payout["currency"], payout["amount"])
     kind = "updated" if status == "in_transit" else status
-    store.emit(f"payout.{kind}", payout, account=owner, at=at)
-    return store.put(owner, payout)
+    return store.put(owner, payout, f"payout.{kind}", at)

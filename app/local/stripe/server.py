@@ -59,8 +59,8 @@ ID = "/([^/]+)"
 class StripeStandIn(StandIn):
     """Stripe's API and, under `/_standin/`, its own. `clock` gives the time in UTC.
 
-    Without `api_key` any test key is let in. `data` is an SQLite file; without it the state ends
-    with the process. A bank takes `settle_seconds`, by the clock. On a bad day, which is the tests'
+    Any test key is let in. `data` is an SQLite file; without it the state ends with the process. A
+    bank takes `settle_seconds`, by the clock. On a bad day, which is the tests'
     to make, `enter`, `execute`, `leave`, `ends` and `delays` say what happens to a target.
     """
 
@@ -80,7 +80,6 @@ class StripeStandIn(StandIn):
     def __init__(
         self,
         *,
-        api_key: str | None = None,
         data: str = MEMORY,
         clock: Clock = utcnow,
         settle_seconds: int = SETTLE_SECONDS,
@@ -88,7 +87,6 @@ class StripeStandIn(StandIn):
         super().__init__()
         self.store = Store(data, clock=clock, settle_seconds=settle_seconds)
         self.sender = Sender(self.store, self.delays)
-        self._api_key = api_key
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
@@ -170,8 +168,7 @@ class StripeStandIn(StandIn):
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not key:
             raise ApiError(401, "You did not provide an API key.")
-        # Without a key of its own it still refuses live ones, which have no business here.
-        if key != self._api_key if self._api_key else not re.match("[sr]k_test_", key):
+        if not re.match("[sr]k_test_", key):  # live ones have no business here
             raise ApiError(401, f"Invalid API Key provided: {key[:8]}***{key[12:][-4:]}")
         account = request.headers.get("Stripe-Account", "")
         if account and self.store.find("account", "", account) is None:

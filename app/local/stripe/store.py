@@ -63,13 +63,36 @@ class Store(Sqlite):
         """An id as Stripe makes them; without a file the same calls get the same ids."""
         return f"{prefix}_{''.join(self._random.choices(_ALPHABET, k=24))}"
 
-    def put(self, owner: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Insert or overwrite the object `body["id"]`, of kind `body["object"]`."""
+    def put(
+        self,
+        owner: str,
+        body: dict[str, Any],
+        event: str = "",
+        at: int | None = None,
+        **data: Any,
+    ) -> dict[str, Any]:
+        """Insert or overwrite the object `body["id"]`, of kind `body["object"]`.
+
+        With an `event`'s type, that is recorded too: of the time `at` (now), with `data` besides.
+        """
         self._rows(
             "INSERT INTO objects (id, kind, owner, body) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
             *(body["id"], body["object"], owner, json.dumps(body)),
         )
+        if event:
+            account = body["id"] if body["object"] == "account" else owner
+            about = {
+                "id": self.new_id("evt"),
+                "object": "event",
+                "api_version": stripe.api_version,
+                "created": self.now() if at is None else at,
+                "data": {"object": body, **data},
+                "livemode": False,
+                "pending_webhooks": int(any(fnmatchcase(event, one) for one in self.listened_to)),
+                "type": event,
+            }
+            self.put(account, about | ({"account": account} if account else {}))
         return body
 
     def find(self, kind: str, owner: str, id_: str) -> dict[str, Any] | None:
@@ -113,32 +136,6 @@ class Store(Sqlite):
             " ON CONFLICT (owner, currency, due) DO UPDATE SET amount = amount + excluded.amount",
             *(owner, currency, due, amount),
         )
-
-    def emit(
-        self,
-        kind: str,
-        body: dict[str, Any],
-        *,
-        account: str,
-        at: int | None = None,
-        before: dict[str, Any] | None = None,
-    ) -> None:
-        """Record an event of type `kind` about the object `body`, in the caller's transaction.
-
-        `account` is the connected account it happened on, or "" the platform; `before` what
-        attributes were.
-        """
-        event = {
-            "id": self.new_id("evt"),
-            "object": "event",
-            "api_version": stripe.api_version,
-            "created": self.now() if at is None else at,
-            "data": {"object": body} | ({"previous_attributes": before} if before else {}),
-            "livemode": False,
-            "pending_webhooks": int(any(fnmatchcase(kind, one) for one in self.listened_to)),
-            "type": kind,
-        }
-        self.put(account, event | ({"account": account} if account else {}))
 
     def undelivered(self, after: int) -> list[tuple[int, str]]:
         """Events still to be delivered, in their order, past the place `after`: place and body."""
