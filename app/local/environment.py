@@ -30,8 +30,16 @@ _SHOWN = (
 _FIELDS = {name.upper() for name in Settings.model_fields}
 
 
-class LiveKey(Exception):
+class CannotRun(Exception):
+    """The stack cannot start, or not come to its end: the message says why."""
+
+    exit_code = 1
+
+
+class LiveKey(CannotRun):
     """The environment has a key that moves real money, which nothing on this machine may do."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

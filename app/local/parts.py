@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import requests
 
 from app.local.environment import Local
 from app.local.loopback import HOST, call
-from app.local.process import Part, Process
 from app.local.valkey import socket_of
 from app.platform.config import ROOT
 from workflows.client import APP_ID
@@ -27,7 +33,68 @@ SETTLE_SECONDS = "4"
 SYNC = "flask --app app qstash sync"
 """What a team runs at each deploy, once it has QStash tick its jobs."""
 
+TIED = Path(__file__).with_name("tied.py")
+TAIL_LINES = 15
+
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9_-]+):\s*(?P<command>\S.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is to run, and how one sees that it is up."""
+
+    name: str
+    command: Sequence[str]
+    ready: Callable[[Process], bool]
+    """Asked again and again after a start; True once it does its work."""
+    once: bool = False
+    """Ends by itself: it is ready when it has ended well."""
+
+
+class Process(Popen[bytes]):
+    """A part at work, in a session of its own (Ctrl-C is its owner's), tied to this process."""
+
+    def __init__(self, part: Part, env: Mapping[str, str], log: Path) -> None:
+        self.part = part
+        self.log = log
+        self.began = time.monotonic()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *part.command]
+        with log.open("ab") as out:
+            self._offset = out.tell()
+            super().__init__(
+                command,
+                cwd=ROOT,
+                env=env,
+                stdin=DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self.began
+
+    def kill(self) -> None:
+        """SIGKILL to it and to whatever it started and left."""
+        with suppress(ProcessLookupError, PermissionError):  # macOS says so of a group of zombies
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def logged(self) -> str:
+        """What it wrote."""
+        with self.log.open("rb") as log:
+            log.seek(self._offset)
+            return log.read().decode(errors="replace")
+
+    def tail(self) -> str:
+        """The last lines of that."""
+        lines = self.logged().splitlines()[-TAIL_LINES:] or ["(it wrote nothing)"]
+        return "\n".join(f"  {line}" for line in lines)
+
+
 Ready = Callable[[Process], bool]
 
 
@@ -44,7 +111,7 @@ def argv(command: str) -> list[str]:
 
 
 def servers(local: Local) -> list[Part]:
-    """What the others talk to: only those the caller has none of."""
+    """What the others talk to: only those the caller has none of; and the migrations."""
     hook = ["--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS]
     options = {
         "stripe": [*hook, "--settle-seconds", SETTLE_SECONDS],
@@ -59,12 +126,7 @@ def servers(local: Local) -> list[Part]:
         data = str(local.folder / (name if name == "mail" else f"{name}.db"))
         command = _module(name, "--port", str(port), "--data", data, *options.get(name, ()))
         parts.append(Part(name, command, _listens((HOST, port))))
-    return parts
-
-
-def release() -> Part:
-    """The migrations, run to their end."""
-    return _once("release", read_procfile()["release"])
+    return [*parts, _once("release", read_procfile()["release"])]
 
 
 def workers(local: Local, count: int) -> list[Part]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from app.local.environment import LiveKey, Local, prepare
+from app.local.environment import CannotRun, Local, prepare
 from app.local.loopback import HOST, is_free
 from app.local.seed import fill_fresh
-from app.local.stack import WATCH_SECONDS, Stack, StackError
+from app.local.stack import WATCH_SECONDS, Stack
 from app.local.standin import stop_signal
 from app.platform.config import ROOT
 
@@ -33,10 +33,6 @@ CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/j
 
 LINE_BYTES = 256 * 1024
 _DULL = {"event", "level", "timestamp", "logger"}
-
-
-class CannotRun(Exception):
-    """The stack cannot start here; one line says why."""
 
 
 @contextmanager
@@ -82,10 +78,7 @@ def _readable(line: str) -> str:
 
 
 def run(folder: Path, port: int, console: Console) -> None:
-    """Start everything, say where it is, and keep it running.
-
-    Raises CannotRun, LiveKey or StackError.
-    """
+    """Start everything, say where it is, and keep it running. Raises CannotRun."""
     local = prepare(folder, port, mail=True)
     with alone(folder), stop_signal() as stopped:
         signal.signal(signal.SIGHUP, lambda *_: stopped.set())  # the terminal was closed
@@ -141,9 +134,9 @@ def main() -> int:
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     try:
         run(options.dir, int(raw), console)
-    except (CannotRun, LiveKey, StackError) as failure:
+    except CannotRun as failure:
         sys.stderr.write(f"switchyard: {failure}\n")
-        return 2 if isinstance(failure, LiveKey) else 1
+        return failure.exit_code
     return 0
 
 

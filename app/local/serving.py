@@ -32,8 +32,6 @@ class _Handler(WSGIRequestHandler):
 
     def run_wsgi(self) -> None:
         """Answer one request; the body is read whole, so the next request starts clean."""
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.environ = environ = self.make_environ()
         if environ.get("wsgi.input_terminated"):
             body = environ["wsgi.input"].read()

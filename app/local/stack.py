@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from app.local.environment import Local
-from app.local.parts import release, servers, workers
-from app.local.process import Part, Process
+from app.local.environment import CannotRun, Local
+from app.local.parts import Part, Process, servers, workers
 
 READY_SECONDS = 60.0
 GRACE_SECONDS = 9.0
@@ -18,10 +17,6 @@ LOOK_SECONDS = 0.05
 WATCH_SECONDS = 0.25
 LEAST_SECONDS = 1.0
 """From one start of a process to the next."""
-
-
-class StackError(Exception):
-    """A part did not come up; the message says which, and ends with the last lines of its log."""
 
 
 class Stack:
@@ -52,10 +47,10 @@ class Stack:
     def __enter__(self) -> Self:
         """Start everything, in order, each group once the one before it is ready.
 
-        Raises StackError.
+        Raises CannotRun.
         """
         try:
-            self._up([*servers(self.local), release()])
+            self._up(servers(self.local))
             self._before_web()
             self._up(workers(self.local, self._workers))
             self._write_run_file()
@@ -68,7 +63,7 @@ class Stack:
         self.stop()
 
     def _up(self, parts: Sequence[Part]) -> None:
-        """Start parts side by side and wait for all. Raises StackError."""
+        """Start parts side by side and wait for all. Raises CannotRun."""
         for part in parts:
             self._begin(part)
         end = time.monotonic() + READY_SECONDS
@@ -94,7 +89,7 @@ class Stack:
                 if code is None:
                     what = f"is not ready after {READY_SECONDS:g} s"
                 where = f"{process.log} says:\n{process.tail()}"
-                raise StackError(f"{process.part.name} {what}; {where}")
+                raise CannotRun(f"{process.part.name} {what}; {where}")
             time.sleep(LOOK_SECONDS)
 
     def tend(self) -> None:

@@ -9,14 +9,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from app.local.guard import refusal
 from app.local.serving import LoopbackServer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from app.local.mail import MailSink
 
 JOIN_SECONDS = 1.0
 MEMORY = ":memory:"
@@ -26,6 +27,8 @@ class StandIn(ABC):
     """A server with a life of its own, which it begins once. In a `with` block it is on a free
     port, and `url` names it."""
 
+    app: WSGIApplication
+    """What it serves."""
     form_path: str | None = None
     """Below it, requests are forms; everywhere else they are JSON."""
 
@@ -35,10 +38,6 @@ class StandIn(ABC):
         self._server: LoopbackServer | None = None
         self._threads: list[threading.Thread] = []
 
-    @abstractmethod
-    def app(self) -> WSGIApplication:
-        """What it serves."""
-
     def work(self) -> Sequence[Callable[[], None]]:
         """What it does besides, each in a thread, until `_stopped` is set."""
         return ()
@@ -47,13 +46,9 @@ class StandIn(ABC):
     def close(self) -> None:
         """Release what it holds. Called once, when nothing is served any more."""
 
-    @cached_property
-    def _app(self) -> WSGIApplication:
-        return self.app()
-
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """The app, and no web page may call it."""
-        return (refusal(environ, self.form_path) or self._app)(environ, start)
+        return (refusal(environ, self.form_path) or self.app)(environ, start)
 
     def start(self, port: int = 0) -> str:
         """Serve on `port` (0 for a free one), and work; returns the URL."""
@@ -148,17 +143,7 @@ def announce(url: str) -> None:
     sys.stdout.flush()
 
 
-class Server(Protocol):
-    """What can be served as a process."""
-
-    def start(self, port: int) -> str:
-        """Begin; the URL."""
-
-    def stop(self) -> None:
-        """End."""
-
-
-def serve_until_stopped(server: Server, port: int) -> None:
+def serve_until_stopped(server: StandIn | MailSink, port: int) -> None:
     """Serve until SIGTERM or SIGINT."""
     with stop_signal() as stopped:
         try:

@@ -137,7 +137,7 @@ SPOILS: list[tuple[Callable[[Paid], None], int, int, str]] = [
 def test_all_well(paid: Paid) -> None:
     seen = paid.audit()
     assert len(paid.owed) == seen.transfers == 8
-    assert (seen.lost, seen.paid_twice, seen.differences) == (0, 0, ())
+    assert (seen.lost, seen.paid_twice, seen.differences) == (0, 0, [])
     assert seen.ledger_balanced
 
 

@@ -22,12 +22,12 @@ from redis.exceptions import ConnectionError
 from redis.retry import Retry
 from sqlalchemy import func, select
 
-from app.local.environment import clean, prepare
+from app.local.environment import CannotRun, clean, prepare
 from app.local.loopback import HOST, free_port
 from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY, PAYABLE
 from app.local.seed import fill_fresh
-from app.local.stack import Stack, StackError
+from app.local.stack import Stack
 from app.platform.config import ROOT, running_stack
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
@@ -124,7 +124,7 @@ def test_a_part_that_does_not_come_up_is_named_with_its_log(tmp_path: Path) -> N
     (tmp_path / "a-file").touch()
     before = psutil.Process().children()
     local = prepare(tmp_path / "var", free_port(), environ)
-    with pytest.raises(StackError, match=r"release ended with 2(.|\n)*DATABASE_URL"), Stack(local):
+    with pytest.raises(CannotRun, match=r"release ended with 2(.|\n)*DATABASE_URL"), Stack(local):
         raise AssertionError("it came up")
     assert set(psutil.Process().children()) <= set(before)
 

@@ -207,7 +207,7 @@ def test_an_account_that_is_gone_is_not_a_wrong_key(gateway: StripeGateway, stan
         gateway.retrieve_account("acct_gone")
     assert refused.value.code == "account_invalid"
     with pytest.raises(StripeMisconfigured):
-        StripeGateway("sk_test_another0123456789", stand.url).retrieve_account("acct_1")
+        StripeGateway("sk_live_another0123456789", stand.url).retrieve_account("acct_1")
 
 
 @pytest.mark.parametrize("key", ["", " ", "k" * 256, "k\n", "schlüssel"])

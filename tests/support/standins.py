@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -47,6 +48,16 @@ class InngestStandIn(BadDays, inngest.InngestStandIn):
             options["keys"] = ProductionKeys(event_key, signing_key)
         super().__init__(apps, **options)
 
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run kept, oldest first, with what the real server does not say of it."""
+        with self.engine.lock:
+            return [
+                run.as_rest()
+                | {"function": run.function.id, "event": run.event.body, "calls": run.calls}
+                | {"steps": len(run.steps)}
+                for run in self.engine.runs.values()
+            ]
+
 
 class QStashStandIn(BadDays, qstash.QStashStandIn):
     """With faults."""
@@ -80,6 +91,11 @@ class StripeStandIn(Faulty):
     def _now(self) -> datetime:
         return self._clock() + self._ahead
 
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """Every owner's objects of a kind, oldest first."""
+        rows = self.store._rows("SELECT body FROM objects WHERE kind = ? ORDER BY seq", kind)
+        return [json.loads(body) for (body,) in rows]
+
     def close(self) -> None:
         self.forgive()
         super().close()
@@ -89,8 +105,8 @@ class StripeStandIn(Faulty):
         match route:
             case "GET transfers":
                 # What was topped up is what the balances and the payouts hold.
-                moved = {name: store.all(kind) for name, kind in MOVED.items()}
-                owners = ["", *(one["id"] for one in store.all("account"))]
+                moved = {name: self.all(kind) for name, kind in MOVED.items()}
+                owners = ["", *(one["id"] for one in self.all("account"))]
                 balances = {owner: store.balance(owner) for owner in owners}
                 return {**moved, "balances": {o: held for o, held in balances.items() if held}}
             case "POST clock":

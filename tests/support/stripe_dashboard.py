@@ -42,8 +42,8 @@ def cancel(call: Call) -> dict[str, Any]:
     return became(call.store, call.owner, payout, "canceled", call.store.now())
 
 
-ROUTES = [
-    Route("POST", f"/v1/transfers{ID}/reversals", Reversal, reverse),
-    Route("POST", f"/v1/payouts{ID}/cancel", params.Form, cancel),
-    Route("GET", "/v1/events", params.Page, listing),
+ROUTES: list[Route] = [
+    ("POST", f"/v1/transfers{ID}/reversals", Reversal, reverse),
+    ("POST", f"/v1/payouts{ID}/cancel", params.Form, cancel),
+    ("GET", "/v1/events", params.Page, listing),
 ]

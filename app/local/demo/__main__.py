@@ -16,16 +16,17 @@ from pathlib import Path
 import requests
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from sqlalchemy import case, func, select
 
 from app.local.demo.audit import Audit, audit, due
-from app.local.demo.show import Show, table
+from app.local.demo.show import bars, move, table
 from app.local.demo.unrest import Seen, Unrest
-from app.local.environment import clean, prepare
+from app.local.environment import CannotRun, clean, prepare
 from app.local.loopback import call, free_port
-from app.local.run import CannotRun, alone
+from app.local.run import alone
 from app.local.seed import fill_fresh
-from app.local.stack import Stack, StackError
+from app.local.stack import Stack
 from app.local.standin import stop_signal
 from app.platform.config import ROOT, load
 from app.platform.payouts.models import Payout, PayoutStatus
@@ -47,12 +48,8 @@ SOON = {"LEASE_SECONDS": "3", "CHECK_SECONDS": "1.5"}
 """So that the demo does not wait long for what it has killed."""
 
 
-class Unfinished(Exception):
-    """The pay day did not come to its end; the message says what is still open."""
-
-
 def demo(folder: Path, report: Path, console: Console, stopped: threading.Event) -> bool:
-    """Do it all; whether it held. Raises Unfinished, StackError or requests.RequestException."""
+    """Do it all; whether it held. Raises CannotRun or requests.RequestException."""
     began = time.monotonic()
     local = prepare(folder, free_port(), SOON | clean(os.environ))
     console.print("starting Valkey, Stripe's and Inngest's stand-ins, web, workers, relay, clock")
@@ -64,17 +61,19 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
         try:
             expected = due(runtime.db, runtime.store.clock())
             console.print(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
-            show = Show(console, len(expected))
             parent = _trigger(local.url, runtime.store.clock().date())
-            unrest = Unrest(runtime.store, stack, parent, len(expected), show.say)
-            with show.bars:
-                _watch(runtime.db, stack, unrest, show, stopped)
+            unrest = Unrest(runtime.store, stack, parent, len(expected), console.print)
+            with bars(console, len(expected)) as shown:
+                _watch(runtime.db, stack, unrest, shown, stopped)
             found = audit(runtime.db, runtime.engine.gateways.stripe, expected)
         finally:
             runtime.db.dispose()
     seconds = time.monotonic() - began
     held = _held(found, unrest, len(expected))
-    _write(report, found, unrest, len(expected), seconds)
+    outcome = {"creators": len(expected), **asdict(found), "flips": unrest.flips}
+    outcome |= {"workers_killed": unrest.workers_killed, "seconds": round(seconds, 1)}
+    del outcome["differences"]
+    report.write_text(json.dumps(outcome, indent=1) + "\n")
     console.print(table(found, unrest, seconds, held))
     for line in found.differences[:SHOWN_DIFFERENCES]:
         console.print(f"[red]differs[/]: {escape(line)}")
@@ -89,19 +88,19 @@ def _trigger(url: str, today: date) -> str:
 
 
 def _watch(
-    db: Database, stack: Stack, unrest: Unrest, show: Show, stopped: threading.Event
+    db: Database, stack: Stack, unrest: Unrest, shown: Progress, stopped: threading.Event
 ) -> None:
-    """Make trouble until the pay day is done with. Raises Unfinished."""
+    """Make trouble until the pay day is done with. Raises CannotRun."""
     end = time.monotonic() + PATIENCE_SECONDS
     while (seen := _look(db)).open:
         if stopped.is_set() or time.monotonic() > end:
             why = "was interrupted" if stopped.is_set() else "did not end"
-            raise Unfinished(f"the pay day {why}; still open are\n{_open(db)}")
+            raise CannotRun(f"the pay day {why}; still open are\n{_open(db)}")
         stack.tend()
         unrest.go_on(seen)
-        show.move(seen, unrest)
+        move(shown, seen, unrest)
         time.sleep(LOOK_SECONDS)
-    show.move(seen, unrest)
+    move(shown, seen, unrest)
 
 
 def _look(db: Database) -> Seen:
@@ -138,14 +137,6 @@ def _held(found: Audit, unrest: Unrest, creators: int) -> bool:
     )
 
 
-def _write(report: Path, found: Audit, unrest: Unrest, creators: int, seconds: float) -> None:
-    outcome = {"creators": creators, **asdict(found), "flips": unrest.flips}
-    outcome |= {"workers_killed": unrest.workers_killed, "seconds": round(seconds, 1)}
-    del outcome["differences"]
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(outcome, indent=1) + "\n")
-
-
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
@@ -164,7 +155,7 @@ def main() -> int:
         with alone(folder), stop_signal() as stopped:
             _empty(folder)
             held = demo(folder, report, console, stopped)
-    except (CannotRun, StackError, Unfinished, requests.RequestException) as failure:
+    except (CannotRun, requests.RequestException) as failure:
         sys.stderr.write(f"switchyard: {failure}\n")
     if not held:
         sys.stderr.write(f"switchyard: what happened is in {folder / 'log'}\n")

@@ -37,17 +37,16 @@ class Audit:
     """What became of the pay day."""
 
     payouts: int
-    """Paid, as the ledger has it."""
     transfers: int
-    """Sent, as Stripe has it."""
+    """As Stripe has them."""
     paid_twice: int
     lost: int
     by_backend: dict[str, int]
     """Payouts by the backend that ran the step which transferred them."""
     handed_over: int
-    """Runs that changed backend, at least once each."""
+    """Runs that changed backend."""
     ledger_balanced: bool
-    differences: tuple[str, ...]
+    differences: list[str]
     """One sentence for each thing that is not as it should be."""
 
 
@@ -67,8 +66,10 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
     for transfer in stripe.list_transfers():
         whose = (transfer.destination, transfer.currency)
         sent[whose].append((transfer.id, transfer.amount_minor))
+    columns = (Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount)
     with db.autocommit() as connection:
-        paid = _paid(connection)
+        rows = connection.execute(select(*columns).where(Payout.status == PayoutStatus.PAID))
+        paid = {(row[0], row[1]): (row[2], row[3]) for row in rows}
         books = trial_balance(connection)
         by_backend = _by_backend(connection)
         moved = select(func.count()).select_from(R).where(R.reason == "HANDED_OVER")
@@ -100,15 +101,8 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
         by_backend=by_backend,
         handed_over=handed_over,
         ledger_balanced=balanced(books) and not of_books,
-        differences=(*differences, *of_books),
+        differences=differences + of_books,
     )
-
-
-def _paid(connection: Connection) -> dict[tuple[str, str], tuple[str | None, int]]:
-    """Transfer and amount by creator and currency of every payout that the ledger has as paid."""
-    columns = (Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount)
-    rows = connection.execute(select(*columns).where(Payout.status == PayoutStatus.PAID))
-    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
 
 
 def _by_backend(connection: Connection) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
@@ -11,26 +10,22 @@ from app.local.demo.audit import Audit
 from app.local.demo.unrest import Seen, Unrest
 
 
-class Show:
-    """Lines, and below them how far transfers and bank payouts are: bars, where they can move."""
+def bars(console: Console, total: int) -> Progress:
+    """How far transfers and bank payouts are, where bars can move."""
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[note]}"
+    hidden = not console.is_terminal
+    made = Progress("{task.description}", *columns, console=console, disable=hidden)
+    for what in ("transferred", "at the bank"):
+        made.add_task(what, total=total, note="")
+    return made
 
-    def __init__(self, console: Console, total: int) -> None:
-        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[note]}"
-        self.bars = Progress(
-            "{task.description}", *columns, console=console, disable=not console.is_terminal
-        )
-        self._sent = self.bars.add_task("transferred", total=total, note="")
-        self._paid = self.bars.add_task("at the bank", total=total, note="")
 
-    def say(self, line: str) -> None:
-        """One line."""
-        self.bars.console.print(escape(line), soft_wrap=True)
-
-    def move(self, seen: Seen, unrest: Unrest) -> None:
-        """Show how far it is."""
-        note = f"{unrest.flips} flips, {unrest.moves} moves, {unrest.workers_killed} workers killed"
-        self.bars.update(self._sent, completed=seen.sent)
-        self.bars.update(self._paid, completed=seen.paid, note=note)
+def move(shown: Progress, seen: Seen, unrest: Unrest) -> None:
+    """Move the bars."""
+    note = f"{unrest.flips} flips, {unrest.moves} moves, {unrest.workers_killed} workers killed"
+    sent, paid = shown.task_ids
+    shown.update(sent, completed=seen.sent)
+    shown.update(paid, completed=seen.paid, note=note)
 
 
 def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:

@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, select
 
@@ -28,18 +28,16 @@ WORKER_KILLS, STANDIN_KILL = (0.15, 0.5), 0.3
 """When, as a share of the whole way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How far the pay day is."""
+class Seen(NamedTuple):
+    """How far the pay day is: payouts by what has become of them, and what is not done with."""
 
     sent: int
-    """Payouts whose transfer is made."""
     banked: int
-    """Payouts that were sent on to the bank."""
+    """Sent on to the bank."""
     paid: int
-    """Payouts that are at the bank."""
+    """At the bank."""
     open: int
-    """Runs and payouts not done with."""
+    """Runs and payouts."""
 
 
 class Unrest:
@@ -73,10 +71,9 @@ class Unrest:
         """Turn the flag of both jobs, and bring the pay day and some of what waits along."""
         self._side = "inngest" if self._side == "rq" else "rq"
         self.flips += 1
+        db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
         for job in JOBS:
-            db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
-            why = f"flip {self.flips} of the demo"
-            set_stage(db, job, stage, None, by="demo", why=why, now=now)
+            set_stage(db, job, stage, None, by="demo", why=f"flip {self.flips}", now=now)
         waiting = R.status.in_([Status.PENDING, Status.WAITING])
         there = self._ids(R.check_at.is_not(None), waiting, R.backend != self._side)
         chosen = self._rng.sample(there, min(len(there), SHARE))

@@ -49,11 +49,6 @@ class Run:
             "output": self.output,
         }
 
-    def as_listed(self) -> dict[str, Any]:
-        """The run with what only the stand-in says of it."""
-        more = {"function": self.function.id, "event": self.event.body}
-        return {**self.as_rest(), **more, "calls": self.calls, "steps": len(self.steps)}
-
 
 @dataclass(frozen=True, eq=False)
 class Item:

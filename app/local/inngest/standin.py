@@ -3,9 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-from flask import Flask
 
 from app.local.inngest.engine import Engine
 from app.local.inngest.functions import local_url
@@ -49,9 +46,7 @@ class InngestStandIn(StandIn, Days):
         self._tick = tick
         self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
-
-    def app(self) -> Flask:
-        return create_app(self.engine, self._history, self.keys, self, self.clock)
+        self.app = create_app(self.engine, self._history, self.keys, self, self.clock)
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (self._keep_time, self._find_apps)
@@ -65,11 +60,6 @@ class InngestStandIn(StandIn, Days):
     def sync(self) -> dict[str, str | None]:
         """Ask the apps to register now; for each URL why it did not, or None."""
         return {app: self._caller.ask(app) for app in self._apps}
-
-    def runs(self) -> list[dict[str, Any]]:
-        """Every run kept, oldest first."""
-        with self.engine.lock:
-            return [run.as_listed() for run in self.engine.runs.values()]
 
     def _find_apps(self) -> None:
         while True:

@@ -47,9 +47,7 @@ class QStashStandIn(StandIn, Days):
         self.token = token
         self.signing_key = signing_key
         self._courier = Courier(self.store, self.sign, gap_scale)
-
-    def app(self) -> Flask:
-        return _create_app(self)
+        self.app = _create_app(self)
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (self._keep_time,)

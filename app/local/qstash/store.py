@@ -81,17 +81,14 @@ class Store(Sqlite):
         sql = "DELETE FROM messages WHERE id=? AND NOT dead RETURNING id"
         return sum(bool(self._rows(sql, message_id)) for message_id in message_ids)
 
-    def waiting(self) -> list[dict[str, Any]]:
+    def waiting(self, dead: bool = False) -> list[dict[str, Any]]:
         """Every message still to be delivered."""
-        return self._docs(dead=False)
+        rows = self._rows("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
+        return [json.loads(doc) for (doc,) in rows]
 
     def dead(self) -> list[dict[str, Any]]:
         """The dead letters."""
-        return self._docs(dead=True)
-
-    def _docs(self, *, dead: bool) -> list[dict[str, Any]]:
-        rows = self._rows("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
-        return [json.loads(doc) for (doc,) in rows]
+        return self.waiting(dead=True)
 
     def plan(self, schedule: dict[str, Any], after: float, last: float | None = None) -> None:
         """Create a schedule or overwrite it, its next time the first one after `after`."""

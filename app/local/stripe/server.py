@@ -6,7 +6,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
@@ -19,19 +19,14 @@ from app.local.stripe.webhooks import Sender
 from app.switchyard.clock import Clock, utcnow
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 OWN = "/_standin/"
 MAX_KEY = 255
 
 
-class Route(NamedTuple):
-    """One operation and the parameters that it takes."""
-
-    method: str
-    path: str
-    form: type[params.Form]
-    run: Callable[[Call], dict[str, Any]]
+Route = tuple[str, str, type[params.Form], Callable[[Call], dict[str, Any]]]
+"""Of one operation: method, path, the parameters that it takes, and what it does."""
 
 
 def listing(call: Call) -> dict[str, Any]:
@@ -66,15 +61,15 @@ class StripeStandIn(StandIn):
 
     form_path = "/v1/"
     routes: tuple[Route, ...] = (
-        Route("GET", "/v1/accounts", params.Page, listing),
-        Route("GET", f"/v1/accounts{ID}", params.Form, retrieve),
-        Route("GET", "/v1/balance", params.Form, money.balance),
-        Route("POST", "/v1/transfers", params.Transfer, money.transfer),
-        Route("GET", "/v1/transfers", params.Transfers, listing),
-        Route("GET", f"/v1/transfers{ID}", params.Form, retrieve),
-        Route("POST", "/v1/payouts", params.Payout, money.payout),
-        Route("GET", "/v1/payouts", params.Payouts, listing),
-        Route("GET", f"/v1/payouts{ID}", params.Form, retrieve),
+        ("GET", "/v1/accounts", params.Page, listing),
+        ("GET", f"/v1/accounts{ID}", params.Form, retrieve),
+        ("GET", "/v1/balance", params.Form, money.balance),
+        ("POST", "/v1/transfers", params.Transfer, money.transfer),
+        ("GET", "/v1/transfers", params.Transfers, listing),
+        ("GET", f"/v1/transfers{ID}", params.Form, retrieve),
+        ("POST", "/v1/payouts", params.Payout, money.payout),
+        ("GET", "/v1/payouts", params.Payouts, listing),
+        ("GET", f"/v1/payouts{ID}", params.Form, retrieve),
     )
 
     def __init__(
@@ -86,12 +81,10 @@ class StripeStandIn(StandIn):
     ) -> None:
         super().__init__()
         self.store = Store(data, clock=clock, settle_seconds=settle_seconds)
+        self.app = self._respond
         self.sender = Sender(self.store, self.delays)
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
-
-    def app(self) -> "WSGIApplication":
-        return self._respond
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (lambda: self.sender.run(self._stopped),)
@@ -178,7 +171,7 @@ class StripeStandIn(StandIn):
     def _route(self, method: str, path: str) -> tuple[Route, str]:
         """The route and the id in its path, if any. Raises ApiError (404)."""
         for route in self.routes:
-            if route.method == method and (match := re.fullmatch(route.path, path)):
+            if route[0] == method and (match := re.fullmatch(route[1], path)):
                 return route, "".join(match.groups())
         raise ApiError(404, f"Unrecognized request URL ({method}: {path}).")
 
@@ -207,11 +200,12 @@ class StripeStandIn(StandIn):
 
     def _execute(self, route: Route, call: Call, fingerprint: str) -> Result:
         """Execute; the effect and its result are one commit. Raises ApiError if invalid."""
-        call = call._replace(params=params.checked(route.form, call.params))
+        *_, form, run = route
+        call = call._replace(params=params.checked(form, call.params))
         try:
             failure = self.execute(call.target)
             with self.store.transaction():
-                result = Result(fingerprint, 200, json.dumps(route.run(call)))
+                result = Result(fingerprint, 200, json.dumps(run(call)))
                 if failure is not None:
                     result = Result(fingerprint, failure.status, failure.body)
                 self.store.remember(call.owner, call.target.key, result)

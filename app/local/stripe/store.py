@@ -1,19 +1,17 @@
 """What the stand-in remembers: objects, balances and idempotency keys' results, in SQLite."""
 
 import json
-import random
-import string
+import secrets
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import stripe
 
-from app.local.standin import MEMORY, Sqlite
+from app.local.standin import Sqlite
 from app.local.stripe.errors import missing
 from app.switchyard.clock import Clock
 
-_ALPHABET = string.ascii_letters + string.digits
 KEY_LIFE_SECONDS = 24 * 3600
 SETTLE_SECONDS = 2 * 24 * 3600
 _TABLES = """
@@ -49,7 +47,6 @@ class Store(Sqlite):
     def __init__(self, path: str, *, clock: Clock, settle_seconds: int) -> None:
         super().__init__(path, _TABLES)
         self._clock = clock
-        self._random = random.Random(0) if path == MEMORY else random.SystemRandom()
         self.settle_seconds = settle_seconds
         """How long a bank takes, by the stand-in's clock."""
         self.listened_to: Sequence[str] = ()
@@ -60,8 +57,8 @@ class Store(Sqlite):
         return int(self._clock().timestamp())
 
     def new_id(self, prefix: str) -> str:
-        """An id as Stripe makes them; without a file the same calls get the same ids."""
-        return f"{prefix}_{''.join(self._random.choices(_ALPHABET, k=24))}"
+        """An id as long as Stripe's own."""
+        return f"{prefix}_{secrets.token_hex(12)}"
 
     def put(
         self,
@@ -99,11 +96,6 @@ class Store(Sqlite):
         """The object, or None where its owner has none such."""
         sql = "SELECT body FROM objects WHERE id = ? AND kind = ? AND owner = ?"
         return next((json.loads(body) for (body,) in self._rows(sql, id_, kind, owner)), None)
-
-    def all(self, kind: str) -> list[dict[str, Any]]:
-        """Every owner's objects of a kind, oldest first."""
-        rows = self._rows("SELECT body FROM objects WHERE kind = ? ORDER BY seq", kind)
-        return [json.loads(body) for (body,) in rows]
 
     def page(self, kind: str, owner: str, query: dict[str, Any]) -> dict[str, Any]:
         """A list object, newest first; `query` has the request's parameters."""

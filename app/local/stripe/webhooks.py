@@ -64,7 +64,7 @@ class Sender:
                 settle(self._store)
                 self._collect()
                 while self._queue and self._queue[0][0] <= time.monotonic():
-                    _, turn, tries, event = heappop(self._queue)
+                    *_, tries, event = heappop(self._queue)
                     delivered = self._deliver(session, event)
                     if stopped.is_set():
                         return
@@ -72,8 +72,7 @@ class Sender:
                         self._store.put(event.get("account", ""), event | {"pending_webhooks": 0})
                     else:
                         gap = min(FIRST_GAP_SECONDS * 2**tries, LONGEST_GAP_SECONDS)
-                        again = (time.monotonic() + gap, turn, tries + 1, event)
-                        heappush(self._queue, again)
+                        self._add(gap, tries + 1, event)
 
     def _collect(self) -> None:
         for place, text in self._store.undelivered(self._seen):
@@ -81,8 +80,10 @@ class Sender:
             event = json.loads(text)
             paid = event.get("account") or event["data"]["object"].get("destination")
             for delay in self._delays(Target("POST", event["type"], paid, event["id"])):
-                due = time.monotonic() + delay
-                heappush(self._queue, (due, next(self._turns), 0, event))
+                self._add(delay, 0, event)
+
+    def _add(self, wait: float, tries: int, event: dict[str, Any]) -> None:
+        heappush(self._queue, (time.monotonic() + wait, next(self._turns), tries, event))
 
     def _deliver(self, session: requests.Session, event: dict[str, Any]) -> bool:
         body = json.dumps(event, indent=2)
