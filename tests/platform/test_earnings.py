@@ -90,14 +90,6 @@ def test_each_is_written_and_posted_at_once(db: Database) -> None:
         assert balanced(trial_balance(tx))
 
 
-@pytest.mark.parametrize(("fee", "kinds"), [(0, {"earning"}), (1_000, {"fee"})])
-def test_nobody_s_part_makes_no_entry(db: Database, fee: int, kinds: set[str]) -> None:
-    with db.begin() as tx:
-        record_sale(tx, replace(SALE, fee=fee))
-        assert {row[0] for row in entries(tx)} == kinds
-        assert tx.scalar(select(Earning.posted)) is True
-
-
 def foreign(number: int, **change: Any) -> dict[str, Any]:
     return {
         "id": f"f{number}",

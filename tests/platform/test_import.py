@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import tracemalloc
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from app.platform.config import Settings
@@ -266,40 +263,6 @@ def many(count: int) -> list[str]:
             lines.append(REFUND.replace("txn_2", f"txn_r{n}").replace("ch_1", f"ch_{n}"))
         lines.append(SALE.replace("txn_1", f"txn_{n}").replace("ch_1", f"ch_{n}"))
     return lines
-
-
-field = st.text(
-    st.sampled_from('a1.,-"\n\r; \0é\u202e') | st.characters(exclude_categories=["Cs"]), max_size=12
-)
-whole_line = st.lists(field, min_size=11, max_size=11)
-spoiled = st.builds(
-    lambda place, text: [*SALE.split(",")[:place], text, *SALE.split(",")[place + 1 :]],
-    st.integers(0, 10),
-    field,
-)
-sale = st.integers(0, 5).map(lambda n: SALE.replace("ch_1", f"ch_{n}").split(","))
-
-
-@pytest.fixture(scope="module")
-def one_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("import")
-    made = World(f"sqlite:///{folder / 'import.db'}", folder)
-    yield made
-    made.db.dispose()
-
-
-@settings(max_examples=50)
-@given(st.lists(whole_line | spoiled | sale, max_size=8))
-def test_whatever_is_in_it_every_row_is_accounted_for(
-    one_world: World, rows: list[list[str]]
-) -> None:
-    with one_world.file.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file)
-        out.writerow(ITEMIZED.split(","))
-        out.writerows(rows)
-    done = one_world.run()
-    assert (done["read"], left(done)) == (len(rows), 0)
-    assert one_world.counts()[0] == len({row.id for row in one_world.rows()})
 
 
 # The command, in a process of its own

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.platform.mail import render as rendering
 from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import JobSpec
@@ -63,12 +61,6 @@ def read(html: str) -> Reader:
 
 def letter(name: str, /, **change: Any) -> Letter:
     return render(name, {**SAMPLES[name], **change}, platform="Fanhouse")
-
-
-def test_every_template_has_its_files_and_no_other_is_there() -> None:
-    folder = Path(rendering.__file__).with_name("templates")
-    names = {path.name for path in folder.iterdir()} - {"base.html", "parts.html"}
-    assert names == {f"{name}.{kind}" for name in TEMPLATES for kind in ("html", "txt")}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

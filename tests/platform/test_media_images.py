@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from base64 import b64decode
 
 import pytest
 from PIL import Image, ImageStat
 
 from app.platform.media import decoders, draw
 from app.platform.media.kinds import Kind, Refused, sort_of
-from app.platform.media.variants import VARIANTS, Picture, recipe
+from app.platform.media.variants import VARIANTS, Picture
 from tests.support.footage import (
     CORNERS,
     SECRET,
@@ -232,23 +231,3 @@ def test_none_is_enlarged(size: tuple[int, int]) -> None:
     image, _, source = drawn(data, Picture("b", 480))
     assert source == list(size)
     assert image.size == tuple(max(1, round(each * min(1, 480 / max(size)))) for each in size)
-
-
-def test_the_placeholder_is_in_the_page() -> None:
-    with spooled(photo(6)) as file:
-        url, size = decoders.placeholder(file, "JPEG")
-    assert size == [600, 400]
-    head, _, data = url.partition(",")
-    assert head == "data:image/webp;base64"
-    assert len(url) < 400
-    image = opened(b64decode(data))
-    assert image.size == (20, 13)
-    assert near(corners(image), CORNERS, by=60)
-
-
-def test_the_same_bytes_make_the_same_bytes_by_a_recipe_that_names_how() -> None:
-    assert drawn(photo(3))[1] == drawn(photo(3))[1]
-    one, other = Picture("a", 100), Picture("a", 100, quality=81)
-    assert recipe(one) == recipe(Picture("a", 100))
-    assert recipe(one) != recipe(other)
-    assert recipe(one).startswith("a-")

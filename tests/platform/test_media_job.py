@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -119,19 +118,3 @@ def test_an_older_run_that_ends_later_changes_nothing(on: Side, folder: Path) ->
     assert row.status == "succeeded"
     with on.made.db.session() as tx:
         assert tx.get_one(Media, "m1").run_id == new.id
-
-
-def test_a_storage_that_is_unavailable_is_tried_again(on: Side, folder: Path) -> None:
-    moved = folder.rename(folder.with_name("moved"))
-    folder.write_text("not a folder")
-    run = on.dispatch("process-media", {"mediaId": "m1", "source": "up/a.jpg"})
-    on.settle(0.3)
-    row = on.row(run.id)
-    assert row.status == "waiting"
-    assert "Storage" in row.error
-    assert timedelta(0) < row.due_at - on.made.store.clock() <= timedelta(seconds=10)
-    folder.unlink()
-    moved.rename(folder)
-    hurry(on, run.id)
-    (row,) = on.finish(run)
-    assert row.status == "succeeded", row.error

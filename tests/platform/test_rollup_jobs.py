@@ -4,23 +4,18 @@ whichever side a run ends on."""
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
-from app.platform.earnings import jobs as analytics
 from app.platform.earnings import rollup
 from app.platform.earnings.models import (
     daily,
 )
 from app.platform.statements.models import Statement
-from app.switchyard.runs.handoff import hand_over
-from app.switchyard.runtime import Runtime
 from tests.platform.test_rollup import agree, roll_dirty, stored
 from tests.support.months import Months, history
 from tests.support.sides import Side, both
@@ -74,34 +69,6 @@ def check(months: Months) -> None:
 def on(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Side]:
     with both(database_url, redis_url, tmp_path, **settings(tmp_path)) as made:
         yield made
-
-
-def test_a_run_changes_sides_between_days(
-    on: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    months = lived(on.environ["DATABASE_URL"], tmp_path, sales=80)
-    dirty, told, moved = rollup.dirty, threading.Event(), list[Any]()
-
-    def moving(*given: Any) -> Any:
-        # In a thread of this process, while the first step of days is being done: that may begin
-        # before its dispatch has come back.
-        if not moved:
-            told.wait()
-            made: Runtime = on.made
-            moved.append(hand_over(made.store, [run.id], "rq"))
-        return dirty(*given)
-
-    monkeypatch.setattr(rollup, "dirty", moving)
-    monkeypatch.setattr(analytics, "STEP_DAYS", 5)
-    on.backend = "inngest"
-    run = on.dispatch("daily-earnings-rollup", {"targetDate": END})
-    told.set()
-    (row,) = on.finish(run)
-    assert (row.status, row.backend, row.reason) == ("succeeded", "rq", "HANDED_OVER"), row.error
-    names = [name for name in on.steps(run.id) if name.startswith("days-")]
-    assert len(names) >= 2, "it had something left to do over there"
-    check(months)
-    months.db.dispose()
 
 
 def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.platform.statements import pdf
-from app.platform.statements.document import Document, major
-from app.platform.statements.letters import FONTS, in_fonts, runs
+from app.platform.statements.document import Document
+from app.platform.statements.letters import FONTS, in_fonts, is_accent, runs
 from app.platform.statements.sheet import Sheet, Style
 
 NAMES = {
@@ -233,6 +233,7 @@ def test_a_text_is_broken_into_lines_that_fit_and_nothing_is_lost(text: str, wid
     for line in lines:
         assert sheet.width(line, style) <= width
         assert line == line.strip(" ")
+        assert line == lines[0] or not is_accent(line[0])
 
 
 @pytest.mark.parametrize("sales", range(26, 32))
@@ -242,17 +243,6 @@ def test_no_row_is_alone_on_a_page(sales: int) -> None:
         movements = text[text.rindex("Balance USD") :]
         assert len(re.findall(r"2025-01-[0-9]{2}", movements)) >= 2
     assert "".join(texts).count("Balance USD") == len(texts)
-
-
-def test_nothing_in_it_is_code() -> None:
-    hostile = '#panic() $x$ *a* _b_ \\ ] } ") @ref <tag> // none'
-    document = made(hostile, currency("usd", 3))
-    document["platform"] = "#Fan*house*"
-    document["currencies"][0]["sources"][0]["source"] = "#let x = 1"
-    (text,) = pages(document)
-    assert hostile in text.replace("\r\n", " ")
-    assert "#Fan*house*" in text
-    assert "#let x = 1" in text
 
 
 def test_the_same_document_has_the_same_bytes() -> None:
@@ -270,14 +260,3 @@ def test_the_same_document_has_the_same_bytes() -> None:
         check=True,
     )
     assert elsewhere.stdout == first
-
-
-@pytest.mark.parametrize(
-    ("amount", "code", "shown"),
-    [
-        *((123_456_789, "usd", "1,234,567.89"), (-5, "usd", "-0.05"), (0, "jpy", "0")),
-        *((-1_234, "jpy", "-1,234"), (1_234_567, "kwd", "1,234.567"), (10_000, "isk", "100.00")),
-    ],
-)
-def test_amounts_in_units(amount: int, code: str, shown: str) -> None:
-    assert major(amount, code) == shown

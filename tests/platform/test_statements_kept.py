@@ -21,7 +21,6 @@ from app.platform.statements.document import Document
 from app.platform.statements.make import MadeMeanwhile, NotOver
 from app.platform.statements.models import Statement
 from app.switchyard.clock import iso
-from tests.support.earnings import record_dispute, record_dispute_won, record_refund
 from tests.support.months import START, Months, Payout, at, balances_at, history, in_short
 
 JANUARY, FEBRUARY, MARCH = (date(2025, month, 1) for month in (1, 2, 3))
@@ -167,39 +166,6 @@ def test_a_late_sale_is_in_the_next_statement(months: Months) -> None:
     assert [row for row in kept(months) if row.month == JANUARY] == first
     assert stated(months, MARCH) == ["ana:2025-03", "bob:2025-03"]
     assert ids(kept_usd(months, "ana:2025-03")) == []
-
-
-def test_the_first_one_has_what_came_after_the_others(months: Months) -> None:
-    months.creator("ana", "bob", "cem")
-    months.sale("s1", 500, "2025-01-05")
-    months.sale("s2", 500, "2024-12-05", creator="bob")
-    months.pay(Payout("p2", 500, at("2024-12-06"), creator="bob"))
-    assert stated(months, JANUARY) == ["ana:2025-01"]
-    months.sale("s3", 70, "2025-01-06", creator="bob")
-    months.sale("s4", 30, "2025-02-06", creator="bob")
-    months.sale("s5", 10, "2025-01-06", creator="cem")
-    months.change(record_refund, "s5", 10, "2025-01-09")
-    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02", "cem:2025-02"]
-    bob, cem = (kept_usd(months, f"{who}:2025-02") for who in ("bob", "cem"))
-    assert (in_short(bob), ids(bob)) == ((0, 100, 0, 0, 100), ["s3", "s4"])
-    assert (in_short(cem), len(ids(cem))) == ((0, 0, 0, 0, 0), 2)
-
-
-def test_who_had_nothing_but_what_came_late_has_a_statement(months: Months) -> None:
-    months.creator("ana", "bob", "cem")
-    months.sale("s1", 500, "2025-01-05")
-    months.pay(Payout("p1", 500, at("2025-01-08")))
-    months.sale("s2", 500, "2025-01-05", creator="bob")
-    assert stated(months, JANUARY) == ["ana:2025-01", "bob:2025-01"]
-    months.change(record_dispute, "s1", 500, "2025-01-09")
-    months.change(record_dispute_won, "s1", 500, "2025-01-10")
-    months.change(record_refund, "s2", 500, "2025-01-09")
-    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02"]
-    assert ids(kept_usd(months, "ana:2025-02")) == [
-        *("record_dispute-s1-2025-01-09", "record_dispute_won-s1-2025-01-10")
-    ]
-    assert in_short(kept_usd(months, "bob:2025-02")) == (500, -500, 0, 0, 0)
-    assert stated(months, MARCH) == []
 
 
 def test_a_month_that_was_left_out_is_in_the_next_one(months: Months) -> None:

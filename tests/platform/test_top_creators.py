@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 from sqlalchemy import insert, select, update
 
-from app.platform.config import Settings
 from app.platform.earnings import popular
 from app.platform.earnings.models import daily
 from app.platform.earnings.popular import TopCreators
@@ -19,7 +18,6 @@ from app.platform.earnings.profiles import (
     creator_profile,
     invalidate_creator_profile,
 )
-from app.platform.wiring import make_runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.runs.models import RunRow
@@ -106,15 +104,6 @@ def test_the_answer_comes_from_the_cache(site: Site) -> None:
     assert names(ask(site, limit=1)) == [("bob", 1501)]
     site.made.cache.delete("analytics:top-creators:30d:10:usd")
     assert names(ask(site)) == [("bob", 1501), ("ana", 1202)]
-
-
-def test_without_a_cache_the_answer_is_the_same(site: Site, database_url: str) -> None:
-    kept = ask(site)
-    away = Settings(database_url=database_url, redis_url="redis://127.0.0.1:1/0")
-    made = make_runtime(away, clock=lambda: START, backends=[site.queue])
-    query = TopCreators(30, 10, "usd")
-    assert query.cached(made.cache, made.db, START) == kept
-    made.db.dispose()
 
 
 def warm(site: Site, key: str) -> Any:

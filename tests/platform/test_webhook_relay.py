@@ -145,16 +145,6 @@ def test_what_makes_two_webhooks_the_same(platform: Platform) -> None:
     assert (platform.count(Received), platform.count(RunRow)) == (3, 2 * 2 + 1)
 
 
-def test_the_same_webhook_many_times_at_once_is_one(platform: Platform) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: platform.post("shop", signed()), range(16)))
-    assert [answer.status_code for answer in answers] == [200] * 16
-    assert sum(answer.json["new"] for answer in answers) == 1
-    platform.work()
-    assert (platform.count(Received), platform.count(RunRow)) == (1, 2)
-    assert [len(end.got) for end in (platform.crm, platform.warehouse)] == [1, 1]
-
-
 def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
     lite: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,3 +238,13 @@ def test_a_webhook_is_kept_for_thirty_days(
     assert platform.post("shop", signed(id_="msg_1")).json["new"]
     platform.work()
     assert len(platform.crm.got) == 3 * 5
+
+
+def test_the_same_webhook_many_times_at_once_is_one(platform: Platform) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: platform.post("shop", signed()), range(16)))
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert sum(answer.json["new"] for answer in answers) == 1
+    platform.work()
+    assert (platform.count(Received), platform.count(RunRow)) == (1, 2)
+    assert [len(end.got) for end in (platform.crm, platform.warehouse)] == [1, 1]

@@ -21,7 +21,7 @@ FONTS = Path(__file__).with_name("fonts")
 REGULAR = "Regular"
 BREAK = "\u200b"
 """Where a line may be broken: it is not shown."""
-_JOINERS = f"\u200c\u200d{BREAK}"
+_JOINERS = "\u200c\u200d"
 _MISSING = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -55,14 +55,18 @@ def in_fonts(text: str, weight: str) -> Iterator[Run]:
     text = "".join(char if _is_shown(char) else _MISSING for char in text)
     for place, char in enumerate(text):
         # Accents and joiners are their letter's, wherever else they are.
-        stays = place > 0 and (category(char)[0] == "M" or char in _JOINERS)
-        its = font if stays else _font_of(char, weight, font)
+        its = font if place and is_accent(char) else _font_of(char, weight, font)
         if place and its != font:
             yield Run(font, text[start:place])
             start = place
         font = its
     if text:
         yield Run(font, text[start:])
+
+
+def is_accent(char: str) -> bool:
+    """Whether it belongs to the letter before it."""
+    return category(char)[0] == "M" or char in _JOINERS
 
 
 def base(weight: str) -> Path:
@@ -72,7 +76,7 @@ def base(weight: str) -> Path:
 
 @lru_cache(1000)
 def _is_shown(char: str) -> bool:
-    return char in _JOINERS or any(ord(char) in _letters(font) for font in _fonts(REGULAR))
+    return is_accent(char) or any(ord(char) in _letters(font) for font in _fonts(REGULAR))
 
 
 @lru_cache(1000)

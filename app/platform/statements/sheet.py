@@ -16,7 +16,7 @@ from fpdf import FPDF
 from fpdf.enums import TextDirection
 from fpdf.line_break import Fragment, MultiLineBreak
 
-from app.platform.statements.letters import BREAK, REGULAR, Run, base, in_fonts, runs
+from app.platform.statements.letters import BREAK, REGULAR, Run, base, in_fonts, is_accent, runs
 
 MM = 72 / 25.4
 SIDE, TOP, BOTTOM = 18 * MM, 25 * MM, 20 * MM
@@ -112,12 +112,18 @@ class Sheet(FPDF):
         """Break a text at spaces, after the signs of an id, and in words wider than a line."""
         if self.width(text, style) <= width:
             return [text]
-        parts = in_fonts(_MAY_BREAK.sub(BREAK, text), style.weight)
-        breaker = MultiLineBreak([self._fragment(part) for part in parts], width, ())
-        broken = (
-            "".join(f.string for f in line.fragments) for line in iter(breaker.get_line, None)
-        )
-        return [line.replace(BREAK, "").strip(" ") for line in broken]
+        parts = [self._fragment(r) for r in in_fonts(_MAY_BREAK.sub(BREAK, text), style.weight)]
+        for part in parts:  # no line begins with an accent
+            letters = list[str]()
+            for char in part.characters:
+                if letters and is_accent(char):
+                    letters[-1] += char
+                else:
+                    letters.append(char)
+            part.characters = letters
+        broken = iter(MultiLineBreak(parts, width, ()).get_line, None)
+        lines = ("".join(part.string for part in line.fragments) for line in broken)
+        return [line.replace(BREAK, "").strip(" ") for line in lines]
 
     def put(
         self,
