@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, cast
 
-from flask import Blueprint, Flask, request
+from flask import Blueprint, Flask, Response, request
 
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
-from app.switchyard.http import register_problems, require_here
+from app.switchyard.http import problem, register_problems, require_here
 from app.switchyard.runtime import Runtime
 from workflows.client import make_client
 from workflows.signed import Signature, signed_body
@@ -28,6 +28,8 @@ MAX_BYTES = 4 * 1024 * 1024
 """What Inngest sends at most: of a larger state it sends where to fetch it."""
 CANONICAL_BYTES = 16 * 1024
 """Up to this a body is also looked at in its canonical form, which takes milliseconds."""
+_CALLERS = ("ValidationError", "QueryParamMissingError")
+"""The SDK's errors for a call that it cannot read."""
 _FORM = re.compile(r"t=([1-9][0-9]{0,11})&s=([0-9a-f]{64})")
 
 
@@ -57,11 +59,25 @@ def serve(app: Flask, runtime: Runtime) -> None:
         if request.method == "POST" and "probe" not in request.args:
             _require_call(request.get_data())
 
+    pages.after_request(_whose_fault)
     if extras.missing("inngest") is None:
         _add_handler(pages, runtime)
     else:
         pages.route(PATH, methods=["GET", "POST", "PUT"])(_closed)
     app.register_blueprint(pages)
+
+
+def _whose_fault(answer: Response) -> Response:
+    """The SDK's answer, but for what it calls our error and is the caller's, or Inngest's."""
+    said = answer.get_json(silent=True) if answer.status_code == 500 else None
+    if not isinstance(said, dict):
+        return answer
+    text = str(said.get("message"))
+    if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
+        return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])
+    if text.startswith("Failed request to "):
+        return problem(503, "Backend unavailable", "inngest: it could not be reached to sync with")
+    return answer
 
 
 def _closed() -> NoReturn:
