@@ -256,7 +256,9 @@ def test_registering_is_as_recorded(played: World) -> None:
         "Expected server kind" in played.ask("POST", "/fn/register", body, headers).json()["error"]
     )
     if kind == "cloud":
-        wrong = requests.put(played.app_url, headers={"x-inngest-server-kind": "dev"}, timeout=30)
+        wrong = requests.put(
+            played.app_url, headers={"x-inngest-server-kind": "dev"}, timeout=PATIENCE_SECONDS
+        )
         assert (wrong.status_code, wrong.json()) == (400, RECORDED[-1]["response"])
 
 
@@ -364,7 +366,9 @@ def test_keys_are_demanded_in_signed_mode() -> None:
             for given in ({}, {"authorization": f"Bearer {KEY}"}):
                 assert w.ask("GET", path, headers=given).status_code == 401
         assert w.ask("POST", "/fn/register", {}).status_code == 401
-        unsigned = requests.post(f"{w.app_url}?fnId=try-x&stepId=step", json={}, timeout=30)
+        unsigned = requests.post(
+            f"{w.app_url}?fnId=try-x&stepId=step", json={}, timeout=PATIENCE_SECONDS
+        )
         assert unsigned.status_code == 401
         w.standin._caller.keys = ProductionKeys(EVENT_KEY, "ff" * 32)
         w.send("demo.x")
@@ -379,6 +383,8 @@ def test_an_unsigned_answer_is_refused_in_signed_mode() -> None:
         app = f"{url}/api/inngest?fnId=app-x&stepId=step"
         function = Function("app-x", "u", app, 1, ("demo.x",), (), None)
         standin.engine.register("app", [function], time.time())
-        requests.post(f"{standin.url}/e/{EVENT_KEY}", json={"name": "demo.x"}, timeout=30)
+        requests.post(
+            f"{standin.url}/e/{EVENT_KEY}", json={"name": "demo.x"}, timeout=PATIENCE_SECONDS
+        )
         run = until(lambda: [r for r in standin.runs() if r["ended_at"]])[0]
         assert "signature" in run["output"]["message"]

@@ -112,7 +112,7 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
 
 def _triggered(url: str) -> bool:
     try:
-        answer = requests.post(f"{url}/api/inngest/trigger", json=GUIDE, timeout=30)
+        answer = requests.post(f"{url}/api/inngest/trigger", json=GUIDE, timeout=PATIENCE_SECONDS)
     except requests.ConnectionError:
         return False
     assert answer.status_code == 202, answer.text

@@ -25,7 +25,7 @@ from app.platform.config import ROOT
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from tests.support.sides import CURRENT_KEY, NEXT_KEY
 from tests.support.standins import QStashStandIn
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 
 class Destination:
@@ -264,4 +264,4 @@ def test_killed_it_goes_on_where_it_was(there: Destination, url: str, tmp_path: 
         until(lambda: there.bodies() == [b"later"])
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0

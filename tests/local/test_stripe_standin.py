@@ -241,9 +241,9 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> No
         with pytest.raises(stripe.AuthenticationError) as refused:
             Stand(stand.url, live).client.v1.balance.retrieve()
         assert live not in str(refused.value)
-    assert requests.get(f"{stand.url}/v1/balance", timeout=20).status_code == 401
+    assert requests.get(f"{stand.url}/v1/balance", timeout=PATIENCE_SECONDS).status_code == 401
     headers = {"Authorization": f"Bearer {KEY}"}
-    lost = requests.get(f"{stand.url}/v1/unicorns", headers=headers, timeout=20)
+    lost = requests.get(f"{stand.url}/v1/unicorns", headers=headers, timeout=PATIENCE_SECONDS)
     assert lost.headers["Request-Id"].startswith("req_")
     assert lost.status_code == 404
     assert lost.json()["error"]["message"].startswith("Unrecognized request URL (GET: /v1/unicorns")

@@ -20,6 +20,7 @@ from app.switchyard.cache.client import RedisClient, UpstashClient
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.upstash import MAX_REQUEST, UpstashStandIn
+from tests.support.waiting import PATIENCE_SECONDS
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 BOTH = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1/", "UPSTASH_REDIS_REST_TOKEN": TOKEN}
@@ -32,13 +33,17 @@ def kit(redis_url: str) -> Iterator[Kit]:
 
 
 def post(kit: Kit, body: Any, **headers: str) -> requests.Response:
-    return requests.post(kit.url, json=body, headers={**BEARER, **headers}, timeout=10)
+    return requests.post(
+        kit.url, json=body, headers={**BEARER, **headers}, timeout=PATIENCE_SECONDS
+    )
 
 
 @pytest.mark.parametrize("said", [None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", "Bearer é"])
 def test_nothing_without_the_token(kit: Kit, said: str | None) -> None:
     headers = {} if said is None else {"Authorization": said.encode()}
-    answer = requests.post(kit.url, json=["SET", "k", "v"], headers=headers, timeout=10)
+    answer = requests.post(
+        kit.url, json=["SET", "k", "v"], headers=headers, timeout=PATIENCE_SECONDS
+    )
     assert (answer.status_code, answer.json()) == (401, {"error": "Unauthorized"})
     assert not kit.raw.exists("k")
 
@@ -114,7 +119,7 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
 
 def test_a_server_that_is_gone_is_an_error() -> None:
     server = LoopbackServer(UpstashStandIn("redis://127.0.0.1:1/0", TOKEN))
-    answer = requests.post(server.start(), json=["PING"], headers=BEARER, timeout=10)
+    answer = requests.post(server.start(), json=["PING"], headers=BEARER, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, answer.json()) == (500, {"error": "ERR ConnectionError"})
     server.stop()
 

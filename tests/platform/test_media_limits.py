@@ -19,7 +19,7 @@ from app.platform.media.kinds import Refused, sort_of
 from app.platform.media.variants import VARIANTS, Film, Picture
 from tests.support.footage import encoded, quarters, spooled, video
 from tests.support.sides import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ROOMY = Limits(cpu_seconds=20, out_bytes=1_000_000, wall_seconds=30)
 
@@ -65,7 +65,7 @@ def test_a_decoder_sees_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_decoder_dies_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("import time\ndef go(source, out): time.sleep(60)\n")
+    script.write_text("import time\ndef go(source, out): time.sleep(600)\n")
     code = (
         "from app.platform.media.decoders import Limits, decoded\n"
         f"with decoded({str(script)!r}, 'go', open('README.md', 'rb'), Limits(9, 9, 60)): 0"
@@ -76,7 +76,7 @@ def test_a_decoder_dies_with_its_parent(tmp_path: Path) -> None:
     (child,) = parent.children()
     parent.kill()
     parent.wait()
-    child.wait(9)
+    child.wait(PATIENCE_SECONDS)
     assert list(tmp_path.iterdir()) == [script]
 
 

@@ -33,7 +33,7 @@ from tests.support.sides import (
     rq_worker,
     web,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 FLIP_SECONDS = 0.1
 
@@ -68,7 +68,7 @@ class Yard:
 
     def _answers(self) -> bool:
         try:
-            requests.get(f"http://127.0.0.1:{self.port}/", timeout=30)
+            requests.get(f"http://127.0.0.1:{self.port}/", timeout=PATIENCE_SECONDS)
         except requests.ConnectionError:
             return False
         return True

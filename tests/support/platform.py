@@ -53,6 +53,7 @@ from app.switchyard.runtime import Runtime
 from tests.support.mounted import mount
 from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.support.waiting import until as until
 
 ON_ITS_WAY = frozenset(
@@ -158,7 +159,7 @@ class Platform:
 
     def admin(self, method: str, route: str, body: object = None) -> Any:
         url = f"{self.stand_url}/_standin/{route}"
-        answer = requests.request(method, url, json=body, timeout=20)
+        answer = requests.request(method, url, json=body, timeout=PATIENCE_SECONDS)
         answer.raise_for_status()
         return answer.json()
 
@@ -184,7 +185,7 @@ class Platform:
         data = urllib.parse.urlencode(fields).encode()
         url = f"{self.stand_url}/v1/{path}"
         with urllib.request.urlopen(
-            urllib.request.Request(url, data, headers, method="POST"), timeout=20
+            urllib.request.Request(url, data, headers, method="POST"), timeout=PATIENCE_SECONDS
         ) as answer:
             return json.load(answer)
 

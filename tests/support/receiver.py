@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import drop_connection, serve_in_thread
+from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -40,7 +41,7 @@ class Receiver:
         self.got.append((request.full_path, headers, request.get_data()))
         if drop:
             drop_connection(environ)
-        self.release.wait(20)
+        self.release.wait(PATIENCE_SECONDS)
         return answer(environ, start)
 
     @property

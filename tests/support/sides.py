@@ -170,7 +170,7 @@ def relaying(made: runtime.Runtime, interval_seconds: float = 0.1) -> Iterator[N
         yield
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
 
 
 def fresh(

@@ -10,6 +10,7 @@ import stripe
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_objects import Transfer
+from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -26,12 +27,12 @@ class Stand:
             key,
             base_addresses={"api": url},
             max_network_retries=0,
-            http_client=stripe.RequestsClient(timeout=20),
+            http_client=stripe.RequestsClient(timeout=PATIENCE_SECONDS),
         )
 
     def admin(self, method: str, route: str, body: object = None) -> Any:
         url = f"{self.url}/_standin/{route}"
-        answer = requests.request(method, url, json=body, timeout=20)
+        answer = requests.request(method, url, json=body, timeout=PATIENCE_SECONDS)
         answer.raise_for_status()
         return answer.json()
 
@@ -57,7 +58,9 @@ class Stand:
         if account:
             headers["Stripe-Account"] = account
         path = "payouts" if account else "transfers"
-        return requests.post(f"{self.url}/v1/{path}", params, headers=headers, timeout=20)
+        return requests.post(
+            f"{self.url}/v1/{path}", params, headers=headers, timeout=PATIENCE_SECONDS
+        )
 
     def transfers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.admin("GET", "transfers")["transfers"]

@@ -26,7 +26,7 @@ from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, Circuit
 from app.switchyard.errors import BadInput
 from tests.support.cached import CLIENTS, TOKEN, Kit, connecting, kit
 from tests.support.upstash import UpstashStandIn
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 __all__ = ["kit"]
 
@@ -261,7 +261,7 @@ def test_calls_that_fail_together_are_one_outage(caplog: pytest.LogCaptureFixtur
 
     class Failing:
         def run(self, command: Any) -> Any:
-            together.wait(30)
+            together.wait(PATIENCE_SECONDS)
             raise ConnectionError
 
     breaker = CircuitBreaker(Failing, seconds=30)

@@ -24,6 +24,7 @@ from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
+from tests.support.waiting import PATIENCE_SECONDS
 
 WAIT = timedelta(seconds=9)
 
@@ -66,13 +67,13 @@ def locked(made: runtime.Runtime, at: Time, what: str) -> Iterator[None]:
     def hold() -> None:
         with made.db.begin():
             holds.set()
-            waits.wait(20)
+            waits.wait(PATIENCE_SECONDS)
             at.now += WAIT
             time.sleep(0.05)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert holds.wait(20)
+    assert holds.wait(PATIENCE_SECONDS)
     yield
     thread.join()
     event.remove(made.db.engine, "before_cursor_execute", seen)

@@ -29,7 +29,7 @@ from app.switchyard.runtime import Runtime
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
 from tests.support.standins import QStashStandIn
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from workflows.qstash import ID_PREFIX, make_client
 from workflows.schedules import schedule_job, schedule_payouts
 from workflows.sync import TRIGGER, sync
@@ -207,7 +207,7 @@ def call(
     signed = standin(on).sign(url, body) if token is None else token
     sent = {"Upstash-Signature": signed, "Content-Type": "application/json"}
     named = {f"Upstash-{name}": value for name, value in (beside or {}).items()}
-    return requests.post(url, body, headers=sent | named, timeout=30)
+    return requests.post(url, body, headers=sent | named, timeout=PATIENCE_SECONDS)
 
 
 def runs(on: Side) -> list[Any]:

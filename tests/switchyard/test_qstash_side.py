@@ -38,7 +38,7 @@ from tests.support.sides import (
 )
 from tests.support.standins import QStashStandIn
 from tests.support.stripe_stand import canned
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from workflows import qstash
 from workflows.qstash import FAILED, FURTHEST, QStashBackend, find, unix
 
@@ -165,7 +165,9 @@ def test_a_failure_callback_tells_again_once(alone: Side) -> None:
     token = standin(alone).sign(url, raw)
 
     def call(token: str) -> requests.Response:
-        return requests.post(url, raw, headers={"Upstash-Signature": token}, timeout=30)
+        return requests.post(
+            url, raw, headers={"Upstash-Signature": token}, timeout=PATIENCE_SECONDS
+        )
 
     assert call(token + "x").status_code == 401
     assert call(standin(alone).sign(alone.environ["BACKEND_URL"], raw)).status_code == 401
@@ -182,7 +184,7 @@ def test_a_failure_callback_tells_again_once(alone: Side) -> None:
 def test_what_is_no_callback_is_never_tried_again(alone: Side, body: bytes) -> None:
     url = alone.environ["BACKEND_URL"] + FAILED
     headers = {"Upstash-Signature": standin(alone).sign(url, body)}
-    answer = requests.post(url, body, headers=headers, timeout=30)
+    answer = requests.post(url, body, headers=headers, timeout=PATIENCE_SECONDS)
     assert answer.status_code == 489
 
 
@@ -239,7 +241,7 @@ def test_far_ahead_it_goes_in_two(alone: Side) -> None:
     raw = json.dumps(body).encode()
     url = standin(alone).store.waiting()[0]["url"]
     headers = {"Upstash-Signature": standin(alone).sign(url, raw)}
-    answer = requests.post(url, raw, headers=headers, timeout=30)
+    answer = requests.post(url, raw, headers=headers, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, answer.json()) == (200, {"end": "not_due"})
     assert alone.row(run.id).status == "pending"
 

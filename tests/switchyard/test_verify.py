@@ -351,7 +351,7 @@ def test_the_command_says_no_secret(
     result = app.test_cli_runner().invoke(args=["cutover", "verify", "--json"])
     app.extensions["switchyard"].db.dispose()
     assert result.exit_code == 1, result.output
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < PATIENCE_SECONDS
     assert key not in result.output
     assert "abcdef" not in result.output
     answers = {answer["check"]: answer for answer in json.loads(result.stdout)}
