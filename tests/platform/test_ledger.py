@@ -21,7 +21,6 @@ from app.platform.ledger.postings import (
     AnySelect,
     EntryKind,
     Posting,
-    Totals,
     balance,
     balanced,
     balances,
@@ -55,18 +54,6 @@ def lite(tmp_path: Any) -> Iterator[Database]:
 
 def count(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(Entry)) or 0
-
-
-def test_a_balance_is_credits_less_debits(db: Database) -> None:
-    with db.begin() as tx:
-        post(tx, [EARNED, FEE])
-        post(tx, [Posting(EntryKind.REFUND, "r1", "creator:a", CASH, "usd", 300, NOW)])
-        assert balance(tx, "creator:a", "usd") == 500
-        assert balance(tx, FEES, "usd") == 200
-        assert balance(tx, CASH, "usd") == -700
-        assert balance(tx, "creator:a", "eur") == balance(tx, "creator:b", "usd") == 0
-        assert trial_balance(tx) == {"usd": Totals(500, 0, 200, 700, 0, 0)}
-        assert balanced(trial_balance(tx))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, insert, literal, select
+from sqlalchemy import Connection, event, insert, select
 
 from app.platform.earnings import rollup
 from app.platform.earnings.models import Creator, Earning, EarningKind
@@ -18,74 +18,12 @@ from app.platform.payouts.models import Payout, PayoutAttempt
 from app.platform.statements import make
 from app.platform.statements.document import documents
 from app.switchyard.db import Database
-from app.switchyard.runs.models import RunRow as R
 from tests.support.platform import ANA, START, Platform, platform
 from tests.support.tables import create_all
 
 __all__ = ["platform"]
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-QUERIES: dict[str, tuple[Any, str]] = {
-    "what the relay must look at": (
-        select(R.id).where(R.check_at <= NOW).order_by(R.check_at).limit(2000),
-        "ix_switchyard_runs_open",
-    ),
-    "whether a child is open": (
-        select(literal(1)).where(R.parent_id == "r00007", R.check_at.is_not(None)).limit(1),
-        "ix_switchyard_runs_children",
-    ),
-    "children by status": (
-        select(R.status, func.count()).where(R.parent_id == "r00007").group_by(R.status),
-        "ix_switchyard_runs_children",
-    ),
-    "a known key": (
-        select(R.id).where(R.job == "job1", R.key == "k00007"),
-        "uq_switchyard_runs_job_key",
-    ),
-}
-
-
-@pytest.fixture
-def db(database_url: str) -> Any:
-    """20,000 runs, a few of them open."""
-    made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    create_all(made.engine)
-    rows = [
-        {
-            "id": f"r{n:05}",
-            "job": f"job{n % 7}",
-            "key": f"k{n:05}",
-            "payload": "{}",
-            "backend": "rq",
-            "reason": "STATIC",
-            "stage": "legacy",
-            "stage_version": 0,
-            "status": "pending" if n % 500 == 0 else "succeeded",
-            "check_at": NOW + timedelta(seconds=n) if n % 500 == 0 else None,
-            "parent_id": f"r{n % 90:05}" if n >= 100 else None,
-            "created_at": NOW,
-            "due_at": NOW,
-        }
-        for n in range(20_000)
-    ]
-    with made.begin() as connection:
-        connection.execute(insert(R), rows)
-    with made.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE")
-    yield made
-    made.dispose()
-
-
-@pytest.mark.parametrize("name", QUERIES)
-def test_it_uses_its_index(db: Database, name: str) -> None:
-    query, index = QUERIES[name]
-    plan = "\n".join(plan_of(db, lambda tx: tx.execute(query).all()))
-    # SQLite names a constraint's index itself.
-    assert index in plan or "(job=? AND key=?)" in plan, plan
-
-
-# --- money --------------------------------------------------------------------------------------
-
 MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
     "everyone's verdict": (
         lambda tx: tx.execute(select(verdicts(NOW).subquery())).all(),

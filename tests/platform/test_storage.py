@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,29 +95,6 @@ def test_no_path_leads_out_of_it(storage: Storage, path: str) -> None:
             call(path)
     with pytest.raises(BadInput, match="no path"):
         storage.put(path, b"x", PDF)
-
-
-def test_a_reader_sees_the_old_file_or_the_new_one(storage: Storage) -> None:
-    whole = [bytes([n]) * 300_000 for n in range(8)]
-    storage.put(PATH, whole[0], PDF)
-    done = threading.Event()
-    seen: list[bytes] = []
-
-    def read() -> None:
-        while not done.is_set():
-            seen.append(storage.get(PATH))
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for _ in range(3):
-        for data in whole:
-            storage.put(PATH, data, PDF)
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert seen
-    assert set(seen) <= set(whole)
 
 
 def test_a_put_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

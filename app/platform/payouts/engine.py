@@ -38,7 +38,7 @@ from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.request import SinglePayout, demanded
 from app.switchyard.context import Context
 from app.switchyard.crash import point
-from app.switchyard.errors import NonRetriable, RetryAfter, SwitchyardError
+from app.switchyard.errors import NonRetriable, RetryAfter
 
 log = logging.getLogger(__name__)
 
@@ -152,10 +152,6 @@ def _covered(
     return covered
 
 
-class _KeySpent(SwitchyardError):
-    """Stripe replays a 5xx that had no effect: only another key can still pay."""
-
-
 def _send(ctx: Context, leg: Leg, tries: Sequence[Try]) -> None:
     """Send all that is on record, each once; those that are left for the next round end in None."""
     silent = 0
@@ -188,14 +184,6 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
             return there
         replace(ctx, leg, one)
     try:
-        return _answer(ctx, leg, one)
-    except _KeySpent:
-        replace(ctx, leg, one)
-        return _answer(ctx, leg, one)
-
-
-def _answer(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | StripeRefused:
-    try:
         return leg.send(ctx.gateways.stripe, one.payout, one.attempt)
     except StripeRefused as no:
         # Stripe refuses a closed account before it looks at the key: an earlier send may stand.
@@ -211,7 +199,9 @@ def _answer(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | StripeR
         sent_for = ctx.now() - one.attempt.first_sent_at
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
-        raise _KeySpent(str(unclear)) from unclear
+        # Its key is spent on a 5xx that had no effect: only another one can still pay.
+        replace(ctx, leg, one)
+        return _outcome(ctx, leg, one)
 
 
 def _looked_up(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -76,7 +76,7 @@ def _problems(report: Report) -> Iterator[tuple[str, str]]:
     if report.get("ledgerBalanced") is False:
         step = "Pay nobody until the entry that is wrong is found and countered."
         yield "the books do not balance", step
-    if not (report.get("reconciled") or {"ok": True})["ok"]:
+    if not report.get("reconciled", {"ok": True})["ok"]:
         step = "Each difference, and what to do about it: flask --app app payouts reconcile"
         yield "Stripe and the books differ", step
     if failed := report.get("failureCount"):
@@ -87,28 +87,28 @@ def _problems(report: Report) -> Iterator[tuple[str, str]]:
         yield "waiting for funds", step
 
 
-def _blocks(report: Report) -> Iterator[tuple[str, Iterator[str] | list[str]]]:
+def _blocks(report: Report) -> Iterator[tuple[str, Iterable[str]]]:
     """Headings and lines of what is known."""
-    if report.get("totals") is not None:
-        yield "Payouts", _totals(report["totals"])
-    if report.get("failures") is not None:
+    if "totals" in report:
+        yield "Payouts", map(_total, report["totals"])
+    if "failures" in report:
         yield "Failures", _failures(report)
-    if report.get("leftOut") is not None:
+    if "leftOut" in report:
         yield "Left out", _counts(report["leftOut"])
-    if report.get("waitingForFunds") is not None:
+    if "waitingForFunds" in report:
         yield "Waiting for funds", _waiting(report)
-    if (both := report.get("reconciled")) is not None:
+    if "reconciled" in report:
+        both = report["reconciled"]
         how = "agreed" if both["ok"] else "differences"
         line = f"{how}: {both['payouts']:,} in the books, {both['transfers']:,} at Stripe"
         yield "Reconciliation with Stripe", [line, *_counts(both["differences"])]
-    if (balanced := report.get("ledgerBalanced")) is not None:
-        yield "Books", ["balanced" if balanced else "NOT balanced"]
+    if "ledgerBalanced" in report:
+        yield "Books", ["balanced" if report["ledgerBalanced"] else "NOT balanced"]
 
 
-def _totals(totals: list[dict[str, Any]]) -> Iterator[str]:
-    for one in totals:
-        amount = money(one["amount"], one["currency"])
-        yield f"{_words(one['status']):<12} {one['count']:>7,} {amount:>20}"
+def _total(one: Mapping[str, Any]) -> str:
+    amount = money(one["amount"], one["currency"])
+    return f"{_words(one['status']):<12} {one['count']:>7,} {amount:>20}"
 
 
 def _failures(report: Report) -> Iterator[str]:

@@ -21,30 +21,32 @@ def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
     status); `paid` who was paid for that day; `leftOut` the balances that stay, and the day's
     payouts that failed (the reason is their status). Amounts are minor units.
     """
-    pay, paid, left_out = (list[dict[str, Any]]() for _ in range(3))
+    rows: dict[str, list[dict[str, Any]]] = {"pay": [], "paid": [], "leftOut": []}
+
+    def add(where: str, row: Any, amount: int, **more: Any) -> None:
+        one = {"creatorId": row.creator_id, "currency": row.currency, "amount": amount}
+        rows[where].append(one | more)
+
     there = select(Payout).where(Payout.payout_date == payout_date)
     for payout in tx.scalars(there):
-        one = _amount(payout.creator_id, payout.currency, payout.amount)
         if payout.status == PayoutStatus.PAID:
-            paid.append(one)
+            add("paid", payout, payout.amount)
         elif payout.settled_at is None:
             order = {"destination": payout.destination, "payoutId": payout.id}
-            pay.append(one | order | {"status": payout.status})
+            add("pay", payout, payout.amount, **order, status=payout.status)
         else:
-            left_out.append(one | {"reason": payout.status})
+            add("leftOut", payout, payout.amount, reason=payout.status)
     v = verdicts(now, unposted=True).subquery().c
     has_one = there.where(Payout.creator_id == v.creator_id, Payout.currency == v.currency).exists()
     for row in tx.execute(select(*v).where(~has_one)):
         if row.reason is None:
-            one = _amount(row.creator_id, row.currency, row.amount)
-            pay.append(one | {"destination": row.destination})
+            add("pay", row, row.amount, destination=row.destination)
         else:
-            one = _amount(row.creator_id, row.currency, row.balance)
-            left_out.append(one | {"reason": row.reason})
-    for rows in (pay, paid, left_out):
-        rows.sort(key=lambda one: (one["creatorId"], one["currency"]))
+            add("leftOut", row, row.balance, reason=row.reason)
+    for listed in rows.values():
+        listed.sort(key=lambda one: (one["creatorId"], one["currency"]))
     counts, sums = Counter[str](), Counter[str]()
-    for one in pay:
+    for one in rows["pay"]:
         counts[one["currency"]] += 1
         sums[one["currency"]] += one["amount"]
     return {
@@ -54,15 +56,9 @@ def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
             {"currency": currency, "count": counts[currency], "amount": sums[currency]}
             for currency in sorted(counts)
         ],
-        "leftOutTotals": dict(sorted(Counter(one["reason"] for one in left_out).items())),
-        "pay": pay,
-        "paid": paid,
-        "leftOut": left_out,
+        "leftOutTotals": dict(sorted(Counter(one["reason"] for one in rows["leftOut"]).items())),
+        **rows,
     }
-
-
-def _amount(creator_id: str, currency: str, amount: int) -> dict[str, Any]:
-    return {"creatorId": creator_id, "currency": currency, "amount": amount}
 
 
 def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
