@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,26 +19,19 @@ from rq.job import Job, JobStatus
 from sqlalchemy import select
 
 import queues
-from app.switchyard.errors import BadInput, KeyConflict
+from app.switchyard.errors import BadInput, KeyConflict, SettingsError
 from app.switchyard.job import Catalogue, Legacy
 from app.switchyard.runs.models import RunRow as R
-from queues import inventory
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, counted
 from queues.versions import DuplicateJobError, NeedsNewerRQ
 from tests.support import old_jobs, old_tasks, tasks
-from tests.support.forks import forked
 from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import (
-    ROOT,
     Fixed,
     Side,
     decide_by,
-    environment,
-    fresh,
-    relaying,
-    rq_worker,
     side,
 )
 
@@ -372,19 +361,6 @@ def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:
     assert Job.fetch("bad", connection=redis).get_status() == JobStatus.FAILED
 
 
-def test_counting_waits_for_no_round_trip_of_its_own(
-    queue: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inventory, "FLUSH_SECONDS", 600.0)
-    queue.enqueue(old_tasks.add, 1)
-    before = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
-    for _ in range(50):
-        queue.enqueue(old_tasks.add, 1)
-    after = redis.info("commandstats").get("cmdstat_hincrby", {}).get("calls", 0)
-    assert after == before
-    assert counts(redis)["add", "rq", "undeclared"] == 51
-
-
 def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) -> None:
     redis.set(CALL_SITES, "something else")
     job = queue.enqueue(old_tasks.add, 1)
@@ -392,63 +368,7 @@ def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) ->
 
 
 def test_a_function_stands_for_one_job(on: Side) -> None:
-    from dataclasses import replace
-
-    from app.switchyard.errors import SettingsError
-
-    jobs = Catalogue()
-    spec = on.made.catalogue["old-mark"]
+    jobs, spec = Catalogue(), on.made.catalogue["old-mark"]
     jobs.add(spec)
     with pytest.raises(SettingsError, match="in the place of both"):
-        jobs.add(
-            replace(
-                on.made.catalogue["old-pay"],
-                legacy=Legacy(spec.legacy.function if spec.legacy else ""),
-            )
-        )
-
-
-ENQUEUE = """
-import sys
-from queues import Queue
-from queues.backend import connect
-queue = Queue("old", connection=connect(sys.argv[1]))
-queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[2])
-"""
-
-
-@pytest.mark.parametrize("point", ["", "dispatch.committed", "dispatch.sent"])
-def test_the_caller_dies(redis: Redis, redis_url: str, tmp_path: Path, point: str) -> None:
-    """A process that never called create_app(), killed around the telling; it tries again."""
-    n = uuid4().hex
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    with ExitStack() as stack:
-        made = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(made.db.dispose)
-        on = Side("rq", made, environ)
-        command = ["-c", ENQUEUE, redis_url, n]
-        for crash_at in (point, ""):
-            crashing = {**environ, "SWITCHYARD_CRASH_AT": crash_at}
-            ended = forked(command, crashing)
-            assert ended.returncode == (-9 if crash_at else 0), ended.stderr
-        stack.enter_context(relaying(made))
-        stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        (row,) = rows(on, "old-mark")
-        on.finish(row)
-        time.sleep(0.5)
-        assert on.marks(n) == {n: 1}
-
-
-def test_importing_it_is_cheap() -> None:
-    """No web app is made, nothing is connected, and jobs still load neither rq nor inngest."""
-    code = "import sys"
-    for given, forbidden in (
-        ("import queues", ("rq", "flask", "sqlalchemy")),
-        ("import app.platform.payouts.jobs, app.switchyard.job", ("rq", "inngest")),
-        ("from queues import Job, Queue, job", ("flask", "inngest", "app.switchyard.extension")),
-    ):
-        code += f"; {given}; print([m for m in {forbidden!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["[]"] * 3
+        jobs.add(replace(on.made.catalogue["old-pay"], legacy=spec.legacy))
