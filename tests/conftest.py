@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -9,7 +10,11 @@ import tempfile
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dis import get_instructions
+from functools import cache
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 import psutil
 import psycopg
@@ -70,8 +75,10 @@ def pytest_configure() -> None:
         tempfile.tempdir = str(MEMORY)
 
 
-_SERVERS = frozenset({"redis_url", "postgres_server", "browser"})
-"""Fixtures that start a process of their own."""
+_STARTERS = frozenset({"subprocess", "Popen", "Forked", "ValkeyServer", "get_server"}) | {
+    "sync_playwright"
+}
+"""What code that starts another process names."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,8 +86,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         assert isinstance(item, pytest.Function)
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if _SERVERS & set(item.fixturenames) or "postgres" in map(str, params):
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        used = [item.function, *(found[-1].func for found in fixtures)]
+        if "postgres" in map(str, params) or any(map(_starts_a_process, used)):
             item.add_marker(pytest.mark.process)
+
+
+@cache
+def _starts_a_process(function: Any) -> bool:
+    """Whether a function, or one of ours that it calls, names what starts a process."""
+    seen, left = set[Any](), [function]
+    while left:
+        one = inspect.unwrap(left.pop())
+        if one in seen:
+            continue
+        seen.add(one)
+        if inspect.isclass(one):
+            left += [member for member in vars(one).values() if inspect.isfunction(member)]
+        elif inspect.isfunction(one):
+            names = set(_names(one.__code__))
+            if names & _STARTERS:
+                return True
+            called = (one.__globals__.get(name) for name in names)
+            left += [each for each in called if _is_ours(each)]
+    return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The globals that it names."""
+    yield from (each.argval for each in get_instructions(code) if each.opname == "LOAD_GLOBAL")
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _is_ours(value: object) -> bool:
+    whose = getattr(value, "__module__", None) or ""
+    return (inspect.isfunction(value) or inspect.isclass(value)) and whose.startswith(
+        ("tests.", "app.local.")
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.support.machine import Machine
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(900)
 def test_whatever_happens_each_intent_has_one_effect() -> None:
     run_state_machine_as_test(

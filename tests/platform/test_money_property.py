@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -316,6 +317,7 @@ def our(bank: dict[str, Any]) -> str:
     return str(bank["metadata"].get("payout_id", ""))
 
 
+pytestmark = pytest.mark.minutes
 TestMoney = Money.TestCase
 TestMoney.settings = settings(
     max_examples=20,

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 
 from app.switchyard.dispatch import dispatch
@@ -35,6 +36,7 @@ def steps_of(platform: Platform, run_id: str) -> int:
         return connection.scalar(chosen) or 0
 
 
+@pytest.mark.minutes
 def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: Platform) -> None:
     # All of them on one kind of database; on the other one as many as each fault needs.
     count = THOUSAND if platform.db.engine.dialect.name == "sqlite" else FEWER

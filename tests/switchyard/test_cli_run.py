@@ -178,7 +178,6 @@ def command(*args: str) -> list[str]:
     return [str(Path(sys.executable).parent / "flask"), "--app", "app", *args]
 
 
-@pytest.mark.process
 def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
     dispatched, refused = (
         subprocess.Popen(
@@ -198,7 +197,6 @@ def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
     assert (refused.returncode, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.process
 def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
     relay, clock = start(url, "relay"), start(url, "clock")
     for process, name in ((relay, "relay"), (clock, "clock")):
@@ -214,7 +212,6 @@ def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
         assert "Traceback" not in err
 
 
-@pytest.mark.process
 def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
     build: Callable[..., Cli], url: str
 ) -> None:
@@ -237,7 +234,6 @@ def _steps(db: Database) -> set[str]:
         return set(connection.execute(select(S.name)).scalars())
 
 
-@pytest.mark.process
 def test_a_bar_on_a_terminal(url: str) -> None:
     args = ("jobs", "run", "cli-parent", '{"name": "t", "children": 4, "waitSeconds": 0.6}')
     ours, theirs = pty.openpty()
@@ -260,7 +256,6 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.process
 def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
     rows = [run_row(f"{n:026d}", "cli-plain", utcnow(), error="e" * 200) for n in range(600)]
     with cli.made.db.begin() as connection:
@@ -275,7 +270,6 @@ def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
     listing.wait(PATIENCE_SECONDS)
 
 
-@pytest.mark.process
 def test_a_bad_setting_is_one_line(url: str) -> None:
     ended = [start(url, *args, USE_INNGEST="maybe") for args in (["jobs"], ["--help"])]
     for process in ended:

@@ -97,6 +97,7 @@ def cron(spec: JobSpec, at: datetime) -> inngest.Event:
     return inngest.Event(name=CRON_EVENT, data={"scheduledAt": when}, ts=int(at.timestamp() * 1000))
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(600)
 def test_two_clocks_of_each_kind_over_a_leap_february(world: World) -> None:
     having(world, *REAL)
@@ -193,6 +194,7 @@ def test_a_moment_in_the_far_future_changes_nothing(world: World) -> None:
     assert keys(world, "process-payouts") == ["2028-02-01"]
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(600)
 def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> None:
     having(world, ALL, PAY_DAY)
