@@ -35,7 +35,6 @@ for _name in (
     *(
         "SMTP_URL",
         "MAIL_FROM",
-        "MAIL_FOLDER",
         "ADMIN_EMAIL",
         "SECRET_KEY",
     ),

@@ -23,7 +23,7 @@ _SERVICES = {
 """The variables by which the caller names a service of their own; by the first one the app finds a
 stand-in."""
 _SHOWN = (
-    *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST", "MAIL_FOLDER"),
+    *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST"),
     *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "INNGEST_BASE_URL"),
     *(names[0] for names in _SERVICES.values()),
 )
@@ -109,8 +109,6 @@ def prepare(
     if "qstash" in ports:
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
-    if "mail" in ports:
-        local["MAIL_FOLDER"] = str(folder / "mail")
     env = {**environ, **local, **given, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     for name in ("NO_PROXY", "no_proxy"):  # a proxy must not see calls on loopback

@@ -11,7 +11,6 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from app.local.loopback import HOST, free_port
-from app.platform.mail.taken import names
 
 KEPT = 1000
 """The newest ones; older ones are deleted at the start."""
@@ -38,8 +37,8 @@ class MailSink:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names(folder)[KEPT:]:
-            (folder / f"{name}.eml").unlink(missing_ok=True)
+        for path in sorted(folder.glob("*.eml"), reverse=True)[KEPT:]:
+            path.unlink(missing_ok=True)
         self._folder = folder
         self._numbers = count()
 

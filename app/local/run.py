@@ -107,7 +107,7 @@ def _banner(local: Local, console: Console) -> None:
         "queue": env["REDIS_URL"],
         "inngest": env.get("INNGEST_DEV") or env.get("INNGEST_BASE_URL", "as your keys say"),
         "qstash": env.get("QSTASH_URL", "as your token says"),
-        "mail": f"{local.url}/console/mail" if "mail" in local.ports else "as SMTP_URL says",
+        "mail": str(local.folder / "mail") if "mail" in local.ports else "as SMTP_URL says",
         "stripe": env.get("STRIPE_API_BASE", "as your key says"),
         "logs": str(local.folder / "log"),
     }

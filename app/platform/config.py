@@ -36,8 +36,6 @@ class Settings(config.Settings):
     """Or several, comma-separated."""
     smtp_url: Annotated[SecretStr, hidden(smtp_server)] | None = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
-    mail_folder: Path | None = None
-    """Where the local mail server keeps what it takes: /console/mail shows it."""
     admin_email: Annotated[str, AfterValidator(mail_address)] | None = None
     """Who is mailed how a pay day went."""
     webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)

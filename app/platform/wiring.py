@@ -17,7 +17,6 @@ from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import commands as mails
-from app.platform.mail import pages as mail_pages
 from app.platform.payouts import commands as payouts
 from app.platform.payouts import pages as payout_pages
 from app.platform.statements import links
@@ -128,6 +127,3 @@ def register_pages(app: Flask, runtime: Runtime) -> None:
     app.register_blueprint(payout_pages.blueprint(runtime))
     app.register_blueprint(links.blueprint(runtime))
     app.register_blueprint(webhook_pages.blueprint(runtime))
-    if settings_of(runtime).local:
-        app.register_blueprint(mail_pages.blueprint(runtime))
-        runtime.links.append(("Mail", "mail.newest"))

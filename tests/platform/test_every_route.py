@@ -181,7 +181,7 @@ def _bytes(value: Any) -> bytes:
 
 @pytest.fixture(params=["local", "live"])
 def calls(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Calls]:
-    more = LIVE if request.param == "live" else {"MAIL_FOLDER": str(tmp_path)}
+    more = LIVE if request.param == "live" else {}
     environ = environment(database_url, "unix:///nowhere", **more)
     del environ["SWITCHYARD_JOBS"]
     fresh(database_url, environ, [MemoryBackend("rq")]).db.dispose()
