@@ -139,7 +139,7 @@ def test_a_reversal_while_a_retry_waits_is_not_paid_out(platform: Platform) -> N
     transfer_id = left_on_the_account(platform)
     platform.reverse(transfer_id, 10_000)
     with platform.db.session() as tx:
-        retry.reopen(tx, "a run that died", "", None, platform.now)
+        retry.reopen(tx, "a run that died", "", platform.now)
     assert platform.statuses() == ["transferred"]
     platform.event("transfer.reversed", transfer_id, None)
     platform.drain()

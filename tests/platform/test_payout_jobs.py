@@ -20,7 +20,6 @@ from app.platform.payouts import retry
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import PayloadInvalid
 from tests.support.platform import ANA, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]
@@ -28,10 +27,10 @@ MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can go away."""
 
 
-def again(platform: Platform, **payload: Any) -> dict[str, Any]:
+def again(platform: Platform) -> dict[str, Any]:
     """Run retry-failed-payouts, a minute later: what it took, left, and where that is `now`."""
     platform.now += timedelta(minutes=1)
-    run = dispatch("retry-failed-payouts", payload)
+    run = dispatch("retry-failed-payouts", {})
     assert run.created
     platform.drain()
     ended = platform.run(run.id)
@@ -122,21 +121,6 @@ def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: 
     assert again(platform) == none()
     assert platform.owed() == 60_000
     platform.check()
-
-
-def test_one_pay_day_alone_however_old(platform: Platform) -> None:
-    platform.creator()
-    platform.creator(id="bob", stripe_account_id="acct_bob")
-    platform.fault("refuse", code=MAY_PASS, next=2)
-    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.drain()
-    platform.now += timedelta(days=31)
-    assert again(platform) == none()
-    assert again(platform, payoutDate="2025-01-01") == none()
-    assert again(platform, payoutDate="2025-01-15") == took(2)
-    platform.check()
-    with pytest.raises(PayloadInvalid, match="YYYY-MM-DD"):
-        dispatch("retry-failed-payouts", {"payoutDate": "soon"})
 
 
 def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

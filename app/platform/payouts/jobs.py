@@ -48,12 +48,6 @@ class PayDay(JobPayload):
     day_of_month: int = Field(default_factory=lambda data: data["payout_date"].day, ge=1, le=31)
 
 
-class Retry(JobPayload):
-    """Which failed payouts: of one pay day (UTC), or of the last 30 days."""
-
-    payout_date: Day | None = None
-
-
 @job(
     "process-payouts",
     event="payout.scheduled",
@@ -146,17 +140,16 @@ def _reconciled(ctx: Context, since: datetime, *, banks: bool) -> Reconciliation
     event="payout.retry-failed",
     schedule="0 10 * * *",
     missed="last",  # it takes whatever failed in the last 30 days
-    payload=Retry,
+    payload=Empty,
     queue="payouts",
     concurrency=1,
 )
-def retry_failed_payouts(ctx: Context, payload: Retry) -> dict[str, Any]:
+def retry_failed_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """Try again what may go through now; how many, why the others are left, and what came of it."""
-    taken, left, day = 0, Counter[str](), payload.payout_date
+    taken, left = 0, Counter[str]()
 
     def step(number: int, after: str) -> dict[str, Any]:
-        name = f"reopen-{number}"
-        return ctx.step.run(name, retry.reopen, ctx.run_id, after, day, ctx.now())
+        return ctx.step.run(f"reopen-{number}", retry.reopen, ctx.run_id, after, ctx.now())
 
     for page in _pages(step):
         taken += page["taken"]

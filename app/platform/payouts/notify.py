@@ -51,10 +51,8 @@ def _name(report: Report) -> str:
 
 def summary_mail(report: Report, platform: str) -> Letter:
     """The mail for a person who has to know whether anything is to be done."""
-    day, stopped, job = report.get("payoutDate"), report.get("stopped"), str(report["job"])
-    title = _TITLES.get(job, job)
-    if day is not None:
-        title += f" {day}" if job == "process-payouts" else f" of {day}"
+    stopped = report.get("stopped")
+    title = f"{_TITLES[report['job']]} {report.get('payoutDate', '')}".strip()
     how = "is done." if stopped is None else f"has stopped: {_line(stopped)}"
     problems = dict(_problems(report))
     blocks = [{"heading": heading, "lines": list(lines)} for heading, lines in _blocks(report)]

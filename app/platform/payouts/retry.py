@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.platform.earnings.models import Creator
@@ -65,16 +65,14 @@ class Left(StrEnum):
     """The creator's balance does not cover it any more."""
 
 
-def reopen(
-    tx: Session, run_id: str, after: str, payout_date: date | None, now: datetime
-) -> dict[str, Any]:
+def reopen(tx: Session, run_id: str, after: str, now: datetime) -> dict[str, Any]:
     """Take charge, as `run_id`, of the next page of payouts with ids past `after`.
 
-    Of one pay day or of the last 30 days. Returns how many were `taken`, the number `left` by
+    Of the last 30 days. Returns how many were `taken`, the number `left` by
     reason, and the page's `last` id (None: there are no more). A refused one whose money went into
     a later pay day's payout is not looked at.
     """
-    wanted = _wanted(payout_date, now)
+    wanted = _wanted(now)
     page = tx.execute(
         select(P.id, P.creator_id).where(wanted, P.id > after).order_by(P.id).limit(PAGE_SIZE)
     ).all()
@@ -113,7 +111,7 @@ def reopen(
     return {"taken": taken, "left": dict(left), "last": last_id}
 
 
-def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
+def _wanted(now: datetime) -> ColumnElement[bool]:
     later = aliased(P)
     superseded = select(literal(1)).where(
         later.creator_id == P.creator_id,
@@ -121,14 +119,13 @@ def _wanted(payout_date: date | None, now: datetime) -> ColumnElement[bool]:
         later.payout_date.is_not(None),
         later.requested_at > P.settled_at,
     )
-    recent = P.updated_at >= now - FAILED_WITHIN if payout_date is None else true()
-    stands = or_(
+    recent = P.updated_at >= now - FAILED_WITHIN
+    return or_(
         and_(P.status == _S.FAILED, recent, ~superseded.exists()),
         and_(P.status == _S.BANK_FAILED, recent),
         and_(P.status.in_([_S.SENDING, _S.PAYING]), P.updated_at <= now - SENDING_STALE),
         and_(P.status.in_([_S.REQUESTED, _S.TRANSFERRED]), P.updated_at <= now - READY_STALE),
     )
-    return stands if payout_date is None else and_(stands, P.payout_date == payout_date)
 
 
 def _tries(tx: Session, ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
