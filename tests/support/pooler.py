@@ -35,7 +35,7 @@ def pgbouncer(database_url: str, connections: int) -> Iterator[str]:
             f" user={behind.username}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             "auth_type = any\npool_mode = transaction\nmax_client_conn = 500\n"
-            f"default_pool_size = {connections}\n"
+            f"default_pool_size = {connections}\nserver_login_retry = 1\n"
             # It refuses to be root, and must reach the server's socket.
             + (f"user = {socket.owner()}\n" if os.geteuid() == 0 else "")
         )
