@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from werkzeug.wrappers import Response
 from app.local.loopback import HOST
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 STOP_GRACE_SECONDS = 1.0
 IDLE_SECONDS = 65
@@ -51,11 +50,6 @@ class _Handler(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Nothing: a stand-in answers thousands of calls a minute."""
-
-
-def drop_connection(environ: WSGIEnvironment) -> None:
-    """Close the client's socket without an answer; what the app then returns is dropped."""
-    _close(environ["werkzeug.socket"])
 
 
 def _close(connection: socket.socket) -> None:
@@ -97,14 +91,3 @@ class LoopbackServer(ThreadedWSGIServer):
             for connection in list(self._open):
                 _close(connection)
             time.sleep(0.01)
-
-
-@contextmanager
-def serve_in_thread(app: WSGIApplication, port: int = 0) -> Iterator[str]:
-    """Serve `app` for the length of a `with` block; yields the URL."""
-    server = LoopbackServer(app, port)
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()

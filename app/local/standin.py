@@ -78,21 +78,6 @@ class StandIn(ABC):
         self.stop()
 
 
-class Days:
-    """What happens at Inngest or QStash to requests, and to the messages in them. Here all days are
-    good ones; the tests have bad ones."""
-
-    def refuse(self) -> None:
-        """Called before anything is accepted; may end the request."""
-
-    def times(self, at: float) -> list[float]:
-        """When to act on an accepted message that is due at `at`, Unix seconds: once, on time."""
-        return [at]
-
-    def lose_answer(self) -> None:
-        """Called once a request was accepted; may end it."""
-
-
 class Sqlite:
     """One connection behind one lock, for any thread. With a file, what is committed outlives the
     process's death, if not the machine's."""

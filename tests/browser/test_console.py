@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from app.local.serving import serve_in_thread
 from app.switchyard.cutover import stages
 from app.switchyard.runs.models import RunRow
 from tests.support.console import HOSTILE, TOKEN, Site, guarded
+from tests.support.serving import serve_in_thread
 from tests.support.waiting import PATIENCE_SECONDS
 
 DESK, PHONE = (1280, 800), (390, 844)

@@ -21,8 +21,9 @@ from flask import Flask, Response, request
 
 from app.local.inngest.functions import Function
 from app.local.inngest.server import UNLISTED_SECONDS
-from app.local.serving import LoopbackServer, serve_in_thread
+from app.local.serving import LoopbackServer
 from tests.support.inngest_keys import ProductionKeys
+from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 

@@ -20,9 +20,9 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.loopback import free_port
 from app.local.qstash import params
-from app.local.serving import serve_in_thread
 from app.platform.config import ROOT
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
+from tests.support.serving import serve_in_thread
 from tests.support.sides import CURRENT_KEY, NEXT_KEY
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until

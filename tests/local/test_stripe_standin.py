@@ -18,10 +18,10 @@ import pytest
 import requests
 import stripe
 
-from app.local.serving import serve_in_thread
 from app.platform.config import ROOT
 from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.switchyard.clock import utcnow
+from tests.support.serving import serve_in_thread
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
 from tests.support.waiting import PATIENCE_SECONDS

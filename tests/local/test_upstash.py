@@ -13,12 +13,13 @@ import requests
 from pydantic import SecretStr
 from werkzeug.wrappers import Request, Response
 
-from app.local.serving import LoopbackServer, serve_in_thread
+from app.local.serving import LoopbackServer
 from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
 from app.switchyard.cache.client import RedisClient, UpstashClient
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
+from tests.support.serving import serve_in_thread
 from tests.support.upstash import MAX_REQUEST, UpstashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 

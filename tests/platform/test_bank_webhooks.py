@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.local.serving import serve_in_thread
 from app.platform.payouts import retry
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
@@ -21,6 +20,7 @@ from tests.support.platform import (
     Platform,
     platform,
 )
+from tests.support.serving import serve_in_thread
 from tests.support.waiting import until
 
 __all__ = ["platform"]

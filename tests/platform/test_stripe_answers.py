@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.local.serving import serve_in_thread
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_errors import (
     StripeError,
@@ -17,6 +16,7 @@ from app.platform.gateways.stripe_errors import (
     StripeRateLimited,
     StripeUnknownOutcome,
 )
+from tests.support.serving import serve_in_thread
 from tests.support.stripe_stand import KEY, canned, pay
 from tests.support.wire import read_request
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import stripe
 
-from app.local.serving import serve_in_thread
 from app.platform.gateways import stripe as gateway_module
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_errors import (
@@ -24,6 +23,7 @@ from app.platform.gateways.stripe_errors import (
 )
 from app.platform.gateways.stripe_objects import Account, Balance, Gates, Transfer
 from app.switchyard.errors import SwitchyardError
+from tests.support.serving import serve_in_thread
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, canned, pay
 from tests.support.waiting import until

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
-from flask import abort, request
 from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.wrappers import Response
 
-from app.local.serving import drop_connection
-from app.local.standin import Days
+from app.local.standin import StandIn
+from tests.support.serving import drop_connection
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,7 +41,7 @@ class Faults(BaseModel):
     """Most seconds between the two of a doubled message."""
 
 
-class BadDays(Days):
+class BadDays(StandIn):
     """A stand-in's days, with faults. For all threads."""
 
     def __init__(self, *args: Any, seed: int | None = None, **options: Any) -> None:
@@ -49,9 +54,18 @@ class BadDays(Days):
         """Set the faults, all others to nought."""
         self.faults = Faults.model_validate(faults)
 
-    def refuse(self) -> None:
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith(("/v2/", "/e/")):
+            return super().__call__(environ, start)
         if self._strikes("refuse"):
-            abort(503, "refused on demand")
+            return _error(503, "refused on demand")(environ, start)
+        answer = Response.from_app(super().__call__, environ, buffered=True)
+        if environ["REQUEST_METHOD"] == "POST" and answer.status_code < 300:
+            if self._strikes("drop"):
+                drop_connection(environ)
+            if self._strikes("unknown_outcome"):
+                answer = _error(500, "failed on demand, after it was accepted")
+        return answer(environ, start)
 
     def times(self, at: float) -> list[float]:
         if self._strikes("swallow"):
@@ -60,15 +74,13 @@ class BadDays(Days):
         again = first + self._between(0, self.faults.spread)
         return [first, again] if self._strikes("double") else [first]
 
-    def lose_answer(self) -> None:
-        if self._strikes("drop"):
-            drop_connection(request.environ)
-        if self._strikes("unknown_outcome"):
-            abort(500, "failed on demand, after it was accepted")
-
     def _strikes(self, fault: str) -> bool:
         return self._between(0, 1) < float(getattr(self.faults, fault))
 
     def _between(self, low: float, high: float) -> float:
         with self._lock:
             return self._random.uniform(low, high)
+
+
+def _error(status: int, why: str) -> Response:
+    return Response(json.dumps({"error": why}), status, content_type="application/json")

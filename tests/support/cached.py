@@ -14,11 +14,11 @@ import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from app.local.serving import serve_in_thread
 from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker, Client, RedisClient, UpstashClient
 from tests.support.forks import Forked
+from tests.support.serving import serve_in_thread
 from tests.support.upstash import UpstashStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 

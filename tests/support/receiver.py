@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
-from app.local.serving import drop_connection, serve_in_thread
+from tests.support.serving import drop_connection, serve_in_thread
 from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:

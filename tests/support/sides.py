@@ -20,7 +20,6 @@ from sqlalchemy import select
 import flags
 from app import create_app
 from app.local.loopback import free_port as free_port
-from app.local.serving import serve_in_thread
 from app.platform.config import Settings, load
 from app.platform.wiring import make_runtime
 from app.switchyard import runtime
@@ -35,6 +34,7 @@ from app.switchyard.runs.models import RunRow, StepRow
 from queues.backend import connect
 from tests.support import jobs
 from tests.support.forks import Forked
+from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from werkzeug.wrappers import Request, Response
 
-from app.local.stripe.errors import ApiError, HangUp, refusal
-from app.local.stripe.server import StripeStandIn
-from app.local.stripe.store import Target
+from app.local.stripe import money, params
+from app.local.stripe.errors import ApiError, refusal
+from app.local.stripe.server import Route, StripeStandIn
+from app.local.stripe.store import Call, Result, Store
+from app.local.stripe.webhooks import Sender
+from tests.support.serving import drop_connection
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 # Before idempotency is looked at: nothing is done and nothing stored.
 Enter = Literal["drop_before", "409", "429"]
@@ -26,6 +35,21 @@ Late = Literal["webhook_late"]
 Double = Literal["webhook_double"]
 CODES = {"409": "idempotency_key_in_use", "429": "rate_limit", "refuse": "balance_insufficient"}
 """What is answered where a rule names no code."""
+
+
+class HangUp(Exception):
+    """The connection is to be closed without an answer."""
+
+
+class Target(NamedTuple):
+    """What a rule may strike; `key` is the idempotency key or empty, of a delivery the event's
+    id."""
+
+    method: str
+    path: str
+    """The URL's path, or the event's type."""
+    account: str | None
+    key: str
 
 
 class Rule(BaseModel):
@@ -73,6 +97,27 @@ class Rule(BaseModel):
         wait = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return refusal(self.code or CODES[self.kind], status, wait)
 
+    def fail(self, _call: Call) -> NoReturn:
+        raise self.error()
+
+
+class LateSender(Sender):
+    """Keeps back or doubles what a rule says."""
+
+    def __init__(self, store: Store, draw: Callable[[Any, Target], Rule | None]) -> None:
+        super().__init__(store)
+        self._draw = draw
+
+    def _add(self, wait: float, tries: int, event: dict[str, Any]) -> None:
+        if not tries:
+            paid = event.get("account") or event["data"]["object"].get("destination")
+            target = Target("POST", event["type"], paid, event["id"])
+            late = self._draw(Late, target)
+            wait = late.seconds if late else wait
+            if self._draw(Double, target):
+                super()._add(wait, tries, event)
+        super()._add(wait, tries, event)
+
 
 class Faulty(StripeStandIn):
     """A stand-in with rules in force.
@@ -83,6 +128,7 @@ class Faulty(StripeStandIn):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.sender = LateSender(self.store, self.draw)
         self._drawing = threading.Lock()
         self._turns: dict[tuple[int, str], int] = {}
         self._released = threading.Event()
@@ -101,39 +147,55 @@ class Faulty(StripeStandIn):
             held, self._released = self._released, threading.Event()
         held.set()
 
-    def enter(self, target: Target) -> None:
-        if (rule := self._draw(Enter, target)) is not None:
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        try:
+            return super().__call__(environ, start)
+        except HangUp:
+            drop_connection(environ)
+            return Response(status=500)(environ, start)
+
+    def _answer(self, request: Request) -> tuple[Result, bool]:
+        account = request.headers.get("Stripe-Account") or request.form.get("destination")
+        key = request.headers.get("Idempotency-Key", "")
+        target = Target(request.method, request.path, account, key)
+        if (rule := self.draw(Enter, target)) is not None:
             raise HangUp if rule.kind == "drop_before" else rule.error()
-
-    def execute(self, target: Target) -> ApiError | None:
-        rule = self._draw(Execute, target)
-        if rule is None:
-            return None
-        if rule.kind == "slow":
-            self._released.wait(rule.seconds)
-            return None
-        if rule.kind == "500_after":
-            return rule.error()
-        raise rule.error()
-
-    def leave(self, target: Target) -> None:
-        if (rule := self._draw(Leave, target)) is not None:
+        answer = super()._answer(request)
+        if (rule := self.draw(Leave, target)) is not None:
             self._released.wait(rule.seconds)
             raise HangUp
+        return answer
 
-    def ends(self, target: Target) -> tuple[list[str], str]:
-        rule = self._draw(Bank, target)
-        if rule is None:
-            return super().ends(target)
-        ends = ["failed"] if rule.kind == "bank_fails" else ["paid", "failed"]
-        return ends, rule.code or "account_closed"
+    def _execute(self, route: Route, call: Call, fingerprint: str) -> Result:
+        method, path, form, run = route
+        account = call.owner or params.checked(form, call.params).get("destination")
+        target = Target(method, call.path, account, call.key)
+        rule = self.draw(Execute, target)
+        if rule is not None and rule.kind == "slow":
+            self._released.wait(rule.seconds)
+        elif rule is not None and rule.kind != "500_after":
+            run = rule.fail
+        result = super()._execute((method, path, form, run), call, fingerprint)
+        if run is money.payout and result.status == 200:
+            self._bank(target, json.loads(result.body), call.owner)
+        if rule is not None and rule.kind == "500_after" and result.status == 200:
+            error = rule.error()
+            result = Result(fingerprint, error.status, error.body)
+            self.store.remember(call.owner, call.key, result)
+        return result
 
-    def delays(self, target: Target) -> list[float]:
-        late = self._draw(Late, target)
-        delay = late.seconds if late else 0.0
-        return [delay] * (2 if self._draw(Double, target) else 1)
+    def _bank(self, target: Target, payout: dict[str, Any], owner: str) -> None:
+        """What the bank will do instead of paying, or after it."""
+        if (rule := self.draw(Bank, target)) is None:
+            return
+        due, code = payout["arrival_date"], rule.code or "account_closed"
+        if rule.kind == "bank_fails":
+            self.store._rows("DELETE FROM plans WHERE payout = ? AND due = ?", payout["id"], due)
+        else:
+            due += due - payout["created"]
+        self.store.plan(due, owner, payout["id"], "failed", code)
 
-    def _draw(self, kinds: Any, target: Target) -> Rule | None:
+    def draw(self, kinds: Any, target: Target) -> Rule | None:
         """The first rule of these kinds that strikes, counted as a hit."""
         with self._drawing:
             for index, rule in enumerate(self.rules):

@@ -20,11 +20,11 @@ import requests
 from sqlalchemy import select
 
 from app.local.inngest.engine import Engine
-from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
+from tests.support.serving import serve_in_thread
 from tests.support.sides import (
     Fixed,
     Side,

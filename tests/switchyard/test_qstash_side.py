@@ -17,7 +17,6 @@ import requests
 from qstash import QStash
 from werkzeug.wrappers import Request, Response
 
-from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.platform.wiring import make_runtime
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
@@ -25,6 +24,7 @@ from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over
+from tests.support.serving import serve_in_thread
 from tests.support.sides import (
     CURRENT_KEY,
     Side,

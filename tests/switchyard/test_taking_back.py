@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from app.local.inngest.server import UNLISTED_SECONDS
-from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Backend, Message
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect
+from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, free_port
 from tests.support.standins import InngestStandIn
 from workflows.backend import InngestBackend

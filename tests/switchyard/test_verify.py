@@ -16,7 +16,6 @@ from flask import Flask, jsonify
 from pydantic import SecretStr
 from sqlalchemy import insert, update
 
-from app.local.serving import serve_in_thread
 from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
 from app.platform.gateways.smtp import Mailer
@@ -34,6 +33,7 @@ from app.switchyard.runtime import Check, Runtime
 from queues.backend import connect
 from tests.support.mailbox import served
 from tests.support.rows import run_row
+from tests.support.serving import serve_in_thread
 from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,

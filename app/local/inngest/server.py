@@ -16,7 +16,6 @@ from app.local.inngest.history import History
 from app.local.inngest.ids import iso, named_uuid
 from app.local.inngest.keys import Keys
 from app.local.inngest.runs import Run
-from app.local.standin import Days
 
 # Measured at the real server, which caches its answers by URL, query included.
 RUNS_CACHE_SECONDS = 15.0
@@ -30,7 +29,11 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def create_app(
-    engine: Engine, history: History, keys: Keys, days: Days, clock: Callable[[], float]
+    engine: Engine,
+    history: History,
+    keys: Keys,
+    times: Callable[[float], list[float]],
+    clock: Callable[[], float],
 ) -> Flask:
     """The stand-in's WSGI app; it holds no state of its own but the cache."""
     app = Flask(__name__)
@@ -57,14 +60,12 @@ def create_app(
     def send(key: str) -> Response:
         if not keys.admits_event(key):
             abort(401, "Event key not found")
-        days.refuse()
         seed = request.headers.get("x-inngest-event-id-seed")
         with lock:
             accepted, error = events.accept(request.get_data(), seed, clock())
             for event in accepted:
                 now = clock()
-                engine.receive(event, now, copies=len(days.times(now)))
-        days.lose_answer()
+                engine.receive(event, now, copies=len(times(now)))
         ids = [event.id for event in accepted]
         if error is not None:
             return _json({"ids": ids, "status": 400, "error": error}, 400)

@@ -11,13 +11,13 @@ from app.local.inngest.keys import NO_KEYS, Keys
 from app.local.inngest.runs import Call
 from app.local.inngest.server import create_app
 from app.local.inngest.wire import MAX_CALLS, Caller
-from app.local.standin import MEMORY, Days, StandIn
+from app.local.standin import MEMORY, StandIn
 
 UNSYNCED_SECONDS = 1.0
 SYNCED_SECONDS = 5.0
 
 
-class InngestStandIn(StandIn, Days):
+class InngestStandIn(StandIn):
     """A server that speaks Inngest's protocol. Its functions and runs outlive it in the file
     `data`; what it was about to call does not, as with a real server without Redis.
 
@@ -46,7 +46,11 @@ class InngestStandIn(StandIn, Days):
         self._tick = tick
         self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
-        self.app = create_app(self.engine, self._history, self.keys, self, self.clock)
+        self.app = create_app(self.engine, self._history, self.keys, self.times, self.clock)
+
+    def times(self, at: float) -> list[float]:
+        """When to act on an event of `at`, Unix seconds: once, on time, but on a bad day."""
+        return [at]
 
     def work(self) -> Sequence[Callable[[], None]]:
         return (self._keep_time, self._find_apps)

@@ -59,7 +59,7 @@ class Message(Shape):
     model_config = ConfigDict(alias_generator=AliasGenerator(serialization_alias=to_camel))
 
     destination: Annotated[Url, Field(serialization_alias="url")]
-    method: Literal["POST"] = "POST"
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
     retries: Annotated[Number, Field(le=3, serialization_alias="maxRetries")] = 3
     timeout: Annotated[Seconds, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] = MAX_TIMEOUT_SECONDS
     not_before: Number = 0

@@ -24,10 +24,6 @@ class ApiError(Exception):
         self.body = json.dumps({"error": {name: text for name, text in error.items() if text}})
 
 
-class HangUp(Exception):
-    """The connection is to be closed without an answer."""
-
-
 def refusal(code: str, status: int = 400, headers: Mapping[str, str] | None = None) -> ApiError:
     """A refusal of a well-formed request; 402 is of Stripe's type card_error."""
     kind = "card_error" if status == 402 else "invalid_request_error"

@@ -85,11 +85,8 @@ def payout(call: Call) -> dict[str, Any]:
         "method": method,
         "status": "pending",
     }
-    ends, code = call.ends(call.target)
-    waits = (seconds // 2, seconds, 2 * seconds)
-    for wait, status in zip(waits, ["in_transit", *ends], strict=False):
-        due = base["created"] + wait
-        store.plan(due, call.owner, made["id"], status, code if status == "failed" else None)
+    for wait, status in ((seconds // 2, "in_transit"), (seconds, "paid")):
+        store.plan(base["created"] + wait, call.owner, made["id"], status)
     return store.put(call.owner, made, "payout.created")
 
 
@@ -99,7 +96,7 @@ def settle(store: Store) -> None:
         for due, _, owner, id_, status, code in store.take_due():
             payout = store.find("payout", owner, id_)
             if payout is not None and payout["status"] != "canceled":
-                payout["failure_code"] = code
+                payout["failure_code"] = code or None
                 became(store, owner, payout, status, due)
 
 

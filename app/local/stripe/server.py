@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
-from app.local.serving import drop_connection
 from app.local.standin import MEMORY, StandIn
 from app.local.stripe import accounts, money, params
-from app.local.stripe.errors import ApiError, HangUp, missing, no_access, refusal
-from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store, Target
+from app.local.stripe.errors import ApiError, missing, no_access, refusal
+from app.local.stripe.store import SETTLE_SECONDS, Call, Result, Store
 from app.local.stripe.webhooks import Sender
 from app.switchyard.clock import Clock, utcnow
 
@@ -45,7 +44,7 @@ def retrieve(call: Call) -> dict[str, Any]:
 
 
 def _kind(call: Call) -> str:
-    return call.target.path.split("/")[2].removesuffix("s")
+    return call.path.split("/")[2].removesuffix("s")
 
 
 ID = "/([^/]+)"
@@ -55,8 +54,7 @@ class StripeStandIn(StandIn):
     """Stripe's API and, under `/_standin/`, its own. `clock` gives the time in UTC.
 
     Any test key is let in. `data` is an SQLite file; without it the state ends with the process. A
-    bank takes `settle_seconds`, by the clock. On a bad day, which is the tests'
-    to make, `enter`, `execute`, `leave`, `ends` and `delays` say what happens to a target.
+    bank takes `settle_seconds`, by the clock.
     """
 
     form_path = "/v1/"
@@ -82,7 +80,7 @@ class StripeStandIn(StandIn):
         super().__init__()
         self.store = Store(data, clock=clock, settle_seconds=settle_seconds)
         self.app = self._respond
-        self.sender = Sender(self.store, self.delays)
+        self.sender = Sender(self.store)
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
@@ -96,26 +94,6 @@ class StripeStandIn(StandIn):
     def admin(self, route: str, body: bytes) -> Any:
         """The answer of one of the stand-in's own routes. Raises ValueError or LookupError."""
         return accounts.answer(self.store, route, body)
-
-    def enter(self, target: Target) -> None:
-        """Called before idempotency is looked at; raises ApiError or HangUp, and nothing is stored
-        of either."""
-
-    def execute(self, target: Target) -> ApiError | None:
-        """Called when a request is executed, so never on a replay. Raises the ApiError that is
-        stored instead of an effect; returns one that is stored beside it."""
-        return None
-
-    def leave(self, target: Target) -> None:
-        """Called once the result stands, executed or replayed. Raises HangUp."""
-
-    def ends(self, target: Target) -> tuple[list[str], str]:
-        """How a new payout ends at its bank, status after status, and the failure's code."""
-        return ["paid"], ""
-
-    def delays(self, target: Target) -> list[float]:
-        """In how many seconds to deliver an event: once, now."""
-        return [0.0]
 
     def _respond(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         request = Request(environ)
@@ -134,27 +112,20 @@ class StripeStandIn(StandIn):
         except (ValueError, LookupError) as error:
             body = json.dumps({"error": str(error)})
             status = 400 if isinstance(error, ValueError) else 404
-        except HangUp:
-            drop_connection(environ)
-            body, status = "", 500
         response = Response(body, status, headers, content_type="application/json")
         return response(environ, start)
 
     def _answer(self, request: Request) -> tuple[Result, bool]:
-        """The result, and whether it is a stored one. Raises ApiError or HangUp."""
+        """The result, and whether it is a stored one. Raises ApiError."""
         owner = self._owner(request)
         route, id_ = self._route(request.method, request.path)
         post = request.method == "POST"
         fields = list((request.form if post else request.args).items(multi=True))
         given = params.nested(fields)
         key = request.headers.get("Idempotency-Key", "") if post else ""
-        target = Target(request.method, request.path, owner or given.get("destination"), key)
-        self.enter(target)
-        call = Call(self.store, owner, id_, given, target, self.ends)
+        call = Call(self.store, owner, request.path, id_, given, key)
         digest = hashlib.sha256(json.dumps([request.path, sorted(fields)]).encode()).hexdigest()
-        answer = self._once(route, call, digest)
-        self.leave(target)
-        return answer
+        return self._once(route, call, digest)
 
     def _owner(self, request: Request) -> str:
         """The account acted for. Raises ApiError: 401 for the key, or 403 for the account."""
@@ -177,11 +148,11 @@ class StripeStandIn(StandIn):
 
     def _once(self, route: Route, call: Call, fingerprint: str) -> tuple[Result, bool]:
         """The key's result, executed unless one is stored, and whether one was."""
-        if not (key := call.target.key):
+        if not call.key:
             return self._execute(route, call, fingerprint), False
-        if len(key) > MAX_KEY:
+        if len(call.key) > MAX_KEY:
             raise ApiError(400, f"Idempotency keys may have at most {MAX_KEY} characters.")
-        flight = (call.owner, key)
+        flight = (call.owner, call.key)
         with self._lock:
             if flight in self._in_flight:
                 raise refusal("idempotency_key_in_use", 409)
@@ -203,13 +174,10 @@ class StripeStandIn(StandIn):
         *_, form, run = route
         call = call._replace(params=params.checked(form, call.params))
         try:
-            failure = self.execute(call.target)
             with self.store.transaction():
                 result = Result(fingerprint, 200, json.dumps(run(call)))
-                if failure is not None:
-                    result = Result(fingerprint, failure.status, failure.body)
-                self.store.remember(call.owner, call.target.key, result)
+                self.store.remember(call.owner, call.key, result)
         except ApiError as error:
             result = Result(fingerprint, error.status, error.body)
-            self.store.remember(call.owner, call.target.key, result)
+            self.store.remember(call.owner, call.key, result)
         return result

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -137,12 +137,12 @@ class Store(Sqlite):
             after,
         )
 
-    def plan(self, due: int, owner: str, payout: str, status: str, code: str | None) -> None:
-        """Have a payout change its status once the clock reaches `due`."""
+    def plan(self, due: int, owner: str, payout: str, status: str, code: str = "") -> None:
+        """Have a payout change its status once the clock reaches `due`; `code` of a failure."""
         sql = "INSERT INTO plans (due, owner, payout, status, code) VALUES (?, ?, ?, ?, ?)"
         self._rows(sql, due, owner, payout, status, code)
 
-    def take_due(self) -> list[tuple[int, int, str, str, str, str | None]]:
+    def take_due(self) -> list[tuple[int, int, str, str, str, str]]:
         """The changes whose time has come, no longer planned: due, place, owner, payout, …"""
         sql = "DELETE FROM plans WHERE due <= ? RETURNING due, seq, owner, payout, status, code"
         return sorted(self._rows(sql, self.now()))
@@ -163,24 +163,13 @@ class Store(Sqlite):
         self._rows(sql, owner, key, now, *result)
 
 
-class Target(NamedTuple):
-    """What a bad day may strike; `key` is the idempotency key or empty, of a delivery the event's
-    id."""
-
-    method: str
-    path: str
-    """The URL's path, or the event's type."""
-    account: str | None
-    key: str
-
-
 class Call(NamedTuple):
-    """A request that was let in; `owner` is the account acted for, `id` the one in the path."""
+    """A request that was let in: `owner` is the account acted for, `id` the one in the path."""
 
     store: Store
     owner: str
+    path: str
     id: str
     params: dict[str, Any]
-    target: Target
-    ends: Callable[[Target], tuple[list[str], str]]
-    """How a new payout will end."""
+    key: str
+    """Of idempotency, or empty."""

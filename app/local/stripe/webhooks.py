@@ -4,7 +4,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -14,7 +14,7 @@ import requests
 
 from app.local.loopback import is_loopback
 from app.local.stripe.money import settle
-from app.local.stripe.store import Store, Target
+from app.local.stripe.store import Store
 
 POLL_SECONDS = 0.05
 POST_SECONDS = 10
@@ -29,11 +29,10 @@ def signature(body: str, secret: str, at: int) -> str:
 
 
 class Sender:
-    """Sends events one at a time, in their order; `delays` says in how many seconds each."""
+    """Sends events one at a time, in their order."""
 
-    def __init__(self, store: Store, delays: Callable[[Target], list[float]]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._delays = delays
         self._url = self._secret = ""
         self._queue: list[tuple[float, int, int, dict[str, Any]]] = []
         """When to send, which turn it has, how often it was tried, and the event: a heap."""
@@ -77,10 +76,7 @@ class Sender:
     def _collect(self) -> None:
         for place, text in self._store.undelivered(self._seen):
             self._seen = place
-            event = json.loads(text)
-            paid = event.get("account") or event["data"]["object"].get("destination")
-            for delay in self._delays(Target("POST", event["type"], paid, event["id"])):
-                self._add(delay, 0, event)
+            self._add(0, 0, json.loads(text))
 
     def _add(self, wait: float, tries: int, event: dict[str, Any]) -> None:
         heappush(self._queue, (time.monotonic() + wait, next(self._turns), tries, event))
