@@ -26,7 +26,7 @@ from workflows.client import APP_ID
 ANSWER_SECONDS = 2.0
 SAID_SECONDS = 5.0
 """How long a process may live without saying that it started (its log level may forbid it)."""
-STRIPE_EVENTS = "transfer.reversed,payout.paid,payout.failed,payout.canceled"
+STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,payout.canceled"
 """What the app acts on; a webhook at Stripe is registered for these too."""
 SETTLE_SECONDS = "4"
 """How long the bank of Stripe's stand-in takes."""

@@ -1,9 +1,11 @@
-"""Creators are mailed a link that opens one statement, in the transaction in which it is made."""
+"""What creators are told by mail: in the transaction of what happened, once, and by a link that
+opens one statement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,8 +23,11 @@ from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.mailbox import Mailbox, served
+from tests.support.platform import Platform, platform
+from tests.support.sides import Fixed, decide_by
 from tests.support.site import Site, refused
 
+__all__ = ["platform"]
 SECRET = "0123456789abcdef-secret"
 
 
@@ -40,10 +45,67 @@ def mailing(made: runtime.Runtime, server: SmtpServer) -> runtime.Runtime:
     return changed
 
 
+@pytest.fixture
+def mailed(platform: Platform, box: Mailbox) -> Platform:
+    platform.made = mailing(platform.made, box.server())
+    platform.engine = platform.made.engine
+    decide_by(Fixed("rq"))
+    return platform
+
+
+def subjects(box: Mailbox) -> list[tuple[str, str]]:
+    return sorted((str(mail["To"]), str(mail["Subject"])) for mail in box.mails)
+
+
 def mail_runs(made: Any) -> list[Any]:
     with made.db.autocommit() as connection:
         chosen = select(RunRow.__table__).where(RunRow.job == "send-email")
         return list(connection.execute(chosen.order_by(RunRow.id)))
+
+
+def test_a_creator_is_told_once_that_a_payout_was_paid(mailed: Platform, box: Mailbox) -> None:
+    mailed.creator()
+    mailed.paid()
+    mailed.drain()
+    assert subjects(box) == []
+    mailed.settle()
+    mailed.drain()
+    assert subjects(box) == [("ana@example.com", "Your payout of 100.00 USD was paid")]
+    mailed.settle()
+    mailed.drain()
+    assert len(box.taken) == 1
+    mailed.check()
+
+
+def test_a_refused_payout_is_told_and_not_again_for_the_same_reason(
+    mailed: Platform, box: Mailbox
+) -> None:
+    mailed.creator()
+    for _ in range(2):
+        mailed.fault("refuse", path="/v1/payouts", code="payouts_not_allowed")
+        mailed.paid() if not mailed.payouts() else mailed.result("retry-failed-payouts")
+        mailed.drain()
+        mailed.now += timedelta(minutes=1)
+    (mail,) = box.mails
+    assert mail["Subject"] == "Your payout of 100.00 USD did not go through"
+    assert "payouts_not_allowed" in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    mailed.result("retry-failed-payouts")
+    mailed.settle()
+    mailed.drain()
+    assert sorted(str(mail["Subject"])[-4:] for mail in box.mails) == ["ough", "paid"]
+    mailed.check()
+
+
+@pytest.mark.parametrize("change", [{"email": "nobody"}, {"name": "Ana\nBcc: x@y.z"}])
+def test_who_cannot_be_told_is_paid_all_the_same(
+    mailed: Platform, box: Mailbox, change: dict[str, Any]
+) -> None:
+    mailed.creator(**change)
+    mailed.paid()
+    mailed.settle()
+    assert mailed.statuses() == ["paid"]
+    assert mail_runs(mailed) == []
+    assert box.taken == []
 
 
 # Statements

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -12,7 +14,7 @@ from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_errors import StripeRefused
 from app.platform.gateways.stripe_objects import Gates
 from app.switchyard.context import Context
-from app.switchyard.errors import NonRetriable
+from app.switchyard.errors import NonRetriable, RetryAfter
 
 NOT_AT_STRIPE = "not_at_stripe"
 """The disabled_reason of an account that Stripe does not know (any more)."""
@@ -22,7 +24,7 @@ GONE = Gates(False, False, NOT_AT_STRIPE, True)
 def sync(tx: Session, ctx: Context) -> dict[str, int]:
     """Bring every creator's account up to date, as a step.
 
-    Stripe is read to the end before `tx` writes; a row that was changed since is left as it
+    Stripe is read to the end before `tx` writes; a row that a webhook changed since is left as it
     is. An account that is not on the list is asked for by id before it is marked: it may have been
     made meanwhile. Returns counts: `accounts`, `changed` and `gone` (unknown to Stripe). Raises
     NonRetriable where Stripe lists none of them: then it is the key that is another platform's.
@@ -45,10 +47,28 @@ def sync(tx: Session, ctx: Context) -> dict[str, int]:
     }
 
 
-def _known(own: Session) -> dict[str, Gates]:
+def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
+    """Bring one account up to date, as a step: how many `creators` have it, and its gates.
+
+    Raises RetryAfter where the row was changed while Stripe was asked: the answer may be older.
+    """
+    with ctx.transaction() as own:
+        known = _known(own, account_id)
+    gates = _asked(ctx.gateways.stripe, account_id)
+    was = known.get(account_id, gates)
+    if was != gates and not _write(tx, account_id, was, gates):
+        raise RetryAfter(f"{account_id}: changed meanwhile", timedelta(seconds=1))
+    return {"creators": len(known), **gates._asdict()}
+
+
+def _known(own: Session, account_id: str | None = None) -> dict[str, Gates]:
     columns = [getattr(Creator, name) for name in Gates._fields]
     chosen = select(Creator.stripe_account_id, *columns)
-    rows = own.execute(chosen.where(Creator.stripe_account_id.is_not(None)))
+    if account_id is None:
+        chosen = chosen.where(Creator.stripe_account_id.is_not(None))
+    else:
+        chosen = chosen.where(Creator.stripe_account_id == account_id)
+    rows = own.execute(chosen)
     return {str(row[0]): Gates(*row[1:]) for row in rows}
 
 

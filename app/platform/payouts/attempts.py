@@ -27,6 +27,7 @@ from app.platform.payouts.models import (
     PayoutStatus,
 )
 from app.platform.payouts.models import PayoutAttempt as A
+from app.platform.payouts.notices import payouts_moved
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import NonRetriable, SwitchyardError
@@ -143,6 +144,7 @@ def apply(tx: Session, moves: Sequence[tuple[Payout, Change]], leg: Leg, now: da
     for payout, change in moves:
         _move(payout, change, leg, now)
     post(tx, [posting for _, change in moves for posting in change.postings])
+    payouts_moved(tx, [payout for payout, _ in moves], now)
 
 
 def _move(payout: Payout, change: Change, leg: Leg, now: datetime) -> None:

@@ -13,29 +13,48 @@ from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe_errors import StripeRefused
 from app.platform.gateways.stripe_webhooks import StripeEvent
-from app.platform.payouts import bank
+from app.platform.payouts import accounts, bank
 from app.switchyard.context import Context
 
 log = logging.getLogger(__name__)
 
-ACTS_ON = frozenset({"transfer.reversed", "payout.paid", "payout.failed", "payout.canceled"})
+ACTS_ON = frozenset(
+    {
+        *("account.updated", "account.application.deauthorized", "transfer.reversed"),
+        *("payout.paid", "payout.failed", "payout.canceled"),
+    }
+)
 """The types that change anything here."""
 
 
 def handle(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:
     """Act on an event, as a step: its end is written through `tx`, which begins after the fetch.
 
-    `error` is set where a person must look. Raises RetryAfter where a bank payout is just recorded.
+    `error` is set where a person must look. Raises RetryAfter where something else is being written
+    of the same object: what was fetched here may be older.
     """
-    stripe, id_, result = ctx.gateways.stripe, event.object_id, dict[str, Any]()
     try:
-        if event.type == "transfer.reversed" and id_ is not None:
-            result = bank.reversed_at_stripe(tx, stripe.retrieve_transfer(id_), ctx.now())
-        elif event.account is not None and id_ is not None:
-            result = bank.heard(tx, stripe.retrieve_payout(event.account, id_), ctx.now())
+        result = _acted(tx, ctx, event)
     except StripeRefused as gone:
-        result["error"] = f"not to be had from Stripe: {gone}"
-    if (error := result.get("error")) is not None:
-        log.warning("event needs a person", extra={"event": event.event_id, "error": error})
-    named = {"eventId": event.event_id, "type": event.type, "objectId": id_}
+        result = {"error": f"not to be had from Stripe: {gone}"}
+    if result.get("error") is not None:
+        log.warning(
+            "event needs a person", extra={"event": event.event_id, "error": result["error"]}
+        )
+    named = {"eventId": event.event_id, "type": event.type, "objectId": event.object_id}
     return {"error": None, **named, **result}
+
+
+def _acted(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:
+    stripe, now = ctx.gateways.stripe, ctx.now()
+    if event.type == "account.application.deauthorized" and event.account is not None:
+        return accounts.refresh(tx, ctx, event.account)
+    if event.object_id is None:
+        return {}
+    if event.type == "account.updated":
+        return accounts.refresh(tx, ctx, event.object_id)
+    if event.type.startswith("transfer."):
+        return bank.reversed_at_stripe(tx, stripe.retrieve_transfer(event.object_id), now)
+    if event.type.startswith("payout.") and event.account is not None:
+        return bank.heard(tx, stripe.retrieve_payout(event.account, event.object_id), now)
+    return {}
