@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, Json, SecretStr
 from app.platform.gateways import hook_settings
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
 from app.switchyard import config
-from app.switchyard.config import HttpUrl, database, hidden
+from app.switchyard.config import WEB, HttpUrl, database, hidden
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
@@ -38,6 +38,9 @@ class Settings(config.Settings):
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
     admin_email: Annotated[str, AfterValidator(mail_address)] | None = None
     """Who is mailed how a pay day went."""
+    admin_webhook_url: Annotated[SecretStr, hidden(WEB)] | None = None
+    """Who is sent the same as JSON; secret, as it may hold a token."""
+    admin_webhook_secret: hook_settings.SigningSecret | None = None
     webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)
     """Whose webhooks are taken; see app.platform.gateways.hook_settings."""
     webhook_targets: Json[hook_settings.Targets] = Field(default_factory=dict)

@@ -1,8 +1,10 @@
-"""The admin is mailed how a pay day went; that it cannot be sent neither fails nor repeats it."""
+"""The admin is told how a pay day went; that one cannot be told neither fails nor repeats it."""
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from email.message import EmailMessage
@@ -14,16 +16,23 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from app.platform.currencies import money
+from app.platform.gateways import Gateways
+from app.platform.gateways.stripe import StripeGateway
+from app.platform.mail import admins
 from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import StepFailed
 from app.switchyard.job import JobPayload, job
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox, served
+from tests.support.receiver import TOKEN, Receiver, receiving, signature
 from tests.support.site import START, Site
 
+KEY = bytes(range(32))
+SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 FAILED: dict[str, Any] = {
     "payoutId": "2025-01-15:ana:jpy",
     "creatorId": "ana",
@@ -58,7 +67,14 @@ class Telling(JobPayload):
 @job("notify-test", event="test.notify", payload=Telling, queue="tests", gaps=(1.0,), attempts=3)
 def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
     """As the pay day does it."""
-    return ctx.step.run("notify", notify.mail, ctx, payload.report | {"runId": ctx.run_id})
+    report = payload.report | {"runId": ctx.run_id}
+    told: dict[str, Any] = {}
+    for name, send in (("mail", notify.mail), ("hook", notify.hook)):
+        try:
+            told[name] = ctx.step.run(f"notify-{name}", send, ctx, report)
+        except StepFailed as failed:
+            told[name] = failed.reason
+    return told
 
 
 class Platform(Site):
@@ -84,13 +100,21 @@ def box() -> Iterator[Mailbox]:
 
 
 @pytest.fixture
-def platform(box: Mailbox, tmp_path: Path) -> Platform:
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture
+def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
     return Platform(
         f"sqlite:///{tmp_path / 'test.db'}",
         switchyard_jobs=__name__,
         smtp_url=SecretStr(f"smtp://127.0.0.1:{box.port}"),
         mail_from="pay@switchyard.example",
         admin_email="admin@example.com",
+        admin_webhook_url=SecretStr(receiver.address),
+        admin_webhook_secret=SecretStr(SECRET),
     )
 
 
@@ -105,14 +129,25 @@ def body(mail: EmailMessage) -> str:
     return str(text.get_content()).replace("\r\n", "\n")
 
 
-def test_it_arrives(platform: Platform, box: Mailbox) -> None:
-    assert platform.tell() == {"sent": True}
+def test_both_ways_tell_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
+    assert platform.tell() == {"mail": {"sent": True}, "hook": {"sent": True}}
     [mail] = box.mails
+    [(_, headers, sent)] = receiver.got
+    told = json.loads(sent)
+    assert told == {
+        "type": "payouts.reported",
+        "timestamp": "2025-03-04T12:00:00.000Z",
+        "data": REPORT | {"runId": told["data"]["runId"]},
+    }
+    assert (str(mail["Subject"]), body(mail)) == summary_mail(told["data"])
     assert (mail["From"], mail["To"]) == ("pay@switchyard.example", "admin@example.com")
     assert mail["Date"].datetime == START
-    run_id, _, domain = mail["Message-ID"].strip("<>").replace("_", "@").split("@")
-    assert domain == "switchyard.example"
-    assert (str(mail["Subject"]), body(mail)) == summary_mail(REPORT | {"runId": run_id})
+    assert mail["Message-ID"] == f"<{headers['webhook-id']}@switchyard.example>"
+    assert headers["webhook-id"].startswith(told["data"]["runId"])
+    stamp = f"{int(START.timestamp())}"
+    signed = f"{headers['webhook-id']}.{stamp}.".encode() + sent
+    assert headers["webhook-timestamp"] == stamp
+    assert headers["webhook-signature"] == signature(KEY, signed)
 
 
 def test_another_report_of_a_run_is_another_message() -> None:
@@ -121,24 +156,77 @@ def test_another_report_of_a_run_is_another_message() -> None:
     assert notify._name(REPORT) != notify._name(stopped)
 
 
-def test_a_busy_server_is_tried_again(platform: Platform, box: Mailbox) -> None:
+def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
     box.answer("RCPT", "421 busy", "451 later")
-    assert platform.tell() == {"sent": True}
+    assert platform.tell()["mail"] == {"sent": True}
     assert len(box.taken) == 1
+    receiver.status = 503
+    assert platform.tell()["hook"] == "HookUnavailable: 127.0.0.1 answered 503"
+    assert len(receiver.got) == 1 + 3
 
 
-def test_a_refusal_is_a_result(platform: Platform, box: Mailbox) -> None:
+def test_a_refusal_is_a_result(
+    platform: Platform, box: Mailbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
     box.answer("RCPT", "550 unknown user")
-    why = "refused: 127.0.0.1 answered 550: unknown user"
-    assert platform.tell() == {"sent": False, "why": why}
+    receiver.status = 410
+    assert platform.tell() == {
+        "mail": {"sent": False, "why": "refused: 127.0.0.1 answered 550: unknown user"},
+        "hook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
+    }
+    assert len(receiver.got) == 1
+    warned = [record.getMessage() for record in caplog.records if record.name == admins.__name__]
+    assert [text.partition(" was not sent")[0] for text in warned] == [
+        "the admin's mail",
+        "the admin's webhook",
+    ]
 
 
-def test_a_mail_of_unknown_outcome_is_not_sent_again(platform: Platform, box: Mailbox) -> None:
+def test_a_mail_of_unknown_outcome_is_not_sent_again(
+    platform: Platform, box: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
     box.answer("DATA", DROP)
-    result = platform.tell()
-    assert result["sent"] is False
-    assert result["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
+    told = platform.tell()["mail"]
+    assert told["sent"] is False
+    assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
     assert len(box.taken) == 1
+    assert "unknown, not sent again" in caplog.text
+
+
+def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
+    off = {"sent": False, "why": "off"}
+    platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
+    assert platform.tell() == {"mail": off, "hook": off}
+    bare = Gateways(stripe=StripeGateway("sk_test_x"))
+    assert (bare.mailer, bare.admin.hook, bare.admin.email) == (None, None, None)
+
+
+def test_no_secret_reaches_logs_or_results(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    password = "hunter2-mail"
+    receiver.status = 500
+    with served(login=True) as guarded:
+        platform = Platform(
+            f"sqlite:///{tmp_path / 'test.db'}",
+            switchyard_jobs=__name__,
+            smtp_url=SecretStr(f"smtp://pay:{password}@127.0.0.1:{guarded.port}"),
+            admin_email="admin@example.com",
+            admin_webhook_url=SecretStr(receiver.address),
+            admin_webhook_secret=SecretStr(SECRET),
+        )
+        told = platform.tell()
+    assert told["mail"]["why"].startswith("refused: 127.0.0.1 answered 535")
+    assert len(receiver.got) == 3
+    # The mail server of the test writes to the log what it was sent.
+    ours = [record for record in caplog.records if record.name != "mail.log"]
+    assert any(record.name == "app.switchyard.runs.context" and record.exc_info for record in ours)
+    format_ = logging.Formatter("%(name)s %(message)s").format
+    shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.made)
+    assert password not in shown
+    assert TOKEN not in shown
+    assert SECRET.removeprefix("whsec_") not in shown
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"ADMIN_EMAIL": "zz <a@b.c>"}, "ADMIN_EMAIL: must be a mail address"),
         ({"ADMIN_EMAIL": "a@b\nBcc: zz@d"}, "ADMIN_EMAIL: must be a mail address"),
         ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_EMAIL": "a@b.c"}, "SMTP_URL is not"),
+        (
+            {"ADMIN_WEBHOOK_URL": "ftp://h/zz"},
+            "ADMIN_WEBHOOK_URL: must start with http:// or https://",
+        ),
+        ({"ADMIN_WEBHOOK_URL": "https:///zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
+        ({"ADMIN_WEBHOOK_URL": "https://h:zz/"}, "ADMIN_WEBHOOK_URL: its port is not a number"),
+        ({"ADMIN_WEBHOOK_URL": "https://h/a zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
+        ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
+        ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
         *(
             ({"RETENTION_DAYS": days}, "RETENTION_DAYS: ")
             for days in ("-1", "29", "3651", "90.5", "zz", "1e2", "inf")
@@ -142,6 +152,8 @@ def test_mail_and_webhook_secrets_stay_out_of_a_repr() -> None:
     settings = load(
         {
             "SMTP_URL": "smtp://pay:hunter2@h:25",
+            "ADMIN_WEBHOOK_URL": "https://h/hunter2",
+            "ADMIN_WEBHOOK_SECRET": "whsec_" + "hunter2x" * 4,
             "DATABASE_URL": "postgresql://pay:hunter2@h/pay",
             "REDIS_URL": "rediss://:hunter2@h/0",
         }
@@ -173,7 +185,7 @@ def test_an_smtp_url_is_read(url: str, server: SmtpServer, password: str | None)
 def test_mail_goes_from_a_default_address_to_nobody() -> None:
     settings = load({})
     assert (settings.smtp, settings.mail_from) == (None, "switchyard@localhost")
-    assert settings.admin_email is None
+    assert (settings.admin_email, settings.admin_webhook_url) == (None, None)
     assert load({"ADMIN_EMAIL": "a@b.c"}).admin_email == "a@b.c"  # local mode: nothing is sent
 
 

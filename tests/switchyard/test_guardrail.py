@@ -13,8 +13,8 @@ from flask import Flask
 from sqlalchemy import event, insert, select
 
 import flags
-from app.platform.gateways import Gateways
-from app.platform.gateways.smtp import Mailer
+from app.platform.gateways import Admin, Gateways
+from app.platform.gateways.hooks import Hook
 from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
@@ -24,8 +24,8 @@ from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
-from tests.support.mailbox import served
 from tests.support.mounted import mount
+from tests.support.receiver import receiving
 from tests.support.rows import run_row
 from tests.support.sides import decide_by, environment, fresh
 
@@ -188,22 +188,31 @@ def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
     ran(made.db, "rq", FINE)
     ran(made.db, "inngest", BAD)
     (change,) = look(made)
-    with served() as box:
-        gateways = Gateways(
-            stripe=made.engine.gateways.stripe,
-            mailer=Mailer(box.server(), "pay@example.com"),
-            admin_email="admin@example.com",
+    with receiving() as receiver:
+        old = made.engine.gateways
+        told = Gateways(
+            stripe=old.stripe,
+            admin=Admin(hook=Hook(receiver.address)),
         )
         memory: Any = made.store.backends["rq"]
-        memory.work(Engine(made.store, gateways, made.engine.leases))
-        (mail,) = box.mails
-    assert mail["Subject"] == f"{JOB} stepped back to ramp 10 %"
-    assert mail["Message-ID"] == f"<guardrail-{change.id}@example.com>"
+        memory.work(Engine(made.store, told, made.engine.leases))
+        ((_, headers, sent),) = receiver.got
+    body = json.loads(sent)
+    assert (body["type"], headers["webhook-id"]) == (
+        "cutover.stepped_back",
+        f"guardrail-{change.id}",
+    )
+    assert {name: body["data"][name] for name in ("job", "from", "to", "percent")} == {
+        "job": JOB,
+        "from": "live",
+        "to": "ramp",
+        "percent": 10.0,
+    }
     with made.db.autocommit() as connection:
         alert = connection.execute(select(R.status, R.result).where(R.job == guardrail.ALERT)).one()
     assert (alert.status, json.loads(alert.result)) == (
         "succeeded",
-        {"mail": True},
+        {"mail": False, "webhook": True},
     )
     app = Flask("metrics")
     mount(app, made)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -43,6 +45,11 @@ class Hook:
         self._host = urlsplit(url).hostname
         self._secret = secret
         self._timeout = timeout
+
+    def post(self, body: Mapping[str, Any], id: str, now: datetime) -> None:
+        """Send `body` as JSON. See send()."""
+        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        self.send(data, {"Content-Type": "application/json"}, id, now)
 
     def send(self, data: bytes, headers: Mapping[str, str], id: str, now: datetime) -> None:
         """Send `data`, UTF-8, as the message `id`, by which a repetition is known, at `now` UTC.

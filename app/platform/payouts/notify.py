@@ -1,4 +1,4 @@
-"""The admin is mailed how a pay day or a retry went."""
+"""The admins are sent how a pay day or a retry went, by mail and by a webhook."""
 
 from __future__ import annotations
 
@@ -23,24 +23,37 @@ Report = Mapping[str, Any]
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
 MAX_FAILURES = 50
-"""Of those named; the others are counted."""
+"""Of those named in a mail; the others are counted."""
+EVENT = "payouts.reported"
+"""The webhook's type."""
 _TITLES = {"process-payouts": "Pay day", "retry-failed-payouts": "Retry of failed payouts"}
 
 
 def notify(ctx: Context, known: Report) -> None:
-    """Mail what is known, as a step; where that fails it stops nothing."""
-    if ctx.gateways.mailer is None or ctx.gateways.admin_email is None:
-        return  # costs no step
-    try:
-        ctx.step.run("notify", mail, ctx, {"job": ctx.job, "runId": ctx.run_id, **known})
-    except StepFailed as failed:
-        log.error("no word to the admin", extra={"reason": str(failed)})
+    """Send what is known, each way as a step of its own; where that fails it stops nothing."""
+    report, to = {"job": ctx.job, "runId": ctx.run_id, **known}, ctx.gateways.admin
+    ways = {
+        "notify-mail": mail if ctx.gateways.mailer is not None and to.email is not None else None,
+        "notify-hook": hook if to.hook is not None else None,
+    }
+    for name, send in ways.items():
+        if send is None:  # costs no step
+            continue
+        try:
+            ctx.step.run(name, send, ctx, report)
+        except StepFailed as failed:
+            log.error("no word to the admins", extra={"by": name, "reason": str(failed)})
 
 
 def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
-    """Mail the summary to the admin; see app.platform.mail.admins."""
+    """Mail the summary to the admin, as a step; see app.platform.mail.admins."""
     letter = summary_mail(report, ctx.gateways.platform)
     return admins.mail(ctx, _name(report), **letter._asdict())
+
+
+def hook(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
+    """Post the report to the admin's webhook, as a step; see app.platform.mail.admins."""
+    return admins.post(ctx, _name(report), EVENT, report)
 
 
 def _name(report: Report) -> str:
