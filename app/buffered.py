@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
 from gunicorn.workers.base import Worker as GunicornWorker
@@ -18,6 +19,8 @@ SLICES = frozenset({"/api/inngest", "/api/qstash/deliver"})
 """Calls that do a slice of a run, which may take minutes; a quarter of the threads is for others.
 """
 MOST_CONNECTIONS = 4000
+SPARE_FILES = 200
+"""Files and sockets of everything else: the database, Redis, Inngest."""
 MOST_BYTES = 8 * 1024 * 1024
 """Of a body; the app's own limits are lower."""
 MOST_HEADER_BYTES = 64 * 1024
@@ -25,6 +28,17 @@ SILENT_SECONDS = 60
 """How long a client may say nothing before its connection is closed."""
 LINGER_SECONDS = 1.0
 """How long an ending process still takes what a client may just be sending."""
+
+
+def _most_connections() -> int:
+    """As many as the system lets a process have, with some to spare: what could not be accepted
+    would be tried again at once, for ever."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES
+    if soft != RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == RLIM_INFINITY else min(wanted, hard)
+        setrlimit(RLIMIT_NOFILE, (soft, hard))
+    return MOST_CONNECTIONS if soft == RLIM_INFINITY else min(MOST_CONNECTIONS, soft - SPARE_FILES)
 
 
 class Dispatcher:
@@ -60,7 +74,7 @@ class Worker(GunicornWorker):  # type: ignore[misc]
             map=self._sockets,
             _dispatcher=dispatcher,
             sockets=[listener.sock for listener in self.sockets],
-            connection_limit=MOST_CONNECTIONS,
+            connection_limit=_most_connections(),
             max_request_body_size=MOST_BYTES,
             max_request_header_size=MOST_HEADER_BYTES,
             channel_timeout=SILENT_SECONDS,

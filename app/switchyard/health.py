@@ -101,7 +101,9 @@ class Looks:
                 ):
                     self._begun[name] = now
                     threading.Thread(target=self._look, args=(name, now), daemon=True).start()
-            self._change.wait_for(lambda: not self._begun, WAIT_SECONDS)
+            # Each look is waited for once, however many ask while it lasts.
+            latest = max(self._begun.values(), default=now)
+            self._change.wait_for(lambda: not self._begun, latest + WAIT_SECONDS - now)
             return {name: self._state(name) for name in self._parts}
 
     def _state(self, name: str) -> str:
