@@ -153,6 +153,12 @@ def test_children_follow_their_parent_and_are_waited_for(on: Side) -> None:
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(7)} | {f"{n}/after": 1}
 
 
+def test_no_children_is_no_children(on: Side) -> None:
+    n = name()
+    (row,) = on.finish(on.dispatch("parent", {"name": n, "children": 0}))
+    assert (row.status, result(row), on.marks(n)) == ("succeeded", {}, {f"{n}/after": 1})
+
+
 def test_the_same_key_is_the_same_run(on: Side) -> None:
     n = name()
     first = on.dispatch("child", {"name": n}, key=n)

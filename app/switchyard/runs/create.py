@@ -115,6 +115,8 @@ def write_runs(
 
     Raises KeyConflict where a key stands for another payload (then nothing may be committed).
     """
+    if not items:
+        return []
     written = _write(on, store, spec, items, now, parent_id)
     shadows = []
     for (new, decision), run in zip(items, written, strict=True):
