@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.config import Settings
+from app.switchyard.cron import portable
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import JobSpec
 from app.switchyard.runtime import Runtime
@@ -82,7 +83,7 @@ def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
     """Create or overwrite; a schedule that was paused there runs again only if it is changed."""
     if spec.schedule is None:
         raise SettingsError(f"job {spec.name!r} has no schedule")
-    cron = spec.schedule
+    cron = portable(spec.schedule)
     return asked(
         lambda: client.schedule.create_json(
             schedule_id=schedule_id(spec),
@@ -106,4 +107,5 @@ def _same(known: Schedule, settings: Settings, spec: JobSpec) -> bool:
     except ValueError:
         return False
     there = (known.destination, known.cron, known.method, known.retries, body)
-    return there == (address(settings, TRIGGER), spec.schedule, "POST", RETRIES, _body(spec))
+    cron = None if spec.schedule is None else portable(spec.schedule)
+    return there == (address(settings, TRIGGER), cron, "POST", RETRIES, _body(spec))

@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 from sqlalchemy.orm import Session
 
 from app.switchyard.context import Context, Payload
+from app.switchyard.cron import portable
 from app.switchyard.errors import PayloadInvalid, SettingsError, UnknownJob, did_you_mean
 
 DEFAULT_GAPS = (10.0, 30.0, 120.0, 600.0)
@@ -260,9 +261,11 @@ class Catalogue(Mapping[str, JobSpec]):
             raise SettingsError(
                 f"job {spec.name!r}: a name has at most 100 letters, digits, '.', '_' and '-'"
             )
-        cron = spec.schedule
-        if cron is not None and not (len(cron.split()) == 5 and croniter.is_valid(cron)):
-            raise SettingsError(f"job {spec.name!r}: schedule {cron!r} is no cron line of 5 fields")
+        try:
+            _ = spec.schedule is None or portable(spec.schedule)
+        except ValueError as misfit:
+            said = f"job {spec.name!r}: schedule {spec.schedule!r} {misfit}"
+            raise SettingsError(said) from None
         if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
             raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
         if spec.concurrency is not None and spec.concurrency < 1:
