@@ -6,17 +6,29 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import requests
 
+from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
-from app.switchyard.text import reason
-from workflows.client import API, base_url, make_sender, require_package
+from app.switchyard.text import answered, reason
+from workflows.client import (
+    API,
+    APP_ID,
+    SIGNING_KEY,
+    base_url,
+    make_sender,
+    refusal,
+    require_package,
+    send,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from inngest import Event, Inngest
@@ -25,8 +37,11 @@ MARK = "_switchyard"
 """The field of an event's data that says which run it is about."""
 BATCH_EVENTS = 400
 BATCH_BYTES = 1024 * 1024
-SHOWN_PAYLOAD_BYTES = 128 * 1024
-"""Larger payloads stay in the ledger only; the event then carries just the mark."""
+SHOWN_BYTES = 128 * 1024
+"""Larger payloads and results stay in the ledger only; the event then has just the mark."""
+FURTHEST = timedelta(days=300)
+"""How far ahead it is asked to wait, as it refuses more than a year; what is due later waits again.
+"""
 ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait for each."""
@@ -60,13 +75,11 @@ class InngestBackend:
         refs: dict[str, str] = {}
         for batch in _batches(messages):
             try:
-                ids = self._ready().send_sync([_event(message) for message in batch])
-            except Exception as failure:
-                # The SDK raises its own errors, httpx's and json's; none says it was not accepted.
+                events = [_event(message) for message in batch]
+                ids = send(self._settings, self._ready(), events)
+            except BackendUnavailable:
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
-                known = isinstance(failure, BackendUnavailable)
-                said = str(failure) if known else f"inngest: {reason(failure)}"
-                raise BackendUnavailable(said) from failure
+                raise
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
         return refs
 
@@ -100,26 +113,24 @@ class InngestBackend:
         except (ValueError, AttributeError, TypeError) as failure:
             raise BackendUnavailable("inngest: an answer that is not its own") from failure
 
-    def _ask(self, method: str, path: str, fine: tuple[int, ...]) -> requests.Response:
+    def _ask(self, method: str, path: str, fine: Container[int]) -> requests.Response:
         origin = (base_url(self._settings) or API).rstrip("/")
         try:
             answer = requests.request(
                 method, origin + path, headers=headers(self._settings), timeout=ANSWER_SECONDS
             )
-            if answer.status_code not in fine:
-                answer.raise_for_status()
         except requests.RequestException as failure:
-            raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
+            raise unreachable(self._settings, reason(failure)) from failure
+        if answer.status_code in (401, 403):
+            raise refusal(self._settings, answer.status_code, SIGNING_KEY)
+        if not answer.ok and answer.status_code not in fine:
+            raise BackendUnavailable(f"inngest: {answered(answer.status_code)}")
         return answer
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where Inngest does not answer, or could not be sent to."""
+        """Raises BackendUnavailable where Inngest does not answer, or not to the signing key."""
         require_package()
-        origin = base_url(self._settings) or API
-        try:
-            requests.get(origin, timeout=ANSWER_SECONDS, allow_redirects=False)
-        except requests.RequestException as failure:
-            raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
+        self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 500))
 
 
 def headers(settings: Settings) -> dict[str, str]:
@@ -134,14 +145,15 @@ def headers(settings: Settings) -> dict[str, str]:
 def _event(message: Message) -> Event:
     from inngest import Event
 
-    shown = len(message.payload) <= SHOWN_PAYLOAD_BYTES
+    sent = max(message.due_at, message.sent_at or message.due_at)
+    shown = len(message.payload) <= SHOWN_BYTES
     data = json.loads(message.payload) if shown else {}
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}
     return Event(
         name=message.spec.event,
         id=f"{message.run_id}-{message.epoch}-{message.sends}",
         data=data,
-        ts=int(max(message.due_at, message.sent_at or message.due_at).timestamp() * 1000),
+        ts=int(min(sent, utcnow() + FURTHEST).timestamp() * 1000),
     )
 
 
@@ -149,7 +161,7 @@ def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
     batch: list[Message] = []
     size = 0
     for message in messages:
-        length = min(len(message.payload), SHOWN_PAYLOAD_BYTES) + 300
+        length = min(len(message.payload), SHOWN_BYTES) + 300
         if batch and (len(batch) >= BATCH_EVENTS or size + length > BATCH_BYTES):
             yield batch
             batch, size = [], 0

@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.text import reason
 
 if TYPE_CHECKING:
-    from inngest import Inngest
+    from inngest import Event, Inngest
 
 APP_ID = "switchyard"
+CANCELLED = "inngest-run-cancelled"
+"""The function that is of no job: it hears of runs that were cancelled at Inngest."""
 REQUEST_TIMEOUT = timedelta(seconds=3)
 TRY_SECONDS = 1.0
 """How long the SDK may go on trying to send; it would five times, each as long as a request may
 take, and whoever called dispatch() would wait for all of them."""
 DEV_SERVER = "http://127.0.0.1:8288"
 API = "https://api.inngest.com"
+EVENT_KEY, SIGNING_KEY = "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"
 
 
 def base_url(settings: Settings) -> str | None:
@@ -66,11 +71,59 @@ def require_package() -> None:
 def make_sender(settings: Settings) -> Inngest:
     """The same for sending events, which tries again only while that is quick."""
     client = make_client(settings)
-    client._http_client._http_client_sync.event_hooks = {"request": [_not_for_long]}
+
+    def check(response: Any) -> None:
+        # The SDK would say no more than that it failed.
+        if 300 <= response.status_code < 500 and response.status_code != 400:
+            raise refusal(settings, response.status_code, EVENT_KEY)
+
+    def not_for_long(request: Any) -> None:
+        begun = request.extensions.setdefault("switchyard.begun", time.monotonic())
+        if time.monotonic() - begun > TRY_SECONDS:
+            raise unreachable(settings, "it does not answer")
+
+    hooks: dict[str, list[Any]] = {"request": [not_for_long], "response": [check]}
+    client._http_client._http_client_sync.event_hooks = hooks
     return client
 
 
-def _not_for_long(request: Any) -> None:
-    begun = request.extensions.setdefault("switchyard.begun", time.monotonic())
-    if time.monotonic() - begun > TRY_SECONDS:
-        raise BackendUnavailable("inngest: it does not answer")
+def send(settings: Settings, sender: Inngest, events: list[Event]) -> list[str]:
+    """Send events; Inngest's ids of them. Raises BackendUnavailable, which says what to do."""
+    try:
+        return sender.send_sync(events)
+    except BackendUnavailable:
+        raise
+    except ValueError as unread:
+        raise refusal(settings, None, EVENT_KEY) from unread
+    except Exception as failure:
+        # The SDK raises its own errors and httpx's; none says that it was not accepted.
+        if "never received response" in str(failure):
+            raise unreachable(settings, "it does not answer") from failure
+        raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
+
+
+def refusal(settings: Settings, status: int | None, key: str) -> BackendUnavailable:
+    """What an answer means that is no success: of the key `key`, or of no Inngest at all."""
+    if status in (401, 403):
+        what = f"inngest: it answered {status}: it refuses {key}"
+        return BackendUnavailable(what, f"set {key} to what this environment has at Inngest")
+    origin, variable = _where(settings)
+    answer = "what Inngest never does" if status is None else f"{status}"
+    what = f"inngest: {origin} is none: it answered {answer}"
+    return BackendUnavailable(what, f"see that {variable} names Inngest")
+
+
+def unreachable(settings: Settings, why: str) -> BackendUnavailable:
+    """What it means that there is no answer."""
+    origin, variable = _where(settings)
+    what = f"inngest: {origin} cannot be reached: {why}"
+    return BackendUnavailable(what, f"see that {variable} is right and Inngest up")
+
+
+def _where(settings: Settings) -> tuple[str, str]:
+    """Where Inngest is looked for, and the variable that says so."""
+    origin = base_url(settings) or API
+    parts = urlsplit(origin)
+    port = f":{parts.port}" if parts.port else ""
+    named = "INNGEST_BASE_URL" if origin == settings.inngest_base_url else "INNGEST_DEV"
+    return f"{parts.scheme}://{parts.hostname}{port}", named

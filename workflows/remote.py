@@ -1,30 +1,68 @@
-"""What Inngest's server itself says of this app: for `cutover verify`."""
+"""What Inngest's server itself says of this app."""
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 import requests
 
 from app.switchyard.config import Settings
+from app.switchyard.cron import portable
+from app.switchyard.cutover.status import SYNC_REFUSED
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.text import reason
+from app.switchyard.runtime import Runtime
+from app.switchyard.text import LONGEST_REASON, reason
 from workflows.backend import ANSWER_SECONDS, headers
-from workflows.client import API, APP_ID, base_url, make_client
+from workflows.client import (
+    API,
+    APP_ID,
+    SIGNING_KEY,
+    base_url,
+    make_sender,
+    refusal,
+    send,
+    unreachable,
+)
 
+log = logging.getLogger(__name__)
+
+_KEPT_SECONDS = 7 * 86400.0
 HARMLESS = "switchyard/verify"
 """An event that starts no function of ours."""
 
 
 def send_harmless(settings: Settings) -> None:
     """Have Inngest take one event. Raises BackendUnavailable."""
-    client = make_client(settings)
+    sender = make_sender(settings)
     from inngest import Event
 
-    try:
-        client.send_sync(Event(name=HARMLESS))
-    except Exception as failure:
-        raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
+    send(settings, sender, [Event(name=HARMLESS)])
+
+
+def note_sync(runtime: Runtime, answer: object) -> None:
+    """Keep in the log, and for `sync_refusal`, why a sync was refused; it fails for all functions.
+
+    `answer` is what this app answers to whoever asked it to sync.
+    """
+    said = answer if isinstance(answer, dict) else {}
+    error = said.get("error") or (said.get("message") if "code" in said else None)
+    if not isinstance(error, str):
+        runtime.cache.delete(SYNC_REFUSED)
+        return
+    named = [
+        spec.name
+        for spec in runtime.catalogue.values()
+        if {f"{APP_ID}-{spec.name}", f"'{spec.name}'"} & set(re.split(r'[\s:,;"]+', error))
+        or (spec.schedule is not None and portable(spec.schedule) in error)
+    ]
+    why = " ".join(error.split())[:LONGEST_REASON]
+    if said.get("status") in (401, 403):
+        why = str(refusal(runtime.settings, said["status"], SIGNING_KEY))
+    log.error("Inngest refused to sync", extra={"reason": why, "jobs": named})
+    of = f" (job {', '.join(named)})" if named else ""
+    runtime.cache.put(SYNC_REFUSED, f"{why}{of}", _KEPT_SECONDS)
 
 
 def functions_there(settings: Settings) -> set[str]:
@@ -37,7 +75,9 @@ def functions_there(settings: Settings) -> set[str]:
     rows: Any = answer.json() if answer.ok and _is_json(answer) else None
     if isinstance(rows, dict):
         rows = rows.get("data")
-    if not isinstance(rows, list) and answer.status_code not in (401, 403):
+    if answer.status_code in (401, 403):
+        raise refusal(settings, answer.status_code, SIGNING_KEY)
+    if not isinstance(rows, list):
         summary = _get(settings, "/dev")
         rows = summary.json().get("functions") if summary.ok and _is_json(summary) else None
     if not isinstance(rows, list):
@@ -57,7 +97,7 @@ def _get(settings: Settings, path: str) -> requests.Response:
     try:
         return requests.get(origin + path, headers=headers(settings), timeout=ANSWER_SECONDS)
     except requests.RequestException as failure:
-        raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
+        raise unreachable(settings, reason(failure)) from failure
 
 
 def _is_json(answer: requests.Response) -> bool:

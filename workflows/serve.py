@@ -18,6 +18,7 @@ from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here
 from app.switchyard.runtime import Runtime
 from workflows.client import make_client
+from workflows.remote import note_sync
 from workflows.signed import Signature, signed_body
 
 PATH = "/api/inngest"
@@ -60,6 +61,13 @@ def serve(app: Flask, runtime: Runtime) -> None:
             _require_call(request.get_data())
 
     pages.after_request(_whose_fault)
+
+    @pages.after_request
+    def note(response: Response) -> Response:
+        if request.method == "PUT":
+            note_sync(runtime, response.get_json(silent=True))
+        return response
+
     if extras.missing("inngest") is None:
         _add_handler(pages, runtime)
     else:

@@ -86,6 +86,11 @@ class Forbidden(SwitchyardError, status=403, title="Not allowed"):
 class BackendUnavailable(SwitchyardError, status=503, title="Backend unavailable"):
     """A queue could not be reached; its runs stay pending and the relay sends them again."""
 
+    def __init__(self, what: str, fix: str | None = None) -> None:
+        super().__init__(what if fix is None else f"{what}; {fix}")
+        self.fix = fix
+        """What to do, where that is known."""
+
 
 class LeaseLost(BaseException):
     """The run was taken over; this process may write nothing more of it. A BaseException, so that a

@@ -18,6 +18,7 @@ from app.switchyard import extras
 from app.switchyard.clock import iso
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.inventory import bypassed
+from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable
 from app.switchyard.job import JobSpec
@@ -29,6 +30,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Check, Runtime
 from queues.backend import WORKER_COMMAND, answered, connect, registered_workers
 from queues.inventory import take
+from workflows.client import CANCELLED
 from workflows.remote import functions_there, send_harmless
 from workflows.sync import sync
 
@@ -151,7 +153,9 @@ def inngest_key(runtime: Runtime) -> str:
 )
 def inngest_functions(runtime: Runtime) -> str:
     """Inngest has synced exactly the functions of this catalogue."""
-    ours = {spec.name for spec in runtime.catalogue.values() if spec.serverless == "inngest"}
+    if (why := sync_refusal(runtime)) is not None:
+        raise CheckFailed(f"its last sync was refused: {why}")
+    ours = {CANCELLED, *runtime.catalogue}
     there = functions_there(runtime.settings)
     missing, strange = sorted(ours - there), sorted(there - ours)
     if missing or strange:

@@ -41,15 +41,15 @@ def checked(
 ) -> list[dict[str, Any]]:
     """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
     started = time.monotonic()
-    seen: dict[str, tuple[bool, str]] = {}
+    seen: dict[str, tuple[bool, str, str | None]] = {}
 
     def look(check: Check) -> None:
         try:
-            seen[check.name] = True, check.look(runtime)
+            seen[check.name] = True, check.look(runtime), None
         except SwitchyardError as failure:
-            seen[check.name] = False, str(failure)
+            seen[check.name] = False, str(failure), getattr(failure, "fix", None) or check.fix
         except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
-            seen[check.name] = False, f"it failed: {reason(failure)}"
+            seen[check.name] = False, f"it failed: {reason(failure)}", check.fix
         done()
 
     # Daemons: one that hangs must not hold up the end of the process.
@@ -59,8 +59,7 @@ def checked(
     answers = []
     for check, thread in zip(checks, threads, strict=True):
         thread.join(max(0.0, started + check.seconds - time.monotonic()))
-        ok, detail = seen.get(check.name, (False, f"no answer within {check.seconds:g} s"))
-        answers.append(
-            {"check": check.name, "ok": ok, "detail": detail, "fix": None if ok else check.fix}
-        )
+        silent = False, f"no answer within {check.seconds:g} s", check.fix
+        ok, detail, fix = seen.get(check.name, silent)
+        answers.append({"check": check.name, "ok": ok, "detail": detail, "fix": fix})
     return answers

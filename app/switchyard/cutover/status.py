@@ -23,6 +23,8 @@ WINDOW = timedelta(hours=24)
 LATE = timedelta(minutes=1)
 """After which a run that is due and that nobody has claimed is overdue."""
 
+SYNC_REFUSED = "inngest-sync-refused"
+"""What the cache has of it."""
 _COUNTED = select(R.job, R.backend, func.count()).group_by(R.job, R.backend)
 OPEN = _COUNTED.where(IS_OPEN)
 # Due for long, and nobody has come for it: its queue is behind, or accepts and never runs.
@@ -77,7 +79,8 @@ def _by_job(
 
 
 def unreachable(runtime: Runtime, status: dict[str, Any]) -> dict[str, str]:
-    """The backends that hold open runs by this status and do not answer, each with why."""
+    """The backends that hold open runs by this status and do not answer, each with why; Inngest
+    also where it refused a sync."""
     holding = {b for job in status["jobs"] for b, count in job["open"].items() if count}
     silent: dict[str, str] = {}
     for backend in sorted(holding):
@@ -85,4 +88,12 @@ def unreachable(runtime: Runtime, status: dict[str, Any]) -> dict[str, str]:
             runtime.store.backends[backend].ping()
         except BackendUnavailable as failure:
             silent[backend] = str(failure)
+    if (why := sync_refusal(runtime)) is not None:
+        silent.setdefault("inngest", f"its last sync was refused: {why}")
     return silent
+
+
+def sync_refusal(runtime: Runtime) -> str | None:
+    """Why Inngest refused the last sync; None where it did not, or nobody knows."""
+    why: str | None = runtime.cache.get(SYNC_REFUSED)
+    return why

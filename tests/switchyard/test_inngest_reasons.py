@@ -1,0 +1,142 @@
+"""What is wrong at Inngest is named, with what to do, wherever it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.local.serving import serve_in_thread
+from app.platform.config import load
+from app.switchyard.commands.checks import CHECKS
+from app.switchyard.commands.verify import checked
+from app.switchyard.cutover.status import unreachable
+from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import load as load_jobs
+from app.switchyard.runs.backend import Message
+from app.switchyard.runtime import Runtime
+from tests.support.sides import build, environment, fresh
+from tests.support.standins import InngestStandIn
+from workflows.backend import InngestBackend
+from workflows.remote import functions_there, note_sync, send_harmless
+
+EVENT, SIGNING = "right-event-key", "abcd" * 8
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[InngestStandIn]:
+    with InngestStandIn((), EVENT, SIGNING) as standin:
+        yield standin
+
+
+def settings(folder: Path, url: str, event: str = EVENT, signing: str = SIGNING) -> Any:
+    return load(
+        environment(
+            f"sqlite:///{folder}/t.db",
+            "redis://127.0.0.1:1",
+            INNGEST_BASE_URL=url,
+            INNGEST_EVENT_KEY=event,
+            INNGEST_SIGNING_KEY=f"signkey-prod-{signing}",
+            ADMIN_TOKEN="0123456789abcdef",
+        )
+    )
+
+
+def asks(made: Any) -> dict[str, Callable[[], object]]:
+    backend = InngestBackend(made)
+    spec = load_jobs("tests.support.jobs")["child"]
+    message = Message("r", spec, "inngest", "{}", 1, 0, datetime.now(UTC), "01A")
+    return {
+        "send": lambda: backend.send([message]),
+        "verify": lambda: send_harmless(made),
+        "cancel": lambda: InngestBackend(made).cancel([message]),
+        "ping": backend.ping,
+        "functions": lambda: functions_there(made),
+    }
+
+
+@pytest.mark.parametrize("what", ["send", "verify"])
+def test_a_wrong_event_key(server: InngestStandIn, tmp_path: Path, what: str) -> None:
+    made = settings(tmp_path, server.url, event="wrong-event-key")
+    with pytest.raises(
+        BackendUnavailable, match="refuses INNGEST_EVENT_KEY; set INNGEST_EVENT_KEY"
+    ):
+        asks(made)[what]()
+
+
+@pytest.mark.parametrize("what", ["cancel", "ping", "functions"])
+def test_a_wrong_signing_key(server: InngestStandIn, tmp_path: Path, what: str) -> None:
+    made = settings(tmp_path, server.url, signing="ef01" * 8)
+    with pytest.raises(BackendUnavailable, match="refuses INNGEST_SIGNING_KEY; set INNGEST_SIGN"):
+        asks(made)[what]()
+
+
+@pytest.mark.parametrize("what", ["send", "verify", "cancel", "ping", "functions"])
+def test_a_url_where_nothing_is(tmp_path: Path, what: str) -> None:
+    made = settings(tmp_path, "http://127.0.0.1:1")
+    with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:1 cannot.*INNGEST_BASE_URL is ri"):
+        asks(made)[what]()
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+@pytest.mark.parametrize("what", ["send", "verify"])
+def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int) -> None:
+    other = Flask("other")
+    other.route("/<path:_path>", methods=["GET", "POST"])(lambda _path: ("<p>", status))
+    with serve_in_thread(other) as url:
+        made = settings(tmp_path, url)
+        with pytest.raises(BackendUnavailable, match=r"is none: .*see that INNGEST_BASE_URL names"):
+            asks(made)[what]()
+
+
+@pytest.fixture
+def made(server: InngestStandIn, redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    environ = environment(f"sqlite:///{tmp_path}/t.db", redis_url, INNGEST_DEV=server.url)
+    made = fresh(environ["DATABASE_URL"], environ, None)
+    made.cache.delete("inngest-sync-refused")
+    yield made
+    made.cache.delete("inngest-sync-refused")
+    made.db.dispose()
+
+
+def seen(made: Runtime) -> tuple[str, str]:
+    """The check of `verify`, and what console and status say."""
+    (check,) = [check for check in CHECKS if check.name == "inngest-functions"]
+    (answer,) = checked(made, [check])
+    status: dict[str, Any] = {"jobs": []}
+    return answer["detail"], unreachable(made, status).get("inngest", "")
+
+
+def test_a_refused_sync_names_its_job_wherever_it_is_shown(
+    made: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = {"error": 'switchyard-keyed: invalid cron "0 9 * * 7"', "status": 400}
+    note_sync(made, refused)
+    record = caplog.records[-1]
+    assert (record.levelname, record.jobs) == ("ERROR", ["keyed"])  # type: ignore[attr-defined]
+    for text in seen(made):
+        assert "its last sync was refused" in text
+        assert "(job keyed)" in text
+    note_sync(made, {"ok": True, "modified": True})
+    assert "refused" not in "".join(seen(made))
+
+
+def test_a_sync_with_a_wrong_signing_key_names_the_key(made: Runtime) -> None:
+    note_sync(made, {"error": "Unauthorized", "status": 401})
+    assert all("refuses INNGEST_SIGNING_KEY; set" in text for text in seen(made))
+
+
+def test_what_verify_says_to_do_is_of_what_is_wrong(
+    server: InngestStandIn, tmp_path: Path, redis_url: str
+) -> None:
+    wrong = settings(tmp_path, server.url, signing="ef01" * 8)
+    app = build(wrong)
+    runtime = app.extensions["switchyard"]
+    (check,) = [check for check in CHECKS if check.name == "inngest-functions"]
+    (answer,) = checked(runtime, [check])
+    assert answer["fix"].startswith("set INNGEST_SIGNING_KEY")
+    runtime.db.dispose()
