@@ -10,19 +10,23 @@ from typing import Any
 
 import inngest
 
-from app.switchyard.clock import iso, moment
+from app.switchyard.clock import iso, moment, utcnow
+from app.switchyard.cron import portable
 from app.switchyard.cutover.clock import tick
+from app.switchyard.db import canonical_json
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
+from app.switchyard.runs import operate
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import plain
-from workflows.backend import MARK
-from workflows.client import APP_ID
+from workflows.backend import FURTHEST, MARK, SHOWN_BYTES
+from workflows.client import APP_ID, CANCELLED
 
 log = logging.getLogger(__name__)
 
+CANCELLED_EVENT = "inngest/function.cancelled"
 CRON_EVENT = "inngest/scheduled.timer"
 UTC_ZONE = "TZ=UTC "
 """Before a cron: without a zone a server of one's own ticks in that of its machine."""
@@ -51,15 +55,23 @@ class InngestDelivery(Delivery):
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Report the attempt as Inngest's own step of that name; that ends the call."""
-        return self._context.step.run(name, attempt)
+        return self._context.step.run(name, lambda: shown(attempt()))
+
+
+def shown(result: object) -> object:
+    """What Inngest is to keep of a result: itself, unless it is large. The ledger has it all, and
+    Inngest sends all that it keeps of a run with each call."""
+    size = len(canonical_json(result))
+    if size <= SHOWN_BYTES:
+        return result
+    return {"switchyard": f"{size} bytes of JSON, which the ledger has"}
 
 
 def make_functions(client: inngest.Inngest, runtime: Runtime) -> list[inngest.Function[Any]]:
-    """One function per job whose serverless side is Inngest."""
+    """One function per job, and the one of what is cancelled."""
     return [
-        _function(client, runtime, s)
-        for s in runtime.catalogue.values()
-        if s.serverless == "inngest"
+        _cancelled(client, runtime),
+        *(_function(client, runtime, spec) for spec in runtime.catalogue.values()),
     ]
 
 
@@ -67,8 +79,9 @@ def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> innge
     triggers: list[inngest.TriggerCron | inngest.TriggerEvent] = [
         inngest.TriggerEvent(event=spec.event)
     ]
-    if spec.schedule is not None:
-        triggers.append(inngest.TriggerCron(cron=f"{UTC_ZONE}{spec.schedule}"))
+    # One of QStash's is here for events alone, which become runs wherever they go.
+    if spec.schedule is not None and spec.serverless == "inngest":
+        triggers.append(inngest.TriggerCron(cron=f"{UTC_ZONE}{portable(spec.schedule)}"))
     limit = spec.concurrency
 
     @client.create_function(
@@ -80,6 +93,23 @@ def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> innge
     )
     def handle(context: inngest.ContextSync) -> Any:
         return _handle(runtime, spec, context)
+
+    return handle
+
+
+def _cancelled(client: inngest.Inngest, runtime: Runtime) -> inngest.Function[Any]:
+    """What is cancelled at Inngest is cancelled here."""
+
+    @client.create_function(fn_id=CANCELLED, trigger=inngest.TriggerEvent(event=CANCELLED_EVENT))
+    def handle(context: inngest.ContextSync) -> Any:
+        there, original = context.event.data.get("run_id"), context.event.data.get("event")
+        data = original.get("data") if isinstance(original, dict) else None
+        mark = data.get(MARK) if isinstance(data, dict) else None
+        if not isinstance(mark, dict) or type(mark.get("epoch")) is not int:
+            return {"cancelled": False}
+        run_id, holder = str(mark.get("run")), f"inngest-{there}"
+        done = operate.cancelled_there(runtime.store, run_id, mark["epoch"], holder)
+        return {"runId": run_id, "cancelled": done}
 
     return handle
 
@@ -124,7 +154,7 @@ def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
     not: a captured call must start no other job."""
     if event.name == CRON_EVENT:
         cron = str(event.data.get("cron", spec.schedule)).removeprefix(UTC_ZONE)
-        return spec.schedule is not None and cron == spec.schedule
+        return spec.schedule is not None and cron in (spec.schedule, portable(spec.schedule))
     if event.name == INVOKED:
         own = event.data.get(OWN)
         said = own.get("fn_id") if isinstance(own, dict) else None
@@ -145,14 +175,14 @@ def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
     """The outcome of a slice in Inngest's words."""
     match outcome.end:
         case End.DONE:
-            return outcome.result
+            return shown(outcome.result)
         case End.FAILED:
             raise inngest.NonRetriableError(outcome.error)
         case End.RETRY:
             raise inngest.RetryAfterError(str(outcome.error), _due(outcome))
         case End.WAIT | End.NOT_DUE | End.BUSY:
             # A sleep costs no attempt, however long an earlier call goes on.
-            due = _due(outcome)
+            due = min(_due(outcome), utcnow() + FURTHEST)
             context.step.sleep_until(f"until {iso(due)}", due + ROUNDED)
             # Slept already, and still too early: the two clocks differ.
             raise inngest.RetryAfterError("not due yet", due + timedelta(seconds=1))

@@ -195,6 +195,14 @@ def child(ctx: Context, payload: Name) -> str:
     return ctx.step.run("mark", mark, ctx, payload.name)
 
 
+@job("large", event="test.large", payload=Name, queue="tests", gaps=GAPS)
+def large(ctx: Context, payload: Name) -> str:
+    """A result that no queue takes, and a step after it."""
+    text = ctx.step.run("make", lambda _tx: "x" * 5_000_000)
+    ctx.step.run("after", mark, ctx, f"{payload.name}/{len(text)}")
+    return str(text)
+
+
 @job("hopeless", event="test.hopeless", payload=Name, queue="tests", gaps=GAPS, attempts=3)
 def hopeless(ctx: Context, payload: Name) -> None:
     """A step that always fails."""

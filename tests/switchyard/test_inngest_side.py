@@ -20,8 +20,11 @@ import requests
 from sqlalchemy import select
 
 from app.local.inngest.engine import Engine
+from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
 from app.switchyard import runtime
+from app.switchyard.runs import operate
+from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from tests.support import jobs
 from tests.support.serving import serve_in_thread
@@ -37,6 +40,7 @@ from tests.support.sides import (
 )
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
+from workflows.client import CANCELLED
 
 EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
@@ -179,11 +183,88 @@ def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, 
     assert (answer.status_code, answer.headers["x-inngest-sync-kind"]) == (200, "in_band")
     assert "x-inngest-signature" in answer.headers
     known = {f["id"]: f["steps"]["step"]["runtime"]["url"] for f in answer.json()["functions"]}
-    ours = [s.name for s in on.made.catalogue.values() if s.serverless == "inngest"]
+    ours = [CANCELLED, *on.made.catalogue]
     assert known == {
         f"switchyard-{name}": f"https://shop.example/api/inngest?fnId=switchyard-{name}&stepId=step"
         for name in ours
     }
+
+
+def test_an_event_of_a_job_of_qstash_becomes_a_run(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    decide_by(Fixed("rq"))
+    send(on, "any", {"name": "test.posted", "data": {"name": "straight"}, "id": "e-posted"})
+    (row,) = until(lambda: runs_of(on, "posted"))
+    assert (row.key, row.backend) == ("e-posted", "rq")
+
+
+def unended(on: Side) -> list[str]:
+    """What runs at Inngest."""
+    assert on.standin is not None
+    ids = [run["run_id"] for run in on.standin.runs() if run["status"] == "Running"]
+    return [str(run) for run in ids]
+
+
+def test_cancelled_here_is_cancelled_there(dev: tuple[Side, str]) -> None:
+    """Parent and child, of which one would wake in a month, and one is asleep."""
+    on, _ = dev
+    later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
+    asleep = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
+    until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
+    time.sleep(2 * UNLISTED_SECONDS)  # what is asked for earlier names no run
+    for run in (later, asleep):
+        operate.cancel(on.made.store, run.id)
+    until(lambda: not unended(on))
+    assert {on.row(run.id).status for run in (later, asleep)} == {"cancelled"}
+
+
+def test_cancelled_there_is_cancelled_here(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
+    asleep = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
+    until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
+    for run in unended(on):
+        requests.delete(f"{on.standin.url}/v1/runs/{run}", timeout=30).raise_for_status()
+    rows = on.finish(later, asleep)
+    assert {(row.status, row.error) for row in rows} == {("cancelled", operate.THERE)}
+
+
+def test_a_run_that_went_on_without_it_is_not_cancelled(dev: tuple[Side, str]) -> None:
+    """A drain takes back what it moves: that Inngest says so changes nothing."""
+    on, _ = dev
+    n = uuid4().hex
+    run = on.dispatch("sleeper", {"name": n, "waitSeconds": 1.5})
+    until(lambda: on.row(run.id).status == "waiting" and on.row(run.id).holder)
+    holder = on.row(run.id).holder
+    hand_over(on.made.store, [run.id], "rq")
+    assert not operate.cancelled_there(on.made.store, run.id, 1, holder)
+    assert on.row(run.id).status == "waiting"
+
+
+def test_a_large_result_stays_in_the_ledger(dev: tuple[Side, str]) -> None:
+    """Inngest would refuse it, and try again after its own gaps."""
+    on, _ = dev
+    run = on.dispatch("large", {"name": uuid4().hex})
+    (row,) = on.finish(run)
+    assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
+    (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
+    assert (there["calls"], there["status"]) == (3, "Completed")
+    assert len(json.dumps(there["output"])) < 100
+
+
+def test_it_is_asked_to_wait_a_year_at_most(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    assert on.standin is not None
+    run = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=800))
+    (there,) = until(lambda: calls_of(on, "child"))
+    days = (there["event"]["ts"] / 1000 - time.time()) / 86_400
+    assert 299 < days < 301
+    body = json.loads(a_call("test.child", {"_switchyard": {"run": run.id, "epoch": 1}}))
+    path = f"{dev[1]}/api/inngest?fnId=switchyard-child&stepId=step"
+    (op,) = requests.post(path, json=body, timeout=PATIENCE_SECONDS).json()
+    assert op["op"] == "Sleep"
+    assert datetime.fromisoformat(op["name"]) < datetime.now(UTC) + timedelta(days=301)
 
 
 def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_, select, update
 
 from app.switchyard.crash import point
-from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.models import VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore, chunks
@@ -92,7 +91,7 @@ def hand_over(
                 free += move
         point("handover.committed")
         if free:
-            _take_back(store, free)
+            store.take_back(free)
             store.send([row.id for row in free])
         moved += len(free)
     return HandedOver(moved, asked)
@@ -107,18 +106,3 @@ def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, li
         if row.backend != target or row.move_to not in (None, target):
             targets[target].append(row)
     return targets
-
-
-def _take_back(store: RunStore, rows: Iterable[AnyRow]) -> None:
-    """Have the backends of these rows forget what they were sent of them, as far as they can."""
-    sent = defaultdict(list)
-    for message in store.messages(rows):
-        sent[message.backend].append(message)
-    for backend, messages in sent.items():
-        try:
-            store.backends[backend].cancel(messages)
-        except BackendUnavailable as failure:
-            log.warning(
-                "not taken back; what comes of it finds a newer epoch",
-                extra={"backend": backend, "runs": len(messages), "reason": str(failure)},
-            )

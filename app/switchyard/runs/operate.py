@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from app.switchyard.errors import RunNotMovable, UnknownRun
 from app.switchyard.runs import children
 from app.switchyard.runs.models import ENDED, VOID, Status, StepStatus, new, runs, steps
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
-from app.switchyard.runs.store import RunStore, chunks
+from app.switchyard.runs.store import SENT, RunStore, chunks
 
 CASCADED = "cancelled with its parent"
 """The error of a run that was open when its parent was cancelled; such a run comes back with it."""
+THERE = "cancelled at its backend"
 
 _ENDED = R.status.in_([Status.FAILED, Status.CANCELLED])
 _BACK = select(R.id).where(R.id == bindparam("root"), _ENDED).cte("back", recursive=True)
@@ -46,7 +56,7 @@ _CANCEL = (
     update(runs)
     .where(R.check_at.is_not(None))
     .values(**ENDED, **new(runs, "ended_at"), status=Status.CANCELLED, epoch=R.epoch + 1)
-    .returning(R.id, R.parent_id)
+    .returning(R.parent_id, *(c for c in SENT if c.key != "epoch"), (R.epoch - 1).label("epoch"))
 )
 
 
@@ -69,20 +79,44 @@ def retry(store: RunStore, run_id: str) -> int:
     return len(back) - 1
 
 
-def cancel(store: RunStore, run_id: str) -> int:
+def cancelled_there(store: RunStore, run_id: str, epoch: int, holder: str) -> bool:
+    """Cancel a run whose delivery somebody cancelled at its backend; whether it was.
+
+    Not one that has gone on without it: `holder` has it, or nobody and it stands at `epoch`.
+    """
+    is_of = or_(R.holder == holder, and_(R.holder.is_(None), R.epoch == epoch))
+    try:
+        cancel(store, run_id, is_of, error=THERE)
+    except (UnknownRun, RunNotMovable):
+        return False
+    return True
+
+
+def cancel(
+    store: RunStore,
+    run_id: str,
+    *only: ColumnElement[bool],
+    error: str | None = None,
+) -> int:
     """Cancel an open run and all that is open below it; how many runs below it.
 
-    A joining parent goes on. A cancelled run whose cancelling was cut short is finished with.
+    Their backends take back what they can. A joining parent goes on. A cancelled run whose
+    cancelling was cut short is finished with. `only`: what else must be so of the run.
+
     Raises UnknownRun, or RunNotMovable where there is nothing to cancel.
     """
     now = store.clock()
     refusal, woken = None, list[str]()
+    chosen = _CANCEL.where(R.id == run_id, *only)
     with store.db.begin() as connection:
-        row = connection.execute(_CANCEL.where(R.id == run_id), {"new_ended_at": now}).one_or_none()
+        chosen = chosen if error is None else chosen.values(error=error)
+        row = connection.execute(chosen, {"new_ended_at": now}).one_or_none()
         if row is None:
             refusal = _refusal(connection, run_id, "cancelled")
         elif row.parent_id is not None:
             woken = children.wake(connection, store, row.parent_id)
+    if row is not None:
+        store.take_back([row])
     store.send(woken)
     # Below a run that is committed as cancelled no new child can appear. In transactions of their
     # own: a child that ends locks itself, then its parent, and would deadlock with one for all.
@@ -100,8 +134,10 @@ def _cancel_below(store: RunStore, run_id: str, now: datetime) -> int:
         for some in chunks(level):
             cancelled = _CANCEL.where(R.parent_id.in_(some)).values(error=CASCADED)
             with store.db.begin() as connection:
-                count += len(connection.execute(cancelled, {"new_ended_at": now}).all())
+                gone = connection.execute(cancelled, {"new_ended_at": now}).all()
                 below += connection.scalars(select(R.id).where(R.parent_id.in_(some)))
+            store.take_back(gone)
+            count += len(gone)
         level = below
     return count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.clock import Clock
 from app.switchyard.db import Database
-from app.switchyard.errors import UnknownJob
+from app.switchyard.errors import BackendUnavailable, UnknownJob
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.runs.backend import Backends, Message
 from app.switchyard.runs.models import AnyRow, runs
@@ -79,6 +80,20 @@ class RunStore:
             for r in rows
             if (spec := self.spec_of(r.job)) is not None
         ]
+
+    def take_back(self, rows: Iterable[AnyRow]) -> None:
+        """Have the backends of these rows of SENT forget what they can of what they were sent."""
+        sent = defaultdict(list)
+        for message in self.messages(rows):
+            sent[message.backend].append(message)
+        for backend, messages in sent.items():
+            try:
+                self.backends[backend].cancel(messages)
+            except BackendUnavailable as failure:
+                log.warning(
+                    "not taken back; what comes of it finds a newer epoch",
+                    extra={"backend": backend, "runs": len(messages), "reason": str(failure)},
+                )
 
     def send(self, run_ids: Sequence[str]) -> None:
         """Send these runs to their backends as they stand; what fails is left to the relay."""
