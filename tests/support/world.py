@@ -169,6 +169,9 @@ class Step(BaseException):
 class InngestDelivery(Delivery):
     calls_again = True
 
+    def is_signal(self, failure: BaseException) -> bool:
+        return isinstance(failure, Step)
+
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         raise Step(attempt())
 
@@ -265,10 +268,9 @@ class World:
         self.install()
 
     def _flags(self) -> flags.Flags:
-        made = self.made
         return flags.Flags(
-            lambda: stages.current_stages(made.db),
-            lambda job: made.catalogue[job].serverless,
+            lambda: stages.current_stages(self.made.db),
+            lambda job: self.made.catalogue[job].serverless,
             environ={"USE_INNGEST": "true"},
             monotonic=self.time.monotonic,
         )
