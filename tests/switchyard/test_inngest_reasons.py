@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.local.serving import serve_in_thread
 from app.platform.config import load
 from app.switchyard.commands.checks import CHECKS
 from app.switchyard.commands.verify import checked
@@ -19,6 +18,7 @@ from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Message
 from app.switchyard.runtime import Runtime
+from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
 from workflows.backend import InngestBackend
