@@ -59,35 +59,18 @@ def made(name: str = "Ana Müller", *currencies: Document) -> Document:
 
 
 def currency(code: str, sales: int, gross: int = 123_456, payout: str = "payout_1") -> Document:
-    fee = gross // 5
-    opening, balance = 50, 50
-    lines: list[Document] = []
+    fee, opening, when = gross // 5, 50, "2025-01-29T09:00:00.000Z"
+    net, lines = gross - fee, list[Document]()
     for number in range(sales):
-        balance += gross - fee
-        lines.append(
-            {
-                "at": f"2025-01-{number * 28 // sales + 1:02}T10:00:00.000Z",
-                "kind": "earning",
-                "id": f"{code}_{number:05}",
-                "source": "tips",
-                "gross": gross,
-                "fee": -fee,
-                "amount": gross - fee,
-                "balance": balance,
-            }
-        )
-    when = "2025-01-29T09:00:00.000Z"
-    lines.append(
-        {"at": when, "kind": "payout", "id": payout, "source": "", "gross": 0, "fee": 0}
-        | {"amount": -balance, "balance": 0}
-    )
-    sums = {
-        "sales": sales,
-        "gross": sales * gross,
-        "refunds": 0,
-        "fees": sales * fee,
-        "net": sales * (gross - fee),
-    }
+        at = f"2025-01-{number * 28 // sales + 1:02}T10:00:00.000Z"
+        line = {"at": at, "kind": "earning", "id": f"{code}_{number:05}", "source": "tips"}
+        figures = {"gross": gross, "fee": -fee, "amount": net}
+        lines.append(line | figures | {"balance": opening + (number + 1) * net})
+    balance = opening + sales * net
+    line = {"at": when, "kind": "payout", "id": payout, "source": ""}
+    lines.append(line | {"gross": 0, "fee": 0, "amount": -balance, "balance": 0})
+    sums = {"sales": sales, "gross": sales * gross, "refunds": 0, "fees": sales * fee}
+    sums["net"] = sales * net
     return {
         "currency": code,
         "opening": opening,

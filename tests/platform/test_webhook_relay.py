@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,13 +105,6 @@ def platform(database_url: str, ends: tuple[Receiver, Receiver]) -> Iterator[Pla
     made.made.db.dispose()
 
 
-@pytest.fixture
-def lite(tmp_path: Path, ends: tuple[Receiver, Receiver]) -> Iterator[Platform]:
-    made = Platform(f"sqlite:///{tmp_path / 'test.db'}", *ends)
-    yield made
-    made.made.db.dispose()
-
-
 def test_a_webhook_goes_to_each_target_once_and_signed_anew(platform: Platform) -> None:
     for new in (True, False):
         answer = platform.post("shop", signed())
@@ -146,7 +138,7 @@ def test_what_makes_two_webhooks_the_same(platform: Platform) -> None:
 
 
 def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
-    lite: Platform, caplog: pytest.LogCaptureFixture
+    platform: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = signed()
     forged: list[tuple[dict[str, str], str]] = [
@@ -161,39 +153,41 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
     ]
     for headers, why in forged:
         caplog.clear()
-        answer = lite.post("shop", headers)
+        answer = platform.post("shop", headers)
         assert (answer.status_code, answer.json["title"]) == (401, "Signature refused"), headers
         assert why in answer.json["detail"]
         [record] = [record for record in caplog.records if record.msg == "webhook refused"]
         assert (record.__dict__["source"], why in record.__dict__["why"]) == ("shop", True)
-    assert lite.post("shop", signed(b"\xff"), b"\xff").status_code == 401
-    assert lite.post("unknown", good).status_code == 404
-    assert lite.post("shop", signed(id_="an id")).status_code == 422
+    assert platform.post("shop", signed(b"\xff"), b"\xff").status_code == 401
+    assert platform.post("unknown", good).status_code == 404
+    assert platform.post("shop", signed(id_="an id")).status_code == 422
     huge = b"x" * (MAX_BYTES + 1)
-    assert lite.post("shop", signed(huge), huge).status_code == 413
-    assert lite.app.test_client().get("/api/webhooks/shop").status_code == 405
-    assert (lite.count(Received), lite.count(RunRow)) == (0, 0)
+    assert platform.post("shop", signed(huge), huge).status_code == 413
+    assert platform.app.test_client().get("/api/webhooks/shop").status_code == 405
+    assert (platform.count(Received), platform.count(RunRow)) == (0, 0)
 
 
 @pytest.mark.parametrize("status", [500, 302])
-def test_a_dead_letter_is_a_failed_run_and_retried(lite: Platform, status: int) -> None:
-    lite.crm.status = status
-    lite.crm.headers = {"Location": f"{lite.warehouse.url}/elsewhere"} if status == 302 else {}
-    lite.post("shop", signed())
-    lite.exhaust()
-    assert len(lite.crm.got) == 5
-    [dead] = lite.dead()
+def test_a_dead_letter_is_a_failed_run_and_retried(platform: Platform, status: int) -> None:
+    platform.crm.status = status
+    platform.crm.headers = (
+        {"Location": f"{platform.warehouse.url}/elsewhere"} if status == 302 else {}
+    )
+    platform.post("shop", signed())
+    platform.exhaust()
+    assert len(platform.crm.got) == 5
+    [dead] = platform.dead()
     assert dead.key.endswith(":crm")
     assert f"answered {status}" in dead.error
     assert "from=relay" not in dead.error
-    lite.crm.status = 200
-    operate.retry(lite.made.store, dead.id)
-    lite.work()
-    assert len({got[1]["webhook-id"] for got in lite.crm.got}) == 1
-    assert (len(lite.crm.got), len(lite.warehouse.got), lite.dead()) == (6, 1, [])
+    platform.crm.status = 200
+    operate.retry(platform.made.store, dead.id)
+    platform.work()
+    assert len({got[1]["webhook-id"] for got in platform.crm.got}) == 1
+    assert (len(platform.crm.got), len(platform.warehouse.got), platform.dead()) == (6, 1, [])
 
 
-def test_stripes_go_on_too_once(lite: Platform) -> None:
+def test_stripes_go_on_too_once(platform: Platform) -> None:
     about: dict[str, Any] = {
         "id": "evt_1",
         "object": "event",
@@ -204,10 +198,10 @@ def test_stripes_go_on_too_once(lite: Platform) -> None:
     bodies = [json.dumps({**about, "pending_webhooks": n}) for n in (2, 2, 1)]
     for body in bodies:
         code = stripe_signature(body, STRIPE, int(START.timestamp()))
-        answer = lite.post("stripe", {"Stripe-Signature": code}, body.encode())
+        answer = platform.post("stripe", {"Stripe-Signature": code}, body.encode())
         assert answer.json == {"received": True}
-    lite.work()
-    for end in (lite.crm, lite.warehouse):
+    platform.work()
+    for end in (platform.crm, platform.warehouse):
         [(_, headers, sent)] = end.got
         assert (headers["webhook-source"], sent) == ("stripe", bodies[0].encode())
         assert "stripe-signature" not in headers
