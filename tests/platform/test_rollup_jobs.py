@@ -115,3 +115,11 @@ def test_a_plan_writes_nothing(on: Side, tmp_path: Path) -> None:
         assert (planned["day"], planned["dirty"]) == ("2025-01-30", ["2025-01-30"])
         assert rollup.dirty(tx, FEBRUARY) == [day], "still dirty"
     months.db.dispose()
+
+
+def test_a_month_that_is_not_over_has_no_statement_yet(on: Side, tmp_path: Path) -> None:
+    months = lived(on.environ["DATABASE_URL"], tmp_path)
+    this = f"{on.made.store.clock():%Y-%m}"
+    (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": this}))
+    assert (row.status, json.loads(row.result)["statements"]) == ("succeeded", 0), row.error
+    months.db.dispose()

@@ -18,7 +18,7 @@ from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
 from app.platform.statements import make, pdf
 from app.platform.statements.document import Document
-from app.platform.statements.make import MadeMeanwhile, NotOver
+from app.platform.statements.make import MadeMeanwhile
 from app.platform.statements.models import Statement
 from app.switchyard.clock import iso
 from tests.support.months import START, Months, Payout, at, balances_at, history, in_short
@@ -116,17 +116,6 @@ def test_pages_of_all_who_had_something(
     next(tmp_path.rglob(rows[0].pdf_path.rpartition("/")[2])).unlink()
     assert run() == [page | {"new": []} for page in pages]
     assert (kept(months), files(tmp_path)) == (rows, there), "a file that was lost comes back"
-
-
-def test_a_month_that_is_not_over_has_no_statement_yet(months: Months) -> None:
-    months.creator("ana")
-    months.sale("s1", 500, "2025-01-05")
-    months.clock = at("2025-01-31T23:59:59")
-    with pytest.raises(NotOver, match="2025-01 is not over yet"):
-        stated(months, JANUARY)
-    assert kept(months) == []
-    months.clock = at("2025-02-01")
-    assert stated(months, JANUARY) == ["ana:2025-01"]
 
 
 def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Months) -> None:

@@ -24,7 +24,7 @@ from app.platform.statements.models import Statement as S
 from app.platform.statements.movements import bounds, newest_before, previous
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import BadInput, SwitchyardError
+from app.switchyard.errors import SwitchyardError
 
 PAGE_SIZE = 100
 
@@ -36,19 +36,13 @@ class MadeMeanwhile(SwitchyardError):
     title = "Statement made meanwhile"
 
 
-class NotOver(BadInput):
-    """A month that is not over has no statement yet."""
-
-    title = "Month not over"
-
-
 def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
     """Make the month of the next creators with ids past `after` who had anything in it.
 
     Returns the page's `last` id (None: there are no more), how many were `made`, now or before, the
     ids of those of them that are `new`, and of those that are `wrong`: their figures do not add up,
     and they have no statement. Who has one of a later month alone is left out. As a step it can be
-    repeated. Raises NotOver, StorageUnavailable, MadeMeanwhile.
+    repeated. Raises StorageUnavailable, MadeMeanwhile.
     """
     with ctx.transaction() as reading:
         page = list(reading.scalars(_active(month, after)))
@@ -91,8 +85,6 @@ def _active(month: date, after: str) -> AnySelect:
 
 
 def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document]) -> None:
-    if ctx.now() < bounds(month)[1]:
-        raise NotOver(f"{month:%Y-%m} is not over yet")
     # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
     rows = [_stored(ctx.gateways.storage, month, one) for one in documents]
     made_at = ctx.now()
