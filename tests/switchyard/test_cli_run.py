@@ -148,23 +148,25 @@ def test_each_look_has_an_app_context_of_its_own(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     looks: Counter[tuple[str, str, bool]] = Counter()
-    loops = {"clock"} if command == "clock" else {"relay", "guardrail"}
+    relays = ("send_due", "take_over_lapsed", "look_at_silent")
+    loops = {"clock"} if command == "clock" else {*relays, "guardrail"}
     asked = threading.Lock()  # the loops are threads: a second signal would come after the end
 
-    def looking(who: str) -> Callable[..., relaying.Swept]:
-        def look(*_: object) -> relaying.Swept:
+    def looking(who: str) -> Callable[..., None]:
+        def look(*_: object) -> None:
             looks[who, current_app.name, "seen" in g] += 1
             g.seen = True
             enough = all(sum(n for key, n in looks.items() if key[0] == loop) > 1 for loop in loops)
             if enough and asked.acquire(blocking=False):
                 os.kill(os.getpid(), signal.SIGTERM)
-            return relaying.Swept()
 
         return look
 
     for module in (guardrail, clock):
         monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr(relaying, "sweep", looking("relay"))
+    monkeypatch.setattr(relaying, "INTERVAL_SECONDS", 0.02)
+    for name in relays:
+        monkeypatch.setattr(relaying, name, looking(name))
     monkeypatch.setattr(guardrail, "look", looking("guardrail"))
     monkeypatch.setattr(clock.Ticker, "round", looking("clock"))
     assert cli(command).exit_code == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,16 +15,13 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 from sqlalchemy import literal, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
-from app.switchyard.context import AppContext
 from app.switchyard.cutover import clock as ticks
 from app.switchyard.cutover import guardrail
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
-from app.switchyard.text import reason
 from queues.backend import WORKER_COMMAND
 
 log = logging.getLogger(__name__)
@@ -58,24 +55,6 @@ def _require_tables(runtime: Runtime) -> None:
     """Raises the database's error at the start, rather than once a second from then on."""
     with runtime.db.autocommit() as connection:
         connection.execute(select(literal(1)).select_from(RunRow).limit(1))
-
-
-def _repeat(
-    name: str, look: Callable[[], object], pause: float, stop: threading.Event, context: AppContext
-) -> None:
-    """Look until `stop` is set, each time in a context of its own; what goes wrong is logged.
-
-    `pause` is in seconds.
-    """
-    while not stop.is_set():
-        try:
-            with context():
-                look()
-        except SQLAlchemyError as failure:
-            log.warning("the %s could not look", name, extra={"reason": reason(failure)})
-        except Exception:
-            log.exception("the %s could not look", name)
-        stop.wait(pause)
 
 
 @click.command("worker", cls=Process, context_settings={"ignore_unknown_options": True})
@@ -112,7 +91,7 @@ def relay(once: bool) -> None:
         log.info("relay started")
         look = partial(guardrail.look, runtime)
         looking = ("guardrail", look, guardrail.INTERVAL_SECONDS, stop, context)
-        watch = threading.Thread(target=_repeat, args=looking, daemon=True)
+        watch = threading.Thread(target=relaying.repeat, args=looking, daemon=True)
         watch.start()
         relaying.run_forever(runtime.store, stop, context=context)
         watch.join()
@@ -128,5 +107,6 @@ def clock() -> None:
     ticker = ticks.Ticker(runtime)
     with stop_on_signals() as stop:
         log.info("clock started")
-        _repeat("clock", ticker.round, ticks.INTERVAL_SECONDS, stop, current_app.app_context)
+        context = current_app.app_context
+        relaying.repeat("clock", ticker.round, ticks.INTERVAL_SECONDS, stop, context)
     log.info("clock stopped")

@@ -21,6 +21,7 @@ from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
 from app.switchyard.runs.suspicion import SILENT, Suspicion
+from app.switchyard.text import reason
 from flags import Reason
 
 log = logging.getLogger(__name__)
@@ -224,21 +225,19 @@ def run_forever(
     context: AppContext = nullcontext,
 ) -> None:
     """Do the three, each in a thread of its own, until `stop` is set."""
-    looks: dict[str, Callable[[Swept], None]] = {
-        "due": partial(send_due, store),
-        "lapsed": partial(take_over_lapsed, store),
-        "silent": partial(look_at_silent, store, Suspicion(store)),
+    looks: dict[str, tuple[Callable[[Swept], None], float]] = {
+        "due": (partial(send_due, store), interval_seconds / 2),  # it is not to be late
+        "lapsed": (partial(take_over_lapsed, store), interval_seconds),
+        "silent": (partial(look_at_silent, store, Suspicion(store)), interval_seconds),
     }
-    # What is due is not to be late.
-    paces = {"due": interval_seconds / 2}
     threads = [
         threading.Thread(
-            target=_repeat,
-            args=(name, look, paces.get(name, interval_seconds), stop, context),
+            target=repeat,
+            args=(f"relay ({name})", partial(_more, look), pause, stop, context),
             name=f"relay-{name}",
             daemon=True,
         )
-        for name, look in looks.items()
+        for name, (look, pause) in looks.items()
     ]
     for thread in threads:
         thread.start()
@@ -246,25 +245,30 @@ def run_forever(
         thread.join()
 
 
-def _repeat(
+def _more(look: Callable[[Swept], None]) -> bool:
+    """Look once; whether there is more that can be dealt with, and is not to wait."""
+    swept = Swept()
+    look(swept)
+    return swept.seen - swept.unreachable >= BATCH
+
+
+def repeat(
     name: str,
-    look: Callable[[Swept], None],
+    look: Callable[[], object],
     pause: float,
     stop: threading.Event,
     context: AppContext,
 ) -> None:
     """Look until `stop` is set, each time in a `context` of its own; what goes wrong in one look is
-    logged and tried again. `pause` is in seconds."""
+    logged and tried again. `pause` is in seconds; where a look says True there is none."""
     while not stop.is_set():
-        swept = Swept()
+        more: object = False
         try:
             with context():
-                look(swept)
+                more = look()
         except SQLAlchemyError as failure:
-            extra = {"what": name, "reason": type(failure).__name__}
-            log.warning("the relay could not look", extra=extra)
+            log.warning("the %s could not look", name, extra={"reason": reason(failure)})
         except Exception:
-            log.exception("the relay could not look", extra={"what": name})
-        # Where there is more, and it can be dealt with, it is not to wait.
-        if swept.seen - swept.unreachable < BATCH:
+            log.exception("the %s could not look", name)
+        if more is not True:
             stop.wait(pause)
