@@ -29,7 +29,7 @@ from app.platform.gateways.smtp import (
     MailUnknown,
 )
 from app.switchyard.errors import BadInput
-from tests.support.mailbox import DROP, Mailbox, served
+from tests.support.mailbox import Mailbox, served
 
 NOW = datetime(2025, 1, 15, 9, 30, tzinfo=UTC)
 SENDER = "pay@switchyard.example"
@@ -172,18 +172,6 @@ def test_only_who_does_not_exist_bounced(box: Mailbox, answer: str, bounced: boo
     with pytest.raises(MailError) as failed:
         send(mailer_for(box))
     assert isinstance(failed.value, MailBounced) == bounced
-
-
-@pytest.mark.parametrize(
-    ("verb", "raised", "taken"), [("RCPT", MailUnavailable, 0), ("DATA", MailUnknown, 1)]
-)
-def test_a_dropped_connection_is_told_apart(
-    box: Mailbox, verb: str, raised: type[Exception], taken: int
-) -> None:
-    box.answer(verb, DROP)
-    with pytest.raises(raised, match="the connection broke" if taken else None):
-        send(mailer_for(box))
-    assert len(box.taken) == taken
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.notices import payouts_moved
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
-from app.switchyard.errors import NonRetriable, SwitchyardError
+from app.switchyard.errors import SwitchyardError
 
 KEY_EXPIRED = "key_expired"
 """The code of an attempt whose key outlived its window without an effect."""
@@ -60,15 +60,11 @@ def open_attempts(own: Session, leg: Leg, chosen: Sequence[Payout], now: datetim
     latest = {one.payout_id: one for one in own.scalars(select(A).where(*mine).order_by(A.n))}
     tries = list[Try]()
     for payout in chosen:
-        last = latest.get(payout.id)
         if payout.status == leg.ready:
-            last = _new(own, leg, payout, 1 if last is None else last.n + 1, now)
+            n = latest[payout.id].n + 1 if payout.id in latest else 1
+            latest[payout.id] = _new(own, leg, payout, n, now)
             _move(payout, Change(leg.sending), leg, now)
-        if last is None:
-            raise NonRetriable(
-                f"payout {payout.id} is {payout.status} but has no attempt on record"
-            )
-        tries.append(Try(payout, last))
+        tries.append(Try(payout, latest[payout.id]))
     return tries
 
 
