@@ -228,7 +228,7 @@ def test_many_at_once(on: Side) -> None:
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(60)}
 
 
-def test_told_again_and_again_it_is_done_once(on: Side) -> None:
+def test_sent_again_and_again_it_is_done_once(on: Side) -> None:
     n = name()
     run = on.dispatch("five-steps", {"name": n})
     for _ in range(5):
@@ -239,7 +239,7 @@ def test_told_again_and_again_it_is_done_once(on: Side) -> None:
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
 
 
-def test_recorded_and_never_told_it_is_told_by_the_relay(on: Side) -> None:
+def test_recorded_and_never_sent_it_is_sent_by_the_relay(on: Side) -> None:
     n = name()
     store = on.made.store
     spec = store.catalogue["child"]

@@ -83,7 +83,7 @@ def test_a_refused_request_does_nothing() -> None:
         for headers in ({"Origin": "http://evil.example"}, {"Content-Type": "text/plain"}):
             requests.post(url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
         assert stripe.store.balance("") == {}
-        # No more than a look is refused: an answer would tell a page what is there.
+        # No more than a look is refused: an answer would show a page what is there.
         page = {"Origin": "http://evil.example"}
         assert requests.get(f"{stripe.url}/v1/balance", headers=page, timeout=5).status_code == 403
 

@@ -91,7 +91,7 @@ def test_one_cancelled_at_stripe_came_back(platform: Platform) -> None:
     check_one(platform, "in_transit")
 
 
-def test_an_instant_payout_is_told_to_stripe(platform: Platform) -> None:
+def test_an_instant_payout_is_sent_to_stripe(platform: Platform) -> None:
     platform.creator()
     platform.paid(method="instant")
     platform.paid(payoutId="slow", amount=5_000)
@@ -215,7 +215,7 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
 # Words that were lost
 
 
-def test_what_no_webhook_told_is_found_page_by_page(
+def test_what_no_webhook_said_is_looked_up_page_by_page(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank, "PAGE_SIZE", 4)

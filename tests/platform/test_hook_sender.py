@@ -1,4 +1,4 @@
-"""Webhooks sent to a real HTTP server: what arrives, and what each answer is told apart as."""
+"""Webhooks sent to a real HTTP server: what arrives, and what comes of each answer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
         *((status, HookUnavailable) for status in (301, 302, 307, 308)),
     ],
 )
-def test_an_answer_is_told_apart(receiver: Receiver, status: int, raised: type[Exception]) -> None:
+def test_each_answer_has_its_outcome(
+    receiver: Receiver, status: int, raised: type[Exception]
+) -> None:
     receiver.status = status
     # Where it would lead: no redirect is followed.
     receiver.headers = {"Location": f"{receiver.url}/elsewhere"} if status != 304 else {}
@@ -111,7 +113,7 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 500 No\r\nno header\r\nContent-Length: 0\r\n\r\n", b"nonsense\r\n\r\n"]
 )
-def test_no_secret_is_logged_or_told(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_logged_or_sent(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with raw(answer) as url:
         hook = Hook(url, SECRET)

@@ -140,7 +140,7 @@ def test_bulk_posting_is_one_statement_and_idempotent(db: Database) -> None:
         post_select(tx, _holds(701))
 
 
-def test_the_books_tell_of_overdrawn_holds_and_unknown_accounts(db: Database) -> None:
+def test_the_books_name_overdrawn_holds_and_unknown_accounts(db: Database) -> None:
     settle = Posting(EntryKind.SETTLE, "p-1", "hold:p", CASH, "eur", 100, NOW)
     with db.begin() as tx:
         post(tx, [replace(settle, debit="creator:a", credit="hold:p", amount=99), settle])

@@ -1,4 +1,4 @@
-"""What creators are told by mail: in the transaction of what happened, once, and by a link that
+"""What creators are sent by mail: in the transaction of what happened, once, and by a link that
 opens one statement."""
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def mail_runs(made: Any) -> list[Any]:
         return list(connection.execute(chosen.order_by(RunRow.id)))
 
 
-def test_a_creator_is_told_once_that_a_payout_was_paid(mailed: Platform, box: Mailbox) -> None:
+def test_a_creator_is_notified_once_that_a_payout_was_paid(mailed: Platform, box: Mailbox) -> None:
     mailed.creator()
     mailed.paid()
     mailed.drain()
@@ -77,9 +77,7 @@ def test_a_creator_is_told_once_that_a_payout_was_paid(mailed: Platform, box: Ma
     mailed.check()
 
 
-def test_a_refused_payout_is_told_and_not_again_for_the_same_reason(
-    mailed: Platform, box: Mailbox
-) -> None:
+def test_a_refused_payout_is_notified_once_for_each_reason(mailed: Platform, box: Mailbox) -> None:
     mailed.creator()
     for _ in range(2):
         mailed.fault("refuse", path="/v1/payouts", code="payouts_not_allowed")
@@ -97,7 +95,7 @@ def test_a_refused_payout_is_told_and_not_again_for_the_same_reason(
 
 
 @pytest.mark.parametrize("change", [{"email": "nobody"}, {"name": "Ana\nBcc: x@y.z"}])
-def test_who_cannot_be_told_is_paid_all_the_same(
+def test_who_cannot_be_notified_is_paid_all_the_same(
     mailed: Platform, box: Mailbox, change: dict[str, Any]
 ) -> None:
     mailed.creator(**change)

@@ -1,4 +1,4 @@
-"""The mailer against a real SMTP server: what arrives, and what each failure is told apart as."""
+"""The mailer against a real SMTP server: what arrives, and what each failure is."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_what_could_be_taken_for_another_line_is_refused(
         ("451 try later", MailUnavailable),
     ],
 )
-def test_an_answer_is_told_apart(
+def test_each_answer_has_its_outcome(
     box: Mailbox, verb: str, answer: str, raised: type[Exception]
 ) -> None:
     box.answer(verb, answer)
@@ -205,7 +205,7 @@ def scripted(*lines: bytes) -> Iterator[SmtpServer]:
         ((b"220 hi", b"250 ok", b"250 ok", b"250 ok", b"354 go", b"what?"), MailUnknown),
     ],
 )
-def test_silence_and_nonsense_are_told_apart(
+def test_silence_and_nonsense_have_their_outcomes(
     lines: tuple[bytes, ...], raised: type[Exception]
 ) -> None:
     with scripted(*lines) as server, pytest.raises(raised) as failed:

@@ -53,7 +53,7 @@ ON_PURPOSE: list[Trouble] = [
     *({"kind": "refuse", "path": BANKS, "code": code} for code in BANK_REFUSALS),
     *({"kind": kind, "path": BANKS} for kind in ("bank_fails", "bank_turns")),
 ]
-# What is done and not told, or undone after all, is the worst: it comes more often.
+# What is done and not said, or undone after all, is the worst: it comes more often.
 WORST = ("timeout_after_effect", "bank_turns")
 worst = [one for one in ON_PURPOSE if one and one["kind"] in WORST]
 trouble = st.none() | st.sampled_from(ON_PURPOSE) | st.sampled_from(worst)

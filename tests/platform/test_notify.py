@@ -1,4 +1,4 @@
-"""The admin is told how a pay day went; that one cannot be told neither fails nor repeats it."""
+"""The admin is notified how a pay day went; a notice that fails neither fails nor repeats it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def body(mail: EmailMessage) -> str:
     return str(text.get_content()).replace("\r\n", "\n")
 
 
-def test_both_ways_tell_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
+def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
     assert platform.tell() == {"mail": {"sent": True}, "hook": {"sent": True}}
     [mail] = box.mails
     [(_, headers, sent)] = receiver.got
@@ -193,7 +193,7 @@ def test_a_mail_of_unknown_outcome_is_not_sent_again(
     assert "unknown, not sent again" in caplog.text
 
 
-def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
+def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
     off = {"sent": False, "why": "off"}
     platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
     assert platform.tell() == {"mail": off, "hook": off}
@@ -314,7 +314,7 @@ def test_fifty_failures_are_named_and_the_others_counted() -> None:
     assert " more\n" not in exact
 
 
-def test_a_retry_and_a_report_of_little_are_told_too() -> None:
+def test_a_retry_and_a_report_of_little_are_sent_too() -> None:
     little = {"job": "retry-failed-payouts", "runId": "77", "stopped": "the balance is too low"}
     assert summary_mail(little) == (
         "Retry of failed payouts: stopped",

@@ -24,7 +24,7 @@ from tests.support.platform import ANA, MANUAL, START, Platform, platform
 
 __all__ = ["platform"]
 MAY_PASS = "transfers_not_allowed"
-"""A refusal whose cause can go away."""
+"""A refusal whose cause can end."""
 
 
 def again(platform: Platform) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def test_what_is_final_is_listed_by_its_reason(platform: Platform) -> None:
     platform.check()
 
 
-def test_only_what_the_balance_covers_is_requested_anew(platform: Platform) -> None:
+def test_only_what_the_balance_covers_is_requested_again(platform: Platform) -> None:
     platform.creator()
     for number, amount in enumerate((30_000, 25_000, 20_000)):
         failed(platform, payoutId=f"p{number}", amount=amount)

@@ -1,4 +1,4 @@
-"""The Stripe gateway: what each outcome is told apart as, with Stripe's real client underneath."""
+"""The Stripe gateway: what each outcome is, with Stripe's real client underneath."""
 
 import json
 import logging
@@ -93,7 +93,7 @@ def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(
     assert Balance({"usd": -5}, {"eur": 3}).total == {"usd": -5, "eur": 3}
 
 
-def test_accounts_tell_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
+def test_accounts_say_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
     wanted = [
         {"id": "acct_pending", "transfers": "pending"},
         {"id": "acct_none", "transfers": None},
@@ -167,7 +167,7 @@ def test_lists_read_every_page(
         ({"kind": "refuse", "code": "insufficient_funds", "status": 402}, StripeRefused, 0),
     ],
 )
-def test_each_fault_is_told_apart(
+def test_each_fault_has_its_outcome(
     stand: Counted, rule: dict[str, Any], raised: type[StripeError], effects: int
 ) -> None:
     gateway = StripeGateway(KEY, stand.url, timeout_seconds=0.5 if "seconds" in rule else 10)

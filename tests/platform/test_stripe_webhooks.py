@@ -53,7 +53,7 @@ def sent(platform: Platform, **change: Any) -> Any:
 
 
 def mounted(platform: Platform, made: Runtime) -> None:
-    """The endpoints anew, on another runtime."""
+    """The endpoints again, on another runtime."""
     platform.app = Flask("another")
     mount(platform.app, made)
 

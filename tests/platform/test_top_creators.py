@@ -113,7 +113,7 @@ def warm(site: Site, key: str) -> Any:
         return connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
 
 
-def test_the_job_computes_the_queries_asked_most_anew(site: Site, raw: Any) -> None:
+def test_the_job_recomputes_the_queries_asked_most(site: Site, raw: Any) -> None:
     for days in range(1, 23):
         for _ in range(2 if days < 21 else 1):
             ask(site, days)

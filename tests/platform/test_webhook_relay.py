@@ -105,7 +105,7 @@ def platform(database_url: str, ends: tuple[Receiver, Receiver]) -> Iterator[Pla
     made.made.db.dispose()
 
 
-def test_a_webhook_goes_to_each_target_once_and_signed_anew(platform: Platform) -> None:
+def test_a_webhook_goes_to_each_target_once_with_its_own_signature(platform: Platform) -> None:
     for new in (True, False):
         answer = platform.post("shop", signed())
         assert (answer.status_code, answer.json) == (200, {"received": True, "new": new})

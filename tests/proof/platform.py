@@ -76,7 +76,7 @@ def surely(do: Callable[[], T]) -> T:
 
 
 class Platform:
-    """Real processes on both sides, which may die at any time, and what they were told to do."""
+    """Real processes on both sides, which may die at any time, and what they were asked to do."""
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class Site:
         return {name: run.id for name, run in made.items()}
 
     def work(self) -> None:
-        """Do what is told and due, and let ten minutes go by."""
+        """Do what is sent and due, and let ten minutes go by."""
         self.queue.work(self.made.engine)
         self.now += timedelta(minutes=10)
         sweep(self.made.store)

@@ -74,7 +74,7 @@ class Yard:
         return True
 
     def restart_qstash(self) -> None:
-        """Kill it, as a machine that goes away; its file stays."""
+        """Kill it, as a machine that is lost; its file stays."""
         self.stop_qstash()
         self.start_qstash()
 

@@ -293,7 +293,7 @@ class Platform:
         return {name: result[name] for name in ("retried", "left")}
 
     def settle(self) -> dict[str, Any]:
-        """The banks have had their time, and the books are told what they did."""
+        """The banks have had their time, and the books have what they did."""
         self.now += AT_THE_BANK
         return self.result("reconcile-payouts")
 

@@ -22,7 +22,7 @@ TOKEN = "tok-3f9a"
 
 
 class Receiver:
-    """Keeps what comes and answers as told."""
+    """Keeps what comes and answers as asked."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []

@@ -25,7 +25,7 @@ def serve_in_thread(app: WSGIApplication, port: int = 0) -> Iterator[str]:
 
 
 def drop_connection(environ: WSGIEnvironment) -> None:
-    """Close the client's socket without an answer; what the app then returns is thrown away."""
+    """Close the client's socket without an answer; what the app then returns is dropped."""
     # The client may have gone first, which comes to the same.
     with suppress(OSError):
         environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)

@@ -40,7 +40,7 @@ ANA = {
 
 
 class Watched(MemoryBackend):
-    """A queue that looks, whenever it is told of a run, at what others can see by then."""
+    """A queue that looks, whenever it is sent a run, at what others can see by then."""
 
     name = "rq"
 

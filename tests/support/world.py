@@ -1,5 +1,5 @@
 """The whole layer in one process on a clock of its own: real ledger, engine, relay, clocks, flags;
-the three queues are lists that lose, double, delay and reorder what they are told, on demand."""
+the three queues are lists that lose, double, delay and reorder what they are sent, on demand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Dead(BaseException):
 
 
 class Time:
-    """A clock that goes on when told to; `offset` is how wrong the machine's is."""
+    """A clock that goes on when asked to; `offset` is how wrong the machine's is."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -212,7 +212,7 @@ class Inngest(Queue):
 
 
 class QStash(Queue):
-    """Waits by itself and delivers once; what goes on later is told anew."""
+    """Waits by itself and delivers once; what goes on later is resent."""
 
     name = "qstash"
     waits_until_due = gives_refs = True

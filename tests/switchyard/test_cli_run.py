@@ -258,7 +258,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_a_reader_that_goes_away_is_no_traceback(cli: Cli, url: str) -> None:
+def test_a_reader_that_leaves_is_no_traceback(cli: Cli, url: str) -> None:
     rows = [run_row(f"{n:026d}", "cli-plain", utcnow(), error="e" * 200) for n in range(600)]
     with cli.made.db.begin() as connection:
         connection.execute(insert(R), rows)

@@ -106,7 +106,7 @@ class StepByStep(Delivery):
         raise Pause(Outcome(End.WAIT))
 
 
-def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
+def test_one_too_many_is_put_off_and_resent(on: Setting) -> None:
     first, second, third = on.capped(3)
     seen: list[Any] = []
 
@@ -125,7 +125,7 @@ def test_one_too_many_is_put_off_and_told_again(on: Setting) -> None:
     assert row.due_at == row.send_at == refused.due_at
     assert on.slots() == []
     assert on.memory is not None
-    on.memory.queue.clear()  # what dispatch() told is used up
+    on.memory.queue.clear()  # what dispatch() sent is used up
     assert on.perform(third).end is End.NOT_DUE
     on.now = refused.due_at
     assert sweep(on.made.store).sent == 1

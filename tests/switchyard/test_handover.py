@@ -82,7 +82,7 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
 
 
 class Slow(MemoryBackend):
-    """A service whose answer comes when its run has long been moved away."""
+    """A service whose answer comes when its run has long been moved."""
 
     name = "inngest"
 

@@ -1,4 +1,4 @@
-"""The migrations make exactly the models' tables, and take them away again, on both databases."""
+"""The migrations make exactly the models' tables, and take them back, on both databases."""
 
 from __future__ import annotations
 

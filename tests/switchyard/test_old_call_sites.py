@@ -196,7 +196,7 @@ def test_later(on: Side, queue: Any) -> None:
     before = datetime.now(UTC)
     soon = queue.enqueue_in(timedelta(hours=1), old_tasks.mark, "soon")
     assert job.get_status() == soon.get_status(refresh=False) == JobStatus.SCHEDULED
-    # Made within one millisecond, they come in no order: told apart by the key.
+    # Made within one millisecond, they come in no order: known by the key.
     hence, then = sorted(rows(on, "old-mark"), key=lambda row: row.key == "then")
     assert (then.due_at, then.key) == (at, "then")
     assert timedelta(0) <= hence.due_at - before - timedelta(hours=1) < timedelta(minutes=1)

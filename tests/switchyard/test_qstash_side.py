@@ -1,4 +1,4 @@
-"""Runs on QStash: what it loses, doubles, gives up or never answered is made good."""
+"""Runs on QStash: what it loses, doubles, gives up or never answered is resent."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_no_relay_is_needed_to_go_on(alone: Side) -> None:
     assert len(alone.marks(n)) == 5 + 2 + 3 + 1
 
 
-def test_for_want_of_a_slot_it_is_sent_anew(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_want_of_a_slot_it_is_resent(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     n = uuid4().hex
     items = [{"name": f"{n}/{i}", "waitSeconds": 0.8} for i in range(4)]
     # Without flow control at QStash, as when RQ's side has the slots.
@@ -97,7 +97,7 @@ def test_for_want_of_a_slot_it_is_sent_anew(alone: Side, monkeypatch: pytest.Mon
     assert standin(alone).store.dead() == []
 
 
-def test_the_cap_is_told_to_qstash(alone: Side) -> None:
+def test_the_cap_is_sent_to_qstash(alone: Side) -> None:
     alone.dispatch("capped", {"name": uuid4().hex}, delay=60)
     alone.dispatch("child", {"name": uuid4().hex}, delay=60)
     told = {d["label"]: d for d in standin(alone).store.waiting()}
@@ -118,7 +118,7 @@ def test_lost_ahead_of_its_time_it_is_found_when_due(alone: Side) -> None:
 
 
 @pytest.mark.parametrize("fault", ["unknown_outcome", "drop", "refuse"])
-def test_an_unknown_outcome_is_told_again_and_done_once(alone: Side, fault: str) -> None:
+def test_an_unknown_outcome_is_resent_and_done_once(alone: Side, fault: str) -> None:
     n = uuid4().hex
     standin(alone).fault(**{fault: 1})
     run = alone.dispatch("child", {"name": n}, delay=2)
@@ -133,7 +133,7 @@ def test_an_unknown_outcome_is_told_again_and_done_once(alone: Side, fault: str)
 
 
 def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: str) -> None:
-    """The app is away until QStash gives up, callback and all; then it comes back."""
+    """The app is unavailable until QStash gives up, callback and all; then it comes back."""
     n, port = uuid4().hex, free_port()
     with ExitStack() as stack:
         quick = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=1e-4))
@@ -150,7 +150,7 @@ def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: s
         assert (row.status, away.marks(n)) == ("succeeded", {n: 1})
 
 
-def test_a_failure_callback_tells_again_once(alone: Side) -> None:
+def test_a_failure_callback_resends_once(alone: Side) -> None:
     run = alone.dispatch("child", {"name": uuid4().hex}, delay=60)
     ref, body = alone.row(run.id).sent_ref, waiting(alone)[0]
     callback = {
@@ -188,7 +188,7 @@ def test_what_is_no_callback_is_never_tried_again(alone: Side, body: bytes) -> N
     assert answer.status_code == 489
 
 
-def test_killed_before_it_tells_of_the_retry(tmp_path: Path, redis_url: str) -> None:
+def test_killed_before_it_sends_the_retry(tmp_path: Path, redis_url: str) -> None:
     n, port = uuid4().hex, free_port()
     with ExitStack() as stack:
         qstash = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02))
@@ -217,7 +217,7 @@ def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     assert [body["run"] for body in waiting(alone)] == [stays.id]
 
 
-def test_told_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
+def test_sent_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
     run = alone.dispatch("later", {"name": uuid4().hex, "waitSeconds": 2})
 
     def failed_once() -> Any:
@@ -237,7 +237,7 @@ def test_far_ahead_it_goes_in_two(alone: Side) -> None:
     (body,) = waiting(alone)
     assert now + FURTHEST - timedelta(hours=1) <= datetime.fromtimestamp(body["at"], UTC)
     assert body["at"] <= unix(now + FURTHEST)
-    # It comes, and the run is not due for long: told anew, not given back to be tried again.
+    # It comes, and the run is not due for long: resent, not given back to be tried again.
     raw = json.dumps(body).encode()
     url = standin(alone).store.waiting()[0]["url"]
     headers = {"Upstash-Signature": standin(alone).sign(url, raw)}
@@ -298,10 +298,10 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     made.db.dispose()
 
 
-def test_what_was_told_before_a_limit_was_met_is_noted(
+def test_what_was_sent_before_a_limit_was_met_is_noted(
     alone: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the first of them are told again each day, and the last ones never."""
+    """Else the first of them are resent each day, and the last ones never."""
     monkeypatch.setattr(qstash, "_BATCH", 1)
     left = [1]
 

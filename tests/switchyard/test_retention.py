@@ -1,4 +1,4 @@
-"""Retention: exactly what no promise needs goes, and nothing can tell that it went."""
+"""Retention: exactly what no promise needs goes, and nothing shows that it went."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def filled(world: World) -> Rows:
 
 
 NAMED = {"switchyard_steps": ("run_id", "name"), "switchyard_parity": ("run_id",)}
-"""What a row is told by, where that is not its primary key."""
+"""What a row is known by, where that is not its primary key."""
 
 
 def everything(world: World, but: str) -> dict[str, dict[tuple[Any, ...], Any]]:
@@ -211,7 +211,7 @@ def steps_of(world: World, run_id: str) -> list[str]:
         return list(connection.scalars(select(StepRow.name).where(StepRow.run_id == run_id)))
 
 
-def test_nobody_can_tell_a_pruned_run_from_another(world: World) -> None:
+def test_a_pruned_run_is_like_any_other(world: World) -> None:
     """Late deliveries, a repeat of the intent, a sweep: nothing is done again."""
     names = ("five-steps", "parent", "sent-once", "grab-bag")
     runs = {name: dispatch(name, {"name": name}, key=name) for name in names}

@@ -83,7 +83,7 @@ def test_an_old_worker_neither_eats_runs_nor_fails_them(
     assert FailedJobRegistry("tests", connection=redis).get_job_ids() == []
 
 
-def test_redis_away_leaves_the_run_pending(redis_url: str, tmp_path: Path) -> None:
+def test_without_redis_the_run_stays_pending(redis_url: str, tmp_path: Path) -> None:
     n = uuid4().hex
     url = f"sqlite:///{tmp_path / 'test.db'}"
     away = environment(url, "redis://127.0.0.1:1/0")

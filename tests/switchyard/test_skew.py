@@ -1,4 +1,4 @@
-"""A machine whose clock is hours away from the others': what it writes must not wait for it."""
+"""A machine whose clock is hours off the others': what it writes must not wait for it."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime
     assert len(stages.pinned_keys(made.db)) == 1
 
 
-def test_a_locked_store_counts_as_away(postgres_server: str) -> None:
+def test_a_locked_store_counts_as_unavailable(postgres_server: str) -> None:
     """As while an ALTER TABLE waits for somebody's transaction: the last known stage serves."""
     with new_postgres(postgres_server) as url:
         made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])

@@ -1,5 +1,5 @@
-"""An Inngest that accepts and never runs, that runs twice, that is away: seen in `cutover status`,
-and made good."""
+"""An Inngest that accepts and never runs, runs twice, or is unavailable: seen in `cutover status`,
+and sent again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def status(world: World) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("fault", ["swallows", "away", "unsure", "doubles"])
-def test_it_is_seen_and_made_good(world: World, fault: str) -> None:
+def test_it_is_seen_and_resent(world: World, fault: str) -> None:
     setattr(world.inngest, fault, True)
     run = dispatch("five-steps", {"name": "n"})
     later = dispatch("five-steps", {"name": "later"}, delay=3600)

@@ -78,7 +78,7 @@ def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBacke
     assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
 
 
-def test_a_backend_that_is_away_says_so() -> None:
+def test_a_backend_that_is_unavailable_says_so() -> None:
     settings = load(
         environment("sqlite://", "redis://127.0.0.1:1", INNGEST_DEV="http://127.0.0.1:1")
     )
