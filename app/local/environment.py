@@ -109,6 +109,9 @@ def prepare(
     if "qstash" in ports:
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
+    if given.keys() & {name.upper() for name in Settings.credentials}:
+        # No local mode then: who calls needs a token, and who logs in a session.
+        local |= {"ADMIN_TOKEN": secrets.token_hex(16), "SECRET_KEY": secrets.token_hex(32)}
     env = {**environ, **local, **given, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     for name in ("NO_PROXY", "no_proxy"):  # a proxy must not see calls on loopback

@@ -28,7 +28,7 @@ PORT = 3005
 CREATORS, PAYABLE = 30, 26
 PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
 """The migration guide's own example pays on this day: the made-up earnings lie before it."""
-CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json' \\
+CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json'{token} \\
     -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
 
 LINE_BYTES = 256 * 1024
@@ -112,10 +112,24 @@ def _banner(local: Local, console: Console) -> None:
         "logs": str(local.folder / "log"),
     }
     lines = [f"  {name:<9} {_without_password(value)}" for name, value in rows.items()]
-    curl = CURL.format(url=local.url.replace(HOST, "localhost"))
+    url = local.url.replace(HOST, "localhost")
+    curl = CURL.format(url=url, token=_token(local))
+    if "inngest" not in local.ports:
+        # A server of one's own shows no more than "unreachable" where it was given another path.
+        lines += ["", f"Inngest reaches it at {url}/api/inngest:"]
+        lines += ["", f"  npx inngest-cli@latest dev -u {url}/api/inngest"]
     lines += ["", f"Pay the creators of {PAY_DAY:%d %B %Y}:", "", f"  {curl}", ""]
     console.print(f"\nSwitchyard runs at [bold]{local.url}[/] (Ctrl-C ends it)")
     console.print(escape("\n".join(lines)))
+
+
+def _token(local: Local) -> str:
+    """What a call needs besides: the caller's own token is not printed."""
+    token = local.process_env.get("ADMIN_TOKEN", "").strip()
+    if not token:
+        return ""
+    shown = "$ADMIN_TOKEN" if token in map(str.strip, os.environ.values()) else token
+    return f' \\\n    -H "Authorization: Bearer {shown}"'
 
 
 def _without_password(url: str) -> str:

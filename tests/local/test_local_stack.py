@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,12 +22,13 @@ from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
+from rich.console import Console
 from sqlalchemy import func, select
 
 from app.local.environment import CannotRun, clean, prepare
 from app.local.loopback import HOST, free_port
 from app.local.parts import servers
-from app.local.run import CREATORS, PAY_DAY, PAYABLE
+from app.local.run import CREATORS, PAY_DAY, PAYABLE, _banner
 from app.local.seed import fill_fresh
 from app.local.stack import Stack
 from app.platform.config import ROOT, running_stack
@@ -226,3 +229,24 @@ def test_a_live_stripe_key_is_one_line_and_exit_2(tmp_path: Path, name: str, key
     assert line.startswith(f"switchyard: {name} is a live key")
     assert "0123456789" not in line
     assert not (tmp_path / "var").exists()
+
+
+def printed(folder: Path, **environ: str) -> str:
+    """What `make run` says at its start."""
+    out = io.StringIO()
+    _banner(prepare(folder, 3005, environ), Console(file=out, soft_wrap=True, width=200))
+    return out.getvalue()
+
+
+def test_it_says_how_to_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Authorization" not in printed(tmp_path)
+    assert "inngest-cli" not in printed(tmp_path)
+    dev = printed(tmp_path, INNGEST_DEV="http://127.0.0.1:8288")
+    assert "dev -u http://localhost:3005/api/inngest" in dev
+    keys = {"INNGEST_EVENT_KEY": "e", "INNGEST_SIGNING_KEY": "abcd" * 8}
+    said = printed(tmp_path, **keys)
+    assert re.search(r'-H "Authorization: Bearer [0-9a-f]{32}"', said)
+    monkeypatch.setenv("ADMIN_TOKEN", "a-token-of-my-own")
+    mine = printed(tmp_path, **keys, ADMIN_TOKEN="a-token-of-my-own")
+    assert 'Bearer $ADMIN_TOKEN"' in mine
+    assert "of-my-own" not in mine
