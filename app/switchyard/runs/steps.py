@@ -40,6 +40,10 @@ CLAIMED_COLUMNS = (
 )
 """What a claim returns: the fields of a ClaimedRun."""
 
+# Built once: every call of a service reads them.
+_RECORDED = select(S.name, S.status, S.attempts, S.result, S.error, S.until).where(
+    S.run_id == bindparam("of_run")
+)
 # The fence: what a claim may write to, as long as it stands.
 _CLAIMED = update(runs).where(
     R.id == bindparam("run_id"),
@@ -130,9 +134,8 @@ class ClaimedRun:
         """The steps that earlier slices recorded, by name."""
         if self.epoch == 2:  # never claimed before
             return {}
-        columns = (S.name, S.status, S.attempts, S.result, S.error, S.until)
         with self.store.db.autocommit() as connection:
-            rows = connection.execute(select(*columns).where(S.run_id == self.run_id))
+            rows = connection.execute(_RECORDED, {"of_run": self.run_id})
             return {row.name: row for row in rows}
 
     def renew(self, connection: Connection) -> None:
