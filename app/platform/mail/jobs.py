@@ -36,17 +36,13 @@ class Email(JobPayload):
         return self
 
 
-def _delay(payload: Email) -> timedelta:
-    return timedelta(minutes=payload.delay_minutes)
-
-
 @job(
     JOB,
     event="email.send",
     payload=Email,
     queue="email",
     serverless="qstash",
-    delay=_delay,
+    delay=lambda payload: timedelta(minutes=payload.delay_minutes),
     # Of two evils: a mail that may be missing is on a list; the same mail twice is in a mailbox.
     if_unknown=IfUnknown.RECORD,
 )

@@ -34,16 +34,12 @@ class MediaFile(JobPayload):
     """What its bytes must have, in hex; another one is another intent."""
 
 
-def _media_key(payload: MediaFile) -> str:
-    return f"{payload.media_id}:{payload.sha256 or payload.source}"
-
-
 @job(
     "process-media",
     event="media.process",
     payload=MediaFile,
     queue="media",
-    key=_media_key,
+    key=lambda payload: f"{payload.media_id}:{payload.sha256 or payload.source}",
     concurrency=4,
     timeout=3600.0,
 )

@@ -31,16 +31,12 @@ class Delivery(JobPayload):
     target: str = Field(min_length=1, max_length=40)
 
 
-def _key(payload: Delivery) -> str:
-    return f"{payload.event_id}:{payload.target}"
-
-
 @job(
     JOB,
     event="webhook.deliver",
     payload=Delivery,
     queue="webhooks",
-    key=_key,
+    key=lambda payload: f"{payload.event_id}:{payload.target}",
     gaps=DELIVERY_GAPS,
     concurrency=10,
 )
