@@ -116,5 +116,5 @@ def prepare(
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     for name in ("NO_PROXY", "no_proxy"):  # a proxy must not see calls on loopback
         env[name] = ",".join(filter(None, (env.get(name), HOST, "localhost")))
-    mine = {"own_redis": "REDIS_URL" not in given, "own_database": "DATABASE_URL" not in given}
-    return Local(folder, port, env, ports, **mine)
+    own_redis, own_database = "REDIS_URL" not in given, "DATABASE_URL" not in given
+    return Local(folder, port, env, ports, own_redis, own_database)

@@ -34,7 +34,6 @@ SYNC = "flask --app app qstash sync"
 """What a team runs at each deploy, once it has QStash tick its jobs."""
 
 TIED = Path(__file__).with_name("tied.py")
-TAIL_LINES = 15
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9_-]+):\s*(?P<command>\S.*)")
 
@@ -88,11 +87,6 @@ class Process(Popen[bytes]):
         with self.log.open("rb") as log:
             log.seek(self._offset)
             return log.read().decode(errors="replace")
-
-    def tail(self) -> str:
-        """The last lines of that."""
-        lines = self.logged().splitlines()[-TAIL_LINES:] or ["(it wrote nothing)"]
-        return "\n".join(f"  {line}" for line in lines)
 
 
 Ready = Callable[[Process], bool]

@@ -13,6 +13,7 @@ from app.local.parts import Part, Process, servers, workers
 
 READY_SECONDS = 60.0
 GRACE_SECONDS = 9.0
+TAIL_LINES = 15
 LOOK_SECONDS = 0.05
 WATCH_SECONDS = 0.25
 LEAST_SECONDS = 1.0
@@ -88,8 +89,8 @@ class Stack:
                 what = f"ended with {code} before it was ready"
                 if code is None:
                     what = f"is not ready after {READY_SECONDS:g} s"
-                where = f"{process.log} says:\n{process.tail()}"
-                raise CannotRun(f"{process.part.name} {what}; {where}")
+                said = "\n  ".join(process.logged().splitlines()[-TAIL_LINES:])
+                raise CannotRun(f"{process.part.name} {what}; {process.log} says:\n  {said}")
             time.sleep(LOOK_SECONDS)
 
     def tend(self) -> None:

@@ -35,6 +35,7 @@ from app.platform.config import ROOT, running_stack
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.db import Database
+from tests.support.serving import local_server
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
@@ -194,29 +195,18 @@ def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
 
 def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> None:
     folder = tmp_path / ("deep" * 30)  # too long for a socket's path: it goes to the temp folder
-    command = [sys.executable, "-m", "app.local", "valkey", "--data", str(folder)]
-
-    def start() -> tuple[subprocess.Popen[str], Redis]:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        retry = Retry(ConstantBackoff(0.05), 1000, supported_errors=(ConnectionError,))
-        client = Redis.from_url(process.stdout.readline().strip(), retry=retry)
-        client.ping()
-        return process, client
-
-    first, client = start()
-    client.set("kept", "yes")
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stdout) == (1, "")
-    assert "served by another process" in again.stderr
-    first.kill()
-    first.communicate()
-    second, client = start()
-    try:
-        assert client.get("kept") == b"yes"
-    finally:
-        second.terminate()
-        second.communicate()
+    given = ("valkey", "--data", str(folder))
+    retry = Retry(ConstantBackoff(0.05), 1000, supported_errors=(ConnectionError,))
+    with local_server(*given) as (process, url):
+        Redis.from_url(url, retry=retry).set("kept", "yes")
+        command = [sys.executable, "-m", "app.local", *given]
+        again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (again.returncode, again.stdout) == (1, "")
+        assert "served by another process" in again.stderr
+        process.kill()
+        process.wait()
+    with local_server(*given) as (_, url):
+        assert Redis.from_url(url, retry=retry).get("kept") == b"yes"
 
 
 @pytest.mark.parametrize("key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n"])

@@ -6,8 +6,6 @@ A developer's browser reaches loopback from any site it shows.
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +15,11 @@ import requests
 
 from app.local.guard import FORM, JSON
 from app.local.inngest.standin import InngestStandIn
-from app.local.loopback import HOST, free_port
+from app.local.loopback import HOST
+from app.local.mail import MailSink
 from app.local.qstash import QStashStandIn
 from app.local.stripe import StripeStandIn
-from app.platform.config import ROOT
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import PATIENCE_SECONDS
 
 TOKEN = "sk_test_page"
 FROM_PAGES = [
@@ -88,32 +86,20 @@ def test_a_refused_request_does_nothing() -> None:
         assert requests.get(f"{stripe.url}/v1/balance", headers=page, timeout=5).status_code == 403
 
 
-@pytest.mark.parametrize("verb", ["POST", "PUT", "get", "OPTIONS"])
-def test_the_mail_server_hangs_up_on_http(tmp_path: Path, verb: str) -> None:
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "app.local",
-        "mail",
-        "--port",
-        str(port),
-        "--data",
-        str(tmp_path),
-    ]
+def test_the_mail_server_hangs_up_on_http(tmp_path: Path) -> None:
     mail = b"HELO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nhi\r\n.\r\n"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
+    sink = MailSink(tmp_path)
+    port = int(sink.start(0).rpartition(":")[2])
 
-        def said(first: bytes) -> bytes:
-            with socket.create_connection((HOST, port), PATIENCE_SECONDS) as connection:
-                connection.sendall(first + mail + b"QUIT\r\n")
-                with connection.makefile("rb") as answers:
-                    return answers.read()
+    def said(first: bytes) -> bytes:
+        with socket.create_connection((HOST, port), PATIENCE_SECONDS) as connection:
+            connection.sendall(first + mail + b"QUIT\r\n")
+            with connection.makefile("rb") as answers:
+                return answers.read()
 
+    for verb in ("POST", "PUT", "get", "OPTIONS"):
         assert b"250 2.0.0" not in said(f"{verb} / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-        assert list(tmp_path.glob("*.eml")) == []
-        assert b"250 2.0.0" in said(b"")
-        until(lambda: len(list(tmp_path.glob("*.eml"))) == 1)
-        process.terminate()
+    assert list(tmp_path.glob("*.eml")) == []
+    assert b"250 2.0.0" in said(b"")
+    assert len(list(tmp_path.glob("*.eml"))) == 1
+    sink.stop()

@@ -18,14 +18,15 @@ from qstash import QStash, Receiver
 from qstash.errors import QStashError
 from werkzeug.wrappers import Request, Response
 
-from app.local.loopback import free_port
 from app.local.qstash import params
 from app.platform.config import ROOT
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
-from tests.support.serving import serve_in_thread
+from tests.support.serving import local_server, serve_in_thread
 from tests.support.sides import CURRENT_KEY, NEXT_KEY
 from tests.support.standins import QStashStandIn
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import until
+
+SIGNING = "QSTASH_CURRENT_SIGNING_KEY"
 
 
 class Destination:
@@ -237,31 +238,23 @@ def test_a_schedule_ticks_and_is_overwritten(there: Destination, url: str) -> No
 
 
 def test_killed_it_goes_on_where_it_was(there: Destination, url: str, tmp_path: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "app.local", "qstash", "--port", str(port)]
-    command += ["--data", str(tmp_path / "q.db")]
-    environ = {"QSTASH_CURRENT_SIGNING_KEY": CURRENT_KEY, "PATH": "/"}
-    client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=f"http://127.0.0.1:{port}")
-
-    def start() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"http://127.0.0.1:{port}\n"
-        process.stdout.close()
-        return process
-
-    process = start()
-    try:
+    given, signing = ("qstash", "--data", str(tmp_path / "q.db")), {SIGNING: CURRENT_KEY}
+    with local_server(*given, **signing) as (process, api):
+        client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=api)
         publish(client, url, body="later", not_before=int(time.time()) + 2, deduplication_id="d")
         client.schedule.create_json(schedule_id="s", destination=url, cron="0 0 1 1 *")
         process.kill()
         process.wait()
-        process = start()
+    with local_server(*given, **signing) as (_, api):
+        client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=api)
         assert [s.schedule_id for s in client.schedule.list()] == ["s"]
         assert publish(client, url, body="again", deduplication_id="d").deduplicated
         until(lambda: there.bodies() == [b"later"])
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_it_needs_a_key_to_sign_with() -> None:
+    command = [sys.executable, "-m", "app.local", "qstash"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": "/"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, f"{SIGNING} is not set" in done.stderr) == (2, True)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +14,9 @@ import pytest
 import requests
 import stripe
 
-from app.platform.config import ROOT
 from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.switchyard.clock import utcnow
-from tests.support.serving import serve_in_thread
+from tests.support.serving import local_server, serve_in_thread
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
 from tests.support.waiting import PATIENCE_SECONDS
@@ -252,40 +247,24 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> No
 # --- the process -----------------------------------------------------------------------------
 
 
-def started(*options: str, **environ: str) -> tuple[subprocess.Popen[str], str]:
-    command = [sys.executable, "-m", "app.local", "stripe", "--port", "0", *options]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
-def ended(process: subprocess.Popen[str], signum: int) -> int:
-    process.send_signal(signum)
-    with process:
-        return process.wait(PATIENCE_SECONDS)
-
-
 def test_state_survives_kill_9(tmp_path: Path) -> None:
     data = str(tmp_path / "stripe.sqlite")
-    process, url = started("--data", data)
-    stand = Stand(url)
-    stand.admin("POST", "topup", {"amount": 1_000})
-    to = stand.account()
-    made = stand.pay(to, "k")
-    with pytest.raises(stripe.InvalidRequestError):
-        stand.pay(to, "refused", 501)
-    ended(process, signal.SIGKILL)
-
-    process, url = started("--data", data)
-    stand = Stand(url)
-    assert stand.pay(to, "k").id == made.id
-    with pytest.raises(stripe.InvalidRequestError):
-        stand.pay(to, "refused", 501)
-    assert stand.client.v1.balance.retrieve().available[0].amount == 500
-    assert stand.pay(to, "k2").id != made.id
-    assert ended(process, signal.SIGTERM) == 0
+    with local_server("stripe", "--data", data) as (process, url):
+        stand = Stand(url)
+        stand.admin("POST", "topup", {"amount": 1_000})
+        to = stand.account()
+        made = stand.pay(to, "k")
+        with pytest.raises(stripe.InvalidRequestError):
+            stand.pay(to, "refused", 501)
+        process.kill()
+        process.wait()
+    with local_server("stripe", "--data", data) as (_, url):
+        stand = Stand(url)
+        assert stand.pay(to, "k").id == made.id
+        with pytest.raises(stripe.InvalidRequestError):
+            stand.pay(to, "refused", 501)
+        assert stand.client.v1.balance.retrieve().available[0].amount == 500
+        assert stand.pay(to, "k2").id != made.id
 
 
 def test_a_payout_settles_by_itself_and_the_webhook_says_so() -> None:
@@ -298,26 +277,25 @@ def test_a_payout_settles_by_itself_and_the_webhook_says_so() -> None:
         start("204 Done", [])
         return []
 
-    with serve_in_thread(receiver) as url:
-        options = ("--webhook", url, "--events", "payout.paid,account.*", "--settle-seconds", "1")
-        process, stand_url = started(*options, STRIPE_WEBHOOK_SECRET="whsec_standin")
-        try:
-            stand = Stand(stand_url)
-            stand.admin("POST", "topup", {"amount": 500})
-            to = stand.account()
-            stand.pay(to, "k")
-            made = stand.bank(to, "b")
-            first = heard.get(timeout=PATIENCE_SECONDS)
-            assert (first.type, first.account, first.object_id) == ("payout.paid", to, made.id)
-            stand.account(id=to, charges_enabled=False)
-            assert heard.get(timeout=PATIENCE_SECONDS).type == "account.updated"
-        finally:
-            assert ended(process, signal.SIGTERM) == 0
+    options = ("--events", "payout.paid,account.*", "--settle-seconds", "1", "--webhook")
+    with (
+        serve_in_thread(receiver) as hook,
+        local_server("stripe", *options, hook, STRIPE_WEBHOOK_SECRET="whsec_standin") as (_, url),
+    ):
+        stand = Stand(url)
+        stand.admin("POST", "topup", {"amount": 500})
+        to = stand.account()
+        stand.pay(to, "k")
+        made = stand.bank(to, "b")
+        first = heard.get(timeout=PATIENCE_SECONDS)
+        assert (first.type, first.account, first.object_id) == ("payout.paid", to, made.id)
+        stand.account(id=to, charges_enabled=False)
+        assert heard.get(timeout=PATIENCE_SECONDS).type == "account.updated"
     assert heard.empty()
 
 
 def test_events_are_never_sent_unsigned_nor_off_this_machine() -> None:
-    for url, secret in (("http://127.0.0.1:1/", ""), ("http://example.com/", "whsec_x")):
-        process, said = started("--webhook", url, STRIPE_WEBHOOK_SECRET=secret)
-        assert (process.wait(PATIENCE_SECONDS), said) == (2, "")
-        process.communicate()
+    with StripeStandIn() as standin:
+        for url, secret in (("http://127.0.0.1:1/", ""), ("http://example.com/", "whsec_x")):
+            with pytest.raises(ValueError, match=r"webhook's URL|are signed"):
+                standin.sender.aim(url, secret)

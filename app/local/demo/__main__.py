@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +60,11 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
         try:
             expected = due(runtime.db, runtime.store.clock())
             console.print(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
-            parent = _trigger(local.url, runtime.store.clock().date())
+            # As the guide starts one.
+            today = runtime.store.clock().date()
+            data = {"payoutDate": today.isoformat(), "dayOfMonth": today.day}
+            event = {"name": "payout.scheduled", "data": data}
+            parent = call("POST", f"{local.url}/api/inngest/trigger", event)["runId"]
             unrest = Unrest(runtime.store, stack, parent, len(expected), console.print)
             with bars(console, len(expected)) as shown:
                 _watch(runtime.db, stack, unrest, shown, stopped)
@@ -78,13 +81,6 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
     for line in found.differences[:SHOWN_DIFFERENCES]:
         console.print(f"[red]differs[/]: {escape(line)}")
     return held
-
-
-def _trigger(url: str, today: date) -> str:
-    """Start today's pay day over HTTP, as the guide does; its run's id."""
-    data = {"payoutDate": today.isoformat(), "dayOfMonth": today.day}
-    body = {"name": "payout.scheduled", "data": data}
-    return str(call("POST", f"{url}/api/inngest/trigger", body)["runId"])
 
 
 def _watch(

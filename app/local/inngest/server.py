@@ -1,21 +1,22 @@
 """The HTTP edge: event API, registration and REST, as far as the SDK and this product call them."""
 
+from __future__ import annotations
+
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from app.local import shapes
 from app.local.inngest import events
-from app.local.inngest.engine import Engine
 from app.local.inngest.functions import parse_registration
-from app.local.inngest.history import History
 from app.local.inngest.ids import iso, named_uuid
-from app.local.inngest.keys import Keys
 from app.local.inngest.runs import Run
+
+if TYPE_CHECKING:
+    from app.local.inngest.standin import InngestStandIn
 
 # Measured at the real server, which caches its answers by URL, query included.
 RUNS_CACHE_SECONDS = 15.0
@@ -28,16 +29,10 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(shapes.dumps(value), status, mimetype="text/plain")
 
 
-def create_app(
-    engine: Engine,
-    history: History,
-    keys: Keys,
-    times: Callable[[float], list[float]],
-    clock: Callable[[], float],
-) -> Flask:
+def create_app(standin: InngestStandIn) -> Flask:
     """The stand-in's WSGI app; it holds no state of its own but the cache."""
     app = Flask(__name__)
-    lock = engine.lock
+    engine, keys, clock, lock = standin.engine, standin.keys, standin.clock, standin.engine.lock
     looking = threading.Lock()
     cache: dict[str, tuple[float, Any]] = {}
 
@@ -65,7 +60,7 @@ def create_app(
             accepted, error = events.accept(request.get_data(), seed, clock())
             for event in accepted:
                 now = clock()
-                engine.receive(event, now, copies=len(times(now)))
+                engine.receive(event, now, copies=len(standin.times(now)))
         ids = [event.id for event in accepted]
         if error is not None:
             return _json({"ids": ids, "status": 400, "error": error}, 400)
@@ -84,7 +79,7 @@ def create_app(
             abort(400, str(error))
         with lock:
             modified = engine.register(name, functions, clock())
-            history.save_app(name, registration)
+            standin.history.save_app(name, registration)
         app_id, sync_id = named_uuid(name), named_uuid(f"{name} {functions}")
         return _json({"ok": True, "modified": modified, "sync_id": sync_id, "app_id": app_id})
 

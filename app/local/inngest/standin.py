@@ -39,14 +39,14 @@ class InngestStandIn(StandIn):
         super().__init__()
         self.keys = keys
         self.clock = clock
-        self._history = History(data)
-        self.engine = Engine(gap_scale, self._history)
+        self.history = History(data)
+        self.engine = Engine(gap_scale, self.history)
         self.engine.resume(clock())
         self._apps = [local_url(app) for app in apps]
         self._tick = tick
         self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
-        self.app = create_app(self.engine, self._history, self.keys, self.times, self.clock)
+        self.app = create_app(self)
 
     def times(self, at: float) -> list[float]:
         """When to act on an event of `at`, Unix seconds: once, on time, but on a bad day."""
@@ -59,7 +59,7 @@ class InngestStandIn(StandIn):
         """Drop the connections and the file."""
         self._caller.close()
         with self.engine.lock:
-            self._history.close()
+            self.history.close()
 
     def sync(self) -> dict[str, str | None]:
         """Ask the apps to register now; for each URL why it did not, or None."""
