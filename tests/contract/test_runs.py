@@ -19,6 +19,7 @@ from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
 from app.switchyard.runs.create import Run, new_run, write_runs
 from tests.support import jobs
+from tests.support.marks import most_at_once, processes, stays
 from tests.support.sides import Fixed, Side, decide_by, rq_worker
 
 
@@ -283,7 +284,7 @@ def more_hands(on: Side, folder: Path) -> Iterator[None]:
             for number in (1, 2):
                 stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
             hello = f"{name()}/hello"
-            while len(jobs.processes(on.made.db, hello)) < 3:
+            while len(processes(on.made.db, hello)) < 3:
                 on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
         memory, stop = on.memory, threading.Event()
         if memory is not None:
@@ -306,11 +307,11 @@ def test_never_more_at_once_than_the_cap(on: Side, tmp_path: Path) -> None:
         items = [{"name": f"{n}/{i}", "waitSeconds": 0.1} for i in range(8)]
         rows = on.finish(*on.dispatch_many("capped", items))
     assert {(row.status, row.slot) for row in rows} == {("succeeded", None)}
-    inside = jobs.stays(on.made.db, n)
+    inside = stays(on.made.db, n)
     assert sorted(stay.what for stay in inside) == [
         f"{n}/{i}/{s}" for i in range(8) for s in (1, 2)
     ]
-    assert 0 < jobs.most_at_once(inside) <= jobs.CAP
+    assert 0 < most_at_once(inside) <= jobs.CAP
 
 
 def test_joining_a_transaction(on: Side) -> None:

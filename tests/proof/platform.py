@@ -28,8 +28,8 @@ from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from flags import Side
 from queues.backend import connect
-from tests.support import jobs
 from tests.support.forks import Forked
+from tests.support.marks import marks
 from tests.support.sides import decide_by, environment, free_port, fresh
 from tests.support.standins import InngestStandIn
 
@@ -285,11 +285,11 @@ class Platform:
 
     def lost(self) -> Counter[str]:
         """Effects that were accepted and did not happen."""
-        return self.expected - Counter(jobs.marks(self.made.db))
+        return self.expected - Counter(marks(self.made.db))
 
     def duplicated(self) -> Counter[str]:
         """Effects that happened more than once, or unasked."""
-        return Counter(jobs.marks(self.made.db)) - self.expected
+        return Counter(marks(self.made.db)) - self.expected
 
     def failed(self) -> list[Any]:
         """Runs that did not succeed, with why."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import jobs
 from tests.support.flips import delayed_through_flips, yard
+from tests.support.marks import marks
 
 RUNS = 1000
 
@@ -18,6 +18,6 @@ def test_a_thousand_delayed_runs_through_flips(
 ) -> None:
     with yard(database_url, redis_url, tmp_path) as here:
         delayed_through_flips(here, "child", [{"name": f"run {n}"} for n in range(RUNS)])
-        assert jobs.marks(here.made.db) == {f"run {n}": 1 for n in range(RUNS)}
+        assert marks(here.made.db) == {f"run {n}": 1 for n in range(RUNS)}
         given = here.by_backend()
         assert min(given["rq"], given["qstash"]) > RUNS / 10

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,116 +10,21 @@ from typing import Any
 
 from flask import current_app, g
 from pydantic import Field
-from sqlalchemy import String, event, func, insert, select, update
+from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from app.switchyard import runtime
 from app.switchyard.context import Context
-from app.switchyard.db import Database
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.job import IfUnknown, JobPayload, job
 from app.switchyard.runs.current import current_run
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import TAKE_OVER
-from tests.support.tables import Base
+from tests.support.marks import mark, stay, touch
 
 GAPS = (0.2, 0.3)
-
-
-class Mark(Base):
-    """One effect of a test job."""
-
-    __tablename__ = "marks"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    what: Mapped[str] = mapped_column(String(200))
-    backend: Mapped[str] = mapped_column(String(20))
-    pid: Mapped[int]
-
-
-class Touch(Base):
-    """One try, committed on its own: counted whether or not the step held."""
-
-    __tablename__ = "touches"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    what: Mapped[str] = mapped_column(String(200))
-
-
-class Stay(Base):
-    """One time inside a capped job's body; `gone` stays None where its process died inside."""
-
-    __tablename__ = "stays"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    what: Mapped[str] = mapped_column(String(200))
-    backend: Mapped[str] = mapped_column(String(20))
-    pid: Mapped[int]
-    entered: Mapped[float]
-    """Seconds of the machine's monotonic clock, which all its processes share."""
-    gone: Mapped[float | None]
-
-
-def mark(tx: Session, ctx: Context, what: str) -> str:
-    tx.execute(insert(Mark).values(what=what, backend=ctx.backend, pid=os.getpid()))
-    return what
-
-
-def touch(ctx: Context, what: str) -> int:
-    """How often `what` was tried, this time included."""
-    with ctx.transaction() as tx:
-        tx.execute(insert(Touch).values(what=what))
-        count = select(func.count()).select_from(Touch).where(Touch.what == what)
-        return tx.scalar(count) or 0
-
-
-def marks(db: Database) -> dict[str, int]:
-    """How often each effect happened."""
-    with db.autocommit() as connection:
-        rows = connection.execute(select(Mark.what, func.count()).group_by(Mark.what))
-        return {row[0]: row[1] for row in rows}
-
-
-def touches(db: Database, what: str) -> int:
-    with db.autocommit() as connection:
-        count = select(func.count()).select_from(Touch).where(Touch.what == what)
-        return connection.scalar(count) or 0
-
-
-def stay(tx: Session, ctx: Context, what: str, seconds: float) -> str:
-    with ctx.transaction() as own:
-        at = {"what": what, "backend": ctx.backend, "pid": os.getpid()}
-        entered = insert(Stay).values(**at, entered=time.monotonic()).returning(Stay.id)
-        row = own.scalar(entered)
-    time.sleep(seconds)
-    tx.execute(update(Stay).where(Stay.id == row).values(gone=time.monotonic()))
-    return what
-
-
-def stays(db: Database, prefix: str) -> list[Any]:
-    """Every time inside, of the runs whose name begins with `prefix`."""
-    with db.autocommit() as connection:
-        chosen = select(Stay.__table__).where(Stay.what.startswith(prefix))
-        return list(connection.execute(chosen))
-
-
-def most_at_once(inside: Iterable[Any], killed_at: float = 0.0) -> int:
-    """How many were inside at the same time; who never left was there until `killed_at`."""
-    moves = [(each.entered, 1) for each in inside]
-    moves += [(killed_at if each.gone is None else each.gone, -1) for each in inside]
-    now = most = 0
-    for _, change in sorted(moves):
-        now += change
-        most = max(most, now)
-    return most
-
-
-def processes(db: Database, what: str) -> set[int]:
-    """Which processes marked `what`."""
-    with db.autocommit() as connection:
-        return set(connection.scalars(select(Mark.pid).where(Mark.what == what)))
 
 
 class Name(JobPayload):
@@ -399,16 +302,10 @@ def ticked(occurrence: datetime) -> Name:
     return Name(name=f"{occurrence:%Y-%m-%dT%H:%M}")
 
 
-@job(
-    "keyed",
-    event="test.keyed",
-    payload=Name,
-    queue="tests",
-    gaps=GAPS,
-    key=key_of,
-    tick=ticked,
-    schedule="0 9 1,15 * *",
-)
+TWICE_A_MONTH: dict[str, Any] = {"key": key_of, "tick": ticked, "schedule": "0 9 1,15 * *"}
+
+
+@job("keyed", event="test.keyed", payload=Name, queue="tests", gaps=GAPS, **TWICE_A_MONTH)
 def keyed(ctx: Context, payload: Name) -> str:
     """A job whose payload says what makes it unique, on a schedule."""
     return ctx.step.run("mark", mark, ctx, payload.name)

@@ -6,7 +6,8 @@ from typing import Any
 
 from app.switchyard.context import Context
 from app.switchyard.job import JobPayload, Legacy, job
-from tests.support.jobs import GAPS, mark
+from tests.support.jobs import GAPS
+from tests.support.marks import mark
 
 AT = "tests.support.old_tasks"
 

@@ -14,7 +14,7 @@ from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import EffectHeld, NonRetriable
 from app.switchyard.job import JobPayload, Shadow, job
-from tests.support.jobs import Mark, mark
+from tests.support.marks import Mark, mark
 
 
 class Order(JobPayload):

@@ -32,8 +32,8 @@ from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow, StepRow
 from queues.backend import connect
-from tests.support import jobs
 from tests.support.forks import Forked
+from tests.support.marks import marks, touches
 from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.tables import create_all
@@ -122,11 +122,11 @@ class Side:
             time.sleep(0.05)
 
     def marks(self, prefix: str) -> dict[str, int]:
-        found = jobs.marks(self.made.db)
+        found = marks(self.made.db)
         return {what: count for what, count in found.items() if what.startswith(prefix)}
 
     def touches(self, what: str) -> int:
-        return jobs.touches(self.made.db, what)
+        return touches(self.made.db, what)
 
 
 def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Delivery, End, Message, Outcome
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.steps import ClaimedRun
-from tests.support import jobs
+from tests.support.marks import marks
 from tests.support.sides import decide_by
 from tests.support.tables import create_all
 
@@ -300,7 +300,7 @@ class World:
         return [row for row in self.rows() if row.check_at is not None]
 
     def marks(self) -> dict[str, int]:
-        return jobs.marks(self.made.db)
+        return marks(self.made.db)
 
     def due(self) -> list[tuple[Queue, Parcel]]:
         return [(queue, p) for queue in self.queues.values() for p in queue.due()]

@@ -31,6 +31,7 @@ from app.switchyard.runs.operate import cancel
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
+from tests.support.marks import most_at_once, processes, stays
 from tests.support.rows import run_row
 from tests.support.sides import Side, both, environment, fresh, rq_worker
 from tests.support.waiting import until
@@ -326,7 +327,7 @@ def two_sides(
         for number in (2, 3):
             stack.enter_context(rq_worker(side.environ, folder / f"worker-{number}.log"))
         hello = uuid4().hex
-        while len(jobs.processes(side.made.db, hello)) < 3:
+        while len(processes(side.made.db, hello)) < 3:
             side.finish(*(side.dispatch("child", {"name": hello}) for _ in range(3)))
         yield side
 
@@ -354,15 +355,15 @@ def test_a_dead_holder_s_slot_is_free_again(
         side.backend = "rq"
         # Its first try stays until it is killed.
         victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
-        held = until(lambda: jobs.stays(side.made.db, n))
+        held = until(lambda: stays(side.made.db, n))
         others = spread(side, n, 3)
-        until(lambda: len(jobs.stays(side.made.db, n)) >= 3)
+        until(lambda: len(stays(side.made.db, n)) >= 3)
         os.kill(held[0].pid, signal.SIGKILL)
         killed_at = time.monotonic()
         rows = side.finish(victim, *others)
         assert {row.status for row in rows} == {"succeeded"}
-        inside = jobs.stays(side.made.db, n)
+        inside = stays(side.made.db, n)
         assert [stay.id for stay in inside if stay.gone is None] == [held[0].id]
         assert len(inside) == 1 + 2 * 7
-        assert 0 < jobs.most_at_once(inside, killed_at) <= jobs.CAP
+        assert 0 < most_at_once(inside, killed_at) <= jobs.CAP
         assert taken(side) == 0

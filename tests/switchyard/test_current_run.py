@@ -19,7 +19,8 @@ from app.switchyard.runs import reading
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
 from tests.support.console import guarded, log_in
-from tests.support.jobs import Touch, reporter
+from tests.support.jobs import reporter
+from tests.support.marks import Touch
 from tests.support.sides import Side, side
 
 

@@ -22,7 +22,7 @@ from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.models import RunRow
-from tests.support import jobs
+from tests.support.marks import marks
 from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,
@@ -83,7 +83,7 @@ def deliver(client: FlaskClient, body: bytes, token: str | None, path: str = DEL
 
 
 def done() -> dict[str, int]:
-    return jobs.marks(runtime.current().db)
+    return marks(runtime.current().db)
 
 
 Forger = Callable[[bytes], tuple[bytes, str | None]]

@@ -27,6 +27,7 @@ from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from tests.support import jobs
+from tests.support.marks import marks
 from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -306,9 +307,9 @@ def test_a_signed_trigger_is_one_run_however_often_it_comes(alone: Side) -> None
         assert call(alone, body=body, token=token).status_code == 202
     with alone.made.db.autocommit() as connection:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 2
-    until(lambda: jobs.marks(alone.made.db) == {n: 2})
+    until(lambda: marks(alone.made.db) == {n: 2})
     alone.settle(0.5)
-    assert jobs.marks(alone.made.db) == {n: 2}
+    assert marks(alone.made.db) == {n: 2}
 
 
 @pytest.mark.parametrize("name", ["test.child", "test.keyed"])

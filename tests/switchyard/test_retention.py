@@ -27,7 +27,7 @@ from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
 from app.switchyard.runs.retention import prune_steps
 from tests.platform.test_plans import plan_of
-from tests.support import jobs
+from tests.support.marks import touches
 from tests.support.rows import run_row, step_row
 from tests.support.tables import every_table
 from tests.support.world import Dead, InngestDelivery, World, dying_at
@@ -217,8 +217,8 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     runs = {name: dispatch(name, {"name": name}, key=name) for name in names}
     world.finish()
     done, rows = world.marks(), world.rows()
-    sent = jobs.touches(world.made.db, "sent-once/sent")
-    assert (sent, jobs.touches(world.made.db, "grab-bag/once")) == (1, 1)
+    sent = touches(world.made.db, "sent-once/sent")
+    assert (sent, touches(world.made.db, "grab-bag/once")) == (1, 1)
     world.time.pass_(91 * 86400)
     prune(world)
     assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
@@ -235,7 +235,7 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     world.sweep()
     world.work()
     assert world.marks() == done
-    assert jobs.touches(world.made.db, "sent-once/sent") == 1
+    assert touches(world.made.db, "sent-once/sent") == 1
     assert world.open() == []
 
 

@@ -23,7 +23,7 @@ from app.switchyard.errors import EffectHeld
 from app.switchyard.maintenance import PATIENCE
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
-from tests.support.jobs import Mark, marks
+from tests.support.marks import Mark, marks
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
 from tests.support.sides import Side, both, decide_by, environment, fresh
