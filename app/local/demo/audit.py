@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.ledger.postings import balanced, trial_balance
@@ -21,6 +21,11 @@ from app.switchyard.runs.models import StepStatus
 
 PAYING_JOB = "process-payouts"
 BACKENDS = ("rq", "inngest")
+_TRANSFERRED = (
+    select(S.backend, S.result)
+    .join(R, R.id == S.run_id)
+    .where(R.job == PAYING_JOB, S.name.like("transfer-%"), S.status == StepStatus.DONE)
+)
 
 
 class Due(NamedTuple):
@@ -71,7 +76,9 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
         rows = connection.execute(select(*columns).where(Payout.status == PayoutStatus.PAID))
         paid = {(row[0], row[1]): (row[2], row[3]) for row in rows}
         books = trial_balance(connection)
-        by_backend = _by_backend(connection)
+        by_backend = dict.fromkeys(BACKENDS, 0)
+        for backend, result in connection.execute(_TRANSFERRED):
+            by_backend[backend] += json.loads(str(result))["landed"]
         moved = select(func.count()).select_from(R).where(R.reason == "HANDED_OVER")
         handed_over = connection.scalar(moved) or 0
     transfers = sum(map(len, sent.values()))
@@ -103,15 +110,3 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
         ledger_balanced=balanced(books) and not of_books,
         differences=differences + of_books,
     )
-
-
-def _by_backend(connection: Connection) -> dict[str, int]:
-    rows = connection.execute(
-        select(S.backend, S.result)
-        .join(R, R.id == S.run_id)
-        .where(R.job == PAYING_JOB, S.name.like("transfer-%"), S.status == StepStatus.DONE)
-    )
-    landed = dict.fromkeys(BACKENDS, 0)
-    for backend, result in rows:
-        landed[backend] += json.loads(str(result))["landed"]
-    return landed

@@ -39,8 +39,8 @@ def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:
     for row in (
         ("creators paid", by["rq"], by["inngest"], audit.payouts),
         ("transfers at Stripe", "", "", audit.transfers),
-        ("paid twice", "", "", _zero(audit.paid_twice)),
-        ("lost", "", "", _zero(audit.lost)),
+        ("paid twice", "", "", audit.paid_twice),
+        ("lost", "", "", audit.lost),
         ("flips of the flag", "", "", unrest.flips),
         ("runs handed over", "", "", audit.handed_over),
         ("killed with -9", workers, standin, workers + standin),
@@ -49,7 +49,3 @@ def table(audit: Audit, unrest: Unrest, seconds: float, held: bool) -> Table:
     ):
         shown.add_row(*map(str, row), end_section=row[0] == "lost")
     return shown
-
-
-def _zero(count: int) -> str:
-    return "0" if count == 0 else f"[red]{count}[/]"

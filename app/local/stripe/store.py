@@ -24,10 +24,8 @@ CREATE TABLE IF NOT EXISTS funds (owner TEXT, currency TEXT, due INTEGER, amount
     PRIMARY KEY (owner, currency, due));
 CREATE TABLE IF NOT EXISTS results (owner TEXT, key TEXT, stored_at INTEGER NOT NULL,
     fingerprint TEXT, status INTEGER, body TEXT, PRIMARY KEY (owner, key));
-CREATE INDEX IF NOT EXISTS by_age ON results (stored_at);
 CREATE TABLE IF NOT EXISTS plans (seq INTEGER PRIMARY KEY, due INTEGER NOT NULL,
     owner TEXT NOT NULL, payout TEXT NOT NULL, status TEXT NOT NULL, code TEXT);
-CREATE INDEX IF NOT EXISTS by_due ON plans (due);
 CREATE INDEX IF NOT EXISTS undelivered ON objects (seq)
     WHERE kind = 'event' AND json_extract(body, '$.pending_webhooks') > 0;
 """
