@@ -6,6 +6,7 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.switchyard.commands import (
+    adoption,
     cutover,
     database,
     draining,
@@ -26,6 +27,7 @@ def register_commands(app: Flask) -> None:
     group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
     for own in (jobs.group, runs.group, cutover.group, qstash.group, database.group):
         group.add_command(own)
+    group.add_command(adoption.adoption)
     group.add_command(processes.worker)
     group.add_command(processes.relay)
     group.add_command(processes.clock)

@@ -1,0 +1,207 @@
+"""`flask switchyard adopt`: what is to be done to move an app's RQ tasks, read off its source and
+its Redis. It changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from app.switchyard import extras
+from app.switchyard.commands.database import standing
+from app.switchyard.commands.inventory import inventory_of
+from app.switchyard.commands.output import answered, json_option, parts, reported, say, table
+from app.switchyard.errors import SettingsError
+from app.switchyard.job import SERVERLESS
+from app.switchyard.runtime import Runtime
+from queues.adopt import adopt
+from queues.allowed import OWN
+from queues.backend import WORKER_COMMAND
+from queues.callsites import Sources, Task
+from queues.inventory import GONE, PICKLED, UNREADABLE
+
+MOST = 2000
+_WAITING = ("queued", "scheduled", "started", "deferred")
+_NEEDED = {
+    "inngest": ("inngest_event_key", "inngest_signing_key"),
+    "qstash": ("qstash_token", "qstash_current_signing_key", "qstash_next_signing_key"),
+}
+
+
+@click.command("adopt")
+@click.option(
+    "--source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path(),
+    help="The folder that the app's modules are imported from.",
+)
+@click.option(
+    "--side",
+    "sides",
+    type=click.Choice(SERVERLESS),
+    multiple=True,
+    default=("inngest",),
+    show_default=True,
+    help="A serverless side that is wanted.",
+)
+@json_option
+@with_appcontext
+def adoption(source: Path, sides: tuple[str, ...]) -> None:
+    """Say what to change to adopt this app's RQ tasks. Changes nothing."""
+    with reported():
+        found = adoption_of(parts(), source.resolve(), sides)
+        if not answered(found):
+            _show(found)
+
+
+def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[str, Any]:
+    """`flask switchyard adopt --json`."""
+    sources = Sources(source)
+    redis = inventory_of(runtime, MOST)["redis"]
+    waiting = _waiting(redis)
+    for function, queue in waiting:
+        task = sources.task(function)
+        task.queue = task.queue or queue
+    declared = runtime.catalogue.legacy()
+    tasks = [task for path, task in sorted(sources.tasks.items()) if path not in declared]
+    taken = [*sources.tasks, *(name.replace("-", "_") for name in runtime.catalogue)]
+    return {
+        "changes": [asdict(change) for change in sources.changes],
+        "tasks": [_adopted(task, taken) for task in tasks],
+        "declared": sorted(declared),
+        "unreadable": sources.unreadable,
+        "redis": {"reachable": redis["reachable"], "error": redis["error"]},
+        "workers": _workers(redis),
+        "cron": redis["cron"],
+        "settings": [*_lacking(runtime, sides), *_for_old_jobs(runtime, redis, waiting)],
+    }
+
+
+def _waiting(redis: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """How many old jobs of a function wait in a queue."""
+    return {
+        (row["function"], queue["name"]): count
+        for queue in redis["queues"]
+        for row in queue["functions"]
+        if row["function"] not in (*OWN, GONE, PICKLED, UNREADABLE)
+        and (count := sum(row[status] for status in _WAITING))
+    }
+
+
+def _suffix(path: str, others: Sequence[str]) -> list[str]:
+    """As much of the path's end as tells it from the others."""
+    parts = path.split(".")
+    same = [other for other in others if other != path]
+    for length in range(1, len(parts)):
+        end = "." + ".".join(parts[-length:])
+        if not any(f".{other}".endswith(end) for other in same):
+            return parts[-length:]
+    return parts
+
+
+def _adopted(task: Task, taken: Sequence[str]) -> dict[str, Any]:
+    """The line that adopts it, or why there is none."""
+    options: dict[str, Any] = {}
+    suffix = _suffix(task.path, taken)
+    if len(suffix) > 1:
+        options["name"] = "-".join(suffix).replace("_", "-")
+    if task.queue not in (None, "default"):
+        options["queue"] = task.queue
+    options["attempts"] = task.attempts
+    refused = None
+    try:
+        adopt(task.path, **options)
+    except SettingsError as unfit:
+        refused = str(unfit)
+    given = "".join(f", {name}={value!r}".replace("'", '"') for name, value in options.items())
+    line = f'adopt("{task.path}"{given})'
+    return {"path": task.path, "adopt": line, "refused": refused, "calls": task.calls}
+
+
+def _workers(redis: dict[str, Any]) -> list[dict[str, Any]]:
+    """Old workers: RQ registers no serializer, so it is told from what lies in their queues."""
+    seen = {queue["name"]: queue for queue in redis["queues"]}
+    rows = []
+    for worker in redis["workers"]:
+        if worker["ours"]:
+            continue
+        queues = [seen[name] for name in worker["queues"] if name in seen]
+        pickled = sum(queue["pickled"] for queue in queues)
+        looked_at = sum(queue["looked_at"] for queue in queues)
+        serializer = "pickle" if pickled else "json" if looked_at else "not known"
+        rows.append({**worker, "serializer": serializer, "start": WORKER_COMMAND})
+    return rows
+
+
+def _lacking(runtime: Runtime, sides: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    settings = runtime.settings
+    for row in standing(runtime):
+        if row["revision"] != row["head"]:
+            yield _setting("tables", "flask switchyard db upgrade")
+    for side in sides:
+        lacking = extras.missing(side)
+        if lacking is not None:
+            yield _setting(side, lacking)
+        if side == "inngest" and settings.inngest_dev is not None:
+            continue
+        for name in _NEEDED[side]:
+            if getattr(settings, name) is None:
+                yield _setting(name.upper(), f"{side} needs it")
+    if settings.backend_url is None:
+        yield _setting("BACKEND_URL", "where the app is reached from outside")
+    if settings.admin_token is None:
+        yield _setting("ADMIN_TOKEN", "for the console and the trigger, unless access= decides")
+    if not settings.use_inngest:
+        yield _setting("USE_INNGEST", "true, once a job is to leave RQ: until then stages wait")
+
+
+def _for_old_jobs(
+    runtime: Runtime, redis: dict[str, Any], waiting: dict[tuple[str, str], int]
+) -> Iterator[dict[str, str]]:
+    """What our worker has to be allowed, to do what is in Redis already."""
+    if not waiting:
+        return
+    settings = runtime.settings
+    served = {spec.queue for spec in runtime.catalogue.values()}
+    functions = ",".join(sorted({function for function, _ in waiting}))
+    yield _setting("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs wait")
+    queues = ",".join(sorted({queue for _, queue in waiting} - served))
+    if queues:
+        yield _setting("LEGACY_QUEUES", f"{queues}: no declared job is on them")
+    if any(queue["pickled"] for queue in redis["queues"]) and not settings.legacy_pickle:
+        yield _setting("LEGACY_PICKLE", "true, while pickled jobs wait; unset it afterwards")
+
+
+def _setting(name: str, do: str) -> dict[str, str]:
+    return {"name": name, "do": do}
+
+
+def _show(found: dict[str, Any]) -> None:
+    if found["changes"]:
+        say("Lines to change:")
+        rows = [(f"{c['file']}:{c['line']}", c["code"], c["do"]) for c in found["changes"]]
+        table(("where", "code", "do"), rows)
+    lines = [task for task in found["tasks"] if task["refused"] is None]
+    if lines:
+        say("Tasks to adopt, in Switchyard(app, jobs=[…]):")
+        for task in lines:
+            click.echo(f"    {task['adopt']},")
+    for task in found["tasks"]:
+        if task["refused"] is not None:
+            say(f"cannot be adopted as it is: {task['refused']}")
+    for name, columns in (
+        ("workers", ("name", "host", "pid", "queues", "serializer", "start")),
+        ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
+        ("settings", ("name", "do")),
+    ):
+        if found[name]:
+            say(f"{name.capitalize()}:")
+            table(columns, ([row.get(column) for column in columns] for row in found[name]))
+    if not found["redis"]["reachable"]:
+        say(f"what is in Redis is not known: {found['redis']['error']}")
+    for path in found["unreadable"]:
+        say(f"{path} is not read: it is not this Python's")

@@ -1,0 +1,246 @@
+"""What an app's source says of RQ: imports, calls that enqueue, and the functions they name.
+
+Read by its syntax: nothing of it is imported or changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+OURS = __package__ or ""
+_LEFT_OUT = {"node_modules", "site-packages", "build", "dist", "migrations", "__pycache__"}
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+_DROP_INS = {
+    ("rq", "Queue"),
+    ("rq.queue", "Queue"),
+    ("rq.decorators", "job"),
+    ("rq.job", "Job"),
+}
+_OTHERS = {
+    "rq_scheduler": "it writes into Redis itself, past the flag: give its schedule to the job, as "
+    "`schedule=`, or enqueue with enqueue_at of {ours}.Queue",
+    "flask_rq2": "set RQ_QUEUE_CLASS = '{ours}.Queue' in the app's config",
+    "flask_rq": "have it use {ours}.Queue as its class of queues",
+    "django_rq": "have it use {ours}.Queue as its class of queues",
+}
+_FIRST = {"enqueue": 0, "enqueue_call": 0, "prepare_data": 0, "enqueue_in": 1, "enqueue_at": 1}
+"""The methods of a Queue that enqueue, and which argument is the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line that goes past the flag as it is."""
+
+    file: str
+    line: int
+    code: str
+    do: str
+
+
+@dataclass(slots=True)
+class Task:
+    """A function that is enqueued somewhere."""
+
+    path: str
+    queue: str | None = None
+    attempts: int = 1
+    calls: list[str] = field(default_factory=list)
+    """Where, as file:line and how."""
+
+
+class Sources:
+    """The Python files below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.changes: list[Change] = []
+        self.tasks: dict[str, Task] = {}
+        self.unreadable: list[str] = []
+        self.tops = {entry.stem for root in (folder, folder / "src") for entry in _entries(root)}
+        for path in sorted(_files(folder)):
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (SyntaxError, ValueError):
+                self.unreadable.append(str(path.relative_to(folder)))
+                continue
+            _File(self, path.relative_to(folder), tree).read()
+
+    def task(self, path: str) -> Task:
+        """The task of that path."""
+        return self.tasks.setdefault(path, Task(path))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.name.startswith(".") or entry.name in _LEFT_OUT:
+            continue
+        if entry.is_dir() and not entry.is_symlink() and not (entry / "pyvenv.cfg").exists():
+            yield from _files(entry)
+        elif entry.suffix == ".py":
+            yield entry
+
+
+class _File:
+    def __init__(self, sources: Sources, path: Path, tree: ast.Module) -> None:
+        self._sources, self._path, self._tree = sources, path, tree
+        parts = path.with_suffix("").parts
+        parts = parts[1:] if parts[0] == "src" and len(parts) > 1 else parts
+        is_package = parts[-1] == "__init__"
+        self._module = ".".join(parts[:-1] if is_package else parts)
+        self._package = self._module if is_package else self._module.rpartition(".")[0]
+        self._names: dict[str, str] = {}
+        """What a name of the module stands for, as a dotted path."""
+        self._queues: dict[str, str] = {}
+        self._functions = {
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+
+    def read(self) -> None:
+        nodes = list(ast.walk(self._tree))
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                self._import(node)
+            elif isinstance(node, ast.ImportFrom):
+                self._import_from(node)
+            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                self._queue_made(node.targets, node.value)
+        for node in nodes:
+            if isinstance(node, ast.Call):
+                self._call(node)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for decorator in node.decorator_list:
+                    self._decorated(node, decorator)
+
+    def _import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self._names[alias.asname or alias.name.partition(".")[0]] = (
+                alias.name if alias.asname else alias.name.partition(".")[0]
+            )
+            self._other(node, alias.name.partition(".")[0])
+
+    def _import_from(self, node: ast.ImportFrom) -> None:
+        module = node.module or ""
+        if node.level:
+            base = self._package.split(".")[: len(self._package.split(".")) - node.level + 1]
+            module = ".".join([*base, *([module] if module else [])])
+        for alias in node.names:
+            self._names[alias.asname or alias.name] = f"{module}.{alias.name}"
+        names = [alias.name for alias in node.names if (module, alias.name) in _DROP_INS]
+        if names:
+            self._change(node, f"from {OURS} import {', '.join(names)}")
+        self._other(node, module.partition(".")[0])
+
+    def _other(self, node: ast.stmt, package: str) -> None:
+        if package in _OTHERS:
+            self._change(node, _OTHERS[package].format(ours=OURS))
+
+    def _change(self, node: ast.stmt | ast.expr, do: str) -> None:
+        code = ast.unparse(node).partition("\n")[0]
+        self._sources.changes.append(Change(str(self._path), node.lineno, code, do))
+
+    def _path_of(self, node: ast.expr) -> str | None:
+        """The dotted path that an expression stands for, as far as the source says."""
+        if isinstance(node, ast.Constant):
+            is_path = isinstance(node.value, str) and _PATH.fullmatch(node.value)
+            return str(node.value) if is_path else None
+        if isinstance(node, ast.Name):
+            if node.id in self._functions:
+                return f"{self._module}.{node.id}"
+            return self._names.get(node.id)
+        if isinstance(node, ast.Attribute):
+            whole = self._path_of(node.value)
+            return None if whole is None else f"{whole}.{node.attr}"
+        return None
+
+    def _queue_made(self, targets: list[ast.expr], call: ast.Call) -> None:
+        made = self._path_of(call.func) or ""
+        name = _text(call.args[0]) if call.args else None
+        if made.rpartition(".")[2] == "Queue" and name is not None:
+            for target in targets:
+                self._queues[ast.unparse(target)] = name
+        if made in {f"{module}.{attribute}" for module, attribute in _DROP_INS}:
+            self._plain(call)
+
+    def _plain(self, call: ast.Call) -> None:
+        """`rq.Queue(…)`, by the package's name."""
+        if isinstance(call.func, ast.Attribute):
+            self._change(call, f"{OURS}.{call.func.attr}(…)")
+
+    def _call(self, node: ast.Call) -> None:
+        if not isinstance(node.func, ast.Attribute):
+            return
+        method, on = node.func.attr, node.func.value
+        if method == "delay" and self._is_ours(on):
+            self._note(on, node, method)
+        elif method in _FIRST:
+            keyword = {word.arg: word.value for word in node.keywords}
+            place = _FIRST[method]
+            named = keyword.get("func", keyword.get("f"))
+            function = node.args[place] if len(node.args) > place else named
+            if function is not None:
+                queue = self._queues.get(ast.unparse(on))
+                if isinstance(on, ast.Call) and on.args:
+                    queue = _text(on.args[0])
+                self._note(function, node, method, queue, keyword)
+
+    def _is_ours(self, node: ast.expr) -> bool:
+        path = self._path_of(node)
+        return path is not None and path.partition(".")[0] in self._sources.tops
+
+    def _note(
+        self,
+        function: ast.expr,
+        node: ast.Call,
+        how: str,
+        queue: str | None = None,
+        keyword: Mapping[str | None, ast.expr] | None = None,
+    ) -> None:
+        path = self._path_of(function)
+        if path is None or "." not in path:
+            return
+        task = self._sources.task(path)
+        task.calls.append(f"{self._path}:{node.lineno} {how}")
+        task.queue = task.queue or queue
+        task.attempts = max(task.attempts, _attempts((keyword or {}).get("retry")))
+
+    def _decorated(self, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr) -> None:
+        if not isinstance(decorator, ast.Call) or node.name not in self._functions:
+            return
+        name = ast.unparse(decorator.func)
+        path = self._path_of(decorator.func) or ""
+        # `rq` is what apps call Flask-RQ2's object.
+        if path not in ("rq.decorators.job", f"{OURS}.job") and not name.endswith("rq.job"):
+            return
+        keyword = {word.arg: word.value for word in decorator.keywords}
+        first = decorator.args[0] if decorator.args else keyword.get("queue")
+        task = self._sources.task(f"{self._module}.{node.name}")
+        task.calls.append(f"{self._path}:{decorator.lineno} @{name}")
+        if first is not None:
+            known = self._queues.get(ast.unparse(first))
+            task.queue = task.queue or _text(first) or known
+        task.attempts = max(task.attempts, _attempts(keyword.get("retry")))
+
+
+def _text(node: ast.expr) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _attempts(retry: ast.expr | None) -> int:
+    """RQ tries once, and again as often as Retry(max) says."""
+    if isinstance(retry, ast.Call):
+        for given in [
+            *retry.args[:1],
+            *(word.value for word in retry.keywords if word.arg == "max"),
+        ]:
+            if isinstance(given, ast.Constant) and isinstance(given.value, int):
+                return given.value + 1
+    return 1

@@ -1,0 +1,172 @@
+"""`flask switchyard adopt`: what it reads off a source tree and a Redis, and that it changes
+nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import rq
+from flask import Flask
+from redis import Redis
+from rq import SimpleWorker
+
+from app.switchyard.config import Settings
+from app.switchyard.extension import Switchyard
+from queues.backend import connect
+from queues.callsites import Change, Sources
+
+FILES = {
+    "__init__.py": "",
+    "tasks.py": """
+from rq.decorators import job
+from .extensions import rq, mail_queue
+
+@job("mail", timeout=5)
+def welcome(user_id: int): ...
+
+@rq.job("slow", retry=Retry(max=2))
+def rebuild(): ...
+
+def pay(order_id: int, cents: int = 0): ...
+
+def many(*args): ...
+""",
+    "more/__init__.py": "",
+    "more/tasks.py": "def pay(order_id: int): ...\n",
+    "extensions.py": """
+from flask_rq2 import RQ
+from rq import Queue
+from rq_scheduler import Scheduler
+rq = RQ()
+mail_queue = Queue("mail")
+""",
+    "views.py": """
+import rq
+from shop import tasks
+from shop.extensions import mail_queue as mails
+from .more.tasks import pay as pay_more
+default = rq.Queue("money")
+
+def view(queue):
+    default.enqueue(tasks.pay, 1, retry=Retry(max=3))
+    queue.enqueue_call(func="shop.tasks.many", args=(1,))
+    queue.enqueue_in(soon, pay_more, 2)
+    tasks.welcome.delay(3)
+    cache.delay(4)
+    queue.enqueue(unknown)
+    queue.enqueue("not a path")
+""",
+    "broken.py": "def (",
+    "migrations/env.py": "from rq import Queue\n",
+}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of its own: its name."""
+    name = f"shop_{uuid4().hex[:8]}"
+    for path, text in FILES.items():
+        file = tmp_path / "source" / name / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.replace("shop.", f"{name}.").replace("from shop ", f"from {name} "))
+    (tmp_path / "source" / ".venv").mkdir()
+    (tmp_path / "source" / ".venv" / "x.py").write_text("from rq import Queue\n")
+    monkeypatch.syspath_prepend(tmp_path / "source")
+    return name
+
+
+@pytest.fixture
+def host(redis_url: str, tmp_path: Path) -> Iterator[Flask]:
+    app = Flask("host")
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'host.db'}", redis_url=redis_url)
+    Switchyard(app, settings=settings)
+    yield app
+    app.extensions["switchyard"].db.dispose()
+
+
+def report(host: Flask, folder: Path, *options: str) -> Any:
+    command = ["switchyard", "adopt", "--source", str(folder), *options, "--json"]
+    done = host.test_cli_runner().invoke(args=command)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def kept(redis: Redis) -> dict[Any, Any]:
+    return {key: redis.dump(key) for key in redis.scan_iter()}
+
+
+def test_lines_to_change(shop: str, tmp_path: Path) -> None:
+    found = Sources(tmp_path / "source")
+    assert found.unreadable == [f"{shop}/broken.py"]
+    wanted = [
+        ("extensions.py", 2, "set RQ_QUEUE_CLASS = 'queues.Queue' in the app's config"),
+        ("extensions.py", 3, "from queues import Queue"),
+        ("extensions.py", 4, "it writes into Redis itself"),
+        ("tasks.py", 2, "from queues import job"),
+        ("views.py", 6, "queues.Queue(…)"),
+    ]
+    assert [(c.file, c.line) for c in found.changes] == [(f"{shop}/{f}", n) for f, n, _ in wanted]
+    for change, (_, _, do) in zip(found.changes, wanted, strict=True):
+        assert isinstance(change, Change)
+        assert change.do.startswith(do)
+
+
+def test_lines_to_paste(shop: str, tmp_path: Path, host: Flask, redis_url: str) -> None:
+    connect(redis_url).flushall()
+    found = report(host, tmp_path / "source")
+    dashed = shop.replace("_", "-")
+    tasks = {task["path"].removeprefix(f"{shop}."): task for task in found["tasks"]}
+    assert {path: task["adopt"] for path, task in tasks.items()} == {
+        "more.tasks.pay": f'adopt("{shop}.more.tasks.pay", name="more-tasks-pay", attempts=1)',
+        "tasks.many": f'adopt("{shop}.tasks.many", attempts=1)',
+        "tasks.pay": f'adopt("{shop}.tasks.pay", name="{dashed}-tasks-pay", queue="money",'
+        " attempts=4)",
+        "tasks.rebuild": f'adopt("{shop}.tasks.rebuild", queue="slow", attempts=3)',
+        "tasks.welcome": f'adopt("{shop}.tasks.welcome", queue="mail", attempts=1)',
+    }
+    assert tasks["tasks.welcome"]["calls"] == [
+        f"{shop}/tasks.py:5 @job",
+        f"{shop}/views.py:12 delay",
+    ]
+    assert [path for path, task in tasks.items() if task["refused"]] == ["tasks.many"]
+    assert "*args takes any number" in tasks["tasks.many"]["refused"]
+
+
+def test_what_is_in_redis_and_what_is_missing(
+    shop: str, tmp_path: Path, host: Flask, redis_url: str
+) -> None:
+    redis: Redis = connect(redis_url)
+    redis.flushall()
+    rq.Queue("mail", connection=redis).enqueue(f"{shop}.tasks.welcome", 1)
+    worker: Any = SimpleWorker(["mail"], connection=redis)
+    worker.register_birth()
+    before = kept(redis)
+    found = report(host, tmp_path / "source", "--side", "qstash")
+    assert kept(redis) == before
+    (old,) = found["workers"]
+    assert (old["queues"], old["serializer"]) == (["mail"], "pickle")
+    assert "--worker-class queues.worker.Worker" in old["start"]
+    asked = {setting["name"]: setting["do"] for setting in found["settings"]}
+    assert asked["tables"] == "flask switchyard db upgrade"
+    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs wait"
+    assert asked["LEGACY_QUEUES"] == "mail: no declared job is on them"
+    assert {"LEGACY_PICKLE", "QSTASH_TOKEN", "USE_INNGEST"} < asked.keys()
+    assert "INNGEST_EVENT_KEY" not in asked
+    shown = host.test_cli_runner().invoke(
+        args=["switchyard", "adopt", "--source", str(tmp_path / "source")]
+    )
+    assert f'    adopt("{shop}.tasks.welcome", queue="mail", attempts=1),\n' in shown.stdout
+
+
+def test_without_redis(shop: str, tmp_path: Path) -> None:
+    app = Flask("alone")
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    Switchyard(app, settings=Settings(database_url=url, redis_url="redis://127.0.0.1:1"))
+    found = report(app, tmp_path / "source")
+    assert found["redis"]["reachable"] is False
+    assert len(found["tasks"]) == 5
