@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.switchyard.access import Access, AccessCheck
 from app.switchyard.context import Context, Payload
+from app.switchyard.db import include_object
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import (
     BackendUnavailable,
@@ -62,6 +63,7 @@ __all__ = [
     "current_run",
     "dispatch",
     "dispatch_many",
+    "include_object",
     "job",
 ]
 

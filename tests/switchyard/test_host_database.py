@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Engine, create_engine, event, inspect, select, text
 from sqlalchemy.pool import NullPool
 
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
@@ -103,6 +103,14 @@ def test_many_at_once_join_a_transaction_that_has_changed_nothing_yet(
     written = dispatch_many("noop", items, session=host.db.session)
     host.db.session.commit()
     assert sorted(sent) == host.runs() == sorted(run.id for run in written)
+
+
+def test_taken_down_it_leaves_nothing(host: Host) -> None:
+    down = ["switchyard", "db", "downgrade", "switchyard", "base"]
+    done = host.app.test_cli_runner().invoke(args=down)
+    assert done.exit_code == 0, done.output
+    names = inspect(host.db.engine).get_table_names()
+    assert [name for name in names if name.startswith("switchyard")] == []
 
 
 def test_without_a_session_it_commits_by_itself(host: Host, sent: list[str]) -> None:

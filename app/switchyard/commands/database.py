@@ -9,6 +9,8 @@ from typing import Any
 import click
 from alembic import command
 from alembic.util import CommandError
+from sqlalchemy import MetaData, Table
+from sqlalchemy.schema import DropTable
 
 from app.switchyard.commands.output import Commands, answered, listing, parts, say
 from app.switchyard.errors import BadInput
@@ -49,6 +51,13 @@ def downgrade(branch: str, revision: str) -> None:
         raise BadInput(f"no branch {branch!r}: there is {', '.join(branches)}")
     with _refused(), migrating(parts().db, say) as connection:
         command.downgrade(branches[branch].config(connection), revision)
+        is_one = connection.in_transaction()
+        if branches[branch].revision(connection) is None:
+            # Nothing is left for a host's autogenerate to find.
+            table = Table(branches[branch].version_table, MetaData())
+            connection.execute(DropTable(table, if_exists=True))
+        if not is_one:
+            connection.commit()
     current()
 
 

@@ -1,0 +1,7 @@
+"""The shop's own flags."""
+
+ON = {"express"}
+
+
+def is_on(name):
+    return name in ON
