@@ -25,7 +25,7 @@ from redis.retry import Retry
 from rich.console import Console
 from sqlalchemy import func, select
 
-from app.local.environment import CannotRun, clean, prepare
+from app.local.environment import CannotRun, LiveKey, clean, prepare
 from app.local.loopback import HOST, free_port
 from app.local.parts import servers
 from app.local.run import CREATORS, PAY_DAY, PAYABLE, _banner
@@ -211,13 +211,17 @@ def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n"])
 @pytest.mark.parametrize("name", ["STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY"])
-def test_a_live_stripe_key_is_one_line_and_exit_2(tmp_path: Path, name: str, key: str) -> None:
-    with running(tmp_path / "var", **{name: key}) as process:
+def test_a_live_stripe_key_stops_the_plan(tmp_path: Path, name: str, key: str) -> None:
+    with pytest.raises(LiveKey, match=f"^{name} is a live key; ") as refused:
+        prepare(tmp_path, 3005, {name: key})
+    assert "0123456789" not in str(refused.value)
+
+
+def test_a_live_stripe_key_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    with running(tmp_path / "var", STRIPE_API_KEY="sk_live_0123456789abcdef") as process:
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 2
-    (line,) = said.splitlines()
-    assert line.startswith(f"switchyard: {name} is a live key")
-    assert "0123456789" not in line
+    assert (process.returncode, said.count("\n")) == (2, 1)
+    assert said.startswith("switchyard: STRIPE_API_KEY is a live key")
     assert not (tmp_path / "var").exists()
 
 
