@@ -130,7 +130,7 @@ class InngestBackend:
     def ping(self) -> None:
         """Raises BackendUnavailable where Inngest does not answer, or not to the signing key."""
         require_package()
-        self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 500))
+        self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 502))
 
 
 def headers(settings: Settings) -> dict[str, str]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.text import reason
+from app.switchyard.text import answered, reason
 
 if TYPE_CHECKING:
     from inngest import Event, Inngest
@@ -107,9 +107,11 @@ def refusal(settings: Settings, status: int | None, key: str) -> BackendUnavaila
     if status in (401, 403):
         what = f"inngest: it answered {status}: it refuses {key}"
         return BackendUnavailable(what, f"set {key} to what this environment has at Inngest")
+    if status not in (None, 404, 405) and not 300 <= status < 400:
+        return BackendUnavailable(f"inngest: {answered(status)}")
     origin, variable = _where(settings)
-    answer = "what Inngest never does" if status is None else f"{status}"
-    what = f"inngest: {origin} is none: it answered {answer}"
+    answer = "what cannot be read" if status is None else f"{status}"
+    what = f"inngest: what answers at {origin} is not Inngest: it answered {answer}"
     return BackendUnavailable(what, f"see that {variable} names Inngest")
 
 
@@ -125,5 +127,6 @@ def _where(settings: Settings) -> tuple[str, str]:
     origin = base_url(settings) or API
     parts = urlsplit(origin)
     port = f":{parts.port}" if parts.port else ""
-    named = "INNGEST_BASE_URL" if origin == settings.inngest_base_url else "INNGEST_DEV"
+    own = origin in (settings.inngest_dev, DEV_SERVER)
+    named = "INNGEST_DEV" if own else "INNGEST_BASE_URL"
     return f"{parts.scheme}://{parts.hostname}{port}", named

@@ -89,7 +89,9 @@ def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int) -
     other.route("/<path:_path>", methods=["GET", "POST"])(lambda _path: ("<p>", status))
     with serve_in_thread(other) as url:
         made = settings(tmp_path, url)
-        with pytest.raises(BackendUnavailable, match=r"is none: .*see that INNGEST_BASE_URL names"):
+        with pytest.raises(
+            BackendUnavailable, match=r"is not Inngest: .*see that INNGEST_BASE_URL names"
+        ):
             asks(made)[what]()
 
 

@@ -122,6 +122,7 @@ def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
         except BackendUnavailable as failure:
             _warn("runs are due", backend, len(there), failure)
             swept.unreachable += len(there)
+            look_again(store, [row.id for row in there], now)
             continue
         swept.sent += _resend(store, ((row, store.check) for row in there), now)
 
