@@ -151,6 +151,13 @@ class Queue:
         return self.world.made.engine.perform(message.run_id, message.epoch, delivery)
 
 
+class Mortal(Delivery):
+    """To a process that can die: its end is no error that the run might survive."""
+
+    def is_signal(self, failure: BaseException) -> bool:
+        return isinstance(failure, Dead)
+
+
 class RQ(Queue):
     """Popped before it is performed: what dies with its worker is gone."""
 
@@ -159,18 +166,18 @@ class RQ(Queue):
     def deliver(self, parcel: Parcel) -> Outcome:
         if parcel in self.parcels:
             self.parcels.remove(parcel)
-        return self.perform(parcel, Delivery(parcel.holder))
+        return self.perform(parcel, Mortal(parcel.holder))
 
 
 class Step(BaseException):
     """The end of a call: the step is reported, and Inngest calls again."""
 
 
-class InngestDelivery(Delivery):
+class InngestDelivery(Mortal):
     calls_again = True
 
     def is_signal(self, failure: BaseException) -> bool:
-        return isinstance(failure, Step)
+        return isinstance(failure, Step) or super().is_signal(failure)
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         raise Step(attempt())
@@ -228,7 +235,7 @@ class QStash(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, Delivery(parcel.holder, sent_at=parcel.sent_at))
+            outcome = self.perform(parcel, Mortal(parcel.holder, sent_at=parcel.sent_at))
         except Dead:
             parcel.at = self.world.time.now + timedelta(seconds=30)
             raise
