@@ -113,6 +113,8 @@ def cancel(
         row = connection.execute(chosen, {"new_ended_at": now}).one_or_none()
         if row is None:
             refusal = _refusal(connection, run_id, "cancelled")
+            if only:  # it may be open, and so may be what is below it
+                raise refusal
         elif row.parent_id is not None:
             woken = children.wake(connection, store, row.parent_id)
     if row is not None:
