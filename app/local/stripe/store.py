@@ -1,14 +1,14 @@
 """What the stand-in remembers: objects, balances and idempotency keys' results, in SQLite."""
 
 import json
-import secrets
+import random
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import stripe
 
-from app.local.standin import Sqlite
+from app.local.standin import MEMORY, Sqlite
 from app.local.stripe.errors import missing
 from app.switchyard.clock import Clock
 
@@ -45,6 +45,7 @@ class Store(Sqlite):
     def __init__(self, path: str, *, clock: Clock, settle_seconds: int) -> None:
         super().__init__(path, _TABLES)
         self._clock = clock
+        self._random = random.Random(0) if path == MEMORY else random.SystemRandom()
         self.settle_seconds = settle_seconds
         """How long a bank takes, by the stand-in's clock."""
         self.listened_to: Sequence[str] = ()
@@ -55,8 +56,8 @@ class Store(Sqlite):
         return int(self._clock().timestamp())
 
     def new_id(self, prefix: str) -> str:
-        """An id as long as Stripe's own."""
-        return f"{prefix}_{secrets.token_hex(12)}"
+        """An id as long as Stripe's own; without a file the same calls get the same ids."""
+        return f"{prefix}_{self._random.getrandbits(96):024x}"
 
     def put(
         self,
