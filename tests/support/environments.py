@@ -50,12 +50,6 @@ def empty(name: str) -> Path:
     return python
 
 
-def version_of(package: str, python: Path) -> str:
-    """Which version of a package an environment has."""
-    asked = f"from importlib.metadata import version; print(version({package!r}))"
-    return subprocess.check_output([str(python), "-c", asked], text=True).strip()
-
-
 def ours_but(name: str, *packages: str) -> Path:
     """The Python of an environment with all that is in this one, and these packages before it."""
     python = empty(name)
@@ -63,7 +57,8 @@ def ours_but(name: str, *packages: str) -> Path:
     ours = sysconfig.get_path("purelib")
     (python.parents[1] / within / "ours.pth").write_text(f"{ours}\n")
     marker = python.parents[1] / "installed"
-    if not marker.exists() or any("<" in package for package in packages):
+    wanted = "\n".join(packages)
+    if not marker.exists() or marker.read_text() != wanted:
         install(python, "--no-deps", "--upgrade", *packages)
-        marker.write_text("\n".join(packages))
+        marker.write_text(wanted)
     return python
