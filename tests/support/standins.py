@@ -1,13 +1,8 @@
-"""The stand-ins as tests use them: with bad days on demand, and a clock that can be set ahead.
-
-`python -m tests.support.standins --port P --data FILE` is a QStash that has one.
-"""
+"""The stand-ins as tests use them: with bad days on demand, and a clock that can be set ahead."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +11,8 @@ from pydantic import Field
 
 from app.local.inngest import standin as inngest
 from app.local.qstash import server as qstash
-from app.local.standin import serve_until_stopped
 from app.local.stripe.accounts import Body
 from app.switchyard.clock import Clock, utcnow
-from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from tests.support import stripe_dashboard as dashboard
 from tests.support.bad_days import BadDays
 from tests.support.inngest_keys import ProductionKeys
@@ -126,19 +119,3 @@ class StripeStandIn(Faulty):
             case _:
                 return super().admin(route, body)
         return {"rules": [rule.model_dump() for rule in self.rules]}
-
-
-def main() -> None:
-    """A QStash that delivers a tenth twice and all out of order."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--data", required=True)
-    options = parser.parse_args()
-    key = os.environ["QSTASH_CURRENT_SIGNING_KEY"]
-    standin = QStashStandIn(LOCAL_QSTASH_TOKEN, key, options.data, gap_scale=0.02, seed=7)
-    standin.fault(double=0.1, late=0.5)
-    serve_until_stopped(standin, options.port)
-
-
-if __name__ == "__main__":
-    main()
