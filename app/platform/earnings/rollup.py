@@ -41,7 +41,7 @@ from app.switchyard.db import INSERT
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
-MAX_TOLD = 20
+MAX_DIFFERENCES = 20
 """Sentences about one kind of difference."""
 _LOCK = 0x726F6C6C  # any number that nothing else locks
 _ROOM = "16MB"
@@ -90,15 +90,15 @@ def check_month(tx: Tx, month: date) -> list[str]:
     connection = connection_of(tx)
     end, name = following(month), f"{month:%Y-%m}"
     rolled = select(*(monthly.c[n] for n in (*KEYS, *SUMS))).where(monthly.c.month == month)
-    told = []
+    differences = []
     for what, less, left, right in (
         ("month", "days", rolled, _of_days(month)),
         ("days", "earnings", _of_days(month), raw(month, end)),
     ):
-        for row in connection.execute(_difference(left, right).limit(MAX_TOLD)):
+        for row in connection.execute(_difference(left, right).limit(MAX_DIFFERENCES)):
             off = ", ".join(f"{n} {row._mapping[n]}" for n in SUMS if row._mapping[n])
             who = f"{row.creator_id} {row.currency} {row.source}"
-            told.append(f"{name}, {who}: {what} less {less} is {off}")
+            differences.append(f"{name}, {who}: {what} less {less} is {off}")
     to_creator = Entry.credit.startswith(CREATOR, autoescape=True)
     start, stop = _moment(month), _moment(end)
     booked = (
@@ -113,8 +113,8 @@ def check_month(tx: Tx, month: date) -> list[str]:
     by = select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
     by = by.order_by(sides.c.currency)
     for currency, net in connection.execute(by.having(func.sum(sides.c.net) != 0)):
-        told.append(f"{name}, {currency}: month less ledger is net {net}")
-    return told
+        differences.append(f"{name}, {currency}: month less ledger is net {net}")
+    return differences
 
 
 def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from app.platform.media.kinds import Kind
 
 MAKER = 2
-"""Raise it when the same variant would come out otherwise: then it is made anew."""
+"""Raise it when the same variant would come out otherwise: then it is made again."""
 
 
 @dataclass(frozen=True, slots=True)

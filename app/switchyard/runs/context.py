@@ -48,7 +48,7 @@ STEP_LENGTH = 190
 JOIN_POLL = timedelta(seconds=60)
 """How often a joining run looks by itself; its last child wakes it long before."""
 _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
-"""What says of a step that is done at most once that it had no effect."""
+"""By these a step that is done at most once says that it had no effect."""
 
 
 class Pause(BaseException):
