@@ -156,7 +156,7 @@ class Flags:
         self._entries: dict[str, _Entry] | None = None
         self._known: dict[str, StageRow] = {}
         self._missing = Reason.ERROR
-        self._nonsense: object = None
+        self._switch: tuple[object, bool] = (None, False)
 
     def decide(self, job: str, key: str) -> Decision:
         """The backend for a new run of `job`. `key` places it in a ramp."""
@@ -166,7 +166,10 @@ class Flags:
         entry = entries.get(job)
         if entry is None:
             entry = entries[job] = self._entry(StageRow(job, Stage.LEGACY, None, 0), self._missing)
-        if not self._is_on():
+        raw = self._switch_in.get(self._switch_name)
+        if raw != self._switch[0]:
+            self._switch = (raw, _is_on(raw))
+        if not self._switch[1]:
             return entry.off._replace(reason=Reason.DISABLED.value)
         if entry.pinned and (pinned := entry.pinned.get(key)) is not None:
             return pinned
@@ -180,16 +183,6 @@ class Flags:
         """Whether a pin decides for this key, as this process last read."""
         entry = (self._entries or {}).get(job)
         return entry is not None and key in entry.pinned
-
-    def _is_on(self) -> bool:
-        raw = self._switch_in.get(self._switch_name)
-        try:
-            return parse_use_inngest(raw)
-        except ValueError as nonsense:
-            if raw != self._nonsense:  # said once
-                self._nonsense = raw
-                log.error("%s; taking it for false", nonsense)
-            return False
 
     def _refresh(self) -> dict[str, _Entry]:
         self._fresh_until = self._monotonic() + TTL_SECONDS
@@ -255,6 +248,14 @@ def resolve(at_work: Callable[[], Flags | None]) -> None:
     """Have `decide` ask the flags that `at_work` names: each app of a process has its own."""
     global _at_work
     _at_work = at_work
+
+
+def _is_on(raw: object) -> bool:
+    try:
+        return parse_use_inngest(raw)
+    except ValueError as nonsense:
+        log.error("%s; taking it for false", nonsense)
+        return False
 
 
 def decide(job: str, key: str) -> Decision:

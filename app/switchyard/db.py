@@ -291,6 +291,10 @@ def _made_storable(
 
 
 def _row(values: Any) -> Any:
+    given = values.values() if isinstance(values, Mapping) else values
+    text = "".join([value for value in given if isinstance(value, str)])
+    if text.isascii() and "\0" not in text:  # nearly always, and it costs a microsecond
+        return values
     if isinstance(values, Mapping):
         return {name: _value(value) for name, value in values.items()}
     return tuple(map(_value, values))
