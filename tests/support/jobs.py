@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import current_app, g
 from pydantic import Field
-from sqlalchemy import event, select
+from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -200,11 +200,11 @@ def capped(ctx: Context, payload: Name) -> list[str]:
 def take_over(run_id: str) -> None:
     """As the relay does with a run whose holder says nothing any more."""
     store = runtime.current().store
-    later = store.clock() + timedelta(hours=1)
+    now = store.clock()
     with store.db.begin() as connection:
-        epoch = connection.scalar(select(RunRow.epoch).where(RunRow.id == run_id))
-        bound = {"run_id": run_id, "seen_epoch": epoch, "now": later}
-        now = store.clock()
+        lapsed = update(RunRow).where(RunRow.id == run_id).values(check_at=now)
+        epoch = connection.scalar(lapsed.returning(RunRow.epoch))
+        bound = {"run_id": run_id, "seen_epoch": epoch, "now": now}
         bound |= {"new_due_at": now, "new_check_at": now, "new_send_at": None}
         assert connection.execute(TAKE_OVER, bound).rowcount == 1
 
