@@ -114,13 +114,7 @@ class InngestBackend:
             raise BackendUnavailable("inngest: an answer that is not its own") from failure
 
     def _ask(self, method: str, path: str, fine: Container[int]) -> requests.Response:
-        origin = (base_url(self._settings) or API).rstrip("/")
-        try:
-            answer = requests.request(
-                method, origin + path, headers=headers(self._settings), timeout=ANSWER_SECONDS
-            )
-        except requests.RequestException as failure:
-            raise unreachable(self._settings, reason(failure)) from failure
+        answer = ask(self._settings, method, path)
         if answer.status_code in (401, 403):
             raise refusal(self._settings, answer.status_code, SIGNING_KEY)
         if not answer.ok and answer.status_code not in fine:
@@ -133,8 +127,18 @@ class InngestBackend:
         self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 502))
 
 
-def headers(settings: Settings) -> dict[str, str]:
-    """What Inngest's API is asked with."""
+def ask(settings: Settings, method: str, path: str) -> requests.Response:
+    """What Inngest's REST API answers. Raises BackendUnavailable where it does not."""
+    origin = (base_url(settings) or API).rstrip("/")
+    try:
+        return requests.request(
+            method, origin + path, headers=_headers(settings), timeout=ANSWER_SECONDS
+        )
+    except requests.RequestException as failure:
+        raise unreachable(settings, reason(failure)) from failure
+
+
+def _headers(settings: Settings) -> dict[str, str]:
     key = settings.inngest_signing_key
     if key is None:
         return {}

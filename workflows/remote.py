@@ -13,17 +13,14 @@ from app.switchyard.cron import portable
 from app.switchyard.cutover.status import SYNC_REFUSED
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
-from app.switchyard.text import LONGEST_REASON, reason
-from workflows.backend import ANSWER_SECONDS, headers
+from app.switchyard.text import LONGEST_REASON
+from workflows.backend import ask
 from workflows.client import (
-    API,
     APP_ID,
     SIGNING_KEY,
-    base_url,
     make_sender,
     refusal,
     send,
-    unreachable,
 )
 
 log = logging.getLogger(__name__)
@@ -71,14 +68,14 @@ def functions_there(settings: Settings) -> set[str]:
     Asks its REST API, which real servers have had since 2024, and else a dev server's summary.
     Raises BackendUnavailable, also where the server does not say.
     """
-    answer = _get(settings, f"/v1/apps/{APP_ID}/functions")
+    answer = ask(settings, "GET", f"/v1/apps/{APP_ID}/functions")
     rows: Any = answer.json() if answer.ok and _is_json(answer) else None
     if isinstance(rows, dict):
         rows = rows.get("data")
     if answer.status_code in (401, 403):
         raise refusal(settings, answer.status_code, SIGNING_KEY)
     if not isinstance(rows, list):
-        summary = _get(settings, "/dev")
+        summary = ask(settings, "GET", "/dev")
         rows = summary.json().get("functions") if summary.ok and _is_json(summary) else None
     if not isinstance(rows, list):
         raise BackendUnavailable(f"inngest: it does not say (it answered {answer.status_code})")
@@ -90,14 +87,6 @@ def _slug(row: Any) -> str:
     if isinstance(row, dict):
         row = row.get("slug") or row.get("id")
     return str(row)
-
-
-def _get(settings: Settings, path: str) -> requests.Response:
-    origin = (base_url(settings) or API).rstrip("/")
-    try:
-        return requests.get(origin + path, headers=headers(settings), timeout=ANSWER_SECONDS)
-    except requests.RequestException as failure:
-        raise unreachable(settings, reason(failure)) from failure
 
 
 def _is_json(answer: requests.Response) -> bool:
