@@ -54,8 +54,6 @@ class Runtime:
     """Who decides for this app's new runs; a test may put its own here."""
     checks: list[Check] = field(default_factory=list)
     """What `cutover verify` checks of the app beside the layer's own."""
-    links: list[tuple[str, str]] = field(default_factory=list)
-    """What the console's navigation has beside its own pages: a word and a Flask endpoint."""
     branches: list[Branch] = field(default_factory=list)
     """What `db upgrade` brings: the layer's tables first, then what the host adds."""
 

@@ -71,7 +71,6 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "form_token": door.form_token,
             "open_door": door.open,
             "may_act": door.may_act(),
-            "links": runtime.links,
             "use_inngest": runtime.settings.use_inngest,
             "when": when,
             "pretty": pretty,
