@@ -65,10 +65,12 @@ def log_in(page: Page, path: str = "/console") -> None:
     page.get_by_label("Your name").fill("grace")
     page.get_by_label("ADMIN_TOKEN").fill(TOKEN)
     page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(lambda url: "/console/login" not in url)  # loaded, with its stylesheet
 
 
 def fits(page: Page) -> None:
-    """Nothing sticks out to the side."""
+    """Nothing sticks out to the side, once the stylesheet is applied."""
+    page.wait_for_load_state()
     wide: Any = page.evaluate("document.documentElement.scrollWidth > innerWidth")
     assert wide is False, page.url
 
@@ -98,6 +100,7 @@ def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     page.get_by_role("link", name=seat.ids["failed"]).click()
     expect(page.locator("pre").first).to_contain_text("<script>alert(1)</script>")
     page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/console/login")  # else the next request may overtake it
     page.goto("/console/runs")
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 
