@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import OperationalError
 
-from app.switchyard import nonces
+from app.switchyard import audit, nonces
 from app.switchyard.branch import Branch, scripts
 from app.switchyard.cutover import clock, shadow, stages
 from app.switchyard.db import TABLE_PREFIX, Base, Database
 from app.switchyard.errors import MigrationUnderWay
+from app.switchyard.operations import processes
 from app.switchyard.runs import models as runs
 
 WAIT_SECONDS = 600
@@ -24,7 +25,7 @@ _LOCK = select(func.pg_try_advisory_xact_lock(0x53_57_59_44))
 _FOR_LONG = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 metadata = Base.metadata
-MODULES = (runs, stages, shadow, clock, nonces)
+MODULES = (runs, stages, shadow, clock, nonces, audit, processes)
 """Where the layer's tables are."""
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.platform import tables
 from app.platform.config import ROOT, Settings
-from app.switchyard import schema
+from app.switchyard import audit, schema
 from app.switchyard.db import TABLE_PREFIX, Database, include_object
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.schema import LAYER, migrating
@@ -127,7 +127,7 @@ def test_the_layer_s_tables_are_its_own() -> None:
 
 def test_a_migration_imports_nothing_of_the_app() -> None:
     files = list((ROOT / "migrations").rglob("*.py"))
-    assert len(files) == 6
+    assert len(files) == 7
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -233,3 +233,25 @@ def test_a_migration_does_not_wait_for_ever(db: Database, monkeypatch: pytest.Mo
         pass
     with migrating(db, print) as connection:
         assert versions(connection) == [None, None]
+
+
+def test_what_was_done_so_far_begins_the_audit(db: Database) -> None:
+    with migrating(db, print) as connection:
+        command.upgrade(LAYER.config(connection), "0004")
+    at = "'2026-05-01 02:00:00', 'send-email'"
+    with db.begin() as connection:
+        for insert in (
+            'INTO switchyard_stage_changes (at, job, from_stage, to_stage, percent, "by", why,'
+            f" forced) VALUES ({at}, 'legacy', 'ramp', 12.5, 'ada', 'calm', NULL)",
+            'INTO switchyard_pins (at, job, key, side, "by", why)'
+            f" VALUES ({at}, 'a', 'rq', 'bo', 'loud'), ({at}, 'b', 'rq', 'bo', 'loud')",
+        ):
+            connection.execute(text(f"INSERT {insert}"))
+    with migrating(db, print) as connection:
+        command.upgrade(LAYER.config(connection), "head")
+    with db.autocommit() as connection:
+        pin, stage = sorted(audit.history(connection), key=lambda act: str(act["act"]))
+    assert (stage["who"], stage["why"], stage["job"]) == ("ada", "calm", "send-email")
+    assert stage["detail"] == {"forced": False, "from": "legacy", "percent": 12.5, "to": "ramp"}
+    assert (pin["who"], pin["count"], pin["detail"]) == ("bo", 2, {"side": "rq"})
+    assert pin["at"] == stage["at"] == "2026-05-01T02:00:00.000Z"

@@ -1,4 +1,5 @@
-"""The ledger of runs: one row per intent, and one per step that was begun, waits or has ended."""
+"""The ledger of runs: one row per intent, and one per step that was begun, waits or has ended; and
+per failed attempt and per hand-off, which only people read."""
 
 from __future__ import annotations
 
@@ -126,6 +127,8 @@ class RunRow(Base):
     """Since when its backend has been to deliver it, where that is later than due_at."""
     message_at: Mapped[datetime | None]
     """When the message was sent that it was last claimed by, where that is known."""
+    trace: Mapped[str | None] = mapped_column(Text)
+    """The W3C traceparent of the call that dispatched it, where traces are on."""
 
     __table_args__ = (
         UniqueConstraint("job", "key"),
@@ -170,11 +173,63 @@ class StepRow(Base):
     until: Mapped[datetime | None]
     """When a sleep ends."""
     updated_at: Mapped[datetime]
+    began_at: Mapped[datetime | None]
+    """When its last attempt, or its wait, began."""
+
+
+class FailureRow(Base):
+    """One attempt at a step, or at the body outside of steps, that failed."""
+
+    __tablename__ = "switchyard_failures"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("switchyard_runs.id", ondelete="CASCADE"))
+    job: Mapped[str] = mapped_column(String(100))
+    step: Mapped[str | None] = mapped_column(String(200))
+    """None outside of steps."""
+    attempt: Mapped[int]
+    backend: Mapped[str] = mapped_column(String(20))
+    began_at: Mapped[datetime | None]
+    at: Mapped[datetime]
+    """When it failed, or was taken over."""
+    error: Mapped[str] = mapped_column(String(200))
+    """The error's class; TAKEN_OVER of an attempt whose process did not come back."""
+    message: Mapped[str] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index("ix_switchyard_failures_run", "run_id"),
+        Index("ix_switchyard_failures_job", "job", "at"),
+    )
+
+
+class HandoffRow(Base):
+    """One change of a run's backend."""
+
+    __tablename__ = "switchyard_handoffs"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("switchyard_runs.id", ondelete="CASCADE"))
+    job: Mapped[str] = mapped_column(String(100))
+    at: Mapped[datetime]
+    from_backend: Mapped[str] = mapped_column(String(20))
+    to_backend: Mapped[str] = mapped_column(String(20))
+    epoch: Mapped[int]
+    """The first one on its new backend."""
+
+    __table_args__ = (
+        Index("ix_switchyard_handoffs_run", "run_id"),
+        Index("ix_switchyard_handoffs_job", "job", "at"),
+    )
 
 
 AnyRow = Row[*tuple[Any, ...]]
 runs = cast(Table, RunRow.__table__)
 steps = cast(Table, StepRow.__table__)
+failures = cast(Table, FailureRow.__table__)
+handoffs = cast(Table, HandoffRow.__table__)
+TAKEN_OVER = "taken over"
+"""The error of an attempt whose lease ran out."""
 
 VOID: dict[str, Any] = {"epoch": RunRow.epoch + 1, "holder": null(), "sends": 0, "sent_ref": null()}
 """The values that make every earlier message and claim of a run void."""
