@@ -6,11 +6,13 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from flask import Blueprint, Flask, Response, request
+from flask.typing import ResponseReturnValue
 
 from app.switchyard import extras
 from app.switchyard.config import Settings
@@ -68,10 +70,8 @@ def serve(app: Flask, runtime: Runtime) -> None:
             note_sync(runtime, response.get_json(silent=True))
         return response
 
-    if extras.missing("inngest") is None:
-        _add_handler(pages, runtime)
-    else:
-        pages.route(PATH, methods=["GET", "POST", "PUT"])(_closed)
+    handler = _closed if extras.missing("inngest") else _handler(runtime)
+    pages.route(PATH, methods=["GET", "POST", "PUT"])(handler)
     app.register_blueprint(pages)
 
 
@@ -92,19 +92,37 @@ def _closed() -> NoReturn:
     raise BackendUnavailable(f"inngest: {extras.missing('inngest')}")
 
 
-def _add_handler(pages: Blueprint, runtime: Runtime) -> None:
+def _handler(runtime: Runtime) -> Callable[[], ResponseReturnValue]:
+    """The SDK's view. It is made at the first call: no command needs it, and it is slow to load."""
+    making = threading.Lock()
+    views: list[Any] = []
+
+    def handle() -> ResponseReturnValue:
+        with making:
+            if not views:
+                views.append(_view(runtime))
+        answer: ResponseReturnValue = views[0]()
+        return answer
+
+    return handle
+
+
+def _view(runtime: Runtime) -> Any:
     client = make_client(runtime.settings)
     import inngest.flask
 
     from workflows.functions import make_functions
 
+    holder = Flask(__name__, static_folder=None)
     inngest.flask.serve(
-        cast(Flask, pages),  # it adds a route, and nothing else
+        holder,
         client,
         make_functions(client, runtime),
         serve_path=PATH,
         enable_unauthed_sync=not runtime.settings.inngest_signed,
     )
+    [view] = holder.view_functions.values()
+    return view
 
 
 def reader(settings: Settings) -> Callable[[str], Signature | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData
+
+if TYPE_CHECKING:  # Alembic is slow to load, and only `db` and a check need it
+    from alembic.config import Config
 
 
 def scripts() -> Path:
@@ -31,6 +32,8 @@ class Branch:
 
     def config(self, connection: Connection | None = None) -> Config:
         """What Alembic's commands go by."""
+        from alembic.config import Config
+
         config = Config(attributes={"branch": self, "connection": connection})
         config.set_main_option("script_location", _escaped(scripts()))
         config.set_main_option("version_locations", _escaped(self.versions))
@@ -39,10 +42,14 @@ class Branch:
 
     def head(self) -> str | None:
         """Its newest revision. Raises CommandError where there are several."""
+        from alembic.script import ScriptDirectory
+
         return ScriptDirectory.from_config(self.config()).get_current_head()
 
     def revision(self, connection: Connection) -> str | None:
         """Where the database stands; None where it has none of the tables."""
+        from alembic.runtime.migration import MigrationContext
+
         options = {"version_table": self.version_table}
         return MigrationContext.configure(connection, opts=options).get_current_revision()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import click
-from alembic import command
-from alembic.util import CommandError
 from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import DropTable
 
@@ -19,9 +18,12 @@ from app.switchyard.schema import migrating
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def _alembic() -> Iterator[ModuleType]:
+    from alembic import command  # slow to load, and no other command needs it
+    from alembic.util import CommandError
+
     try:
-        yield
+        yield command
     except CommandError as failure:
         raise BadInput(str(failure)) from failure
 
@@ -35,9 +37,9 @@ def upgrade() -> None:
 
     Two at once wait for each other.
     """
-    with _refused(), migrating(parts().db, say) as connection:
+    with _alembic() as alembic, migrating(parts().db, say) as connection:
         for branch in parts().branches:
-            command.upgrade(branch.config(connection), "head")
+            alembic.upgrade(branch.config(connection), "head")
     current()
 
 
@@ -49,8 +51,8 @@ def downgrade(branch: str, revision: str) -> None:
     branches = {each.name: each for each in parts().branches}
     if branch not in branches:
         raise BadInput(f"no branch {branch!r}: there is {', '.join(branches)}")
-    with _refused(), migrating(parts().db, say) as connection:
-        command.downgrade(branches[branch].config(connection), revision)
+    with _alembic() as alembic, migrating(parts().db, say) as connection:
+        alembic.downgrade(branches[branch].config(connection), revision)
         is_one = connection.in_transaction()
         if branches[branch].revision(connection) is None:
             # Nothing is left for a host's autogenerate to find.
@@ -79,7 +81,7 @@ def current() -> None:
 
 def standing(runtime: Runtime) -> list[dict[str, Any]]:
     """Where each branch's tables are, and the newest revision there is."""
-    with _refused(), runtime.db.autocommit() as connection:
+    with _alembic(), runtime.db.autocommit() as connection:
         return [
             {"name": b.name, "revision": b.revision(connection), "head": b.head()}
             for b in runtime.branches
