@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, request
-from werkzeug.exceptions import BadRequest
+from pydantic import BaseModel, Field
 
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import BadInput
-from app.switchyard.http import register_problems, require_admin
+from app.switchyard.http import read_body, register_problems, require_admin
 from app.switchyard.runtime import Runtime
 from workflows.signature import HEADER, Signed, signed
 from workflows.sync import TRIGGER
@@ -20,7 +18,16 @@ from workflows.ticks import Call, start
 MAX_BYTES = 1024 * 1024
 """Of a call that QStash signed: the largest message it takes."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_FIELDS = {"name", "data", "id"}
+
+
+class Trigger(BaseModel, extra="forbid", strict=True):
+    """What starts a job."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The event's."""
+    data: dict[str, Any] | None = None
+    id: Annotated[str, Field(min_length=1)] | None = None
+    """The run's key: the same one again is the same run."""
 
 
 def blueprint(runtime: Runtime) -> Blueprint:
@@ -32,12 +39,12 @@ def blueprint(runtime: Runtime) -> Blueprint:
     def trigger() -> tuple[dict[str, Any], int]:
         if HEADER in request.headers:
             call = _call(signed(request, runtime.settings, TRIGGER, MAX_BYTES))
-            body = _body(call.signed.text)
+            body = read_body(Trigger, call.signed.text)
         else:
             require_admin(request, runtime.settings)
-            call, body = None, _body(None)
-        spec = runtime.catalogue.by_event(body["name"])
-        data, key = body.get("data") or {}, body.get("id")
+            call, body = None, read_body(Trigger)
+        spec = runtime.catalogue.by_event(body.name)
+        data, key = body.data or {}, body.id
         if call is None:
             run = dispatch(spec.name, data, key=key)
         else:
@@ -63,30 +70,3 @@ def _call(by: Signed) -> Call:
         schedule_id=headers.get("Upstash-Schedule-Id") or None,
         retried=headers.get("Upstash-Retried", "0") != "0",
     )
-
-
-def _body(signed: str | None) -> dict[str, Any]:
-    """The request's JSON object (or the one that was signed), checked.
-
-    Raises BadInput or werkzeug's 400 and 415.
-    """
-    try:
-        body = request.get_json() if signed is None else json.loads(signed)
-    except BadRequest:
-        raise BadRequest("the body is not valid JSON") from None
-    except RecursionError:
-        raise BadInput("the JSON is nested too deeply") from None
-    except ValueError:
-        raise BadInput("the body must be JSON") from None
-    if not isinstance(body, dict):
-        raise BadInput("the body must be a JSON object")
-    unknown = set(body) - _FIELDS
-    if unknown:
-        raise BadInput(f"unknown field {sorted(unknown)[0]!r}; there are name, data and id")
-    if not isinstance(body.get("name"), str) or not body["name"]:
-        raise BadInput("name: the event's name is missing")
-    if not isinstance(body.get("data", {}), dict | None):
-        raise BadInput("data: must be an object")
-    if not isinstance(body.get("id", ""), str | None) or body.get("id") == "":
-        raise BadInput("id: must be a non-empty string")
-    return body

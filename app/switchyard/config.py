@@ -30,6 +30,8 @@ OWN_PREFIX = "SWITCHYARD_"
 """Before a variable's name where the host app has that name for something else; it wins."""
 LOCAL_QSTASH_TOKEN = "switchyard-local"
 """Of the QStash stand-in that `make run` starts; it opens nothing else."""
+TOKENS = ("admin_token", "read_only_token")
+"""The fields that let people in, each to do what it allows."""
 SECRET = 16
 """Characters that a secret of one's own choosing has at least."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
@@ -195,6 +197,8 @@ class Settings(BaseSettings):
     upstash_redis_rest_token: SecretStr | None = None
     backend_url: HttpUrl | None = None
     admin_token: SecretStr | None = None
+    read_only_token: SecretStr | None = None
+    """Lets its bearer see all that the console and the API show, and change nothing."""
     secret_key: Annotated[SecretStr, hidden(_long)] | None = None
     trusted_proxies: int = Field(default=0, ge=0, le=10)
     """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
@@ -267,7 +271,7 @@ class Settings(BaseSettings):
 
     def check(self) -> None:
         """Raises SettingsError where settings do not go together, or a secret fits in no header."""
-        for name in (*self.credentials, "admin_token"):
+        for name in (*self.credentials, *TOKENS):
             secret = getattr(self, name)
             text = "" if secret is None else secret.get_secret_value()
             if not (text.isascii() and text.isprintable()):
@@ -280,14 +284,18 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "INNGEST_SIGNING_KEY_FALLBACK is set but INNGEST_SIGNING_KEY is not"
             )
+        if self.read_only_token is not None and self.read_only_token == self.admin_token:
+            raise SettingsError("READ_ONLY_TOKEN: must not be ADMIN_TOKEN, which may do everything")
         if self.local:
             return
         if self.use_inngest and self.inngest_dev is None:
             for name in ("inngest_event_key", "inngest_signing_key"):
                 if getattr(self, name) is None:
                     raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
-        if self.admin_token is not None and len(self.admin_token.get_secret_value()) < SECRET:
-            raise SettingsError(f"ADMIN_TOKEN: must have at least {SECRET} characters")
+        for name in TOKENS:
+            token = getattr(self, name)
+            if token is not None and len(token.get_secret_value()) < SECRET:
+                raise SettingsError(f"{name.upper()}: must have at least {SECRET} characters")
 
     def _secrets(self) -> Iterator[str | None]:
         """What is to be shown nowhere."""

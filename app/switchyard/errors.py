@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from itertools import islice
+from typing import Any, Self
+
+MOST_MISFITS = 50
+"""Misfits named in one answer."""
+_OBJECTS = ("dict_type", "model_type", "model_attributes_type")
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -29,6 +35,35 @@ class SwitchyardError(Exception):
 
 class BadInput(SwitchyardError, status=422, title="Invalid input"):
     """The caller's input is wrong; nothing was changed."""
+
+    errors: Sequence[dict[str, str]] = ()
+    """Each misfit, where there may be several: its `detail`, and the JSON `pointer` to it."""
+
+    @classmethod
+    def misfits(cls, of: str, misfits: Iterable[Any], under: str = "#") -> Self:
+        """What pydantic's errors() say of the value at the pointer `under`; the message has the
+        first of them, after `of`."""
+        said = [
+            (
+                [str(part) for part in one["loc"]],
+                "must be an object"
+                if one["type"] in _OBJECTS
+                else one["msg"].removeprefix("Value error, "),
+            )
+            for one in islice(misfits, MOST_MISFITS)
+        ]
+        where, says = ".".join(said[0][0]) or "payload", said[0][1]
+        refusal = cls(f"{of}{where}: {says}")
+        refusal.errors = [
+            {
+                "detail": says,
+                "pointer": "/".join(
+                    [under, *(part.replace("~", "~0").replace("/", "~1") for part in where)]
+                ),
+            }
+            for where, says in said
+        ]
+        return refusal
 
 
 class SettingsError(SwitchyardError, title="Bad setting"):

@@ -1,5 +1,5 @@
-"""What every entrance over HTTP shares: who may call, and errors as application/problem+json
-(RFC 9457) that say what was wrong, never how the code looks."""
+"""What every entrance over HTTP shares: who may call, a request's id, and errors as
+application/problem+json (RFC 9457) that say what was wrong, never how the code looks."""
 
 from __future__ import annotations
 
@@ -8,27 +8,39 @@ import ipaddress
 import json
 import logging
 import re
+import secrets
+from collections.abc import Sequence
 from math import ceil
+from typing import Any, TypeVar
 
-from flask import Blueprint, Flask, Request, Response
+import structlog
+from flask import Blueprint, Flask, Request, Response, request
+from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.switchyard.config import LOOPBACK, Settings
-from app.switchyard.errors import SwitchyardError, Unauthorized
+from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
+M = TypeVar("M", bound=BaseModel)
 
 AGAIN_SECONDS = 5
 """When to come again after the database could not be used."""
+REQUEST_ID, _REQUEST_ID = "X-Request-Id", "switchyard.request_id"
+"""The header, and where it is kept in the environment of the request."""
+_SANE_ID = re.compile(r"[A-Za-z0-9._+/=:-]{1,128}")
 _PROXIED = re.compile(r"(?i)X-Forwarded-.+|Forwarded|Via|X-Real-Ip")
 
 
-def problem(status: int, title: str, detail: str) -> Response:
-    """One problem document."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+def problem(
+    status: int, title: str, detail: str, errors: Sequence[dict[str, str]] = ()
+) -> Response:
+    """One problem document; `errors` names each misfit."""
+    body: dict[str, object] = {"type": "about:blank", "title": title, "status": status}
+    body |= {"detail": detail} | ({"errors": errors} if errors else {})
     return Response(json.dumps(body), status, content_type="application/problem+json")
 
 
@@ -36,14 +48,39 @@ def refusal(failure: SwitchyardError) -> Response:
     """What the product raised on purpose, as a problem document."""
     if failure.status >= 500:
         log.error("request failed: %s", failure)
-    answer = problem(failure.status, failure.title, str(failure))
+    errors = failure.errors if isinstance(failure, BadInput) else ()
+    answer = problem(failure.status, failure.title, str(failure), errors)
     if failure.retry_after is not None:
         answer.headers["Retry-After"] = str(ceil(failure.retry_after))
     return answer
 
 
+def identify(app: Flask | Blueprint) -> None:
+    """Give each request of the app, or of one blueprint, an id: in its answer and its log lines.
+
+    The caller's own is taken where it can stand in a header and a log.
+    """
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get(REQUEST_ID, "")
+        own = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+        own = request.environ.setdefault(_REQUEST_ID, own)
+        structlog.contextvars.bind_contextvars(request_id=own)
+
+    @app.after_request
+    def stamp(answer: Response) -> Response:
+        answer.headers[REQUEST_ID] = request.environ.get(_REQUEST_ID)
+        return answer
+
+    @app.teardown_request
+    def end(_failure: BaseException | None) -> None:
+        structlog.contextvars.unbind_contextvars("request_id")
+
+
 def register_problems(app: Flask | Blueprint) -> None:
-    """Answer every error of the app, or of one blueprint, as a problem document."""
+    """Answer every error of the app, or of one blueprint, as a problem document, under an id."""
+    identify(app)
     app.register_error_handler(SwitchyardError, refusal)
 
     @app.errorhandler(HTTPException)
@@ -65,13 +102,37 @@ def register_problems(app: Flask | Blueprint) -> None:
         return problem(500, "Internal error", detail)
 
 
+def read(model: type[M], value: Any) -> M:
+    """What came from outside as `model`. Raises BadInput, which names every misfit."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as failure:
+        misfits = failure.errors(include_url=False, include_input=False)
+        raise BadInput.misfits("", misfits) from None
+
+
+def read_body(model: type[M], signed: str | None = None) -> M:
+    """The request's JSON body (or the one that was signed) as `model`.
+
+    Raises BadInput as read() does, and werkzeug's 400 and 415.
+    """
+    try:
+        body = request.get_json() if signed is None else json.loads(signed)
+    except BadRequest:
+        raise BadRequest("the body is not valid JSON") from None
+    except RecursionError:
+        raise BadInput("the JSON is nested too deeply") from None
+    except ValueError:
+        raise BadInput("the body must be JSON") from None
+    return read(model, body)
+
+
 def require_admin(request: Request, settings: Settings) -> None:
     """Raises Unauthorized unless the request carries ADMIN_TOKEN, or comes from this machine in
     local mode (with a loopback Host, so that no page of another site can be behind it)."""
-    given = _bearer(request)
+    given = bearer(request)
     if given is not None and settings.admin_token is not None:
-        wanted = settings.admin_token.get_secret_value()
-        if hmac.compare_digest(given.encode(), wanted.encode()):
+        if is_secret(given, settings.admin_token):
             return
         raise Unauthorized("the bearer token is not ADMIN_TOKEN")
     if settings.local and settings.admin_token is None and from_here(request, settings):
@@ -85,7 +146,14 @@ def require_here(request: Request, settings: Settings, served: bool) -> None:
         raise Unauthorized("served in local mode only, to callers on this machine")
 
 
-def _bearer(request: Request) -> str | None:
+def is_secret(given: str, secret: SecretStr | None) -> bool:
+    """Whether that is the secret, in the same time whatever is wrong with it."""
+    wanted = "" if secret is None else secret.get_secret_value()
+    return hmac.compare_digest(given.encode(), wanted.encode()) and wanted != ""
+
+
+def bearer(request: Request) -> str | None:
+    """The token of its Authorization header."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else None
 

@@ -160,7 +160,7 @@ class JobSpec(job[Any]):
         return self.file if self.legacy is None else f"{self.legacy.function} ({self.file})"
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
-        """The payload as the job's model. Raises PayloadInvalid with the first misfit.
+        """The payload as the job's model. Raises PayloadInvalid with each misfit.
 
         Not strict, unknown fields are left out: an older or newer version of the code wrote them.
         """
@@ -168,10 +168,8 @@ class JobSpec(job[Any]):
         try:
             return self.payload.model_validate(raw, extra="forbid" if strict else "ignore")
         except ValidationError as failure:
-            first = failure.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "payload"
-            says = first["msg"].removeprefix("Value error, ")
-            raise PayloadInvalid(f"{self.name}: {where}: {says}") from None
+            misfits = failure.errors(include_url=False, include_input=False)
+            raise PayloadInvalid.misfits(f"{self.name}: ", misfits, under="#/data") from None
 
     def backend_for(self, backend: str) -> str:
         """Which backend does it as the child of a run on `backend`: the same one, but Inngest

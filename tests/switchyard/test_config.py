@@ -44,6 +44,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"SECRET_KEY": "fifteen letters"}, "SECRET_KEY: must have at least 16 characters"),
         ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
         ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "short"}, "ADMIN_TOKEN: "),
+        ({"STRIPE_API_KEY": "sk_live_x", "READ_ONLY_TOKEN": "zz"}, "READ_ONLY_TOKEN: must have"),
+        ({"ADMIN_TOKEN": "zz", "READ_ONLY_TOKEN": "zz"}, "READ_ONLY_TOKEN: must not be"),
         ({"SMTP_URL": "http://u:zz@h"}, "SMTP_URL: must start with smtp:// or smtps://"),
         ({"SMTP_URL": "smtp:u:zz@h"}, "SMTP_URL: must start with"),
         ({"SMTP_URL": "smtp://"}, "SMTP_URL: must end in a valid host and port"),

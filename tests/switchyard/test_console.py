@@ -155,6 +155,29 @@ def test_another_token_or_secret_knows_nobody_of_before(
     assert bearing(site, cookie).get("/console").status_code == 200
 
 
+def test_the_read_only_token_sees_all_and_changes_nothing(tmp_path: Path) -> None:
+    own, url = {"read_only_token": SecretStr(TOKEN[::-1])}, f"sqlite:///{tmp_path / 'read.db'}"
+    site = guarded(url, **own)
+    client = site.app.test_client()
+    assert log_in(client, TOKEN[::-1]).status_code == 303
+    for path in ("", "/runs", "/history", "/jobs/parent"):
+        page = client.get(f"/console{path}")
+        assert (page.status_code, "read only" in page.text) == (200, True)
+    assert 'class="panel" id="stage"' not in client.get("/console/jobs/parent").text
+    assert move(client) == 403
+    assert where(site) == []
+    cookie = cookie_of(client)
+    out = client.post("/console/logout", data={"csrf": csrf(client, "/console")})
+    assert out.location == "/console/login"
+    assert bearing(site, cookie).get("/console").status_code == 303
+    assert log_in(client).status_code == 303
+    assert move(client) == 303
+    alone = guarded(url, **own, admin_token=None)
+    assert log_in(alone.app.test_client(), TOKEN[::-1]).status_code == 303
+    for one in (site, alone):
+        one.made.db.dispose()
+
+
 def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: FlaskClient) -> None:
     stranger = site.app.test_client()
     log_in(stranger, name="eve")

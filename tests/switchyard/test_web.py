@@ -11,9 +11,11 @@ from uuid import uuid4
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.contextvars import get_contextvars
 
 from app.platform.config import load
-from app.switchyard import runtime
+from app.switchyard import http, runtime
+from app.switchyard.errors import MOST_MISFITS
 from tests.support.sides import Fixed, build, decide_by, environment, fresh
 from tests.support.waiting import until
 
@@ -83,9 +85,41 @@ def test_bad_input_is_a_problem(client: FlaskClient, body: Any, status: int, say
     assert answer.content_type == "application/problem+json"
     assert answer.status_code == status
     problem = answer.get_json(force=True)
-    assert set(problem) == {"type", "title", "status", "detail"}
+    assert set(problem) - {"errors"} == {"type", "title", "status", "detail"}
     assert problem["status"] == status
     assert says in problem["detail"]
+
+
+def test_every_misfit_is_named_with_where_it_is(client: FlaskClient) -> None:
+    for body, pointers in (
+        ({"nam": 1, "data": [], "id": "", "a/b~c": 2}, {"name", "nam", "data", "id", "a~1b~0c"}),
+        ({"name": "test.child", "data": {"nam": 1, "x": 2}}, {"data/name", "data/nam", "data/x"}),
+    ):
+        errors = trigger(client, body).get_json(force=True)["errors"]
+        assert {error["pointer"] for error in errors} == {f"#/{each}" for each in pointers}
+        assert all(error["detail"] for error in errors)
+    many = {"name": "test.child", "data": {f"x{n}": n for n in range(1000)}}
+    assert len(trigger(client, many).get_json(force=True)["errors"]) == MOST_MISFITS
+
+
+def test_a_request_s_id_is_in_its_answer_and_its_log(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str | None] = []
+    monkeypatch.setattr(
+        http.log, "error", lambda *_: logged.append(get_contextvars().get("request_id"))
+    )
+    for path in ("/healthz", "/nowhere", "/console", "/console/static/console.css", "/api/inngest"):
+        for given, taken in (("req-1/a:b", True), ("x" * 129, False), ("", False), ("a b", False)):
+            answer = client.get(path, headers={"X-Request-Id": given})
+            assert (answer.headers["X-Request-Id"] == given) is taken
+            assert re.fullmatch(r"req-1/a:b|[0-9a-f]{32}", answer.headers["X-Request-Id"])
+    with runtime.current().db.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE switchyard_runs")
+    body, mine = {"name": "test.child", "data": {"name": "x"}}, {"X-Request-Id": "mine"}
+    assert trigger(client, body, headers=mine).status_code == 503
+    assert logged == ["mine"]
+    assert "request_id" not in get_contextvars()
 
 
 def test_what_is_not_json(client: FlaskClient) -> None:

@@ -1,4 +1,5 @@
-"""Who is at the console: whoever gave ADMIN_TOKEN, or in local mode anyone on this machine."""
+"""Who is at the console or calls the API, and what they may do: whoever has ADMIN_TOKEN or
+READ_ONLY_TOKEN, or in local mode anyone on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flask import Request, abort, current_app, g, session
 from flask_wtf.csrf import generate_csrf, validate_csrf
+from pydantic import SecretStr
 from werkzeug.wrappers import Response
 from wtforms import ValidationError
 
@@ -26,7 +28,7 @@ from app.switchyard.errors import (
     SwitchyardError,
     Unauthorized,
 )
-from app.switchyard.http import client_address, from_here
+from app.switchyard.http import bearer, client_address, from_here, is_secret
 from app.switchyard.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ LOCAL = "local"
 """Who it is where nobody is asked."""
 HOST = "host"
 """Who it is where the host gives no name that can be shown."""
+BEARER = "api"
+"""Who it is with a token and no name."""
+CSRF_HEADER = "X-CSRF-Token"
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
 
 
@@ -61,7 +66,7 @@ class Session(NamedTuple):
     seen: float
     """Unix seconds: when it began, and was last used."""
     token: str
-    """A MAC of the ADMIN_TOKEN that opened it: another one ends it."""
+    """A MAC of the token that opened it: another one ends it."""
 
 
 class Door:
@@ -70,9 +75,10 @@ class Door:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._tries = Tries(runtime.cache)
-        token = runtime.settings.admin_token
-        self._token = None if token is None else token.get_secret_value()
-        self.open = runtime.settings.local and token is None
+        settings = runtime.settings
+        tokens = ((Access.ALL, settings.admin_token), (Access.READ_ONLY, settings.read_only_token))
+        self._tokens = {level: token for level, token in tokens if token is not None}
+        self.open = settings.local and settings.admin_token is None
         """Whether nobody is asked for a token."""
 
     def visitor(self, request: Request) -> str | None:
@@ -81,15 +87,39 @@ class Door:
         Raises Unauthorized where nobody may come from there at all, SecretKeyMissing where nobody
         can be known again, and SQLAlchemy's errors where no end of a session can be.
         """
+        g.switchyard_access = None
         if self.open and not from_here(request, self._runtime.settings):
             raise Unauthorized("without ADMIN_TOKEN only this machine is served, in local mode")
-        if not self.open and self._token is None:
+        if not self.open and not self._tokens:
             raise Unauthorized("ADMIN_TOKEN is not set: nobody can log in")
         _require_key()
         if self.open:
+            g.switchyard_access = Access.ALL
             return LOCAL
         known = self._known()
         return None if known is None else known.who
+
+    def caller(self, request: Request) -> str:
+        """Who calls the API: whoever bears a token, else the console's visitor, with the form
+        token of their session where they change anything. Raises as visitor() and check_form()."""
+        given = bearer(request)
+        level = None if given is None else self._opened(given)
+        if level is not None:
+            g.switchyard_access = level
+            return BEARER
+        if given is not None and not self.open:
+            raise Unauthorized("the bearer token is neither ADMIN_TOKEN nor READ_ONLY_TOKEN")
+        who = self.visitor(request)
+        if who is None:
+            raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN, or READ_ONLY_TOKEN")
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
+            self.check_call(request)
+        return who
+
+    def _opened(self, given: str) -> Access | None:
+        """What this token lets its bearer do."""
+        opened = (level for level, token in self._tokens.items() if is_secret(given, token))
+        return next(opened, None)
 
     def _known(self) -> Session | None:
         try:
@@ -99,30 +129,40 @@ class Door:
         now = self._now()
         if now - known.seen >= IDLE or now - known.since >= LONGEST:
             return None
-        if not hmac.compare_digest(known.token.encode(), self._mac().encode()):
-            return None
-        if nonces.used_for(self._runtime.db, _nonce(known)) is not None:
+        mac = known.token.encode()
+        opened = (may for may, t in self._tokens.items() if hmac.compare_digest(mac, _mac(t)))
+        level = next(opened, None)
+        if level is None or nonces.used_for(self._runtime.db, _nonce(known)) is not None:
             return None
         if now - known.seen >= NOTED:
             session[SESSION] = known._replace(seen=now)._asdict()
+        g.switchyard_access = level
         return known
 
     def may_act(self) -> bool:
         """Whether the visitor may change anything, beside seeing it."""
-        return True
+        return g.get("switchyard_access") is Access.ALL
+
+    def check_call(self, request: Request) -> None:
+        """Raises FormExpired unless this call was made by a page of ours, or by no page at all."""
+        (self._check_origin if self.open else self.check_form)(request)
 
     def check_form(self, request: Request) -> None:
         """Raises FormExpired unless the form was made by this console for this session."""
+        self._check_origin(request)
+        token = request.headers.get(CSRF_HEADER) or request.form.get("csrf")
+        try:
+            validate_csrf(token, time_limit=LONGEST, token_key=FORM_TOKEN)
+        except ValidationError:
+            raise FormExpired("the form is too old: load the page again") from None
+
+    def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
         backend = self._runtime.settings.backend_url or ""
         # A proxy on the way may have changed the Host.
         here = {request.host, backend.partition("://")[2].strip("/")} - {""}
         if origin is not None and origin.partition("://")[2] not in here:
             raise FormExpired("the form was sent from another site")
-        try:
-            validate_csrf(request.form.get("csrf"), time_limit=LONGEST, token_key=FORM_TOKEN)
-        except ValidationError:
-            raise FormExpired("the form is too old: load the page again") from None
 
     def form_token(self) -> str:
         """What a form of this session must bring along."""
@@ -139,7 +179,8 @@ class Door:
         refused = TooManyTries("too many tries: wait a few minutes")
         if not self._tries.one_more("both", client, name):
             raise refused
-        if not hmac.compare_digest(token.encode(), (self._token or "").encode()):
+        level = self._opened(token)
+        if level is None:
             counts = [self._tries.one_more("client", client), self._tries.one_more("name", name)]
             log.warning("console: not let in", extra={"client": client, "many": not all(counts)})
             raise Unauthorized("that is not ADMIN_TOKEN") if all(counts) else refused
@@ -147,8 +188,9 @@ class Door:
             raise BadInput("give your name, of 1 to 60 characters: the history shows it")
         now = self._now()
         _forget()
-        session[SESSION] = Session(name, secrets.token_urlsafe(16), now, now, self._mac())._asdict()
-        log.info("console: came in", extra={"who": name})
+        mac = _mac(self._tokens[level]).decode()
+        session[SESSION] = Session(name, secrets.token_urlsafe(16), now, now, mac)._asdict()
+        log.info("console: came in", extra={"who": name, "may": level})
 
     def leave(self) -> None:
         """End the session, in this browser and wherever else its cookie is."""
@@ -160,11 +202,6 @@ class Door:
 
     def _now(self) -> float:
         return self._runtime.store.clock().timestamp()
-
-    def _mac(self) -> str:
-        key: Any = current_app.secret_key
-        text = f"switchyard console\n{self._token}".encode()
-        return hmac.new(key if isinstance(key, bytes) else key.encode(), text, "sha256").hexdigest()
 
 
 class HostDoor(Door):
@@ -190,9 +227,9 @@ class HostDoor(Door):
         g.switchyard_access = Access(level)
         return name if _NAME.fullmatch(name) and name != GUARDRAIL else HOST
 
-    def may_act(self) -> bool:
-        """Whether the visitor may change anything, beside seeing it."""
-        return g.get("switchyard_access") is Access.ALL
+    def check_call(self, request: Request) -> None:
+        """Raises FormExpired as check_form(): the host may know its people by a cookie."""
+        self.check_form(request)
 
     def enter(self, request: Request, name: str, token: str) -> None:
         """Raises Forbidden: one logs in at the host."""
@@ -202,6 +239,13 @@ class HostDoor(Door):
 def _require_key() -> None:
     if current_app.secret_key is None:
         raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
+
+
+def _mac(token: SecretStr) -> bytes:
+    key: Any = current_app.secret_key
+    text = f"switchyard console\n{token.get_secret_value()}".encode()
+    key = key if isinstance(key, bytes) else key.encode()
+    return hmac.new(key, text, "sha256").hexdigest().encode()
 
 
 def _nonce(known: Session) -> str:

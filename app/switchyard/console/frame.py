@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from app.switchyard.console.door import Door
 from app.switchyard.errors import Forbidden, SwitchyardError
+from app.switchyard.http import identify
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 
@@ -35,12 +36,14 @@ NAME = "switchyard_console"
 """Of the blueprint: a host may have a `console` of its own."""
 STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
 OPEN_TO_ALL = frozenset({STATIC, LOGIN, f"{NAME}.enter"})
+COME_AND_GO = frozenset({f"{NAME}.enter", f"{NAME}.logout"})
 _SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
 _MASK = "••••••"
 
 
 def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     """Hang the frame on a blueprint of pages that extend `switchyard/base.html`."""
+    identify(pages)
 
     @pages.before_request
     def who_is_it() -> AnyResponse | None:
@@ -49,7 +52,8 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
         g.switchyard_visitor = door.visitor(request)
         if request.method == "POST":
             door.check_form(request)
-            if not door.may_act():
+            own = request.endpoint in COME_AND_GO and not door.open
+            if g.switchyard_visitor is not None and not own and not door.may_act():
                 raise Forbidden("you may look at everything here, and change nothing")
         if g.switchyard_visitor is None and request.endpoint not in OPEN_TO_ALL:
             wanted = request.full_path.rstrip("?") if request.method == "GET" else None
