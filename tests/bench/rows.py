@@ -72,12 +72,12 @@ def runtime_on(database_url: str, redis_url: str) -> Iterator[Runtime]:
         "SWITCHYARD_JOBS": "tests.bench.jobs",
         "INNGEST_DEV": "http://127.0.0.1:9",
     }
-    made = make_runtime(load(environ))
-    create_all(made.db.engine)
+    runtime = make_runtime(load(environ))
+    create_all(runtime.db.engine)
     try:
-        yield made
+        yield runtime
     finally:
-        made.db.dispose()
+        runtime.db.dispose()
 
 
 def dispatch_one(label: str, database_url: str, redis_url: str, count: int = 500) -> Row:
@@ -205,9 +205,9 @@ def drained(left: Callable[[], int], count: int) -> float:
     return at_start / (time.perf_counter() - start)
 
 
-def _open_runs(made: Runtime) -> int:
+def _open_runs(runtime: Runtime) -> int:
     chosen = select(func.count()).select_from(RunRow).where(RunRow.check_at.is_not(None))
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         return connection.scalar(chosen) or 0
 
 

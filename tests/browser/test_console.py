@@ -35,7 +35,7 @@ def seat(tmp_path: Path) -> Iterator[Seat]:
     ids = site.fill()
     with serve_in_thread(site.app) as url:
         yield Seat(site, url, ids)
-    site.made.db.dispose()
+    site.runtime.db.dispose()
 
 
 @pytest.fixture(params=[("light", DESK), ("dark", PHONE)], ids=["desk-light", "phone-dark"])
@@ -121,13 +121,13 @@ def test_change_a_stage(page: Page, seat: Seat) -> None:
     form.get_by_role("button").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("parent ramp 25 %")
     expect(page.locator("tbody tr").first).to_contain_text(HOSTILE)
-    change = stages.history(seat.site.made.db)[0]
+    change = stages.history(seat.site.runtime.db)[0]
     assert (change.job, change.percent, change.by, change.why) == ("parent", 25, "grace", HOSTILE)
     # A reason must be given: the browser itself does not send the form without.
     form.get_by_label("Stage").select_option("live")
     form.get_by_role("button").click()
     assert form.get_by_label("Why").evaluate("one => one.validity.valueMissing") is True
-    assert len(stages.history(seat.site.made.db, "parent")) == 2
+    assert len(stages.history(seat.site.runtime.db, "parent")) == 2
 
 
 def test_retry_and_cancel_ask_first(page: Page, seat: Seat) -> None:
@@ -141,6 +141,6 @@ def test_retry_and_cancel_ask_first(page: Page, seat: Seat) -> None:
     page.get_by_text("Cancel…").click()
     page.get_by_role("button", name="Yes, cancel it").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("hopeless cancelled")
-    with seat.site.made.db.autocommit() as connection:
+    with seat.site.runtime.db.autocommit() as connection:
         chosen = select(RunRow.status).where(RunRow.id == seat.ids["failed"])
         assert connection.scalar(chosen) == "cancelled"

@@ -44,7 +44,7 @@ def test_what_is_never_done_fails_after_its_attempts(on: Side) -> None:
     (row,) = on.finish(run)
     assert (row.status, row.error) == ("failed", "step send: NotDone: nobody was there")
     assert counts(on, n) == (3, 0)
-    operate.retry(on.made.store, run.id)
+    operate.retry(on.runtime.store, run.id)
     (row,) = on.finish(run)
     assert (row.status, counts(on, n)) == ("succeeded", (4, 1))
 
@@ -70,7 +70,7 @@ def test_an_unknown_outcome_is_on_record_and_not_repeated(on: Side, end: str, wh
     assert on.steps(run.id)["send"].status == "unknown"
     assert on.marks(n) == {}
     with pytest.raises(RunNotMovable):
-        operate.retry(on.made.store, run.id)
+        operate.retry(on.runtime.store, run.id)
 
 
 def test_a_run_that_it_ended_is_retried_without_repeating_it(on: Side) -> None:
@@ -78,7 +78,7 @@ def test_a_run_that_it_ended_is_retried_without_repeating_it(on: Side) -> None:
     (row,) = on.finish(run)
     said = "step send: outcome unknown: ConnectionResetError: no answer"
     assert (row.status, row.error) == ("failed", said)
-    operate.retry(on.made.store, run.id)
+    operate.retry(on.runtime.store, run.id)
     (row,) = on.finish(run)
     assert (row.status, row.error, counts(on, n)) == ("failed", said, (1, 1))
 

@@ -32,9 +32,9 @@ RateLimit = of_rq("rq.rate_limit", "RateLimit")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The layer as it is installed: with a ledger of its own, in which it looks for a job's id."""
     url = f"sqlite:///{tmp_path_factory.mktemp('promises') / 'test.db'}"
-    made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+    runtime = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
     yield
-    made.db.dispose()
+    runtime.db.dispose()
 
 
 @pytest.fixture

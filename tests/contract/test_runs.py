@@ -197,7 +197,7 @@ def test_two_intents_without_a_key_are_two_runs(on: Side) -> None:
 
 def test_one_key_from_many_threads_is_one_run(on: Side) -> None:
     n = name()
-    runtime.install(on.made)
+    runtime.install(on.runtime)
     decide_by(Fixed(on.backend))
     barrier = threading.Barrier(8)
     runs: list[Run] = []
@@ -233,16 +233,16 @@ def test_sent_again_and_again_it_is_done_once(on: Side) -> None:
     n = name()
     run = on.dispatch("five-steps", {"name": n})
     for _ in range(5):
-        on.made.store.send([run.id])
+        on.runtime.store.send([run.id])
     on.finish(run)
-    on.made.store.send([run.id])
+    on.runtime.store.send([run.id])
     on.settle(0.5)
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
 
 
 def test_recorded_and_never_sent_it_is_sent_by_the_relay(on: Side) -> None:
     n = name()
-    store = on.made.store
+    store = on.runtime.store
     spec = store.catalogue["child"]
     new = new_run(spec, {"name": n}, None, store.clock())
     decision = flags.Decision(on.backend, "STATIC", "live", 1)
@@ -284,14 +284,14 @@ def more_hands(on: Side, folder: Path) -> Iterator[None]:
             for number in (1, 2):
                 stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
             hello = f"{name()}/hello"
-            while len(processes(on.made.db, hello)) < 3:
+            while len(processes(on.runtime.db, hello)) < 3:
                 on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
         memory, stop = on.memory, threading.Event()
         if memory is not None:
 
             def work() -> None:
                 while not stop.wait(0.01):
-                    memory.work(on.made.engine, limit=1)
+                    memory.work(on.runtime.engine, limit=1)
 
             for _ in range(2):
                 thread = threading.Thread(target=work)
@@ -307,7 +307,7 @@ def test_never_more_at_once_than_the_cap(on: Side, tmp_path: Path) -> None:
         items = [{"name": f"{n}/{i}", "waitSeconds": 0.1} for i in range(8)]
         rows = on.finish(*on.dispatch_many("capped", items))
     assert {(row.status, row.slot) for row in rows} == {("succeeded", None)}
-    inside = stays(on.made.db, n)
+    inside = stays(on.runtime.db, n)
     assert sorted(stay.what for stay in inside) == [
         f"{n}/{i}/{s}" for i in range(8) for s in (1, 2)
     ]
@@ -316,9 +316,9 @@ def test_never_more_at_once_than_the_cap(on: Side, tmp_path: Path) -> None:
 
 def test_joining_a_transaction(on: Side) -> None:
     n = name()
-    runtime.install(on.made)
+    runtime.install(on.runtime)
     decide_by(Fixed(on.backend))
-    with Session(on.made.db.engine) as session:
+    with Session(on.runtime.db.engine) as session:
         dispatch("child", {"name": f"{n}/rolled back"}, session=session)
         session.rollback()
         kept = dispatch("child", {"name": f"{n}/kept"}, session=session)

@@ -33,7 +33,7 @@ def web(tmp_path: Path) -> Iterator[str]:
     """Its address; it runs the jobs of the tests."""
     environ = given(tmp_path, "unix:///nowhere")
     environ |= {"SWITCHYARD_JOBS": "tests.support.jobs", "LOG_LEVEL": "ERROR"}
-    made = fresh(environ["DATABASE_URL"], environ, [MemoryBackend("inngest")])
+    runtime = fresh(environ["DATABASE_URL"], environ, [MemoryBackend("inngest")])
     process = start("web", environ, tmp_path / "web.log")
     url = f"http://127.0.0.1:{environ['PORT']}"
     try:
@@ -42,7 +42,7 @@ def web(tmp_path: Path) -> Iterator[str]:
         process.terminate()
         assert process.wait(PATIENCE_SECONDS) == 0
     finally:
-        made.db.dispose()
+        runtime.db.dispose()
         for left in left_of(process.pid):
             left.kill()
 

@@ -165,7 +165,7 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
     run = dispatch("process-single-payout", MANUAL)
     platform.work()
     platform.now += 2 * AT_THE_BANK
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     gateway = platform.failing()
     platform.drain()
     assert gateway.keys == []
@@ -187,7 +187,7 @@ def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Pl
     assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "unknown", None)]
     platform.admin("DELETE", "faults")
     platform.now += timedelta(hours=25)
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     platform.drain()
     outcomes = [(outcome, code) for _, outcome, code in platform.attempts("bank")]
     assert outcomes == [("landed", None), ("refused", "key_expired"), ("landed", None)]
@@ -202,9 +202,9 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
     named = {"payout_id": "payout_123", "attempt": FIRST}
     given = {"amount": 10_000, "currency": "usd", "metadata": named}
-    platform.made.engine.gateways.stripe.create_payout("acct_ana", given, "by-hand")
+    platform.runtime.engine.gateways.stripe.create_payout("acct_ana", given, "by-hand")
     platform.now += timedelta(hours=25)
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     platform.drain()
     assert "more than one bank payout" in platform.run(run.id).error
     assert platform.statuses() == ["paying"]

@@ -19,9 +19,9 @@ from sqlalchemy import select
 from app.platform.gateways.address import SmtpServer
 from app.platform.gateways.smtp import Mailer
 from app.platform.statements import links
-from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import Runtime, current, install
 from tests.support.mailbox import Mailbox, served
 from tests.support.platform import Platform, platform
 from tests.support.sides import Fixed, decide_by
@@ -37,18 +37,18 @@ def box() -> Iterator[Mailbox]:
         yield made
 
 
-def mailing(made: runtime.Runtime, server: SmtpServer) -> runtime.Runtime:
+def mailing(runtime: Runtime, server: SmtpServer) -> Runtime:
     """The same with a mail server, installed."""
-    gateways = replace(made.engine.gateways, mailer=Mailer(server, "hello@fanhouse.test"))
-    changed = replace(made, engine=replace(made.engine, gateways=gateways))
-    runtime.install(changed)
+    gateways = replace(runtime.engine.gateways, mailer=Mailer(server, "hello@fanhouse.test"))
+    changed = replace(runtime, engine=replace(runtime.engine, gateways=gateways))
+    install(changed)
     return changed
 
 
 @pytest.fixture
 def mailed(platform: Platform, box: Mailbox) -> Platform:
-    platform.made = mailing(platform.made, box.server())
-    platform.engine = platform.made.engine
+    platform.runtime = mailing(platform.runtime, box.server())
+    platform.engine = platform.runtime.engine
     decide_by(Fixed("rq"))
     return platform
 
@@ -118,13 +118,13 @@ def site(database_url: str, tmp_path: Path, box: Mailbox) -> Iterator[Site]:
         storage_url=(tmp_path / "storage").as_uri(),
         backend_url="https://fanhouse.test/",
     )
-    made.made = mailing(made.made, box.server())
+    made.runtime = mailing(made.runtime, box.server())
     yield made
     made.db.dispose()
 
 
 def monthly(site: Site, key: str) -> None:
-    run = runtime.current()
+    run = current()
     dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}, key=key)
     for _ in range(20):
         site.queue.work(run.engine)
@@ -168,14 +168,14 @@ def test_without_a_secret_key_links_are_for_this_machine_or_not_made(
         "backend_url": "https://fanhouse.test/",
     }
     here = Site(database_url, **same)
-    mailing(here.made, box.server())
+    mailing(here.runtime, box.server())
     monthly(here, "first")
     url, client = linked(box), here.app.test_client()
     assert client.get(url).status_code == 200
     refused(client.get(url, environ_base={"REMOTE_ADDR": "203.0.113.9"}), 401, "SECRET_KEY")
     here.db.dispose()
     live = Site(f"sqlite:///{tmp_path / 'live.db'}", stripe_api_key=SecretStr("sk_test_x"), **same)
-    mailing(live.made, box.server())
+    mailing(live.runtime, box.server())
     monthly(live, "first")
     assert mail_runs(live) == []
     live.db.dispose()

@@ -15,11 +15,11 @@ from app.platform.config import load
 from app.platform.mail import commands, send_email_delayed
 from app.platform.mail.models import MailAddress, UnknownMail
 from app.platform.wiring import make_runtime
-from app.switchyard import runtime
 from app.switchyard.errors import PayloadInvalid, RunNotMovable
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runtime import install
 from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.sides import Fixed, Side, decide_by, environment, relaying
 from tests.support.tables import create_all
@@ -39,17 +39,17 @@ def on(box: Mailbox, database_url: str) -> Iterator[Side]:
     environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
     environ |= {"SMTP_URL": f"smtp://127.0.0.1:{box.port}", "MAIL_FROM": "hello@fanhouse.test"}
     memory = MemoryBackend()
-    made = make_runtime(load(environ), backends=[memory])
-    create_all(made.db.engine)
+    runtime = make_runtime(load(environ), backends=[memory])
+    create_all(runtime.db.engine)
     decide_by(Fixed("memory"))
     with ExitStack() as stack:
-        stack.callback(made.db.dispose)
-        stack.enter_context(relaying(made))
-        yield Side("memory", made, environ, memory=memory)
+        stack.callback(runtime.db.dispose)
+        stack.enter_context(relaying(runtime))
+        yield Side("memory", runtime, environ, memory=memory)
 
 
 def count(on: Side, table: Any) -> int:
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         return connection.scalar(select(func.count()).select_from(table)) or 0
 
 
@@ -102,7 +102,7 @@ def test_an_unknown_outcome_is_listed_and_never_repeated(on: Side, box: Mailbox)
     assert "the connection broke" in json.loads(row.result)["why"]
     assert count(on, UnknownMail) == 1
     with pytest.raises(RunNotMovable, match="succeeded"):
-        operate.retry(on.made.store, run.id)
+        operate.retry(on.runtime.store, run.id)
     on.settle(0.3)
     assert len(box.taken) == 1
 
@@ -121,7 +121,7 @@ def test_a_bounced_address_gets_no_more(on: Side, box: Mailbox) -> None:
 
 def test_the_commands(on: Side, box: Mailbox) -> None:
     app = Flask("mails")
-    app.extensions["switchyard"] = on.made
+    app.extensions["switchyard"] = on.runtime
 
     def command(*args: str) -> Any:
         told = app.test_cli_runner().invoke(commands.group, [*args, "--json"])
@@ -163,7 +163,7 @@ def test_other_refusals_say_nothing_of_the_address(
     run = welcome()
     (row,) = on.finish(run)
     assert (row.status, count(on, MailAddress)) == ("failed", 0)
-    operate.retry(on.made.store, run.id)
+    operate.retry(on.runtime.store, run.id)
     (row,) = on.finish(run)
     assert row.status == "succeeded"
 
@@ -171,12 +171,12 @@ def test_other_refusals_say_nothing_of_the_address(
 def test_without_a_server_it_fails_clearly(database_url: str) -> None:
     memory = MemoryBackend()
     environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
-    made = make_runtime(load(environ), backends=[memory])
-    create_all(made.db.engine)
-    on = Side("memory", made, environ, memory=memory)
-    runtime.install(made)
+    runtime = make_runtime(load(environ), backends=[memory])
+    create_all(runtime.db.engine)
+    on = Side("memory", runtime, environ, memory=memory)
+    install(runtime)
     decide_by(Fixed("memory"))
     (row,) = on.finish(welcome())
     assert row.status == "failed"
     assert "SMTP_URL is not set" in row.error
-    made.db.dispose()
+    runtime.db.dispose()

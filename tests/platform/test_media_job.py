@@ -35,7 +35,7 @@ def on(database_url: str, tmp_path: Path, folder: Path) -> Iterator[Side]:
 
 
 def document(on: Side, media_id: str) -> dict[str, Any]:
-    with on.made.db.session() as tx:
+    with on.runtime.db.session() as tx:
         return dict(json.loads(tx.get_one(Media, media_id).document))
 
 
@@ -49,8 +49,8 @@ def done(on: Side, media_id: str, source: str, **more: str) -> Any:
 
 def hurry(on: Side, run_id: str) -> None:
     """Let the run be due now, not after its gap."""
-    now = on.made.store.clock()
-    with on.made.db.begin() as connection:
+    now = on.runtime.store.clock()
+    with on.runtime.db.begin() as connection:
         chosen = update(RunRow).where(RunRow.id == run_id)
         connection.execute(chosen.values(due_at=now, check_at=now))
 
@@ -109,12 +109,12 @@ def test_other_bytes_for_the_same_media_replace_it_whole(on: Side, folder: Path)
 def test_an_older_run_that_ends_later_changes_nothing(on: Side, folder: Path) -> None:
     old = on.dispatch("process-media", {"mediaId": "m1", "source": "up/late.jpg"})
     assert on.memory is not None
-    on.memory.work(on.made.engine)
+    on.memory.work(on.runtime.engine)
     assert "StorageMissing" in on.row(old.id).error
     (folder / "up" / "late.jpg").write_bytes(photo(1, dpi=(10, 10)))
     new = done(on, "m1", "up/a.jpg")
     hurry(on, old.id)
     (row,) = on.finish(old)
     assert row.status == "succeeded"
-    with on.made.db.session() as tx:
+    with on.runtime.db.session() as tx:
         assert tx.get_one(Media, "m1").run_id == new.id

@@ -80,7 +80,7 @@ class Money(RuleBasedStateMachine):
         self.lost: Counter[str] = Counter()
         """What is in dispute of a sale, gross."""
         self.taken: Counter[str] = Counter()
-        self.made = 0
+        self.runtime = 0
         for name, (currency, manual) in CREATORS.items():
             change: dict[str, Any] = {"id": name, "stripe_account_id": f"acct_{name}"}
             change |= {"currency": currency, "manual_payouts": manual}
@@ -102,8 +102,8 @@ class Money(RuleBasedStateMachine):
             self.platform.admin("POST", "topup", {"amount": amount, "currency": currency})
 
     def name(self, kind: str) -> str:
-        self.made += 1
-        return f"{kind}{self.made}"
+        self.runtime += 1
+        return f"{kind}{self.runtime}"
 
     # Earning
 
@@ -207,7 +207,7 @@ class Money(RuleBasedStateMachine):
     @rule(hours=st.sampled_from(HOURS))
     def time_passes(self, hours: float) -> None:
         self.platform.now += timedelta(hours=hours)
-        sweep(self.platform.made.store)
+        sweep(self.platform.runtime.store)
         self.platform.work()
 
     @rule(path=st.sampled_from(("/v1/balance", TRANSFERS, BANKS)))
@@ -221,8 +221,8 @@ class Money(RuleBasedStateMachine):
             return
         bank = banks[nth % len(banks)]
         owner = next(p for p in self.platform.payouts() if p.id == our(bank))
-        self.made += 1
-        self.platform.event(kind, bank["id"], owner.destination, self.made)
+        self.runtime += 1
+        self.platform.event(kind, bank["id"], owner.destination, self.runtime)
         self.platform.work()
 
     @rule(nth=which)
@@ -232,8 +232,8 @@ class Money(RuleBasedStateMachine):
             return
         payout = there[nth % len(there)]
         self.platform.reverse(payout.transfer_id, payout.amount)
-        self.made += 1
-        self.platform.event("transfer.reversed", payout.transfer_id, None, self.made)
+        self.runtime += 1
+        self.platform.event("transfer.reversed", payout.transfer_id, None, self.runtime)
         # Its webhook is not lost here: that is for a person, by reconciliation.
         self.platform.admin("DELETE", "faults")
         self.platform.work()

@@ -83,9 +83,9 @@ class Platform(Site):
     def tell(self, report: dict[str, Any] = REPORT) -> Any:
         run = dispatch("notify-test", {"report": report})
         for _ in range(6):
-            self.queue.work(self.made.engine)
+            self.queue.work(self.runtime.engine)
             self.now += timedelta(seconds=30)
-            sweep(self.made.store)
+            sweep(self.runtime.store)
         with self.db.autocommit() as connection:
             chosen = select(RunRow.status, RunRow.result).where(RunRow.id == run.id)
             status, result = connection.execute(chosen).one()
@@ -223,7 +223,7 @@ def test_no_secret_reaches_logs_or_results(
     ours = [record for record in caplog.records if record.name != "mail.log"]
     assert any(record.name == "app.switchyard.runs.context" and record.exc_info for record in ours)
     format_ = logging.Formatter("%(name)s %(message)s").format
-    shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.made)
+    shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.runtime)
     assert password not in shown
     assert TOKEN not in shown
     assert SECRET.removeprefix("whsec_") not in shown

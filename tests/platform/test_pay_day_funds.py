@@ -33,7 +33,7 @@ def go_on(platform: Platform, until: timedelta) -> None:
     """Work and let time pass, up to `until` after the start, whatever is left open."""
     while platform.now < START + until:
         platform.now += timedelta(minutes=10)
-        sweep(platform.made.store)
+        sweep(platform.runtime.store)
         platform.work()
 
 

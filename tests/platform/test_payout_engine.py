@@ -144,7 +144,7 @@ def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> Non
     dispatch("process-single-payout", MANUAL)
     platform.work()
     platform.now += 2 * SERVER_ERROR_STANDS
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     platform.work()
     assert gateway.keys == ["payout_123-1"] * 2
     assert platform.attempts() == [("payout_123-1", "unknown", None)]
@@ -163,7 +163,7 @@ def test_a_rate_limit_waits_as_long_as_stripe_asks(platform: Platform) -> None:
     assert (first.end, first.due_at) == ("retry", START + timedelta(seconds=77))
     assert platform.attempts() == [("payout_123-1", "sending", None)]
     platform.now = first.due_at
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     (second,) = platform.work()
     assert 5 <= (second.due_at - platform.now).total_seconds() < 15
     platform.drain()
@@ -179,7 +179,7 @@ def test_a_wrong_api_key_is_nobodys_refusal(platform: Platform) -> None:
     assert run.status == "failed"
     assert "StripeMisconfigured" in run.error
     assert platform.attempts() == [("payout_123-1", "sending", None)]
-    platform.engine = platform.made.engine
+    platform.engine = platform.runtime.engine
     dispatch("process-single-payout", MANUAL, key="again")
     platform.drain()
     assert platform.attempts() == ONCE
@@ -191,10 +191,10 @@ def test_a_strange_transfer_in_the_group_stops_for_a_person(platform: Platform) 
     platform.fault("drop_before")
     run = dispatch("process-single-payout", MANUAL)
     platform.work()
-    stripe = platform.made.engine.gateways.stripe
+    stripe = platform.runtime.engine.gateways.stripe
     pay(stripe, "by-hand", amount=1, destination="acct_ana", transfer_group="payout_123")
     platform.now += timedelta(hours=25)
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     (outcome,) = platform.work()
     assert "not the transfer it should have" in str(outcome.error or platform.run(run.id).error)
     platform.drain()
@@ -319,7 +319,7 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
 
 def test_a_second_event_for_the_date_is_the_same_run(platform: Platform) -> None:
     platform.seed(6, 6)
-    spec = platform.made.catalogue["process-payouts"]
+    spec = platform.runtime.catalogue["process-payouts"]
     assert spec.tick is not None
     first = dispatch("process-payouts", spec.tick(START))
     platform.drain()

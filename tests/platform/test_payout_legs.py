@@ -110,7 +110,7 @@ def test_a_stored_500_without_effect_is_left_after_ten_minutes_of_looking(
     """It is replayed as long as its key lives, and Stripe's list says that nothing was done."""
     interrupted(platform, leg, "500_before")
     platform.now += SERVER_ERROR_STANDS - timedelta(seconds=1)
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     platform.work()
     assert platform.attempts(leg.name) == leg.tried(UNKNOWN)
     platform.drain()
@@ -125,7 +125,7 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
     interrupted(platform, leg, "timeout_after_effect" if effect else "drop_before")
     # Stripe has forgotten the key by then: sent again, it would pay again.
     platform.now += timedelta(hours=25)
-    sweep(platform.made.store)
+    sweep(platform.runtime.store)
     gateway = platform.failing()
     platform.drain()
     sent = leg.keys() if effect else leg.keys(2)

@@ -27,7 +27,9 @@ ID = str(MANUAL["payoutId"])
 
 def look(platform: Platform, since: timedelta = WINDOW) -> Reconciliation:
     begin = platform.now - since
-    return reconcile(platform.db.session, platform.made.engine.gateways.stripe, platform.now, begin)
+    return reconcile(
+        platform.db.session, platform.runtime.engine.gateways.stripe, platform.now, begin
+    )
 
 
 def kinds(found: Reconciliation) -> list[tuple[str, str | None]]:
@@ -36,7 +38,7 @@ def kinds(found: Reconciliation) -> list[tuple[str, str | None]]:
 
 
 def by_hand(platform: Platform, group: str, amount: int = 10_000, key: str = "by-hand") -> Transfer:
-    stripe = platform.made.engine.gateways.stripe
+    stripe = platform.runtime.engine.gateways.stripe
     return pay(stripe, key, amount=amount, destination="acct_ana", transfer_group=group)
 
 
@@ -161,7 +163,7 @@ def bank_by_hand(platform: Platform, payout_id: str | None, key: str = "by-hand"
     """Another bank payout out of the same account, which has the money for it."""
     platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
     named = {} if payout_id is None else {"payout_id": payout_id}
-    stripe = cast(StripeGateway, platform.made.engine.gateways.stripe)
+    stripe = cast(StripeGateway, platform.runtime.engine.gateways.stripe)
     given: Any = {"amount": 10_000, "currency": "usd", "metadata": named}
     return stripe.create_payout("acct_ana", given, key)
 
@@ -211,7 +213,7 @@ def test_a_bank_payout_that_came_back_unheard_differs_until_it_is_followed(
     assert (one.kind, one.payout_id, one.transfer_id) == ("bank_differs", ID, bank_id)
     assert one.detail == "in_transit in the ledger, failed at Stripe"
     # The pay days' own look leaves the banks to the daily one.
-    stripe = platform.made.engine.gateways.stripe
+    stripe = platform.runtime.engine.gateways.stripe
     assert reconcile(platform.db.session, stripe, platform.now, EVER, banks=False).ok
     told = platform.result("reconcile-payouts")
     assert (told["moved"], told["ok"]) == (1, True)
@@ -286,7 +288,7 @@ def test_a_transfer_older_than_the_window_is_looked_up(platform: Platform) -> No
 
 def test_what_is_paid_meanwhile_is_no_difference(platform: Platform) -> None:
     platform.creator()
-    inner = platform.made.engine.gateways.stripe
+    inner = platform.runtime.engine.gateways.stripe
 
     class Slow:
         """Each kind of call takes so long that a payout is made in it."""
@@ -313,7 +315,7 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     platform.creator()
     platform.paid()
     app = Flask("commands")
-    app.extensions["switchyard"] = platform.made
+    app.extensions["switchyard"] = platform.runtime
     runner = app.test_cli_runner()
 
     def command(*args: str, code: int = 0) -> Any:

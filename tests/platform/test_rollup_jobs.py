@@ -108,7 +108,7 @@ def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path, backend: str) ->
 
 def test_a_plan_writes_nothing(on: Side, tmp_path: Path) -> None:
     months, day = lived(on.environ["DATABASE_URL"], tmp_path), date(2025, 1, 30)
-    spec = on.made.catalogue["daily-earnings-rollup"]
+    spec = on.runtime.catalogue["daily-earnings-rollup"]
     assert spec.plan is not None
     with months.db.session() as tx:
         planned = spec.plan(tx, spec.payload.model_validate({"targetDate": f"{day}"}), months.now())
@@ -119,7 +119,7 @@ def test_a_plan_writes_nothing(on: Side, tmp_path: Path) -> None:
 
 def test_a_month_that_is_not_over_has_no_statement_yet(on: Side, tmp_path: Path) -> None:
     months = lived(on.environ["DATABASE_URL"], tmp_path)
-    this = f"{on.made.store.clock():%Y-%m}"
+    this = f"{on.runtime.store.clock():%Y-%m}"
     (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": this}))
     assert (row.status, json.loads(row.result)["statements"]) == ("succeeded", 0), row.error
     months.db.dispose()

@@ -52,15 +52,15 @@ def sent(platform: Platform, **change: Any) -> Any:
     return post(platform, json.dumps({**EVENT, **change}).encode())
 
 
-def mounted(platform: Platform, made: Runtime) -> None:
+def mounted(platform: Platform, runtime: Runtime) -> None:
     """The endpoints again, on another runtime."""
     platform.app = Flask("another")
-    mount(platform.app, made)
+    mount(platform.app, runtime)
 
 
 def with_secret(platform: Platform, secret: SecretStr | None) -> None:
-    settings = platform.made.settings.model_copy(update={"stripe_webhook_secret": secret})
-    mounted(platform, replace(platform.made, settings=settings))
+    settings = platform.runtime.settings.model_copy(update={"stripe_webhook_secret": secret})
+    mounted(platform, replace(platform.runtime, settings=settings))
 
 
 def set_account(platform: Platform, **state: Any) -> None:
@@ -69,7 +69,7 @@ def set_account(platform: Platform, **state: Any) -> None:
 
 
 def transfer(platform: Platform) -> str:
-    return pay(platform.made.engine.gateways.stripe, destination="acct_ana").id
+    return pay(platform.runtime.engine.gateways.stripe, destination="acct_ana").id
 
 
 def rows(platform: Platform, *columns: Any) -> list[Any]:
@@ -226,7 +226,7 @@ def test_a_live_platform_does_not_act_on_test_mode(
 ) -> None:
     """Its Connect endpoint is sent test events too; asked for with a live key, nothing is there."""
     gateways = Gateways(stripe=StripeGateway(key, lite.stand_url))
-    made = replace(lite.made, engine=replace(lite.engine, gateways=gateways))
+    made = replace(lite.runtime, engine=replace(lite.engine, gateways=gateways))
     mounted(lite, made)
     assert sent(lite, livemode=livemode).status_code == 200
     assert [run.job for run in runs(lite)] == ["handle-stripe-event"] * acted_on
@@ -254,7 +254,7 @@ def test_an_overtaken_fetch_is_made_again(platform: Platform) -> None:
         platform.queue.work(platform.engine)
         assert gates(platform) == (False, True, None)
 
-    real = platform.made.engine.gateways.stripe
+    real = platform.runtime.engine.gateways.stripe
     slow = cast(StripeGateway, Overtaken(real, meanwhile))
     platform.engine = replace(platform.engine, gateways=Gateways(stripe=slow))
     sent(platform, id="evt_1")
@@ -299,7 +299,7 @@ def test_an_event_of_a_thing_stripe_does_not_have_ends_and_is_named(
 def test_a_bank_payout_that_is_no_payouts_is_left_alone(lite: Platform) -> None:
     transfer(lite)
     given = {"amount": 100, "currency": "usd"}
-    bank = lite.made.engine.gateways.stripe.create_payout("acct_ana", given, "b")
+    bank = lite.runtime.engine.gateways.stripe.create_payout("acct_ana", given, "b")
     sent(lite, type="payout.failed", data={"object": {"id": bank.id}})
     lite.drain()
     result = result_of(lite)

@@ -51,7 +51,7 @@ def site(database_url: str, redis_url: str, raw: Any) -> Iterator[Site]:
 
 
 def patient(site: Site) -> None:
-    site.made.cache._breaker._seconds = 30.0  # a busy machine is no outage
+    site.runtime.cache._breaker._seconds = 30.0  # a busy machine is no outage
 
 
 def earned(
@@ -72,7 +72,7 @@ def earned(
 
 
 def ask(site: Site, days: int = 30, limit: int = 10, currency: str = "usd") -> Any:
-    return TopCreators(days, limit, currency).ask(site.made.cache, site.db, START)
+    return TopCreators(days, limit, currency).ask(site.runtime.cache, site.db, START)
 
 
 def changed(site: Site) -> None:
@@ -102,13 +102,13 @@ def test_the_answer_comes_from_the_cache(site: Site) -> None:
     changed(site)
     assert ask(site) == first
     assert names(ask(site, limit=1)) == [("bob", 1501)]
-    site.made.cache.delete("analytics:top-creators:30d:10:usd")
+    site.runtime.cache.delete("analytics:top-creators:30d:10:usd")
     assert names(ask(site)) == [("bob", 1501), ("ana", 1202)]
 
 
 def warm(site: Site, key: str) -> Any:
     run = dispatch("warm-analytics-cache", key=key)
-    site.queue.work(site.made.engine)
+    site.queue.work(site.runtime.engine)
     with site.db.autocommit() as connection:
         return connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
 
@@ -127,7 +127,7 @@ def test_the_job_recomputes_the_queries_asked_most(site: Site, raw: Any) -> None
 
 
 def test_what_was_asked_a_day_ago_counts_no_more(site: Site, raw: Any) -> None:
-    cache = site.made.cache
+    cache = site.runtime.cache
     for ago, name in ((0, "now"), (23, "this day"), (23, "this day"), (24, "too old")):
         popular.count(cache, name, START - timedelta(hours=ago))
     assert popular.most_asked(cache, START) == ["this day", "now"]
@@ -147,7 +147,7 @@ def test_a_query_s_name_says_all_of_it() -> None:
 
 
 def test_a_creator_s_profile_is_kept_for_five_minutes(site: Site, raw: Any) -> None:
-    cache, profile = site.made.cache, {"name": "Ana", "tiers": [1, 2]}
+    cache, profile = site.runtime.cache, {"name": "Ana", "tiers": [1, 2]}
     assert cache_creator_profile(cache, "ana", profile)
     assert creator_profile(cache, "ana") == profile
     assert 200_000 < raw.pttl("switchyard:value:creator_profile:ana") <= 300_000

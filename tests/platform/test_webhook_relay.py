@@ -74,11 +74,11 @@ class Platform(Site):
         return self.app.test_client().post(path, data=body, headers=headers)
 
     def work(self) -> None:
-        self.queue.work(self.made.engine)
+        self.queue.work(self.runtime.engine)
 
     def later(self, wait: timedelta) -> None:
         self.now += wait
-        sweep(self.made.store)
+        sweep(self.runtime.store)
         self.work()
 
     def exhaust(self) -> None:
@@ -88,7 +88,7 @@ class Platform(Site):
 
     def dead(self) -> list[Any]:
         chosen = select(RunRow.id, RunRow.key, RunRow.error).where(RunRow.status == "failed")
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return list(connection.execute(chosen.order_by(RunRow.key)))
 
 
@@ -102,7 +102,7 @@ def ends() -> Iterator[tuple[Receiver, Receiver]]:
 def platform(database_url: str, ends: tuple[Receiver, Receiver]) -> Iterator[Platform]:
     made = Platform(database_url, *ends)
     yield made
-    made.made.db.dispose()
+    made.runtime.db.dispose()
 
 
 def test_a_webhook_goes_to_each_target_once_with_its_own_signature(platform: Platform) -> None:
@@ -181,7 +181,7 @@ def test_a_dead_letter_is_a_failed_run_and_retried(platform: Platform, status: i
     assert f"answered {status}" in dead.error
     assert "from=relay" not in dead.error
     platform.crm.status = 200
-    operate.retry(platform.made.store, dead.id)
+    operate.retry(platform.runtime.store, dead.id)
     platform.work()
     assert len({got[1]["webhook-id"] for got in platform.crm.got}) == 1
     assert (len(platform.crm.got), len(platform.warehouse.got), platform.dead()) == (6, 1, [])
@@ -220,12 +220,12 @@ def test_a_webhook_is_kept_for_thirty_days(
         platform.now += timedelta(days=days)
         run = dispatch("forget-webhooks")
         platform.work()
-        with platform.made.db.autocommit() as connection:
+        with platform.runtime.db.autocommit() as connection:
             told = select(RunRow.result).where(RunRow.id == run.id)
             assert json.loads(str(connection.execute(told).scalar_one())) == {
                 "forgotten": forgotten
             }
-    operate.retry(platform.made.store, dead[0].id)
+    operate.retry(platform.runtime.store, dead[0].id)
     platform.work()
     assert "is no longer kept" in platform.dead()[0].error
     # It may come once more by then; no target gets it twice.

@@ -59,8 +59,8 @@ class Stack:
         )
         for name in ("LEASE_SECONDS", "CHECK_SECONDS"):
             del self.environ[name]
-        self.made = fresh(self.environ["DATABASE_URL"], self.environ, None)
-        runtime.install(self.made)
+        self.runtime = fresh(self.environ["DATABASE_URL"], self.environ, None)
+        runtime.install(self.runtime)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _inngest(self) -> InngestStandIn:
@@ -104,7 +104,7 @@ class Stack:
         for name in list(self.processes):
             self.end(name)
         self.inngest.stop()
-        self.made.db.dispose()
+        self.runtime.db.dispose()
 
     def dispatch(self, backend: str, count: int, **options: Any) -> list[str]:
         decide_by(Fixed(backend))
@@ -113,12 +113,12 @@ class Stack:
         return [run.id for run in dispatch_many(JOB, items)]
 
     def rows(self, *columns: Any) -> Sequence[Any]:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return connection.execute(select(*columns)).all()
 
     def finish(self, patience_seconds: float = 900) -> None:
         def none_open() -> bool:
-            with self.made.db.autocommit() as connection:
+            with self.runtime.db.autocommit() as connection:
                 return (
                     connection.execute(select(R.id).where(R.check_at.is_not(None))).first() is None
                 )
@@ -240,7 +240,7 @@ def backlog(redis_url: str, count: int) -> dict[str, Any]:
             left = select(R.id).where(R.check_at.is_not(None), R.backend == "inngest")
 
             def done(made: Stack = made, left: Any = left) -> bool:
-                with made.made.db.autocommit() as connection:
+                with made.runtime.db.autocommit() as connection:
                     return connection.execute(left).first() is None
 
             until(done, "the backlog ended", patience_seconds=1800, every_seconds=0.2)

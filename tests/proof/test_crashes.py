@@ -67,10 +67,10 @@ def test_an_rq_worker_dies(point: str, database_url: str, redis_url: str, tmp_pa
     n = uuid4().hex
     with ExitStack() as stack:
         environ = environment(database_url, redis_url, LEASE_SECONDS="1", CHECK_SECONDS="0.3")
-        made = fresh(database_url, environ, None)
-        stack.callback(made.db.dispose)
-        stack.enter_context(relaying(made))
-        on = Side("rq", made, environ)
+        runtime = fresh(database_url, environ, None)
+        stack.callback(runtime.db.dispose)
+        stack.enter_context(relaying(runtime))
+        on = Side("rq", runtime, environ)
         # Told to move to where it is not (nobody serves Inngest here), it is moved back below.
         moves = {"moves": {1: "inngest"}} if point == "run.moved" else {}
         run = on.dispatch("grab-bag", {"name": n, **moves})
@@ -79,7 +79,7 @@ def test_an_rq_worker_dies(point: str, database_url: str, redis_url: str, tmp_pa
             until(lambda: worker.poll() is not None, NOT_THERE)
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
         if moves:
-            hand_over(made.store, [run.id], "rq")
+            hand_over(runtime.store, [run.id], "rq")
         (row,) = on.finish(run)
         assert row.status == "succeeded"
         assert on.marks(n) == expected(n)
@@ -97,10 +97,10 @@ def test_a_web_process_of_inngest_dies(
         stack.enter_context(standin)
         more = {"INNGEST_DEV": standin.url, "LEASE_SECONDS": "1", "CHECK_SECONDS": "0.3"}
         environ = environment(database_url, redis_url, **more)
-        made = fresh(database_url, environ, None)
-        stack.callback(made.db.dispose)
-        stack.enter_context(relaying(made))
-        on = Side("inngest", made, environ, standin=standin)
+        runtime = fresh(database_url, environ, None)
+        stack.callback(runtime.db.dispose)
+        stack.enter_context(relaying(runtime))
+        on = Side("inngest", runtime, environ, standin=standin)
         run = on.dispatch("grab-bag", {"name": n})
         crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
         log = tmp_path / "dying.log"
@@ -120,19 +120,19 @@ def test_the_dispatching_process_dies(
 ) -> None:
     n = uuid4().hex
     environ = environment(database_url, redis_url, LEASE_SECONDS="1", CHECK_SECONDS="0.3")
-    made = fresh(database_url, environ, None)
+    runtime = fresh(database_url, environ, None)
     try:
         crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
         died = forked(["-c", DISPATCH, n], crashing)
         assert died.returncode == -9, died.stderr
-        with relaying(made), rq_worker(environ, tmp_path / "worker.log"):
-            on = Side("rq", made, environ)
+        with relaying(runtime), rq_worker(environ, tmp_path / "worker.log"):
+            on = Side("rq", runtime, environ)
             run = run_of(on, n)
             assert not run.created
             (row,) = on.finish(run)
             assert (row.status, on.marks(n)) == ("succeeded", expected(n))
     finally:
-        made.db.dispose()
+        runtime.db.dispose()
 
 
 def test_inngest_restarts_and_loses_all_it_had(
@@ -146,11 +146,11 @@ def test_inngest_restarts_and_loses_all_it_had(
         first = InngestStandIn(apps, gap_scale=0.02)
         more = {"INNGEST_DEV": first.start(inngest_port), "CHECK_SECONDS": "0.3"}
         environ = environment(database_url, redis_url, **more)
-        made = fresh(database_url, environ, None)
-        stack.callback(made.db.dispose)
-        stack.enter_context(relaying(made))
+        runtime = fresh(database_url, environ, None)
+        stack.callback(runtime.db.dispose)
+        stack.enter_context(relaying(runtime))
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        on = Side("inngest", made, environ)
+        on = Side("inngest", runtime, environ)
         asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 2})
         delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2)
         while "nap" not in on.steps(asleep.id):

@@ -44,9 +44,9 @@ while True:
 def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         on = stack.enter_context(both(database_url, redis_url, tmp_path))
-        made = on.made
+        runtime = on.runtime
         switched = {**on.environ, "USE_INNGEST": "true"}
-        load = lambda: stages.current_stages(made.db)  # noqa: E731
+        load = lambda: stages.current_stages(runtime.db)  # noqa: E731
         decide_by(flags.Flags(load, lambda _: "inngest", environ=switched))
         watchers = [watcher(stack, switched, tmp_path / f"watch-{n}") for n in range(WATCHERS)]
         for _, log in watchers:
@@ -65,15 +65,15 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         loader.start()
         committed: dict[int, float] = {}
         for number in range(FLIPS):
-            change = flip(made, "live" if number % 2 == 0 else "legacy")
+            change = flip(runtime, "live" if number % 2 == 0 else "legacy")
             committed[change.id] = time.monotonic()
             # The last two stay long enough to be seen by whoever dispatches: each side gets some.
             time.sleep(2 * SEEN_SECONDS if number >= FLIPS - 2 else 0.008)
         over.set()
         loader.join()
         time.sleep(2 * SEEN_SECONDS)
-        work_back = Drain(made, None, Side.RQ, True, 60.0, threading.Event())
-        flip(made, "live")
+        work_back = Drain(runtime, None, Side.RQ, True, 60.0, threading.Event())
+        flip(runtime, "live")
         assert not rollback(["child"], work_back, by="test", why="the end").left
         time.sleep(SEEN_SECONDS)
         rows = on.finish(*runs, patience_seconds=120.0)
@@ -90,9 +90,9 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
                 assert float(began) < min(follows, default=float("inf")) + 1.0
 
 
-def flip(made: Any, stage: str) -> stages.StageChange:
-    now = made.store.clock()
-    return stages.set_stage(made.db, "child", stage, None, by="test", why="a flip", now=now)
+def flip(runtime: Any, stage: str) -> stages.StageChange:
+    now = runtime.store.clock()
+    return stages.set_stage(runtime.db, "child", stage, None, by="test", why="a flip", now=now)
 
 
 def watcher(

@@ -74,15 +74,15 @@ class Stage:
         self.now = self.world.time.now = now
         self.yesterday = (now.date() - timedelta(days=1)).isoformat()
         self.world.create_tables()
-        fill(self.world.made.db, url, creators=CREATORS, payable=PAYABLE, now=self.now)
-        self.scene = Scene(self.world.made, url)
+        fill(self.world.runtime.db, url, creators=CREATORS, payable=PAYABLE, now=self.now)
+        self.scene = Scene(self.world.runtime, url)
         self.payouts: dict[str, int] | None = None
 
     def effects(self) -> list[object]:
         """What the outside world has seen."""
         if self.payouts is not None:
             self.scene.check(self.payouts)
-        with self.world.made.db.autocommit() as connection:
+        with self.world.runtime.db.autocommit() as connection:
             media = connection.scalars(select(Media.document).order_by(Media.id)).all()
         sent = Counter(str(mail["Subject"]) for mail in self.box.mails)
         got = [path for path, _, _ in self.crm.got]
@@ -119,7 +119,7 @@ def media(stage: Stage) -> dict[str, Any]:
 def webhook(stage: Stage) -> dict[str, Any]:
     words = {"id": "shop-1", "source": "shop", "event": "1", "sha256": "0" * 64}
     body = {"body": b"{}", "content_type": "application/json"}
-    with stage.world.made.db.session() as tx:
+    with stage.world.runtime.db.session() as tx:
         tx.add(Received(**words, **body, received_at=stage.now))
     return {"eventId": "shop-1", "target": "crm"}
 
@@ -135,7 +135,7 @@ def ledger(stage: Stage) -> dict[str, Any]:
     words = dict.fromkeys(("job", "key", "backend", "reason", "stage"), "old")
     run = {"id": f"{id_at(old)}0", "status": "succeeded", "payload": "{}", "stage_version": 0}
     done = {"name": "s", "status": "done", "backend": "rq", "updated_at": old}
-    with stage.world.made.db.session() as tx:
+    with stage.world.runtime.db.session() as tx:
         tx.add(RunRow(**run, **times, **words))
         tx.flush()
         tx.add(StepRow(run_id=run["id"], **done))
@@ -184,7 +184,7 @@ def perform(stage: Stage, spec: JobSpec, backend: str, *, moves: bool) -> tuple[
             return
         row = world.row(run.id)
         other = spec.serverless if (row.move_to or row.backend) == "rq" else "rq"
-        handed = hand_over(world.made.store, [run.id], other)
+        handed = hand_over(world.runtime.store, [run.id], other)
         assert handed.moved + handed.asked == 1
         boundaries.append(other)
 
@@ -214,7 +214,7 @@ def test_handed_over_at_every_boundary_it_does_the_same_once(
     straight, _ = perform(plain, spec, "rq", moves=False)
     assert straight.status == "succeeded", straight.error
     steps = select(StepRow.name).where(StepRow.run_id == straight.id, StepRow.result.is_not(None))
-    with plain.world.made.db.autocommit() as connection:
+    with plain.world.runtime.db.autocommit() as connection:
         names = connection.scalars(steps).all()
     expected = plain.effects()
     for start, other in (("rq", spec.serverless), (spec.serverless, "rq")):

@@ -46,8 +46,8 @@ IN_TRANSIT, PAID = {"in_transit": PAYABLE}, {"paid": PAYABLE}
 class Scene:
     """A platform with one job about to run on it."""
 
-    def __init__(self, made: Runtime, stripe_url: str) -> None:
-        self.made = made
+    def __init__(self, runtime: Runtime, stripe_url: str) -> None:
+        self.runtime = runtime
         self.stripe_url = stripe_url
 
     def admin(self, route: str, body: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Scene:
 
     def done(self, job: str, payload: dict[str, Any]) -> None:
         """The job here and now, in this process."""
-        inline = Inline(self.made.engine, threading.Event())
+        inline = Inline(self.runtime.engine, threading.Event())
         run = dispatch(job, payload)
         assert all(list(inline.slices(run.id)))
 
@@ -64,8 +64,8 @@ class Scene:
         return {"payoutDate": DAY}, IN_TRANSIT
 
     def a_payout(self) -> tuple[dict[str, Any], dict[str, int]]:
-        v = verdicts(self.made.store.clock()).subquery().c
-        with self.made.db.autocommit() as connection:
+        v = verdicts(self.runtime.store.clock()).subquery().c
+        with self.runtime.db.autocommit() as connection:
             chosen = select(v.creator_id, v.destination, v.amount).where(v.reason.is_(None))
             creator, destination, amount = connection.execute(chosen).first() or ("", "", 0)
         order = {"payoutId": "p1", "creatorId": creator, "amount": amount}
@@ -86,7 +86,7 @@ class Scene:
         return {}, {"in_transit": PAYABLE}
 
     def changed_accounts(self) -> tuple[dict[str, Any], dict[str, int]]:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             ids = list(connection.scalars(select(Creator.stripe_account_id).limit(5)))
         self.admin("accounts", {"accounts": [{"id": i, "transfers": "inactive"} for i in ids]})
         return {}, {}
@@ -98,7 +98,7 @@ class Scene:
 
     def an_event(self) -> tuple[dict[str, Any], dict[str, int]]:
         self.bank_news()
-        with self.made.db.session() as tx:
+        with self.runtime.db.session() as tx:
             payout = tx.scalars(select(Payout)).first()
             assert payout is not None
         event = {"eventId": "evt_1", "type": "payout.paid"}
@@ -107,10 +107,10 @@ class Scene:
 
     def check(self, expected: dict[str, int]) -> None:
         """Each payout once at Stripe and at the bank, the books in balance, nothing differing."""
-        made = self.made
-        stripe = made.engine.gateways.stripe
+        runtime = self.runtime
+        stripe = runtime.engine.gateways.stripe
         transfers = list(stripe.list_transfers())
-        with Session(made.db.engine) as session:
+        with Session(runtime.db.engine) as session:
             payouts = list(session.scalars(select(Payout)))
             assert balanced(trial_balance(session))
         counts: dict[str, int] = {}
@@ -123,7 +123,7 @@ class Scene:
         banks: list[BankPayout] = [b for a in accounts for b in stripe.list_payouts(a)]
         live = sorted(b.id for b in banks if not b.came_back)
         assert live == sorted(str(p.bank_payout_id) for p in payouts)
-        found = reconcile(made.db.session, stripe, made.store.clock(), EVER)
+        found = reconcile(runtime.db.session, stripe, runtime.store.clock(), EVER)
         assert found.differences == []
 
 
@@ -171,13 +171,13 @@ def test_it_dies_everywhere_and_pays_once(
             LEASE_SECONDS="0.5",
             CHECK_SECONDS="0.3",
         )
-        made = fresh(database_url, environ, None)
-        stack.callback(made.db.dispose)
-        on = Side(backend, made, environ, standin=standin)
-        fill(made.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
-        scene = Scene(made, stripe_url)
+        runtime = fresh(database_url, environ, None)
+        stack.callback(runtime.db.dispose)
+        on = Side(backend, runtime, environ, standin=standin)
+        fill(runtime.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
+        scene = Scene(runtime, stripe_url)
         payload, expected = SCENES[job](scene)
-        stack.enter_context(relaying(made, 0.05))
+        stack.enter_context(relaying(runtime, 0.05))
         environ = {**environ, "SWITCHYARD_CRASH_EACH": str(deaths)}
         stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
         if backend == "inngest":

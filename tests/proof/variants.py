@@ -127,7 +127,7 @@ def live(folder: Path) -> None:
         world.time.pass_(random.random() * 4)
         for ticker in world.tickers:
             ticker.round()
-        spec = world.made.catalogue["ticked"]
+        spec = world.runtime.catalogue["ticked"]
         clock.tick(spec, spec.occurrence_at(world.time.now))  # QStash's and Inngest's, too
         world.sweep()
         for queue, parcel in shuffled(random.randrange(99), world.due())[:3]:

@@ -44,7 +44,7 @@ class Cli:
     """One app's commands, run in this process."""
 
     def __init__(self, app: Flask) -> None:
-        self.made: Runtime = app.extensions["switchyard"]
+        self.runtime: Runtime = app.extensions["switchyard"]
         self._runner = app.test_cli_runner()
 
     def __call__(self, *args: str) -> Result:
@@ -66,16 +66,16 @@ class Cli:
         return result.stderr
 
     def status(self, run_id: str) -> tuple[str, int]:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             row = connection.execute(select(R.status, R.epoch).where(R.id == run_id)).one()
             return (row.status, row.epoch)
 
     def marks(self) -> dict[str, int]:
-        return marks(self.made.db)
+        return marks(self.runtime.db)
 
     def perform(self, run_id: str, holder: str = "another") -> End:
         epoch = self.status(run_id)[1]
-        return self.made.engine.perform(run_id, epoch, Delivery(holder)).end
+        return self.runtime.engine.perform(run_id, epoch, Delivery(holder)).end
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cli]]:
     root.handlers[:] = handlers
     root.setLevel(level)
     for cli in made:
-        cli.made.db.dispose()
+        cli.runtime.db.dispose()
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 
 from app.platform.config import Settings
 from app.platform.wiring import make_runtime
-from app.switchyard import runtime
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
+from app.switchyard.runtime import install
 from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
@@ -42,14 +42,14 @@ class Site:
                 **settings,
             },
         )
-        self.made = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
-        create_all(self.made.db.engine)
+        self.runtime = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
+        create_all(self.runtime.db.engine)
         self.app = Flask("console")
-        mount(self.app, self.made)
+        mount(self.app, self.runtime)
 
     def fill(self) -> dict[str, str]:
         """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""
-        runtime.install(self.made)
+        install(self.runtime)
         decide_by(Fixed("rq"))
         made = {
             "done": dispatch("five-steps", {"name": "done", "fail_at": 2, "failures": 1}),
@@ -62,23 +62,23 @@ class Site:
             self.work()
         made["waiting"] = dispatch("child", {"name": "later"}, delay=3600)
         made["cancelled"] = dispatch("sleeper", {"name": "gone"}, delay=3600)
-        operate.cancel(self.made.store, made["cancelled"].id)
+        operate.cancel(self.runtime.store, made["cancelled"].id)
         for stage, percent, why in (
             ("ramp", 10.0, "first tenth, the smallest creators"),
             ("ramp", 50.0, "a day without a difference"),
             ("live", None, HOSTILE),
         ):
-            db, now = self.made.db, self.now
+            db, now = self.runtime.db, self.now
             stages.set_stage(db, "five-steps", stage, percent, by="ada", why=why, now=now)
-        stages.set_stage(self.made.db, "parent", "ramp", 12.5, by="ada", why="go", now=self.now)
+        stages.set_stage(self.runtime.db, "parent", "ramp", 12.5, by="ada", why="go", now=self.now)
         return {name: run.id for name, run in made.items()}
 
     def work(self) -> None:
         """Do what is sent and due, and let ten minutes go by."""
-        self.queue.work(self.made.engine)
+        self.queue.work(self.runtime.engine)
         self.now += timedelta(minutes=10)
-        sweep(self.made.store)
-        self.queue.work(self.made.engine)
+        sweep(self.runtime.store)
+        self.queue.work(self.runtime.engine)
 
 
 def guarded(database_url: str, **settings: Any) -> Site:

@@ -108,7 +108,7 @@ class Machine(RuleBasedStateMachine):
         if Machine.template is None:
             self.world = World(self.folder)
             self.world.create_tables()
-            self.world.made.db.dispose()
+            self.world.runtime.db.dispose()
             kept = tempfile.TemporaryDirectory(prefix="swy-world-", dir=memory_folder())
             Machine.template = kept
             shutil.copy(self.folder / "world.db", kept.name)
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
     def dispatches_in_a_transaction(self, job: str, commits: bool, process: int) -> None:
         intent = self.intent(job, keyed=True)
         self.world.install(process)
-        with Session(self.world.made.db.engine) as session:
+        with Session(self.world.runtime.db.engine) as session:
             dispatch(job, intent.payload, key=intent.key, session=session)
             if commits:
                 session.commit()
@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
     def flip(self, job: str, stage: str, percent: float = 50.0) -> None:
         with contextlib.suppress(StageRefused):
             stages.set_stage(
-                self.world.made.db,
+                self.world.runtime.db,
                 job,
                 stage,
                 percent if stage == "ramp" else None,
@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
     ) -> drains.Drained:
         jobs = None if job is None else [job]
         event: Any = Stop(self.world) if stop is None else stop
-        return drains.Drain(self.world.made, jobs, to, running, 0.0, event, chunk=2)()
+        return drains.Drain(self.world.runtime, jobs, to, running, 0.0, event, chunk=2)()
 
     @rule(to=SIDES, job=SCOPES, running=st.booleans())
     def drains(self, to: Side, job: str | None, running: bool) -> None:
@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
         flip = MOVED if job is None else [job]
         jobs = None if job is None else [job]
         stop: Any = Stop(world)
-        work = drains.Drain(world.made, jobs, Side.RQ, True, 0.0, stop, chunk=2)
+        work = drains.Drain(world.runtime, jobs, Side.RQ, True, 0.0, stop, chunk=2)
         drained = drains.rollback(flip, work, by="machine", why="an example")
         held = [row for row in world.open() if row.status == Status.RUNNING]
         assert drained.left.total() <= len(held)
@@ -317,7 +317,7 @@ class Machine(RuleBasedStateMachine):
     def cancels(self, data: st.DataObject) -> None:
         intent = data.draw(st.sampled_from(self.intents))
         try:
-            operate.cancel(self.world.made.store, str(intent.run))
+            operate.cancel(self.world.runtime.store, str(intent.run))
         except RunNotMovable:
             return
         intent.cancelled = True
@@ -327,7 +327,7 @@ class Machine(RuleBasedStateMachine):
     def retries(self, data: st.DataObject) -> None:
         intent = data.draw(st.sampled_from(self.intents))
         try:
-            operate.retry(self.world.made.store, str(intent.run))
+            operate.retry(self.world.runtime.store, str(intent.run))
         except RunNotMovable:
             return
         intent.cancelled = False
@@ -362,7 +362,7 @@ class Machine(RuleBasedStateMachine):
         world.finish()
         rows = {row.id: row for row in world.rows()}
         assert all((row.holder, row.slot, row.move_to) == (None,) * 3 for row in rows.values())
-        spec = world.made.catalogue["keyed"]
+        spec = world.runtime.catalogue["keyed"]
         ticks = [f"{at:%Y-%m-%dT%H:%M}" for at in spec.occurrences(self.began, ticked)]
         assert sorted(row.key for row in rows.values() if row.job == "keyed") == ticks
         expected, optional = Counter(ticks), Counter[str]()

@@ -142,12 +142,14 @@ class Platform:
             stripe_api_base=stand_url,
             stripe_webhook_secret=SecretStr(SECRET),
         )
-        self.made: Runtime = make_runtime(settings, clock=lambda: clock.now, backends=[self.queue])
-        self.engine: Engine = self.made.engine
-        self.db: Database = self.made.db
+        self.runtime: Runtime = make_runtime(
+            settings, clock=lambda: clock.now, backends=[self.queue]
+        )
+        self.engine: Engine = self.runtime.engine
+        self.db: Database = self.runtime.db
         create_all(self.db.engine)
         self.app = Flask("webhooks")
-        mount(self.app, self.made)
+        mount(self.app, self.runtime)
 
     @property
     def now(self) -> datetime:
@@ -199,7 +201,7 @@ class Platform:
         self.engine = replace(self.engine, gateways=Gateways(stripe=stripe))
 
     def failing(self, *failures: Failure, method: str = "create_transfer") -> Failing:
-        made = Failing(self.made.engine.gateways.stripe, method, failures)
+        made = Failing(self.runtime.engine.gateways.stripe, method, failures)
         self.use(cast(StripeGateway, made))
         return made
 
@@ -255,7 +257,7 @@ class Platform:
             if due is None:
                 return
             self.now = max(self.now + step, due)
-            sweep(self.made.store)
+            sweep(self.runtime.store)
         raise AssertionError("runs are left open")
 
     def run(self, run_id: str) -> Any:
@@ -332,14 +334,14 @@ class Platform:
 
     def banks(self) -> list[BankPayout]:
         """Every bank payout at Stripe that did not come back."""
-        stripe = self.made.engine.gateways.stripe
+        stripe = self.runtime.engine.gateways.stripe
         accounts = {payout.destination for payout in self.payouts()}
         made = [bank for account in accounts for bank in stripe.list_payouts(account)]
         return [bank for bank in made if not bank.came_back]
 
     def reconciled(self) -> list[Any]:
         """What the ledger and Stripe do not agree on."""
-        stripe = self.made.engine.gateways.stripe
+        stripe = self.runtime.engine.gateways.stripe
         return reconcile(self.db.session, stripe, self.now, EVER).differences
 
     def check_books(self) -> None:
@@ -352,7 +354,7 @@ class Platform:
             assert totals.held == sum(p.amount for p in mine if p.status in ON_ITS_WAY)
             on_account = [p.amount for p in mine if p.status in ON_ITS_WAY and p.transfer_id]
             assert totals.connected == sum(on_account)
-        available = self.made.engine.gateways.stripe.platform_balance().total
+        available = self.runtime.engine.gateways.stripe.platform_balance().total
         assert available == {currency: totals.cash for currency, totals in books.items()}
         groups = [transfer["transfer_group"] for transfer in self.transfers()]
         assert sorted(groups) == sorted(p.id for p in payouts if p.transfer_id)

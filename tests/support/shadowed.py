@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import EffectHeld, NonRetriable
 from app.switchyard.job import JobPayload, Shadow, job
+from app.switchyard.runtime import current
 from tests.support.marks import Mark, mark
 
 
@@ -33,25 +33,25 @@ def write() -> Any:
 
 def attempt(tx: Session, what: str) -> None:
     """What no plan may do."""
-    made = runtime.current()
+    runtime = current()
     if what == "raise":
         raise RuntimeError("no plan today")
     if what == "write":
         tx.execute(write())
     if what == "own transaction":
-        with made.db.session() as own:
+        with runtime.db.session() as own:
             own.execute(write())
     if what == "stripe":
-        made.engine.gateways.stripe.create_transfer(
+        runtime.engine.gateways.stripe.create_transfer(
             {"amount": 5, "currency": "usd", "destination": "acct_1"}, "k"
         )
-    if what == "storage" and made.engine.gateways.storage is not None:
-        made.engine.gateways.storage.put("a/b", b"x", "text/plain")
+    if what == "storage" and runtime.engine.gateways.storage is not None:
+        runtime.engine.gateways.storage.put("a/b", b"x", "text/plain")
     if what == "dispatch":
         dispatch("child", {"name": "effect"})
     if what == "quietly":
         with suppress(EffectHeld):
-            made.engine.gateways.stripe.platform_balance()
+            runtime.engine.gateways.stripe.platform_balance()
 
 
 def order_plan(tx: Session, payload: Order, now: datetime) -> dict[str, Any]:

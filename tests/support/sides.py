@@ -22,7 +22,6 @@ from app import create_app
 from app.local.loopback import free_port as free_port
 from app.platform.config import Settings, load
 from app.platform.wiring import make_runtime
-from app.switchyard import runtime
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
@@ -31,6 +30,7 @@ from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow, StepRow
+from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked
 from tests.support.marks import marks, touches
@@ -56,13 +56,13 @@ class Fixed(flags.Flags):
 
 def decide_by(flags: flags.Flags) -> None:
     """Have `flags` decide for the runtime at work."""
-    runtime.current().flags = flags
+    current().flags = flags
 
 
 def build(settings: Settings) -> Flask:
     """The app; its runtime is this process's own."""
     app = create_app(settings)
-    runtime.install(app.extensions[runtime.EXTENSION])
+    install(app.extensions[EXTENSION])
     return app
 
 
@@ -71,7 +71,7 @@ class Side:
     """One backend on one database, working."""
 
     backend: str
-    made: runtime.Runtime
+    runtime: Runtime
     environ: dict[str, str]
     memory: MemoryBackend | None = None
     standin: InngestStandIn | None = None
@@ -81,22 +81,22 @@ class Side:
         return self.dispatch_many(job, [Item(payload, **options)])[0]
 
     def dispatch_many(self, job: str, items: Sequence[Item | Payload]) -> list[Run]:
-        runtime.install(self.made)
+        install(self.runtime)
         decide_by(Fixed(self.backend))
         return dispatch_many(job, items)
 
     def row(self, run_id: str) -> Any:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
 
     def steps(self, run_id: str) -> dict[str, Any]:
         chosen = select(StepRow.__table__).where(StepRow.run_id == run_id)
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return {row.name: row for row in connection.execute(chosen)}
 
     def children(self, run_id: str) -> list[Any]:
         chosen = select(RunRow.__table__).where(RunRow.parent_id == run_id)
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return list(connection.execute(chosen))
 
     def finish(self, *runs: Run, patience_seconds: float = PATIENCE_SECONDS) -> list[Any]:
@@ -104,7 +104,7 @@ class Side:
         end = time.monotonic() + patience_seconds
         while True:
             if self.memory is not None:
-                self.memory.work(self.made.engine)
+                self.memory.work(self.runtime.engine)
             rows = [self.row(run.id) for run in runs]
             if all(row.check_at is None for row in rows):
                 return rows
@@ -118,15 +118,15 @@ class Side:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.memory is not None:
-                self.memory.work(self.made.engine)
+                self.memory.work(self.runtime.engine)
             time.sleep(0.05)
 
     def marks(self, prefix: str) -> dict[str, int]:
-        found = marks(self.made.db)
+        found = marks(self.runtime.db)
         return {what: count for what, count in found.items() if what.startswith(prefix)}
 
     def touches(self, what: str) -> int:
-        return touches(self.made.db, what)
+        return touches(self.runtime.db, what)
 
 
 def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str]:
@@ -159,11 +159,11 @@ def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[b
 
 
 @contextmanager
-def relaying(made: runtime.Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
+def relaying(runtime: Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
     """A relay in a thread."""
     stop = threading.Event()
     thread = threading.Thread(
-        target=relay.run_forever, args=(made.store, stop, interval_seconds), daemon=True
+        target=relay.run_forever, args=(runtime.store, stop, interval_seconds), daemon=True
     )
     thread.start()
     try:
@@ -173,12 +173,10 @@ def relaying(made: runtime.Runtime, interval_seconds: float = 0.1) -> Iterator[N
         thread.join(PATIENCE_SECONDS)
 
 
-def fresh(
-    database_url: str, environ: dict[str, str], backends: list[Backend] | None
-) -> runtime.Runtime:
-    made = make_runtime(load(environ), backends=backends)
-    create_all(made.db.engine)
-    return made
+def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | None) -> Runtime:
+    runtime = make_runtime(load(environ), backends=backends)
+    create_all(runtime.db.engine)
+    return runtime
 
 
 @contextmanager
@@ -186,11 +184,11 @@ def no_worker(redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
     """A ledger and an empty Redis, with no worker and no relay yet."""
     environ = environment(f"sqlite:///{folder / 'test.db'}", redis_url, **more)
     connect(redis_url).flushall()
-    made = fresh(environ["DATABASE_URL"], environ, None)
+    runtime = fresh(environ["DATABASE_URL"], environ, None)
     try:
-        yield Side("rq", made, environ)
+        yield Side("rq", runtime, environ)
     finally:
-        made.db.dispose()
+        runtime.db.dispose()
 
 
 CURRENT_KEY = "sig_current_0123456789abcdefghijklmnop"
@@ -218,10 +216,10 @@ def side(
             yield working
         return
     memory = MemoryBackend()
-    made = fresh(database_url, environ, [memory])
-    with relaying(made):
-        yield Side(backend, made, environ, memory=memory)
-    made.db.dispose()
+    runtime = fresh(database_url, environ, [memory])
+    with relaying(runtime):
+        yield Side(backend, runtime, environ, memory=memory)
+    runtime.db.dispose()
 
 
 @contextmanager
@@ -262,8 +260,8 @@ def parts(
             environ |= qstash_environment(messages.url, url) | environ
         fresh(environ["DATABASE_URL"], environ, None).db.dispose()
         app = build(load(environ))
-        made = runtime.current()
-        stack.callback(made.db.dispose)
+        runtime = current()
+        stack.callback(runtime.db.dispose)
         if standin or messages:
             stack.enter_context(serve_in_thread(app, port))
         if standin:
@@ -271,8 +269,8 @@ def parts(
         if "rq" in backends:
             stack.enter_context(rq_worker(environ, folder / "worker.log"))
         if relay:
-            stack.enter_context(relaying(made))
-        yield Side(backends[0], made, environ, standin=standin, qstash=messages)
+            stack.enter_context(relaying(runtime))
+        yield Side(backends[0], runtime, environ, standin=standin, qstash=messages)
 
 
 @contextmanager

@@ -61,12 +61,12 @@ class Site:
         self.now = START
         self.queue = Watched()
         self.settings = Settings(database_url=url, **settings)
-        self.made = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
-        self.db = self.made.db
+        self.runtime = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
+        self.db = self.runtime.db
         decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
-        self.app.extensions["switchyard"] = self.made
-        mount(self.app, self.made)
+        self.app.extensions["switchyard"] = self.runtime
+        mount(self.app, self.runtime)
         create_all(self.db.engine)
         self.creator("ana")
         self.creator("bob")

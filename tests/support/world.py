@@ -18,7 +18,7 @@ from sqlalchemy import select
 import flags
 from app.platform.config import load
 from app.platform.wiring import make_runtime
-from app.switchyard import crash, runtime
+from app.switchyard import crash
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.clock import Ticker
 from app.switchyard.errors import BackendUnavailable
@@ -26,6 +26,7 @@ from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Delivery, End, Message, Outcome
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.runtime import install
 from tests.support.marks import marks
 from tests.support.sides import decide_by
 from tests.support.tables import create_all
@@ -148,7 +149,7 @@ class Queue:
 
     def perform(self, parcel: Parcel, delivery: Delivery) -> Outcome:
         message = parcel.message
-        return self.world.made.engine.perform(message.run_id, message.epoch, delivery)
+        return self.world.runtime.engine.perform(message.run_id, message.epoch, delivery)
 
 
 class Mortal(Delivery):
@@ -242,7 +243,7 @@ class QStash(Queue):
         if parcel in self.parcels:
             self.parcels.remove(parcel)
         if outcome.end not in (End.DONE, End.NOT_MINE, End.FAILED):
-            self.world.made.store.send([parcel.message.run_id])
+            self.world.runtime.store.send([parcel.message.run_id])
         return outcome
 
 
@@ -261,11 +262,11 @@ class World:
             "CHECK_SECONDS": "5",
             **more,
         }
-        made = make_runtime(load(environ), clock=self.time, backends=list(self.queues.values()))
-        engine = replace(made.engine, leases=NoSignOfLife())  # type: ignore[arg-type]
-        self.made = replace(made, engine=engine)
+        runtime = make_runtime(load(environ), clock=self.time, backends=list(self.queues.values()))
+        engine = replace(runtime.engine, leases=NoSignOfLife())  # type: ignore[arg-type]
+        self.runtime = replace(runtime, engine=engine)
         self.flags = [self._flags() for _ in range(2)]
-        self.tickers = [Ticker(self.made, self.time.monotonic) for _ in range(2)]
+        self.tickers = [Ticker(self.runtime, self.time.monotonic) for _ in range(2)]
         self._numbers = itertools.count(1)
         # So that a failure can be replayed: nothing in here is left to chance.
         self._named = patch(
@@ -276,44 +277,44 @@ class World:
 
     def _flags(self) -> flags.Flags:
         return flags.Flags(
-            lambda: stages.current_stages(self.made.db),
-            lambda job: self.made.catalogue[job].serverless,
+            lambda: stages.current_stages(self.runtime.db),
+            lambda job: self.runtime.catalogue[job].serverless,
             environ={"USE_INNGEST": "true"},
             monotonic=self.time.monotonic,
         )
 
     def install(self, process: int = 0) -> None:
         """Be process number `process`: one of those whose view of the flag may be old."""
-        runtime.install(self.made)
+        install(self.runtime)
         decide_by(self.flags[process])
 
     def create_tables(self) -> None:
-        create_all(self.made.db.engine)
+        create_all(self.runtime.db.engine)
 
     def close(self) -> None:
         crash.hook = None
         self._named.stop()
-        self.made.db.dispose()
+        self.runtime.db.dispose()
 
     def rows(self) -> list[Any]:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return list(connection.execute(select(RunRow.__table__).order_by(RunRow.id)))
 
     def row(self, run_id: str) -> Any:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
 
     def open(self) -> list[Any]:
         return [row for row in self.rows() if row.check_at is not None]
 
     def marks(self) -> dict[str, int]:
-        return marks(self.made.db)
+        return marks(self.runtime.db)
 
     def due(self) -> list[tuple[Queue, Parcel]]:
         return [(queue, p) for queue in self.queues.values() for p in queue.due()]
 
     def sweep(self) -> relay.Swept:
-        return relay.sweep(self.made.store)
+        return relay.sweep(self.runtime.store)
 
     def work(self, most: int = 500) -> None:
         """Deliver what is due, and what comes of that, in order."""

@@ -98,13 +98,15 @@ class Web:
             database_url=f"sqlite:///{folder / 'shop.db'}", redis_url="redis://127.0.0.1:1/0"
         )
         Switchyard(self.app, jobs=jobs, settings=settings)
-        self.made = self.app.extensions["switchyard"]
-        create_all(self.made.db.engine)
+        self.runtime = self.app.extensions["switchyard"]
+        create_all(self.runtime.db.engine)
         self.memory = MemoryBackend("rq")
-        self.made.store.backends._by_name["rq"] = self.memory
+        self.runtime.store.backends._by_name["rq"] = self.memory
 
     def work(self) -> list[Any]:
-        return [outcome.result or outcome.error for outcome in self.memory.work(self.made.engine)]
+        return [
+            outcome.result or outcome.error for outcome in self.memory.work(self.runtime.engine)
+        ]
 
 
 def imported(shop: str) -> list[str]:

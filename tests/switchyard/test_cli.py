@@ -280,9 +280,9 @@ def test_cancelled_before_it_began_it_never_begins(cli: Cli) -> None:
     begun = cli.json("jobs", "dispatch", "cli-plain", A)
     row = cli.json("runs", "cancel", begun["id"])
     assert (row["status"], row["epoch"], row["ended_at"] is None) == ("cancelled", 2, False)
-    assert cli.made.engine.perform(begun["id"], 1, Delivery("late")).end is End.NOT_MINE
+    assert cli.runtime.engine.perform(begun["id"], 1, Delivery("late")).end is End.NOT_MINE
     time.sleep(0.3)
-    assert sweep(cli.made.store).sent == 0
+    assert sweep(cli.runtime.store).sent == 0
     assert "is cancelled" in cli.refused("runs", "cancel", begun["id"])
 
 
@@ -305,10 +305,10 @@ def test_cancel_takes_the_children_along_and_retry_brings_them_back(cli: Cli) ->
 def test_a_cancel_that_was_cut_short_is_finished_by_the_next(cli: Cli) -> None:
     begun = cli.json("jobs", "dispatch", "cli-parent", '{"name": "p"}')
     cli.perform(begun["id"])
-    with cli.made.db.begin() as connection:
+    with cli.runtime.db.begin() as connection:
         half = update(R).where(R.id == begun["id"])
         connection.execute(half.values(status=Status.CANCELLED, check_at=None, epoch=R.epoch + 1))
-    assert operate.cancel(cli.made.store, begun["id"]) == 3
+    assert operate.cancel(cli.runtime.store, begun["id"]) == 3
 
 
 def test_cancelling_the_last_child_wakes_its_parent(cli: Cli) -> None:

@@ -108,7 +108,7 @@ def test_parity_lists_differences_and_takes_explanations(cli: Cli) -> None:
         {"run_id": "r2", "kind": "plan_failed", "error": "EffectHeld: no", "differing": 0},
         {"run_id": "r3", "kind": "equal", "differing": 0},
     ]
-    with cli.made.db.begin() as connection:
+    with cli.runtime.db.begin() as connection:
         connection.execute(insert(Parity), [common | row for row in rows])
     parity = job_of(cli, "cli-planned")["parity"]
     assert parity == {"compared": 3, "different": 2, "unexplained": 2, "plan": True}
@@ -130,14 +130,14 @@ def test_status_counts_open_and_failed_runs_by_backend(cli: Cli) -> None:
     moved = cli.json("jobs", "dispatch", "cli-plain", '{"name": "b"}')["id"]
     old = cli.json("jobs", "run", "cli-refuser", '{"name": "c", "failures": 1}', code=1)["id"]
     cli.json("jobs", "run", "cli-refuser", '{"name": "d", "failures": 1}', code=1)
-    with cli.made.db.begin() as connection:
+    with cli.runtime.db.begin() as connection:
         connection.execute(update(R).where(R.id == moved).values(backend="inngest"))
         long_ago = utcnow() - timedelta(hours=25)
         connection.execute(update(R).where(R.id == old).values(ended_at=long_ago))
     assert job_of(cli, "cli-plain")["open"] == {"rq": 1, "inngest": 1, "qstash": 0}
     refuser = job_of(cli, "cli-refuser")
     assert (refuser["failed_24h"], refuser["open"]) == (NOBODY | {"rq": 1}, NOBODY)
-    with cli.made.db.begin() as connection:
+    with cli.runtime.db.begin() as connection:
         connection.execute(update(R).where(R.id == moved).values(job="forgotten"))
     assert cli.json("cutover", "status")["jobs"][-1]["name"] == "forgotten"
 
@@ -145,7 +145,7 @@ def test_status_counts_open_and_failed_runs_by_backend(cli: Cli) -> None:
 def test_status_reads_only_the_partial_indexes(cli: Cli) -> None:
     when = "2031-01-01 00:00:00.000000"
     plans = []
-    with cli.made.db.autocommit() as connection:
+    with cli.runtime.db.autocommit() as connection:
         for chosen in (OPEN, FAILED):
             text = str(chosen.compile(connection))
             explained = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", (when,))

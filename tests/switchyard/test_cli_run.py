@@ -120,9 +120,9 @@ def test_it_waits_for_what_another_process_holds(cli: Cli, monkeypatch: pytest.M
 def test_it_takes_over_from_a_process_that_died(build: Callable[..., Cli], url: str) -> None:
     cli = build(url, lease_seconds=0.5)
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}', "--key", "k")
-    with cli.made.db.autocommit() as connection:
+    with cli.runtime.db.autocommit() as connection:
         now = utcnow()
-        request = ClaimRequest(begun["id"], 1, "dead", now, now + cli.made.store.lease)
+        request = ClaimRequest(begun["id"], 1, "dead", now, now + cli.runtime.store.lease)
         assert claim_uncapped(connection, request) is not None
     run = cli.json(*RUN, '{"name": "a"}', "--key", "k")
     assert (run["id"], run["status"]) == (begun["id"], "succeeded")
@@ -260,7 +260,7 @@ def _read(terminal: int) -> bytes:
 
 def test_a_reader_that_leaves_is_no_traceback(cli: Cli, url: str) -> None:
     rows = [run_row(f"{n:026d}", "cli-plain", utcnow(), error="e" * 200) for n in range(600)]
-    with cli.made.db.begin() as connection:
+    with cli.runtime.db.begin() as connection:
         connection.execute(insert(R), rows)
     listing = start(url, "runs", "list", "--limit", "600")
     assert listing.stdout is not None

@@ -63,10 +63,10 @@ def having(world: World, *specs: JobSpec) -> None:
     chosen = Catalogue()
     for spec in specs:
         chosen.add(spec)
-    store = replace(world.made.store, catalogue=chosen)
-    engine = replace(world.made.engine, store=store)
-    world.made = replace(world.made, catalogue=chosen, store=store, engine=engine)
-    world.tickers = [Ticker(world.made, world.time.monotonic) for _ in range(2)]
+    store = replace(world.runtime.store, catalogue=chosen)
+    engine = replace(world.runtime.engine, store=store)
+    world.runtime = replace(world.runtime, catalogue=chosen, store=store, engine=engine)
+    world.tickers = [Ticker(world.runtime, world.time.monotonic) for _ in range(2)]
     world.install()
 
 
@@ -137,7 +137,7 @@ def test_all_clocks_down_for_six_hours(world: World) -> None:
     rounds(world, 2 * HOUR, 60.0)
     down = world.time.now
     world.time.pass_(6 * HOUR)
-    world.tickers = [Ticker(world.made, world.time.monotonic)]
+    world.tickers = [Ticker(world.runtime, world.time.monotonic)]
     rounds(world, 60.0)
     now = world.time.now
     assert keys(world, "each") == ticks(ALL, START, now)
@@ -213,7 +213,7 @@ def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> No
 def test_another_machine_s_clock_that_is_ahead_starves_nobody(world: World) -> None:
     having(world, ALL)
     rounds(world, 2 * HOUR, 60.0)
-    wrong = Ticker(world.made, world.time.monotonic)
+    wrong = Ticker(world.runtime, world.time.monotonic)
     for _ in range(30):
         rounds(world, 900.0, 300.0)
         world.time.offset = timedelta(days=2)
@@ -227,7 +227,7 @@ def test_what_is_too_old_is_left_to_a_human(world: World, caplog: pytest.LogCapt
     having(world, ALL, PAY_DAY)
     world.tickers[0].round()
     world.time.pass_(400 * 86_400.0)
-    world.tickers = [Ticker(world.made, world.time.monotonic)]
+    world.tickers = [Ticker(world.runtime, world.time.monotonic)]
     rounds(world, 30.0)
     now = world.time.now
     assert keys(world, "each") == ticks(ALL, START, now)[-MOST:]
@@ -252,10 +252,10 @@ def test_a_tick_that_does_not_fit_holds_up_no_other(world: World) -> None:
     having(world, replace(PAY_DAY, name="a", event="a", tick=None), PAY_DAY)
     world.tickers[0].round()
     world.time.pass_(13 * 86_400.0)
-    assert catch_up(world.made, world.time.now)
+    assert catch_up(world.runtime, world.time.now)
     assert keys(world, "process-payouts") == ["2028-02-01"]
     assert keys(world, "a") == []
-    assert set(clock.read_marks(world.made.db).values()) == {world.time.now}
+    assert set(clock.read_marks(world.runtime.db).values()) == {world.time.now}
 
 
 def test_a_run_by_hand_is_the_tick_of_its_day(world: World) -> None:
@@ -282,9 +282,9 @@ def test_the_machine_s_zone_does_not_matter(
             datetime(2028, 10, 28, 22, tzinfo=UTC),
         ):
             world.time.now = start
-            clock.begin_marks(world.made.db, ["each", "process-payouts"], start)
-            clock.advance_marks(world.made.db, ["each", "process-payouts"], start)
-            world.tickers = [Ticker(world.made, world.time.monotonic)]
+            clock.begin_marks(world.runtime.db, ["each", "process-payouts"], start)
+            clock.advance_marks(world.runtime.db, ["each", "process-payouts"], start)
+            world.tickers = [Ticker(world.runtime, world.time.monotonic)]
             before = keys(world, "each")
             rounds(world, 5 * 86_400.0, 3600.0)
             assert sorted([*before, *ticks(ALL, start, world.time.now)]) == keys(world, "each")

@@ -46,16 +46,16 @@ class Setting(Side):
 
     def request(self, run: Run, by: str = "me") -> ClaimRequest:
         row = self.row(run.id)
-        return ClaimRequest(run.id, row.epoch, by, self.now, self.now + self.made.store.lease)
+        return ClaimRequest(run.id, row.epoch, by, self.now, self.now + self.runtime.store.lease)
 
     def claim(self, run: Run, cap: int = jobs.CAP) -> ClaimedRun | None:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             row = claim.claim_slot(connection, self.request(run), "capped", cap)
-        return None if row is None else ClaimedRun(self.made.store, Delivery("me"), *row)
+        return None if row is None else ClaimedRun(self.runtime.store, Delivery("me"), *row)
 
     def perform(self, run: Run, delivery: Delivery | None = None) -> Outcome:
         epoch = self.row(run.id).epoch
-        return self.made.engine.perform(run.id, epoch, delivery or Delivery(uuid4().hex))
+        return self.runtime.engine.perform(run.id, epoch, delivery or Delivery(uuid4().hex))
 
     def capped(self, count: int) -> list[Run]:
         n = uuid4().hex
@@ -64,7 +64,7 @@ class Setting(Side):
 
     def slots(self) -> list[int]:
         chosen = select(RunRow.slot).where(RunRow.slot.is_not(None)).order_by(RunRow.slot)
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return [slot for slot in connection.scalars(chosen) if slot is not None]
 
 
@@ -73,14 +73,14 @@ def on(database_url: str) -> Iterator[Setting]:
     environ = environment(database_url, "redis://127.0.0.1:1/0")
     memory, elsewhere = MemoryBackend(), MemoryBackend()
     elsewhere.name = "elsewhere"
-    made = fresh(database_url, environ, [memory, elsewhere])
-    store = replace(made.store, clock=lambda: setting.now)
-    made = replace(made, store=store, engine=replace(made.engine, store=store))
-    setting = Setting("memory", made, environ, memory=memory)
+    runtime = fresh(database_url, environ, [memory, elsewhere])
+    store = replace(runtime.store, clock=lambda: setting.now)
+    runtime = replace(runtime, store=store, engine=replace(runtime.engine, store=store))
+    setting = Setting("memory", runtime, environ, memory=memory)
     try:
         yield setting
     finally:
-        made.db.dispose()
+        runtime.db.dispose()
 
 
 class Meanwhile(Delivery):
@@ -129,8 +129,8 @@ def test_one_too_many_is_put_off_and_resent(on: Setting) -> None:
     on.memory.queue.clear()  # what dispatch() sent is used up
     assert on.perform(third).end is End.NOT_DUE
     on.now = refused.due_at
-    assert sweep(on.made.store).sent == 1
-    assert [outcome.end for outcome in on.memory.work(on.made.engine)] == [End.DONE]
+    assert sweep(on.runtime.store).sent == 1
+    assert [outcome.end for outcome in on.memory.work(on.runtime.engine)] == [End.DONE]
 
 
 def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
@@ -143,7 +143,7 @@ def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
     row = on.row(mine.id)
     assert (refused.end, refused.due_at) == (End.NOT_DUE, row.due_at)
     assert (row.status, row.holder) == ("waiting", "inngest-run")
-    assert row.check_at == row.due_at + on.made.store.check
+    assert row.check_at == row.due_at + on.runtime.store.check
     assert held[0] is not None
     held[0].end(Status.SUCCEEDED, "null", None)
     on.now = row.due_at
@@ -153,18 +153,18 @@ def test_who_keeps_time_and_comes_back_stays_the_holder(on: Setting) -> None:
 
 def end_of_call(on: Setting, claimed: ClaimedRun) -> None:
     claimed.delivery = StepByStep("me")
-    with on.made.db.session() as tx:
+    with on.runtime.db.session() as tx:
         claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
 
 
 def moved(on: Setting, claimed: ClaimedRun) -> None:
-    hand_over(on.made.store, [claimed.run_id], "elsewhere")
+    hand_over(on.runtime.store, [claimed.run_id], "elsewhere")
     claimed.move()
 
 
 def taken_over(on: Setting, claimed: ClaimedRun) -> None:
-    on.now += on.made.store.lease + timedelta(seconds=1)
-    assert sweep(on.made.store).taken_over == 1
+    on.now += on.runtime.store.lease + timedelta(seconds=1)
+    assert sweep(on.runtime.store).taken_over == 1
 
 
 ENDS: dict[str, Callable[[Setting, ClaimedRun], object]] = {
@@ -175,7 +175,7 @@ ENDS: dict[str, Callable[[Setting, ClaimedRun], object]] = {
     "a move": moved,
     "success": lambda on, claimed: claimed.end(Status.SUCCEEDED, "null", None),
     "failure": lambda on, claimed: claimed.end(Status.FAILED, None, "error"),
-    "a cancel": lambda on, claimed: cancel(on.made.store, claimed.run_id),
+    "a cancel": lambda on, claimed: cancel(on.runtime.store, claimed.run_id),
     "a takeover": taken_over,
 }
 
@@ -196,7 +196,7 @@ def test_a_step_on_a_worker_keeps_the_slot(on: Setting) -> None:
     claimed = on.claim(run)
     assert claimed is not None
     before = on.slots()
-    with on.made.db.session() as tx:
+    with on.runtime.db.session() as tx:
         claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
     assert len(before) == 1
     assert on.slots() == before
@@ -209,7 +209,7 @@ def test_many_at_the_same_moment(on: Setting) -> None:
     claims: list[AnyRow | None] = []
 
     def take(run: Run) -> None:
-        with on.made.db.autocommit() as connection:
+        with on.runtime.db.autocommit() as connection:
             request = on.request(run)
             barrier.wait()
             claims.append(claim.claim_slot(connection, request, "capped", cap))
@@ -248,7 +248,7 @@ def test_a_lower_cap_counts_those_above_it(on: Setting) -> None:
     (above,) = [run for run in runs[:3] if on.row(run.id).slot == 3]
     for run in runs[:3]:
         if run is not above:
-            cancel(on.made.store, run.id)
+            cancel(on.runtime.store, run.id)
     assert on.slots() == [3]
     assert on.claim(runs[3], cap=1) is None
     assert on.claim(runs[3], cap=2) is not None
@@ -258,7 +258,7 @@ def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
     """A holder comes back after its lease ran out, before anybody took over."""
     mine, other = on.capped(2)
     assert all(on.claim(run) for run in (mine, other))
-    on.now += on.made.store.lease + timedelta(seconds=1)
+    on.now += on.runtime.store.lease + timedelta(seconds=1)
     assert on.perform(mine, Delivery("me")).end is End.DONE
     assert len(on.slots()) == 1
 
@@ -270,14 +270,14 @@ def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
-    event.listen(on.made.db.engine, "before_cursor_execute", note)
-    assert on.made.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
+    event.listen(on.runtime.db.engine, "before_cursor_execute", note)
+    assert on.runtime.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
     assert [statement.split()[0] for statement in sent] == ["UPDATE", "UPDATE"]
 
 
 def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None:
     rows = [run_row(f"r{n:05}", f"job{n % 7}", NOW) for n in range(20_000)]
-    db = on.made.db
+    db = on.runtime.db
     with db.begin() as connection:
         connection.execute(insert(RunRow), rows)
     first, second, third = on.capped(3)
@@ -327,7 +327,7 @@ def two_sides(
         for number in (2, 3):
             stack.enter_context(rq_worker(side.environ, folder / f"worker-{number}.log"))
         hello = uuid4().hex
-        while len(processes(side.made.db, hello)) < 3:
+        while len(processes(side.runtime.db, hello)) < 3:
             side.finish(*(side.dispatch("child", {"name": hello}) for _ in range(3)))
         yield side
 
@@ -343,7 +343,7 @@ def spread(side: Side, n: str, count: int) -> list[Run]:
 
 def taken(side: Side) -> int | None:
     chosen = select(func.count()).where(RunRow.slot.is_not(None))
-    with side.made.db.autocommit() as connection:
+    with side.runtime.db.autocommit() as connection:
         return connection.scalar(chosen)
 
 
@@ -355,14 +355,14 @@ def test_a_dead_holder_s_slot_is_free_again(
         side.backend = "rq"
         # Its first try stays until it is killed.
         victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
-        held = until(lambda: stays(side.made.db, n))
+        held = until(lambda: stays(side.runtime.db, n))
         others = spread(side, n, 3)
-        until(lambda: len(stays(side.made.db, n)) >= 3)
+        until(lambda: len(stays(side.runtime.db, n)) >= 3)
         os.kill(held[0].pid, signal.SIGKILL)
         killed_at = time.monotonic()
         rows = side.finish(victim, *others)
         assert {row.status for row in rows} == {"succeeded"}
-        inside = stays(side.made.db, n)
+        inside = stays(side.runtime.db, n)
         assert [stay.id for stay in inside if stay.gone is None] == [held[0].id]
         assert len(inside) == 1 + 2 * 7
         assert 0 < most_at_once(inside, killed_at) <= jobs.CAP

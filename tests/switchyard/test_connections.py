@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import make_url, select, text
 
 from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.runs import relay
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import current
 from tests.conftest import new_postgres
 from tests.support.pooler import pgbouncer
 from tests.support.sides import Side, build, environment, fresh
@@ -39,9 +39,9 @@ def opened() -> Iterator[ExitStack]:
 def made_side(opened: ExitStack, url: str, **more: str) -> Side:
     environ = environment(url, "unix:///nowhere", **more)
     memory = MemoryBackend()
-    made = fresh(url, environ, [memory])
-    opened.callback(made.db.dispose)
-    return Side("memory", made, environ, memory=memory)
+    runtime = fresh(url, environ, [memory])
+    opened.callback(runtime.db.dispose)
+    return Side("memory", runtime, environ, memory=memory)
 
 
 def admin(url: str, statement: str) -> Any:
@@ -62,7 +62,7 @@ def test_a_pooler_in_transaction_mode(url: str, opened: ExitStack) -> None:
     """Its connections are others' between two transactions (R2)."""
     with pgbouncer(url, connections=4) as pooled:
         app = build(load(environment(pooled, "unix:///nowhere")))
-        opened.callback(runtime.current().db.dispose)
+        opened.callback(current().db.dispose)
         for _ in range(2):  # what the first one locked is free again
             upgraded = app.test_cli_runner().invoke(args=["db", "upgrade"])
             assert upgraded.exit_code == 0, upgraded.output
@@ -73,7 +73,7 @@ def test_a_pooler_in_transaction_mode(url: str, opened: ExitStack) -> None:
             for again in range(10):
                 answer = client.post("/api/inngest/trigger", json=call(f"{n}-{again}"))
                 assert answer.status_code == 202
-                relay.sweep((side, other)[n % 2].made.store)
+                relay.sweep((side, other)[n % 2].runtime.store)
 
         client = app.test_client()
         with ThreadPoolExecutor(8) as pool:
@@ -89,10 +89,10 @@ def call(name: str) -> dict[str, Any]:
 def test_the_first_call_after_a_cut(url: str, opened: ExitStack) -> None:
     """R3: whatever ended the idle connections, nobody's call fails for it."""
     side = made_side(opened, url)
-    db = side.made.db
+    db = side.runtime.db
     calls: list[Callable[[], object]] = [
         lambda: side.dispatch("noop", {"name": "x"}),
-        lambda: relay.sweep(side.made.store),
+        lambda: relay.sweep(side.runtime.store),
         lambda: side.finish(side.dispatch("five-steps", {"name": "x"})),
     ]
     for way in (db.autocommit, db.begin, db.session, db.reading):
@@ -112,13 +112,13 @@ def read(way: Callable[[], AbstractContextManager[Any]]) -> None:
 def test_a_table_is_altered_while_a_process_runs(url: str, opened: ExitStack) -> None:
     """R4: what was prepared before gives other columns now, in a transaction or not."""
     side = made_side(opened, url)
-    store = side.made.store
+    store = side.runtime.store
     run = side.dispatch("noop", {"name": "x"})
 
     def use() -> None:
         for _ in range(7):  # often enough to be prepared
             relay.sweep(store)
-            for way in (side.made.db.autocommit, side.made.db.begin, side.made.db.session):
+            for way in (side.runtime.db.autocommit, side.runtime.db.begin, side.runtime.db.session):
                 with way() as at:
                     assert at.execute(select(R.reason, R.stage)).all()
             side.row(run.id)
@@ -142,7 +142,7 @@ def test_a_server_with_few_connections(url: str, opened: ExitStack) -> None:
 
         def call(n: int) -> None:
             for _ in range(10):
-                with sides[n % 2].made.db.session() as tx:
+                with sides[n % 2].runtime.db.session() as tx:
                     tx.execute(text("SELECT pg_sleep(0.01)"))
 
         with ThreadPoolExecutor(48) as pool:
@@ -155,10 +155,10 @@ def test_a_server_with_few_connections(url: str, opened: ExitStack) -> None:
 
 def test_nobody_has_more_connections_than_was_said(url: str, opened: ExitStack) -> None:
     side = made_side(opened, url, DATABASE_POOL_SIZE="3")
-    pool: Any = side.made.db.engine.pool
-    held = [side.made.db.engine.connect() for _ in range(3)]
+    pool: Any = side.runtime.db.engine.pool
+    held = [side.runtime.db.engine.connect() for _ in range(3)]
     with ThreadPoolExecutor(1) as other:
-        waits = other.submit(read, side.made.db.begin)
+        waits = other.submit(read, side.runtime.db.begin)
         held.pop().close()
         waits.result(PATIENCE_SECONDS)
     assert pool.checkedout() == 2
@@ -171,7 +171,7 @@ def test_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "unix:///nowhere")
     fresh(environ["DATABASE_URL"], environ, []).db.dispose()
     client = build(load(environ)).test_client()
-    engine = runtime.current().db.engine
+    engine = current().db.engine
     monkeypatch.setattr(engine.pool, "_timeout", 0.05)
     held = [engine.connect() for _ in range(20)]
     answer = client.post("/api/inngest/trigger", json=call("x"))

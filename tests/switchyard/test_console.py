@@ -28,7 +28,7 @@ FORMS = ("/console/login", "/console/logout", "/console/jobs/parent/stage")
 def site(tmp_path: Path) -> Iterator[Site]:
     made = guarded(f"sqlite:///{tmp_path / 'test.db'}")
     yield made
-    made.made.db.dispose()
+    made.runtime.db.dispose()
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def client(site: Site) -> FlaskClient:
 
 
 def where(site: Site, job: str = "parent") -> list[str]:
-    return [row.stage for row in stages.current_stages(site.made.db) if row.job == job]
+    return [row.stage for row in stages.current_stages(site.runtime.db) if row.job == job]
 
 
 def move(client: FlaskClient, stage: str = "live", **form: str) -> int:
@@ -126,7 +126,7 @@ def test_a_session_ends_with_its_logout_wherever_its_cookie_is(
 def test_where_no_end_of_a_session_can_be_known_nobody_is_let_in(
     site: Site, client: FlaskClient
 ) -> None:
-    with site.made.db.begin() as connection:
+    with site.runtime.db.begin() as connection:
         connection.exec_driver_sql("DROP TABLE switchyard_nonces")
     assert client.get("/console/login").status_code == 503
     assert client.get("/console").status_code == 503
@@ -151,7 +151,7 @@ def test_another_token_or_secret_knows_nobody_of_before(
         other = guarded(url, **{name: SecretStr(value)})
         for said in (cookie, cookie[:-1] + "A", "", "e30.x.y"):
             assert bearing(other, said).get("/console").status_code == 303
-        other.made.db.dispose()
+        other.runtime.db.dispose()
     assert bearing(site, cookie).get("/console").status_code == 200
 
 
@@ -175,7 +175,7 @@ def test_the_read_only_token_sees_all_and_changes_nothing(tmp_path: Path) -> Non
     alone = guarded(url, **own, admin_token=None)
     assert log_in(alone.app.test_client(), TOKEN[::-1]).status_code == 303
     for one in (site, alone):
-        one.made.db.dispose()
+        one.runtime.db.dispose()
 
 
 def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: FlaskClient) -> None:
@@ -233,7 +233,7 @@ def test_a_client_is_who_a_trusted_proxy_says_it_is(tmp_path: Path) -> None:
     assert tries(site, TRIES + 1, by=spoofed)[-1] == 429
     assert tries(site, 1, by="1.1.1.1, 198.51.100.1, 10.0.0.2", name="eve") == [429]
     assert tries(site, 1, by="1.1.1.1, 198.51.100.2, 10.0.0.1", name="eve") == [401]
-    site.made.db.dispose()
+    site.runtime.db.dispose()
 
 
 def test_tries_are_counted_over_all_processes(tmp_path: Path, redis_url: str) -> None:
@@ -241,11 +241,11 @@ def test_tries_are_counted_over_all_processes(tmp_path: Path, redis_url: str) ->
         raw.flushdb()
     two = [guarded(f"sqlite:///{tmp_path / 'two.db'}", redis_url=redis_url) for _ in range(2)]
     for each in two:
-        each.made.cache._breaker._seconds = PATIENCE_SECONDS  # a busy machine is no outage
+        each.runtime.cache._breaker._seconds = PATIENCE_SECONDS  # a busy machine is no outage
     assert tries(two[0], TRIES) == [401] * TRIES
     assert tries(two[1], 1) == [429]
     for each in two:
-        each.made.db.dispose()
+        each.runtime.db.dispose()
 
 
 def test_local_mode_serves_this_machine_only(tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_local_mode_serves_this_machine_only(tmp_path: Path) -> None:
     assert far.status_code == 401
     assert move(client, csrf="x") == 403
     assert move(client) == 303
-    assert stages.history(site.made.db)[0].by == "local"
-    site.made.db.dispose()
+    assert stages.history(site.runtime.db)[0].by == "local"
+    site.runtime.db.dispose()
 
 
 def test_without_its_settings_it_is_closed(tmp_path: Path) -> None:
@@ -277,12 +277,12 @@ def test_without_its_settings_it_is_closed(tmp_path: Path) -> None:
         site = Site(f"sqlite:///{tmp_path / 'test.db'}", **settings)
         answer = site.app.test_client().get("/console/login")
         assert (answer.status_code, says in answer.text) == (status, True)
-        site.made.db.dispose()
+        site.runtime.db.dispose()
 
 
 def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: FlaskClient) -> None:
     assert move(client, "ramp", percent="10") == 303
-    change = stages.history(site.made.db)[0]
+    change = stages.history(site.runtime.db)[0]
     assert (change.job, change.to_stage, change.percent) == ("parent", "ramp", 10.0)
     assert (change.by, change.why) == ("grace", "a test")
     form = {"csrf": csrf(client, "/console/jobs/parent")}
@@ -305,7 +305,7 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         assert (answer.status_code, says in answer.text) == (status, True), asked
         assert HOSTILE not in answer.text
     assert client.post("/console/jobs/nope/stage", data=form).status_code == 404
-    assert len(stages.history(site.made.db)) == 1
+    assert len(stages.history(site.runtime.db)) == 1
 
 
 def test_a_page_that_is_out_of_date_moves_nothing(site: Site, client: FlaskClient) -> None:
@@ -327,7 +327,7 @@ def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> Non
     assert "rq: 0 of 1 (0.0 %) failed" in page
     assert "it judges" not in client.get("/console/jobs/noop").text
     assert "the guardrail moved" not in client.get("/console").text
-    db, why = site.made.db, f"failed runs {HOSTILE}"
+    db, why = site.runtime.db, f"failed runs {HOSTILE}"
     stages.set_stage(db, "parent", "legacy", None, by="guardrail", why=why, now=site.now)
     text = client.get("/console").text
     assert "the guardrail moved" in text
@@ -370,7 +370,7 @@ def test_pages_by_key_show_each_run_once(
     chosen = select(RunRow.id).order_by(RunRow.id.desc())
     if status is not None:
         chosen = chosen.where(RunRow.status == status)
-    with site.made.db.autocommit() as connection:
+    with site.runtime.db.autocommit() as connection:
         assert seen == list(connection.scalars(chosen))
     assert seen
 
@@ -384,7 +384,7 @@ def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None
         return answer.status_code, answer.text
 
     def status(run: str) -> str:
-        with site.made.db.autocommit() as connection:
+        with site.runtime.db.autocommit() as connection:
             chosen = select(RunRow.status).where(RunRow.id == ids[run])
             return str(connection.scalar(chosen))
 
@@ -404,7 +404,7 @@ def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
         *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 200)),
     ):
         assert client.get(f"/console{path}").status_code == status, path
-    with site.made.db.autocommit() as connection:
+    with site.runtime.db.autocommit() as connection:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
 
 
@@ -412,5 +412,5 @@ def test_late_runs_are_said_to_be_late(site: Site, client: FlaskClient) -> None:
     site.fill()
     assert "is the relay up?" not in client.get("/console").text
     dispatch("noop", {"name": "late"})
-    site.now += site.made.store.check * 60
+    site.now += site.runtime.store.check * 60
     assert "1 run should have been looked at since" in client.get("/console").text

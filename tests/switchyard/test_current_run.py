@@ -37,10 +37,10 @@ def declared(body: Any) -> JobSpec:
 
 
 def done(on: Side, body: Any) -> Any:
-    on.made.catalogue.add(declared(body))
+    on.runtime.catalogue.add(declared(body))
     run = on.dispatch("here", {})
     on.finish(run)
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         return reading.one(connection, run.id)
 
 
@@ -53,9 +53,9 @@ def counted(on: Side) -> Iterator[list[str]]:
         if statement.startswith("UPDATE switchyard_runs"):
             seen.append(statement)
 
-    event.listen(on.made.db.engine, "before_cursor_execute", see)
+    event.listen(on.runtime.db.engine, "before_cursor_execute", see)
     yield seen
-    event.remove(on.made.db.engine, "before_cursor_execute", see)
+    event.remove(on.runtime.db.engine, "before_cursor_execute", see)
 
 
 def test_there_is_none_outside_of_a_run(on: Side) -> None:
@@ -95,13 +95,13 @@ def test_a_lock_of_its_own_costs_a_note_and_nothing_else(
     shown = done(on, busy)
     assert (shown["status"], shown["result"], shown["progress"]["n"]) == ("succeeded", "done", 1)
     assert "progress not noted" in caplog.text
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 20_000
 
 
 def test_a_stale_one_is_stopped(on: Side) -> None:
     def stale(ctx: Context, payload: Empty) -> None:
-        with on.made.db.begin() as connection:
+        with on.runtime.db.begin() as connection:
             connection.execute(update(R).values(epoch=R.epoch + 1))
         run = current_run()
         assert run is not None
@@ -109,12 +109,12 @@ def test_a_stale_one_is_stopped(on: Side) -> None:
             run.progress(1)
         run.progress(2)
 
-    on.made.catalogue.add(declared(stale))
+    on.runtime.catalogue.add(declared(stale))
     run = on.dispatch("here", {})
     assert on.memory is not None
-    (outcome,) = on.memory.work(on.made.engine)
+    (outcome,) = on.memory.work(on.runtime.engine)
     assert outcome.end is End.NOT_MINE
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         assert connection.execute(select(R.progress).where(R.id == run.id)).scalar() is None
 
 
@@ -137,4 +137,4 @@ def test_the_console_shows_it(tmp_path: Path) -> None:
     page = client.get(f"/console/runs/{run.id}").text
     assert re.search(r'<progress value="(\d)" max="2"></progress> \1 of 2: try \1 ', page)
     assert "<progress" not in client.get(f"/console/runs/{ids['done']}").text
-    site.made.db.dispose()
+    site.runtime.db.dispose()

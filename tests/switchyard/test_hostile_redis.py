@@ -56,7 +56,7 @@ def a_worker_that_lives(on: Side, tmp_path: Path) -> Iterator[None]:
     with rq_worker(on.environ, tmp_path / "worker.log") as worker:
         yield
         n = uuid4().hex
-        with relaying(on.made):
+        with relaying(on.runtime):
             on.finish(on.dispatch("child", {"name": n}))
         assert on.marks(n) == {n: 1}
         assert worker.poll() is None

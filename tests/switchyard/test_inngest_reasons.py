@@ -96,40 +96,40 @@ def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int) -
 
 
 @pytest.fixture
-def made(server: InngestStandIn, redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
+def runtime(server: InngestStandIn, redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
     environ = environment(f"sqlite:///{tmp_path}/t.db", redis_url, INNGEST_DEV=server.url)
-    made = fresh(environ["DATABASE_URL"], environ, None)
-    made.cache.delete("inngest-sync-refused")
-    yield made
-    made.cache.delete("inngest-sync-refused")
-    made.db.dispose()
+    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    runtime.cache.delete("inngest-sync-refused")
+    yield runtime
+    runtime.cache.delete("inngest-sync-refused")
+    runtime.db.dispose()
 
 
-def seen(made: Runtime) -> tuple[str, str]:
+def seen(runtime: Runtime) -> tuple[str, str]:
     """The check of `verify`, and what console and status say."""
     (check,) = [check for check in CHECKS if check.name == "inngest-functions"]
-    (answer,) = checked(made, [check])
+    (answer,) = checked(runtime, [check])
     status: dict[str, Any] = {"jobs": []}
-    return answer["detail"], unreachable(made, status).get("inngest", "")
+    return answer["detail"], unreachable(runtime, status).get("inngest", "")
 
 
 def test_a_refused_sync_names_its_job_wherever_it_is_shown(
-    made: Runtime, caplog: pytest.LogCaptureFixture
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = {"error": 'switchyard-keyed: invalid cron "0 9 * * 7"', "status": 400}
-    note_sync(made, refused)
+    note_sync(runtime, refused)
     record = caplog.records[-1]
     assert (record.levelname, record.jobs) == ("ERROR", ["keyed"])  # type: ignore[attr-defined]
-    for text in seen(made):
+    for text in seen(runtime):
         assert "its last sync was refused" in text
         assert "(job keyed)" in text
-    note_sync(made, {"ok": True, "modified": True})
-    assert "refused" not in "".join(seen(made))
+    note_sync(runtime, {"ok": True, "modified": True})
+    assert "refused" not in "".join(seen(runtime))
 
 
-def test_a_sync_with_a_wrong_signing_key_names_the_key(made: Runtime) -> None:
-    note_sync(made, {"error": "Unauthorized", "status": 401})
-    assert all("refuses INNGEST_SIGNING_KEY; set" in text for text in seen(made))
+def test_a_sync_with_a_wrong_signing_key_names_the_key(runtime: Runtime) -> None:
+    note_sync(runtime, {"error": "Unauthorized", "status": 401})
+    assert all("refuses INNGEST_SIGNING_KEY; set" in text for text in seen(runtime))
 
 
 def test_what_verify_says_to_do_is_of_what_is_wrong(

@@ -22,10 +22,10 @@ from sqlalchemy import select
 from app.local.inngest.engine import Engine
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import current
 from tests.support import jobs
 from tests.support.serving import serve_in_thread
 from tests.support.sides import (
@@ -76,12 +76,12 @@ def serving(
         environ["INNGEST_DEV"] = standin.url
     fresh(environ["DATABASE_URL"], environ, None).db.dispose()
     app = build(load(environ))
-    made = runtime.current()
-    stack.callback(made.db.dispose)
+    runtime = current()
+    stack.callback(runtime.db.dispose)
     url = stack.enter_context(serve_in_thread(app, port))
     assert set(standin.sync().values()) == {None}
-    stack.enter_context(relaying(made))
-    return Side("inngest", made, environ, standin=standin), url
+    stack.enter_context(relaying(runtime))
+    return Side("inngest", runtime, environ, standin=standin), url
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def send(on: Side, key: str, event: dict[str, Any]) -> requests.Response:
 
 def runs_of(on: Side, job: str) -> list[Any]:
     chosen = select(RunRow.__table__).where(RunRow.job == job)
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         return list(connection.execute(chosen))
 
 
@@ -183,7 +183,7 @@ def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, 
     assert (answer.status_code, answer.headers["x-inngest-sync-kind"]) == (200, "in_band")
     assert "x-inngest-signature" in answer.headers
     known = {f["id"]: f["steps"]["step"]["runtime"]["url"] for f in answer.json()["functions"]}
-    ours = [CANCELLED, *on.made.catalogue]
+    ours = [CANCELLED, *on.runtime.catalogue]
     assert known == {
         f"switchyard-{name}": f"https://shop.example/api/inngest?fnId=switchyard-{name}&stepId=step"
         for name in ours
@@ -213,7 +213,7 @@ def test_cancelled_here_is_cancelled_there(dev: tuple[Side, str]) -> None:
     until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
     time.sleep(2 * UNLISTED_SECONDS)  # what is asked for earlier names no run
     for run in (later, asleep):
-        operate.cancel(on.made.store, run.id)
+        operate.cancel(on.runtime.store, run.id)
     until(lambda: not unended(on))
     assert {on.row(run.id).status for run in (later, asleep)} == {"cancelled"}
 
@@ -236,9 +236,9 @@ def test_a_run_that_went_on_without_it_is_not_cancelled(dev: tuple[Side, str]) -
     run = on.dispatch("parent", {"name": uuid4().hex})
     until(lambda: on.row(run.id).status == "waiting" and on.row(run.id).holder)
     holder = on.row(run.id).holder
-    hand_over(on.made.store, [run.id], "rq")
+    hand_over(on.runtime.store, [run.id], "rq")
     children = [child.id for child in on.children(run.id)]
-    assert not operate.cancelled_there(on.made.store, run.id, 1, holder)
+    assert not operate.cancelled_there(on.runtime.store, run.id, 1, holder)
     assert on.row(run.id).status != "cancelled"
     assert "cancelled" not in {on.row(child).status for child in children}
 
@@ -366,7 +366,7 @@ def test_crons_tick_in_utc_whatever_the_zone_of_inngests_machine(
         monkeypatch.undo()
         time.tzset()
     for run in elsewhere.runs.values():
-        spec = on.made.catalogue[run.function.id.removeprefix("switchyard-")]
+        spec = on.runtime.catalogue[run.function.id.removeprefix("switchyard-")]
         fired = datetime.fromisoformat(run.event.body["data"]["scheduledAt"])
         assert fired == spec.occurrence_after(start), spec.name
     assert len(elsewhere.runs) == len(scheduled)

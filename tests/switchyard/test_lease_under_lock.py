@@ -15,13 +15,14 @@ from sqlalchemy import event, select
 
 from app.platform.config import load
 from app.platform.wiring import make_runtime
-from app.switchyard import crash, runtime
+from app.switchyard import crash
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.runtime import Runtime
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS
@@ -42,19 +43,19 @@ def at() -> Time:
 
 
 @pytest.fixture
-def made(tmp_path: Path, at: Time) -> Iterator[runtime.Runtime]:
+def runtime(tmp_path: Path, at: Time) -> Iterator[Runtime]:
     env = environment(
         f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", LEASE_SECONDS="10"
     )
-    made = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
-    create_all(made.db.engine)
+    runtime = make_runtime(load(env), clock=at, backends=[MemoryBackend()])
+    create_all(runtime.db.engine)
     decide_by(Fixed("memory"))
-    yield made
-    made.db.dispose()
+    yield runtime
+    runtime.db.dispose()
 
 
 @contextmanager
-def locked(made: runtime.Runtime, at: Time, what: str) -> Iterator[None]:
+def locked(runtime: Runtime, at: Time, what: str) -> Iterator[None]:
     """In this block the lock is held, until somebody's `what` has waited for it for WAIT."""
     holds, waits = threading.Event(), threading.Event()
 
@@ -62,10 +63,10 @@ def locked(made: runtime.Runtime, at: Time, what: str) -> Iterator[None]:
         if holds.is_set() and statement.startswith(what):
             waits.set()
 
-    event.listen(made.db.engine, "before_cursor_execute", seen)
+    event.listen(runtime.db.engine, "before_cursor_execute", seen)
 
     def hold() -> None:
-        with made.db.begin():
+        with runtime.db.begin():
             holds.set()
             waits.wait(PATIENCE_SECONDS)
             at.now += WAIT
@@ -76,29 +77,29 @@ def locked(made: runtime.Runtime, at: Time, what: str) -> Iterator[None]:
     assert holds.wait(PATIENCE_SECONDS)
     yield
     thread.join()
-    event.remove(made.db.engine, "before_cursor_execute", seen)
+    event.remove(runtime.db.engine, "before_cursor_execute", seen)
 
 
-def lease_left(made: runtime.Runtime, at: Time) -> timedelta:
-    with made.db.autocommit() as connection:
+def lease_left(runtime: Runtime, at: Time) -> timedelta:
+    with runtime.db.autocommit() as connection:
         until = connection.execute(select(R.check_at)).scalar_one()
     assert until is not None
     return until - at.now
 
 
-def write(made: runtime.Runtime, claimed: ClaimedRun, what: str) -> None:
+def write(runtime: Runtime, claimed: ClaimedRun, what: str) -> None:
     if what == "renewal":
-        made.engine.leases.renew([claimed])
+        runtime.engine.leases.renew([claimed])
     elif what == "begin":
         claimed.begin_step("step", 1)
     else:
-        with made.db.session() as tx:
+        with runtime.db.session() as tx:
             claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
 
 
 @pytest.mark.parametrize("what", ["claim", "renewal", "begin", "done"])
 def test_a_lease_is_whole_after_a_wait(
-    made: runtime.Runtime, at: Time, what: str, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, at: Time, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = dispatch("noop", {"name": "n"})
     left: list[timedelta] = []
@@ -107,15 +108,15 @@ def test_a_lease_is_whole_after_a_wait(
         if point != "run.claimed":
             return
         if what != "claim":
-            (claimed,) = made.engine.leases._kept
-            with locked(made, at, "BEGIN"):
-                write(made, claimed, what)
-        left.append(lease_left(made, at))
+            (claimed,) = runtime.engine.leases._kept
+            with locked(runtime, at, "BEGIN"):
+                write(runtime, claimed, what)
+        left.append(lease_left(runtime, at))
 
     monkeypatch.setattr(crash, "hook", hook)
     if what == "claim":
-        with locked(made, at, "UPDATE"):
-            made.engine.perform(run.id, 1, Delivery("worker"))
+        with locked(runtime, at, "UPDATE"):
+            runtime.engine.perform(run.id, 1, Delivery("worker"))
     else:
-        made.engine.perform(run.id, 1, Delivery("worker"))
+        runtime.engine.perform(run.id, 1, Delivery("worker"))
     assert left == [timedelta(seconds=10)]

@@ -64,7 +64,7 @@ def queue(on: Side, redis: Redis) -> Any:
 
 
 def rows(on: Side, job: str) -> list[Any]:
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         return list(
             connection.execute(
                 select(R.__table__).where(R.job == job).order_by(R.created_at, R.key)
@@ -74,7 +74,7 @@ def rows(on: Side, job: str) -> list[Any]:
 
 def work(on: Side) -> None:
     assert on.memory is not None
-    on.memory.work(on.made.engine)
+    on.memory.work(on.runtime.engine)
 
 
 def counts(redis: Redis) -> dict[tuple[str, str, str], int]:
@@ -178,7 +178,7 @@ def test_what_cannot_be_a_run_stays_on_rq(
 
 def test_a_converter_that_fails_leaves_the_call_on_rq(on: Side, redis: Redis) -> None:
     converter = Legacy(f"{AT}.pay", lambda order: {"payoutId": order["id"]})
-    spec = replace(on.made.catalogue["old-pay"], legacy=converter)
+    spec = replace(on.runtime.catalogue["old-pay"], legacy=converter)
     with pytest.raises(StaysOnRQ, match=r"^arguments: KeyError: 'id'"):
         payload_of(Job.create(f"{AT}.pay", args=({},), connection=redis), spec)
 
@@ -368,7 +368,7 @@ def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) ->
 
 
 def test_a_function_stands_for_one_job(on: Side) -> None:
-    jobs, spec = Catalogue(), on.made.catalogue["old-mark"]
+    jobs, spec = Catalogue(), on.runtime.catalogue["old-mark"]
     jobs.add(spec)
     with pytest.raises(SettingsError, match="in the place of both"):
-        jobs.add(replace(on.made.catalogue["old-pay"], legacy=spec.legacy))
+        jobs.add(replace(on.runtime.catalogue["old-pay"], legacy=spec.legacy))

@@ -34,17 +34,17 @@ def test_the_caller_dies(redis_url: str, tmp_path: Path, point: str) -> None:
     connect(redis_url).flushall()
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     with ExitStack() as stack:
-        made = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(made.db.dispose)
-        on = Side("rq", made, environ)
+        runtime = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(runtime.db.dispose)
+        on = Side("rq", runtime, environ)
         command = ["-c", ENQUEUE, redis_url, n]
         for crash_at in (point, ""):
             crashing = {**environ, "SWITCHYARD_CRASH_AT": crash_at}
             ended = forked(command, crashing)
             assert ended.returncode == (-9 if crash_at else 0), ended.stderr
-        stack.enter_context(relaying(made))
+        stack.enter_context(relaying(runtime))
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        with made.db.autocommit() as connection:
+        with runtime.db.autocommit() as connection:
             row = connection.execute(select(R.__table__).where(R.job == "old-mark")).one()
         on.finish(cast(Any, row))
         time.sleep(0.5)

@@ -18,10 +18,10 @@ from flask.testing import FlaskClient
 from qstash import Receiver
 
 from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import current
 from tests.support.marks import marks
 from tests.support.sides import (
     CURRENT_KEY,
@@ -62,12 +62,12 @@ def client(redis_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
     app = build(load(environ))
     decide_by(Fixed("qstash"))
     yield app.test_client()
-    runtime.current().db.dispose()
+    current().db.dispose()
 
 
 def row_of(run: Run) -> Any:
-    made = runtime.current()
-    with made.db.autocommit() as connection:
+    runtime = current()
+    with runtime.db.autocommit() as connection:
         return connection.execute(RunRow.__table__.select().where(RunRow.id == run.id)).one()
 
 
@@ -83,7 +83,7 @@ def deliver(client: FlaskClient, body: bytes, token: str | None, path: str = DEL
 
 
 def done() -> dict[str, int]:
-    return marks(runtime.current().db)
+    return marks(current().db)
 
 
 Forger = Callable[[bytes], tuple[bytes, str | None]]
@@ -217,7 +217,7 @@ def test_without_keys_nobody_is_let_in(tmp_path: Path, redis_url: str) -> None:
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url, BACKEND_URL=ORIGIN)
     client = build(load(environ)).test_client()
     assert deliver(client, b"{}", signature(b"{}")).status_code == 401
-    runtime.current().db.dispose()
+    current().db.dispose()
 
 
 def keyless(standin: QStashStandIn, tmp_path: Path, redis_url: str) -> FlaskClient:
@@ -235,7 +235,7 @@ def test_without_keys_in_the_settings_qstash_is_asked_for_them(
         client = keyless(standin, tmp_path, redis_url)
         assert deliver(client, b"{}", signature(b"{}", OTHER_KEY)).status_code == 401
         assert deliver(client, b"{}", signature(b"{}")).status_code == 489
-    runtime.current().db.dispose()
+    current().db.dispose()
 
 
 def test_keys_that_were_rotated_are_asked_for_once_a_minute() -> None:
@@ -257,4 +257,4 @@ def test_where_qstash_does_not_say_its_keys_it_is_to_come_again(
         client = keyless(standin, tmp_path, redis_url)
     assert deliver(client, b"{}", signature(b"{}")).status_code == 503
     assert deliver(client, b"{}", signature(b"{}")).status_code == 503
-    runtime.current().db.dispose()
+    current().db.dispose()

@@ -19,13 +19,12 @@ from qstash.schedule import Schedule
 from sqlalchemy import func, select
 
 from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.cutover.clock import tick
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runtime import Runtime
+from app.switchyard.runtime import Runtime, current, install
 from tests.support import jobs
 from tests.support.marks import marks
 from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
@@ -55,16 +54,16 @@ def standin(on: Side) -> QStashStandIn:
 
 
 def client(on: Side) -> QStash:
-    return make_client(on.made.settings)
+    return make_client(on.runtime.settings)
 
 
-def with_jobs(made: Runtime, crons: dict[str, str | None]) -> Runtime:
+def with_jobs(runtime: Runtime, crons: dict[str, str | None]) -> Runtime:
     """The same parts with a catalogue of these jobs."""
     chosen = Catalogue()
     for name, cron in crons.items():
-        spec = made.catalogue["noop"]
+        spec = runtime.catalogue["noop"]
         chosen.add(replace(spec, name=name, event=f"on.{name}", schedule=cron))
-    return replace(made, catalogue=chosen)
+    return replace(runtime, catalogue=chosen)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "ä", "a\n"])
@@ -117,9 +116,9 @@ def test_whatever_was_there_it_converges(alone: Side) -> None:
     @settings(max_examples=5)
     @given(before=CATALOGUES, after=CATALOGUES)
     def converges(before: dict[str, str | None], after: dict[str, str | None]) -> None:
-        sync(with_jobs(alone.made, before))
+        sync(with_jobs(alone.runtime, before))
         assert there(alone) == others | here(before)
-        made = with_jobs(alone.made, after)
+        made = with_jobs(alone.runtime, after)
         promised = sync(made, dry_run=True)
         assert there(alone) == others | here(before)
         done = sync(made)
@@ -138,8 +137,8 @@ def test_whatever_was_there_it_converges(alone: Side) -> None:
 
 
 def test_what_was_changed_there_by_hand_is_put_right(alone: Side) -> None:
-    sync(alone.made)
-    (id,) = sync(alone.made).unchanged
+    sync(alone.runtime)
+    (id,) = sync(alone.runtime).unchanged
     right = listed(alone, id)
     assert (right.destination, right.cron) == (
         alone.environ["BACKEND_URL"] + TRIGGER,
@@ -151,7 +150,7 @@ def test_what_was_changed_there_by_hand_is_put_right(alone: Side) -> None:
         kept: dict[str, Any] = {"destination": right.destination, "cron": right.cron}
         kept |= {"body": {"name": "test.keyed", "data": {}}, "schedule_id": id}
         client(alone).schedule.create_json(**{**kept, **wrong})
-        assert asdict(sync(alone.made)) == {
+        assert asdict(sync(alone.runtime)) == {
             "new": [],
             "changed": [id],
             "unchanged": [],
@@ -164,7 +163,7 @@ def test_the_commands(alone: Side) -> None:
     def run(*args: str, **changed: str) -> tuple[int, str, str]:
         environ = {k: v for k, v in {**alone.environ, **changed}.items() if v}
         done = build(load(environ)).test_cli_runner().invoke(args=["qstash", *args])
-        runtime.current().db.dispose()
+        current().db.dispose()
         return done.exit_code, done.stdout, done.stderr
 
     id = f"{ID_PREFIX}keyed"
@@ -190,10 +189,10 @@ def test_the_commands(alone: Side) -> None:
 
 
 def test_as_in_the_guide(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime.install(with_jobs(alone.made, {"process-payouts": "0 9 1,15 * *"}))
+    install(with_jobs(alone.runtime, {"process-payouts": "0 9 1,15 * *"}))
     assert schedule_payouts() == schedule_payouts() == f"{ID_PREFIX}process-payouts"
     assert there(alone) == {f"{ID_PREFIX}process-payouts": "0 9 1,15 * *"}
-    runtime.install(alone.made)
+    install(alone.runtime)
     assert schedule_job("keyed") == f"{ID_PREFIX}keyed"
 
 
@@ -212,12 +211,12 @@ def call(
 
 
 def runs(on: Side) -> list[Any]:
-    with on.made.db.autocommit() as connection:
+    with on.runtime.db.autocommit() as connection:
         return list(connection.execute(select(RunRow.job, RunRow.key, RunRow.backend)))
 
 
 def occurrence(on: Side, at: datetime | None = None) -> datetime:
-    return on.made.catalogue["keyed"].occurrence_at(at or on.made.store.clock())
+    return on.runtime.catalogue["keyed"].occurrence_at(at or on.runtime.store.clock())
 
 
 def kept(on: Side, at: datetime, schedule_id: str = f"{ID_PREFIX}keyed") -> str:
@@ -239,7 +238,7 @@ def kept(on: Side, at: datetime, schedule_id: str = f"{ID_PREFIX}keyed") -> str:
 
 def test_a_tick_is_the_same_run_as_every_clocks(alone: Side) -> None:
     at = occurrence(alone)
-    spec: JobSpec = alone.made.catalogue["keyed"]
+    spec: JobSpec = alone.runtime.catalogue["keyed"]
     first = tick(spec, at)
     message_id = kept(alone, at + timedelta(seconds=1))
     for retried in ("0", "2"):
@@ -277,7 +276,7 @@ def test_a_retried_tick_that_nobody_can_place_is_refused_for_now(alone: Side) ->
 
 def test_while_qstash_cannot_be_asked_only_a_tick_in_time_counts(alone: Side) -> None:
     beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": "msg_1", "Retried": "0"}
-    at = occurrence(alone, alone.made.store.clock() - timedelta(hours=1))
+    at = occurrence(alone, alone.runtime.store.clock() - timedelta(hours=1))
     standin(alone).fault(refuse=1)
     late = signed_at(alone, at + timedelta(minutes=5))
     assert call(alone, beside, token=late).status_code == 503
@@ -305,11 +304,11 @@ def test_a_signed_trigger_is_one_run_however_often_it_comes(alone: Side) -> None
     token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, body)
     for _ in range(2):
         assert call(alone, body=body, token=token).status_code == 202
-    with alone.made.db.autocommit() as connection:
+    with alone.runtime.db.autocommit() as connection:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 2
-    until(lambda: marks(alone.made.db) == {n: 2})
+    until(lambda: marks(alone.runtime.db) == {n: 2})
     alone.settle(0.5)
-    assert marks(alone.made.db) == {n: 2}
+    assert marks(alone.runtime.db) == {n: 2}
 
 
 @pytest.mark.parametrize("name", ["test.child", "test.keyed"])

@@ -84,7 +84,7 @@ def test_for_want_of_a_slot_it_is_resent(alone: Side, monkeypatch: pytest.Monkey
     n = uuid4().hex
     items = [{"name": f"{n}/{i}", "waitSeconds": 0.8} for i in range(4)]
     # Without flow control at QStash, as when RQ's side has the slots.
-    backend = alone.made.store.backends["qstash"]
+    backend = alone.runtime.store.backends["qstash"]
     assert isinstance(backend, QStashBackend)
     plain = backend._request
 
@@ -112,7 +112,7 @@ def test_lost_ahead_of_its_time_it_is_found_when_due(alone: Side) -> None:
     run = alone.dispatch("child", {"name": n}, delay=1)
     assert waiting(alone) == []
     standin(alone).fault()
-    with relaying(alone.made):
+    with relaying(alone.runtime):
         (row,) = alone.finish(run)
     assert (row.status, alone.marks(n)) == ("succeeded", {n: 1})
 
@@ -124,10 +124,10 @@ def test_an_unknown_outcome_is_resent_and_done_once(alone: Side, fault: str) -> 
     run = alone.dispatch("child", {"name": n}, delay=2)
     assert alone.row(run.id).sent_ref is None
     standin(alone).fault()
-    alone.made.store.backends["qstash"]._paused_until = 0.0  # type: ignore[attr-defined]
-    alone.made.store.send([run.id])
+    alone.runtime.store.backends["qstash"]._paused_until = 0.0  # type: ignore[attr-defined]
+    alone.runtime.store.send([run.id])
     assert len(waiting(alone)) == 1
-    with relaying(alone.made):
+    with relaying(alone.runtime):
         (row,) = alone.finish(run)
     assert (row.status, alone.marks(n)) == ("succeeded", {n: 1})
 
@@ -139,13 +139,13 @@ def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: s
         quick = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=1e-4))
         more = qstash_environment(quick.url, f"http://127.0.0.1:{port}")
         environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-        made = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(made.db.dispose)
-        away = Side("qstash", made, environ, qstash=quick)
+        runtime = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(runtime.db.dispose)
+        away = Side("qstash", runtime, environ, qstash=quick)
         run = away.dispatch("child", {"name": n})
         until(lambda: len(quick.store.dead()) == 2, "the message and its callback are dead")
         stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        stack.enter_context(relaying(made))
+        stack.enter_context(relaying(runtime))
         (row,) = away.finish(run)
         assert (row.status, away.marks(n)) == ("succeeded", {n: 1})
 
@@ -194,12 +194,12 @@ def test_killed_before_it_sends_the_retry(tmp_path: Path, redis_url: str) -> Non
         qstash = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02))
         more = qstash_environment(qstash.url, f"http://127.0.0.1:{port}")
         environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-        made = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(made.db.dispose)
-        side = Side("qstash", made, environ, qstash=qstash)
+        runtime = fresh(environ["DATABASE_URL"], environ, None)
+        stack.callback(runtime.db.dispose)
+        side = Side("qstash", runtime, environ, qstash=qstash)
         killer = {**environ, "SWITCHYARD_CRASH_AT": "qstash.unsent"}
         stack.enter_context(web(killer, port, tmp_path / "web.log"))
-        stack.enter_context(relaying(made))
+        stack.enter_context(relaying(runtime))
         run = side.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1})
         (row,) = side.finish(run)
         assert (row.status, set(side.marks(n).values())) == ("succeeded", {1})
@@ -209,9 +209,9 @@ def test_killed_before_it_sends_the_retry(tmp_path: Path, redis_url: str) -> Non
 def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
     row = alone.row(gone.id)
-    spec = alone.made.catalogue["child"]
+    spec = alone.runtime.catalogue["child"]
     message = Message(gone.id, spec, "qstash", "{}", 1, 0, row.due_at, row.sent_ref)
-    backend = alone.made.store.backends["qstash"]
+    backend = alone.runtime.store.backends["qstash"]
     backend.cancel([message])
     backend.cancel([message])
     assert [body["run"] for body in waiting(alone)] == [stays.id]
@@ -225,8 +225,8 @@ def test_sent_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
         return row if row.status == "waiting" else None
 
     row = until(failed_once, "its first try failed")
-    assert row.check_at == row.due_at + alone.made.store.check
-    relay.sweep(alone.made.store)
+    assert row.check_at == row.due_at + alone.runtime.store.check
+    relay.sweep(alone.runtime.store)
     assert alone.row(run.id).sends == 0
     alone.finish(run)
 
@@ -247,7 +247,7 @@ def test_far_ahead_it_goes_in_two(alone: Side) -> None:
 
 
 def test_after_a_fork_there_is_a_client_of_its_own(alone: Side) -> None:
-    backend = alone.made.store.backends["qstash"]
+    backend = alone.runtime.store.backends["qstash"]
     assert isinstance(backend, QStashBackend)
     client = backend._ready()
     assert backend._ready() is client
@@ -267,13 +267,13 @@ def test_unreachable_it_fails_fast_and_pauses(
     monkeypatch.setattr(qstash, "PAUSE_SECONDS", 3600.0)
     more = qstash_environment("http://127.0.0.1:1", "http://127.0.0.1:2")
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-    made = fresh(environ["DATABASE_URL"], environ, None)
-    backend = made.store.backends["qstash"]
+    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    backend = runtime.store.backends["qstash"]
     with pytest.raises(BackendUnavailable, match="Connection refused"):
         backend.ping()
     with pytest.raises(BackendUnavailable, match="a moment ago"):
         backend.ping()
-    made.db.dispose()
+    runtime.db.dispose()
 
 
 @pytest.mark.parametrize(
@@ -284,18 +284,18 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     tmp_path: Path, redis_url: str, more: dict[str, str], says: str
 ) -> None:
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-    made = fresh(environ["DATABASE_URL"], environ, None)
-    side = Side("qstash", made, environ)
+    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    side = Side("qstash", runtime, environ)
     run = side.dispatch("child", {"name": "x"})
     assert side.row(run.id).status == "pending"
-    backend = made.store.backends["qstash"]
+    backend = runtime.store.backends["qstash"]
     backend._paused_until = 0.0  # type: ignore[attr-defined]
-    spec = made.catalogue["child"]
-    message = Message(run.id, spec, "qstash", "{}", 1, 0, made.store.clock())
+    spec = runtime.catalogue["child"]
+    message = Message(run.id, spec, "qstash", "{}", 1, 0, runtime.store.clock())
     with pytest.raises(BackendUnavailable, match=says):
         backend.send([message])
-    assert hand_over(made.store, [run.id], "rq").moved == 1
-    made.db.dispose()
+    assert hand_over(runtime.store, [run.id], "rq").moved == 1
+    runtime.db.dispose()
 
 
 def test_what_was_sent_before_a_limit_was_met_is_noted(
@@ -315,7 +315,7 @@ def test_what_was_sent_before_a_limit_was_met_is_noted(
     with serve_in_thread(limited) as url:
         backend = QStashBackend(load({**alone.environ, "QSTASH_URL": url}))
         now = datetime.now(UTC)
-        spec = alone.made.catalogue["child"]
+        spec = alone.runtime.catalogue["child"]
         messages = [Message(n, spec, "qstash", "{}", 1, 0, now) for n in ("a", "b")]
         assert backend.send(messages) == {"a": "msg_1"}
         with pytest.raises(BackendUnavailable, match="a moment ago"):

@@ -100,7 +100,7 @@ def filled(world: World) -> Rows:
             going["switchyard_parity"].add((live,))
         if over and status == Status.SUCCEEDED and ended > KEPT:
             going["switchyard_runs"].add((shadow,))
-    with world.made.db.begin() as connection:
+    with world.runtime.db.begin() as connection:
         for kind_, of in rows.items():
             connection.execute(insert(kind_), of)
     return going
@@ -113,7 +113,7 @@ NAMED = {"switchyard_steps": ("run_id", "name"), "switchyard_parity": ("run_id",
 def everything(world: World, but: str) -> dict[str, dict[tuple[Any, ...], Any]]:
     """Every row of every table, but for one run and its steps."""
     found = {}
-    with world.made.db.autocommit() as connection:
+    with world.runtime.db.autocommit() as connection:
         for name, table in every_table().items():
             columns = NAMED.get(name) or tuple(c.name for c in table.primary_key)
             rows = [row._asdict() for row in connection.execute(select(table))]
@@ -150,12 +150,12 @@ def test_exactly_what_should_go_goes(
     monkeypatch.setattr(retention, "BATCH", batch)
     going = filled(world)
     before = everything(world, "")
-    against = obstacles(world.made.db, "five-steps", world.time.now)
+    against = obstacles(world.runtime.db, "five-steps", world.time.now)
     run_id, told = prune(world)
     check_gone(world, before, going, run_id)
     assert told["shadows"] == len(going["switchyard_runs"])
     # The gate waits for the same as before.
-    assert obstacles(world.made.db, "five-steps", world.time.now) == against
+    assert obstacles(world.runtime.db, "five-steps", world.time.now) == against
     assert prune(world)[1] == dict.fromkeys(maintenance.PRUNES, 0)
 
 
@@ -167,7 +167,7 @@ def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.M
     runs = []
     while any((told := prune(world))[1].values()):
         runs.append(told[0])
-        with world.made.db.autocommit() as connection:
+        with world.runtime.db.autocommit() as connection:
             of = select(StepRow.name).where(StepRow.run_id == told[0])
             assert len(connection.scalars(of).all()) <= 4
     # What stays takes its share of each day's; the rest waits, and nothing else goes.
@@ -195,8 +195,8 @@ def test_cut_short_anywhere_it_goes_on(
 
 
 def test_nothing_goes_where_everything_is_kept(world: World) -> None:
-    settings = world.made.settings.model_copy(update={"retention_days": 0})
-    world.made = replace(world.made, settings=settings)
+    settings = world.runtime.settings.model_copy(update={"retention_days": 0})
+    world.runtime = replace(world.runtime, settings=settings)
     world.install()
     filled(world)
     before = everything(world, "")
@@ -207,7 +207,7 @@ def test_nothing_goes_where_everything_is_kept(world: World) -> None:
 
 
 def steps_of(world: World, run_id: str) -> list[str]:
-    with world.made.db.autocommit() as connection:
+    with world.runtime.db.autocommit() as connection:
         return list(connection.scalars(select(StepRow.name).where(StepRow.run_id == run_id)))
 
 
@@ -217,15 +217,15 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     runs = {name: dispatch(name, {"name": name}, key=name) for name in names}
     world.finish()
     done, rows = world.marks(), world.rows()
-    sent = touches(world.made.db, "sent-once/sent")
-    assert (sent, touches(world.made.db, "grab-bag/once")) == (1, 1)
+    sent = touches(world.runtime.db, "sent-once/sent")
+    assert (sent, touches(world.runtime.db, "grab-bag/once")) == (1, 1)
     world.time.pass_(91 * 86400)
     prune(world)
     assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
     for row in rows:
         for epoch in range(1, row.epoch + 2):
             for delivery in (Delivery(f"late-{epoch}"), InngestDelivery(f"late-{epoch}")):
-                outcome = world.made.engine.perform(row.id, epoch, delivery)
+                outcome = world.runtime.engine.perform(row.id, epoch, delivery)
                 assert outcome.end == End.NOT_MINE
     for name, run in runs.items():
         again = dispatch(name, {"name": name}, key=name)
@@ -235,7 +235,7 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     world.sweep()
     world.work()
     assert world.marks() == done
-    assert touches(world.made.db, "sent-once/sent") == 1
+    assert touches(world.runtime.db, "sent-once/sent") == 1
     assert world.open() == []
 
 
@@ -245,14 +245,14 @@ def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
     world.finish()
     napping = dispatch("sleeper", {"name": "s", "waitSeconds": 3600})
     world.work()
-    operate.cancel(world.made.store, napping.id)
+    operate.cancel(world.runtime.store, napping.id)
     before = {run.id: steps_of(world, run.id) for run in (failed, napping)}
     assert all(before.values())
     world.time.pass_(400 * 86400)
     prune(world)
     for run in (failed, napping):
         assert steps_of(world, run.id) == before[run.id]
-        operate.retry(world.made.store, run.id)
+        operate.retry(world.runtime.store, run.id)
     world.finish()
     expected = {f"f/{number}": 1 for number in range(1, 6)} | {"s/before": 1, "s/after": 1}
     assert world.marks() == expected
@@ -268,7 +268,7 @@ DELETES: dict[str, Callable[[Any, Any], Any]] = {
 def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
     """Not by looking at all that is kept, which grows for ever."""
     filled(world)
-    now, db = world.time.now, world.made.db
+    now, db = world.time.now, world.runtime.db
     at = now - timedelta(days=3)
     ids = [f"{id_at(at)}{n:014x}" for n in range(20_000)]
     shadows = [f"f{id_}" for id_ in ids[:5000]]

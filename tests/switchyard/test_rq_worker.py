@@ -42,7 +42,7 @@ def test_what_redis_lost_is_sent_again(on: Side, redis_url: str, tmp_path: Path)
     redis = connect(redis_url)
     redis.delete("rq:queue:tests")
     redis.delete(*(f"rq:job:{run.id}-1" for run in runs[:10]))
-    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
+    with relaying(on.runtime), rq_worker(on.environ, tmp_path / "worker.log"):
         on.finish(*runs)
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(20)}
 
@@ -53,7 +53,7 @@ def test_a_backlog_is_not_sent_again(on: Side, redis_url: str) -> None:
     runs = [on.dispatch("noop", {"name": str(i)}) for i in range(10)]
     for _ in range(3):
         time.sleep(0.6)
-        swept = sweep(on.made.store)
+        swept = sweep(on.runtime.store)
         assert (swept.sent, swept.queued) == (0, 10)
     assert redis.llen("rq:queue:tests") == 10
     assert {on.row(run.id).epoch for run in runs} == {1}
@@ -75,8 +75,8 @@ def test_an_old_worker_neither_eats_runs_nor_fails_them(
             old.work(burst=True, logging_level="CRITICAL")
             assert redis.llen("rq:queue:tests") == 0
             assert {on.row(run.id).status for run in runs} == {"pending"}
-            until(lambda: sweep(on.made.store) and redis.llen("rq:queue:tests") == len(runs))
-    with relaying(on.made), rq_worker(on.environ, tmp_path / "worker.log"):
+            until(lambda: sweep(on.runtime.store) and redis.llen("rq:queue:tests") == len(runs))
+    with relaying(on.runtime), rq_worker(on.environ, tmp_path / "worker.log"):
         rows = on.finish(*runs)
     assert {(row.status, row.attempt) for row in rows} == {("succeeded", 1)}
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(5)}
@@ -87,18 +87,18 @@ def test_without_redis_the_run_stays_pending(redis_url: str, tmp_path: Path) -> 
     n = uuid4().hex
     url = f"sqlite:///{tmp_path / 'test.db'}"
     away = environment(url, "redis://127.0.0.1:1/0")
-    made = fresh(url, away, None)
-    run = Side("rq", made, away).dispatch("child", {"name": n})
+    runtime = fresh(url, away, None)
+    run = Side("rq", runtime, away).dispatch("child", {"name": n})
     assert (run.created, run.status) == (True, "pending")
-    assert sweep(made.store).sent == 0
-    made.db.dispose()
+    assert sweep(runtime.store).sent == 0
+    runtime.db.dispose()
     back = environment(url, redis_url)
-    made = fresh(url, back, None)
-    on = Side("rq", made, back)
-    with relaying(made), rq_worker(back, tmp_path / "worker.log"):
+    runtime = fresh(url, back, None)
+    on = Side("rq", runtime, back)
+    with relaying(runtime), rq_worker(back, tmp_path / "worker.log"):
         on.finish(run)
     assert on.marks(n) == {n: 1}
-    made.db.dispose()
+    runtime.db.dispose()
 
 
 def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> Non
         assert worker.wait(PATIENCE_SECONDS) == 0
         assert on.row(run.id).status == "waiting"
         assert on.marks(n) == {n: 1}
-        stack.enter_context(relaying(on.made))
+        stack.enter_context(relaying(on.runtime))
         stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
         on.finish(run)
     assert on.touches(n) == 1
@@ -126,7 +126,7 @@ def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -
         run = on.dispatch("slow", {"name": n, "waitSeconds": 2.0})
         until(lambda: on.touches(n))
         zombie.send_signal(signal.SIGSTOP)
-        stack.enter_context(relaying(on.made))
+        stack.enter_context(relaying(on.runtime))
         stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
         (row,) = on.finish(run)
         zombie.send_signal(signal.SIGCONT)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 import flags
 from app.platform.gateways.stripe_errors import StripeUnknownOutcome
-from app.switchyard import effects, runtime
+from app.switchyard import effects
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
@@ -23,6 +23,7 @@ from app.switchyard.errors import EffectHeld
 from app.switchyard.maintenance import PATIENCE
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime, install
 from tests.support.marks import Mark, marks
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
@@ -35,27 +36,29 @@ JOBS = "tests.support.jobs,tests.support.shadowed,app.switchyard.maintenance"
 NOWHERE = "http://127.0.0.1:1"
 
 
-def staged(made: runtime.Runtime, switch: str = "true") -> None:
+def staged(runtime: Runtime, switch: str = "true") -> None:
     """This process decides by the stage store."""
-    runtime.install(made)
+    install(runtime)
     environ = {"USE_INNGEST": switch}
     decide_by(
-        flags.Flags(lambda: stages.current_stages(made.db), lambda job: "inngest", environ=environ)
+        flags.Flags(
+            lambda: stages.current_stages(runtime.db), lambda job: "inngest", environ=environ
+        )
     )
 
 
-def to_shadow(made: runtime.Runtime, job: str) -> None:
-    now = made.store.clock()
-    stages.set_stage(made.db, job, "shadow", None, by="test", why="compare", now=now)
+def to_shadow(runtime: Runtime, job: str) -> None:
+    now = runtime.store.clock()
+    stages.set_stage(runtime.db, job, "shadow", None, by="test", why="compare", now=now)
 
 
-def rows(made: runtime.Runtime) -> dict[str, Parity]:
-    with made.db.session() as tx:
+def rows(runtime: Runtime) -> dict[str, Parity]:
+    with runtime.db.session() as tx:
         return {row.run_id: row for row in tx.scalars(select(Parity))}
 
 
-def runs(made: runtime.Runtime, job: str) -> list[Any]:
-    with made.db.autocommit() as connection:
+def runs(runtime: Runtime, job: str) -> list[Any]:
+    with runtime.db.autocommit() as connection:
         return list(connection.execute(select(R.__table__).where(R.job == job)))
 
 
@@ -85,23 +88,23 @@ CASES: dict[str, tuple[dict[str, Any], Kind, str]] = {
 
 
 def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
-    staged(side.made)
+    staged(side.runtime)
     for job in ("order", "planless"):
-        to_shadow(side.made, job)
+        to_shadow(side.runtime, job)
     live = {name: dispatch("order", {"name": name, **how}) for name, (how, _, _) in CASES.items()}
     plain = dispatch("planless", {"name": "plain"})
     assert {run.backend for run in [*live.values(), plain]} == {"rq"}
     side.finish(*live.values(), plain)
     until(
-        lambda: all(row.check_at is None for row in runs(side.made, "shadow-compare")),
-        lambda: runs(side.made, "shadow-compare"),
+        lambda: all(row.check_at is None for row in runs(side.runtime, "shadow-compare")),
+        lambda: runs(side.runtime, "shadow-compare"),
     )
-    shadows = runs(side.made, "shadow-compare")
+    shadows = runs(side.runtime, "shadow-compare")
     assert {(row.backend, row.reason, row.status) for row in shadows} == {
         ("inngest", "SHADOW", "succeeded")
     }
     assert {row.key for row in shadows} == {run.id for run in live.values()}
-    found = rows(side.made)
+    found = rows(side.runtime)
     for name, (_, kind, error) in CASES.items():
         row = found[live[name].id]
         assert (row.kind, error in (row.error or "")) == (kind, True), (name, row.kind, row.error)
@@ -109,11 +112,11 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
     different = found[live["different"].id]
     assert json.loads(different.found or "") == [{"field": "amount", "planned": 7, "live": 5}]
     # Each live run had its one effect, and no shadow had any.
-    assert marks(side.made.db) == {f"order/{name}": 1 for name in CASES} | {"planless/plain": 1}
-    assert runs(side.made, "child") == []
+    assert marks(side.runtime.db) == {f"order/{name}": 1 for name in CASES} | {"planless/plain": 1}
+    assert runs(side.runtime, "child") == []
     assert not (tmp_path / "storage").exists()
     wrong = len([kind for _, kind, _ in CASES.values() if kind in shadow.WRONG])
-    assert shadow.counts(side.made.db)["order"] == {
+    assert shadow.counts(side.runtime.db)["order"] == {
         "compared": wrong + 1,
         "different": wrong,
         "unexplained": wrong,
@@ -124,12 +127,12 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def made(database_url: str) -> Iterator[runtime.Runtime]:
+def runtime(database_url: str) -> Iterator[Runtime]:
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    made = fresh(database_url, environ, [Named("rq"), Named("inngest"), Named("qstash")])
-    staged(made)
-    yield made
-    made.db.dispose()
+    runtime = fresh(database_url, environ, [Named("rq"), Named("inngest"), Named("qstash")])
+    staged(runtime)
+    yield runtime
+    runtime.db.dispose()
 
 
 class Named(MemoryBackend):
@@ -138,139 +141,139 @@ class Named(MemoryBackend):
         self.name = name
 
 
-def work(made: runtime.Runtime, backend: str) -> None:
-    memory: Any = made.store.backends[backend]
-    memory.work(made.engine)
+def work(runtime: Runtime, backend: str) -> None:
+    memory: Any = runtime.store.backends[backend]
+    memory.work(runtime.engine)
 
 
-def tell(made: runtime.Runtime) -> None:
+def tell(runtime: Runtime) -> None:
     """What the relay does for the shadows."""
-    ids = [row.id for row in runs(made, "shadow-compare") if row.check_at is not None]
-    made.store.send(ids)
+    ids = [row.id for row in runs(runtime, "shadow-compare") if row.check_at is not None]
+    runtime.store.send(ids)
 
 
-def long_ago(made: runtime.Runtime) -> None:
+def long_ago(runtime: Runtime) -> None:
     """Whatever shadows wait for is due."""
-    with made.db.begin() as connection:
+    with runtime.db.begin() as connection:
         due = {"due_at": utcnow() - timedelta(seconds=1)}
         still = R.check_at.is_not(None)
         connection.execute(update(R).where(R.job == "shadow-compare", still).values(due))
         past = "'2020-01-01 00:00:00+00'"
         back = f"UPDATE switchyard_steps SET until = {past} WHERE until IS NOT NULL"
-        if made.db.is_sqlite:
+        if runtime.db.is_sqlite:
             back = back.replace("+00", ".000000")
         connection.exec_driver_sql(back)
 
 
-def test_a_live_run_pays_one_row_more_and_no_call(made: runtime.Runtime) -> None:
-    to_shadow(made, "order")
-    told: Any = made.store.backends["inngest"]
+def test_a_live_run_pays_one_row_more_and_no_call(runtime: Runtime) -> None:
+    to_shadow(runtime, "order")
+    told: Any = runtime.store.backends["inngest"]
     asked: list[str] = []
-    event.listen(made.db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    event.listen(runtime.db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
     dispatch("planless", {"name": "a"})
     plain = len([one for one in asked if one.startswith("INSERT")])
     asked.clear()
     run = dispatch("order", {"name": "a"}, key="k")
     assert len([one for one in asked if one.startswith("INSERT")]) == plain + 1
     assert not told.queue
-    (shadow,) = runs(made, "shadow-compare")
+    (shadow,) = runs(runtime, "shadow-compare")
     assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")
-    assert shadow.send_at <= made.store.clock()
+    assert shadow.send_at <= runtime.store.clock()
     # The same intent again is no second shadow.
     assert not dispatch("order", {"name": "a"}, key="k").created
     dispatch_many("order", [{"name": "b"}, {"name": "c"}])
-    assert len(runs(made, "shadow-compare")) == 3
+    assert len(runs(runtime, "shadow-compare")) == 3
 
 
-def test_a_job_s_own_serverless_side_shadows_it(made: runtime.Runtime) -> None:
-    to_shadow(made, "posted-order")
+def test_a_job_s_own_serverless_side_shadows_it(runtime: Runtime) -> None:
+    to_shadow(runtime, "posted-order")
     run = dispatch("posted-order", {"name": "a"})
-    work(made, "rq")
-    (shadow,) = runs(made, "shadow-compare")
+    work(runtime, "rq")
+    (shadow,) = runs(runtime, "shadow-compare")
     assert shadow.backend == "qstash"
     for _ in range(2):
-        tell(made)
-        work(made, "qstash")
-        long_ago(made)
-    tell(made)
-    work(made, "qstash")
-    assert rows(made)[run.id].kind == Kind.EQUAL
+        tell(runtime)
+        work(runtime, "qstash")
+        long_ago(runtime)
+    tell(runtime)
+    work(runtime, "qstash")
+    assert rows(runtime)[run.id].kind == Kind.EQUAL
 
 
-def test_it_is_written_with_the_live_run_or_not_at_all(made: runtime.Runtime) -> None:
-    to_shadow(made, "order")
+def test_it_is_written_with_the_live_run_or_not_at_all(runtime: Runtime) -> None:
+    to_shadow(runtime, "order")
 
     def dispatch_and_fail() -> None:
-        with made.db.session() as tx:
+        with runtime.db.session() as tx:
             dispatch("order", {"name": "a"}, session=tx)
             raise RuntimeError("the caller's work fails")
 
     with pytest.raises(RuntimeError):
         dispatch_and_fail()
-    assert runs(made, "shadow-compare") == runs(made, "order") == []
-    with made.db.session() as tx:
+    assert runs(runtime, "shadow-compare") == runs(runtime, "order") == []
+    with runtime.db.session() as tx:
         dispatch("order", {"name": "a"}, session=tx)
-    assert len(runs(made, "shadow-compare")) == len(runs(made, "order")) == 1
+    assert len(runs(runtime, "shadow-compare")) == len(runs(runtime, "order")) == 1
 
 
 def test_only_stage_shadow_has_shadows_and_the_master_switch_ends_them(
-    made: runtime.Runtime,
+    runtime: Runtime,
 ) -> None:
     for stage, switch in (("legacy", "true"), ("live", "true"), ("shadow", "false")):
-        stages.set_stage(made.db, "order", stage, None, by="t", why="w", now=utcnow())
-        staged(made, switch)
+        stages.set_stage(runtime.db, "order", stage, None, by="t", why="w", now=utcnow())
+        staged(runtime, switch)
         dispatch("order", {"name": stage})
-    assert runs(made, "shadow-compare") == []
+    assert runs(runtime, "shadow-compare") == []
 
 
-def test_it_waits_for_the_live_run_and_gives_up_in_the_end(made: runtime.Runtime) -> None:
-    to_shadow(made, "order")
+def test_it_waits_for_the_live_run_and_gives_up_in_the_end(runtime: Runtime) -> None:
+    to_shadow(runtime, "order")
     run, other = dispatch_many("order", [{"name": "a"}, {"name": "b", "planned": 6}])
-    made.store.backends["rq"].queue.clear()  # type: ignore[attr-defined]
+    runtime.store.backends["rq"].queue.clear()  # type: ignore[attr-defined]
     waited = timedelta(0)
-    while rows(made).get(run.id) is None or rows(made)[run.id].kind == Kind.PLANNED:
-        tell(made)
-        work(made, "inngest")
-        for row in runs(made, "shadow-compare"):
+    while rows(runtime).get(run.id) is None or rows(runtime)[run.id].kind == Kind.PLANNED:
+        tell(runtime)
+        work(runtime, "inngest")
+        for row in runs(runtime, "shadow-compare"):
             if row.check_at is not None:
-                waited = max(waited, row.due_at - made.store.clock())
-        long_ago(made)
+                waited = max(waited, row.due_at - runtime.store.clock())
+        long_ago(runtime)
     assert timedelta(minutes=50) < waited < PATIENCE
-    assert rows(made)[run.id].kind == rows(made)[other.id].kind == Kind.LIVE_OPEN
-    assert shadow.counts(made.db)["order"]["compared"] == 0
+    assert rows(runtime)[run.id].kind == rows(runtime)[other.id].kind == Kind.LIVE_OPEN
+    assert shadow.counts(runtime.db)["order"]["compared"] == 0
 
 
 def test_a_write_in_a_reading_transaction_is_refused_and_the_connection_writes_again(
-    made: runtime.Runtime,
+    runtime: Runtime,
 ) -> None:
     for _ in range(3):
-        with pytest.raises(DBAPIError), made.db.reading() as tx:
+        with pytest.raises(DBAPIError), runtime.db.reading() as tx:
             tx.execute(write())
-        with made.db.begin() as connection:
+        with runtime.db.begin() as connection:
             connection.execute(insert(Mark).values(what="fine", backend="rq", pid=1))
-    assert marks(made.db) == {"fine": 3}
+    assert marks(runtime.db) == {"fine": 3}
 
 
-def test_a_plan_holds_up_no_writer(made: runtime.Runtime) -> None:
-    with made.db.reading() as tx:
+def test_a_plan_holds_up_no_writer(runtime: Runtime) -> None:
+    with runtime.db.reading() as tx:
         assert tx.scalars(select(Mark.what)).all() == []
-        with made.db.begin() as connection:
+        with runtime.db.begin() as connection:
             connection.execute(insert(Mark).values(what="meanwhile", backend="rq", pid=1))
         assert tx.scalars(select(Mark.what)).all() == []
-    assert marks(made.db) == {"meanwhile": 1}
+    assert marks(runtime.db) == {"meanwhile": 1}
 
 
-def test_effects_are_held_in_their_block_only(made: runtime.Runtime) -> None:
+def test_effects_are_held_in_their_block_only(runtime: Runtime) -> None:
     with effects.held() as tried:
-        for use in (made.db.begin, made.db.autocommit, made.db.session):
+        for use in (runtime.db.begin, runtime.db.autocommit, runtime.db.session):
             with pytest.raises(EffectHeld), use():
                 pass
         with pytest.raises(EffectHeld):
-            made.cache.get("x")
+            runtime.cache.get("x")
         with pytest.raises(EffectHeld):
-            made.store.backends.send([], utcnow())
+            runtime.store.backends.send([], utcnow())
     assert len(tried) == 5
-    with made.db.begin():
+    with runtime.db.begin():
         pass
 
 
@@ -302,7 +305,7 @@ def test_a_plan_is_the_same_before_amid_and_after_its_live_run(
     dispatch("shadow-compare", {"runId": run.id})
     platform.queue.queue.rotate(1)
     platform.drain()
-    row = rows(platform.made)[run.id]
+    row = rows(platform.runtime)[run.id]
     assert (row.kind, row.found, row.error) == (Kind.EQUAL, None, None)
     assert platform.run(run.id).status == "succeeded"
 
@@ -315,7 +318,7 @@ def test_a_payout_that_the_plan_does_not_know_is_a_difference(platform: Platform
     platform.queue.work(platform.engine, 1)
     platform.creator()
     platform.drain()
-    row = rows(platform.made)[run.id]
+    row = rows(platform.runtime)[run.id]
     found = {one["field"]: one for one in json.loads(row.found or "[]")}
     assert (row.kind, row.differing, set(found)) == (
         Kind.DIFFERENT,

@@ -22,9 +22,9 @@ HOURS = timedelta(hours=2)
 
 
 def _made(url: str) -> Any:
-    made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+    runtime = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
     decide_by(Fixed("memory"))
-    return made
+    return runtime
 
 
 def test_a_wrong_clock_is_put_right_by_the_database_s(
@@ -34,27 +34,27 @@ def test_a_wrong_clock_is_put_right_by_the_database_s(
         monkeypatch.setattr(db, "utcnow", lambda: clock.utcnow() + by)
 
     with new_postgres(postgres_server) as url:
-        made = _made(url)
+        runtime = _made(url)
         skewed(HOURS)
         run = dispatch("noop", {"name": "a"})  # the first thing this process does
         for by in (HOURS, -HOURS, timedelta(days=40), timedelta(0)):
             skewed(by)
-            assert abs(made.store.clock() - clock.utcnow()) < timedelta(minutes=1)
-        with made.db.autocommit() as connection:
+            assert abs(runtime.store.clock() - clock.utcnow()) < timedelta(minutes=1)
+        with runtime.db.autocommit() as connection:
             due = connection.execute(select(R.due_at).where(R.id == run.id)).scalar_one()
         assert due <= clock.utcnow()
-        made.db.dispose()
+        runtime.db.dispose()
 
 
 def test_a_relay_that_is_ahead_keeps_no_run_back(database_url: str) -> None:
     """It ends a lease of somebody alive, and that run may go on at once all the same."""
-    made = _made(database_url)
+    runtime = _made(database_url)
     run = dispatch("noop", {"name": "a"})
-    now = made.store.clock()
-    with made.db.autocommit() as connection:
-        request = ClaimRequest(run.id, 1, "me", now, now + made.store.lease)
+    now = runtime.store.clock()
+    with runtime.db.autocommit() as connection:
+        request = ClaimRequest(run.id, 1, "me", now, now + runtime.store.lease)
         assert claim_uncapped(connection, request) is not None
-    assert sweep(replace(made.store, clock=lambda: now + HOURS)).taken_over == 1
-    with made.db.autocommit() as connection:
+    assert sweep(replace(runtime.store, clock=lambda: now + HOURS)).taken_over == 1
+    with runtime.db.autocommit() as connection:
         assert claim_uncapped(connection, replace(request, epoch=3)) is not None
-    made.db.dispose()
+    runtime.db.dispose()

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 import flags
-from app.switchyard import runtime
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import drain, shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
@@ -22,6 +21,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime
 from flags import Side, Stage
 from tests.conftest import new_postgres
 from tests.support.sides import decide_by, environment, fresh
@@ -30,21 +30,23 @@ JOB = "five-steps"
 
 
 @pytest.fixture
-def made(database_url: str) -> Iterator[runtime.Runtime]:
+def runtime(database_url: str) -> Iterator[Runtime]:
     memory = MemoryBackend()
     memory.name = "rq"
-    made = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), [memory])
-    yield made
-    made.db.dispose()
+    runtime = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), [memory])
+    yield runtime
+    runtime.db.dispose()
 
 
-def move(made: runtime.Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
+def move(runtime: Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
     told: dict[str, Any] = {"by": "ada", "why": "because", "now": utcnow()} | more
-    return stages.set_stage(made.db, JOB, stage, percent, **told)
+    return stages.set_stage(runtime.db, JOB, stage, percent, **told)
 
 
-def standing(made: runtime.Runtime) -> str:
-    return next((row.stage for row in stages.current_stages(made.db) if row.job == JOB), "legacy")
+def standing(runtime: Runtime) -> str:
+    return next(
+        (row.stage for row in stages.current_stages(runtime.db) if row.job == JOB), "legacy"
+    )
 
 
 WAYS: dict[Stage, list[tuple[str, float | None]]] = {
@@ -63,44 +65,44 @@ MADE_FROM = {
 }
 
 
-def test_every_move_is_made_or_refused_and_then_changes_nothing(made: runtime.Runtime) -> None:
+def test_every_move_is_made_or_refused_and_then_changes_nothing(runtime: Runtime) -> None:
     for before, to in product(Stage, Stage):
-        with made.db.begin() as connection:
+        with runtime.db.begin() as connection:
             connection.execute(delete(stages.StageChange))
         for way in WAYS[before]:
-            move(made, *way)
-        records = len(stages.history(made.db))
+            move(runtime, *way)
+        records = len(stages.history(runtime.db))
         percent = 50.0 if to == Stage.RAMP else None
         if to in MADE_FROM[before]:
-            change = move(made, to, percent)
+            change = move(runtime, to, percent)
             assert (change.from_stage, change.to_stage, change.by) == (before, to, "ada")
         else:
             with pytest.raises(StageRefused):
-                move(made, to, percent, force=to == Stage.COMPLETE)
-            assert (standing(made), len(stages.history(made.db))) == (before, records)
+                move(runtime, to, percent, force=to == Stage.COMPLETE)
+            assert (standing(runtime), len(stages.history(runtime.db))) == (before, records)
 
 
-def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(made: runtime.Runtime) -> None:
+def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(runtime: Runtime) -> None:
     for percent in (0.1, 50, 100, 1):
-        move(made, "ramp", percent)
+        move(runtime, "ramp", percent)
     with pytest.raises(StageRefused, match="already stands at ramp 1 %"):
-        move(made, "ramp", 1)
+        move(runtime, "ramp", 1)
     with pytest.raises(StageRefused, match="for pinned keys"):
-        move(made, "ramp", 0)
-    stages.pin(made.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
-    move(made, "ramp", 0)
-    history = [change.percent for change in stages.history(made.db, JOB)]
+        move(runtime, "ramp", 0)
+    stages.pin(runtime.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
+    move(runtime, "ramp", 0)
+    history = [change.percent for change in stages.history(runtime.db, JOB)]
     assert history == [0, 1, 100, 50, 0.1]
 
 
-def test_of_two_moves_at_once_one_is_made(made: runtime.Runtime) -> None:
-    move(made, "live")
-    (row,) = stages.current_stages(made.db)
+def test_of_two_moves_at_once_one_is_made(runtime: Runtime) -> None:
+    move(runtime, "live")
+    (row,) = stages.current_stages(runtime.db)
 
     def try_it(number: int) -> str:
         try:
             stages.set_stage(
-                made.db,
+                runtime.db,
                 JOB,
                 "ramp",
                 float(number + 1),
@@ -116,9 +118,9 @@ def test_of_two_moves_at_once_one_is_made(made: runtime.Runtime) -> None:
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(try_it, range(8)))
     assert said.count("made") == 1
-    assert len(stages.history(made.db, JOB)) == 2
+    assert len(stages.history(runtime.db, JOB)) == 2
     # As for a second writer who read before the first one wrote.
-    with made.db.session() as tx, pytest.raises(StageRefused, match="somebody else"):
+    with runtime.db.session() as tx, pytest.raises(StageRefused, match="somebody else"):
         stages._add(tx, _follower(row.version))
 
 
@@ -127,70 +129,70 @@ def _follower(version: int) -> dict[str, Any]:
     return told | {"by": "t", "why": "w", "follows": version, "forced": False, "percent": None}
 
 
-def test_a_rollback_is_an_off_switch_for_another_provider_too(made: runtime.Runtime) -> None:
-    drain._flip(made, JOB, "ada", "back")
-    assert stages.history(made.db) == []
-    settings = made.settings.model_copy(update={"flag_provider": "a:b"})
+def test_a_rollback_is_an_off_switch_for_another_provider_too(runtime: Runtime) -> None:
+    drain._flip(runtime, JOB, "ada", "back")
+    assert stages.history(runtime.db) == []
+    settings = runtime.settings.model_copy(update={"flag_provider": "a:b"})
     for _ in range(2):
-        drain._flip(replace(made, settings=settings), JOB, "ada", "back")
-    (change,) = stages.history(made.db)
+        drain._flip(replace(runtime, settings=settings), JOB, "ada", "back")
+    (change,) = stages.history(runtime.db)
     assert (change.from_stage, change.to_stage) == ("legacy", "legacy")
 
 
 # --- the gate -----------------------------------------------------------------------------------
 
 
-def differs(made: runtime.Runtime, kind: Kind, run: str) -> None:
+def differs(runtime: Runtime, kind: Kind, run: str) -> None:
     row = {"job": JOB, "run_id": run, "kind": kind, "planned_at": utcnow(), "differing": 1}
-    with made.db.begin() as connection:
+    with runtime.db.begin() as connection:
         connection.execute(insert(Parity).values(row))
 
 
 def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
-    made: runtime.Runtime,
+    runtime: Runtime,
 ) -> None:
     decide_by(flags.Flags(lambda: (), lambda job: "inngest", environ={}))
     run = dispatch(JOB, {"name": "a"})
     dispatch("noop", {"name": "of another job"})
     for number, kind in enumerate(Kind):
-        differs(made, kind, f"r{number}")
+        differs(runtime, kind, f"r{number}")
     fired = utcnow() - CALM + timedelta(minutes=1)
-    move(made, "live", now=fired)
-    stages.set_stage(made.db, JOB, "ramp", 10.0, by=GUARDRAIL, why="bad", now=fired)
-    move(made, "live")
+    move(runtime, "live", now=fired)
+    stages.set_stage(runtime.db, JOB, "ramp", 10.0, by=GUARDRAIL, why="bad", now=fired)
+    move(runtime, "live")
     with pytest.raises(GateClosed) as closed:
-        move(made, "complete")
+        move(runtime, "complete")
     for said in ("1 open runs on the old side", "2 differences", "the guardrail fired at"):
         assert said in str(closed.value)
-    assert standing(made) == "live"
-    with made.db.begin() as connection:
+    assert standing(runtime) == "live"
+    with runtime.db.begin() as connection:
         connection.execute(update(R).where(R.id == run.id).values(backend="inngest"))
-    assert shadow.explain(made.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
+    assert shadow.explain(runtime.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
     with pytest.raises(GateClosed) as closed:
-        move(made, "complete")
+        move(runtime, "complete")
     assert str(closed.value).startswith(f"{JOB} is not complete: the guardrail fired at")
-    change = move(made, "complete", now=utcnow() + timedelta(minutes=2))
+    change = move(runtime, "complete", now=utcnow() + timedelta(minutes=2))
     assert (change.to_stage, change.forced) == ("complete", False)
-    back = move(made, "live")
+    back = move(runtime, "live")
     assert (back.from_stage, back.to_stage) == ("complete", "live")
 
 
 # --- pins ---------------------------------------------------------------------------------------
 
 
-def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime) -> None:
-    move(made, "ramp", 1)
+def test_pins_are_read_with_the_stages_and_kept_as_history(runtime: Runtime) -> None:
+    move(runtime, "ramp", 1)
 
     def change(keys: list[str], side: str | None) -> int:
-        return stages.pin(made.db, JOB, keys, side, by="ada", why="first", now=utcnow())
+        return stages.pin(runtime.db, JOB, keys, side, by="ada", why="first", now=utcnow())
 
     assert change(["ana", "bo", "ana"], "serverless") == 2
     assert change(["bo"], "rq") == 1
     assert change(["bo"], "rq") == 0
     assert change(["ana", "nobody"], None) == 1
-    (row,) = stages.current_stages(made.db)
+    (row,) = stages.current_stages(runtime.db)
     assert row.pins == (("bo", "rq"),)
-    (pin,) = stages.pinned_keys(made.db, JOB)
+    (pin,) = stages.pinned_keys(runtime.db, JOB)
     assert pin | {"at": ""} == {
         "job": JOB,
         "key": "bo",
@@ -199,28 +201,28 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(made: runtime.Runtime
         "by": "ada",
         "why": "first",
     }
-    assert stages.pinned_keys(made.db, "noop") == []
+    assert stages.pinned_keys(runtime.db, "noop") == []
     many = [f"c{n}" for n in range(stages.MOST_PINS)]
     for keys, side in ((many, "rq"), (["x"], "banana"), ([""], "rq"), (["x" * 256], "rq")):
         with pytest.raises(BadInput):
             change(keys, side)
-    assert len(stages.pinned_keys(made.db)) == 1
+    assert len(stages.pinned_keys(runtime.db)) == 1
 
 
 def test_a_locked_store_counts_as_unavailable(postgres_server: str) -> None:
     """As while an ALTER TABLE waits for somebody's transaction: the last known stage serves."""
     with new_postgres(postgres_server) as url:
-        made = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
-        move(made, "live")
+        runtime = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
+        move(runtime, "live")
         hours = count(0, 3600)
         asked = flags.Flags(
-            lambda: stages.current_stages(made.db),
+            lambda: stages.current_stages(runtime.db),
             lambda _job: "inngest",
             environ={"USE_INNGEST": "true"},
             monotonic=lambda: next(hours),
         )
         assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
-        with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
+        with ThreadPoolExecutor(1) as pool, runtime.db.engine.connect() as connection:
             connection.execute(text("LOCK TABLE switchyard_stage_changes IN ACCESS EXCLUSIVE MODE"))
             answer = pool.submit(asked.decide, JOB, "k")
             try:
@@ -228,4 +230,4 @@ def test_a_locked_store_counts_as_unavailable(postgres_server: str) -> None:
             finally:
                 connection.rollback()
         assert asked.decide(JOB, "k").reason == "STATIC"
-        made.db.dispose()
+        runtime.db.dispose()

@@ -20,16 +20,20 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     made.create_tables()
     now = made.time()
-    stages.set_stage(made.made.db, "five-steps", "live", None, by="t", why="t", now=now)
+    stages.set_stage(made.runtime.db, "five-steps", "live", None, by="t", why="t", now=now)
     made.time.pass_(1)
     yield made
     made.close()
 
 
 def status(world: World) -> tuple[Any, Any, Any]:
-    shown = cutover_status(world.made, ["five-steps"])
+    shown = cutover_status(world.runtime, ["five-steps"])
     (job,) = shown["jobs"]
-    return job["open"]["inngest"], job["overdue"]["inngest"], list(unreachable(world.made, shown))
+    return (
+        job["open"]["inngest"],
+        job["overdue"]["inngest"],
+        list(unreachable(world.runtime, shown)),
+    )
 
 
 @pytest.mark.parametrize("fault", ["swallows", "away", "unsure", "doubles"])
@@ -64,7 +68,7 @@ def test_what_runs_or_waits_its_turn_is_not_overdue(world: World) -> None:
 
 def test_overdue_reads_the_index_of_open_runs(world: World) -> None:
     when = "2031-01-01 00:00:00.000000"
-    with world.made.db.autocommit() as connection:
+    with world.runtime.db.autocommit() as connection:
         statement = f"EXPLAIN QUERY PLAN {OVERDUE.compile(connection)}"
         bound = (when, "running", when)
         plan = connection.exec_driver_sql(statement, bound).all()

@@ -13,13 +13,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, func, select, text
 
-from app.switchyard import runtime
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import look_again, sweep
+from app.switchyard.runtime import Runtime
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, decide_by, environment, fresh
 
@@ -43,22 +43,22 @@ class Sent:
     def ping(self) -> None: ...
 
 
-def _made(url: str) -> runtime.Runtime:
+def _made(url: str) -> Runtime:
     environ = environment(url, "redis://127.0.0.1:1")
-    made = fresh(url, environ, [Sent("inngest"), Sent("rq")])
+    runtime = fresh(url, environ, [Sent("inngest"), Sent("rq")])
     decide_by(Fixed("inngest"))
-    return made
+    return runtime
 
 
 @pytest.fixture
-def made(database_url: str) -> Iterator[runtime.Runtime]:
-    made = _made(database_url)
-    yield made
-    made.db.dispose()
+def runtime(database_url: str) -> Iterator[Runtime]:
+    runtime = _made(database_url)
+    yield runtime
+    runtime.db.dispose()
 
 
 @pytest.fixture
-def on_postgres(postgres_server: str) -> Iterator[runtime.Runtime]:
+def on_postgres(postgres_server: str) -> Iterator[Runtime]:
     with new_postgres(postgres_server) as url:
         made = _made(url)
         yield made
@@ -71,7 +71,7 @@ def _many(count: int) -> list[str]:
     return [run.id for run in dispatch_many("noop", [{"name": n} for _ in range(count)])]
 
 
-def test_references_are_noted_without_a_statement_that_grows(made: runtime.Runtime) -> None:
+def test_references_are_noted_without_a_statement_that_grows(runtime: Runtime) -> None:
     """A CASE of all of them holds SQLite's lock for seconds, and is too long for Postgres."""
     most = 0
 
@@ -80,23 +80,23 @@ def test_references_are_noted_without_a_statement_that_grows(made: runtime.Runti
         if statement.startswith("UPDATE"):
             most = max(most, *(len(one) for one in (parameters if many else [parameters])))
 
-    event.listen(made.db.engine, "before_cursor_execute", seen)
+    event.listen(runtime.db.engine, "before_cursor_execute", seen)
     runs = _many(1500)
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         noted = connection.scalar(select(func.count(R.sent_ref)))
     assert noted == len(runs)
     assert 0 < most < 10
 
 
 def _crosswise(
-    made: runtime.Runtime,
+    runtime: Runtime,
     blocking: Callable[[Any], Any],
     first: Callable[[], Any],
     second: Callable[[], Any],
 ) -> list[Future[Any]]:
     """Both, begun while something in the middle of what they write is locked."""
     with ThreadPoolExecutor(2) as pool:
-        with made.db.engine.connect() as connection:
+        with runtime.db.engine.connect() as connection:
             blocking(connection)
             futures = [pool.submit(first), pool.submit(second)]
             end = time.monotonic() + 20
@@ -105,7 +105,7 @@ def _crosswise(
                 " AND datname = current_database()"
             )
             while time.monotonic() < end and not all(f.done() for f in futures):
-                with made.db.autocommit() as looking:
+                with runtime.db.autocommit() as looking:
                     if (looking.scalar(waiting) or 0) + sum(f.done() for f in futures) >= 2:
                         break
                 time.sleep(0.02)
@@ -120,32 +120,30 @@ def _lock(run_id: str) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("what", ["look", "refs"])
-def test_a_drain_and_the_relay_do_not_wait_for_each_other(
-    on_postgres: runtime.Runtime, what: str
-) -> None:
-    made, runs = on_postgres, [run for _ in range(30) for run in _many(1)]
+def test_a_drain_and_the_relay_do_not_wait_for_each_other(on_postgres: Runtime, what: str) -> None:
+    runtime, runs = on_postgres, [run for _ in range(30) for run in _many(1)]
     assert runs == sorted(runs)
-    later = made.store.clock() + timedelta(hours=1)
+    later = runtime.store.clock() + timedelta(hours=1)
 
     def look() -> None:
-        look_again(made.store, runs, later)
+        look_again(runtime.store, runs, later)
 
     def refs() -> None:
-        made.store.send(runs)
+        runtime.store.send(runs)
 
     futures = _crosswise(
-        made,
+        runtime,
         _lock(runs[15]),
         look if what == "look" else refs,
-        lambda: hand_over(made.store, runs, "rq"),
+        lambda: hand_over(runtime.store, runs, "rq"),
     )
     assert [future.exception() for future in futures] == [None, None]
-    with made.db.autocommit() as connection:
+    with runtime.db.autocommit() as connection:
         at = connection.execute(select(R.backend, func.count()).group_by(R.backend)).all()
     assert [tuple(row) for row in at] == [("rq", 30)]
 
 
-def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
+def test_the_same_keys_in_another_order(on_postgres: Runtime) -> None:
     made = on_postgres
     keys = [f"k{number}" for number in range(20)]
 
@@ -171,18 +169,18 @@ def test_the_same_keys_in_another_order(on_postgres: runtime.Runtime) -> None:
 
 
 def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
-    on_postgres: runtime.Runtime,
+    on_postgres: Runtime,
 ) -> None:
     """It has its run's row locked, and its lease runs out."""
-    made, (frozen, other, sent) = on_postgres, [run for _ in range(3) for run in _many(1)]
+    runtime, (frozen, other, sent) = on_postgres, [run for _ in range(3) for run in _many(1)]
     for run in (frozen, other):
-        now = made.store.clock()
-        with made.db.autocommit() as connection:
+        now = runtime.store.clock()
+        with runtime.db.autocommit() as connection:
             request = ClaimRequest(run, 1, f"holder of {run}", now, now)
             assert claim_uncapped(connection, request) is not None
-    later = made.store.clock() + timedelta(minutes=30)
-    store = replace(made.store, clock=lambda: later)
-    with ThreadPoolExecutor(1) as pool, made.db.engine.connect() as connection:
+    later = runtime.store.clock() + timedelta(minutes=30)
+    store = replace(runtime.store, clock=lambda: later)
+    with ThreadPoolExecutor(1) as pool, runtime.db.engine.connect() as connection:
         for run in (frozen, sent):
             _lock(run)(connection)
         swept = pool.submit(sweep, store)
@@ -190,9 +188,9 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
             assert swept.result(10).taken_over == 1
         finally:
             connection.rollback()
-    assert (sweep(store).taken_over, _epochs(made)) == (1, {frozen: 3, other: 3, sent: 1})
+    assert (sweep(store).taken_over, _epochs(runtime)) == (1, {frozen: 3, other: 3, sent: 1})
 
 
-def _epochs(made: runtime.Runtime) -> dict[str, int]:
-    with made.db.autocommit() as connection:
+def _epochs(runtime: Runtime) -> dict[str, int]:
+    with runtime.db.autocommit() as connection:
         return {row.id: row.epoch for row in connection.execute(select(R.id, R.epoch))}

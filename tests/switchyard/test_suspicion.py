@@ -14,7 +14,6 @@ from sqlalchemy import select, update
 
 from app.platform.config import load
 from app.platform.wiring import make_runtime
-from app.switchyard import runtime
 from app.switchyard.db import Database
 from app.switchyard.dispatch import dispatch, dispatch_many
 from app.switchyard.errors import BackendUnavailable
@@ -23,6 +22,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import Swept, look_at_silent, run_forever, send_due, sweep
 from app.switchyard.runs.suspicion import ACTIVE, ENDED, MOST, Suspicion
+from app.switchyard.runtime import Runtime, install
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 from tests.support.waiting import until
@@ -75,67 +75,63 @@ def at() -> Time:
 
 
 @pytest.fixture
-def made(tmp_path: Path, service: Service, at: Time) -> Iterator[runtime.Runtime]:
+def runtime(tmp_path: Path, service: Service, at: Time) -> Iterator[Runtime]:
     more = {"CHECK_SECONDS": "5", "LEASE_SECONDS": "10"}
     env = load(environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1", **more))
-    made = make_runtime(env, clock=at, backends=[service])
-    create_all(made.db.engine)
-    runtime.install(made)
+    runtime = make_runtime(env, clock=at, backends=[service])
+    create_all(runtime.db.engine)
+    install(runtime)
     decide_by(Fixed("inngest"))
-    yield made
-    made.db.dispose()
+    yield runtime
+    runtime.db.dispose()
 
 
-def check(made: runtime.Runtime) -> timedelta:
-    return made.store.check
+def check(runtime: Runtime) -> timedelta:
+    return runtime.store.check
 
 
 def many(job: str, count: int) -> list[str]:
     return [run.id for run in dispatch_many(job, [{"name": str(n)} for n in range(count)])]
 
 
-def deliver(made: runtime.Runtime, message: Message) -> None:
+def deliver(runtime: Runtime, message: Message) -> None:
     """As the service does, to the end."""
     delivery = Delivery("inngest-1", sent_at=message.sent_at or message.due_at)
-    assert made.engine.perform(message.run_id, message.epoch, delivery).end == End.DONE
+    assert runtime.engine.perform(message.run_id, message.epoch, delivery).end == End.DONE
 
 
-def looks(made: runtime.Runtime, at: Time, seconds: float, suspicion: Suspicion) -> list[int]:
+def looks(runtime: Runtime, at: Time, seconds: float, suspicion: Suspicion) -> list[int]:
     """How many runs each look sent again, one a second."""
     counts = []
     for _ in range(int(seconds)):
         at.now += timedelta(seconds=1)
         swept = Swept()
-        look_at_silent(made.store, suspicion, swept)
+        look_at_silent(runtime.store, suspicion, swept)
         counts.append(swept.sent)
     return counts
 
 
-def test_what_it_was_never_sent_it_is_sent(
-    made: runtime.Runtime, service: Service, at: Time
-) -> None:
+def test_what_it_was_never_sent_it_is_sent(runtime: Runtime, service: Service, at: Time) -> None:
     dispatch("noop", {"name": "sent"})
     service.away = True
     unsent = [dispatch("noop", {"name": str(n)}).id for n in range(3)]
     service.away = False
     service.taken()
-    at.now += check(made)
-    sweep(made.store)
+    at.now += check(runtime)
+    sweep(runtime.store)
     # Under the same id, so that what it did take after all starts nothing twice.
     assert {m.run_id for m in service.taken() if m.sends == 0} >= set(unsent)
 
 
-def test_what_was_passed_over_is_sent_again(
-    made: runtime.Runtime, service: Service, at: Time
-) -> None:
+def test_what_was_passed_over_is_sent_again(runtime: Runtime, service: Service, at: Time) -> None:
     """Its job goes on with what was sent later."""
     old = many("noop", 5)
     other = many("child", 1)
-    at.now += check(made)
+    at.now += check(runtime)
     many("noop", 1)
-    deliver(made, service.taken()[-1])
+    deliver(runtime, service.taken()[-1])
     swept = Swept()
-    look_at_silent(made.store, Suspicion(made.store), swept)
+    look_at_silent(runtime.store, Suspicion(runtime.store), swept)
     sent = service.taken()
     assert sorted(m.run_id for m in sent if m.spec.name == "noop") == sorted(old)
     assert {m.sends for m in sent} == {1}
@@ -144,54 +140,50 @@ def test_what_was_passed_over_is_sent_again(
 
 
 def test_a_probe_that_is_delivered_is_the_sign_for_the_others(
-    made: runtime.Runtime, service: Service, at: Time
+    runtime: Runtime, service: Service, at: Time
 ) -> None:
     runs = many("noop", 40)
     service.taken()
-    suspicion = Suspicion(made.store)
-    assert sum(looks(made, at, check(made).total_seconds(), suspicion)) == 1
+    suspicion = Suspicion(runtime.store)
+    assert sum(looks(runtime, at, check(runtime).total_seconds(), suspicion)) == 1
     (probe,) = service.taken()
     runs.remove(probe.run_id)
-    deliver(made, probe)
-    assert sum(looks(made, at, check(made).total_seconds(), suspicion)) == 39
+    deliver(runtime, probe)
+    assert sum(looks(runtime, at, check(runtime).total_seconds(), suspicion)) == 39
     assert {m.run_id for m in service.taken()} == set(runs)
 
 
-def test_a_backlog_that_moves_is_left_alone(
-    made: runtime.Runtime, service: Service, at: Time
-) -> None:
+def test_a_backlog_that_moves_is_left_alone(runtime: Runtime, service: Service, at: Time) -> None:
     """It is asked less and less whether it does, and nothing else is sent twice."""
     many("noop", 300)
     backlog = service.taken()
-    suspicion, again = Suspicion(made.store), []
+    suspicion, again = Suspicion(runtime.store), []
     for _ in range(300):
-        again += looks(made, at, 1, suspicion)
-        deliver(made, backlog.pop(0))
+        again += looks(runtime, at, 1, suspicion)
+        deliver(runtime, backlog.pop(0))
         service.taken()
     assert 0 < sum(again) <= 8
     assert set(again) == {0, 1}
 
 
-def test_a_look_sends_a_bounded_number_again(
-    made: runtime.Runtime, service: Service, at: Time
-) -> None:
+def test_a_look_sends_a_bounded_number_again(runtime: Runtime, service: Service, at: Time) -> None:
     many("noop", 2 * MOST + 10)
     service.taken()
-    at.now += check(made)
+    at.now += check(runtime)
     many("noop", 1)
-    deliver(made, service.taken()[0])
-    counts = looks(made, at, 4, Suspicion(made.store))
+    deliver(runtime, service.taken()[0])
+    counts = looks(runtime, at, 4, Suspicion(runtime.store))
     assert [count for count in counts if count][:3] == [MOST, MOST, 10]
 
 
-def test_the_gap_of_a_run_grows(made: runtime.Runtime, service: Service, at: Time) -> None:
+def test_the_gap_of_a_run_grows(runtime: Runtime, service: Service, at: Time) -> None:
     """Nothing goes on: soon again, in case that whoever is called is back. Else ever later."""
     many("noop", 1)
     service.taken()
     times: list[float] = []
-    suspicion = Suspicion(made.store)
+    suspicion = Suspicion(runtime.store)
     for second in range(1, 61):
-        if sum(looks(made, at, 1, suspicion)):
+        if sum(looks(runtime, at, 1, suspicion)):
             times.append(second)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps == sorted(gaps)
@@ -200,24 +192,24 @@ def test_the_gap_of_a_run_grows(made: runtime.Runtime, service: Service, at: Tim
 
 
 def test_who_waits_for_a_slot_is_not_suspicious(
-    made: runtime.Runtime, service: Service, at: Time
+    runtime: Runtime, service: Service, at: Time
 ) -> None:
     many("capped", 5)
-    with made.db.begin() as connection:
+    with runtime.db.begin() as connection:
         rows = connection.execute(select(R.id).order_by(R.id).limit(2)).all()
         for slot, row in enumerate(rows, 1):
-            lease = at.now + check(made) + made.store.lease
+            lease = at.now + check(runtime) + runtime.store.lease
             running = {"status": "running", "slot": slot, "check_at": lease}
             connection.execute(update(R).where(R.id == row.id).values(**running))
     service.taken()
-    at.now += check(made)
+    at.now += check(runtime)
     swept = Swept()
-    look_at_silent(made.store, Suspicion(made.store), swept)
+    look_at_silent(runtime.store, Suspicion(runtime.store), swept)
     assert (swept.sent, service.taken()) == (0, [])
 
 
 def test_what_it_is_unavailable_for_changes_nothing_in_the_ledger(
-    made: runtime.Runtime, service: Service, at: Time
+    runtime: Runtime, service: Service, at: Time
 ) -> None:
     """A run that is due is marked as sent only where it can be."""
 
@@ -229,14 +221,14 @@ def test_what_it_is_unavailable_for_changes_nothing_in_the_ledger(
     service.ping = gone  # type: ignore[method-assign]
     at.now += timedelta(seconds=1)
     swept = Swept()
-    send_due(made.store, swept)
+    send_due(runtime.store, swept)
     assert (swept.sent, swept.unreachable) == (0, 1)
     del service.ping
-    send_due(made.store, swept)
+    send_due(runtime.store, swept)
     assert (swept.sent, [m.run_id for m in service.taken()]) == (1, [run.id])
 
 
-def test_none_of_the_three_waits_for_another(made: runtime.Runtime, service: Service) -> None:
+def test_none_of_the_three_waits_for_another(runtime: Runtime, service: Service) -> None:
     """A backend that takes for ever to say what it holds holds up nothing that is due."""
     asked, stop = threading.Event(), threading.Event()
 
@@ -250,11 +242,11 @@ def test_none_of_the_three_waits_for_another(made: runtime.Runtime, service: Ser
     dispatch("noop", {"name": "silent"})
     later = dispatch("noop", {"name": "due"}, delay=7)
     service.taken()
-    made.store.clock.now += timedelta(seconds=6)  # type: ignore[attr-defined]
-    thread = threading.Thread(target=run_forever, args=(made.store, stop, 0.02), daemon=True)
+    runtime.store.clock.now += timedelta(seconds=6)  # type: ignore[attr-defined]
+    thread = threading.Thread(target=run_forever, args=(runtime.store, stop, 0.02), daemon=True)
     thread.start()
     assert asked.wait(30)
-    made.store.clock.now += timedelta(seconds=2)  # type: ignore[attr-defined]
+    runtime.store.clock.now += timedelta(seconds=2)  # type: ignore[attr-defined]
     assert until(lambda: [m.run_id for m in service.sent] == [later.id])
     stop.set()
     thread.join(30)

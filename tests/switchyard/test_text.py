@@ -53,9 +53,9 @@ def test_a_step_s_name_that_cannot_be_kept_fails_its_run(bench: Bench) -> None:
 
 def test_what_no_run_can_be_is_none(bench: Bench) -> None:
     for run_id in ("", "\0", "\ud800", "x" * 99, "0' OR 1"):
-        assert bench.made.engine.perform(run_id, 1, Delivery("x")).end == End.NOT_MINE
+        assert bench.runtime.engine.perform(run_id, 1, Delivery("x")).end == End.NOT_MINE
     for epoch in (-1, 0, 2**31, 10**30):
-        assert bench.made.engine.perform("0" * 26, epoch, Delivery("x")).end == End.NOT_MINE
+        assert bench.runtime.engine.perform("0" * 26, epoch, Delivery("x")).end == End.NOT_MINE
 
 
 @pytest.mark.parametrize("ref", ["r\0", "\ud800", "r" * 256, "", "a b"])
@@ -68,7 +68,7 @@ def test_a_reference_that_cannot_be_kept_is_none(
 
 @pytest.mark.parametrize("unfit", UNFIT)
 def test_what_names_something_is_text_that_can_be_kept(bench: Bench, unfit: str) -> None:
-    db, now = bench.made.db, bench.made.store.clock()
+    db, now = bench.runtime.db, bench.runtime.store.clock()
     decide_by(Fixed("memory"))
     by: dict[str, Any] = {"by": "me", "why": "test", "now": now}
     with pytest.raises(BadInput):

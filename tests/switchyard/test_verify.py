@@ -20,7 +20,6 @@ from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
 from app.platform.gateways.smtp import Mailer
 from app.platform.wiring import make_runtime
-from app.switchyard import runtime
 from app.switchyard.clock import iso
 from app.switchyard.commands import checks
 from app.switchyard.commands.verify import checked
@@ -29,7 +28,7 @@ from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardErr
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runtime import Check, Runtime
+from app.switchyard.runtime import Check, Runtime, install
 from queues.backend import connect
 from tests.support.mailbox import served
 from tests.support.rows import run_row
@@ -55,16 +54,16 @@ SECRET = "sekret0123456789"
 
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_own", None)
+    monkeypatch.setattr("app.switchyard.runtime._own", None)
 
 
 @pytest.fixture
-def made(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
+def runtime(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
     environ["SWITCHYARD_JOBS"] += ",app.switchyard.maintenance"
-    made = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
-    yield made
-    made.db.dispose()
+    runtime = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
+    yield runtime
+    runtime.db.dispose()
 
 
 def settled(**values: Any) -> Runtime:
@@ -72,7 +71,7 @@ def settled(**values: Any) -> Runtime:
     return make_runtime(Settings(**{"database_url": "sqlite://"} | values))
 
 
-def test_checks_are_made_side_by_side(made: Runtime) -> None:
+def test_checks_are_made_side_by_side(runtime: Runtime) -> None:
     never = threading.Event()
     ended: list[int] = []
 
@@ -99,7 +98,7 @@ def test_checks_are_made_side_by_side(made: Runtime) -> None:
         Check("bursts", burst, "c", PATIENCE_SECONDS),
         Check("refuses", refuse, "d", PATIENCE_SECONDS),
     ]
-    found = checked(made, lines, lambda: ended.append(1))
+    found = checked(runtime, lines, lambda: ended.append(1))
     assert found == [
         {"check": "hangs", "ok": False, "detail": "no answer within 0.3 s", "fix": "wait"},
         {"check": "first", "ok": True, "detail": "met", "fix": None},
@@ -125,61 +124,63 @@ def test_a_canary_comes_back(
     with ExitStack() as stack:
         if backend == "rq":
             environ = environment(url, redis_url, **jobs)
-            made = fresh(url, environ, None)
-            stack.callback(made.db.dispose)
+            runtime = fresh(url, environ, None)
+            stack.callback(runtime.db.dispose)
             stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
         else:
-            made = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).made
-        runtime.install(made)
-        assert "there and back" in checks.canary(backend)(made)
-        with made.db.autocommit() as connection:
+            runtime = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).runtime
+        install(runtime)
+        assert "there and back" in checks.canary(backend)(runtime)
+        with runtime.db.autocommit() as connection:
             row = connection.execute(R.__table__.select().where(R.job == "canary")).one()
     assert (row.backend, row.reason, row.status) == (backend, "CANARY", "succeeded")
 
 
-def test_a_canary_that_does_not_come_back(made: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_canary_that_does_not_come_back(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checks, "CANARY_SECONDS", 0.3)
     with pytest.raises(CheckFailed, match=r"pending after 0\.3 s; it is called off"):
-        checks.canary("memory")(made)
-    with made.db.autocommit() as connection:
+        checks.canary("memory")(runtime)
+    with runtime.db.autocommit() as connection:
         assert connection.execute(R.__table__.select()).one().status == Status.CANCELLED
     with pytest.raises(BackendUnavailable, match="no backend"):
-        checks.canary("qstash")(made)
+        checks.canary("qstash")(runtime)
 
 
-def test_lost_runs(made: Runtime) -> None:
-    assert checks.lost_runs(made) == "no open run is overdue"
+def test_lost_runs(runtime: Runtime) -> None:
+    assert checks.lost_runs(runtime) == "no open run is overdue"
     from app.switchyard.dispatch import dispatch
 
     dispatch("noop", {"name": "x"})
-    assert checks.lost_runs(made) == "no open run is overdue"
-    late = made.store.clock() - timedelta(minutes=5)
-    with made.db.begin() as connection:
+    assert checks.lost_runs(runtime) == "no open run is overdue"
+    late = runtime.store.clock() - timedelta(minutes=5)
+    with runtime.db.begin() as connection:
         connection.execute(update(R).values(check_at=late))
     with pytest.raises(CheckFailed, match="1 open runs that nobody has looked at"):
-        checks.lost_runs(made)
+        checks.lost_runs(runtime)
 
 
-def test_clocks(made: Runtime) -> None:
-    assert "nothing was due" in checks.clocks(made)
-    spec = made.catalogue["keyed"]
-    last = spec.occurrence_at(made.store.clock() - checks.LATE)
+def test_clocks(runtime: Runtime) -> None:
+    assert "nothing was due" in checks.clocks(runtime)
+    spec = runtime.catalogue["keyed"]
+    last = spec.occurrence_at(runtime.store.clock() - checks.LATE)
     long_ago = last - timedelta(days=3)
-    with made.db.begin() as connection:
+    with runtime.db.begin() as connection:
         id_ = f"{int(long_ago.timestamp() * 1000):012x}{'0' * 14}"
         connection.execute(insert(R).values(run_row(id_, "noop", long_ago)))
     with pytest.raises(CheckFailed, match=f"no run for keyed of {iso(last)}"):
-        checks.clocks(made)
+        checks.clocks(runtime)
     tick(spec, last)
-    prune = made.catalogue["prune-ledger"]
-    tick(prune, prune.occurrence_at(made.store.clock() - checks.LATE))
-    assert checks.clocks(made) == "the last tick of 2 jobs is there"
+    prune = runtime.catalogue["prune-ledger"]
+    tick(prune, prune.occurrence_at(runtime.store.clock() - checks.LATE))
+    assert checks.clocks(runtime) == "the last tick of 2 jobs is there"
 
 
 def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
     environ = environment(database_url, CLOSED_REDIS, SWITCHYARD_JOBS="")
-    made = fresh(database_url, environ, [MemoryBackend()])
-    jobs = made.catalogue
+    runtime = fresh(database_url, environ, [MemoryBackend()])
+    jobs = runtime.catalogue
     assert jobs["process-payouts"].schedule
     at = datetime(2025, 3, 1, 9, tzinfo=UTC)
     for spec in jobs.values():
@@ -189,14 +190,14 @@ def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
 
 def test_inngest_has_exactly_our_functions(redis_url: str, tmp_path: Path) -> None:
     with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
-        assert "the same there and here" in checks.inngest_functions(on.made)
-        assert "an event was taken" in checks.inngest_key(on.made)
+        assert "the same there and here" in checks.inngest_functions(on.runtime)
+        assert "an event was taken" in checks.inngest_key(on.runtime)
         assert on.standin is not None
         functions = on.standin.engine.functions
         functions["switchyard-gone"] = functions.pop("switchyard-noop")
         functions["another-app"] = functions["switchyard-gone"]
         with pytest.raises(CheckFailed) as found:
-            checks.inngest_functions(on.made)
+            checks.inngest_functions(on.runtime)
     assert "missing there: ['noop']; not in this code: ['gone']" in str(found.value)
 
 
@@ -265,8 +266,8 @@ def test_qstash() -> None:
         assert "as here" in checks.qstash_schedules(right)
 
 
-def test_mail(made: Runtime) -> None:
-    assert "local mode" in platform_checks.mail(made)
+def test_mail(runtime: Runtime) -> None:
+    assert "local mode" in platform_checks.mail(runtime)
     with served(login=True) as box:
         box.accepts = (b"me", b"right")
         for password, right in (("right", True), (SECRET, False)):
