@@ -85,6 +85,7 @@ def supply(runtime: Runtime) -> None:
     """Add the platform's checks to `cutover verify`, and its tables to `db upgrade`."""
     runtime.checks.extend(checks.CHECKS)
     runtime.branches.append(tables.BRANCH)
+    runtime.upgrade = "run `flask --app app db upgrade`, or start everything with `make run`"
 
 
 def register(app: Flask) -> None:

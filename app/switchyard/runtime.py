@@ -56,6 +56,8 @@ class Runtime:
     """What `cutover verify` checks of the app beside the layer's own."""
     branches: list[Branch] = field(default_factory=list)
     """What `db upgrade` brings: the layer's tables first, then what the host adds."""
+    upgrade: str = "run `flask switchyard db upgrade`"
+    """What a database without the tables needs, as an error says it."""
 
 
 _apps: WeakSet[Runtime] = WeakSet()

@@ -138,26 +138,29 @@ def _show(shown: dict[str, Any]) -> None:
     if answered(shown):
         return
     say(f"USE_INNGEST is {str(shown['use_inngest']).lower()}")
+    sides = "/".join(BACKENDS)
+    say(f"open and failed (in 24 hours) by side: {sides}")
     table(
-        (
-            *("job", "stage", "%"),
-            *(f"open\n{b}" for b in BACKENDS),
-            "overdue",
-            *(f"failed\n{b}" for b in BACKENDS),
-            *("compared", "different"),
-        ),
+        ("job", "stage", "%", "open", "overdue", "failed", "differ"),
         (
             (
                 *(job["name"], job["stage"], job["percent"]),
-                *(job["open"][backend] for backend in BACKENDS),
+                _by_side(job["open"]),
                 sum(job["overdue"].values()),
-                *(job["failed_24h"][backend] for backend in BACKENDS),
-                job["parity"]["compared"] if job["parity"]["plan"] else "no plan",
-                job["parity"]["different"],
+                _by_side(job["failed_24h"]),
+                _differences(job["parity"]),
             )
             for job in shown["jobs"]
         ),
     )
+
+
+def _by_side(counts: dict[str, int]) -> str:
+    return "/".join(str(counts[backend]) for backend in BACKENDS) if any(counts.values()) else "-"
+
+
+def _differences(parity: dict[str, Any]) -> str:
+    return f"{parity['different']} of {parity['compared']}" if parity["plan"] else "no plan"
 
 
 def _say_plan(runtime: Runtime, name: str) -> None:

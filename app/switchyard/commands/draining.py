@@ -109,7 +109,10 @@ def _report(work: drains.Drain, drained: drains.Drained) -> None:
     left, interrupted = drained.left.total(), work.stop.is_set()
     totals = {what: count.total() for what, count in moves.items()}
     if not answered({"to": str(work.to), **totals, "interrupted": interrupted, "jobs": rows}):
-        table(("job", *moves), ([row["name"], *(row[what] for what in moves)] for row in rows))
+        if rows:
+            table(("job", *moves), ([row["name"], *(row[what] for what in moves)] for row in rows))
+        else:
+            say("nothing to move: no open run is on the other side")
     if unknown := {row["name"]: row["left"] for row in rows if row["left"] and not row["known"]}:
         names = ", ".join(unknown)
         say(f"{sum(unknown.values())} runs of jobs that this code does not know were left: {names}")

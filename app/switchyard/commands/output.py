@@ -26,7 +26,6 @@ from app.switchyard.text import reason
 
 DID_NOT_HOLD = 1
 WRONG_USE = 2
-UPGRADE = "flask --app app db upgrade"
 _AS_JSON = "switchyard.json"
 _PIPE_WIDTH = 1000
 """Columns where there is no terminal: nothing is cut for whoever reads it there."""
@@ -197,13 +196,16 @@ def reported() -> Iterator[None]:
 def database_line(failure: DBAPIError) -> str:
     """What is wrong with the database, and what to do; no password is in it."""
     why = reason(failure)
+    # The app's context is gone where a command has failed.
+    info = click.get_current_context().ensure_object(ScriptInfo)
+    runtime: Runtime = info.load_app().extensions[EXTENSION]
     # psycopg's name for it, and psycopg2's.
     state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
     if state in _OLD_TABLES or "no such table" in why or "no such column" in why:
-        return f"the database lacks this version's tables ({why}): run `{UPGRADE}`"
+        return f"the database lacks this version's tables ({why}): {runtime.upgrade}"
     return (
-        f"the database cannot be used ({why}): see that DATABASE_URL is right and the database"
-        f" up; a new one needs `{UPGRADE}`"
+        f"the database cannot be used ({why}): see that DATABASE_URL is right and the database up;"
+        f" if it is new, {runtime.upgrade}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import click
 from sqlalchemy import select
 
@@ -39,10 +41,18 @@ def list_runs(job: str | None, status: str | None, backend: str | None, limit: i
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
         _ = runtime.catalogue[job]
     if not answered(rows):
+        shown = ("id", "job", "status", "backend", "age", "error")
+        now = runtime.store.clock()
         for row in rows:
-            row["created_at"] = f"{row['created_at'][:19]}Z"
-        shown = ("id", "job", "status", "backend", "created_at", "error")
+            row["age"] = _age((now - datetime.fromisoformat(row["created_at"])).total_seconds())
         table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 @group.command("show")
