@@ -1,5 +1,5 @@
 """The audit: every act of an operator, or of the guardrail, with who, why and how many. It is only
-ever added to, in the transaction of the act where there is one."""
+ever added to, in the transaction of the act where there is one; an act in batches adds up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Index, String, Text, insert, select
+from sqlalchemy import Connection, Index, String, Text, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.clock import iso, utcnow
@@ -53,12 +53,18 @@ def record(
     count: int = 1,
     detail: dict[str, Any] | None = None,
     now: datetime | None = None,
-) -> None:
-    """Add one act, in the transaction of `connection`."""
+) -> int:
+    """Add one act, in the transaction of `connection`; its id."""
     values = {"at": now or utcnow(), "act": act, "job": job, "run_id": run_id, "who": who}
     values |= {"why": why, "count": count}
     text = None if detail is None else canonical_json(detail)
-    connection.execute(insert(A).values(**values, detail=text))
+    return connection.scalars(insert(A).values(**values, detail=text).returning(A.id)).one()
+
+
+def add(connection: Connection, act_id: int, act: str, who: str, count: int) -> bool:
+    """Add to how many an act was done to; False where it is no such act of theirs."""
+    own = update(A).where(A.id == act_id, A.act == act, A.who == who)
+    return connection.execute(own.values(count=A.count + count)).rowcount == 1
 
 
 def history(

@@ -20,9 +20,10 @@ from app.switchyard.commands.output import (
 )
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind
-from app.switchyard.cutover.stages import GUARDRAIL, set_stage
+from app.switchyard.cutover.stages import GUARDRAIL
 from app.switchyard.cutover.status import BACKENDS, cutover_status, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
+from app.switchyard.operations import acts
 from app.switchyard.runtime import Runtime
 from flags import Side, Stage
 
@@ -32,6 +33,7 @@ KINDS = click.Choice([str(kind) for kind in Kind])
 
 by_option = click.option("--by", help="Who; the system's user by default.")
 why_option = click.option("--why", required=True, help="For the history.")
+reason_option = click.option("--why", default="", help="For the history.")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True
 )
@@ -68,7 +70,7 @@ def stage(
     runtime = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who, to, now = named(by), words[-1], runtime.store.clock()
+    who, to = acts.By(named(by), why), words[-1]
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
@@ -78,7 +80,7 @@ def stage(
     refused = []
     for name in names:
         try:
-            set_stage(runtime.db, name, to, percent, by=who, why=why, now=now, force=force)
+            acts.stage(runtime, name, to, percent, who, force=force)
         except (StageRefused, GateClosed) as refusal:
             if not every:
                 raise

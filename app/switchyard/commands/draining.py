@@ -9,12 +9,19 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from app.switchyard.commands.cutover import SIDES, by_option, group, named, why_option
+from app.switchyard.commands.cutover import (
+    SIDES,
+    by_option,
+    group,
+    named,
+    reason_option,
+    why_option,
+)
 from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, say, table
 from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.cutover import drain as drains
-from app.switchyard.cutover.stages import WHY
 from app.switchyard.errors import BadInput
+from app.switchyard.operations import acts
 from flags import Side
 
 ROLLBACK_SECONDS = 60.0
@@ -39,20 +46,27 @@ def wait_option(default: float) -> Callable[..., Any]:
 @every_option
 @click.option("--to", type=SIDES, required=True)
 @click.option("--running", is_flag=True, help="What is running too, at its next step boundary.")
+@reason_option
+@by_option
 @wait_option(0.0)
-def drain(job: str | None, every: bool, to: str, running: bool, wait_seconds: float) -> None:
+def drain(
+    job: str | None,
+    every: bool,
+    to: str,
+    running: bool,
+    why: str,
+    by: str | None,
+    wait_seconds: float,
+) -> None:
     """Move what is open of JOB and below it to the other side; exit 1 while something is left.
 
     Pending, delayed and sleeping runs move at once and keep their due times. May be interrupted
     and repeated.
     """
+    who = acts.By(named(by), why)
     with _drain(job, every, Side(to), running, wait_seconds) as work:
-        catalogue, backends = work.runtime.catalogue, work.runtime.store.backends
-        specs = [catalogue[name] for name in work.misplaced() if name in catalogue]
-        for backend in {drains.backend_on(work.to, spec) for spec in specs}:
-            backends[backend].ping()  # where nobody answers, nothing is to be brought
-        drained = work()
-    _report(work, drained)
+        moving = acts.drain(work, who)
+    _report(work, moving.drained)
 
 
 @group.command("rollback")
@@ -66,13 +80,10 @@ def rollback(job: str | None, every: bool, why: str, by: str | None, wait_second
 
     Exit 1 if something is left on the serverless side after --wait; repeat it then.
     """
-    who = named(by)
-    if not why.strip():
-        raise BadInput(WHY)
+    who = acts.By(named(by), why).with_reason()
     with _drain(job, every, Side.RQ, True, wait_seconds) as work:
-        flip = work.runtime.catalogue if work.jobs is None else work.jobs
-        drained = drains.rollback(list(flip), work, by=who, why=why)
-    _report(work, drained)
+        moving = acts.rollback(work, who)
+    _report(work, moving.drained)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from datetime import datetime
 import click
 from sqlalchemy import select
 
+from app.switchyard.commands.cutover import by_option, named, reason_option
 from app.switchyard.commands.jobs import say_pending, watched
 from app.switchyard.commands.output import (
     Commands,
@@ -19,7 +20,8 @@ from app.switchyard.commands.output import (
     table,
 )
 from app.switchyard.job import SERVERLESS
-from app.switchyard.runs import operate, reading
+from app.switchyard.operations import acts
+from app.switchyard.runs import reading
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from flags import LEGACY_BACKEND
@@ -71,10 +73,12 @@ def show(run_id: str) -> None:
 
 @group.command("retry")
 @click.argument("run_id")
-def retry(run_id: str) -> None:
+@reason_option
+@by_option
+def retry(run_id: str, why: str, by: str | None) -> None:
     """Let a failed or cancelled run go on from its done steps, with fresh tries."""
     runtime, failures = watched(parts())
-    back = operate.retry(runtime.store, run_id)
+    back = acts.retry(runtime, run_id, acts.By(named(by), why))
     _show_moved(run_id)
     if back:
         say(f"{back} runs that were cancelled with it came back too")
@@ -83,9 +87,11 @@ def retry(run_id: str) -> None:
 
 @group.command("cancel")
 @click.argument("run_id")
-def cancel(run_id: str) -> None:
+@reason_option
+@by_option
+def cancel(run_id: str, why: str, by: str | None) -> None:
     """Call off an open run and all that is open below it; steps that are done stay done."""
-    below = operate.cancel(parts().store, run_id)
+    below = acts.cancel(parts(), run_id, acts.By(named(by), why))
     _show_moved(run_id)
     if below:
         say(f"{below} open runs below it were cancelled too")

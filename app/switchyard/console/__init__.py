@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from datetime import timedelta
 from typing import Any
@@ -16,13 +15,12 @@ from app.switchyard.console.frame import LOGIN, NAME, framed
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.status import BACKENDS, cutover_status
 from app.switchyard.errors import BadInput, GateClosed, RunNotMovable, StageRefused, SwitchyardError
-from app.switchyard.runs import operate, reading
+from app.switchyard.operations import acts
+from app.switchyard.runs import reading
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import MOVING, Stage
-
-log = logging.getLogger(__name__)
 
 Page = str | Response | tuple[str, int]
 PAGE = 50
@@ -118,16 +116,11 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @pages.post("/jobs/<name>/stage")
     def move(name: str) -> Page:
         asked, raw = request.form, request.form.get("percent", "").strip()
-        job = runtime.catalogue[name].name
+        by = acts.By(g.switchyard_visitor, asked.get("why", ""))
         try:
             percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
-            stages.set_stage(
-                *(runtime.db, job, asked.get("stage", ""), percent),
-                by=g.switchyard_visitor,
-                why=asked.get("why", ""),
-                now=runtime.store.clock(),
-                expected=int(asked["version"]) if asked.get("version") else None,
-            )
+            version = int(asked["version"]) if asked.get("version") else None
+            acts.stage(runtime, name, asked.get("stage", ""), percent, by, expected=version)
         except ValueError:
             return job_page(name, "percent and version must be numbers"), 422
         except (StageRefused, GateClosed) as refused:
@@ -170,13 +163,11 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     @pages.post("/runs/<run_id>/<any(retry, cancel):deed>")
     def deed(run_id: str, deed: str) -> Page:
-        do = operate.retry if deed == "retry" else operate.cancel
+        do = acts.retry if deed == "retry" else acts.cancel
         try:
-            do(runtime.store, _run_id(run_id))
+            do(runtime, _run_id(run_id), acts.By(g.switchyard_visitor, request.form.get("why", "")))
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
-        moved = {"run": run_id, "deed": deed, "who": g.switchyard_visitor}
-        log.warning("console: run moved", extra=moved)
         return redirect(url_for(".run", run_id=run_id), 303)
 
     @pages.get("/history")

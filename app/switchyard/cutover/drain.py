@@ -7,15 +7,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.orm import aliased
 
-from app.switchyard.cutover.stages import current_stages, set_stage
+from app.switchyard.cutover.stages import StageChange, current_stages, set_stage
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.handoff import CHUNK, elsewhere, hand_over
-from app.switchyard.runs.models import IS_OPEN
+from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, TTL_SECONDS, Side, Stage
@@ -56,13 +57,15 @@ class Drain:
     """Of the serverless ones, each job's own."""
     running: bool
     """Whether what is running moves as well, at its next step boundary."""
-    wait_seconds: float
+    wait_seconds: float = 0.0
     """How long to look again while something is left."""
-    stop: threading.Event
+    stop: threading.Event = field(default_factory=threading.Event)
     """Ends it after the chunk in hand."""
     progress: Progress = lambda _done, _of: None
     chunk: int = CHUNK
     """How many at a time."""
+    limit: int | None = None
+    """How many at most in one call, which then waits for nothing: it is to be called again."""
 
     def __call__(self) -> Drained:
         """Move what is pending, delayed or asleep at once; each run keeps its due time.
@@ -72,20 +75,17 @@ class Drain:
         """
         drained = Drained()
         end = time.monotonic() + self.wait_seconds
-        misplaced = self.misplaced()
         while True:
-            self._move(misplaced, drained)
-            misplaced = self.misplaced()
-            drained.left = Counter({job: len(ids) for job, ids in misplaced.items()})
-            movable = any(job in self.runtime.catalogue for job in misplaced)
+            self._move(self.misplaced(), drained)
+            drained.left = self.left()
+            movable = any(job in self.runtime.catalogue for job in drained.left)
             if not movable or self.stop.is_set() or time.monotonic() >= end:
                 return drained
             self.stop.wait(PAUSE_SECONDS)
 
     def _move(self, misplaced: dict[str, list[str]], drained: Drained) -> None:
-        known = {job: ids for job, ids in misplaced.items() if job in self.runtime.catalogue}
-        total, done = sum(map(len, known.values())), 0
-        for job, ids in known.items():
+        total, done = sum(map(len, misplaced.values())), 0
+        for job, ids in misplaced.items():
             target = backend_on(self.to, self.runtime.catalogue[job])
             for start in range(0, len(ids), self.chunk):
                 if self.stop.is_set():
@@ -98,23 +98,34 @@ class Drain:
                 self.progress(done, total)
 
     def misplaced(self) -> dict[str, list[str]]:
-        """The open runs that are not where they are to be, by job."""
+        """The open runs that can be moved, or asked to, by job."""
         runs: dict[str, list[str]] = defaultdict(list)
         with self.runtime.db.autocommit() as connection:
-            for run_id, job in connection.execute(self._chosen()):
+            for run_id, job in connection.execute(self._chosen(movable=True).limit(self.limit)):
                 runs[job].append(run_id)
         return runs
 
-    def _chosen(self) -> Select[str, str]:
+    def left(self) -> Counter[str]:
+        """How many open runs are not where they are to be, by job."""
+        chosen = self._chosen().order_by(None).subquery()
+        job = chosen.c[1]
+        with self.runtime.db.autocommit() as connection:
+            counted = connection.execute(select(job, func.count()).group_by(job))
+            return Counter({row[0]: row[1] for row in counted})
+
+    def _chosen(self, *, movable: bool = False) -> Select[str, str]:
         targets: dict[str, list[str]] = defaultdict(list)
         for spec in self.runtime.catalogue.values():
             targets[backend_on(self.to, spec)].append(spec.name)
         at_rq = R.backend == LEGACY_BACKEND
         unknown = R.job.not_in(list(self.runtime.catalogue))
-        misplaced = or_(
-            and_(unknown, ~at_rq if self.to == Side.RQ else at_rq),
-            *(and_(R.job.in_(names), elsewhere(target)) for target, names in targets.items()),
-        )
+        kinds = [
+            and_(R.job.in_(names), elsewhere(target), *(self._movable(target) if movable else ()))
+            for target, names in targets.items()
+        ]
+        if not movable:
+            kinds.append(and_(unknown, ~at_rq if self.to == Side.RQ else at_rq))
+        misplaced = or_(*kinds)
         if self.jobs is None:
             return select(R.id, R.job).where(IS_OPEN, misplaced).order_by(R.id)
         # From each up to what it is below: a child follows its parent, whatever its own job.
@@ -126,6 +137,11 @@ class Drain:
         ids = select(line.c.run, line.c.own).where(line.c.job.in_(self.jobs)).distinct()
         return ids.order_by(line.c.run)
 
+    def _movable(self, target: str) -> list[ColumnElement[bool]]:
+        """Not running; or, where those move too, not asked yet."""
+        asked = or_(R.move_to.is_(None), R.move_to != target) if self.running else false()
+        return [or_(R.status != Status.RUNNING, asked)]
+
 
 def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drained:
     """Flip these jobs to legacy, then do `drain`.
@@ -135,6 +151,8 @@ def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drain
     """
     for name in flip:
         _flip(drain.runtime, name, by, why)
+    if drain.limit is not None:
+        return drain()
     drain.stop.wait(SEEN_SECONDS)
     drained = drain()
     if not drain.stop.is_set() and not drained.left:
@@ -142,6 +160,14 @@ def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drain
         late = drain()
         drained = Drained(drained.moved + late.moved, drained.asked + late.asked, late.left)
     return drained
+
+
+def is_seen(runtime: Runtime, jobs: Collection[str]) -> bool:
+    """Whether every process knows by now where these jobs stand."""
+    last = select(func.max(StageChange.at)).where(StageChange.job.in_(jobs))
+    with runtime.db.autocommit() as connection:
+        at = connection.scalar(last)
+    return at is None or runtime.store.clock() - at >= timedelta(seconds=SEEN_SECONDS)
 
 
 def _flip(runtime: Runtime, job: str, by: str, why: str) -> None:
