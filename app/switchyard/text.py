@@ -57,10 +57,15 @@ def hide(*secrets: str | None) -> None:
 
 def reason(failure: BaseException) -> str:
     """Why something outside could not be used: one line, with no secret in it."""
-    text = " ".join(next(_reasons(failure)).split())
+    text = without_secrets(" ".join(next(_reasons(failure)).split()))
+    return _CONTROL.sub("", text)[:LONGEST_REASON]
+
+
+def without_secrets(text: str) -> str:
+    """`text` with a mark for each secret of hide(), and for who is named in an address."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, "…")
-    return _CONTROL.sub("", _USER_INFO.sub("…@", text))[:LONGEST_REASON]
+    return _USER_INFO.sub("…@", text)
 
 
 def answered(status: int) -> str:

@@ -117,6 +117,18 @@ def hopeless(ctx: Context, payload: Name) -> None:
     ctx.step.run("fail", fail)
 
 
+@job("talker", event="test.talker", payload=Name, queue="tests", gaps=GAPS, attempts=1)
+def talker(ctx: Context, payload: Name) -> None:
+    """It fails deep down, with an error that holds more than can be kept."""
+
+    def deeper(left: int) -> None:
+        if left == 0:
+            raise RuntimeError(f"{payload.name}: {'x' * 20_000}")
+        deeper(left - 1)
+
+    ctx.step.run("talk", lambda _tx: deeper(200))
+
+
 @job("refuser", event="test.refuser", payload=Name, queue="tests", gaps=GAPS)
 def refuser(ctx: Context, payload: Name) -> None:
     """A step for which trying again cannot help."""

@@ -29,7 +29,7 @@ from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runs.models import RunRow, StepRow
+from app.switchyard.runs.models import FailureRow, HandoffRow, RunRow, StepRow
 from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked
@@ -93,6 +93,17 @@ class Side:
         chosen = select(StepRow.__table__).where(StepRow.run_id == run_id)
         with self.runtime.db.autocommit() as connection:
             return {row.name: row for row in connection.execute(chosen)}
+
+    def failures(self, run_id: str) -> list[Any]:
+        return self._of_run(FailureRow, run_id)
+
+    def handoffs(self, run_id: str) -> list[Any]:
+        return self._of_run(HandoffRow, run_id)
+
+    def _of_run(self, kind: type[FailureRow | HandoffRow], run_id: str) -> list[Any]:
+        chosen = select(kind.__table__).where(kind.run_id == run_id).order_by(kind.id)
+        with self.runtime.db.autocommit() as connection:
+            return list(connection.execute(chosen))
 
     def children(self, run_id: str) -> list[Any]:
         chosen = select(RunRow.__table__).where(RunRow.parent_id == run_id)

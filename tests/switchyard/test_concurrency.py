@@ -28,6 +28,7 @@ from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import AnyRow, RunRow, Status, StepStatus
 from app.switchyard.runs.operate import cancel
+from app.switchyard.runs.record import Failure
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
@@ -169,7 +170,9 @@ def taken_over(on: Setting, claimed: ClaimedRun) -> None:
 
 ENDS: dict[str, Callable[[Setting, ClaimedRun], object]] = {
     "one step per call": end_of_call,
-    "a step to be tried again": lambda on, claimed: claimed.retry("step", 1, "error", NOW),
+    "a step to be tried again": lambda on, claimed: claimed.retry(
+        "step", Failure(RuntimeError("error"), 1, "step"), "error", NOW
+    ),
     "a sleep": lambda on, claimed: claimed.wait("nap", NOW, NOW),
     "a stop": lambda on, claimed: claimed.give_up(),
     "a move": moved,

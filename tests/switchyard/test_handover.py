@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,6 +44,9 @@ def test_round_all_three(on: Side, first: str) -> None:
     sides = [first, last, first, "inngest", last]
     assert (row.status, row.backend) == ("succeeded", last)
     assert on.marks(n) == {f"{n}/{i}/{side}": 1 for i, side in enumerate(sides, 1)}
+    moved = on.handoffs(row.id)
+    assert [(one.from_backend, one.to_backend) for one in moved] == list(pairwise(sides))
+    assert sorted({one.epoch for one in moved}) == [one.epoch for one in moved]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,10 @@ def test_waiting_runs_move_at_once(on: Side, backend: str, to: str) -> None:
     moved = hand_over(on.runtime.store, [delayed.id, asleep.id], to)
     assert moved.moved + moved.asked == 2
     rows = on.finish(delayed, asleep)
+    for run in (delayed, asleep):
+        (handoff,) = on.handoffs(run.id)
+        assert (handoff.from_backend, handoff.to_backend) == (backend, to)
+        assert handoff.job == run.job
     assert {row.backend for row in rows} == {to}
     assert on.marks(n) == {
         f"{n}/delayed": 1,

@@ -25,6 +25,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.record import taken_over
 from app.switchyard.runs.steps import CLAIMED_COLUMNS, ClaimedRun
 from app.switchyard.runs.store import RunStore
 
@@ -43,13 +44,12 @@ _SENT = and_(
     R.status.in_([Status.PENDING, Status.WAITING]),
 )
 _OWN = R.holder == bindparam("by")
-_LAPSED = and_(R.status == Status.RUNNING, R.check_at < bindparam("now"))
 
 # Only the epoch that was sent may claim a run nobody holds; a holder (an Inngest run, which comes
-# back for each step) may go on with its own, and with one whose lease it let run out.
+# back for each step) may go on with its own.
 _CLAIM = (
     update(runs)
-    .where(*_DUE, or_(_SENT, and_(_OWN, or_(R.status == Status.WAITING, _LAPSED))))
+    .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
     .values(
         epoch=R.epoch + 1,
         holder=bindparam("by"),
@@ -73,6 +73,20 @@ _PUT_OFF = (
     update(runs)
     .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
     .values(new(runs, "due_at", "check_at", "send_at"))
+)
+
+
+# A holder may also go on with one whose lease an earlier call of it let run out.
+_LAPSE = (
+    update(runs)
+    .where(
+        R.id == bindparam("run_id"),
+        _OWN,
+        R.status == Status.RUNNING,
+        R.check_at < bindparam("now"),
+    )
+    .values(status=Status.WAITING, slot=null())
+    .returning(R.id, R.job, R.backend, R.attempt)
 )
 
 
@@ -116,6 +130,10 @@ def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> Cla
         if row is not None:
             return ClaimedRun(store, delivery, **row._asdict())
         state = read_state(connection, request.run_id)
+        if _lapse(store, state, request):
+            row = claim_uncapped(connection, request, tuple(caps))
+            if row is not None:
+                return ClaimedRun(store, delivery, **row._asdict())
         refusal = _refusal(state, request)
         if refusal is not None or state is None or state.job not in caps:
             return refusal or Outcome(End.NOT_MINE)
@@ -131,6 +149,19 @@ def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> Cla
             return Outcome(End.NOT_DUE, due_at=due)
         state = read_state(connection, request.run_id)
         return _refusal(state, request) or Outcome(End.NOT_MINE)
+
+
+def _lapse(store: RunStore, state: AnyRow | None, request: ClaimRequest) -> bool:
+    """Whether an earlier call of this same holder did not come back: it is on record then."""
+    if state is None or state.check_at is None or state.check_at >= request.now:
+        return False
+    if state.status != Status.RUNNING or state.holder != request.by:
+        return False
+    with store.db.begin() as connection:
+        row = connection.execute(_LAPSE, request.bound()).one_or_none()
+        if row is not None:
+            taken_over(connection, row, request.now)
+    return row is not None
 
 
 def claim_uncapped(

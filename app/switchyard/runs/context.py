@@ -32,6 +32,7 @@ from app.switchyard.runs import children
 from app.switchyard.runs.backend import End, Message, Outcome
 from app.switchyard.runs.create import new_messages, new_run, write_runs
 from app.switchyard.runs.models import StepStatus
+from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.text import error_of, plain, reason, said
 from flags import Decision, Reason, Stage
@@ -75,6 +76,9 @@ class RunContext:
         self.gateways = gateways
         self._names: dict[str, int] = {}
         self._in_hand = BODY
+        self._began = claimed.began_at = self.now()
+        self.step_end: BaseException | None = None
+        """What the last step raised that ended without a result."""
         self._recorded = claimed.recorded_steps()
 
     @property
@@ -197,7 +201,8 @@ class RunContext:
             # No time that can be waited for: then after the usual gap.
             with suppress(OverflowError, ValueError, AttributeError, BadInput):
                 due = ceil_ms(now + when if isinstance(when, timedelta) else as_utc(when))
-        return self._claimed.retry(step, attempts, error, ceil_ms(due))
+        failed = Failure(failure, attempts, None if step == BODY else step)
+        return self._claimed.retry(step, failed, error, ceil_ms(due))
 
     def _unique(self, name: str) -> str:
         try:
@@ -213,7 +218,7 @@ class RunContext:
         step = self._unique(name)
         row = self._recorded.get(step)
         if row is not None and row.status in (StepStatus.FAILED, StepStatus.UNKNOWN):
-            raise _end_of(step, row.status, row.error)
+            raise self._end_of(step, row.status, row.error)
         return step, None if row is None or row.status != StepStatus.DONE else str(row.result)
 
     def _step(
@@ -229,12 +234,12 @@ class RunContext:
 
     def _perform(self, step: str, attempt: Callable[[], Any]) -> Any:
         self.boundary()
-        self._in_hand = step
+        self._in_hand, self._claimed.began_at = step, self.now()
         try:
             with bound_contextvars(step=step):
                 return self._claimed.delivery.run_step(step, attempt)
         finally:
-            self._in_hand = BODY
+            self._in_hand, self._claimed.began_at = BODY, self._began
 
     def _attempt(
         self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None
@@ -253,7 +258,8 @@ class RunContext:
         attempts = self.failures(step) + 1
         row = self._recorded.get(step)
         if row is not None and row.status == StepStatus.BEGUN:
-            return self._unknown(step, row.attempts, "whoever began it did not come back")
+            lost = OutcomeUnknown("whoever began it did not come back")
+            return self._unknown(step, row.attempts, lost)
         try:
             self._claimed.begin_step(step, attempts)
         except Exception as failure:  # noqa: BLE001 - whatever came of the mark, nothing was done
@@ -264,7 +270,7 @@ class RunContext:
         except _NOT_DONE as failure:
             return self._failed(step, attempts, failure)
         except OutcomeUnknown as unclear:
-            return self._unknown(step, attempts, said(unclear))
+            return self._unknown(step, attempts, unclear)
         except SQLAlchemyError as lost:
             # It was done; whether that is on record, the next slice sees.
             log.warning("step done, and maybe not recorded", exc_info=lost)
@@ -290,31 +296,36 @@ class RunContext:
         if refused or attempts >= self.spec.attempts:
             trace = None if refused else failure  # said on purpose, it speaks for itself
             log.error("step failed for good, attempt %d: %s", attempts, error, exc_info=trace)
-            return self._end(step, StepStatus.FAILED, attempts, error)
+            return self._end(step, StepStatus.FAILED, attempts, error, failure)
         log.warning("step failed, attempt %d of %d", attempts, self.spec.attempts, exc_info=failure)
         raise Pause(self.retry_later(step, attempts, failure, error))
 
-    def _unknown(self, step: str, attempts: int, why: str) -> Any:
-        error = f"step {step}: outcome unknown: {why}"
+    def _unknown(self, step: str, attempts: int, unclear: OutcomeUnknown) -> Any:
+        error = f"step {step}: outcome unknown: {said(unclear)}"
         if self.spec.if_unknown is IfUnknown.REPEAT and attempts < self.spec.attempts:
             log.warning("%s; it is repeated", error)
-            raise Pause(self.retry_later(step, attempts, OutcomeUnknown(why), error))
+            raise Pause(self.retry_later(step, attempts, unclear, error))
         log.error("%s", error)
-        return self._end(step, StepStatus.UNKNOWN, attempts, error)
+        return self._end(step, StepStatus.UNKNOWN, attempts, error, unclear)
 
-    def _end(self, step: str, status: StepStatus, attempts: int, error: str) -> Any:
+    def _end(
+        self, step: str, status: StepStatus, attempts: int, error: str, cause: BaseException
+    ) -> Any:
         """Record that the step has no result. Raises what the body is to see of that."""
         with self._store.db.session() as tx:
             self._claimed.end_step(tx, step, status, attempts, error=error)
+            self._claimed.failed(tx.connection(), Failure(cause, attempts, step))
         self._claimed.send_if_moved()
         if self._claimed.delivery.calls_again:
             # The backend shows this as the step's result; the body learns at the next call.
             return {status.value: error}
-        raise _end_of(step, status, error)
+        raise self._end_of(step, status, error)
 
-
-def _end_of(step: str, status: str, error: str) -> StepFailed | OutcomeUnknown:
-    return StepFailed(step, error) if status == StepStatus.FAILED else OutcomeUnknown(error)
+    def _end_of(self, step: str, status: str, error: str) -> StepFailed | OutcomeUnknown:
+        failed = status == StepStatus.FAILED
+        end = StepFailed(step, error) if failed else OutcomeUnknown(error)
+        self.step_end = end
+        return end
 
 
 def _as_json(do: Callable[[Session], Any], tx: Session) -> str:

@@ -26,6 +26,7 @@ from app.switchyard.runs.context import BODY, Pause, RunContext
 from app.switchyard.runs.current import at_work
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.models import Status
+from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
 from app.switchyard.text import error_of, said
@@ -87,11 +88,13 @@ class Engine:
             payload = spec.parse(json.loads(claimed.payload), strict=False)
             with at_work(context):
                 result = spec.body(context, payload)
-            return _succeed(claimed, result)
+            return _succeed(claimed, context, result)
         except Pause as pause:
             return pause.outcome
         except (StepFailed, OutcomeUnknown, NonRetriable, BadInput) as final:
-            return _fail(claimed, said(final))
+            # What a step has ended with is on record with that.
+            new = None if final is context.step_end else Failure(final, context.attempt)
+            return _fail(claimed, said(final), new)
         except BaseException as failure:
             delivery = claimed.delivery
             if isinstance(failure, LeaseLost) or delivery.is_signal(failure):
@@ -103,16 +106,17 @@ class Engine:
             attempts = context.failures(BODY) + 1
             error = error_of(failure)
             if attempts >= spec.attempts:
-                return _fail(claimed, error)
+                return _fail(claimed, error, Failure(failure, attempts))
             log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
             return context.retry_later(BODY, attempts, failure, error)
 
 
-def _succeed(claimed: ClaimedRun, result: object) -> Outcome:
+def _succeed(claimed: ClaimedRun, context: RunContext, result: object) -> Outcome:
     try:
         encoded = canonical_json(result)
     except (TypeError, ValueError) as unfit:
-        return _fail(claimed, f"the body's result is not JSON: {unfit}")
+        error = f"the body's result is not JSON: {unfit}"
+        return _fail(claimed, error, Failure(unfit, context.attempt))
     point("run.body-done")
     claimed.end(Status.SUCCEEDED, encoded, None)
     point("run.ended")
@@ -120,7 +124,7 @@ def _succeed(claimed: ClaimedRun, result: object) -> Outcome:
     return Outcome(End.DONE, result=json.loads(encoded))
 
 
-def _fail(claimed: ClaimedRun, error: str) -> Outcome:
-    claimed.end(Status.FAILED, None, error)
+def _fail(claimed: ClaimedRun, error: str, failure: Failure | None) -> Outcome:
+    claimed.end(Status.FAILED, None, error, failure)
     log.error("run failed: %s", error)
     return Outcome(End.FAILED, error=error)

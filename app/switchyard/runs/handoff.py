@@ -12,6 +12,7 @@ from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_,
 from app.switchyard.crash import point
 from app.switchyard.runs.models import VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.record import handed_over
 from app.switchyard.runs.store import SENT, RunStore, chunks
 from flags import Reason
 
@@ -88,6 +89,8 @@ def hand_over(
                     bound = {"to": target, "now": now, "new_check_at": now + store.check}
                     bound["by_relay"] = not store.backends.waits_until_due(target)
                     connection.execute(_HAND_OVER.where(R.id.in_([r.id for r in move])), bound)
+                    before = ((r.id, r.job, r.backend, r.epoch) for r in move)
+                    handed_over(connection, before, target, now)
                 free += move
         point("handover.committed")
         if free:

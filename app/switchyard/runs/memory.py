@@ -137,9 +137,9 @@ class Inline:
         now = self.store.clock()
         with self.store.db.autocommit() as connection:
             rows = list(connection.execute(_OPEN, {"root": run_id}))
-            for row in rows:
-                if row.status == Status.RUNNING and row.check_at <= now:
-                    take_over(connection, self.store, row, now)
+        for row in rows:
+            if row.status == Status.RUNNING and row.check_at <= now:
+                take_over(self.store, row, now)
         return rows
 
     def _pause(self, rows: Sequence[AnyRow]) -> float:

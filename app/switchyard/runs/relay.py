@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection, bindparam, case, func, null, select, update
+from sqlalchemy import bindparam, case, func, null, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.context import AppContext
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.runs import record
 from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 2000
 INTERVAL_SECONDS = 1.0
-LAPSED = (R.id, R.epoch, R.due_at, R.losses, R.backend, R.move_to)
+LAPSED = (R.id, R.job, R.epoch, R.due_at, R.losses, R.attempt, R.backend, R.move_to)
 """The columns that a takeover needs."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
@@ -133,14 +134,14 @@ def take_over_lapsed(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
     lapsed = select(*LAPSED).where(R.check_at <= now, R.status == Status.RUNNING)
     with store.db.autocommit() as connection:
         rows = connection.execute(lapsed.order_by(R.check_at).limit(limit)).all()
-        taken = [row.id for row in rows if take_over(connection, store, row, now)]
+    taken = [row.id for row in rows if take_over(store, row, now)]
     if taken:
         swept.taken_over += len(taken)
         log.warning("runs taken over: their lease ran out", extra={"runs": len(taken)})
         store.send(taken)
 
 
-def take_over(connection: Connection, store: RunStore, row: AnyRow, now: datetime) -> bool:
+def take_over(store: RunStore, row: AnyRow, now: datetime) -> bool:
     """Take the run from a holder whose lease has run out, if it still has; whether it was. `row`
     has the columns of LAPSED."""
     pause = timedelta(0)
@@ -157,7 +158,14 @@ def take_over(connection: Connection, store: RunStore, row: AnyRow, now: datetim
         "new_check_at": now + pause + store.check,
         "new_send_at": store.unsent(row.move_to or row.backend, due, now),
     }
-    return connection.execute(TAKE_OVER, bound).rowcount == 1
+    with store.db.begin() as connection:
+        if connection.execute(TAKE_OVER, bound).rowcount != 1:
+            return False
+        record.taken_over(connection, row, now)
+        if row.move_to is not None:
+            before = (row.id, row.job, row.backend, row.epoch)
+            record.handed_over(connection, [before], row.move_to, now)
+    return True
 
 
 def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept, limit: int = BATCH) -> None:

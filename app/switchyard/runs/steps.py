@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    insert,
     null,
     select,
     update,
@@ -26,9 +27,20 @@ from app.switchyard.crash import point
 from app.switchyard.errors import LeaseLost
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.models import ENDED, VOID, AnyRow, Status, StepStatus, new, runs, steps
+from app.switchyard.runs.models import (
+    ENDED,
+    VOID,
+    AnyRow,
+    Status,
+    StepStatus,
+    failures,
+    new,
+    runs,
+    steps,
+)
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runs.record import Failure, handed_over
 from app.switchyard.runs.store import RunStore
 from flags import LEGACY_BACKEND, Reason
 
@@ -72,7 +84,7 @@ _STEP_DONE = _CLAIMED.values(
     slot=case((_NEW["status"] == Status.RUNNING, R.slot), else_=null()),
     attempt=1,
     losses=0,
-).returning(R.move_to, R.epoch)
+).returning(R.move_to, R.epoch, R.backend)
 _RELEASE = _CLAIMED.values(
     **_moved(
         _ASKED,
@@ -91,18 +103,22 @@ _RELEASE = _CLAIMED.values(
         else_=bindparam("new_send_at", type_=R.send_at.type),
     ),
     attempt=func.coalesce(_NEW["attempt"], R.attempt),
-).returning(R.move_to, R.epoch)
-_MOVE = _CLAIMED.where(_ASKED).values(
-    **_MOVED, **new(runs, "due_at", "check_at"), status=Status.WAITING, slot=null()
+).returning(R.epoch, R.backend)
+_MOVE = (
+    _CLAIMED.where(_ASKED)
+    .values(**_MOVED, **new(runs, "due_at", "check_at"), status=Status.WAITING, slot=null())
+    .returning(R.epoch, R.backend)
 )
 _END = _CLAIMED.values(**ENDED, **new(runs, "status", "ended_at", "result", "error"))
 _STEP = new(steps, "status", "attempts", "backend", "result", "error", "until", "updated_at")
+_BEGAN = new(steps, "began_at")["began_at"]
+_LASTS = [StepStatus.WAITING, StepStatus.BEGUN]
 _SAVE_STEP = {
     name: insert(steps)
-    .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP)
+    .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP, began_at=_BEGAN)
     .on_conflict_do_update(
         index_elements=["run_id", "name"],
-        set_=_STEP,
+        set_={**_STEP, "began_at": case((S.status.in_(_LASTS), S.began_at), else_=_BEGAN)},
         # A commit whose outcome was lost may have stood: what is done stays done.
         where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
     )
@@ -129,6 +145,8 @@ class ClaimedRun:
     """The backend to change to at the next step boundary."""
     moved: bool = False
     """Whether the run has changed backend as it was given back."""
+    began_at: datetime | None = None
+    """When the attempt at work began, at a step or at the body."""
 
     def recorded_steps(self) -> dict[str, AnyRow]:
         """The steps that earlier slices recorded, by name."""
@@ -173,7 +191,14 @@ class ClaimedRun:
             idle_since=now,
         )
         self._save_step(connection, name, status, attempts, **ends)
-        self.move_to, self.moved = row.move_to, row.epoch != self.epoch
+        self.move_to = row.move_to
+        self._see_move(connection, row)
+
+    def failed(self, connection: Connection, failure: Failure) -> None:
+        """Add a failed attempt to what people read."""
+        of = {"run_id": self.run_id, "job": self.job, "backend": self.backend}
+        times = {"began_at": self.began_at, "at": self.store.clock()}
+        connection.execute(insert(failures), failure.values() | of | times)
 
     def send_if_moved(self) -> bool:
         """After the commit: send a run that has moved to its new backend; whether it has."""
@@ -183,18 +208,20 @@ class ClaimedRun:
             self.store.send([self.run_id])
         return self.moved
 
-    def retry(self, step: str, attempts: int, error: str, due: datetime) -> Outcome:
-        """Record failed attempt number `attempts` and give the run back until `due`."""
-        said = f"{step}: {error}"
+    def retry(self, step: str, failure: Failure, error: str, due: datetime) -> Outcome:
+        """Record a failed attempt and give the run back until `due`."""
+        said, attempts = f"{step}: {error}", failure.attempt
         with self.store.db.begin() as connection:
             self._save_step(connection, step, StepStatus.RETRYING, attempts, error=error)
             self._release(connection, due, attempts + 1, said)
+            self.failed(connection, failure)
         point("step.failure-recorded")
         return self._given_back(Outcome(End.RETRY, error=said, due_at=due))
 
     def wait(self, step: str, until: datetime | None, due: datetime) -> Outcome:
         """Record that a sleep (`until`) or a join (None) began; give the run back until `due`."""
         with self.store.db.begin() as connection:
+            self.began_at = self.store.clock()
             self._save_step(connection, step, StepStatus.WAITING, until=until)
             self._release(connection, due, 1)
             # Had the last child ended since the body looked, it would have found nobody to wake.
@@ -205,7 +232,7 @@ class ClaimedRun:
 
     def give_up(self, *, wait: timedelta = timedelta(0), error: str | None = None) -> Outcome:
         """Let go of the run as it stands: nothing failed, anyone may go on with it after `wait`."""
-        with self.store.db.autocommit() as connection:
+        with self.store.db.begin() as connection:
             self._release(connection, self.store.clock() + wait, None, error, to_anyone=True)
         return self._given_back(Outcome(End.YIELDED, error=error))
 
@@ -216,25 +243,37 @@ class ClaimedRun:
         """
         now = self.store.clock()
         bound = self._bound(due_at=now, check_at=now + self.store.check)
-        with self.store.db.autocommit() as connection:
-            if connection.execute(_MOVE, bound).rowcount != 1:
+        with self.store.db.begin() as connection:
+            row = connection.execute(_MOVE, bound).one_or_none()
+            if row is None:
                 self.renew(connection)
                 return False
+            self._see_move(connection, row)
         point("run.moved")
         self.store.send([self.run_id])
         return True
 
-    def end(self, status: Status, result: str | None, error: str | None) -> None:
+    def end(
+        self,
+        status: Status,
+        result: str | None,
+        error: str | None,
+        failure: Failure | None = None,
+    ) -> None:
         """Close the run, and wake a parent that waited for its last child."""
         values: dict[str, Any] = {"status": status, "result": result, "error": error}
         values["ended_at"] = self.store.clock()
-        if self.parent_id is None:
+        if self.parent_id is None and failure is None:
             with self.store.db.autocommit() as connection:
                 self._write(connection, _END, **values)
             return
+        woken = list[str]()
         with self.store.db.begin() as connection:
             self._write(connection, _END, **values)
-            woken = children.wake(connection, self.store, self.parent_id)
+            if failure is not None:
+                self.failed(connection, failure)
+            if self.parent_id is not None:
+                woken = children.wake(connection, self.store, self.parent_id)
         self.store.send(woken)
 
     def _given_back(self, outcome: Outcome) -> Outcome:
@@ -264,13 +303,21 @@ class ClaimedRun:
             attempt=attempt,
             error=error,
         )
+        self._see_move(connection, row)
+
+    def _see_move(self, connection: Connection, row: Any) -> None:
+        """Whether the run has changed backend with what was written, and its hand-off if so."""
         self.moved = row.epoch != self.epoch
+        if self.moved:
+            before = (self.run_id, self.job, self.backend, self.epoch)
+            handed_over(connection, [before], row.backend, self.store.clock())
 
     def _save_step(
         self, connection: Connection, name: str, status: StepStatus, attempts: int = 1, **more: Any
     ) -> None:
         values = {"status": status, "attempts": attempts, "backend": self.backend}
         values |= {"result": None, "error": None, "until": None, "updated_at": self.store.clock()}
+        values["began_at"] = self.began_at
         bound = {f"new_{column}": value for column, value in {**values, **more}.items()}
         statement = _SAVE_STEP[self.store.db.engine.dialect.name]
         connection.execute(statement, {"run_id": self.run_id, "name": name, **bound})
