@@ -199,6 +199,8 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = None
     read_only_token: SecretStr | None = None
     """Lets its bearer see all that the console and the API show, and change nothing."""
+    metrics_token: Annotated[SecretStr, hidden(_long)] | None = None
+    """What /metrics wants of its caller, if anything."""
     secret_key: Annotated[SecretStr, hidden(_long)] | None = None
     trusted_proxies: int = Field(default=0, ge=0, le=10)
     """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
@@ -271,7 +273,7 @@ class Settings(BaseSettings):
 
     def check(self) -> None:
         """Raises SettingsError where settings do not go together, or a secret fits in no header."""
-        for name in (*self.credentials, *TOKENS):
+        for name in (*self.credentials, *TOKENS, "metrics_token"):
             secret = getattr(self, name)
             text = "" if secret is None else secret.get_secret_value()
             if not (text.isascii() and text.isprintable()):

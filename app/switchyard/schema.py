@@ -16,6 +16,7 @@ from app.switchyard.db import TABLE_PREFIX, Base, Database
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.operations import processes
 from app.switchyard.runs import models as runs
+from app.switchyard.runs import tallies
 
 WAIT_SECONDS = 600
 """How long a migration waits for another one that is under way."""
@@ -25,7 +26,7 @@ _LOCK = select(func.pg_try_advisory_xact_lock(0x53_57_59_44))
 _FOR_LONG = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 metadata = Base.metadata
-MODULES = (runs, stages, shadow, clock, nonces, audit, processes)
+MODULES = (runs, stages, shadow, clock, nonces, audit, processes, tallies)
 """Where the layer's tables are."""
 
 

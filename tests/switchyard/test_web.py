@@ -1,4 +1,4 @@
-"""The HTTP entrances: the trigger, its errors, health and metrics."""
+"""The HTTP entrances: the trigger, its errors and health."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
-from prometheus_client.parser import text_string_to_metric_families
 from structlog.contextvars import get_contextvars
 
 from app.platform.config import load
@@ -250,24 +249,6 @@ def test_without_a_database_nothing_is_recorded(environ: dict[str, str]) -> None
     assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
     assert client.get("/readyz").status_code == 503
     runtime.current().db.dispose()
-
-
-def test_metrics(client: FlaskClient) -> None:
-    trigger(client, {"name": "test.child", "data": {"name": "x"}})
-    answer = client.get("/metrics")
-    assert answer.content_type.startswith("text/plain; version=0.0.4")
-    samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
-    assert samples["switchyard_open_runs", "child", "pending", "rq"] == 1
-    kinds = re.findall(r"^# TYPE (\S+) (\S+)$", answer.text, re.MULTILINE)
-    assert kinds == [
-        ("switchyard_open_runs", "gauge"),
-        ("switchyard_guardrail_steps_total", "counter"),
-        ("switchyard_shadow_runs", "gauge"),
-    ]
 
 
 def test_an_unknown_page_is_a_problem(client: FlaskClient) -> None:

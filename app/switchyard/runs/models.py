@@ -145,6 +145,7 @@ class RunRow(Base):
             "job backend ended_at",
             "status IN ('succeeded', 'failed')",
         ),
+        _index("ix_switchyard_runs_cancelled", "ended_at", "status = 'cancelled'"),
         _index("ix_switchyard_runs_children", "parent_id check_at", "parent_id IS NOT NULL"),
         _index("uq_switchyard_runs_slot", "job slot", "slot IS NOT NULL", unique=True),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
 from app.switchyard.runs.suspicion import SILENT, Suspicion
+from app.switchyard.runs.tallies import RESENDS, Tally, add
 from app.switchyard.text import reason
 from flags import Reason
 
@@ -186,18 +187,29 @@ def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept, limit: i
         kept = [row.id for row in there if row.id not in gaps and row.id not in later]
         look_again(store, kept, now)
         swept.queued += len(kept)
-        swept.sent += _resend(store, again, now)
+        swept.sent += _resend(store, again, now, lost=True)
 
 
-def _resend(store: RunStore, rows: Iterable[tuple[AnyRow, timedelta]], now: datetime) -> int:
-    """Send these rows of SENT again, each to be looked at after its gap; how many there were."""
+def _resend(
+    store: RunStore,
+    rows: Iterable[tuple[AnyRow, timedelta]],
+    now: datetime,
+    *,
+    lost: bool = False,
+) -> int:
+    """Send these rows of SENT again, each to be looked at after its gap; how many there were. Those
+    that were `lost` are tallied."""
     again: list[str] = []
+    resends: Counter[Tally] = Counter()
     with store.db.autocommit() as connection:
         for row, gap in rows:
             bound = {"run_id": row.id, "seen_epoch": row.epoch, "seen_check_at": row.check_at}
             bound |= {"new_check_at": now + gap, "new_idle_since": now}
             if connection.execute(RESEND, bound).rowcount == 1:
                 again.append(row.id)
+                resends[RESENDS, row.job, row.backend, ""] += 1
+        if lost:
+            add(connection, resends)
     store.send(again)
     return len(again)
 

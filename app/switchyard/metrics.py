@@ -1,0 +1,218 @@
+"""/metrics: what the ledger says of runs, sides and processes at the moment of a scrape."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, Response, request
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from sqlalchemy import and_, bindparam, case, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.switchyard.cutover.shadow import WRONG, Parity
+from app.switchyard.cutover.stages import GUARDRAIL, StageChange, current_stages
+from app.switchyard.cutover.status import LATE
+from app.switchyard.errors import Unauthorized
+from app.switchyard.http import bearer, is_secret
+from app.switchyard.operations import counted
+from app.switchyard.operations.processes import ProcessRow
+from app.switchyard.runs.models import IS_OPEN, Status
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.tallies import RESENDS
+from app.switchyard.runtime import Runtime
+from app.switchyard.text import reason
+from flags import LEGACY_BACKEND, Stage, StageRow
+
+log = logging.getLogger(__name__)
+
+SIDE = ["job", "backend"]
+COUNTERS = {
+    "ended": ("ended_runs", "Runs that ended.", "status"),
+    "failures": ("failed_attempts", "Attempts that failed, whether tried again or not.", None),
+    "takeovers": ("takeovers", "Runs taken over: whoever had them did not come back.", None),
+    RESENDS: ("resends", "Runs sent again, since their backend had lost them.", None),
+    "handoffs": ("handoffs", "Runs that left this backend for another one.", "to"),
+}
+"""By tally: the metric's name, what it says, and its label beside job and backend."""
+HISTOGRAMS = {
+    "wait": ("queue_wait", "From due to claimed, of runs that ended and were never given back."),
+    "took": ("run", "From its first claim to its end, of runs that ended."),
+}
+_OVERDUE = and_(
+    R.status != Status.RUNNING,
+    R.holder.is_(None),
+    R.due_at < bindparam("late", type_=R.due_at.type),
+)
+OPENED = (
+    select(
+        *(R.job, R.backend, R.status, func.count()),
+        func.sum(case((_OVERDUE, 1), else_=0)).label("overdue"),
+        func.min(case((_OVERDUE, R.due_at))).label("oldest"),
+    )
+    .where(IS_OPEN)
+    .group_by(R.job, R.backend, R.status)
+)
+KINDS = ("web", "worker", "relay", "clock")
+ALIVE = timedelta(seconds=30)
+SEEN = select(
+    ProcessRow.kind,
+    func.sum(
+        case((ProcessRow.seen_at > bindparam("since", type_=ProcessRow.seen_at.type), 1), else_=0)
+    ).label("alive"),
+    func.max(ProcessRow.seen_at).label("last"),
+).group_by(ProcessRow.kind)
+_C, _P = StageChange, Parity
+STEPPED = select(_C.job, func.count()).where(_C.by == GUARDRAIL).group_by(_C.job)
+UNEXPLAINED = (
+    select(_P.job, func.count())
+    .where(
+        _P.job.in_(bindparam("jobs", expanding=True)), _P.kind.in_(WRONG), _P.explained_at.is_(None)
+    )
+    .group_by(_P.job)
+)
+
+
+def serve(pages: Blueprint, runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> None:
+    """Mount /metrics; `up` says of each part whether it answered when it was last asked."""
+    registry = CollectorRegistry()
+    registry.register(Ledger(runtime, up))
+    token = runtime.settings.metrics_token
+
+    @pages.get("/metrics")
+    def metrics() -> Response:
+        if token is not None and not is_secret(bearer(request) or "", token):
+            raise Unauthorized("send Authorization: Bearer METRICS_TOKEN")
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Response(encode(registry), content_type=content_type)
+
+
+class Ledger(Collector):
+    """What the ledger says: no process keeps a count of its own, and all of them say the same."""
+
+    def __init__(self, runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> None:
+        self._runtime, self._up = runtime, up
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics; while the database does not answer, only what is up."""
+        sides = {(name,): up for name, up in self._up().items()}
+        database = sides.pop(("database",), None)
+        if database is not None:
+            what = "Whether the database could be written to when it was last tried."
+            yield gauge("database_up", what, [], [((), database)])
+        what = "Whether a backend answered when it was last asked."
+        yield gauge("backend_up", what, ["backend"], sides.items())
+        now = self._runtime.store.clock()
+        try:
+            counted.count(self._runtime.db, list(self._runtime.catalogue), now)
+        except SQLAlchemyError as failure:  # it may be read-only, or its disk full
+            log.warning("not counted on", extra={"reason": reason(failure)})
+        try:
+            yield from [*self._runs(now), *self._jobs(), *self._processes(now), *self._tallied()]
+        except SQLAlchemyError as failure:
+            log.warning("no metrics of the ledger", extra={"reason": reason(failure)})
+
+    def _runs(self, now: datetime) -> Iterator[Metric]:
+        with self._runtime.db.autocommit() as connection:
+            opened = connection.execute(OPENED, {"late": now - LATE}).all()
+        overdue: dict[tuple[str, str], int] = defaultdict(int)
+        oldest: dict[tuple[str, str], float] = {}
+        for job, backend, _, _, late, since in opened:
+            overdue[job, backend] += late
+            if since is not None:
+                seconds = (now - since).total_seconds()
+                oldest[job, backend] = max(seconds, oldest.get((job, backend), 0.0))
+        counts = ((row[:3], row[3]) for row in opened)
+        yield gauge("open_runs", "Runs that have not ended.", [*SIDE, "status"], counts)
+        what = "Runs that were due a minute ago and that nobody has claimed."
+        yield gauge("overdue_runs", what, SIDE, overdue.items())
+        what = "For how long the oldest overdue run has been due."
+        yield gauge("overdue_oldest_seconds", what, SIDE, oldest.items())
+
+    def _jobs(self) -> Iterator[Metric]:
+        jobs = self._runtime.catalogue
+        with self._runtime.db.autocommit() as connection:
+            unexplained = {
+                row.job: row[1] for row in connection.execute(UNEXPLAINED, {"jobs": list(jobs)})
+            }
+            stepped = connection.execute(STEPPED).all()
+        legacy = {job: StageRow(job, Stage.LEGACY, None, 0) for job in jobs}
+        rows = (legacy | {row.job: row for row in current_stages(self._runtime.db)}).values()
+        stages = (((row.job, row.stage), 1) for row in rows)
+        yield gauge("stage", "1 for the stage that a job is in.", ["job", "stage"], stages)
+        percents = (((row.job,), _percent(row)) for row in rows)
+        what = "The share of new keys that a job's stage sends to its serverless side."
+        yield gauge("stage_percent", what, ["job"], percents)
+        what = "Shadows that differ from their live runs and that nobody has explained."
+        parity = (((job,), unexplained.get(job, 0)) for job in jobs)
+        yield gauge("parity_unexplained", what, ["job"], parity)
+        steps = CounterMetricFamily(
+            "switchyard_guardrail_steps", "Steps back that jobs made by themselves.", labels=["job"]
+        )
+        for job, number in stepped:
+            steps.add_metric([job], number)
+        yield steps
+
+    def _processes(self, now: datetime) -> Iterator[Metric]:
+        with self._runtime.db.autocommit() as connection:
+            seen = connection.execute(SEEN, {"since": now - ALIVE}).all()
+        alive = dict.fromkeys(((kind,) for kind in KINDS), 0) | {
+            (row.kind,): row.alive for row in seen
+        }
+        what = "Processes that said within the last half minute that they live."
+        yield gauge("processes", what, ["kind"], alive.items())
+        ages = (((row.kind,), (now - row.last).total_seconds()) for row in seen)
+        what = "How long ago the last of them said so."
+        yield gauge("heartbeat_age_seconds", what, ["kind"], ages)
+
+    def _tallied(self) -> Iterator[Metric]:
+        counts: dict[str, dict[tuple[str, str], dict[str, float]]] = {
+            name: defaultdict(dict) for name in (*COUNTERS, *HISTOGRAMS)
+        }
+        for spec in self._runtime.catalogue.values():  # a rate is seen from the first one on
+            for backend in (LEGACY_BACKEND, spec.serverless):
+                side = spec.name, backend
+                counts["ended"][side] = dict.fromkeys(("succeeded", "failed", "cancelled"), 0.0)
+                for name in ("failures", "takeovers", RESENDS):
+                    counts[name][side] = {"": 0.0}
+        with self._runtime.db.autocommit() as connection:
+            for name, job, backend, label, value in connection.execute(counted.COUNTS):
+                counts[name][job, backend][label] = value
+        for tally, (name, what, label) in COUNTERS.items():
+            labels = [*SIDE, label] if label else SIDE
+            counter = CounterMetricFamily(f"switchyard_{name}", what, labels=labels)
+            for side, values in counts[tally].items():
+                for value, number in values.items():
+                    counter.add_metric([*side, value][: len(labels)], number)
+            yield counter
+        for tally, (name, what) in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(f"switchyard_{name}_seconds", what, labels=SIDE)
+            for side, values in counts[tally].items():
+                below, buckets = 0.0, []
+                for bound in (*map(str, counted.BOUNDS), counted.INFINITE):
+                    below += values.get(bound, 0.0)
+                    buckets.append((bound, below))
+                histogram.add_metric(list(side), buckets, values[counted.SUM])
+            yield histogram
+
+
+def gauge(
+    name: str, what: str, labels: list[str], rows: Iterable[tuple[Iterable[Any], float]]
+) -> Metric:
+    """One gauge of these rows: the values of its labels, and its own."""
+    family = GaugeMetricFamily(f"switchyard_{name}", what, labels=labels)
+    for values, number in rows:
+        family.add_metric([str(value) for value in values], number)
+    return family
+
+
+def _percent(row: StageRow) -> float:
+    if row.stage in (Stage.LIVE, Stage.COMPLETE):
+        return 100.0
+    return row.percent or 0.0
