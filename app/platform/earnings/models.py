@@ -6,16 +6,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import cast
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    Index,
-    String,
-    Table,
-    false,
-    text,
-)
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Table, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base

@@ -28,12 +28,7 @@ from sqlalchemy import (
 )
 
 from app.platform.earnings.models import Earning as E
-from app.platform.earnings.models import (
-    EarningKind,
-    daily,
-    dirty_days,
-    monthly,
-)
+from app.platform.earnings.models import EarningKind, daily, dirty_days, monthly
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CREATOR, AnySelect, Tx, connection_of

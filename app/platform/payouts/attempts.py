@@ -19,13 +19,7 @@ from app.platform.gateways.stripe_errors import StripeRefused
 from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.postings import post
 from app.platform.payouts.legs import Change, Leg
-from app.platform.payouts.models import (
-    MOVES,
-    SETTLED,
-    AttemptOutcome,
-    Payout,
-    PayoutStatus,
-)
+from app.platform.payouts.models import MOVES, SETTLED, AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.notices import payouts_moved
 from app.switchyard.context import Context

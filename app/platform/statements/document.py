@@ -21,14 +21,7 @@ from app.platform.currencies import money
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import TAKING
 from app.platform.ledger.postings import HOLD, EntryKind, Tx, connection_of
-from app.platform.statements.movements import (
-    CLOSING,
-    NEWEST,
-    Previous,
-    bounds,
-    movements,
-    previous,
-)
+from app.platform.statements.movements import CLOSING, NEWEST, Previous, bounds, movements, previous
 from app.switchyard.clock import iso
 
 Document = dict[str, Any]

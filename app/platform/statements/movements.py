@@ -8,18 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    String,
-    and_,
-    cast,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    union_all,
-)
+from sqlalchemy import BigInteger, String, and_, cast, func, literal, null, or_, select, union_all
 
 from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import FEE_KINDS

@@ -5,17 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta
 
 from app.platform.statements.document import CORRECTION, PAYOUT, RETURNED, Document, major
-from app.platform.statements.sheet import (
-    FAINT,
-    GREY,
-    MM,
-    SIDE,
-    TOP,
-    Column,
-    Heading,
-    Sheet,
-    Style,
-)
+from app.platform.statements.sheet import FAINT, GREY, MM, SIDE, TOP, Column, Heading, Sheet, Style
 
 _KINDS = {
     "earning": "Sale",
