@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +46,15 @@ class Paid:
         self.db = db
         self.owed = owed = due(db, NOW)
         transfers = [
-            Transfer(f"tr_{n}", one.amount, one.currency, one.destination, f"p{n}", NOW)
+            Transfer(
+                id=f"tr_{n}",
+                amount=one.amount,
+                currency=one.currency,
+                destination=one.destination,
+                transfer_group=f"p{n}",
+                created=NOW,
+                amount_reversed=0,
+            )
             for n, one in enumerate(owed)
         ]
         rows = [
@@ -86,7 +93,7 @@ def paid(tmp_path: Path) -> Iterator[Paid]:
 
 
 def again(paid: Paid) -> None:
-    paid.stripe.transfers.append(replace(paid.stripe.transfers[3], id="tr_again"))
+    paid.stripe.transfers.append(paid.stripe.transfers[3].model_copy(update={"id": "tr_again"}))
 
 
 def gone(paid: Paid) -> None:
@@ -102,11 +109,11 @@ def standing(paid: Paid, **values: Any) -> None:
 
 
 def another_amount(paid: Paid) -> None:
-    paid.stripe.transfers[3] = replace(paid.stripe.transfers[3], amount_minor=1)
+    paid.stripe.transfers[3] = paid.stripe.transfers[3].model_copy(update={"amount": 1})
 
 
 def to_someone_else(paid: Paid) -> None:
-    odd = replace(paid.stripe.transfers[0], id="tr_x", destination="acct_other")
+    odd = paid.stripe.transfers[0].model_copy(update={"id": "tr_x", "destination": "acct_other"})
     paid.stripe.transfers.append(odd)
 
 

@@ -45,7 +45,7 @@ def test_a_manual_payout_is_requested_and_paid(platform: Platform) -> None:
     }
     assert (transfer["amount"], transfer["currency"]) == (10_000, "usd")
     assert transfer["metadata"] == {"payout_id": "payout_123", "creator_id": "ana"}
-    assert (bank.amount_minor, bank.currency) == (10_000, "usd")
+    assert (bank.amount, bank.currency) == (10_000, "usd")
     assert bank.metadata == {"payout_id": "payout_123", "attempt": "payout_123~bank-1"}
     (payout,) = platform.payouts()
     columns = (payout.transfer_id, payout.bank_payout_id, payout.payout_date, payout.settled_at)

@@ -117,7 +117,7 @@ class Scene:
         for payout in payouts:
             counts[payout.status] = counts.get(payout.status, 0) + 1
         assert counts == expected
-        at_stripe = sorted((t.transfer_group, t.amount_minor, t.currency) for t in transfers)
+        at_stripe = sorted((t.transfer_group, t.amount, t.currency) for t in transfers)
         assert at_stripe == sorted((p.id, p.amount, p.currency) for p in payouts)
         accounts = {payout.destination for payout in payouts}
         banks: list[BankPayout] = [b for a in accounts for b in stripe.list_payouts(a)]

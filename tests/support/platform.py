@@ -368,7 +368,7 @@ class Platform:
         assert live.keys() == {p.bank_payout_id for p in has_bank}
         for payout in has_bank:
             bank = live[payout.bank_payout_id]
-            there = (bank.metadata["payout_id"], bank.amount_minor, bank.currency)
+            there = (bank.metadata["payout_id"], bank.amount, bank.currency)
             ours = (payout.id, payout.amount, payout.currency)
             assert there == ours
         assert self.reconciled() == []

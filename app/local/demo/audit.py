@@ -70,7 +70,7 @@ def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
     sent: dict[tuple[str, str], list[tuple[str | None, int]]] = defaultdict(list)
     for transfer in stripe.list_transfers():
         whose = (transfer.destination, transfer.currency)
-        sent[whose].append((transfer.id, transfer.amount_minor))
+        sent[whose].append((transfer.id, transfer.amount))
     columns = (Payout.creator_id, Payout.currency, Payout.transfer_id, Payout.amount)
     with db.autocommit() as connection:
         rows = connection.execute(select(*columns).where(Payout.status == PayoutStatus.PAID))

@@ -13,25 +13,8 @@ from typing import Any, TypeVar
 
 import stripe
 
-from app.platform.gateways.stripe_errors import (
-    StripeError,
-    StripeKeyReused,
-    StripeMisconfigured,
-    StripeRateLimited,
-    StripeRefused,
-    StripeReplayedError,
-    StripeUnknownOutcome,
-)
-from app.platform.gateways.stripe_objects import (
-    Account,
-    Balance,
-    BankPayout,
-    Transfer,
-    read_account,
-    read_balance,
-    read_bank_payout,
-    read_transfer,
-)
+from app.platform.gateways import stripe_errors as errors
+from app.platform.gateways.stripe_objects import Account, Balance, BankPayout, Transfer
 from app.switchyard import effects
 
 AT_ONCE = 8
@@ -61,7 +44,7 @@ class StripeGateway:
     ) -> None:
         # The HTTP library's complaint about a key that fits no header would print the key.
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-            raise StripeMisconfigured("the Stripe API key is empty or has characters no key has")
+            raise errors.StripeMisconfigured("the API key is empty or has characters no key has")
         self._api_key = api_key
         self._api_base = api_base and api_base.rstrip("/")
         self._timeout_seconds = timeout_seconds
@@ -96,7 +79,7 @@ class StripeGateway:
         without one its library makes one up, and the call could not be repeated.
         """
         options: stripe.RequestOptions = {"idempotency_key": _checked_key(key)}
-        return self._call(lambda v1: read_transfer(v1.transfers.create(params, options)))
+        return self._call(lambda v1: Transfer.read(v1.transfers.create(params, options)))
 
     def list_transfers(
         self, *, transfer_group: str | None = None, created_gte: datetime | None = None
@@ -107,23 +90,23 @@ class StripeGateway:
             filters["transfer_group"] = transfer_group
         if created_gte is not None:
             filters["created"] = {"gte": int(created_gte.timestamp())}
-        return self._pages(lambda v1: v1.transfers.list(filters), read_transfer)
+        return self._pages(lambda v1: v1.transfers.list(filters), Transfer.read)
 
     def retrieve_transfer(self, transfer_id: str) -> Transfer:
         """Raises StripeRefused (`resource_missing`) for one this platform did not make."""
-        return self._call(lambda v1: read_transfer(v1.transfers.retrieve(transfer_id)))
+        return self._call(lambda v1: Transfer.read(v1.transfers.retrieve(transfer_id)))
 
     def create_payout(
         self, account: str, params: stripe.params.PayoutCreateParams, key: str
     ) -> BankPayout:
         """Send money of `account`'s balance to its bank. Raises ValueError as create_transfer."""
         options = _on(account) | {"idempotency_key": _checked_key(key)}
-        return self._call(lambda v1: read_bank_payout(v1.payouts.create(params, options)))
+        return self._call(lambda v1: BankPayout.read(v1.payouts.create(params, options)))
 
     def retrieve_payout(self, account: str, payout_id: str) -> BankPayout:
         """Raises StripeRefused (`resource_missing`) for one that is not `account`'s."""
         options = _on(account)
-        return self._call(lambda v1: read_bank_payout(v1.payouts.retrieve(payout_id, {}, options)))
+        return self._call(lambda v1: BankPayout.read(v1.payouts.retrieve(payout_id, {}, options)))
 
     def list_payouts(
         self, account: str, created_gte: datetime | None = None
@@ -136,19 +119,19 @@ class StripeGateway:
         filters: stripe.params.PayoutListParams = {"limit": PAGE_SIZE}
         if created_gte is not None:
             filters["created"] = {"gte": int(created_gte.timestamp())}
-        return self._pages(lambda v1: v1.payouts.list(filters, options), read_bank_payout)
+        return self._pages(lambda v1: v1.payouts.list(filters, options), BankPayout.read)
 
     def retrieve_account(self, account_id: str) -> Account:
         """Raises StripeRefused (`account_invalid`) for an account this platform does not have."""
-        return self._call(lambda v1: read_account(v1.accounts.retrieve(account_id)))
+        return self._call(lambda v1: Account.read(v1.accounts.retrieve(account_id)))
 
     def list_accounts(self) -> Iterator[Account]:
         """Connected accounts, newest first."""
-        return self._pages(lambda v1: v1.accounts.list({"limit": PAGE_SIZE}), read_account)
+        return self._pages(lambda v1: v1.accounts.list({"limit": PAGE_SIZE}), Account.read)
 
     def platform_balance(self) -> Balance:
         """What the platform has at Stripe."""
-        return self._call(lambda v1: read_balance(v1.balance.retrieve()))
+        return self._call(lambda v1: Balance.read(v1.balance.retrieve()))
 
     def _pages(
         self, first: Callable[[stripe.V1Services], Any], convert: Callable[[Any], T]
@@ -170,8 +153,8 @@ class StripeGateway:
             raise self._classified(failure) from None
         except (AttributeError, KeyError, TypeError, ValueError) as unreadable:
             # A success that does not read as one: the effect may well have taken place.
-            kind = type(unreadable).__name__
-            raise StripeUnknownOutcome(f"Stripe's answer was not understood ({kind})") from None
+            why = f"Stripe's answer was not understood ({type(unreadable).__name__})"
+            raise errors.StripeUnknownOutcome(why) from None
 
     def _client(self) -> stripe.StripeClient:
         """This process's client: a socket shared over a fork mixes up answers."""
@@ -188,24 +171,25 @@ class StripeGateway:
             self._made = (os.getpid(), client)
         return self._made[1]
 
-    def _classified(self, failure: stripe.StripeError) -> StripeError:
+    def _classified(self, failure: stripe.StripeError) -> errors.StripeError:
         status, headers, code = failure.http_status, failure.headers or {}, _code(failure)
         text = _SECRET.sub(r"\1…", str(failure).replace(self._api_key, "…"))[:MESSAGE_LENGTH]
         if isinstance(failure, stripe.IdempotencyError):
-            return StripeKeyReused(text)
+            return errors.StripeKeyReused(text)
         if status == 429 or isinstance(failure, stripe.RateLimitError):
             wait = headers.get("Retry-After", "")
-            return StripeRateLimited(float(wait) if wait.isdecimal() else None)
+            return errors.StripeRateLimited(float(wait) if wait.isdecimal() else None)
         # Stripe answers 403 with this code for an account the platform does not have (any more):
         # a fact about one account, where other 403s are about the key.
         if status == 403 and code == "account_invalid":
-            return StripeRefused(code, text)
+            return errors.StripeRefused(code, text)
         if status in (401, 403):
-            return StripeMisconfigured(text)
+            return errors.StripeMisconfigured(text)
         if isinstance(failure, stripe.InvalidRequestError | stripe.CardError):
-            return StripeRefused(code or "invalid_request", text)
+            return errors.StripeRefused(code or "invalid_request", text)
         replayed = status is not None and status >= 500 and headers.get("Idempotent-Replayed")
-        return StripeReplayedError(text) if replayed == "true" else StripeUnknownOutcome(text)
+        kind = errors.StripeReplayedError if replayed == "true" else errors.StripeUnknownOutcome
+        return kind(text)
 
 
 def _checked_key(key: str) -> str:

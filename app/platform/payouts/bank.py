@@ -86,7 +86,7 @@ def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[s
     What came back is the platform's cash again. A whole transfer that had not left for the bank is
     the creator's balance again, and its payout over.
     """
-    back = transfer.amount_reversed_minor
+    back = transfer.amount_reversed
     said: dict[str, Any] = {"amountReversed": back, "error": None}
     if not back:
         return said

@@ -100,7 +100,7 @@ class TransferLeg:
         if not there:
             return None
         one, wanted = there[0], (payout.amount, payout.currency, payout.destination, 0)
-        has = (one.amount_minor, one.currency, one.destination, one.amount_reversed_minor)
+        has = (one.amount, one.currency, one.destination, one.amount_reversed)
         if len(there) > 1 or has != wanted:
             ids = ", ".join(transfer.id for transfer in there)
             raise NeedsPerson(f"payout {payout.id}: not the transfer it should have: {ids}")

@@ -97,11 +97,11 @@ def _explain(
     has_one = {row.id for row in known.values() if row.transfer_id is not None}
     for one in strange:
         row = known.get(one.transfer_group or "")
-        what = f"{one.amount_minor} {one.currency} to {one.destination}"
+        what = f"{one.amount} {one.currency} to {one.destination}"
         if row is not None and row.transfer_id == one.id:
             # Paid before the window, or since it was read.
             _compare(report, row, one)
-        elif one.amount_reversed_minor >= one.amount_minor:
+        elif one.amount_reversed >= one.amount:
             continue  # what it moved is back
         elif row is None:
             detail = f"{what}, and no payout {one.transfer_group!r}"
@@ -119,14 +119,14 @@ def _explain(
 
 def _compare(report: Reconciliation, row: AnyRow, transfer: Transfer) -> None:
     wrong = differing(
-        ("amount", row.amount, transfer.amount_minor),
+        ("amount", row.amount, transfer.amount),
         ("currency", row.currency, transfer.currency),
         ("destination", row.destination, transfer.destination),
     )
     if wrong:
         report.add(Kind.DIFFERS, "; ".join(wrong), row.id, transfer.id)
-    if transfer.amount_reversed_minor and row.status != PayoutStatus.REVERSED:
-        detail = f"{transfer.amount_reversed_minor} of {transfer.amount_minor} {transfer.currency}"
+    if transfer.amount_reversed and row.status != PayoutStatus.REVERSED:
+        detail = f"{transfer.amount_reversed} of {transfer.amount} {transfer.currency}"
         report.add(Kind.REVERSED, detail, row.id, transfer.id)
 
 

@@ -51,7 +51,7 @@ def _compare(report: Reconciliation, ours: Sequence[AnyRow], banks: Sequence[Ban
     for row in ours:
         live = [bank for bank in named[row.id] if not bank.came_back]
         for bank in live[1:]:
-            detail = f"{bank.amount_minor} {bank.currency} to the bank, beside {live[0].id}"
+            detail = f"{bank.amount} {bank.currency} to the bank, beside {live[0].id}"
             report.add(Kind.PAID_TWICE, detail, row.id, bank.id)
         own = next((bank for bank in named[row.id] if bank.id == row.bank_payout_id), None)
         if own is not None:
@@ -61,13 +61,13 @@ def _compare(report: Reconciliation, ours: Sequence[AnyRow], banks: Sequence[Ban
             report.add(Kind.BANK_MISSING, detail, row.id, row.bank_payout_id)
         strange = [bank for bank in live if bank.id != row.bank_payout_id]
         if len(live) == 1 and strange and row.status != PayoutStatus.PAYING:
-            detail = f"{live[0].amount_minor} {live[0].currency}, and the payout is {row.status}"
+            detail = f"{live[0].amount} {live[0].currency}, and the payout is {row.status}"
             report.add(Kind.BANK_NOT_IN_LEDGER, detail, row.id, live[0].id)
 
 
 def _compare_one(report: Reconciliation, row: AnyRow, bank: BankPayout) -> None:
     wrong = differing(
-        ("amount", row.amount, bank.amount_minor), ("currency", row.currency, bank.currency)
+        ("amount", row.amount, bank.amount), ("currency", row.currency, bank.currency)
     )
     on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
     # Paid where the ledger still has it in transit is but a word that has not come yet.
