@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, Json, SecretStr
 
-from app.platform.gateways import hook_settings
+from app.platform.gateways import hooks
 from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
 from app.switchyard import config
-from app.switchyard.config import WEB, HttpUrl, database, hidden
+from app.switchyard.config import HttpUrl, database, hidden
 from app.switchyard.errors import SettingsError
 from app.switchyard.runtime import Runtime
 
@@ -38,12 +38,12 @@ class Settings(config.Settings):
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
     admin_email: Annotated[str, AfterValidator(mail_address)] | None = None
     """Who is mailed how a pay day went."""
-    admin_webhook_url: Annotated[SecretStr, hidden(WEB)] | None = None
+    admin_webhook_url: hooks.Address | None = None
     """Who is sent the same as JSON; secret, as it may hold a token."""
-    admin_webhook_secret: hook_settings.SigningSecret | None = None
-    webhook_sources: Json[hook_settings.Sources] = Field(default_factory=dict)
-    """Whose webhooks are taken; see app.platform.gateways.hook_settings."""
-    webhook_targets: Json[hook_settings.Targets] = Field(default_factory=dict)
+    admin_webhook_secret: hooks.SigningSecret | None = None
+    webhook_sources: Json[hooks.Sources] = Field(default_factory=dict)
+    """Whose webhooks are taken; see app.platform.gateways.hooks."""
+    webhook_targets: Json[hooks.Targets] = Field(default_factory=dict)
     """Who gets them."""
     storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (
         ROOT / "var" / "storage"
@@ -72,7 +72,7 @@ class Settings(config.Settings):
         """Raises SettingsError where settings do not go together."""
         super().check()
         try:
-            hook_settings.check(self.webhook_sources, self.webhook_targets)
+            hooks.check(self.webhook_sources, self.webhook_targets)
         except ValueError as wrong:
             raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
         if self.local:

@@ -51,7 +51,7 @@ def settings() -> Settings:
 def open_gateways(settings: Settings) -> Gateways:
     """The outside services that the platform's jobs call."""
     secret, url = settings.stripe_api_key, settings.admin_webhook_url
-    hook = None if url is None else Hook(url.get_secret_value(), settings.admin_webhook_secret)
+    hook = None if url is None else Hook(url=url, secret=settings.admin_webhook_secret)
     return Gateways(
         stripe=StripeGateway(
             LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(),
@@ -61,10 +61,7 @@ def open_gateways(settings: Settings) -> Gateways:
         ),
         mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
         admin=Admin(email=settings.admin_email, hook=hook),
-        targets={
-            name: Hook(str(to.url.get_secret_value()), to.secret)
-            for name, to in settings.webhook_targets.items()
-        },
+        targets=settings.webhook_targets,
         storage=open_storage(settings.storage_url),
         platform=settings.platform_name,
     )

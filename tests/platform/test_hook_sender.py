@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import SecretStr
 
+from app.platform.gateways import hooks
 from app.platform.gateways.hooks import Hook, HookRefused, HookUnavailable
 from app.switchyard.errors import SwitchyardError
 from tests.support.receiver import TOKEN, Receiver, receiving, signature
@@ -33,7 +34,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_a_signed_message_arrives(receiver: Receiver) -> None:
-    Hook(receiver.address, SECRET).post(BODY, "msg_1", NOW)
+    Hook(url=receiver.address, secret=SECRET).post(BODY, "msg_1", NOW)
     [(path, headers, body)] = receiver.got
     assert path == f"/hook/{TOKEN}?key={TOKEN}"
     assert json.loads(body) == BODY
@@ -44,7 +45,7 @@ def test_a_signed_message_arrives(receiver: Receiver) -> None:
 
 
 def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
-    Hook(receiver.address).post(BODY, "msg_1", NOW)
+    Hook(url=receiver.address).post(BODY, "msg_1", NOW)
     [(_, headers, _)] = receiver.got
     assert headers["webhook-id"] == "msg_1"
     assert "webhook-signature" not in headers
@@ -65,7 +66,7 @@ def test_each_answer_has_its_outcome(
     # Where it would lead: no redirect is followed.
     receiver.headers = {"Location": f"{receiver.url}/elsewhere"} if status != 304 else {}
     with pytest.raises(raised) as failed:
-        Hook(receiver.address, SECRET).post(BODY, "msg_1", NOW)
+        Hook(url=receiver.address, secret=SECRET).post(BODY, "msg_1", NOW)
     assert type(failed.value) is raised
     assert str(failed.value) == f"127.0.0.1 answered {status}"
     assert len(receiver.got) == 1
@@ -75,16 +76,19 @@ def test_each_answer_has_its_outcome(
     ("how", "says"),
     [("late", "ReadTimeout"), ("dropped", "ConnectionError"), ("", "ConnectionError")],
 )
-def test_no_answer_may_be_tried_again(receiver: Receiver, how: str, says: str) -> None:
+def test_no_answer_may_be_tried_again(
+    receiver: Receiver, how: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not waited for, either; and nobody may be listening at all."""
     if how == "late":
+        monkeypatch.setattr(hooks, "TIMEOUT_SECONDS", 0.3)
         receiver.release.clear()
     receiver.drop = how == "dropped"
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = receiver.address if how else f"http://127.0.0.1:{nobody.getsockname()[1]}/{TOKEN}"
         with pytest.raises(HookUnavailable, match=rf"127\.0\.0\.1: {says}"):
-            Hook(url, SECRET, timeout=0.3 if how == "late" else 10.0).post(BODY, "msg_1", NOW)
+            Hook(url=url, secret=SECRET).post(BODY, "msg_1", NOW)
 
 
 @contextmanager
@@ -116,7 +120,7 @@ def raw(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
 def test_no_secret_is_logged_or_sent(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with raw(answer) as url:
-        hook = Hook(url, SECRET)
+        hook = Hook(url=url, secret=SECRET)
         with pytest.raises(SwitchyardError) as failed:
             hook.post(BODY, "msg_1", NOW)
     shown = "".join(traceback.format_exception(failed.value))

@@ -52,7 +52,7 @@ def test_a_source_that_is_none(sources: str, says: str) -> None:
     [
         ({**HERE, "sources": ["shop"]}, "crm: there is no source 'shop'"),
         ({**HERE, "secret": "whsec_hunter2"}, "crm: secret: must be whsec_"),
-        ({**HERE, "url": "ftp://crm.example.com/hunter2"}, "crm: url: URL scheme should be"),
+        ({**HERE, "url": "ftp://crm.example.com/hunter2"}, "crm: url: must start with http"),
         ({**HERE, "source": "github"}, "crm: source: Extra inputs are not permitted"),
     ],
 )

@@ -194,7 +194,7 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
         old = runtime.engine.gateways
         told = Gateways(
             stripe=old.stripe,
-            admin=Admin(hook=Hook(receiver.address)),
+            admin=Admin(hook=Hook(url=receiver.address)),
         )
         memory: Any = runtime.store.backends["rq"]
         memory.work(Engine(runtime.store, told, runtime.engine.leases))

@@ -1,20 +1,30 @@
-"""Webhooks sent out, signed as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+"""Webhooks: whose are taken, who gets them, and sending one.
+
+Signed as Standard Webhooks has it (https://www.standardwebhooks.com).
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import requests
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretStr
 from standardwebhooks.webhooks import Webhook
 
 from app.switchyard import effects
+from app.switchyard.config import WEB, hidden
 from app.switchyard.errors import SwitchyardError
+
+STRIPE = "stripe"
+"""The source with an endpoint and a secret of its own."""
+TIMEOUT_SECONDS = 10.0
+"""Of connecting, and of each wait for the answer."""
 
 # Their lines on each call, and on an answer's malformed header, print the whole URL.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
@@ -33,18 +43,31 @@ class HookUnavailable(HookError, status=503, title="Webhook receiver unavailable
     """No answer that accepts it: it may have arrived. Send it again under the same id."""
 
 
-class Hook:
-    """An address that takes webhooks, signed where there is a `secret` (`whsec_` and base64).
+def _signing_secret(text: str) -> None:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
 
-    A call is sent once and follows no redirect; connecting, and each wait for the answer, take at
-    most `timeout` seconds. Safe in threads and after a fork.
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Address = Annotated[SecretStr, hidden(WEB)]
+"""Secret, as it may hold a token."""
+SigningSecret = Annotated[SecretStr, hidden(_signing_secret)]
+Sources = dict[Name, Annotated[list[SigningSecret], Field(min_length=1)]]
+"""WEBHOOK_SOURCES: the secrets of each source, two while one takes the other's place."""
+
+
+class Hook(BaseModel, frozen=True, extra="forbid"):
+    """An address that takes webhooks, signed where there is a secret.
+
+    A call is sent once and follows no redirect. Safe in threads and after a fork.
     """
 
-    def __init__(self, url: str, secret: SecretStr | None = None, timeout: float = 10.0) -> None:
-        self._url = SecretStr(url)
-        self._host = urlsplit(url).hostname
-        self._secret = secret
-        self._timeout = timeout
+    url: Address
+    secret: SigningSecret | None = None
 
     def post(self, body: Mapping[str, Any], id: str, now: datetime) -> None:
         """Send `body` as JSON. See send()."""
@@ -58,23 +81,49 @@ class Hook:
         """
         effects.allow("calling a webhook")
         named = {"webhook-id": id, "webhook-timestamp": str(int(now.timestamp()))}
-        if self._secret is not None:
-            signer = Webhook(self._secret.get_secret_value())
+        if self.secret is not None:
+            signer = Webhook(self.secret.get_secret_value())
             named["webhook-signature"] = signer.sign(id, now, data.decode())
+        host = urlsplit(self.url.get_secret_value()).hostname
         try:
             with requests.post(
-                self._url.get_secret_value(),
+                self.url.get_secret_value(),
                 data=data,
                 headers={**headers, **named},
-                timeout=self._timeout,
+                timeout=TIMEOUT_SECONDS,
                 allow_redirects=False,
                 stream=True,  # the answer's body is not read
             ) as answer:
                 status = answer.status_code
         except (requests.RequestException, OSError, ValueError) as failure:
             # Not its text, which holds the URL.
-            raise HookUnavailable(f"{self._host}: {type(failure).__name__}") from None
+            raise HookUnavailable(f"{host}: {type(failure).__name__}") from None
         if 400 <= status < 500 and status not in (408, 429):
-            raise HookRefused(f"{self._host} answered {status}")
+            raise HookRefused(f"{host} answered {status}")
         if not 200 <= status < 300:
-            raise HookUnavailable(f"{self._host} answered {status}")
+            raise HookUnavailable(f"{host} answered {status}")
+
+
+class Target(Hook):
+    """Who gets webhooks of others, signed with a secret of its own."""
+
+    secret: SigningSecret
+    sources: list[Name] | None = None
+    """Whose webhooks it gets; by default everybody's."""
+
+    def wants(self, source: str) -> bool:
+        """Whether the webhooks of `source` go to it."""
+        return self.sources is None or source in self.sources
+
+
+Targets = dict[Name, Target]
+"""WEBHOOK_TARGETS, by name."""
+
+
+def check(sources: Collection[str], targets: Mapping[str, Target]) -> None:
+    """Raises ValueError where a target wants a source that there is not, and for Stripe's name."""
+    if STRIPE in sources:
+        raise ValueError("stripe has an endpoint of its own, and STRIPE_WEBHOOK_SECRET")
+    for name, target in targets.items():
+        if unknown := sorted(set(target.sources or ()) - {STRIPE, *sources}):
+            raise ValueError(f"{name}: there is no source {unknown[0]!r}")

@@ -8,7 +8,7 @@ from flask import Blueprint, request
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
-from app.platform.gateways.hook_settings import STRIPE
+from app.platform.gateways.hooks import STRIPE
 from app.platform.gateways.stripe_webhooks import verify_webhook
 from app.platform.payouts.inbox import ACTS_ON
 from app.platform.webhooks.inbox import EventConflict, posted, relay
