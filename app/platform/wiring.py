@@ -18,7 +18,7 @@ from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import commands as mails
 from app.platform.payouts import commands as payouts
-from app.platform.payouts import pages as payout_pages
+from app.platform.payouts import inbox
 from app.platform.statements import links
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
@@ -123,6 +123,6 @@ def add_commands(app: Flask) -> None:
 
 def register_pages(app: Flask, runtime: Runtime) -> None:
     """Mount the platform's blueprints."""
-    app.register_blueprint(payout_pages.blueprint(runtime))
+    app.register_blueprint(inbox.blueprint(runtime))
     app.register_blueprint(links.blueprint(runtime))
     app.register_blueprint(webhook_pages.blueprint(runtime))

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from app.platform.media import decoders
-from app.platform.media.kinds import Kind, sort_of
-from app.platform.media.variants import VARIANTS, Film
+from app.platform.media.kinds import VARIANTS, Film, Kind, sort_of
 from tests.support.footage import SECRET, T, in_process, opened, spooled, video
 
 FILM = next(one for one in VARIANTS[Kind.VIDEO] if isinstance(one, Film))

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from app.platform.media import decoders, draw
-from app.platform.media.kinds import Kind, Refused, sort_of
-from app.platform.media.variants import VARIANTS, Picture
+from app.platform.media.kinds import VARIANTS, Kind, Picture, Refused, sort_of
 from tests.support.footage import (
     CORNERS,
     SECRET,

@@ -15,8 +15,7 @@ from PIL import Image
 
 from app.platform.media import decoders
 from app.platform.media.decoders import DecoderLost, Limits, decoded
-from app.platform.media.kinds import Refused, sort_of
-from app.platform.media.variants import VARIANTS, Film, Picture
+from app.platform.media.kinds import VARIANTS, Film, Picture, Refused, sort_of
 from tests.support.footage import encoded, quarters, spooled, video
 from tests.support.sides import ROOT
 from tests.support.waiting import PATIENCE_SECONDS, until

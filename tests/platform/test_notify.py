@@ -23,7 +23,6 @@ from app.platform.payouts import notify
 from app.platform.payouts.notify import MAX_FAILURES
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import StepFailed
 from app.switchyard.job import JobPayload, job
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
@@ -67,14 +66,7 @@ class Telling(JobPayload):
 @job("notify-test", event="test.notify", payload=Telling, queue="tests", gaps=(1.0,), attempts=3)
 def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
     """As the pay day does it."""
-    report = payload.report | {"runId": ctx.run_id}
-    told: dict[str, Any] = {}
-    for name, send in (("mail", notify.mail), ("hook", notify.hook)):
-        try:
-            told[name] = ctx.step.run(f"notify-{name}", send, ctx, report)
-        except StepFailed as failed:
-            told[name] = failed.reason
-    return told
+    return notify.notify(ctx, payload.report | {"runId": ctx.run_id})
 
 
 class Platform(Site):
@@ -130,7 +122,7 @@ def body(mail: EmailMessage) -> str:
 
 
 def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
-    assert platform.tell() == {"mail": {"sent": True}, "hook": {"sent": True}}
+    assert platform.tell() == {"mail": {"sent": True}, "webhook": {"sent": True}}
     [mail] = box.mails
     [(_, headers, sent)] = receiver.got
     told = json.loads(sent)
@@ -161,7 +153,8 @@ def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver
     assert platform.tell()["mail"] == {"sent": True}
     assert len(box.taken) == 1
     receiver.status = 503
-    assert platform.tell()["hook"] == "HookUnavailable: 127.0.0.1 answered 503"
+    why = "HookUnavailable: 127.0.0.1 answered 503"
+    assert platform.tell()["webhook"] == {"sent": False, "why": why}
     assert len(receiver.got) == 1 + 3
 
 
@@ -172,7 +165,7 @@ def test_a_refusal_is_a_result(
     receiver.status = 410
     assert platform.tell() == {
         "mail": {"sent": False, "why": "refused: 127.0.0.1 answered 550: unknown user"},
-        "hook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
+        "webhook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
     }
     assert len(receiver.got) == 1
     warned = [record.getMessage() for record in caplog.records if record.name == admins.__name__]
@@ -196,7 +189,7 @@ def test_a_mail_of_unknown_outcome_is_not_sent_again(
 def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
     off = {"sent": False, "why": "off"}
     platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
-    assert platform.tell() == {"mail": off, "hook": off}
+    assert platform.tell() == {"mail": off, "webhook": off}
     bare = Gateways(stripe=StripeGateway("sk_test_x"))
     assert (bare.mailer, bare.admin.hook, bare.admin.email) == (None, None, None)
 

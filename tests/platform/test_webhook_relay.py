@@ -16,9 +16,9 @@ from sqlalchemy import select
 
 from app.local.stripe.webhooks import signature as stripe_signature
 from app.platform.webhooks import jobs
-from app.platform.webhooks.inbox import MAX_BYTES
 from app.platform.webhooks.jobs import KEPT
 from app.platform.webhooks.models import Received
+from app.platform.webhooks.pages import MAX_BYTES
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow

@@ -214,7 +214,7 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
         alert = connection.execute(select(R.status, R.result).where(R.job == guardrail.ALERT)).one()
     assert (alert.status, json.loads(alert.result)) == (
         "succeeded",
-        {"mail": False, "webhook": True},
+        {"mail": {"sent": False, "why": "off"}, "webhook": {"sent": True}},
     )
     app = Flask("metrics")
     mount(app, runtime)

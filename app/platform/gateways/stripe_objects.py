@@ -35,6 +35,11 @@ class Transfer(_Given):
     """UTC, whole seconds."""
     amount_reversed: int
 
+    @property
+    def came_back(self) -> bool:
+        """Whether all of its money is the platform's again."""
+        return self.amount_reversed >= self.amount
+
 
 class BankPayout(_Given):
     """Money on its way from an account's balance to its bank.
@@ -49,6 +54,8 @@ class BankPayout(_Given):
     """pending, in_transit, paid, failed or canceled."""
     failure_code: str | None
     """Such as `account_closed`, where the bank refused it."""
+    created: datetime
+    """UTC, whole seconds."""
     metadata: Annotated[dict[str, str], BeforeValidator(lambda given: given or {})] = {}
 
     @property

@@ -1,10 +1,9 @@
-"""Mail and webhooks to the admins, each the whole of a step: what cannot be sent is a result that
-says so, and only what may pass by itself is raised, for the step's own retries."""
+"""Mail and webhooks to the admins."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -20,40 +19,50 @@ from app.switchyard.job import JobPayload, job
 log = logging.getLogger(__name__)
 
 
-def mail(ctx: Context, name: str, **letter: str) -> dict[str, Any]:
-    """Mail subject, text and maybe html; {"sent": false, "why": …} where it did not go.
+def notify(
+    ctx: Context,
+    name: str,
+    letter: Callable[[], Mapping[str, str]],
+    event: str,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Send a letter (subject, text and maybe html) by mail and `data` by webhook, as a step each.
 
-    After a crash before its record it is sent again, under the same Message-ID (`name`); one whose
-    outcome is unknown is not. Raises MailUnavailable.
+    By way {"sent": true}, or false and `why`: nothing that goes wrong here stops the run. After a
+    crash before its record it is sent again, under the same `name`: its Message-ID and webhook-id.
+    A mail whose outcome is unknown is not. A webhook's `timestamp` is when the run was asked for.
     """
-    mailer, to = ctx.gateways.mailer, ctx.gateways.admin.email
-    if mailer is None or to is None:
-        return {"sent": False, "why": "off"}
-    try:
+    mailer, to = ctx.gateways.mailer, ctx.gateways.admin
+
+    def mail(_tx: Session) -> dict[str, Any]:
         message_id = f"<{name}@{mailer.domain}>"
-        mailer.send(to=to, **letter, message_id=message_id, now=ctx.now())
-    except (MailRefused, BadInput) as refused:
-        return _not_sent("mail", f"refused: {refused}")
-    except MailUnknown as unknown:
-        return _not_sent("mail", f"unknown, not sent again: {unknown}")
-    return {"sent": True}
+        try:
+            mailer.send(to=to.email, **letter(), message_id=message_id, now=ctx.now())
+        except MailUnknown as unknown:
+            return _not_sent("mail", f"unknown, not sent again: {unknown}")
+        except (MailRefused, BadInput) as refused:
+            return _not_sent("mail", f"refused: {refused}")
+        return {"sent": True}
 
+    def webhook(_tx: Session) -> dict[str, Any]:
+        body = {"type": event, "timestamp": iso(ctx.created_at), "data": dict(data)}
+        try:
+            to.hook.post(body, name, ctx.now())
+        except (HookRefused, BadInput) as refused:
+            return _not_sent("webhook", f"refused: {refused}")
+        return {"sent": True}
 
-def post(ctx: Context, name: str, type_: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Post to the webhook, under the webhook-id `name`; as `mail` where it did not go.
-
-    `timestamp` is when the run was asked for, UTC: sent twice, it is the same. Raises
-    HookUnavailable.
-    """
-    hook = ctx.gateways.admin.hook
-    if hook is None:
-        return {"sent": False, "why": "off"}
-    body = {"type": type_, "timestamp": iso(ctx.created_at), "data": dict(data)}
-    try:
-        hook.post(body, name, ctx.now())
-    except (HookRefused, BadInput) as refused:
-        return _not_sent("webhook", f"refused: {refused}")
-    return {"sent": True}
+    sent: dict[str, Any] = {}
+    for send, is_on in ((mail, mailer and to.email), (webhook, to.hook)):
+        way = send.__name__
+        if not is_on:  # it costs no step
+            sent[way] = {"sent": False, "why": "off"}
+            continue
+        try:
+            sent[way] = ctx.step.run(f"notify-{way}", send)
+        except StepFailed as failed:
+            sent[way] = _not_sent(way, failed.reason)
+    return sent
 
 
 def _not_sent(what: str, why: str) -> dict[str, Any]:
@@ -80,8 +89,8 @@ class SteppedBack(JobPayload):
     queue="maintenance",
     key=lambda payload: str(payload.change_id),
 )
-def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, bool]:
-    """Notify the admins that a job stepped back, by mail and webhook: which was sent."""
+def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, Any]:
+    """Notify the admins that a job stepped back; see notify()."""
     name = f"guardrail-{payload.change_id}"
     where = payload.to if payload.percent is None else f"{payload.to} {payload.percent:g} %"
     letter = {
@@ -94,18 +103,5 @@ def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, bool]:
         f"  flask --app app cutover drain {payload.job} --to rq --running\n",
     }
 
-    def by_mail(_tx: Session) -> bool:
-        return bool(mail(ctx, name, **letter)["sent"])
-
-    def by_webhook(_tx: Session) -> bool:
-        data = payload.model_dump(mode="json", by_alias=True)
-        return bool(post(ctx, name, "cutover.stepped_back", data)["sent"])
-
-    sent = {}
-    for way, send in (("mail", by_mail), ("webhook", by_webhook)):
-        try:
-            sent[way] = ctx.step.run(way, send)
-        except StepFailed as failed:
-            sent[way] = False
-            log.error("admins not notified", extra={"by": way, "reason": str(failed)})
-    return sent
+    data = payload.model_dump(mode="json", by_alias=True)
+    return notify(ctx, name, lambda: letter, "cutover.stepped_back", data)

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.platform.media.confine import REFUSED
-from app.platform.media.kinds import Kind, Refused
-from app.platform.media.variants import PLACEHOLDER, Film, Picture
+from app.platform.media.kinds import PLACEHOLDER, Film, Kind, Picture, Refused
 from app.switchyard.errors import SwitchyardError
 
 MEMORY = 440 * 1024 * 1024

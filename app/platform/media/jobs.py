@@ -7,9 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from app.platform.gateways.storage import checked_path
-from app.platform.media.kinds import Kind
+from app.platform.media.kinds import VARIANTS, Kind
 from app.platform.media.models import MAX_ID_LENGTH
-from app.platform.media.variants import VARIANTS
 from app.switchyard.context import Context
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobPayload, job

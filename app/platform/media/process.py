@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 
 from app.platform.ledger.postings import connection_of
 from app.platform.media import decoders
-from app.platform.media.kinds import Kind, Refused, sort_of
+from app.platform.media.kinds import Film, Kind, Picture, Refused, Variant, recipe, sort_of
 from app.platform.media.models import Media, media
-from app.platform.media.variants import Film, Picture, Variant, recipe
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, canonical_json
 

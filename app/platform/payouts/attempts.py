@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -18,10 +19,11 @@ from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe_errors import StripeRefused
 from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.postings import post
+from app.platform.mail import mail_creator, mailing
 from app.platform.payouts.legs import Change, Leg
 from app.platform.payouts.models import MOVES, SETTLED, AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.models import PayoutAttempt as A
-from app.platform.payouts.notices import payouts_moved
+from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import SwitchyardError
@@ -134,7 +136,7 @@ def apply(tx: Session, moves: Sequence[tuple[Payout, Change]], leg: Leg, now: da
     for payout, change in moves:
         _move(payout, change, leg, now)
     post(tx, [posting for _, change in moves for posting in change.postings])
-    payouts_moved(tx, [payout for payout, _ in moves], now)
+    _mail_creators(tx, [payout for payout, _ in moves], now)
 
 
 def _move(payout: Payout, change: Change, leg: Leg, now: datetime) -> None:
@@ -161,3 +163,25 @@ def _new(own: Session, leg: Leg, payout: Payout, n: int, now: datetime) -> A:
     )
     own.add(attempt)
     return attempt
+
+
+def _mail_creators(tx: Session, payouts: Sequence[Payout], now: datetime) -> None:
+    """Mail the creators whose payouts were just paid, or failed: once for each time the money
+    arrived, and once for each reason it did not."""
+    ended = (PayoutStatus.PAID, PayoutStatus.FAILED, PayoutStatus.BANK_FAILED)
+    payouts = [payout for payout in payouts if payout.status in ended]
+    if not payouts or not mailing():
+        return
+    owners = {payout.creator_id for payout in payouts}
+    creators = {one.id: one for one in tx.scalars(select(Creator).where(Creator.id.in_(owners)))}
+    for payout in payouts:
+        creator = creators[payout.creator_id]
+        data = {"payoutId": payout.id, "amount": payout.amount, "currency": payout.currency}
+        if payout.status == PayoutStatus.PAID:
+            template, which = "payout-paid", payout.bank_payout_id or payout.transfer_id
+            data["paidAt"] = iso(now)
+        else:
+            template, which = "payout-failed", payout.reason or ""
+            data |= {} if payout.reason is None else {"reason": payout.reason}
+        key = sha256(f"{payout.id} {which}".encode()).hexdigest()[:32]
+        mail_creator(tx, creator.name, creator.email, template, data, f"{template}:{key}")

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
-
-from sqlalchemy import ColumnElement, Row, func, select
-from sqlalchemy.orm import Session
-
-from app.platform.payouts.models import LegName
-from app.platform.payouts.models import Payout as P
-from app.platform.payouts.models import PayoutAttempt as A
-
-AnyRow = Row[*tuple[Any, ...]]
 
 
 class Kind(StrEnum):
@@ -93,20 +84,3 @@ class Reconciliation:
     ) -> None:
         """Name a difference."""
         self.differences.append(Difference(kind, payout, transfer, detail, FIXES[kind]))
-
-
-def differing(*sides: tuple[str, object, object]) -> list[str]:
-    """A sentence for each of these (name, ours, theirs) that is not the same on both sides."""
-    return [
-        f"{name} {ours} in the ledger, {theirs} at Stripe"
-        for name, ours, theirs in sides
-        if ours != theirs
-    ]
-
-
-def rows(tx: Session, leg: LegName, *where: ColumnElement[bool]) -> Sequence[AnyRow]:
-    """Payouts as far as they are compared, and when the first attempt at their leg was sent."""
-    tried = select(func.min(A.first_sent_at)).where(A.payout_id == P.id, A.leg == leg)
-    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id, P.bank_payout_id)
-    sent = tried.scalar_subquery().label("first_sent_at")
-    return tx.execute(select(*columns, sent).where(*where)).all()

@@ -21,9 +21,8 @@ from app.platform.payouts import accounts, bank, eligibility, engine, inbox, pla
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
 from app.platform.payouts.models import Payout, PayoutStatus
-from app.platform.payouts.notify import notify
+from app.platform.payouts.notify import notify, standing
 from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced
-from app.platform.payouts.report import standing
 from app.platform.payouts.request import SinglePayout
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, StepFailed

@@ -1,59 +1,63 @@
-"""The admins are sent how a pay day or a retry went, by mail and by a webhook."""
+"""How a pay day or a retry went: for its result, and for the admins by mail and by a webhook."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
+from sqlalchemy import BigInteger, ColumnElement, cast, func, select
 from sqlalchemy.orm import Session
 
 from app.platform.currencies import money
+from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.mail import admins
 from app.platform.mail.render import Letter, render
+from app.platform.payouts.models import Payout as P
+from app.platform.payouts.models import PayoutStatus
 from app.switchyard.context import Context
-from app.switchyard.errors import StepFailed
-
-log = logging.getLogger(__name__)
 
 Report = Mapping[str, Any]
 """`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
+FAILURES_SHOWN = 100
+"""In a run's result."""
 MAX_FAILURES = 50
 """Of those named in a mail; the others are counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
+_FAILED = (PayoutStatus.FAILED, PayoutStatus.BANK_FAILED, PayoutStatus.REVERSED)
 _TITLES = {"process-payouts": "Pay day", "retry-failed-payouts": "Retry of failed payouts"}
 
 
-def notify(ctx: Context, known: Report) -> None:
-    """Send what is known, each way as a step of its own; where that fails it stops nothing."""
-    report, to = {"job": ctx.job, "runId": ctx.run_id, **known}, ctx.gateways.admin
-    ways = {
-        "notify-mail": mail if ctx.gateways.mailer is not None and to.email is not None else None,
-        "notify-hook": hook if to.hook is not None else None,
+def standing(tx: Session, which: ColumnElement[bool]) -> dict[str, Any]:
+    """By status and currency (minor units); the first failures with their reasons; the books."""
+    by, total = (P.status, P.currency), cast(func.sum(P.amount), BigInteger)
+    columns = (*by, func.count().label("count"), total.label("amount"))
+    rows = tx.execute(select(*columns).where(which).group_by(*by).order_by(*by)).all()
+    ids = (P.id.label("payoutId"), P.creator_id.label("creatorId"))
+    failed = select(*ids, P.currency, P.amount, P.reason).where(which, P.status.in_(_FAILED))
+    failed = failed.order_by(P.id)
+    waiting = [row for row in rows if row.status == PayoutStatus.REQUESTED]
+    return {
+        "totals": [dict(row._mapping) for row in rows],
+        "failures": [dict(row._mapping) for row in tx.execute(failed.limit(FAILURES_SHOWN))],
+        "failureCount": sum(row._mapping["count"] for row in rows if row.status in _FAILED),
+        "waitingForFunds": {row.currency: row.amount for row in waiting},
+        "ledgerBalanced": balanced(trial_balance(tx)),
     }
-    for name, send in ways.items():
-        if send is None:  # costs no step
-            continue
-        try:
-            ctx.step.run(name, send, ctx, report)
-        except StepFailed as failed:
-            log.error("no word to the admins", extra={"by": name, "reason": str(failed)})
 
 
-def mail(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
-    """Mail the summary to the admin, as a step; see app.platform.mail.admins."""
-    letter = summary_mail(report, ctx.gateways.platform)
-    return admins.mail(ctx, _name(report), **letter._asdict())
+def notify(ctx: Context, known: Report) -> dict[str, Any]:
+    """Send the admins what is known; see app.platform.mail.admins."""
+    report = {"job": ctx.job, "runId": ctx.run_id, **known}
 
+    def letter() -> dict[str, str]:
+        return summary_mail(report, ctx.gateways.platform)._asdict()
 
-def hook(_tx: Session, ctx: Context, report: Report) -> dict[str, Any]:
-    """Post the report to the admin's webhook, as a step; see app.platform.mail.admins."""
-    return admins.post(ctx, _name(report), EVENT, report)
+    return admins.notify(ctx, _name(report), letter, EVENT, report)
 
 
 def _name(report: Report) -> str:

@@ -1,23 +1,48 @@
-"""The ledger against Stripe's own list, both ways."""
+"""The ledger against Stripe's own lists, both ways, for both halves of a payout's way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select
+from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import Transfer
+from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.ledger.postings import Totals, trial_balance
-from app.platform.payouts.differences import AnyRow, Kind, Reconciliation, differing, rows
-from app.platform.payouts.legs import CLOCK_SKEW
-from app.platform.payouts.models import LegName, Payout, PayoutStatus
-from app.platform.payouts.reconcile_banks import Transaction, compare_banks
+from app.platform.payouts.differences import Kind, Reconciliation
+from app.platform.payouts.legs import BANK, CLOCK_SKEW, TRANSFER, Leg
+from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 
 WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
-"""How long a transfer may wait for its record: a call's 20 s, and a slow commit."""
+"""How long what Stripe has may wait for its record: a call's 20 s, and a slow commit."""
+AnyRow = Row[*tuple[Any, ...]]
+Transaction = Callable[[], AbstractContextManager[Session]]
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One half of the way, and what its differences are called."""
+
+    leg: Leg
+    what: str
+    way: str
+    missing: Kind
+    differs: Kind
+    not_in_ledger: Kind
+
+
+_PAID = (Kind.MISSING_AT_STRIPE, Kind.DIFFERS, Kind.NOT_PAID_IN_LEDGER)
+_AT_THE_BANK = (Kind.BANK_MISSING, Kind.BANK_DIFFERS, Kind.BANK_NOT_IN_LEDGER)
+TRANSFERS = Half(TRANSFER, "transfer", "paid to", *_PAID)
+BANKS = Half(BANK, "bank payout", "from", *_AT_THE_BANK)
 
 
 def reconcile(
@@ -35,42 +60,19 @@ def reconcile(
     is read before Stripe's list, and again for every transfer it did not explain. Memory is that of
     the window's payouts. Raises what the gateway raises.
     """
-    report = Reconciliation()
-    since = since.replace(microsecond=0)  # as exact as Stripe's times are
-    begin = since - CLOCK_SKEW
-    with transaction() as tx:
-        window = (Payout.transfer_id.is_not(None), Payout.updated_at >= since)
-        ours = rows(tx, LegName.TRANSFER, *window)
-    theirs = {one.id: one for one in stripe.list_transfers(created_gte=begin)}
-    report.payouts = len(ours)
-    report.transfers = sum(one.created >= since for one in theirs.values())
-    missing = dict[str, AnyRow]()
-    for row in ours:
-        early = row.first_sent_at is None or row.first_sent_at < begin
-        if early and row.transfer_id not in theirs:
-            theirs |= {one.id: one for one in stripe.list_transfers(transfer_group=row.id)}
-        own = theirs.pop(row.transfer_id, None)
-        if own is None:
-            missing[row.id] = row
-        else:
-            _compare(report, row, own)
-    named = {one.transfer_group for one in theirs.values()}
-    with transaction() as tx:
-        known = {row.id: row for row in rows(tx, LegName.TRANSFER, Payout.id.in_(named))}
-    _explain(report, known, theirs.values(), missing, now)
-    for row in missing.values():
-        detail = f"{row.amount} {row.currency} paid to {row.destination}, but no such transfer"
-        report.add(Kind.MISSING_AT_STRIPE, detail, row.id, row.transfer_id)
+    # As exact as Stripe's times are.
+    both = _Both(transaction, stripe, now, since.replace(microsecond=0))
+    both.compare_transfers()
     if banks:
-        compare_banks(report, transaction, stripe, since)
+        both.compare_banks()
     # A payout may have been recorded between the two reads: only what stays is a difference.
-    books, wrong = _cash(transaction, stripe)
-    books, wrong = _cash(transaction, stripe) if wrong else (books, wrong)
+    books, wrong = both.cash()
+    books, wrong = both.cash() if wrong else (books, wrong)
     for detail in unbalanced(books):
-        report.add(Kind.BOOKS_UNBALANCED, detail)
+        both.report.add(Kind.BOOKS_UNBALANCED, detail)
     for detail in wrong:
-        report.add(Kind.CASH_DIFFERS, detail)
-    return report
+        both.report.add(Kind.CASH_DIFFERS, detail)
+    return both.report
 
 
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
@@ -85,69 +87,137 @@ def unbalanced(books: Mapping[str, Totals]) -> list[str]:
     ]
 
 
-def _explain(
-    report: Reconciliation,
-    known: Mapping[str, AnyRow],
-    strange: Iterable[Transfer],
-    missing: dict[str, AnyRow],
-    now: datetime,
-) -> None:
-    """Name the transfers that are not one of the window's paid payouts' own."""
-    open_ = (PayoutStatus.REQUESTED, PayoutStatus.SENDING)
-    has_one = {row.id for row in known.values() if row.transfer_id is not None}
-    for one in strange:
-        row = known.get(one.transfer_group or "")
-        what = f"{one.amount} {one.currency} to {one.destination}"
-        if row is not None and row.transfer_id == one.id:
-            # Paid before the window, or since it was read.
-            _compare(report, row, one)
-        elif one.amount_reversed >= one.amount:
-            continue  # what it moved is back
-        elif row is None:
-            detail = f"{what}, and no payout {one.transfer_group!r}"
-            report.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
-        elif missing.pop(row.id, None) is not None:
-            detail = f"{what}, where the ledger has {row.transfer_id}, which Stripe has not"
-            report.add(Kind.DIFFERS, detail, row.id, one.id)
-        elif row.id in has_one:
-            report.add(Kind.PAID_TWICE, f"{what}, beside {row.transfer_id}", row.id, one.id)
-        elif row.status not in open_ or one.created <= now - IN_FLIGHT:
-            has_one.add(row.id)
-            detail = f"{what}, and the payout is {row.status}"
-            report.add(Kind.NOT_PAID_IN_LEDGER, detail, row.id, one.id)
+class _Both:
+    """The ledger and Stripe, and what was found to differ."""
+
+    def __init__(
+        self, transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime
+    ) -> None:
+        self.report = Reconciliation()
+        self._transaction, self._stripe = transaction, stripe
+        self._now, self._since = now, since
+
+    def compare_transfers(self) -> None:
+        """Also those that no payout has."""
+        begin = self._since - CLOCK_SKEW
+        with self._transaction() as tx:
+            paid = (Payout.transfer_id.is_not(None), Payout.updated_at >= self._since)
+            ours = {row.id: row for row in _rows(tx, TRANSFER, *paid)}
+        theirs = {one.id: one for one in self._stripe.list_transfers(created_gte=begin)}
+        self.report.payouts = len(ours)
+        self.report.transfers = sum(one.created >= self._since for one in theirs.values())
+        for row in ours.values():
+            early = row.first_sent_at is None or row.first_sent_at < begin
+            if early and row.transfer_id not in theirs:
+                its = self._stripe.list_transfers(transfer_group=row.id)
+                theirs |= {one.id: one for one in its}
+        groups = defaultdict[str | None, list[Transfer]](list)
+        for one in theirs.values():
+            groups[one.transfer_group].append(one)
+        explained = {row.transfer_id for row in ours.values()}
+        unclear = {one.transfer_group for one in theirs.values() if one.id not in explained}
+        with self._transaction() as tx:
+            ours |= {row.id: row for row in _rows(tx, TRANSFER, Payout.id.in_(unclear))}
+        for row in ours.values():
+            self._compare(TRANSFERS, row, groups.pop(row.id, []))
+        for group, strange in groups.items():
+            for one in strange:
+                if not one.came_back:
+                    detail = f"{_moved(one)} to {one.destination}, and no payout {group!r}"
+                    self.report.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
+
+    def compare_banks(self) -> None:
+        """Only those that name a payout of ours: creators make bank payouts of their own, too."""
+        accounts = defaultdict[str, list[AnyRow]](list)
+        with self._transaction() as tx:
+            for row in _rows(tx, BANK, Payout.updated_at >= self._since):
+                if row.first_sent_at is not None:
+                    accounts[row.destination].append(row)
+
+        def listed(account: str) -> list[BankPayout]:
+            first = min(row.first_sent_at for row in accounts[account]) - CLOCK_SKEW
+            try:
+                return list(self._stripe.list_payouts(account, first))
+            except StripeRefused:
+                return []  # the account is gone: each of its payouts is named as missing
+
+        names = sorted(accounts)
+        for account, banks in zip(names, self._stripe.each(listed, names), strict=True):
+            for row in accounts[account]:
+                own = [bank for bank in banks if bank.metadata.get("payout_id") == row.id]
+                self._compare(BANKS, row, own)
+
+    def _compare(self, half: Half, row: AnyRow, there: Sequence[Transfer | BankPayout]) -> None:
+        """A payout, and what Stripe has made for it: one at most, the ledger's own, may have moved
+        its money and not given it back."""
+        own_id = getattr(row, half.leg.column)
+        own = next((one for one in there if one.id == own_id), None)
+        others = [one for one in there if one is not own and not one.came_back]
+        if own is not None:
+            self._compare_own(half, row, own)
+        elif own_id is not None and not others:
+            what = f"{_moved(row)} {half.way} {row.destination}, but no such {half.what}"
+            self.report.add(half.missing, what, row.id, own_id)
+        if others and (own is None or own.came_back):
+            first, *others = others
+            begun = row.status in (half.leg.ready, half.leg.sending)
+            if own_id is not None and own is None:
+                detail = f"{_moved(first)}, where the ledger has {own_id}, which Stripe has not"
+                self.report.add(half.differs, detail, row.id, first.id)
+            elif not begun or first.created <= self._now - IN_FLIGHT:
+                detail = f"{_moved(first)}, and the payout is {row.status}"
+                self.report.add(half.not_in_ledger, detail, row.id, first.id)
+            own = first
+        for one in others:
+            assert own is not None
+            self.report.add(Kind.PAID_TWICE, f"{_moved(one)}, beside {own.id}", row.id, one.id)
+
+    def _compare_own(self, half: Half, row: AnyRow, own: Transfer | BankPayout) -> None:
+        wrong = [
+            f"{name} {getattr(row, name)} in the ledger, {getattr(own, name)} at Stripe"
+            for name in ("amount", "currency", "destination")
+            if hasattr(own, name) and getattr(row, name) != getattr(own, name)
+        ]
+        if isinstance(own, BankPayout):
+            on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
+            # Paid where the ledger still has it in transit is but a word that has not come yet.
+            if on_its_way == own.came_back:
+                wrong.append(f"{row.status} in the ledger, {own.status} at Stripe")
+        elif own.amount_reversed and row.status != PayoutStatus.REVERSED:
+            detail = f"{own.amount_reversed} of {_moved(own)}"
+            self.report.add(Kind.REVERSED, detail, row.id, own.id)
+        if wrong:
+            self.report.add(half.differs, "; ".join(wrong), row.id, own.id)
+
+    def cash(self) -> tuple[Mapping[str, Totals], list[str]]:
+        """The books, and a sentence for each currency whose cash is not what Stripe has.
+
+        What is being sent may have left Stripe's balance or not.
+        """
+        total = cast(func.sum(Payout.amount), BigInteger)
+        chosen = select(Payout.currency, total).where(Payout.status == PayoutStatus.SENDING)
+        with self._transaction() as tx:
+            books = trial_balance(tx)
+            sending = {row[0]: row[1] for row in tx.execute(chosen.group_by(Payout.currency))}
+        available = self._stripe.platform_balance().total
+        wrong = list[str]()
+        for currency in sorted(books.keys() | available.keys()):
+            cash = books[currency].cash if currency in books else 0
+            has, may = available.get(currency, 0), sending.get(currency, 0)
+            if not cash - may <= has <= cash:
+                less = f" (of it {may} being sent)" if may else ""
+                wrong.append(f"the ledger's cash is {cash} {currency}{less}, Stripe's {has}")
+        return books, wrong
 
 
-def _compare(report: Reconciliation, row: AnyRow, transfer: Transfer) -> None:
-    wrong = differing(
-        ("amount", row.amount, transfer.amount),
-        ("currency", row.currency, transfer.currency),
-        ("destination", row.destination, transfer.destination),
-    )
-    if wrong:
-        report.add(Kind.DIFFERS, "; ".join(wrong), row.id, transfer.id)
-    if transfer.amount_reversed and row.status != PayoutStatus.REVERSED:
-        detail = f"{transfer.amount_reversed} of {transfer.amount} {transfer.currency}"
-        report.add(Kind.REVERSED, detail, row.id, transfer.id)
+def _rows(tx: Session, leg: Leg, *where: ColumnElement[bool]) -> Sequence[AnyRow]:
+    """Payouts as far as they are compared, and when the first attempt at their leg was sent."""
+    A, P = PayoutAttempt, Payout
+    tried = select(func.min(A.first_sent_at)).where(A.payout_id == P.id, A.leg == leg.name)
+    columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id, P.bank_payout_id)
+    sent = tried.scalar_subquery().label("first_sent_at")
+    return tx.execute(select(*columns, sent).where(*where)).all()
 
 
-def _cash(
-    transaction: Transaction, stripe: StripeGateway
-) -> tuple[Mapping[str, Totals], list[str]]:
-    """The books, and a sentence for each currency whose cash is not what Stripe has.
-
-    What is being sent may have left Stripe's balance or not.
-    """
-    total = cast(func.sum(Payout.amount), BigInteger)
-    chosen = select(Payout.currency, total).where(Payout.status == PayoutStatus.SENDING)
-    with transaction() as tx:
-        books = trial_balance(tx)
-        sending = {row[0]: row[1] for row in tx.execute(chosen.group_by(Payout.currency))}
-    available = stripe.platform_balance().total
-    wrong = list[str]()
-    for currency in sorted(books.keys() | available.keys()):
-        cash = books[currency].cash if currency in books else 0
-        has, may = available.get(currency, 0), sending.get(currency, 0)
-        if not cash - may <= has <= cash:
-            less = f" (of it {may} being sent)" if may else ""
-            wrong.append(f"the ledger's cash is {cash} {currency}{less}, Stripe's {has}")
-    return books, wrong
+def _moved(one: Transfer | BankPayout | AnyRow) -> str:
+    return f"{one.amount} {one.currency}"

@@ -10,12 +10,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.hooks import HookUnavailable
-from app.platform.webhooks.inbox import JOB
 from app.platform.webhooks.models import Received, received
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable
 from app.switchyard.job import Empty, JobPayload, job
 
+JOB = "deliver-webhook"
 KEPT = timedelta(days=30)
 """How long a webhook, with people's data in it, is kept, and can be delivered."""
 BATCH = 2000

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable
 
 from flask import Blueprint, request
 from pydantic import SecretStr
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
-from app.platform.webhooks.inbox import posted, relay
+from app.platform.ledger.postings import COUNTED
+from app.platform.webhooks.jobs import JOB
+from app.platform.webhooks.models import Received, received
+from app.switchyard import runtime
+from app.switchyard.db import INSERT
+from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
 
+MAX_BYTES = 1024 * 1024
+"""Events are a few kilobytes."""
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"[!-~]{1,200}")
 
 
-class SignatureRefused(Unauthorized):
+class EventConflict(BadInput, status=409, title="Event known with another body"):
+    """The source's name for the event stands for another body."""
+
+
+class SignatureRefused(Unauthorized, title="Signature refused"):
     """The webhook is not its source's, or more than five minutes old; nothing was stored."""
 
-    title = "Signature refused"
 
-
-def blueprint(runtime: Runtime) -> Blueprint:
+def blueprint(parts: Runtime) -> Blueprint:
     """The endpoint of the sources of WEBHOOK_SOURCES."""
     pages = Blueprint("webhooks", __name__)
 
     @pages.post("/api/webhooks/<source>")
     def take(source: str) -> Response | dict[str, bool]:
-        secrets = settings_of(runtime).webhook_sources.get(source)
+        secrets = settings_of(parts).webhook_sources.get(source)
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
         body = posted()
         event = _verified(source, secrets, body)
-        with runtime.db.session() as session:
+        with parts.db.session() as session:
             new = relay(session, source, event, body)
         return {"received": True, "new": new}
 
@@ -72,3 +84,41 @@ def _verified(source: str, secrets: Iterable[SecretStr], body: bytes) -> str:
     if not _NAME.fullmatch(given["webhook-id"]):
         raise BadInput("webhook-id: must be 1 to 200 printable characters")
     return given["webhook-id"]
+
+
+def posted() -> bytes:
+    """The request's body. Raises RequestEntityTooLarge above MAX_BYTES."""
+    request.max_content_length = MAX_BYTES
+    return request.get_data(cache=False)
+
+
+def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
+    """Keep the request's webhook, once verified, and a run for each target that wants it; whether
+    it was new.
+
+    Raises EventConflict where its name is known with another body.
+    """
+    app_runtime = runtime.current()
+    sha256 = hashlib.sha256(body).hexdigest()
+    id_ = f"{source}_{hashlib.sha256(event.encode()).hexdigest()[:32]}"
+    said = request.headers.get("Content-Type", "")
+    content_type = said if said.isascii() and 0 < len(said) <= 200 else "application/octet-stream"
+    row = {
+        "id": id_,
+        "source": source,
+        "event": event,
+        "sha256": sha256,
+        "body": body,
+        "content_type": content_type,
+        "received_at": app_runtime.store.clock(),
+    }
+    connection = tx.connection()
+    insert = INSERT[connection.dialect.name](received).values(row).on_conflict_do_nothing()
+    if connection.execute(insert, execution_options=COUNTED).rowcount == 0:
+        if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
+            raise EventConflict(f"{source}: the event's name is known with another body")
+        return False
+    targets = settings_of(app_runtime).webhook_targets.items()
+    items = [Item({"eventId": id_, "target": name}) for name, to in targets if to.wants(source)]
+    dispatch_many(JOB, items, session=tx)
+    return True
