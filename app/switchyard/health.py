@@ -23,6 +23,7 @@ WAIT_SECONDS = 0.2
 FRESH_SECONDS = 1.0
 SILENT_SECONDS = 5.0
 """After this a part that does not answer is no longer taken to be what it was."""
+NO_ANSWER_YET = "unavailable: no answer yet"
 LOST_SECONDS = 60.0
 """After this so is the thread that looks: a fork leaves it behind."""
 
@@ -90,7 +91,7 @@ class Looks:
     def _state(self, name: str) -> str:
         asked = time.monotonic() - self._begun.get(name, time.monotonic())
         if name not in self._seen or asked > SILENT_SECONDS:
-            return "unavailable: no answer yet"
+            return NO_ANSWER_YET
         return self._seen[name]
 
     def _look(self, name: str, begun: float) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from datetime import datetime
+from functools import partial
 from statistics import median
 from typing import Any
 
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.switchyard.console import words
 from app.switchyard.console.door import Door
 from app.switchyard.errors import Forbidden, SwitchyardError
 from app.switchyard.http import identify
@@ -24,8 +23,8 @@ log = logging.getLogger(__name__)
 
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
-        " base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -37,8 +36,8 @@ NAME = "switchyard_console"
 STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
 OPEN_TO_ALL = frozenset({STATIC, LOGIN, f"{NAME}.enter"})
 COME_AND_GO = frozenset({f"{NAME}.enter", f"{NAME}.logout"})
-_SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
-_MASK = "••••••"
+
+SAYING = (words.when, words.duration, words.between, words.number, words.pretty)
 
 
 def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
@@ -76,8 +75,10 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "open_door": door.open,
             "may_act": door.may_act(),
             "use_inngest": runtime.settings.use_inngest,
-            "when": when,
-            "pretty": pretty,
+            "pages": {name.removeprefix(f"{NAME}.") for name in current_app.view_functions},
+            "here": request.full_path.rstrip("?"),
+            "ago": partial(words.ago, now=runtime.store.clock()),
+            **{one.__name__: one for one in SAYING},
             "median": median,
         }
 
@@ -97,20 +98,3 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
 def error_page(title: str, detail: str) -> str:
     """A page that says what went wrong."""
     return render_template("switchyard/error.html", title=title, detail=detail)
-
-
-def when(moment: str | datetime | None) -> str:
-    """A time in UTC, to the second, for people."""
-    text = moment.isoformat() if isinstance(moment, datetime) else moment
-    return "–" if text is None else text[:19].replace("T", " ")
-
-
-def pretty(value: Any) -> str:
-    """JSON for people, with what is called a secret hidden."""
-    return json.dumps(_masked(value), indent=2, ensure_ascii=False)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _MASK if _SECRET.search(k) and v else _masked(v) for k, v in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value

@@ -143,22 +143,31 @@ def set_stage(
         return change_stage(tx, job, stage, percent, forced=bool(against), **how)
 
 
-def obstacles(db: Database, job: str, now: datetime) -> list[str]:
-    """What speaks against `complete` for the job, each with what to do about it."""
+def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
+    """What must hold before the job is `complete`, each with what speaks against it and what to do
+    about that; None where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
     fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
     with db.autocommit() as connection:
         left = connection.scalar(opened) or 0
         last = connection.scalar(fired)
     differences = counts(db).get(job, {}).get("unexplained", 0)
-    against = []
-    if left:
-        against.append(f"{left} open runs on the old side (cutover drain {job} --to serverless)")
-    if differences:
-        against.append(f"{differences} differences nobody has explained (cutover parity {job})")
-    if last is not None:
-        against.append(f"the guardrail fired at {last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago")
-    return against
+    drain = f"{left} open runs on the old side (cutover drain {job} --to serverless)"
+    explain = f"{differences} differences nobody has explained (cutover parity {job})"
+    at = None if last is None else f"{last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago"
+    return [
+        ("nothing is open on the old side", drain if left else None),
+        ("every difference is explained", explain if differences else None),
+        (
+            "the guardrail has been quiet for 24 hours",
+            at and f"the guardrail fired at {at}",
+        ),
+    ]
+
+
+def obstacles(db: Database, job: str, now: datetime) -> list[str]:
+    """What speaks against `complete` for the job, each with what to do about it."""
+    return [against for _, against in gate(db, job, now) if against is not None]
 
 
 def change_stage(

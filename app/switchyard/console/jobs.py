@@ -1,0 +1,129 @@
+"""The page of one job, and its moves."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from statistics import NormalDist
+from typing import Any
+
+from flask import Blueprint, g, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from app.switchyard.console import charts
+from app.switchyard.cutover import guardrail, shadow, stages
+from app.switchyard.cutover.clock import OLDEST, read_marks
+from app.switchyard.cutover.stages import StageChange
+from app.switchyard.cutover.status import LATE, cutover_status
+from app.switchyard.errors import GateClosed, StageRefused
+from app.switchyard.job import JobSpec
+from app.switchyard.operations import acts
+from app.switchyard.operations.trends import Trend, by_span, errors, trends
+from app.switchyard.runtime import Runtime
+from flags import MOVING, Side, Stage
+
+Page = str | Response | tuple[str, int]
+DAY, HOUR, QUARTER = timedelta(days=1), timedelta(hours=1), timedelta(minutes=15)
+HOURS = 24
+
+
+def add(pages: Blueprint, runtime: Runtime) -> None:
+    """Add the pages to the console's."""
+
+    def job_page(name: str, refusal: str | None = None) -> str:
+        spec = runtime.catalogue[name]
+        [job] = cutover_status(runtime, [name])["jobs"]
+        now = runtime.store.clock()
+        rows = [r for r in stages.current_stages(runtime.db) if r.job == name]
+        moving = [row for row in rows if row.stage in MOVING]
+        changes = stages.history(runtime.db, name, 20)
+        return render_template(
+            "switchyard/job.html",
+            spec=spec,
+            job=job,
+            stages=list(Stage),
+            asked=request.form,
+            refusal=refusal,
+            version=rows[0].version if rows else 0,
+            compared=guardrail.samples(runtime, spec, moving[0], now) if moving else None,
+            fewest=guardrail.FEWEST,
+            gate=stages.gate(runtime.db, name, now),
+            pinned=stages.pinned_keys(runtime.db, name),
+            changes_of_job=changes,
+            differences=shadow.listed(runtime.db, name, shadow.WRONG, 20),
+            ticks=_ticks(runtime, spec, now),
+            errors=errors(runtime.db, name, now - DAY),
+            **_day(runtime, name, now),
+            marks=_marks(changes, now),
+        )
+
+    @pages.get("/jobs/<name>")
+    def job(name: str) -> Page:
+        return job_page(name)
+
+    @pages.post("/jobs/<name>/stage")
+    def move(name: str) -> Page:
+        asked, raw = request.form, request.form.get("percent", "").strip()
+        by = acts.By(g.switchyard_visitor, asked.get("why", ""))
+        try:
+            percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
+            version = int(asked["version"]) if asked.get("version") else None
+            acts.stage(runtime, name, asked.get("stage", ""), percent, by, expected=version)
+        except ValueError:
+            return job_page(name, "percent and version must be numbers"), 422
+        except (StageRefused, GateClosed) as refused:
+            return job_page(name, str(refused)), refused.status
+        return redirect(url_for(".job", name=name), 303)
+
+
+def _day(runtime: Runtime, name: str, now: datetime) -> dict[str, Any]:
+    """The charts of a day: both sides by the quarter of an hour, and how long runs took."""
+    trend = trends(runtime.db, [name], now, QUARTER, int(DAY / QUARTER))
+    sides = {side: trend[name, side] for side in Side}
+    spans = by_span(runtime.db, name, now, HOUR, HOURS)
+    slowest = max((high for side in spans.values() for _, high in filter(None, side)), default=0.0)
+    first = (now - DAY).replace(minute=0, second=0, microsecond=0) + HOUR
+    times = [first + HOUR * number for number in range(HOURS) if (first.hour + number) % 6 == 0]
+    return {
+        "sides": sides,
+        "day": charts.bars(sides[Side.SERVERLESS], sides[Side.RQ]),
+        "latency": {side: charts.lines(span, slowest) for side, span in spans.items()},
+        "slowest": slowest,
+        "shares": {side: _share(trend) for side, trend in sides.items()},
+        "hours": [(_x(time, now), f"{time:%H:%M}") for time in times],
+    }
+
+
+def _x(moment: datetime, now: datetime) -> str:
+    """Where in a chart of a day that is, in percent from the left."""
+    return f"{100 - 100 * ((now - moment) / DAY):.2f}"
+
+
+def _share(trend: Trend) -> str:
+    """The share of failed runs with its interval."""
+    if not trend.runs:
+        return "–"
+    failed = sum(trend.failed)
+    low, high = guardrail.wilson(failed, trend.runs, NormalDist().inv_cdf(0.975))
+    return f"{100 * failed / trend.runs:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
+
+
+def _marks(changes: list[StageChange], now: datetime) -> list[dict[str, Any]]:
+    """The stage's moves of the last day, oldest first, with where they are in its chart."""
+    return [
+        {
+            "x": _x(change.at, now),
+            **{name: getattr(change, name) for name in ("at", "to_stage", "percent", "by")},
+        }
+        for change in reversed(changes)
+        if change.at > now - DAY
+    ]
+
+
+def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
+    """The last and the next tick of its schedule, and how many no clock has proposed yet."""
+    if spec.schedule is None:
+        return {}
+    seen = read_marks(runtime.db).get(spec.name)
+    missed = [] if seen is None else spec.occurrences(max(seen, now - OLDEST), now - LATE)
+    last = spec.occurrence_at(now)
+    return {"last": last, "next": spec.occurrence_after(now), "missed": len(missed)}

@@ -1,0 +1,74 @@
+"""How the console says times, lengths of time and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+_SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
+_MASK = "••••••"
+_UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
+
+
+def when(moment: str | datetime | None) -> str:
+    """A time in UTC, to the second."""
+    text = moment.isoformat() if isinstance(moment, datetime) else moment
+    return "–" if text is None else text[:19].replace("T", " ")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in two digits or so: `40 ms`, `1.2 s`, `3.5 min`, `2 d`."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
+    for unit, length in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else _whole(seconds)
+    return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+
+
+def _whole(seconds: float) -> str:
+    unit, length = next((unit, length) for unit, length in _UNITS if seconds >= length)
+    return f"{seconds / length:.0f} {unit}"
+
+
+def ago(moment: str | datetime | None, now: datetime) -> str:
+    """How long ago that was, or how soon it is."""
+    if moment is None:
+        return "–"
+    at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{_rounded(seconds)} ago" if seconds > 0 else f"in {_rounded(-seconds)}"
+
+
+def between(begin: str | None, end: str | None) -> float | None:
+    """Seconds from one time to another; None where one of them is not known."""
+    if begin is None or end is None:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+
+
+def number(count: int) -> str:
+    """A count with its thousands apart."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 59.5 else _whole(max(seconds, 60.0))
+
+
+def pretty(value: Any) -> str:
+    """JSON for people, with what is called a secret hidden."""
+    return json.dumps(masked(value), indent=2, ensure_ascii=False)
+
+
+def masked(value: Any) -> Any:
+    """The value with what is called a secret hidden."""
+    if isinstance(value, dict):
+        return {k: _MASK if _SECRET.search(k) and v else masked(v) for k, v in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else value

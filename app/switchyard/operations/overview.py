@@ -1,0 +1,183 @@
+"""How it goes: what is in trouble first, in words and with what to do; then each job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+
+from app.switchyard import maintenance
+from app.switchyard.cutover import stages
+from app.switchyard.cutover.clock import read_marks
+from app.switchyard.cutover.guardrail import wilson
+from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, sync_refusal
+from app.switchyard.operations.trends import Trend, trends
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime
+from flags import LEGACY_BACKEND, Side
+
+MINUTES = 60
+FAILING = 0.01
+"""A side is said to fail where surely more than this share of its runs of an hour did."""
+_Z = 1.96
+SILENT_CLOCK = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that needs a human."""
+
+    about: str
+    """The heading of docs/runbook.md that says more."""
+    what: str
+    do: str
+    job: str | None = None
+    runs: dict[str, str] = field(default_factory=dict)
+    """The filter that shows the runs it is about."""
+
+
+@dataclass(slots=True)
+class JobLine:
+    """One job of the overview."""
+
+    status: dict[str, Any]
+    """As cutover_status() has it."""
+    known: bool
+    """Whether this code knows it."""
+    built_in: bool
+    """Whether it is one of the layer's own."""
+    serverless: str
+    """Which backend does it on the serverless side."""
+    sides: dict[Side, Trend]
+
+
+@dataclass(slots=True)
+class Overview:
+    """All that the first page shows."""
+
+    troubles: list[Trouble]
+    jobs: list[JobLine]
+    sides: Mapping[str, str]
+    """Each backend: `ok`, or why it is not."""
+    relay_lag: float
+    """Seconds for which the run that the relay should have looked at has waited."""
+    clock_seen: datetime | None
+    """Up to when the clock has looked for ticks; None where nothing is scheduled."""
+    oldest_overdue: datetime | None
+
+
+def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
+    """How it goes; `sides` is how each backend was last seen to be."""
+    now = runtime.store.clock()
+    status = cutover_status(runtime)
+    names = [job["name"] for job in status["jobs"]]
+    trend = trends(runtime.db, names, now, timedelta(minutes=1), MINUTES)
+    jobs = []
+    for job in status["jobs"]:
+        spec = runtime.catalogue.get(job["name"])
+        own = spec is not None and spec.body.__module__ == maintenance.__name__
+        serverless = "serverless" if spec is None else spec.serverless
+        both = {side: trend[job["name"], side] for side in Side}
+        jobs.append(JobLine(job, spec is not None, own, serverless, both))
+    with runtime.db.autocommit() as connection:
+        late = connection.scalar(select(func.min(R.check_at)).where(R.check_at < now))
+        chosen = OVERDUE.add_columns(func.min(R.due_at))
+        overdue = connection.execute(chosen, {"late": now - LATE}).all()
+    seen = max(read_marks(runtime.db).values(), default=None)
+    lag = 0.0 if late is None else (now - late).total_seconds()
+    shown = Overview([], jobs, sides, lag, seen, min((row[3] for row in overdue), default=None))
+    shown.troubles += _unreachable(runtime, shown)
+    shown.troubles += _silent(shown, now)
+    shown.troubles += _stepped_back(runtime, now)
+    for line in jobs:
+        shown.troubles += _failing(line)
+    for job, backend, count, since in overdue:
+        shown.troubles.append(_overdue(job, backend, count, now - since))
+    return shown
+
+
+def _unreachable(runtime: Runtime, shown: Overview) -> Iterator[Trouble]:
+    for backend, state in shown.sides.items():
+        if state == "ok":
+            continue
+        waiting = sum(line.status["open"].get(backend, 0) for line in shown.jobs)
+        yield Trouble(
+            "a-side-does-not-answer",
+            f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
+            f" {waiting} open runs wait there.",
+            f"Nothing is lost: they go on when it answers. If it stays so, {_other(backend)}.",
+            runs={"backend": backend},
+        )
+    if (why := sync_refusal(runtime)) is not None:
+        what = f"Inngest refused its last sync: {why}."
+        yield Trouble("a-side-does-not-answer", what, "Mend that, and sync again.")
+
+
+def _other(backend: str) -> str:
+    if backend == LEGACY_BACKEND:
+        return "move jobs to serverless and drain them there"
+    return "roll its jobs back to legacy"
+
+
+def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
+    if shown.relay_lag > LATE.total_seconds():
+        yield Trouble(
+            "the-relay-is-behind",
+            f"The relay is behind: a run should have been looked at {shown.relay_lag:.0f} s ago.",
+            "Is a relay running? Start `flask switchyard relay`.",
+        )
+    scheduled = shown.clock_seen is not None
+    if scheduled and shown.clock_seen is not None and now - shown.clock_seen > SILENT_CLOCK:
+        yield Trouble(
+            "no-clock",
+            f"No clock has looked for ticks since {shown.clock_seen:%Y-%m-%d %H:%M} UTC.",
+            "Start `flask switchyard clock`; it makes up what was missed.",
+        )
+
+
+def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
+    for change in stages.history(runtime.db):
+        if change.by == stages.GUARDRAIL and change.at > now - stages.CALM:
+            percent = "" if change.percent is None else f" {change.percent:g} %"
+            yield Trouble(
+                "the-guardrail-stepped-back",
+                f"The guardrail moved {change.job} from {change.from_stage} to"
+                f" {change.to_stage}{percent} at {change.at:%H:%M} UTC: {change.why}.",
+                "Look at what failed there before you ramp it again.",
+                change.job,
+            )
+
+
+def _failing(line: JobLine) -> Iterator[Trouble]:
+    for side, trend in line.sides.items():
+        failed, runs = sum(trend.failed), trend.runs
+        if not failed or wilson(failed, runs, _Z)[0] <= FAILING:
+            continue
+        backend = LEGACY_BACKEND if side == Side.RQ else line.serverless
+        job, at = line.status["name"], line.status["stage"]
+        do = "Look at the errors, mend them, and retry the runs."
+        if side == Side.SERVERLESS and at != "legacy":
+            do = "Look at the errors; roll back to legacy if the cause is not plain."
+        what = (
+            f"{job} fails on {backend}: {failed} of {runs} runs of the last hour"
+            f" ({100 * failed / runs:.1f} %)."
+        )
+        shown = {"job": job, "status": "failed", "backend": backend}
+        yield Trouble("a-job-fails", what, do, job, shown)
+
+
+def _overdue(job: str, backend: str, count: int, age: timedelta) -> Trouble:
+    minutes = age.total_seconds() / 60
+    return Trouble(
+        "runs-are-overdue",
+        f"{count} {'run' if count == 1 else 'runs'} of {job} should have begun on {backend},"
+        f" the oldest {minutes:.0f} min ago.",
+        "Are there workers enough for its queue?"
+        if backend == LEGACY_BACKEND
+        else f"Does {backend} call this app? If not, roll back to legacy.",
+        job,
+        {"job": job, "backend": backend, "status": "pending"},
+    )

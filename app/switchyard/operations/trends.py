@@ -1,0 +1,179 @@
+"""What the charts show, from the ledger: how many runs ended when, and how long they took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CompoundSelect,
+    bindparam,
+    cast,
+    extract,
+    func,
+    literal,
+    select,
+    text,
+    union_all,
+)
+
+from app.switchyard.cutover.status import BACKENDS
+from app.switchyard.db import Database
+from app.switchyard.runs.models import FailureRow as F
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.store import chunks
+from flags import LEGACY_BACKEND, Side
+
+SAMPLE = 100
+"""Runs of one job and backend, the latest of a span, that its percentiles are taken from."""
+ERRORS = 30
+"""Classes of errors that are shown."""
+_MOST = 150
+"""SELECTs in one UNION: SQLite takes 500, and what is planned anew each time must stay small."""
+# As the partial index has it: SQLite looks for the text.
+_BY_ITSELF = text("switchyard_runs.status IN ('succeeded', 'failed')")
+
+
+_at = cast(extract("epoch", R.ended_at), BigInteger) - bindparam("origin", type_=BigInteger)
+_bucket = (_at // bindparam("width", type_=BigInteger)).label("bucket")
+_since = R.ended_at >= bindparam("since", type_=R.ended_at.type)
+# Every column of the index is named: each pair of job and backend is one short range of it.
+_COUNTS = (
+    select(R.job, R.backend, _bucket, R.status, func.count().label("count"))
+    .where(R.job.in_(bindparam("jobs", expanding=True)), R.backend.in_(BACKENDS))
+    .where(_BY_ITSELF, _since)
+    .group_by(R.job, R.backend, "bucket", R.status)
+)
+
+
+@dataclass(slots=True)
+class Trend:
+    """What one side did of one job in a span of time."""
+
+    succeeded: list[int]
+    """By bucket, the oldest first."""
+    failed: list[int]
+    seconds: list[float] = field(default_factory=list)
+    """Of its latest runs, sorted: from being asked for to the end. What a caller waits for: queues,
+    retries and sleeps count."""
+
+    @property
+    def runs(self) -> int:
+        """How many ended by themselves."""
+        return sum(self.succeeded) + sum(self.failed)
+
+    def percentile(self, percent: int) -> float | None:
+        """Seconds within which so many in a hundred of the sample ended, by nearest rank."""
+        if not self.seconds:
+            return None
+        rank = -(-percent * len(self.seconds) // 100)
+        return self.seconds[max(rank, 1) - 1]
+
+
+def side_of(backend: str) -> Side:
+    """The side of a backend: each but RQ is serverless."""
+    return Side.RQ if backend == LEGACY_BACKEND else Side.SERVERLESS
+
+
+def trends(
+    db: Database, jobs: Collection[str], until: datetime, width: timedelta, buckets: int
+) -> dict[tuple[str, Side], Trend]:
+    """What each side did of these jobs in the last `buckets` of `width`, the last ending at
+    `until`. A run's side is the one that it ended on."""
+    since = until - width * buckets
+    seconds = int(width.total_seconds())
+    bound: dict[str, Any] = {"since": since, "origin": int(since.timestamp()), "width": seconds}
+    bound["jobs"] = list(jobs)
+    shown = {
+        (job, side): Trend([0] * buckets, [0] * buckets)
+        for job in jobs
+        for side in (Side.RQ, Side.SERVERLESS)
+    }
+    with db.autocommit() as connection:
+        counted = connection.execute(_COUNTS, bound).all()
+        for row in counted:
+            trend = shown[row.job, side_of(row.backend)]
+            counts = trend.failed if row.status == "failed" else trend.succeeded
+            counts[min(max(row.bucket, 0), buckets - 1)] += row.count
+        pairs = sorted({(row.job, row.backend) for row in counted})
+        for some in chunks(pairs, _MOST):
+            sampled = connection.execute(_sampled(tuple(some)), {"since": since})
+            for job, backend, began, ended in sampled:
+                shown[job, side_of(backend)].seconds.append((ended - began).total_seconds())
+    for trend in shown.values():
+        trend.seconds.sort()
+    return shown
+
+
+def by_span(
+    db: Database, job: str, until: datetime, width: timedelta, spans: int
+) -> dict[Side, list[tuple[float, float] | None]]:
+    """p50 and p95 of each side in each of the last `spans` of `width`, from what ended first in
+    each; None where nothing did."""
+    edges = [until - width * back for back in range(spans, -1, -1)]
+    bound: dict[str, Any] = {"job": job}
+    bound |= {f"edge{number}": edge for number, edge in enumerate(edges)}
+    samples: dict[tuple[Side, int], list[float]] = defaultdict(list)
+    with db.autocommit() as connection:
+        for backend, span, began, ended in connection.execute(_spans(spans), bound):
+            samples[side_of(backend), span].append((ended - began).total_seconds())
+    shown: dict[Side, list[tuple[float, float] | None]] = {}
+    for side in (Side.RQ, Side.SERVERLESS):
+        taken = [Trend([], [], sorted(samples[side, span])) for span in range(spans)]
+        both = [(one.percentile(50), one.percentile(95)) for one in taken]
+        shown[side] = [None if low is None or high is None else (low, high) for low, high in both]
+    return shown
+
+
+def errors(db: Database, job: str, since: datetime) -> list[dict[str, Any]]:
+    """The errors of the job's failed attempts since then, by class and backend, the latest first:
+    how many, when it was first and last seen, and the last one's message."""
+    span = (F.job == job, F.at >= since)
+    latest = func.max(F.id).label("latest")
+    grouped = (
+        select(F.error, F.backend, func.count().label("count"), latest)
+        .add_columns(func.min(F.at).label("first"), func.max(F.at).label("last"))
+        .where(*span)
+        .group_by(F.error, F.backend)
+        .order_by(latest.desc())
+        .limit(ERRORS)
+    )
+    with db.autocommit() as connection:
+        rows = connection.execute(grouped).all()
+        said = select(F.id, F.message).where(F.id.in_([row.latest for row in rows]))
+        messages = {row.id: row.message for row in connection.execute(said)}
+    return [row._asdict() | {"message": messages.get(row.latest, "")} for row in rows]
+
+
+@lru_cache(maxsize=32)
+def _sampled(pairs: tuple[tuple[str, str], ...]) -> CompoundSelect[Any]:
+    latest = (
+        select(R.job, R.backend, R.created_at, R.ended_at)
+        .where(R.job == job, R.backend == backend, _BY_ITSELF, _since)
+        .order_by(R.ended_at.desc())
+        .limit(SAMPLE)
+        .subquery()
+        for job, backend in pairs
+    )
+    return union_all(*(select(one) for one in latest))
+
+
+@lru_cache(maxsize=4)
+def _spans(spans: int) -> CompoundSelect[Any]:
+    edges = [bindparam(f"edge{number}", type_=R.ended_at.type) for number in range(spans + 1)]
+    first = (
+        select(R.backend, literal(span).label("span"), R.created_at, R.ended_at)
+        .where(R.job == bindparam("job"), R.backend == backend, _BY_ITSELF)
+        .where(R.ended_at >= edges[span], R.ended_at < edges[span + 1])
+        .order_by(R.ended_at)
+        .limit(SAMPLE)
+        .subquery()
+        for span in range(spans)
+        for backend in BACKENDS
+    )
+    return union_all(*(select(one) for one in first))
