@@ -2,12 +2,19 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --custom-compile-command 'make lock' --all-extras pyproject.toml
 FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { command -v "$$p"; break; }; done
+# Of pip's lines those that say what is fetched, how big it is, and what is wrong.
+define install
+	@echo "installing $(1) into $(VENV), which then has some $(2) MB; what is downloaded:"
+	@{ $(PIP) -r $(1) 2>&1; echo $$? >$(VENV)/.code; } | awk \
+	'!/^(Collecting|Looking in|Requirement already|Using cached|  Using cached|WARNING: Location|Installing coll|Successfully)/ { print; fflush() }'; \
+	exit "$$(cat $(VENV)/.code)"
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo check test walls wheel lock bench chaos
@@ -17,8 +24,8 @@ help: ## List the targets
 
 setup: $(VENV)/.tests ## Make .venv with everything in it
 
-run: $(VENV)/.runs ## Run the whole product on this machine, on port 3005, until Ctrl-C
-	@exec $(BIN)/python -m app.local.run
+run: $(VENV)/.runs ## Run the whole product on this machine, on port 3005, until Ctrl-C (JOBS=your_module)
+	@exec $(BIN)/python -m app.local.run --jobs "$(JOBS)"
 
 demo: $(VENV)/.demo ## Pay 1,000 creators while the flag flips and workers die; writes var/demo.json
 	@exec $(BIN)/python -m app.local.demo
@@ -52,15 +59,15 @@ lock: $(VENV)/.tests ## Pin what pyproject.toml asks for, with hashes, in the re
 # The stamps: set-up happens once, and again when what it installs has changed. The demo makes
 # neither a PDF nor a film, and each of these has all of the one before it.
 $(VENV)/.demo: requirements-demo.txt $(BIN)/python
-	$(PIP) -r requirements-demo.txt
+	$(call install,requirements-demo.txt,185)
 	@touch $@
 
 $(VENV)/.runs: requirements.txt $(BIN)/python
-	$(PIP) -r requirements.txt
+	$(call install,requirements.txt,350)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.tests: requirements-dev.txt $(BIN)/python
-	$(PIP) -r requirements-dev.txt
+	$(call install,requirements-dev.txt,770)
 	@touch $@ $(VENV)/.runs $(VENV)/.demo
 
 $(BIN)/python:

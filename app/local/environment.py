@@ -23,7 +23,7 @@ _SERVICES = {
 """The variables by which the caller names a service of their own; by the first one the app finds a
 stand-in."""
 _SHOWN = (
-    *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST"),
+    *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST", "SWITCHYARD_JOBS"),
     *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "INNGEST_BASE_URL"),
     *(names[0] for names in _SERVICES.values()),
 )

@@ -70,6 +70,7 @@ class Process(Popen[bytes]):
                 stderr=out,
                 start_new_session=True,
             )
+        log.with_suffix(".pid").write_text(f"{self.pid}\n")  # for whoever wants to kill it
 
     @property
     def age(self) -> float:

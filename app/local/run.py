@@ -22,7 +22,9 @@ from app.local.loopback import HOST, is_free
 from app.local.seed import fill_fresh
 from app.local.stack import WATCH_SECONDS, Stack
 from app.local.standin import stop_signal
+from app.platform import JOBS
 from app.platform.config import ROOT
+from app.switchyard import maintenance
 
 PORT = 3005
 CREATORS, PAYABLE = 30, 26
@@ -77,9 +79,14 @@ def _readable(line: str) -> str:
     return " ".join(filter(None, ("" if level == "info" else level.upper(), str(event), fields)))
 
 
-def run(folder: Path, port: int, console: Console) -> None:
-    """Start everything, say where it is, and keep it running. Raises CannotRun."""
-    local = prepare(folder, port, mail=True)
+def run(folder: Path, port: int, console: Console, jobs: str = "") -> None:
+    """Start everything, say where it is, and keep it running. Raises CannotRun.
+
+    `jobs` names modules of the caller's own, comma-separated: their jobs come before all others.
+    """
+    names = ",".join((jobs, *JOBS, maintenance.__name__))
+    environ = {**os.environ, "SWITCHYARD_JOBS": names} if jobs else os.environ
+    local = prepare(folder, port, environ, mail=True)
     with alone(folder), stop_signal() as stopped:
         signal.signal(signal.SIGHUP, lambda *_: stopped.set())  # the terminal was closed
         if not is_free(port):
@@ -141,13 +148,14 @@ def main() -> int:
     """Run; 0 at the end, 1 where something does not come up, 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m app.local.run", description=__doc__)
     parser.add_argument("--dir", type=Path, default=ROOT / "var", help="where its data lies")
+    parser.add_argument("--jobs", default="", help="modules with jobs of your own, comma-separated")
     options = parser.parse_args()
     raw = os.environ.get("PORT", "").strip() or str(PORT)
     if not raw.isdecimal() or not 1 <= int(raw) <= 65535:
         parser.error(f"PORT: must be 1 to 65535, not {raw!r}")
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     try:
-        run(options.dir, int(raw), console)
+        run(options.dir, int(raw), console, options.jobs)
     except CannotRun as failure:
         sys.stderr.write(f"switchyard: {failure}\n")
         return failure.exit_code
