@@ -14,7 +14,9 @@ from app.platform.config import Settings
 from app.platform.wiring import make_runtime
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
+from app.switchyard.job import SERVERLESS
 from app.switchyard.runs import operate
+from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import install
@@ -34,6 +36,8 @@ class Site:
         self.now = datetime.now(UTC)
         self.queue = MemoryBackend()
         self.queue.name = "rq"
+        others = (MemoryBackend(name, self.queue.queue) for name in SERVERLESS)
+        self.backends: list[Backend] = [self.queue, *others]
         made = Settings(
             database_url=database_url,
             **{
@@ -42,7 +46,7 @@ class Site:
                 **settings,
             },
         )
-        self.runtime = make_runtime(made, clock=lambda: self.now, backends=[self.queue])
+        self.runtime = make_runtime(made, clock=lambda: self.now, backends=self.backends)
         create_all(self.runtime.db.engine)
         self.app = Flask("console")
         mount(self.app, self.runtime)

@@ -17,6 +17,7 @@ from app.switchyard.console.tries import TRIES
 from app.switchyard.console.words import pretty
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
+from app.switchyard.operations import acts
 from app.switchyard.runs.models import RunRow
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
 from tests.support.waiting import PATIENCE_SECONDS
@@ -318,6 +319,59 @@ def test_a_page_that_is_out_of_date_moves_nothing(site: Site, client: FlaskClien
     odd = client.post("/console/jobs/parent/stage", data={**stale, "version": "x"})
     assert odd.status_code == 422
     assert where(site) == ["ramp"]
+
+
+def act(client: FlaskClient, path: str, **form: str) -> tuple[int, str]:
+    asked = {"csrf": csrf(client, "/console/runs"), "why": "2 a.m.", **form}
+    answer = client.post(f"/console{path}", data=asked)
+    return answer.status_code, answer.text
+
+
+def going_on(page: str) -> dict[str, str]:
+    """What the page's own form goes on with."""
+    return dict(re.findall(r'name="(\w+)" value="([^"]*)"', page[page.index('id="moving"') :]))
+
+
+def test_a_drain_and_a_rollback_go_on_a_batch_a_request(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "BATCH", 2)
+    site.fill()  # of the open ones one is a child's
+    for number in range(4):
+        dispatch("child", {"name": f"d{number}"})
+    assert "serverless: 5 runs to move" in client.get("/console/jobs/child").text
+    status, page = act(client, "/jobs/child/drain", to="serverless")
+    assert (status, "going on" in page) == (200, True)
+    for moved in ("2", "4"):
+        assert going_on(page)["moved"] == moved
+        status, page = act(client, "/jobs/child/drain", **going_on(page))
+    assert (status, "done</span>" in page, "Go on" in page) == (200, True, False)
+    assert "<dt>moved</dt><dd>5</dd>" in page
+    assert where(site, "child") == []
+    assert (
+        "and 5 runs of it and below it are brought back" in client.get("/console/jobs/child").text
+    )
+    assert act(client, "/jobs/child/rollback", why=" ")[0] == 422
+    page = act(client, "/jobs/child/rollback")[1]
+    site.now += timedelta(seconds=2)  # by then every process knows
+    while "Go on" in page:
+        page = act(client, "/jobs/child/rollback", **going_on(page))[1]
+    assert "done</span>" in page
+    assert act(client, "/rollback")[0] == 200
+    assert set(where(site, "five-steps")) == {"legacy"}
+    assert act(client, "/jobs/child/drain", moved="x")[0] == 422
+    assert act(client, "/jobs/nope/drain")[0] == 404
+
+
+def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    assert act(client, "/jobs/noop/run", payload='{"name": "now"}')[0] == 303
+    for payload in ("{", "[1]", '{"name": 1}'):
+        assert act(client, "/jobs/noop/run", payload=payload)[0] == 422
+    assert act(client, "/jobs/parent/pin", keys="k1 k2", side="rq")[0] == 303
+    assert {pin["key"] for pin in stages.pinned_keys(site.runtime.db, "parent")} == {"k1", "k2"}
+    assert act(client, "/jobs/parent/pin", keys="k1", side="nowhere")[0] == 409
+    assert act(client, "/jobs/parent/explain", id="7")[0] == 422
 
 
 def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> None:

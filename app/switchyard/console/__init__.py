@@ -7,7 +7,7 @@ import re
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from app.switchyard.console import jobs, overview, runs
+from app.switchyard.console import jobs, moves, overview, runs
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import LOGIN, NAME, framed
 from app.switchyard.errors import SwitchyardError
@@ -29,6 +29,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     framed(pages, runtime, door)
     overview.add(pages, runtime)
     jobs.add(pages, runtime)
+    moves.add(pages, runtime)
     runs.add(pages, runtime)
 
     @pages.get("/login")

@@ -50,6 +50,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             pinned=stages.pinned_keys(runtime.db, name),
             changes_of_job=changes,
             differences=shadow.listed(runtime.db, name, shadow.WRONG, 20),
+            to_move={side: acts.would_move(runtime, name, side) for side in Side},
             ticks=_ticks(runtime, spec, now),
             errors=errors(runtime.db, name, now - DAY),
             **_day(runtime, name, now),

@@ -12,6 +12,7 @@ from app.switchyard.console.words import ago, duration
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.status import LATE
 from app.switchyard.health import NO_ANSWER_YET, Looks
+from app.switchyard.operations import acts
 from app.switchyard.operations.overview import SILENT_CLOCK, Overview, overview
 from app.switchyard.runtime import Runtime
 from flags import Side
@@ -40,6 +41,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             strip=[*_strip(shown, runtime.store.clock())],
             drawn=drawn,
             known=set(runtime.catalogue),
+            to_legacy=acts.would_move(runtime, None, Side.RQ),
             provider=runtime.settings.flag_provider,
         )
 
