@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import Engine
 
-from app.switchyard import console, extras, health, hosts, maintenance, runtime
+from app.switchyard import api, console, extras, health, hosts, maintenance, runtime
 from app.switchyard.access import AccessCheck
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
@@ -189,6 +189,7 @@ def register_pages(
     door = Door(app_runtime) if access is None else HostDoor(app_runtime, access)
     pages = console.blueprint(app_runtime, door)
     app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
+    app.register_blueprint(api.blueprint(app_runtime, door), url_prefix=f"{url_prefix}/api")
 
 
 def _require_qstash(settings: Settings, jobs: Catalogue) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from app.switchyard.errors import BadInput
 
@@ -16,6 +17,8 @@ SHORTEST_SECRET = 4
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")
+_SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
+_MASK = "••••••"
 _hidden: set[str] = set()
 
 
@@ -66,6 +69,13 @@ def without_secrets(text: str) -> str:
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, "…")
     return _USER_INFO.sub("…@", text)
+
+
+def masked(value: Any) -> Any:
+    """JSON with what is called a secret hidden."""
+    if isinstance(value, dict):
+        return {k: _MASK if _SECRET.search(k) and v else masked(v) for k, v in value.items()}
+    return [masked(item) for item in value] if isinstance(value, list) else value
 
 
 def answered(status: int) -> str:

@@ -10,8 +10,6 @@ from typing import Any
 import click
 from sqlalchemy.exc import DBAPIError
 
-import flags
-from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     Commands,
     answered,
@@ -25,9 +23,9 @@ from app.switchyard.commands.output import (
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
-from app.switchyard.job import JobSpec
+from app.switchyard.operations import jobs
 from app.switchyard.runtime import Runtime, using
-from flags import LEGACY_BACKEND, Stage, StageRow
+from flags import StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 
@@ -37,7 +35,7 @@ def list_jobs() -> None:
     """Every job, and where a new run of it would go now."""
     runtime = parts()
     stage_of = _stages(runtime)
-    rows = [described(spec, stage_of.get(spec.name)) for spec in runtime.catalogue.values()]
+    rows = [jobs.described(spec, stage_of.get(spec.name)) for spec in runtime.catalogue.values()]
     listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"))
 
 
@@ -46,16 +44,7 @@ def list_jobs() -> None:
 def show(name: str) -> None:
     """One job: its payload, its retries and its next scheduled time."""
     runtime = parts()
-    spec = runtime.catalogue[name]
-    record(
-        {
-            **described(spec, _stages(runtime).get(name)),
-            "gaps": list(spec.gaps),
-            "timeout": spec.timeout,
-            "next": iso(spec.occurrence_after(runtime.store.clock()) if spec.schedule else None),
-            "payload": spec.payload.model_json_schema(by_alias=True),
-        }
-    )
+    record(jobs.detailed(runtime.catalogue[name], _stages(runtime).get(name), runtime))
 
 
 def _stages(runtime: Runtime) -> dict[str, StageRow]:
@@ -65,21 +54,6 @@ def _stages(runtime: Runtime) -> dict[str, StageRow]:
     except DBAPIError as failure:
         say(f"no stage is known: {database_line(failure)}")
         return {name: StageRow(name, "unknown", None, 0) for name in runtime.catalogue}
-
-
-def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
-    """A job as `jobs list --json` gives it."""
-    _, stage, percent, *_ = at or StageRow(spec.name, Stage.LEGACY.value, None, 0)
-    # In the middle of a ramp each key has its own answer: legacy until all are serverless.
-    ramping = stage == Stage.RAMP and percent != 100
-    names = ("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless")
-    return {
-        **{name: getattr(spec, name) for name in names},
-        "stage": stage,
-        "percent": percent,
-        "backend": LEGACY_BACKEND if ramping else flags.decide(spec.name, spec.name).backend,
-        "file": spec.file,
-    }
 
 
 @group.command("dispatch")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import datetime
 from typing import Any
 
-_SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
-_MASK = "••••••"
+from app.switchyard.text import masked
+
 _UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
 
@@ -65,10 +64,3 @@ def _rounded(seconds: float) -> str:
 def pretty(value: Any) -> str:
     """JSON for people, with what is called a secret hidden."""
     return json.dumps(masked(value), indent=2, ensure_ascii=False)
-
-
-def masked(value: Any) -> Any:
-    """The value with what is called a secret hidden."""
-    if isinstance(value, dict):
-        return {k: _MASK if _SECRET.search(k) and v else masked(v) for k, v in value.items()}
-    return [masked(item) for item in value] if isinstance(value, list) else value

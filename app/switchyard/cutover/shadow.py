@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from app.switchyard import effects
+from app.switchyard import audit, effects
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
@@ -156,10 +157,16 @@ def explain(
     mark = mark.where(P.id.in_(ids) if job is None else P.job == job)
     values = {"explained_at": now, "explained_by": by, "explained_why": why.strip()}
     with db.begin() as connection:
-        done = set(connection.scalars(mark.values(values).returning(P.id)))
-        if job is None and (missing := sorted(set(ids) - done)):
+        done = {
+            row.id: row.job
+            for row in connection.execute(mark.values(values).returning(P.id, P.job))
+        }
+        if job is None and (missing := sorted(set(ids) - done.keys())):
             numbers = ", ".join(map(str, missing))
             raise BadInput(f"not a difference that is still to be explained: {numbers}")
+        for name, count in Counter(done.values()).items():
+            how: dict[str, Any] = {"why": why.strip(), "count": count, "now": now}
+            audit.record(connection, "explain", job=name, who=by, **how)
     return len(done)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import CheckConstraint, Index, Select, String, Text, func, inser
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
+from app.switchyard import audit
 from app.switchyard.clock import iso
 from app.switchyard.cutover.shadow import counts
 from app.switchyard.db import Base, Database
@@ -208,10 +209,15 @@ def change_stage(
 
 def _add(tx: Session, values: dict[str, Any]) -> StageChange:
     try:
-        return tx.scalars(insert(C).values(values).returning(C)).one()
+        change = tx.scalars(insert(C).values(values).returning(C)).one()
     except IntegrityError:
         moved = f"{values['job']} was moved by somebody else at this moment: look again"
         raise StageRefused(moved) from None
+    detail = {"from": change.from_stage, "to": change.to_stage, "percent": change.percent}
+    detail["forced"] = bool(change.forced)
+    what: dict[str, Any] = {"job": change.job, "detail": detail, "now": change.at}
+    audit.record(tx.connection(), "stage", who=change.by, why=change.why, **what)
+    return change
 
 
 def _check(stage: str, percent: float | None, by: str, why: str) -> None:
@@ -286,4 +292,6 @@ def pin(
         values = {"at": now, "job": job, "side": side, "by": by, "why": why.strip()}
         if new:
             tx.execute(insert(P), [values | {"key": key} for key in new])
+            what: dict[str, Any] = {"detail": {"side": side}, "count": len(new), "now": now}
+            audit.record(tx.connection(), "pin", job=job, who=by, why=why.strip(), **what)
     return len(new)

@@ -1,0 +1,205 @@
+"""The HTTP API: what the console shows and does, as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import wraps
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, current_app, g, jsonify, request
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from app.switchyard import audit
+from app.switchyard.api import shapes
+from app.switchyard.api.openapi import Operation, document
+from app.switchyard.console.door import BEARER, LOCAL, Door
+from app.switchyard.cutover.drain import Drain
+from app.switchyard.errors import BadInput, Forbidden, UnknownRun
+from app.switchyard.http import read, read_body, register_problems
+from app.switchyard.operations import acts, jobs
+from app.switchyard.operations.acts import By
+from app.switchyard.runs import reading
+from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import Runtime
+from app.switchyard.text import masked
+from flags import Side
+
+NAME = "switchyard_api"
+"""Of the blueprint."""
+MAX_BYTES = 1024 * 1024
+_RUN_ID = re.compile(r"[0-9A-Za-z]{1,32}")
+View = Callable[..., Any]
+Declare = Callable[[View], View]
+M = TypeVar("M", bound=BaseModel)
+
+
+def blueprint(runtime: Runtime, door: Door) -> Blueprint:
+    """The API, for whom `door` lets in."""
+    pages = Blueprint(NAME, __name__)
+    register_problems(pages)
+    operations: dict[str, Operation] = {}
+
+    @pages.before_request
+    def who_is_it() -> None:
+        request.max_content_length = MAX_BYTES
+        g.switchyard_caller = door.caller(request)
+        if request.method == "POST" and not door.may_act():
+            raise Forbidden("you may look at everything here, and change nothing")
+
+    def serves(method: str, rule: str, answer: type[BaseModel], **takes: Any) -> Declare:
+        one = Operation(answer, **takes)
+
+        def declare(view: View) -> View:
+            @wraps(view)
+            def serve(**given: Any) -> tuple[Response, int]:
+                query = _read_query(one.query or shapes.Nothing)
+                given |= {} if one.query is None else {"query": query}
+                if one.body is not None:
+                    empty = not request.get_data()
+                    given["body"] = read(one.body, {}) if empty else read_body(one.body)
+                return jsonify(view(**given)), one.status
+
+            operations[f"{NAME}.{view.__name__}"] = one
+            pages.add_url_rule(rule, view.__name__, serve, methods=[method])
+            return view
+
+        return declare
+
+    @serves("GET", "/openapi.json", shapes.Document)
+    def openapi() -> Any:
+        """This document."""
+        return document(current_app, operations, runtime.catalogue, request.script_root)
+
+    @serves("GET", "/jobs", shapes.Jobs)
+    def list_jobs() -> Any:
+        """Each job: what it declares, and where it stands."""
+        return jobs.every(runtime)
+
+    @serves("GET", "/jobs/<name>", shapes.OneJob)
+    def show_job(name: str) -> Any:
+        """One job, with what speaks against its completion and how many runs an act would move."""
+        return jobs.one(runtime, name)
+
+    @serves("POST", "/jobs/<name>/stage", shapes.Staged, body=shapes.StageTo)
+    def stage(name: str, body: shapes.StageTo) -> Any:
+        """Move a job to a stage; its open runs stay where they are."""
+        how: dict[str, Any] = {"expected": body.version, "force": body.force}
+        moved = acts.stage(runtime, name, body.stage, body.percent, _by(body), **how)
+        row = {"name": moved.job, "stage": moved.to_stage, "percent": moved.percent}
+        return row | {"version": moved.id}
+
+    @serves("POST", "/jobs/<name>/drain", shapes.Moved, body=shapes.DrainTo)
+    def drain(name: str, body: shapes.DrainTo) -> Any:
+        """Move a batch of a job's open runs, and of those below them, to the other side."""
+        return _batch(acts.drain, name, body, body.to, body.running)
+
+    @serves("POST", "/jobs/<name>/rollback", shapes.Moved, body=shapes.Batch)
+    def rollback(name: str, body: shapes.Batch) -> Any:
+        """Flip a job to legacy, and bring a batch of its open runs back to RQ."""
+        return _batch(acts.rollback, name, body)
+
+    @serves("POST", "/rollback", shapes.Moved, body=shapes.Batch)
+    def rollback_all(body: shapes.Batch) -> Any:
+        """Flip every job to legacy, and bring a batch of all open runs back to RQ."""
+        return _batch(acts.rollback, None, body)
+
+    def _batch(
+        act: Callable[[Drain, By, int | None], acts.Moving],
+        name: str | None,
+        body: shapes.Batch,
+        to: Side = Side.RQ,
+        running: bool = True,
+    ) -> dict[str, Any]:
+        chosen = None if name is None else [runtime.catalogue[name].name]
+        work = Drain(runtime, chosen, to, running, limit=acts.BATCH)
+        if body.dry_run:
+            left = acts.would_move(runtime, name, to)
+            return {"act": None, "moved": 0, "asked": 0, "left": left, "done": left == 0}
+        moving = act(work, _by(body), body.act)
+        counts = {
+            name: getattr(moving.drained, name).total() for name in ("moved", "asked", "left")
+        }
+        return {"act": moving.act, **counts, "done": moving.done}
+
+    @serves("POST", "/jobs/<name>/run", shapes.Started, body=shapes.RunNow, status=202)
+    def run_now(name: str, body: shapes.RunNow) -> Any:
+        """Record a new run of a job and send it."""
+        return asdict(acts.run_now(runtime, name, body.data, _by(body)))
+
+    @serves("GET", "/runs", shapes.Runs, query=shapes.RunsQuery)
+    def list_runs(query: shapes.RunsQuery) -> Any:
+        """The newest runs first; `before` is the `older` of the page before."""
+        wanted = query.model_dump(exclude={"limit"})
+        with runtime.db.autocommit() as connection:
+            rows = reading.newest(connection, query.limit + 1, **wanted)
+        shown = rows[: query.limit]
+        return {"runs": shown, "older": shown[-1]["id"] if len(rows) > query.limit else None}
+
+    @serves("GET", "/runs/<run_id>", shapes.OneRun)
+    def show_run(run_id: str) -> Any:
+        """One run with its steps; what is called a secret is hidden."""
+        with runtime.db.autocommit() as connection:
+            run = reading.one(connection, _run_id(run_id))
+        return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
+
+    @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
+    def retry(run_id: str, body: shapes.Act) -> Any:
+        """Let a failed or cancelled run go on from its done steps; `others` came back with it."""
+        return _changed(run_id, acts.retry(runtime, _run_id(run_id), _by(body)))
+
+    @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
+    def cancel(run_id: str, body: shapes.Act) -> Any:
+        """Cancel an open run, and `others` that were open below it."""
+        return _changed(run_id, acts.cancel(runtime, _run_id(run_id), _by(body)))
+
+    def _changed(run_id: str, others: int) -> dict[str, Any]:
+        with runtime.db.autocommit() as connection:
+            status = connection.scalar(select(R.status).where(R.id == run_id))
+        return {"id": run_id, "status": status, "others": others}
+
+    @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
+    def history(query: shapes.HistoryQuery) -> Any:
+        """Who did what, when and why, the newest first; `before` is the `older` of a page."""
+        with runtime.db.autocommit() as connection:
+            rows = audit.history(connection, **query.model_dump())
+        older = rows[-1]["id"] if len(rows) == query.limit else None
+        return {"history": [_done(row) for row in rows], "older": older}
+
+    return pages
+
+
+def _read_query(model: type[M]) -> M:
+    """The request's query; a parameter that is not known, or comes twice, does not fit."""
+    given = request.args.to_dict(flat=False)
+    twice = [name for name, values in given.items() if len(values) > 1]
+    try:
+        if twice:
+            raise BadInput(f"{twice[0]}: is given {len(given[twice[0]])} times")
+        return read(model, {name: value for name, [value] in given.items()})
+    except BadInput as refused:
+        refused.errors = [
+            {"detail": one["detail"], "parameter": one["pointer"].removeprefix("#/")}
+            for one in refused.errors
+        ]
+        raise
+
+
+def _by(body: shapes.Act) -> By:
+    """Who does it: who is logged in, else who the bearer of a token says they are."""
+    who: str = g.switchyard_caller
+    return By(body.by if body.by and who in (BEARER, LOCAL) else who, body.why)
+
+
+def _run_id(text: str) -> str:
+    if not _RUN_ID.fullmatch(text):
+        raise UnknownRun("there is no run of this id")
+    return text
+
+
+def _done(row: dict[str, Any]) -> dict[str, Any]:
+    """An act as `cutover history --json` has a change of stage."""
+    changed = row["detail"] if row["act"] == "stage" else None
+    return {**row, "by": row["who"], **(changed or {})}

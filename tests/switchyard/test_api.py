@@ -1,0 +1,249 @@
+"""The API: what it shows, does and refuses, and the document that describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import SecretStr
+from sqlalchemy import update
+
+from app.switchyard.config import Settings
+from app.switchyard.cutover import stages
+from app.switchyard.dispatch import dispatch
+from app.switchyard.extension import Switchyard
+from app.switchyard.runs.models import RunRow
+from tests.support.cli import Cli
+from tests.support.console import TOKEN, Site, csrf, guarded, log_in
+from tests.support.tables import create_all
+
+READER = TOKEN[::-1]
+OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
+
+
+class Api:
+    """The API as an operator calls it."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.client = site, site.app.test_client()
+
+    def get(self, path: str, status: int = 200) -> Any:
+        answer = self.client.get(f"/api{path}", headers=OPERATOR)
+        assert answer.status_code == status, answer.text
+        return answer.get_json(force=True)
+
+    def post(self, path: str, status: int = 200, **body: Any) -> Any:
+        answer = self.client.post(f"/api{path}", json=body, headers=OPERATOR)
+        assert answer.status_code == status, answer.text
+        return answer.get_json(force=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = guarded(f"sqlite:///{tmp_path / 'test.db'}", read_only_token=SecretStr(READER))
+    yield made
+    made.runtime.db.dispose()
+
+
+@pytest.fixture
+def api(site: Site) -> Api:
+    return Api(site)
+
+
+def test_its_document_is_valid_and_has_every_event_with_its_payload(api: Api) -> None:
+    document = api.get("/openapi.json")
+    OpenAPIV31SpecValidator(document).validate()
+    trigger = document["paths"]["/api/inngest/trigger"]["post"]
+    schema = trigger["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["discriminator"]["propertyName"] == "name"
+    catalogue = api.site.runtime.catalogue
+    assert set(schema["discriminator"]["mapping"]) == {spec.event for spec in catalogue.values()}
+    components = document["components"]["schemas"]
+    child = components[schema["discriminator"]["mapping"]["test.child"].rpartition("/")[2]]
+    payload = components[child["properties"]["data"]["$ref"].rpartition("/")[2]]
+    assert (payload["required"], payload["additionalProperties"]) == (["name"], False)
+    assert {*document["components"]["securitySchemes"]} == {"operator", "reader", "cookie", "form"}
+
+
+def test_in_a_host_app_it_is_where_the_console_is(tmp_path: Path) -> None:
+    app = Flask("shop")
+    app.secret_key = "the host's own secret"
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path / 'shop.db'}",
+        redis_url="redis://127.0.0.1:1/0",
+        switchyard_jobs="tests.support.adopted",
+        inngest_event_key=SecretStr("k"),
+        admin_token=SecretStr(TOKEN),
+    )
+    Switchyard(app, settings=settings, access=lambda: ("read_only", "ada"))
+    client = app.test_client()
+    there = {"SCRIPT_NAME": "/shop"}
+    path = "/switchyard/api/openapi.json"
+    document = client.get(path, headers=OPERATOR, environ_overrides=there).get_json()
+    OpenAPIV31SpecValidator(document).validate()
+    assert document["servers"] == [{"url": "/shop"}]
+    assert {"/switchyard/api/jobs/{name}/drain", "/api/inngest/trigger"} <= {*document["paths"]}
+    create_all(app.extensions["switchyard"].db.engine)
+    assert client.get("/switchyard/api/jobs").status_code == 200
+    assert client.post("/switchyard/api/rollback", json={"why": "x"}).status_code == 403
+    app.extensions["switchyard"].db.dispose()
+
+
+def test_jobs_are_what_the_commands_list_and_where_they_stand(api: Api) -> None:
+    api.site.fill()
+    answer = api.get("/jobs")
+    jobs = {job["name"]: job for job in answer["jobs"]}
+    assert answer["use_inngest"] is False
+    assert set(jobs) == set(api.site.runtime.catalogue)
+    cli = Cli(api.site.app)
+    for listed in cli.json("jobs", "list"):
+        assert jobs[listed["name"]].items() >= listed.items()
+    for status in cli.json("cutover", "status")["jobs"]:
+        assert jobs[status["name"]].items() >= status.items()
+    one = api.get("/jobs/child")
+    assert one.items() >= jobs["child"].items()
+    assert one["would_move"] == {"rq": 0, "serverless": one["open"]["rq"]}
+    assert one["against_complete"][0].startswith(f"{one['open']['rq']} open runs on the old side")
+    shown = cli.json("jobs", "show", "child")
+    assert one.items() >= shown.items()
+    assert api.get("/jobs/nope", 404)["detail"].startswith("no job 'nope'")
+
+
+def test_runs_are_what_the_commands_list_page_by_page(api: Api) -> None:
+    ids = api.site.fill()
+    cli, seen, older = Cli(api.site.app), list[dict[str, Any]](), ""
+    while older is not None:
+        page = api.get(f"/runs?limit=30{older and '&before=' + older}")
+        seen, older = seen + page["runs"], page["older"]
+    assert seen == cli.json("runs", "list", "--limit", "1000")
+    failed = api.get("/runs?status=failed&job=hopeless&backend=rq")["runs"]
+    assert [run["id"] for run in failed] == [ids["failed"]]
+    assert api.get(f"/runs?parent={ids['parent']}")["runs"]
+    assert api.get(f"/runs/{ids['done']}") == cli.json("runs", "show", ids["done"])
+    for unknown in ("0" * 26, "%00", "a-b", "x" * 40):
+        assert api.get(f"/runs/{unknown}", 404)["title"] == "Unknown run"
+
+
+def test_what_is_called_a_secret_is_hidden(api: Api) -> None:
+    api.site.fill()
+    run = dispatch("child", {"name": "x"}, key="s")
+    secret = {"payload": '{"apiKey":"k1","to":"a@b.c"}', "meta": '{"reset_token":"k2"}'}
+    with api.site.runtime.db.begin() as connection:
+        connection.execute(update(RunRow).where(RunRow.id == run.id).values(secret))
+    shown = api.get(f"/runs/{run.id}")
+    assert shown["payload"]["to"] == "a@b.c"
+    assert not {"k1", "k2"} & {*shown["payload"].values(), *shown["meta"].values()}
+
+
+def test_an_act_says_beforehand_what_it_moves_and_is_in_the_history(api: Api) -> None:
+    api.site.fill()
+    moved = api.post("/jobs/child/stage", stage="ramp", percent=10, why="a tenth", by="ada")
+    assert moved == {"name": "child", "stage": "ramp", "percent": 10.0, "version": moved["version"]}
+    stale = api.post("/jobs/child/stage", 409, stage="live", why="x", version=0)
+    assert "was moved meanwhile" in stale["detail"]
+    dry = api.post("/jobs/child/drain", to="serverless", why="go", dry_run=True)
+    assert dry == {"act": None, "moved": 0, "asked": 0, "left": dry["left"], "done": False}
+    assert dry["left"] > 0
+    refused = api.post("/jobs/child/drain", 503, to="serverless", why="go")
+    assert refused["title"] == "Backend unavailable"
+    assert api.post("/rollback", why="2 a.m.", dry_run=True)["left"] == 0
+    assert api.post("/jobs/child/rollback", why="2 a.m.")["moved"] == 0
+    (back, there, *_) = api.get("/history?job=child&act=stage")["history"]
+    assert (back["from"], back["to"], back["percent"], back["by"]) == (
+        "ramp",
+        "legacy",
+        None,
+        "api",
+    )
+    assert (there["from"], there["to"], there["percent"]) == ("legacy", "ramp", 10.0)
+    assert (there["by"], there["why"]) == ("ada", "a tenth")
+    assert {"at", "job", "from", "to", "percent", "by", "why"} <= set(there)
+
+
+def test_runs_are_retried_cancelled_and_begun(api: Api) -> None:
+    ids = api.site.fill()
+    back = api.post(f"/runs/{ids['failed']}/retry", why="mended", by="ada")
+    assert back == {"id": ids["failed"], "status": "pending", "others": 0}
+    assert api.post(f"/runs/{ids['failed']}/cancel")["status"] == "cancelled"
+    assert api.post(f"/runs/{ids['failed']}/cancel", 409)["title"] == "Run is in another status"
+    assert api.post("/runs/nope/cancel", 404)
+    run = api.post("/jobs/child/run", 202, data={"name": "now"})
+    assert (run["job"], run["created"], run["backend"]) == ("child", True, "rq")
+    misfits = api.post("/jobs/child/run", 422, data={"nam": 1})["errors"]
+    assert {one["pointer"] for one in misfits} == {"#/data/name", "#/data/nam"}
+    acts = api.get("/history")["history"]
+    assert [(one["act"], one["by"], one["run_id"], one["count"]) for one in acts[:3]] == [
+        ("run", "api", run["id"], 1),
+        ("cancel", "api", ids["failed"], 1),
+        ("retry", "ada", ids["failed"], 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        (
+            "/jobs/child/stage",
+            {"stage": "gone", "percent": 101, "x": 1},
+            {"stage", "percent", "x", "why"},
+        ),
+        ("/jobs/child/stage", [], {""}),
+        ("/jobs/child/drain", {"to": "mars", "act": -1, "why": ""}, {"to", "act", "why"}),
+        ("/jobs/child/run", {"data": [], "by": ""}, {"data", "by"}),
+        ("/rollback", {"why": "x" * 2001, "act": 2**70}, {"why", "act"}),
+    ],
+)
+def test_every_misfit_of_a_body_is_named(api: Api, path: str, body: Any, where: set[str]) -> None:
+    answer = api.client.post(f"/api{path}", json=body, headers=OPERATOR)
+    problem = answer.get_json(force=True)
+    assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
+    expected = {f"#/{name}" if name else "#" for name in where}
+    assert {one["pointer"] for one in problem["errors"]} == expected
+
+
+def test_every_misfit_of_a_query_is_named(api: Api) -> None:
+    for query, where in (
+        ("limit=0&statu=x&status=odd", {"limit", "statu", "status"}),
+        ("job=%00&before=" + "a" * 101, {"job", "before"}),
+    ):
+        errors = api.get(f"/runs?{query}", 422)["errors"]
+        assert {one["parameter"] for one in errors} == where
+    assert "given 2 times" in api.get("/runs?job=a&job=b", 422)["detail"]
+    assert api.get("/jobs?x=1", 422)["errors"][0]["parameter"] == "x"
+
+
+def test_a_console_s_page_calls_it_with_its_session_and_form_token(api: Api) -> None:
+    browser = api.site.app.test_client()
+    assert browser.get("/api/jobs").status_code == 401
+    assert log_in(browser).status_code == 303
+    assert browser.get("/api/jobs").status_code == 200
+    body = {"why": "x", "stage": "live", "by": "somebody else"}
+    token = {"X-CSRF-Token": csrf(browser, "/console")}
+    refusals: list[dict[str, str]] = [
+        {},
+        {"X-CSRF-Token": "x"},
+        token | {"Origin": "https://evil.example"},
+    ]
+    for headers in refusals:
+        refused = browser.post("/api/jobs/child/stage", json=body, headers=headers)
+        assert (refused.status_code, refused.content_type) == (403, "application/problem+json")
+    assert browser.post("/api/jobs/child/stage", json=body, headers=token).status_code == 200
+    assert stages.history(api.site.runtime.db)[0].by == "grace"
+
+
+def test_in_local_mode_it_is_open_to_this_machine_and_to_no_other_page(tmp_path: Path) -> None:
+    site = Site(f"sqlite:///{tmp_path / 'test.db'}")
+    client, body = site.app.test_client(), {"why": "x", "stage": "live", "by": "ada"}
+    path = "/api/jobs/child/stage"
+    for headers in ({"Origin": "http://localhost:9"}, {"Origin": "null"}):
+        assert client.post(path, json=body, headers=headers).status_code == 403
+    assert client.post(path, data="stage=live").status_code == 415
+    for elsewhere in ({"Host": "evil.example"}, {"X-Forwarded-For": "203.0.113.9"}):
+        assert client.get("/api/jobs", headers=elsewhere).status_code == 401
+    assert client.post(path, json=body, headers={"Origin": "http://localhost"}).status_code == 200
+    assert stages.history(site.runtime.db)[0].by == "ada"
+    site.runtime.db.dispose()
