@@ -22,6 +22,7 @@ from rq.utils import current_timestamp
 
 from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
+from app.switchyard.operations.processes import Heartbeat, at_work
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
 from queues.backend import CLUSTER, MARK, is_cluster, queue_key
@@ -116,7 +117,10 @@ class Worker(ForkingWorker):
         for their next try."""
         if WorkerJob.legacy:
             options["with_scheduler"] = True
-        return super().work(*args, **options)
+        runtime = process_runtime()
+        with Heartbeat(runtime.db, "worker") as heartbeat:
+            heartbeat.keep(lambda: at_work(runtime.engine.leases))
+            return super().work(*args, **options)
 
     def _start_scheduler(self, burst: bool = False, *args: Any, **options: Any) -> None:
         if burst:  # looks once, in this process

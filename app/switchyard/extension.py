@@ -25,6 +25,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue, Jobs, load
+from app.switchyard.operations.processes import WebHeartbeat
 from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine as RunEngine
 from app.switchyard.runs.lease import Leases
@@ -91,6 +92,8 @@ class Switchyard:
         deliver.register(app, app_runtime)
         register_commands(app)
         _exempt(app)
+        app_runtime.web = web = WebHeartbeat(app_runtime)
+        web.listen(app)
 
 
 def _exempt(app: Flask) -> None:

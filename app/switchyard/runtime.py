@@ -54,6 +54,8 @@ class Runtime:
     """Who decides for this app's new runs; a test may put its own here."""
     checks: list[Check] = field(default_factory=list)
     """What `cutover verify` checks of the app beside the layer's own."""
+    web: object = None
+    """What listens to the app's requests, for as long as there is the app."""
     branches: list[Branch] = field(default_factory=list)
     """What `db upgrade` brings: the layer's tables first, then what the host adds."""
     upgrade: str = "run `flask switchyard db upgrade`"

@@ -19,6 +19,7 @@ from sqlalchemy import literal, select
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
 from app.switchyard.cutover import clock as ticks
 from app.switchyard.cutover import guardrail
+from app.switchyard.operations.processes import Heartbeat
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
@@ -93,7 +94,17 @@ def relay(once: bool) -> None:
         looking = ("guardrail", look, guardrail.INTERVAL_SECONDS, stop, context)
         watch = threading.Thread(target=relaying.repeat, args=looking, daemon=True)
         watch.start()
-        relaying.run_forever(runtime.store, stop, context=context)
+        with Heartbeat(runtime.db, "relay") as heartbeat:
+            done = relaying.Swept()
+
+            def looked(swept: relaying.Swept) -> None:
+                done.sent, done.taken_over = (
+                    done.sent + swept.sent,
+                    done.taken_over + swept.taken_over,
+                )
+                heartbeat.beat(f"sent {done.sent} runs and took over {done.taken_over} so far")
+
+            relaying.run_forever(runtime.store, stop, context=context, looked=looked)
         watch.join()
     log.info("relay stopped")
 
@@ -108,5 +119,11 @@ def clock() -> None:
     with stop_on_signals() as stop:
         log.info("clock started")
         context = current_app.app_context
-        relaying.repeat("clock", ticker.round, ticks.INTERVAL_SECONDS, stop, context)
+        with Heartbeat(runtime.db, "clock") as heartbeat:
+
+            def look() -> None:
+                ticker.round()
+                heartbeat.beat(ticker.doing)
+
+            relaying.repeat("clock", look, ticks.INTERVAL_SECONDS, stop, context)
     log.info("clock stopped")

@@ -171,6 +171,13 @@ class Ticker:
         self._trusted_from = 0.0
         self._seen: datetime | None = None
 
+    @property
+    def doing(self) -> str:
+        """What it does, in words."""
+        if self._seen is None:
+            return "waits until its machine's time has gone on evenly"
+        return f"has proposed what was due by {iso(self._seen)}"
+
     def round(self) -> None:
         """Propose what is due by now, if this clock is to be believed."""
         now, ran = self._runtime.store.clock(), self._monotonic()

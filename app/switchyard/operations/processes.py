@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import atexit
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
 
-from sqlalchemy import String
+from flask import Flask, request, request_started
+from sqlalchemy import String, Table, delete, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base
+from app.switchyard.clock import iso
+from app.switchyard.db import INSERT, Base, Database
+from app.switchyard.runs.lease import Leases
+from app.switchyard.runtime import Runtime
+from app.switchyard.text import reason
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 10.0
+ALIVE = timedelta(seconds=35)
+"""How long after its last sign a process is taken to live: three may be lost."""
+KEPT = timedelta(hours=1)
+"""How long one that ended without a word is shown."""
+_PATIENCE_SECONDS = 2.0
+_TRIES = 3
+_SERVERLESS = ("VERCEL", "AWS_LAMBDA_FUNCTION_NAME")
 
 
 class ProcessRow(Base):
@@ -23,3 +49,129 @@ class ProcessRow(Base):
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     doing: Mapped[str] = mapped_column(String(300))
+
+
+P = ProcessRow
+_processes = cast(Table, ProcessRow.__table__)
+
+
+def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
+    """Each process that gave a sign of life in the last hour, and whether it is taken to live."""
+    columns = (P.kind, P.host, P.pid, P.version, P.started_at, P.seen_at, P.doing)
+    chosen = select(*columns).where(P.seen_at > now - KEPT).order_by(P.kind, P.started_at)
+    with db.autocommit() as connection:
+        rows = connection.execute(chosen).all()
+    return [
+        row._asdict()
+        | {"alive": row.seen_at > now - ALIVE}
+        | {name: iso(getattr(row, name)) for name in ("started_at", "seen_at")}
+        for row in rows
+    ]
+
+
+class Heartbeat:
+    """The signs of life of this process. What cannot be written is logged and left out."""
+
+    def __init__(self, db: Database, kind: str) -> None:
+        self._db = db
+        self._row = {"id": os.urandom(8).hex(), "kind": kind, "pid": os.getpid()}
+        self._row |= {"host": socket.gethostname()[:255], "version": _version()}
+        self._row["started_at"] = db.clock()
+        self._next = 0.0
+        self.lost = 0
+        """How many in a row could not be written."""
+        self._over = threading.Event()
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> Heartbeat:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def beat(self, doing: str) -> None:
+        """Say what it does, unless it was said a moment ago."""
+        with self._writing:
+            if time.monotonic() >= self._next and not self._over.is_set():
+                self._write(doing)
+
+    def _write(self, doing: str) -> None:
+        begins = self._next == 0.0
+        self._next = time.monotonic() + INTERVAL_SECONDS
+        try:
+            now = self._db.clock()
+            said = {"seen_at": now, "doing": doing[:300]}
+            insert = INSERT[self._db.engine.dialect.name](_processes)
+            beat = insert.values(**self._row, **said)
+            with self._db.autocommit(_PATIENCE_SECONDS) as connection:
+                connection.execute(beat.on_conflict_do_update(index_elements=["id"], set_=said))
+                if begins:
+                    connection.execute(delete(P).where(P.seen_at < now - KEPT))
+            self.lost = 0
+        except SQLAlchemyError as failure:
+            self.lost += 1
+            if self.lost == 1:
+                log.warning("no sign of life written", extra={"reason": reason(failure)})
+
+    def keep(self, doing: Callable[[], str]) -> None:
+        """Have a thread give them until `end`, or until the database has been lost for a while."""
+        threading.Thread(target=self._keep, args=(doing,), name="heartbeat", daemon=True).start()
+
+    def _keep(self, doing: Callable[[], str]) -> None:
+        while self.lost < _TRIES:
+            self.beat(doing())
+            if self._over.wait(INTERVAL_SECONDS):
+                return
+
+    def end(self) -> None:
+        """It ends as it should: it is shown no more."""
+        self._over.set()
+        if self.lost or not self._next:
+            return
+        try:
+            with self._writing, self._db.autocommit(_PATIENCE_SECONDS) as connection:
+                connection.execute(delete(P).where(P.id == self._row["id"]))
+        except SQLAlchemyError as failure:
+            log.warning("no end written", extra={"reason": reason(failure)})
+
+
+def at_work(leases: Leases) -> str:
+    """The runs that this process has in hand, in words."""
+    return ", ".join(sorted(leases.in_hand())) or "waits for work"
+
+
+class WebHeartbeat:
+    """That of a web process: it begins with the first request that a server passes on, which is
+    after any fork. One that is frozen between its requests, as on Vercel, goes on with the next."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._db, self._leases = runtime.db, runtime.engine.leases
+        self._pid = 0
+        self._beating: Heartbeat | None = None
+
+    def listen(self, app: Flask) -> None:
+        """Begin with the next request to the app, which must hold this object."""
+        request_started.connect(self._begin, app)
+
+    def _begin(self, app: Flask, **_: object) -> None:
+        lost = self._beating is not None and self._beating.lost >= _TRIES
+        if self._pid == os.getpid() and not lost:
+            return
+        # A test's own client is no server; its database is often a thread's own, and soon gone.
+        served = "SERVER_SOFTWARE" in request.environ or any(map(os.environ.get, _SERVERLESS))
+        if app.testing or self._db.is_shared or not served:
+            return
+        self._pid, leases = os.getpid(), self._leases
+        self._beating = Heartbeat(self._db, "web")
+        try:
+            self._beating.keep(lambda: at_work(leases))
+            atexit.register(self._beating.end)
+        except RuntimeError as failure:
+            log.warning("no thread for signs of life", extra={"reason": reason(failure)})
+
+
+def _version() -> str:
+    try:
+        return version(__name__.partition(".")[0])
+    except PackageNotFoundError:
+        return "from its source"

@@ -50,6 +50,11 @@ class Leases:
         with self._lock:
             self._kept.discard(claimed)
 
+    def in_hand(self) -> list[str]:
+        """Each run whose lease is kept: its job and its id."""
+        with self._lock:
+            return [f"{claimed.job} {claimed.run_id}" for claimed in self._kept]
+
     def _beat(self) -> None:
         idle = 0
         while True:

@@ -244,8 +244,10 @@ def run_forever(
     stop: threading.Event,
     interval_seconds: float = INTERVAL_SECONDS,
     context: AppContext = nullcontext,
+    looked: Callable[[Swept], None] = lambda _swept: None,
 ) -> None:
-    """Do the three, each in a thread of its own, until `stop` is set."""
+    """Do the three, each in a thread of its own, until `stop` is set; `looked` is called with what
+    each look did."""
     looks: dict[str, tuple[Callable[[Swept], None], float]] = {
         "due": (partial(send_due, store), interval_seconds / 2),  # it is not to be late
         "lapsed": (partial(take_over_lapsed, store), interval_seconds),
@@ -254,7 +256,7 @@ def run_forever(
     threads = [
         threading.Thread(
             target=repeat,
-            args=(f"relay ({name})", partial(_more, look), pause, stop, context),
+            args=(f"relay ({name})", partial(_more, look, looked), pause, stop, context),
             name=f"relay-{name}",
             daemon=True,
         )
@@ -266,10 +268,11 @@ def run_forever(
         thread.join()
 
 
-def _more(look: Callable[[Swept], None]) -> bool:
+def _more(look: Callable[[Swept], None], looked: Callable[[Swept], None]) -> bool:
     """Look once; whether there is more that can be dealt with, and is not to wait."""
     swept = Swept()
     look(swept)
+    looked(swept)
     return swept.seen - swept.unreachable >= BATCH
 
 

@@ -1,0 +1,117 @@
+"""Each process says that it lives and what it does, and is gone when it has ended as it should."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import urllib.request
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import update
+
+from app.platform.config import load
+from app.switchyard.db import Database
+from app.switchyard.operations import processes
+from app.switchyard.operations.processes import KEPT, Heartbeat, ProcessRow, listed
+from tests.support.forks import Forked
+from tests.support.sides import build, environment, free_port, fresh, rq_worker, web
+from tests.support.tables import create_all
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+
+@pytest.fixture
+def db(database_url: str) -> Database:
+    db = Database(load(environment(database_url, "redis://127.0.0.1:1")).sqlalchemy_url)
+    create_all(db.engine)
+    return db
+
+
+def test_a_sign_of_life_is_one_row_until_its_end(db: Database) -> None:
+    with Heartbeat(db, "relay") as heartbeat:
+        heartbeat.beat("one")
+        heartbeat.beat("too early to be said")
+        (row,) = listed(db, db.clock())
+        assert (row["kind"], row["doing"], row["alive"]) == ("relay", "one", True)
+        assert row["host"]
+        assert row["version"]
+        with patch.object(processes, "INTERVAL_SECONDS", 0.0):
+            heartbeat._next = 0.1
+            heartbeat.beat("two")
+        assert [row["doing"] for row in listed(db, db.clock())] == ["two"]
+    heartbeat.beat("after its end")
+    assert listed(db, db.clock()) == []
+    db.dispose()
+
+
+def test_one_that_died_is_shown_for_an_hour(db: Database) -> None:
+    Heartbeat(db, "clock").beat("ticks")
+    later = db.clock() + timedelta(minutes=2)
+    assert [row["alive"] for row in listed(db, later)] == [False]
+    assert listed(db, db.clock() + KEPT) == []
+    long_ago = db.clock() - KEPT - timedelta(minutes=1)
+    with db.autocommit() as connection:
+        connection.execute(update(ProcessRow).values(seen_at=long_ago))
+    Heartbeat(db, "clock").beat("ticks again")
+    with db.autocommit() as connection:
+        assert connection.execute(ProcessRow.__table__.select()).one().doing == "ticks again"
+    db.dispose()
+
+
+def test_without_a_database_nothing_else_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'no-tables.db'}")
+    with Heartbeat(db, "relay") as heartbeat, caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            heartbeat._next = 0.0
+            heartbeat.beat("nothing")
+    assert heartbeat.lost == 3
+    assert len(caplog.records) == 1
+    db.dispose()
+
+
+def test_a_test_client_is_no_web_process(tmp_path: Path) -> None:
+    app = build(load(environment(f"sqlite:///{tmp_path / 'test.db'}", "redis://127.0.0.1:1")))
+    with patch.object(Heartbeat, "keep") as keep:
+        app.test_client().get("/healthz")
+        assert not keep.called
+        app.test_client().get("/healthz", environ_overrides={"SERVER_SOFTWARE": "some/1"})
+        app.test_client().get("/healthz", environ_overrides={"SERVER_SOFTWARE": "some/1"})
+        assert keep.call_count == 1
+
+
+def test_each_kind_of_process_comes_and_goes(tmp_path: Path, redis_url: str) -> None:
+    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
+    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    port = free_port()
+
+    def kinds() -> list[str]:
+        return [row["kind"] for row in listed(runtime.db, runtime.db.clock()) if row["alive"]]
+
+    with ExitStack() as stack:
+        ran = [
+            stack.enter_context(rq_worker(environ, tmp_path / "worker.log")),
+            stack.enter_context(web(environ, port, tmp_path / "web.log")),
+        ]
+        for name in ("relay", "clock"):
+            ran.append(Forked(["-m", "flask", "--app", "app", name], env=environ))
+            stack.callback(ran[-1].kill)
+
+        def all_there() -> bool:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz").close()
+            except OSError:
+                return False
+            return kinds() == ["clock", "relay", "web", "worker"]
+
+        until(all_there)
+        for process in ran:
+            process.send_signal(signal.SIGTERM)
+        for process in ran:
+            process.wait(PATIENCE_SECONDS)
+    assert kinds() == []
+    runtime.db.dispose()
