@@ -95,6 +95,19 @@ class WorkerJob(Job):
         except DeserializationError:
             return True
 
+    @property
+    def run(self) -> tuple[str, int] | None:
+        """The run and the epoch that it is of, if it is written as RQBackend writes a run's."""
+        try:
+            if is_pickled(self.data) or self.refusal:
+                return None
+            if self.func_name == TASK and not self.kwargs:
+                run_id, epoch = self.args
+                return (run_id, epoch) if self.id == f"{run_id}-{epoch}" else None
+        except (DeserializationError, TypeError, ValueError):
+            return None
+        return None
+
     def restore(self, raw_data: Any) -> Any:
         """Read what Redis has of it, as far as it can be read; a pickled job in its own format, if
         that is allowed. `refusal` says what is wrong with the rest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,7 @@ from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
+from rq.worker import WorkerStatus
 
 from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
@@ -26,6 +28,7 @@ from app.switchyard.operations.processes import Heartbeat, at_work
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
 from queues.backend import CLUSTER, MARK, is_cluster, queue_key
+from queues.batches import Batches, Sent
 from queues.versions import LookAgain, StopRequested, forget_execution, now
 
 log = logging.getLogger(__name__)
@@ -102,6 +105,8 @@ class Worker(ForkingWorker):
         WorkerJob.legacy = frozenset(split(settings.legacy_functions))
         WorkerJob.legacy_pickle = settings.legacy_pickle
         self._forked = False
+        self._batches = Batches(self)
+        self._one_by_one = False
 
     def register_birth(self) -> None:
         """See rq. It registers with the mark of who can do runs."""
@@ -115,6 +120,7 @@ class Worker(ForkingWorker):
     def work(self, *args: Any, **options: Any) -> bool:
         """See rq. With LEGACY_FUNCTIONS also as the scheduler: old jobs may wait for a time, or
         for their next try."""
+        self._one_by_one = options.get("max_jobs") is not None
         if WorkerJob.legacy:
             options["with_scheduler"] = True
         runtime = process_runtime()
@@ -158,6 +164,9 @@ class Worker(ForkingWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one job."""
         with self._contained(job.id):
+            if isinstance(job, WorkerJob) and job.run is not None:
+                self._do_runs(job, job.run, queue)
+                return
             if isinstance(job, WorkerJob) and job.in_process:
                 _simple.execute_job(self, job, queue)
                 return
@@ -166,6 +175,20 @@ class Worker(ForkingWorker):
                 super().execute_job(job, queue)
             finally:
                 self._forked = False
+
+    def _do_runs(self, job: Job, first: Sent, queue: Queue) -> None:
+        began = time.monotonic()
+        self.set_state(WorkerStatus.BUSY)
+        with self.connection.pipeline(transaction=False) as pipe:
+            pipe.delete(job.key)
+            pipe.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipe.execute()
+        done = self._batches.work(first, alone=self._one_by_one)
+        with self.connection.pipeline(transaction=False) as pipe:
+            pipe.hincrby(self.key, "successful_job_count", done)
+            pipe.hincrbyfloat(self.key, "total_working_time", time.monotonic() - began)
+            self.set_state(WorkerStatus.IDLE, pipeline=pipe)
+            pipe.execute()
 
     @contextmanager
     def _contained(self, what: str) -> Iterator[None]:

@@ -212,6 +212,8 @@ class Catalogue(Mapping[str, JobSpec]):
     def __init__(self) -> None:
         self._jobs: dict[str, JobSpec] = {}
         self._legacy: dict[str, JobSpec] = {}
+        self.caps: dict[str, int] = {}
+        """How many runs at once, of the jobs that have such a cap."""
 
     def __getitem__(self, name: str) -> JobSpec:
         try:
@@ -276,6 +278,9 @@ class Catalogue(Mapping[str, JobSpec]):
                 )
             self._legacy[spec.legacy.function] = spec
         self._jobs[spec.name] = spec
+        self.caps.pop(spec.name, None)
+        if spec.concurrency is not None:
+            self.caps[spec.name] = spec.concurrency
 
 
 Jobs = str | ModuleType | JobSpec | Callable[..., Any]

@@ -92,6 +92,9 @@ def shop(tmp_path: Path, redis_url: str) -> Iterator[Shop]:
 def test_it_serves_the_queues_named_or_all_of_the_declared_jobs(shop: Shop) -> None:
     shop.done("worker", "--burst", "shop-two")
     assert shop.results() == {"one": None, "two": '"till"'}
+    shop.done("jobs", "dispatch", "two")
+    shop.done("worker", "--max-jobs", "1", "shop-two", "shop-one")
+    assert shop.results()["one"] is None
     shop.done("worker", "--burst")
     assert shop.results() == {"one": '"till"', "two": '"till"'}
     assert "no such option" in shop.done("worker", "--brust", code=2).lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -175,6 +176,10 @@ class Delivery:
     def is_signal(self, failure: BaseException) -> bool:
         """Whether the backend's own code raised it, to end the call: no error of the body's."""
         return False
+
+    def limit(self, seconds: float) -> AbstractContextManager[object]:
+        """Ends a body that takes longer, if whoever delivers can."""
+        return nullcontext()
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Make one attempt at step `name`."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -47,20 +49,27 @@ _OWN = R.holder == bindparam("by")
 
 # Only the epoch that was sent may claim a run nobody holds; a holder (an Inngest run, which comes
 # back for each step) may go on with its own.
+_TAKES = {
+    "epoch": R.epoch + 1,
+    "holder": bindparam("by"),
+    "status": Status.RUNNING,
+    "check_at": bindparam("lease_until"),
+    "send_at": null(),
+    "sends": 0,
+    "message_at": bindparam("sent_at", type_=R.message_at.type),
+    "started_at": func.coalesce(R.started_at, bindparam("now", type_=R.started_at.type)),
+}
 _CLAIM = (
     update(runs)
     .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
-    .values(
-        epoch=R.epoch + 1,
-        holder=bindparam("by"),
-        status=Status.RUNNING,
-        check_at=bindparam("lease_until"),
-        send_at=null(),
-        sends=0,
-        message_at=bindparam("sent_at", type_=R.message_at.type),
-        started_at=func.coalesce(R.started_at, bindparam("now", type_=R.started_at.type)),
-    )
+    .values(_TAKES)
     .returning(*CLAIMED_COLUMNS)
+)
+# Of many, one that somebody has locked is left: whoever waits for it keeps the others waiting.
+_FREE = (
+    select(R.id)
+    .where(R.id.in_(bindparam("run_ids", expanding=True)), R.due_at <= bindparam("now"), _SENT)
+    .with_for_update(skip_locked=True, key_share=True)
 )
 # The unique index refuses a slot that another run of the job has.
 _CLAIM_SLOT = _CLAIM.values(slot=bindparam("free_slot"))
@@ -120,11 +129,7 @@ class ClaimRequest:
 def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> ClaimedRun | Outcome:
     """Claim the run if it is due and free at the epoch that was sent (or already its holder's), or
     say why not."""
-    caps = {
-        name: spec.concurrency
-        for name, spec in store.catalogue.items()
-        if spec.concurrency is not None
-    }
+    caps = store.catalogue.caps
     with store.db.autocommit() as connection:
         row = claim_uncapped(connection, request, tuple(caps))
         if row is not None:
@@ -162,6 +167,31 @@ def _lapse(store: RunStore, state: AnyRow | None, request: ClaimRequest) -> bool
         if row is not None:
             taken_over(connection, row, request.now)
     return row is not None
+
+
+def claim_free(
+    store: RunStore, sent: Sequence[tuple[str, int]], request: ClaimRequest, delivery: Delivery
+) -> list[ClaimedRun]:
+    """Claim at once those of the runs (each with the epoch that was sent) that are due and free,
+    and whose jobs have no cap; in their order. `request` says by whom and until when."""
+    ids: dict[int, list[str]] = defaultdict(list)
+    for run_id, epoch in sent:
+        ids[epoch].append(run_id)
+    rows: dict[str, AnyRow] = {}
+    claim = _claim_free(tuple(store.catalogue.caps))
+    with store.db.autocommit() as connection:
+        for epoch, run_ids in ids.items():
+            bound = {**request.claims(), "sent_epoch": epoch, "run_ids": run_ids}
+            del bound["run_id"]
+            rows |= {row.run_id: row for row in connection.execute(claim, bound)}
+    order = dict.fromkeys(run_id for run_id, _ in sent if run_id in rows)
+    return [ClaimedRun(store, delivery, **rows[run_id]._asdict()) for run_id in order]
+
+
+@cache
+def _claim_free(capped: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
+    free = _FREE.where(*(R.job != job for job in capped))
+    return update(runs).where(R.id.in_(free)).values(_TAKES).returning(*CLAIMED_COLUMNS)
 
 
 def claim_uncapped(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from structlog.contextvars import bound_contextvars
@@ -21,7 +22,7 @@ from app.switchyard.errors import (
     StepFailed,
 )
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.claim import ClaimRequest, claim_run
+from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
 from app.switchyard.runs.current import at_work
 from app.switchyard.runs.lease import Leases
@@ -52,20 +53,31 @@ class Engine:
         the delivery itself raises through the body (the end of an Inngest step) passes through, as
         does a database that is gone: then the lease runs out and the run is taken over.
         """
-        if not (_RUN_ID.fullmatch(run_id) and 0 < epoch < 2**31):
+        if not _is_sound(run_id, epoch):
             return Outcome(End.NOT_MINE)  # no run can be meant
+        request = self._request(run_id, epoch, delivery)
+        claimed = claim_run(self.store, request, delivery)
+        return claimed if isinstance(claimed, Outcome) else self.do(claimed, request.now)
+
+    def claim(self, sent: Sequence[tuple[str, int]], delivery: Delivery) -> list[ClaimedRun]:
+        """Claim many at once, for `do`: those of the runs, each with its epoch, that are due and
+        free. The others (whose job has a cap, or which somebody has locked) are for `perform`."""
+        sound = [one for one in sent if _is_sound(*one)]
+        return claim_free(self.store, sound, self._request("", 0, delivery), delivery)
+
+    def _request(self, run_id: str, epoch: int, delivery: Delivery) -> ClaimRequest:
+        now = self.store.clock()
+        until = now + self.store.lease
+        return ClaimRequest(run_id, epoch, delivery.holder, now, until, delivery.sent_at)
+
+    def do(self, claimed: ClaimedRun, since: datetime) -> Outcome:
+        """Do one slice of a run that was claimed at `since`. See `perform`."""
         store = self.store
-        now = store.clock()
-        until = now + store.lease
-        request = ClaimRequest(run_id, epoch, delivery.holder, now, until, delivery.sent_at)
-        claimed = claim_run(store, request, delivery)
-        if isinstance(claimed, Outcome):
-            return claimed
         with bound_contextvars(
-            run_id=run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
+            run_id=claimed.run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
         ):
             self.leases.keep(claimed)
-            if store.clock() - now > store.lease / 3:
+            if store.clock() - since > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
             point("run.claimed")
             try:
@@ -86,7 +98,7 @@ class Engine:
         try:
             context.boundary()
             payload = spec.parse(json.loads(claimed.payload), strict=False)
-            with at_work(context):
+            with at_work(context), claimed.delivery.limit(spec.timeout):
                 result = spec.body(context, payload)
             return _succeed(claimed, context, result)
         except Pause as pause:
@@ -109,6 +121,10 @@ class Engine:
                 return _fail(claimed, error, Failure(failure, attempts))
             log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
             return context.retry_later(BODY, attempts, failure, error)
+
+
+def _is_sound(run_id: str, epoch: int) -> bool:
+    return _RUN_ID.fullmatch(run_id) is not None and 0 < epoch < 2**31
 
 
 def _succeed(claimed: ClaimedRun, context: RunContext, result: object) -> Outcome:

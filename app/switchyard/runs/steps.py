@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -287,6 +290,7 @@ class ClaimedRun:
         error: str | None = None,
         *,
         to_anyone: bool = False,
+        sent: bool = False,
     ) -> None:
         again = self.delivery.calls_again
         stays = again and not to_anyone
@@ -297,7 +301,7 @@ class ClaimedRun:
             _RELEASE,
             due_at=due,
             check_at=due + self.store.check,
-            send_at=None if waits else due,
+            send_at=None if waits or sent else due,
             moved_send_at=due if due > self.store.clock() else None,
             holder=self.delivery.holder if stays else None,
             attempt=attempt,
@@ -332,3 +336,14 @@ class ClaimedRun:
         if not row:
             raise LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
         return row
+
+
+def put_back(store: RunStore, claimed: Iterable[ClaimedRun]) -> None:
+    """Let go of runs of which nothing was done, and send them again."""
+    # Younger ones first, as whoever else locks many does.
+    unbegun = sorted(claimed, key=attrgetter("run_id"), reverse=True)
+    with store.db.begin() as connection:
+        for one in unbegun:
+            with suppress(LeaseLost):
+                one._release(connection, store.clock(), None, to_anyone=True, sent=True)
+    store.send([one.run_id for one in unbegun])

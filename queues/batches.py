@@ -1,0 +1,182 @@
+"""How a worker does runs: it pops, claims and does several at a time, with none of RQ's bookkeeping
+for each, since the ledger has it all. The first one comes from RQ's own loop: see worker.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+from rq.job import Job
+from rq.suspension import WORKERS_SUSPENDED
+from rq.timeouts import JobTimeoutException
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.switchyard.loading import load_app, process_runtime
+from app.switchyard.runs.backend import Delivery
+from app.switchyard.runs.steps import ClaimedRun, put_back
+from app.switchyard.text import reason
+from queues import task
+from queues.backend import TASK
+
+log = logging.getLogger(__name__)
+
+SOON_SECONDS = 0.25
+"""What has not begun by then is put back: the run in hand takes long."""
+QUICK_SECONDS = 0.1
+"""A batch done in less is followed by one twice as large."""
+MOST = 32
+TURN_SECONDS = 1.0
+"""After that it is RQ's turn again: its heartbeat, its maintenance, the jobs of others."""
+Sent = tuple[str, int]
+"""A run's id, and the epoch that was sent."""
+
+# The jobs of the first queue that has any, up to the first that is no run's; from then on the
+# ledger alone knows them, and one that is lost on the way is sent again.
+_POP = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
+for place = 2, #KEYS do
+  local ids = redis.call('LRANGE', KEYS[place], 0, ARGV[1] - 1)
+  if #ids > 0 then
+    local runs, jobs = {place - 2}, {}
+    for _, id in ipairs(ids) do
+      local call = redis.pcall('HGET', ARGV[2] .. id, 'data')
+      local run, epoch
+      if type(call) == 'string' then run, epoch = string.match(call, ARGV[3]) end
+      if not run or id ~= run .. '-' .. epoch then break end
+      jobs[#jobs + 1] = ARGV[2] .. id
+      runs[#runs + 1], runs[#runs + 2] = run, epoch
+    end
+    if #jobs > 0 then
+      redis.call('LTRIM', KEYS[place], #jobs, -1)
+      redis.call('DEL', unpack(jobs))
+    end
+    return runs
+  end
+end
+return {}
+"""
+_CALL = f'^%["{TASK.replace(".", "%.")}", null, %["(%w+)", (%d+)%], {{}}%]$'
+"""How a run's job begins and ends, as RQBackend writes it: a pattern of Lua's."""
+
+
+class WorkerDelivery(Delivery):
+    """What a worker does of runs, with the time limit of RQ's kind."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(f"rq-{os.getpid()}-{os.urandom(6).hex()}", task.stopping.is_set)
+        self._worker = worker
+        self.seconds = 0.0
+        """How long the run in hand may take."""
+
+    def limit(self, seconds: float) -> AbstractContextManager[object]:
+        """Raises RQ's JobTimeoutException in the body that takes longer."""
+        self.seconds = seconds
+        limit: AbstractContextManager[object] = self._worker.death_penalty_class(
+            int(seconds), JobTimeoutException
+        )
+        return limit
+
+
+class Batches:
+    """The runs that a worker has popped."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._pop = worker.connection.register_script(_POP)
+        self._size = 1
+        self._lock = threading.Lock()
+        self._waiting: deque[ClaimedRun | Sent] = deque()
+
+    def work(self, first: Sent, *, alone: bool = False) -> int:
+        """Do this run and, unless it is to be `alone`, those that wait behind it, for a second or
+        so: how many."""
+        until = time.monotonic() + TURN_SECONDS
+        batch: Sequence[Sent] = [first]
+        done = 0
+        while batch:
+            done += self._do(batch)
+            more = not alone and time.monotonic() < until and not task.stopping.is_set()
+            batch = self._more() if more else []
+        return done
+
+    def _more(self) -> list[Sent]:
+        queues = self._worker._ordered_queues
+        keys = [WORKERS_SUSPENDED, *(queue.key for queue in queues)]
+        try:
+            found = self._pop(keys, [self._size, Job.redis_job_namespace_prefix, _CALL])
+        except ResponseError as failure:  # no list, or no right to run scripts: RQ pops one
+            log.warning("runs are popped one by one", extra={"reason": str(failure)})
+            return []
+        if not found:
+            return []
+        self._worker.reorder_queues(reference_queue=queues[found[0]])
+        ids, epochs = found[1::2], found[2::2]
+        return [(run_id.decode(), int(epoch)) for run_id, epoch in zip(ids, epochs, strict=True)]
+
+    def _do(self, batch: Sequence[Sent]) -> int:
+        began = time.monotonic()
+        engine = process_runtime().engine
+        delivery = WorkerDelivery(self._worker)
+        since = engine.store.clock()
+        self._size = 1  # where this goes wrong
+        claimed = engine.claim(batch, delivery)
+        ids = {one.run_id for one in claimed}
+        with self._lock:
+            self._waiting.extend(claimed)
+            self._waiting.extend(sent for sent in batch if sent[0] not in ids)
+        soon = threading.Timer(SOON_SECONDS, self._takes_long, [delivery])
+        soon.daemon = True
+        soon.start()
+        done = 0
+        try:
+            while (one := self._next()) is not None:
+                self._one(one, delivery, since)
+                done += 1
+        finally:
+            soon.cancel()
+            self._put_back()
+        if done == len(batch) and time.monotonic() - began < QUICK_SECONDS:
+            self._size = min(2 * len(batch), MOST)
+        return done
+
+    def _next(self) -> ClaimedRun | Sent | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting and not task.stopping.is_set() else None
+
+    def _one(self, one: ClaimedRun | Sent, delivery: WorkerDelivery, since: datetime) -> None:
+        try:
+            with load_app().app_context():
+                engine = process_runtime().engine
+                if isinstance(one, ClaimedRun):
+                    engine.do(one, since)
+                else:
+                    engine.perform(*one, delivery)
+        except (Exception, KeyboardInterrupt):
+            run_id = one.run_id if isinstance(one, ClaimedRun) else one[0]
+            log.exception("run left to the relay", extra={"run": run_id})
+
+    def _takes_long(self, delivery: WorkerDelivery) -> None:
+        try:
+            self._put_back()
+            self._worker.heartbeat(int(delivery.seconds) + 60)
+        except (SQLAlchemyError, RedisError) as failure:
+            log.warning("left to the relay", extra={"reason": reason(failure)})
+
+    def _put_back(self) -> None:
+        """Have others do what has not begun."""
+        with self._lock:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        if not waiting:
+            return
+        store = process_runtime().store
+        put_back(store, [one for one in waiting if isinstance(one, ClaimedRun)])
+        store.send([one[0] for one in waiting if not isinstance(one, ClaimedRun)])

@@ -1,0 +1,118 @@
+"""A worker that pops several runs at once: none is lost, held up, or taken out of turn by that."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
+
+from queues import batches
+from queues.backend import connect, registered_workers
+from tests.support import old_tasks
+from tests.support.sides import Side, no_worker, relaying, rq_worker
+from tests.support.waiting import PATIENCE_SECONDS, until
+
+AT = "tests.support.old_tasks"
+QUICK = batches.MOST * 2
+"""So many quick runs, and a worker pops as many at once as it ever does."""
+
+
+@pytest.fixture
+def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
+    with no_worker(redis_url, tmp_path, LEGACY_FUNCTIONS=f"{AT}.*") as on:
+        yield on
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Redis:
+    return connect(redis_url)
+
+
+def dispatch(on: Side, n: str, *waits: float) -> list[str]:
+    """Quick runs, then one of each wait; then quick ones again: the ids of these."""
+    for i in range(QUICK):
+        on.dispatch("noop", {"name": f"{n}/{i}"})
+    for i, wait in enumerate(waits):
+        on.dispatch("slow", {"name": f"{n}/slow/{i}", "waitSeconds": wait})
+    return [on.dispatch("child", {"name": f"{n}/after/{i}"}).id for i in range(10)]
+
+
+def test_a_long_run_holds_up_none_behind_it(on: Side, tmp_path: Path) -> None:
+    n = uuid4().hex
+    with ExitStack() as stack:
+        after = dispatch(on, n, 60.0)
+        stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
+        until(lambda: on.touches(f"{n}/slow/0"))
+        # It has the long one in hand, and nobody but the worker itself gives back what it popped.
+        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
+        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
+        assert {on.row(run_id).losses for run_id in after} == {0}
+    assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
+
+
+def test_what_was_popped_outlives_a_worker_that_is_killed(on: Side, tmp_path: Path) -> None:
+    n = uuid4().hex
+    with ExitStack() as stack:
+        after = dispatch(on, n, 0.2, 0.2, 0.2)
+        worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
+        until(lambda: on.touches(f"{n}/slow/0"))
+        worker.kill()
+        stack.enter_context(relaying(on.runtime))
+        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
+        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
+    assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
+
+
+def test_one_that_stops_gives_back_what_it_popped(on: Side, redis: Redis, tmp_path: Path) -> None:
+    n = uuid4().hex
+    with ExitStack() as stack:
+        after = dispatch(on, n, 1.0)
+        worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
+        until(lambda: on.touches(f"{n}/slow/0"))
+        assert [one.ours for one in registered_workers(redis)] == [True]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_SECONDS) == 0
+        assert registered_workers(redis) == []
+        assert {on.row(run_id).status for run_id in after} <= {"pending", "waiting"}
+        # Each is where a worker finds it, without a relay.
+        jobs: Any = redis.lrange("rq:queue:tests", 0, -1)
+        assert set(after) <= {job_id.decode().partition("-")[0] for job_id in jobs}
+        stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
+        until(lambda: all(on.row(run_id).status == "succeeded" for run_id in after))
+    assert on.marks(f"{n}/after") == {f"{n}/after/{i}": 1 for i in range(10)}
+
+
+def test_an_old_job_among_them_has_its_turn(on: Side, redis: Redis, tmp_path: Path) -> None:
+    queue = Queue("tests", connection=redis, serializer=JSONSerializer)
+    runs, jobs = [], []
+    for _ in range(10):
+        runs += [on.dispatch("noop", {"name": uuid4().hex}) for _ in range(5)]
+        jobs.append(queue.enqueue(old_tasks.add, 1))
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        until(lambda: jobs[-1].is_finished)
+        assert all(job.is_finished for job in jobs)
+        assert {row.status for row in on.finish(*runs)} == {"succeeded"}
+        assert redis.keys("rq:job:*-1") == []
+
+
+def test_suspended_it_pops_nothing(on: Side, redis: Redis, tmp_path: Path) -> None:
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        on.finish(on.dispatch("noop", {"name": "first"}))
+        suspend(redis)
+        on.settle(1.5)  # what it waits in was begun before
+        on.dispatch("noop", {"name": "popped"})
+        on.settle(0.5)
+        runs = [on.dispatch("noop", {"name": str(i)}) for i in range(5)]
+        on.settle(1.0)
+        assert {on.row(run.id).status for run in runs} == {"pending"}
+        resume(redis)
+        on.finish(*runs)
