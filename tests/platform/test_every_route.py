@@ -72,6 +72,13 @@ BODIES: dict[str, Any] = {
         "data": {"object": {"id": "po_1", "object": "payout", "status": "failed", "amount": 1}},
     },
     "/api/webhooks/<source>": {"id": 1, "name": "x"},
+    "/api/jobs/<name>/stage": {"stage": "ramp", "percent": 10, "why": "x", "version": 0},
+    "/api/jobs/<name>/drain": {"to": "rq", "running": True, "why": "x", "act": 1, "by": "ada"},
+    "/api/jobs/<name>/rollback": {"why": "x", "act": 1, "dry_run": False},
+    "/api/jobs/<name>/run": {"data": {"song": "x"}, "why": "x"},
+    "/api/rollback": {"why": "x", "dry_run": True},
+    "/api/runs/<run_id>/retry": {"why": "x"},
+    "/api/runs/<run_id>/cancel": {"why": "x", "by": "ada"},
 }
 OUTSIDE = ("Backend unavailable", "Not due yet", "Webhooks are off")
 FIELDS = ("name", "token", "next", "stage", "percent", "why", "version", "by")

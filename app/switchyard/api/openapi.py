@@ -71,10 +71,14 @@ def document(
     by_key = {key: schema for (key, _), schema in schemas.items()}
     defs = components.get("$defs", {})
     paths: dict[str, dict[str, Any]] = {}
+    in_path: dict[str, Any] = {
+        "name": {"type": "string", "enum": [*catalogue]},
+        "run_id": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
+    }
     for rule, one in known:
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            said = _operation(rule, method, one, by_key, defs)
+            said = _operation(rule, method, one, by_key, defs, in_path)
             said["summary"] = (app.view_functions[rule.endpoint].__doc__ or "").strip()
             paths.setdefault(path, {})[method.lower()] = said
     return {
@@ -118,6 +122,7 @@ def _operation(
     one: Operation,
     schemas: Mapping[Any, Any],
     defs: Mapping[str, Any],
+    paths: Mapping[str, Any],
 ) -> dict[str, Any]:
     reads = method == "GET"
     browser: dict[str, list[str]] = {"cookie": []} if reads else {"cookie": [], "form": []}
@@ -125,7 +130,7 @@ def _operation(
     said: dict[str, Any] = {
         "operationId": f"{rule.endpoint.rpartition('.')[2]}",
         "security": security,
-        "parameters": list(_parameters(rule, one, schemas, defs)),
+        "parameters": list(_parameters(rule, one, schemas, defs, paths)),
         "responses": {
             str(one.status): {
                 "description": "Done.",
@@ -148,10 +153,14 @@ def _operation(
 
 
 def _parameters(
-    rule: Rule, one: Operation, schemas: Mapping[Any, Any], defs: Mapping[str, Any]
+    rule: Rule,
+    one: Operation,
+    schemas: Mapping[Any, Any],
+    defs: Mapping[str, Any],
+    paths: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     for name in sorted(rule.arguments):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        yield {"name": name, "in": "path", "required": True, "schema": paths[name]}
     if one.query is None:
         return
     model = schemas["query", rule.endpoint]
