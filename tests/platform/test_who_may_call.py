@@ -126,7 +126,7 @@ class Callers:
         assert "X-Request-Id" in answer.headers
         if answer.status_code in (301, 302, 303, 308) and "/login?" in answer.location:
             return LOGIN
-        if "Signature refused" in answer.text:  # Stripe expects 400 there
+        if "Webhook refused" in answer.text:  # Stripe gets 400 for that
             return OUT
         code = str(answer.status_code)
         return code if code in (OUT, REFUSED) else IN
