@@ -14,9 +14,10 @@ from app.local.environment import Local
 from app.local.loopback import call
 from app.platform.config import load
 from app.platform.currencies import MINIMUM
+from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.postings import Tx, connection_of, trial_balance
+from app.platform.ledger.postings import trial_balance
 from app.platform.payouts.eligibility import HOLDING
 from app.switchyard.db import Database
 

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, delete, func, insert, literal, select, text, 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.platform.config import Settings
+from app.platform.db import AnySelect
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
     FEES,
-    AnySelect,
     EntryKind,
     Posting,
     balance,

@@ -10,9 +10,9 @@ from datetime import datetime
 
 from sqlalchemy import insert, select
 
+from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.postings import Tx, connection_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import case, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from app.platform.db import Tx
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.storage import open_storage
@@ -23,7 +24,6 @@ from app.platform.ledger.postings import (
     CASH,
     EntryKind,
     Posting,
-    Tx,
     connected_account,
     creator_account,
     hold_account,

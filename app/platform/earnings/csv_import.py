@@ -22,10 +22,11 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection, case, func, select
 
 from app.platform import currencies
+from app.platform.db import insert
 from app.platform.earnings.models import Creator, Earning, EarningKind, earnings
 from app.platform.earnings.posting import TAKING, post_earnings
 from app.switchyard.clock import in_reach
-from app.switchyard.db import INSERT, Database
+from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
 
 BATCH = 2_000
@@ -249,5 +250,5 @@ def _write(tx: Connection, batch: list[Row], bad: Report) -> dict[str, int]:
             there[id_] = row
             fresh.append(row)
     if fresh:
-        tx.execute(INSERT[tx.dialect.name](earnings).on_conflict_do_nothing(), fresh)
+        tx.execute(insert(tx, Earning).on_conflict_do_nothing(), fresh)
     return {"new": len(fresh), "known": known}

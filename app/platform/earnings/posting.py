@@ -15,18 +15,10 @@ from sqlalchemy import (
     update,
 )
 
+from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning, EarningKind
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import (
-    CASH,
-    CREATOR,
-    FEES,
-    AnySelect,
-    EntryKind,
-    Tx,
-    connection_of,
-    post_select,
-)
+from app.platform.ledger.postings import CASH, CREATOR, FEES, EntryKind, post_select
 
 SHARE_KINDS = tuple(EntryKind(kind) for kind in EarningKind)
 """The ledger's entries that are a creator's share, named as what they are posted from."""

@@ -27,11 +27,12 @@ from sqlalchemy import (
     union_all,
 )
 
+from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning as E
 from app.platform.earnings.models import EarningKind, daily, dirty_days, monthly
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import CREATOR, AnySelect, Tx, connection_of
+from app.platform.ledger.postings import CREATOR
 from app.switchyard.db import INSERT
 
 SUMS = ("gross", "refunds", "fees", "net", "count")

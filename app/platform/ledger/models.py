@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, Table, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -49,6 +48,3 @@ class Entry(Base):
         Index("ix_entries_debit", "debit", "currency", "amount"),
         Index("ix_entries_credit", "credit", "currency", "amount"),
     )
-
-
-entries = cast(Table, Entry.__table__)

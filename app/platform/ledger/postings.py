@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Connection,
-    Select,
     SQLColumnExpression,
     Subquery,
     and_,
@@ -28,11 +25,10 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy import cast as sql_cast
-from sqlalchemy.orm import Session
 
+from app.platform.db import COUNTED, AnySelect, Tx, connection_of, insert
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.models import entries
-from app.switchyard.db import INSERT, Insert
+from app.switchyard.db import Insert
 
 CASH = "platform:cash"
 FEES = "platform:fees"
@@ -40,13 +36,8 @@ CREATOR = "creator:"
 HOLD = "hold:"
 CONNECTED = "connected:"
 
-Tx = Session | Connection
-AnySelect = Select[*tuple[Any, ...]]
-
 _KEY = ("kind", "ref", "debit", "credit", "currency")
 _COLUMNS = (*_KEY, "amount", "created_at")
-COUNTED = {"preserve_rowcount": True}
-"""Execution options under which an INSERT says how many rows it wrote, on Postgres too."""
 
 
 class EntryKind(StrEnum):
@@ -104,11 +95,6 @@ def connected_account(payout_id: str) -> str:
     return f"{CONNECTED}{payout_id}"
 
 
-def connection_of(tx: Tx) -> Connection:
-    """The transaction's connection."""
-    return tx.connection() if isinstance(tx, Session) else tx
-
-
 def post(tx: Tx, postings: Iterable[Posting]) -> None:
     """Post entries, all or none. One that is there already changes nothing.
 
@@ -117,8 +103,7 @@ def post(tx: Tx, postings: Iterable[Posting]) -> None:
     """
     rows = [asdict(posting) for posting in postings]
     if rows:
-        connection = connection_of(tx)
-        connection.execute(_once(INSERT[connection.dialect.name](entries)), rows)
+        connection_of(tx).execute(_once(insert(tx, E)), rows)
 
 
 def post_select(tx: Tx, source: AnySelect) -> int:
@@ -126,19 +111,18 @@ def post_select(tx: Tx, source: AnySelect) -> int:
 
     One statement; how many were new. As post() with what is known already, and its errors.
     """
-    connection = connection_of(tx)
     # SQLite's parser takes ON CONFLICT for a join's ON where the SELECT has no WHERE.
     rows = select(*source.subquery().c).where(true())
-    insert = INSERT[connection.dialect.name](entries).from_select(_COLUMNS, rows)
-    return connection.execute(_once(insert), execution_options=COUNTED).rowcount
+    new = _once(insert(tx, E).from_select(_COLUMNS, rows))
+    return connection_of(tx).execute(new, execution_options=COUNTED).rowcount
 
 
-def _once(insert: Insert) -> Insert:
+def _once(new: Insert) -> Insert:
     """Known with the same amount: nothing. With another one: an update, for the guards to refuse"""
-    return insert.on_conflict_do_update(
+    return new.on_conflict_do_update(
         index_elements=list(_KEY),
-        set_={"amount": insert.excluded.amount},
-        where=entries.c.amount != insert.excluded.amount,
+        set_={"amount": new.excluded.amount},
+        where=E.amount != new.excluded.amount,
     )
 
 

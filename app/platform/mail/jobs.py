@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy.orm import Session
 
+from app.platform.db import insert
 from app.platform.gateways.address import mail_address
 from app.platform.gateways.smtp import MailBounced, MailRefused, MailUnavailable, MailUnknown
 from app.platform.mail import JOB
-from app.platform.mail.models import MailAddress, UnknownMail, addresses
+from app.platform.mail.models import MailAddress, UnknownMail
 from app.platform.mail.render import Letter, checked, render
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
-from app.switchyard.db import INSERT
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
 from app.switchyard.job import IfUnknown, JobPayload, job
 
@@ -94,9 +94,7 @@ def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]
 def _block(ctx: Context, to: str, why: str) -> None:
     row = {"address": to.lower(), "bounced_at": ctx.now(), "reason": why}
     with ctx.transaction() as own:
-        connection = own.connection()
-        insert = INSERT[connection.dialect.name](addresses).values(row)
-        connection.execute(insert.on_conflict_do_nothing())
+        own.connection().execute(insert(own, MailAddress).on_conflict_do_nothing(), row)
 
 
 def _unknown(tx: Session, ctx: Context, to: str, why: str) -> dict[str, Any]:

@@ -6,9 +6,8 @@ All else about a mail is its run of `send-email`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
 
-from sqlalchemy import String, Table, Text
+from sqlalchemy import String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -33,6 +32,3 @@ class MailAddress(Base):
     address: Mapped[str] = mapped_column(String(254), primary_key=True)
     bounced_at: Mapped[datetime]
     reason: Mapped[str] = mapped_column(Text)
-
-
-addresses = cast(Table, MailAddress.__table__)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
 
-from sqlalchemy import String, Table, Text
+from sqlalchemy import String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -26,6 +25,3 @@ class Media(Base):
     run_id: Mapped[str] = mapped_column(String(32))
     """The newest run that has ended: an older one that ends later changes nothing."""
     made_at: Mapped[datetime]
-
-
-media = cast(Table, Media.__table__)

@@ -13,12 +13,12 @@ from typing import IO, Any
 
 from sqlalchemy.orm import Session
 
-from app.platform.ledger.postings import connection_of
+from app.platform.db import insert
 from app.platform.media import decoders
 from app.platform.media.kinds import Film, Kind, Picture, Refused, Variant, recipe, sort_of
-from app.platform.media.models import Media, media
+from app.platform.media.models import Media
 from app.switchyard.context import Context
-from app.switchyard.db import INSERT, canonical_json
+from app.switchyard.db import canonical_json
 
 FOLDER = "media"
 
@@ -114,9 +114,8 @@ def finish(
     }
     row: dict[str, Any] = {"source": path, "document": canonical_json(document)}
     row |= {"run_id": ctx.run_id, "made_at": ctx.now()}
-    connection = connection_of(tx)
-    insert = INSERT[connection.dialect.name](media).values(id=media_id, **row)
+    new = insert(tx, Media).values(id=media_id, **row)
     # An id begins with its time: an older run that ends later changes nothing.
-    newer = Media.run_id <= insert.excluded.run_id
-    connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=row, where=newer))
+    newer = Media.run_id <= new.excluded.run_id
+    tx.connection().execute(new.on_conflict_do_update(index_elements=["id"], set_=row, where=newer))
     return document

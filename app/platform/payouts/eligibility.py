@@ -25,21 +25,11 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import Null
 
 from app.platform.currencies import MINIMUM, UNIT
+from app.platform.db import COUNTED, AnySelect, Tx, connection_of, insert
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import TAKING
-from app.platform.ledger.postings import (
-    COUNTED,
-    CREATOR,
-    HOLD,
-    AnySelect,
-    EntryKind,
-    Tx,
-    balances,
-    connection_of,
-    post_select,
-)
-from app.platform.payouts.models import Method, Payout, PayoutStatus, payouts
-from app.switchyard.db import INSERT
+from app.platform.ledger.postings import CREATOR, HOLD, EntryKind, balances, post_select
+from app.platform.payouts.models import Method, Payout, PayoutStatus
 
 HOLDING = timedelta(days=7)
 """How old a sale must be before its share is paid: most refunds come sooner."""
@@ -186,8 +176,8 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
         "updated_at": literal(now, Payout.updated_at.type),
     }
     source = select(*chosen.values()).where(v.reason.is_(None))
-    insert = INSERT[connection.dialect.name](payouts).from_select(list(chosen), source)
-    new = connection.execute(insert.on_conflict_do_nothing(), execution_options=COUNTED).rowcount
+    requests = insert(tx, Payout).from_select(list(chosen), source).on_conflict_do_nothing()
+    new = connection.execute(requests, execution_options=COUNTED).rowcount
     held = (
         literal(EntryKind.HOLD.value, String),
         # The first attempt's key: each try sets the money aside anew, under its own name.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
-from typing import cast
 
 from sqlalchemy import (
     BigInteger,
@@ -13,7 +12,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     String,
-    Table,
     Text,
     UniqueConstraint,
 )
@@ -187,6 +185,3 @@ class PayoutAttempt(Base):
         _one_of("outcome", AttemptOutcome),
         _one_of("leg", LegName),
     )
-
-
-payouts = cast(Table, Payout.__table__)

@@ -18,9 +18,10 @@ from typing import Any
 from sqlalchemy import select
 
 from app.platform.currencies import money
+from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import TAKING
-from app.platform.ledger.postings import HOLD, EntryKind, Tx, connection_of
+from app.platform.ledger.postings import HOLD, EntryKind
 from app.platform.statements.movements import CLOSING, NEWEST, Previous, bounds, movements, previous
 from app.switchyard.clock import iso
 

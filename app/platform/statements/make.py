@@ -14,11 +14,12 @@ from typing import Any
 from sqlalchemy import String, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
+from app.platform.db import AnySelect
 from app.platform.earnings.models import Creator
 from app.platform.earnings.models import Earning as X
 from app.platform.gateways.storage import Storage
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import CREATOR, AnySelect
+from app.platform.ledger.postings import CREATOR
 from app.platform.statements.document import Document, documents, statement_id
 from app.platform.statements.models import Statement as S
 from app.platform.statements.movements import bounds, newest_before, previous

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import cast
 
-from sqlalchemy import BigInteger, ForeignKey, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -30,6 +29,3 @@ class Statement(Base):
     """The ledger's newest when it was made."""
 
     __table_args__ = (UniqueConstraint("creator_id", "month"),)
-
-
-statements = cast(Table, Statement.__table__)

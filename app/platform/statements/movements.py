@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, String, and_, cast, func, literal, null, or_, select, union_all
 
+from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import FEE_KINDS
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import AnySelect, Tx, connection_of, creator_account
+from app.platform.ledger.postings import creator_account
 from app.platform.statements.models import Statement as S
 
 OPENING, CLOSING, NEWEST = "opening", "closing", "newest"

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.hooks import HookUnavailable
-from app.platform.webhooks.models import Received, received
+from app.platform.webhooks.models import Received
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable
 from app.switchyard.job import Empty, JobPayload, job
@@ -80,4 +80,4 @@ def _forget(tx: Session, before: datetime) -> int:
     """One that comes again is delivered to no target twice: its runs are keyed by its id."""
     old = select(Received.id).where(Received.received_at < before)
     some = old.order_by(Received.received_at).limit(BATCH)
-    return tx.connection().execute(delete(received).where(received.c.id.in_(some))).rowcount
+    return tx.connection().execute(delete(Received).where(Received.id.in_(some))).rowcount

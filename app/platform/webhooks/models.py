@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import cast
 
-from sqlalchemy import Index, LargeBinary, String, Table
+from sqlalchemy import Index, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -28,6 +27,3 @@ class Received(Base):
     received_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_webhook_events_received", "received_at"),)
-
-
-received = cast(Table, Received.__table__)

@@ -15,11 +15,10 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
-from app.platform.ledger.postings import COUNTED
+from app.platform.db import COUNTED, insert
 from app.platform.webhooks.jobs import JOB
-from app.platform.webhooks.models import Received, received
+from app.platform.webhooks.models import Received
 from app.switchyard import runtime
-from app.switchyard.db import INSERT
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem
@@ -112,9 +111,8 @@ def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
         "content_type": content_type,
         "received_at": app_runtime.store.clock(),
     }
-    connection = tx.connection()
-    insert = INSERT[connection.dialect.name](received).values(row).on_conflict_do_nothing()
-    if connection.execute(insert, execution_options=COUNTED).rowcount == 0:
+    new = insert(tx, Received).values(row).on_conflict_do_nothing()
+    if tx.connection().execute(new, execution_options=COUNTED).rowcount == 0:
         if tx.scalar(select(Received.sha256).where(Received.id == id_)) != sha256:
             raise EventConflict(f"{source}: the event's name is known with another body")
         return False
