@@ -14,7 +14,7 @@ from sqlalchemy import insert, update
 from app.local.demo.audit import Audit, audit, due
 from app.local.seed import seed
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import Balance, Transfer
+from app.platform.gateways.stripe_answers import Balance, Transfer
 from app.platform.ledger.postings import trial_balance
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import StripeUnknownOutcome
+from app.platform.gateways.stripe_answers import StripeUnknownOutcome
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import engine
 from app.platform.payouts.attempts import apply

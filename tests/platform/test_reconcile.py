@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import insert, update
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import commands
 from app.platform.payouts.differences import Reconciliation

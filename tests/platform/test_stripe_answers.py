@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import (
+from app.platform.gateways.stripe_answers import (
     StripeError,
     StripeMisconfigured,
     StripeRateLimited,

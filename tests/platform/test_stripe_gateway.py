@@ -13,15 +13,18 @@ import stripe
 
 from app.platform.gateways import stripe as gateway_module
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import (
+from app.platform.gateways.stripe_answers import (
+    Account,
+    Balance,
+    Gates,
     StripeError,
     StripeKeyReused,
     StripeMisconfigured,
     StripeRateLimited,
     StripeRefused,
     StripeUnknownOutcome,
+    Transfer,
 )
-from app.platform.gateways.stripe_objects import Account, Balance, Gates, Transfer
 from app.switchyard.errors import SwitchyardError
 from tests.support.serving import serve_in_thread
 from tests.support.standins import StripeStandIn

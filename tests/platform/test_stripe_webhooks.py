@@ -19,8 +19,7 @@ from app.local.stripe.webhooks import signature
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import StripeWebhookRefused
-from app.platform.gateways.stripe_objects import Account
+from app.platform.gateways.stripe_answers import Account, StripeWebhookRefused
 from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.platform.payouts.inbox import ACTS_ON
 from app.switchyard.runs.models import RunRow

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from app.local.seed import fill
 from app.platform.earnings.models import Creator
-from app.platform.gateways.stripe_objects import BankPayout
+from app.platform.gateways.stripe_answers import BankPayout
 from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout

@@ -27,7 +27,7 @@ from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,

@@ -9,7 +9,7 @@ import requests
 import stripe
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import Transfer
+from app.platform.gateways.stripe_answers import Transfer
 from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:

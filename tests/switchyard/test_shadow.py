@@ -13,7 +13,7 @@ from sqlalchemy import event, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 import flags
-from app.platform.gateways.stripe_errors import StripeUnknownOutcome
+from app.platform.gateways.stripe_answers import StripeUnknownOutcome
 from app.switchyard import effects
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import shadow, stages

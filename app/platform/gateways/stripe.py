@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import stripe
 
-from app.platform.gateways import stripe_errors as errors
-from app.platform.gateways.stripe_objects import Account, Balance, BankPayout, Transfer
+from app.platform.gateways import stripe_answers as errors
+from app.platform.gateways.stripe_answers import Account, Balance, BankPayout, Transfer
 from app.switchyard import effects
 
 AT_ONCE = 8
@@ -31,7 +31,7 @@ class StripeGateway:
     """Calls Stripe, or at `api_base` something that speaks its protocol.
 
     Each wait of a call takes at most `timeout_seconds`, and it is sent once: retrying is for the
-    caller, who has recorded the attempt and its key. Every method raises what `stripe_errors`
+    caller, who has recorded the attempt and its key. Every method raises what `stripe_answers`
     describes. Safe in threads and after a fork.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 import stripe
 from pydantic import Field
 
-from app.platform.gateways.stripe_errors import StripeWebhookRefused
+from app.platform.gateways.stripe_answers import StripeWebhookRefused
 from app.switchyard.job import JobPayload
 
 log = logging.getLogger(__name__)

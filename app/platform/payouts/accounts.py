@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import StripeRefused
-from app.platform.gateways.stripe_objects import Gates
+from app.platform.gateways.stripe_answers import Gates, StripeRefused
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, RetryAfter
 

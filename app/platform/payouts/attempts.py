@@ -16,8 +16,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator
-from app.platform.gateways.stripe_errors import StripeRefused
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, StripeRefused, Transfer
 from app.platform.ledger.postings import post
 from app.platform.mail import mail_creator, mailing
 from app.platform.payouts.legs import Change, Leg

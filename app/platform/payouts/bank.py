@@ -9,8 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import StripeRefused
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, StripeRefused, Transfer
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import EntryKind, connected_account, post
 from app.platform.payouts.attempts import apply

@@ -17,14 +17,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import AT_ONCE
-from app.platform.gateways.stripe_errors import (
+from app.platform.gateways.stripe_answers import (
+    BankPayout,
     StripeKeyReused,
     StripeRateLimited,
     StripeRefused,
     StripeReplayedError,
     StripeUnknownOutcome,
+    Transfer,
 )
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
 from app.platform.payouts.attempts import (
     PayoutMoved,
     Try,

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
 from app.platform.gateways.hooks import STRIPE
-from app.platform.gateways.stripe_errors import StripeRefused
+from app.platform.gateways.stripe_answers import StripeRefused
 from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.platform.payouts import accounts, bank
 from app.platform.webhooks.pages import EventConflict, posted, relay

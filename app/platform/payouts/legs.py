@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.postings import (
     CASH,
     EntryKind,

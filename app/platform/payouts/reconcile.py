@@ -13,8 +13,7 @@ from sqlalchemy import BigInteger, ColumnElement, Row, cast, func, select
 from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_errors import StripeRefused
-from app.platform.gateways.stripe_objects import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, StripeRefused, Transfer
 from app.platform.ledger.postings import Totals, trial_balance
 from app.platform.payouts.differences import Kind, Reconciliation
 from app.platform.payouts.legs import BANK, CLOCK_SKEW, TRANSFER, Leg
