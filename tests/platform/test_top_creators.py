@@ -10,16 +10,15 @@ import pytest
 from redis import Redis
 from sqlalchemy import insert, select, update
 
-from app.platform.earnings import popular
-from app.platform.earnings.models import daily
-from app.platform.earnings.popular import TopCreators
-from app.platform.earnings.profiles import (
+from app.platform.earnings import cached
+from app.platform.earnings.cached import (
+    TopCreators,
     cache_creator_profile,
     creator_profile,
     invalidate_creator_profile,
 )
+from app.platform.earnings.models import daily
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import BadInput
 from app.switchyard.runs.models import RunRow
 from tests.support.site import START, Site, lite
 
@@ -129,21 +128,20 @@ def test_the_job_recomputes_the_queries_asked_most(site: Site, raw: Any) -> None
 def test_what_was_asked_a_day_ago_counts_no_more(site: Site, raw: Any) -> None:
     cache = site.runtime.cache
     for ago, name in ((0, "now"), (23, "this day"), (23, "this day"), (24, "too old")):
-        popular.count(cache, name, START - timedelta(hours=ago))
-    assert popular.most_asked(cache, START) == ["this day", "now"]
+        cached.count(cache, name, START - timedelta(hours=ago))
+    assert cached.most_asked(cache, START) == ["this day", "now"]
     kept = [raw.ttl(key) for key in raw.keys("switchyard:popular:*")]
     assert all(0 < seconds <= 25 * 3600 for seconds in kept)
     # What another version of the code counted is passed over.
     assert warm(site, "odd").result == '{"asked":2,"warmed":0}'
 
 
-def test_a_query_s_name_says_all_of_it() -> None:
+def test_a_query_is_counted_as_all_that_it_is() -> None:
     for query in (TopCreators(1, 1, "usd"), TopCreators(365, 100, "jpy")):
-        assert TopCreators.named(query.name) == query
-    wrong = ("0d:1:usd", "366d:1:usd", "1d:0:usd", "1d:101:usd", "1d:1:USD", "1d:1:usd:x", "x")
-    for name in ("", "other:1d:1:usd", *(f"top-creators:{one}" for one in wrong)):
-        with pytest.raises(BadInput):
-            TopCreators.named(name)
+        assert cached.QUERY.validate_json(cached.QUERY.dump_json(query)) == query
+    for wrong in ((0, 1, "usd"), (366, 1, "usd"), (1, 0, "usd"), (1, 101, "usd"), (1, 1, "USD")):
+        with pytest.raises(ValueError, match="TopCreators"):
+            TopCreators(*wrong)
 
 
 def test_a_creator_s_profile_is_kept_for_five_minutes(site: Site, raw: Any) -> None:

@@ -11,13 +11,12 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from app.platform.days import Day
-from app.platform.earnings import popular, rollup
+from app.platform.earnings import cached, rollup
 from app.platform.earnings.models import daily
 from app.platform.earnings.posting import post_earnings
 from app.switchyard import runtime
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
-from app.switchyard.errors import BadInput
 from app.switchyard.job import Empty, JobPayload, Shadow, job
 
 STEP_DAYS = 31
@@ -122,18 +121,19 @@ def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]
 )
 def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """Compute the queries asked most in the last day anew, before their answers grow old."""
-    names = ctx.step.run("popular", _popular, ctx.now())
-    return ctx.step.run("warm", _warm, names, ctx.now())
+    queries = ctx.step.run("popular", _popular, ctx.now())
+    return ctx.step.run("warm", _warm, queries, ctx.now())
 
 
 def _popular(_tx: Session, now: datetime) -> list[str]:
-    return popular.most_asked(runtime.current().cache, now)
+    return cached.most_asked(runtime.current().cache, now)
 
 
-def _warm(_tx: Session, names: list[str], now: datetime) -> dict[str, Any]:
+def _warm(_tx: Session, queries: list[str], now: datetime) -> dict[str, Any]:
     parts, warmed = runtime.current(), 0
-    for name in names:
-        with suppress(BadInput):  # another version of the code counted it
-            popular.TopCreators.named(name).cached(parts.cache, parts.db, now, refresh=True)
+    for query in queries:
+        with suppress(ValueError):  # another version of the code counted it
+            asked = cached.QUERY.validate_json(query)
+            asked.cached(parts.cache, parts.db, now, refresh=True)
             warmed += 1
-    return {"asked": len(names), "warmed": warmed}
+    return {"asked": len(queries), "warmed": warmed}

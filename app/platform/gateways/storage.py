@@ -60,11 +60,9 @@ class Storage:
     def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
         """Keep `data` as `path`, in place of what was there; a file is read from its beginning."""
         effects.allow("storing a file")
-        large = not isinstance(data, bytes)
         if not isinstance(data, bytes):
             data.seek(0)
-            large = os.fstat(data.fileno()).st_size > PIECE
-        more: Any = {"use_multipart": large, "chunk_size": PIECE, "max_concurrency": 2}
+        more: Any = {"chunk_size": PIECE, "max_concurrency": 2}
         if not self._url.startswith("file:"):  # a folder keeps no types
             more["attributes"] = {"Content-Type": content_type}
         with self._opened(path, reading=False) as store:

@@ -1,17 +1,39 @@
-"""Images and videos made fit for pages."""
+"""Images and videos made fit for pages: each is looked at, each variant made, and the whole kept.
+
+What is made is named by the bytes it is made of and by how: the same bytes make the same files.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import hashlib
+import os
+import tempfile
+from contextlib import ExitStack
+from typing import IO, Annotated, Any
 
 from pydantic import AfterValidator, Field
+from sqlalchemy.orm import Session
 
+from app.platform.db import insert
 from app.platform.gateways.storage import checked_path
-from app.platform.media.kinds import VARIANTS, Kind
-from app.platform.media.models import MAX_ID_LENGTH
+from app.platform.media import decoders
+from app.platform.media.kinds import (
+    VARIANTS,
+    Film,
+    Kind,
+    Picture,
+    Refused,
+    Variant,
+    recipe,
+    sort_of,
+)
+from app.platform.media.models import MAX_ID_LENGTH, Media
 from app.switchyard.context import Context
+from app.switchyard.db import canonical_json
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobPayload, job
+
+FOLDER = "media"
 
 
 def _source(path: str) -> str:
@@ -44,14 +66,106 @@ class MediaFile(JobPayload):
 )
 def process_media(ctx: Context, payload: MediaFile) -> dict[str, Any]:
     """Make the variants of an image or a video, a step each; where they are, and a placeholder."""
-    from app.platform.media import process  # only who processes media needs what does it
-
-    with process.Source(ctx, payload.source) as source:
-        said = (payload.kind, payload.sha256)
-        about = ctx.step.run("inspect", process.inspect, source, *said)
+    with Source(ctx, payload.source) as source:
+        about = ctx.step.run("inspect", inspect, source, payload.kind, payload.sha256)
         made = {
-            wanted.name: ctx.step.run(wanted.name, process.variant, ctx, source, about, wanted)
+            wanted.name: ctx.step.run(wanted.name, variant, ctx, source, about, wanted)
             for wanted in VARIANTS[Kind(about["kind"])]
         }
-    where = (payload.media_id, payload.source)
-    return ctx.step.run("finish", process.finish, ctx, *where, about, made)
+    return ctx.step.run("finish", finish, ctx, payload, about, made)
+
+
+class Source(ExitStack):
+    """The file a run works on: fetched at the slice's first need of it, gone with the slice."""
+
+    def __init__(self, ctx: Context, path: str) -> None:
+        super().__init__()
+        self._ctx, self._path = ctx, path
+        self._file: IO[bytes] | None = None
+        self.sha256 = ""
+
+    def file(self, sha256: str | None = None) -> IO[bytes]:
+        """It, with the hash it must have. Raises Refused where it has another, and as
+        Storage.fetch does."""
+        if self._file is None:
+            # It has no name: nothing of it is left, however this process ends.
+            file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
+            self._ctx.gateways.storage.fetch(self._path, file, max(decoders.MAX_BYTES.values()))
+            file.seek(0)
+            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._file = file
+        if sha256 is not None and sha256 != self.sha256:
+            raise Refused(f"{self._path} is another file now: its SHA-256 is {self.sha256}")
+        return self._file
+
+
+def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) -> dict[str, Any]:
+    """What the source is, where it can be decoded; `kind` and `sha256` are what its owner says of
+    it. Raises Refused."""
+    file = source.file(sha256)
+    sort, decoder = sort_of(file)
+    most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
+    if size > most:
+        raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
+    if kind is not None and kind != sort:
+        raise Refused(f"it was said to be {kind}, and is {sort}")
+    shown = None
+    if sort is Kind.IMAGE:
+        shown, (width, height) = decoders.placeholder(file, decoder)
+    else:
+        width, height = decoders.look(file, decoder)
+    about = {"sha256": source.sha256, "kind": sort.value, "decoder": decoder}
+    return {**about, "width": width, "height": height, "placeholder": shown}
+
+
+def variant(
+    _tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: Variant
+) -> dict[str, Any]:
+    """Make one variant and put it into the storage: its path, size, and what else is known of it.
+
+    Raises Refused.
+    """
+    file, decoder = source.file(about["sha256"]), about["decoder"]
+    size = [about["width"], about["height"]]
+
+    def keep(made: IO[bytes], content_type: str, **report: Any) -> dict[str, Any]:
+        ending = content_type.rpartition("/")[2]
+        path = f"{FOLDER}/{about['sha256']}/{recipe(wanted)}.{ending}"
+        ctx.gateways.storage.put(path, made, content_type)
+        size = os.fstat(made.fileno()).st_size
+        return {"path": path, "bytes": size, "contentType": content_type, **report}
+
+    def still(file: IO[bytes], decoder: str, picture: Picture) -> dict[str, Any]:
+        with decoders.webp(file, decoder, picture) as (webp, report):
+            return keep(webp, "image/webp", width=report["width"], height=report["height"])
+
+    if isinstance(wanted, Film):
+        with decoders.mp4(file, decoder, size, wanted) as (mp4, report):
+            return keep(mp4, "video/mp4", **report)
+    if about["kind"] == Kind.IMAGE:
+        return still(file, decoder, wanted)
+    with decoders.frame(file, decoder, size, wanted.edge) as (frame, _):
+        shown, _ = decoders.placeholder(frame, "PNG")
+        return {**still(frame, "PNG", wanted), "placeholder": shown}
+
+
+def finish(
+    tx: Session, ctx: Context, payload: MediaFile, about: dict[str, Any], made: dict[str, Any]
+) -> dict[str, Any]:
+    """Let the media be known with all that was made; what it is then (the run's result)."""
+    variants = {name: dict(one) for name, one in made.items()}
+    shown = [one.pop("placeholder", None) for one in variants.values()]
+    document = {
+        **{name: about[name] for name in ("kind", "sha256", "width", "height")},
+        "mediaId": payload.media_id,
+        "seconds": next((one["seconds"] for one in variants.values() if "seconds" in one), None),
+        "placeholder": about["placeholder"] or next(filter(None, shown), None),
+        "variants": variants,
+    }
+    row: dict[str, Any] = {"source": payload.source, "document": canonical_json(document)}
+    row |= {"run_id": ctx.run_id, "made_at": ctx.now()}
+    new = insert(tx, Media).values(id=payload.media_id, **row)
+    # An id begins with its time: an older run that ends later changes nothing.
+    newer = Media.run_id <= new.excluded.run_id
+    tx.connection().execute(new.on_conflict_do_update(index_elements=["id"], set_=row, where=newer))
+    return document

@@ -1,17 +1,17 @@
-"""Who earned most: asked through the cache, and counted, so that what is asked most is kept warm.
+"""What is kept in the cache: creators' profiles, and who earned most, kept warm where it is asked.
 
 Amounts are minor units, days UTC.
 """
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 from sqlalchemy import BigInteger, cast, func, select
 
 from app.platform.earnings.models import Creator
@@ -19,14 +19,11 @@ from app.platform.earnings.models import DailyEarnings as D
 from app.switchyard.cache.cache import Cache, key
 from app.switchyard.cache.client import CacheUnavailable
 from app.switchyard.db import Database
-from app.switchyard.errors import BadInput
 
 TTL_SECONDS = 75 * 60
 """The early refresh then begins after an hour, when the hourly warming was due."""
-MAX_DAYS, MAX_LIMIT = 365, 100
 WARMED, HOURS = 20, 24
 """As many queries are kept warm, by how often they were asked in so many hours."""
-_NAME = re.compile(r"top-creators:([0-9]{1,3})d:([0-9]{1,3}):([a-z]{3})")
 _COUNT = """
 redis.call('ZINCRBY', KEYS[1], 1, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -38,35 +35,22 @@ return top
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TopCreators:
-    """Who earned most in the `days` whole days before today. Raises BadInput."""
+    """Who earned most in the `days` whole days before today. Raises ValueError."""
 
-    days: int
-    limit: int
-    currency: str
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.days <= MAX_DAYS and 1 <= self.limit <= MAX_LIMIT):
-            raise BadInput(f"days must be 1 to {MAX_DAYS}, limit 1 to {MAX_LIMIT}")
-        if not _NAME.fullmatch(self.name):
-            raise BadInput("currency must be three small letters")
-
-    @classmethod
-    def named(cls, name: str) -> TopCreators:
-        """The query of this `name`. Raises BadInput."""
-        if not (parts := _NAME.fullmatch(name)):
-            raise BadInput(f"no query {name!r}")
-        return cls(int(parts[1]), int(parts[2]), parts[3])
+    days: Annotated[int, Field(ge=1, le=365)]
+    limit: Annotated[int, Field(ge=1, le=100)]
+    currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
     @property
     def name(self) -> str:
-        """What it is cached and counted by."""
+        """What it is cached by."""
         return f"top-creators:{self.days}d:{self.limit}:{self.currency}"
 
     def ask(self, cache: Cache, db: Database, now: datetime) -> Any:
         """The answer through the cache; that it was asked is counted, for the hourly warming."""
-        count(cache, self.name, now)
+        count(cache, QUERY.dump_json(self).decode(), now)
         return self.cached(cache, db, now)
 
     def cached(self, cache: Cache, db: Database, now: datetime, *, refresh: bool = False) -> Any:
@@ -99,10 +83,14 @@ class TopCreators:
         }
 
 
-def count(cache: Cache, name: str, now: datetime) -> None:
-    """Count one use of the query `name`; not where the cache is unavailable."""
+QUERY = TypeAdapter(TopCreators)
+"""As it is counted, in JSON."""
+
+
+def count(cache: Cache, query: str, now: datetime) -> None:
+    """Count one use of a query, JSON; not where the cache is unavailable."""
     with suppress(CacheUnavailable):
-        cache.script(_COUNT, [_hour(now)], name, (HOURS + 1) * 3600)
+        cache.script(_COUNT, [_hour(now)], query, (HOURS + 1) * 3600)
 
 
 def most_asked(cache: Cache, now: datetime) -> list[str]:
@@ -113,3 +101,22 @@ def most_asked(cache: Cache, now: datetime) -> list[str]:
 
 def _hour(moment: datetime) -> str:
     return key("popular", f"{moment:%Y-%m-%dT%H}")
+
+
+def cache_creator_profile(cache: Cache, creator_id: str, profile: Any, ttl: float = 300) -> bool:
+    """Keep a creator's profile for `ttl` seconds, as the guide has it; whether it is kept."""
+    return cache.put(_profile(creator_id), profile, ttl)
+
+
+def creator_profile(cache: Cache, creator_id: str) -> Any:
+    """The creator's profile, or None."""
+    return cache.get(_profile(creator_id))
+
+
+def invalidate_creator_profile(cache: Cache, creator_id: str) -> bool:
+    """Forget the creator's profile; see Cache.delete."""
+    return cache.delete(_profile(creator_id))
+
+
+def _profile(creator_id: str) -> str:
+    return f"creator_profile:{creator_id}"
