@@ -173,6 +173,8 @@ class RQBackend:
                     "created_at": now,
                     "enqueued_at": now,
                 }
+                if message.trace is not None:  # no field of RQ's, whose meta is pickled or JSON
+                    fields["traceparent"] = message.trace
                 pipe.hset(Job.key_for(job_id), mapping=fields)
                 queued[message.spec.queue].append(job_id)
             for queue, ids in queued.items():

@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import current_timestamp
 from rq.worker import WorkerStatus
 
+from app.switchyard import telemetry
 from app.switchyard.config import split
 from app.switchyard.loading import process_runtime
 from app.switchyard.operations.processes import Heartbeat, at_work
@@ -203,6 +204,14 @@ class Worker(ForkingWorker):
                 raise
             forget_execution(self)
             log.exception("left as it is", extra={"rq_job": what})
+
+    def perform_job(self, *args: Any, **kwargs: Any) -> bool:
+        """See rq. A work horse ends without further ado."""
+        try:
+            return bool(super().perform_job(*args, **kwargs))
+        finally:
+            if self._forked:
+                telemetry.spans.flush()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """See rq."""

@@ -153,6 +153,8 @@ def _event(message: Message) -> Event:
     shown = len(message.payload) <= SHOWN_BYTES
     data = json.loads(message.payload) if shown else {}
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}
+    if message.trace is not None:
+        data[MARK]["traceparent"] = message.trace
     return Event(
         name=message.spec.event,
         id=f"{message.run_id}-{message.epoch}-{message.sends}",

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, Response, request
 from sqlalchemy import bindparam, select
 
 from app.switchyard.crash import point
-from app.switchyard.http import problem, register_problems
+from app.switchyard.http import problem, register_problems, traced
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
@@ -38,6 +38,7 @@ def register(app: Flask, runtime: Runtime) -> None:
     """Mount both endpoints."""
     pages = Blueprint("switchyard_qstash", __name__)
     register_problems(pages)
+    traced(pages)
 
     @pages.post(DELIVER)
     def deliver() -> Response:

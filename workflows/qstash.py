@@ -195,6 +195,8 @@ class QStashBackend:
         }
         if message.due_at > utcnow():
             request["not_before"] = at
+        if message.trace is not None:
+            request["headers"] = {"traceparent": message.trace}
         if spec.concurrency is not None:
             key = f"{ID_PREFIX}{spec.name}"
             request["flow_control"] = {"key": key, "parallelism": spec.concurrency}

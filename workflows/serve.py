@@ -17,7 +17,7 @@ from flask.typing import ResponseReturnValue
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
-from app.switchyard.http import problem, register_problems, require_here
+from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
 from workflows.client import make_client
 from workflows.remote import note_sync
@@ -48,6 +48,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
     read = reader(settings)
     pages = Blueprint("switchyard_inngest", __name__)
     register_problems(pages)
+    traced(pages)
 
     @pages.before_request
     def check() -> None:

@@ -9,7 +9,7 @@ from flask import Blueprint, request
 from pydantic import BaseModel, Field
 
 from app.switchyard.dispatch import dispatch
-from app.switchyard.http import read_body, register_problems, require_admin
+from app.switchyard.http import read_body, register_problems, require_admin, traced
 from app.switchyard.runtime import Runtime
 from workflows.signature import HEADER, Signed, signed
 from workflows.sync import TRIGGER
@@ -34,6 +34,7 @@ def blueprint(runtime: Runtime) -> Blueprint:
     """The trigger endpoint."""
     pages = Blueprint("switchyard_trigger", __name__)
     register_problems(pages)
+    traced(pages)
 
     @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 import flags
-from app.switchyard import hosts, runtime
+from app.switchyard import hosts, runtime, telemetry
 from app.switchyard.clock import as_utc, ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
@@ -85,10 +85,11 @@ def dispatch_many(
     decided = [(new, decide(job, new.ramp_key)) for new in _news(spec, items, now)]
     if not decided:
         return []
-    if session is not None:
-        target = session() if isinstance(session, scoped_session) else session
-        return _join(store, spec, decided, now, target)
-    return _send(store, spec, decided, now)
+    with telemetry.spans.dispatch(job, decided):
+        if session is not None:
+            target = session() if isinstance(session, scoped_session) else session
+            return _join(store, spec, decided, now, target)
+        return _send(store, spec, decided, now)
 
 
 def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
@@ -102,7 +103,8 @@ def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
     now = store.clock()
     decision = flags.Decision(backend, flags.Reason.CANARY, flags.Stage.LEGACY, 0)
     decided = [(new, decision) for new in _news(spec, [payload], now)]
-    return _send(store, spec, decided, now)[0]
+    with telemetry.spans.dispatch(job, decided):
+        return _send(store, spec, decided, now)[0]
 
 
 def _send(

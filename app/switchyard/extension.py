@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import Engine
 
-from app.switchyard import api, console, extras, health, hosts, maintenance, runtime
+from app.switchyard import api, console, extras, health, hosts, maintenance, runtime, telemetry
 from app.switchyard.access import AccessCheck
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
@@ -85,6 +85,7 @@ class Switchyard:
             app_runtime = make_runtime(
                 settings, jobs=jobs, gateways=gateways, engine=own, config=app.config
             )
+        telemetry.start()
         app.extensions[runtime.EXTENSION] = app_runtime
         runtime.add(app_runtime)
         register_pages(app, app_runtime, url_prefix, access)

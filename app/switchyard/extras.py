@@ -17,6 +17,10 @@ PACKAGES: dict[str, dict[str, str]] = {
     "qstash": {"qstash": "qstash", "jwt": "PyJWT"},
     "upstash": {"upstash_redis": "upstash-redis", "httpx": "httpx"},
     "openfeature": {"openfeature": "openfeature-sdk"},
+    "otel": {
+        "opentelemetry.sdk": "opentelemetry-sdk",
+        "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
+    },
 }
 """By extra: its modules, and the packages that they come from."""
 

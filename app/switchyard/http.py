@@ -10,16 +10,18 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import ceil
 from typing import Any, TypeVar
 
 import structlog
-from flask import Blueprint, Flask, Request, Response, request
+from flask import Blueprint, Flask, Request, Response, g, request
 from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import BadRequest, HTTPException
 
+from app.switchyard import telemetry
 from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.text import reason
@@ -76,6 +78,25 @@ def identify(app: Flask | Blueprint) -> None:
     @app.teardown_request
     def end(_failure: BaseException | None) -> None:
         structlog.contextvars.unbind_contextvars("request_id")
+
+
+def traced(pages: Blueprint) -> None:
+    """Have each call of these pages be a span, where there are traces."""
+
+    @pages.before_request
+    def begin() -> None:
+        g.switchyard_span = ExitStack()
+        name = f"{request.method} {request.url_rule}"
+        g.switchyard_span.enter_context(telemetry.spans.request(name, request.headers))
+
+    @pages.after_request
+    def note(answer: Response) -> Response:
+        telemetry.spans.ended(http__response__status_code=answer.status_code)
+        return answer
+
+    @pages.teardown_request
+    def end(_failure: BaseException | None) -> None:
+        g.pop("switchyard_span", ExitStack()).close()
 
 
 def register_problems(app: Flask | Blueprint) -> None:

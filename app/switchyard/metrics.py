@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -22,7 +22,7 @@ from app.switchyard.cutover.status import LATE
 from app.switchyard.errors import Unauthorized
 from app.switchyard.http import bearer, is_secret
 from app.switchyard.operations import counted
-from app.switchyard.operations.processes import ProcessRow
+from app.switchyard.operations.processes import ALIVE, ProcessRow
 from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.tallies import RESENDS
@@ -60,7 +60,6 @@ OPENED = (
     .group_by(R.job, R.backend, R.status)
 )
 KINDS = ("web", "worker", "relay", "clock")
-ALIVE = timedelta(seconds=30)
 SEEN = select(
     ProcessRow.kind,
     func.sum(
@@ -165,7 +164,7 @@ class Ledger(Collector):
         alive = dict.fromkeys(((kind,) for kind in KINDS), 0) | {
             (row.kind,): row.alive for row in seen
         }
-        what = "Processes that said within the last half minute that they live."
+        what = "Processes that said lately that they live."
         yield gauge("processes", what, ["kind"], alive.items())
         ages = (((row.kind,), (now - row.last).total_seconds()) for row in seen)
         what = "How long ago the last of them said so."

@@ -89,8 +89,9 @@ def message(
         raise ValueError(f"message body is larger than {MAX_BODY} bytes")
     named = {name.lower(): value for name, value in headers.items()}
     kind = named.pop("content-type", None)
+    trace = named.pop("upstash-forward-traceparent", None)
     if foreign := [name for name in named if not name.startswith("upstash-")]:
-        raise ValueError(f"{', '.join(foreign)}: the stand-in does not forward headers")
+        raise ValueError(f"{', '.join(foreign)}: the stand-in forwards no header but traceparent")
     fields = {name[len("upstash-") :].replace("-", "_"): value for name, value in named.items()}
     checked = shaped(shape, {**fields, "destination": destination})
     if checked.not_before > now + MAX_DELAY_SECONDS:
@@ -101,7 +102,11 @@ def message(
     if (limit := doc.pop("flowControlValue", None)) is not None:
         doc["parallelism"] = int(limit.partition("=")[2])
     return doc | {
-        "header": {} if kind is None else {"Content-Type": [kind]},
+        "header": {
+            name: [value]
+            for name, value in (("Content-Type", kind), ("traceparent", trace))
+            if value is not None
+        },
         "body64": b64encode(body).decode(),
         "retried": 0,
         "createdAt": int(now * 1000),

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from app.switchyard import effects
+from app.switchyard import effects, telemetry
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import JobSpec
 
@@ -34,6 +34,8 @@ class Message:
     """The backend's own reference, where it gave one."""
     sent_at: datetime | None = None
     """When it is sent: a backend gives it back with the delivery, if it can."""
+    trace: str | None = None
+    """The run's W3C traceparent, for whoever looks at the queue."""
 
 
 class Backend(Protocol):
@@ -111,14 +113,16 @@ class Backends:
                 groups[message.backend].append(message)
         refs: dict[str, str] = {}
         for name, group in groups.items():
-            try:
-                refs.update(self[name].send(group))
-            except BackendUnavailable as failure:
-                self._unsent(str(failure))
-                log.warning(
-                    "not sent to the backend; its runs stay pending",
-                    extra={"backend": name, "runs": len(group), "reason": str(failure)},
-                )
+            with telemetry.spans.send(group):
+                try:
+                    refs.update(self[name].send(group))
+                except BackendUnavailable as failure:
+                    telemetry.spans.failed(failure)
+                    self._unsent(str(failure))
+                    log.warning(
+                        "not sent to the backend; its runs stay pending",
+                        extra={"backend": name, "runs": len(group), "reason": str(failure)},
+                    )
         return refs
 
 

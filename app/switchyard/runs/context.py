@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
+from app.switchyard import telemetry
 from app.switchyard.clock import as_utc, ceil_ms, iso
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
@@ -237,9 +238,13 @@ class RunContext:
         self._in_hand, self._claimed.began_at = step, self.now()
         try:
             with bound_contextvars(step=step):
-                return self._claimed.delivery.run_step(step, attempt)
+                return self._claimed.delivery.run_step(step, partial(self._traced, step, attempt))
         finally:
             self._in_hand, self._claimed.began_at = BODY, self._began
+
+    def _traced(self, step: str, attempt: Callable[[], Any]) -> Any:
+        with telemetry.spans.step(step, self.attempt):
+            return attempt()
 
     def _attempt(
         self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.switchyard import telemetry
 from app.switchyard.clock import ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.db import canonical_json
@@ -149,6 +150,7 @@ def _write(
     parent_id: str | None,
     send_at: datetime | None = None,
 ) -> list[Run]:
+    trace = telemetry.spans.traceparent()
     rows = [
         {
             "id": new.id,
@@ -161,6 +163,7 @@ def _write(
             "stage_version": decision.version,
             **_FRESH,
             "meta": new.meta,
+            "trace": trace,
             "parent_id": parent_id,
             "created_at": now,
             "due_at": new.due_at,
@@ -210,8 +213,9 @@ def new_messages(
     spec: JobSpec, items: Sequence[tuple[NewRun, Decision]], written: Sequence[Run]
 ) -> list[Message]:
     """The messages about those of the runs written that are new."""
+    trace = telemetry.spans.traceparent()
     return [
-        Message(new.id, spec, decision.backend, new.payload, 1, 0, new.due_at)
+        Message(new.id, spec, decision.backend, new.payload, 1, 0, new.due_at, trace=trace)
         for (new, decision), run in zip(items, written, strict=True)
         if run.created
     ]

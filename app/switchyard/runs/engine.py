@@ -12,6 +12,7 @@ from typing import Any
 
 from structlog.contextvars import bound_contextvars
 
+from app.switchyard import telemetry
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import (
@@ -73,15 +74,19 @@ class Engine:
     def do(self, claimed: ClaimedRun, since: datetime) -> Outcome:
         """Do one slice of a run that was claimed at `since`. See `perform`."""
         store = self.store
-        with bound_contextvars(
-            run_id=claimed.run_id, job=claimed.job, backend=claimed.backend, epoch=claimed.epoch
-        ):
+        bound: dict[str, Any] = {"run_id": claimed.run_id, "job": claimed.job}
+        bound |= {"backend": claimed.backend, "epoch": claimed.epoch}
+        if claimed.trace is not None:
+            bound["trace_id"] = telemetry.trace_id(claimed.trace)
+        with bound_contextvars(**bound), telemetry.spans.slice(claimed):
             self.leases.keep(claimed)
             if store.clock() - since > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
             point("run.claimed")
             try:
-                return self._slice(claimed)
+                outcome = self._slice(claimed)
+                telemetry.spans.ended(switchyard__end=outcome.end)
+                return outcome
             except LeaseLost as lost:
                 log.warning("slice void: %s", lost)
                 return Outcome(End.NOT_MINE)

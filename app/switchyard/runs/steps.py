@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.switchyard import telemetry
 from app.switchyard.crash import point
 from app.switchyard.errors import LeaseLost
 from app.switchyard.runs import children
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 
 CLAIMED_COLUMNS = (
     R.id.label("run_id"),
-    *(R.job, R.key, R.payload, R.backend, R.epoch, R.parent_id, R.created_at, R.move_to),
+    *(R.job, R.key, R.payload, R.backend, R.epoch, R.parent_id, R.created_at, R.move_to, R.trace),
 )
 """What a claim returns: the fields of a ClaimedRun."""
 
@@ -146,6 +147,8 @@ class ClaimedRun:
     created_at: datetime
     move_to: str | None
     """The backend to change to at the next step boundary."""
+    trace: str | None = None
+    """The W3C traceparent of its dispatch, where that was traced."""
     moved: bool = False
     """Whether the run has changed backend as it was given back."""
     began_at: datetime | None = None
@@ -199,6 +202,7 @@ class ClaimedRun:
 
     def failed(self, connection: Connection, failure: Failure) -> None:
         """Add a failed attempt to what people read."""
+        telemetry.spans.failed(failure.cause)
         of = {"run_id": self.run_id, "job": self.job, "backend": self.backend}
         times = {"began_at": self.began_at, "at": self.store.clock()}
         connection.execute(insert(failures), failure.values() | of | times)

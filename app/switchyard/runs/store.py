@@ -30,7 +30,7 @@ _REF = re.compile("[!-~]{1,255}")
 """A reference that can be kept. A run with another one is looked after as if it had none."""
 CHUNK = 500
 """Runs read or written at a time: the write lock is not held for long."""
-SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref)
+SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref, R.trace)
 """The columns that a message is made from."""
 
 # Not of a run that has changed backend meanwhile: the new one would be taken to have it.
@@ -76,7 +76,10 @@ class RunStore:
         """The messages about these rows of SENT, without those of unknown jobs."""
         now = self.clock()
         return [
-            Message(r.id, spec, r.backend, r.payload, r.epoch, r.sends, r.due_at, r.sent_ref, now)
+            Message(
+                *(r.id, spec, r.backend, r.payload, r.epoch, r.sends, r.due_at, r.sent_ref),
+                *(now, r.trace),
+            )
             for r in rows
             if (spec := self.spec_of(r.job)) is not None
         ]

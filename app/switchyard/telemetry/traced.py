@@ -1,0 +1,173 @@
+"""Spans by OpenTelemetry's SDK, named as its conventions for messaging have it (1.27 and later)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from app.switchyard.telemetry import Span, Spans, trace_id
+from app.switchyard.text import reason
+
+if TYPE_CHECKING:
+    from app.switchyard.job import JobSpec
+    from app.switchyard.runs.backend import Message
+    from app.switchyard.runs.create import NewRun
+    from app.switchyard.runs.steps import ClaimedRun
+
+log = logging.getLogger(__name__)
+
+FLUSH_MS = 2000
+_W3C = TraceContextTextMapPropagator()
+
+
+def exporting() -> trace.TracerProvider:
+    """The host's own provider where it has set one, else one of ours with the exporter that
+    OTEL_TRACES_EXPORTER names, by default OTLP's."""
+    given = trace.get_tracer_provider()
+    if not isinstance(given, trace.ProxyTracerProvider):
+        return given
+    grpc = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
+    name = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    name = f"otlp_proto_{'grpc' if grpc else 'http'}" if name == "otlp" else name
+    [entry] = entry_points(group="opentelemetry_traces_exporter", name=name)
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(entry.load()()))
+    return provider
+
+
+class Traced(Spans):
+    """Spans of this process. The provider comes with the first one of a process, after whatever
+    fork: its thread and its sockets are nobody else's."""
+
+    def __init__(self, provider: Callable[[], trace.TracerProvider] = exporting) -> None:
+        self._provider = provider
+        self._pid = 0
+        self._provided: Any = None
+        self._tracer: trace.Tracer = trace.NoOpTracer()
+
+    def request(self, name: str, headers: Any) -> Span:
+        """A call, in the trace of whoever makes it. A host that traces its own has one already."""
+        if trace.get_current_span().is_recording():
+            return nullcontext()
+        return self._span(name, {}, SpanKind.SERVER, _W3C.extract(headers, Context()))
+
+    def dispatch(self, job: str, decided: Sequence[tuple[NewRun, Any]]) -> Span:
+        """The context that its runs' messages are created in: they go to the ledger first."""
+        of = _of("switchyard", "dispatch", "create", job, [new.id for new, _ in decided])
+        return self._span(f"dispatch {job}", of, SpanKind.PRODUCER)
+
+    def send(self, messages: Sequence[Message]) -> Span:
+        """In the trace of a message that is alone; several are linked."""
+        first, known = messages[0], {message.trace for message in messages if message.trace}
+        ids = [f"{message.run_id}-{message.epoch}" for message in messages]
+        to = destination(first.backend, first.spec)
+        alone = known.pop() if len(known) == 1 else None
+        of = _of(first.backend, "send", "send", to, ids)
+        linked = [_context(one) for one in known]
+        return self._span(f"send {to}", of, SpanKind.CLIENT, self._within(alone), linked)
+
+    def slice(self, claimed: ClaimedRun) -> Span:
+        """In the run's trace; linked with the call that delivers it, where that has its own."""
+        jobs, to = claimed.store.catalogue, claimed.job
+        if claimed.job in jobs:
+            to = destination(claimed.backend, jobs[claimed.job])
+        sent = f"{claimed.run_id}-{claimed.epoch - 1}"
+        of = _of(claimed.backend, "process", "process", to, [sent])
+        of |= {"switchyard.run": claimed.run_id, "switchyard.job": claimed.job}
+        within = self._within(claimed.trace)
+        linked = [] if within is None else [get_current()]
+        return self._span(f"process {to}", of, SpanKind.CONSUMER, within, linked)
+
+    def step(self, name: str, attempt: int) -> Span:
+        """An attempt at a step."""
+        return self._span(f"step {name}", {"switchyard.step": name, "switchyard.attempt": attempt})
+
+    def failed(self, failure: BaseException) -> None:
+        """The ledger has the traceback; what is said here holds no secret."""
+        span = trace.get_current_span()
+        span.set_status(Status(StatusCode.ERROR, reason(failure)))
+        span.set_attribute("error.type", type(failure).__name__)
+
+    def ended(self, **said: str | int) -> None:
+        """Attributes of the span at work, `__` for each dot."""
+        for name, value in said.items():
+            trace.get_current_span().set_attribute(name.replace("__", "."), value)
+
+    def traceparent(self) -> str | None:
+        """The span at work; None of none."""
+        carrier: dict[str, str] = {}
+        _W3C.inject(carrier)
+        return carrier.get("traceparent")
+
+    def flush(self) -> None:
+        """Export what is there; FLUSH_MS at most."""
+        if self._pid == os.getpid() and isinstance(self._provided, TracerProvider):
+            self._provided.force_flush(FLUSH_MS)
+
+    def _within(self, traceparent: str | None) -> Context | None:
+        """The context of a trace, unless the span at work is in that already."""
+        if traceparent is None or trace_id(traceparent) == trace_id(self.traceparent()):
+            return None
+        return _context(traceparent)
+
+    def _span(
+        self,
+        name: str,
+        attributes: Mapping[str, Any],
+        kind: SpanKind = SpanKind.INTERNAL,
+        parent: Context | None = None,
+        linked: Iterable[Context] = (),
+    ) -> Span:
+        there = (trace.get_current_span(context).get_span_context() for context in linked)
+        return self._own_tracer().start_as_current_span(
+            name,
+            parent,
+            kind,
+            attributes,
+            [Link(context) for context in there if context.is_valid],
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def _own_tracer(self) -> trace.Tracer:
+        if self._pid != os.getpid():
+            self._pid, self._tracer = os.getpid(), trace.NoOpTracer()
+            try:
+                self._provided = self._provider()
+                self._tracer = self._provided.get_tracer("switchyard")
+            except Exception:  # a job is not to fail for its trace
+                log.exception("no traces: OTEL_… names an exporter that cannot be had")
+        return self._tracer
+
+
+def destination(backend: str, spec: JobSpec) -> str:
+    """Where a run of the job goes on this backend: its queue, its event, or the job itself."""
+    return {"rq": spec.queue, "inngest": spec.event}.get(backend, spec.name)
+
+
+def _of(system: str, name: str, kind: str, to: str, ids: Sequence[str]) -> dict[str, Any]:
+    """The attributes of an operation with messages."""
+    of = {
+        "messaging.system": system,
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+        "messaging.destination.name": to,
+    }
+    if len(ids) == 1:
+        return of | {"messaging.message.id": ids[0]}
+    return of | {"messaging.batch.message_count": len(ids)}
+
+
+def _context(traceparent: str) -> Context:
+    return _W3C.extract({"traceparent": traceparent}, Context())
