@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +14,12 @@ from tests.support.sides import Side, side
 
 BACKENDS = ("memory", "rq", "inngest", "qstash")
 DATABASES = ("sqlite", "postgres")
+ON = [(backend, database) for database in DATABASES for backend in BACKENDS]
+if os.environ.get("SERVERLESS"):  # minutes of CPU: a fresh process a request, and no file written
+    ON = [(f"{backend}@serverless", "postgres") for backend in ("inngest", "qstash")]
 
 
-@pytest.fixture(
-    scope="module", params=[(b, d) for d in DATABASES for b in BACKENDS], ids=lambda p: "-".join(p)
-)
+@pytest.fixture(scope="module", params=ON, ids="-".join)
 def on(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_url: str
 ) -> Iterator[Side]:

@@ -33,6 +33,7 @@ from app.switchyard.runs.models import FailureRow, HandoffRow, RunRow, StepRow
 from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked
+from tests.support.fresh import FreshProcesses
 from tests.support.marks import marks, touches
 from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
@@ -220,10 +221,16 @@ def qstash_environment(standin_url: str, app_url: str) -> dict[str, str]:
 def side(
     backend: str, database_url: str, redis_url: str, folder: Path, **more: str
 ) -> Iterator[Side]:
-    """Everything one backend needs, started and stopped; `more` is for its environment."""
+    """Everything one backend needs, started and stopped; `more` is for its environment.
+
+    With @serverless after its name the app is a fresh process a request.
+    """
     environ = environment(database_url, redis_url, **more)
     if backend != "memory":
-        with parts(environ, folder, backend) as working:
+        name, at, _ = backend.partition("@")
+        if at:  # a process takes a second to begin, and is not to be thought lost by then
+            environ |= {"CHECK_SECONDS": "15"}
+        with parts(environ, folder, name, serverless=bool(at)) as working:
             yield working
         return
     memory = MemoryBackend()
@@ -254,9 +261,14 @@ def qstash_side(environ: dict[str, str], *, relay: bool = True) -> Iterator[Side
 
 @contextmanager
 def parts(
-    environ: dict[str, str], folder: Path, *backends: str, relay: bool = True
+    environ: dict[str, str],
+    folder: Path,
+    *backends: str,
+    relay: bool = True,
+    serverless: bool = False,
 ) -> Iterator[Side]:
-    """A worker, and the app served to stand-ins, as far as these backends need them."""
+    """A worker, and the app served to stand-ins, as far as these backends need them; if it is to be
+    `serverless`, by a fresh process a request."""
     with ExitStack() as stack:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
@@ -274,7 +286,8 @@ def parts(
         runtime = current()
         stack.callback(runtime.db.dispose)
         if standin or messages:
-            stack.enter_context(serve_in_thread(app, port))
+            served = FreshProcesses(environ) if serverless else app
+            stack.enter_context(serve_in_thread(served, port))
         if standin:
             standin.sync()
         if "rq" in backends:
