@@ -1,4 +1,4 @@
-"""docs/deploy.md: what others are to run is the Procfile's, and its settings start every process."""
+"""docs/deploy.md: what is to run is the Procfile's, and its settings start every process."""
 
 from __future__ import annotations
 
