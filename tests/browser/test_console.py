@@ -97,7 +97,7 @@ def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     page.get_by_role("link", name="1 failed").click()
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=seat.ids["failed"]).click()
-    expect(page.locator("pre").first).to_contain_text("<script>alert(1)</script>")
+    expect(page.locator("pre", has_text="<script>alert(1)</script>")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     page.wait_for_url("**/console/login")  # else the next request may overtake it
     page.goto("/console/runs")
@@ -136,10 +136,12 @@ def test_retry_and_cancel_ask_first(page: Page, seat: Seat) -> None:
     sure = page.get_by_role("button", name="Yes, retry it")
     expect(sure).to_be_hidden()
     page.get_by_text("Retry…").click()
+    page.locator("#retry").get_by_label("Why").fill("the cause is mended")
     sure.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("hopeless pending")
     fits(page)
     page.get_by_text("Cancel…").click()
+    page.locator("#cancel").get_by_label("Why").fill("not wanted any more")
     page.get_by_role("button", name="Yes, cancel it").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("hopeless cancelled")
     with seat.site.runtime.db.autocommit() as connection:

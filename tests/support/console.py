@@ -14,6 +14,7 @@ from app.platform.config import Settings
 from app.platform.wiring import make_runtime
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runs import operate
 from app.switchyard.runs.backend import Backend
@@ -76,6 +77,14 @@ class Site:
             stages.set_stage(db, "five-steps", stage, percent, by="ada", why=why, now=now)
         stages.set_stage(self.runtime.db, "parent", "ramp", 12.5, by="ada", why="go", now=self.now)
         return {name: run.id for name, run in made.items()}
+
+    def lose(self, backend: str) -> None:
+        """It does not answer any more."""
+
+        def ping() -> None:
+            raise BackendUnavailable(f"{backend}: nobody there")
+
+        setattr(self.runtime.store.backends[backend], "ping", ping)  # noqa: B010 - a bound method
 
     def work(self) -> None:
         """Do what is sent and due, and let ten minutes go by."""

@@ -148,6 +148,7 @@ def test_an_act_says_beforehand_what_it_moves_and_is_in_the_history(api: Api) ->
     dry = api.post("/jobs/child/drain", to="serverless", why="go", dry_run=True)
     assert dry == {"act": None, "moved": 0, "asked": 0, "left": dry["left"], "done": False}
     assert dry["left"] > 0
+    api.site.lose("inngest")
     refused = api.post("/jobs/child/drain", 503, to="serverless", why="go")
     assert refused["title"] == "Backend unavailable"
     assert api.post("/rollback", why="2 a.m.", dry_run=True)["left"] == 0

@@ -11,16 +11,18 @@ import pytest
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 from redis import Redis
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from app.switchyard.console.tries import TRIES
 from app.switchyard.console.words import pretty
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.operations import acts
+from app.switchyard.operations.processes import ProcessRow
+from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 FORMS = ("/console/login", "/console/logout", "/console/jobs/parent/stage")
 
@@ -388,6 +390,43 @@ def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> Non
     assert HOSTILE not in text
     site.now += timedelta(hours=25)
     assert "The guardrail moved" not in client.get("/console").text
+
+
+def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) -> None:
+    assert "nothing needs you" in client.get("/console").text
+    site.fill()
+    site.lose("inngest")
+    dispatch("hopeless", {"name": "x"})
+    for _ in range(4):
+        site.work()
+    site.now += timedelta(minutes=2)
+    with site.runtime.db.autocommit() as connection:
+        gone = {"id": "1", "kind": "worker", "host": "h", "pid": 7, "version": "1", "doing": ""}
+        times = {"started_at": site.now, "seen_at": site.now - timedelta(minutes=3)}
+        connection.execute(insert(ProcessRow).values(**gone, **times))
+    # A side is looked at beside the request, which waits for it but shortly.
+    until(lambda: "does not answer:" in client.get("/console").text)
+    text = client.get("/console").text
+    for says in (
+        "inngest does not answer: inngest: nobody there. 0 open runs wait there.",
+        "No worker process lives: the last one, 7 on h",
+        "hopeless fails on rq: 1 of 1 runs of the last hour (100.0 %).",
+        "Look at the errors, mend them, and retry the runs.",
+    ):
+        assert says in text
+    assert text.index("does not answer") < text.index("five-steps")
+
+
+def test_a_runs_page_draws_its_tries_and_a_hand_off(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    failed = client.get(f"/console/runs/{ids['failed']}").text
+    assert failed.count("<summary><b>RuntimeError</b>") == 3
+    assert "raise RuntimeError" in failed
+    assert hand_over(site.runtime.store, [ids["waiting"]], "inngest").moved == 1
+    page = client.get(f"/console/runs/{ids['waiting']}").text
+    assert "rq → inngest" in page
+    assert "a drain or a rollback moved it there" in page
+    assert 'class="handoff"' in page
 
 
 def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: FlaskClient) -> None:

@@ -44,8 +44,6 @@ from workflows.client import CANCELLED
 
 EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
-PATIENT = {"CHECK_SECONDS": "60", "LEASE_SECONDS": "60"}
-"""Nobody is taken for lost on a busy machine."""
 
 
 def serving(
@@ -57,8 +55,7 @@ def serving(
     gap_scale: float = 0.02,
     **more: str,
 ) -> tuple[Side, str]:
-    """The app and a stand-in, in dev or signed mode, each step a call; no worker for RQ."""
-    more.setdefault("INNGEST_CALL_SECONDS", "0")
+    """The app and a stand-in, in dev or signed mode; no worker for RQ."""
     port = free_port()
     standin = InngestStandIn(
         [f"http://127.0.0.1:{port}/api/inngest"],
@@ -246,39 +243,15 @@ def test_a_run_that_went_on_without_it_is_not_cancelled(dev: tuple[Side, str]) -
     assert "cancelled" not in {on.row(child).status for child in children}
 
 
-@pytest.mark.parametrize(
-    ("fail_at", "failures", "calls"),
-    [
-        (0, 0, 1),
-        (3, 2, 4),  # two failures, the step that is done then, the rest
-        (-1, 1, 11),  # more failures than Inngest grants a step
-    ],
-)
-def test_short_steps_share_a_call(
-    tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
-) -> None:
-    with ExitStack() as stack:
-        short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **short)
-        n = uuid4().hex
-        (row,) = on.finish(
-            on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
-        )
-        assert (row.status, on.marks(n)) == ("succeeded", {f"{n}/{i}": 1 for i in range(1, 6)})
-        (there,) = until(lambda: [r for r in calls_of(on, "five-steps") if r["ended_at"]])
-        assert (there["calls"], there["status"]) == (calls, "Completed")
-
-
-def test_a_large_result_stays_in_the_ledger(tmp_path: Path, redis_url: str) -> None:
+def test_a_large_result_stays_in_the_ledger(dev: tuple[Side, str]) -> None:
     """Inngest would refuse it, and try again after its own gaps."""
-    with ExitStack() as stack:
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
-        run = on.dispatch("large", {"name": uuid4().hex})
-        (row,) = on.finish(run)
-        assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
-        (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
-        assert (there["calls"], there["status"]) == (3, "Completed")
-        assert len(json.dumps(there["output"])) < 100
+    on, _ = dev
+    run = on.dispatch("large", {"name": uuid4().hex})
+    (row,) = on.finish(run)
+    assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
+    (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
+    assert (there["calls"], there["status"]) == (3, "Completed")
+    assert len(json.dumps(there["output"])) < 100
 
 
 def test_it_is_asked_to_wait_a_year_at_most(dev: tuple[Side, str]) -> None:

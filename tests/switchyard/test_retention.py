@@ -224,8 +224,7 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
     for row in rows:
         for epoch in range(1, row.epoch + 2):
-            late = f"late-{epoch}"
-            for delivery in (Delivery(late), InngestDelivery(late, world.steps)):
+            for delivery in (Delivery(f"late-{epoch}"), InngestDelivery(f"late-{epoch}")):
                 outcome = world.runtime.engine.perform(row.id, epoch, delivery)
                 assert outcome.end == End.NOT_MINE
     for name, run in runs.items():

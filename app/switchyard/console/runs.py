@@ -8,15 +8,33 @@ from typing import Any
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.switchyard.config import Settings
+from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
 from app.switchyard.operations import acts
+from app.switchyard.operations.story import story
 from app.switchyard.runs import reading
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runtime import Runtime
+from flags import LEGACY_BACKEND, Reason
 
 Page = str | Response | tuple[str, int]
 PAGE = 50
+INNGEST = "https://app.inngest.com/env/production/runs"
+_REASONS = {
+    Reason.DISABLED: "USE_INNGEST was not true",
+    Reason.STATIC: "the job's stage alone decided",
+    Reason.SPLIT: "its key's place in the ramp decided",
+    Reason.TARGETING_MATCH: "its key is pinned to that side",
+    Reason.DEFAULT: "no stage was ever set for the job",
+    Reason.STALE: "the stages could not be read: the last known one decided",
+    Reason.ERROR: "the stages could not be read, and none was known",
+    Reason.PARENT: "it follows its parent",
+    Reason.SHADOW: "it compares what another run did",
+    Reason.HANDED_OVER: "a drain or a rollback moved it there",
+    Reason.CANARY: "`cutover verify` named that side",
+}
 _RUN_ID = re.compile(r"[0-9a-f]{20,32}")
 
 
@@ -42,15 +60,17 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
         with runtime.db.autocommit() as connection:
-            found = reading.one(connection, _run_id(run_id))
+            run = story(connection, _run_id(run_id))
         return render_template(
             "switchyard/run.html",
-            run=found,
-            timeline=_timeline(found),
+            run=run,
+            drawn=waterfall(run, runtime.store.clock()),
+            reason=_REASONS.get(run["reason"], "its decision is of a newer version"),
+            there=_there(run, runtime.settings),
             refusal=refusal,
-            can_retry=found["status"] in (Status.FAILED, Status.CANCELLED),
-            can_cancel=found["status"] in OPEN,
-            kept=runtime.settings.retention_days if found["status"] == Status.SUCCEEDED else 0,
+            can_retry=run["status"] in (Status.FAILED, Status.CANCELLED),
+            can_cancel=run["status"] in OPEN,
+            kept=runtime.settings.retention_days if run["status"] == Status.SUCCEEDED else 0,
         )
 
     @pages.get("/runs/<run_id>")
@@ -83,18 +103,14 @@ def _run_id(text: str) -> str:
     return text
 
 
-def _timeline(run: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What happened to the run, oldest first: when, what, and how it is to be shown."""
-    events = [
-        (run["created_at"], f"recorded for {run['backend']}: {run['reason']}", ""),
-        (run["started_at"], "claimed for the first time", ""),
-        (run["ended_at"], run["status"], run["status"]),
-    ]
-    for step in run["steps"]:
-        tries = f", {step['attempts']} attempts" if step["attempts"] > 1 else ""
-        said = f"{step['name']}: {step['status']} on {step['backend']}{tries}"
-        events.append((step["updated_at"], said, step["status"]))
-    # In this order where two fell in one millisecond: the end comes last.
-    ended = events.pop(2)
-    known = sorted((event for event in events if event[0]), key=lambda event: event[0])
-    return [*known, *([ended] if ended[0] else [])]
+def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
+    """What its backend calls it, and where that is to be seen."""
+    name, holder = run["sent_ref"] or "", run["holder"] or ""
+    if run["backend"] == LEGACY_BACKEND:
+        return {"name": f"job {run['id']}-{run['epoch']}"}
+    if run["backend"] != "inngest" or not holder.startswith("inngest-"):
+        return {"name": name}
+    name = holder.removeprefix("inngest-")
+    base = settings.inngest_base_url
+    url = f"{INNGEST}/{name}" if base is None else f"{str(base).rstrip('/')}/run?runID={name}"
+    return {"name": name, "url": url}

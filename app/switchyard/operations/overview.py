@@ -14,6 +14,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.cutover.clock import read_marks
 from app.switchyard.cutover.guardrail import wilson
 from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, sync_refusal
+from app.switchyard.operations import processes
 from app.switchyard.operations.trends import Trend, trends
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
@@ -23,6 +24,13 @@ MINUTES = 60
 FAILING = 0.01
 """A side is said to fail where surely more than this share of its runs of an hour did."""
 _Z = 1.96
+_STARTS = {
+    "web": "the web process of the Procfile",
+    "worker": "flask switchyard worker",
+    "relay": "flask switchyard relay",
+    "clock": "flask switchyard clock",
+}
+KINDS = tuple(_STARTS)
 SILENT_CLOCK = timedelta(minutes=2)
 
 
@@ -62,6 +70,8 @@ class Overview:
     jobs: list[JobLine]
     sides: Mapping[str, str]
     """Each backend: `ok`, or why it is not."""
+    processes: list[dict[str, Any]]
+    """As processes.listed() has them."""
     relay_lag: float
     """Seconds for which the run that the relay should have looked at has waited."""
     clock_seen: datetime | None
@@ -88,7 +98,10 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         overdue = connection.execute(chosen, {"late": now - LATE}).all()
     seen = max(read_marks(runtime.db).values(), default=None)
     lag = 0.0 if late is None else (now - late).total_seconds()
-    shown = Overview([], jobs, sides, lag, seen, min((row[3] for row in overdue), default=None))
+    alive = processes.listed(runtime.db, now)
+    shown = Overview(
+        [], jobs, sides, alive, lag, seen, min((row[3] for row in overdue), default=None)
+    )
     shown.troubles += _unreachable(runtime, shown)
     shown.troubles += _silent(shown, now)
     shown.troubles += _stepped_back(runtime, now)
@@ -123,18 +136,28 @@ def _other(backend: str) -> str:
 
 
 def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
+    for kind in KINDS:
+        of = [one for one in shown.processes if one["kind"] == kind]
+        if of and not any(one["alive"] for one in of):
+            last = max(of, key=lambda one: one["seen_at"])
+            yield Trouble(
+                f"no-{kind}",
+                f"No {kind} process lives: the last one, {last['pid']} on {last['host']}, gave no"
+                f" sign since {last['seen_at'][11:19]} UTC.",
+                f"Start one: {_STARTS[kind]}; its log says why it ended.",
+            )
     if shown.relay_lag > LATE.total_seconds():
         yield Trouble(
             "the-relay-is-behind",
             f"The relay is behind: a run should have been looked at {shown.relay_lag:.0f} s ago.",
-            "Is a relay running? Start `flask switchyard relay`.",
+            "Is a relay running? Start flask switchyard relay.",
         )
     scheduled = shown.clock_seen is not None
     if scheduled and shown.clock_seen is not None and now - shown.clock_seen > SILENT_CLOCK:
         yield Trouble(
             "no-clock",
             f"No clock has looked for ticks since {shown.clock_seen:%Y-%m-%d %H:%M} UTC.",
-            "Start `flask switchyard clock`; it makes up what was missed.",
+            "Start flask switchyard clock; it makes up what was missed.",
         )
 
 

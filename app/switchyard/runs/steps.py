@@ -149,8 +149,6 @@ class ClaimedRun:
     """The backend to change to at the next step boundary."""
     trace: str | None = None
     """The W3C traceparent of its dispatch, where that was traced."""
-    given_back: bool = False
-    """Whether a step ended this slice."""
     moved: bool = False
     """Whether the run has changed backend as it was given back."""
     began_at: datetime | None = None
@@ -185,11 +183,11 @@ class ClaimedRun:
     ) -> None:
         """Record a step's `result` or `error` for good, in the transaction of its effects.
 
-        Renews the lease, or gives the run back where the backend calls again for the next step.
-        Call `send_if_moved` after the commit.
+        Renews the lease, or gives it back where the backend calls again for the next step. Call
+        `send_if_moved` after the commit.
         """
         connection = tx.connection()  # SQLite's lock is waited for before the time is read
-        self.given_back = again = self.delivery.ends()
+        again = self.delivery.calls_again
         now = self.store.clock()
         row = self._write(
             connection,
@@ -273,8 +271,8 @@ class ClaimedRun:
         values: dict[str, Any] = {"status": status, "result": result, "error": error}
         values["ended_at"] = self.store.clock()
         if self.parent_id is None and failure is None:
-            if self.store.db.change(_END, self._bound(**values)) != 1:
-                raise self._lost()
+            with self.store.db.autocommit() as connection:
+                self._write(connection, _END, **values)
             return
         woken = list[str]()
         with self.store.db.begin() as connection:
@@ -340,11 +338,8 @@ class ClaimedRun:
         done = connection.execute(statement, self._bound(**values))
         row: Any = done.one_or_none() if done.returns_rows else done.rowcount
         if not row:
-            raise self._lost()
+            raise LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
         return row
-
-    def _lost(self) -> LeaseLost:
-        return LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
 
 
 def put_back(store: RunStore, claimed: Iterable[ClaimedRun]) -> None:
