@@ -17,7 +17,6 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runs import operate
-from app.switchyard.runs.backend import Backend
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import install
@@ -30,15 +29,27 @@ HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 _CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 
 
+class Losable(MemoryBackend):
+    """One that may be lost."""
+
+    lost: set[str]
+
+    def ping(self) -> None:
+        """Raises BackendUnavailable once it is lost."""
+        if self.name in self.lost:
+            raise BackendUnavailable(f"{self.name}: nobody there")
+
+
 class Site:
     """The pages, and what was done before anybody looks."""
 
     def __init__(self, database_url: str, **settings: Any) -> None:
         self.now = datetime.now(UTC)
-        self.queue = MemoryBackend()
-        self.queue.name = "rq"
-        others = (MemoryBackend(name, self.queue.queue) for name in SERVERLESS)
-        self.backends: list[Backend] = [self.queue, *others]
+        self.lost: set[str] = set()
+        self.backends = [Losable("rq"), *map(Losable, SERVERLESS)]
+        self.queue = self.backends[0]
+        for one in self.backends:
+            one.queue, one.lost = self.queue.queue, self.lost
         made = Settings(
             database_url=database_url,
             **{
@@ -47,7 +58,7 @@ class Site:
                 **settings,
             },
         )
-        self.runtime = make_runtime(made, clock=lambda: self.now, backends=self.backends)
+        self.runtime = make_runtime(made, clock=lambda: self.now, backends=[*self.backends])
         create_all(self.runtime.db.engine)
         self.app = Flask("console")
         mount(self.app, self.runtime)
@@ -80,11 +91,7 @@ class Site:
 
     def lose(self, backend: str) -> None:
         """It does not answer any more."""
-
-        def ping() -> None:
-            raise BackendUnavailable(f"{backend}: nobody there")
-
-        setattr(self.runtime.store.backends[backend], "ping", ping)  # noqa: B010 - a bound method
+        self.lost.add(backend)
 
     def work(self) -> None:
         """Do what is sent and due, and let ten minutes go by."""
