@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -177,19 +176,6 @@ def test_dependencies(queue: Any, redis: Redis) -> None:
     assert never.get_status() == JobStatus.DEFERRED
 
 
-def test_many_with_dependencies(queue: Any, redis: Redis) -> None:
-    base = queue.enqueue(old_tasks.add, 1)
-    jobs = queue.enqueue_many(
-        [
-            queue.prepare_data(old_tasks.add, (1,), depends_on=base, job_id="after"),
-            queue.prepare_data(old_tasks.add, (2,), job_id="free"),
-        ]
-    )
-    assert [job.id for job in jobs] == ["free", "after"]
-    work(redis)
-    assert [job.get_status() for job in jobs] == [JobStatus.FINISHED] * 2
-
-
 def test_callbacks(queue: Any, redis: Redis) -> None:
     on = {
         "on_success": Callback(old_tasks.succeeded),
@@ -265,14 +251,6 @@ def test_cancel_delete_requeue(queue: Any, redis: Redis) -> None:
     assert queue.fetch_job(bad.id) is None
 
 
-def test_a_fetched_job_is_enqueued_again(queue: Any, redis: Redis) -> None:
-    job = queue.create_job(old_tasks.add, args=(1,))
-    job.save()
-    queue.enqueue_job(queues.Job.fetch(job.id, connection=redis))
-    work(redis)
-    assert job.return_value() == 2
-
-
 def test_refusals(queue: Any, kind: Any) -> None:
     if has("2.0"):  # before, a connection might be pushed beforehand
         with pytest.raises(TypeError):
@@ -301,18 +279,6 @@ def test_the_decorator(make: Callable[..., Any], redis: Redis) -> None:
     assert (job.description, after.get_status()) == ("adds", JobStatus.DEFERRED)
     work(redis)
     assert [job.return_value(), after.return_value()] == [5, 3]
-
-
-def test_from_many_threads(queue: Any, redis: Redis) -> None:
-    threads = [
-        threading.Thread(target=lambda: [queue.enqueue(old_tasks.add, 1) for _ in range(20)])
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert queue.count == 80
 
 
 def test_our_queues_are_rqs(redis: Redis) -> None:

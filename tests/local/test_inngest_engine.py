@@ -90,32 +90,11 @@ def test_a_sleep_is_rounded_to_whole_seconds(ahead: float, slept: int) -> None:
     assert next_call(engine, slept, slept).body["steps"] == {"0" * 40: None}
 
 
-def test_a_step_is_tried_by_itself_and_reported_once() -> None:
-    engine = made(attempts=2)
-    failed = step("StepError", error={"message": "no"})
-    engine.answer(started(engine), failed, NOW)
-    call = next_call(engine, 0.9 * 31, 1.1 * 31)
-    assert (call.body["ctx"]["attempt"], call.body["steps"]) == (1, {})
-    engine.answer(call, failed, NOW + 35)
-    (call,) = engine.take_due(NOW + 35)
-    assert (call.body["ctx"]["attempt"], list(call.body["steps"].values())) == (
-        *(0, [{"error": {"message": "no"}}]),
-    )
-    engine.answer(call, failed, NOW + 35)  # it is finished, and must not come again
-    assert engine.take_due(NOW + 35) == []
-
-
 def test_an_event_id_starts_nothing_twice_for_24_hours() -> None:
     engine = made()
     for hours, runs in ((0, 1), (0, 1), (23.9, 1), (24.1, 2)):
         send(engine, NOW + hours * 3600)
         assert len(engine.runs) == runs
-
-
-def test_an_event_from_the_future_starts_its_function_then() -> None:
-    engine = made()
-    send(engine, ts=int((NOW + 60) * 1000))
-    next_call(engine, 60, 60)
 
 
 def test_concurrency_counts_the_steps_under_way() -> None:
@@ -128,17 +107,6 @@ def test_concurrency_counts_the_steps_under_way() -> None:
     wake = Answer(step=Step(id="0" * 40, op="Sleep"), wake_at=NOW + 60)
     engine.answer(first[0], wake, NOW)
     assert len(engine.take_due(NOW)) == 1
-
-
-def test_an_ended_run_is_not_called_and_a_removed_function_starts_nothing() -> None:
-    engine = made()
-    engine.answer(started(engine), Answer(error=problem("no")), NOW)
-    (run,) = engine.runs.values()
-    engine.end(run, "Cancelled", None, NOW)
-    assert engine.take_due(NOW + 3600) == []
-    engine.register("app", [], NOW)
-    send(engine, id="other")
-    assert list(engine.runs.values()) == [run]
 
 
 def test_a_cron_ticks_in_utc_and_while_it_is_registered() -> None:
@@ -240,12 +208,3 @@ def test_a_restart_keeps_the_history_and_loses_the_queue(tmp_path: Path) -> None
     assert engine.take_due(NOW + 3600) == []
     send(engine, id="after")
     assert len(engine.take_due(NOW)) == 1
-
-
-def test_a_cancelled_run_is_an_event() -> None:
-    engine = made(events=("demo.x", "inngest/function.cancelled"))
-    run = started(engine).item.run
-    engine.end(run, "Cancelled", None, NOW)
-    (call,) = engine.take_due(NOW)
-    data = call.body["event"]["data"]
-    assert (data["run_id"], data["event"]) == (run.id, run.event.body)

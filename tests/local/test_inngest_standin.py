@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -277,15 +276,6 @@ def test_a_bad_batch_is_partly_accepted() -> None:
         assert (answer.status_code, len(answer.json()["ids"])) == (400, 5000)
 
 
-def test_a_send_that_the_sdk_repeats_starts_nothing_twice() -> None:
-    with world() as w:
-        w.serve(w.fn("x", lambda ctx: 1))
-        w.standin.fault(unknown_outcome=1)
-        threading.Timer(0.05, w.standin.fault).start()
-        assert w.result("x")["output"] == 1
-        assert len(w.runs("x")) == 1
-
-
 def test_a_large_state_is_fetched_by_the_sdk() -> None:
     with world(signed=True) as w:
 
@@ -299,19 +289,6 @@ def test_a_large_state_is_fetched_by_the_sdk() -> None:
         batch = w.ask("GET", f"/v0/runs/{run['run_id']}/batch", headers={"authorization": BEARER})
         (recorded,) = (one for one in RECORDED if one["url"].endswith("/batch"))
         assert set(batch.json()[0]) == set(recorded["response"][0])
-
-
-def test_an_app_that_is_unreachable_costs_attempts_and_is_found_again() -> None:
-    with world() as w:
-        w.serve(w.fn("x", lambda ctx: ctx.attempt))
-        w.server.stop()
-        run = w.result("x")
-        assert (run["status"], run["calls"]) == ("Failed", 1)
-        assert "Unable to reach" in run["output"]["message"]
-        w.server = LoopbackServer(w.wsgi, w.server.port)
-        w.server.start()
-        w.send("demo.x")
-        assert w.done("x", 2)[1]["status"] == "Completed"
 
 
 def test_what_rest_says_is_late_cached_and_too_early_done() -> None:

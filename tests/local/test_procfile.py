@@ -90,13 +90,6 @@ def test_there_are_five_and_the_worker_is_plain_rq() -> None:
     assert "${PORT:-3005}" in commands["web"]
 
 
-def test_release_brings_the_tables_and_may_be_repeated(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
-    log = tmp_path / "release.log"
-    assert released(environ, log) == 0, log.read_text()
-
-
 @pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
 def test_starts_alone_and_ends_at_sigterm(
     name: str, environ: dict[str, str], tmp_path: Path
@@ -119,17 +112,3 @@ def test_starts_alone_and_ends_at_sigterm(
         for left in left_of(process.pid):
             left.kill()
         process.wait()
-
-
-@pytest.mark.parametrize("name", ["web", "worker"])
-def test_a_wrong_setting_stops_the_start_with_one_line(
-    name: str, environ: dict[str, str], tmp_path: Path
-) -> None:
-    log = tmp_path / f"{name}.log"
-    process = start(name, environ | {"USE_INNGEST": "maybe"}, log)
-    try:
-        assert process.wait(PATIENCE_SECONDS) != 0
-    finally:
-        for left in left_of(process.pid):
-            left.kill()
-    assert "USE_INNGEST: must be true or false" in log.read_text()

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import pytest
 import requests
 import stripe
 
-from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
-from app.switchyard.clock import utcnow
-from tests.support.serving import local_server, serve_in_thread
+from tests.support.serving import local_server
 from tests.support.standins import StripeStandIn
 from tests.support.stripe_stand import KEY, Stand, error_of
 from tests.support.waiting import PATIENCE_SECONDS
@@ -45,19 +42,6 @@ def test_an_account_of_another_platform_is_403_account_invalid(stand: Stand) -> 
     assert KEY not in str(refused.value)
 
 
-def test_a_transfer_moves_money_from_the_platform_to_the_account(stand: Stand) -> None:
-    to = stand.account()
-    made = stand.pay(to, "k", 700, transfer_group="run-1", metadata={"payout": "9"})
-    assert made.id.startswith("tr_")
-    assert (made.created, made.amount, made.currency) == (int(START.timestamp()), 700, "usd")
-    assert made.metadata is not None
-    assert (made.transfer_group, made.metadata["payout"]) == ("run-1", "9")
-    balance = stand.client.v1.balance
-    assert balance.retrieve().available[0].amount == 99_300
-    assert balance.retrieve({}, {"stripe_account": to}).available[0].amount == 700
-    assert stand.client.v1.transfers.retrieve(made.id).to_dict() == made.to_dict()
-
-
 def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
     to = stand.account()
     for key, amount, currency, destination, code in (
@@ -74,52 +58,6 @@ def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
         stand.client.v1.transfers.retrieve("tr_unknown")
     assert (unknown.value.http_status, unknown.value.code) == (404, "resource_missing")
     assert stand.transfers() == []
-
-
-def test_a_transfer_is_reversed_in_parts_and_never_beyond_itself(stand: Stand) -> None:
-    made = stand.pay(stand.account(), "k", 500)
-    reversals = stand.client.v1.transfers.reversals
-    assert reversals.create(made.id, {"amount": 200}).amount == 200
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        reversals.create(made.id, {"amount": 301})
-    assert refused.value.param == "amount"
-    assert reversals.create(made.id).amount == 300
-    found = stand.client.v1.transfers.retrieve(made.id)
-    assert (found.reversed, found.amount_reversed) == (True, 500)
-    assert stand.client.v1.balance.retrieve().available[0].amount == 100_000
-
-
-def test_an_account_shut_for_payouts_refuses_them_for_good_for_that_key(stand: Stand) -> None:
-    to = stand.account(payouts_enabled=False)
-    stand.pay(to, "k", 500)
-    for enabled in (False, True):
-        stand.account(id=to, payouts_enabled=enabled)
-        with pytest.raises(stripe.InvalidRequestError) as refused:
-            stand.bank(to, "b1")
-        assert (refused.value.http_status, refused.value.code) == (400, "payouts_not_allowed")
-    assert stand.bank(to, "b2").amount == 100
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        stand.bank(to, "b3", 401)
-    assert refused.value.code == "balance_insufficient"
-
-
-def test_an_instant_payout_needs_a_bank_that_takes_it_and_is_soon_there(stand: Stand) -> None:
-    quick, slow = stand.account(), stand.account(instant_payouts=False)
-    for to in (quick, slow):
-        stand.pay(to, f"k-{to}", 500)
-    made = stand.bank(quick, "b1", method="instant")
-    assert (made.method, made.arrival_date) == ("instant", made.created + 1800)
-    standard = stand.bank(quick, "b2")
-    assert (standard.method, standard.arrival_date) == ("standard", made.created + 2 * DAY)
-    with pytest.raises(stripe.InvalidRequestError) as refused:
-        stand.bank(slow, "b1", method="instant")
-    assert refused.value.code == "instant_payouts_unsupported"
-    assert stand.bank(slow, "b2", method="standard").amount == 100
-    stand.admin("POST", "clock", {"advance_seconds": 1800})
-    found = stand.client.v1.payouts.list({}, {"stripe_account": quick}).data
-    assert [(one.method, one.status) for one in found] == [
-        *(("standard", "pending"), ("instant", "paid")),
-    ]
 
 
 def test_a_changed_account_is_an_event_with_what_was(stand: Stand) -> None:
@@ -147,16 +85,6 @@ def test_a_result_is_replayed_for_24_hours_and_then_executed_again(stand: Stand)
     stand.admin("POST", "clock", {"advance_seconds": 1})
     assert stand.raw("k", **given).json()["id"] != first.json()["id"]
     assert len(stand.transfers()) == 2
-
-
-def test_a_stored_refusal_is_replayed_even_once_its_cause_is_gone(stand: Stand) -> None:
-    to = stand.account()
-    for _ in range(2):
-        with pytest.raises(stripe.InvalidRequestError) as refused:
-            stand.pay(to, "k", 100_001)
-        assert refused.value.code == "balance_insufficient"
-        stand.admin("POST", "topup", {"amount": 100_000})
-    assert stand.pay(to, "another", 100_001).amount == 100_001
 
 
 def test_a_key_is_one_set_of_parameters_of_one_account(stand: Stand) -> None:
@@ -265,33 +193,6 @@ def test_state_survives_kill_9(tmp_path: Path) -> None:
             stand.pay(to, "refused", 501)
         assert stand.client.v1.balance.retrieve().available[0].amount == 500
         assert stand.pay(to, "k2").id != made.id
-
-
-def test_a_payout_settles_by_itself_and_the_webhook_says_so() -> None:
-    heard: Queue[StripeEvent] = Queue()
-
-    def receiver(environ: Any, start: Any) -> list[bytes]:
-        body = environ["wsgi.input"].read()
-        signature = environ["HTTP_STRIPE_SIGNATURE"]
-        heard.put(verify_webhook(body, signature, "whsec_standin", utcnow()))
-        start("204 Done", [])
-        return []
-
-    options = ("--events", "payout.paid,account.*", "--settle-seconds", "1", "--webhook")
-    with (
-        serve_in_thread(receiver) as hook,
-        local_server("stripe", *options, hook, STRIPE_WEBHOOK_SECRET="whsec_standin") as (_, url),
-    ):
-        stand = Stand(url)
-        stand.admin("POST", "topup", {"amount": 500})
-        to = stand.account()
-        stand.pay(to, "k")
-        made = stand.bank(to, "b")
-        first = heard.get(timeout=PATIENCE_SECONDS)
-        assert (first.type, first.account, first.object_id) == ("payout.paid", to, made.id)
-        stand.account(id=to, charges_enabled=False)
-        assert heard.get(timeout=PATIENCE_SECONDS).type == "account.updated"
-    assert heard.empty()
 
 
 def test_events_are_never_sent_unsigned_nor_off_this_machine() -> None:

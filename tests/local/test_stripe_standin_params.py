@@ -108,17 +108,3 @@ def test_some_currencies_are_moved_in_steps(
             assert refused.value.param == "amount"
         even = 2 * step if strict else odd
         assert send(to, f"{currency}-{to}", even, currency=currency).amount == even
-
-
-def test_lists_page_newest_first(stand: Stand) -> None:
-    to = stand.account()
-    made = [stand.pay(to, f"page{n}", 1 + n, transfer_group=f"g{n % 2}").id for n in range(7)][::-1]
-    listed = stand.client.v1.transfers.list
-    assert [t.id for t in listed({"limit": 2}).auto_paging_iter()][:7] == made
-    page = listed({"limit": 3, "starting_after": made[1]})
-    assert ([t.id for t in page.data], page.has_more) == (made[2:5], True)
-    assert [t.id for t in listed({"transfer_group": "g1"}).data] == made[1::2]
-    assert listed({"transfer_group": "g2"}).data == []
-    stand.admin("POST", "clock", {"advance_seconds": 60})
-    late = stand.pay(to, "late")
-    assert [t.id for t in listed({"created": {"gte": late.created}}).data] == [late.id]

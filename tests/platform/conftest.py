@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.months import Months
+from tests.support.platform import anywhere, platform
+
+__all__ = ["anywhere", "platform"]
 
 
 @pytest.fixture

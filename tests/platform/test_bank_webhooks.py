@@ -18,19 +18,12 @@ from tests.support.platform import (
     MANUAL,
     SECRET,
     Platform,
-    platform,
 )
 from tests.support.serving import serve_in_thread
 from tests.support.waiting import until
 
-__all__ = ["platform"]
 BANK = "/v1/payouts"
 PAID = [("hold", 10_000), ("transfer", 10_000), ("settle", 10_000)]
-
-
-def bank_id(platform: Platform) -> str:
-    (payout,) = platform.payouts()
-    return str(payout.bank_payout_id)
 
 
 def results(platform: Platform) -> list[dict[str, Any]]:
@@ -46,22 +39,6 @@ def errors(platform: Platform) -> list[str | None]:
 
 
 # Bank payouts
-
-
-def test_a_webhook_says_that_the_bank_has_it(platform: Platform) -> None:
-    platform.creator()
-    platform.paid()
-    platform.now += AT_THE_BANK
-    for n in (1, 1, 2):  # one doubled, and one that says the same
-        platform.event("payout.paid", bank_id(platform), "acct_ana", n)
-    platform.drain()
-    assert platform.statuses() == ["paid"]
-    first, second = results(platform)
-    told = {"payoutId": "payout_123", "status": "paid", "failureCode": None, "error": None}
-    assert {name: first[name] for name in told} == told
-    assert sorted([first["moved"], second["moved"]]) == [False, True]
-    assert platform.entries() == PAID
-    platform.check()
 
 
 def test_a_word_of_one_that_is_being_recorded_waits_for_the_record(platform: Platform) -> None:
@@ -111,28 +88,6 @@ def left_on_the_account(platform: Platform) -> str:
     platform.creator()
     platform.fault("refuse", path=BANK, code="account_closed")
     return str(platform.paid()["transferId"])
-
-
-def test_a_whole_reversal_before_the_bank_gives_the_money_back(platform: Platform) -> None:
-    transfer_id = left_on_the_account(platform)
-    platform.reverse(transfer_id, 10_000)
-    for n in (1, 1, 2):
-        platform.event("transfer.reversed", transfer_id, None, n)
-    platform.drain()
-    (payout,) = platform.payouts()
-    assert (payout.status, payout.reason) == ("reversed", "transfer_reversed")
-    assert errors(platform) == [None, None]
-    booked = [("hold", 10_000), ("transfer", 10_000), ("reversal", 10_000), ("release", 10_000)]
-    assert platform.entries() == booked
-    books = platform.books()["usd"]
-    assert (books.owed, books.held, books.connected, books.cash) == (50_000, 0, 0, 50_000)
-    platform.check()
-    assert platform.again()["retried"] == 0
-    # It is the creator's again, and paid by another payout.
-    platform.paid(payoutId="anew", amount=50_000)
-    platform.settle()
-    assert platform.owed() == 0
-    platform.check()
 
 
 def test_a_reversal_while_a_retry_waits_is_not_paid_out(platform: Platform) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import Connection, insert, select, update
 
 from app.local.seed import seed
 from app.platform.config import Settings
-from app.platform.currencies import MINIMUM, UNIT
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
@@ -30,11 +27,7 @@ from app.platform.payouts.models import Payout
 from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
 from app.switchyard.db import Database
 from tests.support.earnings import (
-    Change,
     Sale,
-    record_dispute,
-    record_dispute_won,
-    record_refund,
     record_sale,
 )
 from tests.support.platform import ANA, DAY, START
@@ -43,7 +36,6 @@ from tests.support.tables import create_all, every_table
 NOW = START
 OLD, YOUNG = NOW - HOLDING, NOW - HOLDING + timedelta(microseconds=1)
 CREATORS = ("ana", "bo")
-CURRENCIES = ("usd", "huf", "kwd", "jpy")
 
 
 def creator(name: str, **change: Any) -> dict[str, Any]:
@@ -261,138 +253,3 @@ def test_the_plan_says_that_the_books_do_not_balance(db: Database) -> None:
 
 
 # --- whatever happens ---------------------------------------------------------------------------
-
-
-@dataclass
-class Sold:
-    """What plain arithmetic knows of one sale."""
-
-    sale: Sale
-    taken: int = 0
-    disputed: int = 0
-
-    @property
-    def share(self) -> int:
-        return self.sale.gross - self.sale.fee
-
-
-class Model:
-    """The same platform in plain Python, beside the one in the database."""
-
-    def __init__(self, tx: Connection) -> None:
-        self.tx = tx
-        self.sold: list[Sold] = []
-        self.paid: dict[tuple[str, str], int] = {}
-
-    def sell(self, who: str, currency: str, gross: int, percent: int, at: datetime) -> None:
-        name = f"s{len(self.sold)}"
-        made = Sale(name, who, "tips", currency, gross, gross * percent // 100, at)
-        record_sale(self.tx, made)
-        self.sold.append(Sold(made))
-
-    def take(self, number: int, which: int, part: float, disputed: bool, at: datetime) -> None:
-        """Of what is left of a sale, a part: the fee goes back first."""
-        one = self.sold[which % len(self.sold)]
-        if one.taken or (share := int(one.share * part)) == 0:
-            return
-        made = Change(f"c{number}", one.sale.id, one.sale.currency, share, 0, at)
-        (record_dispute if disputed else record_refund)(self.tx, made)
-        one.taken, one.disputed = share, share if disputed else 0
-
-    def win(self, number: int, which: int, at: datetime) -> None:
-        one = self.sold[which % len(self.sold)]
-        if one.disputed:
-            made = Change(f"c{number}", one.sale.id, one.sale.currency, one.disputed, 0, at)
-            record_dispute_won(self.tx, made)
-            one.taken = one.disputed = 0
-
-    def pay(self, number: int, now: datetime) -> None:
-        for (who, currency), owed in self.owed().items():
-            amount = self.payable(who, currency, now)
-            assert amount <= max(0, owed)
-            if amount:
-                payout = f"p{number}-{who}-{currency}"
-                sides = f"creator:{who}", f"hold:{payout}"
-                hold = Posting(EntryKind.HOLD, f"{payout}-1", *sides, currency, amount, NOW)
-                post(self.tx, [hold])
-                self.paid[who, currency] = self.paid.get((who, currency), 0) + amount
-
-    def owed(self) -> dict[tuple[str, str], int]:
-        sums = {key: -amount for key, amount in self.paid.items()}
-        for one in self.sold:
-            key = one.sale.creator_id, one.sale.currency
-            sums[key] = sums.get(key, 0) + one.share - one.taken
-        return {key: amount for key, amount in sums.items() if amount}
-
-    def young(self, who: str, currency: str, now: datetime) -> int:
-        return sum(
-            one.share - one.taken
-            for one in self.sold
-            if (one.sale.creator_id, one.sale.currency) == (who, currency)
-            and now - one.sale.occurred_at < HOLDING
-        )
-
-    def payable(self, who: str, currency: str, now: datetime) -> int:
-        owed = self.owed().get((who, currency), 0)
-        free = max(0, min(owed, owed - self.young(who, currency, now)))
-        return free - free % UNIT[currency]
-
-    def reason(self, who: str, currency: str, now: datetime) -> str | None:
-        if self.owed()[who, currency] < MINIMUM[currency]:
-            return "below_minimum"
-        enough = self.payable(who, currency, now) >= MINIMUM[currency]
-        return None if enough else "holding_period"
-
-
-HOURS = st.integers(-24 * 16, 24).map(lambda hours: NOW + timedelta(hours=hours))
-GROSS = st.integers(1, 3_000_000)
-WHICH = st.integers(0, 20)
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(
-            st.just("sell"),
-            st.sampled_from(CREATORS),
-            st.sampled_from(CURRENCIES),
-            GROSS,
-            st.integers(0, 100),
-            HOURS,
-        ),
-        st.tuples(st.just("take"), WHICH, st.floats(0, 1), st.booleans(), HOURS),
-        st.tuples(st.just("win"), WHICH, HOURS),
-        st.tuples(st.just("pay"), HOURS),
-    ),
-    min_size=4,
-    max_size=25,
-)
-
-
-@settings(
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    max_examples=60,
-)
-@given(EVENTS, HOURS)
-def test_verdicts_are_those_of_plain_arithmetic(
-    db: Database, events: list[tuple[Any, ...]], now: datetime
-) -> None:
-    with db.engine.connect() as tx:
-        model = Model(tx)
-        for number, (name, *args) in enumerate(events):
-            if name == "sell":
-                model.sell(*args)
-            elif name == "pay":
-                model.pay(number, *args)
-            elif model.sold:
-                getattr(model, name)(number, *args)
-        expected = {
-            key: (owed, model.payable(*key, now), model.reason(*key, now))
-            for key, owed in model.owed().items()
-        }
-        assert judged(tx, now) == expected
-        for (who, currency), (owed, amount, _) in expected.items():
-            assert payable(tx, who, currency, now) == amount
-            assert 0 <= amount <= max(0, owed)
-            assert amount % UNIT[currency] == 0
-            # All but what is young and less than a unit is payable.
-            assert amount + max(0, model.young(who, currency, now)) + UNIT[currency] > owed
-        assert balanced(trial_balance(tx))
-        tx.rollback()

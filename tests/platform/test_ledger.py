@@ -151,16 +151,6 @@ def test_the_books_name_overdrawn_holds_and_unknown_accounts(db: Database) -> No
         assert not balanced({"usd": trial_balance(tx)["usd"]})
 
 
-def test_balances_are_read_from_an_index_alone(lite: Database) -> None:
-    with lite.begin() as tx:
-        for query in (select(balances("creator:x")), select(balances("creator:"))):
-            sql = query.compile(tx.engine, compile_kwargs={"literal_binds": True})
-            plan = "\n".join(row[3] for row in tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
-            for side in ("credit", "debit"):
-                assert f"SEARCH entries USING COVERING INDEX ix_entries_{side}" in plan
-            assert "SCAN entries" not in plan
-
-
 ACCOUNTS = [
     *("creator:a", "creator:ab", "creator:B", "hold:p", "hold:q", "connected:p"),
     *(CASH, FEES),

@@ -131,9 +131,3 @@ def test_what_does_not_fit_is_refused_at_dispatch(
     with pytest.raises(PayloadInvalid, match=says) as refused:
         spec.parse(payload)
     assert "\n" not in str(refused.value)
-
-
-def test_both_spellings_and_a_newer_field_are_taken(spec: JobSpec) -> None:
-    data = {"name": "A", "payout_id": "p1", "amount": 5, "currency": "usd", "colour": "red"}
-    made = spec.parse({"to": "a@b.c", "template": "payout-paid", "data": data, "delay_minutes": 5})
-    assert made.model_dump()["delay_minutes"] == 5

@@ -23,11 +23,10 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime, current, install
 from tests.support.mailbox import Mailbox, served
-from tests.support.platform import Platform, platform
+from tests.support.platform import Platform
 from tests.support.sides import Fixed, decide_by
 from tests.support.site import Site, refused
 
-__all__ = ["platform"]
 SECRET = "0123456789abcdef-secret"
 
 
@@ -110,9 +109,9 @@ def test_who_cannot_be_notified_is_paid_all_the_same(
 
 
 @pytest.fixture
-def site(database_url: str, tmp_path: Path, box: Mailbox) -> Iterator[Site]:
+def site(tmp_path: Path, box: Mailbox) -> Iterator[Site]:
     made = Site(
-        database_url,
+        f"sqlite:///{tmp_path / 'test.db'}",
         secret_key=SecretStr(SECRET),
         admin_token=SecretStr("an-admin-token-of-32-characters!"),
         storage_url=(tmp_path / "storage").as_uri(),
@@ -161,13 +160,13 @@ def test_statements_are_mailed_by_a_link_that_opens_one(site: Site, box: Mailbox
 
 
 def test_without_a_secret_key_links_are_for_this_machine_or_not_made(
-    database_url: str, tmp_path: Path, box: Mailbox
+    tmp_path: Path, box: Mailbox
 ) -> None:
     same: dict[str, Any] = {
         "storage_url": (tmp_path / "storage").as_uri(),
         "backend_url": "https://fanhouse.test/",
     }
-    here = Site(database_url, **same)
+    here = Site(f"sqlite:///{tmp_path / 'here.db'}", **same)
     mailing(here.runtime, box.server())
     monthly(here, "first")
     url, client = linked(box), here.app.test_client()

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from app.platform.config import load
 from app.platform.mail import commands, send_email_delayed
 from app.platform.mail.models import MailAddress, UnknownMail
-from app.platform.wiring import make_runtime
 from app.switchyard.errors import PayloadInvalid, RunNotMovable
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run
-from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runtime import install
 from tests.support.mailbox import DROP, Mailbox, served
-from tests.support.sides import Fixed, Side, decide_by, environment, relaying
-from tests.support.tables import create_all
+from tests.support.sides import Fixed, Side, decide_by, side
 
 JOBS = "app.platform.mail.jobs,tests.support.jobs"
 DATA = {"name": "Ana"}
@@ -35,17 +32,14 @@ def box() -> Iterator[Mailbox]:
 
 
 @pytest.fixture
-def on(box: Mailbox, database_url: str) -> Iterator[Side]:
-    environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
-    environ |= {"SMTP_URL": f"smtp://127.0.0.1:{box.port}", "MAIL_FROM": "hello@fanhouse.test"}
-    memory = MemoryBackend()
-    runtime = make_runtime(load(environ), backends=[memory])
-    create_all(runtime.db.engine)
-    decide_by(Fixed("memory"))
-    with ExitStack() as stack:
-        stack.callback(runtime.db.dispose)
-        stack.enter_context(relaying(runtime))
-        yield Side("memory", runtime, environ, memory=memory)
+def on(box: Mailbox, tmp_path: Path) -> Iterator[Side]:
+    more = {"SWITCHYARD_JOBS": JOBS, "MAIL_FROM": "hello@fanhouse.test"}
+    more["SMTP_URL"] = f"smtp://127.0.0.1:{box.port}"
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with side("memory", url, "redis://127.0.0.1:1/0", tmp_path, **more) as one:
+        install(one.runtime)
+        decide_by(Fixed("memory"))
+        yield one
 
 
 def count(on: Side, table: Any) -> int:
@@ -68,18 +62,6 @@ def test_a_mail_is_sent(on: Side, box: Mailbox) -> None:
     assert "Hello Ana," in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
     assert "Hello Ana," in mail.get_body(("html",)).get_content()  # type: ignore[union-attr]
     assert json.loads(row.result) == {"outcome": "sent", "messageId": f"<{run.id}@fanhouse.test>"}
-
-
-def test_a_delay_is_kept_however_it_is_asked_for(on: Side, box: Mailbox) -> None:
-    runs = [welcome(delay_minutes=0.02)]
-    payload = {"to": "b@example.com", "template": "welcome", "data": DATA, "delayMinutes": 0.02}
-    runs.append(on.dispatch("send-email", payload))
-    runs.append(on.dispatch("send-email", payload, delay=1))
-    rows = on.finish(*runs)
-    waited = [(row.due_at - row.created_at).total_seconds() for row in rows]
-    assert waited == [1.2, 1.2, 2.2]
-    assert all(row.started_at >= row.due_at for row in rows)
-    assert len(box.taken) == 3
 
 
 def test_a_domain_in_any_script_is_sent_in_ascii(on: Side, box: Mailbox) -> None:
@@ -168,15 +150,9 @@ def test_other_refusals_say_nothing_of_the_address(
     assert row.status == "succeeded"
 
 
-def test_without_a_server_it_fails_clearly(database_url: str) -> None:
-    memory = MemoryBackend()
-    environ = environment(database_url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=JOBS)
-    runtime = make_runtime(load(environ), backends=[memory])
-    create_all(runtime.db.engine)
-    on = Side("memory", runtime, environ, memory=memory)
-    install(runtime)
-    decide_by(Fixed("memory"))
+def test_without_a_server_it_fails_clearly(on: Side) -> None:
+    engine = replace(on.runtime.engine, gateways=replace(on.runtime.engine.gateways, mailer=None))
+    on.runtime.engine = engine
     (row,) = on.finish(welcome())
     assert row.status == "failed"
     assert "SMTP_URL is not set" in row.error
-    runtime.db.dispose()

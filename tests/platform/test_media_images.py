@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from app.platform.media import decoders, draw
-from app.platform.media.kinds import VARIANTS, Kind, Picture, Refused, sort_of
+from app.platform.media.kinds import Kind, Picture, Refused, sort_of
 from tests.support.footage import (
     CORNERS,
     SECRET,
@@ -202,31 +202,3 @@ def test_colours_are_brought_to_srgb() -> None:
     for broken in (b"no profile", profile[:200], bytes(len(profile))):
         image, _, _ = drawn(encoded(quarters(), "JPEG", icc_profile=broken))
         assert near(corners(image), CORNERS)
-
-
-@pytest.mark.parametrize("exif", [b"", b"II*\0\xff\xff\xff\xff", b"\xff" * 99])
-def test_exif_that_is_broken_turns_nothing(exif: bytes) -> None:
-    image, _, _ = drawn(encoded(quarters(), "JPEG", exif=b"Exif\0\0" + exif))
-    assert near(corners(image), CORNERS)
-
-
-def test_the_table_of_variants() -> None:
-    data = encoded(quarters(3000, 1500), "JPEG", quality=90)
-    pictures = [one for one in VARIANTS[Kind.IMAGE] if isinstance(one, Picture)]
-    images = {one.name: drawn(data, one)[0] for one in pictures}
-    assert {name: image.size for name, image in images.items()} == {
-        "thumb": (160, 160),
-        "small": (480, 240),
-        "medium": (1080, 540),
-        "large": (2048, 1024),
-    }
-    assert all(near(corners(image), CORNERS) for image in images.values())
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 700), (159, 161)])
-def test_none_is_enlarged(size: tuple[int, int]) -> None:
-    data, side = encoded(quarters(*size), "PNG"), min(160, *size)
-    assert drawn(data, Picture("a", 160, crop=True))[0].size == (side, side)
-    image, _, source = drawn(data, Picture("b", 480))
-    assert source == list(size)
-    assert image.size == tuple(max(1, round(each * min(1, 480 / max(size)))) for each in size)

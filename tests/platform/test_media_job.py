@@ -28,9 +28,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def on(database_url: str, tmp_path: Path, folder: Path) -> Iterator[Side]:
+def on(tmp_path: Path, folder: Path) -> Iterator[Side]:
     env = {"SWITCHYARD_JOBS": "app.platform.media.jobs", "STORAGE_URL": folder.as_uri()}
-    with side("memory", database_url, "redis://127.0.0.1:1", tmp_path, **env) as on:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with side("memory", url, "redis://127.0.0.1:1", tmp_path, **env) as on:
         yield on
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from email.message import EmailMessage
@@ -16,18 +15,15 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from app.platform.currencies import money
-from app.platform.gateways import Gateways
-from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import admins
 from app.platform.payouts import notify
-from app.platform.payouts.notify import MAX_FAILURES
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobPayload, job
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
-from tests.support.mailbox import DROP, Mailbox, served
-from tests.support.receiver import TOKEN, Receiver, receiving, signature
+from tests.support.mailbox import Mailbox, served
+from tests.support.receiver import Receiver, receiving, signature
 from tests.support.site import START, Site
 
 KEY = bytes(range(32))
@@ -142,22 +138,6 @@ def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Rece
     assert headers["webhook-signature"] == signature(KEY, signed)
 
 
-def test_another_report_of_a_run_is_another_message() -> None:
-    stopped = REPORT | {"stopped": "no funds"}
-    assert notify._name(REPORT) == notify._name(json.loads(json.dumps(REPORT)))
-    assert notify._name(REPORT) != notify._name(stopped)
-
-
-def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
-    box.answer("RCPT", "421 busy", "451 later")
-    assert platform.tell()["mail"] == {"sent": True}
-    assert len(box.taken) == 1
-    receiver.status = 503
-    why = "HookUnavailable: 127.0.0.1 answered 503"
-    assert platform.tell()["webhook"] == {"sent": False, "why": why}
-    assert len(receiver.got) == 1 + 3
-
-
 def test_a_refusal_is_a_result(
     platform: Platform, box: Mailbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,53 +153,6 @@ def test_a_refusal_is_a_result(
         "the admin's mail",
         "the admin's webhook",
     ]
-
-
-def test_a_mail_of_unknown_outcome_is_not_sent_again(
-    platform: Platform, box: Mailbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    box.answer("DATA", DROP)
-    told = platform.tell()["mail"]
-    assert told["sent"] is False
-    assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
-    assert len(box.taken) == 1
-    assert "unknown, not sent again" in caplog.text
-
-
-def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
-    off = {"sent": False, "why": "off"}
-    platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
-    assert platform.tell() == {"mail": off, "webhook": off}
-    bare = Gateways(stripe=StripeGateway("sk_test_x"))
-    assert (bare.mailer, bare.admin.hook, bare.admin.email) == (None, None, None)
-
-
-def test_no_secret_reaches_logs_or_results(
-    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    password = "hunter2-mail"
-    receiver.status = 500
-    with served(login=True) as guarded:
-        platform = Platform(
-            f"sqlite:///{tmp_path / 'test.db'}",
-            switchyard_jobs=__name__,
-            smtp_url=SecretStr(f"smtp://pay:{password}@127.0.0.1:{guarded.port}"),
-            admin_email="admin@example.com",
-            admin_webhook_url=SecretStr(receiver.address),
-            admin_webhook_secret=SecretStr(SECRET),
-        )
-        told = platform.tell()
-    assert told["mail"]["why"].startswith("refused: 127.0.0.1 answered 535")
-    assert len(receiver.got) == 3
-    # The mail server of the test writes to the log what it was sent.
-    ours = [record for record in caplog.records if record.name != "mail.log"]
-    assert any(record.name == "app.switchyard.runs.context" and record.exc_info for record in ours)
-    format_ = logging.Formatter("%(name)s %(message)s").format
-    shown = "\n".join(map(format_, ours)) + json.dumps(told) + repr(platform.runtime)
-    assert password not in shown
-    assert TOKEN not in shown
-    assert SECRET.removeprefix("whsec_") not in shown
 
 
 @pytest.mark.parametrize(
@@ -268,13 +201,6 @@ def test_the_summary_says_it_all() -> None:
     )
 
 
-def test_a_good_day_needs_nothing() -> None:
-    subject, text = summary_mail(WELL)
-    assert subject == "Pay day 2025-01-15: done"
-    assert text.endswith("What to do\n  nothing\n")
-    assert "Failures\n  none\n" in text
-
-
 @pytest.mark.parametrize(
     ("change", "subject", "says"),
     [
@@ -293,28 +219,6 @@ def test_what_is_wrong_comes_first(change: dict[str, Any], subject: str, says: s
     assert told == f"Pay day 2025-01-15: {subject}"
     assert says in text
     assert "nothing\n" not in text
-
-
-def test_fifty_failures_are_named_and_the_others_counted() -> None:
-    def failed(number: int) -> dict[str, Any]:
-        return {**FAILED, "payoutId": f"p{number}", "reason": None}
-
-    failures = [failed(number) for number in range(MAX_FAILURES + 7)]
-    _, text = summary_mail(REPORT | {"failures": failures, "failureCount": 1_057})
-    assert text.count("no reason on record") == 50
-    assert "  p49, creator ana, 3,000 JPY: no reason on record\n  and 1,007 more\n" in text
-    _, exact = summary_mail(REPORT | {"failures": failures[:50], "failureCount": 50})
-    assert " more\n" not in exact
-
-
-def test_a_retry_and_a_report_of_little_are_sent_too() -> None:
-    little = {"job": "retry-failed-payouts", "runId": "77", "stopped": "the balance is too low"}
-    assert summary_mail(little) == (
-        "Retry of failed payouts: stopped",
-        "Retry of failed payouts (run 77) has stopped: the balance is too low\n\n"
-        "What to do\n"
-        "  - Put right what stopped it. How it stands: flask --app app runs show 77\n",
-    )
 
 
 def test_a_name_from_outside_cannot_add_a_line() -> None:

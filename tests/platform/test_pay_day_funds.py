@@ -10,9 +10,8 @@ from app.platform.ledger.postings import balanced
 from app.platform.payouts.retry import READY_STALE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.relay import sweep
-from tests.support.platform import START, Platform, platform
+from tests.support.platform import START, Platform
 
-__all__ = ["platform"]
 PAY_DAY = {"payoutDate": "2025-01-15"}
 LANDED = {("landed", None)}
 
@@ -112,23 +111,23 @@ def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform
     platform.check()
 
 
-def test_two_pay_days_do_not_spend_one_balance_twice(platform: Platform) -> None:
+def test_two_pay_days_do_not_spend_one_balance_twice(anywhere: Platform) -> None:
     """Each looks at the balance before the other has sent: what is too much is not refused away."""
-    creators(platform, *[10_000] * 6)
-    top_up(platform, 30_000)
+    creators(anywhere, *[10_000] * 6)
+    top_up(anywhere, 30_000)
     runs = [dispatch("process-payouts", {"payoutDate": f"2025-01-{day}"}) for day in (15, 16)]
     for number in range(6):
         id_ = f"usd{number}"
         payload = {"payoutId": f"m{number}", "creatorId": id_, "amount": 3_000}
         dispatch("process-single-payout", payload | {"stripeAccountId": f"acct_{id_}"})
-    platform.work_at_once(8)
-    go_on(platform, timedelta(hours=1))
-    assert sum(one["amount"] for one in platform.transfers()) <= 30_000
-    assert {code for _, code in outcomes(platform)} <= {None, "balance_insufficient"}
-    top_up(platform, 30_000)
-    platform.drain()
+    anywhere.work_at_once(8)
+    go_on(anywhere, timedelta(hours=1))
+    assert sum(one["amount"] for one in anywhere.transfers()) <= 30_000
+    assert {code for _, code in outcomes(anywhere)} <= {None, "balance_insufficient"}
+    top_up(anywhere, 30_000)
+    anywhere.drain()
     for run in runs:
-        ended(platform, run.id)
-    assert set(platform.statuses()) == {"in_transit"}
-    assert sum(one["amount"] for one in platform.transfers()) == 60_000
-    platform.check()
+        ended(anywhere, run.id)
+    assert set(anywhere.statuses()) == {"in_transit"}
+    assert sum(one["amount"] for one in anywhere.transfers()) == 60_000
+    anywhere.check()

@@ -12,10 +12,7 @@ from sqlalchemy import func, select
 
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import StepRow
-from tests.support import platform as support
 from tests.support.platform import Platform
-
-platform = support.platform
 
 THOUSAND, FEWER = 1_000, 400
 MOST_STEPS = 60
@@ -37,18 +34,18 @@ def steps_of(platform: Platform, run_id: str) -> int:
 
 
 @pytest.mark.minutes
-def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: Platform) -> None:
+def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(anywhere: Platform) -> None:
     # All of them on one kind of database; on the other one as many as each fault needs.
-    count = THOUSAND if platform.db.engine.dialect.name == "sqlite" else FEWER
-    platform.seed(count + count // 10, count)
-    platform.admin("POST", "faults", {"seed": 1, "rules": FAULTS})
+    count = THOUSAND if anywhere.db.engine.dialect.name == "sqlite" else FEWER
+    anywhere.seed(count + count // 10, count)
+    anywhere.admin("POST", "faults", {"seed": 1, "rules": FAULTS})
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.drain(step=timedelta(minutes=10))
-    ended = platform.run(run.id)
+    anywhere.drain(step=timedelta(minutes=10))
+    ended = anywhere.run(run.id)
     assert ended.status == "succeeded", ended.error
-    rules = platform.admin("GET", "faults")["rules"]
+    rules = anywhere.admin("GET", "faults")["rules"]
     assert all(rule["hits"] > 5 for rule in rules)
-    platform.admin("DELETE", "faults")
+    anywhere.admin("DELETE", "faults")
     result = json.loads(ended.result)
     counts: Counter[str] = Counter()
     for row in result["totals"]:
@@ -58,15 +55,15 @@ def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(platform: 
     assert result["failureCount"] == counts["failed"] + counts["bank_failed"] > 0
     assert {failure["reason"] for failure in result["failures"]} == {REFUSED}
     assert result["reconciled"]["ok"] is True
-    assert steps_of(platform, run.id) <= MOST_STEPS
+    assert steps_of(anywhere, run.id) <= MOST_STEPS
     # The next day's retry pays those whose bank said no, and the bank has it all in the end.
-    platform.now += timedelta(days=1)
+    anywhere.now += timedelta(days=1)
     dispatch("retry-failed-payouts", {})
-    platform.drain()
-    platform.now += timedelta(days=3)
-    found = platform.result("reconcile-payouts")
+    anywhere.drain()
+    anywhere.now += timedelta(days=3)
+    found = anywhere.result("reconcile-payouts")
     assert (found["ok"], found["differences"]) == (True, [])
-    after = Counter(payout.status for payout in platform.payouts())
+    after = Counter(payout.status for payout in anywhere.payouts())
     assert after == {"paid": count - counts["failed"], "failed": counts["failed"]}
     # Nobody twice, and all that could be: the job compared both of Stripe's lists, both ways.
-    platform.check_books()
+    anywhere.check_books()

@@ -10,19 +10,16 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from sqlalchemy import insert, or_, select
 
 from app.local.seed import stripe_accounts
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, post
-from app.platform.payouts import retry
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.dispatch import dispatch
-from tests.support.platform import ANA, MANUAL, START, Platform, platform
+from tests.support.platform import ANA, MANUAL, START, Platform
 
-__all__ = ["platform"]
 MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can end."""
 
@@ -120,19 +117,6 @@ def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: 
     assert platform.statuses() == ["failed", "in_transit"]
     assert again(platform) == none()
     assert platform.owed() == 60_000
-    platform.check()
-
-
-def test_many_are_taken_page_by_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "PAGE_SIZE", 4)
-    platform.seed(12, 12)
-    platform.fault("refuse", code=MAY_PASS, next=10)
-    platform.fault("refuse", code="account_invalid", next=2)
-    run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.drain()
-    assert json.loads(platform.run(run.id).result)["reconciled"]["ok"] is True
-    assert again(platform) == took(10, account_invalid=2)
-    assert sorted(platform.statuses()) == ["failed"] * 2 + ["in_transit"] * 10
     platform.check()
 
 

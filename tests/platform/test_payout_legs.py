@@ -11,17 +11,14 @@ from sqlalchemy import update
 
 from app.platform.earnings.models import Creator
 from app.platform.gateways.stripe_answers import (
-    StripeKeyReused,
     StripeRefused,
-    StripeUnknownOutcome,
 )
 from app.platform.payouts.engine import SERVER_ERROR_STANDS
 from app.platform.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.relay import sweep
-from tests.support.platform import MANUAL, Platform, platform
+from tests.support.platform import MANUAL, Platform
 
-__all__ = ["platform"]
 TRIED = {"retried": 1, "left": {}}
 
 
@@ -137,21 +134,6 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
     paid_once(platform, leg, *([LANDED] if effect else [EXPIRED, LANDED]))
 
 
-@pytest.mark.parametrize(
-    "failure", [RuntimeError("died"), StripeUnknownOutcome("lost"), StripeKeyReused("other")]
-)
-@each_leg
-def test_a_crash_between_the_call_and_its_record_pays_once(
-    platform: Platform, leg: Leg, failure: Exception
-) -> None:
-    platform.creator()
-    gateway = platform.failing((True, failure), method=leg.method)
-    assert platform.paid()["status"] == "in_transit"
-    looked_up = isinstance(failure, StripeKeyReused)
-    assert gateway.keys == leg.keys(*([1] if looked_up else [1, 1]))
-    paid_once(platform, leg, LANDED)
-
-
 @each_leg
 def test_a_refusal_is_not_believed_while_an_earlier_send_stands(
     platform: Platform, leg: Leg
@@ -222,16 +204,3 @@ def test_one_whose_outcome_stays_unknown_is_gone_on_with(platform: Platform, leg
     platform.now += SENDING_STALE
     assert platform.again() == TRIED
     paid_once(platform, leg, EXPIRED, LANDED)
-
-
-@each_leg
-def test_retries_and_the_first_run_at_once_pay_once(platform: Platform, leg: Leg) -> None:
-    refused(platform, leg)
-    platform.now += SENDING_STALE
-    for key in ("a", "b"):
-        dispatch("retry-failed-payouts", {}, key=key)
-    for key in ("c", "d"):
-        dispatch("process-single-payout", MANUAL, key=key)
-    platform.work_at_once(4)
-    platform.drain()
-    paid_once(platform, leg, ("refused", leg.may_pass), LANDED)

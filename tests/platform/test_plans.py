@@ -18,10 +18,8 @@ from app.platform.payouts.models import Payout, PayoutAttempt
 from app.platform.statements import make
 from app.platform.statements.document import documents
 from app.switchyard.db import Database
-from tests.support.platform import ANA, START, Platform, platform
+from tests.support.platform import ANA, START, Platform
 from tests.support.tables import create_all
-
-__all__ = ["platform"]
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
@@ -177,29 +175,29 @@ def _many_payouts(platform: Platform) -> None:
         connection.exec_driver_sql("ANALYZE" if platform.db.is_sqlite else "VACUUM ANALYZE")
 
 
-def test_paying_reads_as_far_as_it_must(platform: Platform) -> None:
+def test_paying_reads_as_far_as_it_must(anywhere: Platform) -> None:
     """Every statement of the paying jobs on payouts and attempts, as it was sent."""
     for number in range(6):
-        platform.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
-    platform.creator()
-    _many_payouts(platform)
-    platform.fault("refuse", path="/v1/payouts", code="account_closed", next=2)
+        anywhere.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
+    anywhere.creator()
+    _many_payouts(anywhere)
+    anywhere.fault("refuse", path="/v1/payouts", code="account_closed", next=2)
     asked: dict[str, Any] = {}
 
     def listen(*args: Any) -> None:
         if " payout" in args[2] and not args[5]:
             asked.setdefault(args[2], args[3])
 
-    event.listen(platform.db.engine, "before_cursor_execute", listen)
-    platform.pay_day()
-    platform.now += timedelta(minutes=1)
-    assert platform.result("retry-failed-payouts")["retried"] == 2
-    assert platform.settle()["moved"] == 7
-    event.remove(platform.db.engine, "before_cursor_execute", listen)
+    event.listen(anywhere.db.engine, "before_cursor_execute", listen)
+    anywhere.pay_day()
+    anywhere.now += timedelta(minutes=1)
+    assert anywhere.result("retry-failed-payouts")["retried"] == 2
+    assert anywhere.settle()["moved"] == 7
+    event.remove(anywhere.db.engine, "before_cursor_execute", listen)
     assert len(asked) > 15
-    explain = "EXPLAIN QUERY PLAN" if platform.db.is_sqlite else "EXPLAIN"
+    explain = "EXPLAIN QUERY PLAN" if anywhere.db.is_sqlite else "EXPLAIN"
     wide = []
-    with platform.db.engine.connect() as connection:
+    with anywhere.db.engine.connect() as connection:
         for statement, bound in asked.items():
             plan = connection.exec_driver_sql(f"{explain} {statement}", bound)
             lines = "\n".join(str(row[-1]) for row in plan)

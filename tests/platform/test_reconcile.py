@@ -18,10 +18,9 @@ from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.models import Payout
 from app.platform.payouts.reconcile import IN_FLIGHT, WINDOW, reconcile
 from app.switchyard.dispatch import dispatch
-from tests.support.platform import AT_THE_BANK, DAY, EVER, MANUAL, START, Platform, platform
+from tests.support.platform import AT_THE_BANK, DAY, EVER, MANUAL, START, Platform
 from tests.support.stripe_stand import pay
 
-__all__ = ["platform"]
 ID = str(MANUAL["payoutId"])
 
 
@@ -45,20 +44,6 @@ def by_hand(platform: Platform, group: str, amount: int = 10_000, key: str = "by
 def set_payout(platform: Platform, **values: Any) -> None:
     with platform.db.begin() as tx:
         tx.execute(update(Payout).where(Payout.id == ID).values(**values))
-
-
-def test_both_sides_agree_after_a_pay_day(platform: Platform) -> None:
-    platform.seed(8, 6)
-    platform.fault("timeout_after_effect")
-    platform.fault("refuse", code="account_invalid")
-    run = dispatch("process-payouts", {"payoutDate": DAY.isoformat()})
-    platform.drain()
-    for since in (WINDOW, platform.now - EVER):
-        found = look(platform, since)
-        assert (found.payouts, found.transfers, found.differences) == (5, 5, [])
-    told = json.loads(platform.run(run.id).result)["reconciled"]
-    assert told == {"ok": True, "payouts": 5, "transfers": 5, "differences": {}}
-    assert look(platform, timedelta(0)).ok
 
 
 def test_paid_in_the_ledger_and_unknown_to_stripe(platform: Platform) -> None:

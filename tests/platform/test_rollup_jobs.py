@@ -1,5 +1,4 @@
-"""The two rollup jobs on both backends and both databases: sums and statements come out the same
-whichever side a run ends on."""
+"""The two rollup jobs: the same again changes nothing, and a month is closed and stated."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from app.platform.earnings.models import (
 from app.platform.statements.models import Statement
 from tests.platform.test_rollup import agree, roll_dirty, stored
 from tests.support.months import Months, history
-from tests.support.sides import Side, both
+from tests.support.sides import Side, side
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 CREATORS = ["ana", "bob", "cem"]
@@ -66,8 +65,9 @@ def check(months: Months) -> None:
 
 
 @pytest.fixture
-def on(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Side]:
-    with both(database_url, redis_url, tmp_path, **settings(tmp_path)) as made:
+def on(tmp_path: Path) -> Iterator[Side]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with side("memory", url, "redis://127.0.0.1:1", tmp_path, **settings(tmp_path)) as made:
         yield made
 
 
@@ -81,7 +81,6 @@ def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(
     check(months)
     with months.db.begin() as tx:
         before = stored(tx, daily, "day", *WHO)
-    on.backend = "inngest"
     again = on.dispatch("daily-earnings-rollup", {"targetDate": END}, key="again")
     (row,) = on.finish(again)
     assert json.loads(row.result)["days"] == 1, "only a day without rows is looked at again"
@@ -90,10 +89,8 @@ def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(
     months.db.dispose()
 
 
-@pytest.mark.parametrize("backend", ["rq", "inngest"])
-def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path, backend: str) -> None:
+def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path) -> None:
     months = lived(on.environ["DATABASE_URL"], tmp_path)
-    on.backend = backend
     (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}))
     assert row.status == "succeeded", row.error
     done = json.loads(row.result)

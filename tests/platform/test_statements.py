@@ -11,10 +11,9 @@ from app.platform.earnings.rollup import raw
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
 from app.platform.statements.document import Document, documents
 from tests.support.earnings import record_dispute, record_dispute_won, record_refund
-from tests.support.months import Months, Payout, at, balances_at, history, in_short
+from tests.support.months import Months, Payout, at, history, in_short
 
 JANUARY, FEBRUARY, MARCH = (date(2025, month, 1) for month in (1, 2, 3))
-HALF_YEAR = [date(2025, month, 1) for month in range(1, 9)]
 
 
 def statement(months: Months, month: date = JANUARY, creator: str = "ana") -> Document:
@@ -27,33 +26,6 @@ def usd(months: Months, month: date = JANUARY) -> Document:
     (one,) = statement(months, month)["currencies"]
     assert one["currency"] == "usd"
     return dict(one)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_any_history_adds_up_from_month_to_month(months: Months, seed: int) -> None:
-    creators = ["ana", "bob", "Ana"]
-    months.creator(*creators)
-    history(months, seed, creators)
-    for creator in creators:
-        before: dict[str, int] = {}
-        for month in HALF_YEAR:
-            made = statement(months, month, creator)
-            there = {one["currency"]: one for one in made["currencies"]}
-            assert {c: one["opening"] for c, one in there.items() if one["opening"]} == before
-            for one in there.values():
-                opening, net, paid, back, closing = in_short(one)
-                assert opening + net - paid + back == closing
-                assert one["opening"] + sum(x["amount"] for x in one["lines"]) == closing
-                assert not one["lines"] or one["lines"][-1]["balance"] == closing
-                for part in (*one["sources"], one["earned"]):
-                    assert part["gross"] - part["refunds"] - part["fees"] == part["net"]
-                assert paid == sum(p["amount"] for p in one["payouts"])
-                assert back == sum(p["returned"] for p in one["payouts"])
-                times = [line["at"] for line in one["lines"]]
-                assert times == sorted(times)
-                assert all(made["from"] <= when < made["to"] for when in times)
-            before = {c: one["closing"] for c, one in there.items() if one["closing"]}
-            assert before == balances_at(months, creator, month)
 
 
 def test_the_sums_are_those_of_the_rollup(months: Months) -> None:
@@ -163,27 +135,8 @@ def test_what_was_booked_without_an_earning_is_there_too(months: Months) -> None
     assert made["earned"]["refunds"] == 200
 
 
-def test_nothing_at_all(months: Months) -> None:
-    months.creator("ana")
-    assert statement(months)["currencies"] == []
-    months.sale("s1", 100, "2025-01-31")
-    months.pay(Payout("p1", 100, at("2025-02-01")))
-    assert statement(months, date(2025, 3, 1))["currencies"] == [], "nothing is owed any more"
-    assert in_short(usd(months, FEBRUARY)) == (100, 0, 100, 0, 0)
-
-
 def test_a_name_has_no_control_characters(months: Months) -> None:
     name = 'x\r\n"=1+1",\u202eevil\t#eval("1")'
     months.creator("-ana", name=name)
     made = statement(months, creator="-ana")
     assert made["creator"]["name"] == 'x "=1+1", evil #eval("1")'
-
-
-def test_each_of_many_is_as_it_is_alone(months: Months) -> None:
-    creators = ["ana", "bob", "cem", "Ana"]
-    months.creator(*creators)
-    history(months, 11, creators)
-    with months.transaction() as tx:
-        together = documents(tx, creators, JANUARY, "Fanhouse")
-    alone = [statement(months, creator=one) for one in creators]
-    assert sorted(together, key=str) == sorted(alone, key=str)

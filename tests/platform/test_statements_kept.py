@@ -55,10 +55,6 @@ def kept_usd(months: Months, statement_id: str) -> Document:
     return dict(one)
 
 
-def ids(one: Document) -> list[str]:
-    return [line["id"] for line in one["lines"]]
-
-
 def test_figures_that_do_not_add_up_make_no_statement(
     months: Months, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,41 +130,6 @@ def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Mont
         months.make_page(JANUARY)
     assert len(kept(months)) == 1
     assert stated(months, JANUARY) == []
-
-
-def test_a_late_sale_is_in_the_next_statement(months: Months) -> None:
-    months.creator("ana", "bob")
-    months.sale("s1", 500, "2025-01-05")
-    months.sale("s2", 500, "2025-01-05", creator="bob")
-    assert stated(months, JANUARY) == ["ana:2025-01", "bob:2025-01"]
-    first = kept(months)
-    months.sale("s3", 70, "2025-01-06", fee=20)
-    months.sale("s4", 9, "2025-01-07", fee=9)
-    months.sale("s5", 30, "2025-02-06")
-    assert stated(months, FEBRUARY) == ["ana:2025-02", "bob:2025-02"]
-    january, february = (kept_usd(months, f"ana:2025-{n}") for n in ("01", "02"))
-    assert (in_short(january), ids(january)) == ((0, 500, 0, 0, 500), ["s1"])
-    assert (in_short(february), ids(february)) == ((500, 80, 0, 0, 580), ["s3", "s4", "s5"])
-    (tips,) = february["sources"]
-    assert (tips["sales"], tips["gross"], tips["fees"], tips["net"]) == (3, 109, 29, 80)
-    assert in_short(kept_usd(months, "bob:2025-02")) == (500, 0, 0, 0, 500)
-    assert [row for row in kept(months) if row.month == JANUARY] == first
-    assert stated(months, MARCH) == ["ana:2025-03", "bob:2025-03"]
-    assert ids(kept_usd(months, "ana:2025-03")) == []
-
-
-def test_a_month_that_was_left_out_is_in_the_next_one(months: Months) -> None:
-    months.creator("ana", "bob")
-    months.sale("s1", 500, "2025-01-05")
-    stated(months, JANUARY)
-    months.sale("s2", 70, "2025-02-05")
-    stated(months, MARCH)
-    assert json.loads(kept(months)[1].document)["previous"] == "ana:2025-01"
-    march = kept_usd(months, "ana:2025-03")
-    assert (in_short(march), ids(march)) == ((500, 70, 0, 0, 570), ["s2"])
-    months.sale("s3", 70, "2025-02-05", creator="bob")
-    assert stated(months, FEBRUARY) == ["bob:2025-02"], "ana's is passed"
-    assert in_short(kept_usd(months, "bob:2025-02")) == (0, 70, 0, 0, 70)
 
 
 def test_what_was_being_booked_meanwhile_is_a_correction(months: Months) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,7 @@ from app.platform.earnings.cached import (
 from app.platform.earnings.models import daily
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
-from tests.support.site import START, Site, lite
-
-__all__ = ["lite"]
+from tests.support.site import START, Site
 
 TODAY = START.date()
 
@@ -35,8 +34,8 @@ def raw(redis_url: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def site(database_url: str, redis_url: str, raw: Any) -> Iterator[Site]:
-    made = Site(database_url, redis_url=redis_url)
+def site(tmp_path: Path, redis_url: str, raw: Any) -> Iterator[Site]:
+    made = Site(f"sqlite:///{tmp_path / 'test.db'}", redis_url=redis_url)
     patient(made)
     made.creator("cat")
     earned(made, "ana", 1, 900)
@@ -123,17 +122,6 @@ def test_the_job_recomputes_the_queries_asked_most(site: Site, raw: Any) -> None
     warm(site, "warm")
     assert names(ask(site, 1)) == [("ana", 901)]
     assert names(ask(site, 22)) == [("ana", 1200)]
-
-
-def test_what_was_asked_a_day_ago_counts_no_more(site: Site, raw: Any) -> None:
-    cache = site.runtime.cache
-    for ago, name in ((0, "now"), (23, "this day"), (23, "this day"), (24, "too old")):
-        cached.count(cache, name, START - timedelta(hours=ago))
-    assert cached.most_asked(cache, START) == ["this day", "now"]
-    kept = [raw.ttl(key) for key in raw.keys("switchyard:popular:*")]
-    assert all(0 < seconds <= 25 * 3600 for seconds in kept)
-    # What another version of the code counted is passed over.
-    assert warm(site, "odd").result == '{"asked":2,"warmed":0}'
 
 
 def test_a_query_is_counted_as_all_that_it_is() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 from flask import Flask
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import DeclarativeBase
@@ -15,9 +12,7 @@ from sqlalchemy.orm import DeclarativeBase
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
-from app.platform.payouts.models import Payout
 from app.platform.wiring import make_runtime
-from app.switchyard.runs.backend import Message
 from app.switchyard.runs.memory import MemoryBackend
 from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
@@ -39,27 +34,13 @@ ANA = {
 }
 
 
-class Watched(MemoryBackend):
-    """A queue that looks, whenever it is sent a run, at what others can see by then."""
-
-    name = "rq"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look: Callable[[], int] = lambda: 0
-        self.seen: list[int] = []
-
-    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        self.seen.append(self.look())
-        return super().send(messages)
-
-
 class Site:
     """The web app on its own clock, with two creators who are owed money."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.now = START
-        self.queue = Watched()
+        self.queue = MemoryBackend()
+        self.queue.name = "rq"
         self.settings = Settings(database_url=url, **settings)
         self.runtime = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
         self.db = self.runtime.db
@@ -70,7 +51,6 @@ class Site:
         create_all(self.db.engine)
         self.creator("ana")
         self.creator("bob")
-        self.queue.look = lambda: self.count(Payout)
 
     def creator(self, name: str, owed: int = OWED, **change: Any) -> None:
         row = {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
@@ -83,27 +63,6 @@ class Site:
     def count(self, table: type[DeclarativeBase]) -> int:
         with self.db.autocommit() as connection:
             return connection.scalar(select(func.count()).select_from(table)) or 0
-
-
-@pytest.fixture
-def site(database_url: str) -> Iterator[Site]:
-    made = Site(database_url)
-    yield made
-    made.db.dispose()
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Sites with other settings, where the database does not matter."""
-    made: list[Site] = []
-
-    def build(**settings: Any) -> Site:
-        made.append(Site(f"sqlite:///{tmp_path / f'{len(made)}.db'}", **settings))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.db.dispose()
 
 
 def refused(answer: Any, code: int, says: str = "") -> None:

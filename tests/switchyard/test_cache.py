@@ -6,9 +6,7 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, Circuit
 from app.switchyard.errors import BadInput
 from tests.support.cached import CLIENTS, TOKEN, Kit, connecting, kit
 from tests.support.upstash import UpstashStandIn
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import until
 
 __all__ = ["kit"]
 
@@ -52,13 +50,6 @@ def test_an_entry_that_is_no_json_is_a_miss(kit: Kit, poison: str) -> None:
     kit.raw.set(VALUE_KEY, poison, px=1_200_000)
     assert kit.cache.get_or_compute("hot", lambda: "new", 600) == "new"
     assert kit.cache.get_or_compute("hot", lambda: "newer", 600) == "new"
-
-
-def test_what_is_kept_ends_by_itself(kit: Kit) -> None:
-    kit.cache.put("short", 1, 0.02)
-    until(lambda: kit.cache.get("short") is None)
-    kit.cache.get_or_compute("short", lambda: 1, 0.01)
-    until(lambda: not kit.raw.exists("switchyard:computed:short"))
 
 
 @pytest.mark.parametrize(
@@ -95,19 +86,6 @@ def test_cold_it_is_computed_once_over_all_processes(kit: Kit) -> None:
     assert [answer for one in answers for answer in one] == ["new"] * CALLERS
     assert kit.raw.get("computed") == "1"
     assert not kit.raw.exists(LEASE_KEY)
-
-
-@pytest.mark.parametrize("left", [1.1, 0.5], ids=["early", "stale"])
-def test_an_expiring_value_is_computed_once_however_many_ask(kit: Kit, left: float) -> None:
-    kit.cache.get_or_compute("hot", lambda: "old", 600)
-    kit.raw.pexpire(VALUE_KEY, int(left * 600_000))
-    spec = {"key": "hot", "ttl": 600, "callers": CALLERS, "threads": THREADS}
-    answers = kit.together("compute", CALLERS // THREADS, **spec)
-    given = [answer for one in answers for answer in one]
-    assert (len(given), set(given) <= {"old", "new"}) == (CALLERS, True)
-    assert given.count("new") >= 1
-    assert kit.raw.get("computed") == "1"
-    assert kit.cache.get_or_compute("hot", lambda: "newer", 600) == "new"
 
 
 def test_others_are_given_the_old_value_meanwhile(kit: Kit) -> None:
@@ -181,9 +159,6 @@ def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
     assert os.read(read, 10) == b"here"
 
 
-DEAD = "redis://127.0.0.1:1/0"
-
-
 class Clock:
     now = 100.0
 
@@ -254,21 +229,6 @@ def test_a_cache_that_is_unavailable_is_asked_once_and_changes_no_result(
             used(cache, 20)
             assert inner.calls == ["EVAL"] + ["SET"] * outage
     assert len([r for r in caplog.records if "unavailable" in r.message]) == 1
-
-
-def test_calls_that_fail_together_are_one_outage(caplog: pytest.LogCaptureFixture) -> None:
-    together = threading.Barrier(20)
-
-    class Failing:
-        def run(self, command: Any) -> Any:
-            together.wait(PATIENCE_SECONDS)
-            raise ConnectionError
-
-    breaker = CircuitBreaker(Failing, seconds=30)
-    with ThreadPoolExecutor(20) as pool:
-        values = list(pool.map(lambda _: Cache(breaker).get("k"), range(20)))
-    assert values == [None] * 20
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

@@ -182,18 +182,6 @@ def test_a_clock_that_steps_back_doubles_nothing(world: World) -> None:
     assert set(keys(world, "latest")) < set(ticks(LAST, START, world.time.now))
 
 
-def test_a_moment_in_the_far_future_changes_nothing(world: World) -> None:
-    """As after a machine's start, until it has asked for the time."""
-    having(world, ALL, PAY_DAY)
-    rounds(world, 2 * HOUR, 60.0)
-    world.time.offset = timedelta(days=1500)
-    rounds(world, 15.0)
-    world.time.offset = timedelta(0)
-    rounds(world, 13 * 86_400.0, HOUR)
-    assert keys(world, "each") == ticks(ALL, START, world.time.now)
-    assert keys(world, "process-payouts") == ["2028-02-01"]
-
-
 @pytest.mark.minutes
 @pytest.mark.timeout(600)
 def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> None:

@@ -18,7 +18,6 @@ from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain, Drained, rollback
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from flags import Side
 from tests.support.cli import Cli
@@ -26,7 +25,7 @@ from tests.support.forks import forked
 from tests.support.machine import Stop
 from tests.support.sides import Fixed, build, decide_by, environment, fresh, relaying, rq_worker
 from tests.support.sides import Side as OneSide
-from tests.support.world import World, dying_at
+from tests.support.world import World
 
 OTHER = {Side.RQ: Side.SERVERLESS, Side.SERVERLESS: Side.RQ}
 BACKEND = {Side.RQ: "rq", Side.SERVERLESS: "inngest"}
@@ -85,30 +84,6 @@ def test_pending_delayed_sleeping_and_joining_runs_move_at_once(world: World, to
     assert world.marks() == dict.fromkeys([*effects, "pending", "delayed"], 1)
 
 
-@pytest.mark.parametrize("to", list(Side))
-def test_what_is_running_moves_at_its_next_boundary(world: World, to: Side) -> None:
-    live(world, OTHER[to], "five-steps")
-    run = dispatch("five-steps", {"name": "n"})
-    seen: list[Drained] = []
-
-    def meanwhile(_point: str) -> None:
-        seen.append(drain(world, to))
-        seen.append(drain(world, to, running=True))
-
-    ((queue, parcel),) = world.due()
-    with dying_at(3, meanwhile) as met:
-        queue.deliver(parcel)
-    assert met[2] == "step.recorded"
-    # On Inngest nobody holds a run between two calls: it moves even without --running.
-    expected = [(0, 0, 1), (0, 1, 1)] if to == Side.SERVERLESS else [(1, 0, 0), (0, 0, 0)]
-    assert [counts(one) for one in seen] == expected
-    assert world.row(run.id).backend == BACKEND[to]
-    assert counts(drain(world, to)) == (0, 0, 0)
-    world.finish()
-    assert world.marks() == {f"n/{number}": 1 for number in range(1, 6)}
-    assert world.row(run.id).status == "succeeded"
-
-
 def test_children_follow_whatever_their_own_job(world: World) -> None:
     live(world, Side.SERVERLESS, "mixed", "posted")
     mixed = dispatch("mixed", {"name": "n", "waitSeconds": 50})
@@ -125,15 +100,6 @@ def test_children_follow_whatever_their_own_job(world: World) -> None:
     world.finish()
     assert world.row(mixed.id).status == "succeeded"
     assert set(world.marks().values()) == {1}
-
-
-def test_a_job_that_inngest_has_no_function_for_goes_to_its_own_side(world: World) -> None:
-    run = dispatch("posted", {"name": "n", "waitSeconds": 1})
-    assert hand_over(world.runtime.store, [run.id], "inngest").moved == 1
-    assert world.row(run.id).backend == "qstash"
-    assert hand_over(world.runtime.store, [run.id], "inngest").moved == 0
-    world.finish()
-    assert world.row(run.id).status == "succeeded"
 
 
 def test_runs_of_unknown_jobs_are_counted_and_left(world: World) -> None:

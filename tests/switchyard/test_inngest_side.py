@@ -19,7 +19,6 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from app.local.inngest.engine import Engine
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
 from app.switchyard.runs import operate
@@ -117,13 +116,6 @@ def ended(on: Side, job: str) -> list[Any]:
     return until(
         lambda: [r for r in runs_of(on, job) if r.check_at is None], lambda: runs_of(on, job)
     )
-
-
-def test_signed_mode_carries_runs(signed: tuple[Side, str]) -> None:
-    on, _ = signed
-    n = uuid4().hex
-    on.finish(on.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1}))
-    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(1, 6)}
 
 
 @pytest.mark.parametrize("fault", ["swallow", "double", "unknown_outcome"])
@@ -346,30 +338,6 @@ def test_a_sleep_wakes_when_the_run_is_due(tmp_path: Path, redis_url: str) -> No
         # A step, the sleep, a step, the end.
         assert [run["calls"] for run in calls_of(on, "sleeper")] == [4]
         assert on.marks(n) == {f"{n}/before": 1, f"{n}/after": 1}
-
-
-def test_crons_tick_in_utc_whatever_the_zone_of_inngests_machine(
-    dev: tuple[Side, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on, _ = dev
-    assert on.standin is not None
-    scheduled = [f for f in on.standin.engine.functions.values() if f.crons]
-    assert scheduled
-    start = datetime(2026, 3, 2, 3, 7, tzinfo=UTC)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    try:
-        elsewhere = Engine()
-        elsewhere.register("switchyard", scheduled, start.timestamp())
-        elsewhere.take_due(start.timestamp() + 40 * 86_400)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    for run in elsewhere.runs.values():
-        spec = on.runtime.catalogue[run.function.id.removeprefix("switchyard-")]
-        fired = datetime.fromisoformat(run.event.body["data"]["scheduledAt"])
-        assert fired == spec.occurrence_after(start), spec.name
-    assert len(elsewhere.runs) == len(scheduled)
 
 
 def test_an_event_from_elsewhere_becomes_a_run(

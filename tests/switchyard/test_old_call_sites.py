@@ -25,7 +25,7 @@ from app.switchyard.runs.models import RunRow as R
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, counted
-from queues.versions import DuplicateJobError, NeedsNewerRQ
+from queues.versions import NeedsNewerRQ
 from tests.support import old_jobs, old_tasks, tasks
 from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import (
@@ -215,17 +215,6 @@ def test_a_job_id_is_the_runs_key(on: Side, queue: Any, redis: Redis) -> None:
     assert ended.get_status(refresh=False) == JobStatus.FINISHED
     assert on.marks(n) == {n: 1}
     assert counts(redis)["mark", "dispatched", "known"] == 2
-
-
-@since("2.8")
-def test_a_unique_job_is_refused_the_second_time(on: Side, queue: Any) -> None:
-    n = uuid4().hex
-    fresh_one = queue.enqueue(old_tasks.mark, f"{n}/2", job_id="once", unique=True)
-    assert fresh_one.get_status() == JobStatus.QUEUED
-    with pytest.raises(DuplicateJobError):
-        queue.enqueue(old_tasks.mark, f"{n}/2", job_id="once", unique=True)
-    work(on)
-    assert on.marks(n) == {f"{n}/2": 1}
 
 
 @pytest.mark.skipif(has("2.8"), reason="there it has them")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qstash import QStash
 from qstash.schedule import Schedule
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.platform.config import load
 from app.switchyard.cutover.clock import tick
@@ -26,10 +26,9 @@ from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime, current, install
 from tests.support import jobs
-from tests.support.marks import marks
 from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
 from tests.support.standins import QStashStandIn
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import PATIENCE_SECONDS
 from workflows.qstash import ID_PREFIX, make_client
 from workflows.schedules import schedule_job, schedule_payouts
 from workflows.sync import TRIGGER, sync
@@ -294,21 +293,6 @@ def test_a_schedule_made_by_hand_in_time_with_ours_is_its_tick(alone: Side) -> N
     message_id = kept(alone, at + timedelta(seconds=2), schedule_id="scd_guide")
     assert call(alone, {"Schedule-Id": "scd_guide", "Message-Id": message_id}).status_code == 202
     assert runs(alone) == [("keyed", f"{at:%Y-%m-%dT%H:%M}", "qstash")]
-
-
-def test_a_signed_trigger_is_one_run_however_often_it_comes(alone: Side) -> None:
-    n = uuid4().hex
-    body = json.dumps({"name": "test.child", "data": {"name": n}}).encode()
-    for _ in range(2):
-        assert call(alone, {"Message-Id": "msg_1"}, body=body).status_code == 202
-    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, body)
-    for _ in range(2):
-        assert call(alone, body=body, token=token).status_code == 202
-    with alone.runtime.db.autocommit() as connection:
-        assert connection.scalar(select(func.count()).select_from(RunRow)) == 2
-    until(lambda: marks(alone.runtime.db) == {n: 2})
-    alone.settle(0.5)
-    assert marks(alone.runtime.db) == {n: 2}
 
 
 @pytest.mark.parametrize("name", ["test.child", "test.keyed"])

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,21 @@ from werkzeug.wrappers import Request, Response
 
 from app.platform.config import load
 from app.platform.wiring import make_runtime
-from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.errors import BackendUnavailable, SettingsError
-from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over
 from tests.support.serving import serve_in_thread
 from tests.support.sides import (
-    CURRENT_KEY,
     Side,
     environment,
-    free_port,
     fresh,
     qstash_environment,
     qstash_side,
     relaying,
-    web,
 )
 from tests.support.standins import QStashStandIn
 from tests.support.stripe_stand import canned
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.waiting import PATIENCE_SECONDS
 from workflows import qstash
 from workflows.qstash import FAILED, FURTHEST, QStashBackend, find, unix
 
@@ -106,17 +100,6 @@ def test_the_cap_is_sent_to_qstash(alone: Side) -> None:
     assert flows == {"switchyard-capped": 2, None: None}
 
 
-def test_lost_ahead_of_its_time_it_is_found_when_due(alone: Side) -> None:
-    n = uuid4().hex
-    standin(alone).fault(swallow=1)
-    run = alone.dispatch("child", {"name": n}, delay=1)
-    assert waiting(alone) == []
-    standin(alone).fault()
-    with relaying(alone.runtime):
-        (row,) = alone.finish(run)
-    assert (row.status, alone.marks(n)) == ("succeeded", {n: 1})
-
-
 @pytest.mark.parametrize("fault", ["unknown_outcome", "drop", "refuse"])
 def test_an_unknown_outcome_is_resent_and_done_once(alone: Side, fault: str) -> None:
     n = uuid4().hex
@@ -130,24 +113,6 @@ def test_an_unknown_outcome_is_resent_and_done_once(alone: Side, fault: str) -> 
     with relaying(alone.runtime):
         (row,) = alone.finish(run)
     assert (row.status, alone.marks(n)) == ("succeeded", {n: 1})
-
-
-def test_the_dead_letter_queue_is_seen_by_the_relay(tmp_path: Path, redis_url: str) -> None:
-    """The app is unavailable until QStash gives up, callback and all; then it comes back."""
-    n, port = uuid4().hex, free_port()
-    with ExitStack() as stack:
-        quick = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=1e-4))
-        more = qstash_environment(quick.url, f"http://127.0.0.1:{port}")
-        environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-        runtime = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(runtime.db.dispose)
-        away = Side("qstash", runtime, environ, qstash=quick)
-        run = away.dispatch("child", {"name": n})
-        until(lambda: len(quick.store.dead()) == 2, "the message and its callback are dead")
-        stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        stack.enter_context(relaying(runtime))
-        (row,) = away.finish(run)
-        assert (row.status, away.marks(n)) == ("succeeded", {n: 1})
 
 
 def test_a_failure_callback_resends_once(alone: Side) -> None:
@@ -188,24 +153,6 @@ def test_what_is_no_callback_is_never_tried_again(alone: Side, body: bytes) -> N
     assert answer.status_code == 489
 
 
-def test_killed_before_it_sends_the_retry(tmp_path: Path, redis_url: str) -> None:
-    n, port = uuid4().hex, free_port()
-    with ExitStack() as stack:
-        qstash = stack.enter_context(QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02))
-        more = qstash_environment(qstash.url, f"http://127.0.0.1:{port}")
-        environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-        runtime = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(runtime.db.dispose)
-        side = Side("qstash", runtime, environ, qstash=qstash)
-        killer = {**environ, "SWITCHYARD_CRASH_AT": "qstash.unsent"}
-        stack.enter_context(web(killer, port, tmp_path / "web.log"))
-        stack.enter_context(relaying(runtime))
-        run = side.dispatch("five-steps", {"name": n, "failAt": 2, "failures": 1})
-        (row,) = side.finish(run)
-        assert (row.status, set(side.marks(n).values())) == ("succeeded", {1})
-        assert "was sent SIGKILL" in (tmp_path / "web.log").read_text()
-
-
 def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     stays, gone = (alone.dispatch("child", {"name": uuid4().hex}, delay=60) for _ in range(2))
     row = alone.row(gone.id)
@@ -215,20 +162,6 @@ def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:
     backend.cancel([message])
     backend.cancel([message])
     assert [body["run"] for body in waiting(alone)] == [stays.id]
-
-
-def test_sent_ahead_the_relay_leaves_it_alone(alone: Side) -> None:
-    run = alone.dispatch("later", {"name": uuid4().hex, "waitSeconds": 2})
-
-    def failed_once() -> Any:
-        row = alone.row(run.id)
-        return row if row.status == "waiting" else None
-
-    row = until(failed_once, "its first try failed")
-    assert row.check_at == row.due_at + alone.runtime.store.check
-    relay.sweep(alone.runtime.store)
-    assert alone.row(run.id).sends == 0
-    alone.finish(run)
 
 
 def test_far_ahead_it_goes_in_two(alone: Side) -> None:
