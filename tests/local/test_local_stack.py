@@ -160,7 +160,7 @@ def test_the_stand_ins_webhooks_are_signed_with_a_secret_of_their_own(tmp_path: 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_run_leaves_nothing_however_it_ends(how: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM is heard as SIGINT is: see test_cli_run."""
+    """SIGTERM is heard as SIGINT is: see test_procfile."""
     if how == signal.SIGKILL and sys.platform != "linux":
         pytest.skip("only Linux ties a process to its parent")
     with running(tmp_path, PORT=str(free_port())) as process:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from app.platform.config import Settings
+from app.switchyard.db import Database
 from tests.support.months import Months
 from tests.support.platform import anywhere, platform
+from tests.support.tables import create_all
 
 __all__ = ["anywhere", "platform"]
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """Empty, with all tables."""
+    with opened(database_url) as db:
+        yield db
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> Iterator[Database]:
+    """The same on SQLite alone."""
+    with opened(f"sqlite:///{tmp_path / 'lite.db'}") as db:
+        yield db
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    db = Database(Settings(database_url=url).sqlalchemy_url)
+    create_all(db.engine)
+    yield db
+    db.dispose()
 
 
 @pytest.fixture

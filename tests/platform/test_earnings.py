@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from sqlalchemy import Connection, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from app.platform.config import Settings
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.models import Entry
@@ -20,40 +18,22 @@ from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,
     Sale,
+    a_creator,
     record_dispute,
     record_dispute_won,
     record_refund,
     record_sale,
 )
-from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 SALE = Sale("s1", "ana", "tips", "usd", 1_000, 200, NOW)
 PART = Change("c1", "s1", "usd", 300, 60, NOW)
 
 
-def creator(name: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "name": name,
-        "email": f"{name}@example.com",
-        "country": "US",
-        "currency": "usd",
-        "stripe_account_id": f"acct_{name}",
-        "payouts_enabled": True,
-        "transfers_active": True,
-        "created_at": NOW,
-    }
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    create_all(made.engine)
-    with made.begin() as tx:
-        tx.execute(insert(Creator), [creator("ana"), creator("bo")])
-    yield made
-    made.dispose()
+@pytest.fixture(autouse=True)
+def creators(db: Database) -> None:
+    with db.begin() as tx:
+        tx.execute(insert(Creator), [a_creator("ana"), a_creator("bo")])
 
 
 def written(tx: Connection) -> tuple[list[Any], list[Any]]:

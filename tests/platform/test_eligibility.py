@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from app.local.seed import seed
-from app.platform.config import Settings
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
@@ -26,20 +24,13 @@ from app.platform.payouts.jobs import PayDay
 from app.platform.payouts.models import Payout
 from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
 from app.switchyard.db import Database
-from tests.support.earnings import (
-    Sale,
-    record_sale,
-)
-from tests.support.platform import ANA, DAY, START
-from tests.support.tables import create_all, every_table
+from tests.support.earnings import Sale, a_creator, record_sale
+from tests.support.platform import DAY, START
+from tests.support.tables import every_table
 
 NOW = START
 OLD, YOUNG = NOW - HOLDING, NOW - HOLDING + timedelta(microseconds=1)
 CREATORS = ("ana", "bo")
-
-
-def creator(name: str, **change: Any) -> dict[str, Any]:
-    return {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
 
 
 def sale(name: str, gross: int, occurred_at: datetime, **change: Any) -> Sale:
@@ -48,14 +39,10 @@ def sale(name: str, gross: int, occurred_at: datetime, **change: Any) -> Sale:
     return replace(made, **change)
 
 
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    create_all(made.engine)
-    with made.begin() as tx:
-        tx.execute(insert(Creator), [creator(name) for name in CREATORS])
-    yield made
-    made.dispose()
+@pytest.fixture(autouse=True)
+def creators(db: Database) -> None:
+    with db.begin() as tx:
+        tx.execute(insert(Creator), [a_creator(name) for name in CREATORS])
 
 
 def judged(tx: Connection, now: datetime) -> dict[tuple[str, str], tuple[int, int, str | None]]:
@@ -126,7 +113,7 @@ def test_the_first_reason_that_holds(db: Database) -> None:
     with db.begin() as tx:
         for number, (currency, old, young, amount, reason) in enumerate(FIGURES):
             who = f"c{number}"
-            tx.execute(insert(Creator), [creator(who)])
+            tx.execute(insert(Creator), [a_creator(who)])
             earned(tx, who, currency, old, OLD)
             earned(tx, who, currency, young, YOUNG)
             assert judged(tx, NOW)[who, currency] == (old + young, amount, reason), who
@@ -134,7 +121,7 @@ def test_the_first_reason_that_holds(db: Database) -> None:
             for gate, first in GATES:
                 tx.execute(update(Creator).where(Creator.id == who).values(**gate))
                 assert judged(tx, NOW)[who, currency] == (old + young, amount, first)
-                tx.execute(update(Creator).where(Creator.id == who).values(**creator(who)))
+                tx.execute(update(Creator).where(Creator.id == who).values(**a_creator(who)))
 
 
 # --- a pay day ----------------------------------------------------------------------------------
@@ -215,7 +202,7 @@ def test_the_plan_of_a_day_that_has_begun(db: Database) -> None:
     ends = [("requested", None), ("transferred", None), ("paid", NOW), ("failed", NOW)]
     with db.begin() as tx:
         for number in range(len(ends)):
-            tx.execute(insert(Creator), [creator(f"c{number}")])
+            tx.execute(insert(Creator), [a_creator(f"c{number}")])
             record_sale(tx, sale(f"s{number}", 5_000, OLD, creator_id=f"c{number}"))
         reserve(tx, DAY, NOW, "run")
         for number, (status, settled) in enumerate(ends):

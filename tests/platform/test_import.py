@@ -20,6 +20,7 @@ from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import balance
 from app.switchyard.db import Database
+from tests.support.earnings import a_creator
 from tests.support.forks import forked
 from tests.support.sides import environment
 from tests.support.tables import create_all
@@ -40,10 +41,8 @@ class World:
         self.db = Database(Settings(database_url=url).sqlalchemy_url)
         create_all(self.db.engine)
         self.file = folder / "export.csv"
-        known = {"email": "e", "country": "US", "payouts_enabled": True, "transfers_active": True}
-        row = {"name": "n", "currency": "usd", "created_at": datetime(2024, 1, 1, tzinfo=UTC)}
         with self.db.begin() as tx:
-            tx.execute(insert(Creator), [{"id": one, **row, **known} for one in ("ana", "bob")])
+            tx.execute(insert(Creator), [a_creator(one) for one in ("ana", "bob")])
         self.said: list[tuple[int, str]] = []
 
     def write(self, *lines: str, header: str = ITEMIZED, end: str = "\n") -> None:

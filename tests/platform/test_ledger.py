@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.platform.config import Settings
 from app.platform.db import AnySelect
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
@@ -29,27 +27,10 @@ from app.platform.ledger.postings import (
     trial_balance,
 )
 from app.switchyard.db import Database
-from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 EARNED = Posting(EntryKind.EARNING, "e1", CASH, "creator:a", "usd", 800, NOW)
 FEE = Posting(EntryKind.FEE, "e1", CASH, FEES, "usd", 200, NOW)
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    create_all(made.engine)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def lite(tmp_path: Any) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    create_all(made.engine)
-    yield made
-    made.dispose()
 
 
 def count(connection: Connection) -> int:

@@ -18,7 +18,8 @@ from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.dispatch import dispatch
-from tests.support.platform import ANA, MANUAL, START, Platform
+from tests.support.earnings import a_creator
+from tests.support.platform import MANUAL, START, Platform
 
 MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can end."""
@@ -162,8 +163,8 @@ def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
 
 def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None:
     platform.creator()
-    eve = {**ANA, "id": "eve", "stripe_account_id": "acct_eve"}
-    nobody = {**ANA, "id": "nobody", "stripe_account_id": None}
+    eve = a_creator("eve")
+    nobody = a_creator("nobody", stripe_account_id=None)
     with platform.db.begin() as tx:
         tx.execute(insert(Creator), [eve, nobody])
     assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 1}
@@ -177,7 +178,7 @@ def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None
 
 
 def test_another_platform_s_key_disables_nobody(platform: Platform) -> None:
-    rows = [{**ANA, "id": f"c{n}", "stripe_account_id": f"acct_{n}"} for n in range(3)]
+    rows = [a_creator(f"c{n}", stripe_account_id=f"acct_{n}") for n in range(3)]
     with platform.db.begin() as tx:
         tx.execute(insert(Creator), rows)
     run = dispatch("update-account-statuses", {})

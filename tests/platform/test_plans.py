@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select
+from sqlalchemy import Connection, insert, select
 
 from app.platform.earnings import rollup
 from app.platform.earnings.models import Creator, Earning, EarningKind
@@ -18,7 +18,9 @@ from app.platform.payouts.models import Payout, PayoutAttempt
 from app.platform.statements import make
 from app.platform.statements.document import documents
 from app.switchyard.db import Database
-from tests.support.platform import ANA, START, Platform
+from tests.support.earnings import a_creator
+from tests.support.plans import analyze, plan, plan_of, sent
+from tests.support.platform import START, Platform
 from tests.support.tables import create_all
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -43,7 +45,7 @@ def sold(database_url: str) -> Any:
     """20,000 sales of 2,000 creators over a year, a twentieth refunded; ten not posted yet."""
     made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
     create_all(made.engine)
-    people = [{**ANA, "id": f"c{n:04}", "stripe_account_id": None} for n in range(2_000)]
+    people = [a_creator(f"c{n:04}", stripe_account_id=None) for n in range(2_000)]
     sales = [
         {
             "id": f"e{n:05}",
@@ -69,20 +71,19 @@ def sold(database_url: str) -> Any:
         connection.execute(
             insert(Earning), [sale | {"id": f"x{sale['id']}"} for sale in sales[:10]]
         )
-    with made.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE" if made.is_sqlite else "VACUUM ANALYZE")
+    analyze(made)
     yield made
     made.dispose()
 
 
 def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
     for name, (run, indexes) in MONEY.items():
-        plan = plan_of(sold, run)
+        lines = plan_of(sold, run)
         for index in indexes:
-            assert any(index in line for line in plan), (name, plan)
+            assert any(index in line for line in lines), (name, lines)
         # All of the index of what is not posted is what there is to do.
-        scans = [line for line in plan if "SCAN earnings" in line or "Seq Scan on earn" in line]
-        assert [line for line in scans if "ix_earnings_unposted" not in line] == [], (name, plan)
+        scans = [line for line in lines if "SCAN earnings" in line or "Seq Scan on earn" in line]
+        assert [line for line in scans if "ix_earnings_unposted" not in line] == [], (name, lines)
 
 
 def test_sums_are_made_and_read_as_far_as_they_must_be(
@@ -95,8 +96,7 @@ def test_sums_are_made_and_read_as_far_as_they_must_be(
             rollup.roll_day(tx, one)
         for number in range(1, 13):
             rollup.roll_month(tx, date(2025, number, 1))
-    with sold.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE" if sold.is_sqlite else "VACUUM ANALYZE")
+    analyze(sold)
     queries: dict[str, Callable[[Connection], Any]] = {
         "a day that is new": lambda tx: rollup.roll_day(tx, date(2026, 2, 28)),
         "a day again": lambda tx: rollup.roll_day(tx, day),
@@ -106,28 +106,8 @@ def test_sums_are_made_and_read_as_far_as_they_must_be(
     }
     for name, run in queries.items():
         wide = r"(SCAN|Seq Scan on) (earnings|entries|daily_earnings|monthly_earnings)"
-        plan = plan_of(sold, run)
-        scans = [line for line in plan if re.search(wide, line)]
-        assert scans == [], (name, "\n".join(plan))
-
-
-def plan_of(db: Database, run: Callable[[Connection], Any]) -> list[str]:
-    """The plans of all statements that `run` executes."""
-    explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
-    asked: list[tuple[str, Any]] = []
-
-    def listen(*args: Any) -> None:
-        asked.append((args[2], args[3]))
-
-    with db.engine.connect() as connection:
-        event.listen(connection, "before_cursor_execute", listen)
-        run(connection)
-        event.remove(connection, "before_cursor_execute", listen)
-        return [
-            str(row)
-            for statement, bound in asked
-            for row in connection.exec_driver_sql(f"{explain} {statement}", bound)
-        ]
+        scans = [line for line in plan_of(sold, run) if re.search(wide, line)]
+        assert scans == [], name
 
 
 # --- payouts ------------------------------------------------------------------------------------
@@ -171,8 +151,7 @@ def _many_payouts(platform: Platform) -> None:
     with platform.db.begin() as connection:
         connection.execute(insert(Payout), paid)
         connection.execute(insert(PayoutAttempt), tries)
-    with platform.db.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE" if platform.db.is_sqlite else "VACUUM ANALYZE")
+    analyze(platform.db)
 
 
 def test_paying_reads_as_far_as_it_must(anywhere: Platform) -> None:
@@ -182,25 +161,17 @@ def test_paying_reads_as_far_as_it_must(anywhere: Platform) -> None:
     anywhere.creator()
     _many_payouts(anywhere)
     anywhere.fault("refuse", path="/v1/payouts", code="account_closed", next=2)
-    asked: dict[str, Any] = {}
-
-    def listen(*args: Any) -> None:
-        if " payout" in args[2] and not args[5]:
-            asked.setdefault(args[2], args[3])
-
-    event.listen(anywhere.db.engine, "before_cursor_execute", listen)
-    anywhere.pay_day()
-    anywhere.now += timedelta(minutes=1)
-    assert anywhere.result("retry-failed-payouts")["retried"] == 2
-    assert anywhere.settle()["moved"] == 7
-    event.remove(anywhere.db.engine, "before_cursor_execute", listen)
+    with sent(anywhere.db.engine) as statements:
+        anywhere.pay_day()
+        anywhere.now += timedelta(minutes=1)
+        assert anywhere.result("retry-failed-payouts")["retried"] == 2
+        assert anywhere.settle()["moved"] == 7
+    asked = {one: bound for one, bound in reversed(statements) if " payout" in one}
     assert len(asked) > 15
-    explain = "EXPLAIN QUERY PLAN" if anywhere.db.is_sqlite else "EXPLAIN"
     wide = []
     with anywhere.db.engine.connect() as connection:
         for statement, bound in asked.items():
-            plan = connection.exec_driver_sql(f"{explain} {statement}", bound)
-            lines = "\n".join(str(row[-1]) for row in plan)
+            lines = "\n".join(plan(connection, statement, bound))
             # SQLite walks along a page's ids where its order needs them; Postgres must not.
             if re.search(r"SCAN payout|Seq Scan on payout|Index Cond: \(\(id\)::text >", lines):
                 wide.append(f"{statement}\n{lines}\n")

@@ -6,13 +6,32 @@ Amounts are minor units. Nothing is checked but by the database.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import insert, select
 
 from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
+
+ANA: dict[str, Any] = {
+    "id": "ana",
+    "name": "Ana",
+    "email": "ana@example.com",
+    "country": "US",
+    "currency": "usd",
+    "stripe_account_id": "acct_ana",
+    "payouts_enabled": True,
+    "transfers_active": True,
+    "disabled_reason": None,
+    "created_at": datetime(2024, 1, 1, tzinfo=UTC),
+}
+
+
+def a_creator(name: str, **change: Any) -> dict[str, Any]:
+    """The row of a creator who may be paid, but for what is changed."""
+    return {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,
     Sale,
+    a_creator,
     record_dispute,
     record_dispute_won,
     record_refund,
@@ -79,18 +80,10 @@ class Months:
             return make_page(tx, ctx, month, after)
 
     def creator(self, *ids: str, name: str = "Ana", currency: str = "usd") -> None:
-        same = {
-            "name": name,
-            "email": "a@example.com",
-            "country": "US",
-            "currency": currency,
-            "payouts_enabled": True,
-            "transfers_active": True,
-            "manual_payouts": True,
-            "created_at": START,
-        }
         with self.db.begin() as tx:
-            tx.execute(insert(Creator), [{"id": one, **same} for one in ids])
+            same = {"name": name, "currency": currency, "created_at": START}
+            rows = [a_creator(one, stripe_account_id=None, **same) for one in ids]
+            tx.execute(insert(Creator), rows)
 
     def sale(
         self, name: str, gross: int, when: str, fee: int = 0, source: str = "tips", **more: str

@@ -50,6 +50,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import Runtime
+from tests.support.earnings import ANA
 from tests.support.mounted import mount
 from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all
@@ -72,18 +73,6 @@ HOOK = "/api/webhooks/stripe"
 START = datetime(2025, 1, 15, 9, tzinfo=UTC)
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 DAY = date(2025, 1, 15)
-ANA = {
-    "id": "ana",
-    "name": "Ana",
-    "email": "ana@example.com",
-    "country": "US",
-    "currency": "usd",
-    "stripe_account_id": "acct_ana",
-    "payouts_enabled": True,
-    "transfers_active": True,
-    "disabled_reason": None,
-    "created_at": START,
-}
 MANUAL = {
     "payoutId": "payout_123",
     "creatorId": "ana",

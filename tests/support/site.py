@@ -14,24 +14,13 @@ from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
+from tests.support.earnings import a_creator
 from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)
 OWED = 50_000
-ANA = {
-    "id": "ana",
-    "name": "Ana",
-    "email": "ana@example.com",
-    "country": "US",
-    "currency": "usd",
-    "stripe_account_id": "acct_ana",
-    "payouts_enabled": True,
-    "transfers_active": True,
-    "disabled_reason": None,
-    "created_at": START - timedelta(days=400),
-}
 
 
 class Site:
@@ -53,7 +42,7 @@ class Site:
         self.creator("bob")
 
     def creator(self, name: str, owed: int = OWED, **change: Any) -> None:
-        row = {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
+        row = a_creator(name, **change)
         account, at = creator_account(name), START - timedelta(days=90)
         earned = Posting(EntryKind.EARNING, f"e-{name}", CASH, account, row["currency"], owed, at)
         with self.db.begin() as tx:

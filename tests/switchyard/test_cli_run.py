@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -199,21 +198,6 @@ def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
     assert (refused.returncode, out, err.count("\n")) == (2, "", 1)
 
 
-def test_relay_and_clock_end_cleanly_on_a_signal(url: str) -> None:
-    relay, clock = start(url, "relay"), start(url, "clock")
-    for process, name in ((relay, "relay"), (clock, "clock")):
-        assert process.stderr is not None
-        while f"{name} started" not in (line := process.stderr.readline()):
-            assert line, f"{name} ended before it started"
-    relay.send_signal(signal.SIGTERM)
-    clock.send_signal(signal.SIGINT)
-    for process, name in ((relay, "relay"), (clock, "clock")):
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        assert (process.returncode, out) == (0, ""), err
-        assert f"{name} stopped" in err
-        assert "Traceback" not in err
-
-
 def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
     build: Callable[..., Cli], url: str
 ) -> None:
@@ -234,28 +218,6 @@ def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
 def _steps(db: Database) -> set[str]:
     with db.autocommit() as connection:
         return set(connection.execute(select(S.name)).scalars())
-
-
-def test_a_bar_on_a_terminal(url: str) -> None:
-    args = ("jobs", "run", "cli-parent", '{"name": "t", "children": 4, "waitSeconds": 0.6}')
-    ours, theirs = pty.openpty()
-    on_terminal = subprocess.Popen(
-        command(*args), cwd=ROOT, env=environment(url, TERM="xterm"), stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    while chunk := _read(ours):
-        shown += chunk
-    os.close(ours)
-    assert on_terminal.wait(PATIENCE_SECONDS) == 0
-    assert b"4/4" in shown
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # how Linux says that the other side is closed
-        return b""
 
 
 def test_a_reader_that_leaves_is_no_traceback(cli: Cli, url: str) -> None:

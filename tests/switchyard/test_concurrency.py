@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, func, insert, select
+from sqlalchemy import func, insert, select
 
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, load
@@ -33,6 +33,7 @@ from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
 from tests.support import jobs
 from tests.support.marks import most_at_once, processes, stays
+from tests.support.plans import analyze, plan, sent
 from tests.support.rows import run_row
 from tests.support.sides import Side, both, environment, fresh, rq_worker
 from tests.support.waiting import until
@@ -267,15 +268,10 @@ def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
 
 
 def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:
-    sent: list[str] = []
     run = on.dispatch("noop", {"name": uuid4().hex})
-
-    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        sent.append(statement)
-
-    event.listen(on.runtime.db.engine, "before_cursor_execute", note)
-    assert on.runtime.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
-    assert [statement.split()[0] for statement in sent] == ["UPDATE", "UPDATE"]
+    with sent(on.runtime.db.engine) as statements:
+        assert on.runtime.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
+    assert [statement.split()[0] for statement, _ in statements] == ["UPDATE", "UPDATE"]
 
 
 def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None:
@@ -284,30 +280,19 @@ def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None
     with db.begin() as connection:
         connection.execute(insert(RunRow), rows)
     first, second, third = on.capped(3)
-    with db.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE")
-    sent: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, bound: Any, *_: Any) -> None:
-        sent.append((statement, bound))
-
-    with db.autocommit() as connection:
-        event.listen(connection, "before_cursor_execute", note)
+    analyze(db)
+    with db.autocommit() as connection, sent(connection) as statements:
         assert claim.claim_uncapped(connection, on.request(first), ("capped", "payout")) is None
         for run in (first, second):
             assert claim.claim_slot(connection, on.request(run), "capped", jobs.CAP) is not None
         assert claim.claim_slot(connection, on.request(third), "capped", jobs.CAP) is None
         assert claim.put_off(connection, on.request(third), timedelta(0)) is not None
-        event.remove(connection, "before_cursor_execute", note)
-        explain = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
-        plans = [
-            (statement, str(connection.exec_driver_sql(f"{explain} {statement}", bound).all()))
-            for statement, bound in sent
-        ]
+    with db.autocommit() as connection:
+        plans = [(each[0], "".join(plan(connection, *each))) for each in statements]
     by_id = "(id=?)" if db.is_sqlite else "pk_switchyard_runs"
-    for statement, plan in plans:
+    for statement, lines in plans:
         index = "uq_switchyard_runs_slot" if statement.startswith("SELECT") else by_id
-        assert index in plan, plan
+        assert index in lines, lines
     assert [statement.split()[0] for statement, _ in plans] == [
         *("UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE")
     ]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from app.switchyard import Context, Empty, current_run, dispatch, job
@@ -21,6 +20,7 @@ from app.switchyard.runs.models import RunRow as R
 from tests.support.console import guarded, log_in
 from tests.support.jobs import reporter
 from tests.support.marks import Touch
+from tests.support.plans import sent
 from tests.support.sides import Side, side
 
 
@@ -44,20 +44,6 @@ def done(on: Side, body: Any) -> Any:
         return reading.one(connection, run.id)
 
 
-@contextmanager
-def counted(on: Side) -> Iterator[list[str]]:
-    """What is written to the ledger's runs meanwhile."""
-    seen: list[str] = []
-
-    def see(_c: Any, _k: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("UPDATE switchyard_runs"):
-            seen.append(statement)
-
-    event.listen(on.runtime.db.engine, "before_cursor_execute", see)
-    yield seen
-    event.remove(on.runtime.db.engine, "before_cursor_execute", see)
-
-
 def test_there_is_none_outside_of_a_run(on: Side) -> None:
     assert current_run() is None
     assert done(on, lambda ctx, payload: None)["progress"] is None
@@ -70,10 +56,11 @@ def test_who_says_nothing_writes_nothing(on: Side) -> None:
         assert run is not None
         return run.id
 
-    with counted(on) as writes:
+    with sent(on.runtime.db.engine) as statements:
         shown = done(on, quiet)
     assert shown["result"] == shown["id"]
-    assert len([one for one in writes if "progress" in one]) == 0
+    writes = [one for one, _ in statements if one.startswith("UPDATE switchyard_runs")]
+    assert [one for one in writes if "progress" in one] == []
 
 
 def test_a_lock_of_its_own_costs_a_note_and_nothing_else(

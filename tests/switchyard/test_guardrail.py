@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import event, insert, select
+from sqlalchemy import insert, select
 
 import flags
 from app.platform.gateways import Admin, Gateways
@@ -25,6 +25,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from tests.support.mounted import mount
+from tests.support.plans import analyze, plan, sent
 from tests.support.receiver import receiving
 from tests.support.rows import run_row
 from tests.support.sides import decide_by, environment, fresh
@@ -227,21 +228,12 @@ def test_it_reads_its_indexes(runtime: Runtime) -> None:
     for job in (JOB, "slow", "noop"):
         ran(runtime.db, "rq", FINE * 30, ago=5 * HOUR, job=job)
         ran(runtime.db, "inngest", FINE * 30, ago=50 * timedelta(minutes=1), job=job)
-    with runtime.db.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE")
-    asked: list[tuple[str, Any]] = []
-    event.listen(
-        runtime.db.engine,
-        "before_cursor_execute",
-        lambda *args: asked.append((args[2], args[3])) if " switchyard_runs" in args[2] else None,
-    )
-    look(runtime)
-    explain = "EXPLAIN QUERY PLAN" if runtime.db.is_sqlite else "EXPLAIN"
-    chosen = list(asked)
+    analyze(runtime.db)
+    with sent(runtime.db.engine) as statements:
+        look(runtime)
+    chosen = [each for each in statements if " switchyard_runs" in each[0]]
     assert len(chosen) == 4
     with runtime.db.autocommit() as connection:
-        for statement, bound in chosen:
-            plan = "\n".join(
-                str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", bound)
-            )
-            assert "ix_switchyard_runs_ended" in plan or "ix_switchyard_runs_open" in plan, plan
+        for each in chosen:
+            lines = "\n".join(plan(connection, *each))
+            assert "ix_switchyard_runs_ended" in lines or "ix_switchyard_runs_open" in lines

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.platform.mail.models import UnknownMail
@@ -26,8 +26,8 @@ from app.switchyard.runs import operate, retention
 from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
 from app.switchyard.runs.retention import prune_steps
-from tests.platform.test_plans import plan_of
 from tests.support.marks import touches
+from tests.support.plans import analyze, plan_of
 from tests.support.rows import run_row, step_row
 from tests.support.tables import every_table
 from tests.support.world import Dead, InngestDelivery, World, dying_at
@@ -288,8 +288,7 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
     with db.begin() as connection:
         for table, of in rows:
             connection.execute(insert(table), of)
-    with db.autocommit() as connection:
-        connection.execute(text("ANALYZE"))
+    analyze(db)
     before = now - timedelta(days=KEPT)
     plan = plan_of(db, lambda connection: DELETES[what](Session(connection), before))
     wide = (

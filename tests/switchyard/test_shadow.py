@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 import flags
@@ -25,6 +25,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime, install
 from tests.support.marks import Mark, marks
+from tests.support.plans import sent
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
 from tests.support.sides import Side, both, decide_by, environment, fresh
@@ -168,13 +169,12 @@ def long_ago(runtime: Runtime) -> None:
 def test_a_live_run_pays_one_row_more_and_no_call(runtime: Runtime) -> None:
     to_shadow(runtime, "order")
     told: Any = runtime.store.backends["inngest"]
-    asked: list[str] = []
-    event.listen(runtime.db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
-    dispatch("planless", {"name": "a"})
-    plain = len([one for one in asked if one.startswith("INSERT")])
-    asked.clear()
-    run = dispatch("order", {"name": "a"}, key="k")
-    assert len([one for one in asked if one.startswith("INSERT")]) == plain + 1
+    with sent(runtime.db.engine) as plain:
+        dispatch("planless", {"name": "a"})
+    with sent(runtime.db.engine) as shadowed:
+        run = dispatch("order", {"name": "a"}, key="k")
+    inserts = [sum(one.startswith("INSERT") for one, _ in each) for each in (plain, shadowed)]
+    assert inserts[1] == inserts[0] + 1
     assert not told.queue
     (shadow,) = runs(runtime, "shadow-compare")
     assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")

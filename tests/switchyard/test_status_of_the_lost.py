@@ -12,6 +12,7 @@ import pytest
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, unreachable
 from app.switchyard.dispatch import dispatch
+from tests.support.plans import plan
 from tests.support.world import World
 
 
@@ -69,7 +70,6 @@ def test_what_runs_or_waits_its_turn_is_not_overdue(world: World) -> None:
 def test_overdue_reads_the_index_of_open_runs(world: World) -> None:
     when = "2031-01-01 00:00:00.000000"
     with world.runtime.db.autocommit() as connection:
-        statement = f"EXPLAIN QUERY PLAN {OVERDUE.compile(connection)}"
         bound = (when, "running", when)
-        plan = connection.exec_driver_sql(statement, bound).all()
-    assert any("INDEX ix_switchyard_runs_open (check_at>?)" in row.detail for row in plan)
+        lines = plan(connection, str(OVERDUE.compile(connection)), bound)
+    assert any("INDEX ix_switchyard_runs_open (check_at>?)" in line for line in lines)
