@@ -41,6 +41,9 @@ from tests.support.waiting import PATIENCE_SECONDS, until
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
 
 
+pytestmark = pytest.mark.process
+
+
 def wait_until(true: Callable[[], bool], why: str, stack: Stack) -> None:
     def tended() -> bool:
         stack.tend()

@@ -33,15 +33,6 @@ def stand() -> Iterator[Stand]:
 # --- money -----------------------------------------------------------------------------------
 
 
-def test_an_account_of_another_platform_is_403_account_invalid(stand: Stand) -> None:
-    with pytest.raises(stripe.PermissionError) as refused:
-        stand.client.v1.accounts.retrieve("acct_elsewhere")
-    assert error_of(refused.value)["code"] == "account_invalid"
-    with pytest.raises(stripe.PermissionError):
-        stand.client.v1.balance.retrieve({}, {"stripe_account": "acct_elsewhere"})
-    assert KEY not in str(refused.value)
-
-
 def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
     to = stand.account()
     for key, amount, currency, destination, code in (
@@ -58,16 +49,6 @@ def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
         stand.client.v1.transfers.retrieve("tr_unknown")
     assert (unknown.value.http_status, unknown.value.code) == (404, "resource_missing")
     assert stand.transfers() == []
-
-
-def test_a_changed_account_is_an_event_with_what_was(stand: Stand) -> None:
-    to = stand.account()
-    stand.account(id=to, payout_interval="weekly", charges_enabled=False)
-    (event,) = stand.client.v1.events.list({}, {"stripe_account": to}).data
-    before = event.data.previous_attributes
-    assert before is not None
-    assert (event.type, event.data.object.id) == ("account.updated", to)
-    assert before.to_dict().keys() == {"settings", "charges_enabled"}
 
 
 # --- idempotency (https://docs.stripe.com/api/idempotent_requests) ---------------------------

@@ -17,18 +17,6 @@ BANK = "/v1/payouts"
 FIRST, SECOND = "payout_123~bank-1", "payout_123~bank-2"
 
 
-def check_one(platform: Platform, status: str) -> None:
-    """One transfer ever, one live bank payout, and the money where `status` says."""
-    assert platform.statuses() == [status]
-    assert len(platform.transfers()) == 1
-    assert platform.attempts("transfer") == [("payout_123-1", "landed", None)]
-    books = platform.books()["usd"]
-    there = 0 if status == "paid" else 10_000
-    assert (books.owed, books.held, books.connected, books.cash) == (40_000, there, there, 40_000)
-    assert len(platform.banks()) == int(status in ("in_transit", "paid"))
-    platform.check()
-
-
 # The bank's answers
 
 
@@ -70,26 +58,6 @@ def test_why_it_cannot_be_instant_decides_how_it_goes_next(
 
 
 # Outcomes that are not known
-
-
-def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Platform) -> None:
-    """Past its window the second attempt is looked up, and the first one's payout is there too."""
-    platform.creator()
-    platform.fault("bank_fails")
-    platform.paid()
-    platform.settle()
-    platform.fault("drop_before", path=BANK, probability=1)
-    platform.now += timedelta(minutes=1)
-    dispatch("retry-failed-payouts", {})
-    platform.work()
-    assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "unknown", None)]
-    platform.admin("DELETE", "faults")
-    platform.now += timedelta(hours=25)
-    sweep(platform.runtime.store)
-    platform.drain()
-    outcomes = [(outcome, code) for _, outcome, code in platform.attempts("bank")]
-    assert outcomes == [("landed", None), ("refused", "key_expired"), ("landed", None)]
-    check_one(platform, "in_transit")
 
 
 def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -> None:

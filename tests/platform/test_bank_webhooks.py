@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.platform.payouts import retry
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.platform import (
@@ -88,21 +87,6 @@ def left_on_the_account(platform: Platform) -> str:
     platform.creator()
     platform.fault("refuse", path=BANK, code="account_closed")
     return str(platform.paid()["transferId"])
-
-
-def test_a_reversal_while_a_retry_waits_is_not_paid_out(platform: Platform) -> None:
-    transfer_id = left_on_the_account(platform)
-    platform.reverse(transfer_id, 10_000)
-    with platform.db.session() as tx:
-        retry.reopen(tx, "a run that died", "", platform.now)
-    assert platform.statuses() == ["transferred"]
-    platform.event("transfer.reversed", transfer_id, None)
-    platform.drain()
-    assert platform.statuses() == ["reversed"]
-    platform.now += retry.READY_STALE
-    assert platform.again()["retried"] == 0
-    assert platform.banks() == []
-    platform.check()
 
 
 def test_parts_of_a_reversal_add_up(platform: Platform) -> None:

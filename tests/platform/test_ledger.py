@@ -154,7 +154,7 @@ POSTINGS = st.lists(
 
 @settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    max_examples=80,
+    max_examples=30,
 )
 @given(POSTINGS, st.integers(0, 30))
 def test_sums_are_what_was_posted_whatever_is_repeated(

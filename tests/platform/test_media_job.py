@@ -89,24 +89,6 @@ def test_a_video(on: Side, folder: Path) -> None:
     assert "placeholder" not in poster
 
 
-def test_the_same_bytes_are_the_same_files(on: Side, folder: Path) -> None:
-    done(on, "m1", "up/a.jpg")
-    before = {path: path.read_bytes() for path in folder.rglob("media/*/*")}
-    (folder / "up" / "copy.png").write_bytes(PHOTO)
-    done(on, "m2", "up/copy.png")
-    assert {path: path.read_bytes() for path in folder.rglob("media/*/*")} == before
-    assert document(on, "m2") == document(on, "m1") | {"mediaId": "m2"}
-
-
-def test_other_bytes_for_the_same_media_replace_it_whole(on: Side, folder: Path) -> None:
-    done(on, "m1", "up/a.jpg")
-    other = photo(1, dpi=(10, 10))
-    (folder / "up" / "a.jpg").write_bytes(other)
-    assert not on.dispatch("process-media", {"mediaId": "m1", "source": "up/a.jpg"}).created
-    done(on, "m1", "up/a.jpg", sha256=sha256(other).hexdigest())
-    assert document(on, "m1")["sha256"] == sha256(other).hexdigest()
-
-
 def test_an_older_run_that_ends_later_changes_nothing(on: Side, folder: Path) -> None:
     old = on.dispatch("process-media", {"mediaId": "m1", "source": "up/late.jpg"})
     assert on.memory is not None

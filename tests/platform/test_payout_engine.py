@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import StripeUnknownOutcome
-from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts import engine
 from app.platform.payouts.attempts import apply
 from app.platform.payouts.engine import GIVE_UP_AFTER, SERVER_ERROR_STANDS
@@ -22,7 +21,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict, PayloadInvalid
 from app.switchyard.runs.models import StepRow
 from app.switchyard.runs.relay import sweep
-from tests.support.platform import DAY, MANUAL, START, Platform
+from tests.support.platform import MANUAL, START, Platform
 from tests.support.stripe_stand import pay
 
 ONCE = [("payout_123-1", "landed", None), ("payout_123~bank-1", "landed", None)]
@@ -153,24 +152,6 @@ def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> Non
     platform.check()
 
 
-def test_a_rate_limit_waits_as_long_as_stripe_asks(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("429", retry_after=77)
-    platform.fault("429")
-    run = dispatch("process-single-payout", MANUAL)
-    (first,) = platform.work()
-    assert (first.end, first.due_at) == ("retry", START + timedelta(seconds=77))
-    assert platform.attempts() == [("payout_123-1", "sending", None)]
-    platform.now = first.due_at
-    sweep(platform.runtime.store)
-    (second,) = platform.work()
-    assert 5 <= (second.due_at - platform.now).total_seconds() < 15
-    platform.drain()
-    assert platform.run(run.id).status == "succeeded"
-    assert platform.attempts() == ONCE
-    platform.check()
-
-
 def test_a_wrong_api_key_is_nobodys_refusal(platform: Platform) -> None:
     platform.creator()
     platform.use(StripeGateway("rk_live_wrong", platform.stand_url))
@@ -264,33 +245,4 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     assert platform.statuses() == ["in_transit"] * 55
     # Every one by the key it had from the first.
     assert {key.rpartition("-")[2] for key, _, _ in platform.attempts()} == {"1"}
-    platform.check()
-
-
-def test_a_second_event_for_the_date_is_the_same_run(platform: Platform) -> None:
-    platform.seed(6, 6)
-    spec = platform.runtime.catalogue["process-payouts"]
-    assert spec.tick is not None
-    first = dispatch("process-payouts", spec.tick(START))
-    platform.drain()
-    for payload in ({"payoutDate": "2025-01-15"}, {"payout_date": DAY, "dayOfMonth": 15}):
-        again = dispatch("process-payouts", payload)
-        assert (again.id, again.created) == (first.id, False)
-    with pytest.raises(KeyConflict):
-        dispatch("process-payouts", {"payoutDate": "2025-01-15", "dayOfMonth": 16})
-    # Another run for the date, by hand, pays nobody twice, whatever they earned since.
-    paid = platform.payouts()
-    with platform.db.begin() as tx:
-        late = Posting(
-            *(EntryKind.EARNING, "late", CASH, f"creator:{paid[0].creator_id}"),
-            *(paid[0].currency, 90_000, platform.now),
-        )
-        post(tx, [late])
-    platform.admin("POST", "topup", {"amount": 90_000, "currency": paid[0].currency})
-    other = dispatch("process-payouts", {"payoutDate": "2025-01-15"}, key="by hand")
-    platform.drain()
-    result = json.loads(platform.run(other.id).result)
-    assert (result["requested"], result["new"]) == (6, 0)
-    assert platform.payouts() == paid
-    assert platform.owed(paid[0].creator_id, paid[0].currency) == 90_000
     platform.check()

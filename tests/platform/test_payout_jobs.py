@@ -14,12 +14,11 @@ from sqlalchemy import insert, or_, select
 
 from app.local.seed import stripe_accounts
 from app.platform.earnings.models import Creator
-from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.dispatch import dispatch
 from tests.support.earnings import a_creator
-from tests.support.platform import MANUAL, START, Platform
+from tests.support.platform import MANUAL, Platform
 
 MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can end."""
@@ -50,14 +49,6 @@ def failed(platform: Platform, code: str = MAY_PASS, **change: Any) -> None:
     platform.fault("refuse", code=code)
     done = platform.paid(**change)
     assert (done["status"], done["reason"]) == ("failed", code)
-
-
-def earned(platform: Platform, amount: int) -> None:
-    ref = f"more-{platform.now.isoformat()}"
-    with platform.db.begin() as tx:
-        entry = Posting(EntryKind.EARNING, ref, CASH, "creator:ana", "usd", amount, START)
-        post(tx, [entry])
-    platform.admin("POST", "topup", {"amount": amount, "currency": "usd"})
 
 
 def none(**left: int) -> dict[str, Any]:
@@ -103,21 +94,6 @@ def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
     platform.admin("DELETE", "faults")
     platform.now += READY_STALE
     assert again(platform) == took(1)
-    platform.check()
-
-
-def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("refuse", code=MAY_PASS)
-    dispatch("process-payouts", {"payoutDate": "2025-01-01"})
-    platform.drain()
-    platform.now += timedelta(days=1)
-    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
-    platform.drain()
-    earned(platform, 60_000)
-    assert platform.statuses() == ["failed", "in_transit"]
-    assert again(platform) == none()
-    assert platform.owed() == 60_000
     platform.check()
 
 

@@ -253,21 +253,6 @@ def test_the_books_do_not_balance_and_nobody_is_paid(
     assert platform.payouts() == platform.transfers() == []
 
 
-def test_a_transfer_older_than_the_window_is_looked_up(platform: Platform) -> None:
-    platform.creator()
-    platform.fault("timeout_after_effect")
-    dispatch("process-single-payout", MANUAL)
-    platform.work()
-    platform.now += 2 * WINDOW
-    platform.drain()
-    found = look(platform)
-    assert (found.payouts, found.transfers, found.differences) == (1, 0, [])
-    platform.now += 2 * WINDOW
-    found = look(platform)
-    assert (found.payouts, found.transfers, found.differences) == (0, 0, [])
-    assert look(platform, platform.now - EVER).payouts == 1
-
-
 def test_what_is_paid_meanwhile_is_no_difference(platform: Platform) -> None:
     platform.creator()
     inner = platform.runtime.engine.gateways.stripe

@@ -14,9 +14,7 @@ import stripe
 from app.platform.gateways import stripe as gateway_module
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import (
-    Account,
     Balance,
-    Gates,
     StripeError,
     StripeKeyReused,
     StripeMisconfigured,
@@ -94,24 +92,6 @@ def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(
     stand.admin("POST", "clock", {"advance_seconds": 60})
     assert gateway.platform_balance().available == found.total
     assert Balance({"usd": -5}, {"eur": 3}).total == {"usd": -5, "eur": 3}
-
-
-def test_accounts_say_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
-    wanted = [
-        {"id": "acct_pending", "transfers": "pending"},
-        {"id": "acct_none", "transfers": None},
-        {"id": "acct_shut", "disabled_reason": "rejected.fraud"},
-        {"id": "acct_nobank", "payouts_enabled": False, "country": "DE"},
-        {"id": "acct_daily", "payout_interval": "daily"},
-    ]
-    stand.admin("POST", "accounts", {"accounts": wanted})
-    assert gateway.retrieve_account("acct_1") == Account("acct_1", Gates(True, True, None, True))
-    gates = dict(gateway.list_accounts())
-    assert {id_ for id_, one in gates.items() if not one.manual_payouts} == {"acct_daily"}
-    inactive = {id_ for id_, one in gates.items() if not one.transfers_active}
-    assert inactive == {"acct_pending", "acct_none"}
-    assert gates["acct_shut"].disabled_reason == "rejected.fraud"
-    assert not gates["acct_nobank"].payouts_enabled
 
 
 @pytest.mark.parametrize(

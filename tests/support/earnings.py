@@ -29,9 +29,9 @@ ANA: dict[str, Any] = {
 }
 
 
-def a_creator(name: str, **change: Any) -> dict[str, Any]:
+def a_creator(id_: str, /, **change: Any) -> dict[str, Any]:
     """The row of a creator who may be paid, but for what is changed."""
-    return {**ANA, "id": name, "stripe_account_id": f"acct_{name}", **change}
+    return {**ANA, "id": id_, "stripe_account_id": f"acct_{id_}", **change}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ import pytest
 from sqlalchemy import update
 
 from app.switchyard.runs import operate
-from app.switchyard.runs.backend import Delivery, End
+from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runs.relay import sweep
 from tests.support.cli import Cli, build, cli, url
 
 __all__ = ["build", "cli", "url"]
@@ -264,16 +263,6 @@ def test_retry_goes_on_from_the_done_steps_with_fresh_tries(cli: Cli) -> None:
     assert cli.marks() == {"a/first": 1, "a": 2}
     for verb in ("retry", "cancel"):
         assert "is succeeded" in cli.refused("runs", verb, run["id"])
-
-
-def test_cancelled_before_it_began_it_never_begins(cli: Cli) -> None:
-    begun = cli.json("jobs", "dispatch", "cli-plain", A)
-    row = cli.json("runs", "cancel", begun["id"])
-    assert (row["status"], row["epoch"], row["ended_at"] is None) == ("cancelled", 2, False)
-    assert cli.runtime.engine.perform(begun["id"], 1, Delivery("late")).end is End.NOT_MINE
-    time.sleep(0.3)
-    assert sweep(cli.runtime.store).sent == 0
-    assert "is cancelled" in cli.refused("runs", "cancel", begun["id"])
 
 
 def test_cancel_takes_the_children_along_and_retry_brings_them_back(cli: Cli) -> None:

@@ -195,17 +195,6 @@ def test_what_ends_a_slice_gives_the_slot_back(on: Setting, how: str) -> None:
     assert on.claim(waits, cap=1) is not None
 
 
-def test_a_step_on_a_worker_keeps_the_slot(on: Setting) -> None:
-    (run,) = on.capped(1)
-    claimed = on.claim(run)
-    assert claimed is not None
-    before = on.slots()
-    with on.runtime.db.session() as tx:
-        claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
-    assert len(before) == 1
-    assert on.slots() == before
-
-
 def test_many_at_the_same_moment(on: Setting) -> None:
     """Who chose the same slot as another chooses again, on a connection that still works."""
     cap, runs = 5, on.capped(16)
@@ -256,15 +245,6 @@ def test_a_lower_cap_counts_those_above_it(on: Setting) -> None:
     assert on.slots() == [3]
     assert on.claim(runs[3], cap=1) is None
     assert on.claim(runs[3], cap=2) is not None
-
-
-def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
-    """A holder comes back after its lease ran out, before anybody took over."""
-    mine, other = on.capped(2)
-    assert all(on.claim(run) for run in (mine, other))
-    on.now += on.runtime.store.lease + timedelta(seconds=1)
-    assert on.perform(mine, Delivery("me")).end is End.DONE
-    assert len(on.slots()) == 1
 
 
 def test_a_run_without_a_cap_costs_no_statement_more(on: Setting) -> None:

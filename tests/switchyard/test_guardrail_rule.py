@@ -78,6 +78,7 @@ def test_it_fires_where_it_should() -> None:
     assert breach(drawn(seed, 60, 1.0), drawn(seed, FEWEST - 1, 0.0)) is None
 
 
+@pytest.mark.minutes
 def test_two_sides_alike_do_not_set_it_off_in_a_month() -> None:
     """Looked at every five minutes, an hour's 40 runs against the last 200 of the legacy side."""
     seed, fired, looks = Random(2), 0, 0
@@ -95,6 +96,7 @@ def test_two_sides_alike_do_not_set_it_off_in_a_month() -> None:
     assert fired == 0
 
 
+@pytest.mark.minutes
 def test_at_the_margin_it_fires_no_oftener_than_it_says() -> None:
     """Exactly as much worse as is allowed: the worst case of the null, looked at afresh."""
     seed, slow, failing, looks = Random(3), 0, 0, 3000

@@ -156,6 +156,7 @@ def test_without_the_fixture_it_is_as_ever(app):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("scope", "url"),
     [("", ""), ('(scope="session")', '"sqlite:///" + str(tmp_path_factory.mktemp("x") / "a.db")')],
