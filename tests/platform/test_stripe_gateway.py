@@ -21,7 +21,6 @@ from app.platform.gateways.stripe_answers import (
     StripeRateLimited,
     StripeRefused,
     StripeUnknownOutcome,
-    Transfer,
 )
 from app.switchyard.errors import SwitchyardError
 from tests.support.serving import serve_in_thread
@@ -63,22 +62,6 @@ def stand() -> Iterator[Counted]:
 @pytest.fixture
 def gateway(stand: Counted) -> StripeGateway:
     return StripeGateway(KEY, stand.url)
-
-
-def test_a_transfer_comes_back_as_plain_data(gateway: StripeGateway, stand: Counted) -> None:
-    made = pay(gateway)
-    assert made == Transfer(
-        id=made.id,
-        amount=500,
-        currency="usd",
-        destination="acct_1",
-        transfer_group="run-1",
-        created=START,
-        amount_reversed=0,
-    )
-    assert pay(gateway) == made
-    assert len(stand.transfers()) == 1
-    assert gateway.platform_balance() == Balance({"usd": 9_500}, {"usd": 0})
 
 
 def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(

@@ -47,3 +47,13 @@ def analyze(db: Database) -> None:
     """Have the database count its rows, as it does by itself in time."""
     with db.autocommit() as connection:
         connection.exec_driver_sql("ANALYZE" if db.is_sqlite else "VACUUM ANALYZE")
+
+
+def plan_if_large(db: Database, statement: Any, **bound: Any) -> str:
+    """How the database would read for it, if its tables were large."""
+    with db.autocommit() as connection:
+        if not db.is_sqlite:
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        with sent(connection) as statements:
+            connection.execute(statement.params(**bound))
+        return "\n".join(plan(connection, *statements[-1]))

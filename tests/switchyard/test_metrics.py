@@ -25,10 +25,10 @@ from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs import relay
 from app.switchyard.runs.models import TAKEN_OVER, FailureRow, HandoffRow, RunRow
 from queues.backend import RQBackend
+from tests.support.plans import plan_if_large
 from tests.support.rows import run_row
 from tests.support.sides import build, environment, fresh
 from tests.support.waiting import until
-from tests.switchyard.test_suspicion import plan_of
 
 SECOND = timedelta(seconds=1)
 JOBS = ["noop", "child"]
@@ -209,4 +209,4 @@ def test_what_it_reads_does_not_grow_with_the_ledger(client: FlaskClient) -> Non
     asked.append(("runs_open", metrics.OPENED, {"late": now}))
     asked.append(("parity_kind", metrics.UNEXPLAINED, {"jobs": JOBS}))
     for index, statement, bound in asked:
-        assert f"ix_switchyard_{index}" in (plan := plan_of(db, statement, **bound)), plan
+        assert f"ix_switchyard_{index}" in (plan := plan_if_large(db, statement, **bound)), plan

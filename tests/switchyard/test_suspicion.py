@@ -22,7 +22,7 @@ from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import Swept, look_at_silent, run_forever, send_due, sweep
 from app.switchyard.runs.suspicion import ACTIVE, ENDED, MOST, Suspicion
 from app.switchyard.runtime import Runtime, install
-from tests.support.plans import plan, sent
+from tests.support.plans import plan_if_large
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 from tests.support.waiting import until
@@ -266,10 +266,5 @@ def test_what_a_look_reads_does_not_grow_with_the_ledger(database_url: str) -> N
         ("ix_switchyard_runs_unsent", due, {}),
         ("ix_switchyard_runs_open", lapsed, {}),
     ):
-        asked = statement.params(**bound)
-        with db.autocommit() as connection, sent(connection) as statements:
-            if not db.is_sqlite:  # as if its tables were large
-                connection.exec_driver_sql("SET enable_seqscan = off")
-            connection.execute(asked)
-            assert index in "".join(plan(connection, *statements[-1])), statement
+        assert index in plan_if_large(db, statement, **bound), statement
     db.dispose()
