@@ -105,7 +105,9 @@ def register_problems(app: Flask | Blueprint) -> None:
     app.register_error_handler(SwitchyardError, refusal)
 
     @app.errorhandler(HTTPException)
-    def http(failure: HTTPException) -> Response:
+    def http(failure: HTTPException) -> Any:
+        if failure.response is not None:  # a host's access check answers itself
+            return failure.response
         return problem(failure.code or 500, failure.name, failure.description or failure.name)
 
     @app.errorhandler(DBAPIError)

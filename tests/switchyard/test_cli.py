@@ -167,7 +167,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     ((*STAGE, "live", "--percent", "5", *WHY), "percent"),
     ((*STAGE, "ramp", "--percent", "101", *WHY), "0 to 100"),
     ((*STAGE, "ramp", "--percent", "nan", *WHY), "0 to 100"),
-    ((*STAGE, "live", *WHY, "--by", ""), "--by"),
+    ((*STAGE, "live", *WHY, "--by", ""), "by must have"),
     ((*STAGE, "live", *WHY, "--by", "guardrail"), "signs for itself"),
     ((*STAGE, "live", *WHY, "--force"), "--force is for complete"),
     ((*STAGE, "complete", *WHY), "it comes after live"),

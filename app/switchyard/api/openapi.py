@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, create_model
 from werkzeug.routing import Rule
 
 from app.switchyard.api import shapes
+from app.switchyard.console.door import CSRF_HEADER
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.operations.jobs import Lenient
 from app.switchyard.runs.create import KEY_LENGTH
@@ -31,10 +32,6 @@ _PROBLEMS = {
     "422": "It does not fit; `errors` names each misfit.",
     "429": "Too many calls.",
     "503": "The database, or the queue that it takes, is unavailable.",
-}
-_BROWSER = {
-    "cookie": {"type": "apiKey", "in": "cookie", "name": "session"},
-    "form": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token"},
 }
 
 
@@ -81,6 +78,7 @@ def document(
             said = _operation(rule, method, one, by_key, defs, in_path)
             said["summary"] = (app.view_functions[rule.endpoint].__doc__ or "").strip()
             paths.setdefault(path, {})[method.lower()] = said
+    cookie = app.config["SESSION_COOKIE_NAME"]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Switchyard", "version": "1"},
@@ -91,7 +89,8 @@ def document(
             "securitySchemes": {
                 "operator": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN"},
                 "reader": {"type": "http", "scheme": "bearer", "description": "READ_ONLY_TOKEN"},
-                **_BROWSER,
+                "cookie": {"type": "apiKey", "in": "cookie", "name": cookie},
+                "form": {"type": "apiKey", "in": "header", "name": CSRF_HEADER},
             },
         },
     }

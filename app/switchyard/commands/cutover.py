@@ -20,14 +20,12 @@ from app.switchyard.commands.output import (
 )
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind
-from app.switchyard.cutover.stages import GUARDRAIL
 from app.switchyard.cutover.status import BACKENDS, cutover_status, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.operations import acts
 from app.switchyard.runtime import Runtime
 from flags import Side, Stage
 
-NAME_LENGTH = 100
 SIDES = click.Choice([str(side) for side in Side])
 KINDS = click.Choice([str(kind) for kind in Kind])
 
@@ -70,7 +68,7 @@ def stage(
     runtime = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who, to = acts.By(named(by), why), words[-1]
+    who, to = signed(by, why), words[-1]
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
@@ -121,19 +119,15 @@ def history(job: str | None, limit: int) -> None:
     listing(rows, ("at", "job", "from", "to", "percent", "by", "why"))
 
 
-def named(by: str | None) -> str:
-    """Who does it: --by, or the system's user. Raises BadInput."""
+def signed(by: str | None, why: str) -> acts.By:
+    """Who does it, --by or the system's user, and why. Raises BadInput."""
     if by is None:
         try:
             by = getpass.getuser()
         except (KeyError, OSError):
             # A container's user often has a number and no name.
             by = f"uid {os.getuid()}"
-    if not 0 < len(who := by.strip()) <= NAME_LENGTH:
-        raise BadInput(f"--by must have 1 to {NAME_LENGTH} characters")
-    if who == GUARDRAIL:
-        raise BadInput(f"--by {GUARDRAIL!r}: the guardrail signs for itself")
-    return who
+    return acts.By(by.strip(), why)
 
 
 def _show(shown: dict[str, Any]) -> None:
@@ -203,7 +197,7 @@ def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None) -> None:
 def _pin(job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | None) -> None:
     runtime = parts()
     name, now = runtime.catalogue[job].name, runtime.store.clock()
-    changed = stages.pin(runtime.db, name, keys, side, by=named(by), why=why, now=now)
+    changed = stages.pin(runtime.db, name, keys, side, by=signed(by, why).who, why=why, now=now)
     _show_pins(runtime, name)
     if not changed:
         say("they stood so already: nothing was changed")
@@ -259,7 +253,7 @@ def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str |
     name = None if numbered else runtime.catalogue[what[0]].name
     ids = [int(word) for word in what] if numbered else []
     now = runtime.store.clock()
-    done = shadow.explain(runtime.db, ids, name, by=named(by), why=why, now=now)
+    done = shadow.explain(runtime.db, ids, name, by=signed(by, why).who, why=why, now=now)
     if not answered({"explained": done}):
         say(f"{done} differences explained")
 

@@ -13,8 +13,8 @@ from app.switchyard.commands.cutover import (
     SIDES,
     by_option,
     group,
-    named,
     reason_option,
+    signed,
     why_option,
 )
 from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, say, table
@@ -63,7 +63,7 @@ def drain(
     Pending, delayed and sleeping runs move at once and keep their due times. May be interrupted
     and repeated.
     """
-    who = acts.By(named(by), why)
+    who = signed(by, why)
     with _drain(job, every, Side(to), running, wait_seconds) as work:
         moving = acts.drain(work, who)
     _report(work, moving.drained)
@@ -80,7 +80,7 @@ def rollback(job: str | None, every: bool, why: str, by: str | None, wait_second
 
     Exit 1 if something is left on the serverless side after --wait; repeat it then.
     """
-    who = acts.By(named(by), why).with_reason()
+    who = signed(by, why).with_reason()
     with _drain(job, every, Side.RQ, True, wait_seconds) as work:
         moving = acts.rollback(work, who)
     _report(work, moving.drained)

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 from sqlalchemy import select
 
-from app.switchyard.commands.cutover import by_option, named, reason_option
+from app.switchyard.commands.cutover import by_option, reason_option, signed
 from app.switchyard.commands.jobs import say_pending, watched
 from app.switchyard.commands.output import (
     Commands,
@@ -78,7 +78,7 @@ def show(run_id: str) -> None:
 def retry(run_id: str, why: str, by: str | None) -> None:
     """Let a failed or cancelled run go on from its done steps, with fresh tries."""
     runtime, failures = watched(parts())
-    back = acts.retry(runtime, run_id, acts.By(named(by), why))
+    back = acts.retry(runtime, run_id, signed(by, why))
     _show_moved(run_id)
     if back:
         say(f"{back} runs that were cancelled with it came back too")
@@ -91,7 +91,7 @@ def retry(run_id: str, why: str, by: str | None) -> None:
 @by_option
 def cancel(run_id: str, why: str, by: str | None) -> None:
     """Call off an open run and all that is open below it; steps that are done stay done."""
-    below = acts.cancel(parts(), run_id, acts.By(named(by), why))
+    below = acts.cancel(parts(), run_id, signed(by, why))
     _show_moved(run_id)
     if below:
         say(f"{below} open runs below it were cancelled too")
