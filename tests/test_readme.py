@@ -1,7 +1,8 @@
-"""The README's table of jobs is the catalogue's."""
+"""The README's table of jobs is the catalogue's, and docs/index.md leads to every page."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -25,3 +26,10 @@ def test_the_table_of_jobs() -> None:
     head, _, rest = readme.partition("| job (Inngest function id) |")
     assert head
     assert listed == rest.split("\n\n")[0].splitlines()[2:]
+
+
+def test_the_index_names_every_page_of_the_docs() -> None:
+    folder = ROOT / "docs"
+    named = re.findall(r"\]\(([\w-]+\.(?:md|yml|json))[)#]", (folder / "index.md").read_text())
+    pages = {page.name for page in folder.iterdir() if page.is_file()}
+    assert set(named) == pages - {"index.md"}

@@ -1,4 +1,4 @@
-"""docs/adopt.md as it is run: its code blocks, by the heading that they are below."""
+"""Pages of docs/ as they are run: their code blocks, by the heading that they are below."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Block:
     text: str
 
 
-def sections() -> dict[str, list[Block]]:
+def sections(page: str = "adopt.md") -> dict[str, list[Block]]:
     """The blocks of each section."""
     found: dict[str, list[Block]] = {}
     heading, kind = "", ""
     lines: list[str] = []
     inside = False
-    for line in (ROOT / "docs" / "adopt.md").read_text().splitlines():
+    for line in (ROOT / "docs" / page).read_text().splitlines():
         fence = _FENCE.match(line)
         if fence is not None and inside:
             found.setdefault(heading, []).append(Block(kind, "\n".join([*lines, ""])))
