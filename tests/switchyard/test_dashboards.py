@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from app.platform.config import ROOT
+from app.switchyard import metrics
 from app.switchyard.metrics import Ledger
 from tests.adopter.page import sections
 from tests.support.sides import environment, fresh
@@ -86,9 +87,14 @@ def test_what_is_not_there_would_be_seen(given: dict[str, set[str]]) -> None:
         assert not labels <= given.get(name, set()) or name not in given
 
 
-def test_each_alert_leads_to_a_page_s_heading() -> None:
+def test_each_alert_and_each_banner_leads_to_a_heading_of_the_runbook() -> None:
     anchors = {heading.lower().replace(" ", "-") for heading in sections("runbook.md")}
     for rule in ALERTS:
         assert rule["annotations"]["runbook"] in anchors
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert re.match("Switchyard[A-Z]", rule["alert"])
+    source = (ROOT / "app" / "switchyard" / "operations" / "overview.py").read_text()
+    banners = set(re.findall(r'Trouble\(\s*f?"([\w{}-]+)"', source))
+    kinds = {f"no-{kind}" for kind in metrics.KINDS}
+    assert len(banners) > 5
+    assert (banners - {"no-{kind}"}) | kinds <= anchors

@@ -118,7 +118,7 @@ def _unreachable(runtime: Runtime, shown: Overview) -> Iterator[Trouble]:
             continue
         waiting = sum(line.status["open"].get(backend, 0) for line in shown.jobs)
         yield Trouble(
-            "a-side-does-not-answer",
+            "unreachable",
             f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
             f" {waiting} open runs wait there.",
             f"Nothing is lost: they go on when it answers. If it stays so, {_other(backend)}.",
@@ -126,7 +126,7 @@ def _unreachable(runtime: Runtime, shown: Overview) -> Iterator[Trouble]:
         )
     if (why := sync_refusal(runtime)) is not None:
         what = f"Inngest refused its last sync: {why}."
-        yield Trouble("a-side-does-not-answer", what, "Mend that, and sync again.")
+        yield Trouble("sync-refused", what, "Mend that, and sync again.")
 
 
 def _other(backend: str) -> str:
@@ -148,7 +148,7 @@ def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
             )
     if shown.relay_lag > LATE.total_seconds():
         yield Trouble(
-            "the-relay-is-behind",
+            "no-relay",
             f"The relay is behind: a run should have been looked at {shown.relay_lag:.0f} s ago.",
             "Is a relay running? Start flask switchyard relay.",
         )
@@ -166,7 +166,7 @@ def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
         if change.by == stages.GUARDRAIL and change.at > now - stages.CALM:
             percent = "" if change.percent is None else f" {change.percent:g} %"
             yield Trouble(
-                "the-guardrail-stepped-back",
+                "guardrail",
                 f"The guardrail moved {change.job} from {change.from_stage} to"
                 f" {change.to_stage}{percent} at {change.at:%H:%M} UTC: {change.why}.",
                 "Look at what failed there before you ramp it again.",
@@ -189,13 +189,13 @@ def _failing(line: JobLine) -> Iterator[Trouble]:
             f" ({100 * failed / runs:.1f} %)."
         )
         shown = {"job": job, "status": "failed", "backend": backend}
-        yield Trouble("a-job-fails", what, do, job, shown)
+        yield Trouble("failing", what, do, job, shown)
 
 
 def _overdue(job: str, backend: str, count: int, age: timedelta) -> Trouble:
     minutes = age.total_seconds() / 60
     return Trouble(
-        "runs-are-overdue",
+        "overdue",
         f"{count} {'run' if count == 1 else 'runs'} of {job} should have begun on {backend},"
         f" the oldest {minutes:.0f} min ago.",
         "Are there workers enough for its queue?"
