@@ -103,9 +103,7 @@ def running_stack(root: Path = ROOT) -> dict[str, str]:
     return {str(name): str(value) for name, value in state["env"].items()}
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """See Settings.load."""
-    return Settings.load(environ)
+load = Settings.load
 
 
 def settings_of(runtime: Runtime) -> Settings:

@@ -88,12 +88,23 @@ def supply(runtime: Runtime) -> None:
 def register(app: Flask) -> None:
     """Add the platform to an app that has the layer."""
     runtime: Runtime = app.extensions[EXTENSION]
-    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
-    keep_sessions(app, settings_of(runtime))
     supply(runtime)
+    mount(app, runtime)
+
+
+def mount(app: Flask, runtime: Runtime) -> None:
+    """Give an app the platform's pages, sessions and commands, and the layer's at the top too."""
+    app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
+    app.secret_key = settings_of(runtime).signing_secret
+    app.session_interface = Sessions()
+    app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
     register_problems(app)
-    register_pages(app, runtime)
-    add_commands(app)
+    for pages in (inbox, links, webhook_pages):
+        app.register_blueprint(pages.blueprint(runtime))
+    layer = app.cli.commands["switchyard"]
+    assert isinstance(layer, AppGroup)
+    for command in (*layer.commands.values(), payouts.group, earnings.group, mails.group):
+        app.cli.add_command(command)
 
 
 class Sessions(SecureCookieSessionInterface):
@@ -103,26 +114,3 @@ class Sessions(SecureCookieSessionInterface):
         """See Flask; a proxy says so by X-Forwarded-Proto, if it is not the one that asks."""
         behind = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
         return request.is_secure or behind == "https"
-
-
-def keep_sessions(app: Flask, settings: Settings) -> None:
-    """Have Flask keep sessions in a cookie of the platform's own."""
-    app.secret_key = settings.signing_secret
-    app.session_interface = Sessions()
-    app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
-
-
-def add_commands(app: Flask) -> None:
-    """Add the platform's commands, and the layer's at the top as well."""
-    layer = app.cli.commands["switchyard"]
-    assert isinstance(layer, AppGroup)
-    own = (payouts.group, earnings.group, mails.group)
-    for command in (*layer.commands.values(), *own):
-        app.cli.add_command(command)
-
-
-def register_pages(app: Flask, runtime: Runtime) -> None:
-    """Mount the platform's blueprints."""
-    app.register_blueprint(inbox.blueprint(runtime))
-    app.register_blueprint(links.blueprint(runtime))
-    app.register_blueprint(webhook_pages.blueprint(runtime))

@@ -13,12 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import CASH, FEES, balance, balanced, trial_balance
+from app.platform.ledger.postings import CASH, FEES, balanced, trial_balance
 from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,
     Sale,
     a_creator,
+    balance,
     record_dispute,
     record_dispute_won,
     record_refund,

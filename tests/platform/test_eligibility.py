@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 from app.local.seed import seed
 from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
-from app.platform.ledger.postings import EntryKind, Posting, balance, balanced, post, trial_balance
+from app.platform.ledger.postings import EntryKind, Posting, balanced, post, trial_balance
 from app.platform.payouts.eligibility import (
     HOLDING,
     LeftOut,
@@ -24,7 +24,7 @@ from app.platform.payouts.jobs import PayDay
 from app.platform.payouts.models import Payout
 from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
 from app.switchyard.db import Database
-from tests.support.earnings import Sale, a_creator, record_sale
+from tests.support.earnings import Sale, a_creator, balance, record_sale
 from tests.support.platform import DAY, START
 from tests.support.tables import every_table
 

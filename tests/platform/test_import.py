@@ -18,9 +18,8 @@ from app.platform.earnings import csv_import
 from app.platform.earnings.csv_import import CsvRefused, import_csv
 from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import balance
 from app.switchyard.db import Database
-from tests.support.earnings import a_creator
+from tests.support.earnings import a_creator, balance
 from tests.support.forks import forked
 from tests.support.sides import environment
 from tests.support.tables import create_all

@@ -19,7 +19,6 @@ from app.platform.ledger.postings import (
     FEES,
     EntryKind,
     Posting,
-    balance,
     balanced,
     balances,
     post,
@@ -27,6 +26,7 @@ from app.platform.ledger.postings import (
     trial_balance,
 )
 from app.switchyard.db import Database
+from tests.support.earnings import balance
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
 EARNED = Posting(EntryKind.EARNING, "e1", CASH, "creator:a", "usd", 800, NOW)

@@ -19,7 +19,8 @@ from app.platform.earnings.models import (
     monthly,
 )
 from app.platform.earnings.posting import TAKING, post_earnings
-from app.platform.ledger.postings import balance, creator_account
+from app.platform.ledger.postings import creator_account
+from tests.support.earnings import balance
 from tests.support.months import Months
 
 FIRST = date(2025, 1, 29)

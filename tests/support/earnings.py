@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
+from app.platform.ledger.postings import balances
 
 ANA: dict[str, Any] = {
     "id": "ana",
@@ -83,3 +84,10 @@ def _record(tx: Tx, change: Change, kind: EarningKind) -> None:
     row |= {"refund_of": row.pop("sale_id"), "kind": kind, **sale._mapping}
     connection_of(tx).execute(insert(Earning).values(**row))
     post_earnings(tx)
+
+
+def balance(tx: Tx, account: str, currency: str) -> int:
+    """Credits − debits of one account, minor units."""
+    b = balances(account).c
+    chosen = select(b.amount).where(b.account == account, b.currency == currency)
+    return connection_of(tx).scalar(chosen) or 0

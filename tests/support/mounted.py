@@ -5,19 +5,14 @@ from __future__ import annotations
 from flask import Flask
 
 from app.platform import wiring
-from app.platform.config import settings_of
 from app.switchyard.commands import register_commands
 from app.switchyard.extension import register_pages
-from app.switchyard.http import register_problems
 from app.switchyard.runtime import EXTENSION, Runtime
 
 
 def mount(app: Flask, runtime: Runtime) -> None:
     """Give `app` every page and command, the layer's and the platform's, as create_app does."""
     app.extensions[EXTENSION] = runtime
-    wiring.keep_sessions(app, settings_of(runtime))
-    register_problems(app)
     register_commands(app)
-    wiring.add_commands(app)
     register_pages(app, runtime)
-    wiring.register_pages(app, runtime)
+    wiring.mount(app, runtime)

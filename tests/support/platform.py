@@ -34,7 +34,6 @@ from app.platform.ledger.postings import (
     EntryKind,
     Posting,
     Totals,
-    balance,
     balanced,
     post,
     trial_balance,
@@ -50,7 +49,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import Runtime
-from tests.support.earnings import ANA
+from tests.support.earnings import ANA, balance
 from tests.support.mounted import mount
 from tests.support.standins import StripeStandIn
 from tests.support.tables import create_all

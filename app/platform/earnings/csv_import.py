@@ -66,10 +66,8 @@ Row = tuple[int, dict[str, Any]]
 Report = Callable[[int, str], None]
 
 
-class CsvRefused(BadInput):
+class CsvRefused(BadInput, title="File refused"):
     """The file is no such export, or is broken off."""
-
-    title = "File refused"
 
 
 def import_csv(

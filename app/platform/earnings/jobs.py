@@ -33,14 +33,6 @@ class TargetDay(JobPayload):
     target_date: DayInReach | None = None
 
 
-def _key(payload: TargetDay) -> str | None:
-    return None if payload.target_date is None else payload.target_date.isoformat()
-
-
-def _tick(occurrence: datetime) -> TargetDay:
-    return TargetDay(target_date=occurrence.date() - _ONE)
-
-
 def _plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:
     day = payload.target_date or now.date() - _ONE
     waiting = [one.isoformat() for one in rollup.dirty(tx, day + _ONE)]
@@ -59,8 +51,8 @@ def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[s
     missed="last",  # it rolls up its day and all that changed before
     payload=TargetDay,
     queue="analytics",
-    key=_key,
-    tick=_tick,
+    key=lambda payload: payload.target_date.isoformat() if payload.target_date else None,
+    tick=lambda at: TargetDay(target_date=at.date() - _ONE),
     concurrency=1,
     timeout=3600.0,
     plan=_plan,

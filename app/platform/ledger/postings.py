@@ -126,13 +126,6 @@ def _once(new: Insert) -> Insert:
     )
 
 
-def balance(tx: Tx, account: str, currency: str) -> int:
-    """Credits − debits of one account, minor units."""
-    b = balances(account).c
-    chosen = select(b.amount).where(b.account == account, b.currency == currency)
-    return connection_of(tx).scalar(chosen) or 0
-
-
 def balances(prefix: str = "") -> Subquery:
     """Account, currency and balance (`amount`) of every account whose name begins with `prefix`."""
     sides = union_all(

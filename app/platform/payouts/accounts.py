@@ -62,12 +62,9 @@ def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
 
 def _known(own: Session, account_id: str | None = None) -> dict[str, Gates]:
     columns = [getattr(Creator, name) for name in Gates._fields]
-    chosen = select(Creator.stripe_account_id, *columns)
-    if account_id is None:
-        chosen = chosen.where(Creator.stripe_account_id.is_not(None))
-    else:
-        chosen = chosen.where(Creator.stripe_account_id == account_id)
-    rows = own.execute(chosen)
+    known = Creator.stripe_account_id
+    one = known.is_not(None) if account_id is None else known == account_id
+    rows = own.execute(select(known, *columns).where(one))
     return {str(row[0]): Gates(*row[1:]) for row in rows}
 
 

@@ -42,15 +42,6 @@ class TargetMonth(JobPayload):
         return None if self.target_date is None else self.target_date.replace(day=1)
 
 
-def _key(payload: TargetMonth) -> str | None:
-    month = payload.month()
-    return None if month is None else f"{month:%Y-%m}"
-
-
-def _tick(occurrence: datetime) -> TargetMonth:
-    return TargetMonth(target_month=f"{_before(occurrence):%Y-%m}")
-
-
 @job(
     "monthly-earnings-rollup",
     event="earnings.rollup-monthly",
@@ -58,8 +49,8 @@ def _tick(occurrence: datetime) -> TargetMonth:
     missed="all",  # each month has totals and statements of its own
     payload=TargetMonth,
     queue="analytics",
-    key=_key,
-    tick=_tick,
+    key=lambda payload: f"{month:%Y-%m}" if (month := payload.month()) else None,
+    tick=lambda at: TargetMonth(target_month=f"{_before(at):%Y-%m}"),
     concurrency=1,
     timeout=3600.0,
 )

@@ -30,11 +30,8 @@ from app.switchyard.errors import SwitchyardError
 PAGE_SIZE = 100
 
 
-class MadeMeanwhile(SwitchyardError):
+class MadeMeanwhile(SwitchyardError, status=409, title="Statement made meanwhile"):
     """Another process made a statement at the same time; made again, it will be right."""
-
-    status = 409
-    title = "Statement made meanwhile"
 
 
 def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
