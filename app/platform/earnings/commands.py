@@ -13,16 +13,7 @@ from sqlalchemy import insert, select
 from app.platform.earnings import csv_import, rollup
 from app.platform.earnings.models import DirtyDay
 from app.switchyard.clock import in_reach
-from app.switchyard.commands.output import (
-    DID_NOT_HOLD,
-    Commands,
-    answered,
-    console,
-    details,
-    parts,
-    printable,
-    record,
-)
+from app.switchyard.commands import output
 from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.errors import BadInput
 
@@ -31,7 +22,7 @@ MOST_DAYS = 3_653
 MOST_LINES = 1_000
 """Bad lines in the JSON document; standard error has them all."""
 
-group = Commands("earnings", help="What creators earned.")
+group = output.Commands("earnings", help="What creators earned.")
 _DATE = click.DateTime(["%Y-%m-%d"])
 
 
@@ -45,14 +36,14 @@ def backfill(since: datetime, until: datetime) -> None:
     if not 1 <= whole <= MOST_DAYS:
         raise BadInput(f"--from {first} --to {last} is not 1 to {MOST_DAYS} days")
     # The range's own mark on its days that are not done yet: below those of the triggers.
-    own, db = -(first.toordinal() << 22 | last.toordinal()), parts().db
+    own, db = -(first.toordinal() << 22 | last.toordinal()), output.parts().db
     with db.begin() as tx:
         marked = select(DirtyDay.day).where(DirtyDay.mark == own).order_by(DirtyDay.day)
         left = list(tx.scalars(marked))
         if not left:
             left = [first + timedelta(days=n) for n in range(whole)]
             tx.execute(insert(DirtyDay), [{"day": day, "mark": own} for day in left])
-    done, stderr = 0, console(stderr=True)
+    done, stderr = 0, output.console(stderr=True)
     with stop_on_signals() as stop, Progress(console=stderr, disable=not stderr.is_terminal) as bar:
         task = bar.add_task("days", total=whole, completed=whole - len(left))
         for day in left:
@@ -65,12 +56,12 @@ def backfill(since: datetime, until: datetime) -> None:
             done += 1
             bar.advance(task)
     rest = len(left) - done
-    record(
+    output.record(
         {"from": f"{first}", "to": f"{last}", "days": whole, "done": done, "left": rest}
         | {"resumed": len(left) < whole}
     )
     if rest:
-        raise click.exceptions.Exit(DID_NOT_HOLD)
+        raise click.exceptions.Exit(output.DID_NOT_HOLD)
 
 
 @group.command("import")
@@ -83,12 +74,12 @@ def import_file(file: Path, source: str | None) -> None:
     nothing is recorded twice. Lines that make no sense are listed and left out; 1 if there are any.
     """
     lines: list[dict[str, Any]] = []
-    stderr = console(stderr=True)
+    stderr = output.console(stderr=True)
     with stop_on_signals() as stop, Progress(console=stderr, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task(printable(file.name), total=None)
+        task = bar.add_task(output.printable(file.name), total=None)
 
         def report(line: int, reason: str) -> None:
-            bar.console.print(printable(f"line {line}: {reason}"))
+            bar.console.print(output.printable(f"line {line}: {reason}"))
             if len(lines) < MOST_LINES:
                 lines.append({"line": line, "reason": reason})
 
@@ -96,14 +87,14 @@ def import_file(file: Path, source: str | None) -> None:
             bar.update(task, completed=place, total=whole)
             return not stop.is_set()
 
-        done = csv_import.import_csv(parts().db, file, report, at, source)
+        done = csv_import.import_csv(output.parts().db, file, report, at, source)
     counts = {name: done[name] for name in ("read", "new", "known", "bad", "other")}
     left = 2 * counts["read"] - sum(counts.values())
     result = {"file": str(file), **counts, "left": left}
-    if not answered({**result, "lines": lines}):
-        details(result)
+    if not output.answered({**result, "lines": lines}):
+        output.details(result)
     if counts["bad"] or stop.is_set():
-        raise click.exceptions.Exit(DID_NOT_HOLD)
+        raise click.exceptions.Exit(output.DID_NOT_HOLD)
 
 
 def _reached(moment: datetime) -> date:

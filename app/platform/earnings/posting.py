@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    ColumnElement,
-    String,
-    case,
-    exists,
-    literal,
-    not_,
-    select,
-    true,
-    union_all,
-    update,
-)
+import sqlalchemy as sa
 
 from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning, EarningKind
@@ -38,32 +27,32 @@ def post_earnings(tx: Tx) -> int:
     is the platform's. A refund or a dispute takes both back. What is posted already costs nothing,
     however much of it there is.
     """
-    waiting, kind = not_(Earning.posted), Earning.kind.expression
-    fee_kind = case(
-        (kind == EarningKind.EARNING, literal(EntryKind.FEE.value)), else_="fee_" + kind
+    waiting, kind = sa.not_(Earning.posted), Earning.kind.expression
+    fee_kind = sa.case(
+        (kind == EarningKind.EARNING, sa.literal(EntryKind.FEE.value)), else_="fee_" + kind
     )
-    creator, fees = literal(CREATOR) + Earning.creator_id, literal(FEES, String)
-    rows = union_all(
+    creator, fees = sa.literal(CREATOR) + Earning.creator_id, sa.literal(FEES, sa.String)
+    rows = sa.union_all(
         _flows(kind, creator, Earning.gross - Earning.fee).where(waiting),
         _flows(fee_kind, fees, Earning.fee.expression).where(waiting),
     ).subquery()
-    new = post_select(tx, select(*rows.c))
+    new = post_select(tx, sa.select(*rows.c))
     # Only what has its entries: another transaction's earning may have come in since they were
     # written.
-    entries = exists().where(Entry.kind.in_([*SHARE_KINDS, *FEE_KINDS]), Entry.ref == Earning.id)
-    connection_of(tx).execute(update(Earning).where(waiting, entries).values(posted=true()))
+    entries = sa.exists().where(Entry.kind.in_([*SHARE_KINDS, *FEE_KINDS]), Entry.ref == Earning.id)
+    connection_of(tx).execute(sa.update(Earning).where(waiting, entries).values(posted=sa.true()))
     return new
 
 
 def _flows(
-    kind: ColumnElement[str], whose: ColumnElement[str], amount: ColumnElement[int]
+    kind: sa.ColumnElement[str], whose: sa.ColumnElement[str], amount: sa.ColumnElement[int]
 ) -> AnySelect:
-    cash, taking = literal(CASH, String), Earning.kind.in_(TAKING)
-    return select(
+    cash, taking = sa.literal(CASH, sa.String), Earning.kind.in_(TAKING)
+    return sa.select(
         kind.label("kind"),
         Earning.id.label("ref"),
-        case((taking, whose), else_=cash).label("debit"),
-        case((taking, cash), else_=whose).label("credit"),
+        sa.case((taking, whose), else_=cash).label("debit"),
+        sa.case((taking, cash), else_=whose).label("credit"),
         Earning.currency,
         amount.label("amount"),
         Earning.occurred_at,

@@ -11,21 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    FromClause,
-    Table,
-    case,
-    cast,
-    delete,
-    func,
-    literal,
-    or_,
-    select,
-    union_all,
-)
+import sqlalchemy as sa
 
 from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning as E
@@ -47,7 +33,7 @@ def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
     """The days from `since` until before `before` whose earnings changed since they were rolled
     up, in order."""
     days = dirty_days.c.day
-    chosen = select(days).where(days >= since, days < before).distinct().order_by(days)
+    chosen = sa.select(days).where(days >= since, days < before).distinct().order_by(days)
     return list(connection_of(tx).scalars(chosen))
 
 
@@ -56,8 +42,8 @@ def roll_day(tx: Tx, day: date) -> None:
     connection = _alone(tx)
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
-    connection.execute(delete(dirty_days).where(dirty_days.c.day == day))
-    connection.execute(delete(daily).where(daily.c.day == day))
+    connection.execute(sa.delete(dirty_days).where(dirty_days.c.day == day))
+    connection.execute(sa.delete(daily).where(daily.c.day == day))
     # In the order of the indexes, which Postgres writes faster so.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
     _fill(connection, daily, "day", day, earned)
@@ -66,14 +52,14 @@ def roll_day(tx: Tx, day: date) -> None:
 def roll_month(tx: Tx, month: date) -> None:
     """Redo a month from its days."""
     connection = _alone(tx)
-    connection.execute(delete(monthly).where(monthly.c.month == month))
+    connection.execute(sa.delete(monthly).where(monthly.c.month == month))
     _fill(connection, monthly, "month", month, _of_days(month))
 
 
 def roll_months(tx: Tx, days: Iterable[date]) -> list[date]:
     """Redo the months that `days` are in, where they, or later ones, are rolled up already; which
     months. One without earnings has no rows."""
-    newest = connection_of(tx).scalar(select(func.max(monthly.c.month))) or date.min
+    newest = connection_of(tx).scalar(sa.select(sa.func.max(monthly.c.month))) or date.min
     again = [month for month in sorted({day.replace(day=1) for day in days}) if month <= newest]
     for month in again:
         roll_month(tx, month)
@@ -85,7 +71,7 @@ def check_month(tx: Tx, month: date) -> list[str]:
     that are dirty, are differences."""
     connection = connection_of(tx)
     end, name = following(month), f"{month:%Y-%m}"
-    rolled = select(*(monthly.c[n] for n in (*KEYS, *SUMS))).where(monthly.c.month == month)
+    rolled = sa.select(*(monthly.c[n] for n in (*KEYS, *SUMS))).where(monthly.c.month == month)
     differences = []
     for what, less, left, right in (
         ("month", "days", rolled, _of_days(month)),
@@ -96,26 +82,27 @@ def check_month(tx: Tx, month: date) -> list[str]:
             who = f"{row.creator_id} {row.currency} {row.source}"
             differences.append(f"{name}, {who}: {what} less {less} is {off}")
     to_creator = Entry.credit.startswith(CREATOR, autoescape=True)
+    net = sa.case((to_creator, Entry.amount), else_=-Entry.amount)
     start, stop = _moment(month), _moment(end)
     booked = (
-        select(Entry.currency, case((to_creator, Entry.amount), else_=-Entry.amount).label("net"))
+        sa.select(Entry.currency, net.label("net"))
         .where(Entry.kind.in_(SHARE_KINDS), Entry.created_at >= start, Entry.created_at < stop)
         .subquery()
     )
-    sides = union_all(
-        select(monthly.c.currency, monthly.c.net).where(monthly.c.month == month),
-        select(booked.c.currency, -booked.c.net),
+    sides = sa.union_all(
+        sa.select(monthly.c.currency, monthly.c.net).where(monthly.c.month == month),
+        sa.select(booked.c.currency, -booked.c.net),
     ).subquery()
-    by = select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
+    by = sa.select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
     by = by.order_by(sides.c.currency)
-    for currency, net in connection.execute(by.having(func.sum(sides.c.net) != 0)):
-        differences.append(f"{name}, {currency}: month less ledger is net {net}")
+    for currency, off in connection.execute(by.having(sa.func.sum(sides.c.net) != 0)):
+        differences.append(f"{name}, {currency}: month less ledger is net {off}")
     return differences
 
 
 def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:
     """The platform's day as it is rolled up, by currency and source."""
-    return _platform(tx, select(daily).where(daily.c.day == day))
+    return _platform(tx, sa.select(daily).where(daily.c.day == day))
 
 
 def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
@@ -126,7 +113,7 @@ def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
     """A month as it is rolled up, by currency."""
     c = monthly.c
-    chosen = select(c.currency, *_summed(monthly)).where(c.month == month)
+    chosen = sa.select(c.currency, *_summed(monthly)).where(c.month == month)
     return _rows(tx, chosen.group_by(c.currency).order_by(c.currency))
 
 
@@ -139,15 +126,15 @@ def raw(since: date, until: date) -> AnySelect:
     """The earnings of [since, until) summed up by creator, currency and source."""
     taking, sale = E.kind.in_(TAKING), E.kind == EarningKind.EARNING
     sums = {
-        "gross": case((sale, E.gross), else_=0),
-        "refunds": case((sale, 0), (taking, E.gross), else_=-E.gross),
-        "fees": case((taking, -E.fee), else_=E.fee.expression),
-        "net": case((taking, E.fee - E.gross), else_=E.gross - E.fee),
-        "count": case((sale, 1), else_=0),
+        "gross": sa.case((sale, E.gross), else_=0),
+        "refunds": sa.case((sale, 0), (taking, E.gross), else_=-E.gross),
+        "fees": sa.case((taking, -E.fee), else_=E.fee.expression),
+        "net": sa.case((taking, E.fee - E.gross), else_=E.gross - E.fee),
+        "count": sa.case((sale, 1), else_=0),
     }
     by = (E.creator_id, E.currency, E.source)
     return (
-        select(*by, *(_total(of).label(name) for name, of in sums.items()))
+        sa.select(*by, *(_total(of).label(name) for name, of in sums.items()))
         .where(E.occurred_at >= _moment(since), E.occurred_at < _moment(until))
         .group_by(*by)
     )
@@ -156,7 +143,7 @@ def raw(since: date, until: date) -> AnySelect:
 def _of_days(month: date) -> AnySelect:
     c = daily.c
     by = [c[name] for name in KEYS]
-    chosen = select(*by, *_summed(daily))
+    chosen = sa.select(*by, *_summed(daily))
     return chosen.where(c.day >= month, c.day < following(month)).group_by(*by)
 
 
@@ -164,25 +151,25 @@ def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
     """The creators of a day, who have one row a currency and source, summed up by these."""
     of = creators.subquery()
     by = (of.c.currency, of.c.source)
-    chosen = select(*by, *_summed(of), func.count().label("creators"))
+    chosen = sa.select(*by, *_summed(of), sa.func.count().label("creators"))
     return _rows(tx, chosen.group_by(*by).order_by(*by))
 
 
 def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
     """Left less right, where that is not nothing."""
     one, other = left.subquery().c, right.subquery().c
-    sides = union_all(
-        select(*one), select(*(other[k] for k in KEYS), *(-other[n] for n in SUMS))
+    sides = sa.union_all(
+        sa.select(*one), sa.select(*(other[k] for k in KEYS), *(-other[n] for n in SUMS))
     ).subquery()
     by = [sides.c[name] for name in KEYS]
-    chosen = select(*by, *_summed(sides)).group_by(*by).order_by(*by)
-    return chosen.having(or_(*(func.sum(sides.c[name]) != 0 for name in SUMS)))
+    chosen = sa.select(*by, *_summed(sides)).group_by(*by).order_by(*by)
+    return chosen.having(sa.or_(*(sa.func.sum(sides.c[name]) != 0 for name in SUMS)))
 
 
-def _fill(tx: Connection, table: Table, period: str, first: date, rows: AnySelect) -> None:
+def _fill(tx: sa.Connection, table: sa.Table, period: str, first: date, rows: AnySelect) -> None:
     """Insert the rows of a period, named by its first day."""
     names = [*rows.selected_columns.keys(), period]
-    chosen = rows.add_columns(literal(first, table.c[period].type).label(period))
+    chosen = rows.add_columns(sa.literal(first, table.c[period].type).label(period))
     tx.execute(INSERT[tx.dialect.name](table).from_select(names, chosen))
 
 
@@ -190,13 +177,13 @@ def _rows(tx: Tx, chosen: AnySelect) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in connection_of(tx).execute(chosen)]
 
 
-def _summed(of: FromClause) -> list[ColumnElement[int]]:
+def _summed(of: sa.FromClause) -> list[sa.ColumnElement[int]]:
     return [_total(of.c[name]).label(name) for name in SUMS]
 
 
-def _total(of: ColumnElement[int]) -> ColumnElement[int]:
+def _total(of: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     # Postgres sums integers to a numeric.
-    return cast(func.sum(of), BigInteger)
+    return sa.cast(sa.func.sum(of), sa.BigInteger)
 
 
 def _moment(day: date) -> datetime:
@@ -207,12 +194,12 @@ def _next(day: date) -> date:
     return day + timedelta(days=1)
 
 
-def _alone(tx: Tx) -> Connection:
+def _alone(tx: Tx) -> sa.Connection:
     """One rollup at a time, until the transaction ends, and what speeds up its sorting."""
     connection = connection_of(tx)
     if connection.dialect.name == "postgresql":
-        room = func.set_config("work_mem", _ROOM, True)
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK), room))
+        room = sa.func.set_config("work_mem", _ROOM, True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK), room))
     else:  # which has one writer anyway
         connection.exec_driver_sql("PRAGMA threads = 1")
     return connection

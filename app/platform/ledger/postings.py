@@ -12,19 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    SQLColumnExpression,
-    Subquery,
-    and_,
-    case,
-    func,
-    select,
-    true,
-    union_all,
-)
-from sqlalchemy import cast as sql_cast
+import sqlalchemy as sa
 
 from app.platform.db import COUNTED, AnySelect, Tx, connection_of, insert
 from app.platform.ledger.models import Entry as E
@@ -112,7 +100,7 @@ def post_select(tx: Tx, source: AnySelect) -> int:
     One statement; how many were new. As post() with what is known already, and its errors.
     """
     # SQLite's parser takes ON CONFLICT for a join's ON where the SELECT has no WHERE.
-    rows = select(*source.subquery().c).where(true())
+    rows = sa.select(*source.subquery().c).where(sa.true())
     new = _once(insert(tx, E).from_select(_COLUMNS, rows))
     return connection_of(tx).execute(new, execution_options=COUNTED).rowcount
 
@@ -126,27 +114,28 @@ def _once(new: Insert) -> Insert:
     )
 
 
-def balances(prefix: str = "") -> Subquery:
+def balances(prefix: str = "") -> sa.Subquery:
     """Account, currency and balance (`amount`) of every account whose name begins with `prefix`."""
-    sides = union_all(
+    moved = sa.func.sum(E.amount)
+    sides = sa.union_all(
         *(
-            select(side.label("account"), E.currency, total.label("amount"))
+            sa.select(side.label("account"), E.currency, total.label("amount"))
             .where(_begins(side, prefix))
             .group_by(side, E.currency)
-            for side, total in ((E.credit, func.sum(E.amount)), (E.debit, -func.sum(E.amount)))
+            for side, total in ((E.credit, moved), (E.debit, -moved))
         )
     ).subquery()
     s = sides.c
     # Postgres sums integers to a numeric.
-    total = sql_cast(func.sum(s.amount), BigInteger).label("amount")
-    return select(s.account, s.currency, total).group_by(s.account, s.currency).subquery()
+    total = sa.cast(sa.func.sum(s.amount), sa.BigInteger).label("amount")
+    return sa.select(s.account, s.currency, total).group_by(s.account, s.currency).subquery()
 
 
-def _begins(column: SQLColumnExpression[str], prefix: str) -> ColumnElement[bool]:
+def _begins(column: sa.SQLColumnExpression[str], prefix: str) -> sa.ColumnElement[bool]:
     # A range, not LIKE: SQLite's LIKE ignores case and so cannot use the index.
     if not prefix:
-        return true()
-    return and_(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
+        return sa.true()
+    return sa.and_(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +166,19 @@ def trial_balance(tx: Tx) -> dict[str, Totals]:
     """The whole ledger, summed by currency and class of account."""
     a = balances().c
 
-    def total(what: ColumnElement[bool]) -> ColumnElement[int]:
-        return sql_cast(func.sum(case((what, a.amount), else_=0)), BigInteger)
+    def total(what: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.cast(sa.func.sum(sa.case((what, a.amount), else_=0)), sa.BigInteger)
 
     held = _begins(a.account, HOLD)
     rows = connection_of(tx).execute(
-        select(
+        sa.select(
             a.currency,
             total(_begins(a.account, CREATOR)),
             total(held),
             total(a.account == FEES),
             -total(a.account == CASH),
             -total(_begins(a.account, CONNECTED)),
-            func.count(case((and_(held, a.amount < 0), 1))),
+            sa.func.count(sa.case((sa.and_(held, a.amount < 0), 1))),
         )
         .group_by(a.currency)
         .order_by(a.currency)

@@ -16,17 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.platform.db import insert
 from app.platform.gateways.storage import checked_path
-from app.platform.media import decoders
-from app.platform.media.kinds import (
-    VARIANTS,
-    Film,
-    Kind,
-    Picture,
-    Refused,
-    Variant,
-    recipe,
-    sort_of,
-)
+from app.platform.media import decoders, kinds
 from app.platform.media.models import MAX_ID_LENGTH, Media
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
@@ -49,7 +39,7 @@ class MediaFile(JobPayload):
     media_id: str = Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=MAX_ID_LENGTH)
     source: Annotated[str, AfterValidator(_source)]
     """Its path there."""
-    kind: Kind | None = None
+    kind: kinds.Kind | None = None
     """What it must be; by default, what its bytes are."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """What its bytes must have, in hex; another one is another intent."""
@@ -70,7 +60,7 @@ def process_media(ctx: Context, payload: MediaFile) -> dict[str, Any]:
         about = ctx.step.run("inspect", inspect, source, payload.kind, payload.sha256)
         made = {
             wanted.name: ctx.step.run(wanted.name, variant, ctx, source, about, wanted)
-            for wanted in VARIANTS[Kind(about["kind"])]
+            for wanted in kinds.VARIANTS[kinds.Kind(about["kind"])]
         }
     return ctx.step.run("finish", finish, ctx, payload, about, made)
 
@@ -95,7 +85,7 @@ class Source(ExitStack):
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             self._file = file
         if sha256 is not None and sha256 != self.sha256:
-            raise Refused(f"{self._path} is another file now: its SHA-256 is {self.sha256}")
+            raise kinds.Refused(f"{self._path} is another file now: its SHA-256 is {self.sha256}")
         return self._file
 
 
@@ -103,14 +93,14 @@ def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) 
     """What the source is, where it can be decoded; `kind` and `sha256` are what its owner says of
     it. Raises Refused."""
     file = source.file(sha256)
-    sort, decoder = sort_of(file)
+    sort, decoder = kinds.sort_of(file)
     most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
     if size > most:
-        raise Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
+        raise kinds.Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
     if kind is not None and kind != sort:
-        raise Refused(f"it was said to be {kind}, and is {sort}")
+        raise kinds.Refused(f"it was said to be {kind}, and is {sort}")
     shown = None
-    if sort is Kind.IMAGE:
+    if sort is kinds.Kind.IMAGE:
         shown, (width, height) = decoders.placeholder(file, decoder)
     else:
         width, height = decoders.look(file, decoder)
@@ -119,7 +109,7 @@ def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) 
 
 
 def variant(
-    _tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: Variant
+    _tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: kinds.Variant
 ) -> dict[str, Any]:
     """Make one variant and put it into the storage: its path, size, and what else is known of it.
 
@@ -130,19 +120,19 @@ def variant(
 
     def keep(made: IO[bytes], content_type: str, **report: Any) -> dict[str, Any]:
         ending = content_type.rpartition("/")[2]
-        path = f"{FOLDER}/{about['sha256']}/{recipe(wanted)}.{ending}"
+        path = f"{FOLDER}/{about['sha256']}/{kinds.recipe(wanted)}.{ending}"
         ctx.gateways.storage.put(path, made, content_type)
         size = os.fstat(made.fileno()).st_size
         return {"path": path, "bytes": size, "contentType": content_type, **report}
 
-    def still(file: IO[bytes], decoder: str, picture: Picture) -> dict[str, Any]:
+    def still(file: IO[bytes], decoder: str, picture: kinds.Picture) -> dict[str, Any]:
         with decoders.webp(file, decoder, picture) as (webp, report):
             return keep(webp, "image/webp", width=report["width"], height=report["height"])
 
-    if isinstance(wanted, Film):
+    if isinstance(wanted, kinds.Film):
         with decoders.mp4(file, decoder, size, wanted) as (mp4, report):
             return keep(mp4, "video/mp4", **report)
-    if about["kind"] == Kind.IMAGE:
+    if about["kind"] == kinds.Kind.IMAGE:
         return still(file, decoder, wanted)
     with decoders.frame(file, decoder, size, wanted.edge) as (frame, _):
         shown, _ = decoders.placeholder(frame, "PNG")

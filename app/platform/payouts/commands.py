@@ -14,16 +14,7 @@ from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.models import PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile
 from app.switchyard.clock import iso
-from app.switchyard.commands.output import (
-    DID_NOT_HOLD,
-    Commands,
-    answered,
-    details,
-    listing,
-    parts,
-    say,
-    table,
-)
+from app.switchyard.commands import output
 from app.switchyard.errors import BadInput
 
 _COLUMNS = (
@@ -36,7 +27,7 @@ _ATTEMPT = (
     A.updated_at,
 )
 
-group = Commands("payouts", help="Payouts, and the ledger against Stripe.")
+group = output.Commands("payouts", help="Payouts, and the ledger against Stripe.")
 
 
 @group.command("reconcile")
@@ -50,18 +41,18 @@ group = Commands("payouts", help="Payouts, and the ledger against Stripe.")
 )
 def reconcile_payouts(since: int) -> None:
     """Compare the ledger with Stripe's own list, both ways; 1 where they differ."""
-    runtime = parts()
+    runtime = output.parts()
     now, stripe = runtime.store.clock(), runtime.engine.gateways.stripe
     both = reconcile(runtime.db.session, stripe, now, now - timedelta(days=since))
-    if not answered(both.document()):
-        table(
+    if not output.answered(both.document()):
+        output.table(
             ("kind", "payout", "transfer", "detail", "what to do"),
             ((d.kind, d.payout_id, d.transfer_id, d.detail, d.fix) for d in both.differences),
         )
         counts = f"{both.payouts} payouts and {both.transfers} transfers compared"
-        say(f"{counts}, {len(both.differences)} differences")
+        output.say(f"{counts}, {len(both.differences)} differences")
     if not both.ok:
-        raise click.exceptions.Exit(DID_NOT_HOLD)
+        raise click.exceptions.Exit(output.DID_NOT_HOLD)
 
 
 @group.command("show")
@@ -78,17 +69,17 @@ def show(payout_id: str | None, status: str | None, limit: int) -> None:
     if status is not None:
         chosen = chosen.where(P.status == status)
     tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
-    with parts().db.autocommit() as connection:
+    with output.parts().db.autocommit() as connection:
         rows = [_shown(row._asdict()) for row in connection.execute(chosen)]
         attempts = [_shown(row._asdict()) for row in connection.execute(tries)]
     if payout_id is None:
         shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
-        listing(rows, shown, one_line=True)
+        output.listing(rows, shown, one_line=True)
     elif not rows:
         raise BadInput(f"no payout {payout_id!r}")
-    elif not answered(rows[0] | {"attempts": attempts}):
-        details(rows[0])
-        table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
+    elif not output.answered(rows[0] | {"attempts": attempts}):
+        output.details(rows[0])
+        output.table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

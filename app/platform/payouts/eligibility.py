@@ -6,21 +6,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    String,
-    Subquery,
-    and_,
-    case,
-    cast,
-    func,
-    literal,
-    not_,
-    null,
-    select,
-    union_all,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import Null
 
@@ -49,7 +35,7 @@ class LeftOut(StrEnum):
     """The minimum is only reached with sales younger than HOLDING."""
 
 
-_GATES: tuple[tuple[ColumnElement[bool], LeftOut], ...] = (
+_GATES: tuple[tuple[sa.ColumnElement[bool], LeftOut], ...] = (
     (Creator.stripe_account_id.is_(None), LeftOut.NO_ACCOUNT),
     (Creator.disabled_reason.is_not(None), LeftOut.ACCOUNT_DISABLED),
     (Creator.transfers_active.is_(False), LeftOut.TRANSFERS_INACTIVE),
@@ -57,7 +43,7 @@ _GATES: tuple[tuple[ColumnElement[bool], LeftOut], ...] = (
 )
 
 
-def gate() -> ColumnElement[str | None]:
+def gate() -> sa.ColumnElement[str | None]:
     """What the creator's account is left out for, or null.
 
     The gates are Stripe's: https://docs.stripe.com/connect/handling-api-verification.
@@ -65,9 +51,9 @@ def gate() -> ColumnElement[str | None]:
     return _first(*_GATES)
 
 
-def _first(*reasons: tuple[ColumnElement[bool], LeftOut]) -> ColumnElement[str | None]:
-    nothing: Null = null()
-    return case(*((when, literal(why.value)) for when, why in reasons), else_=nothing)
+def _first(*reasons: tuple[sa.ColumnElement[bool], LeftOut]) -> sa.ColumnElement[str | None]:
+    nothing: Null = sa.null()
+    return sa.case(*((when, sa.literal(why.value)) for when, why in reasons), else_=nothing)
 
 
 def _young_sales(now: datetime, unposted: bool) -> AnySelect:
@@ -76,27 +62,27 @@ def _young_sales(now: datetime, unposted: bool) -> AnySelect:
     it will know when all is posted."""
     take = aliased(Earning)
     # Looked up by sale, from the index: only the window is read, however long the history.
-    back = case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1) * (take.gross - take.fee)
-    taken = select(func.coalesce(func.sum(back), 0)).where(take.refund_of == Earning.id)
+    back = sa.case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1) * (take.gross - take.fee)
+    taken = sa.select(sa.func.coalesce(sa.func.sum(back), 0)).where(take.refund_of == Earning.id)
     sales = [Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING]
     if not unposted:
         taken = taken.where(take.posted)
         sales.append(Earning.posted.expression)
-    left = func.sum(Earning.gross - Earning.fee - taken.scalar_subquery())
+    left = sa.func.sum(Earning.gross - Earning.fee - taken.scalar_subquery())
     by = (Earning.creator_id, Earning.currency)
-    return select(*by, cast(left, BigInteger).label("amount")).where(*sales).group_by(*by)
+    return sa.select(*by, sa.cast(left, sa.BigInteger).label("amount")).where(*sales).group_by(*by)
 
 
-def _owed_when_posted() -> Subquery:
+def _owed_when_posted() -> sa.Subquery:
     """The creators' balances as they will be when all earnings are posted."""
     share = Earning.gross - Earning.fee
-    signed = case((Earning.kind.in_(TAKING), -share), else_=share)
-    account = (literal(CREATOR) + Earning.creator_id).label("account")
-    new = select(account, Earning.currency, signed.label("amount")).where(not_(Earning.posted))
-    every = union_all(select(*balances(CREATOR).c), new).subquery().c
-    total = cast(func.sum(every.amount), BigInteger).label("amount")
+    signed = sa.case((Earning.kind.in_(TAKING), -share), else_=share)
+    account = (sa.literal(CREATOR) + Earning.creator_id).label("account")
+    new = sa.select(account, Earning.currency, signed.label("amount")).where(~Earning.posted)
+    every = sa.union_all(sa.select(*balances(CREATOR).c), new).subquery().c
+    total = sa.cast(sa.func.sum(every.amount), sa.BigInteger).label("amount")
     by = (every.account, every.currency)
-    return select(*by, total).group_by(*by).subquery()
+    return sa.select(*by, total).group_by(*by).subquery()
 
 
 def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) -> AnySelect:
@@ -108,15 +94,15 @@ def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) 
         young_sales = young_sales.where(Earning.creator_id == only)
     owed = (_owed_when_posted() if unposted else balances(CREATOR + (only or ""))).c
     young = young_sales.subquery().c
-    creator = func.substr(owed.account, len(CREATOR) + 1)
-    held_back = func.coalesce(young.amount, 0)
-    free = owed.amount - case((held_back > 0, held_back), else_=0)
-    step = case(dict(UNIT), value=owed.currency, else_=null())
-    minimum = case(dict(MINIMUM), value=owed.currency, else_=null())
-    payable_now = case((and_(free > 0, step.is_not(None)), free - free % step), else_=0)
-    same = and_(young.creator_id == creator, young.currency == owed.currency)
+    creator = sa.func.substr(owed.account, len(CREATOR) + 1)
+    held_back = sa.func.coalesce(young.amount, 0)
+    free = owed.amount - sa.case((held_back > 0, held_back), else_=0)
+    step = sa.case(dict(UNIT), value=owed.currency, else_=sa.null())
+    minimum = sa.case(dict(MINIMUM), value=owed.currency, else_=sa.null())
+    payable_now = sa.case((sa.and_(free > 0, step.is_not(None)), free - free % step), else_=0)
+    same = sa.and_(young.creator_id == creator, young.currency == owed.currency)
     f = (
-        select(
+        sa.select(
             creator.label("creator_id"),
             owed.currency,
             owed.amount.label("balance"),
@@ -135,14 +121,14 @@ def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) 
     )
     to = Creator.stripe_account_id.label("destination")
     columns = (f.creator_id, to, f.currency, f.balance, f.amount, reason.label("reason"))
-    return select(*columns).join_from(f.creator_id.table, Creator, Creator.id == f.creator_id)
+    return sa.select(*columns).join_from(f.creator_id.table, Creator, Creator.id == f.creator_id)
 
 
 def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
     """What of a creator's balance can be paid now, minor units, whole units of the currency; 0 for
     a currency that is not paid. The minimum is not asked."""
     v = verdicts(now, only=creator_id).subquery().c
-    chosen = select(v.amount).where(v.creator_id == creator_id, v.currency == currency)
+    chosen = sa.select(v.amount).where(v.creator_id == creator_id, v.currency == currency)
     return connection_of(tx).scalar(chosen) or 0
 
 
@@ -157,39 +143,39 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
     connection = connection_of(tx)
     # A manual payout locks its creator too: two requests cannot both spend one balance. New sales
     # are not held up by it. (SQLite has one writer anyway and leaves the clause out.)
-    everyone = select(Creator.id).order_by(Creator.id)
+    everyone = sa.select(Creator.id).order_by(Creator.id)
     connection.execute(everyone.with_for_update(key_share=True))
     v = verdicts(now).subquery().c
-    by_reason = select(v.reason, func.count()).where(v.reason.is_not(None)).group_by(v.reason)
+    by_reason = sa.select(v.reason, sa.func.count()).where(v.reason.is_not(None)).group_by(v.reason)
     counts = {row[0]: row[1] for row in connection.execute(by_reason)}
-    chosen: dict[str, ColumnElement[Any]] = {
-        "id": literal(f"{payout_date.isoformat()}:") + v.creator_id + ":" + v.currency,
+    chosen: dict[str, sa.ColumnElement[Any]] = {
+        "id": sa.literal(f"{payout_date.isoformat()}:") + v.creator_id + ":" + v.currency,
         "creator_id": v.creator_id,
         "currency": v.currency,
         "amount": v.amount,
         "destination": v.destination,
-        "status": literal(PayoutStatus.REQUESTED.value, String),
-        "method": literal(Method.STANDARD.value, String),
-        "payout_date": literal(payout_date, Payout.payout_date.type),
-        "run_id": literal(run_id, String),
-        "requested_at": literal(now, Payout.requested_at.type),
-        "updated_at": literal(now, Payout.updated_at.type),
+        "status": sa.literal(PayoutStatus.REQUESTED.value, sa.String),
+        "method": sa.literal(Method.STANDARD.value, sa.String),
+        "payout_date": sa.literal(payout_date, Payout.payout_date.type),
+        "run_id": sa.literal(run_id, sa.String),
+        "requested_at": sa.literal(now, Payout.requested_at.type),
+        "updated_at": sa.literal(now, Payout.updated_at.type),
     }
-    source = select(*chosen.values()).where(v.reason.is_(None))
+    source = sa.select(*chosen.values()).where(v.reason.is_(None))
     requests = insert(tx, Payout).from_select(list(chosen), source).on_conflict_do_nothing()
     new = connection.execute(requests, execution_options=COUNTED).rowcount
     held = (
-        literal(EntryKind.HOLD.value, String),
+        sa.literal(EntryKind.HOLD.value, sa.String),
         # The first attempt's key: each try sets the money aside anew, under its own name.
         Payout.id + "-1",
-        literal(CREATOR) + Payout.creator_id,
-        (literal(HOLD) + Payout.id).label("credit"),
+        sa.literal(CREATOR) + Payout.creator_id,
+        (sa.literal(HOLD) + Payout.id).label("credit"),
         *(Payout.currency, Payout.amount, Payout.requested_at),
     )
     today = Payout.payout_date == payout_date
-    post_select(tx, select(*held).where(today, Payout.status == PayoutStatus.REQUESTED))
+    post_select(tx, sa.select(*held).where(today, Payout.status == PayoutStatus.REQUESTED))
     return {
-        "requested": connection.scalar(select(func.count()).where(today)) or 0,
+        "requested": connection.scalar(sa.select(sa.func.count()).where(today)) or 0,
         "new": new,
         "leftOut": {reason.value: counts[reason] for reason in LeftOut if reason in counts},
     }
