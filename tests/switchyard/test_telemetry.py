@@ -22,12 +22,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from app.platform.config import load
 from app.switchyard import runtime, telemetry
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.telemetry.traced import Traced
 from queues.backend import connect, queue_key
+from tests.support import old_tasks
 from tests.support.sides import ROOT, Side, build, environment, fresh, no_worker, parts, rq_worker
 from tests.support.waiting import until
 
@@ -198,6 +201,32 @@ def test_a_worker_exports_by_the_standard_variables(
     assert [(s.name, s.trace_id.hex()) for s in spans] == [
         ("process tests", telemetry.trace_id(row.trace))
     ]
+
+
+def test_a_work_horse_exports_before_it_ends(tmp_path: Path, redis_url: str) -> None:
+    """It ends by os._exit(), and what it has traced is not to wait for a batch."""
+    legacy = {"LEGACY_FUNCTIONS": f"{old_tasks.__name__}.*"}
+    with collector() as (url, spans), no_worker(redis_url, tmp_path, **legacy) as side:
+        queue = Queue("tests", connection=connect(redis_url), serializer=JSONSerializer)
+        queue.enqueue(old_tasks.order, "x")
+        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        with rq_worker({**side.environ, **otel}, tmp_path / "worker.log"):
+            until(lambda: spans)
+    assert {span.name for span in spans} == {"send tests", "dispatch noop"}
+
+
+def test_a_fork_has_a_provider_of_its_own() -> None:
+    came: list[int] = []
+
+    def provider() -> TracerProvider:
+        came.append(os.getpid())
+        return TracerProvider()
+
+    traced = Traced(provider)
+    for pid in (11, 11, 12, 12):
+        with patch("os.getpid", return_value=pid), traced.step("x", 1):
+            pass
+    assert came == [11, 12]
 
 
 OFF = """
