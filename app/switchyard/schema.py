@@ -70,8 +70,9 @@ def _lock(connection: Connection, say: Callable[[str], None]) -> None:
     until = time.monotonic() + WAIT_SECONDS
     waits = False
     while True:
-        connection.execute(_FOR_LONG)
         if connection.scalar(_LOCK):
+            # After the lock: until there is another statement, that one's snapshot is kept open.
+            connection.execute(_FOR_LONG)
             return
         connection.rollback()
         if time.monotonic() > until:

@@ -31,7 +31,7 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.job import SERVERLESS
-from app.switchyard.runs import reading
+from app.switchyard.operations.story import story
 from app.switchyard.runs.backend import Backends, Delivery, Message
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
@@ -82,9 +82,9 @@ class InlineRuns:
     def runs(self, job: str | None = None) -> list[dict[str, Any]]:
         """The runs since the fixture began, the newest first, each as `runs show --json` has it."""
         with self._store.db.autocommit() as connection:
-            rows = reading.newest(connection, _MOST, job=job)
-            ids = [row["id"] for row in rows if row["id"] >= self._first]
-            return [reading.one(connection, run_id) for run_id in ids]
+            chosen = select(R.id).where(R.id >= self._first).order_by(R.id.desc()).limit(_MOST)
+            of_job = chosen if job is None else chosen.where(R.job == job)
+            return [story(connection, run_id) for run_id in connection.scalars(of_job).all()]
 
     def make_due(self) -> None:
         """Do what was dispatched for later as well, as if its time had come."""

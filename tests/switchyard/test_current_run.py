@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.switchyard import Context, Empty, current_run, dispatch, job
 from app.switchyard.errors import LeaseLost
 from app.switchyard.job import JobSpec
-from app.switchyard.runs import reading
+from app.switchyard.operations.story import story
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
 from tests.support.console import guarded, log_in
@@ -41,7 +41,7 @@ def done(on: Side, body: Any) -> Any:
     run = on.dispatch("here", {})
     on.finish(run)
     with on.runtime.db.autocommit() as connection:
-        return reading.one(connection, run.id)
+        return story(connection, run.id)
 
 
 def test_there_is_none_outside_of_a_run(on: Side) -> None:
@@ -122,6 +122,6 @@ def test_the_console_shows_it(tmp_path: Path) -> None:
     client = site.app.test_client()
     log_in(client)
     page = client.get(f"/console/runs/{run.id}").text
-    assert re.search(r'<progress value="(\d)" max="2"></progress> \1 of 2: try \1 ', page)
+    assert re.search(r'<progress value="(\d)" max="2"[^>]*></progress> \1 of 2: try \1 ', page)
     assert "<progress" not in client.get(f"/console/runs/{ids['done']}").text
     site.runtime.db.dispose()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 import click
 from sqlalchemy import select
@@ -19,29 +20,39 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
+from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS
 from app.switchyard.operations import acts
-from app.switchyard.runs import reading
+from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, as_json, every
+from app.switchyard.operations.story import story
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from flags import LEGACY_BACKEND
+from flags import LEGACY_BACKEND, Side, Stage
 
+_TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 group = Commands("runs", help="The ledger of runs.")
 
 
 @group.command("list")
 @click.option("--job", help="Only runs of this job.")
 @click.option("--status", type=click.Choice([str(status) for status in Status]))
-@click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS]))
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-def list_runs(job: str | None, status: str | None, backend: str | None, limit: int) -> None:
+@click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS]))
+@click.option("--stage", type=click.Choice([str(stage) for stage in Stage]))
+@click.option("--key", help="Only the run of this key.")
+@click.option("--since", type=click.DateTime(_TIMES), help="Created then or later, UTC.")
+@click.option("--until", type=click.DateTime(_TIMES), help="Created before, UTC.")
+@click.option("--error", help="What its error has in it.")
+@click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True)
+def list_runs(**asked: Any) -> None:
     """The newest runs first."""
     runtime = parts()
-    with runtime.db.autocommit() as connection:
-        rows = reading.newest(connection, limit, job=job, status=status, backend=backend)
-    if job is not None and not rows:
+    for name in ("since", "until"):
+        asked[name] = asked[name] and asked[name].replace(tzinfo=UTC)
+    rows = list(every(runtime.db, read(RunFilter, asked)))
+    if asked["job"] is not None and not rows:
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
-        _ = runtime.catalogue[job]
+        _ = runtime.catalogue[asked["job"]]
     if not answered(rows):
         shown = ("id", "job", "status", "backend", "age", "error")
         now = runtime.store.clock()
@@ -62,13 +73,13 @@ def _age(seconds: float) -> str:
 def show(run_id: str) -> None:
     """One run, with its payload, its result and its steps."""
     with parts().db.autocommit() as connection:
-        run = reading.one(connection, run_id)
+        run = story(connection, run_id)
     if answered(run):
         return
-    steps = run.pop("steps")
+    lists = [run.pop(name) for name in ("steps", "failures", "handoffs")]
     details(run)
-    if steps:
-        listing(steps, list(steps[0]))
+    for rows in filter(None, lists):
+        listing(rows, [name for name in rows[0] if name != "traceback"])
 
 
 @group.command("retry")
@@ -99,5 +110,5 @@ def cancel(run_id: str, why: str, by: str | None) -> None:
 
 def _show_moved(run_id: str) -> None:
     with parts().db.autocommit() as connection:
-        row = connection.execute(select(*reading.COLUMNS).where(R.id == run_id)).one()
-    record(reading.as_json(row._asdict()))
+        row = connection.execute(select(*COLUMNS).where(R.id == run_id)).one()
+    record(as_json(row._asdict()))

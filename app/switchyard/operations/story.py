@@ -1,46 +1,53 @@
-"""All that is known of one run: what its page draws."""
+"""All that is known of one run: what its page draws, the API answers, and `runs show` prints."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from app.switchyard.clock import iso
-from app.switchyard.runs import reading
+from app.switchyard.errors import UnknownRun
+from app.switchyard.operations.search import COLUMNS, as_json
+from app.switchyard.runs import children
 from app.switchyard.runs.models import FailureRow as F
 from app.switchyard.runs.models import HandoffRow as H
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 
 MOST = 200
-"""Failed attempts that are shown, the latest."""
+"""Failed attempts and hand-offs that are shown of one run, the latest."""
+_OWN = (R.due_at, R.stage_version, R.sent_ref, R.holder, R.move_to, R.trace)
+_JSON = (R.payload, R.result, R.meta)
+_STEP = (S.name, S.status, S.attempts, S.backend, S.error, S.updated_at, S.began_at, S.until)
+_FAILURE = (F.step, F.attempt, F.backend, F.began_at, F.at, F.error, F.message, F.traceback)
+_HANDOFF = (H.at, H.from_backend, H.to_backend, H.epoch)
 
 
 def story(connection: Connection, run_id: str) -> dict[str, Any]:
-    """The run as `runs show --json` has it, with when its steps began, each failed attempt, each
-    hand-off, its trace, and what its backend calls it. Raises UnknownRun."""
-    run = reading.one(connection, run_id)
-    [own] = connection.execute(
-        select(R.sent_ref, R.holder, R.trace, R.move_to, R.stage_version).where(R.id == run_id)
-    )
-    began = {
-        row.name: {"began_at": iso(row.began_at), "until": iso(row.until)}
-        for row in connection.execute(select(S.name, S.began_at, S.until).where(S.run_id == run_id))
-    }
-    columns = (F.step, F.attempt, F.backend, F.began_at, F.at, F.error, F.message, F.traceback)
-    latest = select(*columns).where(F.run_id == run_id).order_by(F.id.desc()).limit(MOST)
-    moves = select(H.at, H.from_backend, H.to_backend, H.epoch).where(H.run_id == run_id)
-    unknown = {"began_at": None, "until": None}
+    """A run with its payload and result, its steps, how many children it has, each attempt that
+    failed and each hand-off, oldest first, and what its backend calls it. Raises UnknownRun."""
+    chosen = select(*COLUMNS, *_OWN, *_JSON).where(R.id == run_id)
+    row = connection.execute(chosen).one_or_none()
+    if row is None:
+        raise UnknownRun(f"no run {run_id!r}")
+    steps = select(*_STEP).where(S.run_id == run_id).order_by(S.updated_at, S.name)
+    failed = select(*_FAILURE).where(F.run_id == run_id).order_by(F.id.desc()).limit(MOST)
+    moved = select(*_HANDOFF).where(H.run_id == run_id).order_by(H.id.desc()).limit(MOST)
+    texts = {column.key: getattr(row, column.key) for column in _JSON}
     return {
-        **run,
-        **own._asdict(),
-        "steps": [step | began.get(step["name"], unknown) for step in run["steps"]],
-        "failures": [_timed(row._asdict()) for row in connection.execute(latest)][::-1],
-        "handoffs": [_timed(row._asdict()) for row in connection.execute(moves.order_by(H.id))],
+        **as_json(row._asdict()),
+        "due_at": iso(row.due_at),
+        **{name: None if text is None else json.loads(text) for name, text in texts.items()},
+        "children": children.by_status(connection, run_id),
+        "steps": [_timed(step) for step in connection.execute(steps)],
+        "failures": [_timed(one) for one in connection.execute(failed)][::-1],
+        "handoffs": [_timed(one) for one in connection.execute(moved)][::-1],
     }
 
 
-def _timed(row: dict[str, Any]) -> dict[str, Any]:
-    times = {name: iso(row[name]) for name in ("began_at", "at") if name in row}
-    return row | times
+def _timed(row: Any) -> dict[str, Any]:
+    named: dict[str, Any] = row._asdict()
+    times = {"at", "began_at", "until", "updated_at"} & named.keys()
+    return named | {name: iso(named[name]) for name in times}

@@ -146,6 +146,12 @@ class RunRow(Base):
             "status IN ('succeeded', 'failed')",
         ),
         _index("ix_switchyard_runs_cancelled", "ended_at", "status = 'cancelled'"),
+        Index("ix_switchyard_runs_newest", "job", "id"),
+        _index(
+            "ix_switchyard_runs_troubled",
+            "id job backend status",
+            "error IS NOT NULL OR status = 'cancelled'",
+        ),
         _index("ix_switchyard_runs_children", "parent_id check_at", "parent_id IS NOT NULL"),
         _index("uq_switchyard_runs_slot", "job slot", "slot IS NOT NULL", unique=True),
     )

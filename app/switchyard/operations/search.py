@@ -1,0 +1,276 @@
+"""The ledger of runs as it is searched: newest first, and never longer than a moment. What no index
+has (the text of an error, a field of a payload, a stage) is looked for in so many runs at a time;
+the answer says how far back that was, and how to go on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy import ColumnElement, Connection, func, literal, literal_column, or_, select, tuple_
+
+from app.switchyard.clock import iso, moment
+from app.switchyard.db import Database
+from app.switchyard.runs.models import IS_OPEN, OPEN, Status, id_at
+from app.switchyard.runs.models import RunRow as R
+from flags import LEGACY_BACKEND, Side, Stage
+
+LOOK = 2000
+"""Runs that are read at once for what no index has."""
+LOOK_INDEX = 30_000
+"""Entries of an index that are read at once."""
+FEW = 3000
+"""So many open runs are sorted by their age; more are looked for among all runs."""
+MOST = 100_000
+
+COLUMNS = (
+    *(R.id, R.job, R.key, R.backend, R.reason, R.stage, R.status, R.epoch, R.attempt),
+    R.parent_id.label("parent"),
+    *(R.created_at, R.started_at, R.ended_at, R.error, R.progress),
+)
+"""Of a run, as `runs list --json` has it."""
+_TIMES = ("created_at", "started_at", "ended_at")
+# As the partial index has it: SQLite then reads no row for it.
+_TROUBLED: ColumnElement[bool] = literal_column("(error IS NOT NULL OR status = 'cancelled')")
+# Every job in the ledger, by a look into the index for each.
+_least = select(func.min(R.job).label("job")).cte("jobs", recursive=True)
+_next = select(func.min(R.job)).where(R.job > _least.c.job).scalar_subquery()
+_least = _least.union_all(select(_next).where(_least.c.job.is_not(None)))
+_JOBS = select(_least.c.job).where(_least.c.job.is_not(None))
+_Text = Annotated[str, Field(min_length=1, max_length=300)]
+Conditions = list[ColumnElement[bool]]
+_HELD = ("status", "job", "backend")
+"""What the index of runs in trouble has beside the id."""
+Order = tuple[ColumnElement[Any], ...]
+_LAST = "g"
+"""After every id, which is hexadecimal, and after all that begin with what is before it."""
+
+
+class RunFilter(BaseModel):
+    """Which runs. What is not given is any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,32}$")] | None = None
+    """A run's id, or how it begins."""
+    key: _Text | None = None
+    job: _Text | None = None
+    backend: Literal["rq", "inngest", "qstash"] | Side | None = None
+    """One of them, or a side."""
+    status: Status | None = None
+    stage: Stage | None = None
+    since: AwareDatetime | None = None
+    """Created then or later."""
+    until: AwareDatetime | None = None
+    """Created before."""
+    error: _Text | None = None
+    """What its error has in it, in capitals or not."""
+    payload: Annotated[str, Field(max_length=300, pattern=r"^[^:]+:.")] | None = None
+    """A field of its payload, at any depth, and its value: `creatorId:x`."""
+    parent: _Text | None = None
+    before: Annotated[str, Field(max_length=32)] | None = None
+    """Where to go on: `older` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 50
+
+    @field_validator("payload")
+    @classmethod
+    def _named(cls, payload: str | None) -> str | None:
+        return None if payload is None else payload.removeprefix("payload.")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the runs."""
+
+    runs: list[dict[str, Any]]
+    older: str | None
+    """The `before` of the next page; None where there is none."""
+    searched_back_to: datetime | None
+    """How far back was looked, where the page is not full and there is more to look at."""
+
+
+class Counted(NamedTuple):
+    """How many runs fit."""
+
+    runs: int
+    all: bool
+    """Else there are, or may be, more."""
+
+
+def search(db: Database, wanted: RunFilter) -> Page:
+    """The newest of the runs that fit."""
+    with db.autocommit() as connection:
+        scan = _scan(connection, wanted)
+        found = select(*COLUMNS).where(*scan.conditions).order_by(*scan.order)
+        rows = connection.execute(found.limit(wanted.limit + 1)).all()
+    shown = [as_json(row._asdict()) for row in rows[: wanted.limit]]
+    if len(rows) > wanted.limit:
+        return Page(shown, shown[-1]["id"], None)
+    seen = None if scan.floor is None else moment(int(scan.floor[:12], 16) / 1000)
+    return Page(shown, scan.floor, seen)
+
+
+def every(db: Database, wanted: RunFilter) -> Iterator[dict[str, Any]]:
+    """Those that fit, as many as its limit says, however far back they are."""
+    while True:
+        page = search(db, wanted)
+        yield from page.runs
+        left = wanted.limit - len(page.runs)
+        if left <= 0 or page.older is None:
+            return
+        wanted = wanted.model_copy(update={"before": page.older, "limit": left})
+
+
+def count(db: Database, wanted: RunFilter, at_most: int = 10_000, looks: int = 50) -> Counted:
+    """How many fit; it stops at `at_most`, and after so many looks."""
+    counted = 0
+    for _ in range(looks):
+        with db.autocommit() as connection:
+            scan = _scan(connection, wanted)
+            some = select(literal(1)).where(*scan.conditions).limit(at_most - counted).subquery()
+            counted += connection.scalar(select(func.count()).select_from(some)) or 0
+        if scan.floor is None or counted >= at_most:
+            return Counted(counted, counted < at_most)
+        wanted = wanted.model_copy(update={"before": scan.floor})
+    return Counted(counted, False)
+
+
+def as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of COLUMNS with its times as text."""
+    times = {name: iso(row[name]) for name in _TIMES}
+    return row | times | {"progress": row["progress"] and json.loads(row["progress"])}
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    conditions: Conditions
+    order: Order
+    floor: str | None = None
+    """The last id that is looked at, where there are older ones."""
+
+
+def _scan(connection: Connection, wanted: RunFilter) -> _Scan:
+    """How to look for them: by which index, and how far back."""
+    sqlite = connection.dialect.name == "sqlite"
+    terms, ends = _terms(wanted, _hidden, sqlite), _Ends.of(wanted)
+    if wanted.parent is not None:
+        few = [R.parent_id == wanted.parent, *ends.conditions(), *terms.values()]
+        return _Scan(few, ends.order)
+    if wanted.key is not None:
+        job = R.job.in_(_JOBS) if wanted.job is None else R.job == wanted.job
+        return _Scan([job, R.key == wanted.key, *ends.conditions(), *terms.values()], ends.order)
+    if wanted.status in OPEN:
+        opened = select(R.id).where(IS_OPEN).limit(FEW + 1).subquery()
+        if (connection.scalar(select(func.count()).select_from(opened)) or 0) <= FEW:
+            # An expression, so that neither database goes through all runs to save the sorting.
+            age = R.id.concat("")
+            return _Scan([IS_OPEN, *ends.conditions(age), *terms.values()], (age.desc(),))
+    by: Conditions = []
+    """What the index is of."""
+    held: Conditions = []
+    """What each of its entries says as well."""
+    floor = None
+    if wanted.status in (Status.FAILED, Status.CANCELLED) or wanted.error is not None:
+        by = [_TROUBLED]
+        plain = dict(terms) if sqlite else _terms(wanted, lambda column: column, sqlite)
+        if "status" in plain and not sqlite:
+            # As one of two, or Postgres takes an index of this one alone, and sorts all of it.
+            plain["status"] = R.status.in_([str(wanted.status), ""])
+        held = [plain[name] for name in _HELD if terms.pop(name, None) is not None]
+        floor = _floor(connection, ends, by, LOOK_INDEX) if held else None
+    elif wanted.job is not None:
+        del terms["job"]
+        if sqlite:
+            by = [R.job == wanted.job]
+        else:
+            ends = replace(ends, job=wanted.job)
+    if terms:
+        floor = _floor(connection, ends.down_to(floor), [*by, *held], LOOK) or floor
+    span = ends.down_to(floor).conditions()
+    return _Scan([*by, *span, *held, *terms.values()], ends.order, floor)
+
+
+def _floor(connection: Connection, ends: _Ends, of: Conditions, look: int) -> str | None:
+    """The id of the last of so many runs, newest first; None where there are not so many."""
+    ids = select(R.id).where(*ends.conditions(), *of).order_by(*ends.order)
+    return connection.scalar(ids.limit(1).offset(look - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """From which id to before which one: one bound of each, as SQLite goes by no second one."""
+
+    least: str | None
+    before: str | None
+    job: str | None = None
+    """Whose ids, where they are compared as pairs with their jobs. Postgres would go through all
+    jobs' runs for those of a common one, also where that has had none for a long time."""
+
+    @staticmethod
+    def of(wanted: RunFilter) -> _Ends:
+        """Where the runs are that are asked for."""
+        least = [wanted.id, None if wanted.since is None else id_at(wanted.since)]
+        before = [wanted.before, None if wanted.until is None else id_at(wanted.until)]
+        before += [] if wanted.id is None else [wanted.id + _LAST]
+        return _Ends(
+            max((one for one in least if one is not None), default=None),
+            min((one for one in before if one is not None), default=None),
+        )
+
+    @property
+    def order(self) -> Order:
+        """The newest first."""
+        return (R.id.desc(),) if self.job is None else (R.job.desc(), R.id.desc())
+
+    def down_to(self, floor: str | None) -> _Ends:
+        """These, and no further back."""
+        return self if floor is None else replace(self, least=floor)
+
+    def conditions(self, age: Any = R.id) -> Conditions:
+        """As conditions on a run."""
+        if self.job is not None:
+            pair, before = tuple_(R.job, R.id), self.before or _LAST
+            return [pair < (self.job, before), pair >= (self.job, self.least or "")]
+        below = [] if self.before is None else [age < self.before]
+        return below if self.least is None else [*below, age >= self.least]
+
+
+def _hidden(column: Any) -> Any:
+    """A column to be compared without an index's being chosen for it. SQLite knows nothing of how
+    many rows an index leaves, and Postgres may be wrong about it."""
+    return column.concat("")
+
+
+def _terms(
+    wanted: RunFilter, of: Callable[[Any], Any], sqlite: bool
+) -> dict[str, ColumnElement[bool]]:
+    """A condition for each thing that is asked for, by its name."""
+    terms: dict[str, ColumnElement[bool]] = {}
+    for name in ("job", "status", "stage"):
+        if (value := getattr(wanted, name)) is not None:
+            terms[name] = of(getattr(R, name)) == str(value)
+    if wanted.backend is Side.SERVERLESS:
+        terms["backend"] = of(R.backend) != LEGACY_BACKEND
+    elif wanted.backend is not None:
+        terms["backend"] = of(R.backend) == str(wanted.backend)
+    if wanted.error is not None:
+        terms["error"] = R.error.icontains(wanted.error, autoescape=True)
+    if wanted.payload is not None:
+        terms["payload"] = _has_field(sqlite, *wanted.payload.split(":", 1))
+    return terms
+
+
+def _has_field(sqlite: bool, name: str, value: str) -> ColumnElement[bool]:
+    """Whether the payload, which is canonical JSON, has a field of this name and value."""
+    field = json.dumps(name)
+    texts = [f"{field}:{json.dumps(value)}"]
+    with suppress(ValueError):
+        if not isinstance(json.loads(value), str):
+            texts += [f"{field}:{value}{end}" for end in (",", "}")]
+    at = func.instr if sqlite else func.strpos  # LIKE is not exact on SQLite
+    return or_(*(at(R.payload, text) > 0 for text in texts))
