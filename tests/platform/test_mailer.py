@@ -19,9 +19,7 @@ from pydantic import SecretStr
 
 from app.platform.gateways.address import SmtpServer, Tls
 from app.platform.gateways.smtp import (
-    MailBounced,
     Mailer,
-    MailError,
     MailRefused,
     MailUnavailable,
     MailUnknown,
@@ -133,28 +131,6 @@ def test_each_answer_has_its_outcome(
     assert box.taken == []
     send(mailer_for(box))
     assert len(box.taken) == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "bounced"),
-    [
-        ("550 5.1.1 <a@b.c>: Recipient address rejected", True),
-        ("550-5.1.1 The account does not exist. Please try\r\n550 5.1.1 double-checking it", True),
-        ("550 #5.1.1 User unknown", True),
-        ("550 5.7.1 Unable to relay for a@b.c", False),
-        ("550 SPF: 192.0.2.15.1.1 is not allowed to send mail from pay@b.c", False),
-        ("550 5.1.0 Sender address rejected: User unknown", False),
-        ("552 5.2.2 mailbox full", False),
-        ("550 5.1.10 no mail taken", False),
-        ("450 4.1.1 User unknown", False),
-        ("450 5.1.1 User unknown", False),
-    ],
-)
-def test_only_who_does_not_exist_bounced(box: Mailbox, answer: str, bounced: bool) -> None:
-    box.answer("RCPT", answer)
-    with pytest.raises(MailError) as failed:
-        send(mailer_for(box))
-    assert isinstance(failed.value, MailBounced) == bounced
 
 
 @contextmanager

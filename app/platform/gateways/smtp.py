@@ -22,9 +22,6 @@ REPLY_LENGTH = 200
 SHORT_SUBJECT = 60
 # 7bit: what the server can do need not be asked.
 _POLICY = SMTP.clone(cte_type="7bit")
-_NO_MAILBOX = re.compile(r"(?<![0-9.])5\.1\.1(?![0-9.])")
-"""RFC 3463: there is no such mailbox. All other codes may be the server's or our own fault, which
-must not cost a good address its mail."""
 _MESSAGE_ID = re.compile(r"<[A-Za-z0-9._+-]{1,200}@[A-Za-z0-9.-]{1,200}>")
 
 
@@ -34,10 +31,6 @@ class MailError(SwitchyardError, status=502, title="Mail not sent"):
 
 class MailRefused(MailError, status=422, title="Mail refused"):
     """The server's definite no: sending the same again would get the same answer."""
-
-
-class MailBounced(MailRefused, title="Mail bounced"):
-    """The server's definite no to the address itself: no mail to it will arrive."""
 
 
 class MailUnavailable(MailError, status=503, title="Mail server unavailable"):
@@ -86,7 +79,7 @@ class Mailer:
 
         `message_id` (`<…@…>`) should come from what the mail is about, so that a mail sent twice is
         recognised as one. Raises BadInput where one of them cannot be in a mail (nothing is sent),
-        MailRefused (MailBounced where the address is to blame), MailUnavailable, MailUnknown.
+        MailRefused, MailUnavailable, MailUnknown.
         """
         effects.allow("sending mail")
         try:
@@ -97,7 +90,7 @@ class Mailer:
         with self._connected() as client:
             with self._until_taken():
                 self._expect(2, client.mail(self._sender))
-                self._expect(2, client.rcpt(to), of_receiver=True)
+                self._expect(2, client.rcpt(to))
                 self._expect(3, client.docmd("DATA"))
             self._hand_over(client, data)
 
@@ -188,19 +181,16 @@ class Mailer:
         except ValueError as unfit:
             raise MailUnavailable(f"{host}: {type(unfit).__name__}") from None
 
-    def _expect(self, kind: int, answer: tuple[int, bytes], of_receiver: bool = False) -> None:
+    def _expect(self, kind: int, answer: tuple[int, bytes]) -> None:
         if answer[0] // 100 != kind:
-            raise self._judged(*answer, of_receiver)
+            raise self._judged(*answer)
 
-    def _judged(self, code: int, reply: bytes | str, of_receiver: bool = False) -> MailError:
+    def _judged(self, code: int, reply: bytes | str) -> MailError:
         text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
         if (password := self._server.password) is not None:
             text = text.replace(password.get_secret_value(), "…")
-        kind: type[MailError] = MailRefused if 500 <= code < 600 else MailUnavailable
-        if kind is MailRefused and of_receiver and _NO_MAILBOX.search(text):
-            kind = MailBounced
-        text = " ".join(text.split())[:REPLY_LENGTH]
-        return kind(f"{self._server.host} answered {code}: {text}")
+        kind = MailRefused if 500 <= code < 600 else MailUnavailable
+        return kind(f"{self._server.host} answered {code}: {' '.join(text.split())[:REPLY_LENGTH]}")
 
 
 def _folded(subject: str) -> str:

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy.orm import Session
 
-from app.platform.db import insert
 from app.platform.gateways.address import mail_address
-from app.platform.gateways.smtp import MailBounced, MailRefused, MailUnavailable, MailUnknown
+from app.platform.gateways.smtp import MailRefused, MailUnavailable, MailUnknown
 from app.platform.mail import JOB
-from app.platform.mail.models import MailAddress, UnknownMail
+from app.platform.mail.models import UnknownMail
 from app.platform.mail.render import Letter, checked, render
-from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
 from app.switchyard.job import IfUnknown, JobPayload, job
@@ -47,25 +45,15 @@ class Email(JobPayload):
     if_unknown=IfUnknown.RECORD,
 )
 def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
-    """Send it; what became of it as `outcome`: sent, suppressed or unknown.
+    """Send it; what became of it as `outcome`: sent or unknown.
 
     An unknown outcome ends the run well: it has not failed, and no retry repeats it.
     """
     letter = render(payload.template, payload.data, platform=ctx.gateways.platform)
-    if why := ctx.step.run("admit", _blocked, payload.to):
-        return {"outcome": "suppressed", "why": why}
     try:
         return ctx.step.once("send", _send, ctx, payload.to, letter)
     except OutcomeUnknown as unclear:
         return ctx.step.run("unknown", _unknown, ctx, payload.to, str(unclear))
-
-
-def _blocked(tx: Session, to: str) -> str | None:
-    """Why nothing is sent to an address, where nothing is."""
-    blocked = tx.get(MailAddress, to.lower())
-    if blocked is None:
-        return None
-    return f"mail to it bounced on {iso(blocked.bounced_at)}: {blocked.reason}"
 
 
 def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
@@ -83,18 +71,10 @@ def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]
     except MailUnavailable as failure:
         raise NotDone(str(failure)) from failure
     except MailRefused as no:
-        if isinstance(no, MailBounced):
-            _block(ctx, to, str(no))
         raise NonRetriable(str(no)) from no
     except MailUnknown as unclear:
         raise OutcomeUnknown(str(unclear)) from unclear
     return {"outcome": "sent", "messageId": message_id}
-
-
-def _block(ctx: Context, to: str, why: str) -> None:
-    row = {"address": to.lower(), "bounced_at": ctx.now(), "reason": why}
-    with ctx.transaction() as own:
-        own.connection().execute(insert(own, MailAddress).on_conflict_do_nothing(), row)
 
 
 def _unknown(tx: Session, ctx: Context, to: str, why: str) -> dict[str, Any]:

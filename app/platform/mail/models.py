@@ -1,4 +1,4 @@
-"""Mails of which nobody knows whether they were sent, and receivers that bounced. Times UTC.
+"""Mails of which nobody knows whether they were sent. Times UTC.
 
 All else about a mail is its run of `send-email`.
 """
@@ -21,14 +21,4 @@ class UnknownMail(Base):
     run_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     recipient: Mapped[str] = mapped_column(String(254))
     at: Mapped[datetime]
-    reason: Mapped[str] = mapped_column(Text)
-
-
-class MailAddress(Base):
-    """A receiver that gets no more mail, since one bounced; in lower case."""
-
-    __tablename__ = "mail_addresses"
-
-    address: Mapped[str] = mapped_column(String(254), primary_key=True)
-    bounced_at: Mapped[datetime]
     reason: Mapped[str] = mapped_column(Text)

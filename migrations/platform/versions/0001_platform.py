@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 _TABLES = (
-    *("creators", "entries", "mail_addresses", "mails_unknown", "media"),
+    *("creators", "entries", "mails_unknown", "media"),
     *("webhook_events", "daily_earnings", "earnings"),
     *("monthly_earnings", "payouts", "statements"),
     *("dirty_days", "payout_attempts"),
@@ -116,13 +116,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_entries_credit", "entries", ["credit", "currency", "amount"])
     op.create_index("ix_entries_debit", "entries", ["debit", "currency", "amount"])
-    op.create_table(
-        "mail_addresses",
-        sa.Column("address", sa.String(254), nullable=False),
-        sa.Column("bounced_at", _TIME, nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("address", name="pk_mail_addresses"),
-    )
     op.create_table(
         "mails_unknown",
         sa.Column("run_id", sa.String(32), nullable=False),
