@@ -23,7 +23,6 @@ from app.switchyard.operations.processes import Heartbeat
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
-from queues.backend import WORKER_COMMAND
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,9 @@ def worker(options: tuple[str, ...]) -> None:
 
     Its options go to `rq worker`: --burst, --name, ...
     """
-    from rq.cli.cli import main  # RQ's own commands, which nobody else here needs
+    from queues.command import work  # RQ's own commands, which nobody else here needs
 
-    _, *common = WORKER_COMMAND.split()
-    main.main([*common, *options], prog_name="rq", standalone_mode=False)
+    work(options)
 
 
 @click.command("relay", cls=Process)
