@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -21,8 +21,7 @@ from app.switchyard.cutover.stages import GUARDRAIL, StageChange, current_stages
 from app.switchyard.cutover.status import LATE
 from app.switchyard.errors import Unauthorized
 from app.switchyard.http import bearer, is_secret
-from app.switchyard.operations import counted
-from app.switchyard.operations.processes import ALIVE, ProcessRow
+from app.switchyard.operations import counted, processes
 from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.tallies import RESENDS
@@ -60,13 +59,6 @@ OPENED = (
     .group_by(R.job, R.backend, R.status)
 )
 KINDS = ("web", "worker", "relay", "clock")
-SEEN = select(
-    ProcessRow.kind,
-    func.sum(
-        case((ProcessRow.seen_at > bindparam("since", type_=ProcessRow.seen_at.type), 1), else_=0)
-    ).label("alive"),
-    func.max(ProcessRow.seen_at).label("last"),
-).group_by(ProcessRow.kind)
 _C, _P = StageChange, Parity
 STEPPED = select(_C.job, func.count()).where(_C.by == GUARDRAIL).group_by(_C.job)
 UNEXPLAINED = (
@@ -101,12 +93,12 @@ class Ledger(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics; while the database does not answer, only what is up."""
         sides = {(name,): up for name, up in self._up().items()}
-        database = sides.pop(("database",), None)
-        if database is not None:
-            what = "Whether the database could be written to when it was last tried."
-            yield gauge("database_up", what, [], [((), database)])
+        database = [((), up) for name, up in sides.items() if name == ("database",)]
+        what = "Whether the database could be written to when it was last tried."
+        yield family("database_up", what, [], database)
+        sides.pop(("database",), None)
         what = "Whether a backend answered when it was last asked."
-        yield gauge("backend_up", what, ["backend"], sides.items())
+        yield family("backend_up", what, ["backend"], sides.items())
         now = self._runtime.store.clock()
         try:
             counted.count(self._runtime.db, list(self._runtime.catalogue), now)
@@ -128,68 +120,62 @@ class Ledger(Collector):
                 seconds = (now - since).total_seconds()
                 oldest[job, backend] = max(seconds, oldest.get((job, backend), 0.0))
         counts = ((row[:3], row[3]) for row in opened)
-        yield gauge("open_runs", "Runs that have not ended.", [*SIDE, "status"], counts)
+        yield family("open_runs", "Runs that have not ended.", [*SIDE, "status"], counts)
         what = "Runs that were due a minute ago and that nobody has claimed."
-        yield gauge("overdue_runs", what, SIDE, overdue.items())
+        yield family("overdue_runs", what, SIDE, overdue.items())
         what = "For how long the oldest overdue run has been due."
-        yield gauge("overdue_oldest_seconds", what, SIDE, oldest.items())
+        yield family("overdue_oldest_seconds", what, SIDE, oldest.items())
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._runtime.catalogue
         with self._runtime.db.autocommit() as connection:
-            unexplained = {
-                row.job: row[1] for row in connection.execute(UNEXPLAINED, {"jobs": list(jobs)})
-            }
+            wrong = connection.execute(UNEXPLAINED, {"jobs": list(jobs)}).all()
             stepped = connection.execute(STEPPED).all()
         legacy = {job: StageRow(job, Stage.LEGACY, None, 0) for job in jobs}
         rows = (legacy | {row.job: row for row in current_stages(self._runtime.db)}).values()
         stages = (((row.job, row.stage), 1) for row in rows)
-        yield gauge("stage", "1 for the stage that a job is in.", ["job", "stage"], stages)
+        yield family("stage", "1 for the stage that a job is in.", ["job", "stage"], stages)
         percents = (((row.job,), _percent(row)) for row in rows)
         what = "The share of new keys that a job's stage sends to its serverless side."
-        yield gauge("stage_percent", what, ["job"], percents)
+        yield family("stage_percent", what, ["job"], percents)
+        none = {(job,): 0 for job in jobs}
         what = "Shadows that differ from their live runs and that nobody has explained."
-        parity = (((job,), unexplained.get(job, 0)) for job in jobs)
-        yield gauge("parity_unexplained", what, ["job"], parity)
-        steps = CounterMetricFamily(
-            "switchyard_guardrail_steps", "Steps back that jobs made by themselves.", labels=["job"]
-        )
-        for job, number in stepped:
-            steps.add_metric([job], number)
-        yield steps
+        unexplained = none | {(job,): number for job, number in wrong}
+        yield family("parity_unexplained", what, ["job"], unexplained.items())
+        what = "Steps back that jobs made by themselves."
+        steps = none | {(job,): number for job, number in stepped}
+        yield family("guardrail_steps", what, ["job"], steps.items(), CounterMetricFamily)
 
     def _processes(self, now: datetime) -> Iterator[Metric]:
-        with self._runtime.db.autocommit() as connection:
-            seen = connection.execute(SEEN, {"since": now - ALIVE}).all()
-        alive = dict.fromkeys(((kind,) for kind in KINDS), 0) | {
-            (row.kind,): row.alive for row in seen
-        }
-        what = "Processes that said lately that they live."
-        yield gauge("processes", what, ["kind"], alive.items())
-        ages = (((row.kind,), (now - row.last).total_seconds()) for row in seen)
-        what = "How long ago the last of them said so."
-        yield gauge("heartbeat_age_seconds", what, ["kind"], ages)
+        listed = processes.listed(self._runtime.db, now)
+        alive = Counter(one["kind"] for one in listed if one["alive"])
+        rows = (((kind,), alive[kind]) for kind in KINDS)
+        yield family("processes", "Processes that said lately that they live.", ["kind"], rows)
 
     def _tallied(self) -> Iterator[Metric]:
         counts: dict[str, dict[tuple[str, str], dict[str, float]]] = {
             name: defaultdict(dict) for name in (*COUNTERS, *HISTOGRAMS)
         }
         for spec in self._runtime.catalogue.values():  # a rate is seen from the first one on
-            for backend in (LEGACY_BACKEND, spec.serverless):
+            sides = LEGACY_BACKEND, spec.serverless
+            for backend, other in (sides, sides[::-1]):
                 side = spec.name, backend
                 counts["ended"][side] = dict.fromkeys(("succeeded", "failed", "cancelled"), 0.0)
+                counts["handoffs"][side] = {other: 0.0}
                 for name in ("failures", "takeovers", RESENDS):
                     counts[name][side] = {"": 0.0}
         with self._runtime.db.autocommit() as connection:
             for name, job, backend, label, value in connection.execute(counted.COUNTS):
-                counts[name][job, backend][label] = value
+                if name in counts:
+                    counts[name][job, backend][label] = value
         for tally, (name, what, label) in COUNTERS.items():
             labels = [*SIDE, label] if label else SIDE
-            counter = CounterMetricFamily(f"switchyard_{name}", what, labels=labels)
-            for side, values in counts[tally].items():
-                for value, number in values.items():
-                    counter.add_metric([*side, value][: len(labels)], number)
-            yield counter
+            rows = (
+                ((*side, value)[: len(labels)], number)
+                for side, values in counts[tally].items()
+                for value, number in values.items()
+            )
+            yield family(name, what, labels, rows, CounterMetricFamily)
         for tally, (name, what) in HISTOGRAMS.items():
             histogram = HistogramMetricFamily(f"switchyard_{name}_seconds", what, labels=SIDE)
             for side, values in counts[tally].items():
@@ -201,14 +187,18 @@ class Ledger(Collector):
             yield histogram
 
 
-def gauge(
-    name: str, what: str, labels: list[str], rows: Iterable[tuple[Iterable[Any], float]]
+def family(
+    name: str,
+    what: str,
+    labels: list[str],
+    rows: Iterable[tuple[Iterable[Any], float]],
+    kind: type[GaugeMetricFamily | CounterMetricFamily] = GaugeMetricFamily,
 ) -> Metric:
-    """One gauge of these rows: the values of its labels, and its own."""
-    family = GaugeMetricFamily(f"switchyard_{name}", what, labels=labels)
+    """One metric of these rows: the values of its labels, and its own."""
+    made = kind(f"switchyard_{name}", what, labels=labels)
     for values, number in rows:
-        family.add_metric([str(value) for value in values], number)
-    return family
+        made.add_metric([str(value) for value in values], number)
+    return made
 
 
 def _percent(row: StageRow) -> float:

@@ -77,7 +77,7 @@ def test_each_asks_for_what_there_is(given: dict[str, set[str]]) -> None:
             assert labels <= given[name], f"{where}: {name} by {labels}"
             seen.add(re.sub("_(bucket|sum|count)$", "", name))
     unseen = {re.sub("_(bucket|sum|count)$", "", name) for name in given} - seen
-    assert unseen == {"switchyard_overdue_runs", "switchyard_heartbeat_age_seconds"}
+    assert unseen == {"switchyard_overdue_runs"}
 
 
 def test_what_is_not_there_would_be_seen(given: dict[str, set[str]]) -> None:
