@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -16,11 +17,18 @@ from app.switchyard.cutover.clock import catch_up
 from app.switchyard.job import Empty, JobPayload, job
 from app.switchyard.nonces import prune_nonces
 from app.switchyard.runs.create import SHADOW_JOB
+from app.switchyard.runs.models import FailureRow, HandoffRow
 from app.switchyard.runs.relay import sweep
-from app.switchyard.runs.retention import prune_steps
+from app.switchyard.runs.retention import Prune, prune_record, prune_steps
 from app.switchyard.runtime import current
 
-PRUNES = {"steps": prune_steps, "shadows": shadow.prune_shadows, "nonces": prune_nonces}
+PRUNES: dict[str, Prune] = {
+    "steps": prune_steps,
+    "failures": partial(prune_record, FailureRow),
+    "handoffs": partial(prune_record, HandoffRow),
+    "shadows": shadow.prune_shadows,
+    "nonces": prune_nonces,
+}
 MOST = 500
 """Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
 LONGEST_PAUSE = timedelta(hours=1)

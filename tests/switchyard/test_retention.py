@@ -24,8 +24,17 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict
 from app.switchyard.runs import operate, retention
 from app.switchyard.runs.backend import Delivery, End
-from app.switchyard.runs.models import OPEN, RunRow, Status, StepRow, StepStatus, id_at
-from app.switchyard.runs.retention import prune_steps
+from app.switchyard.runs.models import (
+    OPEN,
+    FailureRow,
+    HandoffRow,
+    RunRow,
+    Status,
+    StepRow,
+    StepStatus,
+    id_at,
+)
+from app.switchyard.runs.retention import prune_record, prune_steps
 from tests.support.marks import touches
 from tests.support.plans import analyze, plan_of
 from tests.support.rows import run_row, step_row
@@ -74,6 +83,14 @@ def filled(world: World) -> Rows:
             rows[StepRow].append(step_row(id_, at, name=f"s{number}", status=stands))
             if status == Status.SUCCEEDED and ended > KEPT:
                 going["switchyard_steps"].add((id_, f"s{number}"))
+        since = now - timedelta(days=ended)
+        of_run = {"id": next(numbers), "run_id": id_, "job": job, "at": since}
+        failed = {"attempt": 1, "backend": "rq", "error": "E", "message": ""}
+        rows[FailureRow].append(of_run | failed)
+        rows[HandoffRow].append(of_run | {"from_backend": "rq", "to_backend": "q", "epoch": 2})
+        if ended > KEPT:
+            for name in ("failures", "handoffs"):
+                going[f"switchyard_{name}"].add((of_run["id"],))
         return id_
 
     for status, ended, before in itertools.product(Status, AGES, BEFORE_END):
@@ -261,6 +278,7 @@ def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
 DELETES: dict[str, Callable[[Any, Any], Any]] = {
     "steps": lambda tx, before: prune_steps(tx, before, ""),
     "shadows": lambda tx, before: prune_shadows(tx, before, ""),
+    "failures": lambda tx, before: prune_record(FailureRow, tx, before, ""),
 }
 
 
@@ -295,6 +313,7 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
         "SCAN switchyard_runs",
         "SCAN switchyard_steps",
         "SCAN switchyard_parity",
+        "SCAN switchyard_failures",
         "Seq Scan",
     )
     assert plan
