@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -40,22 +41,34 @@ ROUNDED = timedelta(seconds=0.5)
 
 
 class InngestDelivery(Delivery):
-    """One call of Inngest: it calls again after each step, maybe in another process."""
+    """One call of Inngest, for steps of some seconds together: the ledger knows what is done, and
+    each call costs. It calls again after a step that is reported, maybe in another process."""
 
     calls_again = True
 
-    def __init__(self, context: inngest.ContextSync) -> None:
+    def __init__(self, context: inngest.ContextSync, seconds: float) -> None:
         holder = f"inngest-{plain('the run id', context.run_id, 50)}"
         super().__init__(holder, sent_at=moment(context.event.ts / 1000))
         self._context = context
+        self._until = time.monotonic() + seconds
+        self._ends = False
 
     def is_signal(self, failure: BaseException) -> bool:
         """Whether the SDK raised it."""
         return type(failure).__module__.partition(".")[0] == inngest.__name__
 
+    def ends(self) -> bool:
+        """Whether the time is up. A failure's next attempt is reported, too: Inngest would count
+        those of one call together, and it counts them anew after each step."""
+        self._ends = self._context.attempt > 0 or time.monotonic() >= self._until
+        return self._ends
+
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
-        """Report the attempt as Inngest's own step of that name; that ends the call."""
-        return self._context.step.run(name, lambda: shown(attempt()))
+        """Make the attempt; if the slice ends with it, that is Inngest's own step of that name."""
+        result = attempt()
+        if self._ends:
+            self._context.step.run(name, lambda: shown(result))
+        return result
 
 
 def shown(result: object) -> object:
@@ -122,7 +135,7 @@ def _handle(runtime: Runtime, spec: JobSpec, context: inngest.ContextSync) -> An
         run_id, epoch = str(mark.get("run")), mark.get("epoch")
         if not isinstance(epoch, int):
             raise BadInput(f"{MARK} has no epoch")
-        delivery = InngestDelivery(context)
+        delivery = InngestDelivery(context, runtime.settings.inngest_call_seconds)
     except BadInput as misfit:
         raise inngest.NonRetriableError(str(misfit)) from None
     return _answer(context, runtime.engine.perform(run_id, epoch, delivery))

@@ -173,6 +173,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     """The key before or after, while it is rotated: calls signed with either one are taken."""
     inngest_dev: Annotated[str, AfterValidator(_dev)] | None = None
     inngest_base_url: HttpUrl | None = None
+    inngest_call_seconds: float = Field(default=1.0, ge=0, le=60)
+    """For how long a call of Inngest's goes on to a run's next step; with 0 each step is a call of
+    its own, which Inngest's dashboard then shows."""
     qstash_token: SecretStr | None = None
     qstash_url: HttpUrl | None = None
     qstash_current_signing_key: SecretStr | None = None

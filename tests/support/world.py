@@ -176,12 +176,25 @@ class Step(BaseException):
 
 class InngestDelivery(Mortal):
     calls_again = True
+    ended = False
+
+    def __init__(self, holder: str, steps: Iterator[int], sent_at: datetime | None = None) -> None:
+        super().__init__(holder, sent_at=sent_at)
+        self._steps = steps
 
     def is_signal(self, failure: BaseException) -> bool:
         return isinstance(failure, Step) or super().is_signal(failure)
 
+    def ends(self) -> bool:
+        """After every second step."""
+        self.ended = next(self._steps) % 2 == 0
+        return self.ended
+
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
-        raise Step(attempt())
+        result = attempt()
+        if self.ended:
+            raise Step(result)
+        return result
 
 
 class Inngest(Queue):
@@ -204,7 +217,9 @@ class Inngest(Queue):
 
     def deliver(self, parcel: Parcel) -> Outcome:
         try:
-            outcome = self.perform(parcel, InngestDelivery(parcel.holder, sent_at=parcel.sent_at))
+            outcome = self.perform(
+                parcel, InngestDelivery(parcel.holder, self.world.steps, parcel.sent_at)
+            )
         except Step:
             parcel.at = self.world.time.now
             return Outcome(End.YIELDED)
@@ -268,6 +283,7 @@ class World:
         self.flags = [self._flags() for _ in range(2)]
         self.tickers = [Ticker(self.runtime, self.time.monotonic) for _ in range(2)]
         self._numbers = itertools.count(1)
+        self.steps = itertools.count()
         # So that a failure can be replayed: nothing in here is left to chance.
         self._named = patch(
             "app.switchyard.runs.create.new_run_id", lambda: f"r{next(self._numbers):05d}"

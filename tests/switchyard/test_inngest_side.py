@@ -54,7 +54,8 @@ def serving(
     gap_scale: float = 0.02,
     **more: str,
 ) -> tuple[Side, str]:
-    """The app and a stand-in, in dev or signed mode; no worker for RQ."""
+    """The app and a stand-in, in dev or signed mode, each step a call; no worker for RQ."""
+    more.setdefault("INNGEST_CALL_SECONDS", "0")
     port = free_port()
     standin = InngestStandIn(
         [f"http://127.0.0.1:{port}/api/inngest"],
@@ -233,6 +234,31 @@ def test_a_run_that_went_on_without_it_is_not_cancelled(dev: tuple[Side, str]) -
     assert not operate.cancelled_there(on.runtime.store, run.id, 1, holder)
     assert on.row(run.id).status != "cancelled"
     assert "cancelled" not in {on.row(child).status for child in children}
+
+
+@pytest.mark.parametrize(
+    ("fail_at", "failures", "calls"),
+    [
+        (0, 0, 1),
+        (3, 2, 4),  # two failures, the step that is done then, the rest
+        (-1, 1, 11),  # more failures than Inngest grants a step
+    ],
+)
+def test_short_steps_share_a_call(
+    tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
+) -> None:
+    with ExitStack() as stack:
+        # Nobody is to be taken for lost, and all steps are short, on a busy machine, too.
+        names = ("CHECK_SECONDS", "LEASE_SECONDS", "INNGEST_CALL_SECONDS")
+        patient = dict.fromkeys(names, "60")
+        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **patient)
+        n = uuid4().hex
+        (row,) = on.finish(
+            on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
+        )
+        assert (row.status, on.marks(n)) == ("succeeded", {f"{n}/{i}": 1 for i in range(1, 6)})
+        (there,) = until(lambda: [r for r in calls_of(on, "five-steps") if r["ended_at"]])
+        assert (there["calls"], there["status"]) == (calls, "Completed")
 
 
 def test_a_large_result_stays_in_the_ledger(dev: tuple[Side, str]) -> None:

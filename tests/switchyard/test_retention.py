@@ -241,7 +241,8 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     assert [steps_of(world, row.id) for row in rows] == [[]] * len(rows)
     for row in rows:
         for epoch in range(1, row.epoch + 2):
-            for delivery in (Delivery(f"late-{epoch}"), InngestDelivery(f"late-{epoch}")):
+            late = f"late-{epoch}"
+            for delivery in (Delivery(late), InngestDelivery(late, world.steps)):
                 outcome = world.runtime.engine.perform(row.id, epoch, delivery)
                 assert outcome.end == End.NOT_MINE
     for name, run in runs.items():

@@ -157,11 +157,11 @@ class Outcome:
 
 class Delivery:
     """One slice of a run as a backend delivers it: here, all of it in the calling process, as on a
-    worker. A backend that calls again for each step overrides `run_step`."""
+    worker. A backend that calls again overrides `ends` and `run_step`."""
 
     calls_again = False
-    """Whether the backend calls again by itself, after each step and when due: the run stays this
-    delivery's between two calls. Else a message is sent for every slice."""
+    """Whether the backend calls again by itself, after a step that ended a call and when due: the
+    run stays this delivery's between two calls. Else a message is sent for every slice."""
 
     def __init__(
         self,
@@ -184,6 +184,10 @@ class Delivery:
     def limit(self, seconds: float) -> AbstractContextManager[object]:
         """Ends a body that takes longer, if whoever delivers can."""
         return nullcontext()
+
+    def ends(self) -> bool:
+        """Whether the slice ends with the step that is just being recorded."""
+        return self.calls_again
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
         """Make one attempt at step `name`."""

@@ -321,7 +321,7 @@ class RunContext:
             self._claimed.end_step(tx, step, status, attempts, error=error)
             self._claimed.failed(tx.connection(), Failure(cause, attempts, step))
         self._claimed.send_if_moved()
-        if self._claimed.delivery.calls_again:
+        if self._claimed.given_back:
             # The backend shows this as the step's result; the body learns at the next call.
             return {status.value: error}
         raise self._end_of(step, status, error)

@@ -149,6 +149,8 @@ class ClaimedRun:
     """The backend to change to at the next step boundary."""
     trace: str | None = None
     """The W3C traceparent of its dispatch, where that was traced."""
+    given_back: bool = False
+    """Whether a step ended this slice."""
     moved: bool = False
     """Whether the run has changed backend as it was given back."""
     began_at: datetime | None = None
@@ -183,11 +185,11 @@ class ClaimedRun:
     ) -> None:
         """Record a step's `result` or `error` for good, in the transaction of its effects.
 
-        Renews the lease, or gives it back where the backend calls again for the next step. Call
-        `send_if_moved` after the commit.
+        Renews the lease, or gives the run back where the backend calls again for the next step.
+        Call `send_if_moved` after the commit.
         """
         connection = tx.connection()  # SQLite's lock is waited for before the time is read
-        again = self.delivery.calls_again
+        self.given_back = again = self.delivery.ends()
         now = self.store.clock()
         row = self._write(
             connection,
