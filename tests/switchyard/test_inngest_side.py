@@ -43,6 +43,8 @@ from workflows.client import CANCELLED
 
 EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
+PATIENT = {"CHECK_SECONDS": "60", "LEASE_SECONDS": "60"}
+"""Nobody is taken for lost on a busy machine."""
 
 
 def serving(
@@ -248,10 +250,8 @@ def test_short_steps_share_a_call(
     tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
 ) -> None:
     with ExitStack() as stack:
-        # Nobody is to be taken for lost, and all steps are short, on a busy machine, too.
-        names = ("CHECK_SECONDS", "LEASE_SECONDS", "INNGEST_CALL_SECONDS")
-        patient = dict.fromkeys(names, "60")
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **patient)
+        short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
+        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **short)
         n = uuid4().hex
         (row,) = on.finish(
             on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
@@ -261,15 +261,16 @@ def test_short_steps_share_a_call(
         assert (there["calls"], there["status"]) == (calls, "Completed")
 
 
-def test_a_large_result_stays_in_the_ledger(dev: tuple[Side, str]) -> None:
+def test_a_large_result_stays_in_the_ledger(tmp_path: Path, redis_url: str) -> None:
     """Inngest would refuse it, and try again after its own gaps."""
-    on, _ = dev
-    run = on.dispatch("large", {"name": uuid4().hex})
-    (row,) = on.finish(run)
-    assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
-    (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
-    assert (there["calls"], there["status"]) == (3, "Completed")
-    assert len(json.dumps(there["output"])) < 100
+    with ExitStack() as stack:
+        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
+        run = on.dispatch("large", {"name": uuid4().hex})
+        (row,) = on.finish(run)
+        assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
+        (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
+        assert (there["calls"], there["status"]) == (3, "Completed")
+        assert len(json.dumps(there["output"])) < 100
 
 
 def test_it_is_asked_to_wait_a_year_at_most(dev: tuple[Side, str]) -> None:
