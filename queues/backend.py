@@ -177,10 +177,10 @@ class RQBackend:
                     fields["traceparent"] = message.trace
                 pipe.hset(Job.key_for(job_id), mapping=fields)
                 queued[message.spec.queue].append(job_id)
+                if message.sent_at is not None:  # again: another worker may have failed it
+                    pipe.zrem(FailedJobRegistry.key_template.format(message.spec.queue), job_id)
             for queue, ids in queued.items():
                 pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
-                # Where another worker failed the message, which is sent again.
-                pipe.zrem(FailedJobRegistry.key_template.format(queue), *ids)
                 pipe.rpush(queue_key(queue), *ids)
             pipe.execute()
 

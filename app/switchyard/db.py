@@ -33,13 +33,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeDecorator
 
-from app.switchyard import effects, hosts, postgres
+from app.switchyard import direct, effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
-from app.switchyard.text import hide, storable
+from app.switchyard.text import hide, reason, storable
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ class Database:
             postgres.listen(self.engine, prepare=prepare)
         # SQLite's driver is in autocommit by itself once nobody says BEGIN.
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._is_direct = self.engine.dialect.driver in direct.DRIVERS and not self.is_shared
         self._autocommit: Engine = self.engine.execution_options(**option)
         _open_databases.add(self)
 
@@ -171,6 +173,19 @@ class Database:
                 yield connection
             finally:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+
+    def change(self, statement: UpdateBase, values: Mapping[str, Any]) -> int:
+        """Do one statement that commits by itself: how many rows it changed. It must be harmless
+        to do it twice."""
+        if self._is_direct:
+            effects.allow("a database connection of its own")
+            try:
+                return direct.execute(self.engine, statement, _row(values))
+            except self.engine.dialect.loaded_dbapi.Error as failure:
+                # SQLAlchemy knows what becomes of it: a pool to close, a plan to make anew.
+                log.debug("tried again", extra={"reason": reason(failure)})
+        with self.autocommit() as connection:
+            return connection.execute(statement, values).rowcount
 
     @contextmanager
     def session(self) -> Iterator[Session]:

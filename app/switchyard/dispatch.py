@@ -113,9 +113,11 @@ def _send(
     decided: Sequence[tuple[NewRun, flags.Decision]],
     now: datetime,
 ) -> list[Run]:
-    one = len(decided) == 1 and not wants_shadow(store, spec, decided[0][1])
-    with store.db.autocommit() if one else store.db.begin() as connection:
-        written = write_runs(connection, store, spec, decided, now)
+    if len(decided) == 1 and not wants_shadow(store, spec, decided[0][1]):
+        written = write_runs(None, store, spec, decided, now)
+    else:
+        with store.db.begin() as connection:
+            written = write_runs(connection, store, spec, decided, now)
     point("dispatch.committed")
     store.send_messages(new_messages(spec, decided, written))
     point("dispatch.sent")

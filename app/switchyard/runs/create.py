@@ -27,7 +27,7 @@ from app.switchyard.text import plain
 from flags import Decision, Reason, Stage
 
 KEY_LENGTH = 255
-_FRESH = {"status": Status.PENDING, "epoch": 1, "sends": 0, "attempt": 1, "losses": 0}
+_FRESH = {"status": Status.PENDING.value, "epoch": 1, "sends": 0, "attempt": 1, "losses": 0}
 SHADOW_JOB = "shadow-compare"
 
 _INSERT = {
@@ -103,7 +103,7 @@ def meta_json(meta: Mapping[str, Any]) -> str:
 
 
 def write_runs(
-    on: Connection | Session,
+    on: Connection | Session | None,
     store: RunStore,
     spec: JobSpec,
     items: Sequence[tuple[NewRun, Decision]],
@@ -112,7 +112,7 @@ def write_runs(
     parent_id: str | None = None,
 ) -> list[Run]:
     """Write the intents, and a shadow of each that is new and to have one; those known already come
-    back as they stand, with `created` false.
+    back as they stand, with `created` false. One that has no shadow needs no connection.
 
     Raises KeyConflict where a key stands for another payload (then nothing may be committed).
     """
@@ -142,7 +142,7 @@ def wants_shadow(store: RunStore, spec: JobSpec, decision: Decision) -> bool:
 
 
 def _write(
-    on: Connection | Session,
+    on: Connection | Session | None,
     store: RunStore,
     spec: JobSpec,
     items: Sequence[tuple[NewRun, Decision]],
@@ -175,6 +175,12 @@ def _write(
     # Always in the same order: two that write the same keys at once would wait in a circle.
     rows.sort(key=lambda row: str(row["key"]))
     insert = _INSERT[store.db.engine.dialect.name]
+    if on is None:
+        ((new, decision),) = items
+        if store.db.change(insert, rows[0]) == 1 or not new.keyed:
+            return [_as_run(spec, new, decision, None)]
+        with store.db.autocommit() as reading:
+            return [_as_run(spec, new, decision, _known(reading, spec, [new.key]).get(new.key))]
     connection = on.connection() if isinstance(on, Session) else on
     complete = connection.execute(insert, rows if len(rows) > 1 else rows[0]).rowcount == len(rows)
     known = {} if complete else _known(connection, spec, [new.key for new, _ in items if new.keyed])

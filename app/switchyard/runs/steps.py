@@ -273,8 +273,8 @@ class ClaimedRun:
         values: dict[str, Any] = {"status": status, "result": result, "error": error}
         values["ended_at"] = self.store.clock()
         if self.parent_id is None and failure is None:
-            with self.store.db.autocommit() as connection:
-                self._write(connection, _END, **values)
+            if self.store.db.change(_END, self._bound(**values)) != 1:
+                raise self._lost()
             return
         woken = list[str]()
         with self.store.db.begin() as connection:
@@ -340,8 +340,11 @@ class ClaimedRun:
         done = connection.execute(statement, self._bound(**values))
         row: Any = done.one_or_none() if done.returns_rows else done.rowcount
         if not row:
-            raise LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
+            raise self._lost()
         return row
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(f"run {self.run_id} was taken over from epoch {self.epoch}")
 
 
 def put_back(store: RunStore, claimed: Iterable[ClaimedRun]) -> None:
