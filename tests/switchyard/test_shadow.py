@@ -169,12 +169,9 @@ def long_ago(runtime: Runtime) -> None:
 def test_a_live_run_pays_one_row_more_and_no_call(runtime: Runtime) -> None:
     to_shadow(runtime, "order")
     told: Any = runtime.store.backends["inngest"]
-    with sent(runtime.db.engine) as plain:
-        dispatch("planless", {"name": "a"})
-    with sent(runtime.db.engine) as shadowed:
+    with sent(runtime.db.engine) as statements:
         run = dispatch("order", {"name": "a"}, key="k")
-    inserts = [sum(one.startswith("INSERT") for one, _ in each) for each in (plain, shadowed)]
-    assert inserts[1] == inserts[0] + 1
+    assert sum(one.startswith("INSERT") for one, _ in statements) == 2
     assert not told.queue
     (shadow,) = runs(runtime, "shadow-compare")
     assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")
