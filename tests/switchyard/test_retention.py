@@ -34,7 +34,7 @@ from app.switchyard.runs.models import (
     StepStatus,
     id_at,
 )
-from app.switchyard.runs.retention import prune_record, prune_steps
+from app.switchyard.runs.retention import prune_steps
 from tests.support.marks import touches
 from tests.support.plans import analyze, plan_of
 from tests.support.rows import run_row, step_row
@@ -279,7 +279,6 @@ def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
 DELETES: dict[str, Callable[[Any, Any], Any]] = {
     "steps": lambda tx, before: prune_steps(tx, before, ""),
     "shadows": lambda tx, before: prune_shadows(tx, before, ""),
-    "failures": lambda tx, before: prune_record(FailureRow, tx, before, ""),
 }
 
 
@@ -314,7 +313,6 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
         "SCAN switchyard_runs",
         "SCAN switchyard_steps",
         "SCAN switchyard_parity",
-        "SCAN switchyard_failures",
         "Seq Scan",
     )
     assert plan
