@@ -1,0 +1,82 @@
+"""Many runs at once: what a filter finds is retried or cancelled, newest first, a batch per call.
+
+Nothing is kept between two calls: who stops calling has stopped it, and what was done stays done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.switchyard.errors import BadInput, RunNotMovable, UnknownRun
+from app.switchyard.operations.acts import By, add_to, on_record
+from app.switchyard.operations.search import Counted, RunFilter, count, search
+from app.switchyard.runs import operate
+from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.store import RunStore
+from app.switchyard.runtime import Runtime
+
+BATCH = 100
+
+
+class Deed(StrEnum):
+    """What is done to each."""
+
+    RETRY = "retry"
+    CANCEL = "cancel"
+
+
+_DO: dict[Deed, Callable[[RunStore, str], int]] = {
+    Deed.RETRY: operate.retry,
+    Deed.CANCEL: operate.cancel,
+}
+FITTING = {Deed.RETRY: (Status.FAILED, Status.CANCELLED), Deed.CANCEL: OPEN}
+"""Of which statuses the filter may ask for runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one call did."""
+
+    act: int
+    """Its place in the audit, to go on with."""
+    done: int
+    """Runs that it moved, with those that came along from below them."""
+    refused: int
+    """Runs that had moved by themselves meanwhile."""
+    older: str | None
+    """The filter's `before` for the next call; None where all is done."""
+
+
+def matching(runtime: Runtime, deed: Deed, wanted: RunFilter) -> Counted:
+    """How many runs it is about, as far as that can be counted at once. Raises BadInput."""
+    return count(runtime.db, _fitting(deed, wanted))
+
+
+def batch(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, act: int | None = None) -> Batch:
+    """Do it to the next of them; the call after it is given the same `act`. Raises BadInput where
+    the filter's status is not one that this can be done to, and where no reason is given."""
+    by.with_reason()
+    page = search(runtime.db, _fitting(deed, wanted).model_copy(update={"limit": BATCH}))
+    if act is None:
+        asked = wanted.model_dump(mode="json", exclude_none=True, exclude={"before", "limit"})
+        act = on_record(runtime, deed, by, 0, job=wanted.job, detail={"filter": asked})
+    else:
+        add_to(runtime, deed, by, act, 0)
+    done = refused = 0
+    try:
+        for run in page.runs:
+            try:
+                done += 1 + _DO[deed](runtime.store, run["id"])
+            except (RunNotMovable, UnknownRun):
+                refused += 1
+    finally:
+        add_to(runtime, deed, by, act, done)
+    return Batch(act, done, refused, page.older)
+
+
+def _fitting(deed: Deed, wanted: RunFilter) -> RunFilter:
+    if wanted.status not in FITTING[deed]:
+        raise BadInput(f"status: to {deed} runs, say one of {', '.join(FITTING[deed])}")
+    return wanted
