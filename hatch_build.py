@@ -43,6 +43,7 @@ class LayerHook(BuildHookInterface):  # type: ignore[type-arg]
                 if file.is_file() and "__pycache__" not in file.parts:
                     _copy(file, package / to / file.relative_to(root / source))
         _copy(root / "flags.py", package / "flags.py")
+        shutil.copyfile(root / "docs/runbook.md", package / "console/runbook.md")
         (package / "py.typed").touch()
         build_data["force_include"][str(package)] = PACKAGE
 

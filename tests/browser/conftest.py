@@ -1,4 +1,4 @@
-"""A real headless Chromium, where the machine has one."""
+"""A real headless Chromium, where the machine has one, and a console to drive in it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.browser.driving import Seat
+from tests.support.console import guarded
+from tests.support.serving import serve_in_thread
 from tests.support.waiting import PATIENCE_SECONDS
 
+DESK, PHONE = (1280, 800), (390, 844)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -42,3 +46,34 @@ def browser() -> Iterator[Browser]:
         )
         yield launched
         launched.close()
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Iterator[Seat]:
+    site = guarded(f"sqlite:///{tmp_path / 'test.db'}")
+    ids = site.fill()
+    with serve_in_thread(site.app) as url:
+        yield Seat(site, url, ids)
+    site.runtime.db.dispose()
+
+
+@pytest.fixture(params=[("light", DESK), ("dark", PHONE)], ids=["desk-light", "phone-dark"])
+def page(request: pytest.FixtureRequest, browser: Browser, seat: Seat) -> Iterator[Page]:
+    scheme, (width, height) = request.param
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": height}, base_url=seat.url
+    )
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
+    made = context.new_page()
+    said: list[str] = []
+    # A breach of the content security policy is an error in the console too.
+    made.on("console", lambda message: said.append(message.text))
+    made.on("pageerror", lambda error: said.append(str(error)))
+    made.on("dialog", lambda dialog: said.append(dialog.message))
+    asked: list[str] = []
+    made.on("request", lambda sent: asked.append(sent.url))
+    yield made
+    # What the server refuses with 4xx the browser notes by itself.
+    assert [line for line in said if "status of 4" not in line] == []
+    assert [url for url in asked if not url.startswith(seat.url)] == []
+    context.close()

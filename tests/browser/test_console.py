@@ -1,78 +1,14 @@
-"""An operator at the console, in a real browser: no script, no error, nothing out of sight."""
+"""An operator at the console, in a real browser: no error, nothing out of sight."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from app.switchyard.cutover import stages
 from app.switchyard.runs.models import RunRow
-from tests.support.console import HOSTILE, TOKEN, Site, guarded
-from tests.support.serving import serve_in_thread
-from tests.support.waiting import PATIENCE_SECONDS
-
-DESK, PHONE = (1280, 800), (390, 844)
-
-
-@dataclass
-class Seat:
-    """A site and its server, filled with runs."""
-
-    site: Site
-    url: str
-    ids: dict[str, str]
-
-
-@pytest.fixture
-def seat(tmp_path: Path) -> Iterator[Seat]:
-    site = guarded(f"sqlite:///{tmp_path / 'test.db'}")
-    ids = site.fill()
-    with serve_in_thread(site.app) as url:
-        yield Seat(site, url, ids)
-    site.runtime.db.dispose()
-
-
-@pytest.fixture(params=[("light", DESK), ("dark", PHONE)], ids=["desk-light", "phone-dark"])
-def page(request: pytest.FixtureRequest, browser: Browser, seat: Seat) -> Iterator[Page]:
-    scheme, (width, height) = request.param
-    context = browser.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": height}, base_url=seat.url
-    )
-    context.set_default_timeout(1000 * PATIENCE_SECONDS)
-    made = context.new_page()
-    said: list[str] = []
-    # A breach of the content security policy is an error in the console too.
-    made.on("console", lambda message: said.append(message.text))
-    made.on("pageerror", lambda error: said.append(str(error)))
-    made.on("dialog", lambda dialog: said.append(dialog.message))
-    asked: list[str] = []
-    made.on("request", lambda sent: asked.append(sent.url))
-    yield made
-    # What the server refuses with 4xx the browser notes by itself.
-    assert [line for line in said if "status of 4" not in line] == []
-    assert [url for url in asked if not url.startswith(seat.url)] == []
-    context.close()
-
-
-def log_in(page: Page, path: str = "/console") -> None:
-    page.goto(path)
-    page.get_by_label("Your name").fill("grace")
-    page.get_by_label("ADMIN_TOKEN").fill(TOKEN)
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(lambda url: "/console/login" not in url)  # loaded, with its stylesheet
-
-
-def fits(page: Page) -> None:
-    """Nothing sticks out to the side, once the stylesheet is applied."""
-    page.wait_for_load_state()
-    wide: Any = page.evaluate("document.documentElement.scrollWidth > innerWidth")
-    assert wide is False, page.url
+from tests.browser.driving import Seat, accessible, fits, log_in
+from tests.support.console import HOSTILE
 
 
 def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
@@ -87,12 +23,17 @@ def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     expect(row).to_contain_text("live")
     failing = page.locator("tr", has=page.get_by_role("link", name="hopeless"))
     expect(failing).to_contain_text("legacy")
-    for path in ("", "/history", "/runs", "/jobs/five-steps"):
+    for path in (
+        *("", "/history", "/runs", "/runbook", "/jobs/five-steps", "/jobs/hopeless", "/runs/zz"),
+        *("/bulk/retry?status=failed", "/runs?q=since:never"),
+    ):
         page.goto(f"/console{path}")
         fits(page)
+        accessible(page)
     for run in seat.ids.values():
         page.goto(f"/console/runs/{run}")
         fits(page)
+        accessible(page)
     page.goto("/console")
     page.get_by_role("link", name="1 failed").click()
     expect(page.locator("tbody tr")).to_have_count(1)

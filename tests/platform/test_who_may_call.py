@@ -35,12 +35,16 @@ TABLE = {
     "a page": """
         GET /console
         GET /console/
+        GET /console/bulk/<any(retry, cancel):deed>
         GET /console/history
         GET /console/jobs/<name>
+        GET /console/runbook
         GET /console/runs
+        GET /console/runs.<any(csv, json):kind>
         GET /console/runs/<run_id>
     """,
     "a form": """
+        POST /console/bulk/<any(retry, cancel):deed>
         POST /console/jobs/<name>/<any(rollback, drain):kind>
         POST /console/jobs/<name>/explain
         POST /console/jobs/<name>/pin
@@ -66,7 +70,6 @@ TABLE = {
         POST /api/rollback
         POST /api/runs/<run_id>/cancel
         POST /api/runs/<run_id>/retry
-        POST /api/runs/bulk
     """,
     "the trigger": "POST /api/inngest/trigger",
     "signed": """

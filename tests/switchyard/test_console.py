@@ -17,7 +17,7 @@ from app.switchyard.console.tries import TRIES
 from app.switchyard.console.words import pretty
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
-from app.switchyard.operations import acts
+from app.switchyard.operations import acts, bulk
 from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
@@ -376,6 +376,55 @@ def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> N
     assert act(client, "/jobs/parent/explain", id="7")[0] == 422
 
 
+def shown(client: FlaskClient, **asked: str) -> list[str]:
+    """The ids that the page of runs shows."""
+    return re.findall(r'id="run-([0-9a-f]+)"', client.get("/console/runs", query_string=asked).text)
+
+
+def test_runs_are_searched(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    for words, run in (
+        (ids["failed"], "failed"),
+        ("order-1042", "failed"),
+        ("error:always status:failed", "failed"),
+        ("payload.name:later", "waiting"),
+        ("job:sleeper side:rq since:7d", "cancelled"),
+    ):
+        assert shown(client, q=words) == [ids[run]], words
+    assert shown(client, q="noop-7 since:1m") == []
+    assert len(shown(client, job="noop")) == 50
+    for wrong in ('error:"', "since:yesterday", "status:odd", "stage:ramp2"):
+        page = client.get("/console/runs", query_string={"q": wrong})
+        assert (page.status_code, 'role="alert"' in page.text) == (422, True), wrong
+
+
+def test_many_runs_are_retried_and_exported_by_filter(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fill()
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    for number in range(4):
+        dispatch("hopeless", {"name": f"b{number}"}, key=f"=b{number}")
+    for _ in range(4):
+        site.work()
+    assert "Retry all of these" in client.get("/console/runs?status=failed").text
+    assert "all of these" not in client.get("/console/runs?status=succeeded").text
+    assert "Retry 5 runs" in client.get("/console/bulk/retry?status=failed").text
+    assert client.get("/console/bulk/retry?status=running").status_code == 422
+    lines = client.get("/console/runs.csv?q=status:failed").text.splitlines()
+    assert (len(lines), sum("'=b" in line for line in lines)) == (6, 4)
+    exported = client.get("/console/runs.json?status=failed").get_json(force=True)
+    assert {run["key"] for run in exported} == {"=b3", "=b2", "=b1", "=b0", "order-1042"}
+    path = "/bulk/retry?status=failed"
+    page = act(client, path, most="5")[1]
+    assert 'value="2" max="5"' in page
+    while "Go on" in page:
+        page = act(client, path, **going_on(page))[1]
+    assert "<dt>retried</dt><dd>5" in page
+    assert shown(client, status="failed") == []
+    assert act(client, path, why="")[0] == 422
+
+
 def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> None:
     site.fill()
     page = client.get("/console/jobs/parent").text
@@ -494,7 +543,7 @@ def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None
 def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
     for path, status in (
         *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 422)),
-        *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 200)),
+        *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
     ):
         assert client.get(f"/console{path}").status_code == status, path
     with site.runtime.db.autocommit() as connection:

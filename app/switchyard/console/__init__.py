@@ -7,7 +7,7 @@ import re
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from app.switchyard.console import jobs, moves, overview, runs
+from app.switchyard.console import bulk, jobs, moves, overview, runbook, runs
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import LOGIN, NAME, framed
 from app.switchyard.errors import SwitchyardError
@@ -31,6 +31,8 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     jobs.add(pages, runtime)
     moves.add(pages, runtime)
     runs.add(pages, runtime)
+    bulk.add(pages, runtime)
+    runbook.add(pages)
 
     @pages.get("/login")
     def login() -> Page:

@@ -30,23 +30,38 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     @pages.post("/jobs/<name>/<any(rollback, drain):kind>")
     def act(name: str | None, kind: str) -> Page:
         jobs = None if name is None else [runtime.catalogue[name].name]
-        form, so_far = request.form, {what: _number(what) for what in ("act", "moved", "asked")}
-        back = kind == "rollback"
+        back, form = kind == "rollback", request.form
         to = Side.RQ if back or form.get("to") == Side.RQ else Side.SERVERLESS
         running = back or "running" in form
         work = Drain(runtime, jobs, to, running, limit=acts.BATCH)
-        do = acts.rollback if back else acts.drain
+        moved, asked, left, done, refusal = number("moved"), number("asked"), 0, False, None
+        place = number("act") or None
         try:
-            moving = do(work, by(), so_far["act"] or None)
+            batch = (acts.rollback if back else acts.drain)(work, by(), place)
         except (StageRefused, BackendUnavailable) as refused:
-            shown = {"refusal": str(refused), "status": refused.status}
-            return _moving(kind, name, to, running, so_far, shown), refused.status
-        drained = moving.drained
-        so_far["act"] = moving.act
-        so_far["moved"] += drained.moved.total()
-        so_far["asked"] += drained.asked.total()
-        shown = {"left": drained.left.total(), "done": moving.done}
-        return _moving(kind, name, to, running, so_far, shown)
+            refusal = refused
+        else:
+            moved += batch.drained.moved.total()
+            asked += batch.drained.asked.total()
+            place, left, done = batch.act, batch.drained.left.total(), batch.done
+        fields = {"act": place or "", "moved": moved, "asked": asked, "to": to}
+        fields |= {"why": form.get("why", "")} | ({"running": 1} if running else {})
+        home = url_for(".overview") if name is None else url_for(".job", name=name)
+        page = moving(
+            title=_title(name, back, to),
+            done=done,
+            refusal=refusal and str(refusal),
+            value=moved,
+            most=moved + left,
+            counts=[
+                ("moved", moved, ""),
+                ("asked", asked, "they run, and move at their next step boundary"),
+                ("left", left, ""),
+            ],
+            fields=fields,
+            back=(home, name or "the overview"),
+        )
+        return page if refusal is None else (page, refusal.status)
 
     @pages.post("/jobs/<name>/run")
     def run_now(name: str) -> Page:
@@ -62,7 +77,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.post("/jobs/<name>/explain")
     def explain(name: str) -> Page:
-        one, signed = _number("id"), by()
+        one, signed = number("id"), by()
         how: dict[str, Any] = {"by": signed.who, "why": signed.why, "now": runtime.store.clock()}
         shadow.explain(runtime.db, [one], None if one else runtime.catalogue[name].name, **how)
         return redirect(url_for(".job", name=name), 303)
@@ -76,27 +91,19 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         return redirect(url_for(".job", name=name), 303)
 
 
-def _moving(
-    kind: str,
-    name: str | None,
-    to: Side,
-    running: bool,
-    so_far: dict[str, int],
-    shown: dict[str, Any],
-) -> str:
-    return render_template(
-        "switchyard/moving.html",
-        kind=kind,
-        name=name,
-        to=to,
-        running=running,
-        why=request.form.get("why", ""),
-        **so_far,
-        **{"left": 0, "done": False, "refusal": None, **shown},
-    )
+def _title(name: str | None, back: bool, to: Side) -> str:
+    if not back:
+        return f"Drain {name} to {to}"
+    return "Everything to legacy" if name is None else f"Roll {name} back"
 
 
-def _number(field: str) -> int:
+def moving(**shown: Any) -> str:
+    """How far an act is that goes on a batch a request: by htmx by itself, else by its button."""
+    return render_template("switchyard/moving.html", **{"refusal": None, **shown})
+
+
+def number(field: str) -> int:
+    """A count that the form brings along. Raises BadInput."""
     text = request.form.get(field) or "0"
     if not text.isdecimal() or len(text) > 15:
         raise BadInput(f"{field} must be a number")

@@ -9,18 +9,19 @@ from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from app.switchyard.config import Settings
+from app.switchyard.console import searching
 from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
 from app.switchyard.operations import acts
+from app.switchyard.operations.bulk import FITTING
+from app.switchyard.operations.search import search
 from app.switchyard.operations.story import story
-from app.switchyard.runs import reading
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runtime import Runtime
-from flags import LEGACY_BACKEND, Reason
+from flags import LEGACY_BACKEND, Reason, Side
 
 Page = str | Response | tuple[str, int]
-PAGE = 50
 INNGEST = "https://app.inngest.com/env/production/runs"
 _REASONS = {
     Reason.DISABLED: "USE_INNGEST was not true",
@@ -43,20 +44,24 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.get("/runs")
     def runs() -> Page:
-        wanted = _filters()
-        with runtime.db.autocommit() as connection:
-            found = reading.newest(connection, PAGE + 1, **wanted)
-        shown = found[:PAGE]
-        older = {**wanted, "before": shown[-1]["id"]} if len(found) > PAGE else None
-        return render_template(
+        shown: dict[str, Any] = {"page": None, "refusal": None, "deed": None}
+        try:
+            wanted = searching.read(request.args, runtime.store.clock())
+            shown["page"] = search(runtime.db, wanted)
+            fitting = [deed for deed, of in FITTING.items() if wanted.status in of]
+            shown["deed"] = fitting[0] if fitting else None
+        except BadInput as refused:
+            shown["refusal"] = str(refused)
+        page = render_template(
             "switchyard/runs.html",
-            runs=shown,
-            wanted=wanted,
-            older=older,
+            **shown,
+            asked=searching.address(request.args),
+            before=request.args.get("before"),
             jobs=list(runtime.catalogue),
             statuses=list(Status),
-            backends=BACKENDS,
+            backends=(*BACKENDS, Side.SERVERLESS),
         )
+        return page if shown["refusal"] is None else (page, BadInput.status)
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
         with runtime.db.autocommit() as connection:
@@ -85,16 +90,6 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
         return redirect(url_for(".run", run_id=run_id), 303)
-
-
-def _filters() -> dict[str, str | None]:
-    """What the address asks the ledger for. Raises BadInput."""
-    names = ("job", "status", "backend", "parent", "before")
-    wanted = {name: request.args.get(name) or None for name in names}
-    for name, value in wanted.items():
-        if value is not None and not (value.isprintable() and len(value) <= 100):
-            raise BadInput(f"{name}: must be at most 100 printable characters")
-    return wanted
 
 
 def _run_id(text: str) -> str:

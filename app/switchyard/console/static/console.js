@@ -40,7 +40,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
     const keys = document.getElementById("keys");
-    const search = document.querySelector("[data-search]");
+    const search = document.querySelector("input[data-search]") ?? document.querySelector("a[data-search]");
     if (event.key === "j") step(1);
     else if (event.key === "k") step(-1);
     else if (event.key === "?") keys.open ? keys.close() : keys.showModal();
