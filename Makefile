@@ -45,8 +45,8 @@ walls: $(VENV)/.tests
 wheel: $(VENV)/.tests ## Build dist/switchyard-*.whl: the layer alone, as an adopter installs it
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
-bench: $(VENV)/.tests ## Measure it beside its rivals; writes var/bench.json
-	@exec $(BIN)/python -m tests.bench
+bench: $(VENV)/.tests ## Measure it beside its rivals (ARGS="--only start"); writes var/bench.json
+	@exec $(BIN)/python -m tests.bench $(ARGS)
 
 chaos: $(VENV)/.tests ## Kills, flips, lost queues and drains for minutes (DATABASE=postgres); writes var/chaos.json
 	@exec $(BIN)/python -m tests.proof --database $(or $(DATABASE),sqlite) $(ARGS)

@@ -1,4 +1,5 @@
-"""The README's table of jobs is the catalogue's, and docs/index.md leads to every page."""
+"""README's tables: of jobs, as in the catalogue, and of figures, as `make bench` writes it; and
+docs/index.md leads to every page."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 from app.platform.config import ROOT
+from tests.bench import __main__ as bench
 
 CODE = """
 from app.platform import JOBS
@@ -33,3 +35,11 @@ def test_the_index_names_every_page_of_the_docs() -> None:
     named = re.findall(r"\]\(([\w-]+\.(?:md|yml|json))[)#]", (folder / "index.md").read_text())
     pages = {page.name for page in folder.iterdir() if page.is_file()}
     assert set(named) == pages - {"index.md"}
+
+
+def test_the_table_of_figures() -> None:
+    """It has the rows that `make bench` measures, and no others."""
+    rows = bench.of_readme((ROOT / "README.md").read_text())
+    assert {bench.place(cells[0]) for cells in rows} == set(range(len(bench.ROWS)))
+    for _what, ours, theirs, _unit, _who, ratio in rows:
+        assert all(float(figure.replace(",", "")) > 0 for figure in (ours, theirs, ratio))

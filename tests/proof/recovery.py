@@ -31,7 +31,7 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from queues.backend import connect
-from tests.bench.rows import procfile_worker
+from tests.bench.harness import procfile_worker
 from tests.support.sides import ROOT, Fixed, decide_by, environment, free_port, fresh
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import until

@@ -1,0 +1,219 @@
+"""Rows: what grows with the ledger and must not, and what our processes take of the machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+
+from app import create_app
+from app.platform.config import ROOT, load
+from app.switchyard import runtime as runtimes
+from app.switchyard.clock import utcnow
+from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.runs.backend import Delivery
+from app.switchyard.runtime import Runtime
+from queues.backend import connect, registered_workers
+from tests.bench.harness import DATABASES, Bench, Row, open_runs, processes, procfile_worker, row
+from tests.support.sides import free_port
+
+SHORT = 10_000
+_ROUNDS = 15
+_FILL = """
+INSERT INTO switchyard_runs (id, job, key, payload, backend, reason, stage, stage_version, status,
+  epoch, sends, attempt, losses, created_at, due_at, started_at, ended_at, result)
+SELECT {id}, 'bench-noop', 'k' || n, '{{"n":1}}', 'rq', 'STATIC', 'legacy', 0,
+  CASE WHEN n % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 2, 0, 1, 0,
+  {at}, {at}, {at}, {at}, 'null'
+FROM {numbers}
+"""
+
+
+def _fill(runtime: Runtime, count: int) -> None:
+    """So many runs that ended, evenly over the last 60 days."""
+    seconds, since = 60 * 86400, utcnow() - timedelta(days=60)
+    first = int(since.timestamp())
+    if runtime.db.is_sqlite:
+        step = f"SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}"
+        numbers = f"(WITH RECURSIVE s(n) AS ({step}) SELECT n FROM s)"
+        at = f"strftime('%Y-%m-%d %H:%M:%S.000000', {first} + n * {seconds} / {count}, 'unixepoch')"
+        id_ = f"printf('%012x%014x', ({first} + n * {seconds} / {count}) * 1000, n)"
+    else:
+        numbers = f"generate_series(1, {count}) AS s(n)"
+        at = f"to_timestamp({first} + n::bigint * {seconds} / {count})"
+        millis = f"({first} + n::bigint * {seconds} / {count}) * 1000"
+        id_ = f"lpad(to_hex({millis}), 12, '0') || lpad(to_hex(n), 14, '0')"
+    fill = _FILL.format(id=id_, at=at, numbers=numbers)
+    with runtime.db.begin() as connection:
+        connection.exec_driver_sql(fill if runtime.db.is_sqlite else fill.replace("%", "%%"))
+    with runtime.db.autocommit() as connection:
+        connection.exec_driver_sql("ANALYZE" if runtime.db.is_sqlite else "VACUUM ANALYZE")
+
+
+def growth(bench: Bench) -> Iterator[Row]:
+    """growth: with many runs in the ledger, beside the same with 10,000."""
+    large = 10_000_000 if bench.full else 50_000 if bench.quick else 500_000
+    for label in DATABASES:
+        with ExitStack() as stack:
+            sides = []
+            for count in (large, SHORT):
+                runtime, environ = stack.enter_context(bench.runtime(label))
+                _fill(runtime, count)
+                client = create_app(load(environ)).test_client()
+                sides.append(_acts(runtime, client))
+            for what in sides[0]:
+                many, few = ([one[what]] for one in sides)
+                times: list[list[float]] = [[], []]
+                for _ in range(_ROUNDS):  # in turn; of each the quickest counts
+                    for seconds, (act,) in zip(times, (many, few), strict=True):
+                        start = time.perf_counter()
+                        act()
+                        seconds.append((time.perf_counter() - start) * 1000)
+                mine, theirs = map(min, times)
+                unit = f"ms, {large:,} runs"
+                name = f"growth, {what}, {label}"
+                yield row(name, mine, theirs, f"with {SHORT:,}", unit, less=True)
+
+
+def _acts(runtime: Runtime, client: Any) -> dict[str, Callable[[], object]]:
+    def send() -> None:
+        with runtimes.using(runtime):
+            for n in range(20):
+                dispatch("bench-noop", {"n": n})
+
+    def claim() -> None:
+        with runtimes.using(runtime):
+            for run in dispatch_many("bench-noop", [{"n": n} for n in range(20)]):
+                runtime.engine.perform(run.id, 1, Delivery("bench"))
+
+    def page(path: str) -> None:
+        assert client.get(path).status_code == 200, path
+
+    pages = {path: partial(page, path) for path in ("/console", "/metrics")}
+    return {"20 dispatches": send, "20 runs claimed and done": claim, **pages}
+
+
+def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    top = psutil.Process(process.pid)
+    return [top, *top.children(recursive=True)]
+
+
+def _memory(process: subprocess.Popen[bytes]) -> float:
+    """MiB of it and all it has started, what they share counted once."""
+    return float(sum(one.memory_full_info().pss for one in _tree(process)) / 2**20)
+
+
+def _cpu(process: subprocess.Popen[bytes]) -> float:
+    return float(sum(sum(one.cpu_times()[:2]) for one in _tree(process)))
+
+
+def _until(ready: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError("not ready after 120 s")
+        time.sleep(0.05)
+
+
+def _answers(port: int, prefix: str = "") -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{prefix}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _web(app: str, port: int) -> list[str]:
+    own = ["--worker-class", "app.buffered.Worker"] if app == "app.server:app" else []
+    gunicorn = [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"]
+    return [*gunicorn, *own, "--threads", "16", "--no-control-socket"]
+
+
+def _bare_worker(bench: Bench) -> list[str]:
+    return [sys.executable, "-m", "rq.cli", "worker", "bare", "--url", bench.redis_url]
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """memory: our processes after many runs, beside bare ones that have just begun."""
+    count = 100_000 if bench.full else bench.some(20_000)
+    redis = connect(bench.redis_url)
+    redis.flushall()
+    with bench.runtime("SQLite") as (runtime, environ):
+        port, bare_port = free_port(), free_port()
+        commands = [
+            *(procfile_worker(), _bare_worker(bench)),
+            *(_web("tests.bench.layer:app", port), _web("tests.bench.rivals.bare:app", bare_port)),
+        ]
+        environ["FLASK_APP"] = "tests.bench.layer"
+        with processes(commands, environ) as (worker, bare_worker, web, bare_web):
+            _until(lambda: len(registered_workers(redis)) == 2)
+            _until(lambda: _answers(port, "/switchyard") and _answers(bare_port))
+            sizes = []
+            for share in (count // 10, count - count // 10):
+                dispatch_many("bench-noop", [{"n": n} for n in range(share)])
+                _until(lambda: open_runs(runtime) == 0)
+                for path in ("console", "metrics", "healthz"):
+                    for _ in range(10):
+                        urlopen(f"http://127.0.0.1:{port}/switchyard/{path}", timeout=30).close()
+                sizes.append((_memory(worker), _memory(web)))
+            bare = (_memory(bare_worker), _memory(bare_web))
+    early, late = sizes
+    for what, then, now, other in zip(("worker", "web"), early, late, bare, strict=True):
+        rival = "bare rq worker" if what == "worker" else "bare Flask in gunicorn"
+        unit = f"MiB after {count:,} runs"
+        yield row(f"memory, {what}", now, other, rival, unit, less=True)
+        yield row(f"memory, {what}", now, then, "after a tenth of them", unit, less=True)
+
+
+def start(bench: Bench) -> Iterator[Row]:
+    """start: CPU until a command has ended, or a process serves; beside bare ones."""
+    redis = connect(bench.redis_url)
+    flask = [sys.executable, "-m", "flask", "--app"]
+    port = free_port()
+
+    def ended(command: list[str]) -> float:
+        process = psutil.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0, command
+        return used.ru_utime + used.ru_stime
+
+    def serves(command: list[str], ready: Callable[[], object]) -> float:
+        redis.flushall()
+        with processes([command], environ) as (process,):
+            _until(ready)
+            return _cpu(process)
+
+    def listens() -> bool:
+        return bool(registered_workers(redis))
+
+    with bench.runtime("SQLite") as (_, environ):
+        plan: dict[str, tuple[Callable[[], float], Callable[[], float], str]] = {
+            "flask jobs list": (
+                partial(ended, [*flask, "app", "jobs", "list"]),
+                partial(ended, [*flask, "tests.bench.rivals.bare", "routes"]),
+                "flask routes of an empty app",
+            ),
+            "web": (
+                partial(serves, _web("app.server:app", port), lambda: _answers(port)),
+                partial(serves, _web("tests.bench.rivals.bare:app", port), lambda: _answers(port)),
+                "bare Flask in gunicorn",
+            ),
+            "worker": (
+                partial(serves, procfile_worker(), listens),
+                partial(serves, _bare_worker(bench), listens),
+                "bare rq worker",
+            ),
+        }
+        for what, (ours, theirs, rival) in plan.items():
+            pairs = [(ours(), theirs()) for _ in range(bench.rounds)]
+            mine, other = (min(one) for one in zip(*pairs, strict=True))
+            yield row(f"start, {what}", mine, other, rival, "s of CPU", less=True)
