@@ -1,4 +1,4 @@
-"""Who may do what at the console, where a host's own login decides it."""
+"""Who may do what at the console and by the API, where a host's own login decides it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class Access(StrEnum):
 
 Level = Access | Literal["all", "read_only"] | None
 AccessCheck = Callable[[], "Level | tuple[Level, str] | Response"]
-"""Called in each request to the console: what its visitor may do, and maybe by which name the
-history is to know them. None is answered with 403; with a response, or what abort() raises, the
+"""Called in each request to console or API: what its visitor may do, and maybe by which name
+the history is to know them. None is answered with 403; with a response, or what abort() raises, the
 host answers itself."""

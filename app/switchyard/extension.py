@@ -45,7 +45,7 @@ class Switchyard:
     `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
     finds as `ctx.gateways`. Without `settings` they are read from the environment and from what
     `app.config` has under SWITCHYARD_…. The database is that of the host's `engine`, or of its
-    Flask-SQLAlchemy `db`, or DATABASE_URL's. The console, health and metrics are under
+    Flask-SQLAlchemy `db`, or DATABASE_URL's. The console, the API, health and metrics are under
     `url_prefix`; what Inngest and QStash call is under `/api`.
 
     `access` has the host's own login decide who sees the console. Called in each request to it, it

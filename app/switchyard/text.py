@@ -32,6 +32,13 @@ def plain(what: str, text: str, most: int) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """`text`, of any length, where a database can be asked for it. Raises ValueError."""
+    if _CONTROL.search(text):
+        raise ValueError("must have no control characters, and be Unicode")
+    return text
+
+
 def storable(text: str) -> str:
     """`text` as every database takes it: with a mark for each NUL and each lone surrogate."""
     if text.isascii() and "\0" not in text:

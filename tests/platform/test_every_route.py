@@ -77,6 +77,7 @@ BODIES: dict[str, Any] = {
     "/api/jobs/<name>/rollback": {"why": "x", "act": 1, "dry_run": False},
     "/api/jobs/<name>/run": {"data": {"song": "x"}, "why": "x"},
     "/api/rollback": {"why": "x", "dry_run": True},
+    "/api/runs/bulk": {"do": "retry", "why": "x", "filter": {"status": "failed", "job": "canary"}},
     "/api/runs/<run_id>/retry": {"why": "x"},
     "/api/runs/<run_id>/cancel": {"why": "x", "by": "ada"},
 }

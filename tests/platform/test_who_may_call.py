@@ -70,6 +70,7 @@ TABLE = {
         POST /api/rollback
         POST /api/runs/<run_id>/cancel
         POST /api/runs/<run_id>/retry
+        POST /api/runs/bulk
     """,
     "the trigger": "POST /api/inngest/trigger",
     "signed": """

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, redirect
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import SecretStr
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.switchyard.config import Settings
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import Switchyard
+from app.switchyard.operations import bulk
 from app.switchyard.runs.models import RunRow
 from tests.support.cli import Cli
 from tests.support.console import TOKEN, Site, csrf, guarded, log_in
@@ -79,7 +81,8 @@ def test_in_a_host_app_it_is_where_the_console_is(tmp_path: Path) -> None:
         inngest_event_key=SecretStr("k"),
         admin_token=SecretStr(TOKEN),
     )
-    Switchyard(app, settings=settings, access=lambda: ("read_only", "ada"))
+    says: list[Any] = [("read_only", "ada")]
+    Switchyard(app, settings=settings, access=lambda: says[-1])
     client = app.test_client()
     there = {"SCRIPT_NAME": "/shop"}
     path = "/switchyard/api/openapi.json"
@@ -90,6 +93,15 @@ def test_in_a_host_app_it_is_where_the_console_is(tmp_path: Path) -> None:
     create_all(app.extensions["switchyard"].db.engine)
     assert client.get("/switchyard/api/jobs").status_code == 200
     assert client.post("/switchyard/api/rollback", json={"why": "x"}).status_code == 403
+    foreign = {"Authorization": "Bearer of the host's own"}
+    assert client.get("/switchyard/api/jobs", headers=foreign).status_code == 200
+    says.append(redirect("/log-in"))
+    answer = client.get("/switchyard/api/jobs")
+    assert (answer.status_code, answer.location) == (302, "/log-in")
+    says.append("all")
+    for path in ("rollback", "runs/bulk", "jobs/pay/run"):
+        assert client.post(f"/switchyard/api/{path}", json={}).status_code == 403  # no form token
+    assert answer.headers["Cache-Control"] == "no-store"
     app.extensions["switchyard"].db.dispose()
 
 
@@ -148,11 +160,16 @@ def test_an_act_says_beforehand_what_it_moves_and_is_in_the_history(api: Api) ->
     dry = api.post("/jobs/child/drain", to="serverless", why="go", dry_run=True)
     assert dry == {"act": None, "moved": 0, "asked": 0, "left": dry["left"], "done": False}
     assert dry["left"] > 0
+    went = api.post("/jobs/child/drain", to="serverless", why="go")
+    assert (went["moved"], went["left"], went["done"]) == (dry["left"], 0, True)
+    assert api.post("/rollback", why="2 a.m.", dry_run=True)["left"] >= went["moved"]
+    back = api.post("/jobs/child/rollback", why="2 a.m.")
+    assert (back["moved"], back["left"], back["done"]) == (went["moved"], 0, False)
+    api.site.now += timedelta(seconds=2)
+    assert api.post("/jobs/child/rollback", why="2 a.m.", act=back["act"])["done"]
     api.site.lose("inngest")
     refused = api.post("/jobs/child/drain", 503, to="serverless", why="go")
     assert refused["title"] == "Backend unavailable"
-    assert api.post("/rollback", why="2 a.m.", dry_run=True)["left"] == 0
-    assert api.post("/jobs/child/rollback", why="2 a.m.")["moved"] == 0
     (back, there, *_) = api.get("/history?job=child&act=stage")["history"]
     assert (back["from"], back["to"], back["percent"], back["by"]) == (
         "ramp",
@@ -248,3 +265,46 @@ def test_in_local_mode_it_is_open_to_this_machine_and_to_no_other_page(tmp_path:
     assert client.post(path, json=body, headers={"Origin": "http://localhost"}).status_code == 200
     assert stages.history(site.runtime.db)[0].by == "ada"
     site.runtime.db.dispose()
+
+
+def test_many_runs_are_retried_batch_by_batch_and_are_one_act(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.site.fill()
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    with api.site.runtime.db.begin() as connection:
+        failed = {"status": "failed", "error": "ValueError: 42", "check_at": None}
+        chosen = select(RunRow.id).where(RunRow.job == "noop").limit(5)
+        ids = connection.scalars(chosen).all()
+        connection.execute(update(RunRow).where(RunRow.id.in_(ids)).values(failed))
+    chosen_by: dict[str, Any] = {"job": "noop", "status": "failed", "error": "value"}
+    ask: dict[str, Any] = {"do": "retry", "why": "mended", "by": "ada", "filter": chosen_by}
+    dry = api.post("/runs/bulk", **ask, dry_run=True)
+    assert (dry["matching"], dry["all"], dry["act"]) == (5, True, None)
+    first = api.post("/runs/bulk", **ask)
+    assert (first["done"], first["refused"]) == (2, 0)
+    on = {"act": first["act"], "filter": {**chosen_by, "before": first["older"]}}
+    second = api.post("/runs/bulk", **{**ask, **on})
+    assert api.post("/runs/bulk", **ask, dry_run=True)["matching"] == 1  # called off by not calling
+    on["filter"] = {**chosen_by, "before": second["older"]}
+    last = api.post("/runs/bulk", **{**ask, **on})
+    assert (second["done"], last["done"], last["older"]) == (2, 1, None)
+    assert api.post("/runs/bulk", 422, **{**ask, **on, "by": "eve"})["title"] == "Invalid input"
+    [act] = api.get("/history?act=retry")["history"]
+    assert (act["job"], act["by"], act["why"], act["count"]) == ("noop", "ada", "mended", 5)
+    assert act["detail"] == {"filter": chosen_by}
+
+
+def test_many_are_cancelled_and_what_cannot_be_is_refused(api: Api) -> None:
+    api.site.fill()
+    for number in range(3):
+        dispatch("later", {"name": f"n{number}"}, delay=3600)
+    ask: dict[str, Any] = {"do": "cancel", "why": "not wanted", "filter": {"job": "later"}}
+    refused = api.post("/runs/bulk", 422, **ask)
+    assert refused["detail"] == "status: to cancel runs, say one of pending, running, waiting"
+    ask["filter"]["status"] = "pending"
+    assert api.post("/runs/bulk", **ask)["done"] == 3
+    assert api.post("/runs/bulk", **ask)["done"] == 0
+    misfits = api.post("/runs/bulk", 422, do="x", filter={"jobs": 1, "limit": 0})["errors"]
+    pointers = {"#/do", "#/filter/jobs", "#/filter/limit", "#/why"}
+    assert {one["pointer"] for one in misfits} == pointers

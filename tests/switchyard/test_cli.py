@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.switchyard import audit
+from app.switchyard.operations import bulk
 from app.switchyard.runs import operate
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
@@ -155,6 +157,10 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("runs", "show", "nope"), "no run 'nope'"),
     (("runs", "retry", "nope"), "no run 'nope'"),
     (("runs", "cancel", "nope"), "no run 'nope'"),
+    (("runs", "retry", "--job", "cli-plain", *WHY), "say one of failed, cancelled"),
+    (("runs", "cancel", "--status", "failed", *WHY), "say one of pending, running, waiting"),
+    (("runs", "cancel", "--status", "pending"), "say why"),
+    (("runs", "cancel", "x", "--status", "pending"), "a run's id, or a filter"),
     (("runs", "list", "--job", "nope"), "no job 'nope'"),
     (("cutover", "history", "nope"), "no job 'nope'"),
     (("cutover", "stage", "nope", "live", *WHY), "no job 'nope'"),
@@ -279,6 +285,26 @@ def test_cancel_takes_the_children_along_and_retry_brings_them_back(cli: Cli) ->
     assert "1 runs that were cancelled with it" in cli("runs", "retry", begun["id"]).stderr
     run = cli.json("jobs", "run", "cli-parent", payload, "--key", "k")
     assert run["result"] == {"cancelled": 1, "succeeded": 2}
+
+
+def test_many_are_cancelled_and_retried_by_filter(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    for number in range(5):
+        cli.json("jobs", "dispatch", "cli-plain", f'{{"name": "n{number}"}}')
+    some = ("--job", "cli-plain", *WHY)
+    nothing = {"matching": 5, "counted": True, "done": 0, "refused": 0, "interrupted": False}
+    pending = ("runs", "cancel", *some, "--status", "pending")
+    assert cli.json(*pending, "--dry-run") == nothing
+    assert cli.json(*pending) == nothing | {"done": 5}
+    assert cli.json(*pending)["matching"] == 0
+    by = ("--by", "ada", "--payload", "name:n3", "--status", "cancelled")
+    assert cli.json("runs", "retry", *some, *by)["done"] == 1
+    with cli.runtime.db.autocommit() as connection:
+        acts = [(one["act"], one["who"], one["count"]) for one in audit.history(connection)]
+    assert acts[0] == ("retry", "ada", 1)
+    assert [count for *_, count in acts] == [1, 0, 5]
 
 
 def test_a_cancel_that_was_cut_short_is_finished_by_the_next(cli: Cli) -> None:

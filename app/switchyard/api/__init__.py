@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
@@ -15,13 +15,15 @@ from sqlalchemy import select
 from app.switchyard import audit
 from app.switchyard.api import shapes
 from app.switchyard.api.openapi import Operation, document
+from app.switchyard.clock import iso
 from app.switchyard.console.door import BEARER, LOCAL, Door
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.errors import BadInput, Forbidden, UnknownRun
 from app.switchyard.http import read, read_body, register_problems
-from app.switchyard.operations import acts, jobs
+from app.switchyard.operations import acts, bulk, jobs
 from app.switchyard.operations.acts import By
-from app.switchyard.runs import reading
+from app.switchyard.operations.search import search
+from app.switchyard.operations.story import story
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import masked
@@ -49,6 +51,12 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         if request.method == "POST" and not door.may_act():
             raise Forbidden("you may look at everything here, and change nothing")
 
+    @pages.after_request
+    def headers(answer: Response) -> Response:
+        answer.headers["Cache-Control"] = "no-store"
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
     def serves(method: str, rule: str, answer: type[BaseModel], **takes: Any) -> Declare:
         one = Operation(answer, **takes)
 
@@ -68,10 +76,12 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
         return declare
 
+    described = cache(lambda: document(current_app, operations, runtime.catalogue))
+
     @serves("GET", "/openapi.json", shapes.Document)
     def openapi() -> Any:
         """This document."""
-        return document(current_app, operations, runtime.catalogue, request.script_root)
+        return {**described(), "servers": [{"url": request.script_root or "/"}]}
 
     @serves("GET", "/jobs", shapes.Jobs)
     def list_jobs() -> Any:
@@ -132,17 +142,24 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("GET", "/runs", shapes.Runs, query=shapes.RunsQuery)
     def list_runs(query: shapes.RunsQuery) -> Any:
         """The newest runs first; `before` is the `older` of the page before."""
-        wanted = query.model_dump(exclude={"limit"})
-        with runtime.db.autocommit() as connection:
-            rows = reading.newest(connection, query.limit + 1, **wanted)
-        shown = rows[: query.limit]
-        return {"runs": shown, "older": shown[-1]["id"] if len(rows) > query.limit else None}
+        page = search(runtime.db, query)
+        return asdict(page) | {"searched_back_to": iso(page.searched_back_to)}
+
+    @serves("POST", "/runs/bulk", shapes.Bulked, body=shapes.Bulk)
+    def bulk_runs(body: shapes.Bulk) -> Any:
+        """Retry or cancel a batch of the runs that a filter finds."""
+        if body.dry_run:
+            counted = bulk.matching(runtime, body.do, body.filter)
+            nothing = {"act": None, "done": 0, "refused": 0, "older": None}
+            return nothing | {"matching": counted.runs, "all": counted.all}
+        done = bulk.batch(runtime, body.do, body.filter, _by(body), body.act)
+        return asdict(done) | {"matching": None, "all": None}
 
     @serves("GET", "/runs/<run_id>", shapes.OneRun)
     def show_run(run_id: str) -> Any:
         """One run with its steps; what is called a secret is hidden."""
         with runtime.db.autocommit() as connection:
-            run = reading.one(connection, _run_id(run_id))
+            run = story(connection, _run_id(run_id))
         return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
 
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)

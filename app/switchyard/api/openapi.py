@@ -46,10 +46,10 @@ class Operation:
 
 
 def document(
-    app: Flask, operations: Mapping[str, Operation], catalogue: Catalogue, server: str
+    app: Flask, operations: Mapping[str, Operation], catalogue: Catalogue
 ) -> dict[str, Any]:
     """The document of those of the app's routes that `operations` knows by endpoint, and of the
-    trigger; `server` is where the app is mounted."""
+    trigger."""
     triggered = Operation(shapes.Triggered, body=events(catalogue), status=202)
     operations = {**operations, TRIGGER: triggered}
     rules = app.url_map.iter_rules()
@@ -82,7 +82,6 @@ def document(
     return {
         "openapi": "3.1.0",
         "info": {"title": "Switchyard", "version": "1"},
-        "servers": [{"url": server or "/"}],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": defs,

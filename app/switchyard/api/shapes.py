@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from app.switchyard.cutover.stages import BY_LENGTH, WHY_LENGTH
-from app.switchyard.errors import BadInput
-from app.switchyard.job import SERVERLESS
-from app.switchyard.runs.models import Status
-from app.switchyard.text import plain
-from flags import LEGACY_BACKEND, Side, Stage
+from app.switchyard.operations.bulk import Deed
+from app.switchyard.operations.search import RunFilter
+from app.switchyard.text import one_line
+from flags import Side, Stage
 
-
-def _line(text: str) -> str:
-    try:
-        return plain("it", text, WHY_LENGTH)
-    except BadInput as refused:
-        raise ValueError(str(refused)) from None
-
-
-Line = Annotated[str, AfterValidator(_line), Field(min_length=1, max_length=100)]
+Line = Annotated[str, AfterValidator(one_line), Field(min_length=1, max_length=100)]
 """A line of text that may be looked for."""
 Number = Annotated[int, Field(ge=0, lt=2**31)]
-Backend = Literal["rq", "inngest", "qstash"]
-assert set(Backend.__args__) == {LEGACY_BACKEND, *SERVERLESS}  # type: ignore[attr-defined]
-Times = str | None
-"""ISO 8601, UTC."""
 
 
 class _Taken(BaseModel):
@@ -93,15 +80,18 @@ class RunNow(Act):
     """By default what the job's schedule would do now."""
 
 
-class RunsQuery(_Taken):
-    """Which runs."""
+class RunsQuery(RunFilter):
+    """Which runs, and how many of them."""
 
-    job: Line | None = None
-    status: Status | None = None
-    backend: Backend | None = None
-    parent: Line | None = None
-    before: Line | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 50
+
+
+class Bulk(Batch):
+    """One batch of runs to retry or to cancel, newest first."""
+
+    do: Deed
+    filter: RunFilter
+    """With the `older` of the batch before it as its `before`."""
 
 
 class HistoryQuery(_Taken):
@@ -124,147 +114,84 @@ class Problem(BaseModel):
     errors: list[dict[str, str]] = []
 
 
-class Parity(BaseModel):
-    compared: int
-    different: int
-    unexplained: int
-    plan: bool
+_KINDS: dict[str, Any] = {
+    "text": str,
+    "maybe": str | None,
+    "flag": bool,
+    "number": int,
+    "maybe_number": int | None,
+    "maybe_flag": bool | None,
+    "real": float,
+    "maybe_real": float | None,
+    "counts": dict[str, int],
+    "object": dict[str, Any],
+    "objects": list[dict[str, Any]],
+    "value": Any,
+}
 
 
-class Job(BaseModel):
-    """Where a job stands; what is not declared in this code has nulls."""
-
-    name: str
-    known: bool
-    event: str | None
-    schedule: str | None
-    queue: str | None
-    attempts: int | None
-    concurrency: int | None
-    serverless: str | None
-    file: str | None
-    backend: str | None
-    stage: str
-    percent: float | None
-    open: dict[str, int]
-    overdue: dict[str, int]
-    failed_24h: dict[str, int]
-    parity: Parity
+def _answer(name: str, base: type[BaseModel] = BaseModel, **fields: str) -> type[BaseModel]:
+    """What is given: for each kind, the names of its fields. It may grow."""
+    kinds = {one: (_KINDS[kind], ...) for kind, names in fields.items() for one in names.split()}
+    own: dict[str, Any] = kinds
+    return create_model(name, __base__=base, **own)
 
 
-class Jobs(BaseModel):
-    use_inngest: bool
-    jobs: list[Job]
+def _page(name: str, of: type[BaseModel], **fields: Any) -> type[BaseModel]:
+    own: dict[str, Any] = {name.lower(): (list[of], ...)}  # type: ignore[valid-type]
+    return create_model(name, __base__=_answer(name, **fields), **own)
 
 
-class Pin(BaseModel):
-    job: str
-    key: str
-    side: str
-    at: str
-    by: str
-    why: str
-
-
-class OneJob(Job):
-    gaps: list[float]
-    timeout: float
-    next: Times
-    payload: dict[str, Any]
-    version: int
-    against_complete: list[str]
-    pins: list[Pin]
-    would_move: dict[str, int]
-
-
-class Staged(BaseModel):
-    name: str
-    stage: str
-    percent: float | None
-    version: int
-
-
-class Moved(BaseModel):
-    """How far a drain or a rollback is; `asked` moves at its next step boundary."""
-
-    act: int | None
-    moved: int
-    asked: int
-    left: int
-    done: bool
-
-
-class Started(BaseModel):
-    id: str
-    job: str
-    key: str
-    backend: str
-    reason: str
-    status: str
-    created: bool
-
-
-class Triggered(BaseModel):
-    runId: str
-    job: str
-    backend: str
-    reason: str
-    status: str
-    created: bool
-
-
-class Run(BaseModel):
-    id: str
-    job: str
-    key: str
-    backend: str
-    reason: str
-    stage: str
-    status: str
-    epoch: int
-    attempt: int
-    parent: str | None
-    created_at: str
-    started_at: Times
-    ended_at: Times
-    error: str | None
-    progress: Any
-
-
-class Runs(BaseModel):
-    runs: list[Run]
-    older: str | None
-
-
-class OneRun(Run):
-    due_at: str
-    payload: Any
-    result: Any
-    meta: Any
-    children: dict[str, int]
-    steps: list[dict[str, Any]]
-
-
-class Changed(BaseModel):
-    id: str
-    status: str
-    others: int
-
-
-class Done(BaseModel):
-    """An act; of a stage with from, to and percent."""
-
-    model_config = ConfigDict(extra="allow")
-    id: int
-    at: str
-    act: str
-    job: str | None
-    run_id: str | None
-    by: str
-    why: str
-    count: int
-
-
-class History(BaseModel):
-    history: list[Done]
-    older: int | None
+Job = _answer(
+    "Job",
+    text="name stage",
+    flag="known",
+    maybe="event schedule queue serverless file backend",
+    maybe_number="attempts concurrency",
+    maybe_real="percent",
+    counts="open overdue failed_24h",
+    object="parity",
+)
+Jobs = _page("Jobs", Job, flag="use_inngest")
+OneJob = _answer(
+    "OneJob",
+    Job,
+    real="timeout",
+    maybe="next",
+    object="payload",
+    number="version",
+    objects="pins",
+    counts="would_move",
+    value="gaps against_complete",
+)
+Staged = _answer("Staged", text="name stage", maybe_real="percent", number="version")
+Moved = _answer("Moved", maybe_number="act", number="moved asked left", flag="done")
+Started = _answer("Started", text="id job key backend reason status", flag="created")
+Triggered = _answer("Triggered", text="runId job backend reason status", flag="created")
+Run = _answer(
+    "Run",
+    text="id job key backend reason stage status created_at",
+    number="epoch attempt",
+    maybe="parent started_at ended_at error",
+    value="progress",
+)
+Runs = _page("Runs", Run, maybe="older searched_back_to")
+OneRun = _answer(
+    "OneRun",
+    Run,
+    text="due_at",
+    value="payload result meta",
+    counts="children",
+    objects="steps failures handoffs",
+    maybe="sent_ref trace",
+)
+Changed = _answer("Changed", text="id status", number="others")
+Bulked = _answer(
+    "Bulked",
+    maybe_number="act matching",
+    number="done refused",
+    maybe="older",
+    maybe_flag="all",
+)
+Done = _answer("Done", number="id count", text="at act by why", maybe="job run_id", value="detail")
+History = _page("History", Done, maybe_number="older")

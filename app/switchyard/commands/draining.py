@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app.switchyard.commands.cutover import (
     SIDES,
@@ -17,7 +16,7 @@ from app.switchyard.commands.cutover import (
     signed,
     why_option,
 )
-from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, say, table
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, say, table
 from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.cutover import drain as drains
 from app.switchyard.errors import BadInput
@@ -95,12 +94,7 @@ def _drain(
         raise BadInput("give a job or --all")
     runtime = parts()
     jobs = None if job is None else [runtime.catalogue[job].name]
-    stderr = console(stderr=True)
-    columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn())
-    with (
-        stop_on_signals() as stop,
-        Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bar,
-    ):
+    with stop_on_signals() as stop, progress("draining") as bar:
         task = bar.add_task("", total=None)
         yield drains.Drain(
             *(runtime, jobs, to, running, wait_seconds, stop),

@@ -15,6 +15,7 @@ from flask import current_app
 from flask.cli import AppGroup, ScriptInfo
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
@@ -154,6 +155,13 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def progress(what: str) -> Progress:
+    """A bar for long work on a terminal; none in a pipe."""
+    stderr = console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:

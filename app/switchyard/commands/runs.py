@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 
 import click
@@ -16,13 +18,17 @@ from app.switchyard.commands.output import (
     details,
     listing,
     parts,
+    progress,
     record,
     say,
     table,
 )
+from app.switchyard.commands.processes import stop_on_signals
+from app.switchyard.errors import BadInput
 from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS
-from app.switchyard.operations import acts
+from app.switchyard.operations import acts, bulk
+from app.switchyard.operations.bulk import Deed
 from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, as_json, every
 from app.switchyard.operations.story import story
 from app.switchyard.runs.models import RunRow as R
@@ -33,23 +39,38 @@ _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 group = Commands("runs", help="The ledger of runs.")
 
 
+FILTERS = (
+    click.option("--job", help="Only runs of this job."),
+    click.option("--status", type=click.Choice([str(status) for status in Status])),
+    click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS])),
+    click.option("--stage", type=click.Choice([str(stage) for stage in Stage])),
+    click.option("--key", help="Only the run of this key."),
+    click.option("--since", type=click.DateTime(_TIMES), help="Created then or later, UTC."),
+    click.option("--until", type=click.DateTime(_TIMES), help="Created before, UTC."),
+    click.option("--error", help="What its error has in it."),
+    click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload."),
+)
+
+
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which runs."""
+    return reduce(lambda done, option: option(done), reversed(FILTERS), command)
+
+
+def _wanted(asked: dict[str, Any]) -> RunFilter:
+    """Raises BadInput."""
+    for name in ("since", "until"):
+        asked[name] = asked[name] and asked[name].replace(tzinfo=UTC)
+    return read(RunFilter, {name: value for name, value in asked.items() if value is not None})
+
+
 @group.command("list")
-@click.option("--job", help="Only runs of this job.")
-@click.option("--status", type=click.Choice([str(status) for status in Status]))
-@click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS]))
-@click.option("--stage", type=click.Choice([str(stage) for stage in Stage]))
-@click.option("--key", help="Only the run of this key.")
-@click.option("--since", type=click.DateTime(_TIMES), help="Created then or later, UTC.")
-@click.option("--until", type=click.DateTime(_TIMES), help="Created before, UTC.")
-@click.option("--error", help="What its error has in it.")
-@click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload.")
+@filtered
 @click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True)
 def list_runs(**asked: Any) -> None:
     """The newest runs first."""
     runtime = parts()
-    for name in ("since", "until"):
-        asked[name] = asked[name] and asked[name].replace(tzinfo=UTC)
-    rows = list(every(runtime.db, read(RunFilter, asked)))
+    rows = list(every(runtime.db, _wanted(asked)))
     if asked["job"] is not None and not rows:
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
         _ = runtime.catalogue[asked["job"]]
@@ -82,30 +103,72 @@ def show(run_id: str) -> None:
         listing(rows, [name for name in rows[0] if name != "traceback"])
 
 
+def _one_or_many(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        by_option,
+        reason_option,
+        click.option("--dry-run", is_flag=True, help="Say how many runs the filter finds."),
+        filtered,
+        click.argument("run_id", required=False),
+    ):
+        command = option(command)
+    return command
+
+
 @group.command("retry")
-@click.argument("run_id")
-@reason_option
-@by_option
-def retry(run_id: str, why: str, by: str | None) -> None:
-    """Let a failed or cancelled run go on from its done steps, with fresh tries."""
+@_one_or_many
+def retry(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked: Any) -> None:
+    """Let a failed or cancelled run go on from its done steps, with fresh tries: RUN_ID, or all
+    that a filter finds, which needs --why."""
+    if run_id is None:
+        return _many(Deed.RETRY, _wanted(asked), signed(by, why), dry_run)
+    _only_one(asked, dry_run)
     runtime, failures = watched(parts())
     back = acts.retry(runtime, run_id, signed(by, why))
     _show_moved(run_id)
     if back:
         say(f"{back} runs that were cancelled with it came back too")
     say_pending(run_id, failures)
+    return None
 
 
 @group.command("cancel")
-@click.argument("run_id")
-@reason_option
-@by_option
-def cancel(run_id: str, why: str, by: str | None) -> None:
-    """Call off an open run and all that is open below it; steps that are done stay done."""
+@_one_or_many
+def cancel(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked: Any) -> None:
+    """Call off an open run and all that is open below it; steps that are done stay done. RUN_ID, or
+    all that a filter finds, which needs --why."""
+    if run_id is None:
+        return _many(Deed.CANCEL, _wanted(asked), signed(by, why), dry_run)
+    _only_one(asked, dry_run)
     below = acts.cancel(parts(), run_id, signed(by, why))
     _show_moved(run_id)
     if below:
         say(f"{below} open runs below it were cancelled too")
+    return None
+
+
+def _only_one(asked: dict[str, Any], dry_run: bool) -> None:
+    if dry_run or any(asked.values()):
+        raise BadInput("give a run's id, or a filter")
+
+
+def _many(deed: Deed, wanted: RunFilter, by: acts.By, dry_run: bool) -> None:
+    """Batch by batch, with a bar on a terminal; a signal ends it after the batch in hand."""
+    runtime, act, older = parts(), None, None
+    matching, counted = bulk.matching(runtime, deed, wanted)
+    done = {"matching": matching, "counted": counted, "done": 0, "refused": 0}
+    with stop_on_signals() as stop, progress(deed) as bar:
+        task = bar.add_task("", total=matching)
+        while not (dry_run or stop.is_set()):
+            batch = bulk.batch(runtime, deed, wanted, by, act)
+            act, older = batch.act, batch.older
+            done["done"] += batch.done
+            done["refused"] += batch.refused
+            bar.update(task, completed=done["done"])
+            if older is None:
+                break
+            wanted = wanted.model_copy(update={"before": older})
+    record(done | {"interrupted": stop.is_set() and older is not None})
 
 
 def _show_moved(run_id: str) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import ColumnElement, Connection, func, literal, literal_column, or_, select, tuple_
 
 from app.switchyard.clock import iso, moment
 from app.switchyard.db import Database
 from app.switchyard.runs.models import IS_OPEN, OPEN, Status, id_at
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.text import one_line
 from flags import LEGACY_BACKEND, Side, Stage
 
 LOOK = 2000
@@ -42,7 +43,7 @@ _least = select(func.min(R.job).label("job")).cte("jobs", recursive=True)
 _next = select(func.min(R.job)).where(R.job > _least.c.job).scalar_subquery()
 _least = _least.union_all(select(_next).where(_least.c.job.is_not(None)))
 _JOBS = select(_least.c.job).where(_least.c.job.is_not(None))
-_Text = Annotated[str, Field(min_length=1, max_length=300)]
+_Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(one_line)]
 Conditions = list[ColumnElement[bool]]
 _HELD = ("status", "job", "backend")
 """What the index of runs in trouble has beside the id."""
@@ -70,10 +71,10 @@ class RunFilter(BaseModel):
     """Created before."""
     error: _Text | None = None
     """What its error has in it, in capitals or not."""
-    payload: Annotated[str, Field(max_length=300, pattern=r"^[^:]+:.")] | None = None
+    payload: Annotated[_Text, Field(pattern=r"^[^:]+:.")] | None = None
     """A field of its payload, at any depth, and its value: `creatorId:x`."""
     parent: _Text | None = None
-    before: Annotated[str, Field(max_length=32)] | None = None
+    before: Annotated[_Text, Field(max_length=32)] | None = None
     """Where to go on: `older` of the page before."""
     limit: Annotated[int, Field(ge=1, le=MOST)] = 50
 
