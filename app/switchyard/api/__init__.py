@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from pydantic import BaseModel
-from sqlalchemy import select
 
 from app.switchyard import audit
 from app.switchyard.api import shapes
@@ -24,7 +23,7 @@ from app.switchyard.operations import acts, bulk, jobs
 from app.switchyard.operations.acts import By
 from app.switchyard.operations.search import search
 from app.switchyard.operations.story import story
-from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import masked
 from flags import Side
@@ -57,14 +56,14 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         answer.headers["X-Content-Type-Options"] = "nosniff"
         return answer
 
-    def serves(method: str, rule: str, answer: type[BaseModel], **takes: Any) -> Declare:
+    def serves(method: str, rule: str, answer: Any, **takes: Any) -> Declare:
         one = Operation(answer, **takes)
 
         def declare(view: View) -> View:
             @wraps(view)
             def serve(**given: Any) -> tuple[Response, int]:
-                query = _read_query(one.query or shapes.Nothing)
-                given |= {} if one.query is None else {"query": query}
+                query = _read_query(one.query)
+                given |= {} if one.query is shapes.Nothing else {"query": query}
                 if one.body is not None:
                     empty = not request.get_data()
                     given["body"] = read(one.body, {}) if empty else read_body(one.body)
@@ -78,7 +77,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     described = cache(lambda: document(current_app, operations, runtime.catalogue))
 
-    @serves("GET", "/openapi.json", shapes.Document)
+    @serves("GET", "/openapi.json", dict[str, Any])
     def openapi() -> Any:
         """This document."""
         return {**described(), "servers": [{"url": request.script_root or "/"}]}
@@ -98,8 +97,8 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         """Move a job to a stage; its open runs stay where they are."""
         how: dict[str, Any] = {"expected": body.version, "force": body.force}
         moved = acts.stage(runtime, name, body.stage, body.percent, _by(body), **how)
-        row = {"name": moved.job, "stage": moved.to_stage, "percent": moved.percent}
-        return row | {"version": moved.id}
+        at = {"stage": moved.to_stage, "percent": moved.percent, "version": moved.id}
+        return {"name": moved.job, **at}
 
     @serves("POST", "/jobs/<name>/drain", shapes.Moved, body=shapes.DrainTo)
     def drain(name: str, body: shapes.DrainTo) -> Any:
@@ -165,17 +164,14 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
     def retry(run_id: str, body: shapes.Act) -> Any:
         """Let a failed or cancelled run go on from its done steps; `others` came back with it."""
-        return _changed(run_id, acts.retry(runtime, _run_id(run_id), _by(body)))
+        others = acts.retry(runtime, _run_id(run_id), _by(body))
+        return {"id": run_id, "status": Status.PENDING, "others": others}
 
     @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
     def cancel(run_id: str, body: shapes.Act) -> Any:
         """Cancel an open run, and `others` that were open below it."""
-        return _changed(run_id, acts.cancel(runtime, _run_id(run_id), _by(body)))
-
-    def _changed(run_id: str, others: int) -> dict[str, Any]:
-        with runtime.db.autocommit() as connection:
-            status = connection.scalar(select(R.status).where(R.id == run_id))
-        return {"id": run_id, "status": status, "others": others}
+        others = acts.cancel(runtime, _run_id(run_id), _by(body))
+        return {"id": run_id, "status": Status.CANCELLED, "others": others}
 
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
     def history(query: shapes.HistoryQuery) -> Any:
@@ -190,12 +186,11 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
 def _read_query(model: type[M]) -> M:
     """The request's query; a parameter that is not known, or comes twice, does not fit."""
-    given = request.args.to_dict(flat=False)
-    twice = [name for name, values in given.items() if len(values) > 1]
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise BadInput(f"{name}: is given {len(values)} times")
     try:
-        if twice:
-            raise BadInput(f"{twice[0]}: is given {len(given[twice[0]])} times")
-        return read(model, {name: value for name, [value] in given.items()})
+        return read(model, request.args.to_dict())
     except BadInput as refused:
         refused.errors = [
             {"detail": one["detail"], "parameter": one["pointer"].removeprefix("#/")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from flask import Flask
 from pydantic import BaseModel, Field, TypeAdapter, create_model
-from werkzeug.routing import Rule
 
 from app.switchyard.api import shapes
 from app.switchyard.console.door import CSRF_HEADER
@@ -19,18 +18,9 @@ from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.operations.jobs import Lenient
 from app.switchyard.runs.create import KEY_LENGTH
 
-REF = "#/components/schemas/{model}"
 TRIGGER = "switchyard_trigger.trigger"
-_PROBLEMS = {
-    "400": "The call cannot be read.",
-    "401": "No token came with it, or a wrong one.",
-    "403": "The token may only look, or the form token is of another session.",
-    "404": "There is no such job or run.",
-    "409": "As things stand it makes no sense; nothing was changed.",
-    "413": "The body is too large.",
-    "415": "The body is not sent as application/json.",
-    "422": "It does not fit; `errors` names each misfit.",
-    "429": "Too many calls.",
+_REFUSED = {
+    "4XX": "It cannot be read, does not fit (`errors` names each misfit), or may not be done.",
     "503": "The database, or the queue that it takes, is unavailable.",
 }
 
@@ -40,9 +30,25 @@ class Operation:
     """What one route takes and gives."""
 
     answer: Any
-    query: type[BaseModel] | None = None
+    query: type[BaseModel] = shapes.Nothing
     body: Any = None
     status: int = 200
+
+
+class _Schemas(dict[str, Any]):
+    """JSON Schema of types; what several have in common is kept here, by name."""
+
+    def of(self, type_: Any, mode: Literal["validation", "serialization"] = "validation") -> Any:
+        # An adopter's model may have a name of ours.
+        prefix = "" if mode == "serialization" else "Taken."
+        schema = TypeAdapter(type_).json_schema(
+            mode=mode,
+            ref_template=f"#/components/schemas/{prefix}{{model}}",
+            schema_generator=Lenient,
+        )
+        shared = schema.pop("$defs", {})
+        self.update({prefix + name: model for name, model in shared.items()})
+        return schema
 
 
 def document(
@@ -50,52 +56,58 @@ def document(
 ) -> dict[str, Any]:
     """The document of those of the app's routes that `operations` knows by endpoint, and of the
     trigger."""
-    triggered = Operation(shapes.Triggered, body=events(catalogue), status=202)
+    triggered = Operation(shapes.Triggered, body=_events(catalogue), status=202)
     operations = {**operations, TRIGGER: triggered}
-    rules = app.url_map.iter_rules()
-    known = [(rule, operations[rule.endpoint]) for rule in rules if rule.endpoint in operations]
-    types: list[tuple[Any, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
-        (("problem", ""), "serialization", TypeAdapter(shapes.Problem))
-    ]
-    for rule, one in known:
-        for what, type_ in (("answer", one.answer), ("query", one.query), ("body", one.body)):
-            if type_ is not None:
-                mode: Any = "serialization" if what == "answer" else "validation"
-                types.append(((what, rule.endpoint), mode, TypeAdapter(type_)))
-    schemas, components = TypeAdapter.json_schemas(
-        types, ref_template=REF, schema_generator=Lenient
-    )
-    by_key = {key: schema for (key, _), schema in schemas.items()}
-    defs = components.get("$defs", {})
-    paths: dict[str, dict[str, Any]] = {}
-    in_path: dict[str, Any] = {
+    in_path = {
         "name": {"type": "string", "enum": [*catalogue]},
         "run_id": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
     }
-    for rule, one in known:
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            said = _operation(rule, method, one, by_key, defs, in_path)
-            said["summary"] = (app.view_functions[rule.endpoint].__doc__ or "").strip()
-            paths.setdefault(path, {})[method.lower()] = said
-    cookie = app.config["SESSION_COOKIE_NAME"]
+    schemas, paths = _Schemas(), dict[str, dict[str, Any]]()
+    problem = {"application/problem+json": {"schema": schemas.of(shapes.Problem)}}
+    refusals = {code: {"description": what, "content": problem} for code, what in _REFUSED.items()}
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint not in operations:
+            continue
+        one, reads = operations[rule.endpoint], "GET" in (rule.methods or ())
+        answer = {"application/json": {"schema": schemas.of(one.answer, "serialization")}}
+        query = schemas.of(one.query)
+        said: dict[str, Any] = {
+            "operationId": rule.endpoint.rpartition(".")[2],
+            "summary": (app.view_functions[rule.endpoint].__doc__ or "").strip(),
+            "security": [{"operator": []}, {"reader": []}, {"cookie": []}]
+            if reads
+            else [{"operator": []}, {"cookie": [], "form": []}],
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": in_path[name]}
+                for name in sorted(rule.arguments)
+            ]
+            + [
+                {"name": name, "in": "query", "schema": schema}
+                for name, schema in query.get("properties", {}).items()
+            ],
+            "responses": {str(one.status): {"description": "Done.", "content": answer}} | refusals,
+        }
+        if one.body is not None:
+            content = {"application/json": {"schema": schemas.of(one.body)}}
+            said["requestBody"] = {"required": True, "content": content}
+        path = re.sub(r"<(\w+)>", r"{\1}", rule.rule)
+        paths.setdefault(path, {})["get" if reads else "post"] = said
+    bearer, key = {"type": "http", "scheme": "bearer"}, {"type": "apiKey"}
+    schemes = {
+        "operator": bearer | {"description": "ADMIN_TOKEN"},
+        "reader": bearer | {"description": "READ_ONLY_TOKEN"},
+        "cookie": key | {"in": "cookie", "name": app.config["SESSION_COOKIE_NAME"]},
+        "form": key | {"in": "header", "name": CSRF_HEADER},
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Switchyard", "version": "1"},
         "paths": dict(sorted(paths.items())),
-        "components": {
-            "schemas": defs,
-            "securitySchemes": {
-                "operator": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN"},
-                "reader": {"type": "http", "scheme": "bearer", "description": "READ_ONLY_TOKEN"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": cookie},
-                "form": {"type": "apiKey", "in": "header", "name": CSRF_HEADER},
-            },
-        },
+        "components": {"schemas": dict(schemas), "securitySchemes": schemes},
     }
 
 
-def events(catalogue: Catalogue) -> Any:
+def _events(catalogue: Catalogue) -> Any:
     """What the trigger takes: one of the catalogue's events, by its name, with its payload."""
     models = [_event(spec) for spec in catalogue.values()]
     if len(models) < 2:
@@ -112,57 +124,3 @@ def _event(spec: JobSpec) -> type[BaseModel]:
         "id": (key | None, None),
     }
     return create_model(f"Event.{spec.event}", __config__={"extra": "forbid"}, **fields)
-
-
-def _operation(
-    rule: Rule,
-    method: str,
-    one: Operation,
-    schemas: Mapping[Any, Any],
-    defs: Mapping[str, Any],
-    paths: Mapping[str, Any],
-) -> dict[str, Any]:
-    reads = method == "GET"
-    browser: dict[str, list[str]] = {"cookie": []} if reads else {"cookie": [], "form": []}
-    security = [{"operator": []}, *([{"reader": []}] if reads else []), browser]
-    said: dict[str, Any] = {
-        "operationId": f"{rule.endpoint.rpartition('.')[2]}",
-        "security": security,
-        "parameters": list(_parameters(rule, one, schemas, defs, paths)),
-        "responses": {
-            str(one.status): {
-                "description": "Done.",
-                "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
-                "content": {"application/json": {"schema": schemas["answer", rule.endpoint]}},
-            }
-        }
-        | {
-            status: {
-                "description": what,
-                "content": {"application/problem+json": {"schema": schemas["problem", ""]}},
-            }
-            for status, what in _PROBLEMS.items()
-        },
-    }
-    if one.body is not None:
-        content = {"application/json": {"schema": schemas["body", rule.endpoint]}}
-        said["requestBody"] = {"required": True, "content": content}
-    return said
-
-
-def _parameters(
-    rule: Rule,
-    one: Operation,
-    schemas: Mapping[Any, Any],
-    defs: Mapping[str, Any],
-    paths: Mapping[str, Any],
-) -> Iterator[dict[str, Any]]:
-    for name in sorted(rule.arguments):
-        yield {"name": name, "in": "path", "required": True, "schema": paths[name]}
-    if one.query is None:
-        return
-    model = schemas["query", rule.endpoint]
-    model = defs[model["$ref"].rpartition("/")[2]] if "$ref" in model else model
-    for name, schema in model.get("properties", {}).items():
-        required = name in model.get("required", ())
-        yield {"name": name, "in": "query", "required": required, "schema": schema}

@@ -17,22 +17,13 @@ Line = Annotated[str, AfterValidator(one_line), Field(min_length=1, max_length=1
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class _Taken(BaseModel):
+class Nothing(BaseModel):
+    """No field."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Nothing(_Taken):
-    """No field."""
-
-
-class Document(BaseModel):
-    """OpenAPI 3.1."""
-
-    model_config = ConfigDict(extra="allow")
-    openapi: str
-
-
-class Act(_Taken):
+class Act(Nothing):
     """What every act may say."""
 
     why: Annotated[str, Field(max_length=WHY_LENGTH)] = ""
@@ -94,7 +85,7 @@ class Bulk(Batch):
     """With the `older` of the batch before it as its `before`."""
 
 
-class HistoryQuery(_Taken):
+class HistoryQuery(Nothing):
     """Which acts."""
 
     job: Line | None = None
