@@ -90,10 +90,9 @@ def _overview(pdf: Sheet, document: Document) -> None:
         nothing = "There were no sales, refunds or payouts in this month, and there is no balance."
         pdf.put([nothing], _PLAIN)
         return
-    names = ("Opening balance", "Earned", "Paid out", "Came back")
     columns = (
         Column("Currency", width=0),
-        *(Column(name, figures=True) for name in names),
+        *_of_figures("Opening balance", "Earned", "Paid out", "Came back"),
         Column("Closing balance", figures=True, bold=True),
     )
     sums = [
@@ -112,54 +111,51 @@ def _overview(pdf: Sheet, document: Document) -> None:
 def _currency(pdf: Sheet, document: Document, one: Document) -> None:
     """All of a currency: its sources, payouts and movements."""
     headings = [Heading(_code(one), Style(12, "Bold"), 20, 0, 1)]
+
+    def put(
+        title: str, columns: list[Column], rows: list[list[str]], total: list[str], size: float
+    ) -> None:
+        """The first table comes below the currency's own heading."""
+        headings.append(Heading(title, Style(9, "Bold", GREY), 12, 3.5, 2))
+        pdf.put_table(columns, rows, size, total=total, headings=headings)
+        headings.clear()
+
     if one["sources"]:
         names = ("Sales", "Gross", "Refunds and disputes", "Fees", "Net")
-        columns = [Column("Source", width=0), *(Column(name, True) for name in names)]
         rows = [[s["source"], *_sums(one, s)] for s in one["sources"]]
         total = ["Total", *_sums(one, one["earned"])]
-        above = [*headings, _titled("Earnings by source")]
-        pdf.put_table(columns, rows, 8.5, total=total, headings=above)
-        headings = []
+        put(
+            "Earnings by source",
+            [Column("Source", width=0), *_of_figures(*names)],
+            rows,
+            total,
+            8.5,
+        )
     if one["payouts"]:
-        columns = [
-            Column("Date", width=28 * MM),
-            Column("Payout", width=0),
-            Column("Paid out", True),
-            Column("Came back", True),
-        ]
+        columns = [Column("Date", width=28 * MM), Column("Payout", width=0)]
+        columns += _of_figures("Paid out", "Came back")
         rows = [
             [_moment(p["at"]), p["id"], *_figures(one, p["amount"], p["returned"])]
             for p in one["payouts"]
         ]
         total = ["Total", "", *_figures(one, one["paid_out"], one["returned"])]
-        above = [*headings, _titled("Payouts")]
-        pdf.put_table(columns, rows, 8.5, total=total, headings=above)
-        headings = []
-    columns = [
-        Column("Date", width=25 * MM),
-        Column("What", width=30 * MM),
-        Column("Reference", width=0),
-        *(Column(name, True) for name in ("Gross", "Fee", "Amount", f"Balance {_code(one)}")),
-    ]
+        put("Payouts", columns, rows, total, 8.5)
+    columns = [Column("Date", width=25 * MM), Column("What", width=30 * MM)]
+    columns += [Column("Reference", width=0)]
+    columns += _of_figures("Gross", "Fee", "Amount", f"Balance {_code(one)}")
     opening, closing = _figures(one, one["opening"], one["closing"])
-    rows = [
-        [document["from"][:10], "Opening balance", "", "", "", "", opening],
-        *(_line(one, line) for line in one["lines"]),
-    ]
+    first = [document["from"][:10], "Opening balance", "", "", "", "", opening]
     total = [_last_day(document), "Closing balance", "", "", "", "", closing]
-    above = [*headings, _titled("All movements")]
-    pdf.put_table(columns, rows, 7.5, total=total, headings=above)
+    rows = [first, *(_line(one, line) for line in one["lines"])]
+    put("All movements", columns, rows, total, 7.5)
     if any(line["kind"] == CORRECTION or line["at"] < document["from"] for line in one["lines"]):
         pdf.y += 7
-        says = (
-            "Movements dated before this period, and corrections, came after the previous statement"
-            " was made."
-        )
-        pdf.put([says], _NOTE)
+        came = "Movements dated before this period, and corrections, came after the previous"
+        pdf.put([f"{came} statement was made."], _NOTE)
 
 
-def _titled(text: str) -> Heading:
-    return Heading(text, Style(9, "Bold", GREY), 12, 3.5, 2)
+def _of_figures(*names: str) -> list[Column]:
+    return [Column(name, figures=True) for name in names]
 
 
 def _line(one: Document, line: Document) -> list[str]:
