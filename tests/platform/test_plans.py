@@ -15,7 +15,7 @@ from app.platform.earnings.models import Creator, Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.payouts.eligibility import payable, verdicts
 from app.platform.payouts.models import Payout, PayoutAttempt
-from app.platform.statements import make
+from app.platform.statements import jobs
 from app.platform.statements.document import documents
 from app.switchyard.db import Database
 from tests.support.earnings import a_creator
@@ -101,7 +101,7 @@ def test_sums_are_made_and_read_as_far_as_they_must_be(
         "a day that is new": lambda tx: rollup.roll_day(tx, date(2026, 2, 28)),
         "a day again": lambda tx: rollup.roll_day(tx, day),
         "a month": lambda tx: rollup.roll_month(tx, date(2025, 6, 1)),
-        "a month's statements": lambda tx: tx.execute(make._active(month, "")),
+        "a month's statements": lambda tx: tx.execute(jobs._active(month, "")),
         "their figures": lambda tx: documents(tx, ids, month, "x"),
     }
     for name, run in queries.items():

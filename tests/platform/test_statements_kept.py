@@ -16,9 +16,9 @@ from app.platform.earnings.models import Earning
 from app.platform.gateways.storage import StorageUnavailable
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
-from app.platform.statements import make, pdf
+from app.platform.statements import jobs, pdf
 from app.platform.statements.document import Document
-from app.platform.statements.make import MadeMeanwhile
+from app.platform.statements.jobs import MadeMeanwhile
 from app.platform.statements.models import Statement
 from app.switchyard.clock import iso
 from tests.support.months import START, Months, Payout, at, balances_at, history, in_short
@@ -76,7 +76,7 @@ def test_figures_that_do_not_add_up_make_no_statement(
 def test_pages_of_all_who_had_something(
     months: Months, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "PAGE_SIZE", 2)
+    monkeypatch.setattr(jobs, "PAGE_SIZE", 2)
     months.creator("a1", "a2", "a3", "a4", "a5", "A6", "b-.", "..")
     months.sale("s1", 500, "2025-01-05", creator="a1")
     months.sale("s2", 500, "2024-12-05", creator="a2")

@@ -29,7 +29,7 @@ from app.platform.ledger.postings import (
     hold_account,
     post,
 )
-from app.platform.statements.make import make_page
+from app.platform.statements.jobs import make_page
 from app.platform.statements.movements import bounds
 from app.switchyard.db import Database
 from tests.support.earnings import (

@@ -1,25 +1,47 @@
-"""Closing a month: its earnings rolled up and checked, and its creators' statements made."""
+"""Closing a month: its earnings rolled up and checked, and its creators' statements made and kept.
+
+A statement's file is put into the storage, then its row, which names it. One that was made is
+final: made again it is the same, and only a file that was lost is restored.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
+from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+from sqlalchemy import String, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
+from app.platform.db import AnySelect
 from app.platform.earnings import rollup
 from app.platform.earnings.jobs import DayInReach, roll_days
+from app.platform.earnings.models import Creator
+from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import post_earnings
+from app.platform.gateways.storage import Storage
+from app.platform.ledger.models import Entry as E
+from app.platform.ledger.postings import CREATOR
+from app.platform.statements.document import Document, documents, statement_id
 from app.platform.statements.links import mail_links
-from app.platform.statements.make import make_page
+from app.platform.statements.models import Statement as S
+from app.platform.statements.movements import bounds, newest_before, previous
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
-from app.switchyard.errors import NonRetriable, RetryAfter
+from app.switchyard.db import canonical_json
+from app.switchyard.errors import NonRetriable, RetryAfter, SwitchyardError
 from app.switchyard.job import JobPayload, job
 
+PAGE_SIZE = 100
 _ONE = timedelta(days=1)
 _AGAIN = timedelta(seconds=30)
+
+
+class MadeMeanwhile(SwitchyardError, status=409, title="Statement made meanwhile"):
+    """Another process made a statement at the same time; made again, it will be right."""
 
 
 class TargetMonth(JobPayload):
@@ -93,3 +115,84 @@ def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str,
 
 def _before(moment: datetime) -> date:
     return (moment.date().replace(day=1) - _ONE).replace(day=1)
+
+
+def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
+    """Make the month of the next creators with ids past `after` who had anything in it.
+
+    Returns the page's `last` id (None: there are no more), how many were `made`, now or before, the
+    ids of those of them that are `new`, and of those that are `wrong`: their figures do not add up,
+    and they have no statement. Who has one of a later month alone is left out. As a step it can be
+    repeated. Raises StorageUnavailable, MadeMeanwhile.
+    """
+    with ctx.transaction() as reading:
+        page = list(reading.scalars(_active(month, after)))
+        of = (S.month == month, S.creator_id.in_(page))
+        there = reading.execute(select(S.document, S.pdf_path).where(*of)).all()
+        last = previous(reading, page)
+        new = [id_ for id_ in page if id_ not in last or last[id_].id < statement_id(id_, month)]
+        fine = documents(reading, new, month, ctx.gateways.platform)
+    storage: Storage = ctx.gateways.storage
+    for row in there:
+        if not storage.exists(row.pdf_path):
+            _store(storage, row.pdf_path, json.loads(row.document))
+    if fine:
+        _keep(tx, ctx, month, fine)
+    return {
+        "last": page[-1] if len(page) == PAGE_SIZE else None,
+        "made": len(there) + len(fine),
+        "new": sorted(one["id"] for one in fine),
+        "wrong": sorted(set(new) - {one["creator"]["id"] for one in fine}),
+    }
+
+
+def _active(month: date, after: str) -> AnySelect:
+    """Who had a balance when the month began, or anything in it, or booked late before it."""
+    start, end = bounds(month)
+    account = literal(CREATOR, String) + Creator.id
+    change = case((E.credit == account, E.amount), else_=-E.amount)
+    mine = or_(E.credit == account, E.debit == account)
+    before = select(E.currency).where(mine, E.created_at < start).group_by(E.currency)
+    moved = exists().where(mine, E.created_at >= start, E.created_at < end)
+    sold = exists().where(
+        X.creator_id == Creator.id, X.occurred_at >= start, X.occurred_at < end, X.posted
+    )
+    had = before.having(func.sum(change) != 0).correlate(Creator).exists()
+    own = select(func.max(S.last_entry)).where(S.creator_id == Creator.id)
+    seen = func.coalesce(own.scalar_subquery(), newest_before(month).scalar_subquery())
+    late = exists().where(mine, E.created_at < start, E.id > seen)
+    chosen = select(Creator.id).where(Creator.id > after, or_(sold, moved, had, late))
+    return chosen.order_by(Creator.id).limit(PAGE_SIZE)
+
+
+def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document]) -> None:
+    # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
+    rows = [_stored(ctx.gateways.storage, month, one) for one in documents]
+    made_at = ctx.now()
+    # One at a time for each creator, so that no two statements follow the same one.
+    ids = [row["creator_id"] for row in rows]
+    chosen = select(Creator.id).where(Creator.id.in_(ids)).order_by(Creator.id)
+    tx.execute(chosen.with_for_update(key_share=True))
+    last = previous(tx, ids)
+    for one in documents:
+        there = last.get(one["creator"]["id"])
+        if (there and there.id) != one["previous"]:
+            raise MadeMeanwhile(f"another process made {one['id']}, or a later one, meanwhile")
+    tx.execute(insert(S), [row | {"made_at": made_at} for row in rows])
+
+
+def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]:
+    """Store the file; the row."""
+    creator_id, text = document["creator"]["id"], canonical_json(document)
+    # Named by what is in it, so that the file of a row never changes under it.
+    digest = sha256(text.encode()).hexdigest()[:16]
+    path = f"statements/{month:%Y-%m}/{creator_id}-{digest}.pdf"
+    _store(storage, path, document)
+    row = {"id": document["id"], "creator_id": creator_id, "month": month, "document": text}
+    return {**row, "pdf_path": path, "last_entry": document["last_entry"]}
+
+
+def _store(storage: Storage, path: str, document: Document) -> None:
+    from app.platform.statements import pdf  # a process that makes none needs no PDF library
+
+    storage.put(path, pdf.made(document), "application/pdf")
