@@ -20,6 +20,25 @@ FIRST, SECOND = "payout_123~bank-1", "payout_123~bank-2"
 # The bank's answers
 
 
+def test_what_the_bank_sends_back_once_paid_is_paid_again(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("bank_turns", next=2)
+    platform.paid()
+    booked = [("hold", 10_000), ("transfer", 10_000), ("settle", 10_000)]
+    for turn in (1, 2):
+        platform.settle()
+        platform.check()
+        assert (platform.statuses(), platform.entries()) == (["paid"], booked)
+        platform.settle()
+        platform.check()
+        booked.append(("return", 10_000))
+        assert (platform.statuses(), platform.entries()) == (["bank_failed"], booked)
+        assert platform.again() == {"retried": 1, "left": {}}
+        assert len(platform.attempts("bank")) == turn + 1
+        booked.append(("settle", 10_000))
+    assert len(platform.transfers()) == 1
+
+
 def test_an_instant_payout_is_sent_to_stripe(platform: Platform) -> None:
     platform.creator()
     platform.paid(method="instant")
