@@ -87,6 +87,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("name", LARGE)
 def test_the_largest_files_fit(name: str) -> None:
     with spooled(LARGE[name]()) as file:

@@ -207,7 +207,7 @@ def test_every_font_says_whose_it_is_and_they_are_small_enough() -> None:
 letters = st.sampled_from("aM1-_:. \u0301éعبש山田ก้ක්\u200d👩🏽💻")
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(text=st.text(letters, max_size=80), width=st.integers(20, 120))
 def test_a_text_is_broken_into_lines_that_fit_and_nothing_is_lost(text: str, width: int) -> None:
     sheet, text, style = Sheet(), " ".join(text.split()), Style(8)

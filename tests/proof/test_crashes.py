@@ -135,6 +135,7 @@ def test_the_dispatching_process_dies(
         runtime.db.dispose()
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_inngest_restarts_and_loses_all_it_had(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ while True:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         on = stack.enter_context(both(database_url, redis_url, tmp_path))

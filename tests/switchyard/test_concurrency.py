@@ -328,6 +328,7 @@ def taken(side: Side) -> int | None:
         return connection.scalar(chosen)
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_dead_holder_s_slot_is_free_again(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

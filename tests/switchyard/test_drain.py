@@ -148,6 +148,7 @@ def cutover(environ: dict[str, str], *args: str, code: int, **more: str) -> Any:
     return json.loads(done.stdout) if done.stdout else done.stderr
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_killed_half_way_and_run_again_while_workers_run(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ AGES = (0, KEPT - 1, KEPT + 1, 400)
 """Days since the end."""
 BEFORE_END = (0, 30, 400)
 """Days from a run's making to its end."""
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 Rows = dict[str, set[tuple[Any, ...]]]
 
 
@@ -176,6 +177,7 @@ def test_exactly_what_should_go_goes(
     assert prune(world)[1] == dict.fromkeys(maintenance.PRUNES, 0)
 
 
+@on_sqlite
 def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 200)
     monkeypatch.setattr(maintenance, "MOST", 4)
@@ -195,6 +197,7 @@ def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("number", range(1, 20, 5))
+@on_sqlite
 def test_cut_short_anywhere_it_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -211,6 +214,7 @@ def test_cut_short_anywhere_it_goes_on(
     check_gone(world, before, going, run.id)
 
 
+@on_sqlite
 def test_nothing_goes_where_everything_is_kept(world: World) -> None:
     settings = world.runtime.settings.model_copy(update={"retention_days": 0})
     world.runtime = replace(world.runtime, settings=settings)
@@ -228,6 +232,7 @@ def steps_of(world: World, run_id: str) -> list[str]:
         return list(connection.scalars(select(StepRow.name).where(StepRow.run_id == run_id)))
 
 
+@on_sqlite
 def test_a_pruned_run_is_like_any_other(world: World) -> None:
     """Late deliveries, a repeat of the intent, a sweep: nothing is done again."""
     names = ("five-steps", "parent", "sent-once", "grab-bag")
@@ -257,6 +262,7 @@ def test_a_pruned_run_is_like_any_other(world: World) -> None:
     assert world.open() == []
 
 
+@on_sqlite
 def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
     fails = {"failAt": 3, "failures": 5}
     failed = dispatch("five-steps", {"name": "f", **fails})

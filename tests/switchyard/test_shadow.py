@@ -88,6 +88,7 @@ CASES: dict[str, tuple[dict[str, Any], Kind, str]] = {
 }
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
     staged(side.runtime)
     for job in ("order", "planless"):
