@@ -17,8 +17,8 @@ VERSIONS = {
     "2-newest": ("rq==2.12.0",),
     "3-oldest": ("rq==3.0.0", "redis==5.0.1"),
 }
-"""With the oldest redis-py that each works with, or else this environment's. The newest 1 is that of
-tests/adopter's shop; the newest 3 is this environment's own, on which all tests are run."""
+"""With the oldest redis-py that each works with, or else this environment's. The newest 1 is the
+shop's in tests/adopter; the newest 3 is this environment's own, on which all tests are run."""
 TESTS = (
     *("contract/test_rq_promises.py", "contract/test_runs.py", "contract/test_once.py"),
     *("switchyard/test_old_call_sites.py", "switchyard/test_adopt.py"),
