@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from app.switchyard import audit, schema
 from app.switchyard.db import TABLE_PREFIX, Database, include_object
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.schema import LAYER, migrating
+from tests.conftest import new_database
 from tests.support.tables import guard
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -42,6 +44,12 @@ POSTGRES = {
     " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')",
 }
 """Everything that a database can have of its tables."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with new_database(request.param, tmp_path, request, empty=True) as url:
+        yield url
 
 
 @pytest.fixture
