@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from app.platform.gateways.stripe_answers import Balance, Transfer
 from app.platform.ledger.postings import trial_balance
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.switchyard.db import Database
+from app.switchyard.runs.models import RunRow, StepRow
+from tests.support.rows import run_row, step_row
 from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, tzinfo=UTC)
@@ -157,3 +160,24 @@ def test_what_is_wrong_is_seen(
     (line,) = seen.differences
     assert says in line
     assert seen.ledger_balanced is (spoil is not less_cash)
+
+
+def test_payouts_are_counted_by_the_backend_that_transferred_them(paid: Paid) -> None:
+    run = run_row("r1", "process-payouts", NOW, backend="inngest", reason="HANDED_OVER")
+    other = run_row("r2", "process-single-payout", NOW)
+    steps = [
+        step_row("r1", NOW, name=name, backend=backend, result=json.dumps({"landed": landed}))
+        for name, backend, landed in (
+            ("transfer-0-0", "rq", 3),
+            ("transfer-0-1", "inngest", 4),
+            ("transfer-1-0", "rq", 1),
+            ("bank-0-0", "rq", 8),
+        )
+    ]
+    lone = step_row("r2", NOW, name="transfer-0", result="{}")
+    with paid.db.begin() as connection:
+        connection.execute(insert(RunRow), [run, other])
+        connection.execute(insert(StepRow), [*steps, lone])
+    found = paid.audit()
+    assert found.by_backend == {"rq": 4, "inngest": 4}
+    assert (found.payouts, found.handed_over) == (8, 1)

@@ -208,3 +208,18 @@ def test_a_restart_keeps_the_history_and_loses_the_queue(tmp_path: Path) -> None
     assert engine.take_due(NOW + 3600) == []
     send(engine, id="after")
     assert len(engine.take_due(NOW)) == 1
+
+
+def test_a_step_is_tried_by_itself_and_reported_once() -> None:
+    engine = made(attempts=2)
+    failed = step("StepError", error={"message": "no"})
+    engine.answer(started(engine), failed, NOW)
+    call = next_call(engine, 0.9 * 31, 1.1 * 31)
+    assert (call.body["ctx"]["attempt"], call.body["steps"]) == (1, {})
+    engine.answer(call, failed, NOW + 35)
+    (call,) = engine.take_due(NOW + 35)
+    assert (call.body["ctx"]["attempt"], list(call.body["steps"].values())) == (
+        *(0, [{"error": {"message": "no"}}]),
+    )
+    engine.answer(call, failed, NOW + 35)  # it is finished, and must not come again
+    assert engine.take_due(NOW + 35) == []

@@ -41,9 +41,6 @@ from tests.support.waiting import PATIENCE_SECONDS, until
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
 
 
-pytestmark = pytest.mark.process
-
-
 def wait_until(true: Callable[[], bool], why: str, stack: Stack) -> None:
     def tended() -> bool:
         stack.tend()
@@ -89,6 +86,7 @@ def running(folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.process
 def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
     local = prepare(tmp_path / "var", free_port(), clean(os.environ))
     filled = partial(fill_fresh, local, creators=CREATORS, payable=PAYABLE, now=PAY_DAY)
@@ -126,6 +124,7 @@ def _triggered(url: str) -> bool:
     return True
 
 
+@pytest.mark.process
 def test_a_part_that_does_not_come_up_is_named_with_its_log(tmp_path: Path) -> None:
     environ = clean(os.environ) | {"DATABASE_URL": f"sqlite:///{tmp_path}/a-file/x.db"}
     (tmp_path / "a-file").touch()

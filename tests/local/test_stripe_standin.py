@@ -49,6 +49,14 @@ def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
         stand.client.v1.transfers.retrieve("tr_unknown")
     assert (unknown.value.http_status, unknown.value.code) == (404, "resource_missing")
     assert stand.transfers() == []
+    for state, method, code in (
+        ({"payouts_enabled": False}, "standard", "payouts_not_allowed"),
+        ({"instant_payouts": False}, "instant", "instant_payouts_unsupported"),
+        ({}, "standard", "balance_insufficient"),
+    ):
+        with pytest.raises(stripe.InvalidRequestError) as refused:
+            stand.bank(stand.account(**state), f"bank-{code}", method=method)
+        assert (refused.value.http_status, refused.value.code) == (400, code)
 
 
 # --- idempotency (https://docs.stripe.com/api/idempotent_requests) ---------------------------

@@ -76,6 +76,14 @@ def test_why_it_cannot_be_instant_decides_how_it_goes_next(
     platform.check()
 
 
+def test_stripes_own_schedule_needs_no_bank_payout_of_ours(platform: Platform) -> None:
+    platform.creator(manual_payouts=False)
+    assert platform.paid()["status"] == "paid"
+    assert platform.attempts("bank") == []
+    assert platform.entries() == [(kind, 10_000) for kind in ("hold", "transfer", "settle")]
+    platform.check()
+
+
 # Outcomes that are not known
 
 

@@ -19,7 +19,7 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run
 from app.switchyard.runtime import install
 from tests.support.mailbox import DROP, Mailbox, served
-from tests.support.sides import Fixed, Side, decide_by, side
+from tests.support.sides import Fixed, Side, decide_by, in_memory
 
 JOBS = "app.platform.mail.jobs,tests.support.jobs"
 DATA = {"name": "Ana"}
@@ -36,7 +36,7 @@ def on(box: Mailbox, tmp_path: Path) -> Iterator[Side]:
     more = {"SWITCHYARD_JOBS": JOBS, "MAIL_FROM": "hello@fanhouse.test"}
     more["SMTP_URL"] = f"smtp://127.0.0.1:{box.port}"
     url = f"sqlite:///{tmp_path / 'test.db'}"
-    with side("memory", url, "redis://127.0.0.1:1/0", tmp_path, **more) as one:
+    with in_memory(url, **more) as one:
         install(one.runtime)
         decide_by(Fixed("memory"))
         yield one
@@ -62,6 +62,13 @@ def test_a_mail_is_sent(on: Side, box: Mailbox) -> None:
     assert "Hello Ana," in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
     assert "Hello Ana," in mail.get_body(("html",)).get_content()  # type: ignore[union-attr]
     assert json.loads(row.result) == {"outcome": "sent", "messageId": f"<{run.id}@fanhouse.test>"}
+
+
+def test_a_delay_is_kept_however_it_is_asked_for(on: Side, box: Mailbox) -> None:
+    payload = {"to": "b@example.com", "template": "welcome", "data": DATA, "delayMinutes": 0.02}
+    runs = [welcome(delay_minutes=0.02), on.dispatch("send-email", payload, delay=1)]
+    waited = [(row.due_at - row.created_at).total_seconds() for row in on.finish(*runs)]
+    assert (waited, len(box.taken)) == ([1.2, 2.2], 2)
 
 
 def test_a_domain_in_any_script_is_sent_in_ascii(on: Side, box: Mailbox) -> None:

@@ -22,7 +22,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobPayload, job
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
-from tests.support.mailbox import Mailbox, served
+from tests.support.mailbox import DROP, Mailbox, served
 from tests.support.receiver import Receiver, receiving, signature
 from tests.support.site import START, Site
 
@@ -226,3 +226,14 @@ def test_a_name_from_outside_cannot_add_a_line() -> None:
     _, text = summary_mail(REPORT | {"failures": [forged], "ledgerBalanced": False})
     assert "creator ana Books balanced x, 3,000 JPY" in text
     assert text.count("balanced\n") == 1
+
+
+def test_a_mail_of_unknown_outcome_is_not_sent_again(
+    platform: Platform, box: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    box.answer("DATA", DROP)
+    told = platform.tell()["mail"]
+    assert told["sent"] is False
+    assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
+    assert len(box.taken) == 1
+    assert "unknown, not sent again" in caplog.text

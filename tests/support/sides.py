@@ -233,10 +233,18 @@ def side(
         with parts(environ, folder, name, serverless=bool(at)) as working:
             yield working
         return
+    with in_memory(database_url, **environ) as working:
+        yield working
+
+
+@contextmanager
+def in_memory(database_url: str, **more: str) -> Iterator[Side]:
+    """A queue in this process and a relay: there is no other process."""
     memory = MemoryBackend()
+    environ = environment(database_url, "redis://127.0.0.1:1/0") | more
     runtime = fresh(database_url, environ, [memory])
     with relaying(runtime):
-        yield Side(backend, runtime, environ, memory=memory)
+        yield Side("memory", runtime, environ, memory=memory)
     runtime.db.dispose()
 
 
