@@ -4,7 +4,10 @@ record with how many runs it moved."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from sqlalchemy import Connection
 
 from app.switchyard import audit
 from app.switchyard.context import Payload
@@ -124,16 +127,29 @@ def _moved(work: Drain, kind: str, by: By, act: int, drained: Drained, *, done: 
 
 def retry(runtime: Runtime, run_id: str, by: By) -> int:
     """See runs.operate.retry."""
-    back = operate.retry(runtime.store, run_id)
-    on_record(runtime, "retry", by, back + 1, run_id=run_id)
-    return back
+    return operate.retry(runtime.store, run_id, partial(_note, runtime, "retry", by, run_id))
 
 
 def cancel(runtime: Runtime, run_id: str, by: By) -> int:
     """See runs.operate.cancel."""
-    below = operate.cancel(runtime.store, run_id)
-    on_record(runtime, "cancel", by, below + 1, run_id=run_id)
+    acts: list[int] = []
+
+    def note(connection: Connection, count: int) -> None:
+        acts.append(_note(runtime, "cancel", by, run_id, connection, count))
+
+    below = operate.cancel(runtime.store, run_id, note=note)
+    if acts and below:
+        add_to(runtime, "cancel", by, acts[0], below)
+    elif below:  # the run had been cancelled before, and what is below it only now
+        on_record(runtime, "cancel", by, below, run_id=run_id)
     return below
+
+
+def _note(
+    runtime: Runtime, act: str, by: By, run_id: str, connection: Connection, count: int
+) -> int:
+    how: dict[str, Any] = {"who": by.who, "why": by.why, "now": runtime.store.clock()}
+    return audit.record(connection, act, run_id=run_id, count=count, **how)
 
 
 def run_now(runtime: Runtime, job: str, data: Payload | None, by: By) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import (
@@ -60,7 +61,11 @@ _CANCEL = (
 )
 
 
-def retry(store: RunStore, run_id: str) -> int:
+Note = Callable[[Connection, int], object]
+"""Puts an act on record in its transaction, with how many runs it was done to."""
+
+
+def retry(store: RunStore, run_id: str, note: Note | None = None) -> int:
     """Let a failed or cancelled run go on from its done steps, with fresh attempts, on its backend.
 
     Children that were cancelled with it come back too; how many. Raises UnknownRun, or
@@ -75,6 +80,8 @@ def retry(store: RunStore, run_id: str) -> int:
             raise _refusal(connection, run_id, "retried")
         for some in chunks(back):
             connection.execute(_FRESH_ATTEMPTS.where(S.run_id.in_(some)))
+        if note is not None:
+            note(connection, len(back))
     store.send(back)
     return len(back) - 1
 
@@ -97,6 +104,7 @@ def cancel(
     run_id: str,
     *only: ColumnElement[bool],
     error: str | None = None,
+    note: Note | None = None,
 ) -> int:
     """Cancel an open run and all that is open below it; how many runs below it.
 
@@ -117,6 +125,8 @@ def cancel(
                 raise refusal
         elif row.parent_id is not None:
             woken = children.wake(connection, store, row.parent_id)
+        if row is not None and note is not None:
+            note(connection, 1)
     if row is not None:
         store.take_back([row])
     store.send(woken)

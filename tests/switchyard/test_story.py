@@ -1,0 +1,77 @@
+"""A run's story: all that became of it in one answer; and who did what to it, or nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from app.switchyard import audit
+from app.switchyard.errors import UnknownRun
+from app.switchyard.operations import acts
+from app.switchyard.operations.story import story
+from tests.conftest import new_database
+from tests.support.sides import Side, side
+
+BY = acts.By("ada", "it was their outage")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    with (
+        new_database(request.param, folder, request) as url,
+        side("memory", url, "redis://127.0.0.1:1", folder) as working,
+    ):
+        yield working
+
+
+def shown_of(on: Side, run_id: str) -> dict[str, Any]:
+    with on.runtime.db.autocommit() as connection:
+        return story(connection, run_id)
+
+
+def history(on: Side, run_id: str) -> list[tuple[str, str, int]]:
+    with on.runtime.db.autocommit() as connection:
+        done = audit.history(connection, run_id=run_id)
+    return [(act["act"], act["who"], act["count"]) for act in done]
+
+
+def test_it_has_every_attempt_and_every_step(on: Side) -> None:
+    run = on.dispatch("five-steps", {"name": "story", "failAt": 2, "failures": 1})
+    on.finish(run)
+    shown = shown_of(on, run.id)
+    assert (shown["status"], shown["payload"]["name"]) == ("succeeded", "story")
+    assert [step["name"] for step in shown["steps"]] == [f"step {n}" for n in range(1, 6)]
+    (failed,) = shown["failures"]
+    assert (failed["step"], failed["attempt"], failed["error"]) == ("step 2", 1, "RuntimeError")
+    again = next(step for step in shown["steps"] if step["name"] == "step 2")
+    assert failed["began_at"] <= failed["at"] <= again["began_at"] <= again["updated_at"]
+    assert (shown["handoffs"], shown["children"], shown["trace"]) == ([], {}, None)
+    with pytest.raises(UnknownRun):
+        shown_of(on, "nobody")
+
+
+def test_an_act_and_its_record_are_one(on: Side) -> None:
+    run = on.dispatch("refuser", {"name": "acts"})
+    on.finish(run)
+    gone = patch.object(audit, "record", side_effect=RuntimeError("the database is gone"))
+    with gone, pytest.raises(RuntimeError):
+        acts.retry(on.runtime, run.id, BY)
+    assert (shown_of(on, run.id)["status"], history(on, run.id)) == ("failed", [])
+    acts.retry(on.runtime, run.id, BY)
+    assert history(on, run.id) == [("retry", "ada", 1)]
+    on.finish(run)
+
+
+def test_a_cancel_counts_what_was_below(on: Side) -> None:
+    run = on.dispatch("child", {"name": "later"}, delay=60)
+    gone = patch.object(audit, "record", side_effect=RuntimeError("the database is gone"))
+    with gone, pytest.raises(RuntimeError):
+        acts.cancel(on.runtime, run.id, BY)
+    assert shown_of(on, run.id)["status"] == "pending"
+    acts.cancel(on.runtime, run.id, BY)
+    assert history(on, run.id) == [("cancel", "ada", 1)]
