@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
@@ -14,6 +15,8 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+AT_ONCE = 4
 
 _CODE = """
 import json, resource, signal, sys
@@ -33,6 +36,7 @@ class FreshProcesses:
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._environ = environ
+        self._slots = threading.Semaphore(AT_ONCE)
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -44,13 +48,11 @@ class FreshProcesses:
             "environ_base": {"REMOTE_ADDR": request.remote_addr},
         }
         body = request.get_data().decode("latin-1")
-        with Forked(
-            ["-c", _CODE],
-            env=self._environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with (
+            self._slots,
+            Forked(["-c", _CODE], env=self._environ, text=True, **pipes) as process,
+        ):
             said, _ = process.communicate(f"{json.dumps(asked)}\n{body}", PATIENCE_SECONDS)
         head, _, text = said.partition("\n")
         status, headers = json.loads(head)
