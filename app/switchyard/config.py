@@ -9,9 +9,15 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, TypeAdapter
+from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, TypeAdapter
 from pydantic import ValidationError as Misfit
 from pydantic.networks import AnyUrl
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -142,10 +148,20 @@ def _retention(days: int) -> int:
     return days
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(BaseSettings):
     """What the environment says to the layer: the variable is the field's name in capitals, or the
     same with SWITCHYARD_ before it."""
 
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        enable_decoding=False,
+        validate_default=False,
+        alias_generator=AliasGenerator(
+            validation_alias=lambda name: AliasChoices(f"{OWN_PREFIX.lower()}{name}", name)
+        ),
+    )
     credentials: ClassVar[tuple[str, ...]] = (
         "inngest_event_key",
         "inngest_signing_key",
@@ -212,6 +228,18 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     """How long what no promise needs is kept (runs.retention); 0 keeps everything."""
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed, and nothing else: `load` reads the environment."""
+        return (init_settings,)
+
+    @classmethod
     def load(
         cls,
         environ: Mapping[str, str] | None = None,
@@ -225,16 +253,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         """
         environ = os.environ if environ is None else environ
         own = {n: _as_text(v) for n, v in config.items() if n.startswith(OWN_PREFIX)}
-        given = {name.lower(): value.strip() for name, value in {**environ, **own}.items()}
-        values: dict[str, Any] = {}
-        for name in cls.model_fields:
-            # An empty one counts as not set.
-            if value := given.get(f"{OWN_PREFIX.lower()}{name}") or given.get(name):
-                values[name] = value
+        values = _Environment(cls, {n: v.strip() for n, v in {**environ, **own}.items()})()
         try:
             where, name = switch(environ, config)
             values["use_inngest"] = parse_use_inngest(where.get(name))
-            settings = cls(**values)
+            settings = cls(**{_field(name): value for name, value in values.items()})
         except Misfit as failure:
             first = failure.errors(include_input=False, include_url=False)[0]
             raise SettingsError(_line(first)) from None
@@ -328,6 +351,17 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         return self.database_url
 
 
+class _Environment(EnvSettingsSource):
+    """The variables of `environ`; an empty one counts as not set."""
+
+    def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings, case_sensitive=False, env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items() if value}
+
+
 def _as_text(value: object) -> str:
     """A value of an app's config as a variable has it."""
     if isinstance(value, list | tuple):
@@ -335,9 +369,14 @@ def _as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def _field(name: str) -> str:
+    own = OWN_PREFIX.lower()
+    return name.removeprefix(own) if name != "switchyard_jobs" else name
+
+
 def _line(misfit: Any) -> str:
     name, *where = map(str, misfit["loc"])
-    name = name.upper()
+    name = _field(name).upper()
     if misfit["type"] == "missing" and not where:
         return f"{name} is not set"
     return ": ".join([name, *where[:4], misfit["msg"].removeprefix("Value error, ")])
