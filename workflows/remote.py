@@ -15,13 +15,7 @@ from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import LONGEST_REASON
 from workflows.backend import ask
-from workflows.client import (
-    APP_ID,
-    SIGNING_KEY,
-    make_sender,
-    refusal,
-    send,
-)
+from workflows.client import APP_ID, SIGNING_KEY, make_sender, refusal, send
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import (
-    CheckConstraint,
-    Index,
-    String,
-    Table,
-    Text,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import CheckConstraint, Index, String, Table, Text, delete, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
