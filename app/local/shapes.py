@@ -3,15 +3,13 @@
 import json
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Shape(BaseModel):
+class Shape(BaseModel, extra="forbid", strict=True, frozen=True):
     """What somebody may send: nothing more, and no type but the right one."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 Shaped = TypeVar("Shaped", bound=Shape)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from app.local.guard import refusal
+from app.local.loopback import refusal
 from app.local.serving import LoopbackServer
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.local.guard import FORM, JSON
 from app.local.inngest.standin import InngestStandIn
-from app.local.loopback import HOST
+from app.local.loopback import FORM, HOST, JSON
 from app.local.mail import MailSink
 from app.local.qstash import QStashStandIn
 from app.local.stripe import StripeStandIn
