@@ -15,8 +15,8 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingsError with one line where a setting is missing or wrong.
     """
-    # Imported inside the function: jobs are declared in this package, and importing them must load
-    # neither Flask nor a queue.
+    # Imported inside the function: jobs are declared in this package, and importing a module of
+    # them must load neither all others nor a queue.
     from flask import Flask
 
     from app import platform
