@@ -98,19 +98,14 @@ def _ana(request: pytest.FixtureRequest) -> None:
 # The gateway
 
 
-@pytest.mark.parametrize(
-    "about",
-    [
-        *({"id": "SUMMER-25"}, {"id": "gold monthly"}, {"id": "upcoming_in_1-2"}),
-        *({"id": "é" * 300}, {"id": 7}, {"id": None}, {"id": {"x": 1}}, {}, None, [], "text"),
-    ],
-)
-def test_what_is_not_acted_on_is_not_looked_at(platform: Platform, about: Any) -> None:
+def test_what_is_not_acted_on_is_not_looked_at(platform: Platform) -> None:
     """Coupons and plans have ids of the platform's own choosing; other kinds have none."""
-    answer = sent(
-        platform, type="coupon.created", account=None, created=1e30, data={"object": about}
-    )
-    assert (answer.status_code, answer.json) == (200, {"received": True})
+    ids: list[Any] = ["SUMMER-25", "gold monthly", "upcoming_in_1-2", "é" * 300, 7, None, {"x": 1}]
+    others: list[Any] = [{}, None, [], "text"]
+    for about in [*({"id": one} for one in ids), *others]:
+        of = {"object": about}
+        answer = sent(platform, type="coupon.created", account=None, created=1e30, data=of)
+        assert (answer.status_code, answer.json) == (200, {"received": True}), about
     assert runs(platform) == []
 
 
@@ -124,42 +119,43 @@ def signed(body: bytes, secret: str = SECRET, age: int = 0) -> str:
 GOOD = json.dumps(EVENT).encode()
 
 
-@pytest.mark.parametrize(
-    ("body", "header", "status"),
-    [
-        (GOOD, "", 400),
-        (GOOD, "nonsense", 400),
-        (GOOD, "t=1,v1=", 400),
-        (GOOD, signed(GOOD).replace("v1=", "v0="), 400),
-        (GOOD, signed(GOOD)[:-1] + "é", 400),
-        (GOOD, signed(GOOD, "whsec_another"), 400),
-        (GOOD, signed(GOOD, age=310), 400),
-        (GOOD, signed(GOOD, age=-310), 400),
-        (GOOD.replace(b"acct_ana", b"acct_eve"), signed(GOOD), 400),
-        (b"\xff\xfe", signed(GOOD), 400),
-        (b"not JSON", signed(b"not JSON"), 400),
-        (b"[]", signed(b"[]"), 400),
-        (b"{}", signed(b"{}"), 400),
-        (b'{"object": "v2.core.event"}', signed(b'{"object": "v2.core.event"}'), 400),
-        (b"[" * 50_000, signed(b"[" * 50_000), 400),
-        (GOOD.replace(b"evt_1", b"evt 1"), signed(GOOD.replace(b"evt_1", b"evt 1")), 400),
-        (b" " * 1_100_000, signed(b" " * 1_100_000), 413),
-    ],
-)
+REFUSED = [
+    (GOOD, "", 400),
+    (GOOD, "nonsense", 400),
+    (GOOD, "t=1,v1=", 400),
+    (GOOD, signed(GOOD).replace("v1=", "v0="), 400),
+    (GOOD, signed(GOOD)[:-1] + "é", 400),
+    (GOOD, signed(GOOD, "whsec_another"), 400),
+    (GOOD, signed(GOOD, age=310), 400),
+    (GOOD, signed(GOOD, age=-310), 400),
+    (GOOD.replace(b"acct_ana", b"acct_eve"), signed(GOOD), 400),
+    (b"\xff\xfe", signed(GOOD), 400),
+    (b"not JSON", signed(b"not JSON"), 400),
+    (b"[]", signed(b"[]"), 400),
+    (b"{}", signed(b"{}"), 400),
+    (b'{"object": "v2.core.event"}', signed(b'{"object": "v2.core.event"}'), 400),
+    (b"[" * 50_000, signed(b"[" * 50_000), 400),
+    (GOOD.replace(b"evt_1", b"evt 1"), signed(GOOD.replace(b"evt_1", b"evt 1")), 400),
+    (b" " * 1_100_000, signed(b" " * 1_100_000), 413),
+]
+
+
 def test_what_is_not_stripes_is_refused_and_leaves_nothing(
-    platform: Platform, caplog: pytest.LogCaptureFixture, body: bytes, header: str, status: int
+    platform: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    answer = post(platform, body, header)
-    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    for body, header, status in REFUSED:
+        caplog.clear()
+        answer = post(platform, body, header)
+        assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+        assert SECRET not in answer.text + caplog.text
+        assert "another" not in answer.text
+        if status == 400:
+            assert [one.__dict__["why"] for one in caplog.records if one.msg == "webhook refused"]
+            with pytest.raises(StripeWebhookRefused) as refused:
+                verify_webhook(body, header, SECRET, START)
+            assert (refused.value.status, refused.value.__cause__) == (400, None)
     assert runs(platform) == []
-    assert SECRET not in answer.text + caplog.text
-    assert "another" not in answer.text
-    if status == 400:
-        assert [one.__dict__["why"] for one in caplog.records if one.msg == "webhook refused"]
-        with pytest.raises(StripeWebhookRefused) as refused:
-            verify_webhook(body, header, SECRET, START)
-        assert (refused.value.status, refused.value.__cause__) == (400, None)
 
 
 def test_either_endpoint_s_secret_will_do(platform: Platform) -> None:
