@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +126,8 @@ class Callers:
             what["json"] = {}
             headers["X-CSRF-Token"] = form.get("csrf", "")
         answer = client.open(path, method=method, **what)
+        if method == "POST" and path.endswith(("login", "logout")):
+            self._sessions.pop(number, None)  # it has ended, or is another one
         assert answer.status_code < 500 or "/inngest" in path or path == "/readyz", answer.text
         assert "X-Request-Id" in answer.headers
         if answer.status_code in (301, 302, 303, 308) and "/login?" in answer.location:
@@ -150,10 +151,11 @@ class Callers:
         return client, dict(EVIL) if number == 6 else {}, form
 
 
-@pytest.fixture
-def callers(tmp_path: Path) -> Iterator[Callers]:
+@pytest.fixture(scope="module")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
+    folder = tmp_path_factory.mktemp("callers")
     more = {"READ_ONLY_TOKEN": READER, "METRICS_TOKEN": METRICS}
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", "unix:///nowhere", **LIVE, **more)
+    environ = environment(f"sqlite:///{folder / 'test.db'}", "unix:///nowhere", **LIVE, **more)
     del environ["SWITCHYARD_JOBS"]
     fresh(environ["DATABASE_URL"], environ, [MemoryBackend("rq")]).db.dispose()
     app = build(load(environ))
