@@ -41,7 +41,7 @@ def bars(serverless: Trend, legacy: Trend) -> Bars:
 def _paths(trend: Trend, most: int, way: int) -> tuple[str, str]:
     done, failed = [], []
     for number, (good, bad) in enumerate(zip(trend.succeeded, trend.failed, strict=True)):
-        middle = way * _share(good, most)
+        middle = way * _share(good, most) + 0.0  # no -0
         if good:
             done.append(_bar(number, 0, middle))
         if bad:

@@ -95,6 +95,11 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
         return error_page("Database unavailable", "nothing was changed; try again"), 503
 
 
+def is_poll() -> bool:
+    """Whether a page asks for itself anew, and takes of the answer what has changed."""
+    return request.method == "GET" and "HX-Request" in request.headers
+
+
 def error_page(title: str, detail: str) -> str:
     """A page that says what went wrong."""
     return render_template("switchyard/error.html", title=title, detail=detail)

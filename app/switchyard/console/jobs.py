@@ -10,6 +10,7 @@ from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from app.switchyard.console import charts
+from app.switchyard.console.frame import is_poll
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.clock import OLDEST, read_marks
 from app.switchyard.cutover.stages import StageChange
@@ -36,6 +37,8 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         rows = [r for r in stages.current_stages(runtime.db) if r.job == name]
         moving = [row for row in rows if row.stage in MOVING]
         changes = stages.history(runtime.db, name, 20)
+        # A poll takes only what lies beside the forms.
+        to_move = {} if is_poll() else {side: acts.would_move(runtime, name, side) for side in Side}
         return render_template(
             "switchyard/job.html",
             spec=spec,
@@ -50,7 +53,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             pinned=stages.pinned_keys(runtime.db, name),
             changes_of_job=changes,
             differences=shadow.listed(runtime.db, name, shadow.WRONG, 20),
-            to_move={side: acts.would_move(runtime, name, side) for side in Side},
+            to_move=to_move,
             ticks=_ticks(runtime, spec, now),
             errors=errors(runtime.db, name, now - DAY),
             **_day(runtime, name, now),

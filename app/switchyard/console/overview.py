@@ -9,6 +9,7 @@ from flask import Blueprint, render_template, request
 
 from app.switchyard import audit
 from app.switchyard.console import charts
+from app.switchyard.console.frame import is_poll
 from app.switchyard.console.words import ago, duration
 from app.switchyard.cutover.status import LATE
 from app.switchyard.health import NO_ANSWER_YET, Looks
@@ -43,7 +44,8 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             strip=[*_strip(shown, runtime.store.clock())],
             drawn=drawn,
             known=set(runtime.catalogue),
-            to_legacy=acts.would_move(runtime, None, Side.RQ),
+            # A poll takes only what lies beside the form.
+            to_legacy=0 if is_poll() else acts.would_move(runtime, None, Side.RQ),
             provider=runtime.settings.flag_provider,
         )
 

@@ -35,20 +35,21 @@ ERRORS = 30
 """Classes of errors that are shown."""
 _MOST = 150
 """SELECTs in one UNION: SQLite takes 500, and what is planned anew each time must stay small."""
-# As the partial index has it: SQLite looks for the text.
+# As the partial indexes have it: SQLite looks for the text.
 _BY_ITSELF = text("switchyard_runs.status IN ('succeeded', 'failed')")
-
+_FAILED = text("switchyard_runs.status = 'failed'")
 
 _at = cast(extract("epoch", R.ended_at), BigInteger) - bindparam("origin", type_=BigInteger)
 _bucket = (_at // bindparam("width", type_=BigInteger)).label("bucket")
-_since = R.ended_at >= bindparam("since", type_=R.ended_at.type)
-# Every column of the index is named: each pair of job and backend is one short range of it.
-_COUNTS = (
-    select(R.job, R.backend, _bucket, R.status, func.count().label("count"))
+# Every column of the index is named: each pair of job and backend is one short range of it. No
+# other one is asked for: no row is read.
+_ENDED = (
+    select(R.job, R.backend, _bucket, func.count().label("runs"))
     .where(R.job.in_(bindparam("jobs", expanding=True)), R.backend.in_(BACKENDS))
-    .where(_BY_ITSELF, _since)
-    .group_by(R.job, R.backend, "bucket", R.status)
+    .where(R.ended_at >= bindparam("since", type_=R.ended_at.type))
+    .group_by(R.job, R.backend, "bucket")
 )
+_COUNTS = _ENDED.where(_BY_ITSELF), _ENDED.where(_FAILED)
 
 
 @dataclass(slots=True)
@@ -95,16 +96,19 @@ def trends(
         for side in (Side.RQ, Side.SERVERLESS)
     }
     with db.autocommit() as connection:
-        counted = connection.execute(_COUNTS, bound).all()
-        for row in counted:
+        ended, failed = (connection.execute(counts, bound).all() for counts in _COUNTS)
+        for row in ended:
             trend = shown[row.job, side_of(row.backend)]
-            counts = trend.failed if row.status == "failed" else trend.succeeded
-            counts[min(max(row.bucket, 0), buckets - 1)] += row.count
-        pairs = sorted({(row.job, row.backend) for row in counted})
+            trend.succeeded[min(max(row.bucket, 0), buckets - 1)] += row.runs
+        for row in failed:
+            trend, at = shown[row.job, side_of(row.backend)], min(max(row.bucket, 0), buckets - 1)
+            trend.failed[at] += row.runs
+            trend.succeeded[at] -= row.runs
+        pairs = sorted({(row.job, row.backend) for row in ended})
         for some in chunks(pairs, _MOST):
             sampled = connection.execute(_sampled(tuple(some)), {"since": since})
-            for job, backend, began, ended in sampled:
-                shown[job, side_of(backend)].seconds.append((ended - began).total_seconds())
+            for job, backend, began, end in sampled:
+                shown[job, side_of(backend)].seconds.append((end - began).total_seconds())
     for trend in shown.values():
         trend.seconds.sort()
     return shown
@@ -152,9 +156,10 @@ def errors(db: Database, job: str, since: datetime) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=32)
 def _sampled(pairs: tuple[tuple[str, str], ...]) -> CompoundSelect[Any]:
+    since = R.ended_at >= bindparam("since", type_=R.ended_at.type)
     latest = (
         select(R.job, R.backend, R.created_at, R.ended_at)
-        .where(R.job == job, R.backend == backend, _BY_ITSELF, _since)
+        .where(R.job == job, R.backend == backend, _BY_ITSELF, since)
         .order_by(R.ended_at.desc())
         .limit(SAMPLE)
         .subquery()
