@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import zlib
@@ -22,12 +21,13 @@ from redis.exceptions import (
     ResponseError,
 )
 from rq import Queue
-from rq.job import Job, JobStatus
+from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import JobSpec
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import reason
 
@@ -48,9 +48,23 @@ FAILURE_TTL_SECONDS = 7 * 24 * 3600
 WARN_SECONDS = 60.0
 CLUSTER = "it is a Redis Cluster, and RQ needs a server that has all keys: name one in REDIS_URL"
 _OF_A_CLUSTER = (AskError, ClusterCrossSlotError, ClusterDownError)  # MOVED is one of the first
-_PIPELINE = 1000
+_AT_ONCE = 500
+"""Messages in one call: meanwhile Redis does nothing else, for a few milliseconds."""
 _PICKLE = b"\x80"
 """How every pickle of protocol 2 or later begins, and no JSON."""
+# One call for all, each with what only it has: RQ's fields of a job would be most of the time.
+_PUSH = """
+for place = 8, #ARGV, 2 do
+  local run, epoch = ARGV[place], ARGV[place + 1]
+  local job = run .. '-' .. epoch
+  redis.call('HSET', ARGV[1] .. job, 'data', ARGV[2] .. run .. '", ' .. epoch .. '], {}]',
+    'description', ARGV[3] .. run, 'origin', ARGV[4], 'status', 'queued', 'timeout', ARGV[5],
+    'result_ttl', 0, 'failure_ttl', ARGV[6], 'created_at', ARGV[7], 'enqueued_at', ARGV[7])
+  redis.call('ZREM', KEYS[3], job)
+  redis.call('RPUSH', KEYS[2], job)
+end
+redis.call('SADD', KEYS[1], KEYS[2])
+"""
 # Both or neither: a worker that popped the id is about to read the hash, and deletes it itself.
 _UNQUEUE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then return redis.call('DEL', KEYS[2]) end
@@ -145,44 +159,32 @@ class RQBackend:
 
     def __init__(self, url: str) -> None:
         self._redis = connect(url)
+        self._script = self._redis.register_script(_PUSH)
         self._warned_at = -WARN_SECONDS
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Write one RQ job per message and push their ids."""
+        by_job: dict[str, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_job[message.spec.name].append(message)
         with answered():
-            for start in range(0, len(messages), _PIPELINE):
-                self._push(messages[start : start + _PIPELINE])
+            for same in by_job.values():
+                for start in range(0, len(same), _AT_ONCE):
+                    self._push(same[0].spec, same[start : start + _AT_ONCE])
         return {}
 
-    def _push(self, messages: Sequence[Message]) -> None:
-        queued: dict[str, list[str]] = defaultdict(list)
-        now = utcformat(datetime.now(UTC))
-        # Without MULTI: a job's hash is written before its id is pushed, so that a worker never
-        # finds an id without its job, and a cut in between leaves what the relay sends again.
-        with self._redis.pipeline(transaction=False) as pipe:
-            for message in messages:
-                job_id = _job_id(message)
-                fields: Any = {
-                    "data": json.dumps([TASK, None, [message.run_id, message.epoch], {}]),
-                    "description": f"{message.spec.name} {message.run_id}",
-                    "origin": message.spec.queue,
-                    "status": JobStatus.QUEUED.value,
-                    "timeout": int(message.spec.timeout),
-                    "result_ttl": 0,  # the ledger keeps the result
-                    "failure_ttl": FAILURE_TTL_SECONDS,
-                    "created_at": now,
-                    "enqueued_at": now,
-                }
-                if message.trace is not None:  # no field of RQ's, whose meta is pickled or JSON
-                    fields["traceparent"] = message.trace
-                pipe.hset(Job.key_for(job_id), mapping=fields)
-                queued[message.spec.queue].append(job_id)
-                if message.sent_at is not None:  # again: another worker may have failed it
-                    pipe.zrem(FailedJobRegistry.key_template.format(message.spec.queue), job_id)
-            for queue, ids in queued.items():
-                pipe.sadd(Queue.redis_queues_keys, queue_key(queue))
-                pipe.rpush(queue_key(queue), *ids)
-            pipe.execute()
+    def _push(self, spec: JobSpec, messages: Sequence[Message]) -> None:
+        queue = spec.queue
+        # Of the failed ones, it is taken where another worker failed what is now sent again.
+        failed = FailedJobRegistry.key_template.format(queue)
+        given: list[Any] = [
+            *(Job.redis_job_namespace_prefix, f'["{TASK}", null, ["', f"{spec.name} ", queue),
+            # The ledger keeps the result.
+            *(int(spec.timeout), FAILURE_TTL_SECONDS, utcformat(datetime.now(UTC))),
+        ]
+        for message in messages:
+            given += message.run_id, message.epoch
+        self._script([Queue.redis_queues_keys, queue_key(queue), failed], given)
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs whose RQ job still waits in its queue's list.

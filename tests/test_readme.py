@@ -33,7 +33,7 @@ def test_the_table_of_jobs() -> None:
 def test_the_index_names_every_page_of_the_docs() -> None:
     folder = ROOT / "docs"
     named = re.findall(r"\]\(([\w-]+\.(?:md|yml|json))[)#]", (folder / "index.md").read_text())
-    pages = {page.name for page in folder.iterdir() if page.is_file()}
+    pages = {page.name for page in folder.iterdir() if page.suffix in (".md", ".yml", ".json")}
     assert set(named) == pages - {"index.md"}
 
 

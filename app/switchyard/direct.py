@@ -40,13 +40,17 @@ def execute(engine: Engine, statement: UpdateBase, values: Mapping[str, Any]) ->
 @lru_cache(maxsize=64)
 def _compiled(dialect: Dialect, statement: UpdateBase, names: tuple[str, ...]) -> tuple[str, _Bind]:
     compiled: Any = statement.compile(dialect=dialect, column_keys=list(names))
-    processors = compiled._bind_processors
-    known = compiled.params
+    known, processors = compiled.params, compiled._bind_processors
+    order = compiled.positiontup if compiled.positional else list(known)
+    # What the statement itself says is bound once.
+    plan = [(name, processors.get(name), name in names) for name in order]
+    fixed = {n: p(known[n]) if p else known[n] for n, p, is_given in plan if not is_given}
 
-    def value(name: str, values: Mapping[str, Any]) -> Any:
-        given = values[name] if name in values else known[name]
-        return processors[name](given) if name in processors else given
+    def bind(values: Mapping[str, Any]) -> Any:
+        given = [
+            (process(values[name]) if process else values[name]) if is_given else fixed[name]
+            for name, process, is_given in plan
+        ]
+        return given if compiled.positional else dict(zip(order, given, strict=True))
 
-    if compiled.positional:
-        return str(compiled), lambda values: [value(name, values) for name in compiled.positiontup]
-    return str(compiled), lambda values: {name: value(name, values) for name in known}
+    return str(compiled), bind
