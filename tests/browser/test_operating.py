@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import func, select
 
 from app.switchyard.dispatch import dispatch
@@ -40,6 +40,33 @@ def test_a_page_keeps_itself_up_to_date(page: Page, seat: Seat) -> None:
     page.wait_for_url("**/console/runs")
     page.keyboard.press("/")
     expect(page.get_by_label("Search")).to_be_focused()
+
+
+def test_a_page_whose_session_has_ended_says_so(page: Page, seat: Seat) -> None:
+    log_in(page)
+    other = page.context.new_page()
+    other.goto("/console/history")
+    other.get_by_role("button", name="Log out").click()
+    other.wait_for_url("**/console/login")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")  # without a click
+
+
+def test_without_script_every_act_has_its_button(
+    browser: Browser, seat: Seat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "BATCH", 1)
+    context = browser.new_context(java_script_enabled=False, base_url=seat.url)
+    page = context.new_page()
+    log_in(page, "/console/jobs/child")
+    page.get_by_text("Drain…").click()
+    dispatch("child", {"name": "second"})
+    page.locator("#drain").get_by_label("Why").fill("to the new side")
+    page.locator("#drain").get_by_role("button", name="Drain").click()
+    expect(page.locator("dd").first).to_have_text("1")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("done")
+    assert counted(seat, job="child", backend="inngest") == 2
+    context.close()
 
 
 def test_runs_are_searched_and_exported(page: Page, seat: Seat) -> None:

@@ -135,6 +135,14 @@ def test_where_no_end_of_a_session_can_be_known_nobody_is_let_in(
     assert client.get("/console").status_code == 503
 
 
+def test_a_page_that_is_only_open_keeps_no_session(site: Site, client: FlaskClient) -> None:
+    for _ in range(11):
+        site.now += timedelta(hours=1)
+        assert client.get("/console", headers={"HX-Request": "true"}).status_code == 200
+    site.now += timedelta(hours=2)
+    assert client.get("/console").location.startswith("/console/login")
+
+
 def test_a_session_ends_unused_and_in_any_case_after_a_day(site: Site, client: FlaskClient) -> None:
     for hours, known in ((11, True), (11, True), (3, False)):
         site.now += timedelta(hours=hours)

@@ -10,7 +10,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flask import Request, abort, current_app, g, session
+from flask import Request, abort, current_app, g, request, session
 from flask_wtf.csrf import generate_csrf, validate_csrf
 from pydantic import SecretStr
 from werkzeug.wrappers import Response
@@ -134,7 +134,8 @@ class Door:
         level = next(opened, None)
         if level is None or nonces.used_for(self._runtime.db, _nonce(known)) is not None:
             return None
-        if now - known.seen >= NOTED:
+        # What a page asks by itself is no use of it.
+        if now - known.seen >= NOTED and "HX-Request" not in request.headers:
             session[SESSION] = known._replace(seen=now)._asdict()
         g.switchyard_access = level
         return known
