@@ -18,6 +18,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import Switchyard
 from app.switchyard.operations import bulk
+from app.switchyard.operations.search import search
 from app.switchyard.runs.models import RunRow
 from tests.support.cli import Cli
 from tests.support.console import TOKEN, Site, csrf, guarded, log_in
@@ -308,3 +309,21 @@ def test_many_are_cancelled_and_what_cannot_be_is_refused(api: Api) -> None:
     misfits = api.post("/runs/bulk", 422, do="x", filter={"jobs": 1, "limit": 0})["errors"]
     pointers = {"#/do", "#/filter/jobs", "#/filter/limit", "#/why"}
     assert {one["pointer"] for one in misfits} == pointers
+
+
+def test_a_run_that_has_begun_meanwhile_is_not_cancelled_with_those_that_wait(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [dispatch("later", {"name": f"n{number}"}, delay=3600).id for number in range(2)]
+
+    def begun(*asked: Any) -> Any:
+        page = search(*asked)
+        with api.site.runtime.db.begin() as connection:
+            connection.execute(update(RunRow).where(RunRow.id == runs[0]).values(status="running"))
+        return page
+
+    monkeypatch.setattr(bulk, "search", begun)
+    chosen_by = {"job": "later", "status": "pending"}
+    went = api.post("/runs/bulk", do="cancel", why="not wanted", filter=chosen_by)
+    assert (went["done"], went["refused"]) == (1, 1)
+    assert [api.get(f"/runs/{run}")["status"] for run in runs] == ["running", "cancelled"]

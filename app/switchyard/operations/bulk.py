@@ -5,15 +5,16 @@ Nothing is kept between two calls: who stops calling has stopped it, and what wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from app.switchyard.errors import BadInput, RunNotMovable, UnknownRun
 from app.switchyard.operations.acts import By, add_to, on_record
 from app.switchyard.operations.search import Counted, RunFilter, count, search
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore
 from app.switchyard.runtime import Runtime
 
@@ -27,10 +28,6 @@ class Deed(StrEnum):
     CANCEL = "cancel"
 
 
-_DO: dict[Deed, Callable[[RunStore, str], int]] = {
-    Deed.RETRY: operate.retry,
-    Deed.CANCEL: operate.cancel,
-}
 FITTING = {Deed.RETRY: (Status.FAILED, Status.CANCELLED), Deed.CANCEL: OPEN}
 """Of which statuses the filter may ask for runs."""
 
@@ -68,12 +65,19 @@ def batch(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, act: int | No
     try:
         for run in page.runs:
             try:
-                done += 1 + _DO[deed](runtime.store, run["id"])
+                done += 1 + _do(runtime.store, deed, run)
             except (RunNotMovable, UnknownRun):
                 refused += 1
     finally:
         add_to(runtime, deed, by, act, done)
     return Batch(act, done, refused, page.older)
+
+
+def _do(store: RunStore, deed: Deed, run: dict[str, Any]) -> int:
+    if deed is Deed.RETRY:
+        return operate.retry(store, run["id"])
+    # Who asks for those that wait does not mean one that has begun since it was looked for.
+    return operate.cancel(store, run["id"], R.status == run["status"])
 
 
 def _fitting(deed: Deed, wanted: RunFilter) -> RunFilter:
