@@ -28,6 +28,8 @@ LOOK_INDEX = 30_000
 FEW = 3000
 """So many open runs are sorted by their age; more are looked for among all runs."""
 MOST = 100_000
+AT_ONCE = 1000
+"""Of many runs, so many are held in memory: each may have a long error."""
 
 COLUMNS = (
     *(R.id, R.job, R.key, R.backend, R.reason, R.stage, R.status, R.epoch, R.attempt),
@@ -118,13 +120,14 @@ def search(db: Database, wanted: RunFilter) -> Page:
 
 def every(db: Database, wanted: RunFilter) -> Iterator[dict[str, Any]]:
     """Those that fit, as many as its limit says, however far back they are."""
-    while True:
-        page = search(db, wanted)
+    left, before = wanted.limit, wanted.before
+    while left > 0:
+        some = {"before": before, "limit": min(left, AT_ONCE)}
+        page = search(db, wanted.model_copy(update=some))
         yield from page.runs
-        left = wanted.limit - len(page.runs)
-        if left <= 0 or page.older is None:
+        left, before = left - len(page.runs), page.older
+        if before is None:
             return
-        wanted = wanted.model_copy(update={"before": page.older, "limit": left})
 
 
 def count(db: Database, wanted: RunFilter, at_most: int = 10_000, looks: int = 50) -> Counted:
