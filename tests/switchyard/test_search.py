@@ -174,3 +174,23 @@ def test_whatever_is_asked_for_is_read_by_an_index(db: Database) -> None:
             assert index in plan, (wanted, plan)
             assert "Seq Scan on switchyard_runs" not in plan
             assert few or "TEMP B-TREE" not in plan
+
+
+def test_of_many_runs_few_are_held_at_once(db: Database) -> None:
+    added = [add(db, number) for number in range(7)]
+    asked: list[int] = []
+
+    def noted(db: Database, wanted: RunFilter) -> searching.Page:
+        asked.append(wanted.limit)
+        return search(db, wanted)
+
+    with patch.object(searching, "AT_ONCE", 3), patch.object(searching, "search", noted):
+        assert [run["id"] for run in every(db, RunFilter(limit=6))] == added[:0:-1]
+    assert asked == [3, 3]
+
+
+def test_long_before_there_were_runs(db: Database) -> None:
+    run = add(db, 1)
+    for early in (datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)):
+        assert ids(db, since=early) == [run]
+        assert ids(db, until=early) == []

@@ -65,7 +65,7 @@ def new_run_id() -> str:
 
 def id_at(moment: datetime) -> str:
     """The least id of a run created at this time."""
-    return _stamp(int(moment.timestamp() * 1000))
+    return _stamp(max(0, int(moment.timestamp() * 1000)))
 
 
 def _stamp(milliseconds: int) -> str:
