@@ -115,3 +115,12 @@ def test_each_kind_of_process_comes_and_goes(tmp_path: Path, redis_url: str) -> 
             process.wait(PATIENCE_SECONDS)
     assert kinds() == []
     runtime.db.dispose()
+
+
+def test_a_request_that_begins_it_waits_for_no_database(db: Database) -> None:
+    with patch.object(Database, "clock", side_effect=AssertionError("the database is asked")):
+        heartbeat = Heartbeat(db, "web")
+    heartbeat.beat("one")
+    assert len(listed(db, db.clock())) == 1
+    heartbeat.end()
+    db.dispose()

@@ -70,13 +70,13 @@ def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
 
 
 class Heartbeat:
-    """The signs of life of this process. What cannot be written is logged and left out."""
+    """The signs of life of this process. What cannot be written is logged and left out; to make one
+    waits for no database, since a request makes that of a web process."""
 
     def __init__(self, db: Database, kind: str) -> None:
         self._db = db
-        self._row = {"id": os.urandom(8).hex(), "kind": kind, "pid": os.getpid()}
+        self._row: dict[str, Any] = {"id": os.urandom(8).hex(), "kind": kind, "pid": os.getpid()}
         self._row |= {"host": socket.gethostname()[:255], "version": _version()}
-        self._row["started_at"] = db.clock()
         self._next = 0.0
         self.lost = 0
         """How many in a row could not be written."""
@@ -100,6 +100,7 @@ class Heartbeat:
         self._next = time.monotonic() + INTERVAL_SECONDS
         try:
             now = self._db.clock()
+            self._row.setdefault("started_at", now)
             said = {"seen_at": now, "doing": doing[:300]}
             insert = INSERT[self._db.engine.dialect.name](_processes)
             beat = insert.values(**self._row, **said)
