@@ -238,3 +238,11 @@ def test_the_host_may_answer_itself(guest: FlaskClient, login: Login) -> None:
     login.says = "everything"
     answer = guest.get(HOME)
     assert (answer.status_code, "not one of all, read_only or None" in answer.text) == (500, True)
+
+
+def test_a_form_has_a_limit_where_the_host_has_set_none(tmp_path: Path) -> None:
+    client = host(tmp_path, {**LIVE}).test_client()
+    token = form_token(client, f"{HOME}/login")
+    form = {"csrf": token, "name": "ada", "token": TOKEN, "next": "x" * 2**20}
+    for kind in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        assert client.post(f"{HOME}/login", data=form, content_type=kind).status_code == 413

@@ -31,6 +31,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+MAX_BYTES = 1024 * 1024
+"""Of a form: a host may have set no limit, and whoever is not logged in may send one."""
 NAME = "switchyard_console"
 """Of the blueprint: a host may have a `console` of its own."""
 STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
@@ -48,6 +50,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     def who_is_it() -> AnyResponse | None:
         if request.endpoint == STATIC:
             return None
+        request.max_content_length = MAX_BYTES
         g.switchyard_visitor = door.visitor(request)
         if request.method == "POST":
             door.check_form(request)
