@@ -33,6 +33,8 @@ SOON_SECONDS = 0.25
 QUICK_SECONDS = 0.1
 """A batch done in less is followed by one twice as large."""
 MOST = 32
+LOST_SECONDS = 1.0
+"""How long it pops nothing after it could not reach the database."""
 TURN_SECONDS = 1.0
 """After that it is RQ's turn again: its heartbeat, its maintenance, the jobs of others."""
 Sent = tuple[str, int]
@@ -102,7 +104,13 @@ class Batches:
         batch: Sequence[Sent] = [first]
         done = 0
         while batch:
-            done += self._do(batch)
+            try:
+                done += self._do(batch)
+            except SQLAlchemyError as failure:
+                # Else it would empty its queue in no time, and the relay had to send all of it.
+                log.warning("runs left to the relay", extra={"reason": reason(failure)})
+                task.stopping.wait(LOST_SECONDS)
+                break
             more = not alone and time.monotonic() < until and not task.stopping.is_set()
             batch = self._more() if more else []
         return done

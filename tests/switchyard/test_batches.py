@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +15,9 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
+from sqlalchemy.exc import OperationalError
 
-from queues import batches
+from queues import batches, task
 from queues.backend import connect, registered_workers
 from tests.support import old_tasks
 from tests.support.sides import Side, no_worker, relaying, rq_worker
@@ -116,3 +118,16 @@ def test_suspended_it_pops_nothing(on: Side, redis: Redis, tmp_path: Path) -> No
         assert {on.row(run.id).status for run in runs} == {"pending"}
         resume(redis)
         on.finish(*runs)
+
+
+def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise OperationalError("UPDATE", {}, Exception("no database"))
+
+    engine = SimpleNamespace(claim=gone, store=SimpleNamespace(clock=lambda: None))
+    monkeypatch.setattr(batches, "process_runtime", lambda: SimpleNamespace(engine=engine))
+    waits: list[float] = []
+    monkeypatch.setattr(task, "stopping", SimpleNamespace(wait=waits.append, is_set=bool))
+    script = SimpleNamespace(register_script=lambda _: None)
+    assert batches.Batches(SimpleNamespace(connection=script)).work(("a", 1)) == 0
+    assert waits == [batches.LOST_SECONDS]
