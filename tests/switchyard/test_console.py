@@ -465,7 +465,7 @@ def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) ->
     until(lambda: "does not answer:" in client.get("/console").text)
     text = client.get("/console").text
     for says in (
-        "inngest does not answer: inngest: nobody there. 0 open runs wait there.",
+        "inngest does not answer: inngest: nobody there. Open there: 0 runs.",
         "No worker process lives: the last one, 7 on h",
         "hopeless fails on rq: 1 of 1 runs of the last hour (100.0 %).",
         "Look at the errors, mend them, and retry the runs.",

@@ -20,7 +20,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, Side
 
-MINUTES = 60
+MINUTE, MINUTES = timedelta(minutes=1), 60
 FAILING = 0.01
 """A side is said to fail where surely more than this share of its runs of an hour did."""
 _Z = 1.96
@@ -84,7 +84,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
     now = runtime.store.clock()
     status = cutover_status(runtime)
     names = [job["name"] for job in status["jobs"]]
-    trend = trends(runtime.db, names, now, timedelta(minutes=1), MINUTES)
+    trend = trends(runtime.db, names, now, MINUTE, MINUTES)
     jobs = []
     for job in status["jobs"]:
         spec = runtime.catalogue.get(job["name"])
@@ -94,14 +94,12 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         jobs.append(JobLine(job, spec is not None, own, serverless, both))
     with runtime.db.autocommit() as connection:
         late = connection.scalar(select(func.min(R.check_at)).where(R.check_at < now))
-        chosen = OVERDUE.add_columns(func.min(R.due_at))
-        overdue = connection.execute(chosen, {"late": now - LATE}).all()
+        oldest_due = OVERDUE.add_columns(func.min(R.due_at))
+        overdue = connection.execute(oldest_due, {"late": now - LATE}).all()
     seen = max(read_marks(runtime.db).values(), default=None)
     lag = 0.0 if late is None else (now - late).total_seconds()
-    alive = processes.listed(runtime.db, now)
-    shown = Overview(
-        [], jobs, sides, alive, lag, seen, min((row[3] for row in overdue), default=None)
-    )
+    oldest = min((row[3] for row in overdue), default=None)
+    shown = Overview([], jobs, sides, processes.listed(runtime.db, now), lag, seen, oldest)
     shown.troubles += _unreachable(runtime, shown)
     shown.troubles += _silent(shown, now)
     shown.troubles += _stepped_back(runtime, now)
@@ -117,22 +115,17 @@ def _unreachable(runtime: Runtime, shown: Overview) -> Iterator[Trouble]:
         if state == "ok":
             continue
         waiting = sum(line.status["open"].get(backend, 0) for line in shown.jobs)
+        instead = "drain them to serverless" if backend == LEGACY_BACKEND else "roll back to legacy"
         yield Trouble(
             "unreachable",
             f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
-            f" {waiting} open runs wait there.",
-            f"Nothing is lost: they go on when it answers. If it stays so, {_other(backend)}.",
+            f" Open there: {_runs(waiting)}.",
+            f"Nothing is lost: they go on when it answers. If it stays so, {instead}.",
             runs={"backend": backend},
         )
     if (why := sync_refusal(runtime)) is not None:
         what = f"Inngest refused its last sync: {why}."
         yield Trouble("sync-refused", what, "Mend that, and sync again.")
-
-
-def _other(backend: str) -> str:
-    if backend == LEGACY_BACKEND:
-        return "move jobs to serverless and drain them there"
-    return "roll its jobs back to legacy"
 
 
 def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
@@ -149,11 +142,11 @@ def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
     if shown.relay_lag > LATE.total_seconds():
         yield Trouble(
             "no-relay",
-            f"The relay is behind: a run should have been looked at {shown.relay_lag:.0f} s ago.",
+            "The relay is behind: a run should have been looked at"
+            f" {shown.relay_lag / 60:.0f} min ago.",
             "Is a relay running? Start flask switchyard relay.",
         )
-    scheduled = shown.clock_seen is not None
-    if scheduled and shown.clock_seen is not None and now - shown.clock_seen > SILENT_CLOCK:
+    if shown.clock_seen is not None and now - shown.clock_seen > SILENT_CLOCK:
         yield Trouble(
             "no-clock",
             f"No clock has looked for ticks since {shown.clock_seen:%Y-%m-%d %H:%M} UTC.",
@@ -184,23 +177,23 @@ def _failing(line: JobLine) -> Iterator[Trouble]:
         do = "Look at the errors, mend them, and retry the runs."
         if side == Side.SERVERLESS and at != "legacy":
             do = "Look at the errors; roll back to legacy if the cause is not plain."
-        what = (
-            f"{job} fails on {backend}: {failed} of {runs} runs of the last hour"
-            f" ({100 * failed / runs:.1f} %)."
-        )
+        share = f"{failed} of {runs} runs of the last hour ({100 * failed / runs:.1f} %)"
         shown = {"job": job, "status": "failed", "backend": backend}
-        yield Trouble("failing", what, do, job, shown)
+        yield Trouble("failing", f"{job} fails on {backend}: {share}.", do, job, shown)
 
 
 def _overdue(job: str, backend: str, count: int, age: timedelta) -> Trouble:
-    minutes = age.total_seconds() / 60
     return Trouble(
         "overdue",
-        f"{count} {'run' if count == 1 else 'runs'} of {job} should have begun on {backend},"
-        f" the oldest {minutes:.0f} min ago.",
+        f"{_runs(count)} of {job} should have begun on {backend},"
+        f" the oldest {age / MINUTE:.0f} min ago.",
         "Are there workers enough for its queue?"
         if backend == LEGACY_BACKEND
         else f"Does {backend} call this app? If not, roll back to legacy.",
         job,
         {"job": job, "backend": backend, "status": "pending"},
     )
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
