@@ -222,6 +222,10 @@ class Catalogue(Mapping[str, JobSpec]):
             hint, names = did_you_mean(name, self._jobs), ", ".join(self._jobs)
             raise UnknownJob(f"no job {name!r}{hint}; there are: {names}") from None
 
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """The job, or `default`: the ledger may know jobs that this code has forgotten."""
+        return self._jobs.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._jobs)
 

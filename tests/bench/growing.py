@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.request import urlopen
@@ -18,45 +17,24 @@ import psutil
 from app import create_app
 from app.platform.config import ROOT, load
 from app.switchyard import runtime as runtimes
-from app.switchyard.clock import utcnow
 from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.operations.search import RunFilter, search
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runtime import Runtime
 from queues.backend import connect, registered_workers
 from tests.bench.harness import DATABASES, Bench, Row, open_runs, processes, procfile_worker, row
+from tests.support.filled import fill
 from tests.support.sides import free_port
 
 SHORT = 10_000
 _ROUNDS = 15
-_FILL = """
-INSERT INTO switchyard_runs (id, job, key, payload, backend, reason, stage, stage_version, status,
-  epoch, sends, attempt, losses, created_at, due_at, started_at, ended_at, result)
-SELECT {id}, 'bench-noop', 'k' || n, '{{"n":1}}', 'rq', 'STATIC', 'legacy', 0,
-  CASE WHEN n % 1000 = 0 THEN 'failed' ELSE 'succeeded' END, 2, 0, 1, 0,
-  {at}, {at}, {at}, {at}, 'null'
-FROM {numbers}
-"""
-
-
-def _fill(runtime: Runtime, count: int) -> None:
-    """So many runs that ended, evenly over the last 60 days."""
-    seconds, since = 60 * 86400, utcnow() - timedelta(days=60)
-    first = int(since.timestamp())
-    if runtime.db.is_sqlite:
-        step = f"SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}"
-        numbers = f"(WITH RECURSIVE s(n) AS ({step}) SELECT n FROM s)"
-        at = f"strftime('%Y-%m-%d %H:%M:%S.000000', {first} + n * {seconds} / {count}, 'unixepoch')"
-        id_ = f"printf('%012x%014x', ({first} + n * {seconds} / {count}) * 1000, n)"
-    else:
-        numbers = f"generate_series(1, {count}) AS s(n)"
-        at = f"to_timestamp({first} + n::bigint * {seconds} / {count})"
-        millis = f"({first} + n::bigint * {seconds} / {count}) * 1000"
-        id_ = f"lpad(to_hex({millis}), 12, '0') || lpad(to_hex(n), 14, '0')"
-    fill = _FILL.format(id=id_, at=at, numbers=numbers)
-    with runtime.db.begin() as connection:
-        connection.exec_driver_sql(fill if runtime.db.is_sqlite else fill.replace("%", "%%"))
-    with runtime.db.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE" if runtime.db.is_sqlite else "VACUUM ANALYZE")
+_SEARCHES: tuple[dict[str, Any], ...] = (
+    {"job": "bench-noop", "status": "failed"},
+    {"status": "cancelled", "backend": "inngest"},
+    {"job": "job-7", "stage": "ramp"},
+    {"error": "no answer from 7."},
+    {"payload": "creatorId:nobody"},
+)
 
 
 def growth(bench: Bench) -> Iterator[Row]:
@@ -67,7 +45,7 @@ def growth(bench: Bench) -> Iterator[Row]:
             sides = []
             for count in (large, SHORT):
                 runtime, environ = stack.enter_context(bench.runtime(label))
-                _fill(runtime, count)
+                fill(runtime.db, count, common="bench-noop")
                 client = create_app(load(environ)).test_client()
                 sides.append(_acts(runtime, client))
             for what in sides[0]:
@@ -96,10 +74,20 @@ def _acts(runtime: Runtime, client: Any) -> dict[str, Callable[[], object]]:
                 runtime.engine.perform(run.id, 1, Delivery("bench"))
 
     def page(path: str) -> None:
-        assert client.get(path).status_code == 200, path
+        answer = client.get(path)
+        assert answer.status_code == 200, (path, answer.status, answer.text[-2000:])
+
+    def look() -> None:
+        for wanted in _SEARCHES:
+            search(runtime.db, RunFilter(**wanted))
 
     pages = {path: partial(page, path) for path in ("/console", "/metrics")}
-    return {"20 dispatches": send, "20 runs claimed and done": claim, **pages}
+    return {
+        "20 dispatches": send,
+        "20 runs claimed and done": claim,
+        f"{len(_SEARCHES)} searches": look,
+        **pages,
+    }
 
 
 def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

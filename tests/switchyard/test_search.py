@@ -18,7 +18,7 @@ from app.switchyard.db import Database
 from app.switchyard.operations import search as searching
 from app.switchyard.operations.search import RunFilter, count, every, search
 from app.switchyard.runs.models import id_at, runs
-from tests.bench.growth import fill
+from tests.support.filled import fill
 from tests.support.rows import run_row
 from tests.support.sides import environment
 from tests.support.tables import create_all

@@ -8,11 +8,14 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from sqlalchemy import update
 
 from app.switchyard import audit
 from app.switchyard.errors import UnknownRun
-from app.switchyard.operations import acts
+from app.switchyard.operations import acts, jobs
+from app.switchyard.operations.overview import overview
 from app.switchyard.operations.story import story
+from app.switchyard.runs.models import RunRow
 from tests.conftest import new_database
 from tests.support.sides import Side, side
 
@@ -75,3 +78,12 @@ def test_a_cancel_counts_what_was_below(on: Side) -> None:
     assert shown_of(on, run.id)["status"] == "pending"
     acts.cancel(on.runtime, run.id, BY)
     assert history(on, run.id) == [("cancel", "ada", 1)]
+
+
+def test_a_job_that_the_code_has_forgotten_is_shown_all_the_same(on: Side) -> None:
+    run = on.dispatch("refuser", {"name": "forgotten"})
+    on.finish(run)
+    with on.runtime.db.autocommit() as connection:
+        connection.execute(update(RunRow).where(RunRow.id == run.id).values(job="forgotten"))
+    assert [line.known for line in overview(on.runtime, {}).jobs][-1] is False
+    assert jobs.every(on.runtime)["jobs"][-1]["name"] == "forgotten"

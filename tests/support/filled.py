@@ -1,5 +1,4 @@
-"""Growth: what dispatch, claim, search, /metrics and the overview cost with many runs, beside what
-they cost with few."""
+"""A ledger that has been used for half a year: many runs, written by SQL."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ INSERT INTO switchyard_runs (id, job, key, payload, backend, reason, stage, stag
 SELECT {stamp} || {rest}, job, 'key-' || n,
   '{{"amount":' || (n % 9973) || ',"creatorId":"creator-' || (n % 99991)
   || '","note":"a line of text that says what it is for"}}',
-  CASE WHEN n % 3 > 0 THEN 'rq' WHEN job = 'mail' THEN 'qstash' ELSE 'inngest' END,
+  CASE WHEN n % 3 > 0 THEN 'rq' WHEN job = '{common}' THEN 'qstash' ELSE 'inngest' END,
   'STATIC', CASE WHEN n % 7 = 0 THEN 'ramp' ELSE 'live' END, 1, status, 3, 0, 1, 0, {at}, {at},
   NULL, {at}, {at}, '{{"done":true}}',
   CASE WHEN status = 'failed' THEN 'step pay: RuntimeError: no answer from '
     || (n % 20) || '.example.org (attempt 5)' END
 FROM (
   SELECT n, {start} + n * {every} AS ms,
-    CASE WHEN n % 500000 = 499999 THEN 'rare' WHEN n % 10 < 5 THEN 'mail'
+    CASE WHEN n % 500000 = 499999 THEN 'rare' WHEN n % 10 < 5 THEN '{common}'
       ELSE 'job-' || (n % 10) END AS job,
     CASE WHEN n % 1000 = 7 THEN 'cancelled' WHEN n % 97 = 5 THEN 'failed' ELSE 'succeeded' END
       AS status
@@ -46,8 +45,9 @@ _POSTGRES = {
 }
 
 
-def fill(db: Database, count: int) -> None:
-    """Write so many runs that have ended, over the last 170 days, into a ledger with none."""
+def fill(db: Database, count: int, common: str = "mail") -> None:
+    """Write so many runs that have ended, over the last 170 days, into a ledger with none; half of
+    them are of the job `common`."""
     start = int(time.time() * 1000) - _SPAN_MS
     words = _SQLITE if db.is_sqlite else _POSTGRES
     indexes = list(runs.indexes)
@@ -56,6 +56,7 @@ def fill(db: Database, count: int) -> None:
     for first in range(0, count, _CHUNK):
         numbers = words["numbers"].format(first=first, last=min(count, first + _CHUNK))
         given = {**words, "numbers": numbers, "start": start, "every": _SPAN_MS // count}
+        given["common"] = common
         with db.begin() as connection:
             plain = connection.execution_options(no_parameters=True)  # a % is a %
             plain.exec_driver_sql(_FILL.format(**given))
