@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from sqlalchemy import event, insert
 
 from app.platform.config import load
+from app.switchyard.cutover.drain import Drain
 from app.switchyard.db import Database
 from app.switchyard.operations import search as searching
 from app.switchyard.operations.search import RunFilter, count, every, search
 from app.switchyard.runs.models import id_at, runs
+from flags import Side
 from tests.support.filled import fill
 from tests.support.rows import run_row
-from tests.support.sides import environment
+from tests.support.sides import environment, fresh
 from tests.support.tables import create_all
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
@@ -194,3 +196,13 @@ def test_long_before_there_were_runs(db: Database) -> None:
     for early in (datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)):
         assert ids(db, since=early) == [run]
         assert ids(db, until=early) == []
+
+
+def test_what_a_drain_has_left_is_counted_by_the_index_of_open_runs(database_url: str) -> None:
+    runtime = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), None)
+    fill(runtime.db, 20_000)
+    for jobs in (None, ["mail-notify"]):
+        with plans(runtime.db, few=True) as seen:
+            Drain(runtime, jobs, Side.RQ, True).left()
+        assert "ix_switchyard_runs_open" in seen[-1], seen
+    runtime.db.dispose()

@@ -38,7 +38,8 @@ COLUMNS = (
 )
 """Of a run, as `runs list --json` has it."""
 _TIMES = ("created_at", "started_at", "ended_at")
-# As the partial index has it: SQLite then reads no row for it.
+# As the partial indexes have it: SQLite then reads no row for it.
+_OF_JOB: ColumnElement[bool] = literal_column("(epoch > 0)")
 _TROUBLED: ColumnElement[bool] = literal_column("(error IS NOT NULL OR status = 'cancelled')")
 # Every job in the ledger, by a look into the index for each.
 _least = select(func.min(R.job).label("job")).cte("jobs", recursive=True)
@@ -189,8 +190,9 @@ def _scan(connection: Connection, wanted: RunFilter) -> _Scan:
         floor = _floor(connection, ends, by, LOOK_INDEX) if held else None
     elif wanted.job is not None:
         del terms["job"]
+        by = [_OF_JOB]
         if sqlite:
-            by = [R.job == wanted.job]
+            by.append(R.job == wanted.job)
         else:
             ends = replace(ends, job=wanted.job)
     if terms:

@@ -15,6 +15,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
+_ALL = sa.text("epoch > 0")
 _TROUBLED = sa.text("error IS NOT NULL OR status = 'cancelled'")
 
 
@@ -27,6 +28,8 @@ def upgrade() -> None:
             "ix_switchyard_runs_newest",
             "switchyard_runs",
             ["job", "id"],
+            sqlite_where=_ALL,
+            postgresql_where=_ALL,
             postgresql_concurrently=True,
             if_not_exists=True,
         )
