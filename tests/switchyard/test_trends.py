@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from app.platform.config import load
 from app.switchyard.console import charts
@@ -63,6 +63,19 @@ def test_counts_are_by_bucket_and_side_and_nothing_older(db: Database) -> None:
     assert (serverless.succeeded[0], serverless.runs) == (2, 2)
     assert shown["none", Side.RQ].runs == 0
     assert shown["none", Side.RQ].percentile(50) is None
+
+
+def test_one_that_fails_between_the_two_looks_is_one_run(db: Database) -> None:
+    seen: list[str] = []
+
+    def fails(_on: object, _cursor: object, statement: str, *_: object) -> None:
+        if not seen and "ended_at" in statement:
+            seen.append(statement)
+            ended(db, 0.5, status="failed")
+
+    event.listen(db.engine, "after_cursor_execute", fails)
+    trend = trends.trends(db, ["mail"], NOW, MINUTE, 60)["mail", Side.RQ]
+    assert (trend.succeeded[-1], trend.failed[-1], trend.runs) == (0, 1, 1)
 
 
 def test_percentiles_are_of_the_latest_and_of_each_span(db: Database) -> None:

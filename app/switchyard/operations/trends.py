@@ -103,7 +103,8 @@ def trends(
         for row in failed:
             trend, at = shown[row.job, side_of(row.backend)], min(max(row.bucket, 0), buckets - 1)
             trend.failed[at] += row.runs
-            trend.succeeded[at] -= row.runs
+            # One that has ended since the first look is in the second alone.
+            trend.succeeded[at] = max(trend.succeeded[at] - row.runs, 0)
         pairs = sorted({(row.job, row.backend) for row in ended})
         for some in chunks(pairs, _MOST):
             sampled = connection.execute(_sampled(tuple(some)), {"since": since})
