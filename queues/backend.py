@@ -52,15 +52,19 @@ _AT_ONCE = 500
 """Messages in one call: meanwhile Redis does nothing else, for a few milliseconds."""
 _PICKLE = b"\x80"
 """How every pickle of protocol 2 or later begins, and no JSON."""
-# One call for all, each with what only it has: RQ's fields of a job would be most of the time.
+# One call for all, each with what only it has: RQ's fields of a job would be most of the time. What
+# lies in the way of one, of whatever type, must not keep the others back. The trace is in no field
+# of RQ's, whose meta is pickled or JSON.
 _PUSH = """
-for place = 8, #ARGV, 2 do
-  local run, epoch = ARGV[place], ARGV[place + 1]
+for place = 8, #ARGV, 3 do
+  local run, epoch, trace = ARGV[place], ARGV[place + 1], ARGV[place + 2]
   local job = run .. '-' .. epoch
+  redis.call('DEL', ARGV[1] .. job)
   redis.call('HSET', ARGV[1] .. job, 'data', ARGV[2] .. run .. '", ' .. epoch .. '], {}]',
     'description', ARGV[3] .. run, 'origin', ARGV[4], 'status', 'queued', 'timeout', ARGV[5],
     'result_ttl', 0, 'failure_ttl', ARGV[6], 'created_at', ARGV[7], 'enqueued_at', ARGV[7])
-  redis.call('ZREM', KEYS[3], job)
+  if trace ~= '' then redis.call('HSET', ARGV[1] .. job, 'traceparent', trace) end
+  redis.pcall('ZREM', KEYS[3], job)
   redis.call('RPUSH', KEYS[2], job)
 end
 redis.call('SADD', KEYS[1], KEYS[2])
@@ -183,7 +187,7 @@ class RQBackend:
             *(int(spec.timeout), FAILURE_TTL_SECONDS, utcformat(datetime.now(UTC))),
         ]
         for message in messages:
-            given += message.run_id, message.epoch
+            given += message.run_id, message.epoch, message.trace or ""
         self._script([Queue.redis_queues_keys, queue_key(queue), failed], given)
 
     def queued(self, messages: Sequence[Message]) -> set[str]:

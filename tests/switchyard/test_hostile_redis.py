@@ -231,3 +231,14 @@ def test_a_large_call_is_not_lost(on: Side, queue: Queue, redis: Redis, tmp_path
         assert status(large) == JobStatus.FAILED
     assert "MB" in error(large)
     assert redis.hget(large.key, "data") == stored
+
+
+@pytest.mark.parametrize("on", [""], indirect=True)
+def test_what_lies_in_the_way_of_one_run_keeps_no_other_back(on: Side, redis: Redis) -> None:
+    redis.set("rq:failed:tests", "no sorted set")
+    runs = [on.dispatch("child", {"name": uuid4().hex}) for _ in range(3)]
+    redis.delete("rq:queue:tests")
+    redis.set(f"rq:job:{runs[0].id}-1", "no hash")
+    on.runtime.store.send([run.id for run in runs])
+    jobs: Any = redis.lrange("rq:queue:tests", 0, -1)
+    assert {job.decode() for job in jobs} == {f"{run.id}-1" for run in runs}
