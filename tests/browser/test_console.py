@@ -13,6 +13,7 @@ from tests.support.console import HOSTILE
 
 def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     page.goto("/console")
+    accessible(page)
     page.get_by_label("Your name").fill("grace")
     page.get_by_label("ADMIN_TOKEN").fill("a wrong guess")
     page.get_by_role("button", name="Log in").click()

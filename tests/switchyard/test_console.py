@@ -135,6 +135,16 @@ def test_where_no_end_of_a_session_can_be_known_nobody_is_let_in(
     assert client.get("/console").status_code == 503
 
 
+def test_below_a_path_of_its_server_pages_find_themselves(site: Site) -> None:
+    client = site.app.test_client()
+    below = {"SCRIPT_NAME": "/jobs"}
+    asked = client.get("/console/runs?job=noop", environ_overrides=below)
+    assert asked.location == "/jobs/console/login?next=/jobs/console/runs?job%3Dnoop"
+    assert log_in(client).status_code == 303
+    page = client.get("/console/runs?job=noop", environ_overrides=below).text
+    assert 'hx-get="/jobs/console/runs?job=noop"' in page
+
+
 def test_a_page_that_is_only_open_keeps_no_session(site: Site, client: FlaskClient) -> None:
     for _ in range(11):
         site.now += timedelta(hours=1)

@@ -58,7 +58,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             if g.switchyard_visitor is not None and not own and not door.may_act():
                 raise Forbidden("you may look at everything here, and change nothing")
         if g.switchyard_visitor is None and request.endpoint not in OPEN_TO_ALL:
-            wanted = request.full_path.rstrip("?") if request.method == "GET" else None
+            wanted = here() if request.method == "GET" else None
             return redirect(url_for(LOGIN, next=wanted), 303)
         return None
 
@@ -79,7 +79,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "may_act": door.may_act(),
             "use_inngest": runtime.settings.use_inngest,
             "pages": {name.removeprefix(f"{NAME}.") for name in current_app.view_functions},
-            "here": request.full_path.rstrip("?"),
+            "here": here(),
             "ago": partial(words.ago, now=runtime.store.clock()),
             **{one.__name__: one for one in SAYING},
             "median": median,
@@ -96,6 +96,11 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     def no_database(failure: SQLAlchemyError) -> tuple[str, int]:
         log.error("database failed: %s", reason(failure))
         return error_page("Database unavailable", "nothing was changed; try again"), 503
+
+
+def here() -> str:
+    """The address of this page, also where the app is below a path of its server."""
+    return request.script_root + request.full_path.rstrip("?")
 
 
 def is_poll() -> bool:
