@@ -88,26 +88,19 @@ def test_a_manual_payout_that_does_not_fit_writes_nothing(
     assert tries == [1]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"amount": 10_001},
-        {"creatorId": "bob"},
-        {"stripeAccountId": "acct_bob"},
-        {"currency": "eur"},
-    ],
-)
-def test_an_order_must_match_the_known_payout(platform: Platform, change: dict[str, Any]) -> None:
+def test_an_order_must_match_the_known_payout(platform: Platform) -> None:
     platform.creator()
     platform.creator(id="bob", stripe_account_id="acct_bob")
     platform.paid()
-    with pytest.raises(KeyConflict):
-        dispatch("process-single-payout", {**MANUAL, **change})
-    run = dispatch("process-single-payout", {**MANUAL, **change}, key="by hand")
-    platform.drain()
-    ended = platform.run(run.id)
-    assert ended.status == "failed"
-    assert "payout_123 has" in ended.error
+    other = {"amount": 10_001, "creatorId": "bob", "stripeAccountId": "acct_bob", "currency": "eur"}
+    for field, value in other.items():
+        with pytest.raises(KeyConflict):
+            dispatch("process-single-payout", {**MANUAL, field: value})
+        run = dispatch("process-single-payout", {**MANUAL, field: value}, key=f"by hand: {field}")
+        platform.drain()
+        ended = platform.run(run.id)
+        assert ended.status == "failed"
+        assert "payout_123 has" in ended.error
     platform.check()
 
 

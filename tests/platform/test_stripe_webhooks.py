@@ -179,24 +179,22 @@ def test_without_a_secret_the_webhook_is_off(platform: Platform) -> None:
     assert runs(platform) == []
 
 
-@pytest.mark.parametrize(
-    ("key", "livemode", "acted_on"),
-    [
-        ("sk_live_webhooks", False, False),
-        ("rk_live_webhooks", False, False),
-        ("sk_live_webhooks", True, True),
-        ("sk_test_webhooks", False, True),
-    ],
-)
-def test_a_live_platform_does_not_act_on_test_mode(
-    platform: Platform, key: str, livemode: bool, acted_on: bool
-) -> None:
+def test_a_live_platform_does_not_act_on_test_mode(platform: Platform) -> None:
     """Its Connect endpoint is sent test events too; asked for with a live key, nothing is there."""
-    gateways = Gateways(stripe=StripeGateway(key, platform.stand_url))
-    made = replace(platform.runtime, engine=replace(platform.engine, gateways=gateways))
-    mounted(platform, made)
-    assert sent(platform, livemode=livemode).status_code == 200
-    assert [run.job for run in runs(platform)] == ["handle-stripe-event"] * acted_on
+    for n, (key, livemode, acted_on) in enumerate(
+        (
+            ("sk_live_webhooks", False, False),
+            ("rk_live_webhooks", False, False),
+            ("sk_live_webhooks", True, True),
+            ("sk_test_webhooks", False, True),
+        )
+    ):
+        gateways = Gateways(stripe=StripeGateway(key, platform.stand_url))
+        engine = replace(platform.engine, gateways=gateways)
+        mounted(platform, replace(platform.runtime, engine=engine))
+        before = len(runs(platform))
+        assert sent(platform, id=f"evt_{n}", livemode=livemode).status_code == 200
+        assert len(runs(platform)) - before == acted_on, (key, livemode)
 
 
 class Overtaken:

@@ -21,8 +21,6 @@ from tests.conftest import new_database
 from tests.support.sides import Side, both, environment, fresh
 from tests.support.waiting import until
 
-OTHER = {"rq": "inngest", "inngest": "rq"}
-
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def on(
