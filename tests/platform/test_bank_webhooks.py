@@ -101,9 +101,11 @@ def test_parts_of_a_reversal_add_up(platform: Platform) -> None:
     assert (books.owed, books.held, books.connected, books.cash) == (40_000, 10_000, 6_000, 44_000)
     assert [one.kind for one in platform.reconciled()] == ["reversed"]
     platform.reverse(transfer_id, 6_000)
-    platform.event("transfer.reversed", transfer_id, None, 2)
+    for n in (2, 2, 3):  # one doubled, and one that says the same
+        platform.event("transfer.reversed", transfer_id, None, n)
     platform.drain()
     assert platform.statuses() == ["reversed"]
+    assert errors(platform)[1:] == [None, None]
     kinds = ["hold", "transfer", "reversal", "reversal", "release"]
     assert [kind for kind, _ in platform.entries()] == kinds
     platform.check()
