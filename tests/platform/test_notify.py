@@ -237,3 +237,25 @@ def test_a_mail_of_unknown_outcome_is_not_sent_again(
     assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
     assert len(box.taken) == 1
     assert "unknown, not sent again" in caplog.text
+
+
+def test_another_report_of_a_run_is_another_message() -> None:
+    stopped = REPORT | {"stopped": "no funds"}
+    assert notify._name(REPORT) == notify._name(json.loads(json.dumps(REPORT)))
+    assert notify._name(REPORT) != notify._name(stopped)
+
+
+def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
+    box.answer("RCPT", "421 busy", "451 later")
+    assert platform.tell()["mail"] == {"sent": True}
+    assert len(box.taken) == 1
+    receiver.status = 503
+    why = "HookUnavailable: 127.0.0.1 answered 503"
+    assert platform.tell()["webhook"] == {"sent": False, "why": why}
+    assert len(receiver.got) == 1 + 3
+
+
+def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
+    off = {"sent": False, "why": "off"}
+    platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
+    assert platform.tell() == {"mail": off, "webhook": off}
