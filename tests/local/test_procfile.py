@@ -112,3 +112,17 @@ def test_starts_alone_and_ends_at_sigterm(
         for left in left_of(process.pid):
             left.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    name: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / f"{name}.log"
+    process = start(name, environ | {"USE_INNGEST": "maybe"}, log)
+    try:
+        assert process.wait(PATIENCE_SECONDS) != 0
+    finally:
+        for left in left_of(process.pid):
+            left.kill()
+    assert "USE_INNGEST: must be true or false" in log.read_text()

@@ -131,3 +131,37 @@ def test_a_payouts_money_and_its_way_are_pinned(anywhere: Platform) -> None:
     with anywhere.db.begin() as tx:
         tx.execute(update(Payout).values(reason="looked at", amount=10_000))
     assert anywhere.payouts()[0].reason == "looked at"
+
+
+def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Platform) -> None:
+    """Past its window the second attempt is looked up, and the first one's payout is there too."""
+    platform.creator()
+    platform.fault("bank_fails")
+    platform.paid()
+    platform.settle()
+    platform.fault("drop_before", path=BANK, probability=1)
+    platform.now += timedelta(minutes=1)
+    dispatch("retry-failed-payouts", {})
+    platform.work()
+    assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "unknown", None)]
+    platform.admin("DELETE", "faults")
+    platform.now += timedelta(hours=25)
+    sweep(platform.runtime.store)
+    platform.drain()
+    outcomes = [(outcome, code) for _, outcome, code in platform.attempts("bank")]
+    assert outcomes == [("landed", None), ("refused", "key_expired"), ("landed", None)]
+    assert platform.statuses() == ["in_transit"]
+    platform.check()
+
+
+def test_one_cancelled_at_stripe_came_back(platform: Platform) -> None:
+    platform.creator()
+    bank_id = platform.paid()["bankPayoutId"]
+    platform.call(f"payouts/{bank_id}/cancel", "acct_ana")
+    assert platform.result("reconcile-payouts")["moved"] == 1
+    assert platform.payouts()[0].reason == "canceled"
+    assert platform.statuses() == ["bank_failed"]
+    platform.check()
+    assert platform.again() == {"retried": 1, "left": {}}
+    assert platform.statuses() == ["in_transit"]
+    platform.check()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from app.platform.payouts import retry
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from tests.support.platform import (
@@ -134,3 +135,18 @@ def test_a_reversal_after_it_left_for_the_bank_is_for_a_person(
     assert platform.books()["usd"].cash == 40_000 + amount
     assert [one.kind for one in platform.reconciled()] == ["reversed"]
     assert platform.entries().count(("reversal", amount)) == 1
+
+
+def test_a_reversal_while_a_retry_waits_is_not_paid_out(platform: Platform) -> None:
+    transfer_id = left_on_the_account(platform)
+    platform.reverse(transfer_id, 10_000)
+    with platform.db.session() as tx:
+        retry.reopen(tx, "a run that died", "", platform.now)
+    assert platform.statuses() == ["transferred"]
+    platform.event("transfer.reversed", transfer_id, None)
+    platform.drain()
+    assert platform.statuses() == ["reversed"]
+    platform.now += retry.READY_STALE
+    assert platform.again()["retried"] == 0
+    assert platform.banks() == []
+    platform.check()

@@ -268,3 +268,11 @@ def test_the_command_reports_bad_lines_and_ends_with_one(world: World, tmp_path:
     done = forked(words, environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
+
+
+def test_two_refunds_of_one_batch_take_back_no_more_than_there_was(world: World) -> None:
+    half = REFUND.replace("-10.00,-0.50,-9.50", "-30.00,0.00,-30.00")
+    world.write(SALE, half, half.replace("txn_2", "txn_3"))
+    assert numbers(world.run()) == (3, 2, 0, 1, 0)
+    assert "more than all of sale ch_1" in world.said[0][1]
+    assert world.owed() == 4_750 - 3_000

@@ -130,3 +130,23 @@ def test_without_a_server_it_fails_clearly(on: Side) -> None:
     (row,) = on.finish(welcome())
     assert row.status == "failed"
     assert "SMTP_URL is not set" in row.error
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer"),
+    [
+        ("RCPT", "550 5.7.1 relaying denied"),
+        ("MAIL", "550 no"),
+        ("DATA", "554 looks like spam"),
+    ],
+)
+def test_other_refusals_say_nothing_of_the_address(
+    on: Side, box: Mailbox, verb: str, answer: str
+) -> None:
+    box.answer(verb, answer)
+    run = welcome()
+    (row,) = on.finish(run)
+    assert row.status == "failed"
+    operate.retry(on.runtime.store, run.id)
+    (row,) = on.finish(run)
+    assert row.status == "succeeded"

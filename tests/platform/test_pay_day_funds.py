@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.platform.ledger.postings import balanced
+from app.platform.payouts.retry import READY_STALE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.relay import sweep
 from tests.support.platform import START, Platform
@@ -112,3 +113,21 @@ def test_two_pay_days_do_not_spend_one_balance_twice(anywhere: Platform) -> None
     assert set(anywhere.statuses()) == {"in_transit"}
     assert sum(one["amount"] for one in anywhere.transfers()) == 60_000
     anywhere.check()
+
+
+def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform) -> None:
+    creators(platform, *[10_000] * 3)
+    top_up(platform, 10_000)
+    run = dispatch("process-payouts", PAY_DAY)
+    platform.drain()
+    result = ended(platform, run.id)
+    assert result["waitingForFunds"] == {"usd": 20_000}
+    assert result["ledgerBalanced"] is True
+    assert platform.statuses() == ["in_transit", "requested", "requested"]
+    assert platform.books()["usd"].held == 30_000
+    top_up(platform, 20_000)
+    platform.now += READY_STALE
+    assert platform.result("retry-failed-payouts")["retried"] == 2
+    assert platform.statuses() == ["in_transit"] * 3
+    assert outcomes(platform) == LANDED
+    platform.check()

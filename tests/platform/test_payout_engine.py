@@ -228,3 +228,21 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     # Every one by the key it had from the first.
     assert {key.rpartition("-")[2] for key, _, _ in platform.attempts()} == {"1"}
     platform.check()
+
+
+def test_a_rate_limit_waits_as_long_as_stripe_asks(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("429", retry_after=77)
+    platform.fault("429")
+    run = dispatch("process-single-payout", MANUAL)
+    (first,) = platform.work()
+    assert (first.end, first.due_at) == ("retry", START + timedelta(seconds=77))
+    assert platform.attempts() == [("payout_123-1", "sending", None)]
+    platform.now = first.due_at
+    sweep(platform.runtime.store)
+    (second,) = platform.work()
+    assert 5 <= (second.due_at - platform.now).total_seconds() < 15
+    platform.drain()
+    assert platform.run(run.id).status == "succeeded"
+    assert platform.attempts() == ONCE
+    platform.check()

@@ -14,11 +14,12 @@ from sqlalchemy import insert, or_, select
 
 from app.local.seed import stripe_accounts
 from app.platform.earnings.models import Creator
+from app.platform.ledger.postings import CASH, EntryKind, Posting, post
 from app.platform.payouts.accounts import NOT_AT_STRIPE
 from app.platform.payouts.retry import MAX_ATTEMPTS, READY_STALE
 from app.switchyard.dispatch import dispatch
 from tests.support.earnings import a_creator
-from tests.support.platform import MANUAL, Platform
+from tests.support.platform import MANUAL, START, Platform
 
 MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can end."""
@@ -58,6 +59,14 @@ def none(**left: int) -> dict[str, Any]:
 def took(count: int, **left: int) -> dict[str, Any]:
     """All of them are on their way."""
     return {"retried": count, "left": left, "now": {"in_transit": count}}
+
+
+def earned(platform: Platform, amount: int) -> None:
+    ref = f"more-{platform.now.isoformat()}"
+    with platform.db.begin() as tx:
+        entry = Posting(EntryKind.EARNING, ref, CASH, "creator:ana", "usd", amount, START)
+        post(tx, [entry])
+    platform.admin("POST", "topup", {"amount": amount, "currency": "usd"})
 
 
 # Payouts tried again
@@ -163,3 +172,18 @@ def test_another_platform_s_key_disables_nobody(platform: Platform) -> None:
     platform.admin("POST", "accounts", {"accounts": [{"id": "acct_0"}]})
     assert synced(platform) == {"accounts": 3, "changed": 2, "gone": 2}
     assert state(platform, "c0") == (True, True, None)
+
+
+def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: Platform) -> None:
+    platform.creator()
+    platform.fault("refuse", code=MAY_PASS)
+    dispatch("process-payouts", {"payoutDate": "2025-01-01"})
+    platform.drain()
+    platform.now += timedelta(days=1)
+    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.drain()
+    earned(platform, 60_000)
+    assert platform.statuses() == ["failed", "in_transit"]
+    assert again(platform) == none()
+    assert platform.owed() == 60_000
+    platform.check()

@@ -14,7 +14,9 @@ import stripe
 from app.platform.gateways import stripe as gateway_module
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import (
+    Account,
     Balance,
+    Gates,
     StripeError,
     StripeKeyReused,
     StripeMisconfigured,
@@ -235,3 +237,21 @@ def test_the_key_is_nowhere_in_messages_or_logs(
     with serve_in_thread(echo) as url, pytest.raises(StripeRefused) as echoed:
         pay(StripeGateway(KEY, url))
     assert KEY not in str(echoed.value)
+
+
+def test_accounts_say_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
+    wanted = [
+        {"id": "acct_pending", "transfers": "pending"},
+        {"id": "acct_none", "transfers": None},
+        {"id": "acct_shut", "disabled_reason": "rejected.fraud"},
+        {"id": "acct_nobank", "payouts_enabled": False, "country": "DE"},
+        {"id": "acct_daily", "payout_interval": "daily"},
+    ]
+    stand.admin("POST", "accounts", {"accounts": wanted})
+    assert gateway.retrieve_account("acct_1") == Account("acct_1", Gates(True, True, None, True))
+    gates = dict(gateway.list_accounts())
+    assert {id_ for id_, one in gates.items() if not one.manual_payouts} == {"acct_daily"}
+    inactive = {id_ for id_, one in gates.items() if not one.transfers_active}
+    assert inactive == {"acct_pending", "acct_none"}
+    assert gates["acct_shut"].disabled_reason == "rejected.fraud"
+    assert not gates["acct_nobank"].payouts_enabled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from app.switchyard import audit
+from app.switchyard.clock import iso, utcnow
 from app.switchyard.operations import bulk
 from app.switchyard.runs import operate
 from app.switchyard.runs.backend import End
@@ -44,11 +46,6 @@ ANSWERS: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("jobs", "show", "cli-plain"), (*JOB_KEYS, "gaps", "timeout", "next", "payload"), "waitSec"),
     (("runs", "list"), RUN_KEYS, "never [red]"),
     (("runs", "show", "{run}"), (*RUN_KEYS, "due_at", "payload", "result", "meta"), "refuse"),
-    (
-        ("jobs", "dispatch", "cli-plain", A, "--key", "k"),
-        ("id", "job", "key", "backend", "reason", "status", "created", "sent"),
-        "pending",
-    ),
     (("cutover", "status"), ("use_inngest", "jobs", "unreachable"), "cli-refuser"),
     (
         ("cutover", "history"),
@@ -59,6 +56,11 @@ ANSWERS: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [
     (("cutover", "inventory"), ("jobs", "redis"), "cli.plain"),
     (("relay", "--once"), ("sent", "unreachable"), "unreachable"),
     (("db", "current"), ("revision", "head", "branches"), "switchyard"),
+    (
+        ("jobs", "dispatch", "cli-plain", A, "--key", "k"),
+        ("id", "job", "key", "backend", "reason", "status", "created", "sent"),
+        "pending",
+    ),
 ]
 
 
@@ -322,3 +324,11 @@ def test_cancelling_the_last_child_wakes_its_parent(cli: Cli) -> None:
     assert cli.status(begun["id"]) == (Status.WAITING, epoch + 1)
     assert cli.perform(begun["id"]) is End.WAIT
     assert "nap" in {step["name"] for step in cli.json("runs", "show", begun["id"])["steps"]}
+
+
+def test_dispatch_later(cli: Cli) -> None:
+    late = cli.json("jobs", "dispatch", "cli-plain", A, "--delay", "3600")
+    later = cli.json("jobs", "dispatch", "cli-plain", A, "--at", "2031-05-04T11:00:00+02:00")
+    due = cli.json("runs", "show", late["id"])["due_at"]
+    assert str(iso(utcnow() + timedelta(minutes=59))) < due
+    assert cli.json("runs", "show", later["id"])["due_at"] == "2031-05-04T09:00:00.000Z"

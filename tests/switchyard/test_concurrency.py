@@ -349,3 +349,23 @@ def test_a_dead_holder_s_slot_is_free_again(
         assert len(inside) == 1 + 2 * 7
         assert 0 < most_at_once(inside, killed_at) <= jobs.CAP
         assert taken(side) == 0
+
+
+def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:
+    """A holder comes back after its lease ran out, before anybody took over."""
+    mine, other = on.capped(2)
+    assert all(on.claim(run) for run in (mine, other))
+    on.now += on.runtime.store.lease + timedelta(seconds=1)
+    assert on.perform(mine, Delivery("me")).end is End.DONE
+    assert len(on.slots()) == 1
+
+
+def test_a_step_on_a_worker_keeps_the_slot(on: Setting) -> None:
+    (run,) = on.capped(1)
+    claimed = on.claim(run)
+    assert claimed is not None
+    before = on.slots()
+    with on.runtime.db.session() as tx:
+        claimed.end_step(tx, "step", StepStatus.DONE, 1, result="null")
+    assert len(before) == 1
+    assert on.slots() == before
