@@ -21,6 +21,7 @@ from app.switchyard.operations import acts, bulk
 from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import install
 from tests.support.console import HOSTILE, TOKEN, Site, csrf, guarded, log_in
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -441,6 +442,22 @@ def test_many_runs_are_retried_and_exported_by_filter(
     assert "<dt>retried</dt><dd>5" in page
     assert shown(client, status="failed") == []
     assert act(client, path, why="")[0] == 422
+
+
+def test_a_filter_by_age_is_the_same_for_every_batch(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    install(site.runtime)
+    for number in range(4):
+        dispatch("later", {"name": f"n{number}"}, delay=3600)
+    site.now += timedelta(minutes=4)
+    path = "/bulk/cancel?status=pending&q=since:5m"
+    page = act(client, path)[1]
+    while "Go on" in page:
+        site.now += timedelta(minutes=2)
+        page = act(client, path, **going_on(page))[1]
+    assert "<dt>cancelled</dt><dd>4" in page
 
 
 def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> None:

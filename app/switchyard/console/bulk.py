@@ -11,6 +11,7 @@ from typing import Any
 from flask import Blueprint, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.switchyard.clock import moment
 from app.switchyard.console import searching
 from app.switchyard.console.moves import by, moving, number
 from app.switchyard.operations import bulk, search
@@ -25,18 +26,21 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def add(pages: Blueprint, runtime: Runtime) -> None:
     """Add the pages to the console's."""
 
-    def wanted() -> RunFilter:
-        return searching.read(request.args, runtime.store.clock())
+    def wanted(at: int = 0) -> RunFilter:
+        return searching.read(request.args, (moment(at) if at else None) or runtime.store.clock())
 
     @pages.get("/bulk/<any(retry, cancel):deed>")
     def ask_bulk(deed: str) -> str:
-        counted = bulk.matching(runtime, bulk.Deed(deed), wanted())
-        asked = searching.address(request.args)
-        return render_template("switchyard/bulk.html", deed=deed, counted=counted, asked=asked)
+        # What was created in the last 2 h is so at this moment, however long the batches take.
+        at = int(runtime.store.clock().timestamp())
+        counted = bulk.matching(runtime, bulk.Deed(deed), wanted(at))
+        shown = {"deed": deed, "counted": counted, "asked": searching.address(request.args)}
+        return render_template("switchyard/bulk.html", at=at, **shown)
 
     @pages.post("/bulk/<any(retry, cancel):deed>", endpoint="bulk")
     def go_on(deed: str) -> str:
-        asked = wanted().model_copy(update={"before": request.form.get("before") or None})
+        at = number("at") or int(runtime.store.clock().timestamp())
+        asked = wanted(at).model_copy(update={"before": request.form.get("before") or None})
         batch = bulk.batch(runtime, bulk.Deed(deed), asked, by(), number("act") or None)
         done, refused = number("done") + batch.done, number("refused") + batch.refused
         most = max(number("most"), done + refused)
@@ -53,6 +57,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             ],
             fields={
                 "act": batch.act,
+                "at": at,
                 "done": done,
                 "refused": refused,
                 "most": most,
