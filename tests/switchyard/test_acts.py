@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.switchyard import audit
+from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.dispatch import dispatch
@@ -55,6 +56,8 @@ def test_a_drain_goes_on_batch_by_batch_and_is_one_act(world: World) -> None:
         batch = acts.drain(to_rq(world), ADA, act)
         act = batch.act
         seen.append((batch.drained.moved.total(), batch.drained.left.total(), batch.done))
+        # Their old side has forgotten those that moved.
+        assert len(world.inngest.parcels) == batch.drained.left.total()
         if batch.done:
             break
     assert seen == [(2, 3, False), (2, 1, False), (1, 0, True)]
@@ -63,6 +66,18 @@ def test_a_drain_goes_on_batch_by_batch_and_is_one_act(world: World) -> None:
     assert (one["job"], one["detail"]) == (None, {"to": "rq"})
     with pytest.raises(BadInput, match="no drain of eve"):
         acts.drain(to_rq(world), By("eve"), act)
+
+
+def test_a_drain_does_not_wait_long_for_what_the_old_side_still_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It delivers them, and they have moved."""
+    monkeypatch.setattr(drains, "TAKE_BACK_SECONDS", 0.0)
+    live(world, 3)
+    assert acts.drain(to_rq(world, limit=None), ADA).done
+    assert len(world.inngest.parcels) == 3
+    world.finish()
+    assert world.marks() == {f"n{number}": 1 for number in range(3)}
 
 
 def test_runs_that_were_asked_do_not_stand_in_the_way_of_others(world: World) -> None:

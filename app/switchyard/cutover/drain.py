@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ from app.switchyard.cutover.stages import StageChange, current_stages, set_stage
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.handoff import CHUNK, elsewhere, hand_over
-from app.switchyard.runs.models import IS_OPEN, Status
+from app.switchyard.runs.models import IS_OPEN, AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, TTL_SECONDS, Side, Stage
@@ -25,6 +25,10 @@ SEEN_SECONDS = TTL_SECONDS + 0.1
 """After which every process has seen a change of stage."""
 PAUSE_SECONDS = 0.5
 """Between two looks at what is left."""
+TAKE_BACK_SECONDS, BATCH_TAKE_BACK_SECONDS = 10.0, 1.0
+"""For how long the old sides are asked, after all has moved, to forget what they were sent: Inngest
+must be asked for each run."""
+MOST_TAKEN_BACK, _AT_ONCE = 20_000, 40
 
 Progress = Callable[[int, int], None]
 """Called with how many runs moved or were asked to, and how many there are to move."""
@@ -66,6 +70,8 @@ class Drain:
     """How many at a time."""
     limit: int | None = None
     """How many at most in one call, which then waits for nothing: it is to be called again."""
+    _behind: list[AnyRow] = field(default_factory=list, init=False)
+    """What the old sides were sent and may still have."""
 
     def __call__(self) -> Drained:
         """Move what is pending, delayed or asleep at once; each run keeps its due time.
@@ -77,11 +83,24 @@ class Drain:
         end = time.monotonic() + self.wait_seconds
         while True:
             self._move(self.misplaced(), drained)
+            self._take_back()
             drained.left = self.left()
             movable = any(job in self.runtime.catalogue for job in drained.left)
             if not movable or self.stop.is_set() or time.monotonic() >= end:
                 return drained
             self.stop.wait(PAUSE_SECONDS)
+
+    def _take_back(self) -> None:
+        """Have the old sides forget what has moved, as far as they come: what they deliver all the
+        same finds a newer epoch and does nothing."""
+        seconds = TAKE_BACK_SECONDS if self.limit is None else BATCH_TAKE_BACK_SECONDS
+        end = time.monotonic() + seconds
+        while self._behind and not self.stop.is_set() and time.monotonic() < end:
+            self.runtime.store.take_back(self._behind[:_AT_ONCE])
+            del self._behind[:_AT_ONCE]
+
+    def _keep_behind(self, rows: Sequence[AnyRow]) -> None:
+        self._behind.extend(rows[: max(0, MOST_TAKEN_BACK - len(self._behind))])
 
     def _move(self, misplaced: dict[str, list[str]], drained: Drained) -> None:
         total, done = sum(map(len, misplaced.values())), 0
@@ -91,7 +110,13 @@ class Drain:
                 if self.stop.is_set():
                     return
                 chunk = ids[start : start + self.chunk]
-                handed = hand_over(self.runtime.store, chunk, target, running=self.running)
+                handed = hand_over(
+                    self.runtime.store,
+                    chunk,
+                    target,
+                    running=self.running,
+                    take_back=self._keep_behind,
+                )
                 drained.moved[job] += handed.moved
                 drained.asked[job] += handed.asked
                 done += len(chunk)

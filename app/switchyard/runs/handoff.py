@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_, select, update
 
@@ -39,6 +40,7 @@ _HAND_OVER = (
         ),
         idle_since=bindparam("now"),
     )
+    .returning(*SENT)
 )
 # One that already is where it is to be was asked to leave, and now stays.
 _ASK_TO_MOVE = (
@@ -62,13 +64,19 @@ class HandedOver:
 
 
 def hand_over(
-    store: RunStore, run_ids: Sequence[str], to: str, *, running: bool = True
+    store: RunStore,
+    run_ids: Sequence[str],
+    to: str,
+    *,
+    running: bool = True,
+    take_back: Callable[[Sequence[AnyRow]], object] | None = None,
 ) -> HandedOver:
     """Move these open runs to backend `to`; one that has ended or is already there stays as it is.
 
     Those that are running move at their next step boundary, or stay where `running` is false. A run
     that Inngest has no function for goes to its job's own side instead. The old backend takes back
-    what it can. Raises BackendUnavailable where this process does not have `to`.
+    what it can, unless `take_back` is to see to it, which gets the rows. Raises BackendUnavailable
+    where this process does not have `to`.
     """
     _ = store.backends[to]
     moved = asked = 0
@@ -78,6 +86,7 @@ def hand_over(
         rows = select(*SENT, R.status, R.move_to).where(R.id.in_(chunk), R.check_at.is_not(None))
         rows = rows.where(elsewhere(to)).order_by(R.id.desc()).with_for_update(key_share=True)
         free: list[AnyRow] = []
+        there_now: list[AnyRow] = []
         with store.db.begin() as connection:
             for target, there in _by_target(store, connection.execute(rows), to).items():
                 ask = [r.id for r in there if r.status == Status.RUNNING and r.move_to != target]
@@ -88,14 +97,15 @@ def hand_over(
                 if move:
                     bound = {"to": target, "now": now, "new_check_at": now + store.check}
                     bound["by_relay"] = not store.backends.waits_until_due(target)
-                    connection.execute(_HAND_OVER.where(R.id.in_([r.id for r in move])), bound)
+                    chosen = R.id.in_([row.id for row in move])
+                    there_now += connection.execute(_HAND_OVER.where(chosen), bound).all()
                     before = ((r.id, r.job, r.backend, r.epoch) for r in move)
                     handed_over(connection, before, target, now)
                 free += move
         point("handover.committed")
         if free:
-            store.take_back(free)
-            store.send([row.id for row in free])
+            store.send_messages(store.messages(sorted(there_now, key=attrgetter("id"))))
+            (take_back or store.take_back)(free)
         moved += len(free)
     return HandedOver(moved, asked)
 

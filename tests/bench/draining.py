@@ -1,0 +1,67 @@
+"""Ten thousand pending and delayed runs to the other side, beside dispatching as many there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from datetime import timedelta
+
+from sqlalchemy import update
+
+from app.switchyard.cutover.drain import Drain
+from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.runs.models import ENDED, Status, runs
+from app.switchyard.runtime import Runtime
+from flags import Side
+from queues.backend import connect
+from tests.bench.harness import DATABASES, Bench, Row, rate, row
+from tests.proof.recovery import stack
+from tests.support.sides import Fixed, decide_by
+
+JOB = "bench-noop"
+LATER = timedelta(hours=1)
+
+
+def drain(bench: Bench) -> Iterator[Row]:
+    """To Inngest and back to RQ, on either database. Nobody is at work meanwhile."""
+    count = bench.some(10_000)
+    for label in DATABASES:
+        with bench.database(label) as url, stack(bench.redis_url, "web", database_url=url) as there:
+            there.end("web")  # Inngest knows the functions by now, and what is due waits
+            found: dict[str, list[tuple[float, float]]] = {"Inngest": [], "RQ": []}
+            for _ in range(bench.rounds):
+                connect(bench.redis_url).flushall()
+                anew = {side: _dispatch(there.runtime, count, side) for side in ("Inngest", "RQ")}
+                for side in found:
+                    found[side].append((_drain(there.runtime, count, side), anew[side]))
+                _end_all(there.runtime)
+            for side, pairs in found.items():
+                name = f"drain: {count:,} pending and delayed runs to {side}, {label}"
+                own, bare = map(statistics.median, zip(*pairs, strict=True))
+                yield row(name, own, bare, "dispatch_many() there", "runs a second")
+
+
+def _dispatch(runtime: Runtime, count: int, side: str) -> float:
+    """As many a second; each second one is delayed. They are on RQ alone in the end."""
+    _end_all(runtime)
+    decide_by(Fixed(side.lower()))
+    items = [Item({"n": n}, delay=LATER if n % 2 else None) for n in range(count)]
+    return rate(count, lambda: dispatch_many(JOB, items))
+
+
+def _drain(runtime: Runtime, count: int, side: str) -> float:
+    to = Side.RQ if side == "RQ" else Side.SERVERLESS
+
+    def work() -> None:
+        moved = Drain(runtime, [JOB], to, running=False)().moved[JOB]
+        if moved != count:
+            raise AssertionError(f"{moved} of {count} moved")
+
+    return rate(count, work)
+
+
+def _end_all(runtime: Runtime) -> None:
+    """Nothing is open any more."""
+    ended = {**ENDED, "status": Status.CANCELLED, "ended_at": runtime.store.clock()}
+    with runtime.db.begin() as connection:
+        connection.execute(update(runs).where(runs.c.check_at.is_not(None)).values(**ended))
