@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.machine import Machine
@@ -11,14 +11,15 @@ from tests.support.machine import Machine
 
 @pytest.mark.minutes
 @pytest.mark.timeout(900)
-def test_whatever_happens_each_intent_has_one_effect() -> None:
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_happens_each_intent_has_one_effect(part: int) -> None:
+    """80 examples, in parts of which no one is what the suite waits for."""
     run_state_machine_as_test(
-        Machine,
+        seed(part)(type("Machine", (Machine,), {})),
         settings=settings(
-            max_examples=80,
+            max_examples=20,
             stateful_step_count=50,
             deadline=None,
-            derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
