@@ -125,6 +125,21 @@ def test_a_run_that_was_lost_is_tallied(client: FlaskClient) -> None:
     assert samples(client)["resends_total noop rq"] == 1
 
 
+def test_a_run_that_was_lost_is_sent_whatever_becomes_of_its_tally(client: FlaskClient) -> None:
+    store, now = runtime.current().store, utcnow()
+    put(RunRow, ended(1, now, "pending", ended_at=None, started_at=None, check_at=now))
+    gone = OperationalError("INSERT", {}, Exception("no such table: switchyard_tallies"))
+    with (
+        patch.object(RQBackend, "queued", return_value=set()),
+        patch.object(RQBackend, "send", return_value={}) as send,
+        patch.object(relay, "add", side_effect=gone),
+        pytest.raises(OperationalError),
+    ):
+        relay.sweep(store)
+    [[message]] = send.call_args.args
+    assert message.run_id == f"{1:026}"
+
+
 def test_how_things_stand(client: FlaskClient) -> None:
     made, now = runtime.current(), utcnow()
     still = {"ended_at": None, "check_at": now, "started_at": None}

@@ -208,9 +208,10 @@ def _resend(
             if connection.execute(RESEND, bound).rowcount == 1:
                 again.append(row.id)
                 resends[RESENDS, row.job, row.backend, ""] += 1
-        if lost:
-            add(connection, resends)
     store.send(again)
+    if lost:  # counted last: whatever becomes of a count, the runs are sent
+        with store.db.autocommit() as connection:
+            add(connection, resends)
     return len(again)
 
 
