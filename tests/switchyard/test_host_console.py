@@ -184,6 +184,7 @@ def history(client: FlaskClient) -> list[tuple[str, str]]:
         (("all", "ada@shop.example"), "ada@shop.example"),
         (("all", "<b>"), "host"),
         (("all", "guardrail"), "host"),
+        (("all", None), "host"),
     ],
 )
 def test_whom_the_host_lets_in_may_do_everything(

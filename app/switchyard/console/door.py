@@ -226,7 +226,9 @@ class HostDoor(Door):
             raise SettingsError(f"access gave {level!r}, not one of {', '.join(Access)} or None")
         _require_key()
         g.switchyard_access = Access(level)
-        return name if _NAME.fullmatch(name) and name != GUARDRAIL else HOST
+        # A host's people may have no name, or a number.
+        shown = isinstance(name, str) and _NAME.fullmatch(name) and name != GUARDRAIL
+        return name if shown else HOST
 
     def check_call(self, request: Request) -> None:
         """Raises FormExpired as check_form(): the host may know its people by a cookie."""
