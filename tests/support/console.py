@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import StrictUndefined
 from pydantic import SecretStr
 
 from app.platform.config import Settings
@@ -62,6 +63,7 @@ class Site:
         create_all(self.runtime.db.engine)
         self.app = Flask("console")
         mount(self.app, self.runtime)
+        self.app.jinja_env.undefined = StrictUndefined  # as many a host has it
 
     def fill(self) -> dict[str, str]:
         """Runs that succeeded, failed, wait and were cancelled; their ids by what they are."""

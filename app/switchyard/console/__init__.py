@@ -38,7 +38,8 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     def login() -> Page:
         if g.switchyard_visitor is not None:
             return redirect(url_for(".overview"), 303)
-        return render_template("switchyard/login.html", next=request.args.get("next", ""), name="")
+        wanted = request.args.get("next", "")
+        return render_template("switchyard/login.html", next=wanted, name="", refusal=None)
 
     @pages.post("/login")
     def enter() -> Page:
