@@ -30,7 +30,7 @@ while True:
     if seen != last:
         print(seen, time.monotonic(), flush=True)
         last = seen
-    time.sleep(0.002)
+    time.sleep(0.01)
 """
 
 
