@@ -85,7 +85,7 @@ def dispatch_many(
     decided = [(new, decide(job, new.ramp_key)) for new in _news(spec, items, now)]
     if not decided:
         return []
-    with telemetry.spans.dispatch(job, decided):
+    with telemetry.spans.dispatch(job, len(decided), decided[0][0].id):
         if session is not None:
             target = session() if isinstance(session, scoped_session) else session
             return _join(store, spec, decided, now, target)
@@ -103,7 +103,7 @@ def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
     now = store.clock()
     decision = flags.Decision(backend, flags.Reason.CANARY, flags.Stage.LEGACY, 0)
     decided = [(new, decision) for new in _news(spec, [payload], now)]
-    with telemetry.spans.dispatch(job, decided):
+    with telemetry.spans.dispatch(job, len(decided), decided[0][0].id):
         return _send(store, spec, decided, now)[0]
 
 

@@ -267,6 +267,6 @@ def test_an_exporter_that_is_not_there_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "carrier-pigeon")
-    with Traced().dispatch("noop", []):
+    with Traced().dispatch("noop", 1, "r1"):
         assert os.getpid()
     assert "names an exporter that cannot be had" in caplog.text

@@ -78,7 +78,8 @@ class Engine:
         bound |= {"backend": claimed.backend, "epoch": claimed.epoch}
         if claimed.trace is not None:
             bound["trace_id"] = telemetry.trace_id(claimed.trace)
-        with bound_contextvars(**bound), telemetry.spans.slice(claimed):
+        spec = store.catalogue.get(claimed.job)
+        with bound_contextvars(**bound), telemetry.spans.slice(claimed.job, spec, claimed):
             self.leases.keep(claimed)
             if store.clock() - since > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock: much of it is over

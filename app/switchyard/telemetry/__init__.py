@@ -11,14 +11,12 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.switchyard import extras
 
 if TYPE_CHECKING:
-    from app.switchyard.runs.backend import Message
-    from app.switchyard.runs.create import NewRun
-    from app.switchyard.runs.steps import ClaimedRun
+    from app.switchyard.job import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +26,20 @@ _NOTHING = nullcontext()
 Span = AbstractContextManager[Any]
 
 
+class Traceable(Protocol):
+    """What a run's message and its claim have in common."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def trace(self) -> str | None:
+        """The run's W3C traceparent."""
+
+
 class Spans:
     """What is traced; here, nothing is."""
 
@@ -35,15 +47,15 @@ class Spans:
         """One call of the layer's own entrances."""
         return _NOTHING
 
-    def dispatch(self, job: str, decided: Sequence[tuple[NewRun, Any]]) -> Span:
-        """The recording and first sending of these new runs."""
+    def dispatch(self, job: str, count: int, run_id: str) -> Span:
+        """The recording and first sending of so many new runs, of which this is the first."""
         return _NOTHING
 
-    def send(self, messages: Sequence[Message]) -> Span:
-        """The sending of messages to one backend."""
+    def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
+        """The sending of messages, the first one of this job, to one backend."""
         return _NOTHING
 
-    def slice(self, claimed: ClaimedRun) -> Span:
+    def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
         """One slice of a run, from its claim on."""
         return _NOTHING
 

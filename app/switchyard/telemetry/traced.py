@@ -16,14 +16,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.switchyard.telemetry import Span, Spans, trace_id
+from app.switchyard.telemetry import Span, Spans, Traceable, trace_id
 from app.switchyard.text import reason
 
 if TYPE_CHECKING:
     from app.switchyard.job import JobSpec
-    from app.switchyard.runs.backend import Message
-    from app.switchyard.runs.create import NewRun
-    from app.switchyard.runs.steps import ClaimedRun
 
 log = logging.getLogger(__name__)
 
@@ -62,29 +59,27 @@ class Traced(Spans):
             return nullcontext()
         return self._span(name, {}, SpanKind.SERVER, _W3C.extract(headers, Context()))
 
-    def dispatch(self, job: str, decided: Sequence[tuple[NewRun, Any]]) -> Span:
+    def dispatch(self, job: str, count: int, run_id: str) -> Span:
         """The context that its runs' messages are created in: they go to the ledger first."""
-        of = _of("switchyard", "dispatch", "create", job, [new.id for new, _ in decided])
+        of = _of("switchyard", "dispatch", "create", job, count, run_id)
         return self._span(f"dispatch {job}", of, SpanKind.PRODUCER)
 
-    def send(self, messages: Sequence[Message]) -> Span:
+    def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
         """In the trace of a message that is alone; several are linked."""
         first, known = messages[0], {message.trace for message in messages if message.trace}
-        ids = [f"{message.run_id}-{message.epoch}" for message in messages]
-        to = destination(first.backend, first.spec)
+        to = destination(first.backend, spec)
         alone = known.pop() if len(known) == 1 else None
-        of = _of(first.backend, "send", "send", to, ids)
+        sent = f"{first.run_id}-{first.epoch}"
+        of = _of(first.backend, "send", "send", to, len(messages), sent)
         linked = [_context(one) for one in known]
         return self._span(f"send {to}", of, SpanKind.CLIENT, self._within(alone), linked)
 
-    def slice(self, claimed: ClaimedRun) -> Span:
+    def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
         """In the run's trace; linked with the call that delivers it, where that has its own."""
-        jobs, to = claimed.store.catalogue, claimed.job
-        if claimed.job in jobs:
-            to = destination(claimed.backend, jobs[claimed.job])
+        to = job if spec is None else destination(claimed.backend, spec)
         sent = f"{claimed.run_id}-{claimed.epoch - 1}"
-        of = _of(claimed.backend, "process", "process", to, [sent])
-        of |= {"switchyard.run": claimed.run_id, "switchyard.job": claimed.job}
+        of = _of(claimed.backend, "process", "process", to, 1, sent)
+        of |= {"switchyard.run": claimed.run_id, "switchyard.job": job}
         within = self._within(claimed.trace)
         linked = [] if within is None else [get_current()]
         return self._span(f"process {to}", of, SpanKind.CONSUMER, within, linked)
@@ -156,17 +151,17 @@ def destination(backend: str, spec: JobSpec) -> str:
     return {"rq": spec.queue, "inngest": spec.event}.get(backend, spec.name)
 
 
-def _of(system: str, name: str, kind: str, to: str, ids: Sequence[str]) -> dict[str, Any]:
-    """The attributes of an operation with messages."""
+def _of(system: str, name: str, kind: str, to: str, count: int, message: str) -> dict[str, Any]:
+    """The attributes of an operation with so many messages; this is the first one's id."""
     of = {
         "messaging.system": system,
         "messaging.operation.name": name,
         "messaging.operation.type": kind,
         "messaging.destination.name": to,
     }
-    if len(ids) == 1:
-        return of | {"messaging.message.id": ids[0]}
-    return of | {"messaging.batch.message_count": len(ids)}
+    if count == 1:
+        return of | {"messaging.message.id": message}
+    return of | {"messaging.batch.message_count": count}
 
 
 def _context(traceparent: str) -> Context:
