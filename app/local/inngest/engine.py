@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, gap_scale: float = 1.0, history: History | None = None) -> None:
         self.lock = threading.RLock()
-        self._history = History() if history is None else history
+        self.history = History() if history is None else history
         self.functions: dict[str, Function] = {}
         self.runs: dict[str, Run] = {}
         self.runs_of_event: dict[str, list[Run]] = {}
@@ -54,9 +54,9 @@ class Engine:
     def resume(self, now: float) -> None:
         """Take up what an earlier server left: functions and runs. Those that had not ended never
         go on, as their queue is lost, and the list says of them that they do."""
-        for app, registration in self._history.apps():
+        for app, registration in self.history.apps():
             self.register(app, parse_registration(registration)[1], now)
-        for run in self._history.runs(self.functions):
+        for run in self.history.runs(self.functions):
             self.runs[run.id] = run
             self.runs_of_event.setdefault(run.event.id, []).append(run)
 
@@ -102,7 +102,7 @@ class Engine:
         run = Run(ids.ulid(now), function, event, now)
         self.runs[run.id] = run
         self.runs_of_event.setdefault(event.id, []).append(run)
-        self._history.save(run)
+        self.history.save(run)
         # An event from the future starts its functions then.
         self._at(max(now, event.at), partial(self._enqueue, Item(run, ids.job_id())))
 
@@ -190,7 +190,7 @@ class Engine:
         if run.ended:
             return
         run.steps[step_id] = memo
-        self._history.save(run)
+        self.history.save(run)
         if len(run.steps) > MAX_STEPS:
             self.end(run, "Failed", wire.problem(f"more than {MAX_STEPS} steps"), now)
         else:
@@ -199,6 +199,6 @@ class Engine:
     def end(self, run: Run, status: Status, output: Any, now: float) -> None:
         """End a run; a call in flight is not stopped, but its answer will be dropped."""
         run.status, run.output, run.ended_at = status, output, now
-        self._history.save(run)
+        self.history.save(run)
         if status == "Cancelled":
             self.receive(events.cancelled(run.id, run.function.id, run.event, now), now)

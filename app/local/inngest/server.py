@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from app.local import shapes
 from app.local.inngest import events
+from app.local.inngest.engine import Engine
 from app.local.inngest.functions import parse_registration
 from app.local.inngest.ids import iso, named_uuid
+from app.local.inngest.keys import Keys
 from app.local.inngest.runs import Run
-
-if TYPE_CHECKING:
-    from app.local.inngest.standin import InngestStandIn
 
 # Measured at the real server, which caches its answers by URL, query included.
 RUNS_CACHE_SECONDS = 15.0
@@ -29,10 +29,12 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(shapes.dumps(value), status, mimetype="text/plain")
 
 
-def create_app(standin: InngestStandIn) -> Flask:
-    """The stand-in's WSGI app; it holds no state of its own but the cache."""
-    app = Flask(__name__)
-    engine, keys, clock, lock = standin.engine, standin.keys, standin.clock, standin.engine.lock
+def create_app(
+    engine: Engine, keys: Keys, clock: Callable[[], float], times: Callable[[float], list[float]]
+) -> Flask:
+    """The stand-in's WSGI app; it holds no state of its own but the cache. `times` says when to act
+    on an event."""
+    app, lock = Flask(__name__), engine.lock
     looking = threading.Lock()
     cache: dict[str, tuple[float, Any]] = {}
 
@@ -60,7 +62,7 @@ def create_app(standin: InngestStandIn) -> Flask:
             accepted, error = events.accept(request.get_data(), seed, clock())
             for event in accepted:
                 now = clock()
-                engine.receive(event, now, copies=len(standin.times(now)))
+                engine.receive(event, now, copies=len(times(now)))
         ids = [event.id for event in accepted]
         if error is not None:
             return _json({"ids": ids, "status": 400, "error": error}, 400)
@@ -79,7 +81,7 @@ def create_app(standin: InngestStandIn) -> Flask:
             abort(400, str(error))
         with lock:
             modified = engine.register(name, functions, clock())
-            standin.history.save_app(name, registration)
+            engine.history.save_app(name, registration)
         app_id, sync_id = named_uuid(name), named_uuid(f"{name} {functions}")
         return _json({"ok": True, "modified": modified, "sync_id": sync_id, "app_id": app_id})
 
@@ -92,8 +94,8 @@ def create_app(standin: InngestStandIn) -> Flask:
             if request.full_path not in cache:
                 cache[request.full_path] = (now + RUNS_CACHE_SECONDS, look(event_id, now))
             until, value = cache[request.full_path]
-        times = {"fetched_at": iso(until - RUNS_CACHE_SECONDS), "cached_until": iso(until)}
-        return _json({"data": value, "metadata": times})
+        dated = {"fetched_at": iso(until - RUNS_CACHE_SECONDS), "cached_until": iso(until)}
+        return _json({"data": value, "metadata": dated})
 
     def look(event_id: str, now: float) -> list[dict[str, Any]]:
         """The event's runs as the real server lists them: late, slowly, and too early as done."""

@@ -46,7 +46,7 @@ class InngestStandIn(StandIn):
         self._tick = tick
         self._caller = Caller(clock, keys)
         self._free = threading.Semaphore(MAX_CALLS)
-        self.app = create_app(self)
+        self.app = create_app(self.engine, keys, clock, lambda at: self.times(at))
 
     def times(self, at: float) -> list[float]:
         """When to act on an event of `at`, Unix seconds: once, on time, but on a bad day."""
