@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -115,6 +116,7 @@ def main() -> None:
         write_readme()
         return
     logging.disable(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     with tempfile.TemporaryDirectory(prefix="swy-bench-") as folder:
         port = free_port()
         valkey = ValkeyServer(data_dir=Path(folder), port=port)

@@ -73,7 +73,7 @@ def _floor(url: str, redis: Redis) -> Callable[[int], None]:
 
 def one(bench: Bench) -> Iterator[Row]:
     """dispatch-one."""
-    count = bench.some(1000)
+    count = bench.some(500)
     redis = connect(bench.redis_url)
     queue = Queue("bench", connection=redis)
 

@@ -95,10 +95,18 @@ class Bench:
 
 
 def in_turn(
-    name: str, unit: str, rival_name: str, ours: Measure, rival: Measure, rounds: int
+    name: str,
+    unit: str,
+    rival_name: str,
+    ours: Measure,
+    rival: Measure,
+    rounds: int,
+    *,
+    warm: bool = True,
 ) -> Row:
-    """Medians of `rounds` rounds of A B A B …, after one of each that is not counted."""
-    if rounds > 1:
+    """Medians of `rounds` rounds of A B A B …; where they are in this process, after one of each
+    that is not counted."""
+    if warm and rounds > 1:
         ours(), rival()
     pairs = [(ours(), rival()) for _ in range(rounds)]
     mine, theirs = (statistics.median(one) for one in zip(*pairs, strict=True))

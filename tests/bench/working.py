@@ -72,7 +72,7 @@ def _pool(bench: Bench, count: int) -> Measure:
 
 def no_op(bench: Bench) -> Iterator[Row]:
     """no-op runs."""
-    count, slow = bench.some(4000), bench.some(1000)
+    count, slow = bench.some(2000), bench.some(500)
     for label in DATABASES:
         name = f"no-op runs, 2 workers, {label}"
         with bench.runtime(label) as (runtime, environ):
@@ -86,14 +86,14 @@ def no_op(bench: Bench) -> Iterator[Row]:
                     bench, "procrastinate", "batch", count, _PROCRASTINATE
                 )
             for who, theirs in rivals.items():
-                yield in_turn(name, UNIT, who, ours, theirs, bench.rounds)
+                yield in_turn(name, UNIT, who, ours, theirs, bench.rounds, warm=False)
 
 
 def three_steps(bench: Bench) -> Iterator[Row]:
     """three steps: each on record before the next begins."""
-    count = bench.some(500)
+    count = bench.some(300)
     with bench.runtime("Postgres") as (runtime, environ):
         ours = _ours(bench, runtime, environ, "bench-three", count)
         theirs = _theirs(bench, "dbos", "enqueue", count, _DBOS, "three")
         name = "three steps, 2 workers, Postgres"
-        yield in_turn(name, UNIT, "dbos, 2 processes", ours, theirs, bench.rounds)
+        yield in_turn(name, UNIT, "dbos, 2 processes", ours, theirs, bench.rounds, warm=False)
