@@ -62,8 +62,12 @@ def measure(bench: Bench, names: list[str]) -> None:
     for name in names:
         began = time.monotonic()
         table = Table("what", "ours", "rival", "unit", "by", "ratio", title=name)
+        before = json.loads(FIGURES.read_text()) if FIGURES.exists() else []
+        kept = [one for one in before if place(one["name"]) != place(name)]
+        rows: list[Row] = []
         for found in ROWS[name](bench):
-            save([found], FIGURES)
+            rows.append(found)
+            save(kept, rows, FIGURES)
             figures = (f"{found.ours:,.4g}", f"{found.rival:,.4g}")
             table.add_row(found.name, *figures, found.unit, found.rival_name, f"{found.ratio:.2f}")
         table.caption = f"{time.monotonic() - began:.0f} s"
@@ -83,11 +87,14 @@ def place(name: str) -> int:
 
 
 def write_readme() -> None:
-    """Put the figures of var/bench.json into README's table; rows not measured stay as they are."""
+    """Put the figures of var/bench.json into README's table; what it has none of stays."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    rows = {(cells[0], cells[4]): cells for cells in of_readme(text)}
-    for one in json.loads(FIGURES.read_text()):
+    figures = json.loads(FIGURES.read_text())
+    measured = {place(one["name"]) for one in figures}
+    stay = (cells for cells in of_readme(text) if place(cells[0]) not in measured)
+    rows = {(cells[0], cells[4]): cells for cells in stay}
+    for one in figures:
         ours, theirs = (_short(one[key]) for key in ("ours", "rival"))
         cells = (one["name"], ours, theirs, one["unit"], one["rival_name"], f"{one['ratio']:.2f}")
         rows[one["name"], one["rival_name"]] = cells

@@ -226,10 +226,7 @@ def counted(url: str, statement: str) -> int:
     return 0 if found is None else int(found[0])
 
 
-def save(rows: list[Row], path: Path) -> None:
-    """Write var/bench.json as the contract has it; rows that were not measured now are kept."""
+def save(kept: list[dict[str, object]], rows: list[Row], path: Path) -> None:
+    """Write var/bench.json as the contract has it: what was measured before, and now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else []
-    new = {(one.name, one.rival_name): asdict(one) for one in rows}
-    old = {(one["name"], one["rival_name"]): one for one in known}
-    path.write_text(json.dumps(list({**old, **new}.values()), indent=2))
+    path.write_text(json.dumps([*kept, *map(asdict, rows)], indent=2))
