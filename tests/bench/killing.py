@@ -3,7 +3,6 @@ Procfile has them, with a relay, and RQ's at its fastest settings."""
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
+import psutil
 from rq import Queue, Retry, Worker
 from sqlalchemy import select
 
@@ -81,24 +81,25 @@ def _rq(redis_url: str) -> float:
             _worker(workers, redis_url)
         _await(redis_url, 2 * KILLED, lambda: begun(1))
         for process in first:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process.pid)
         return _median(lambda: begun(2))
 
 
 def _worker(workers: ExitStack, redis_url: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "rq.cli", "worker", "bench", "--url", redis_url, *FASTEST]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=quiet, stderr=quiet, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
     workers.callback(process.wait)
     workers.callback(_kill, process.pid)
     return process
 
 
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def _kill(worker: int) -> None:
+    """With what it has forked, which is in no group of its worker's."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(worker)
+        for one in (process, *process.children(recursive=True)):
+            one.kill()
 
 
 def _await(redis_url: str, workers: int, held: Callable[[], Collection[Any]]) -> None:
