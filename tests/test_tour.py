@@ -24,6 +24,8 @@ from app.platform.config import ROOT
 pytestmark = [pytest.mark.process, pytest.mark.minutes, pytest.mark.timeout(600)]
 
 PATIENCE = 240.0
+FIVE_MINUTES = 300.0
+"""What README promises until one job has run on both sides, downloads aside."""
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 _END = "the block has ended with"
 
@@ -113,6 +115,7 @@ def test_every_line_of_it(tmp_path: Path) -> None:
     assert python == "python"
     (folder / "hello.py").write_text(hello)
     first, second, third, back, payouts = (text.replace("3005", str(port)) for _, text in rest)
+    began = time.monotonic()
     with running(start, folder, env):
         shown = shell.run(first)
         assert shown.count('"backend":"rq"') == 10
@@ -120,6 +123,7 @@ def test_every_line_of_it(tmp_path: Path) -> None:
         shown = shell.run(second)
         assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("{"))
         assert done("second-") == {"rq", "inngest"}
+        assert time.monotonic() - began < FIVE_MINUTES
         page = requests.get(f"http://localhost:{port}/console/jobs/hello", timeout=30)
         assert page.status_code == 200
         shell.run(third)
