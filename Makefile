@@ -59,15 +59,15 @@ lock: $(VENV)/.tests ## Pin what pyproject.toml asks for, with hashes, in the re
 # The stamps: set-up happens once, and again when what it installs has changed. The demo makes
 # neither a PDF nor a film, and each of these has all of the one before it.
 $(VENV)/.demo: requirements-demo.txt $(BIN)/python
-	$(call install,requirements-demo.txt,185)
+	$(call install,requirements-demo.txt,195)
 	@touch $@
 
 $(VENV)/.runs: requirements.txt $(BIN)/python
-	$(call install,requirements.txt,350)
+	$(call install,requirements.txt,360)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.tests: requirements-dev.txt $(BIN)/python
-	$(call install,requirements-dev.txt,770)
+	$(call install,requirements-dev.txt,820)
 	@touch $@ $(VENV)/.runs $(VENV)/.demo
 
 $(BIN)/python:
