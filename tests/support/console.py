@@ -129,3 +129,12 @@ def log_in(
 ) -> Any:
     form = {"csrf": csrf(client, "/console/login"), "name": name, "token": token, **more}
     return client.post("/console/login", data=form, headers=headers)
+
+
+def where(site: Site, job: str = "parent") -> list[str]:
+    return [row.stage for row in stages.current_stages(site.runtime.db) if row.job == job]
+
+
+def move(client: FlaskClient, stage: str = "live", **form: str) -> int:
+    asked = {"stage": stage, "why": "a test", "csrf": csrf(client, "/console/jobs/parent"), **form}
+    return client.post("/console/jobs/parent/stage", data=asked).status_code

@@ -152,8 +152,11 @@ def test_qstash_brings_it_back(
     }
     deliveries = [s for s in ours.values() if s.name == "POST /api/qstash/deliver"]
     slices = [s for s in ours.values() if s.name == "process posted"]
-    assert len(deliveries) == len(slices) >= 2
-    assert {s.parent.span_id for s in slices if s.parent} == {s.context.span_id for s in deliveries}
+    # On a busy machine a delivery may come twice, and finds its slice done.
+    assert len(slices) >= 2
+    within = {s.parent.span_id for s in slices if s.parent}
+    assert len(within) == len(slices)
+    assert within <= {s.context.span_id for s in deliveries}
 
 
 def client_of(tmp_path: Path, redis_url: str) -> FlaskClient:

@@ -1,0 +1,312 @@
+"""The console's pages and what is done with them, over HTTP."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import func, insert, select
+
+from app.switchyard.console.words import pretty
+from app.switchyard.cutover import stages
+from app.switchyard.dispatch import dispatch
+from app.switchyard.operations import acts, bulk
+from app.switchyard.operations.processes import ProcessRow
+from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runtime import install
+from tests.support.console import HOSTILE, Site, csrf, move, where
+from tests.support.waiting import until
+
+
+def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: FlaskClient) -> None:
+    assert move(client, "ramp", percent="10") == 303
+    change = stages.history(site.runtime.db)[0]
+    assert (change.job, change.to_stage, change.percent) == ("parent", "ramp", 10.0)
+    assert (change.by, change.why) == ("grace", "a test")
+    form = {"csrf": csrf(client, "/console/jobs/parent")}
+    for asked, status, says in (
+        ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "already stands at ramp 10 %"),
+        ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
+        ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
+        (
+            {"stage": "ramp", "percent": "ten", "why": "x"},
+            422,
+            "percent and version must be numbers",
+        ),
+        ({"stage": "ramp", "percent": "101", "why": "x"}, 409, "percent must be 0 to 100"),
+        ({"stage": "live", "why": "  "}, 409, "say why"),
+        ({"stage": "gone", "why": HOSTILE}, 409, "stage must be one of"),
+        ({"stage": "complete", "why": "x"}, 409, "cannot go from ramp to complete"),
+        ({}, 409, "stage must be one of"),
+    ):
+        answer = client.post("/console/jobs/parent/stage", data={**form, **asked})
+        assert (answer.status_code, says in answer.text) == (status, True), asked
+        assert HOSTILE not in answer.text
+    assert client.post("/console/jobs/nope/stage", data=form).status_code == 404
+    assert len(stages.history(site.runtime.db)) == 1
+
+
+def test_a_page_that_is_out_of_date_moves_nothing(site: Site, client: FlaskClient) -> None:
+    seen = client.get("/console/jobs/parent").text
+    assert 'name="version" value="0"' in seen
+    assert move(client, "ramp", percent="10", version="0") == 303
+    stale = {"csrf": csrf(client, "/console"), "stage": "live", "why": "x", "version": "0"}
+    answer = client.post("/console/jobs/parent/stage", data=stale)
+    assert (answer.status_code, "parent was moved meanwhile" in answer.text) == (409, True)
+    odd = client.post("/console/jobs/parent/stage", data={**stale, "version": "x"})
+    assert odd.status_code == 422
+    assert where(site) == ["ramp"]
+
+
+def act(client: FlaskClient, path: str, **form: str) -> tuple[int, str]:
+    asked = {"csrf": csrf(client, "/console/runs"), "why": "2 a.m.", **form}
+    answer = client.post(f"/console{path}", data=asked)
+    return answer.status_code, answer.text
+
+
+def going_on(page: str) -> dict[str, str]:
+    """What the page's own form goes on with."""
+    return dict(re.findall(r'name="(\w+)" value="([^"]*)"', page[page.index('id="moving"') :]))
+
+
+def test_a_drain_and_a_rollback_go_on_a_batch_a_request(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "BATCH", 2)
+    site.fill()  # of the open ones one is a child's
+    for number in range(4):
+        dispatch("child", {"name": f"d{number}"})
+    assert "serverless: 5 runs to move" in client.get("/console/jobs/child").text
+    status, page = act(client, "/jobs/child/drain", to="serverless")
+    assert (status, "going on" in page) == (200, True)
+    for moved in ("2", "4"):
+        assert going_on(page)["moved"] == moved
+        status, page = act(client, "/jobs/child/drain", **going_on(page))
+    assert (status, "done</span>" in page, "Go on" in page) == (200, True, False)
+    assert "<dt>moved</dt><dd>5</dd>" in page
+    assert where(site, "child") == []
+    assert (
+        "and 5 runs of it and below it are brought back" in client.get("/console/jobs/child").text
+    )
+    assert act(client, "/jobs/child/rollback", why=" ")[0] == 422
+    page = act(client, "/jobs/child/rollback")[1]
+    site.now += timedelta(seconds=2)  # by then every process knows
+    while "Go on" in page:
+        page = act(client, "/jobs/child/rollback", **going_on(page))[1]
+    assert "done</span>" in page
+    assert act(client, "/rollback")[0] == 200
+    assert set(where(site, "five-steps")) == {"legacy"}
+    assert act(client, "/jobs/child/drain", moved="x")[0] == 422
+    assert act(client, "/jobs/nope/drain")[0] == 404
+
+
+def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    assert act(client, "/jobs/noop/run", payload='{"name": "now"}')[0] == 303
+    for payload in ("{", "[1]", '{"name": 1}'):
+        assert act(client, "/jobs/noop/run", payload=payload)[0] == 422
+    assert act(client, "/jobs/parent/pin", keys="k1 k2", side="rq")[0] == 303
+    assert {pin["key"] for pin in stages.pinned_keys(site.runtime.db, "parent")} == {"k1", "k2"}
+    assert act(client, "/jobs/parent/pin", keys="k1", side="nowhere")[0] == 409
+    assert act(client, "/jobs/parent/explain", id="7")[0] == 422
+
+
+def shown(client: FlaskClient, **asked: str) -> list[str]:
+    """The ids that the page of runs shows."""
+    return re.findall(r'id="run-([0-9a-f]+)"', client.get("/console/runs", query_string=asked).text)
+
+
+def test_runs_are_searched(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    for words, run in (
+        (ids["failed"], "failed"),
+        ("order-1042", "failed"),
+        ("error:always status:failed", "failed"),
+        ("payload.name:later", "waiting"),
+        ("job:sleeper side:rq since:7d", "cancelled"),
+    ):
+        assert shown(client, q=words) == [ids[run]], words
+    assert shown(client, q="noop-7 since:1m") == []
+    assert len(shown(client, job="noop")) == 50
+    for wrong in ('error:"', "since:yesterday", "status:odd", "stage:ramp2"):
+        page = client.get("/console/runs", query_string={"q": wrong})
+        assert (page.status_code, 'role="alert"' in page.text) == (422, True), wrong
+
+
+def test_many_runs_are_retried_and_exported_by_filter(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fill()
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    for number in range(4):
+        dispatch("hopeless", {"name": f"b{number}"}, key=f"=b{number}")
+    for _ in range(4):
+        site.work()
+    assert "Retry all of these" in client.get("/console/runs?status=failed").text
+    assert "all of these" not in client.get("/console/runs?status=succeeded").text
+    assert "Retry 5 runs" in client.get("/console/bulk/retry?status=failed").text
+    assert client.get("/console/bulk/retry?status=running").status_code == 422
+    lines = client.get("/console/runs.csv?q=status:failed").text.splitlines()
+    assert (len(lines), sum("'=b" in line for line in lines)) == (6, 4)
+    exported = client.get("/console/runs.json?status=failed").get_json(force=True)
+    assert {run["key"] for run in exported} == {"=b3", "=b2", "=b1", "=b0", "order-1042"}
+    path = "/bulk/retry?status=failed"
+    page = act(client, path, most="5")[1]
+    assert 'value="2" max="5"' in page
+    while "Go on" in page:
+        page = act(client, path, **going_on(page))[1]
+    assert "<dt>retried</dt><dd>5" in page
+    assert shown(client, status="failed") == []
+    assert act(client, path, why="")[0] == 422
+
+
+def test_a_filter_by_age_is_the_same_for_every_batch(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    install(site.runtime)
+    for number in range(4):
+        dispatch("later", {"name": f"n{number}"}, delay=3600)
+    site.now += timedelta(minutes=4)
+    path = "/bulk/cancel?status=pending&q=since:5m"
+    page = act(client, path)[1]
+    while "Go on" in page:
+        site.now += timedelta(minutes=2)
+        page = act(client, path, **going_on(page))[1]
+    assert "<dt>cancelled</dt><dd>4" in page
+
+
+def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    page = client.get("/console/jobs/parent").text
+    assert "it judges from 30 runs a side on" in page
+    assert "rq: 0 of 1 (0.0 %) failed" in page
+    assert "it judges" not in client.get("/console/jobs/noop").text
+    assert "The guardrail moved" not in client.get("/console").text
+    db, why = site.runtime.db, f"failed runs {HOSTILE}"
+    stages.set_stage(db, "parent", "legacy", None, by="guardrail", why=why, now=site.now)
+    text = client.get("/console").text
+    assert "The guardrail moved" in text
+    assert HOSTILE not in text
+    site.now += timedelta(hours=25)
+    assert "The guardrail moved" not in client.get("/console").text
+
+
+def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) -> None:
+    assert "nothing needs you" in client.get("/console").text
+    site.fill()
+    site.lose("inngest")
+    dispatch("hopeless", {"name": "x"})
+    for _ in range(4):
+        site.work()
+    site.now += timedelta(minutes=2)
+    with site.runtime.db.autocommit() as connection:
+        gone = {"id": "1", "kind": "worker", "host": "h", "pid": 7, "version": "1", "doing": ""}
+        times = {"started_at": site.now, "seen_at": site.now - timedelta(minutes=3)}
+        connection.execute(insert(ProcessRow).values(**gone, **times))
+    # A side is looked at beside the request, which waits for it but shortly.
+    until(lambda: "does not answer:" in client.get("/console").text)
+    text = client.get("/console").text
+    for says in (
+        "inngest does not answer: inngest: nobody there. Open there: 0 runs.",
+        "No worker process lives: the last one, 7 on h",
+        "hopeless fails on rq: 1 of 1 runs of the last hour (100.0 %).",
+        "Look at the errors, mend them, and retry the runs.",
+    ):
+        assert says in text
+    assert text.index("does not answer") < text.index("five-steps")
+
+
+def test_a_runs_page_draws_its_tries_and_a_hand_off(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    failed = client.get(f"/console/runs/{ids['failed']}").text
+    assert failed.count("<summary><b>RuntimeError</b>") == 3
+    assert "raise RuntimeError" in failed
+    assert hand_over(site.runtime.store, [ids["waiting"]], "inngest").moved == 1
+    page = client.get(f"/console/runs/{ids['waiting']}").text
+    assert "rq → inngest" in page
+    assert "a drain or a rollback moved it there" in page
+    assert 'class="handoff"' in page
+
+
+def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+    run = dispatch("mover", {"name": "x", "moves": {"1": "rq"}}, key=HOSTILE)
+    for path in ("", "/runs", "/history", "/jobs/five-steps", "/jobs/hopeless"):
+        text = client.get(f"/console{path}").text
+        assert text.count("<script") == text.count('<script src="/console/static/')
+        assert "<img" not in text
+    page = client.get(f"/console/runs/{ids['failed']}").text
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;script&gt;alert(1)" in client.get(f"/console/runs/{run.id}").text
+    shown = pretty(
+        {"to": "a@b.c", "data": [{"resetToken": "tok-1", "api_key": "k", "token": None}]}
+    )
+    assert "tok-1" not in shown
+    assert '"k"' not in shown
+    assert "a@b.c" in shown
+    assert '"token": null' in shown
+
+
+@pytest.mark.parametrize("status", [None, "failed", "succeeded", "pending"])
+def test_pages_by_key_show_each_run_once(
+    site: Site, client: FlaskClient, status: str | None
+) -> None:
+    site.fill()
+    seen: list[str] = []
+    path = f"/console/runs?status={status or ''}"
+    while path:
+        text = client.get(path).text
+        seen += re.findall(r'href="/console/runs/([0-9a-f]+)"', text)
+        older = re.search(r'href="([^"]+)">Older', text)
+        path = older[1].replace("&amp;", "&") if older else ""
+    chosen = select(RunRow.id).order_by(RunRow.id.desc())
+    if status is not None:
+        chosen = chosen.where(RunRow.status == status)
+    with site.runtime.db.autocommit() as connection:
+        assert seen == list(connection.scalars(chosen))
+    assert seen
+
+
+def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None:
+    ids = site.fill()
+
+    def post(run: str, deed: str) -> tuple[int, str]:
+        form = {"csrf": csrf(client, "/console/runs")}
+        answer = client.post(f"/console/runs/{ids[run]}/{deed}", data=form)
+        return answer.status_code, answer.text
+
+    def status(run: str) -> str:
+        with site.runtime.db.autocommit() as connection:
+            chosen = select(RunRow.status).where(RunRow.id == ids[run])
+            return str(connection.scalar(chosen))
+
+    assert post("failed", "retry")[0] == 303
+    assert status("failed") == "pending"
+    assert post("waiting", "cancel")[0] == 303
+    assert status("waiting") == "cancelled"
+    refused = post("done", "retry")
+    assert (refused[0], "is succeeded and cannot be retried" in refused[1]) == (409, True)
+    assert post("done", "cancel")[0] == 409
+    assert post("done", "delete")[0] == 404
+
+
+def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
+    for path, status in (
+        *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 422)),
+        *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
+    ):
+        assert client.get(f"/console{path}").status_code == status, path
+    with site.runtime.db.autocommit() as connection:
+        assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
+
+
+def test_the_relay_is_said_to_be_behind(site: Site, client: FlaskClient) -> None:
+    site.fill()
+    assert "The relay is behind" not in client.get("/console").text
+    dispatch("noop", {"name": "late"})
+    site.now += site.runtime.store.check * 60
+    assert "The relay is behind: a run should have been looked at" in client.get("/console").text
