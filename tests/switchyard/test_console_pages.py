@@ -114,6 +114,13 @@ def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> N
     assert act(client, "/jobs/parent/explain", id="7")[0] == 422
 
 
+@pytest.mark.parametrize("payload", ["{", "[1]", "[" * 100_000])
+def test_a_payload_that_is_no_object_starts_nothing(client: FlaskClient, payload: str) -> None:
+    status, page = act(client, "/jobs/noop/run", payload=payload)
+    assert status == 422
+    assert "payload" in page
+
+
 def shown(client: FlaskClient, **asked: str) -> list[str]:
     """The ids that the page of runs shows."""
     return re.findall(r'id="run-([0-9a-f]+)"', client.get("/console/runs", query_string=asked).text)

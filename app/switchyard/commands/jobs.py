@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Any
 
 import click
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +22,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.operations import jobs
+from app.switchyard.operations.acts import parse_payload
 from app.switchyard.runtime import Runtime, using
 from flags import StageRow
 
@@ -90,19 +89,6 @@ def say_pending(run_id: str, failures: list[str]) -> None:
     """Say why a run could not be sent."""
     for failure in failures:
         say(f"run {run_id} stays pending: {failure}; the relay resends it")
-
-
-def parse_payload(text: str | None) -> dict[str, Any] | None:
-    """The payload argument as the mapping it must be. Raises BadInput."""
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as failure:
-        raise BadInput(f"the payload is not JSON: {failure}") from None
-    if not isinstance(value, dict):
-        raise BadInput('the payload must be a JSON object, like \'{"to": "…"}\'')
-    return value
 
 
 def _time(text: str) -> datetime:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.switchyard import effects
 from app.switchyard.clock import iso
-from app.switchyard.commands.jobs import group, parse_payload
+from app.switchyard.commands.jobs import group
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     answered,
@@ -31,6 +31,7 @@ from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
+from app.switchyard.operations.acts import parse_payload
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.create import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
@@ -65,13 +64,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.post("/jobs/<name>/run")
     def run_now(name: str) -> Page:
-        text = request.form.get("payload", "").strip()
-        try:
-            payload = json.loads(text) if text else None
-        except ValueError:
-            raise BadInput("the payload is not JSON") from None
-        if payload is not None and not isinstance(payload, dict):
-            raise BadInput("the payload must be a JSON object")
+        payload = acts.parse_payload(request.form.get("payload", "").strip() or None)
         run = acts.run_now(runtime, name, payload, by())
         return redirect(url_for(".run", run_id=run.id), 303)
 

@@ -3,6 +3,7 @@ record with how many runs it moved."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -150,6 +151,19 @@ def _note(
 ) -> int:
     how: dict[str, Any] = {"who": by.who, "why": by.why, "now": runtime.store.clock()}
     return audit.record(connection, act, run_id=run_id, count=count, **how)
+
+
+def parse_payload(text: str | None) -> dict[str, Any] | None:
+    """A payload that somebody has written, as the mapping it must be. Raises BadInput."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as failure:
+        raise BadInput(f"the payload is not JSON: {failure}") from None
+    if not isinstance(value, dict):
+        raise BadInput('the payload must be a JSON object, like \'{"to": "…"}\'')
+    return value
 
 
 def run_now(runtime: Runtime, job: str, data: Payload | None, by: By) -> Run:
