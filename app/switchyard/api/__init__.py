@@ -128,10 +128,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
             left = acts.would_move(runtime, name, to)
             return {"act": None, "moved": 0, "asked": 0, "left": left, "done": left == 0}
         moving = act(work, _by(body), body.act)
-        counts = {
-            name: getattr(moving.drained, name).total() for name in ("moved", "asked", "left")
-        }
-        return {"act": moving.act, **counts, "done": moving.done}
+        return {"act": moving.act, **moving.drained.totals(), "done": moving.done}
 
     @serves("POST", "/jobs/<name>/run", shapes.Started, body=shapes.RunNow, status=202)
     def run_now(name: str, body: shapes.RunNow) -> Any:

@@ -112,7 +112,7 @@ def _report(work: drains.Drain, drained: drains.Drained) -> None:
         for name in sorted({name for count in moves.values() for name in count})
     ]
     left, interrupted = drained.left.total(), work.stop.is_set()
-    totals = {what: count.total() for what, count in moves.items()}
+    totals = drained.totals()
     if not answered({"to": str(work.to), **totals, "interrupted": interrupted, "jobs": rows}):
         if rows:
             table(("job", *moves), ([row["name"], *(row[what] for what in moves)] for row in rows))

@@ -49,6 +49,11 @@ class Drained:
     left: Counter[str] = field(default_factory=Counter)
     """What is open on the old side, or about to go there."""
 
+    def totals(self) -> dict[str, int]:
+        """Of all jobs together: `moved`, `asked` and `left`."""
+        counts = {"moved": self.moved, "asked": self.asked, "left": self.left}
+        return {what: count.total() for what, count in counts.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Drain:

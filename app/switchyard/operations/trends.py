@@ -90,18 +90,19 @@ def trends(
     seconds = int(width.total_seconds())
     bound: dict[str, Any] = {"since": since, "origin": int(since.timestamp()), "width": seconds}
     bound["jobs"] = list(jobs)
-    shown = {
-        (job, side): Trend([0] * buckets, [0] * buckets)
-        for job in jobs
-        for side in (Side.RQ, Side.SERVERLESS)
-    }
+    shown = {(job, side): Trend([0] * buckets, [0] * buckets) for job in jobs for side in Side}
     with db.autocommit() as connection:
         ended, failed = (connection.execute(counts, bound).all() for counts in _COUNTS)
+
+        def place(row: Any) -> tuple[Trend, int]:
+            at = min(max(row.bucket, 0), buckets - 1)
+            return shown[row.job, side_of(row.backend)], at
+
         for row in ended:
-            trend = shown[row.job, side_of(row.backend)]
-            trend.succeeded[min(max(row.bucket, 0), buckets - 1)] += row.runs
+            trend, at = place(row)
+            trend.succeeded[at] += row.runs
         for row in failed:
-            trend, at = shown[row.job, side_of(row.backend)], min(max(row.bucket, 0), buckets - 1)
+            trend, at = place(row)
             trend.failed[at] += row.runs
             # One that has ended since the first look is in the second alone.
             trend.succeeded[at] = max(trend.succeeded[at] - row.runs, 0)
@@ -128,7 +129,7 @@ def by_span(
         for backend, span, began, ended in connection.execute(_spans(spans), bound):
             samples[side_of(backend), span].append((ended - began).total_seconds())
     shown: dict[Side, list[tuple[float, float] | None]] = {}
-    for side in (Side.RQ, Side.SERVERLESS):
+    for side in Side:
         taken = [Trend([], [], sorted(samples[side, span])) for span in range(spans)]
         both = [(one.percentile(50), one.percentile(95)) for one in taken]
         shown[side] = [None if low is None or high is None else (low, high) for low, high in both]
