@@ -155,7 +155,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "day", "creator_id", "currency", "source", name="pk_daily_earnings"
         ),
-        _creator("daily_earnings"),
         sqlite_with_rowid=False,
     )
     op.create_index("ix_daily_earnings_creator", "daily_earnings", ["creator_id", "day"])
@@ -204,7 +203,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "month", "creator_id", "currency", "source", name="pk_monthly_earnings"
         ),
-        _creator("monthly_earnings"),
         sqlite_with_rowid=False,
     )
     op.create_index("ix_monthly_earnings_creator", "monthly_earnings", ["creator_id", "month"])
