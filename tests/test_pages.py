@@ -1,29 +1,31 @@
-"""README and docs/: each command is one that the app has, each link leads somewhere, and what is
-Python is Python."""
+"""README, CONTRIBUTING and docs/: each command is one that the app has, and each link, file and
+target is there. That they are run: test_snippets."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
+from flask import Flask
 from flask.cli import ScriptInfo
 from sqlalchemy import create_engine, select
 
 from app import create_app
 from app.platform.config import ROOT, load
 from app.switchyard.runs.models import RunRow
+from tests.support.forks import forked
+from tests.support.pages import PAGES, blocks
 from tests.support.sides import environment
 from tests.support.tables import create_all
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 COMMAND = re.compile(r"\bflask (?:--app app|switchyard) ([a-z][^`\n]*)")
-NO_COMMAND = re.compile(r"[|…;\[]|NAME|PAYLOAD")
+SHORT = re.compile(r"`((?:cutover|db|earnings|jobs|mails|payouts|qstash|runs) [a-z][^`\n]*)`")
+STANDS_FOR = re.compile(r"[|…;\[]|(?<!\$)\b[A-Z]{2,}\b")
+FILE = re.compile(r"\btests/[\w/]+\b(?:\.py)?|\btest_\w+\.py")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TARGET = re.compile(r"(?:^|`|&& )make ([a-z]+)", re.M)
 
@@ -31,8 +33,28 @@ TARGET = re.compile(r"(?:^|`|&& )make ([a-z]+)", re.M)
 def commands(text: str) -> set[str]:
     """The commands of the app that a page gives, without what stands for something else."""
     text = re.sub(r"^```yaml\n.*?^```$", "", text, flags=re.M | re.S)
-    found = (line.split(" #")[0].strip() for line in COMMAND.findall(text))
-    return {line for line in found if not NO_COMMAND.search(line)}
+    found = (line.split(" #")[0].strip() for line in COMMAND.findall(text) + SHORT.findall(text))
+    return {line for line in found if not STANDS_FOR.search(line)}
+
+
+def is_whole(app: Flask, line: str) -> bool:
+    """Whether a command can be run as it stands; else only its name is given."""
+    at: click.Command = app.cli
+    words = shlex.split(line)
+    context = click.Context(at, obj=ScriptInfo(create_app=lambda: app))
+    while isinstance(at, click.Group) and words:
+        name = words.pop(0)
+        found = at.commands.get(name)
+        assert found is not None, line
+        at, context = found, click.Context(found, context, name)
+    try:
+        at.make_context(at.name, words, context.parent, resilient_parsing=False)
+    except click.MissingParameter:
+        assert not words, line
+        return False
+    except click.exceptions.Exit:
+        assert "--help" in line
+    return True
 
 
 def anchors(page: Path) -> set[str]:
@@ -48,22 +70,12 @@ def test_every_command_of_a_page_is_one_of_the_app(page: Path) -> None:
     app = create_app(load({"DATABASE_URL": "sqlite://", "REDIS_URL": "redis://127.0.0.1:1/0"}))
     text = page.read_text()
     for line in commands(text):
-        at: click.Command = app.cli
-        words = shlex.split(line)
-        context = click.Context(at, obj=ScriptInfo(create_app=lambda: app))
-        while isinstance(at, click.Group) and words:
-            name = words.pop(0)
-            found = at.commands.get(name)
-            assert found is not None, line
-            at, context = found, click.Context(found, context, name)
-        try:
-            at.make_context(at.name, words, context.parent, resilient_parsing=False)
-        except click.MissingParameter:
-            assert not words, line  # only its name is given
-        except click.exceptions.Exit:
-            assert "--help" in line
+        is_whole(app, line)
     makes = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}:" in makes for target in TARGET.findall(text))
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for name in FILE.findall(text):
+        assert name in tests or (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -77,25 +89,15 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_is_python_is_python(page: Path) -> None:
-    for kind, text in BLOCK.findall(page.read_text()):
-        if kind == "python":
-            lines = text.replace("…", "...").splitlines()
-            if any(line.startswith("@") for line in lines) and "def " not in text:
-                lines.append("def a_job(ctx, payload): ...")
-            compile("\n    ".join(["def page():", *lines]), page.name, "exec")
-
-
 def test_the_readmes_job_for_an_app_of_ones_own_is_dispatched(tmp_path: Path) -> None:
-    _, _, rest = (ROOT / "README.md").read_text().partition("\n## In your own app\n")
-    code = next(text for kind, text in BLOCK.findall(rest) if kind == "python")
+    code = blocks("README.md", "python")[-1].text
     url = f"sqlite:///{tmp_path / 'test.db'}"
     engine = create_engine(url)
     create_all(engine)
     environ = environment(url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="", PYTHONPATH=str(ROOT))
     named = "import sys, app.switchyard; sys.modules['switchyard'] = sys.modules['app.switchyard']"
-    subprocess.run([sys.executable, "-c", f"{named}\n{code}"], env=environ, check=True)
+    done = forked(["-c", f"{named}\n{code}"], environ)
+    assert done.returncode == 0, done.stderr
     with engine.connect() as connection:
         [run] = connection.execute(select(RunRow.job, RunRow.key, RunRow.backend))
     assert tuple(run) == ("welcome", "welcome-u1", "rq")

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.access import Access, AccessCheck
+from app.switchyard.branch import Branch
 from app.switchyard.context import Context, Payload
 from app.switchyard.db import include_object
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
@@ -26,7 +27,7 @@ from app.switchyard.errors import (
     SwitchyardError,
     UnknownJob,
 )
-from app.switchyard.job import Empty, IfUnknown, JobPayload, Shadow, job
+from app.switchyard.job import Empty, IfUnknown, JobPayload, Legacy, Shadow, job
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.current import CurrentRun, current_run
 
@@ -39,6 +40,7 @@ __all__ = [
     "AccessCheck",
     "BackendUnavailable",
     "BadInput",
+    "Branch",
     "Context",
     "CurrentRun",
     "Empty",
@@ -46,6 +48,7 @@ __all__ = [
     "Item",
     "JobPayload",
     "KeyConflict",
+    "Legacy",
     "NonRetriable",
     "NotDone",
     "OutcomeUnknown",

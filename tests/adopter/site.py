@@ -16,8 +16,8 @@ from urllib.request import Request, urlopen
 
 from app.local.loopback import free_port
 from app.platform.config import ROOT
-from tests.adopter.page import Block
 from tests.support.environments import INSTALL_SECONDS
+from tests.support.pages import Block
 from tests.support.waiting import until
 
 BLOCK_SECONDS = 240

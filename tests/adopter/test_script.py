@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.adopter.page import sections
 from tests.adopter.site import Site, inngest, site, wheel
 from tests.support.environments import empty, install, uv
+from tests.support.pages import sections
 from tests.support.waiting import until
 
 SCRIPT = Path(__file__).parent / "script"
 MOST_BYTES = 130_000_000
-PAGE = sections()
+PAGE = sections("adopt.md")
 
 pytestmark = [pytest.mark.process, pytest.mark.minutes, pytest.mark.timeout(900)]
 

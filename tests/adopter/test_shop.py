@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.adopter.page import changed_lines, sections
 from tests.adopter.site import Site, inngest, site, wheel
 from tests.support.environments import empty, install, uv
+from tests.support.pages import changed_lines, sections
 from tests.support.waiting import until
 
 SHOP = Path(__file__).parent / "shop"
-PAGE = sections()
+PAGE = sections("adopt.md")
 EFFECTS = ("paid", "express", "thanked", "reminded")
 ORDERS = """
 import sys

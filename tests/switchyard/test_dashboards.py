@@ -15,7 +15,7 @@ import yaml
 from app.platform.config import ROOT
 from app.switchyard import metrics
 from app.switchyard.metrics import Ledger
-from tests.adopter.page import sections
+from tests.support.pages import sections
 from tests.support.sides import environment, fresh
 
 ALERTS = yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text())["groups"][0]["rules"]
