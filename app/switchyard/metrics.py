@@ -35,7 +35,7 @@ SIDE = ["job", "backend"]
 COUNTERS = {
     "ended": ("ended_runs", "Runs that ended.", "status"),
     "failures": ("failed_attempts", "Attempts that failed, whether tried again or not.", None),
-    "takeovers": ("takeovers", "Runs taken over: whoever had them did not come back.", None),
+    "takeovers": ("takeovers", "Runs taken over from a process whose lease ran out.", None),
     RESENDS: ("resends", "Runs sent again, since their backend had lost them.", None),
     "handoffs": ("handoffs", "Runs that left this backend for another one.", "to"),
 }

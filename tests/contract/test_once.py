@@ -97,7 +97,7 @@ def test_a_zombie_s_outcome_is_unknown_to_who_took_over(on: Side) -> None:
     n, run = dispatched(on, moves={1: "taken over"})
     (row,) = on.finish(run)
     assert (row.status, counts(on, n)) == ("succeeded", (1, 1))
-    assert "whoever began it did not come back" in row.result
+    assert "the process that began it never returned" in row.result
     assert on.marks(n) == {}
 
 

@@ -1,4 +1,4 @@
-"""A backend from both ends: what the ledger sends it, and what it delivers back, slice by slice."""
+"""A backend from both ends: the messages that the ledger sends it, and the slices it delivers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a backend is sent: do run `run_id`, if it still stands at `epoch`."""
+    """What a backend is sent: perform run `run_id`, if it still stands at `epoch`."""
 
     run_id: str
     spec: JobSpec
@@ -33,38 +33,38 @@ class Message:
     ref: str | None = None
     """The backend's own reference, where it gave one."""
     sent_at: datetime | None = None
-    """When it is sent: a backend gives it back with the delivery, if it can."""
+    """When it is sent. A backend returns it with the delivery, if it can."""
     trace: str | None = None
-    """The run's W3C traceparent, for whoever looks at the queue."""
+    """The run's W3C traceparent, for anyone who looks at the queue."""
 
 
 class Backend(Protocol):
-    """A queue. It moves runs and knows nothing of what is in them; it may lose them."""
+    """A queue. It moves runs without knowing what is in them, and it may lose them."""
 
     name: str
     waits_until_due: bool
-    """Whether it waits for a due time by itself; else the relay sends each run when it is due."""
+    """Whether it waits for due times itself. Otherwise the relay sends each run when it is due."""
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Queue each message; the backend's own references by run id, where it gives any.
+        """Queue each message. Returns the backend's own references by run id, where it gives any.
 
-        Raises BackendUnavailable where it failed or its outcome is unknown.
+        Raises BackendUnavailable where that failed or its outcome is unknown.
         """
         ...
 
     def queued(self, messages: Sequence[Message]) -> set[str] | None:
-        """The run ids among `messages` that are still in its list; None of a service, which is not
-        asked: what it says may be wrong, and each question slows it down.
+        """The run ids among `messages` that are still in its list. A service returns None: its
+        answers may be wrong, and each question slows it down.
 
         Raises BackendUnavailable where it cannot say.
         """
         ...
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Take back what was sent, as far as it can: what is delivered all the same finds a newer
+        """Take back messages, as far as it can. One that is delivered all the same finds a newer
         epoch and does nothing.
 
-        Raises BackendUnavailable where it cannot be reached; callers go on without.
+        Raises BackendUnavailable where it cannot be reached; callers carry on regardless.
         """
         ...
 
@@ -83,7 +83,7 @@ class Backends:
         self._unsent = unsent
 
     def noting(self, unsent: Callable[[str], None]) -> Backends:
-        """The same backends; `unsent` is called with the reason whenever one cannot be reached."""
+        """The same backends, which call `unsent` with the reason whenever one is unreachable."""
         return Backends(self._by_name.values(), unsent)
 
     def __getitem__(self, name: str) -> Backend:
@@ -97,14 +97,14 @@ class Backends:
         return list(self._by_name)
 
     def waits_until_due(self, name: str) -> bool:
-        """Whether backend `name` waits for a due time by itself; an unknown one does not."""
+        """Whether backend `name` waits for due times itself. An unknown one does not."""
         backend = self._by_name.get(name)
         return backend is not None and backend.waits_until_due
 
     def send(self, messages: Sequence[Message], now: datetime) -> dict[str, str]:
-        """Send each message that its backend can take by now; references by run id.
+        """Send each message that its backend can take now. Returns references by run id.
 
-        A backend that fails is logged and left to the relay: what is recorded stays pending.
+        A backend's failure is logged. Its runs stay pending, and the relay sends them.
         """
         effects.allow("sending to a queue")
         groups: dict[str, list[Message]] = defaultdict(list)
@@ -120,7 +120,7 @@ class Backends:
                     telemetry.spans.failed(failure)
                     self._unsent(str(failure))
                     log.warning(
-                        "not sent to the backend; its runs stay pending",
+                        "not sent to the backend; the runs stay pending",
                         extra={"backend": name, "runs": len(group), "reason": str(failure)},
                     )
         return refs
@@ -134,15 +134,15 @@ class End(StrEnum):
     RETRY = "retry"
     """A step failed and is tried again at `due_at`."""
     WAIT = "wait"
-    """A sleep, or children: the run goes on at `due_at` or when it is sent again."""
+    """A sleep or a join: the run continues at `due_at`, or when it is sent again."""
     NOT_DUE = "not_due"
-    """Delivered too early, or every slot of its job is taken: nothing was done; see `due_at`."""
+    """It was delivered too early, or its job has no free slot. Nothing was done; see `due_at`."""
     BUSY = "busy"
-    """An earlier call of this same delivery still holds the run, until `due_at`."""
+    """An earlier call of the same delivery still holds the run, until `due_at`."""
     NOT_MINE = "not_mine"
-    """The run has ended, was taken over, or moved to another backend: nothing was done."""
+    """The run has ended, was taken over, or moved to another backend. Nothing was done."""
     YIELDED = "yielded"
-    """The process is stopping; the run goes on elsewhere."""
+    """The process is stopping. The run continues elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +156,13 @@ class Outcome:
 
 
 class Delivery:
-    """One slice of a run as a backend delivers it: here, all of it in the calling process, as on a
-    worker. A backend that calls again overrides `ends` and `run_step`."""
+    """One slice of a run as a backend delivers it. This one does the whole slice in the calling
+    process, as a worker does. A backend that calls again overrides `ends` and `run_step`."""
 
     calls_again = False
-    """Whether the backend calls again by itself, after a step that ended a call and when due: the
-    run stays this delivery's between two calls. Else a message is sent for every slice."""
+    """Whether the backend itself calls again, when the run is due or after a step that ended a
+    call: this delivery then keeps the run between two calls. Otherwise each slice needs a message.
+    """
 
     def __init__(
         self,
@@ -170,23 +171,23 @@ class Delivery:
         sent_at: datetime | None = None,
     ) -> None:
         self.sent_at = sent_at
-        """When the message that it is of was sent, where that is known."""
+        """When its message was sent, where that is known."""
         self.holder = holder
-        """Who claims the run: unique to this slice or, where the backend calls again, to them all.
-        """
+        """Who claims the run: unique to this slice, or shared by all calls of a backend that calls
+        again."""
         self.stopping = stopping
         """Whether to stop at the next step boundary."""
 
     def is_signal(self, failure: BaseException) -> bool:
-        """Whether the backend's own code raised it, to end the call: no error of the body's."""
+        """Whether the backend's own code raised this to end the call, so that the body is fine."""
         return False
 
     def limit(self, seconds: float) -> AbstractContextManager[object]:
-        """Ends a body that takes longer, if whoever delivers can."""
+        """End a body that takes longer, where the delivery can."""
         return nullcontext()
 
     def ends(self) -> bool:
-        """Whether the slice ends with the step that is just being recorded."""
+        """Whether the slice ends with the step that is being recorded."""
         return self.calls_again
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:

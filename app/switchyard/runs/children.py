@@ -1,4 +1,4 @@
-"""Parents and children: who waits for whom, and the waking of a parent by its last child."""
+"""Parents and children: who waits for whom, and how the last child wakes its parent."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _WAKE = (
 
 
 def wake(connection: Connection, store: RunStore, parent_id: str) -> list[str]:
-    """Let a joining parent go on if no child of it is open: the runs to send after the commit.
+    """Wake a joining parent if none of its children is open. Returns the runs to send after the
+    commit.
 
-    The parent's row is locked first: siblings that end at once queue up here, so that the last of
-    them sees the others' ends.
+    The parent's row is locked first: siblings that end at the same time queue up here, so the last
+    of them sees that the others have ended.
     """
     connection.execute(select(R.id).where(R.id == parent_id).with_for_update(key_share=True))
     if any_open(connection, parent_id):
@@ -40,6 +41,6 @@ def any_open(connection: Connection, run_id: str) -> bool:
 
 
 def by_status(connection: Connection, run_id: str) -> dict[str, int]:
-    """How many children of the run there are, by status."""
+    """How many children the run has, by status."""
     counts = select(R.status, func.count()).where(R.parent_id == run_id).group_by(R.status)
     return {row[0]: row[1] for row in connection.execute(counts)}

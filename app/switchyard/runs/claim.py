@@ -1,11 +1,11 @@
 """Claim a run: a compare-and-set on its epoch that takes a lease and, for some jobs, a slot.
 
-A job may cap how many of its runs run at once, over all backends together: a running one has one
-of the concurrency slots 1 to that cap in its own row, and a unique index lets no two have the same.
-The slot is taken by the very claim and given back by whatever ends the slice, so that a dead
-holder's is free again once its run was taken over. Only one that is alive and does not know it yet
-(taken over while its process stood still, or cancelled) goes on outside the cap, until the fence
-refuses its next write.
+A job may cap how many of its runs are running at once, over all backends together. A running one
+occupies one of the concurrency slots 1 to that cap: its row has the slot's number, and a unique
+index lets no two runs have the same one. The claim itself takes the slot and whatever ends the
+slice gives it back, so a dead holder's slot is free as soon as its run is taken over. The cap is
+exceeded only by a holder that is alive and does not know that it lost its run (which was taken
+over while its process was frozen, or was cancelled), until the fence refuses its next write.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from app.switchyard.runs.steps import CLAIMED_COLUMNS, ClaimedRun
 from app.switchyard.runs.store import RunStore
 
 SLOT_WAIT_SECONDS = 0.5
-"""How long a worker waits for a slot. Were it to put off at once all that it finds in its queue,
-the slots would stay empty until the relay has sent those runs again."""
+"""How long a worker waits for a slot. If it put off everything in its queue at once, the slots
+would stay empty until the relay had sent those runs again."""
 _LOOK_SECONDS = 0.05
 _TRIES = 3
-"""How often to choose another slot where somebody else was quicker."""
+"""How many slots to try where others are quicker."""
 _OFF_MS, _SPREAD_MS = 1000, 2000
 
 _DUE = (R.id == bindparam("run_id"), R.due_at <= bindparam("now"))
@@ -47,8 +47,8 @@ _SENT = and_(
 )
 _OWN = R.holder == bindparam("by")
 
-# Only the epoch that was sent may claim a run nobody holds; a holder (an Inngest run, which comes
-# back for each step) may go on with its own.
+# A run without a holder may be claimed only at the epoch that was sent. A holder (an Inngest run,
+# which calls again for each step) may continue its own.
 _TAKES = {
     "epoch": R.epoch + 1,
     "holder": bindparam("by"),
@@ -65,19 +65,19 @@ _CLAIM = (
     .values(_TAKES)
     .returning(*CLAIMED_COLUMNS)
 )
-# Of many, one that somebody has locked is left: whoever waits for it keeps the others waiting.
+# Skips a locked run: waiting for one would keep all the others waiting.
 _FREE = (
     select(R.id)
     .where(R.id.in_(bindparam("run_ids", expanding=True)), R.due_at <= bindparam("now"), _SENT)
     .with_for_update(skip_locked=True, key_share=True)
 )
-# The unique index refuses a slot that another run of the job has.
+# The unique index refuses a slot that another run of the job occupies.
 _CLAIM_SLOT = _CLAIM.values(slot=bindparam("free_slot"))
 TAKEN = select(R.slot).where(
     R.job == bindparam("of_job"), R.slot.is_not(None), R.id != bindparam("run_id")
 )
-"""The slots of a job that other runs have."""
-# Only what may still be claimed, so that whoever did claim it meanwhile is not undone.
+"""The slots of a job that other runs occupy."""
+# Only a run that may still be claimed, so that a claim made meanwhile is not undone.
 _PUT_OFF = (
     update(runs)
     .where(*_DUE, or_(_SENT, and_(_OWN, R.status == Status.WAITING)))
@@ -85,7 +85,7 @@ _PUT_OFF = (
 )
 
 
-# A holder may also go on with one whose lease an earlier call of it let run out.
+# A holder may also continue a run whose lease ran out during one of its own earlier calls.
 _LAPSE = (
     update(runs)
     .where(
@@ -101,7 +101,7 @@ _LAPSE = (
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Who would claim which run, sent at which epoch, when and until when."""
+    """Who asks for which run, sent at which epoch, and when a lease would begin and end."""
 
     run_id: str
     epoch: int
@@ -109,10 +109,10 @@ class ClaimRequest:
     now: datetime
     until: datetime
     sent_at: datetime | None = None
-    """When the message was sent that asks for it, where that is known."""
+    """When the message that led to this request was sent, where that is known."""
 
     def bound(self, **more: Any) -> dict[str, Any]:
-        """The parameters of a statement, and `more`."""
+        """The parameters that every statement takes, and `more`."""
         return {
             "run_id": self.run_id,
             "sent_epoch": self.epoch,
@@ -127,8 +127,8 @@ class ClaimRequest:
 
 
 def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> ClaimedRun | Outcome:
-    """Claim the run if it is due and free at the epoch that was sent (or already its holder's), or
-    say why not."""
+    """Claim the run if it is due, and free at the epoch that was sent or held by this holder
+    already; otherwise say why not."""
     caps = store.catalogue.caps
     with store.db.autocommit() as connection:
         row = claim_uncapped(connection, request, tuple(caps))
@@ -142,7 +142,7 @@ def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> Cla
         refusal = _refusal(state, request)
         if refusal is not None or state is None or state.job not in caps:
             return refusal or Outcome(End.NOT_MINE)
-        # A backend that calls again does so by itself, and its calls are not to be held up.
+        # A backend that calls again needs no wait here, and its calls must not be held up.
         again = delivery.calls_again
         wait = 0.0 if again else SLOT_WAIT_SECONDS
         row = claim_slot(connection, request, state.job, caps[state.job], wait)
@@ -157,7 +157,7 @@ def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> Cla
 
 
 def _lapse(store: RunStore, state: AnyRow | None, request: ClaimRequest) -> bool:
-    """Whether an earlier call of this same holder did not come back: it is on record then."""
+    """Whether an earlier call of the same holder never returned. Records that, if so."""
     if state is None or state.check_at is None or state.check_at >= request.now:
         return False
     if state.status != Status.RUNNING or state.holder != request.by:
@@ -172,8 +172,8 @@ def _lapse(store: RunStore, state: AnyRow | None, request: ClaimRequest) -> bool
 def claim_free(
     store: RunStore, sent: Sequence[tuple[str, int]], request: ClaimRequest, delivery: Delivery
 ) -> list[ClaimedRun]:
-    """Claim at once those of the runs (each with the epoch that was sent) that are due and free,
-    and whose jobs have no cap; in their order. `request` says by whom and until when."""
+    """Claim in one go, and return in their order, those runs that are due and free and whose jobs
+    have no cap. Each is named with the epoch that was sent; `request` says by whom, until when."""
     ids: dict[int, list[str]] = defaultdict(list)
     for run_id, epoch in sent:
         ids[epoch].append(run_id)
@@ -197,7 +197,7 @@ def _claim_free(capped: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
 def claim_uncapped(
     connection: Connection, request: ClaimRequest, capped: tuple[str, ...] = ()
 ) -> AnyRow | None:
-    """Claim the run; None where it is not to be had, or where its job is one of `capped`."""
+    """Claim the run. None where it cannot be claimed, or where its job is one of `capped`."""
     bound = request.claims()
     return connection.execute(_claim_unless(capped), bound).one_or_none()
 
@@ -210,22 +210,22 @@ def _claim_unless(jobs: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
 def claim_slot(
     connection: Connection, request: ClaimRequest, job: str, cap: int, wait_seconds: float = 0.0
 ) -> AnyRow | None:
-    """Claim the run with one of its job's `cap` slots; None where they are taken, or the run is.
+    """Claim the run with one of its job's `cap` slots. None where all are taken, or the run is.
 
-    `connection` commits by itself: a slot lost to another undoes nothing else.
+    `connection` must be in autocommit mode, so that losing a slot to another undoes nothing else.
     """
     end = time.monotonic() + wait_seconds
     lost = 0
     while lost < _TRIES:
         others = {"of_job": job, "run_id": request.run_id}
         taken = set(connection.execute(TAKEN, others).scalars())
-        # Slots above the cap are left from when it was higher: they count until they are free.
+        # Slots above the cap date from when it was higher. They count until they are free.
         if len(taken) >= cap:
             if time.monotonic() >= end:
                 return None
             time.sleep(_LOOK_SECONDS)
             continue
-        # At random, so that those who choose at the same moment seldom choose the same.
+        # At random, so that two who choose at the same moment rarely choose the same slot.
         free = random.choice([slot for slot in range(1, cap + 1) if slot not in taken])
         bound = request.claims(free_slot=free)
         try:
@@ -238,9 +238,10 @@ def claim_slot(
 def put_off(
     connection: Connection, request: ClaimRequest, check: timedelta, *, waits: bool = False
 ) -> datetime | None:
-    """Have a run that got no slot come again in 1 to 3 s: when; None if it is not to be had.
+    """Put off a run that got no slot by 1 to 3 s. Returns when it is due, or None where it can no
+    longer be claimed.
 
-    The relay sends it then, unless its backend `waits`.
+    The relay sends it at that time, unless its backend waits for due times itself (`waits`).
     """
     wait = _OFF_MS + crc32(request.run_id.encode()) % (_SPREAD_MS + 1)
     due = request.now + timedelta(milliseconds=wait)
@@ -250,13 +251,13 @@ def put_off(
 
 
 def read_state(connection: Connection, run_id: str) -> AnyRow | None:
-    """What decides whether the run may be claimed."""
+    """The columns that decide whether the run may be claimed."""
     columns = (R.job, R.backend, R.status, R.epoch, R.holder, R.due_at, R.check_at)
     return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
 
 
 def _refusal(row: AnyRow | None, request: ClaimRequest) -> Outcome | None:
-    """Why the run cannot be claimed; None where nothing (more) is in the way, or only a slot."""
+    """Why the run cannot be claimed. None where nothing, or only a missing slot, is in the way."""
     if row is None or row.check_at is None:
         return Outcome(End.NOT_MINE)
     if row.holder == request.by:

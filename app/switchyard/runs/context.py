@@ -1,4 +1,4 @@
-"""What a body's context does: steps that are done once, whatever backend delivers the run."""
+"""The context of a job's body: steps that are done once, whichever backend delivers the run."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ from flags import Decision, Reason, Stage
 log = logging.getLogger(__name__)
 
 BODY = "(body)"
-"""The step name under which failures outside any step are counted."""
+"""The step name under which failures outside of any step are counted."""
 PROGRESS_SECONDS = 1.0
-"""How long a note of progress waits for SQLite's lock, which the body itself may hold."""
+"""How long a progress note waits for SQLite's lock, which the body itself may be holding."""
 PROGRESS_TEXT = 500
 STEP_LENGTH = 190
-"""Characters of a step's name, which ends with a number where there are several of it."""
+"""The longest name of a step, in characters. A repeated name gets a number appended."""
 JOIN_POLL = timedelta(seconds=60)
-"""How often a joining run looks by itself; its last child wakes it long before."""
+"""How often a joining run looks by itself. Its last child wakes it long before that."""
 _NOT_DONE = (NotDone, RetryAfter, NonRetriable, BadInput)
-"""By these a step that is done at most once says that it had no effect."""
+"""The errors with which an at-most-once step declares that it had no effect."""
 
 
 class Pause(BaseException):
-    """Unwinds a body whose run goes on later. A BaseException, so that a body's own `except
-    Exception` does not take it for a failure."""
+    """Unwinds a body whose run continues later. It is a BaseException so that a body's own `except
+    Exception` does not catch it."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.end)
@@ -79,7 +79,7 @@ class RunContext:
         self._in_hand = BODY
         self._began = claimed.began_at = self.now()
         self.step_end: BaseException | None = None
-        """What the last step raised that ended without a result."""
+        """The error raised by the last step that ended without a result."""
         self._recorded = claimed.recorded_steps()
 
     @property
@@ -165,7 +165,7 @@ class RunContext:
 
     @property
     def attempt(self) -> int:
-        """Number of the attempt at the step in hand, or at the body outside of steps, from 1."""
+        """The number of the attempt at the current step, or at the body outside of any, from 1."""
         return self.failures(self._in_hand) + 1
 
     def note_progress(self, n: float, of: float | None, text: str | None) -> None:
@@ -177,11 +177,11 @@ class RunContext:
             log.warning("progress not noted", extra={"reason": reason(failure)})
 
     def note_meta(self, meta: str) -> None:
-        """Keep what rq's `job.meta` is, as JSON."""
+        """Record rq's `job.meta`, given as JSON."""
         self._claimed.note("meta", meta)
 
     def boundary(self) -> None:
-        """Between two steps: move to another backend if asked to, stop if the process is ending."""
+        """Between two steps: move to another backend if asked to, or stop if the process is."""
         if self._claimed.move_to is not None and self._claimed.move():
             log.info("run handed over at a step boundary")
             raise Pause(Outcome(End.NOT_MINE))
@@ -199,7 +199,7 @@ class RunContext:
         due = now + self.spec.gap(attempts)
         if isinstance(failure, RetryAfter):
             when = failure.when
-            # No time that can be waited for: then after the usual gap.
+            # A time that cannot be represented is replaced by the usual gap.
             with suppress(OverflowError, ValueError, AttributeError, BadInput):
                 due = ceil_ms(now + when if isinstance(when, timedelta) else as_utc(when))
         failed = Failure(failure, attempts, None if step == BODY else step)
@@ -215,7 +215,8 @@ class RunContext:
         return name if seen == 0 else f"{name}:{seen}"
 
     def _look_up(self, name: str) -> tuple[str, str | None]:
-        """Its unique name, and its result as JSON if it is done. Raises what else it ended with."""
+        """The step's unique name, and its result as JSON if it is done. Raises the error of a step
+        that failed."""
         step = self._unique(name)
         row = self._recorded.get(step)
         if row is not None and row.status in (StepStatus.FAILED, StepStatus.UNKNOWN):
@@ -263,11 +264,11 @@ class RunContext:
         attempts = self.failures(step) + 1
         row = self._recorded.get(step)
         if row is not None and row.status == StepStatus.BEGUN:
-            lost = OutcomeUnknown("whoever began it did not come back")
+            lost = OutcomeUnknown("the process that began it never returned")
             return self._unknown(step, row.attempts, lost)
         try:
             self._claimed.begin_step(step, attempts)
-        except Exception as failure:  # noqa: BLE001 - whatever came of the mark, nothing was done
+        except Exception as failure:  # noqa: BLE001 - the mark failed, and nothing was done
             return self._failed(step, attempts, failure)
         point("step.begun")
         try:
@@ -277,8 +278,8 @@ class RunContext:
         except OutcomeUnknown as unclear:
             return self._unknown(step, attempts, unclear)
         except SQLAlchemyError as lost:
-            # It was done; whether that is on record, the next slice sees.
-            log.warning("step done, and maybe not recorded", exc_info=lost)
+            # The step is done. The next slice sees whether that was recorded.
+            log.warning("step done, but perhaps not recorded", exc_info=lost)
             raise Pause(self._claimed.give_up()) from lost
         return self._recorded_now(encoded)
 
@@ -299,7 +300,7 @@ class RunContext:
         error = error_of(failure)
         refused = isinstance(failure, NonRetriable | BadInput)
         if refused or attempts >= self.spec.attempts:
-            trace = None if refused else failure  # said on purpose, it speaks for itself
+            trace = None if refused else failure  # raised on purpose, it needs no trace
             log.error("step failed for good, attempt %d: %s", attempts, error, exc_info=trace)
             return self._end(step, StepStatus.FAILED, attempts, error, failure)
         log.warning("step failed, attempt %d of %d", attempts, self.spec.attempts, exc_info=failure)
@@ -308,7 +309,7 @@ class RunContext:
     def _unknown(self, step: str, attempts: int, unclear: OutcomeUnknown) -> Any:
         error = f"step {step}: outcome unknown: {said(unclear)}"
         if self.spec.if_unknown is IfUnknown.REPEAT and attempts < self.spec.attempts:
-            log.warning("%s; it is repeated", error)
+            log.warning("%s; repeating it", error)
             raise Pause(self.retry_later(step, attempts, unclear, error))
         log.error("%s", error)
         return self._end(step, StepStatus.UNKNOWN, attempts, error, unclear)
@@ -316,13 +317,13 @@ class RunContext:
     def _end(
         self, step: str, status: StepStatus, attempts: int, error: str, cause: BaseException
     ) -> Any:
-        """Record that the step has no result. Raises what the body is to see of that."""
+        """Record that the step has no result. Raises the error that the body sees."""
         with self._store.db.session() as tx:
             self._claimed.end_step(tx, step, status, attempts, error=error)
             self._claimed.failed(tx.connection(), Failure(cause, attempts, step))
         self._claimed.send_if_moved()
         if self._claimed.given_back:
-            # The backend shows this as the step's result; the body learns at the next call.
+            # The backend shows this as the step's result. The body sees the error at the next call.
             return {status.value: error}
         raise self._end_of(step, status, error)
 
@@ -342,7 +343,8 @@ def _as_json(do: Callable[[Session], Any], tx: Session) -> str:
 
 
 def _effect(do: Callable[[Session], Any], tx: Session) -> str:
-    """What `do` gives, as JSON. Raises what says that it had no effect, else OutcomeUnknown."""
+    """What `do` returns, as JSON. Raises OutcomeUnknown for any error that does not declare that
+    there was no effect."""
     try:
         encoded = canonical_json(do(tx))
     except (*_NOT_DONE, OutcomeUnknown):

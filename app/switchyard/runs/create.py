@@ -1,4 +1,4 @@
-"""Write new runs: one row per intent, unique by (job, key), and the shadows that go with them."""
+"""Write new runs, unique by (job, key), and the shadows that go with them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _INSERT = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One intent to do a job, as recorded."""
+    """A run as it was recorded."""
 
     id: str
     job: str
@@ -49,26 +49,26 @@ class Run:
     reason: str
     status: str
     created: bool
-    """False when the intent was already known."""
+    """False where a run with this job and key existed already."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """An intent, validated and ready to be written."""
+    """A run that is validated and ready to be written."""
 
     id: str
     key: str
     keyed: bool
-    """Whether the key was given or follows from the payload; else it is the run's own id."""
+    """Whether the key was given or derived from the payload; otherwise it is the run's own id."""
     payload: str
     ramp_key: str
     due_at: datetime
     meta: str | None = None
-    """What rq's `job.meta` is to begin with, as JSON."""
+    """The initial contents of rq's `job.meta`, as JSON."""
 
 
 def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: datetime) -> NewRun:
-    """Validate an intent; a delay that its payload asks for is added to `due_at`.
+    """Validate what is asked for. A delay that the payload asks for is added to `due_at`.
 
     Raises PayloadInvalid or BadInput.
     """
@@ -95,7 +95,7 @@ def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: dat
 
 
 def meta_json(meta: Mapping[str, Any]) -> str:
-    """rq's `job.meta` as it is kept. Raises BadInput where JSON cannot carry it."""
+    """rq's `job.meta` as JSON. Raises BadInput where JSON cannot represent it."""
     try:
         return canonical_json(to_jsonable_python(meta))
     except (TypeError, ValueError) as unfit:
@@ -111,10 +111,11 @@ def write_runs(
     *,
     parent_id: str | None = None,
 ) -> list[Run]:
-    """Write the intents, and a shadow of each that is new and to have one; those known already come
-    back as they stand, with `created` false. One that has no shadow needs no connection.
+    """Write the runs, and a shadow for each new one that gets one.
 
-    Raises KeyConflict where a key stands for another payload (then nothing may be committed).
+    A run that exists already is returned as it stands, with `created` false. A single run without
+    a shadow needs no connection. Raises KeyConflict where a key was used with another payload; the
+    caller must not commit then.
     """
     if not items:
         return []
@@ -126,13 +127,13 @@ def write_runs(
             chosen = decision._replace(backend=spec.serverless, reason=Reason.SHADOW.value)
             shadows.append((shadow, chosen))
     if shadows:
-        # The relay sends them: the live run's caller waits for no second queue.
+        # The relay sends them, so that the live run's caller does not wait for a second queue.
         _write(on, store, store.catalogue[SHADOW_JOB], shadows, now, None, send_at=now)
     return written
 
 
 def wants_shadow(store: RunStore, spec: JobSpec, decision: Decision) -> bool:
-    """Whether a run that was decided so gets a shadow: if its job has a plan."""
+    """Whether a run with this decision gets a shadow, for which its job needs a plan."""
     return (
         decision.stage == Stage.SHADOW
         and decision.reason != Reason.DISABLED
@@ -172,7 +173,7 @@ def _write(
         }
         for new, decision in items
     ]
-    # Always in the same order: two that write the same keys at once would wait in a circle.
+    # Always in the same order: two callers that write the same keys at once would deadlock.
     rows.sort(key=lambda row: str(row["key"]))
     insert = _INSERT[store.db.engine.dialect.name]
     if on is None:
@@ -207,7 +208,7 @@ def _as_run(spec: JobSpec, new: NewRun, decision: Decision, row: AnyRow | None) 
 
 
 def _same(spec: JobSpec, one: str, other: str) -> bool:
-    """Equal as today's model reads them: a default spelled out is the same payload."""
+    """Whether today's model reads both alike: spelling out a default makes no other payload."""
     try:
         first, second = (spec.parse(json.loads(text), strict=False) for text in (one, other))
     except PayloadInvalid:
@@ -218,7 +219,7 @@ def _same(spec: JobSpec, one: str, other: str) -> bool:
 def new_messages(
     spec: JobSpec, items: Sequence[tuple[NewRun, Decision]], written: Sequence[Run]
 ) -> list[Message]:
-    """The messages about those of the runs written that are new."""
+    """The messages for those runs that are new."""
     trace = telemetry.spans.traceparent()
     return [
         Message(new.id, spec, decision.backend, new.payload, 1, 0, new.due_at, trace=trace)

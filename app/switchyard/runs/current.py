@@ -1,4 +1,4 @@
-"""The run at work: what code that is passed no context asks of its run."""
+"""The current run, for code that is not passed a context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.switchyard.runs.context import RunContext
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurrentRun:
-    """The run whose body is being done, on whichever side."""
+    """The run whose body is being performed, on either side."""
 
     id: str
     key: str
@@ -22,14 +22,14 @@ class CurrentRun:
 
     @property
     def attempt(self) -> int:
-        """Which attempt at the step in hand, or at the body outside of steps, this is: from 1."""
+        """The number of the attempt at the current step, or at the body outside of any, from 1."""
         return self.context.attempt
 
     def progress(self, n: float, of: float | None = None, text: str | None = None) -> None:
-        """Have the console and `runs show` say how far it is: `n`, of so many, and a line of text.
+        """Show in the console and in `runs show` that `n` of `of` are done, with a line of text.
 
-        Each call is one write to the ledger. One that the database does not take is logged and
-        left out. Raises ValueError for what is not a finite number.
+        Each call is one write to the ledger. A write that the database refuses is logged and
+        skipped. Raises ValueError for a number that is not finite.
         """
         self.context.note_progress(n, of, text)
 
@@ -38,13 +38,13 @@ _current: ContextVar[CurrentRun | None] = ContextVar("switchyard_run", default=N
 
 
 def current_run() -> CurrentRun | None:
-    """The run whose body calls this; None outside of a run, and in threads that a body starts."""
+    """The run whose body calls this. None outside of a run, and in threads that a body starts."""
     return _current.get()
 
 
 @contextmanager
 def at_work(context: RunContext) -> Iterator[None]:
-    """Have `current_run()` answer with this slice's run in the block."""
+    """Make `current_run()` return this slice's run inside the block."""
     run = CurrentRun(context.run_id, context.key, context.job, context.backend, context)
     token = _current.set(run)
     try:

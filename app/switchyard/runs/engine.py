@@ -1,4 +1,5 @@
-"""perform(): one slice of a run - claim it, do its body step by step, give it back or end it."""
+"""perform(), which does one slice of a run: claim it, do its body step by step, then give it back
+or end it."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ UNKNOWN_JOB_WAIT = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What a process needs to perform runs."""
+    """Everything a process needs to perform runs."""
 
     store: RunStore
     gateways: Any
@@ -50,19 +51,19 @@ class Engine:
     def perform(self, run_id: str, epoch: int, delivery: Delivery) -> Outcome:
         """Do one slice of the run, if it still stands at `epoch` and is due.
 
-        Never raises for what the body does: failures are recorded and come back as an Outcome. What
-        the delivery itself raises through the body (the end of an Inngest step) passes through, as
-        does a database that is gone: then the lease runs out and the run is taken over.
+        The body's failures are never raised: they are recorded and returned as an Outcome. What the
+        delivery itself raises through the body (at the end of an Inngest step) passes through, and
+        so does the loss of the database: the lease then runs out and the run is taken over.
         """
         if not _is_sound(run_id, epoch):
-            return Outcome(End.NOT_MINE)  # no run can be meant
+            return Outcome(End.NOT_MINE)  # no run can have such an id or epoch
         request = self._request(run_id, epoch, delivery)
         claimed = claim_run(self.store, request, delivery)
         return claimed if isinstance(claimed, Outcome) else self.do(claimed, request.now)
 
     def claim(self, sent: Sequence[tuple[str, int]], delivery: Delivery) -> list[ClaimedRun]:
-        """Claim many at once, for `do`: those of the runs, each with its epoch, that are due and
-        free. The others (whose job has a cap, or which somebody has locked) are for `perform`."""
+        """Claim those of many runs, each named with its epoch, that are due and free; `do` does
+        them. The others, whose job has a cap or whose row is locked, are left to `perform`."""
         sound = [one for one in sent if _is_sound(*one)]
         return claim_free(self.store, sound, self._request("", 0, delivery), delivery)
 
@@ -82,7 +83,7 @@ class Engine:
         with bound_contextvars(**bound), telemetry.spans.slice(claimed.job, spec, claimed):
             self.leases.keep(claimed)
             if store.clock() - since > store.lease / 3:
-                self.leases.renew([claimed])  # the claim waited for a lock: much of it is over
+                self.leases.renew([claimed])  # the claim waited for a lock, at the lease's expense
             point("run.claimed")
             try:
                 outcome = self._slice(claimed)
@@ -97,7 +98,7 @@ class Engine:
     def _slice(self, claimed: ClaimedRun) -> Outcome:
         spec = self.store.spec_of(claimed.job)
         if spec is None:
-            # Newer code wrote it, or older code reads it: another process may know the job.
+            # Newer code wrote it, or older code reads it. Another process may know the job.
             claimed.give_up(wait=UNKNOWN_JOB_WAIT, error="unknown job")
             return Outcome(End.NOT_MINE, error="unknown job")
         context = RunContext(claimed, spec, self.gateways)
@@ -110,7 +111,7 @@ class Engine:
         except Pause as pause:
             return pause.outcome
         except (StepFailed, OutcomeUnknown, NonRetriable, BadInput) as final:
-            # What a step has ended with is on record with that.
+            # A step's own failure was recorded when the step ended.
             new = None if final is context.step_end else Failure(final, context.attempt)
             return _fail(claimed, said(final), new)
         except BaseException as failure:

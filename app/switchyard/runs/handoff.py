@@ -1,4 +1,4 @@
-"""Hand-off: a run changes backend between two steps; steps already done are never redone."""
+"""Hand-off: a run moves to another backend between two steps. Finished steps are never redone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flags import Reason
 log = logging.getLogger(__name__)
 
 CHUNK = 200
-"""Runs moved per transaction: the write lock is not held for long."""
+"""How many runs are moved in one transaction, so that the write lock is never held for long."""
 
 _HAND_OVER = (
     update(runs)
@@ -42,7 +42,7 @@ _HAND_OVER = (
     )
     .returning(*SENT)
 )
-# One that already is where it is to be was asked to leave, and now stays.
+# A run that is already at the target had been asked to leave, and now stays.
 _ASK_TO_MOVE = (
     update(runs)
     .where(R.status == Status.RUNNING)
@@ -51,13 +51,13 @@ _ASK_TO_MOVE = (
 
 
 def elsewhere(to: str) -> ColumnElement[bool]:
-    """Whether a run is not at backend `to`, or is about to leave it."""
+    """The run is not at backend `to`, or is about to leave it."""
     return or_(R.backend != to, R.move_to != to)
 
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """How many runs moved at once, and how many were asked to at their next step boundary."""
+    """How many runs moved at once, and how many will move at their next step boundary."""
 
     moved: int
     asked: int
@@ -71,18 +71,18 @@ def hand_over(
     running: bool = True,
     take_back: Callable[[Sequence[AnyRow]], object] | None = None,
 ) -> HandedOver:
-    """Move these open runs to backend `to`; one that has ended or is already there stays as it is.
+    """Move these runs to backend `to`, apart from those that have ended or are there already.
 
-    Those that are running move at their next step boundary, or stay where `running` is false. A run
-    that Inngest has no function for goes to its job's own side instead. The old backend takes back
-    what it can, unless `take_back` is to see to it, which gets the rows. Raises BackendUnavailable
-    where this process does not have `to`.
+    Running ones move at their next step boundary, or stay where `running` is false. A run for which
+    Inngest has no function goes to its job's own side instead. The old backend takes back the
+    messages it can; a caller that does this itself passes `take_back`, which is given the rows.
+    Raises BackendUnavailable where this process does not have `to`.
     """
     _ = store.backends[to]
     moved = asked = 0
     for chunk in chunks(run_ids, CHUNK):
         now = store.clock()
-        # Younger ones first: a child that ends locks itself, then its parent.
+        # Newest first: a child that ends locks itself, then its parent.
         rows = select(*SENT, R.status, R.move_to).where(R.id.in_(chunk), R.check_at.is_not(None))
         rows = rows.where(elsewhere(to)).order_by(R.id.desc()).with_for_update(key_share=True)
         free: list[AnyRow] = []
@@ -111,7 +111,7 @@ def hand_over(
 
 
 def _by_target(store: RunStore, rows: Iterable[AnyRow], to: str) -> dict[str, list[AnyRow]]:
-    """The rows that are not where they are to be, by where that is."""
+    """The rows that must move, by the backend they must move to."""
     targets: dict[str, list[AnyRow]] = defaultdict(list)
     for row in rows:
         spec = store.spec_of(row.job)

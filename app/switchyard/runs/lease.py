@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Renews every lease at a third of its length, and drops the runs that were taken over.
+    """Renews every lease after a third of its length, and drops runs that were taken over.
 
-    The thread starts with a process's first claim (again after a fork) and ends when there has been
-    none for a while, so that it never keeps a process alive or idle connections open.
+    The thread starts with a process's first claim (again after a fork) and ends after a while
+    without claims, so that it never keeps a process alive or an idle connection open.
     """
 
     def __init__(self, length: timedelta) -> None:
@@ -46,12 +46,12 @@ class Leases:
                 self._thread.start()
 
     def drop(self, claimed: ClaimedRun) -> None:
-        """Renew this lease no more."""
+        """Stop renewing this lease."""
         with self._lock:
             self._kept.discard(claimed)
 
     def in_hand(self) -> list[str]:
-        """Each run whose lease is kept: its job and its id."""
+        """The job and id of each run whose lease is kept."""
         with self._lock:
             return [f"{claimed.job} {claimed.run_id}" for claimed in self._kept]
 
@@ -77,5 +77,5 @@ class Leases:
                 except LeaseLost:
                     self.drop(claimed)
         except SQLAlchemyError as failure:
-            # The lease may run out and another process take over; the fence keeps that safe.
+            # A lease may run out and another process take over, which the fence keeps safe.
             log.warning("leases not renewed", extra={"reason": reason(failure)})

@@ -1,4 +1,4 @@
-"""No queue at all: backends in memory, and a run performed here and now with all below it."""
+"""Without a queue: backends in memory, and a run performed here and now with all its children."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.switchyard.runs.relay import LAPSED, take_over
 from flags import LEGACY_BACKEND
 
 POLL_SECONDS = 0.25
-"""How often to look at what is not due yet, or claimed by another process."""
+"""How often to look at runs that are not due yet or are held by another process."""
 
 _TREE = select(R.id).where(R.id == bindparam("root")).cte("tree", recursive=True)
 _TREE = _TREE.union_all(select(R.id).where(R.parent_id == _TREE.c.id))
@@ -34,8 +34,8 @@ _OPEN = (
 
 
 class MemoryBackend:
-    """A queue in a list, which several may share; it may bear the name of the backend it stands in
-    for. What it holds is gone with its process: the relay then sends it again."""
+    """A queue in a list, which several backends may share. It may have the name of the backend that
+    it stands in for. Its messages are lost with the process; the relay then sends them again."""
 
     name = "memory"
     waits_until_due = False
@@ -57,14 +57,14 @@ class MemoryBackend:
         """Take the messages out of the list."""
         sent = {(message.run_id, message.epoch) for message in messages}
         for message in [m for m in self.queue if (m.run_id, m.epoch) in sent]:
-            with suppress(ValueError):  # another thread performs it
+            with suppress(ValueError):  # another thread took it
                 self.queue.remove(message)
 
     def ping(self) -> None:
         """Always there."""
 
     def work(self, engine: Engine, limit: int = 10_000) -> list[Outcome]:
-        """Perform what is queued, and what that queues, one slice each; at most `limit` slices.
+        """Perform one slice of each queued run, and of those that they queue: at most `limit`.
 
         Several threads may work at once.
         """
@@ -81,16 +81,16 @@ class MemoryBackend:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice that was performed here; without an outcome: there was nothing to do just now."""
+    """One slice that was performed here. No outcome means there was nothing to do just now."""
 
     run_id: str
     outcome: Outcome | None
 
 
 class Inline:
-    """One process that performs what its store sends: that goes into a list, which is worked off.
+    """A process that performs what its own store sends, by way of a list.
 
-    What the list still holds when the process dies, the relay finds and sends to the real backend.
+    If the process dies, the relay finds the runs left in the list and sends them to their backends.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Inline:
         self._context = context
 
     def slices(self, run_id: str) -> Iterator[Slice]:
-        """Perform the run and all below it until everything has ended, or `stop` is set.
+        """Perform the run and all its children until everything has ended, or `stop` is set.
 
-        Whoever claims first does a slice, here or elsewhere: what another process has is waited
-        for, and what a dead one left is taken over when its lease has run out.
+        Other processes may claim slices too: this one waits for them, and takes over the runs of a
+        dead one when their leases have run out.
         """
         while not self._stop.is_set():
             while self._queue and not self._stop.is_set():
@@ -133,7 +133,7 @@ class Inline:
             return Slice(run_id, self.engine.perform(run_id, epoch, delivery))
 
     def _open(self, run_id: str) -> list[AnyRow]:
-        """What is open of the run and all below it; a lease that ran out is ended on the way."""
+        """The open runs of the tree. Takes over those whose leases have run out."""
         now = self.store.clock()
         with self.store.db.autocommit() as connection:
             rows = list(connection.execute(_OPEN, {"root": run_id}))

@@ -1,5 +1,7 @@
-"""The ledger of runs: one row per intent, and one per step that was begun, waits or has ended; and
-per failed attempt and per hand-off, which only people read."""
+"""The ledger of runs: a row for each run, and one for each step that began, waits or ended.
+
+Failed attempts and hand-offs have rows of their own, which only people read.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,11 @@ class Status(StrEnum):
     """How far a run is."""
 
     PENDING = "pending"
-    """Recorded, not yet claimed: due now or later."""
+    """Recorded but not yet claimed, whether due now or later."""
     RUNNING = "running"
-    """Claimed by a process, until its lease ends."""
+    """Claimed by a process whose lease has not run out."""
     WAITING = "waiting"
-    """Between two slices: for a sleep, a retry's gap, children, or the backend's next call."""
+    """Between two slices: asleep, before a retry, or until children or the backend's next call."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -50,21 +52,21 @@ class StepStatus(StrEnum):
     DONE = "done"
     RETRYING = "retrying"
     WAITING = "waiting"
-    """A sleep or a join that has begun."""
+    """A sleep or a join is under way."""
     FAILED = "failed"
     BEGUN = "begun"
-    """A step that is done at most once was begun: it may have been done since."""
+    """An at-most-once step has begun. Its effect may or may not have happened."""
     UNKNOWN = "unknown"
-    """It was begun, and nobody knows whether it was done: it is not begun again."""
+    """An at-most-once step whose outcome nobody knows. It is never begun again."""
 
 
 def new_run_id() -> str:
-    """A new id of 26 characters that sorts by its time: 48 bits of milliseconds, 56 random ones."""
+    """A new id of 26 characters that sorts by time: 48 bits of milliseconds and 56 random bits."""
     return _stamp(time.time_ns() // 1_000_000) + os.urandom(7).hex()
 
 
 def id_at(moment: datetime) -> str:
-    """The least id of a run created at this time."""
+    """The smallest id that a run created at `moment` can have."""
     return _stamp(max(0, int(moment.timestamp() * 1000)))
 
 
@@ -77,7 +79,7 @@ def _index(name: str, columns: str, where: str, *, unique: bool = False) -> Inde
 
 
 class RunRow(Base):
-    """One intent to do a job."""
+    """One run of a job: what was asked for, which backend does it, and how far it is."""
 
     __tablename__ = "switchyard_runs"
 
@@ -91,44 +93,44 @@ class RunRow(Base):
     stage_version: Mapped[int]
     status: Mapped[str] = mapped_column(String(20), default=Status.PENDING)
     epoch: Mapped[int] = mapped_column(default=1)
-    """The fence: each claim, takeover and hand-off raises it."""
+    """The fence. Every claim, takeover and hand-off raises it."""
     holder: Mapped[str | None] = mapped_column(String(64))
-    """Which delivery may go on with the run after a slice, if only one may."""
+    """The only delivery that may continue the run after this slice, where there is just one."""
     sends: Mapped[int] = mapped_column(default=0)
-    """How often this epoch was sent again because its queue had lost it."""
+    """How often this epoch was resent because its queue had lost it."""
     sent_ref: Mapped[str | None] = mapped_column(String(255))
-    """The backend's own reference for what it was sent, where it gives one."""
+    """The backend's own reference for the message, where it gives one."""
     move_to: Mapped[str | None] = mapped_column(String(20))
-    """The backend a running run changes to at its next step boundary."""
+    """The backend that a running run moves to at its next step boundary."""
     attempt: Mapped[int] = mapped_column(default=1)
-    """The current try of the current step (or of the body outside steps), from 1."""
+    """The number of the current attempt at the current step (or at the body), from 1."""
     losses: Mapped[int] = mapped_column(default=0)
-    """Takeovers in a row without a finished step."""
+    """Consecutive takeovers without a step finished in between."""
     slot: Mapped[int | None]
-    """Which of its job's concurrency slots a running run has, where the job has a cap."""
+    """The concurrency slot that a running run occupies, where its job has a cap."""
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("switchyard_runs.id"))
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
-    """Not to be claimed before."""
+    """The earliest time at which it may be claimed."""
     check_at: Mapped[datetime | None]
-    """When the relay must look: the lease's end while running, else when it should be claimed by.
-    None once the run has ended."""
+    """When the relay must look at the run: at the end of its lease while it is running, otherwise
+    at the time by which it should have been claimed. None once the run has ended."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     result: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     progress: Mapped[str | None] = mapped_column(Text)
-    """How far its body says it is, as JSON: `n`, `of`, `text` and `at`."""
+    """The progress that its body reported, as JSON: `n`, `of`, `text` and `at`."""
     meta: Mapped[str | None] = mapped_column(Text)
-    """What rq's `job.meta` keeps, as JSON."""
+    """The contents of rq's `job.meta`, as JSON."""
     send_at: Mapped[datetime | None]
-    """When the relay is to send it, where nobody else does."""
+    """When the relay must send the run, where nobody else will."""
     idle_since: Mapped[datetime | None]
-    """Since when its backend has been to deliver it, where that is later than due_at."""
+    """Since when its backend should have delivered it, where that is later than due_at."""
     message_at: Mapped[datetime | None]
-    """When the message was sent that it was last claimed by, where that is known."""
+    """When the message that led to the latest claim was sent, where that is known."""
     trace: Mapped[str | None] = mapped_column(Text)
-    """The W3C traceparent of the call that dispatched it, where traces are on."""
+    """The W3C traceparent of the call that dispatched it, where tracing is on."""
 
     __table_args__ = (
         UniqueConstraint("job", "key"),
@@ -146,8 +148,8 @@ class RunRow(Base):
             "status IN ('succeeded', 'failed')",
         ),
         _index("ix_switchyard_runs_cancelled", "ended_at", "status = 'cancelled'"),
-        # All runs: the condition keeps it for who says it. For a sum by job SQLite would go through
-        # all of it, in place of the few open runs.
+        # The condition is true of every run. It reserves the index for queries that repeat it: to
+        # count by job, SQLite would otherwise scan all of it rather than the few open runs.
         _index("ix_switchyard_runs_newest", "job id", "epoch > 0"),
         _index(
             "ix_switchyard_runs_troubled",
@@ -160,12 +162,12 @@ class RunRow(Base):
 
 
 IS_OPEN = RunRow.check_at > datetime(2000, 1, 1, tzinfo=UTC)
-"""Of a run: it has not ended. Said as a range, since SQLite reads the partial index of open runs by
-nothing else."""
+"""The run has not ended. It is a range because SQLite uses the partial index of open runs only for
+one."""
 
 
 class StepRow(Base):
-    """A named piece of a run's body: its result once done, its failures until then."""
+    """A named piece of a run's body: its result once it is done, its failures until then."""
 
     __tablename__ = "switchyard_steps"
 
@@ -176,18 +178,18 @@ class StepRow(Base):
     status: Mapped[str] = mapped_column(String(20))
     attempts: Mapped[int] = mapped_column(default=1)
     backend: Mapped[str] = mapped_column(String(20))
-    """Which backend did it last."""
+    """The backend that did it last."""
     result: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     until: Mapped[datetime | None]
     """When a sleep ends."""
     updated_at: Mapped[datetime]
     began_at: Mapped[datetime | None]
-    """When its last attempt, or its wait, began."""
+    """When its latest attempt, or its wait, began."""
 
 
 class FailureRow(Base):
-    """One attempt at a step, or at the body outside of steps, that failed."""
+    """One failed attempt at a step, or at the body outside of any step."""
 
     __tablename__ = "switchyard_failures"
 
@@ -195,14 +197,14 @@ class FailureRow(Base):
     run_id: Mapped[str] = mapped_column(ForeignKey("switchyard_runs.id", ondelete="CASCADE"))
     job: Mapped[str] = mapped_column(String(100))
     step: Mapped[str | None] = mapped_column(String(200))
-    """None outside of steps."""
+    """None outside of any step."""
     attempt: Mapped[int]
     backend: Mapped[str] = mapped_column(String(20))
     began_at: Mapped[datetime | None]
     at: Mapped[datetime]
-    """When it failed, or was taken over."""
+    """When it failed or was taken over."""
     error: Mapped[str] = mapped_column(String(200))
-    """The error's class; TAKEN_OVER of an attempt whose process did not come back."""
+    """The error's class, or TAKEN_OVER where the process never came back."""
     message: Mapped[str] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
 
@@ -213,7 +215,7 @@ class FailureRow(Base):
 
 
 class HandoffRow(Base):
-    """One change of a run's backend."""
+    """One hand-off: a run changed backend."""
 
     __tablename__ = "switchyard_handoffs"
 
@@ -224,7 +226,7 @@ class HandoffRow(Base):
     from_backend: Mapped[str] = mapped_column(String(20))
     to_backend: Mapped[str] = mapped_column(String(20))
     epoch: Mapped[int]
-    """The first one on its new backend."""
+    """The first epoch on the new backend."""
 
     __table_args__ = (
         Index("ix_switchyard_handoffs_run", "run_id"),
@@ -238,14 +240,14 @@ steps = cast(Table, StepRow.__table__)
 failures = cast(Table, FailureRow.__table__)
 handoffs = cast(Table, HandoffRow.__table__)
 TAKEN_OVER = "taken over"
-"""The error of an attempt whose lease ran out."""
+"""The error recorded for an attempt whose lease ran out."""
 
 VOID: dict[str, Any] = {"epoch": RunRow.epoch + 1, "holder": null(), "sends": 0, "sent_ref": null()}
-"""The values that make every earlier message and claim of a run void."""
+"""Values that make every earlier message and claim of a run void."""
 ENDED: dict[str, Any] = dict.fromkeys(("slot", "holder", "move_to", "check_at", "send_at"), null())
-"""What a run that has ended has no more."""
+"""The columns that are empty once a run has ended."""
 
 
 def new(table: Table, *columns: str) -> dict[str, Any]:
-    """The values of these columns as parameters of a statement, `new_` before their names."""
+    """Bind parameters for these columns, each named `new_` plus the column's name."""
     return {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in columns}

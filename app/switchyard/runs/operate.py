@@ -1,4 +1,4 @@
-"""What an operator may do to a run: give one that ended a fresh start, or cancel an open one."""
+"""What an operator may do to a run: retry one that failed, or cancel one that is open."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.switchyard.runs.models import StepRow as S
 from app.switchyard.runs.store import SENT, RunStore, chunks
 
 CASCADED = "cancelled with its parent"
-"""The error of a run that was open when its parent was cancelled; such a run comes back with it."""
+"""The error of a run that was cancelled with its parent. A retry of the parent reopens it."""
 THERE = "cancelled at its backend"
 
 _ENDED = R.status.in_([Status.FAILED, Status.CANCELLED])
@@ -34,7 +34,7 @@ _BACK = _BACK.union_all(
 )
 _REOPEN = (
     update(runs)
-    # The status is asked again: of a row that another retry had locked, only this is read again.
+    # The status is checked again, since another retry may have changed a row that was locked.
     .where(R.id.in_(select(_BACK.c.id)), _ENDED)
     .values(
         **VOID,
@@ -46,13 +46,13 @@ _REOPEN = (
     )
     .returning(R.id)
 )
-# The attempts of an undone step start again; one that failed for good would else fail the body.
+# The attempts at an unfinished step start again: one that had used them up would fail at once.
 _FRESH_ATTEMPTS = (
     update(steps)
     .where(S.status.in_([StepStatus.FAILED, StepStatus.RETRYING]))
     .values(status=StepStatus.RETRYING, attempts=0)
 )
-# The epoch is raised, so that whoever has claimed the run is refused its next write.
+# The epoch rises, so that the holder's next write is refused.
 _CANCEL = (
     update(runs)
     .where(R.check_at.is_not(None))
@@ -62,13 +62,14 @@ _CANCEL = (
 
 
 Note = Callable[[Connection, int], object]
-"""Puts an act on record in its transaction, with how many runs it was done to."""
+"""Records an operator's act, and how many runs it touched, in the act's own transaction."""
 
 
 def retry(store: RunStore, run_id: str, note: Note | None = None) -> int:
-    """Let a failed or cancelled run go on from its done steps, with fresh attempts, on its backend.
+    """Let a failed or cancelled run continue after its finished steps, with fresh attempts, on its
+    backend.
 
-    Children that were cancelled with it come back too; how many. Raises UnknownRun, or
+    Children that were cancelled with it continue too; returns how many. Raises UnknownRun, or
     RunNotMovable where the run is open or succeeded.
     """
     now = store.clock()
@@ -87,9 +88,10 @@ def retry(store: RunStore, run_id: str, note: Note | None = None) -> int:
 
 
 def cancelled_there(store: RunStore, run_id: str, epoch: int, holder: str) -> bool:
-    """Cancel a run whose delivery somebody cancelled at its backend; whether it was.
+    """Cancel a run whose delivery was cancelled at its backend. Whether the run was cancelled.
 
-    Not one that has gone on without it: `holder` has it, or nobody and it stands at `epoch`.
+    A run that has continued without that delivery is left alone: it must be held by `holder`, or
+    by nobody and stand at `epoch`.
     """
     is_of = or_(R.holder == holder, and_(R.holder.is_(None), R.epoch == epoch))
     try:
@@ -106,10 +108,10 @@ def cancel(
     error: str | None = None,
     note: Note | None = None,
 ) -> int:
-    """Cancel an open run and all that is open below it; how many runs below it.
+    """Cancel an open run and every open run below it. Returns how many there were below it.
 
-    Their backends take back what they can. A joining parent goes on. A cancelled run whose
-    cancelling was cut short is finished with. `only`: what else must be so of the run.
+    Their backends take back the messages they can. A joining parent continues. A cancellation that
+    was interrupted is completed. `only` gives further conditions on the run.
 
     Raises UnknownRun, or RunNotMovable where there is nothing to cancel.
     """
@@ -121,7 +123,7 @@ def cancel(
         row = connection.execute(chosen, {"new_ended_at": now}).one_or_none()
         if row is None:
             refusal = _refusal(connection, run_id, "cancelled")
-            if only:  # it may be open, and so may be what is below it
+            if only:  # the run may be open, and so may those below it
                 raise refusal
         elif row.parent_id is not None:
             woken = children.wake(connection, store, row.parent_id)
@@ -130,8 +132,8 @@ def cancel(
     if row is not None:
         store.take_back([row])
     store.send(woken)
-    # Below a run that is committed as cancelled no new child can appear. In transactions of their
-    # own: a child that ends locks itself, then its parent, and would deadlock with one for all.
+    # No new child can appear below a run that is committed as cancelled. Each level has its own
+    # transaction: a child that ends locks itself, then its parent, and would deadlock with one.
     below = _cancel_below(store, run_id, now)
     if refusal is not None and below == 0:
         raise refusal

@@ -1,5 +1,5 @@
-"""What is kept for people: each attempt that failed and each hand-off, in the very transaction that
-records it in the run itself."""
+"""The history kept for people: each failed attempt and each hand-off, written in the transaction
+that changes the run itself."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from app.switchyard.runs.models import TAKEN_OVER, AnyRow, failures, handoffs
 from app.switchyard.text import said, without_secrets
 
 LONGEST_TRACEBACK = 8192
-"""Bytes kept of a traceback: its end, where the error is."""
+"""How many bytes of a traceback are kept. They are its last, where the error is."""
 _LONGEST_ENTRY = 1000
 _ERROR_CLASS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that failed."""
+    """A failed attempt."""
 
     cause: BaseException
     attempt: int
     step: str | None = None
-    """None outside of steps."""
+    """None outside of any step."""
 
     def values(self) -> dict[str, Any]:
-        """What is kept of it, whichever run it is of."""
+        """The columns that do not depend on the run."""
         return {
             "step": self.step,
             "attempt": self.attempt,
@@ -43,7 +43,7 @@ class Failure:
 def _trace(cause: BaseException) -> str | None:
     if cause.__traceback__ is None:
         return None
-    # An error may hold all that it was given: its text must not push out where it was raised.
+    # An error's text may be huge. It must not push out the lines that say where it was raised.
     entries = (
         entry[:_LONGEST_ENTRY] for entry in TracebackException.from_exception(cause).format()
     )
@@ -52,16 +52,17 @@ def _trace(cause: BaseException) -> str | None:
 
 
 def taken_over(connection: Connection, row: AnyRow, at: datetime) -> None:
-    """The attempt of a run whose lease has run out; `row` has its id, job, backend and attempt."""
+    """Record that the lease of a run ran out. `row` has the run's id, job, backend and attempt."""
     values = {"run_id": row.id, "job": row.job, "backend": row.backend, "attempt": row.attempt}
-    why = "its lease ran out: the process that had it ended, stood still, or lost the database"
+    why = "its lease ran out: the process that held it ended, froze, or lost the database"
     connection.execute(insert(failures), values | {"at": at, "error": TAKEN_OVER, "message": why})
 
 
 def handed_over(
     connection: Connection, before: Iterable[tuple[str, str, str, int]], to: str, at: datetime
 ) -> None:
-    """These runs changed to backend `to`: their ids, jobs, backends and epochs as they were."""
+    """Record that runs moved to backend `to`. `before` has each one's id, job, backend and epoch
+    from before the move."""
     moved = {"to_backend": to, "at": at}
     values = [
         {"run_id": run_id, "job": job, "from_backend": backend, "epoch": epoch + 1, **moved}

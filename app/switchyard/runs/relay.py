@@ -1,5 +1,5 @@
-"""The relay: sends what is due and was never sent, takes over what was left, and finds what a
-backend has lost. Three concerns, each at a pace of its own; none waits for another."""
+"""The relay: sends runs that are due and unsent, takes over runs whose lease ran out, and finds
+runs that a backend has lost. Each of the three has its own pace, and none waits for another."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
 _FREE = R.status.in_([Status.PENDING, Status.WAITING])
 
-# One that somebody has locked is about to change, and is left for the next look: to wait for it
-# would be to wait, with everybody else's runs, for a process that is frozen before its commit.
+# A locked run is about to change and is left for the next look. Waiting for it could mean waiting,
+# with everybody else's runs, for a process that froze before its commit.
 _UNLOCKED = R.id.in_(
     select(R.id)
     .where(R.id == bindparam("run_id"))
@@ -58,14 +58,14 @@ TAKE_OVER = (
         slot=null(),
         losses=R.losses + 1,
         idle_since=bindparam("now"),
-        # A move that was asked for happens here: nobody has the run any more.
+        # A move that was asked for happens now, since nobody holds the run any more.
         backend=func.coalesce(R.move_to, R.backend),
         reason=case((R.move_to.is_not(None), Reason.HANDED_OVER.value), else_=R.reason),
         move_to=null(),
     )
 )
-# Under the same epoch while nobody holds the run, so that the first message still counts if it
-# comes after all; under a new one where a holder was to come back and did not.
+# The epoch stays while nobody holds the run, so that the first message still counts if it arrives
+# after all. It rises where a holder should have come back and did not.
 RESEND = (
     update(runs)
     .where(
@@ -90,10 +90,10 @@ class Swept:
     """What one sweep did."""
 
     sent: int = 0
-    """Runs sent (again): never sent, due now, or lost by their backend."""
+    """Runs that were sent: for the first time, now that they are due, or again after a loss."""
     taken_over: int = 0
     queued: int = 0
-    """Silent runs that are where they should be, as far as anybody can tell."""
+    """Silent runs that are still queued, as far as anybody can tell."""
     unreachable: int = 0
     """Runs whose backend could not be reached."""
 
@@ -104,7 +104,7 @@ class Swept:
 
 
 def sweep(store: RunStore, limit: int = BATCH) -> Swept:
-    """Do each of the three once. Safe beside other relays."""
+    """Do each of the three once. It is safe to run beside other relays."""
     swept = Swept()
     send_due(store, swept, limit)
     take_over_lapsed(store, swept, limit)
@@ -113,7 +113,7 @@ def sweep(store: RunStore, limit: int = BATCH) -> Swept:
 
 
 def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
-    """Send what nobody has sent and is due now, the longest due first."""
+    """Send the unsent runs that are due, those that have been due longest first."""
     now = store.clock()
     due = select(*SENT, R.holder, R.check_at).where(R.send_at <= now, _FREE)
     with store.db.autocommit() as connection:
@@ -130,7 +130,7 @@ def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
 
 
 def take_over_lapsed(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
-    """Take over the runs whose leases have run out, and send them."""
+    """Take over the runs whose leases ran out, and send them."""
     now = store.clock()
     lapsed = select(*LAPSED).where(R.check_at <= now, R.status == Status.RUNNING)
     with store.db.autocommit() as connection:
@@ -143,13 +143,15 @@ def take_over_lapsed(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
 
 
 def take_over(store: RunStore, row: AnyRow, now: datetime) -> bool:
-    """Take the run from a holder whose lease has run out, if it still has; whether it was. `row`
-    has the columns of LAPSED."""
+    """Take the run over if its lease has still run out. Whether it was taken over.
+
+    `row` has the columns of LAPSED.
+    """
     pause = timedelta(0)
     if row.losses >= _CALM_LOSSES:
-        # Whoever claims it dies again and again: slow down, but never give a run up for that.
+        # Its holders keep dying. Slow down, but never give the run up.
         pause = min(_LONGEST_PAUSE, timedelta(seconds=2.0 ** (row.losses - _CALM_LOSSES)))
-    # It was due: the time of who takes over, whose clock may be ahead, must not keep it back.
+    # It stays due when it was: this process's clock, which may be ahead, must not delay it.
     due = now + pause if pause else row.due_at
     bound = {
         "run_id": row.id,
@@ -170,7 +172,7 @@ def take_over(store: RunStore, row: AnyRow, now: datetime) -> bool:
 
 
 def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept, limit: int = BATCH) -> None:
-    """Look at the runs that were sent and that nobody has claimed: which are to be sent again?"""
+    """Look at the runs that were sent and never claimed, and resend those that seem lost."""
     now = store.clock()
     silent = select(*SILENT).where(R.check_at <= now, _FREE, R.send_at.is_(None))
     with store.db.autocommit() as connection:
@@ -197,8 +199,8 @@ def _resend(
     *,
     lost: bool = False,
 ) -> int:
-    """Send these rows of SENT again, each to be looked at after its gap; how many there were. Those
-    that were `lost` are tallied."""
+    """Resend these rows of SENT, each to be looked at again after its gap. Returns how many were
+    sent, and tallies them where they were `lost`."""
     again: list[str] = []
     resends: Counter[Tally] = Counter()
     with store.db.autocommit() as connection:
@@ -209,7 +211,7 @@ def _resend(
                 again.append(row.id)
                 resends[RESENDS, row.job, row.backend, ""] += 1
     store.send(again)
-    if lost:  # counted last: whatever becomes of a count, the runs are sent
+    if lost:  # last, so that the runs are sent even where the tally fails
         with store.db.autocommit() as connection:
             add(connection, resends)
     return len(again)
@@ -228,8 +230,11 @@ def _warn(what: str, backend: str, count: int, failure: BackendUnavailable) -> N
 
 
 def look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
-    """Put off the next look at runs that are where they should be; one that somebody has locked is
-    about to change, and waiting for a drain, which locks many, might be to wait in a circle."""
+    """Put off the next look at runs that are still queued.
+
+    Locked runs are skipped: they are about to change, and waiting for a drain, which locks many,
+    could deadlock.
+    """
     if not run_ids:
         return
     chosen = (R.check_at <= now, R.status != Status.RUNNING)
@@ -247,10 +252,10 @@ def run_forever(
     context: AppContext = nullcontext,
     looked: Callable[[Swept], None] = lambda _swept: None,
 ) -> None:
-    """Do the three, each in a thread of its own, until `stop` is set; `looked` is called with what
-    each look did."""
+    """Do the three, each in its own thread, until `stop` is set. `looked` is called with the result
+    of each look."""
     looks: dict[str, tuple[Callable[[Swept], None], float]] = {
-        "due": (partial(send_due, store), interval_seconds / 2),  # it is not to be late
+        "due": (partial(send_due, store), interval_seconds / 2),  # often, so that no run is late
         "lapsed": (partial(take_over_lapsed, store), interval_seconds),
         "silent": (partial(look_at_silent, store, Suspicion(store)), interval_seconds),
     }
@@ -270,7 +275,7 @@ def run_forever(
 
 
 def _more(look: Callable[[Swept], None], looked: Callable[[Swept], None]) -> bool:
-    """Look once; whether there is more that can be dealt with, and is not to wait."""
+    """Look once. Whether there is more to deal with right away."""
     swept = Swept()
     look(swept)
     looked(swept)
@@ -284,8 +289,8 @@ def repeat(
     stop: threading.Event,
     context: AppContext,
 ) -> None:
-    """Look until `stop` is set, each time in a `context` of its own; what goes wrong in one look is
-    logged and tried again. `pause` is in seconds; where a look says True there is none."""
+    """Look until `stop` is set, each time in a new `context`, with `pause` seconds between two
+    looks, or none after a look that returned True. An error is logged and the look tried again."""
     while not stop.is_set():
         more: object = False
         try:

@@ -1,10 +1,9 @@
-"""Retention: what no promise needs any longer goes, a bounded batch at a time.
+"""Retention: deletes what no promise needs any longer, in bounded batches.
 
-The row of a run stays for good: `(job, key)` is what makes the same intent a year later harmless,
-and a run that is done with refuses every late delivery. Steps are read by a run that goes on, so
-those of one that succeeded serve only people; failed and cancelled runs may be
-retried and go on from theirs, which therefore stay. What is kept of failed attempts and of
-hand-offs serves only people, whatever their run came to.
+The row of a run stays for good: `(job, key)` keeps the same request harmless a year later, and a
+run that has ended refuses every late delivery. The steps of a succeeded run serve only people.
+Failed and cancelled runs keep theirs, since a retry continues from them. Failed attempts and
+hand-offs serve only people, however their run ended.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 
 BATCH = 5000
-"""Rows looked at in one transaction: SQLite's lock is not held for long."""
+"""How many rows one transaction looks at, so that SQLite's lock is never held for long."""
 Page = tuple[int, str | None]
-"""How many rows went, and after which id the next batch begins; None: there is none."""
+"""How many rows were deleted, and the id after which the next batch begins, or None."""
 Prune = Callable[[Session, datetime, str], Page]
-"""Deletes the next batch of what was done with before a time, after a run id."""
+"""Deletes the next batch after an id, of what ended before a time."""
 
 
 def last_of(tx: Session, column: Any, after: str, before: datetime, *of: Any) -> str | None:
-    """The last of the next BATCH run ids in `column`, all made before that time; or None.
+    """The last of the next BATCH run ids in `column` that were created before that time, or None.
 
-    What stays is thus looked at once a day, not once a batch.
+    Rows that stay are thus looked at once a day rather than once a batch.
     """
     span = (column > after, column < id_at(before), *of)
     batch = select(column.label("id")).where(*span).order_by(column).limit(BATCH).subquery()
@@ -40,16 +39,16 @@ def last_of(tx: Session, column: Any, after: str, before: datetime, *of: Any) ->
 
 
 def succeeded(before: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Of a run: it succeeded, before that time. It will never go on."""
+    """The run succeeded before that time, so it never continues."""
     return R.status == Status.SUCCEEDED, R.ended_at < before
 
 
 def prune_steps(tx: Session, before: datetime, after: str) -> Page:
-    """Delete the steps of the next runs after run id `after` that succeeded before that time."""
+    """Delete the steps of the next runs after run id `after` that had succeeded by that time."""
     last = last_of(tx, S.run_id, after, before)
     if last is None:
         return 0, None
-    # The range is said of both tables: each is then read by its primary key.
+    # Both tables are given the range, so that each is read by its primary key.
     done = select(R.id).where(R.id > after, R.id <= last, *succeeded(before))
     gone = delete(S).where(S.run_id > after, S.run_id <= last, S.run_id.in_(done))
     return tx.connection().execute(gone).rowcount, last
@@ -58,9 +57,10 @@ def prune_steps(tx: Session, before: datetime, after: str) -> Page:
 def prune_record(
     kind: type[FailureRow | HandoffRow], tx: Session, before: datetime, after: str
 ) -> Page:
-    """Delete the next failed attempts, or hand-offs, after id `after` that are of before that time.
+    """Delete the next failed attempts, or hand-offs, after id `after` that are older than that
+    time.
 
-    Their ids grow with time: where none of a batch is so old, none after it is.
+    Their ids grow with time: where nothing in a batch is old enough, nothing after it is.
     """
     first = int(after or 0)
     batch = (

@@ -1,4 +1,4 @@
-"""A claimed run, and all that its holder may write of it: steps, waits, a move, the end."""
+"""A claimed run and everything that its holder may write: steps, waits, a move, the end."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ CLAIMED_COLUMNS = (
     R.id.label("run_id"),
     *(R.job, R.key, R.payload, R.backend, R.epoch, R.parent_id, R.created_at, R.move_to, R.trace),
 )
-"""What a claim returns: the fields of a ClaimedRun."""
+"""The columns that a claim returns: the fields of a ClaimedRun."""
 
-# Built once: every call of a service reads them.
+# Built once, since every call from a service reads the steps.
 _RECORDED = select(S.name, S.status, S.attempts, S.result, S.error, S.until).where(
     S.run_id == bindparam("of_run")
 )
-# The fence: what a claim may write to, as long as it stands.
+# The fence: matches the run only as long as the claim stands.
 _CLAIMED = update(runs).where(
     R.id == bindparam("run_id"),
     R.epoch == bindparam("claimed_epoch"),
@@ -72,8 +72,11 @@ _NEW = new(runs, "status", "holder", "due_at", "check_at", "attempt")
 
 
 def _moved(when: ColumnElement[bool], **stays: Any) -> dict[str, Any]:
-    """A run that is given back moves at once if it was asked to: whoever claimed it may never come
-    back, and what it waits for may take days. `stays`: values where it does not move."""
+    """The values of a run that moves if it was asked to, and else keeps `stays`.
+
+    A run moves as soon as it is given back: its holder may never return, and what the run waits for
+    may take days.
+    """
     return {
         name: case((when, value), else_=stays.get(name, runs.c[name]))
         for name, value in _MOVED.items()
@@ -94,13 +97,13 @@ _RELEASE = _CLAIMED.values(
         _ASKED,
         holder=_NEW["holder"],
         sends=0,
-        # A message that is used up says nothing of where the run is.
+        # A message that was consumed no longer says where the run is.
         sent_ref=case((_NEW["holder"].is_(None), null()), else_=R.sent_ref),
     ),
     **new(runs, "due_at", "error", "check_at"),
     status=Status.WAITING,
     slot=null(),
-    # Where it moves to the side that waits for no due time, the relay sends it when it has come.
+    # RQ does not wait for due times, so the relay sends it a run that moves there, when it is due.
     send_at=case(
         (R.move_to == LEGACY_BACKEND, bindparam("new_moved_send_at", type_=R.send_at.type)),
         (_ASKED, null()),
@@ -123,7 +126,7 @@ _SAVE_STEP = {
     .on_conflict_do_update(
         index_elements=["run_id", "name"],
         set_={**_STEP, "began_at": case((S.status.in_(_LASTS), S.began_at), else_=_BEGAN)},
-        # A commit whose outcome was lost may have stood: what is done stays done.
+        # A commit whose outcome was lost may have succeeded: what is done stays done.
         where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
     )
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
@@ -132,8 +135,8 @@ _SAVE_STEP = {
 
 @dataclass(eq=False, slots=True)
 class ClaimedRun:
-    """A run in the hands of one delivery. Every write is fenced by the claim's epoch, and raises
-    LeaseLost once the run was taken over."""
+    """A run that one delivery holds. Every write is fenced by the claim's epoch, and raises
+    LeaseLost once the run has been taken over."""
 
     store: RunStore
     delivery: Delivery
@@ -146,15 +149,15 @@ class ClaimedRun:
     parent_id: str | None
     created_at: datetime
     move_to: str | None
-    """The backend to change to at the next step boundary."""
+    """The backend to move to at the next step boundary."""
     trace: str | None = None
-    """The W3C traceparent of its dispatch, where that was traced."""
+    """The W3C traceparent of the dispatch, where that was traced."""
     given_back: bool = False
     """Whether a step ended this slice."""
     moved: bool = False
-    """Whether the run has changed backend as it was given back."""
+    """Whether the run changed backend when it was given back."""
     began_at: datetime | None = None
-    """When the attempt at work began, at a step or at the body."""
+    """When the current attempt, at a step or at the body, began."""
 
     def recorded_steps(self) -> dict[str, AnyRow]:
         """The steps that earlier slices recorded, by name."""
@@ -165,17 +168,17 @@ class ClaimedRun:
             return {row.name: row for row in rows}
 
     def renew(self, connection: Connection) -> None:
-        """Renew the lease. In a transaction that has begun: SQLite's lock is waited for before the
-        time is read, else a long wait for it would be at the lease's cost."""
+        """Renew the lease, in a transaction that has begun: the wait for SQLite's lock is over
+        then, and does not shorten the lease."""
         self._write(connection, _RENEW, check_at=self.store.clock() + self.store.lease)
 
     def note(self, column: str, value: str, wait_seconds: float | None = None) -> None:
-        """Write `progress` or `meta`, at once and whatever becomes of the step."""
+        """Write `progress` or `meta` at once, whatever becomes of the step."""
         with self.store.db.autocommit(wait_seconds) as connection:
             self._write(connection, _NOTE[column], **{column: value})
 
     def begin_step(self, name: str, attempts: int) -> None:
-        """Record, before it is done, that attempt number `attempts` at a step begins."""
+        """Record that attempt number `attempts` at a step is about to begin."""
         with self.store.db.begin() as connection:
             self.renew(connection)
             self._save_step(connection, name, StepStatus.BEGUN, attempts)
@@ -188,7 +191,7 @@ class ClaimedRun:
         Renews the lease, or gives the run back where the backend calls again for the next step.
         Call `send_if_moved` after the commit.
         """
-        connection = tx.connection()  # SQLite's lock is waited for before the time is read
+        connection = tx.connection()  # first, since it may wait for SQLite's lock
         self.given_back = again = self.delivery.ends()
         now = self.store.clock()
         row = self._write(
@@ -203,16 +206,16 @@ class ClaimedRun:
         self._see_move(connection, row)
 
     def failed(self, connection: Connection, failure: Failure) -> None:
-        """Add a failed attempt to what people read."""
+        """Add a failed attempt to the history kept for people."""
         telemetry.spans.failed(failure.cause)
         of = {"run_id": self.run_id, "job": self.job, "backend": self.backend}
         times = {"began_at": self.began_at, "at": self.store.clock()}
         connection.execute(insert(failures), failure.values() | of | times)
 
     def send_if_moved(self) -> bool:
-        """After the commit: send a run that has moved to its new backend; whether it has."""
+        """After the commit, send a run that has moved to its new backend. Whether it has moved."""
         if self.moved:
-            log.info("run handed over as it was given back")
+            log.info("run handed over when it was given back")
             point("run.moved")
             self.store.send([self.run_id])
         return self.moved
@@ -233,22 +236,22 @@ class ClaimedRun:
             self.began_at = self.store.clock()
             self._save_step(connection, step, StepStatus.WAITING, until=until)
             self._release(connection, due, 1)
-            # Had the last child ended since the body looked, it would have found nobody to wake.
+            # If the last child ended after the body looked, it found nobody to wake.
             woken = [] if until else children.wake(connection, self.store, self.run_id)
         outcome = self._given_back(Outcome(End.WAIT, due_at=due))
         self.store.send(woken)
         return outcome
 
     def give_up(self, *, wait: timedelta = timedelta(0), error: str | None = None) -> Outcome:
-        """Let go of the run as it stands: nothing failed, anyone may go on with it after `wait`."""
+        """Let go of the run as it stands. Nothing failed; anyone may continue it after `wait`."""
         with self.store.db.begin() as connection:
             self._release(connection, self.store.clock() + wait, None, error, to_anyone=True)
         return self._given_back(Outcome(End.YIELDED, error=error))
 
     def move(self) -> bool:
-        """Change to the backend the run was asked to move to; every earlier message is void.
+        """Move to the backend that was asked for, which makes every earlier message void.
 
-        False where it is to stay after all.
+        False where the run is to stay after all.
         """
         now = self.store.clock()
         bound = self._bound(due_at=now, check_at=now + self.store.check)
@@ -269,7 +272,7 @@ class ClaimedRun:
         error: str | None,
         failure: Failure | None = None,
     ) -> None:
-        """Close the run, and wake a parent that waited for its last child."""
+        """End the run, and wake a parent that waited for its last child."""
         values: dict[str, Any] = {"status": status, "result": result, "error": error}
         values["ended_at"] = self.store.clock()
         if self.parent_id is None and failure is None:
@@ -300,7 +303,7 @@ class ClaimedRun:
     ) -> None:
         again = self.delivery.calls_again
         stays = again and not to_anyone
-        # Whoever delivers for a service that does not call again sends it what goes on later.
+        # A delivery whose service does not call again sends it the message for the next slice.
         waits = stays or (not again and self.store.backends.waits_until_due(self.backend))
         row = self._write(
             connection,
@@ -316,7 +319,7 @@ class ClaimedRun:
         self._see_move(connection, row)
 
     def _see_move(self, connection: Connection, row: Any) -> None:
-        """Whether the run has changed backend with what was written, and its hand-off if so."""
+        """Note whether the write moved the run to another backend, and record the hand-off."""
         self.moved = row.epoch != self.epoch
         if self.moved:
             before = (self.run_id, self.job, self.backend, self.epoch)
@@ -348,8 +351,8 @@ class ClaimedRun:
 
 
 def put_back(store: RunStore, claimed: Iterable[ClaimedRun]) -> None:
-    """Let go of runs of which nothing was done, and send them again."""
-    # Younger ones first, as whoever else locks many does.
+    """Let go of claimed runs that have not begun, and send them again."""
+    # Newest first: everyone who locks several runs does so in this order.
     unbegun = sorted(claimed, key=attrgetter("run_id"), reverse=True)
     with store.db.begin() as connection:
         for one in unbegun:

@@ -1,4 +1,4 @@
-"""The ledger of runs as one process uses it: its database, its clock, the backends it sends to."""
+"""The ledger of runs as one process uses it: with its database, its clock and its backends."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _REF = re.compile("[!-~]{1,255}")
-"""A reference that can be kept. A run with another one is looked after as if it had none."""
+"""A reference that can be stored. Any other is dropped, as if the backend had given none."""
 CHUNK = 500
-"""Runs read or written at a time: the write lock is not held for long."""
+"""How many runs are read or written at a time, so that the write lock is never held for long."""
 SENT = (R.id, R.job, R.backend, R.payload, R.epoch, R.sends, R.due_at, R.sent_ref, R.trace)
-"""The columns that a message is made from."""
+"""The columns from which a message is made."""
 
-# Not of a run that has changed backend meanwhile: the new one would be taken to have it.
+# Skips a run that has changed backend meanwhile: its new backend does not have this message.
 _SAVE_REF = (
     update(runs)
     .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
@@ -42,7 +42,7 @@ _SAVE_REF = (
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """The items, so many at a time."""
+    """The items, `size` at a time."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
@@ -55,25 +55,27 @@ class RunStore:
     catalogue: Catalogue
     backends: Backends
     lease: timedelta
-    """How long a claim holds without a heartbeat."""
+    """How long a claim lasts without a heartbeat."""
     check: timedelta
-    """How long a run that was sent may stay unclaimed before the relay looks at it."""
+    """How long a run may stay unclaimed after it was sent before the relay looks at it."""
 
     def unsent(self, backend: str, due: datetime, now: datetime) -> datetime | None:
-        """When the relay is to send a run to this backend: when it is due, where it neither goes
-        there now nor waits there."""
+        """When the relay must send a run to this backend, or None where that is not its task.
+
+        The relay sends a run that is due later to a backend that does not wait for due times.
+        """
         return due if due > now and not self.backends.waits_until_due(backend) else None
 
     def spec_of(self, job: str) -> JobSpec | None:
-        """The job's declaration, or None (and a log line) where this code does not know it."""
+        """The job's declaration, or None (and a log line) where this code does not know the job."""
         try:
             return self.catalogue[job]
         except UnknownJob:
-            log.error("run of an unknown job left for code that knows it", extra={"job": job})
+            log.error("run left for other code: its job is not known here", extra={"job": job})
             return None
 
     def messages(self, rows: Iterable[AnyRow]) -> list[Message]:
-        """The messages about these rows of SENT, without those of unknown jobs."""
+        """The messages for these rows of SENT, leaving out unknown jobs."""
         now = self.clock()
         return [
             Message(
@@ -85,7 +87,7 @@ class RunStore:
         ]
 
     def take_back(self, rows: Iterable[AnyRow]) -> None:
-        """Have the backends of these rows of SENT forget what they can of what they were sent."""
+        """Ask the backends of these rows of SENT to forget their messages, as far as they can."""
         sent = defaultdict(list)
         for message in self.messages(rows):
             sent[message.backend].append(message)
@@ -94,12 +96,12 @@ class RunStore:
                 self.backends[backend].cancel(messages)
             except BackendUnavailable as failure:
                 log.warning(
-                    "not taken back; what comes of it finds a newer epoch",
+                    "messages not taken back; they will find a newer epoch and do nothing",
                     extra={"backend": backend, "runs": len(messages), "reason": str(failure)},
                 )
 
     def send(self, run_ids: Sequence[str]) -> None:
-        """Send these runs to their backends as they stand; what fails is left to the relay."""
+        """Send these runs to their backends. What fails is left to the relay."""
         if not run_ids:
             return
         try:
@@ -112,16 +114,16 @@ class RunStore:
                     )
                 ]
         except SQLAlchemyError as failure:
-            log.warning("runs not sent yet", extra={"reason": reason(failure)})
+            log.warning("runs not sent yet; the relay will", extra={"reason": reason(failure)})
             return
         self.send_messages(self.messages(rows))
 
     def send_messages(self, messages: Sequence[Message]) -> None:
-        """Send the messages, and record the references that the backends give."""
+        """Send the messages, and record the references that the backends return."""
         refs = self.backends.send(messages, self.clock())
         rows = [
             {"run": message.run_id, "sent_to": message.backend, "ref": refs[message.run_id]}
-            # Younger ones first, as whoever else locks many does.
+            # Newest first: everyone who locks several runs does so in this order.
             for message in sorted(messages, key=attrgetter("run_id"), reverse=True)
             if _REF.fullmatch(refs.get(message.run_id, ""))
         ]
@@ -130,5 +132,5 @@ class RunStore:
                 with self.db.begin() as connection:
                     connection.execute(_SAVE_REF, some)
         except SQLAlchemyError as failure:
-            # Without its reference a run may be sent twice; its claim makes that harmless.
+            # A run without its reference may be sent twice, which its claim makes harmless.
             log.warning("references not recorded", extra={"reason": reason(failure)})

@@ -1,11 +1,10 @@
-"""Which silent runs are to be sent again: those that were sent, are due, and that nobody claims.
+"""Decides which silent runs to resend: runs that were sent and are due, and that nobody claims.
 
-A list in Redis says what it holds. A service does not: it may be behind, wait out a gap of its own
-after a call that it could not make, or have lost its queue, and says the same each time. Sent again
-a run is done once all the same, but each message is billed and lengthens a backlog. So it takes a
-sign: a message sent later has been delivered, so that this one was passed over. Where there is no
-such sign, the oldest run of a job is sent again, as a probe: once that is delivered, it is the sign
-for the others.
+A list in Redis shows what it holds. A service does not: whether it is behind, is waiting out a gap
+of its own after a call it could not make, or has lost its queue, it answers the same. A resent run
+is still done only once, but every message is billed and lengthens a backlog. So a resend needs a
+sign: a message that was sent later has been delivered, so this one was passed over. Without such a
+sign the job's oldest run is resent as a probe, whose delivery is the sign for the others.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from app.switchyard.runs.store import SENT, RunStore
 log = logging.getLogger(__name__)
 
 SILENT = (*SENT, R.status, R.holder, R.check_at, R.idle_since)
-"""The columns that a suspicion needs."""
+"""The columns that Suspicion needs."""
 MOST = 200
-"""Runs of one backend that a look sends again, beside those that it was never sent."""
+"""How many suspected runs of one backend a look resends at most."""
 _RECENT = 50
 _FURTHEST = timedelta(minutes=5)
 _DOUBLINGS = 6
 
 _DELIVERED = (R.message_at, R.started_at, R.status)
-# Spelled out, so that SQLite may use the partial index of ended runs.
+# Spelled out, so that SQLite can use the partial index of ended runs.
 ENDED = (
     select(*_DELIVERED, R.ended_at)
     .where(
@@ -45,7 +44,7 @@ ENDED = (
     .order_by(R.ended_at.desc())
     .limit(_RECENT)
 )
-# An expression, since SQLite would else read all runs of the job.
+# The job is compared as an expression: otherwise SQLite would read all runs of the job.
 ACTIVE = (
     select(*_DELIVERED)
     .where(
@@ -60,7 +59,7 @@ ACTIVE = (
 )
 
 Again = tuple[AnyRow, timedelta]
-"""A run to send again, and how long to wait before the next time."""
+"""A run to resend, and how long to wait before looking at it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,11 @@ class Progress:
     """What is known of a job's runs on one backend."""
 
     delivered: datetime | None
-    """When the youngest message was sent that was delivered."""
+    """When the newest message that has been delivered was sent."""
     wait: timedelta
-    """How long a message waited before it was delivered, as a rule."""
+    """How long messages typically waited before they were delivered."""
     active: bool
-    """Whether any of them goes on."""
+    """Whether any of them is making progress."""
     running: int
 
 
@@ -84,7 +83,7 @@ class _Probe:
 
 
 class Suspicion:
-    """Remembers its last probes, and nothing that a new one would miss."""
+    """Remembers its latest probes. A new Suspicion works just as well without them."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -93,13 +92,13 @@ class Suspicion:
     def of(
         self, backend: str, rows: Sequence[AnyRow], now: datetime
     ) -> tuple[list[Again], set[str]]:
-        """The silent rows to send again, and those to look at once more at once, as they are too
-        many. Raises BackendUnavailable."""
+        """The silent rows to resend, and the ids of those beyond MOST, which are to be looked at
+        again right away. Raises BackendUnavailable."""
         known = [row for row in rows if self._store.spec_of(row.job) is not None]
         queued = self._store.backends[backend].queued(self._store.messages(known))
         if queued is not None:
             return [(row, self._store.check) for row in known if row.id not in queued], set()
-        # What it never acknowledged is sent under the same id, and starts nothing twice.
+        # A message that was never acknowledged is resent under its id, and starts nothing twice.
         again = [(row, self._store.check) for row in known if row.sent_ref is None]
         suspects: list[Again] = []
         by_job: dict[str, list[AnyRow]] = defaultdict(list)
@@ -115,13 +114,13 @@ class Suspicion:
                 )
         if suspects:
             log.warning(
-                "runs sent again: nobody came for them",
+                "runs sent again: nobody had claimed them",
                 extra={"backend": backend, "runs": min(len(suspects), MOST)},
             )
         return again + suspects[:MOST], {row.id for row, _ in suspects[MOST:]}
 
     def progress(self, connection: Connection, backend: str, job: str, now: datetime) -> Progress:
-        """How far the job has come on this backend."""
+        """How the job is getting on at this backend."""
         store = self._store
         bound = {"of_job": job, "on": backend}
         ended = connection.execute(ENDED, bound).all()
@@ -145,7 +144,7 @@ class Suspicion:
     def _passed_over(self, silent: Iterable[AnyRow], progress: Progress) -> list[Again]:
         if progress.delivered is None:
             return []
-        # Two that are sent at once may be delivered in any order, and in a backlog more than two.
+        # Messages sent at the same time may be delivered in any order, the more so in a backlog.
         before = progress.delivered - self._store.check / 2 - progress.wait
         return [(row, self._gap(row, progress)) for row in silent if self._idle(row) < before]
 
@@ -162,7 +161,7 @@ class Suspicion:
         probe.seen_at = now
         if now < probe.next_at:
             return []
-        # A backlog that moves is asked less and less.
+        # A backlog that moves is probed less and less often.
         probe.gap = min(2 * probe.gap, 12 * check) if progress.active else 2 * check
         probe.next_at = now + probe.gap
         return [(oldest, self._gap(oldest, progress))]

@@ -1,5 +1,5 @@
-"""Counters that never fall, kept in the ledger: every process that is asked for them says the same,
-and none forgets them when it ends."""
+"""Counters that never fall. They are kept in the ledger, so that every process reports the same
+figures and none loses them when it ends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.switchyard.db import INSERT, Base
 
 Tally = tuple[str, str, str, str]
-"""What is counted, the job, its backend, and a label (a status, a side, a bound), maybe empty."""
+"""What is counted, the job, its backend, and a label (a status, a side, a bound) or ''."""
 
 
 class TallyRow(Base):
-    """How often something has happened, or how many seconds it took altogether."""
+    """How often something has happened, or how many seconds it took in all."""
 
     __tablename__ = "switchyard_tallies"
 
@@ -28,12 +28,12 @@ class TallyRow(Base):
 
 
 RESENDS = "resends"
-"""The name of the runs that the relay sent again, since their backend had lost them."""
+"""The tally of runs that the relay resent because their backend had lost them."""
 tallies = cast(Table, TallyRow.__table__)
 
 
 def add(connection: Connection, counts: Mapping[Tally, float]) -> None:
-    """Add to these tallies, always in the same order: two that add at once wait in no circle."""
+    """Add to these tallies, always in the same order so that two at once cannot deadlock."""
     keys = ("name", "job", "backend", "label")
     rows = [{**dict(zip(keys, of, strict=True)), "value": n} for of, n in sorted(counts.items())]
     insert = INSERT[connection.dialect.name](tallies)
