@@ -4,14 +4,22 @@ ever added to, in the transaction of the act where there is one; an act in batch
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Index, String, Text, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.clock import iso, utcnow
+from app.switchyard.clock import iso
 from app.switchyard.db import Base, canonical_json
+from app.switchyard.errors import BadInput
+from app.switchyard.text import plain
+
+GUARDRAIL = "guardrail"
+"""Who steps back by itself."""
+WHO_LENGTH, WHY_LENGTH = 100, 2000
+WHY = "say why: the history is read at 2 a.m."
 
 
 class AuditRow(Base):
@@ -42,29 +50,55 @@ class AuditRow(Base):
 A = AuditRow
 
 
+@dataclass(slots=True)
+class By:
+    """Who does it, and why. Raises BadInput where that cannot be kept."""
+
+    who: str
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        self.who, self.why = plain("by", self.who.strip(), WHO_LENGTH), self.why.strip()
+        if self.why:
+            plain("why", " ".join(self.why.split()), WHY_LENGTH)
+
+    @classmethod
+    def person(cls, who: str, why: str = "") -> By:
+        """Somebody at an entrance. Raises BadInput also where they sign as the guardrail."""
+        if who.strip() == GUARDRAIL:
+            raise BadInput(f"by {GUARDRAIL!r}: the guardrail signs for itself")
+        return cls(who, why)
+
+    def with_reason(self) -> By:
+        """Themselves. Raises BadInput where they give no reason."""
+        if not self.why:
+            raise BadInput(WHY)
+        return self
+
+
 def record(
     connection: Connection,
     act: str,
+    by: By,
+    now: datetime,
     *,
-    who: str,
-    why: str = "",
     job: str | None = None,
     run_id: str | None = None,
     count: int = 1,
     detail: dict[str, Any] | None = None,
-    now: datetime | None = None,
 ) -> int:
     """Add one act, in the transaction of `connection`; its id."""
-    values = {"at": now or utcnow(), "act": act, "job": job, "run_id": run_id, "who": who}
-    values |= {"why": why, "count": count}
+    values = {"at": now, "act": act, "job": job, "run_id": run_id, "who": by.who, "why": by.why}
     text = None if detail is None else canonical_json(detail)
-    return connection.scalars(insert(A).values(**values, detail=text).returning(A.id)).one()
+    added = insert(A).values(**values, count=count, detail=text)
+    return connection.scalars(added.returning(A.id)).one()
 
 
-def add(connection: Connection, act_id: int, act: str, who: str, count: int) -> bool:
-    """Add to how many an act was done to; False where it is no such act of theirs."""
-    own = update(A).where(A.id == act_id, A.act == act, A.who == who)
-    return connection.execute(own.values(count=A.count + count)).rowcount == 1
+def add(connection: Connection, act_id: int, act: str, by: By, count: int) -> None:
+    """Add to how many an act was done to. Raises BadInput where it is no such act of theirs."""
+    own = update(A).where(A.id == act_id, A.act == act, A.who == by.who)
+    if connection.execute(own.values(count=A.count + count)).rowcount != 1:
+        raise BadInput(f"act: no {act} of {by.who} has this number")
 
 
 def history(

@@ -16,8 +16,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy import and_, bindparam, case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.switchyard.audit import GUARDRAIL
 from app.switchyard.cutover.shadow import WRONG, Parity
-from app.switchyard.cutover.stages import GUARDRAIL, StageChange, current_stages
+from app.switchyard.cutover.stages import StageChange, current_stages
 from app.switchyard.cutover.status import LATE
 from app.switchyard.errors import Unauthorized
 from app.switchyard.http import bearer, is_secret

@@ -51,7 +51,7 @@ def _drain(runtime: Runtime, count: int, side: str) -> float:
     def moved(done: int, _of: int) -> None:
         last[0] = time.perf_counter()
 
-    drained = Drain(runtime, [JOB], to, running=False, progress=moved)()
+    drained = Drain(runtime, JOB, to, running=False, progress=moved)()
     if drained.moved[JOB] != count:
         raise AssertionError(f"{drained.moved[JOB]} of {count} moved")
     return count / (last[0] - began)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from app.switchyard.audit import By
 from app.switchyard.cutover.stages import set_stage
 from app.switchyard.runtime import Runtime
 from tests.bench.harness import DATABASES, Bench, Row, row
@@ -51,7 +52,7 @@ def flip(bench: Bench) -> Iterator[Row]:
 def _flip(runtime: Runtime, number: int, logs: list[Path]) -> float:
     stage = "live" if number % 2 == 0 else "legacy"
     now = runtime.store.clock()
-    change = set_stage(runtime.db, "bench-noop", stage, None, by="bench", why="a flip", now=now)
+    change = set_stage(runtime.db, "bench-noop", stage, None, By("bench", "a flip"), now)
     at = time.monotonic()
     time.sleep(random.uniform(0.9, 1.8))  # flips come at any moment of the watchers' own pace
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import flags
 from app.platform.config import load
 from app.platform.wiring import make_runtime
+from app.switchyard.audit import By
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from app.switchyard.cutover import stages
 from app.switchyard.db import Database
@@ -254,9 +255,7 @@ class Platform:
         percent = 50.0 if stage == "ramp" else None
         job, now = self.random.choice(JOBS), self.runtime.store.clock()
         with suppress(StageRefused):  # it stands there already
-            stages.set_stage(
-                self.runtime.db, job, stage, percent, by="chaos", why="a flip", now=now
-            )
+            stages.set_stage(self.runtime.db, job, stage, percent, By("chaos", "a flip"), now)
             self.flips += 1
 
     def kinds(self) -> list[str]:

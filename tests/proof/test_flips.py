@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import flags
+from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import SEEN_SECONDS, Drain, rollback
 from app.switchyard.dispatch import dispatch
@@ -75,7 +76,7 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
         time.sleep(2 * SEEN_SECONDS)
         work_back = Drain(runtime, None, Side.RQ, True, 60.0, threading.Event())
         flip(runtime, "live")
-        assert not rollback(["child"], work_back, by="test", why="the end").left
+        assert not rollback(["child"], work_back, By("test", "the end")).left
         time.sleep(SEEN_SECONDS)
         rows = on.finish(*runs, patience_seconds=120.0)
         assert {row.status for row in rows} == {"succeeded"}
@@ -93,7 +94,7 @@ def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path
 
 def flip(runtime: Any, stage: str) -> stages.StageChange:
     now = runtime.store.clock()
-    return stages.set_stage(runtime.db, "child", stage, None, by="test", why="a flip", now=now)
+    return stages.set_stage(runtime.db, "child", stage, None, By("test", "a flip"), now)
 
 
 def watcher(

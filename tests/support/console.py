@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from app.platform.config import Settings
 from app.platform.wiring import make_runtime
+from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable
@@ -87,8 +88,8 @@ class Site:
             ("live", None, HOSTILE),
         ):
             db, now = self.runtime.db, self.now
-            stages.set_stage(db, "five-steps", stage, percent, by="ada", why=why, now=now)
-        stages.set_stage(self.runtime.db, "parent", "ramp", 12.5, by="ada", why="go", now=self.now)
+            stages.set_stage(db, "five-steps", stage, percent, By("ada", why), now)
+        stages.set_stage(self.runtime.db, "parent", "ramp", 12.5, By("ada", "go"), self.now)
         return {name: run.id for name, run in made.items()}
 
     def lose(self, backend: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.orm import Session
 
+from app.switchyard.audit import By
 from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
@@ -193,9 +194,8 @@ class Machine(RuleBasedStateMachine):
                 job,
                 stage,
                 percent if stage == "ramp" else None,
-                by="machine",
-                why="an example",
-                now=self.world.time(),
+                By("machine", "an example"),
+                self.world.time(),
             )
 
     @rule(seconds=PAUSES)
@@ -272,9 +272,8 @@ class Machine(RuleBasedStateMachine):
     def drain(
         self, to: Side, job: str | None, *, running: bool, stop: Stop | None = None
     ) -> drains.Drained:
-        jobs = None if job is None else [job]
         event: Any = Stop(self.world) if stop is None else stop
-        return drains.Drain(self.world.runtime, jobs, to, running, 0.0, event, chunk=2)()
+        return drains.Drain(self.world.runtime, job, to, running, 0.0, event, chunk=2)()
 
     @rule(to=SIDES, job=SCOPES, running=st.booleans())
     def drains(self, to: Side, job: str | None, running: bool) -> None:
@@ -291,10 +290,9 @@ class Machine(RuleBasedStateMachine):
     def rolls_back(self, job: str | None) -> None:
         world = self.world
         flip = MOVED if job is None else [job]
-        jobs = None if job is None else [job]
         stop: Any = Stop(world)
-        work = drains.Drain(world.runtime, jobs, Side.RQ, True, 0.0, stop, chunk=2)
-        drained = drains.rollback(flip, work, by="machine", why="an example")
+        work = drains.Drain(world.runtime, job, Side.RQ, True, 0.0, stop, chunk=2)
+        drained = drains.rollback(flip, work, By("machine", "an example"))
         held = [row for row in world.open() if row.status == Status.RUNNING]
         assert drained.left.total() <= len(held)
         world.install()

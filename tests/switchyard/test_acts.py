@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from app.switchyard import audit
+from app.switchyard.audit import By
 from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, BadInput, RunNotMovable
 from app.switchyard.operations import acts
-from app.switchyard.operations.acts import By
+from app.switchyard.runs import operate
 from flags import Side
 from tests.support.world import World
 
@@ -36,8 +37,7 @@ def on_record(world: World, *, but: str = "stage") -> list[dict[str, Any]]:
 
 
 def to_rq(world: World, job: str | None = None, **how: Any) -> Drain:
-    jobs = None if job is None else [job]
-    return Drain(world.runtime, jobs, Side.RQ, **{"running": True, "limit": 2, **how})
+    return Drain(world.runtime, job, Side.RQ, **{"running": True, "limit": 2, **how})
 
 
 def live(world: World, count: int) -> None:
@@ -125,10 +125,10 @@ def test_nothing_is_drained_to_where_nobody_is(
 
 def test_retry_cancel_and_run_now_are_on_record_with_how_many(world: World) -> None:
     run = acts.run_now(world.runtime, "child", {"name": "x"}, ADA)
-    assert acts.cancel(world.runtime, run.id, ADA) == 0
+    assert operate.cancel(world.runtime.store, run.id, by=ADA) == 0
     with pytest.raises(RunNotMovable):
-        acts.cancel(world.runtime, run.id, ADA)
-    assert acts.retry(world.runtime, run.id, By("bob")) == 0
+        operate.cancel(world.runtime.store, run.id, by=ADA)
+    assert operate.retry(world.runtime.store, run.id, By("bob")) == 0
     assert [(o["act"], o["who"], o["why"], o["run_id"], o["count"]) for o in on_record(world)] == [
         ("retry", "bob", "", run.id, 1),
         ("cancel", "ada", "2 a.m.", run.id, 1),
@@ -141,4 +141,4 @@ def test_retry_cancel_and_run_now_are_on_record_with_how_many(world: World) -> N
 )
 def test_who_and_why_are_what_a_history_can_keep(who: str, why: str) -> None:
     with pytest.raises(BadInput):
-        By(who, why)
+        By.person(who, why)

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import func, insert, select
 
+from app.switchyard.audit import By
 from app.switchyard.console.words import pretty
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
@@ -194,7 +195,7 @@ def test_the_guardrail_is_heard_and_seen(site: Site, client: FlaskClient) -> Non
     assert "it judges" not in client.get("/console/jobs/noop").text
     assert "The guardrail moved" not in client.get("/console").text
     db, why = site.runtime.db, f"failed runs {HOSTILE}"
-    stages.set_stage(db, "parent", "legacy", None, by="guardrail", why=why, now=site.now)
+    stages.set_stage(db, "parent", "legacy", None, By("guardrail", why), site.now)
     text = client.get("/console").text
     assert "The guardrail moved" in text
     assert HOSTILE not in text

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from app.platform.config import load
+from app.switchyard.audit import By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain, Drained, rollback
@@ -44,13 +45,13 @@ def live(world: World, side: Side, *jobs: str) -> None:
     if side == Side.SERVERLESS:
         for job in jobs:
             now = world.time()
-            stages.set_stage(world.runtime.db, job, "live", None, by="test", why="test", now=now)
+            stages.set_stage(world.runtime.db, job, "live", None, By("test", "test"), now)
         world.time.pass_(1)
 
 
 def drain(world: World, to: Side, job: str | None = None, *, running: bool = False) -> Drained:
     stop: Any = Stop(world)
-    return Drain(world.runtime, None if job is None else [job], to, running, 0.0, stop)()
+    return Drain(world.runtime, job, to, running, 0.0, stop)()
 
 
 def counts(drained: Drained) -> tuple[int, int, int]:
@@ -129,14 +130,14 @@ def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: Worl
             return super().wait(seconds)
 
     stop: Any = Late(world)
-    work = Drain(world.runtime, ["child"], Side.RQ, True, 0.0, stop)
-    assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (2, 0, 0)
+    work = Drain(world.runtime, "child", Side.RQ, True, 0.0, stop)
+    assert counts(rollback(["child"], work, By("ana", "2 a.m."))) == (2, 0, 0)
     assert {world.row(run).backend for run in (early.id, *late)} == {"rq"}
     assert world.row(other.id).backend == "inngest"
     (change, *_) = stages.history(world.runtime.db, "child")
     assert (change.from_stage, change.to_stage, change.by) == ("live", "legacy", "ana")
     # Once more: nothing to flip, nothing to move.
-    assert counts(rollback(["child"], work, by="ana", why="2 a.m.")) == (0, 0, 0)
+    assert counts(rollback(["child"], work, By("ana", "2 a.m."))) == (0, 0, 0)
     assert len(stages.history(world.runtime.db, "child")) == 2
     assert dispatch("child", {"name": "new"}).backend == "rq"
 

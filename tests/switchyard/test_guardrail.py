@@ -15,10 +15,11 @@ from sqlalchemy import insert, select
 import flags
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
+from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
 from app.switchyard.cutover.guardrail import look
-from app.switchyard.cutover.stages import GUARDRAIL, obstacles
+from app.switchyard.cutover.stages import obstacles
 from app.switchyard.db import Database
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
@@ -50,7 +51,7 @@ def runtime(database_url: str) -> Iterator[Runtime]:
 
 def moved(runtime: Runtime, stage: str, percent: float | None, ago: timedelta) -> int:
     when = utcnow() - ago
-    change = stages.set_stage(runtime.db, JOB, stage, percent, by="t", why="w", now=when)
+    change = stages.set_stage(runtime.db, JOB, stage, percent, By("t", "w"), when)
     return change.id
 
 

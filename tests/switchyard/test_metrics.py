@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.platform.config import ROOT, load
 from app.switchyard import metrics, runtime
+from app.switchyard.audit import By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover.shadow import Parity
 from app.switchyard.cutover.stages import set_stage
@@ -165,7 +166,7 @@ def test_how_things_stand(client: FlaskClient) -> None:
     )
     shadow = {"job": "noop", "planned_at": now, "differing": 1, "kind": "different"}
     put(Parity, {**shadow, "run_id": "1"}, {**shadow, "run_id": "2", "explained_at": now})
-    set_stage(made.db, "noop", "ramp", 12.5, by="ada", why="slowly", now=now)
+    set_stage(made.db, "noop", "ramp", 12.5, By("ada", "slowly"), now)
     until(lambda: "backend_up rq" in samples(client))
     says = samples(client)
     assert [says[f"open_runs noop rq {status}"] for status in ("pending", "running")] == [1, 1]

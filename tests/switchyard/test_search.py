@@ -201,8 +201,8 @@ def test_long_before_there_were_runs(db: Database) -> None:
 def test_what_a_drain_has_left_is_counted_by_the_index_of_open_runs(database_url: str) -> None:
     runtime = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), None)
     fill(runtime.db, 20_000)
-    for jobs in (None, ["mail-notify"]):
+    for job in (None, "mail-notify"):
         with plans(runtime.db, few=True) as seen:
-            Drain(runtime, jobs, Side.RQ, True).left()
+            Drain(runtime, job, Side.RQ, True).left()
         assert "ix_switchyard_runs_open" in seen[-1], seen
     runtime.db.dispose()

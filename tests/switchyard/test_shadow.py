@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 import flags
 from app.platform.gateways.stripe_answers import StripeUnknownOutcome
 from app.switchyard import effects
+from app.switchyard.audit import By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
@@ -50,7 +51,7 @@ def staged(runtime: Runtime, switch: str = "true") -> None:
 
 def to_shadow(runtime: Runtime, job: str) -> None:
     now = runtime.store.clock()
-    stages.set_stage(runtime.db, job, "shadow", None, by="test", why="compare", now=now)
+    stages.set_stage(runtime.db, job, "shadow", None, By("test", "compare"), now)
 
 
 def rows(runtime: Runtime) -> dict[str, Parity]:
@@ -218,7 +219,7 @@ def test_only_stage_shadow_has_shadows_and_the_master_switch_ends_them(
     runtime: Runtime,
 ) -> None:
     for stage, switch in (("legacy", "true"), ("live", "true"), ("shadow", "false")):
-        stages.set_stage(runtime.db, "order", stage, None, by="t", why="w", now=utcnow())
+        stages.set_stage(runtime.db, "order", stage, None, By("t", "w"), utcnow())
         staged(runtime, switch)
         dispatch("order", {"name": stage})
     assert runs(runtime, "shadow-compare") == []

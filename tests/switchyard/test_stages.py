@@ -13,10 +13,11 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 import flags
+from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import drain, shadow, stages
 from app.switchyard.cutover.shadow import Kind, Parity
-from app.switchyard.cutover.stages import CALM, GUARDRAIL
+from app.switchyard.cutover.stages import CALM
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.runs.memory import MemoryBackend
@@ -39,7 +40,7 @@ def runtime(database_url: str) -> Iterator[Runtime]:
 
 
 def move(runtime: Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
-    told: dict[str, Any] = {"by": "ada", "why": "because", "now": utcnow()} | more
+    told: dict[str, Any] = {"by": By("ada", "because"), "now": utcnow()} | more
     return stages.set_stage(runtime.db, JOB, stage, percent, **told)
 
 
@@ -89,7 +90,7 @@ def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(runtime: Runtime) -
         move(runtime, "ramp", 1)
     with pytest.raises(StageRefused, match="for pinned keys"):
         move(runtime, "ramp", 0)
-    stages.pin(runtime.db, JOB, ["ana"], Side.SERVERLESS, by="ada", why="w", now=utcnow())
+    stages.pin(runtime.db, JOB, ["ana"], Side.SERVERLESS, By("ada", "w"), utcnow())
     move(runtime, "ramp", 0)
     history = [change.percent for change in stages.history(runtime.db, JOB)]
     assert history == [0, 1, 100, 50, 0.1]
@@ -106,9 +107,8 @@ def test_of_two_moves_at_once_one_is_made(runtime: Runtime) -> None:
                 JOB,
                 "ramp",
                 float(number + 1),
-                by="t",
-                why="w",
-                now=utcnow(),
+                By("t", "w"),
+                utcnow(),
                 expected=row.version,
             )
         except StageRefused as refused:
@@ -130,11 +130,11 @@ def _follower(version: int) -> dict[str, Any]:
 
 
 def test_a_rollback_is_an_off_switch_for_another_provider_too(runtime: Runtime) -> None:
-    drain._flip(runtime, JOB, "ada", "back")
+    drain._flip(runtime, JOB, By("ada", "back"))
     assert stages.history(runtime.db) == []
     settings = runtime.settings.model_copy(update={"flag_provider": "a:b"})
     for _ in range(2):
-        drain._flip(replace(runtime, settings=settings), JOB, "ada", "back")
+        drain._flip(replace(runtime, settings=settings), JOB, By("ada", "back"))
     (change,) = stages.history(runtime.db)
     assert (change.from_stage, change.to_stage) == ("legacy", "legacy")
 
@@ -158,7 +158,7 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
         differs(runtime, kind, f"r{number}")
     fired = utcnow() - CALM + timedelta(minutes=1)
     move(runtime, "live", now=fired)
-    stages.set_stage(runtime.db, JOB, "ramp", 10.0, by=GUARDRAIL, why="bad", now=fired)
+    stages.set_stage(runtime.db, JOB, "ramp", 10.0, By(GUARDRAIL, "bad"), fired)
     move(runtime, "live")
     with pytest.raises(GateClosed) as closed:
         move(runtime, "complete")
@@ -167,7 +167,7 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
     assert standing(runtime) == "live"
     with runtime.db.begin() as connection:
         connection.execute(update(R).where(R.id == run.id).values(backend="inngest"))
-    assert shadow.explain(runtime.db, [], JOB, by="ada", why="a known one", now=utcnow()) == 2
+    assert shadow.explain(runtime.db, [], JOB, By("ada", "a known one"), utcnow()) == 2
     with pytest.raises(GateClosed) as closed:
         move(runtime, "complete")
     assert str(closed.value).startswith(f"{JOB} is not complete: the guardrail fired at")
@@ -184,7 +184,7 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(runtime: Runtime) -> 
     move(runtime, "ramp", 1)
 
     def change(keys: list[str], side: str | None) -> int:
-        return stages.pin(runtime.db, JOB, keys, side, by="ada", why="first", now=utcnow())
+        return stages.pin(runtime.db, JOB, keys, side, By("ada", "first"), utcnow())
 
     assert change(["ana", "bo", "ana"], "serverless") == 2
     assert change(["bo"], "rq") == 1

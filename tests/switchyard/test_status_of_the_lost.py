@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, unreachable
 from app.switchyard.dispatch import dispatch
@@ -21,7 +22,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     made.create_tables()
     now = made.time()
-    stages.set_stage(made.runtime.db, "five-steps", "live", None, by="t", why="t", now=now)
+    stages.set_stage(made.runtime.db, "five-steps", "live", None, By("t", "t"), now)
     made.time.pass_(1)
     yield made
     made.close()

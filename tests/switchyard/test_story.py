@@ -11,15 +11,17 @@ import pytest
 from sqlalchemy import update
 
 from app.switchyard import audit
+from app.switchyard.audit import By
 from app.switchyard.errors import UnknownRun
-from app.switchyard.operations import acts, jobs
+from app.switchyard.operations import jobs
 from app.switchyard.operations.overview import overview
 from app.switchyard.operations.story import story
+from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow
 from tests.conftest import new_database
 from tests.support.sides import Side, side
 
-BY = acts.By("ada", "it was their outage")
+BY = By("ada", "it was their outage")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -63,9 +65,9 @@ def test_an_act_and_its_record_are_one(on: Side) -> None:
     on.finish(run)
     gone = patch.object(audit, "record", side_effect=RuntimeError("the database is gone"))
     with gone, pytest.raises(RuntimeError):
-        acts.retry(on.runtime, run.id, BY)
+        operate.retry(on.runtime.store, run.id, BY)
     assert (shown_of(on, run.id)["status"], history(on, run.id)) == ("failed", [])
-    acts.retry(on.runtime, run.id, BY)
+    operate.retry(on.runtime.store, run.id, BY)
     assert history(on, run.id) == [("retry", "ada", 1)]
     on.finish(run)
 
@@ -74,9 +76,9 @@ def test_a_cancel_counts_what_was_below(on: Side) -> None:
     run = on.dispatch("child", {"name": "later"}, delay=60)
     gone = patch.object(audit, "record", side_effect=RuntimeError("the database is gone"))
     with gone, pytest.raises(RuntimeError):
-        acts.cancel(on.runtime, run.id, BY)
+        operate.cancel(on.runtime.store, run.id, by=BY)
     assert shown_of(on, run.id)["status"] == "pending"
-    acts.cancel(on.runtime, run.id, BY)
+    operate.cancel(on.runtime.store, run.id, by=BY)
     assert history(on, run.id) == [("cancel", "ada", 1)]
 
 

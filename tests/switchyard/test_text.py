@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +12,8 @@ from flask.testing import FlaskClient
 
 from app.platform.config import load
 from app.switchyard import runtime
-from app.switchyard.cutover import shadow, stages
+from app.switchyard.audit import By
+from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.runs.backend import Delivery, End
@@ -69,19 +69,15 @@ def test_a_reference_that_cannot_be_kept_is_none(
 def test_what_names_something_is_text_that_can_be_kept(bench: Bench) -> None:
     db, now = bench.runtime.db, bench.runtime.store.clock()
     decide_by(Fixed("memory"))
-    by: dict[str, Any] = {"by": "me", "why": "test", "now": now}
+    me = By("me", "test")
     for unfit in UNFIT:
         with pytest.raises(BadInput):
             dispatch("noop", {"name": "x"}, key=unfit)
         with pytest.raises(BadInput):
-            stages.pin(db, "noop", [unfit], Side.RQ, **by)
-        for wrong in ({"by": unfit}, {"why": unfit.replace("\n", "\0") * 10}):
+            stages.pin(db, "noop", [unfit], Side.RQ, me, now)
+        for wrong in ({"who": unfit}, {"why": unfit.replace("\n", "\0") * 10}):
             with pytest.raises(BadInput):
-                stages.set_stage(db, "noop", "live", None, **by | wrong)
-            with pytest.raises(BadInput):
-                stages.pin(db, "noop", ["k"], Side.RQ, **by | wrong)
-            with pytest.raises(BadInput):
-                shadow.explain(db, [1], None, **by | wrong)
+                By(**{"who": "me", "why": "test"} | wrong).with_reason()
 
 
 @pytest.fixture

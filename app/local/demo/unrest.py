@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, select
 
 from app.local.stack import Stack
+from app.switchyard.audit import By
 from app.switchyard.cutover.stages import set_stage
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
@@ -73,7 +74,7 @@ class Unrest:
         self.flips += 1
         db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
         for job in JOBS:
-            set_stage(db, job, stage, None, by="demo", why=f"flip {self.flips}", now=now)
+            set_stage(db, job, stage, None, By("demo", f"flip {self.flips}"), now)
         waiting = R.status.in_([Status.PENDING, Status.WAITING])
         there = self._ids(R.check_at.is_not(None), waiting, R.backend != self._side)
         chosen = self._rng.sample(there, min(len(there), SHARE))

@@ -14,15 +14,16 @@ from pydantic import BaseModel
 from app.switchyard import audit
 from app.switchyard.api import shapes
 from app.switchyard.api.openapi import Operation, document
+from app.switchyard.audit import By
 from app.switchyard.clock import iso
 from app.switchyard.console.door import BEARER, LOCAL, Door
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.errors import BadInput, Forbidden, UnknownRun
 from app.switchyard.http import read, read_body, register_problems
 from app.switchyard.operations import acts, bulk, jobs
-from app.switchyard.operations.acts import By
 from app.switchyard.operations.search import search
 from app.switchyard.operations.story import story
+from app.switchyard.runs import operate
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import masked
@@ -122,12 +123,11 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         to: Side = Side.RQ,
         running: bool = True,
     ) -> dict[str, Any]:
-        chosen = None if name is None else [runtime.catalogue[name].name]
-        work = Drain(runtime, chosen, to, running, limit=acts.BATCH)
+        job = None if name is None else runtime.catalogue[name].name
         if body.dry_run:
-            left = acts.would_move(runtime, name, to)
+            left = acts.would_move(runtime, job, to)
             return {"act": None, "moved": 0, "asked": 0, "left": left, "done": left == 0}
-        moving = act(work, _by(body), body.act)
+        moving = act(Drain(runtime, job, to, running, limit=acts.BATCH), _by(body), body.act)
         return {"act": moving.act, **moving.drained.totals(), "done": moving.done}
 
     @serves("POST", "/jobs/<name>/run", shapes.Started, body=shapes.RunNow, status=202)
@@ -161,13 +161,13 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
     def retry(run_id: str, body: shapes.Act) -> Any:
         """Let a failed or cancelled run go on from its done steps; `others` came back with it."""
-        others = acts.retry(runtime, _run_id(run_id), _by(body))
+        others = operate.retry(runtime.store, _run_id(run_id), _by(body))
         return {"id": run_id, "status": Status.PENDING, "others": others}
 
     @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
     def cancel(run_id: str, body: shapes.Act) -> Any:
         """Cancel an open run, and `others` that were open below it."""
-        others = acts.cancel(runtime, _run_id(run_id), _by(body))
+        others = operate.cancel(runtime.store, _run_id(run_id), by=_by(body))
         return {"id": run_id, "status": Status.CANCELLED, "others": others}
 
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
@@ -199,7 +199,7 @@ def _read_query(model: type[M]) -> M:
 def _by(body: shapes.Act) -> By:
     """Who does it: who is logged in, else who the bearer of a token says they are."""
     who: str = g.switchyard_caller
-    return By(body.by if body.by and who in (BEARER, LOCAL) else who, body.why)
+    return By.person(body.by if body.by and who in (BEARER, LOCAL) else who, body.why)
 
 
 def _run_id(text: str) -> str:

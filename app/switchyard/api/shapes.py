@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from app.switchyard.cutover.stages import BY_LENGTH, WHY_LENGTH
+from app.switchyard.audit import WHO_LENGTH, WHY_LENGTH
 from app.switchyard.operations.bulk import Deed
 from app.switchyard.operations.search import RunFilter
 from app.switchyard.text import one_line
@@ -27,7 +27,7 @@ class Act(Nothing):
     """What every act may say."""
 
     why: Annotated[str, Field(max_length=WHY_LENGTH)] = ""
-    by: Annotated[str, Field(min_length=1, max_length=BY_LENGTH)] | None = None
+    by: Annotated[str, Field(min_length=1, max_length=WHO_LENGTH)] | None = None
     """Who does it, where a token says nothing of that; else it is who is logged in."""
 
 

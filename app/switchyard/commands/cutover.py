@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from app.switchyard.audit import By
 from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     Commands,
@@ -119,7 +120,7 @@ def history(job: str | None, limit: int) -> None:
     listing(rows, ("at", "job", "from", "to", "percent", "by", "why"))
 
 
-def signed(by: str | None, why: str) -> acts.By:
+def signed(by: str | None, why: str) -> By:
     """Who does it, --by or the system's user, and why. Raises BadInput."""
     if by is None:
         try:
@@ -127,7 +128,7 @@ def signed(by: str | None, why: str) -> acts.By:
         except (KeyError, OSError):
             # A container's user often has a number and no name.
             by = f"uid {os.getuid()}"
-    return acts.By(by.strip(), why)
+    return By.person(by, why)
 
 
 def _show(shown: dict[str, Any]) -> None:
@@ -197,7 +198,7 @@ def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None) -> None:
 def _pin(job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | None) -> None:
     runtime = parts()
     name, now = runtime.catalogue[job].name, runtime.store.clock()
-    changed = stages.pin(runtime.db, name, keys, side, by=signed(by, why).who, why=why, now=now)
+    changed = stages.pin(runtime.db, name, keys, side, signed(by, why), now)
     _show_pins(runtime, name)
     if not changed:
         say("they stood so already: nothing was changed")
@@ -252,8 +253,7 @@ def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str |
         raise BadInput("say --why: the gate takes your word for it")
     name = None if numbered else runtime.catalogue[what[0]].name
     ids = [int(word) for word in what] if numbered else []
-    now = runtime.store.clock()
-    done = shadow.explain(runtime.db, ids, name, by=signed(by, why).who, why=why, now=now)
+    done = shadow.explain(runtime.db, ids, name, signed(by, why), runtime.store.clock())
     if not answered({"explained": done}):
         say(f"{done} differences explained")
 

@@ -93,11 +93,11 @@ def _drain(
     if every == (job is not None):
         raise BadInput("give a job or --all")
     runtime = parts()
-    jobs = None if job is None else [runtime.catalogue[job].name]
+    job = None if job is None else runtime.catalogue[job].name
     with stop_on_signals() as stop, progress("draining") as bar:
         task = bar.add_task("", total=None)
         yield drains.Drain(
-            *(runtime, jobs, to, running, wait_seconds, stop),
+            *(runtime, job, to, running, wait_seconds, stop),
             lambda done, of: bar.update(task, completed=done, total=of),
         )
 

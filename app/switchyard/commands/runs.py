@@ -10,6 +10,7 @@ from typing import Any
 import click
 from sqlalchemy import select
 
+from app.switchyard.audit import By
 from app.switchyard.commands.cutover import by_option, reason_option, signed
 from app.switchyard.commands.jobs import say_pending, watched
 from app.switchyard.commands.output import (
@@ -27,10 +28,11 @@ from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.errors import BadInput
 from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS
-from app.switchyard.operations import acts, bulk
+from app.switchyard.operations import bulk
 from app.switchyard.operations.bulk import Deed
 from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, as_json, every
 from app.switchyard.operations.story import story
+from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from flags import LEGACY_BACKEND, Side, Stage
@@ -124,7 +126,7 @@ def retry(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked: 
         return _many(Deed.RETRY, _wanted(asked), signed(by, why), dry_run)
     _only_one(asked, dry_run)
     runtime, failures = watched(parts())
-    back = acts.retry(runtime, run_id, signed(by, why))
+    back = operate.retry(runtime.store, run_id, signed(by, why))
     _show_moved(run_id)
     if back:
         say(f"{back} runs that were cancelled with it came back too")
@@ -140,7 +142,7 @@ def cancel(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked:
     if run_id is None:
         return _many(Deed.CANCEL, _wanted(asked), signed(by, why), dry_run)
     _only_one(asked, dry_run)
-    below = acts.cancel(parts(), run_id, signed(by, why))
+    below = operate.cancel(parts().store, run_id, by=signed(by, why))
     _show_moved(run_id)
     if below:
         say(f"{below} open runs below it were cancelled too")
@@ -152,7 +154,7 @@ def _only_one(asked: dict[str, Any], dry_run: bool) -> None:
         raise BadInput("give a run's id, or a filter")
 
 
-def _many(deed: Deed, wanted: RunFilter, by: acts.By, dry_run: bool) -> None:
+def _many(deed: Deed, wanted: RunFilter, by: By, dry_run: bool) -> None:
     """Batch by batch, with a bar on a terminal; a signal ends it after the batch in hand."""
     runtime, act, older = parts(), None, None
     matching, counted = bulk.matching(runtime, deed, wanted)

@@ -18,8 +18,8 @@ from wtforms import ValidationError
 
 from app.switchyard import nonces
 from app.switchyard.access import Access, AccessCheck
+from app.switchyard.audit import GUARDRAIL
 from app.switchyard.console.tries import Tries
-from app.switchyard.cutover.stages import GUARDRAIL
 from app.switchyard.errors import (
     BadInput,
     Forbidden,

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from statistics import NormalDist
 from typing import Any
 
-from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from app.switchyard.console import charts
 from app.switchyard.console.frame import is_poll
+from app.switchyard.console.moves import by
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.clock import OLDEST, read_marks
 from app.switchyard.cutover.stages import StageChange
@@ -67,11 +68,10 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     @pages.post("/jobs/<name>/stage")
     def move(name: str) -> Page:
         asked, raw = request.form, request.form.get("percent", "").strip()
-        by = acts.By(g.switchyard_visitor, asked.get("why", ""))
         try:
             percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
             version = int(asked["version"]) if asked.get("version") else None
-            acts.stage(runtime, name, asked.get("stage", ""), percent, by, expected=version)
+            acts.stage(runtime, name, asked.get("stage", ""), percent, by(), expected=version)
         except ValueError:
             return job_page(name, "percent and version must be numbers"), 422
         except (StageRefused, GateClosed) as refused:

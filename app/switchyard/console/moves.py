@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.switchyard.audit import By
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.errors import BackendUnavailable, BadInput, StageRefused
@@ -17,9 +18,9 @@ from flags import Side
 Page = str | Response | tuple[str, int]
 
 
-def by() -> acts.By:
+def by() -> By:
     """Who sent this form, and why."""
-    return acts.By(g.switchyard_visitor, request.form.get("why", "")).with_reason()
+    return By(g.switchyard_visitor, request.form.get("why", ""))
 
 
 def add(pages: Blueprint, runtime: Runtime) -> None:
@@ -28,15 +29,15 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     @pages.post("/rollback", endpoint="every", defaults={"name": None, "kind": "rollback"})
     @pages.post("/jobs/<name>/<any(rollback, drain):kind>")
     def act(name: str | None, kind: str) -> Page:
-        jobs = None if name is None else [runtime.catalogue[name].name]
+        job = None if name is None else runtime.catalogue[name].name
         back, form = kind == "rollback", request.form
         to = Side.RQ if back or form.get("to") == Side.RQ else Side.SERVERLESS
         running = back or "running" in form
-        work = Drain(runtime, jobs, to, running, limit=acts.BATCH)
+        work = Drain(runtime, job, to, running, limit=acts.BATCH)
         moved, asked, left, done, refusal = number("moved"), number("asked"), 0, False, None
         place = number("act") or None
         try:
-            batch = (acts.rollback if back else acts.drain)(work, by(), place)
+            batch = (acts.rollback if back else acts.drain)(work, by().with_reason(), place)
         except (StageRefused, BackendUnavailable) as refused:
             refusal = refused
         else:
@@ -65,22 +66,21 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     @pages.post("/jobs/<name>/run")
     def run_now(name: str) -> Page:
         payload = acts.parse_payload(request.form.get("payload", "").strip() or None)
-        run = acts.run_now(runtime, name, payload, by())
+        run = acts.run_now(runtime, name, payload, by().with_reason())
         return redirect(url_for(".run", run_id=run.id), 303)
 
     @pages.post("/jobs/<name>/explain")
     def explain(name: str) -> Page:
-        one, signed = number("id"), by()
-        how: dict[str, Any] = {"by": signed.who, "why": signed.why, "now": runtime.store.clock()}
-        shadow.explain(runtime.db, [one], None if one else runtime.catalogue[name].name, **how)
+        one = number("id")
+        job = None if one else runtime.catalogue[name].name
+        shadow.explain(runtime.db, [one], job, by().with_reason(), runtime.store.clock())
         return redirect(url_for(".job", name=name), 303)
 
     @pages.post("/jobs/<name>/pin")
     def pin(name: str) -> Page:
-        job, side, signed = runtime.catalogue[name].name, request.form.get("side"), by()
-        keys = request.form.get("keys", "").split()
-        how: dict[str, Any] = {"by": signed.who, "why": signed.why, "now": runtime.store.clock()}
-        stages.pin(runtime.db, job, keys, side or None, **how)
+        job, side = runtime.catalogue[name].name, request.form.get("side") or None
+        keys, signed = request.form.get("keys", "").split(), by().with_reason()
+        stages.pin(runtime.db, job, keys, side, signed, runtime.store.clock())
         return redirect(url_for(".job", name=name), 303)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from app.switchyard.config import Settings
 from app.switchyard.console import searching
+from app.switchyard.console.moves import by
 from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
-from app.switchyard.operations import acts
 from app.switchyard.operations.bulk import FITTING
 from app.switchyard.operations.search import search
 from app.switchyard.operations.story import story
+from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, Reason, Side
@@ -84,9 +85,9 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.post("/runs/<run_id>/<any(retry, cancel):deed>")
     def deed(run_id: str, deed: str) -> Page:
-        do = acts.retry if deed == "retry" else acts.cancel
+        do = operate.retry if deed == "retry" else operate.cancel
         try:
-            do(runtime, _run_id(run_id), acts.By(g.switchyard_visitor, request.form.get("why", "")))
+            do(runtime.store, _run_id(run_id), by=by())
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
         return redirect(url_for(".run", run_id=run_id), 303)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.orm import aliased
 
+from app.switchyard.audit import By
 from app.switchyard.cutover.stages import StageChange, current_stages, set_stage
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
@@ -49,6 +50,11 @@ class Drained:
     left: Counter[str] = field(default_factory=Counter)
     """What is open on the old side, or about to go there."""
 
+    @property
+    def touched(self) -> int:
+        """How many moved or were asked to."""
+        return self.moved.total() + self.asked.total()
+
     def totals(self) -> dict[str, int]:
         """Of all jobs together: `moved`, `asked` and `left`."""
         counts = {"moved": self.moved, "asked": self.asked, "left": self.left}
@@ -60,8 +66,8 @@ class Drain:
     """One drain: which runs to where, and how."""
 
     runtime: Runtime
-    jobs: Collection[str] | None
-    """Their runs and all that is below these; None: every run."""
+    job: str | None
+    """Its runs and all that is below these; None: every run."""
     to: Side
     """Of the serverless ones, each job's own."""
     running: bool
@@ -157,7 +163,7 @@ class Drain:
         if not movable:
             kinds.append(and_(unknown, ~at_rq if self.to == Side.RQ else at_rq))
         misplaced = or_(*kinds)
-        if self.jobs is None:
+        if self.job is None:
             return select(R.id, R.job).where(IS_OPEN, misplaced).order_by(R.id)
         # From each up to what it is below: a child follows its parent, whatever its own job.
         above = aliased(R)
@@ -165,7 +171,7 @@ class Drain:
         line = own.where(IS_OPEN, misplaced).cte("line", recursive=True)
         up = select(line.c.run, line.c.own, above.job, above.parent_id)
         line = line.union_all(up.join(above, above.id == line.c.parent_id))
-        ids = select(line.c.run, line.c.own).where(line.c.job.in_(self.jobs)).distinct()
+        ids = select(line.c.run, line.c.own).where(line.c.job == self.job).distinct()
         return ids.order_by(line.c.run)
 
     def _movable(self, target: str) -> list[ColumnElement[bool]]:
@@ -174,14 +180,14 @@ class Drain:
         return [or_(R.status != Status.RUNNING, asked)]
 
 
-def rollback(flip: Collection[str], drain: Drain, *, by: str, why: str) -> Drained:
+def rollback(flip: Collection[str], drain: Drain, by: By) -> Drained:
     """Flip these jobs to legacy, then do `drain`.
 
     It begins when every process has seen the flip; what was decided before and recorded late is
     looked for once more at its end. Raises StageRefused.
     """
     for name in flip:
-        _flip(drain.runtime, name, by, why)
+        _flip(drain.runtime, name, by)
     if drain.limit is not None:
         return drain()
     drain.stop.wait(SEEN_SECONDS)
@@ -201,16 +207,15 @@ def is_seen(runtime: Runtime, jobs: Collection[str]) -> bool:
     return at is None or runtime.store.clock() - at >= timedelta(seconds=SEEN_SECONDS)
 
 
-def _flip(runtime: Runtime, job: str, by: str, why: str) -> None:
+def _flip(runtime: Runtime, job: str, by: By) -> None:
     # Another provider decides for a job whose stage was never set; legacy on record ends that.
     never = None if runtime.settings.flag_provider else Stage.LEGACY
     for last in (False, False, True):
         stages = {row.job: row.stage for row in current_stages(runtime.db)}
         if stages.get(job, never) == Stage.LEGACY:
             return
-        now = runtime.store.clock()
         try:
-            set_stage(runtime.db, job, Stage.LEGACY, None, by=by, why=why, now=now)
+            set_stage(runtime.db, job, Stage.LEGACY, None, by, runtime.store.clock())
         except StageRefused:
             # Somebody moved it at this moment: whoever rolls back has the last word.
             if last:

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, text
 
-from app.switchyard.cutover.stages import GUARDRAIL, StageChange, change_stage, current_stages
+from app.switchyard.audit import GUARDRAIL, By
+from app.switchyard.cutover.stages import StageChange, change_stage, current_stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
@@ -154,10 +155,10 @@ def _judge(runtime: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str
 
 def _step(runtime: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:
     stage, percent = step_back(row, runtime.settings.flag_provider is not None)
-    how: dict[str, Any] = {"by": GUARDRAIL, "why": why, "now": now, "expected": row.version}
+    by = By(GUARDRAIL, why)
     try:
         with runtime.db.session() as tx:
-            change = change_stage(tx, row.job, stage, percent, **how)
+            change = change_stage(tx, row.job, stage, percent, by, now, expected=row.version)
             if ALERT in runtime.catalogue:
                 alert = {"changeId": change.id, "job": row.job, "from": row.stage, "to": stage}
                 dispatch(ALERT, alert | {"percent": percent, "why": why}, session=tx)

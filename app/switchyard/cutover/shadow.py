@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.switchyard import audit, effects
+from app.switchyard.audit import By
 from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
@@ -27,7 +28,7 @@ from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.retention import Page, last_of, succeeded
 from app.switchyard.runtime import current
-from app.switchyard.text import error_of, plain
+from app.switchyard.text import error_of
 
 log = logging.getLogger(__name__)
 
@@ -132,20 +133,16 @@ def _document(row: Parity) -> dict[str, Any]:
     }
 
 
-def explain(
-    db: Database, ids: Sequence[int], job: str | None, *, by: str, why: str, now: datetime
-) -> int:
+def explain(db: Database, ids: Sequence[int], job: str | None, by: By, now: datetime) -> int:
     """Say why these differ, or all of `job` that nobody has explained; how many that was.
 
     Raises BadInput where an id is not of a difference, or was explained before; nothing is changed.
     """
-    if not why.strip():
+    if not by.why:
         raise BadInput("say why: the gate takes your word for it")
-    plain("by", by, 100)
-    plain("why", " ".join(why.split()), 2000)
     mark = update(P).where(P.kind.in_(WRONG), P.explained_at.is_(None))
     mark = mark.where(P.id.in_(ids) if job is None else P.job == job)
-    values = {"explained_at": now, "explained_by": by, "explained_why": why.strip()}
+    values = {"explained_at": now, "explained_by": by.who, "explained_why": by.why}
     with db.begin() as connection:
         done = {
             row.id: row.job
@@ -155,8 +152,7 @@ def explain(
             numbers = ", ".join(map(str, missing))
             raise BadInput(f"not a difference that is still to be explained: {numbers}")
         for name, count in Counter(done.values()).items():
-            how: dict[str, Any] = {"why": why.strip(), "count": count, "now": now}
-            audit.record(connection, "explain", job=name, who=by, **how)
+            audit.record(connection, "explain", by, now, job=name, count=count)
     return len(done)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from app.switchyard import audit
+from app.switchyard.audit import GUARDRAIL, WHY, By
 from app.switchyard.clock import iso
 from app.switchyard.cutover.shadow import counts
 from app.switchyard.db import Base, Database
@@ -23,14 +24,10 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import plain
 from flags import LEGACY_BACKEND, Side, Stage, StageRow
 
-GUARDRAIL = "guardrail"
-"""Who steps back by itself, as the history has it."""
 CALM = timedelta(hours=24)
 """How long after a guardrail fired a job is not taken for ready."""
 MOST_PINS = 1000
 """Pinned keys of one job: every process reads them all each second."""
-BY_LENGTH, WHY_LENGTH = 100, 2000
-WHY = "say why: the history is read at 2 a.m."
 # Whoever dispatches waits for this read: locked for longer, the store counts as unavailable.
 _PATIENCE = text("SET LOCAL lock_timeout = '300ms'")
 
@@ -122,10 +119,9 @@ def set_stage(
     job: str,
     stage: str,
     percent: float | None,
-    *,
-    by: str,
-    why: str,
+    by: By,
     now: datetime,
+    *,
     expected: int | None = None,
     force: bool = False,
 ) -> StageChange:
@@ -137,11 +133,11 @@ def set_stage(
     against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if against and not force:
         raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or --force")
-    if against and why.strip():
-        why = f"{why.strip()} (forced past: {'; '.join(against)})"
-    how: dict[str, Any] = {"by": by, "why": why, "now": now, "expected": expected}
+    if against and by.why:
+        by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
+    how: dict[str, Any] = {"expected": expected, "forced": bool(against)}
     with db.session() as tx:
-        return change_stage(tx, job, stage, percent, forced=bool(against), **how)
+        return change_stage(tx, job, stage, percent, by, now, **how)
 
 
 def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
@@ -176,10 +172,9 @@ def change_stage(
     job: str,
     stage: str,
     percent: float | None,
-    *,
-    by: str,
-    why: str,
+    by: By,
     now: datetime,
+    *,
     expected: int | None = None,
     forced: bool = False,
 ) -> StageChange:
@@ -188,7 +183,7 @@ def change_stage(
     Raises StageRefused with the reason: the move makes no sense, somebody else moved the job at the
     same moment, or it does not stand at version `expected` any more.
     """
-    _check(stage, percent, by, why)
+    _check(stage, percent, by)
     last = tx.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()
     before = Stage.LEGACY if last is None else Stage(last.to_stage)
     follows = 0 if last is None else last.id
@@ -203,7 +198,7 @@ def change_stage(
     if percent == 0 and tx.execute(pinned).first() is None:
         raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: say legacy")
     values = {"at": now, "job": job, "from_stage": before, "to_stage": stage, "percent": percent}
-    values |= {"by": by, "why": why.strip(), "follows": follows, "forced": forced}
+    values |= {"by": by.who, "why": by.why, "follows": follows, "forced": forced}
     return _add(tx, values)
 
 
@@ -215,12 +210,12 @@ def _add(tx: Session, values: dict[str, Any]) -> StageChange:
         raise StageRefused(moved) from None
     detail = {"from": change.from_stage, "to": change.to_stage, "percent": change.percent}
     detail["forced"] = bool(change.forced)
-    what: dict[str, Any] = {"job": change.job, "detail": detail, "now": change.at}
-    audit.record(tx.connection(), "stage", who=change.by, why=change.why, **what)
+    by = By(change.by, change.why)
+    audit.record(tx.connection(), "stage", by, change.at, job=change.job, detail=detail)
     return change
 
 
-def _check(stage: str, percent: float | None, by: str, why: str) -> None:
+def _check(stage: str, percent: float | None, by: By) -> None:
     if stage not in Stage.__members__.values():
         hint = did_you_mean(stage, Stage)
         raise StageRefused(f"stage must be one of {', '.join(Stage)}, not {stage!r}{hint}")
@@ -228,10 +223,8 @@ def _check(stage: str, percent: float | None, by: str, why: str) -> None:
         raise StageRefused("a ramp needs a percent, and only a ramp has one")
     if percent is not None and not 0 <= percent <= 100:
         raise StageRefused(f"percent must be 0 to 100, not {percent:g}")
-    if not why.strip():
+    if not by.why:
         raise StageRefused(WHY)
-    plain("by", by, BY_LENGTH)
-    plain("why", " ".join(why.split()), WHY_LENGTH)
 
 
 def _check_move(job: str, before: Stage, to: Stage) -> None:
@@ -262,14 +255,7 @@ def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:
 
 
 def pin(
-    db: Database,
-    job: str,
-    keys: Sequence[str],
-    side: str | None,
-    *,
-    by: str,
-    why: str,
-    now: datetime,
+    db: Database, job: str, keys: Sequence[str], side: str | None, by: By, now: datetime
 ) -> int:
     """Pin the keys to `side`, or let them go (None), on record; how many that changed.
 
@@ -278,10 +264,8 @@ def pin(
     """
     if side is not None and side not in Side.__members__.values():
         raise StageRefused(f"a side is {' or '.join(Side)}, not {side!r}")
-    if not why.strip():
+    if not by.why:
         raise StageRefused(WHY)
-    plain("by", by, BY_LENGTH)
-    plain("why", " ".join(why.split()), WHY_LENGTH)
     for key in keys:
         plain("a key", key, KEY_LENGTH)
     with db.session() as tx:
@@ -289,9 +273,9 @@ def pin(
         new = [key for key in dict.fromkeys(keys) if pinned.get(key) != side]
         if side is not None and len(pinned.keys() | set(new)) > MOST_PINS:
             raise StageRefused(f"{job} would have more than {MOST_PINS} pinned keys: use a ramp")
-        values = {"at": now, "job": job, "side": side, "by": by, "why": why.strip()}
+        values = {"at": now, "job": job, "side": side, "by": by.who, "why": by.why}
         if new:
             tx.execute(insert(P), [values | {"key": key} for key in new])
-            what: dict[str, Any] = {"detail": {"side": side}, "count": len(new), "now": now}
-            audit.record(tx.connection(), "pin", job=job, who=by, why=why.strip(), **what)
+            what: dict[str, Any] = {"job": job, "detail": {"side": side}, "count": len(new)}
+            audit.record(tx.connection(), "pin", by, now, **what)
     return len(new)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from app.switchyard.audit import By
 from app.switchyard.errors import BadInput, RunNotMovable, UnknownRun
-from app.switchyard.operations.acts import By, add_to, on_record
+from app.switchyard.operations.acts import ongoing
 from app.switchyard.operations.search import Counted, RunFilter, count, search
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
@@ -54,23 +55,17 @@ def matching(runtime: Runtime, deed: Deed, wanted: RunFilter) -> Counted:
 def batch(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, act: int | None = None) -> Batch:
     """Do it to the next of them; the call after it is given the same `act`. Raises BadInput where
     the filter's status is not one that this can be done to, and where no reason is given."""
-    by.with_reason()
     page = search(runtime.db, _fitting(deed, wanted).model_copy(update={"limit": BATCH}))
-    if act is None:
-        asked = wanted.model_dump(mode="json", exclude_none=True, exclude={"before", "limit"})
-        act = on_record(runtime, deed, by, 0, job=wanted.job, detail={"filter": asked})
-    else:
-        add_to(runtime, deed, by, act, 0)
-    done = refused = 0
-    try:
+    asked = wanted.model_dump(mode="json", exclude_none=True, exclude={"before", "limit"})
+    what = {"job": wanted.job, "detail": {"filter": asked}}
+    refused = 0
+    with ongoing(runtime, deed, by.with_reason(), act, **what) as done:
         for run in page.runs:
             try:
-                done += 1 + _do(runtime.store, deed, run)
+                done.count += 1 + _do(runtime.store, deed, run)
             except (RunNotMovable, UnknownRun):
                 refused += 1
-    finally:
-        add_to(runtime, deed, by, act, done)
-    return Batch(act, done, refused, page.older)
+    return Batch(done.act, done.count, refused, page.older)
 
 
 def _do(store: RunStore, deed: Deed, run: dict[str, Any]) -> int:

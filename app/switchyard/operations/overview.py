@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.switchyard import maintenance
+from app.switchyard.audit import GUARDRAIL
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.clock import read_marks
 from app.switchyard.cutover.guardrail import wilson
@@ -156,7 +157,7 @@ def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
 
 def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
     for change in stages.history(runtime.db):
-        if change.by == stages.GUARDRAIL and change.at > now - stages.CALM:
+        if change.by == GUARDRAIL and change.at > now - stages.CALM:
             percent = "" if change.percent is None else f" {change.percent:g} %"
             yield Trouble(
                 "guardrail",

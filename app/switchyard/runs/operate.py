@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import (
@@ -16,6 +15,8 @@ from sqlalchemy import (
     update,
 )
 
+from app.switchyard import audit
+from app.switchyard.audit import By
 from app.switchyard.errors import RunNotMovable, UnknownRun
 from app.switchyard.runs import children
 from app.switchyard.runs.models import ENDED, VOID, Status, StepStatus, new, runs, steps
@@ -61,16 +62,13 @@ _CANCEL = (
 )
 
 
-Note = Callable[[Connection, int], object]
-"""Records an operator's act, and how many runs it touched, in the act's own transaction."""
-
-
-def retry(store: RunStore, run_id: str, note: Note | None = None) -> int:
+def retry(store: RunStore, run_id: str, by: By | None = None) -> int:
     """Let a failed or cancelled run continue after its finished steps, with fresh attempts, on its
     backend.
 
-    Children that were cancelled with it continue too; returns how many. Raises UnknownRun, or
-    RunNotMovable where the run is open or succeeded.
+    Children that were cancelled with it continue too; returns how many. With `by` it is recorded
+    in the audit as an act of its own. Raises UnknownRun, or RunNotMovable where the run is open or
+    succeeded.
     """
     now = store.clock()
     bound = {"root": run_id, "new_due_at": now, "new_check_at": now + store.check}
@@ -81,8 +79,8 @@ def retry(store: RunStore, run_id: str, note: Note | None = None) -> int:
             raise _refusal(connection, run_id, "retried")
         for some in chunks(back):
             connection.execute(_FRESH_ATTEMPTS.where(S.run_id.in_(some)))
-        if note is not None:
-            note(connection, len(back))
+        if by is not None:
+            audit.record(connection, "retry", by, now, run_id=run_id, count=len(back))
     store.send(back)
     return len(back) - 1
 
@@ -106,17 +104,17 @@ def cancel(
     run_id: str,
     *only: ColumnElement[bool],
     error: str | None = None,
-    note: Note | None = None,
+    by: By | None = None,
 ) -> int:
     """Cancel an open run and every open run below it. Returns how many there were below it.
 
     Their backends take back the messages they can. A joining parent continues. A cancellation that
-    was interrupted is completed. `only` gives further conditions on the run.
+    was interrupted is completed. `only` gives further conditions on the run; `by` is as in retry().
 
     Raises UnknownRun, or RunNotMovable where there is nothing to cancel.
     """
     now = store.clock()
-    refusal, woken = None, list[str]()
+    refusal, act, woken = None, None, list[str]()
     chosen = _CANCEL.where(R.id == run_id, *only)
     with store.db.begin() as connection:
         chosen = chosen if error is None else chosen.values(error=error)
@@ -127,14 +125,20 @@ def cancel(
                 raise refusal
         elif row.parent_id is not None:
             woken = children.wake(connection, store, row.parent_id)
-        if row is not None and note is not None:
-            note(connection, 1)
+        if row is not None and by is not None:
+            act = audit.record(connection, "cancel", by, now, run_id=run_id)
     if row is not None:
         store.take_back([row])
     store.send(woken)
     # No new child can appear below a run that is committed as cancelled. Each level has its own
     # transaction: a child that ends locks itself, then its parent, and would deadlock with one.
     below = _cancel_below(store, run_id, now)
+    if below and by is not None:
+        with store.db.begin() as connection:
+            if act is None:  # the run had been cancelled before, and what is below it only now
+                audit.record(connection, "cancel", by, now, run_id=run_id, count=below)
+            else:
+                audit.add(connection, act, "cancel", by, below)
     if refusal is not None and below == 0:
         raise refusal
     return below
