@@ -110,7 +110,8 @@ def history(
     before: int | None = None,
     limit: int = 200,
 ) -> list[dict[str, Any]]:
-    """The latest acts, newest first; `before` is the last id of a page."""
+    """The latest acts, newest first; `before` is the last id of a page. A change of stage says
+    `from` what it went `to` what, as `cutover history --json` has it."""
     columns = (A.id, A.at, A.act, A.job, A.run_id, A.who, A.why, A.count, A.detail)
     chosen = select(*columns).order_by(A.id.desc()).limit(limit)
     for column, wanted in ((A.job, job), (A.act, act), (A.run_id, run_id)):
@@ -118,7 +119,10 @@ def history(
             chosen = chosen.where(column == wanted)
     if before is not None:
         chosen = chosen.where(A.id < before)
-    return [
-        row._asdict() | {"at": iso(row.at), "detail": row.detail and json.loads(row.detail)}
-        for row in connection.execute(chosen)
-    ]
+    return [_shown(row._asdict()) for row in connection.execute(chosen)]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    detail = row["detail"] and json.loads(row["detail"])
+    changed = detail if row["act"] == "stage" else None
+    return row | {"at": iso(row["at"]), "by": row["who"], "detail": detail} | (changed or {})

@@ -13,17 +13,16 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from sqlalchemy import and_, bindparam, case, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.audit import GUARDRAIL
 from app.switchyard.cutover.shadow import WRONG, Parity
 from app.switchyard.cutover.stages import StageChange, current_stages
-from app.switchyard.cutover.status import LATE
+from app.switchyard.cutover.status import LATE, OPEN
 from app.switchyard.errors import Unauthorized
 from app.switchyard.http import bearer, is_secret
 from app.switchyard.operations import counted, processes
-from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.tallies import RESENDS
 from app.switchyard.runtime import Runtime
@@ -45,20 +44,7 @@ HISTOGRAMS = {
     "wait": ("queue_wait", "From due to claimed, of runs that ended and were never given back."),
     "took": ("run", "From its first claim to its end, of runs that ended."),
 }
-_OVERDUE = and_(
-    R.status != Status.RUNNING,
-    R.holder.is_(None),
-    R.due_at < bindparam("late", type_=R.due_at.type),
-)
-OPENED = (
-    select(
-        *(R.job, R.backend, R.status, func.count()),
-        func.sum(case((_OVERDUE, 1), else_=0)).label("overdue"),
-        func.min(case((_OVERDUE, R.due_at))).label("oldest"),
-    )
-    .where(IS_OPEN)
-    .group_by(R.job, R.backend, R.status)
-)
+OPENED = OPEN.add_columns(R.status).group_by(R.status)
 KINDS = ("web", "worker", "relay", "clock")
 _C, _P = StageChange, Parity
 STEPPED = select(_C.job, func.count()).where(_C.by == GUARDRAIL).group_by(_C.job)
@@ -115,12 +101,12 @@ class Ledger(Collector):
             opened = connection.execute(OPENED, {"late": now - LATE}).all()
         overdue: dict[tuple[str, str], int] = defaultdict(int)
         oldest: dict[tuple[str, str], float] = {}
-        for job, backend, _, _, late, since in opened:
-            overdue[job, backend] += late
-            if since is not None:
-                seconds = (now - since).total_seconds()
-                oldest[job, backend] = max(seconds, oldest.get((job, backend), 0.0))
-        counts = ((row[:3], row[3]) for row in opened)
+        for row in opened:
+            side = row.job, row.backend
+            overdue[side] += row.overdue
+            if row.oldest is not None:
+                oldest[side] = max((now - row.oldest).total_seconds(), oldest.get(side, 0.0))
+        counts = (((row.job, row.backend, row.status), row.runs) for row in opened)
         yield family("open_runs", "Runs that have not ended.", [*SIDE, "status"], counts)
         what = "Runs that were due a minute ago and that nobody has claimed."
         yield family("overdue_runs", what, SIDE, overdue.items())

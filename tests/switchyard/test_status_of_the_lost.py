@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from app.switchyard.audit import By
+from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
-from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, unreachable
+from app.switchyard.cutover.status import LATE, OPEN, cutover_status, unreachable
 from app.switchyard.dispatch import dispatch
-from tests.support.plans import plan
+from tests.support.plans import plan_of
 from tests.support.world import World
 
 
@@ -69,8 +70,5 @@ def test_what_runs_or_waits_its_turn_is_not_overdue(world: World) -> None:
 
 
 def test_overdue_reads_the_index_of_open_runs(world: World) -> None:
-    when = "2031-01-01 00:00:00.000000"
-    with world.runtime.db.autocommit() as connection:
-        bound = (when, "running", when)
-        lines = plan(connection, str(OVERDUE.compile(connection)), bound)
+    lines = plan_of(world.runtime.db, lambda on: on.execute(OPEN, {"late": utcnow()}))
     assert any("INDEX ix_switchyard_runs_open (check_at>?)" in line for line in lines)

@@ -176,7 +176,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         with runtime.db.autocommit() as connection:
             rows = audit.history(connection, **query.model_dump())
         older = rows[-1]["id"] if len(rows) == query.limit else None
-        return {"history": [_done(row) for row in rows], "older": older}
+        return {"history": rows, "older": older}
 
     return pages
 
@@ -206,9 +206,3 @@ def _run_id(text: str) -> str:
     if not _RUN_ID.fullmatch(text):
         raise UnknownRun("there is no run of this id")
     return text
-
-
-def _done(row: dict[str, Any]) -> dict[str, Any]:
-    """An act as `cutover history --json` has a change of stage."""
-    changed = row["detail"] if row["act"] == "stage" else None
-    return {**row, "by": row["who"], **(changed or {})}

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from app.switchyard import audit
 from app.switchyard.audit import By
-from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
     Commands,
     DidNotHold,
@@ -101,22 +101,10 @@ def stage(
 def history(job: str | None, limit: int) -> None:
     """Who moved which job when, and why; the newest first."""
     runtime = parts()
-    changes = stages.history(runtime.db, job, limit)
-    if job is not None and not changes:
+    with runtime.db.autocommit() as connection:
+        rows = audit.history(connection, job=job, act="stage", limit=limit)
+    if job is not None and not rows:
         _ = runtime.catalogue[job]
-    rows = [
-        {
-            "at": iso(change.at),
-            "job": change.job,
-            "from": change.from_stage,
-            "to": change.to_stage,
-            "percent": change.percent,
-            "by": change.by,
-            "why": change.why,
-            "forced": bool(change.forced),
-        }
-        for change in changes
-    ]
     listing(rows, ("at", "job", "from", "to", "percent", "by", "why"))
 
 

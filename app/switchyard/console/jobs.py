@@ -9,12 +9,12 @@ from typing import Any
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import is_poll
 from app.switchyard.console.moves import by
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.clock import OLDEST, read_marks
-from app.switchyard.cutover.stages import StageChange
 from app.switchyard.cutover.status import LATE, cutover_status
 from app.switchyard.errors import GateClosed, StageRefused
 from app.switchyard.job import JobSpec
@@ -37,7 +37,8 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         now = runtime.store.clock()
         rows = [r for r in stages.current_stages(runtime.db) if r.job == name]
         moving = [row for row in rows if row.stage in MOVING]
-        changes = stages.history(runtime.db, name, 20)
+        with runtime.db.autocommit() as connection:
+            changes = audit.history(connection, job=name, act="stage", limit=20)
         # A poll takes only what lies beside the forms.
         to_move = {} if is_poll() else {side: acts.would_move(runtime, name, side) for side in Side}
         return render_template(
@@ -52,7 +53,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             fewest=guardrail.FEWEST,
             gate=stages.gate(runtime.db, name, now),
             pinned=stages.pinned_keys(runtime.db, name),
-            changes_of_job=changes,
+            changes=changes,
             differences=shadow.listed(runtime.db, name, shadow.WRONG, 20),
             to_move=to_move,
             ticks=_ticks(runtime, spec, now),
@@ -111,16 +112,10 @@ def _share(trend: Trend) -> str:
     return f"{100 * failed / trend.runs:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
 
 
-def _marks(changes: list[StageChange], now: datetime) -> list[dict[str, Any]]:
+def _marks(changes: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
     """The stage's moves of the last day, oldest first, with where they are in its chart."""
-    return [
-        {
-            "x": _x(change.at, now),
-            **{name: getattr(change, name) for name in ("at", "to_stage", "percent", "by")},
-        }
-        for change in reversed(changes)
-        if change.at > now - DAY
-    ]
+    moves = [(datetime.fromisoformat(change["at"]), change) for change in reversed(changes)]
+    return [change | {"x": _x(at, now)} for at, change in moves if at > now - DAY]
 
 
 def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, func, literal_column, select
+from sqlalchemy import and_, bindparam, case, func, literal_column, select
 
 from app.switchyard.cutover import shadow
 from app.switchyard.cutover.stages import current_stages
@@ -25,14 +25,19 @@ LATE = timedelta(minutes=1)
 
 SYNC_REFUSED = "inngest-sync-refused"
 """What the cache has of it."""
-_COUNTED = select(R.job, R.backend, func.count()).group_by(R.job, R.backend)
-OPEN = _COUNTED.where(IS_OPEN)
+_COUNTED = select(R.job, R.backend, func.count().label("runs")).group_by(R.job, R.backend)
 # Due for long, and nobody has come for it: its queue is behind, or accepts and never runs.
-OVERDUE = OPEN.where(
+_OVERDUE = and_(
     R.status != Status.RUNNING,
     R.holder.is_(None),
     R.due_at < bindparam("late", type_=R.due_at.type),
 )
+OPEN = _COUNTED.where(IS_OPEN).add_columns(
+    func.sum(case((_OVERDUE, 1), else_=0)).label("overdue"),
+    func.min(case((_OVERDUE, R.due_at))).label("oldest"),
+)
+"""What is open by job and backend: how many, how many of these are overdue where they were due
+before `late`, and since when the oldest of those is due."""
 # Spelled out, not bound: SQLite uses a partial index only where the text implies its condition.
 FAILED = _COUNTED.where(R.status == literal_column("'failed'"), R.ended_at >= bindparam("since"))
 
@@ -45,21 +50,25 @@ def cutover_status(runtime: Runtime, only: Collection[str] | None = None) -> dic
     stages = {row.job: row for row in current_stages(runtime.db)}
     now = runtime.store.clock()
     with runtime.db.autocommit() as connection:
-        opened = _by_job(connection, OPEN)
-        overdue = _by_job(connection, OVERDUE, late=now - LATE)
-        failed = _by_job(connection, FAILED, since=now - WINDOW)
+        open_now = connection.execute(OPEN, {"late": now - LATE}).all()
+        failed_lately = connection.execute(FAILED, {"since": now - WINDOW}).all()
+    opened, overdue, failed = _by_job(), _by_job(), _by_job()
+    for row in open_now:
+        opened[row.job][row.backend], overdue[row.job][row.backend] = row.runs, row.overdue
+    for row in failed_lately:
+        failed[row.job][row.backend] = row.runs
     compared = shadow.counts(runtime.db)
     names = dict.fromkeys([*runtime.catalogue, *sorted(opened), *sorted(failed)])
     jobs = []
     for name in names if only is None else [name for name in names if name in only]:
-        row = stages.get(name, StageRow(name, Stage.LEGACY, None, 0))
+        at = stages.get(name, StageRow(name, Stage.LEGACY, None, 0))
         parity = compared.get(name, {"compared": 0, "different": 0, "unexplained": 0})
         has_plan = name in runtime.catalogue and runtime.catalogue[name].plan is not None
         jobs.append(
             {
                 "name": name,
-                "stage": str(row.stage),
-                "percent": row.percent,
+                "stage": str(at.stage),
+                "percent": at.percent,
                 "open": opened[name],
                 "overdue": overdue[name],
                 "failed_24h": failed[name],
@@ -69,13 +78,8 @@ def cutover_status(runtime: Runtime, only: Collection[str] | None = None) -> dic
     return {"use_inngest": runtime.settings.use_inngest, "jobs": jobs}
 
 
-def _by_job(
-    connection: Connection, counted: Select[*tuple[Any, ...]], **values: datetime
-) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(BACKENDS, 0))
-    for job, backend, count in connection.execute(counted, values):
-        counts[job][backend] = count
-    return counts
+def _by_job() -> defaultdict[str, dict[str, int]]:
+    return defaultdict(lambda: dict.fromkeys(BACKENDS, 0))
 
 
 def unreachable(runtime: Runtime, status: dict[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from app.switchyard.audit import GUARDRAIL
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.clock import read_marks
 from app.switchyard.cutover.guardrail import wilson
-from app.switchyard.cutover.status import LATE, OVERDUE, cutover_status, sync_refusal
+from app.switchyard.cutover.status import LATE, OPEN, cutover_status, sync_refusal
 from app.switchyard.operations import processes
 from app.switchyard.operations.trends import Trend, trends
 from app.switchyard.runs.models import RunRow as R
@@ -95,19 +95,19 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         jobs.append(JobLine(job, spec is not None, own, serverless, both))
     with runtime.db.autocommit() as connection:
         late = connection.scalar(select(func.min(R.check_at)).where(R.check_at < now))
-        oldest_due = OVERDUE.add_columns(func.min(R.due_at))
-        overdue = connection.execute(oldest_due, {"late": now - LATE}).all()
+        opened = connection.execute(OPEN, {"late": now - LATE}).all()
+    overdue = [row for row in opened if row.overdue]
     seen = max(read_marks(runtime.db).values(), default=None)
     lag = 0.0 if late is None else (now - late).total_seconds()
-    oldest = min((row[3] for row in overdue), default=None)
+    oldest = min((row.oldest for row in overdue), default=None)
     shown = Overview([], jobs, sides, processes.listed(runtime.db, now), lag, seen, oldest)
     shown.troubles += _unreachable(runtime, shown)
     shown.troubles += _silent(shown, now)
     shown.troubles += _stepped_back(runtime, now)
     for line in jobs:
         shown.troubles += _failing(line)
-    for job, backend, count, since in overdue:
-        shown.troubles.append(_overdue(job, backend, count, now - since))
+    for row in overdue:
+        shown.troubles.append(_overdue(row.job, row.backend, row.overdue, now - row.oldest))
     return shown
 
 
