@@ -92,8 +92,11 @@ def _of(token: str, url: str, keys: Iterable[str]) -> dict[str, Any]:
     return {}
 
 
-def _is_digest(said: str, body: bytes) -> bool:
-    digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest())
+def _is_digest(said: str, sent: Iterable[bytes]) -> bool:
+    sha256 = hashlib.sha256()
+    for piece in sent:
+        sha256.update(piece)
+    digest = base64.urlsafe_b64encode(sha256.digest())
     return hmac.compare_digest(said.rstrip("=").encode(), digest.rstrip(b"="))
 
 
