@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from flask import Blueprint, Flask, Response, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import UnsupportedMediaType
 
 from app.switchyard import extras
 from app.switchyard.config import Settings
@@ -59,6 +60,8 @@ def serve(app: Flask, runtime: Runtime) -> None:
         request.max_content_length = MAX_BYTES
         if "Origin" in request.headers:  # a browser's call: of a page of any site
             raise Unauthorized("no page may call this")
+        if request.mimetype not in ("", "application/json"):
+            raise UnsupportedMediaType("a call of Inngest's is JSON")
         require_here(request, settings, settings.local or settings.inngest_dev is not None)
         if request.method == "POST" and "probe" not in request.args:
             _require_call(request.get_data())

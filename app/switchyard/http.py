@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from math import ceil
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from flask import Blueprint, Flask, Request, Response, g, request
@@ -34,7 +35,10 @@ AGAIN_SECONDS = 5
 REQUEST_ID, _REQUEST_ID = "X-Request-Id", "switchyard.request_id"
 """The header, and where it is kept in the environment of the request."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._+/=:-]{1,128}")
-_PROXIED = re.compile(r"(?i)X-Forwarded-.+|Forwarded|Via|X-Real-Ip")
+_PROXIED = re.compile(
+    r"(?i)X-Forwarded.*|Forwarded.*|Via|X-Real-Ip|.*(Client|Connecting|User)-Ip|Cdn-Loop|Cf-.+"
+    r"|X-(Original|Envoy|Amzn|Azure|Cloud)-.+"
+)
 
 
 def problem(
@@ -194,8 +198,14 @@ def from_here(request: Request, settings: Settings) -> bool:
     site."""
     if settings.trusted_proxies or any(map(_PROXIED.fullmatch, request.headers.keys())):
         return False
+    # nginx names nobody by itself, and calls with its own idea of a Host; but it speaks this.
+    if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return False
     try:
         near = ipaddress.ip_address(request.remote_addr or "").is_loopback
+        host = urlsplit(f"//{request.host}").hostname
     except ValueError:
         return False
-    return near and request.host.rsplit(":", 1)[0].strip("[]") in LOOPBACK
+    origin = request.headers.get("Origin")
+    own = origin is None or origin.partition("://")[2] == request.host.lower()
+    return near and host in LOOPBACK and own
