@@ -1,5 +1,5 @@
 """README, CONTRIBUTING and docs/: each command is one that the app has, and each link, file and
-target is there. That they are run: test_snippets."""
+target is there; what is made anew by a command is up to date. That all is run: test_snippets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from flask.cli import ScriptInfo
 from sqlalchemy import create_engine, select
 
 from app import create_app
+from app.platform import JOBS
 from app.platform.config import ROOT, load
+from app.switchyard import maintenance
+from app.switchyard.job import load as catalogue
 from app.switchyard.runs.models import RunRow
+from tests.bench import __main__ as bench
+from tests.support import configuration
 from tests.support.forks import forked
 from tests.support.pages import PAGES, blocks
 from tests.support.sides import environment
 from tests.support.tables import create_all
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(r"\bflask (?:--app app|switchyard) ([a-z][^`\n]*)")
 SHORT = re.compile(r"`((?:cutover|db|earnings|jobs|mails|payouts|qstash|runs) [a-z][^`\n]*)`")
 STANDS_FOR = re.compile(r"[|…;\[]|(?<!\$)\b[A-Z]{2,}\b")
@@ -101,3 +107,34 @@ def test_the_readmes_job_for_an_app_of_ones_own_is_dispatched(tmp_path: Path) ->
     with engine.connect() as connection:
         [run] = connection.execute(select(RunRow.job, RunRow.key, RunRow.backend))
     assert tuple(run) == ("welcome", "welcome-u1", "rq")
+
+
+def test_the_table_of_jobs() -> None:
+    listed = []
+    for spec in catalogue([*JOBS, maintenance]).values():
+        schedule = f"`{spec.schedule}`" if spec.schedule else "–"
+        names = f"| `{spec.name}` | `{spec.event}` | {schedule} |"
+        listed.append(f"{names} {spec.queue} | {spec.serverless} |")
+    head, _, rest = README.partition("| job (Inngest function id) |")
+    assert head
+    assert listed == rest.split("\n\n")[0].splitlines()[2:]
+
+
+def test_the_table_of_figures() -> None:
+    """It has the rows that `make bench` measures, and no others."""
+    rows = bench.of_readme(README)
+    assert {bench.place(cells[0]) for cells in rows} == set(range(len(bench.ROWS)))
+    for _what, ours, theirs, _unit, _who, ratio in rows:
+        assert all(float(figure.replace(",", "")) > 0 for figure in (ours, theirs, ratio))
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """Made anew by `python -m tests.support.configuration`."""
+    assert configuration.PAGE.read_text() == configuration.page()
+
+
+def test_the_index_names_every_page() -> None:
+    folder = ROOT / "docs"
+    named = re.findall(r"\]\(([\w-]+\.(?:md|yml|json))[)#]", (folder / "index.md").read_text())
+    pages = {page.name for page in folder.iterdir() if page.suffix in (".md", ".yml", ".json")}
+    assert set(named) == pages - {"index.md"}

@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from alembic.autogenerate import produce_migrations
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from flask import Flask
@@ -32,7 +31,7 @@ from sqlalchemy import MetaData, insert, select
 
 from app import create_app
 from app.platform.config import ROOT, Settings, load
-from app.switchyard import JobPayload
+from app.switchyard import JobPayload, include_object
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover.shadow import Parity
 from app.switchyard.operations import processes
@@ -52,7 +51,7 @@ pytestmark = pytest.mark.timeout(600)
 ELSEWHERE = {
     "README.md": (8, "tests/test_tour.py", "tests/test_pages.py"),
     "adopt.md": (16, "tests/adopter/test_shop.py"),
-    "api.md": (7, "tests/test_docs.py"),
+    "api.md": (7, "tests/test_api_page.py"),
     "deploy.md": (7, "tests/test_deploy.py"),
 }
 """How many blocks of a page others run, and who does."""
@@ -72,15 +71,6 @@ NAMES = {"worker", "relay", "clock", "runs retry", "runs cancel"}
 HOLDS_OR_NOT = "cutover verify"
 """What may end with 1: something is wrong in this world."""
 OURS = "from app.switchyard"
-REVISION = """
-from alembic import op
-import sqlalchemy as sa
-
-revision, down_revision = "1", None
-
-def upgrade():
-    op.create_table("orders", sa.Column("id", sa.Integer))
-"""
 JOB, RUN, PARITY = "send-email", "f" * 26, 17
 
 
@@ -200,12 +190,11 @@ def given(page: str, world: World, folder: Path) -> dict[str, Any]:
             functions = "".join(f"def {name}(): ...\n" for name in ("pay", "send_receipt"))
             (folder / "shop" / "tasks.py").write_text(functions)
         case "migrating.md":
-            (folder / "migrations" / "shop").mkdir(parents=True)
-            (folder / "migrations" / "shop" / "one.py").write_text(REVISION)
-            names = {"app": create_app(load({**world.environ, "DATABASE_URL": "sqlite:///x.db"}))}
-            connection = names["app"].extensions["switchyard"].db.engine.connect()
+            app = create_app(load({**world.environ, "DATABASE_URL": "sqlite://"}))
+            connection = app.extensions["switchyard"].db.engine.connect()
             context = EnvironmentContext(Config(), None)  # type: ignore[arg-type]
-            names |= {"connection": connection, "context": context, "metadata": MetaData()}
+            names = {"app": app, "connection": connection, "context": context}
+            names |= {"metadata": MetaData()}
         case _:
             names = {}
     return {"cache": world.runtime.cache, "db": world.runtime.db, "now": utcnow(), **names}
@@ -234,12 +223,9 @@ def test_each_snippet_of_python(
                 [mail] = tx.execute(select(R).where(R.job == "send-email", R.id != RUN))
             assert mail.due_at - mail.created_at == timedelta(minutes=5)
         case "migrating.md":
-            assert made["app"].test_cli_runner().invoke(args=["db", "upgrade"]).exit_code == 0
-            made["connection"].rollback()  # what it sees is of before
-            changes: Any = produce_migrations(made["context"].get_context(), made["metadata"])
-            strange = {change.table_name for change in changes.upgrade_ops.ops}
-            assert "orders" in strange
-            assert not any(name.startswith("switchyard_") for name in strange)
+            [branch] = made["app"].extensions["switchyard"].branches[-1:]
+            assert (branch, branch.name) == (made["shop"], "shop")
+            assert made["context"].get_context().opts["include_object"] is include_object
             made["connection"].close()
 
 

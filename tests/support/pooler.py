@@ -1,7 +1,8 @@
-"""A real pgbouncer in transaction mode before a database."""
+"""A real pgbouncer before a database, as docs/deploy.md sets it up."""
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from tests.support.pages import blocks
 from tests.support.sides import free_port
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -27,17 +29,26 @@ class Pooler:
         behind, port = make_url(database_url), free_port()
         socket = Path(str(behind.query["host"]))
         folder.chmod(0o755)
-        self.settings = folder / "pgbouncer.ini"
-        self.settings.write_text(
-            f"[databases]\n{behind.database} = host={socket}"
-            f" user={behind.username}\n"
-            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-            "auth_type = any\npool_mode = transaction\nmax_client_conn = 500\n"
-            f"default_pool_size = {connections}\nserver_login_retry = 1\n"
-            # It refuses to be root, and must reach the server's socket.
-            + (f"user = {socket.owner()}\n" if os.geteuid() == 0 else "")
+        users = folder / "userlist.txt"
+        users.write_text(f'"{behind.username}" "password"\n')
+        page = configparser.ConfigParser()
+        page.read_string(next(b.text for b in blocks("deploy.md", "ini") if "[pgb" in b.text))
+        page["databases"] = {str(behind.database): f"host={socket} dbname={behind.database}"}
+        page["pgbouncer"].update(
+            {
+                "listen_port": str(port),
+                "unix_socket_dir": "",
+                "auth_file": str(users),
+                "default_pool_size": str(connections),
+                "server_login_retry": "1",
+                # It refuses to be root, and must reach the server's socket.
+                **({"user": socket.owner()} if os.geteuid() == 0 else {}),
+            }
         )
-        self.url = f"postgresql://{behind.username}@127.0.0.1:{port}/{behind.database}"
+        self.settings = folder / "pgbouncer.ini"
+        with self.settings.open("w") as file:
+            page.write(file)
+        self.url = f"postgresql://{behind.username}:password@127.0.0.1:{port}/{behind.database}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

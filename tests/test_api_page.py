@@ -1,35 +1,28 @@
-"""The pages under docs/ that are made, and the snippets in them that can be run."""
+"""docs/api.md: its calls, and what answers them."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.platform.config import ROOT, load
+from app.platform.config import load
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runtime import EXTENSION
-from tests.support.configuration import PAGE, page
+from tests.support.pages import blocks
 from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 
 TOKEN = "0123456789abcdef-admin"
-API = (ROOT / "docs" / "api.md").read_text()
 
 
-def fenced(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", API, re.MULTILINE | re.DOTALL)
-
-
-def test_the_page_of_settings_is_up_to_date() -> None:
-    """Made anew by `python -m tests.support.configuration`."""
-    assert PAGE.read_text() == page()
+def texts(kind: str) -> list[str]:
+    return [block.text for block in blocks("api.md", kind)]
 
 
 @pytest.mark.process
@@ -41,7 +34,7 @@ def test_the_calls_of_the_api_s_page(tmp_path: Path, redis_url: str) -> None:
     app = build(load(environ))
     with app.app_context():
         dispatch("send-email", {"to": "a@b.c", "template": "welcome", "data": {"name": "A"}})
-    first, *more = fenced("sh")
+    first, *more = texts("sh")
     answers: list[Any] = []
     with serve_in_thread(app) as server:
         for block in [first, *(first.partition("\n\n")[0] + "\n" + block for block in more)]:
@@ -54,9 +47,9 @@ def test_the_calls_of_the_api_s_page(tmp_path: Path, redis_url: str) -> None:
         setup = first.partition("\n\n")[0].replace("http://localhost:3005", server)
         call = f"{setup}\napi $API/jobs/send-email/stage -d '{wrong}' || true"
         refused = subprocess.run(["bash", "-c", call], env=env, capture_output=True, text=True)
-    lines = [line for block in fenced("sh") for line in block.splitlines()]
+    lines = [line for block in texts("sh") for line in block.splitlines()]
     assert len(answers) == sum(line.startswith("api ") for line in lines)
-    moved, batch, problem = map(json.loads, fenced("json"))
+    moved, batch, problem = map(json.loads, texts("json"))
     assert set(answers[-2]) == set(moved)
     assert set(answers[-1]) == set(batch)
     assert json.loads(refused.stdout) == problem
