@@ -106,6 +106,12 @@ def test_what_is_not_acted_on_is_not_looked_at(platform: Platform) -> None:
         of = {"object": about}
         answer = sent(platform, type="coupon.created", account=None, created=1e30, data=of)
         assert (answer.status_code, answer.json) == (200, {"received": True}), about
+    thin = {"id": "evt_test_65R", "object": "v2.core.event", "context": "acct_ana/acct_bob"}
+    kind = "v2.core.account[configuration.recipient].updated"
+    for strange in ({"data": None}, {"data": "none"}, {"account": "né"}, {"account": {"id": 1}}):
+        assert sent(platform, **{**thin, "type": kind, **strange}).status_code == 200, strange
+    body = json.dumps({**thin, "type": kind, "created": "2025-01-15T09:00:00.000Z"}).encode()
+    assert post(platform, body).status_code == 200
     assert runs(platform) == []
 
 

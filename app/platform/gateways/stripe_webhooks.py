@@ -26,7 +26,7 @@ class StripeEvent(JobPayload):
     has people's data in it."""
 
     event_id: str = Field(pattern=_NAME)
-    type: str = Field(pattern=_NAME)
+    type: str
     account: str | None = Field(default=None, pattern=_NAME)
     """The connected account it happened on; None: the platform."""
     object_id: str | None = Field(default=None, pattern=_NAME)
@@ -68,14 +68,22 @@ def _signed_at(signature: str) -> int:
 
 def _read(event: dict[str, Any]) -> StripeEvent:
     """Raises KeyError, TypeError and ValueError for what is no event."""
-    about = event["data"]["object"]
-    id_ = about.get("id") if isinstance(about, dict) else None
-    # Other ids, such as a coupon's, are the platform's own choice.
-    plain = isinstance(id_, str) and re.fullmatch(_NAME, id_)
     return StripeEvent(
         event_id=event["id"],
         type=event["type"],
-        account=event.get("account"),
-        object_id=id_ if plain else None,
+        account=_own(event.get("account")),
+        object_id=_own(_of(_of(event, "data"), "object").get("id")),
         live=event.get("livemode") is not False,
     )
+
+
+def _of(given: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is there under `name`: a thin event (https://docs.stripe.com/event-destinations) has
+    neither data nor an object."""
+    there = given.get(name)
+    return there if isinstance(there, dict) else {}
+
+
+def _own(id_: object) -> str | None:
+    """An id of Stripe's making; others, such as a coupon's, are the platform's own choice."""
+    return id_ if isinstance(id_, str) and re.fullmatch(_NAME, id_) else None
