@@ -158,11 +158,18 @@ def test_what_is_not_the_sources_is_refused_logged_and_not_kept(
         assert why in answer.json["detail"]
         [record] = [record for record in caplog.records if record.msg == "webhook refused"]
         assert (record.__dict__["source"], why in record.__dict__["why"]) == ("shop", True)
-    assert platform.post("shop", signed(b"\xff"), b"\xff").status_code == 401
-    assert platform.post("unknown", good).status_code == 404
-    assert platform.post("shop", signed(id_="an id")).status_code == 422
     huge = b"x" * (MAX_BYTES + 1)
-    assert platform.post("shop", signed(huge), huge).status_code == 413
+    for source, headers, body, status, why in (
+        ("shop", signed(b"\xff"), b"\xff", 401, "Malformed"),
+        ("unknown", good, BODY, 404, "does not name it"),
+        ("shop", signed(id_="an id"), BODY, 422, "printable"),
+        ("shop", signed(huge), huge, 413, "exceeds the capacity"),
+        ("stripe", {}, BODY, 400, "Stripe-Signature: "),
+    ):
+        caplog.clear()
+        assert platform.post(source, headers, body).status_code == status
+        [record] = [record for record in caplog.records if record.msg == "webhook refused"]
+        assert (record.__dict__["source"], why in record.__dict__["why"]) == (source, True)
     assert platform.app.test_client().get("/api/webhooks/shop").status_code == 405
     assert (platform.count(Received), platform.count(RunRow)) == (0, 0)
 

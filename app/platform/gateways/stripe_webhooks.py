@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from datetime import datetime
 from typing import Any
@@ -13,8 +12,6 @@ from pydantic import Field
 
 from app.platform.gateways.stripe_answers import StripeWebhookRefused
 from app.switchyard.job import JobPayload
-
-log = logging.getLogger(__name__)
 
 TOLERANCE_SECONDS = 300
 """How far a signed time may be off, either way; Stripe signs anew each time it tries again."""
@@ -56,7 +53,6 @@ def verify_webhook(payload: bytes, signature: str, secrets: str, now: datetime) 
         except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as malformed:
             why = f"not an event of Stripe's ({type(malformed).__name__})"
             break
-    log.warning("webhook refused", extra={"source": "stripe", "why": why})
     raise StripeWebhookRefused(f"Stripe-Signature: {why}")
 
 

@@ -20,7 +20,7 @@ from app.platform.gateways.hooks import STRIPE
 from app.platform.gateways.stripe_answers import StripeRefused
 from app.platform.gateways.stripe_webhooks import StripeEvent, verify_webhook
 from app.platform.payouts import accounts, bank
-from app.platform.webhooks.pages import EventConflict, posted, relay
+from app.platform.webhooks.pages import EventConflict, logged, posted, relay
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.http import problem
@@ -40,6 +40,7 @@ ACTS_ON = frozenset(
 def blueprint(runtime: Runtime) -> Blueprint:
     """Stripe's endpoint."""
     pages = Blueprint("payouts", __name__)
+    pages.after_request(logged)
 
     @pages.post("/api/webhooks/stripe")
     def take() -> Response | dict[str, bool]:

@@ -41,6 +41,7 @@ class SignatureRefused(Unauthorized, title="Signature refused"):
 def blueprint(parts: Runtime) -> Blueprint:
     """The endpoint of the sources of WEBHOOK_SOURCES."""
     pages = Blueprint("webhooks", __name__)
+    pages.after_request(logged)
 
     @pages.post("/api/webhooks/<source>")
     def take(source: str) -> Response | dict[str, bool]:
@@ -48,7 +49,7 @@ def blueprint(parts: Runtime) -> Blueprint:
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
         body = posted()
-        event = _verified(source, secrets, body)
+        event = _verified(secrets, body)
         with parts.db.session() as session:
             new = relay(session, source, event, body)
         return {"received": True, "new": new}
@@ -56,7 +57,7 @@ def blueprint(parts: Runtime) -> Blueprint:
     return pages
 
 
-def _verified(source: str, secrets: Iterable[SecretStr], body: bytes) -> str:
+def _verified(secrets: Iterable[SecretStr], body: bytes) -> str:
     """The source's name for the event, where any of `secrets` signed it and the body, as Standard
     Webhooks has it; Svix's headers are the same under other names.
 
@@ -78,11 +79,18 @@ def _verified(source: str, secrets: Iterable[SecretStr], body: bytes) -> str:
         else:
             break
     else:
-        log.warning("webhook refused", extra={"source": source, "why": why})
         raise SignatureRefused(f"{why}: see Standard Webhooks")
     if not _NAME.fullmatch(given["webhook-id"]):
         raise BadInput("webhook-id: must be 1 to 200 printable characters")
     return given["webhook-id"]
+
+
+def logged(answer: Response) -> Response:
+    """The answer; where it refuses a webhook, the log says why."""
+    if answer.status_code >= 400:
+        why = (answer.get_json(silent=True) or {}).get("detail")
+        log.warning("webhook refused", extra={"source": request.path.split("/")[3], "why": why})
+    return answer
 
 
 def posted() -> bytes:
