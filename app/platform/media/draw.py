@@ -17,6 +17,8 @@ MAX_PIXELS = 50_000_000
 GAP = 1.5
 """How much larger than wanted an image is read, for the resizing to be good."""
 ORIENTATION = 0x0112
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+"""Of a TIFF; where the second is 0, white is."""
 SAMPLES: dict[object, Callable[[Any], Any]] = {
     "L;2": lambda key: 85 * key,
     "L;4": lambda key: 17 * key,
@@ -70,8 +72,10 @@ def shown(image: Image.Image, edge: int, crop: bool) -> tuple[Image.Image, tuple
     if image.mode in ("I", "F"):
         raise ValueError(f"an image of mode {image.mode} does not say what is white")
     if image.mode.startswith("I;16"):
-        wide = image.convert("I")
-        image = wide.point([round(value / 257) for value in range(65_536)], "L")
+        wide, tags = image.convert("I"), getattr(image, "tag_v2", {})
+        (most,) = tags.get(BITS_PER_SAMPLE, (16,))
+        light = [min(255, round(255 * value / (2**most - 1))) for value in range(65_536)]
+        image = wide.point(light[::-1] if tags.get(PHOTOMETRIC) == 0 else light, "L")
         if key is not None:
             alpha = wide.point([255 * (value != key) for value in range(65_536)], "L")
             del wide

@@ -13,11 +13,12 @@ from app.switchyard.errors import NonRetriable
 
 HEAD = 1024
 """Bytes looked at."""
-_AVIF, _HEIF = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
+_AVIF = {b"avif", b"avis", b"MA1A", b"MA1B"}
+_HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
 _QUICKTIME = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
-MAKER = 2
+MAKER = 3
 """Raise it when the same variant would come out otherwise: then it is made again."""
 
 
