@@ -194,8 +194,9 @@ def test_what_a_spreadsheet_made_of_it_is_read(
     world: World, separator: str, comma: bool, encoding: str
 ) -> None:
     text = spelled(separator, comma, SALE, REFUND)
-    world.file.write_bytes(text.encode(encoding))
-    assert numbers(world.run()) == (2, 2, 0, 0, 0)
+    for before in ("", "\r\n", f"sep={separator}\r\n", f"{separator}\r\n"):
+        world.file.write_bytes(f"{before}{text}".encode(encoding))
+        assert numbers(world.run()) == (2, 0 if before else 2, 2 if before else 0, 0, 0)
     assert (world.owed(), world.rows()[0].source) == (4_750 - 950, "tips")
 
 

@@ -122,12 +122,13 @@ def _text(file: BinaryIO) -> TextIOWrapper:
 
 
 def _earnings(text: TextIOWrapper, source: str, done: Counter[str], bad: Report) -> Iterator[Row]:
-    first = text.readline()
+    first = next(filter(str.strip, text), "")
     text.seek(0)
     rows = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
     begins = 1
     try:
-        names = _names(next(rows, []))
+        # Excel's own "sep=;" may stand before it.
+        names = _names(next((row for row in rows if any(row) and row[0][:4] != "sep="), []))
         begins = rows.line_num + 1
         for row in rows:
             number, begins = begins, rows.line_num + 1
