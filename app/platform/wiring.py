@@ -18,8 +18,8 @@ from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.mail import commands as mails
 from app.platform.payouts import commands as payouts
-from app.platform.payouts import inbox
-from app.platform.statements import links
+from app.platform.payouts import pages as payout_pages
+from app.platform.statements import pages as statement_pages
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
 from app.switchyard.clock import Clock
@@ -99,7 +99,7 @@ def mount(app: Flask, runtime: Runtime) -> None:
     app.session_interface = Sessions()
     app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
     register_problems(app)
-    for pages in (inbox, links, webhook_pages):
+    for pages in (payout_pages, statement_pages, webhook_pages):
         app.register_blueprint(pages.blueprint(runtime))
     layer = app.cli.commands["switchyard"]
     assert isinstance(layer, AppGroup)

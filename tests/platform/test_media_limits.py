@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,9 +115,3 @@ def test_the_largest_files_fit(name: str) -> None:
         assert size == [3_840, 2_160]
         with decoders.mp4(file, decoder, size, variant) as (_, report):
             assert report["width"] == 1_280
-
-
-def test_the_declaration_of_the_job_imports_no_decoder() -> None:
-    code = "import sys, app.platform.media.jobs; print({'PIL', 'av'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from app.platform.gateways.hooks import Hook
-from app.platform.gateways.smtp import Mailer
-from app.platform.gateways.storage import Storage
-from app.platform.gateways.stripe import StripeGateway
+if TYPE_CHECKING:
+    from app.platform.gateways.hooks import Hook
+    from app.platform.gateways.smtp import Mailer
+    from app.platform.gateways.storage import Storage
+    from app.platform.gateways.stripe import StripeGateway
 
 
 @dataclass(frozen=True, slots=True)

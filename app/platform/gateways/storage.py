@@ -15,10 +15,6 @@ from functools import cached_property
 from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError
-from obstore.store import from_url
-
 from app.switchyard import effects
 from app.switchyard.errors import BadInput, SettingsError, SwitchyardError
 
@@ -66,12 +62,12 @@ class Storage:
         if not self._url.startswith("file:"):  # a folder keeps no types
             more["attributes"] = {"Content-Type": content_type}
         with self._opened(path, reading=False) as store:
-            obstore.put(store, path, data, **more)
+            store.put(path, data, **more)
 
     def get(self, path: str) -> bytes:
         """What is kept as `path`. Raises StorageMissing."""
         with self._opened(path) as store:
-            return bytes(obstore.get(store, path).bytes())
+            return bytes(store.get(path).bytes())
 
     def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
         """Write what is kept as `path` to a file, piece by piece.
@@ -79,7 +75,7 @@ class Storage:
         Raises StorageMissing, and StorageTooLarge where it has more than `at_most` bytes.
         """
         with self._opened(path) as store:
-            kept = obstore.get(store, path)
+            kept = store.get(path)
             if (size := kept.meta["size"]) > at_most:
                 raise StorageTooLarge(f"{path} has {size:,} bytes; {at_most:,} are the most")
             for piece in kept.stream(PIECE):
@@ -89,13 +85,15 @@ class Storage:
         """Whether something is kept as `path`."""
         try:
             with self._opened(path) as store:
-                return bool(obstore.head(store, path))
+                return bool(store.head(path))
         except StorageMissing:
             return False
 
     @contextmanager
     def _opened(self, path: str, *, reading: bool = True) -> Iterator[Any]:
         """The store, for one call; the library's errors end here."""
+        from obstore.exceptions import BaseError  # a process that keeps no file needs no library
+
         checked_path(path)
         self._pid = self._pid or os.getpid()
         if self._pid != os.getpid():
@@ -113,6 +111,8 @@ class Storage:
 
     @cached_property
     def _store(self) -> Any:
+        from obstore.store import from_url
+
         if self._url.startswith("file:"):
             return from_url(self._url, mkdir=True)
         bounds: Any = {"read_timeout": self._timeout, "connect_timeout": self._timeout}
