@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -82,6 +83,8 @@ def test_every_command_of_a_page_is_one_of_the_app(page: Path) -> None:
     tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     for name in FILE.findall(text):
         assert name in tests or (ROOT / name).exists(), name
+    assert all(find_spec(module) for module in re.findall(r"python -m ([\w.]+)", text))
+    assert set(re.findall(r"--only (\w+)", text)) <= set(bench.ROWS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

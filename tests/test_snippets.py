@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from base64 import b64encode
@@ -30,20 +29,18 @@ from opentelemetry.sdk import environment_variables
 from sqlalchemy import MetaData, insert, select
 
 from app import create_app
+from app.local.parts import read_procfile
 from app.platform.config import ROOT, Settings, load
 from app.switchyard import JobPayload, include_object
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover.shadow import Parity
-from app.switchyard.operations import processes
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
-from tests.support.forks import Forked
 from tests.support.pages import PAGES, Block, blocks, prose
 from tests.support.rows import run_row
 from tests.support.serving import serve_in_thread
 from tests.support.sides import environment, parts
 from tests.support.standins import StripeStandIn
-from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.test_pages import commands, is_whole
 
 pytestmark = pytest.mark.timeout(600)
@@ -66,6 +63,8 @@ NOT_RUN = {
 each_page = pytest.mark.parametrize(
     "page", [page for page in PAGES if page.name != "adopt.md"], ids=lambda page: page.name
 )
+PROCESSES = {*read_procfile().values(), "flask switchyard worker"}
+"""Started in test_deploy, test_procfile and test_worker_command."""
 NAMES = {"worker", "relay", "clock", "runs retry", "runs cancel"}
 """Named in a sentence; run where they stand in a block."""
 HOLDS_OR_NOT = "cutover verify"
@@ -98,23 +97,6 @@ class World:
             )
             code, said = ran.returncode, ran.stdout
         assert code in ((0, 1) if HOLDS_OR_NOT in line else (0,)), (line, code, said)
-
-    def live(self, line: str) -> None:
-        """Start a process, wait for its sign of life, and end it."""
-        program, *words = shlex.split(line, comments=True)
-        module = {"rq": "rq.cli"}.get(program, program)
-        process = Forked(["-m", module, *words], env=self.environ, stdout=-1, stderr=-2, text=True)
-        try:
-            until(lambda: process.pid in {row["pid"] for row in self._alive()})
-            process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-            assert process.returncode in (0, -signal.SIGTERM), said  # a worker: before it listens
-        finally:
-            process.kill()
-            process.wait()
-
-    def _alive(self) -> list[dict[str, Any]]:
-        return processes.listed(self.runtime.db, utcnow())
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +145,10 @@ def test_each_block_is_run_or_named() -> None:
 def test_each_command(world: World, page: Path) -> None:
     for block in to_run(page, "sh"):
         for line in block.text.replace("\\\n", " ").splitlines():
-            (world.live if "process" in block.kind else world.do)(line)
+            if "process" in block.kind:
+                assert line.split("  #")[0] in PROCESSES
+            else:
+                world.do(line)
     for line in sorted(commands(prose(page.name))):
         if line not in NAMES and is_whole(world.app, line):
             world.do(f"flask {line}")
