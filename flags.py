@@ -1,10 +1,9 @@
-"""Which backend does a job: decide(job, key), the only reader of USE_INNGEST.
+"""decide(job, key) chooses the backend of a job. It is the only reader of USE_INNGEST.
 
-Any off switch wins: USE_INNGEST not true, a stage that is not yet on the serverless side, or a key
-that is pinned to RQ. A stage is read from its store at most once in TTL_SECONDS and process, by the
-caller that finds it old: there is no background thread, so a fork never freezes it. A store that
-cannot be read leaves the last known answer: this process's own, else a snapshot's, or legacy where
-there is none.
+Any off switch wins: USE_INNGEST is not true, the stage is not yet on the serverless side, or the
+key is pinned to RQ. Each process reads a stage at most once in TTL_SECONDS, in the call that finds
+it stale: there is no background thread that a fork could lose. While the store cannot be read the
+last known answer serves: this process's own, or else a snapshot's. Without either, legacy does.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from typing import Any, NamedTuple
 log = logging.getLogger(__name__)
 
 TTL_SECONDS = 0.9
-"""A flip must be seen by every process within one second; the rest is for the read itself."""
+"""Every process must see a flip within one second. What is left of it is for the read itself."""
 SWITCH = "USE_INNGEST"
 OWN_SWITCH = f"SWITCHYARD_{SWITCH}"
-"""The same where the host has that name for something else; it wins."""
+"""The same switch for a host that uses the other name for something else. This one wins."""
 LEGACY_BACKEND = "rq"
 _FULL_SCALE = 1 << 64
 
 
 class Stage(StrEnum):
-    """Where a job stands in its migration."""
+    """How far a job is in its migration."""
 
     LEGACY = "legacy"
     SHADOW = "shadow"
@@ -40,18 +39,18 @@ class Stage(StrEnum):
 
 
 MOVING = (Stage.RAMP, Stage.LIVE)
-"""The stages in which the serverless side works and the legacy side may have to again."""
+"""The stages in which the serverless side works and the legacy side may have to take over again."""
 
 
 class Side(StrEnum):
-    """What a key can be pinned to."""
+    """The side to which a key can be pinned."""
 
     RQ = "rq"
     SERVERLESS = "serverless"
 
 
 class Reason(StrEnum):
-    """Why a decision fell as it did: OpenFeature's words where it has one."""
+    """Why a decision was made. The words are OpenFeature's where it has one."""
 
     DISABLED = "DISABLED"
     """USE_INNGEST is not true."""
@@ -62,23 +61,23 @@ class Reason(StrEnum):
     TARGETING_MATCH = "TARGETING_MATCH"
     """The key is pinned to a side."""
     DEFAULT = "DEFAULT"
-    """No stage was ever set for this job: legacy."""
+    """No stage was ever set for this job, so it is legacy."""
     STALE = "STALE"
-    """The stage store could not be read; the last known answer served."""
+    """The stage store could not be read, and the last known answer served."""
     ERROR = "ERROR"
-    """The stage store could not be read and nothing was known: legacy."""
+    """The stage store could not be read and nothing was known, so it is legacy."""
     PARENT = "PARENT"
-    """A child run follows its parent; the flag was not asked."""
+    """A child run follows its parent. The flag was not read."""
     SHADOW = "SHADOW"
-    """The run compares what another would do with what it did; the flag was not asked."""
+    """The run compares another run's plan with what it did. The flag was not read."""
     HANDED_OVER = "HANDED_OVER"
-    """A drain or an operator moved the run; the flag was not asked again."""
+    """A drain or an operator moved the run. The flag was not read again."""
     CANARY = "CANARY"
-    """`cutover verify` named the side, to see that it works; the flag was not asked."""
+    """`cutover verify` chose the side in order to test it. The flag was not read."""
 
 
 class Decision(NamedTuple):
-    """One answer, recorded once with the run it was made for."""
+    """One answer, which is recorded once, in its run."""
 
     backend: str
     reason: str
@@ -87,26 +86,26 @@ class Decision(NamedTuple):
 
 
 class StageRow(NamedTuple):
-    """A job's stage as its store holds it; `version` grows with each change."""
+    """A job's stage as its store holds it. `version` grows with each change."""
 
     job: str
     stage: str
     percent: float | None
     version: int
     pins: Sequence[tuple[str, str]] = ()
-    """Keys and the side each is pinned to, while the stage is a ramp or live."""
+    """Keys and the side to which each is pinned while the stage is ramp or live."""
 
 
 class _Entry(NamedTuple):
     off: Decision
     on: Decision
     threshold: int
-    """Keys whose bucket lies below it are on; 0 is nobody, 2**64 everybody."""
+    """Keys whose bucket is below it are on. 0 is nobody, 2**64 everybody."""
     pinned: Mapping[str, Decision]
 
 
 def switch(environ: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """Where an app's master switch is set, its config or the environment, and by which name."""
+    """Where an app's master switch is set, in its config or the environment, and by which name."""
     for where in (config, environ):
         if where.get(OWN_SWITCH) not in (None, ""):
             return where, OWN_SWITCH
@@ -114,7 +113,7 @@ def switch(environ: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Mappi
 
 
 def parse_use_inngest(raw: object) -> bool:
-    """The master switch: `true` or `false`, unset is false. Raises ValueError on anything else."""
+    """The master switch: `true` or `false`, or unset for false. Raises ValueError otherwise."""
     text = "" if raw is None else str(raw).strip().lower()
     if text in ("", "false"):
         return False
@@ -124,18 +123,18 @@ def parse_use_inngest(raw: object) -> bool:
 
 
 def bucket(job: str, key: str) -> int:
-    """A key's fixed place in [0, 2**64): the same in every process, so a ramp is sticky by key and
-    monotone in its percent."""
+    """A key's fixed place in [0, 2**64), the same in every process: a ramp is sticky by key, and a
+    higher percentage only adds keys."""
     return int.from_bytes(blake2b(f"{job}\0{key}".encode(), digest_size=8).digest())
 
 
 def threshold(percent: float) -> int:
-    """The bucket below which `percent` of all keys lie."""
+    """The bucket below which `percent` of all keys are."""
     return min(_FULL_SCALE, max(0, int(percent / 100 * _FULL_SCALE)))
 
 
 class Flags:
-    """The answers of one process. Lock-free: two threads may at worst both read the store."""
+    """The answers of one process. There is no lock: at worst two threads both read the store."""
 
     def __init__(
         self,
@@ -180,7 +179,7 @@ class Flags:
         return entry.off
 
     def is_pinned(self, job: str, key: str) -> bool:
-        """Whether a pin decides for this key, as this process last read."""
+        """Whether a pin decides for this key, according to what this process last read."""
         entry = (self._entries or {}).get(job)
         return entry is not None and key in entry.pinned
 
@@ -188,7 +187,7 @@ class Flags:
         self._fresh_until = self._monotonic() + TTL_SECONDS
         try:
             rows = {row.job: row for row in self._load()}
-        except Exception as failure:  # noqa: BLE001 - whatever the store's client raises
+        except Exception as failure:  # noqa: BLE001 - a store's client may raise anything
             log.warning(
                 "stage store unreadable (%s); last known stages serve", type(failure).__name__
             )
@@ -221,7 +220,7 @@ class Flags:
         if row.stage not in MOVING:
             return _Entry(off, on, limit, {})
         why = reason.value if reason is Reason.STALE else Reason.TARGETING_MATCH.value
-        # A side this code does not know is an off switch, like any nonsense.
+        # A side that this code does not know is an off switch, as any nonsense is.
         pinned = {
             key: (on if side == Side.SERVERLESS else off)._replace(reason=why)
             for key, side in row.pins
@@ -245,7 +244,7 @@ _at_work: Callable[[], Flags | None] = _nobody
 
 
 def resolve(at_work: Callable[[], Flags | None]) -> None:
-    """Have `decide` ask the flags that `at_work` names: each app of a process has its own."""
+    """Make `decide` use the flags that `at_work` returns: each app in a process has its own."""
     global _at_work
     _at_work = at_work
 
@@ -259,7 +258,7 @@ def _is_on(raw: object) -> bool:
 
 
 def decide(job: str, key: str) -> Decision:
-    """The backend for a new run of `job`, with reason, stage and version, by the app at work.
+    """The backend for a new run of `job` in the current app, with reason, stage and version.
 
     Legacy (reason ERROR) where the process has no stage store: an off switch wins.
     """

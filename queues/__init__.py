@@ -1,6 +1,6 @@
 """The legacy side: plain RQ on Redis. It knows how to deliver a run, not what is in it.
 
-`from queues import Job, Queue, job` stands in for rq's, at old call sites: docs/old-call-sites.md.
+At old call sites `from queues import Job, Queue, job` replaces rq's: docs/old-call-sites.md.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _AT = {"Job": ".dispatched", "Queue": ".dropin", "job": ".dropin"}
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: the wiring imports this package's backend, and old call sites
-    # what is wired.
+    # Imported only on request: the wiring imports this package's backend, and the drop-in imports
+    # the wiring.
     if name not in _AT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_AT[name], __name__), name)

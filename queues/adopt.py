@@ -1,4 +1,4 @@
-"""adopt(): a function that RQ runs becomes a job, as it is."""
+"""adopt(): makes a job of a function that RQ runs, without changing the function."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 _SHOWN = 60
 _REFUSED = {
     Parameter.VAR_POSITIONAL: "*{} takes any number of arguments, which have no names",
-    Parameter.VAR_KEYWORD: "**{} takes any argument: name those that are meant",
+    Parameter.VAR_KEYWORD: "**{} takes any argument: name those that it expects",
 }
 
 
 class Arguments(JobPayload):
-    """The payload of an adopted function: its arguments, by their names as they are. A parameter
-    that pydantic itself has the name of (`json`, `copy`, `_x`) is the field `json_`, `copy_`, `x_`.
+    """The payload of an adopted function: its arguments by name. A parameter whose name pydantic
+    reserves (`json`, `copy`, `_x`) becomes the field `json_`, `copy_` or `x_`.
     """
 
     model_config = ConfigDict(alias_generator=None, protected_namespaces=())
@@ -56,33 +56,33 @@ def adopt(
     event: str | None = None,
     **options: Any,
 ) -> JobSpec:
-    """Declare a job that calls an existing function, and takes its place at old call sites.
+    """Declare a job that calls an existing function and replaces it at old call sites.
 
-    `function` is its dotted path, as RQ has it, or the function itself. The job is named as the
-    function is, with dashes (`shop.tasks.send_receipt`: `send-receipt`), its event is
-    `task.send-receipt`; two functions of one name need a `name` for one of them. `options` are
-    those of `@job`, with the same defaults: an exception is retried, `attempts=1` is RQ's way
-    without `Retry`.
+    `function` is the function or its dotted path, as RQ writes it. The job gets the function's
+    name with dashes (`shop.tasks.send_receipt`: `send-receipt`), and its event is
+    `task.send-receipt`. If two functions share a name, one needs a `name` of its own. `options`
+    are those of `@job`, with the same defaults: an exception is retried, and `attempts=1` is what
+    RQ does without `Retry`.
 
-    The parameters are read from the module's source, which is not imported: a web process can
-    enqueue and dispatch without it. Arguments are bound to them here; `*args` and `**kwargs` are
-    refused. Annotations of the standard library's types are known here, and values checked when
-    they are dispatched; those of a class that the module defines, or imports from elsewhere, are
-    known where the function is called, and until then a value is what pydantic makes JSON of. A
-    parameter without annotation takes what JSON gives back as it was: to pass a datetime, annotate
-    it. A default of None makes an annotation optional.
+    The parameters are read from the module's source, which is not imported, so a web process can
+    enqueue and dispatch without it. `*args` and `**kwargs` are refused. Values whose annotations
+    are types of the standard library are checked at dispatch. Classes that the module defines or
+    imports are known only where the function is called; until then a value is what pydantic turns
+    into JSON. A parameter without an annotation takes what survives JSON unchanged: annotate one
+    to pass a datetime. A default of None makes an annotation optional.
 
-    The body is one step: it calls the function and awaits it where it is async. `current_run()` and
-    `rq.get_current_job()` answer in it, on every side: that job's `id` is the job_id that an old
-    call site gave, else the run's, and its `meta` is kept in the ledger, as JSON. So is the result;
-    one that JSON cannot carry is logged and kept as null, since what was done is done.
+    The body is a single step that calls the function, and awaits it if it is async. Inside it
+    `current_run()` and `rq.get_current_job()` work on every side: that job's `id` is the job_id
+    from the old call site or else the run's id, and its `meta` is saved in the ledger as JSON. So
+    is the result. One that JSON cannot represent is logged and saved as null, since the function
+    has already done its work.
 
-    Raises SettingsError where there is no such function, and where JSON cannot carry a parameter.
+    Raises SettingsError where there is no such function, or JSON cannot represent a parameter.
     """
     path = function if isinstance(function, str) else _path_of(function)
     module, _, short = path.rpartition(".")
     if not module:
-        raise SettingsError(f"{path!r} is no dotted path of a function, such as shop.tasks.pay")
+        raise SettingsError(f"{path!r} is not a function's dotted path, such as shop.tasks.pay")
     source = Source(module)
     signature = source.signature(short)
     own = short.strip("_").replace("_", "-") if name is None else name
@@ -104,14 +104,14 @@ def adopt(
 def _path_of(function: Callable[..., Any]) -> str:
     path = f"{function.__module__}.{function.__qualname__}"
     if function.__module__ == "__main__" or "<" in path:
-        raise SettingsError(f"{path} cannot be imported by a worker: adopt a module's function")
+        raise SettingsError(f"{path}: a worker cannot import it, so adopt a function of a module")
     return path
 
 
 def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[Arguments]:
-    """The payload's model; `recorded`, of what comes from the ledger and was checked before.
+    """The payload's model, or with `recorded` the one for payloads that were checked before.
 
-    Raises SettingsError where JSON cannot carry a parameter.
+    Raises SettingsError where JSON cannot represent a parameter.
     """
     fields: dict[str, Any] = {}
     for parameter in signature.parameters.values():
@@ -120,11 +120,11 @@ def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[A
             raise SettingsError(f"{path}: {_REFUSED[parameter.kind].format(name)}")
         kind = parameter.annotation
         if parameter.default is None and kind is not UNKNOWN:
-            kind = Optional[kind]  # noqa: UP045 - of what is known at run time only
+            kind = Optional[kind]  # noqa: UP045 - the type is known only at run time
         try:
             kind = _of_json(kind) if recorded else _checked(kind)
         except PydanticUserError:
-            raise SettingsError(f"{path}: JSON cannot carry parameter {name}: {kind}") from None
+            raise SettingsError(f"{path}: JSON has no form for parameter {name}: {kind}") from None
         taken = name.startswith("_") or hasattr(Arguments, name)
         default = ... if required else parameter.default
         fields[f"{name.strip('_')}_" if taken else name] = (
@@ -140,7 +140,7 @@ def _of_json(kind: Any) -> Any:
 
 
 def _checked(kind: Any) -> Any:
-    """The type, with a check that a value comes back from JSON as it was."""
+    """The type, with a check that a value survives JSON unchanged."""
     if kind is UNKNOWN:
         return Annotated[Any, BeforeValidator(to_jsonable_python)]
     adapter = TypeAdapter[Any](_of_json(kind))
@@ -148,7 +148,7 @@ def _checked(kind: Any) -> Any:
     def check(value: Any) -> Any:
         back = adapter.validate_python(adapter.dump_python(value, mode="json"))
         if back != value:
-            raise ValueError(f"JSON gives {_shown(value)} back as {_shown(back)}: annotate it")
+            raise ValueError(f"JSON turns {_shown(value)} into {_shown(back)}: annotate it")
         return value
 
     return Annotated[kind, AfterValidator(check)]
@@ -161,9 +161,9 @@ def _shown(value: Any) -> str:
 
 @cache
 def _imported(path: str) -> tuple[Callable[..., Any], Signature, type[Arguments]]:
-    """The function, and its parameters as its own module knows their types."""
+    """The function, and its parameters with the types that its own module knows."""
     module, _, name = path.rpartition(".")
-    # In a context of its own: old modules push one of an app at their import, and never pop it.
+    # In a context of its own: old modules push an app's context when imported and never pop it.
     namespace = vars(copy_context().run(importlib.import_module, module))
     signature = Source(module).signature(name, namespace)
     for parameter in signature.parameters.values():
@@ -204,8 +204,8 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 def _as_json(path: str, result: Any) -> Any:
     try:
         if isinstance(result, Iterator):
-            raise ValueError("an iterator, which would have to be used up")
+            raise ValueError("it is an iterator, which could be read only once")
         return to_jsonable_python(result, inf_nan_mode="null")
     except ValueError as unfit:
-        log.warning("its result is no JSON and not kept", extra={"of": path, "why": str(unfit)})
+        log.warning("result not saved: not JSON", extra={"of": path, "why": str(unfit)})
         return None

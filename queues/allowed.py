@@ -1,6 +1,6 @@
-"""What a worker does of what lies in Redis: runs, and the old jobs that the settings name.
+"""What a worker may perform of what it finds in Redis: runs, and old jobs that the settings allow.
 
-Whoever can write to Redis writes what they like: a field that cannot be read fails its own job.
+Anyone who can write to Redis can write anything: a field that cannot be read fails its own job.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 OWN: dict[str, Callable[..., Any]] = {TASK: task.perform, DEPENDENCY: task.wait_for_run}
 INFLATED_BYTES = 16 * 1024 * 1024
-"""The largest call that is read: what is small in Redis may inflate to gigabytes."""
+"""The largest call that is read, since one that is small in Redis may inflate to gigabytes."""
 _MOST = 10 * 365 * 24 * 3600
-"""Ten years in seconds: RQ, Redis and the kernel take no number of any size."""
+"""Ten years in seconds. RQ, Redis and the kernel do not accept numbers of any size."""
 _NO_WEBHOOKS = "it names webhooks, which would go anywhere: this worker sends none"
 _NUMBERS = (
     *("timeout", "ttl", "result_ttl", "failure_ttl", "rate_limit_concurrency"),
@@ -38,26 +38,26 @@ _NUMBERS = (
 
 
 def is_wrong_type(failure: Exception) -> bool:
-    """Whether Redis has something else under the key than what was asked for."""
+    """Whether Redis has a value of another type under the key."""
     return isinstance(failure, ResponseError) and "WRONGTYPE" in str(failure)
 
 
 class NotAllowed(SwitchyardError):
-    """A job in Redis names a function that was never declared; it is not executed."""
+    """A job in Redis names a function that was never declared. It is not executed."""
 
 
 class WorkerJob(Job):
     """An RQ job that runs a declared function or nothing.
 
-    Without it whoever can write to Redis runs any importable dotted path in the worker, JSON
-    serializer or not. Callbacks are dotted paths too, and webhooks are requests to anywhere.
+    Without this, anyone who can write to Redis can run any importable dotted path in the worker,
+    even with the JSON serializer. Callbacks are dotted paths too, and webhooks can go anywhere.
     """
 
     legacy: frozenset[str] = frozenset()
-    """What else may run: LEGACY_FUNCTIONS."""
+    """The other functions that may run: LEGACY_FUNCTIONS."""
     legacy_pickle = False
     refusal = ""
-    """Why nothing of it is done."""
+    """Why the job is not performed."""
     _too_large = False
 
     @classmethod
@@ -76,7 +76,7 @@ class WorkerJob(Job):
     def fetch_many(
         cls, job_ids: Iterable[str], connection: Redis, serializer: Any = None
     ) -> list[Job | None]:
-        """See rq; one that cannot be read hides no other."""
+        """See rq. One that cannot be read hides no other."""
         jobs: list[Job | None] = []
         for job_id in job_ids:
             try:
@@ -87,7 +87,7 @@ class WorkerJob(Job):
 
     @property
     def in_process(self) -> bool:
-        """Whether it needs no work horse: it is a run's, or nothing of it is done."""
+        """Whether it needs no work horse, since it is a run's or is not performed."""
         if self.legacy_pickle and is_pickled(self.data):
             return False
         try:
@@ -97,7 +97,7 @@ class WorkerJob(Job):
 
     @property
     def run(self) -> tuple[str, int] | None:
-        """The run and the epoch that it is of, if it is written as RQBackend writes a run's."""
+        """Its run and epoch, if it is written as RQBackend writes a run's job."""
         try:
             if is_pickled(self.data) or self.refusal:
                 return None
@@ -109,8 +109,8 @@ class WorkerJob(Job):
         return None
 
     def restore(self, raw_data: Any) -> Any:
-        """Read what Redis has of it, as far as it can be read; a pickled job in its own format, if
-        that is allowed. `refusal` says what is wrong with the rest."""
+        """Read as much of the job as can be read, and a pickled one in its own format if that is
+        allowed. `refusal` says what is wrong with the rest."""
         fields = dict(raw_data)
         if b"data" not in fields:
             raise NoSuchJobError(f"no call in {self.id}")
@@ -120,7 +120,7 @@ class WorkerJob(Job):
         self.refusal = _NO_WEBHOOKS if fields.pop(b"webhooks", None) else ""
         try:
             read = self._read(fields)
-        except Exception:  # noqa: BLE001 - whatever it is that a stranger wrote
+        except Exception:  # noqa: BLE001 - a stranger may have written anything
             sound = {name: value for name, value in fields.items() if self._reads(name, value)}
             self.refusal = f"{sorted(fields.keys() - sound.keys())!a} cannot be read"
             read = self._read(sound)
@@ -138,9 +138,9 @@ class WorkerJob(Job):
         return True
 
     def _read(self, fields: dict[bytes, bytes]) -> Job:
-        """What RQ reads in them. Raises where it could not go on with one of them."""
+        """The fields as RQ reads them. Raises where RQ could not process one of them."""
         job = Job(self._id, self.connection, self.serializer)
-        # Of an earlier try, and not needed: RQ would inflate the latter without a bound.
+        # Left by an earlier attempt and not needed. RQ would inflate the latter without limit.
         job.restore({**fields, b"data": b"", b"result": b"", b"exc_info": b""})
         for number in (getattr(job, name, None) for name in _NUMBERS):
             if number is not None and not -1 <= number <= _MOST:
@@ -157,21 +157,21 @@ class WorkerJob(Job):
         return job
 
     def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
-        """See rq. A call that was too large to be read stays in Redis as it is."""
+        """See rq. A call that was too large to read stays in Redis as it is."""
         fields = super().to_dict(include_meta, include_result)
         if self._too_large:
             del fields["data"]
         return fields
 
     def dependencies_are_met(self, *args: Any, **options: Any) -> bool:
-        """See rq. With dependencies that cannot be read it is enqueued, and fails."""
+        """See rq. A job whose dependencies cannot be read is enqueued, and fails."""
         return not self._dependency_ids or super().dependencies_are_met(*args, **options)
 
     def _deserialize_data(self) -> None:
         if self.refusal:
             raise DeserializationError(self.refusal)
         if is_pickled(self.data) and not self.legacy_pickle:
-            raise DeserializationError("a pickle, which runs code when opened: see LEGACY_PICKLE")
+            raise DeserializationError("it is a pickle, which can run code: see LEGACY_PICKLE")
         super()._deserialize_data()  # type: ignore[no-untyped-call]
 
     def _declared(self, path: str | None) -> Callable[..., Any] | None:
@@ -180,7 +180,7 @@ class WorkerJob(Job):
         module = path.rpartition(".")[0]
         if path in self.legacy or f"{module}.*" in self.legacy:
             function = import_attribute(path)
-            # `from os import system` does not make it the module's own.
+            # `from os import system` does not make `system` the module's own.
             owned = getattr(function, "__module__", None) == module
             if path in self.legacy or (owned and not isinstance(function, ModuleType)):
                 return function
@@ -197,7 +197,7 @@ class WorkerJob(Job):
             raise NotAllowed("a job on an instance is not a declared job function")
         return getattr(self.instance, self.func_name or "")
 
-    # Each raises NotAllowed where one is named that is not declared.
+    # Each raises NotAllowed where it names a function that is not declared.
     success_callback = property(lambda self: self._declared(self._success_callback_name))
     failure_callback = property(lambda self: self._declared(self._failure_callback_name))
     stopped_callback = property(lambda self: self._declared(self._stopped_callback_name))

@@ -1,4 +1,4 @@
-"""The RQ backend: one RQ job per message, written as RQ writes it, many in one round trip."""
+"""The RQ backend: one RQ job per message, in RQ's own format, and many in one round trip."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from app.switchyard.text import reason
 log = logging.getLogger(__name__)
 
 TASK = f"{__package__}.task.perform"
-"""What an RQ job of a run names."""
+"""The function that a run's RQ job names."""
 DEPENDENCY = f"{__package__}.task.wait_for_run"
-"""What the RQ job names that other RQ jobs depend on in a run's place."""
+"""The function of an RQ job on which others depend in place of a run."""
 WORKER_COMMAND = (
     f"rq worker --config {__package__}.settings --worker-class {__package__}.worker.Worker"
 )
 MARK = "switchyard"
-"""The field by which a registered worker is known as one of this layer: RQ keeps no class."""
+"""The field that marks a registered worker as one of this layer's, since RQ stores no class."""
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 FAILURE_TTL_SECONDS = 7 * 24 * 3600
 WARN_SECONDS = 60.0
-CLUSTER = "it is a Redis Cluster, and RQ needs a server that has all keys: name one in REDIS_URL"
+CLUSTER = "it is a Redis Cluster, and RQ needs one server with all keys: name one in REDIS_URL"
 _OF_A_CLUSTER = (AskError, ClusterCrossSlotError, ClusterDownError)  # MOVED is one of the first
 _AT_ONCE = 500
-"""Messages in one call: meanwhile Redis does nothing else, for a few milliseconds."""
+"""How many messages one call sends. It occupies Redis for a few milliseconds."""
 _PICKLE = b"\x80"
-"""How every pickle of protocol 2 or later begins, and no JSON."""
-# One call for all, each with what only it has: RQ's fields of a job would be most of the time. What
-# lies in the way of one, of whatever type, must not keep the others back. The trace is in no field
-# of RQ's, whose meta is pickled or JSON.
+"""The first byte of every pickle of protocol 2 or later, and of no JSON."""
+# One call sends many messages and gets only what differs between them: packing all of RQ's fields
+# took most of the time. A key of another type that is in the way of one job must not stop the
+# others. The trace has a field of its own, since RQ's meta may be pickled.
 _PUSH = """
 for place = 8, #ARGV, 3 do
   local run, epoch, trace = ARGV[place], ARGV[place + 1], ARGV[place + 2]
@@ -69,7 +69,7 @@ for place = 8, #ARGV, 3 do
 end
 redis.call('SADD', KEYS[1], KEYS[2])
 """
-# Both or neither: a worker that popped the id is about to read the hash, and deletes it itself.
+# Removes both or neither: a worker that popped the id is about to read the hash and deletes it.
 _UNQUEUE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then return redis.call('DEL', KEYS[2]) end
 return 0
@@ -89,12 +89,12 @@ def queue_key(queue: str) -> str:
 
 
 def is_pickled(data: bytes) -> bool:
-    """Whether the call is a pickle, by its first byte, without opening it."""
+    """Whether the call is a pickle, judged by its first byte, without opening it."""
     return data.startswith(_PICKLE)
 
 
 def call_of(stored: bytes, most: int) -> bytes:
-    """The first `most` bytes of a job's call, which RQ compresses."""
+    """The first `most` bytes of a job's call, which RQ stores compressed."""
     try:
         return zlib.decompressobj().decompress(stored, most)
     except zlib.error:
@@ -103,7 +103,7 @@ def call_of(stored: bytes, most: int) -> bytes:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Raises BackendUnavailable where Redis fails in the block."""
+    """Raise BackendUnavailable where Redis fails in the block."""
     try:
         yield
     except RedisError as failure:
@@ -112,11 +112,11 @@ def answered() -> Iterator[None]:
 
 
 def is_cluster(redis: Redis) -> bool:
-    """Whether it is a node of a Redis Cluster, if it says so."""
+    """Whether it is a node of a Redis Cluster, as far as it tells."""
     try:
         said: Any = redis.info("cluster")
     except ResponseError:
-        return False  # it may not be asked: the first call to another node's key shows it
+        return False  # not allowed to ask: the first call for another node's key will show it
     return bool(said.get("cluster_enabled"))
 
 
@@ -137,7 +137,7 @@ class RegisteredWorker:
 
 
 def registered_workers(redis: Redis) -> list[RegisteredWorker]:
-    """The workers that live, or were killed within the last minutes."""
+    """The workers that are alive, or were killed within the last minutes."""
     keys: Any = sorted(redis.smembers(REDIS_WORKER_KEYS))
     with redis.pipeline(transaction=False) as pipe:
         for key in keys:
@@ -146,7 +146,7 @@ def registered_workers(redis: Redis) -> list[RegisteredWorker]:
     workers = []
     for key, row in zip(keys, rows, strict=True):
         if not isinstance(row, list) or row[2] is None:
-            continue  # it died, or is none
+            continue  # it has died, or is not a worker
         name, host, pid, queues = (
             (value or b"").decode(errors="replace") for value in (key, *row[:3])
         )
@@ -156,7 +156,7 @@ def registered_workers(redis: Redis) -> list[RegisteredWorker]:
 
 
 class RQBackend:
-    """Sends to plain RQ workers. RQ waits for no due time: the relay sends each run when due."""
+    """Sends to plain RQ workers. They do not wait for due times, so the relay does."""
 
     name = "rq"
     waits_until_due = False
@@ -179,11 +179,11 @@ class RQBackend:
 
     def _push(self, spec: JobSpec, messages: Sequence[Message]) -> None:
         queue = spec.queue
-        # Of the failed ones, it is taken where another worker failed what is now sent again.
+        # Also removed from the failed jobs, where another worker has put what is sent again now.
         failed = FailedJobRegistry.key_template.format(queue)
         given: list[Any] = [
             *(Job.redis_job_namespace_prefix, f'["{TASK}", null, ["', f"{spec.name} ", queue),
-            # The ledger keeps the result.
+            # The ledger has the result.
             *(int(spec.timeout), FAILURE_TTL_SECONDS, utcformat(datetime.now(UTC))),
         ]
         for message in messages:
@@ -191,10 +191,10 @@ class RQBackend:
         self._script([Queue.redis_queues_keys, queue_key(queue), failed], given)
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
-        """The runs whose RQ job still waits in its queue's list.
+        """The runs whose RQ job is still in its queue's list.
 
-        A job out of the list and not claimed is lost (its worker died between the two), whatever
-        its hash says; RQ itself never finds it again.
+        A job that is neither in the list nor claimed is lost, whatever its hash says: its worker
+        died in between, and RQ never finds it again.
         """
         waiting: set[bytes | str] = set()
         with answered():
@@ -205,7 +205,8 @@ class RQBackend:
         return {message.run_id for message in messages} - {message.run_id for message in lost}
 
     def _name_foreign_workers(self, queues: set[str]) -> None:
-        """Log who takes runs from these queues and cannot do them, at most once a minute."""
+        """Log workers that take runs from these queues but cannot perform them, at most once a
+        minute."""
         if not queues or time.monotonic() < self._warned_at + WARN_SECONDS:
             return
         self._warned_at = time.monotonic()
@@ -218,7 +219,7 @@ class RQBackend:
                 )
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Take each message's RQ job out of its queue; one that a worker has popped stays."""
+        """Take each message's RQ job out of its queue, unless a worker has popped it."""
         with answered(), self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = _job_id(message)
@@ -227,7 +228,7 @@ class RQBackend:
             pipe.execute()
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where Redis does not answer, or cannot be a queue."""
+        """Raise BackendUnavailable where Redis does not answer, or cannot serve as a queue."""
         with answered():
             self._redis.ping()
             cluster = is_cluster(self._redis)

@@ -1,5 +1,5 @@
-"""How a worker does runs: it pops, claims and does several at a time, with none of RQ's bookkeeping
-for each, since the ledger has it all. The first one comes from RQ's own loop: see worker.py."""
+"""How a worker does runs: it pops, claims and performs several at a time, without RQ's bookkeeping
+for each, which the ledger has already. RQ's own loop pops the first one: see worker.py."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from queues.backend import TASK
 log = logging.getLogger(__name__)
 
 SOON_SECONDS = 0.25
-"""What has not begun by then is put back: the run in hand takes long."""
+"""Runs that have not begun by then are put back, since the current one takes long."""
 QUICK_SECONDS = 0.1
-"""A batch done in less is followed by one twice as large."""
+"""A batch that takes less than this is followed by one twice as large."""
 MOST = 32
 LOST_SECONDS = 1.0
-"""How long it pops nothing after it could not reach the database."""
+"""How long the worker pops nothing after it failed to reach the database."""
 TURN_SECONDS = 1.0
-"""After that it is RQ's turn again: its heartbeat, its maintenance, the jobs of others."""
+"""After this it is RQ's turn again, for heartbeats, maintenance and other people's jobs."""
 Sent = tuple[str, int]
 """A run's id, and the epoch that was sent."""
 
-# The jobs of the first queue that has any, up to the first that is no run's; from then on the
-# ledger alone knows them, and one that is lost on the way is sent again.
+# Pops jobs from the first queue that has any, up to the first job that is not a run's. From then on
+# only the ledger knows these runs; the relay resends one that is lost on the way.
 _POP = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 for place = 2, #KEYS do
@@ -66,20 +66,20 @@ end
 return {}
 """
 _CALL = f'^%["{TASK.replace(".", "%.")}", null, %["(%w+)", (%d+)%], {{}}%]$'
-"""How a run's job begins and ends, as RQBackend writes it: a pattern of Lua's."""
+"""A Lua pattern of the call in a run's job, as RQBackend writes it."""
 
 
 class WorkerDelivery(Delivery):
-    """What a worker does of runs, with the time limit of RQ's kind."""
+    """A slice that a worker performs, under RQ's kind of time limit."""
 
     def __init__(self, worker: Any) -> None:
         super().__init__(f"rq-{os.getpid()}-{os.urandom(6).hex()}", task.stopping.is_set)
         self._worker = worker
         self.seconds = 0.0
-        """How long the run in hand may take."""
+        """How long the current run may take."""
 
     def limit(self, seconds: float) -> AbstractContextManager[object]:
-        """Raises RQ's JobTimeoutException in the body that takes longer."""
+        """Raise RQ's JobTimeoutException in a body that takes longer."""
         self.seconds = seconds
         limit: AbstractContextManager[object] = self._worker.death_penalty_class(
             int(seconds), JobTimeoutException
@@ -98,8 +98,8 @@ class Batches:
         self._waiting: deque[ClaimedRun | Sent] = deque()
 
     def work(self, first: Sent, *, alone: bool = False) -> int:
-        """Do this run and, unless it is to be `alone`, those that wait behind it, for a second or
-        so: how many."""
+        """Perform this run and, unless it should be `alone`, those queued behind it for about a
+        second. Returns how many were performed."""
         until = time.monotonic() + TURN_SECONDS
         batch: Sequence[Sent] = [first]
         done = 0
@@ -107,7 +107,7 @@ class Batches:
             try:
                 done += self._do(batch)
             except SQLAlchemyError as failure:
-                # Else it would empty its queue in no time, and the relay had to send all of it.
+                # Without a pause it would empty its queue, all of which the relay must then resend.
                 log.warning("runs left to the relay", extra={"reason": reason(failure)})
                 task.stopping.wait(LOST_SECONDS)
                 break
@@ -120,7 +120,7 @@ class Batches:
         keys = [WORKERS_SUSPENDED, *(queue.key for queue in queues)]
         try:
             found = self._pop(keys, [self._size, Job.redis_job_namespace_prefix, _CALL])
-        except ResponseError as failure:  # no list, or no right to run scripts: RQ pops one
+        except ResponseError as failure:  # not a list, or scripts are not allowed: RQ pops one
             log.warning("runs are popped one by one", extra={"reason": str(failure)})
             return []
         if not found:
@@ -134,7 +134,7 @@ class Batches:
         engine = process_runtime().engine
         delivery = WorkerDelivery(self._worker)
         since = engine.store.clock()
-        self._size = 1  # where this goes wrong
+        self._size = 1  # in case this fails
         claimed = engine.claim(batch, delivery)
         ids = {one.run_id for one in claimed}
         with self._lock:
@@ -179,7 +179,7 @@ class Batches:
             log.warning("left to the relay", extra={"reason": reason(failure)})
 
     def _put_back(self) -> None:
-        """Have others do what has not begun."""
+        """Leave the runs that have not begun to others."""
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()

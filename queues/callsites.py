@@ -1,6 +1,6 @@
-"""What an app's source says of RQ: imports, calls that enqueue, and the functions they name.
+"""Finds RQ in an app's source: imports, calls that enqueue, and the functions they name.
 
-Read by its syntax: nothing of it is imported or changed.
+It reads the syntax only. Nothing is imported or changed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _OTHERS = {
     "rq_scheduler": "it writes into Redis itself, past the flag: give its schedule to the job, as "
     "`schedule=`, or enqueue with enqueue_at of {ours}.Queue",
     "flask_rq2": "set RQ_QUEUE_CLASS = '{ours}.Queue' in the app's config",
-    "flask_rq": "have it use {ours}.Queue as its class of queues",
-    "django_rq": "have it use {ours}.Queue as its class of queues",
+    "flask_rq": "make it use {ours}.Queue as its queue class",
+    "django_rq": "make it use {ours}.Queue as its queue class",
 }
 _FIRST = {"enqueue": 0, "enqueue_call": 0, "prepare_data": 0, "enqueue_in": 1, "enqueue_at": 1}
-"""The methods of a Queue that enqueue, and which argument is the function."""
+"""The methods of a Queue that enqueue, and the position of the function in their arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A line that goes past the flag as it is."""
+    """A line that bypasses the flag until it is changed."""
 
     file: str
     line: int
@@ -49,7 +49,7 @@ class Task:
     queue: str | None = None
     attempts: int = 1
     calls: list[str] = field(default_factory=list)
-    """Where, as file:line and how."""
+    """Where it is enqueued, as `file:line` and the method."""
 
 
 class Sources:
@@ -69,7 +69,7 @@ class Sources:
             _File(self, path.relative_to(folder), tree).read()
 
     def task(self, path: str) -> Task:
-        """The task of that path."""
+        """The task with that path."""
         return self.tasks.setdefault(path, Task(path))
 
 
@@ -96,7 +96,7 @@ class _File:
         self._module = ".".join(parts[:-1] if is_package else parts)
         self._package = self._module if is_package else self._module.rpartition(".")[0]
         self._names: dict[str, str] = {}
-        """What a name of the module stands for, as a dotted path."""
+        """The dotted path behind each name of the module."""
         self._queues: dict[str, str] = {}
         self._functions = {
             node.name
@@ -148,7 +148,7 @@ class _File:
         self._sources.changes.append(Change(str(self._path), node.lineno, code, do))
 
     def _path_of(self, node: ast.expr) -> str | None:
-        """The dotted path that an expression stands for, as far as the source says."""
+        """The dotted path behind an expression, as far as the source tells."""
         if isinstance(node, ast.Constant):
             is_path = isinstance(node.value, str) and _PATH.fullmatch(node.value)
             return str(node.value) if is_path else None
@@ -171,7 +171,7 @@ class _File:
             self._plain(call)
 
     def _plain(self, call: ast.Call) -> None:
-        """`rq.Queue(…)`, by the package's name."""
+        """Note `rq.Queue(…)`, which names the package."""
         if isinstance(call.func, ast.Attribute):
             self._change(call, f"{OURS}.{call.func.attr}(…)")
 
@@ -217,7 +217,7 @@ class _File:
             return
         name = ast.unparse(decorator.func)
         path = self._path_of(decorator.func) or ""
-        # `rq` is what apps call Flask-RQ2's object.
+        # Apps call Flask-RQ2's object `rq`.
         if path not in ("rq.decorators.job", f"{OURS}.job") and not name.endswith("rq.job"):
             return
         keyword = {word.arg: word.value for word in decorator.keywords}
@@ -235,7 +235,7 @@ def _text(node: ast.expr) -> str | None:
 
 
 def _attempts(retry: ast.expr | None) -> int:
-    """RQ tries once, and again as often as Retry(max) says."""
+    """How often RQ tries: once, and `max` times more with Retry(max)."""
     if isinstance(retry, ast.Call):
         for given in [
             *retry.args[:1],

@@ -10,6 +10,6 @@ from queues.backend import WORKER_COMMAND
 
 
 def work(options: Sequence[str]) -> None:
-    """Run RQ's own command with these options of its, until it is asked to stop."""
+    """Run RQ's own command with these options until it is asked to stop."""
     _, *common = WORKER_COMMAND.split()
     main.main([*common, *options], prog_name="rq", standalone_mode=False)

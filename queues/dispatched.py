@@ -1,4 +1,4 @@
-"""The rq Job that an old call site holds for a run: all that it says, it reads in the ledger."""
+"""The rq Job that an old call site gets for a run. It reads everything from the ledger."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _LOOK_SECONDS = 0.2
 
 
 class DispatchedJob(RQJob):
-    """A run of the ledger as an rq Job. Nothing of it is kept in Redis."""
+    """A run of the ledger as an rq Job. Redis has nothing of it."""
 
     run_id: str
     supports_redis_streams = True
-    """Its results are the ledger's: RQ 1 and 2.0 ask Redis for its version first."""
+    """Its results are in the ledger. RQ 1 and 2.0 would ask Redis for its version first."""
     _meta: dict[str, Any] | None = None
-    """None where it was not read yet."""
+    """None until it is read."""
 
     @classmethod
     def of_run(cls, asked: RQJob, run: Run) -> DispatchedJob:
-        """For a job that was enqueued, and dispatched as `run`."""
+        """The job for a call that was enqueued and dispatched as `run`."""
         job = cls(asked._id or run.id, asked.connection, asked.serializer)
         job.__dict__.update(asked.__dict__ | {"_id": job.id, "run_id": run.id})
         job._meta = asked.meta if run.created else None
@@ -64,15 +64,15 @@ class DispatchedJob(RQJob):
     def of_current(
         cls, run: CurrentRun, function: str, payload: JobPayload, kwargs: Mapping[str, Any]
     ) -> DispatchedJob:
-        """For the run at work, whose body calls `function` with `kwargs`."""
+        """The job for the current run, whose body calls `function` with `kwargs`."""
         context = run.context
         rule = context.spec.key
         redis = _redis(process_runtime().settings.redis_url)
-        # The key is the job_id that an old call site gave, where it is not the job's own rule's.
+        # The key is the job_id given at an old call site, unless the job has a key rule of its own.
         by_rule = rule is not None and rule(payload) == run.key
         try:
             job = cls(run.id if by_rule else run.key, redis)
-        except ValueError:  # no id of RQ's, as a tick's time
+        except ValueError:  # not a valid RQ id, such as a tick's time
             job = cls(run.id, redis)
         job.run_id, job.origin, job.timeout = run.id, context.spec.queue, context.spec.timeout
         job.func_name, job.args, job.kwargs = function, (), dict(kwargs)
@@ -82,12 +82,12 @@ class DispatchedJob(RQJob):
         return job
 
     def get_id(self) -> str:
-        """Its id: RQ 3 has no such method any more, old code does."""
+        """Its id. RQ 3 dropped this method, which old code still calls."""
         return self.id
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What it was enqueued with and `save_meta()` kept."""
+        """The meta with which it was enqueued, or that `save_meta()` saved."""
         if self._meta is None:
             self._meta = json.loads(self._row().meta or "{}")
         return self._meta
@@ -103,7 +103,7 @@ class DispatchedJob(RQJob):
         return self.meta
 
     def save_meta(self) -> None:
-        """Keep `meta` in the ledger, as JSON. Raises BadInput where JSON cannot carry it."""
+        """Save `meta` in the ledger as JSON. Raises BadInput where JSON cannot represent it."""
         text = meta_json(self.meta)
         run = current_run()
         if run is not None and run.id == self.run_id:
@@ -113,7 +113,7 @@ class DispatchedJob(RQJob):
             connection.execute(update(R).where(R.id == self.run_id).values(meta=text))
 
     def save(self, *_: Any, **__: Any) -> None:
-        """Keep `meta`: all else of it is the ledger's."""
+        """Save `meta`. Everything else is the ledger's."""
         self.save_meta()
 
     def _row(self) -> AnyRow:
@@ -125,11 +125,11 @@ class DispatchedJob(RQJob):
         return row
 
     def refresh(self) -> None:
-        """Read its run again. Raises NoSuchJobError where the ledger keeps it no more."""
+        """Read its run again. Raises NoSuchJobError where the ledger no longer has it."""
         self.read(self._row())
 
     def read(self, row: AnyRow) -> None:
-        """Take over what its run's row says."""
+        """Copy the fields of its run's row."""
         later = row.status == Status.PENDING and row.due_at > process_runtime().store.clock()
         self._status = JobStatus.SCHEDULED if later else _STATUS[Status(row.status)]
         self.created_at = self.enqueued_at = time_of(row.created_at)
@@ -139,13 +139,13 @@ class DispatchedJob(RQJob):
         self._meta = json.loads(row.meta or "{}")
 
     def get_status(self, refresh: bool = True) -> JobStatus:
-        """What the ledger says of the run; see rq."""
+        """The run's status in the ledger. See rq."""
         if refresh:
             self.refresh()
         return self._status
 
     def latest_result(self, timeout: int = 0) -> Result | None:
-        """Its result, or its error, once it has ended; waits up to `timeout` seconds for that."""
+        """Its result or error once it has ended. Waits up to `timeout` seconds for that."""
         end = time.monotonic() + timeout
         while (row := self._row()).ended_at is None:
             left = end - time.monotonic()
@@ -165,13 +165,13 @@ class DispatchedJob(RQJob):
         )
 
     def results(self) -> list[Result]:
-        """Its one result, once it has one: the ledger keeps the last."""
+        """Its result in a list, once it has one: the ledger keeps the latest."""
         latest = self.latest_result()
         return [] if latest is None else [latest]
 
     @property
     def result(self) -> Any:
-        """What the run returned, once it succeeded."""
+        """What the run returned, once it has succeeded."""
         return self.return_value(refresh=True)
 
     def _move(self, move: Callable[[RunStore, str], object]) -> None:
@@ -187,18 +187,18 @@ class DispatchedJob(RQJob):
         return {}
 
     def delete(self, *_: Any, **__: Any) -> None:
-        """Cancel the run, if it is open; the ledger keeps it on record."""
+        """Cancel the run if it is open. The ledger keeps its row."""
         if self._row().ended_at is None:
             self.cancel()
 
     def requeue(self, at_front: bool = False) -> RQJob:
-        """Let the failed run go on. Raises InvalidJobOperation where it has not failed."""
+        """Retry the failed run. Raises InvalidJobOperation where it has not failed."""
         self._move(operate.retry)
         return self
 
     def set_status(self, *_: Any, **__: Any) -> None:
-        """Raises InvalidJobOperation: the run's status is the ledger's."""
-        raise InvalidJobOperation(f"{self.id} is run {self.run_id} of the ledger, not set by rq")
+        """Raise InvalidJobOperation: the run's status is the ledger's."""
+        raise InvalidJobOperation(f"{self.id} is run {self.run_id}: the ledger sets its status")
 
 
 @cache
@@ -208,7 +208,7 @@ def _redis(url: str) -> Redis:
 
 @contextmanager
 def at_work(job: RQJob) -> Iterator[None]:
-    """Have `rq.get_current_job()` answer with `job` in the block."""
+    """Make `rq.get_current_job()` return `job` inside the block."""
     stack = getattr(rq_job, "_job_stack", None)  # before RQ had a context variable
     if stack is not None:
         stack.push(job)
@@ -225,11 +225,11 @@ def at_work(job: RQJob) -> Iterator[None]:
 
 
 class Job(RQJob):
-    """rq's Job, whose `fetch` also finds what was dispatched."""
+    """rq's Job, whose `fetch` also finds dispatched runs."""
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> RQJob:
-        """The job of this id, in Redis or else in the ledger. Raises NoSuchJobError."""
+        """The job with this id, from Redis or else from the ledger. Raises NoSuchJobError."""
         try:
             return super().fetch(id, connection=connection, serializer=serializer)
         except NoSuchJobError:
@@ -240,7 +240,7 @@ class Job(RQJob):
 
 
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
-    """The dispatched job whose id this is: its run's id, or the job_id it was enqueued with."""
+    """The dispatched job with this id: its run's, or the job_id with which it was enqueued."""
     runtime = process_runtime()
     specs = {spec.name: spec for spec in runtime.catalogue.legacy().values()}
     if not specs:

@@ -1,7 +1,7 @@
-"""`from queues import Queue, job` in place of rq's: old call sites as they are, by the flag.
+"""`from queues import Queue, job` in place of rq's: old call sites stay, and follow the flag.
 
-What is declared as a job is dispatched; all else goes to RQ, by RQ's own code. Only three methods
-differ: where a new job is enqueued, scheduled, or enqueued with many.
+A function that is declared as a job is dispatched. Everything else goes to RQ through RQ's own
+code. Only three methods differ: those that enqueue a new job, schedule one, or enqueue many.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ log = logging.getLogger(__name__)
 
 
 class StaysOnRQ(Exception):
-    """It cannot be a run, for the reason that is the message's first word."""
+    """The call cannot become a run. The reason is the message's first word."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A job that can be a run."""
+    """A call that can become a run."""
 
     job: Job
     spec: JobSpec
@@ -61,7 +61,7 @@ class _Call:
 
 
 class Queue(rq.Queue):
-    """rq's Queue, which dispatches what is declared as a job."""
+    """rq's Queue, which dispatches calls of declared jobs."""
 
     def enqueue_job(
         self,
@@ -70,7 +70,7 @@ class Queue(rq.Queue):
         at_front: bool = False,
         unique: bool = False,
     ) -> Job:
-        """See rq. Raises KeyConflict where the job_id stands for other arguments."""
+        """See rq. Raises KeyConflict where the job_id was used with other arguments."""
         self._put_dependencies(job)
         call = self._call(job, pipeline, at_front=at_front)
         if call is not None:
@@ -87,7 +87,7 @@ class Queue(rq.Queue):
         pipeline: Pipeline | None = None,
         unique: bool = False,
     ) -> Job:
-        """See rq. A time without a zone is the machine's own, as RQ has it."""
+        """See rq. A time without a zone is in the machine's zone, as in RQ."""
         call = self._call(job, pipeline, at=datetime)
         if call is not None:
             return self._dispatched([call], unique=unique)[0]
@@ -102,7 +102,7 @@ class Queue(rq.Queue):
         pipeline: Pipeline | None = None,
         group_id: str | None = None,
     ) -> list[Job]:
-        """See rq. What is dispatched goes first: all of one job's calls, or none."""
+        """See rq. Dispatched calls go first: all calls of one job, or none."""
         group = options(group_id=group_id)
         datas = list(job_datas)
         ids = [data.job_id for data in datas if data.job_id is not None]
@@ -118,7 +118,7 @@ class Queue(rq.Queue):
             return list(done.values())
         others = iter(super().enqueue_many(left, pipeline=pipeline, **group))
         call_sites.flush(self.connection)
-        # RQ gives those without dependencies first, as they came.
+        # RQ returns those without dependencies first, in their order.
         first = [
             done[index] if index in done else next(others)
             for index, data in enumerate(datas)
@@ -127,7 +127,7 @@ class Queue(rq.Queue):
         return [*first, *others]
 
     def fetch_job(self, job_id: str) -> Job | None:
-        """See rq; also what was dispatched, whichever queue it was enqueued on."""
+        """See rq. Also finds dispatched runs, whichever queue they were enqueued on."""
         return super().fetch_job(job_id) or find(job_id, self.connection, self.serializer)
 
     def _call_of(
@@ -151,11 +151,11 @@ class Queue(rq.Queue):
         at_front: bool = False,
         at: datetime | None = None,
     ) -> _Call | None:
-        """What to dispatch; None for what stays on RQ, counted with the reason."""
+        """The call to dispatch. None where it stays on RQ, which is counted with the reason."""
         if isinstance(job, DispatchedJob):
             raise InvalidJobOperation(f"{job.id} is run {job.run_id}: it is enqueued already")
         if job._func_name is UNEVALUATED:
-            return None  # fetched from Redis, and nobody opened it yet: not new
+            return None  # fetched from Redis and not opened yet, so it is not new
         path = _path(job._instance, str(job._func_name))
         spec = None if job._instance is not None else _declared().get(path)
         if spec is None:
@@ -192,19 +192,19 @@ class Queue(rq.Queue):
         why = call.replaced if run.created else "known"
         call_sites.note(call.spec.legacy.function, "dispatched", why)
         if run.backend == LEGACY_BACKEND:
-            call_sites.flush(self.connection)  # else there may be no Redis any more
+            call_sites.flush(self.connection)  # without an RQ job there may be no Redis any more
         if not run.created:
             if unique:
                 raise DuplicateJobError(f"{run.job}: {run.key!r} is run {run.id}")
             if run.status not in OPEN:
-                log.warning("not done again: its job_id is an ended run's", extra={"run": run.id})
+                log.warning("not done again: a run with its job_id ended", extra={"run": run.id})
         job = DispatchedJob.of_run(call.job, run)
         job.origin, job.timeout = self.name, call.spec.timeout
         return job
 
     def _put_dependencies(self, job: Job) -> None:
-        """Put an RQ job in the place of each run that `job` waits for: RQ takes a job it does not
-        have for one that is done."""
+        """Put an RQ job in place of each run on which `job` depends: RQ considers a job that does
+        not exist to be done."""
         for job_id in job._dependency_ids if _declared() else ():
             if Job.exists(job_id, self.connection):
                 continue
@@ -216,7 +216,7 @@ class Queue(rq.Queue):
 
 
 class job(decorators.job):
-    """rq's decorator, whose `delay` and `enqueue` dispatch what is declared as a job."""
+    """rq's decorator, whose `delay` and `enqueue` dispatch calls of declared jobs."""
 
     queue_class = Queue
 
@@ -237,7 +237,7 @@ def _path(instance: object, function: str) -> str:
 
 
 def payload_of(job: Job, spec: JobSpec) -> Payload:
-    """The payload that the job's arguments make. Raises StaysOnRQ."""
+    """The payload made of the call's arguments. Raises StaysOnRQ."""
     callbacks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name)
     stays = {"depends_on": job._dependency_ids, "callbacks": any(callbacks), "ttl": job.ttl}
     for reason, given in {**stays, **extras_of(job)}.items():
@@ -246,7 +246,7 @@ def payload_of(job: Job, spec: JobSpec) -> Payload:
     assert spec.legacy is not None
     try:
         payload = _bound(spec.legacy, job.args, job.kwargs)
-        new_run(spec, payload, job._id, job.created_at)  # else it would be refused as it is written
+        new_run(spec, payload, job._id, job.created_at)  # or it would be refused when it is written
     except (TypeError, ValueError, BadInput) as misfit:
         raise StaysOnRQ(f"arguments: {misfit}") from None
     try:
@@ -290,7 +290,7 @@ def _signature(path: str) -> inspect.Signature | None:
 
 
 def _replaced(job: Job, spec: JobSpec, default_timeout: float, *, at_front: bool) -> str:
-    """Which of the caller's options give way to the job's own rule, where they differ."""
+    """Which of the caller's options differ from the job's own rule, which overrides them."""
     differs = {
         "retry": job.retries_left is not None and job.retries_left + 1 != spec.attempts,
         "timeout": job.timeout not in (None, default_timeout, spec.timeout),

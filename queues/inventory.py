@@ -1,6 +1,6 @@
-"""What is in a live Redis of RQ's: jobs by queue, status and function, cron, and old call sites.
+"""What RQ has in a live Redis: jobs by queue, status and function, cron jobs, and old call sites.
 
-Read only, and no pickle is opened.
+It only reads, and opens no pickle.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _REGISTRIES: dict[str, type[BaseRegistry]] = {
 STATUSES = ("queued", *_REGISTRIES)
 PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
 RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs"
-"""The package of that name keeps what is to come, of all queues, in a set of its own."""
+"""The package of this name keeps future jobs of all queues in a set of its own."""
 CALL_SITES = "switchyard:call-sites"
-"""A hash: `["function", "rq" or "dispatched", "why"]` to how often."""
+"""A hash from `["function", "rq" or "dispatched", "why"]` to a count."""
 FLUSH_SECONDS = 5.0
 _MOST_CALLS = 1000
 _CHUNK = 200
@@ -71,16 +71,16 @@ class QueueInventory:
 
     name: str
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
-    """By status: all of them."""
+    """All jobs, by status."""
     functions: dict[str, Counter[str]] = field(default_factory=dict)
-    """By function: how many in which status, of those that were looked at."""
+    """The jobs that were looked at, by function and status."""
     pickled: int = 0
     looked_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What was seen in one Redis."""
+    """What one Redis holds."""
 
     queues: list[QueueInventory]
     workers: list[RegisteredWorker]
@@ -90,7 +90,10 @@ class Inventory:
 
 
 def take(url: str, most: int) -> Inventory:
-    """Look at every queue; at most at `most` jobs of each status. Raises BackendUnavailable."""
+    """Look at every queue, and at no more than `most` jobs in each status.
+
+    Raises BackendUnavailable.
+    """
     redis = connect(url)
     with closing(redis), answered():
         keys = {_text(key) for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
@@ -132,7 +135,7 @@ def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int
 
 
 def function_of(stored: object) -> str:
-    """The function that a job's stored data names, or why that cannot be said."""
+    """The function that a job's stored data names, or why that cannot be told."""
     if not isinstance(stored, bytes):
         return GONE if stored is None else UNREADABLE
     head = call_of(stored, _HEAD_BYTES)
@@ -147,11 +150,11 @@ def function_of(stored: object) -> str:
 
 
 def _function_in_pickle(head: bytes) -> str:
-    """The text that a pickled call begins with: read as bytes, and nothing in it is opened."""
+    """The text at the start of a pickled call. It is read as bytes, and nothing is unpickled."""
     try:
         for opcode, value, _ in pickletools.genops(head):
             if opcode.name not in ("PROTO", "FRAME", "MARK"):
-                # A method has no dot: what it is a method of comes later.
+                # A method has no dot. The object it belongs to comes later.
                 return value if isinstance(value, str) and "." in value else PICKLED
     except ValueError:
         return PICKLED
@@ -171,10 +174,10 @@ def _cron(redis: Redis) -> list[dict[str, Any]]:
 
 
 class CallSites:
-    """How often each function was enqueued by an old call site, and where it went.
+    """How often old call sites enqueued each function, and where the calls went.
 
-    Counted in the process and written to Redis at most every FLUSH_SECONDS, so that an enqueue
-    waits for no round trip of its own. A process that is killed loses what it counted since.
+    Calls are counted in the process and written to Redis at most every FLUSH_SECONDS, so that an
+    enqueue needs no extra round trip. A killed process loses the counts since the last write.
     """
 
     def __init__(self) -> None:
@@ -191,7 +194,7 @@ class CallSites:
             self._counts[call] += 1
 
     def flush(self, redis: Redis) -> None:
-        """Write the counts, if it is time; a Redis that fails costs the counts and nothing else."""
+        """Write the counts, if it is time. Where Redis fails only the counts are lost."""
         if time.monotonic() < self._flush_at:
             return
         with self._lock:
@@ -207,7 +210,7 @@ class CallSites:
 
     @contextmanager
     def unwritten(self) -> Iterator[None]:
-        """Write none in the block: a test has no Redis, and would wait for it."""
+        """Write nothing inside the block, for tests, which have no Redis."""
         before, self._flush_at = self._flush_at, math.inf
         try:
             yield
@@ -215,7 +218,7 @@ class CallSites:
             self._flush_at = before
 
     def forget(self) -> None:
-        """Forget the counts: those of a forked child are its parent's, who writes them."""
+        """Forget the counts. A forked child inherits its parent's, which the parent writes."""
         self._lock = threading.Lock()
         self._counts = Counter()
 
@@ -225,7 +228,7 @@ os.register_at_fork(after_in_child=call_sites.forget)
 
 
 def counted(redis: Redis, most: int = 10_000) -> list[dict[str, Any]]:
-    """The call sites counted so far, the most frequent first."""
+    """The call sites counted so far, most frequent first."""
     rows = []
     for call, count in redis.hscan_iter(CALL_SITES, count=500):
         function, went, why = json.loads(call)

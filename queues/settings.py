@@ -1,4 +1,4 @@
-"""Settings of `rq worker --config queues.settings`: where Redis is, and which queues there are."""
+"""The settings for `rq worker --config queues.settings`: where Redis is, and which queues exist."""
 
 from __future__ import annotations
 

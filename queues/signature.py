@@ -1,4 +1,4 @@
-"""A function's parameters, read from the source of its module: nothing of it is imported."""
+"""Reads a function's parameters from its module's source, without importing anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from app.switchyard.errors import SettingsError, did_you_mean
 
 UNKNOWN = object()
-"""The annotation of a parameter whose type cannot be read without an import."""
+"""The annotation of a parameter whose type cannot be known without an import."""
 _WORD = re.compile(r"[^\W\d]\w*")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -25,7 +25,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import statement gives a name: a module, or an attribute of it."""
+    """The object behind an imported name: a module, or one of its attributes."""
 
     module: str
     attribute: str | None
@@ -51,11 +51,11 @@ class Source:
         self._tree = ast.parse(text, self.file)
 
     def signature(self, name: str, namespace: Mapping[str, Any] | None = None) -> Signature:
-        """The parameters of function `name`; a default that is no literal is None.
+        """The parameters of function `name`. A default that is not a literal is None.
 
-        Annotations are types of the standard library, and UNKNOWN in place of others; with the
-        `namespace` of the module, imported, they are all there can be. Raises SettingsError where
-        the function is not defined in this module.
+        Annotations are types of the standard library, or UNKNOWN for all others. With the
+        `namespace` of the imported module all annotations are known. Raises SettingsError where
+        the module does not define the function.
         """
         names = self._names(namespace)
         given = self._function(name).args
@@ -96,7 +96,7 @@ class Source:
         raise SettingsError(f"{self.module} defines no function {name!r}{hint}")
 
     def _names(self, namespace: Mapping[str, Any] | None) -> dict[str, Imported | None]:
-        """What the module's names are; without its namespace None for all that is its own."""
+        """What the module's names stand for. Without its namespace, its own names are None."""
         imports = dict[str, Imported | None](self._imports())
         if namespace is not None:
             return imports
@@ -109,7 +109,7 @@ class Source:
         return imports | dict.fromkeys(own | foreign)
 
     def _imports(self) -> dict[str, Imported]:
-        """Also those for type checkers alone, which are not in the module's namespace."""
+        """Includes imports made only for type checkers, which the namespace does not have."""
         found: dict[str, Imported] = {}
         for node in _flat(self._tree.body):
             if isinstance(node, ast.Import):
@@ -126,11 +126,11 @@ class Source:
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
-    """Where a module is. importlib's own find_spec() imports the packages that it is in."""
+    """Where a module is. importlib's own find_spec() would import the packages around it."""
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
-    except (ValueError, ModuleNotFoundError):  # `__main__`, or no name at all
+    except (ValueError, ModuleNotFoundError):  # `__main__`, or not a module's name
         return None
     for name in rest:
         if spec is None or spec.submodule_search_locations is None:
@@ -140,7 +140,7 @@ def _spec_of(module: str) -> ModuleSpec | None:
 
 
 def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module, those under `if` and `try` included."""
+    """The statements of a module, including those under `if` and `try`."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try):

@@ -1,4 +1,4 @@
-"""What an RQ worker calls: one slice of a run, or the wait for one that other RQ jobs depend on."""
+"""The functions that RQ jobs name: one performs a slice of a run, the other waits for a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5
 _LOOKS = 10 * 365 * 24 * 3600 // LOOK_SECONDS
-"""Ten years: RQ wants a number."""
+"""Ten years in seconds, since RQ wants a number."""
 
 stopping = threading.Event()
-"""Set by the worker when it is asked to stop: the run in hand ends at its next step boundary."""
+"""The worker sets it when it is asked to stop. The current run stops at its next step boundary."""
 
 
 def perform(run_id: str, epoch: int) -> str:
-    """Do one slice of the run. What becomes of it is in the ledger, so it raises only where the
-    ledger itself cannot be reached; the run's lease then runs out and the relay takes it over."""
+    """Perform one slice of the run.
+
+    The outcome is in the ledger, so this raises only where the ledger is unreachable; the run's
+    lease then runs out, and the relay takes the run over.
+    """
     delivery = Delivery(f"rq-{os.getpid()}-{os.urandom(6).hex()}", stopping.is_set)
     with load_app().app_context():
         outcome = process_runtime().engine.perform(str(run_id), int(epoch), delivery)
@@ -39,13 +42,13 @@ def perform(run_id: str, epoch: int) -> str:
 
 
 class RunFailed(SwitchyardError):
-    """The run that this job stands for failed or was cancelled."""
+    """The run behind this job failed or was cancelled."""
 
 
 def wait_for_run(run_id: str) -> Any:
-    """The run's result, once it has one; until then RQ's scheduler asks again.
+    """The run's result once it has one. Until then RQ's scheduler asks again.
 
-    Raises RunFailed, so that RQ treats those who depend on it as with any failed job.
+    Raises RunFailed, so that RQ treats dependent jobs as it does after any failed job.
     """
     chosen = select(R.status, R.result, R.error).where(R.id == run_id)
     try:

@@ -1,4 +1,4 @@
-"""What differs between the versions of RQ that the layer runs on, 1.16 to 3: in this file alone."""
+"""The differences between the supported versions of RQ, 1.16 to 3. No other file knows them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rq.version import VERSION
 from app.switchyard.errors import BadInput, SwitchyardError
 
 _SINCE = {"group_id": "2.0", "unique": "2.8"}
-"""The options that a method of the drop-in's Queue takes, and the RQ that brought each."""
+"""Options of the drop-in's Queue methods, and the version of RQ that introduced each."""
 _INSTALLED: tuple[int, ...] = tuple(int(part) for part in VERSION.split(".")[:2])
 
 REFUSES_SAME_IDS = _INSTALLED >= (3, 0)
-"""Whether enqueue_many() takes no job_id twice."""
+"""Whether enqueue_many() refuses a repeated job_id."""
 KEY_PREFIX: str = getattr(defaults, "RQ_KEY_PREFIX", "rq")
 CRON_SCHEDULERS = f"{KEY_PREFIX}:cron_schedulers"
 CRON_SCHEDULER = f"{KEY_PREFIX}:cron_scheduler:"
-"""Where `rq cron` of RQ 2.4 and later keeps its jobs, whichever RQ is here."""
+"""Where `rq cron` of RQ 2.4 and later keeps its jobs, whichever version is installed."""
 
 if TYPE_CHECKING:
     from rq.exceptions import DuplicateJobError as DuplicateJobError
@@ -45,7 +45,7 @@ else:
         JOB_ID_PATTERN = re.compile(r"[^\x00-\x1f]+")
 
         class DuplicateJobError(Exception):
-            """The job_id of a unique job is taken."""
+            """The job_id of a unique job is in use."""
 
     try:
         from rq.utils import utcnow as now  # 1, without a zone
@@ -56,7 +56,7 @@ else:
     except ImportError:
 
         def parse_job_id(job_id: str) -> str:
-            """There are no executions yet whose id would hold the job's."""
+            """Do nothing: this version has no executions."""
             return job_id
 
     try:
@@ -64,23 +64,23 @@ else:
     except ImportError:
 
         def resolve_function_reference(func: Any) -> tuple[Any, str]:
-            """The instance and the name that RQ keeps of a function."""
+            """The instance and the name by which RQ stores a function."""
             job = Job.create(func, connection=_NOWHERE)
             return job._instance, job._func_name
 
 
 _NOWHERE: Any = object()
-"""In the place of a connection that is not used: RQ 1 looks for one where none is given."""
+"""Stands for a connection that is never used: without one RQ 1 looks for its own."""
 
 
 class NeedsNewerRQ(BadInput):
-    """The RQ that is installed has no such option."""
+    """The installed RQ does not have this option."""
 
 
 def options(**given: Any) -> dict[str, Any]:
-    """Of the options given those that are not empty, for a method of RQ's.
+    """Those options that are not empty, to be passed to a method of RQ's.
 
-    Raises NeedsNewerRQ where the installed RQ does not have one of them.
+    Raises NeedsNewerRQ where the installed RQ lacks one of them.
     """
     asked = {name: value for name, value in given.items() if value}
     for name in asked:
@@ -91,7 +91,7 @@ def options(**given: Any) -> dict[str, Any]:
 
 
 def extras_of(job: Job) -> Mapping[str, bool]:
-    """Which of the options that later versions brought were given to a job."""
+    """Which options of later versions a job was given."""
     return {
         "webhooks": bool(getattr(job, "webhooks", None)),
         "repeat": bool(getattr(job, "repeats_left", None)),
@@ -101,9 +101,9 @@ def extras_of(job: Job) -> Mapping[str, bool]:
 
 
 def enqueue_once(queue: rq.Queue, path: str, *args: Any, job_id: str) -> None:
-    """Enqueue a task that only looks, unless there is a job of that id.
+    """Enqueue a task that only looks, unless a job with that id exists.
 
-    Before RQ 2.8 two processes may both do it, which has it look twice.
+    Before RQ 2.8 two processes may both enqueue it, which makes it look twice.
     """
     unique = {"unique": True} if _INSTALLED >= (2, 8) else {}
     with suppress(DuplicateJobError):
@@ -111,19 +111,19 @@ def enqueue_once(queue: rq.Queue, path: str, *args: Any, job_id: str) -> None:
 
 
 def time_of(at: datetime) -> datetime:
-    """A time of the ledger as a job of RQ's has it: RQ 1 has UTC without a zone."""
+    """A time of the ledger as RQ's jobs have it: in RQ 1, UTC without a zone."""
     return at if _INSTALLED >= (2, 0) else at.astimezone(UTC).replace(tzinfo=None)
 
 
 class LookAgain(SwitchyardError):
-    """Not a failure: the task of an RQ that knows no other way asks to be run again."""
+    """Not a failure: with an older RQ this is how a task asks to be run again."""
 
 
 def again(seconds: int, most: int) -> Retry:
     """What a task returns to be run again in `seconds`, at most `most` times.
 
-    Before RQ 2.1 a Retry that is returned is a result like any other; there it raises LookAgain,
-    which RQ takes for a failure with one more try.
+    Before RQ 2.1 a returned Retry is a result like any other. There this raises LookAgain, which
+    RQ treats as a failure with one more try.
     """
     if _INSTALLED >= (2, 1):
         return Retry(max=most, interval=seconds)
@@ -134,7 +134,7 @@ def again(seconds: int, most: int) -> Retry:
 
 
 def forget_execution(worker: Any) -> None:
-    """Have a worker believe that it runs nothing."""
+    """Make a worker believe that it runs nothing."""
     if hasattr(worker, "executions"):
         worker.executions.clear()
     else:

@@ -1,4 +1,4 @@
-"""The RQ worker class of the Procfile: `rq worker` with an allow-list and a prompt stop."""
+"""The worker class of the Procfile: `rq worker` with an allow-list that stops promptly."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ from queues.versions import LookAgain, StopRequested, forget_execution, now
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 8.0
-"""How long a step in hand may go on after SIGTERM; then the process ends and the lease runs out."""
+"""How long the current step may continue after SIGTERM. Then the process ends, and the lease runs
+out."""
 SCHEDULER_STOP_SECONDS = 5.0
 _DUE = 1000
 _simple: Any = SimpleWorker
-"""Whose methods do a job in this process. It is a base of no class beside Worker: before RQ 2.7
-one is the other's."""
+"""The class whose methods perform a job in this process. It cannot be a second base class: before
+RQ 2.7 one of the two was the other's base."""
 
 
 class Scheduler(RQScheduler):
-    """RQ's scheduler in a thread of the worker: it ends with its worker, however that ends.
+    """RQ's scheduler in a thread of the worker, so that it ends when the worker does.
 
-    RQ's own process outlives a worker that is killed, with the worker's socket still open: Redis
-    then hands the next job to the dead worker, and that job is lost.
+    RQ's own scheduler process outlives a killed worker and keeps its socket open: Redis then hands
+    the next job to the dead worker, and that job is lost.
     """
 
     def start(self) -> threading.Thread:
-        """Look once a second for what is due."""
+        """Look for due jobs once a second."""
         self._status = self.Status.STARTED
         self._connection = None
         self._process: Any = threading.Thread(target=self.work, name="scheduler", daemon=True)
@@ -59,10 +60,10 @@ class Scheduler(RQScheduler):
         return self._process
 
     def _install_signal_handlers(self) -> None:
-        """The worker has them."""
+        """Do nothing: the worker has signal handlers."""
 
     def enqueue_scheduled_jobs(self) -> None:
-        """See rq. What cannot be read holds up no other: it goes to a worker, which fails it."""
+        """See rq. An unreadable job delays no other: it goes to a worker, which fails it."""
         for name in self.acquired_locks:
             key = ScheduledJobRegistry.key_template.format(name)
             for entry in self.connection.zrangebyscore(key, 0, current_timestamp(), 0, _DUE):
@@ -81,17 +82,17 @@ class Scheduler(RQScheduler):
         return not (isinstance(job, WorkerJob) and job.refusal)
 
     def end(self) -> None:
-        """Give its locks back, so that another worker's goes on at once."""
+        """Release its locks, so that another worker's scheduler takes over at once."""
         self._stop_requested = True
         if self._process is not None:
             self._process.join(SCHEDULER_STOP_SECONDS)
 
 
 class Worker(ForkingWorker):
-    """Does runs in its own process: the ledger makes good what dies with it, so it need not fork.
-    Old jobs have no ledger, so each has a work horse, as with any `rq worker`.
+    """Performs runs in its own process, without a fork: the ledger recovers what dies with it. Old
+    jobs have no ledger, so each gets a work horse, as in any `rq worker`.
 
-    Always JSON and always the allow-list, whatever the command line says.
+    It uses JSON and the allow-list, whatever the command line says.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -110,17 +111,17 @@ class Worker(ForkingWorker):
         self._one_by_one = False
 
     def register_birth(self) -> None:
-        """See rq. It registers with the mark of who can do runs."""
+        """See rq. The worker registers with the mark of one that can perform runs."""
         super().register_birth()  # type: ignore[no-untyped-call]
         self.connection.hset(self.key, MARK, 1)
 
     def serialize(self) -> dict[str, Any]:
-        """What it registers of itself again, where its key ran out."""
+        """What the worker registers again after its key has expired."""
         return {**super().serialize(), MARK: 1}
 
     def work(self, *args: Any, **options: Any) -> bool:
-        """See rq. With LEGACY_FUNCTIONS also as the scheduler: old jobs may wait for a time, or
-        for their next try."""
+        """See rq. With LEGACY_FUNCTIONS the worker is a scheduler too, since old jobs may wait for
+        a time or for a retry."""
         self._one_by_one = options.get("max_jobs") is not None
         if WorkerJob.legacy:
             options["with_scheduler"] = True
@@ -140,14 +141,14 @@ class Worker(ForkingWorker):
             self.scheduler.start()
 
     def stop_scheduler(self) -> None:
-        """Let the scheduler end."""
+        """Stop the scheduler."""
         if isinstance(self.scheduler, Scheduler):
             self.scheduler.end()
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """See rq. An id that is no UTF-8 is dropped."""
+        """See rq. An id that is not UTF-8 is dropped."""
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
@@ -163,7 +164,7 @@ class Worker(ForkingWorker):
         self.last_cleaned_at: Any = now()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one job."""
+        """Perform one job."""
         with self._contained(job.id):
             if isinstance(job, WorkerJob) and job.run is not None:
                 self._do_runs(job, job.run, queue)
@@ -193,8 +194,8 @@ class Worker(ForkingWorker):
 
     @contextmanager
     def _contained(self, what: str) -> Iterator[None]:
-        """RQ ends the worker at any error of its own code; at one that lies in what it read in
-        Redis, the next job's turn comes instead."""
+        """Skip a job that RQ's own code cannot process because of what Redis holds. RQ would end
+        the worker."""
         try:
             yield
         except StopRequested:
@@ -206,7 +207,7 @@ class Worker(ForkingWorker):
             log.exception("left as it is", extra={"rq_job": what})
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
-        """See rq. A work horse ends without further ado."""
+        """See rq. A work horse ends at once."""
         try:
             return bool(super().perform_job(*args, **kwargs))
         finally:
@@ -219,14 +220,14 @@ class Worker(ForkingWorker):
             super().handle_exception(job, *exc_info)
 
     def get_heartbeat_ttl(self, job: Job, *working_time: Any, **named: Any) -> int:
-        """How long it may be silent: while it does a run itself, as long as that may take."""
+        """How long the worker may be silent: as long as its current run may take."""
         if self._forked:
             return int(super().get_heartbeat_ttl(job, *working_time, **named))
         return int(_simple.get_heartbeat_ttl(self, job))
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """SIGTERM: end the run in hand at its next step boundary, or with the process. An old job
-        is waited for, as RQ does."""
+        """On SIGTERM, stop the current run at its next step boundary, or with the process. An old
+        job is waited for, as in RQ."""
         task.stopping.set()
         if not self._forked:
             deadline = threading.Timer(STOP_SECONDS, self._end)

@@ -163,10 +163,10 @@ def test_a_function_is_adopted_as_its_path_is() -> None:
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        ("connect", "JSON cannot carry parameter to: <class 'socket.socket'>"),
-        ("call", r"JSON cannot carry parameter back: typing.Callable\[\[\], NoneType\]"),
+        ("connect", "JSON has no form for parameter to: <class 'socket.socket'>"),
+        ("call", r"JSON has no form for parameter back: typing.Callable\[\[\], NoneType\]"),
         ("many", r"\*args takes any number of arguments, which have no names"),
-        ("any_of", r"\*\*options takes any argument: name those that are meant"),
+        ("any_of", r"\*\*options takes any argument: name those that it expects"),
         ("receipt", r"tasks.receipt is defined as shop_\w+.models.receipt: adopt that"),
         ("pax", r"tasks defines no function 'pax' \(did you mean 'pay'\?\)"),
     ],
@@ -187,7 +187,7 @@ def test_a_function_that_no_worker_can_import_is_refused() -> None:
     def local() -> None:
         """Nobody else has it."""
 
-    with pytest.raises(SettingsError, match="adopt a module's function"):
+    with pytest.raises(SettingsError, match="adopt a function of a module"):
         adopt(local)
 
 
@@ -200,7 +200,7 @@ def test_a_type_that_only_its_own_module_has_is_looked_at_by_the_worker(
         with pytest.raises(PayloadInvalid, match="fill: cart: Unable to serialize unknown type"):
             dispatch("fill", {"cart": SimpleNamespace()})
         (said,) = web.work()
-    assert "JSON cannot carry parameter cart" in said
+    assert "JSON has no form for parameter cart" in said
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_type_that_only_its_own_module_has_is_looked_at_by_the_worker(
 )
 def test_without_annotation_only_what_json_gives_back_as_it_was(shop: str, value: Any) -> None:
     spec = adopt(f"{shop}.tasks.pay")
-    with pytest.raises(PayloadInvalid, match=r"note: JSON gives .* back as .*: annotate it"):
+    with pytest.raises(PayloadInvalid, match=r"note: JSON turns .* into .*: annotate it"):
         spec.parse({"order_id": 1, "amount": 1, "note": value})
 
 
