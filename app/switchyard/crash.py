@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from structlog.contextvars import get_contextvars
+from app.switchyard import logs
 
 _AT = os.environ.get("SWITCHYARD_CRASH_AT", "")
 _EACH = os.environ.get("SWITCHYARD_CRASH_EACH", "")
@@ -22,7 +22,7 @@ def point(name: str) -> None:
     """Die here, as by kill -9, if the variables say so."""
     if hook is not None:
         hook(name)
-    if name == _AT or (_EACH and _first_time(f"{name}@{get_contextvars().get('step', '')}")):
+    if name == _AT or (_EACH and _first_time(f"{name}@{logs.values().get('step', '')}")):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -15,14 +15,13 @@ from math import ceil
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import structlog
 from flask import Blueprint, Flask, Request, Response, g, request
 from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import BadRequest, HTTPException
 
-from app.switchyard import telemetry
+from app.switchyard import logs, telemetry
 from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.text import reason
@@ -72,7 +71,7 @@ def identify(app: Flask | Blueprint) -> None:
         given = request.headers.get(REQUEST_ID, "")
         own = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
         own = request.environ.setdefault(_REQUEST_ID, own)
-        structlog.contextvars.bind_contextvars(request_id=own)
+        logs.bind(request_id=own)
 
     @app.after_request
     def stamp(answer: Response) -> Response:
@@ -81,7 +80,7 @@ def identify(app: Flask | Blueprint) -> None:
 
     @app.teardown_request
     def end(_failure: BaseException | None) -> None:
-        structlog.contextvars.unbind_contextvars("request_id")
+        logs.unbind("request_id")
 
 
 def traced(pages: Blueprint) -> None:

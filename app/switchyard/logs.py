@@ -2,22 +2,93 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-
-import structlog
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
 
 from app.switchyard.errors import SettingsError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_SHARED: list[structlog.typing.Processor] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.stdlib.ExtraAdder(),
-]
+_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+"""What every record has; the rest is what its caller gave as `extra`."""
+_bound: ContextVar[Mapping[str, object]] = ContextVar(
+    "switchyard_logs", default=MappingProxyType({})
+)
+
+
+@contextmanager
+def bound(**values: object) -> Iterator[None]:
+    """Have each log line that is written inside the block show these values."""
+    token = _bound.set({**_bound.get(), **values})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def bind(**values: object) -> None:
+    """Have each log line from now on show these values, until they are unbound."""
+    _bound.set({**_bound.get(), **values})
+
+
+def unbind(name: str) -> None:
+    """Undo what `bind` did for one name."""
+    _bound.set({key: value for key, value in _bound.get().items() if key != name})
+
+
+def values() -> Mapping[str, object]:
+    """What log lines show now."""
+    return _bound.get()
+
+
+class Bound(logging.Filter):
+    """Gives each record what is bound as attributes of its own, for the formatters of a handler:
+    `request_id`; `run_id`, `job`, `backend`, `epoch`, `step` and `trace_id` while a run is done."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging; no record is left out."""
+        for name, value in _bound.get().items():
+            vars(record).setdefault(name, value)
+        return True
+
+
+class Lines(logging.Formatter):
+    """A record as one JSON object on one line."""
+
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
+        """What the line says, by name."""
+        at = (
+            datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="microseconds")
+            .replace("+00:00", "Z")
+        )
+        given = {key: value for key, value in vars(record).items() if key not in _USUAL}
+        said = {"event": record.getMessage(), "level": record.levelname.lower()}
+        return {**said, "logger": record.name, "timestamp": at, **given}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        line = self.fields(record)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=repr)
+
+
+class Readable(Lines):
+    """A record as a line for a person, its traceback below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging."""
+        line = self.fields(record)
+        start = [str(line.pop(name)) for name in ("timestamp", "level", "logger", "event")]
+        text = " ".join([*start, *(f"{name}={value!r}" for name, value in line.items())])
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def configure() -> None:
@@ -28,20 +99,9 @@ def configure() -> None:
     level = (os.environ.get("LOG_LEVEL") or "INFO").upper()
     if level not in LEVELS:
         raise SettingsError(f"LOG_LEVEL: must be one of {', '.join(LEVELS)}")
-    pretty = sys.stderr.isatty()
-    render: list[structlog.typing.Processor] = (
-        # Its own tracebacks would show local variables, secrets among them.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
-    )
+    handler.addFilter(Bound())
+    handler.setFormatter(Readable() if sys.stderr.isatty() else Lines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from structlog.contextvars import get_contextvars
 
 import flags
 from app.local.seed import fill
@@ -28,7 +27,7 @@ from app.platform import JOBS as PLATFORM_JOBS
 from app.platform.gateways.storage import open_storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
-from app.switchyard import crash, maintenance
+from app.switchyard import crash, logs, maintenance
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobSpec
 from app.switchyard.job import load as load_jobs
@@ -180,7 +179,7 @@ def perform(stage: Stage, spec: JobSpec, backend: str, *, moves: bool) -> tuple[
     boundaries = list[str]()
 
     def at(point: str) -> None:
-        if point != "step.recorded" or get_contextvars()["run_id"] != run.id:
+        if point != "step.recorded" or logs.values()["run_id"] != run.id:
             return
         row = world.row(run.id)
         other = spec.serverless if (row.move_to or row.backend) == "rq" else "rq"

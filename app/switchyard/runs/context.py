@@ -13,9 +13,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
-from structlog.contextvars import bound_contextvars
 
-from app.switchyard import telemetry
+from app.switchyard import logs, telemetry
 from app.switchyard.clock import as_utc, ceil_ms, iso
 from app.switchyard.context import Payload
 from app.switchyard.crash import point
@@ -238,7 +237,7 @@ class RunContext:
         self.boundary()
         self._in_hand, self._claimed.began_at = step, self.now()
         try:
-            with bound_contextvars(step=step):
+            with logs.bound(step=step):
                 return self._claimed.delivery.run_step(step, partial(self._traced, step, attempt))
         finally:
             self._in_hand, self._claimed.began_at = BODY, self._began

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from structlog.contextvars import bound_contextvars
-
-from app.switchyard import telemetry
+from app.switchyard import logs, telemetry
 from app.switchyard.crash import point
 from app.switchyard.db import canonical_json
 from app.switchyard.errors import (
@@ -75,12 +73,12 @@ class Engine:
     def do(self, claimed: ClaimedRun, since: datetime) -> Outcome:
         """Do one slice of a run that was claimed at `since`. See `perform`."""
         store = self.store
-        bound: dict[str, Any] = {"run_id": claimed.run_id, "job": claimed.job}
-        bound |= {"backend": claimed.backend, "epoch": claimed.epoch}
+        shown: dict[str, Any] = {"run_id": claimed.run_id, "job": claimed.job}
+        shown |= {"backend": claimed.backend, "epoch": claimed.epoch}
         if claimed.trace is not None:
-            bound["trace_id"] = telemetry.trace_id(claimed.trace)
+            shown["trace_id"] = telemetry.trace_id(claimed.trace)
         spec = store.catalogue.get(claimed.job)
-        with bound_contextvars(**bound), telemetry.spans.slice(claimed.job, spec, claimed):
+        with logs.bound(**shown), telemetry.spans.slice(claimed.job, spec, claimed):
             self.leases.keep(claimed)
             if store.clock() - since > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock, at the lease's expense
