@@ -8,22 +8,20 @@ from flask import Flask, request
 from flask.cli import AppGroup
 from flask.sessions import SecureCookieSessionInterface
 
+from app import platform
 from app.platform import JOBS, checks, tables
 from app.platform.config import Settings, load, settings_of
-from app.platform.earnings import commands as earnings
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.mail import commands as mails
-from app.platform.payouts import commands as payouts
 from app.platform.payouts import pages as payout_pages
 from app.platform.statements import pages as statement_pages
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
 from app.switchyard.clock import Clock
-from app.switchyard.commands.output import settings_checked
+from app.switchyard.commands import later, settings_checked
 from app.switchyard.extension import make_runtime as layer_runtime
 from app.switchyard.http import register_problems
 from app.switchyard.runtime import EXTENSION, Runtime, install
@@ -31,6 +29,11 @@ from app.switchyard.runtime import EXTENSION, Runtime, install
 if TYPE_CHECKING:
     from app.switchyard.runs.backend import Backend
 
+_COMMANDS = {
+    "payouts": "payouts.commands:group",
+    "earnings": "earnings.commands:group",
+    "mails": "mail.commands:group",
+}
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 STRIPE_RATE = 20.0
 """Calls a second: Stripe allows 25 in test mode, and live 25 to any one endpoint
@@ -103,8 +106,9 @@ def mount(app: Flask, runtime: Runtime) -> None:
         app.register_blueprint(pages.blueprint(runtime))
     layer = app.cli.commands["switchyard"]
     assert isinstance(layer, AppGroup)
-    for command in (*layer.commands.values(), payouts.group, earnings.group, mails.group):
+    for command in layer.commands.values():
         app.cli.add_command(command)
+    later.add(app.cli, platform.__name__, _COMMANDS)
 
 
 class Sessions(SecureCookieSessionInterface):

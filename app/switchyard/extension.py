@@ -17,8 +17,7 @@ from app.switchyard.access import AccessCheck
 from app.switchyard.cache.cache import Cache, open_cache
 from app.switchyard.cache.snapshot import StageSnapshot
 from app.switchyard.clock import Clock
-from app.switchyard.commands import register_commands
-from app.switchyard.commands.output import settings_checked
+from app.switchyard.commands import register_commands, settings_checked
 from app.switchyard.config import Settings
 from app.switchyard.console.door import Door, HostDoor
 from app.switchyard.cutover import stages

@@ -19,8 +19,7 @@ from sqlalchemy import insert, select
 
 from app.platform.config import ROOT
 from app.switchyard.clock import utcnow
-from app.switchyard.commands import output, run_here
-from app.switchyard.commands.output import settings_checked
+from app.switchyard.commands import output, run_here, settings_checked
 from app.switchyard.cutover import clock, guardrail
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
 from flask import Flask
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo
 
-from app.switchyard.commands import (
-    adoption,
-    cutover,
-    database,
-    draining,
-    inventory,
-    jobs,
-    processes,
-    qstash,
-    run_here,
-    runs,
-    verify,
-)
+from app.switchyard.commands import later
+from app.switchyard.errors import SettingsError
 
-__all__ = ["draining", "inventory", "register_commands", "run_here", "verify"]  # in others' groups
+_COMMANDS = {
+    "jobs": "jobs:group",
+    "runs": "runs:group",
+    "cutover": "cutover:group",
+    "qstash": "qstash:group",
+    "db": "database:group",
+    "adopt": "adoption:adoption",
+    "worker": "processes:worker",
+    "relay": "processes:relay",
+    "clock": "processes:clock",
+}
 
 
 def register_commands(app: Flask) -> None:
     """Add the layer's commands, all below `flask switchyard`."""
     group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
-    for own in (jobs.group, runs.group, cutover.group, qstash.group, database.group):
-        group.add_command(own)
-    group.add_command(adoption.adoption)
-    group.add_command(processes.worker)
-    group.add_command(processes.relay)
-    group.add_command(processes.clock)
+    later.add(group, __name__, _COMMANDS)
     app.cli.add_command(group)
+
+
+@contextmanager
+def settings_checked() -> Iterator[None]:
+    """Around the making of the app: a bad setting ends a flask command with one line and 2.
+
+    Anywhere else it stays the SettingsError it is. SystemExit, since flask itself shows a traceback
+    for any other error of a factory, or goes on without the app.
+    """
+    try:
+        yield
+    except SettingsError as failure:
+        context = click.get_current_context(silent=True)
+        if context is None or context.find_object(ScriptInfo) is None:
+            raise
+        from app.switchyard.commands.output import WRONG_USE, WrongUse  # it loads rich
+
+        WrongUse(str(failure)).show()
+        raise SystemExit(WRONG_USE) from failure

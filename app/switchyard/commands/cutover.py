@@ -10,6 +10,7 @@ import click
 
 from app.switchyard import audit
 from app.switchyard.audit import By
+from app.switchyard.commands import later
 from app.switchyard.commands.output import (
     Commands,
     DidNotHold,
@@ -37,6 +38,16 @@ limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True
 )
 group = Commands("cutover", help="Where each job stands in its migration, and its moves.")
+later.add(
+    group,
+    str(__package__),
+    {
+        "drain": "draining:drain",
+        "rollback": "draining:rollback",
+        "inventory": "inventory:inventory",
+        "verify": "verify:verify",
+    },
+)
 _WORTH_A_LOOK = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)]
 
 

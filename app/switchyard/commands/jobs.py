@@ -8,6 +8,7 @@ from datetime import datetime
 import click
 from sqlalchemy.exc import DBAPIError
 
+from app.switchyard.commands import later
 from app.switchyard.commands.output import (
     Commands,
     answered,
@@ -27,6 +28,7 @@ from app.switchyard.runtime import Runtime, using
 from flags import StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
+later.add(group, str(__package__), {"run": "run_here:run_job"})
 
 
 @group.command("list")

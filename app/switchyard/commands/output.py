@@ -228,20 +228,3 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-@contextmanager
-def settings_checked() -> Iterator[None]:
-    """Around the making of the app: a bad setting ends a flask command with one line and 2.
-
-    Anywhere else it stays the SettingsError it is. SystemExit, since flask itself shows a traceback
-    for any other error of a factory, or goes on without the app.
-    """
-    try:
-        yield
-    except SettingsError as failure:
-        context = click.get_current_context(silent=True)
-        if context is None or context.find_object(ScriptInfo) is None:
-            raise
-        WrongUse(str(failure)).show()
-        raise SystemExit(WRONG_USE) from failure
