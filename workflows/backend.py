@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import requests
-
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
@@ -31,6 +29,7 @@ from workflows.client import (
 )
 
 if TYPE_CHECKING:
+    import requests
     from inngest import Event, Inngest
 
 MARK = "_switchyard"
@@ -129,6 +128,8 @@ class InngestBackend:
 
 def ask(settings: Settings, method: str, path: str) -> requests.Response:
     """What Inngest's REST API answers. Raises BackendUnavailable where it does not."""
+    import requests  # not to be loaded where there is no Inngest
+
     origin = (base_url(settings) or API).rstrip("/")
     try:
         return requests.request(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from app.switchyard.config import Settings
 from app.switchyard.cron import portable
@@ -16,6 +14,9 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.text import LONGEST_REASON
 from workflows.backend import ask
 from workflows.client import APP_ID, SIGNING_KEY, make_sender, refusal, send
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
-from app.switchyard import metrics, nonces
+from app.switchyard import nonces
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.http import register_problems
@@ -52,7 +52,12 @@ def blueprint(runtime: Runtime) -> Blueprint:
         ready = parts["database"] == "ok"
         return {"ready": ready, "parts": parts}, 200 if ready else 503
 
-    metrics.serve(pages, runtime, looks.up)
+    @pages.get("/metrics")
+    def scraped() -> Response:
+        from app.switchyard import metrics  # loaded in the processes that are scraped alone
+
+        return metrics.answer(runtime, looks.up)
+
     return pages
 
 

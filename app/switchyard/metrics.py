@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -57,18 +57,18 @@ UNEXPLAINED = (
 )
 
 
-def serve(pages: Blueprint, runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> None:
-    """Mount /metrics; `up` says of each part whether it answered when it was last asked."""
+def answer(runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> Response:
+    """The answer to a scrape; `up` says of each part whether it answered when it was last asked.
+
+    Raises Unauthorized where the scraper does not send METRICS_TOKEN.
+    """
+    token = runtime.settings.metrics_token
+    if token is not None and not is_secret(bearer(request) or "", token):
+        raise Unauthorized("send Authorization: Bearer METRICS_TOKEN")
     registry = CollectorRegistry()
     registry.register(Ledger(runtime, up))
-    token = runtime.settings.metrics_token
-
-    @pages.get("/metrics")
-    def metrics() -> Response:
-        if token is not None and not is_secret(bearer(request) or "", token):
-            raise Unauthorized("send Authorization: Bearer METRICS_TOKEN")
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(registry), content_type=content_type)
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(registry), content_type=content_type)
 
 
 class Ledger(Collector):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import requests
+from typing import TYPE_CHECKING, Any
 
 from app.switchyard.errors import BackendUnavailable, CheckFailed
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
+
+if TYPE_CHECKING:  # for checks alone
+    import requests
 
 ANSWER_SECONDS = 4.0
 
@@ -23,6 +24,8 @@ def is_refused(runtime: Runtime, path: str) -> bool:
 
 def called(runtime: Runtime, method: str, path: str) -> requests.Response:
     """What this app answers. Raises as is_refused does."""
+    import requests
+
     base = runtime.settings.backend_url
     if base is None:
         raise CheckFailed("BACKEND_URL is not set")

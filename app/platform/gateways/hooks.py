@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import requests
 from pydantic import BaseModel, Field, SecretStr
 from standardwebhooks.webhooks import Webhook
 
@@ -79,6 +78,8 @@ class Hook(BaseModel, frozen=True, extra="forbid"):
 
         Raises HookRefused and HookUnavailable.
         """
+        import requests  # most processes send none
+
         effects.allow("calling a webhook")
         named = {"webhook-id": id, "webhook-timestamp": str(int(now.timestamp()))}
         if self.secret is not None:

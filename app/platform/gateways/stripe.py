@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TypeVar
-
-import stripe
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.platform.gateways import stripe_answers as errors
 from app.platform.gateways.stripe_answers import Account, Balance, BankPayout, Transfer
 from app.switchyard import effects
+
+if TYPE_CHECKING:  # loaded by the first call: most processes make none
+    import stripe
 
 AT_ONCE = 8
 """Calls at once of one page."""
@@ -147,6 +148,8 @@ class StripeGateway:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """The library's errors, which hold headers and bodies, end here."""
+        import stripe
+
         try:
             yield
         except stripe.StripeError as failure:
@@ -158,6 +161,8 @@ class StripeGateway:
 
     def _client(self) -> stripe.StripeClient:
         """This process's client: a socket shared over a fork mixes up answers."""
+        import stripe
+
         effects.allow("calling Stripe")
         if self._made is None or self._made[0] != os.getpid():
             stripe.enable_telemetry = False
@@ -172,6 +177,8 @@ class StripeGateway:
         return self._made[1]
 
     def _classified(self, failure: stripe.StripeError) -> errors.StripeError:
+        import stripe
+
         status, headers, code = failure.http_status, failure.headers or {}, _code(failure)
         text = _SECRET.sub(r"\1…", str(failure).replace(self._api_key, "…"))[:MESSAGE_LENGTH]
         if isinstance(failure, stripe.IdempotencyError):

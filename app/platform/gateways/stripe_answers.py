@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
-import stripe
 from pydantic import BaseModel, BeforeValidator
 
 from app.switchyard.errors import SwitchyardError
+
+if TYPE_CHECKING:
+    import stripe
 
 REASON_LENGTH = 100
 

@@ -7,7 +7,6 @@ import re
 from datetime import datetime
 from typing import Any
 
-import stripe
 from pydantic import Field
 
 from app.platform.gateways.stripe_answers import StripeWebhookRefused
@@ -39,6 +38,8 @@ def verify_webhook(payload: bytes, signature: str, secrets: str, now: datetime) 
     one for its connected accounts' have one each (https://docs.stripe.com/connect/webhooks). Raises
     StripeWebhookRefused, whose message holds neither a secret nor the body.
     """
+    import stripe  # most processes get no webhook
+
     why = "there is no secret to check it with"
     for secret in filter(None, map(str.strip, secrets.split(","))):
         try:

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from flask import Blueprint, render_template
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 HERE = Path(__file__).parent
@@ -27,6 +26,8 @@ def add(pages: Blueprint) -> None:
 @cache
 def rendered() -> str:
     """As HTML: each heading can be linked to, and only what leads somewhere is a link."""
+    from markdown_it import MarkdownIt  # for this page alone
+
     text = next(place for place in PLACES if place.exists()).read_text()
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
