@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import Connection, Index, String, Text, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.clock import iso
 from app.switchyard.db import Base, canonical_json
 from app.switchyard.errors import BadInput
 from app.switchyard.text import plain
@@ -125,4 +124,4 @@ def history(
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     detail = row["detail"] and json.loads(row["detail"])
     changed = detail if row["act"] == "stage" else None
-    return row | {"at": iso(row["at"]), "by": row["who"], "detail": detail} | (changed or {})
+    return row | {"by": row["who"], "detail": detail} | (changed or {})

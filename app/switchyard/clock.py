@@ -52,3 +52,10 @@ def iso(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def in_json(value: object) -> str | None:
+    """A time as JSON has it: the `default` of json.dumps(). Raises TypeError for anything else."""
+    if isinstance(value, datetime):
+        return iso(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -10,7 +10,6 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, insert, select
 
 from app.switchyard.audit import By
-from app.switchyard.console.words import pretty
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.operations import acts, bulk
@@ -18,6 +17,7 @@ from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import install
+from app.switchyard.words import pretty
 from tests.support.console import HOSTILE, Site, csrf, move, where
 from tests.support.waiting import until
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -262,4 +263,4 @@ def test_what_was_done_so_far_begins_the_audit(db: Database) -> None:
     assert (stage["who"], stage["why"], stage["job"]) == ("ada", "calm", "send-email")
     assert stage["detail"] == {"forced": False, "from": "legacy", "percent": 12.5, "to": "ramp"}
     assert (pin["who"], pin["count"], pin["detail"]) == ("bo", 2, {"side": "rq"})
-    assert pin["at"] == stage["at"] == "2026-05-01T02:00:00.000Z"
+    assert pin["at"] == stage["at"] == datetime(2026, 5, 1, 2, tzinfo=UTC)

@@ -87,5 +87,5 @@ def test_a_job_that_the_code_has_forgotten_is_shown_all_the_same(on: Side) -> No
     on.finish(run)
     with on.runtime.db.autocommit() as connection:
         connection.execute(update(RunRow).where(RunRow.id == run.id).values(job="forgotten"))
-    assert [line.known for line in overview(on.runtime, {}).jobs][-1] is False
+    assert [job["known"] for job in overview(on.runtime, {}).jobs][-1] is False
     assert jobs.every(on.runtime)["jobs"][-1]["name"] == "forgotten"

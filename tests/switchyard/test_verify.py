@@ -130,7 +130,7 @@ def test_a_canary_comes_back(
         else:
             runtime = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).runtime
         install(runtime)
-        assert "there and back" in checks.canary(backend)(runtime)
+        assert "there and back" in checks.canary(backend, runtime)
         with runtime.db.autocommit() as connection:
             row = connection.execute(R.__table__.select().where(R.job == "canary")).one()
     assert (row.backend, row.reason, row.status) == (backend, "CANARY", "succeeded")
@@ -141,11 +141,11 @@ def test_a_canary_that_does_not_come_back(
 ) -> None:
     monkeypatch.setattr(checks, "CANARY_SECONDS", 0.3)
     with pytest.raises(CheckFailed, match=r"pending after 0\.3 s; it is called off"):
-        checks.canary("memory")(runtime)
+        checks.canary("memory", runtime)
     with runtime.db.autocommit() as connection:
         assert connection.execute(R.__table__.select()).one().status == Status.CANCELLED
     with pytest.raises(BackendUnavailable, match="no backend"):
-        checks.canary("qstash")(runtime)
+        checks.canary("qstash", runtime)
 
 
 def test_lost_runs(runtime: Runtime) -> None:

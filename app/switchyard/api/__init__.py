@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, wraps
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, current_app, g, jsonify, request
+from flask import Blueprint, Response, current_app, g, request
 from pydantic import BaseModel
 
 from app.switchyard import audit
 from app.switchyard.api import shapes
 from app.switchyard.api.openapi import Operation, document
 from app.switchyard.audit import By
-from app.switchyard.clock import iso
+from app.switchyard.clock import in_json
 from app.switchyard.console.door import BEARER, LOCAL, Door
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.errors import BadInput, Forbidden, UnknownRun
@@ -62,13 +63,14 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
         def declare(view: View) -> View:
             @wraps(view)
-            def serve(**given: Any) -> tuple[Response, int]:
+            def serve(**given: Any) -> Response:
                 query = _read_query(one.query)
                 given |= {} if one.query is shapes.Nothing else {"query": query}
                 if one.body is not None:
                     empty = not request.get_data()
                     given["body"] = read(one.body, {}) if empty else read_body(one.body)
-                return jsonify(view(**given)), one.status
+                answer = json.dumps(view(**given), default=in_json)
+                return Response(answer, one.status, content_type="application/json")
 
             operations[f"{NAME}.{view.__name__}"] = one
             pages.add_url_rule(rule, view.__name__, serve, methods=[method])
@@ -138,8 +140,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("GET", "/runs", shapes.Runs, query=shapes.RunsQuery)
     def list_runs(query: shapes.RunsQuery) -> Any:
         """The newest runs first; `before` is the `older` of the page before."""
-        page = search(runtime.db, query)
-        return asdict(page) | {"searched_back_to": iso(page.searched_back_to)}
+        return asdict(search(runtime.db, query))
 
     @serves("POST", "/runs/bulk", shapes.Bulked, body=shapes.Bulk)
     def bulk_runs(body: shapes.Bulk) -> Any:

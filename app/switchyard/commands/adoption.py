@@ -14,7 +14,7 @@ from flask.cli import with_appcontext
 from app.switchyard import extras
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.inventory import inventory_of
-from app.switchyard.commands.output import answered, json_option, parts, reported, say, table
+from app.switchyard.commands.output import Process, answered, json_option, parts, say, table
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runtime import Runtime
@@ -32,7 +32,7 @@ _NEEDED = {
 }
 
 
-@click.command("adopt")
+@click.command("adopt", cls=Process)
 @click.option(
     "--source",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -52,10 +52,9 @@ _NEEDED = {
 @with_appcontext
 def adoption(source: Path, sides: tuple[str, ...]) -> None:
     """Say what to change to adopt this app's RQ tasks. Changes nothing."""
-    with reported():
-        found = adoption_of(parts(), source.resolve(), sides)
-        if not answered(found):
-            _show(found)
+    found = adoption_of(parts(), source.resolve(), sides)
+    if not answered(found):
+        _show(found)
 
 
 def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[str, Any]:
@@ -63,6 +62,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
     sources = Sources(source)
     redis = inventory_of(runtime, MOST)["redis"]
     waiting = _waiting(redis)
+    lacking = [*_lacking(runtime, sides), *_for_old_jobs(runtime, redis, waiting)]
     for function, queue in waiting:
         task = sources.task(function)
         task.queue = task.queue or queue
@@ -77,7 +77,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
         "redis": {"reachable": redis["reachable"], "error": redis["error"]},
         "workers": _workers(redis),
         "cron": redis["cron"],
-        "settings": [*_lacking(runtime, sides), *_for_old_jobs(runtime, redis, waiting)],
+        "settings": [{"name": name, "do": do} for name, do in lacking],
     }
 
 
@@ -137,47 +137,44 @@ def _workers(redis: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _lacking(runtime: Runtime, sides: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def _lacking(runtime: Runtime, sides: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each setting that is missing, and what to do about it."""
     settings = runtime.settings
     for row in standing(runtime):
         if row["revision"] != row["head"]:
-            yield _setting("tables", "flask switchyard db upgrade")
+            yield ("tables", "flask switchyard db upgrade")
     for side in sides:
         lacking = extras.missing(side)
         if lacking is not None:
-            yield _setting(side, lacking)
+            yield (side, lacking)
         if side == "inngest" and settings.inngest_dev is not None:
             continue
         for name in _NEEDED[side]:
             if getattr(settings, name) is None:
-                yield _setting(name.upper(), f"{side} needs it")
+                yield (name.upper(), f"{side} needs it")
     if settings.backend_url is None:
-        yield _setting("BACKEND_URL", "where the app is reached from outside")
+        yield ("BACKEND_URL", "where the app is reached from outside")
     if settings.admin_token is None:
-        yield _setting("ADMIN_TOKEN", "for the console and the trigger, unless access= decides")
+        yield ("ADMIN_TOKEN", "for the console and the trigger, unless access= decides")
     if not settings.use_inngest:
-        yield _setting("USE_INNGEST", "true, once a job is to leave RQ: until then stages wait")
+        yield ("USE_INNGEST", "true, once a job is to leave RQ: until then stages wait")
 
 
 def _for_old_jobs(
     runtime: Runtime, redis: dict[str, Any], waiting: dict[tuple[str, str], int]
-) -> Iterator[dict[str, str]]:
+) -> Iterator[tuple[str, str]]:
     """What our worker has to be allowed, to do what is in Redis already."""
     if not waiting:
         return
     settings = runtime.settings
     served = {spec.queue for spec in runtime.catalogue.values()}
     functions = ",".join(sorted({function for function, _ in waiting}))
-    yield _setting("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs wait")
+    yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs wait")
     queues = ",".join(sorted({queue for _, queue in waiting} - served))
     if queues:
-        yield _setting("LEGACY_QUEUES", f"{queues}: no declared job is on them")
+        yield ("LEGACY_QUEUES", f"{queues}: no declared job is on them")
     if any(queue["pickled"] for queue in redis["queues"]) and not settings.legacy_pickle:
-        yield _setting("LEGACY_PICKLE", "true, while pickled jobs wait; unset it afterwards")
-
-
-def _setting(name: str, do: str) -> dict[str, str]:
-    return {"name": name, "do": do}
+        yield ("LEGACY_PICKLE", "true, while pickled jobs wait; unset it afterwards")
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -185,14 +182,12 @@ def _show(found: dict[str, Any]) -> None:
         say("Lines to change:")
         rows = [(f"{c['file']}:{c['line']}", c["code"], c["do"]) for c in found["changes"]]
         table(("where", "code", "do"), rows)
-    lines = [task for task in found["tasks"] if task["refused"] is None]
+    lines = [f"    {task['adopt']}," for task in found["tasks"] if task["refused"] is None]
     if lines:
         say("Tasks to adopt, in Switchyard(app, jobs=[…]):")
-        for task in lines:
-            click.echo(f"    {task['adopt']},")
-    for task in found["tasks"]:
-        if task["refused"] is not None:
-            say(f"cannot be adopted as it is: {task['refused']}")
+        click.echo("\n".join(lines))
+    for refused in filter(None, (task["refused"] for task in found["tasks"])):
+        say(f"cannot be adopted as it is: {refused}")
     for name, columns in (
         ("workers", ("name", "host", "pid", "queues", "serializer", "start")),
         ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),

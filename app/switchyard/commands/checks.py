@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from secrets import token_hex
 from typing import Any
@@ -50,12 +51,12 @@ CHECKS: list[Check] = []
 Look = Callable[[Runtime], str]
 
 
-def _check(fix: str, seconds: float = 10.0) -> Callable[[Look], Look]:
+def _check(fix: str) -> Callable[[Look], Look]:
     """One line of `cutover verify`, named as its function is; `fix` is what to do where it does not
     hold."""
 
     def declared(look: Look) -> Look:
-        CHECKS.append(Check(look.__name__.replace("_", "-"), look, fix, seconds))
+        CHECKS.append(Check(look.__name__.replace("_", "-"), look, fix))
         return look
 
     return declared
@@ -216,28 +217,23 @@ def signatures(runtime: Runtime) -> str:
     return "unsigned calls are refused"
 
 
-def canary(backend: str) -> Look:
+def canary(backend: str, runtime: Runtime) -> str:
     """A run of one step comes back from `backend`."""
-
-    def look(runtime: Runtime) -> str:
-        if JOB not in runtime.catalogue:
-            raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
-        begun = time.monotonic()
-        run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
-        while time.monotonic() < begun + CANARY_SECONDS:
-            with runtime.db.autocommit() as connection:
-                columns = (R.status, R.backend, R.result, R.error)
-                row = connection.execute(select(*columns).where(R.id == run.id)).one()
-            if row.status not in OPEN:
-                return _come_back(backend, row, time.monotonic() - begun)
-            time.sleep(_LOOK_SECONDS)
-        with suppress(RunNotMovable):  # it may have come this moment
-            operate.cancel(runtime.store, run.id)
-        waited = f"after {CANARY_SECONDS:g} s; it is called off"
-        raise CheckFailed(f"run {run.id} was {row.status} {waited}")
-
-    look.__name__ = f"canary_{backend}"
-    return look
+    if JOB not in runtime.catalogue:
+        raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
+    begun = time.monotonic()
+    run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
+    while time.monotonic() < begun + CANARY_SECONDS:
+        with runtime.db.autocommit() as connection:
+            columns = (R.status, R.backend, R.result, R.error)
+            row = connection.execute(select(*columns).where(R.id == run.id)).one()
+        if row.status not in OPEN:
+            return _come_back(backend, row, time.monotonic() - begun)
+        time.sleep(_LOOK_SECONDS)
+    with suppress(RunNotMovable):  # it may have come this moment
+        operate.cancel(runtime.store, run.id)
+    waited = f"after {CANARY_SECONDS:g} s; it is called off"
+    raise CheckFailed(f"run {run.id} was {row.status} {waited}")
 
 
 def _come_back(backend: str, row: Any, seconds: float) -> str:
@@ -254,7 +250,8 @@ for _backend, _fix in {
     "qstash": "see qstash-token and address; QStash's console shows its deliveries",
 }.items():
     # A backend that is unavailable also takes its time to say so.
-    _check(_fix, CANARY_SECONDS + 8)(canary(_backend))
+    _look = partial(canary, _backend)
+    CHECKS.append(Check(f"canary-{_backend}", _look, _fix, seconds=CANARY_SECONDS + 8))
 
 
 @_check("see that a clock process runs, or Inngest's or QStash's cron")

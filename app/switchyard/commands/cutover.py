@@ -69,18 +69,13 @@ def status() -> None:
 @by_option
 @click.option("--force", is_flag=True, help="Complete it whatever speaks against it, on record.")
 def stage(
-    words: tuple[str, ...],
-    every: bool,
-    percent: float | None,
-    why: str,
-    by: str | None,
-    force: bool,
+    words: tuple[str, ...], every: bool, percent: float | None, force: bool, **signature: Any
 ) -> None:
     """Move JOB, or every job, to STAGE: legacy, shadow, ramp (with --percent), live or complete."""
     runtime = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who, to = signed(by, why), words[-1]
+    who, to = signed(**signature), words[-1]
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
@@ -167,13 +162,7 @@ def _say_plan(runtime: Runtime, name: str) -> None:
 @group.command("pin")
 @click.argument("job")
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
-@click.option(
-    "--to",
-    "side",
-    type=SIDES,
-    required=True,
-    help="Which side.",
-)
+@click.option("--to", "side", type=SIDES, required=True, help="Which side.")
 @why_option
 @by_option
 def pin(job: str, keys: tuple[str, ...], side: str, why: str, by: str | None) -> None:
@@ -217,11 +206,7 @@ def _show_pins(runtime: Runtime, job: str | None) -> None:
 
 @group.command("parity")
 @click.argument("words", metavar="JOB | explain ID...|JOB", nargs=-1, required=True)
-@click.option(
-    "--kind",
-    type=KINDS,
-    help="Only these; by default what is wrong.",
-)
+@click.option("--kind", type=KINDS, help="Only these; by default what is wrong.")
 @limit_option
 @click.option("--why", help="Of explain: for the record.")
 @by_option

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from app.switchyard.commands.cutover import (
     signed,
     why_option,
 )
-from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, say, table
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, listing, parts, progress, say
 from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.cutover import drain as drains
 from app.switchyard.errors import BadInput
@@ -26,18 +27,13 @@ from flags import Side
 ROLLBACK_SECONDS = 60.0
 
 every_option = click.option("--all", "every", is_flag=True, help="Every job, unknown ones too.")
-
-
-def wait_option(default: float) -> Callable[..., Any]:
-    """`--wait` with this default."""
-    return click.option(
-        "--wait",
-        "wait_seconds",
-        type=click.FloatRange(0, 86_400),
-        default=default,
-        show_default=True,
-        help="Seconds to look again while something is left.",
-    )
+wait_option = partial(
+    click.option,
+    *("--wait", "wait_seconds"),
+    type=click.FloatRange(0, 86_400),
+    show_default=True,
+    help="Seconds to look again while something is left.",
+)
 
 
 @group.command("drain")
@@ -47,23 +43,15 @@ def wait_option(default: float) -> Callable[..., Any]:
 @click.option("--running", is_flag=True, help="What is running too, at its next step boundary.")
 @reason_option
 @by_option
-@wait_option(0.0)
-def drain(
-    job: str | None,
-    every: bool,
-    to: str,
-    running: bool,
-    why: str,
-    by: str | None,
-    wait_seconds: float,
-) -> None:
+@wait_option(default=0.0)
+def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> None:
     """Move what is open of JOB and below it to the other side; exit 1 while something is left.
 
     Pending, delayed and sleeping runs move at once and keep their due times. May be interrupted
     and repeated.
     """
     who = signed(by, why)
-    with _drain(job, every, Side(to), running, wait_seconds) as work:
+    with _drain(Side(to), running, **which) as work:
         moving = acts.drain(work, who)
     _report(work, moving.drained)
 
@@ -73,21 +61,21 @@ def drain(
 @every_option
 @why_option
 @by_option
-@wait_option(ROLLBACK_SECONDS)
-def rollback(job: str | None, every: bool, why: str, by: str | None, wait_seconds: float) -> None:
+@wait_option(default=ROLLBACK_SECONDS)
+def rollback(why: str, by: str | None, **which: Any) -> None:
     """Flip JOB to legacy and bring all that is open of it back to RQ, running or not.
 
     Exit 1 if something is left on the serverless side after --wait; repeat it then.
     """
     who = signed(by, why).with_reason()
-    with _drain(job, every, Side.RQ, True, wait_seconds) as work:
+    with _drain(Side.RQ, True, **which) as work:
         moving = acts.rollback(work, who)
     _report(work, moving.drained)
 
 
 @contextmanager
 def _drain(
-    job: str | None, every: bool, to: Side, running: bool, wait_seconds: float
+    to: Side, running: bool, job: str | None, every: bool, wait_seconds: float
 ) -> Iterator[drains.Drain]:
     """What is to be drained, with a bar on a terminal; a signal ends it after the chunk in hand."""
     if every == (job is not None):
@@ -104,22 +92,20 @@ def _drain(
 
 def _report(work: drains.Drain, drained: drains.Drained) -> None:
     catalogue = work.runtime.catalogue
-    moves = {"moved": drained.moved, "asked": drained.asked, "left": drained.left}
-    rows: list[dict[str, Any]] = [
-        {"name": name}
-        | {what: count[name] for what, count in moves.items()}
-        | {"known": name in catalogue}
-        for name in sorted({name for count in moves.values() for name in count})
+    rows = [
+        {"name": name, **counts, "known": name in catalogue}
+        for name, counts in drained.by_job().items()
     ]
     left, interrupted = drained.left.total(), work.stop.is_set()
-    totals = drained.totals()
-    if not answered({"to": str(work.to), **totals, "interrupted": interrupted, "jobs": rows}):
+    shown = {"to": str(work.to), **drained.totals(), "interrupted": interrupted, "jobs": rows}
+    if not answered(shown):
         if rows:
-            table(("job", *moves), ([row["name"], *(row[what] for what in moves)] for row in rows))
+            listing(rows, ("name", "moved", "asked", "left"))
         else:
             say("nothing to move: no open run is on the other side")
-    if unknown := {row["name"]: row["left"] for row in rows if row["left"] and not row["known"]}:
-        names = ", ".join(unknown)
+    unknown = {name: count for name, count in drained.left.items() if name not in catalogue}
+    if unknown:
+        names = ", ".join(sorted(unknown))
         say(f"{sum(unknown.values())} runs of jobs that this code does not know were left: {names}")
     if interrupted:
         say(f"interrupted with {left} left; run it again to go on")

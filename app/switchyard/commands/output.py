@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import click
@@ -15,12 +16,13 @@ from flask import current_app
 from flask.cli import AppGroup, ScriptInfo
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
+from app.switchyard.clock import in_json, iso
 from app.switchyard.errors import BackendUnavailable, BadInput, SettingsError, SwitchyardError
 from app.switchyard.runtime import EXTENSION, Runtime
 from app.switchyard.text import reason
@@ -34,16 +36,12 @@ _OLD_TABLES = ("42P01", "42703", "3F000")
 """SQLSTATE of an unknown table, column and schema."""
 
 
-def _as_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
-    ctx.meta[_AS_JSON] = value
-
-
 json_option = click.option(
     "--json",
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=_as_json,
+    callback=lambda ctx, _option, value: ctx.meta.update({_AS_JSON: value}),
     help="Print one JSON document.",
 )
 
@@ -100,7 +98,7 @@ def answered(value: Any) -> bool:
     show."""
     asked = bool(click.get_current_context().meta.get(_AS_JSON))
     if asked:
-        click.echo(json.dumps(value, indent=2))
+        click.echo(json.dumps(value, indent=2, default=in_json))
     return asked
 
 
@@ -157,11 +155,12 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
-def progress(what: str) -> Progress:
+def progress(what: str, *more: ProgressColumn, transient: bool = False) -> Progress:
     """A bar for long work on a terminal; none in a pipe."""
     stderr = console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *more)
+    hidden = not stderr.is_terminal
+    return Progress(*columns, console=stderr, transient=transient, disable=hidden)
 
 
 def printable(text: str) -> str:
@@ -175,7 +174,9 @@ def _cell(value: object) -> Text:
     if value is None:
         return Text("-")
     if isinstance(value, dict | list):
-        return Text(json.dumps(value, ensure_ascii=False))
+        return Text(json.dumps(value, ensure_ascii=False, default=in_json))
+    if isinstance(value, datetime):
+        return Text(iso(value) or "")
     return Text(f"{value:g}" if isinstance(value, float) else printable(str(value)))
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from app.switchyard.clock import iso, moment
+from app.switchyard.clock import moment
 from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
 from workflows.sync import connect, ours, sync
 
@@ -34,8 +34,8 @@ def list_schedules() -> None:
             "cron": schedule.cron,
             "destination": schedule.destination,
             "paused": schedule.paused,
-            "next": iso(_when(schedule.next_schedule_time)),
-            "last": iso(_when(schedule.last_schedule_time)),
+            "next": _when(schedule.next_schedule_time),
+            "last": _when(schedule.last_schedule_time),
         }
         for schedule in ours(connect(parts().settings))
     ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import click
 from flask import current_app
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,10 +19,10 @@ from app.switchyard.commands.jobs import group
 from app.switchyard.commands.output import (
     DID_NOT_HOLD,
     answered,
-    console,
     details,
     parts,
     printable,
+    progress,
     say,
     table,
 )
@@ -32,6 +31,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.operations.acts import parse_payload
+from app.switchyard.operations.story import story
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.create import Run
@@ -68,7 +68,8 @@ def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) ->
         if not run.created:
             say(f"key {run.key!r} was known: run {run.id} is {run.status}; following it")
         _follow(inline, run)
-    ended = _ended(inline, run)
+    with runtime.db.autocommit() as connection:
+        ended = story(connection, run.id) | {"created": run.created}
     if not answered(ended):
         details({each: ended[each] for each in ("id", "job", "status", "result", "error")})
     if ended["status"] in OPEN:
@@ -98,29 +99,10 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
             table(headings, ([row.get(heading) for heading in headings] for row in rows))
 
 
-def _ended(inline: Inline, run: Run) -> dict[str, Any]:
-    with inline.store.db.autocommit() as connection:
-        row = connection.execute(select(R.status, R.result, R.error).where(R.id == run.id)).one()
-        below = children.by_status(connection, run.id)
-    result = None if row.result is None else json.loads(row.result)
-    return {
-        **asdict(run),
-        "status": row.status,
-        "result": result,
-        "error": row.error,
-        "children": below,
-    }
-
-
 def _follow(inline: Inline, run: Run) -> None:
     """Do the run slice by slice; say what one leaves open, and move the bar on a terminal."""
-    stderr = console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        *(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
-    )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
-        task = bar.add_task(run.job, total=None, visible=False)
+    with progress(run.job, TimeElapsedColumn(), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
         note = say if bar.disable else lambda text: bar.console.print(printable(text))
         counted, waits = 0.0, False
         for done in inline.slices(run.id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import reduce
 from typing import Any
 
@@ -30,11 +30,13 @@ from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS
 from app.switchyard.operations import bulk
 from app.switchyard.operations.bulk import Deed
-from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, as_json, every
+from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, every, shown
 from app.switchyard.operations.story import story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
+from app.switchyard.runtime import Runtime
+from app.switchyard.words import ago
 from flags import LEGACY_BACKEND, Side, Stage
 
 _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
@@ -77,18 +79,11 @@ def list_runs(**asked: Any) -> None:
         # The ledger may know jobs that the code has forgotten: refused only where neither does.
         _ = runtime.catalogue[asked["job"]]
     if not answered(rows):
-        shown = ("id", "job", "status", "backend", "age", "error")
+        columns = ("id", "job", "status", "backend", "age", "error")
         now = runtime.store.clock()
         for row in rows:
-            row["age"] = _age((now - datetime.fromisoformat(row["created_at"])).total_seconds())
-        table(shown, ([row[name] for name in shown] for row in rows), one_line=True)
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+            row["age"] = ago(row["created_at"], now).removesuffix(" ago")
+        table(columns, ([row[name] for name in columns] for row in rows), one_line=True)
 
 
 @group.command("show")
@@ -119,44 +114,49 @@ def _one_or_many(command: Callable[..., None]) -> Callable[..., None]:
 
 @group.command("retry")
 @_one_or_many
-def retry(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked: Any) -> None:
+def retry(**asked: Any) -> None:
     """Let a failed or cancelled run go on from its done steps, with fresh tries: RUN_ID, or all
     that a filter finds, which needs --why."""
-    if run_id is None:
-        return _many(Deed.RETRY, _wanted(asked), signed(by, why), dry_run)
-    _only_one(asked, dry_run)
-    runtime, failures = watched(parts())
-    back = operate.retry(runtime.store, run_id, signed(by, why))
-    _show_moved(run_id)
-    if back:
-        say(f"{back} runs that were cancelled with it came back too")
-    say_pending(run_id, failures)
-    return None
+    _do(Deed.RETRY, "{} runs that were cancelled with it came back too", **asked)
 
 
 @group.command("cancel")
 @_one_or_many
-def cancel(run_id: str | None, why: str, by: str | None, dry_run: bool, **asked: Any) -> None:
+def cancel(**asked: Any) -> None:
     """Call off an open run and all that is open below it; steps that are done stay done. RUN_ID, or
     all that a filter finds, which needs --why."""
+    _do(Deed.CANCEL, "{} open runs below it were cancelled too", **asked)
+
+
+def _do(
+    deed: Deed,
+    and_others: str,
+    run_id: str | None,
+    why: str,
+    by: str | None,
+    dry_run: bool,
+    **asked: Any,
+) -> None:
+    runtime, failures = watched(parts())
+    who = signed(by, why)
     if run_id is None:
-        return _many(Deed.CANCEL, _wanted(asked), signed(by, why), dry_run)
-    _only_one(asked, dry_run)
-    below = operate.cancel(parts().store, run_id, by=signed(by, why))
-    _show_moved(run_id)
-    if below:
-        say(f"{below} open runs below it were cancelled too")
-    return None
-
-
-def _only_one(asked: dict[str, Any], dry_run: bool) -> None:
+        _many(runtime, deed, _wanted(asked), who, dry_run)
+        return
     if dry_run or any(asked.values()):
         raise BadInput("give a run's id, or a filter")
+    act = operate.retry if deed is Deed.RETRY else operate.cancel
+    others = act(runtime.store, run_id, by=who)
+    with runtime.db.autocommit() as connection:
+        row = connection.execute(select(*COLUMNS).where(R.id == run_id)).one()
+    record(shown(row))
+    if others:
+        say(and_others.format(others))
+    say_pending(run_id, failures)
 
 
-def _many(deed: Deed, wanted: RunFilter, by: By, dry_run: bool) -> None:
+def _many(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, dry_run: bool) -> None:
     """Batch by batch, with a bar on a terminal; a signal ends it after the batch in hand."""
-    runtime, act, older = parts(), None, None
+    act = older = None
     matching, counted = bulk.matching(runtime, deed, wanted)
     done = {"matching": matching, "counted": counted, "done": 0, "refused": 0}
     with stop_on_signals() as stop, progress(deed) as bar:
@@ -171,9 +171,3 @@ def _many(deed: Deed, wanted: RunFilter, by: By, dry_run: bool) -> None:
                 break
             wanted = wanted.model_copy(update={"before": older})
     record(done | {"interrupted": stop.is_set() and older is not None})
-
-
-def _show_moved(run_id: str) -> None:
-    with parts().db.autocommit() as connection:
-        row = connection.execute(select(*COLUMNS).where(R.id == run_id)).one()
-    record(as_json(row._asdict()))

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-from rich.progress import Progress
 
 from app.switchyard.commands.checks import CHECKS
 from app.switchyard.commands.cutover import group
-from app.switchyard.commands.output import DID_NOT_HOLD, answered, console, parts, table
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, table
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Check, Runtime
 from app.switchyard.text import reason
@@ -24,14 +23,12 @@ def verify() -> None:
     """Check every line of the migration's checklist; 1 where one does not hold."""
     runtime = parts()
     checks = [*CHECKS, *runtime.checks]
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("checked", total=len(checks), visible=progress.console.is_terminal)
-        answers = checked(runtime, checks, lambda: progress.advance(task))
+    with progress("checked", transient=True) as bar:
+        task = bar.add_task("", total=len(checks))
+        answers = checked(runtime, checks, lambda: bar.advance(task))
     if not answered(answers):
-        table(
-            ("check", "ok", "detail", "to do"),
-            ((a["check"], "yes" if a["ok"] else "NO", a["detail"], a["fix"]) for a in answers),
-        )
+        rows = ((a["check"], "yes" if a["ok"] else "NO", a["detail"], a["fix"]) for a in answers)
+        table(("check", "ok", "detail", "to do"), rows)
     if not all(answer["ok"] for answer in answers):
         raise click.exceptions.Exit(DID_NOT_HOLD)
 

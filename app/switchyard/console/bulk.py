@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from app.switchyard.clock import moment
+from app.switchyard.clock import in_json, iso, moment
 from app.switchyard.console import searching
 from app.switchyard.console.moves import by, moving, number
 from app.switchyard.operations import bulk, search
@@ -90,6 +91,8 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        value = iso(value)
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
     # A table's program would take it for a formula.
     return f"'{text}" if text.startswith(_FORMULA) else text
@@ -98,5 +101,5 @@ def _cell(value: object) -> str:
 def _json(runs: Iterator[dict[str, object]]) -> Iterator[str]:
     yield "["
     for place, run in enumerate(runs):
-        yield f"{',' if place else ''}\n{json.dumps(run)}"
+        yield f"{',' if place else ''}\n{json.dumps(run, default=in_json)}"
     yield "\n]\n"

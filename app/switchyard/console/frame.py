@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
 
-from app.switchyard.console import words
+from app.switchyard import words
 from app.switchyard.console.door import Door
 from app.switchyard.errors import Forbidden, SwitchyardError
 from app.switchyard.http import identify

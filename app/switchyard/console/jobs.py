@@ -114,8 +114,7 @@ def _share(trend: Trend) -> str:
 
 def _marks(changes: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
     """The stage's moves of the last day, oldest first, with where they are in its chart."""
-    moves = [(datetime.fromisoformat(change["at"]), change) for change in reversed(changes)]
-    return [change | {"x": _x(at, now)} for at, change in moves if at > now - DAY]
+    return [one | {"x": _x(one["at"], now)} for one in reversed(changes) if one["at"] > now - DAY]
 
 
 def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
-
 from flask import Blueprint, render_template, request
 
 from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import is_poll
-from app.switchyard.console.words import ago, duration
-from app.switchyard.cutover.status import LATE
 from app.switchyard.health import NO_ANSWER_YET, Looks
 from app.switchyard.operations import acts
-from app.switchyard.operations.overview import KINDS, SILENT_CLOCK, Overview, overview
+from app.switchyard.operations.overview import overview
 from app.switchyard.runtime import Runtime
 from flags import Side
 
@@ -33,16 +28,10 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     @pages.get("", endpoint="overview")
     def first() -> str:
         seen = looks.seen(LOOK_SECONDS)
-        shown = overview(runtime, {k: v for k, v in seen.items() if v != NO_ANSWER_YET})
-        drawn = {
-            line.status["name"]: charts.bars(line.sides[Side.SERVERLESS], line.sides[Side.RQ])
-            for line in shown.jobs
-        }
         return render_template(
             "switchyard/overview.html",
-            shown=shown,
-            strip=[*_strip(shown, runtime.store.clock())],
-            drawn=drawn,
+            shown=overview(runtime, {k: v for k, v in seen.items() if v != NO_ANSWER_YET}),
+            bars=charts.bars,
             known=set(runtime.catalogue),
             # A poll takes only what lies beside the form.
             to_legacy=0 if is_poll() else acts.would_move(runtime, None, Side.RQ),
@@ -58,24 +47,3 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         older = rows[-1]["id"] if len(rows) == PAGE else None
         known = set(runtime.catalogue)
         return render_template("switchyard/history.html", rows=rows, older=older, known=known)
-
-
-def _strip(shown: Overview, now: datetime) -> Iterator[tuple[str, bool, str]]:
-    """The strip of health: what, whether it is well, and how it is."""
-    for backend, state in shown.sides.items():
-        yield backend, state == "ok", "answers" if state == "ok" else "does not answer"
-    for kind in KINDS:
-        of = [one for one in shown.processes if one["kind"] == kind]
-        alive = sum(one["alive"] for one in of)
-        yield kind, bool(alive or not of), f"{alive} alive" if of else "none seen"
-    late = shown.relay_lag > LATE.total_seconds()
-    yield "relay lag", not late, duration(shown.relay_lag) if late else "none"
-    if shown.clock_seen is not None:
-        alive = now - shown.clock_seen <= SILENT_CLOCK
-        yield "ticks", alive, f"seen {ago(shown.clock_seen, now)}"
-    oldest = shown.oldest_overdue
-    yield (
-        "overdue",
-        oldest is None,
-        "nothing" if oldest is None else f"for {duration((now - oldest).total_seconds())}",
-    )

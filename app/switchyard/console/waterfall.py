@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.switchyard.console.words import duration
+from app.switchyard.words import duration
 
 WIDTH = 1000.0
 WAITING = 0.35
@@ -18,9 +19,9 @@ THINNEST = 4.0
 BODY = "(body)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bar:
-    """A stretch of time."""
+    """A stretch of time, in Unix seconds, and where in the picture it is."""
 
     begin: float
     end: float
@@ -31,6 +32,11 @@ class Bar:
     """On which a failed attempt was."""
     x: float = 0.0
     width: float = 0.0
+
+    def place(self, scale: Scale) -> None:
+        """Set where it is."""
+        self.x = round(min(scale(self.begin), WIDTH - THINNEST), 1)
+        self.width = round(max(scale(self.end) - self.x, THINNEST), 1)
 
 
 @dataclass(slots=True)
@@ -61,53 +67,55 @@ class Waterfall:
 
 
 def waterfall(run: dict[str, Any], now: datetime) -> Waterfall:
-    """Of a run as its page has it."""
-    end = _at(run["ended_at"]) or now.timestamp()
-    begin = _at(run["created_at"]) or end
-    lines = list(_lines(run, begin, end))
-    busy = [(bar.begin, bar.end) for line in lines for bar in line.bars if _is_work(bar)]
-    scale = Scale(begin, max([end, *(bar.end for line in lines for bar in line.bars)]), busy)
-    for line in lines:
-        line.bars = [_placed(bar, scale) for bar in line.bars]
-    moves = [move | {"x": f"{scale(_at(move['at']) or end):.1f}"} for move in run["handoffs"]]
+    """Of a run as story() has it."""
+    end = (run["ended_at"] or now).timestamp()
+    lines = list(_lines(run, end))
+    bars = [bar for line in lines for bar in line.bars]
+    busy = [(bar.begin, bar.end) for bar in bars if bar.kind not in ("queued", "waiting")]
+    scale = Scale(run["created_at"].timestamp(), max([end, *(bar.end for bar in bars)]), busy)
+    for bar in bars:
+        bar.place(scale)
+    moves = [move | {"x": f"{scale(move['at'].timestamp()):.1f}"} for move in run["handoffs"]]
     return Waterfall(lines, moves, scale.broken)
 
 
-def _lines(run: dict[str, Any], begin: float, end: float) -> Iterator[Line]:
-    started = _at(run["started_at"])
-    queued = Bar(begin, started or end, "queued", f"queued {duration((started or end) - begin)}")
-    yield Line("queued", bars=[queued])
-    failed: dict[str, list[Bar]] = {}
+def _lines(run: dict[str, Any], end: float) -> Iterator[Line]:
+    begin, started = run["created_at"].timestamp(), _at(run["started_at"], end)
+    waited = f"queued {duration(started - begin)}"
+    yield Line("queued", bars=[Bar(begin, started, "queued", waited)])
+    failed: dict[str, list[Bar]] = defaultdict(list)
     for one in run["failures"]:
-        at = _at(one["at"]) or end
+        at = one["at"].timestamp()
         says = f"attempt {one['attempt']} on {one['backend']}: {one['error']}: {one['message']}"
-        bar = Bar(_at(one["began_at"]) or at, at, "failed", says[:300], one["backend"])
-        failed.setdefault(one["step"] or BODY, []).append(bar)
+        bar = Bar(_at(one["began_at"], at), at, "failed", says[:300], one["backend"])
+        failed[one["step"] or BODY].append(bar)
     for step in run["steps"]:
         bars = failed.pop(step["name"], [])
-        over = step["status"] == "waiting" and (run["ended_at"] or _is_past(step["until"], end))
-        yield Line(
-            *(step["name"], "" if over else step["status"], step["backend"], step["attempts"]),
-            bars=sorted([*bars, *_last(step, bars, end)], key=lambda bar: bar.begin),
+        if last := _last(step, bool(bars), end):
+            bars.append(last)
+        over = step["status"] == "waiting" and (
+            run["ended_at"] or (step["until"] and step["until"].timestamp() <= end)
         )
+        line = Line(step["name"], "" if over else step["status"], step["backend"], step["attempts"])
+        line.bars = sorted(bars, key=lambda bar: bar.begin)
+        yield line
     for name, bars in failed.items():
         yield Line(name, "failed", attempts=len(bars), bars=bars)
 
 
-def _last(step: dict[str, Any], failed: list[Bar], end: float) -> Iterator[Bar]:
+def _last(step: dict[str, Any], has_failed: bool, end: float) -> Bar | None:
     """The stretch that a step's row itself speaks of: its last attempt, or its wait."""
-    at, status = _at(step["updated_at"]) or end, step["status"]
-    began = _at(step["began_at"]) or at
+    at, status, backend = step["updated_at"].timestamp(), step["status"], step["backend"]
+    began = _at(step["began_at"], at)
     if status == "waiting":
-        until = min(_at(step["until"]) or end, end)
-        yield Bar(began, max(until, began), "waiting", f"waited {duration(max(until - began, 0))}")
-    elif status == "begun":
-        yield Bar(began, end, step["backend"], f"begun on {step['backend']}")
-    elif status == "done" or not failed:
-        says = f"{status} on {step['backend']} in {duration(at - began)}"
-        yield Bar(
-            began, at, step["backend"] if status == "done" else "failed", says, step["backend"]
-        )
+        until = max(min(_at(step["until"], end), end), began)
+        return Bar(began, until, "waiting", f"waited {duration(until - began)}")
+    if status == "begun":
+        return Bar(began, end, backend, f"begun on {backend}")
+    if status == "done" or not has_failed:
+        says = f"{status} on {backend} in {duration(at - began)}"
+        return Bar(began, at, backend if status == "done" else "failed", says, backend)
+    return None
 
 
 class Scale:
@@ -138,23 +146,5 @@ class Scale:
         return sum(max(0.0, min(moment, end) - begin) * by for begin, end, by in self._spans)
 
 
-def _placed(bar: Bar, scale: Scale) -> Bar:
-    x = min(scale(bar.begin), WIDTH - THINNEST)
-    width = max(scale(bar.end) - x, THINNEST)
-    return replace(bar, x=round(x, 1), width=round(width, 1))
-
-
-def _is_work(bar: Bar) -> bool:
-    return bar.kind not in ("queued", "waiting")
-
-
-def _is_past(moment: str | None, now: float) -> bool:
-    at = _at(moment)
-    return at is not None and at <= now
-
-
-def _at(moment: str | datetime | None) -> float | None:
-    if moment is None:
-        return None
-    at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return at.timestamp()
+def _at(moment: datetime | None, otherwise: float) -> float:
+    return otherwise if moment is None else moment.timestamp()

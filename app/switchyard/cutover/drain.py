@@ -30,6 +30,7 @@ TAKE_BACK_SECONDS, BATCH_TAKE_BACK_SECONDS = 10.0, 1.0
 """For how long the old sides are asked, after all has moved, to forget what they were sent: Inngest
 must be asked for each run."""
 MOST_TAKEN_BACK, _AT_ONCE = 20_000, 40
+_COUNTS = ("moved", "asked", "left")
 
 Progress = Callable[[int, int], None]
 """Called with how many runs moved or were asked to, and how many there are to move."""
@@ -57,8 +58,12 @@ class Drained:
 
     def totals(self) -> dict[str, int]:
         """Of all jobs together: `moved`, `asked` and `left`."""
-        counts = {"moved": self.moved, "asked": self.asked, "left": self.left}
-        return {what: count.total() for what, count in counts.items()}
+        return {what: getattr(self, what).total() for what in _COUNTS}
+
+    def by_job(self) -> dict[str, dict[str, int]]:
+        """The same of each job."""
+        jobs = sorted({*self.moved, *self.asked, *self.left})
+        return {job: {what: getattr(self, what)[job] for what in _COUNTS} for job in jobs}
 
 
 @dataclass(frozen=True, slots=True)

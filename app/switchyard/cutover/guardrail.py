@@ -143,14 +143,10 @@ def look(runtime: Runtime) -> list[StageChange]:
     steps = []
     for row in current_stages(runtime.db):
         spec = runtime.store.spec_of(row.job) if row.stage in MOVING else None
-        why = None if spec is None else _judge(runtime, spec, row, now)
+        why = None if spec is None else breach(*samples(runtime, spec, row, now))
         if why is not None and (change := _step(runtime, row, why, now)) is not None:
             steps.append(change)
     return steps
-
-
-def _judge(runtime: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> str | None:
-    return breach(*samples(runtime, spec, row, now))
 
 
 def _step(runtime: Runtime, row: StageRow, why: str, now: datetime) -> StageChange | None:

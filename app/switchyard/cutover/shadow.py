@@ -18,7 +18,6 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from app.switchyard import audit, effects
 from app.switchyard.audit import By
-from app.switchyard.clock import iso
 from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
@@ -112,24 +111,20 @@ def counts(db: Database) -> dict[str, dict[str, int]]:
 
 def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:
     """A job's comparisons of these kinds, newest first, as `cutover parity --json` has them."""
-    chosen = select(P).where(P.job == job, P.kind.in_(kinds)).order_by(P.id.desc()).limit(limit)
-    with db.session() as tx:
-        return [_document(row) for row in tx.scalars(chosen)]
+    columns = (P.id, P.job, P.run_id.label("run"), P.kind, P.planned_at, P.compared_at)
+    how = (P.differing, P.found.label("differences"), P.error)
+    explained = (P.explained_at, P.explained_by, P.explained_why)
+    chosen = select(*columns, *how, *explained).where(P.job == job, P.kind.in_(kinds))
+    with db.autocommit() as connection:
+        rows = connection.execute(chosen.order_by(P.id.desc()).limit(limit))
+        return [_document(row._asdict()) for row in rows]
 
 
-def _document(row: Parity) -> dict[str, Any]:
-    explained = {"at": iso(row.explained_at), "by": row.explained_by, "why": row.explained_why}
-    return {
-        "id": row.id,
-        "job": row.job,
-        "run": row.run_id,
-        "kind": row.kind,
-        "planned_at": iso(row.planned_at),
-        "compared_at": iso(row.compared_at),
-        "differing": row.differing,
-        "differences": json.loads(row.found or "[]"),
-        "error": row.error,
-        "explained": None if row.explained_at is None else explained,
+def _document(row: dict[str, Any]) -> dict[str, Any]:
+    explained = {name: row.pop(f"explained_{name}") for name in ("at", "by", "why")}
+    return row | {
+        "differences": json.loads(row["differences"] or "[]"),
+        "explained": None if explained["at"] is None else explained,
     }
 
 

@@ -14,7 +14,6 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from app.switchyard import audit
 from app.switchyard.audit import GUARDRAIL, WHY, By
-from app.switchyard.clock import iso
 from app.switchyard.cutover.shadow import counts
 from app.switchyard.db import Base, Database
 from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
@@ -251,7 +250,7 @@ def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:
     """The pinned keys, of one job or all, as `cutover pins --json` has them."""
     chosen = _PINNED if job is None else _PINNED.where(P.job == job)
     with db.autocommit() as connection:
-        return [row._asdict() | {"at": iso(row.at)} for row in connection.execute(chosen)]
+        return [row._asdict() for row in connection.execute(chosen)]
 
 
 def pin(

@@ -7,7 +7,6 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 import flags
-from app.switchyard.clock import iso
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.status import cutover_status
 from app.switchyard.job import JobSpec
@@ -46,7 +45,7 @@ def detailed(spec: JobSpec, at: StageRow | None, runtime: Runtime) -> dict[str, 
         **described(spec, at),
         "gaps": list(spec.gaps),
         "timeout": spec.timeout,
-        "next": iso(spec.occurrence_after(runtime.store.clock()) if spec.schedule else None),
+        "next": spec.occurrence_after(runtime.store.clock()) if spec.schedule else None,
         "payload": spec.payload.model_json_schema(by_alias=True, schema_generator=Lenient),
     }
 

@@ -16,9 +16,10 @@ from app.switchyard.cutover.clock import read_marks
 from app.switchyard.cutover.guardrail import wilson
 from app.switchyard.cutover.status import LATE, OPEN, cutover_status, sync_refusal
 from app.switchyard.operations import processes
-from app.switchyard.operations.trends import Trend, trends
+from app.switchyard.operations.trends import trends
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
+from app.switchyard.words import ago, duration
 from flags import LEGACY_BACKEND, Side
 
 MINUTE, MINUTES = timedelta(minutes=1), 60
@@ -48,111 +49,124 @@ class Trouble:
     """The filter that shows the runs it is about."""
 
 
-@dataclass(slots=True)
-class JobLine:
-    """One job of the overview."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the strip of health."""
 
-    status: dict[str, Any]
-    """As cutover_status() has it."""
-    known: bool
-    """Whether this code knows it."""
-    built_in: bool
-    """Whether it is one of the layer's own."""
-    serverless: str
-    """Which backend does it on the serverless side."""
-    sides: dict[Side, Trend]
+    name: str
+    is_well: bool
+    says: str
+    trouble: Trouble | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Overview:
     """All that the first page shows."""
 
     troubles: list[Trouble]
-    jobs: list[JobLine]
-    sides: Mapping[str, str]
-    """Each backend: `ok`, or why it is not."""
-    processes: list[dict[str, Any]]
-    """As processes.listed() has them."""
-    relay_lag: float
-    """Seconds for which the run that the relay should have looked at has waited."""
-    clock_seen: datetime | None
-    """Up to when the clock has looked for ticks; None where nothing is scheduled."""
-    oldest_overdue: datetime | None
+    parts: list[Part]
+    jobs: list[dict[str, Any]]
+    """As cutover_status() has them; whether each is `known` to this code and `built_in`, one of the
+    layer's own; which backend is its `serverless` one; and the trends of its `sides`."""
 
 
 def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
-    """How it goes; `sides` is how each backend was last seen to be."""
+    """How it goes; `sides` is how each backend was last seen to be: `ok`, or why not."""
     now = runtime.store.clock()
-    status = cutover_status(runtime)
-    names = [job["name"] for job in status["jobs"]]
-    trend = trends(runtime.db, names, now, MINUTE, MINUTES)
-    jobs = []
-    for job in status["jobs"]:
+    jobs = cutover_status(runtime)["jobs"]
+    trend = trends(runtime.db, [job["name"] for job in jobs], now, MINUTE, MINUTES)
+    for job in jobs:
         spec = runtime.catalogue.get(job["name"])
-        own = spec is not None and spec.body.__module__ == maintenance.__name__
-        serverless = "serverless" if spec is None else spec.serverless
-        both = {side: trend[job["name"], side] for side in Side}
-        jobs.append(JobLine(job, spec is not None, own, serverless, both))
+        job["known"] = spec is not None
+        job["built_in"] = spec is not None and spec.body.__module__ == maintenance.__name__
+        job["serverless"] = Side.SERVERLESS.value if spec is None else spec.serverless
+        job["sides"] = {side: trend[job["name"], side] for side in Side}
     with runtime.db.autocommit() as connection:
         late = connection.scalar(select(func.min(R.check_at)).where(R.check_at < now))
         opened = connection.execute(OPEN, {"late": now - LATE}).all()
     overdue = [row for row in opened if row.overdue]
-    seen = max(read_marks(runtime.db).values(), default=None)
-    lag = 0.0 if late is None else (now - late).total_seconds()
-    oldest = min((row.oldest for row in overdue), default=None)
-    shown = Overview([], jobs, sides, processes.listed(runtime.db, now), lag, seen, oldest)
-    shown.troubles += _unreachable(runtime, shown)
-    shown.troubles += _silent(shown, now)
-    shown.troubles += _stepped_back(runtime, now)
-    for line in jobs:
-        shown.troubles += _failing(line)
-    for row in overdue:
-        shown.troubles.append(_overdue(row.job, row.backend, row.overdue, now - row.oldest))
-    return shown
+    parts = [
+        *_backends(sides, jobs),
+        *_processes(processes.listed(runtime.db, now)),
+        _relay(now - (late or now)),
+        *_clock(max(read_marks(runtime.db).values(), default=None), now),
+        _queues(min((row.oldest for row in overdue), default=None), now),
+    ]
+    troubles = [part.trouble for part in parts if part.trouble is not None]
+    if (why := sync_refusal(runtime)) is not None:
+        what = f"Inngest refused its last sync: {why}."
+        troubles.append(Trouble("sync-refused", what, "Mend that, and sync again."))
+    troubles += _stepped_back(runtime, now)
+    for job in jobs:
+        troubles += _failing(job)
+    troubles += [_overdue(row, now) for row in overdue]
+    return Overview(troubles, parts, jobs)
 
 
-def _unreachable(runtime: Runtime, shown: Overview) -> Iterator[Trouble]:
-    for backend, state in shown.sides.items():
+def _backends(sides: Mapping[str, str], jobs: list[dict[str, Any]]) -> Iterator[Part]:
+    for backend, state in sides.items():
         if state == "ok":
+            yield Part(backend, True, "answers")
             continue
-        waiting = sum(line.status["open"].get(backend, 0) for line in shown.jobs)
+        waiting = sum(job["open"].get(backend, 0) for job in jobs)
         instead = "drain them to serverless" if backend == LEGACY_BACKEND else "roll back to legacy"
-        yield Trouble(
+        trouble = Trouble(
             "unreachable",
             f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
             f" Open there: {_runs(waiting)}.",
             f"Nothing is lost: they go on when it answers. If it stays so, {instead}.",
             runs={"backend": backend},
         )
-    if (why := sync_refusal(runtime)) is not None:
-        what = f"Inngest refused its last sync: {why}."
-        yield Trouble("sync-refused", what, "Mend that, and sync again.")
+        yield Part(backend, False, "does not answer", trouble)
 
 
-def _silent(shown: Overview, now: datetime) -> Iterator[Trouble]:
-    for kind in KINDS:
-        of = [one for one in shown.processes if one["kind"] == kind]
-        if of and not any(one["alive"] for one in of):
-            last = max(of, key=lambda one: one["seen_at"])
-            yield Trouble(
-                f"no-{kind}",
-                f"No {kind} process lives: the last one, {last['pid']} on {last['host']}, gave no"
-                f" sign since {last['seen_at'][11:19]} UTC.",
-                f"Start one: {_STARTS[kind]}; its log says why it ended.",
-            )
-    if shown.relay_lag > LATE.total_seconds():
-        yield Trouble(
-            "no-relay",
-            "The relay is behind: a run should have been looked at"
-            f" {shown.relay_lag / 60:.0f} min ago.",
-            "Is a relay running? Start flask switchyard relay.",
+def _processes(listed: list[dict[str, Any]]) -> Iterator[Part]:
+    for kind, start in _STARTS.items():
+        of = [one for one in listed if one["kind"] == kind]
+        alive = sum(one["alive"] for one in of)
+        if alive or not of:
+            yield Part(kind, True, f"{alive} alive" if of else "none seen")
+            continue
+        last = max(of, key=lambda one: one["seen_at"])
+        trouble = Trouble(
+            f"no-{kind}",
+            f"No {kind} process lives: the last one, {last['pid']} on {last['host']}, gave no"
+            f" sign since {last['seen_at']:%H:%M:%S} UTC.",
+            f"Start one: {start}; its log says why it ended.",
         )
-    if shown.clock_seen is not None and now - shown.clock_seen > SILENT_CLOCK:
-        yield Trouble(
+        yield Part(kind, False, "0 alive", trouble)
+
+
+def _relay(lag: timedelta) -> Part:
+    """`lag`: for how long the run that the relay should have looked at has waited."""
+    if lag <= LATE:
+        return Part("relay lag", True, "none")
+    trouble = Trouble(
+        "no-relay",
+        f"The relay is behind: a run should have been looked at {lag / MINUTE:.0f} min ago.",
+        "Is a relay running? Start flask switchyard relay.",
+    )
+    return Part("relay lag", False, duration(lag.total_seconds()), trouble)
+
+
+def _clock(seen: datetime | None, now: datetime) -> Iterator[Part]:
+    """`seen`: up to when the clock has looked for ticks; None where nothing is scheduled."""
+    if seen is None:
+        return
+    trouble = None
+    if now - seen > SILENT_CLOCK:
+        trouble = Trouble(
             "no-clock",
-            f"No clock has looked for ticks since {shown.clock_seen:%Y-%m-%d %H:%M} UTC.",
+            f"No clock has looked for ticks since {seen:%Y-%m-%d %H:%M} UTC.",
             "Start flask switchyard clock; it makes up what was missed.",
         )
+    yield Part("ticks", trouble is None, f"seen {ago(seen, now)}", trouble)
+
+
+def _queues(oldest: datetime | None, now: datetime) -> Part:
+    if oldest is None:
+        return Part("overdue", True, "nothing")
+    return Part("overdue", False, f"for {duration((now - oldest).total_seconds())}")
 
 
 def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
@@ -168,31 +182,31 @@ def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
             )
 
 
-def _failing(line: JobLine) -> Iterator[Trouble]:
-    for side, trend in line.sides.items():
+def _failing(job: dict[str, Any]) -> Iterator[Trouble]:
+    for side, trend in job["sides"].items():
         failed, runs = sum(trend.failed), trend.runs
         if not failed or wilson(failed, runs, _Z)[0] <= FAILING:
             continue
-        backend = LEGACY_BACKEND if side == Side.RQ else line.serverless
-        job, at = line.status["name"], line.status["stage"]
+        backend = LEGACY_BACKEND if side == Side.RQ else job["serverless"]
         do = "Look at the errors, mend them, and retry the runs."
-        if side == Side.SERVERLESS and at != "legacy":
+        if side == Side.SERVERLESS and job["stage"] != "legacy":
             do = "Look at the errors; roll back to legacy if the cause is not plain."
         share = f"{failed} of {runs} runs of the last hour ({100 * failed / runs:.1f} %)"
-        shown = {"job": job, "status": "failed", "backend": backend}
-        yield Trouble("failing", f"{job} fails on {backend}: {share}.", do, job, shown)
+        shown = {"job": job["name"], "status": "failed", "backend": backend}
+        what = f"{job['name']} fails on {backend}: {share}."
+        yield Trouble("failing", what, do, job["name"], shown)
 
 
-def _overdue(job: str, backend: str, count: int, age: timedelta) -> Trouble:
+def _overdue(row: Any, now: datetime) -> Trouble:
     return Trouble(
         "overdue",
-        f"{_runs(count)} of {job} should have begun on {backend},"
-        f" the oldest {age / MINUTE:.0f} min ago.",
+        f"{_runs(row.overdue)} of {row.job} should have begun on {row.backend},"
+        f" the oldest {(now - row.oldest) / MINUTE:.0f} min ago.",
         "Are there workers enough for its queue?"
-        if backend == LEGACY_BACKEND
-        else f"Does {backend} call this app? If not, roll back to legacy.",
-        job,
-        {"job": job, "backend": backend, "status": "pending"},
+        if row.backend == LEGACY_BACKEND
+        else f"Does {row.backend} call this app? If not, roll back to legacy.",
+        row.job,
+        {"job": row.job, "backend": row.backend, "status": "pending"},
     )
 
 

@@ -18,7 +18,6 @@ from sqlalchemy import String, Table, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.clock import iso
 from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runtime import Runtime
@@ -61,12 +60,7 @@ def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
     chosen = select(*columns).where(P.seen_at > now - KEPT).order_by(P.kind, P.started_at)
     with db.autocommit() as connection:
         rows = connection.execute(chosen).all()
-    return [
-        row._asdict()
-        | {"alive": row.seen_at > now - ALIVE}
-        | {name: iso(getattr(row, name)) for name in ("started_at", "seen_at")}
-        for row in rows
-    ]
+    return [row._asdict() | {"alive": row.seen_at > now - ALIVE} for row in rows]
 
 
 class Heartbeat:

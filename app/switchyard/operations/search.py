@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import ColumnElement, Connection, func, literal, literal_column, or_, select, tuple_
 
-from app.switchyard.clock import iso, moment
+from app.switchyard.clock import moment
 from app.switchyard.db import Database
-from app.switchyard.runs.models import IS_OPEN, OPEN, Status, id_at
+from app.switchyard.runs.models import IS_OPEN, OPEN, AnyRow, Status, id_at
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import one_line
 from flags import LEGACY_BACKEND, Side, Stage
@@ -37,7 +37,6 @@ COLUMNS = (
     *(R.created_at, R.started_at, R.ended_at, R.error, R.progress),
 )
 """Of a run, as `runs list --json` has it."""
-_TIMES = ("created_at", "started_at", "ended_at")
 # As the partial indexes have it: SQLite then reads no row for it.
 _OF_JOB: ColumnElement[bool] = literal_column("(epoch > 0)")
 _TROUBLED: ColumnElement[bool] = literal_column("(error IS NOT NULL OR status = 'cancelled')")
@@ -112,11 +111,11 @@ def search(db: Database, wanted: RunFilter) -> Page:
         scan = _scan(connection, wanted)
         found = select(*COLUMNS).where(*scan.conditions).order_by(*scan.order)
         rows = connection.execute(found.limit(wanted.limit + 1)).all()
-    shown = [as_json(row._asdict()) for row in rows[: wanted.limit]]
+    runs = [shown(row) for row in rows[: wanted.limit]]
     if len(rows) > wanted.limit:
-        return Page(shown, shown[-1]["id"], None)
+        return Page(runs, runs[-1]["id"], None)
     seen = None if scan.floor is None else moment(int(scan.floor[:12], 16) / 1000)
-    return Page(shown, scan.floor, seen)
+    return Page(runs, scan.floor, seen)
 
 
 def every(db: Database, wanted: RunFilter) -> Iterator[dict[str, Any]]:
@@ -145,10 +144,9 @@ def count(db: Database, wanted: RunFilter, at_most: int = 10_000, looks: int = 5
     return Counted(counted, False)
 
 
-def as_json(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of COLUMNS with its times as text."""
-    times = {name: iso(row[name]) for name in _TIMES}
-    return row | times | {"progress": row["progress"] and json.loads(row["progress"])}
+def shown(row: AnyRow) -> dict[str, Any]:
+    """A row of COLUMNS, as it is given to whoever asks."""
+    return row._asdict() | {"progress": row.progress and json.loads(row.progress)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from app.switchyard.clock import iso
 from app.switchyard.errors import UnknownRun
-from app.switchyard.operations.search import COLUMNS, as_json
+from app.switchyard.operations.search import COLUMNS, shown
 from app.switchyard.runs import children
 from app.switchyard.runs.models import FailureRow as F
 from app.switchyard.runs.models import HandoffRow as H
@@ -37,17 +36,10 @@ def story(connection: Connection, run_id: str) -> dict[str, Any]:
     moved = select(*_HANDOFF).where(H.run_id == run_id).order_by(H.id.desc()).limit(MOST)
     texts = {column.key: getattr(row, column.key) for column in _JSON}
     return {
-        **as_json(row._asdict()),
-        "due_at": iso(row.due_at),
+        **shown(row),
         **{name: None if text is None else json.loads(text) for name, text in texts.items()},
         "children": children.by_status(connection, run_id),
-        "steps": [_timed(step) for step in connection.execute(steps)],
-        "failures": [_timed(one) for one in connection.execute(failed)][::-1],
-        "handoffs": [_timed(one) for one in connection.execute(moved)][::-1],
+        "steps": [step._asdict() for step in connection.execute(steps)],
+        "failures": [one._asdict() for one in connection.execute(failed)][::-1],
+        "handoffs": [one._asdict() for one in connection.execute(moved)][::-1],
     }
-
-
-def _timed(row: Any) -> dict[str, Any]:
-    named: dict[str, Any] = row._asdict()
-    times = {"at", "began_at", "until", "updated_at"} & named.keys()
-    return named | {name: iso(named[name]) for name in times}

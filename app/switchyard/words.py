@@ -11,10 +11,9 @@ from app.switchyard.text import masked
 _UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
 
-def when(moment: str | datetime | None) -> str:
+def when(moment: datetime | None) -> str:
     """A time in UTC, to the second."""
-    text = moment.isoformat() if isinstance(moment, datetime) else moment
-    return "–" if text is None else text[:19].replace("T", " ")
+    return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def duration(seconds: float | None) -> str:
@@ -34,22 +33,19 @@ def _whole(seconds: float) -> str:
     return f"{seconds / length:.0f} {unit}"
 
 
-def ago(moment: str | datetime | None, now: datetime) -> str:
+def ago(moment: datetime | None, now: datetime) -> str:
     """How long ago that was, or how soon it is."""
     if moment is None:
         return "–"
-    at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    seconds = (now - at).total_seconds()
+    seconds = (now - moment).total_seconds()
     if abs(seconds) < 1:
         return "now"
     return f"{_rounded(seconds)} ago" if seconds > 0 else f"in {_rounded(-seconds)}"
 
 
-def between(begin: str | None, end: str | None) -> float | None:
+def between(begin: datetime | None, end: datetime | None) -> float | None:
     """Seconds from one time to another; None where one of them is not known."""
-    if begin is None or end is None:
-        return None
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+    return None if begin is None or end is None else (end - begin).total_seconds()
 
 
 def number(count: int) -> str:
