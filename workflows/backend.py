@@ -1,4 +1,4 @@
-"""The Inngest backend: one event per message, its id made from run, epoch and resends."""
+"""The Inngest backend: one event per message, whose id consists of run, epoch and resends."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from inngest import Event, Inngest
 
 MARK = "_switchyard"
-"""The field of an event's data that says which run it is about."""
+"""The field of an event's data that names the run."""
 BATCH_EVENTS = 400
 BATCH_BYTES = 1024 * 1024
 SHOWN_BYTES = 128 * 1024
-"""Larger payloads and results stay in the ledger only; the event then has just the mark."""
+"""Larger payloads and results stay in the ledger, and the event only names the run."""
 FURTHEST = timedelta(days=300)
-"""How far ahead it is asked to wait, as it refuses more than a year; what is due later waits again.
-"""
+"""The longest wait that Inngest is asked for, since it refuses more than a year. A run that is due
+later waits again."""
 ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
-"""How long nothing is sent after a failure, so that dispatch() does not wait for each."""
+"""How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 _ASKERS = 8
 
 
 class InngestBackend:
-    """Sends to Inngest, which waits for a due time by itself."""
+    """Sends to Inngest, which waits for due times itself."""
 
     name = "inngest"
     waits_until_due = True
@@ -65,9 +65,9 @@ class InngestBackend:
         return self._client
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Send one event per message; Inngest's own event ids by run id.
+        """Send one event per message. Returns Inngest's own event ids by run id.
 
-        Sent again with the same id within 24 hours, an event starts nothing twice.
+        An event that is sent again with the same id within 24 hours starts nothing twice.
         """
         if time.monotonic() < self._paused_until:
             raise BackendUnavailable("inngest: could not be reached a moment ago")
@@ -83,10 +83,10 @@ class InngestBackend:
         return refs
 
     def queued(self, messages: Sequence[Message]) -> None:
-        """A service is not asked."""
+        """None, since a service is not asked."""
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Cancel the function runs that the messages' events started and that have not ended."""
+        """Cancel those function runs of the messages' events that have not ended."""
         known = [str(message.ref) for message in messages if message.ref is not None]
         with ThreadPoolExecutor(_ASKERS) as pool:
             list(pool.map(self._cancel_event, known))
@@ -95,7 +95,7 @@ class InngestBackend:
         if time.monotonic() < self._paused_until:
             raise BackendUnavailable("inngest: could not be reached a moment ago")
         try:
-            # Its answers are cached by URL, and one that was asked for early names no run yet.
+            # Its answers are cached by URL, and an early one does not name the run yet.
             for run in self._unended(f"{event_id}/runs?_={time.time_ns()}"):
                 self._ask("DELETE", f"/v1/runs/{run}", fine=(404, 409))
         except BackendUnavailable:
@@ -107,7 +107,7 @@ class InngestBackend:
         answer = self._ask("GET", f"/v1/events/{path}", fine=(404,))
         try:
             runs = answer.json().get("data") or [] if answer.ok else []
-            # It may say Completed of a run that goes on (answers are cached): when it ended counts.
+            # A cached answer may call a run that continues Completed. Its end time decides.
             return [str(run.get("run_id")) for run in runs if not run.get("ended_at")]
         except (ValueError, AttributeError, TypeError) as failure:
             raise BackendUnavailable("inngest: an answer that is not its own") from failure
@@ -121,13 +121,13 @@ class InngestBackend:
         return answer
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where Inngest does not answer, or not to the signing key."""
+        """Raise BackendUnavailable where Inngest does not answer, or refuses the signing key."""
         require_package()
         self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 502))
 
 
 def ask(settings: Settings, method: str, path: str) -> requests.Response:
-    """What Inngest's REST API answers. Raises BackendUnavailable where it does not."""
+    """The answer of Inngest's REST API. Raises BackendUnavailable where there is none."""
     import requests  # not to be loaded where there is no Inngest
 
     origin = (base_url(settings) or API).rstrip("/")

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 APP_ID = "switchyard"
 CANCELLED = "inngest-run-cancelled"
-"""The function that is of no job: it hears of runs that were cancelled at Inngest."""
+"""The one function that belongs to no job: it is called for runs that were cancelled at Inngest."""
 REQUEST_TIMEOUT = timedelta(seconds=3)
 TRY_SECONDS = 1.0
-"""How long the SDK may go on trying to send; it would five times, each as long as a request may
-take, and whoever called dispatch() would wait for all of them."""
+"""How long the SDK may keep trying to send. It would try five times, for as long as a request may
+take each time, while the caller of dispatch() waits."""
 DEV_SERVER = "http://127.0.0.1:8288"
 API = "https://api.inngest.com"
 EVENT_KEY, SIGNING_KEY = "INNGEST_EVENT_KEY", "INNGEST_SIGNING_KEY"
 
 
 def base_url(settings: Settings) -> str | None:
-    """Where INNGEST_DEV or INNGEST_BASE_URL point, or None for Inngest's own cloud."""
+    """The URL in INNGEST_DEV or INNGEST_BASE_URL, or None for Inngest's own cloud."""
     dev = (settings.inngest_dev or "").lower()
     if dev.startswith(("http://", "https://")):
         return settings.inngest_dev
@@ -38,7 +38,8 @@ def base_url(settings: Settings) -> str | None:
 
 
 def make_client(settings: Settings) -> Inngest:
-    """A client for what the settings name. It keeps sockets: one per process, made after a fork.
+    """A client for the settings. It keeps sockets, so each process needs its own, created after any
+    fork.
 
     Raises BackendUnavailable where its package is not installed.
     """
@@ -57,23 +58,23 @@ def make_client(settings: Settings) -> Inngest:
         is_production=settings.inngest_signed,
         request_timeout=REQUEST_TIMEOUT,
     )
-    # It would read the environment itself, and unchecked.
+    # Otherwise it would read the environment itself, unchecked.
     client._signing_key_fallback = None if fallback is None else fallback.get_secret_value()
     return client
 
 
 def require_package() -> None:
-    """Raises BackendUnavailable where the package is not installed: it is an extra."""
+    """Raise BackendUnavailable where the package, which is an extra, is not installed."""
     if (lacking := extras.missing("inngest")) is not None:
         raise BackendUnavailable(f"inngest: {lacking}")
 
 
 def make_sender(settings: Settings) -> Inngest:
-    """The same for sending events, which tries again only while that is quick."""
+    """A client for sending events, which retries only while that is quick."""
     client = make_client(settings)
 
     def check(response: Any) -> None:
-        # The SDK would say no more than that it failed.
+        # The SDK would only report that it failed.
         if 300 <= response.status_code < 500 and response.status_code != 400:
             raise refusal(settings, response.status_code, EVENT_KEY)
 
@@ -88,7 +89,7 @@ def make_sender(settings: Settings) -> Inngest:
 
 
 def send(settings: Settings, sender: Inngest, events: list[Event]) -> list[str]:
-    """Send events; Inngest's ids of them. Raises BackendUnavailable, which says what to do."""
+    """Send events and return Inngest's ids. Raises BackendUnavailable, which says what to do."""
     try:
         return sender.send_sync(events)
     except BackendUnavailable:
@@ -96,14 +97,14 @@ def send(settings: Settings, sender: Inngest, events: list[Event]) -> list[str]:
     except ValueError as unread:
         raise refusal(settings, None, EVENT_KEY) from unread
     except Exception as failure:
-        # The SDK raises its own errors and httpx's; none says that it was not accepted.
+        # The SDK raises its own errors and httpx's. None of them proves that nothing was accepted.
         if "never received response" in str(failure):
             raise unreachable(settings, "it does not answer") from failure
         raise BackendUnavailable(f"inngest: {reason(failure)}") from failure
 
 
 def refusal(settings: Settings, status: int | None, key: str) -> BackendUnavailable:
-    """What an answer means that is no success: of the key `key`, or of no Inngest at all."""
+    """What a failed answer means: the key named `key` is wrong, or it is not Inngest's answer."""
     if status in (401, 403):
         what = f"inngest: it answered {status}: it refuses {key}"
         return BackendUnavailable(what, f"set {key} to what this environment has at Inngest")
@@ -116,14 +117,14 @@ def refusal(settings: Settings, status: int | None, key: str) -> BackendUnavaila
 
 
 def unreachable(settings: Settings, why: str) -> BackendUnavailable:
-    """What it means that there is no answer."""
+    """What a missing answer means."""
     origin, variable = _where(settings)
     what = f"inngest: {origin} cannot be reached: {why}"
-    return BackendUnavailable(what, f"see that {variable} is right and Inngest up")
+    return BackendUnavailable(what, f"check that {variable} is right and Inngest is up")
 
 
 def _where(settings: Settings) -> tuple[str, str]:
-    """Where Inngest is looked for, and the variable that says so."""
+    """The URL of Inngest, and the variable that sets it."""
     origin = base_url(settings) or API
     parts = urlsplit(origin)
     port = f":{parts.port}" if parts.port else ""

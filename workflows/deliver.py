@@ -1,4 +1,4 @@
-"""QStash's deliveries: each runs one whole slice of a run, in the calling request."""
+"""QStash's deliveries. Each one performs a whole slice of a run within the request."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 1024
 MAX_CALLBACK_BYTES = 2 * 1024 * 1024
-"""A failure callback holds the answer that our own endpoint gave, and its headers."""
+"""A failure callback contains the answer of our own endpoint, with its headers."""
 NEVER = 489
-"""QStash's status for what is not to be tried again."""
+"""The status that tells QStash not to retry."""
 
 _GIVEN_UP = RESEND.where(R.holder.is_(None)).values(error=bindparam("new_error"))
-"""Sent again, with a note of what became of the message."""
+"""Resends the run, with a note of what became of its message."""
 
 
 def register(app: Flask, runtime: Runtime) -> None:
@@ -60,10 +60,10 @@ def register(app: Flask, runtime: Runtime) -> None:
 
 
 def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
-    """The outcome of a slice in QStash's words.
+    """The answer to QStash for the outcome of a slice.
 
-    What goes on later is resent here, so that no relay is needed for it; a crash before that
-    leaves it to the relay.
+    A run that continues later is sent again here and needs no relay. After a crash before that, the
+    relay sends it.
     """
     match outcome.end:
         case End.DONE | End.NOT_MINE:
@@ -71,7 +71,7 @@ def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
         case End.FAILED:
             return _never("the run failed")
         case End.NOT_DUE | End.BUSY if outcome.due_at is None or sent.at == unix(outcome.due_at):
-            # Come early, by a clock that is ahead: this very message is to come again.
+            # A clock that is ahead delivered it early. The same message must come again.
             answer = problem(503, "Not due yet", "come again")
             wait = 1 if outcome.due_at is None else sent.at - runtime.store.clock().timestamp()
             answer.headers["Retry-After"] = str(max(1, int(wait) + 1))
@@ -93,11 +93,11 @@ def _never(detail: str) -> Response:
 
 
 def _read_callback(text: str) -> tuple[Sent, str, str] | None:
-    """The run, the dead message's id, and what our endpoint had answered; None if it is none."""
+    """The run, the dead message's id, and our endpoint's answer. None if this is no callback."""
     try:
         body: Any = json.loads(text)
         sent = read_sent(base64.b64decode(body["sourceBody"], validate=True).decode())
-        # The documentation spells it as QStash once sent it.
+        # The documentation still spells it as QStash once did.
         source = body.get("sourceMessageId") or body["sourceMessasgeId"]
         status = body.get("status")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
@@ -108,7 +108,7 @@ def _read_callback(text: str) -> tuple[Sent, str, str] | None:
 
 
 def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
-    """Send a run again whose message is dead; False where it has gone on without it."""
+    """Resend a run whose message is dead. False where the run has continued without it."""
     sent, source, status = callback
     now = runtime.store.clock()
     chosen = select(R.check_at).where(
@@ -127,10 +127,10 @@ def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
             "seen_check_at": check_at,
             "new_check_at": max(now, check_at) + runtime.store.check,
             "new_idle_since": now,
-            "new_error": f"qstash: could not be delivered, the last answer was {status}",
+            "new_error": f"qstash: not delivered, the last answer was {status}",
         }
         if connection.execute(_GIVEN_UP, bound).rowcount != 1:
             return False
-    log.warning("message dead; its run is sent again", extra={"run": sent.run, "status": status})
+    log.warning("message dead, so its run is resent", extra={"run": sent.run, "status": status})
     runtime.store.send([sent.run])
     return True

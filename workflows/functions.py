@@ -1,4 +1,4 @@
-"""Inngest functions made from the catalogue: each call runs one slice of one run."""
+"""The catalogue's Inngest functions. Each call performs one slice of one run."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ log = logging.getLogger(__name__)
 CANCELLED_EVENT = "inngest/function.cancelled"
 CRON_EVENT = "inngest/scheduled.timer"
 UTC_ZONE = "TZ=UTC "
-"""Before a cron: without a zone a server of one's own ticks in that of its machine."""
+"""A cron's prefix. Without a zone, a self-hosted server ticks in its machine's."""
 INVOKED = "inngest/function.invoked"
 OWN = "_inngest"
-"""What Inngest adds to an event's data where somebody invokes the function, as its dashboard does.
-"""
+"""The field that Inngest adds to an event's data when the function is invoked, say from its
+dashboard."""
 MOST_RETRIES = 20
 ROUNDED = timedelta(seconds=0.5)
-"""Inngest sleeps the nearest whole number of seconds: so much longer is never too short."""
+"""Inngest rounds a sleep to whole seconds. With this added, it is never too short."""
 
 
 class InngestDelivery(Delivery):
-    """One call of Inngest, for steps of some seconds together: the ledger knows what is done, and
-    each call costs. It calls again after a step that is reported, maybe in another process."""
+    """One call from Inngest, for several steps that together take a second or so: each call costs,
+    and the ledger knows what is done. Inngest calls again, perhaps in another process, after each
+    step that is reported to it."""
 
     calls_again = True
 
@@ -58,13 +59,13 @@ class InngestDelivery(Delivery):
         return type(failure).__module__.partition(".")[0] == inngest.__name__
 
     def ends(self) -> bool:
-        """Whether the time is up. A failure's next attempt is reported, too: Inngest would count
-        those of one call together, and it counts them anew after each step."""
+        """Whether the call's time is up. A step that is retried is reported too: Inngest counts
+        attempts per call, and starts again after each reported step."""
         self._ends = self._context.attempt > 0 or time.monotonic() >= self._until
         return self._ends
 
     def run_step(self, name: str, attempt: Callable[[], Any]) -> Any:
-        """Make the attempt; if the slice ends with it, that is Inngest's own step of that name."""
+        """Make the attempt. If the slice ends with it, it is also a step of Inngest's."""
         result = attempt()
         if self._ends:
             self._context.step.run(name, lambda: shown(result))
@@ -72,8 +73,8 @@ class InngestDelivery(Delivery):
 
 
 def shown(result: object) -> object:
-    """What Inngest is to keep of a result: itself, unless it is large. The ledger has it all, and
-    Inngest sends all that it keeps of a run with each call."""
+    """What Inngest keeps of a result: all of it, unless it is large. The ledger has it, and Inngest
+    sends everything it keeps of a run with each call."""
     size = len(canonical_json(result))
     if size <= SHOWN_BYTES:
         return result
@@ -81,7 +82,7 @@ def shown(result: object) -> object:
 
 
 def make_functions(client: inngest.Inngest, runtime: Runtime) -> list[inngest.Function[Any]]:
-    """One function per job, and the one of what is cancelled."""
+    """One function per job, and the one for cancelled runs."""
     return [
         _cancelled(client, runtime),
         *(_function(client, runtime, spec) for spec in runtime.catalogue.values()),
@@ -92,7 +93,7 @@ def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> innge
     triggers: list[inngest.TriggerCron | inngest.TriggerEvent] = [
         inngest.TriggerEvent(event=spec.event)
     ]
-    # One of QStash's is here for events alone, which become runs wherever they go.
+    # A job of QStash's has a function for its events only, which become runs on its own side.
     if spec.schedule is not None and spec.serverless == "inngest":
         triggers.append(inngest.TriggerCron(cron=f"{UTC_ZONE}{portable(spec.schedule)}"))
     limit = spec.concurrency
@@ -100,7 +101,7 @@ def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> innge
     @client.create_function(
         fn_id=spec.name,
         trigger=triggers,
-        # Inngest's count also covers calls that never reached the app; the ledger's own decides.
+        # Inngest also counts calls that never reached the app. The ledger's own count decides.
         retries=min(MOST_RETRIES, spec.attempts - 1),
         concurrency=None if limit is None else [inngest.Concurrency(limit=limit)],
     )
@@ -111,7 +112,7 @@ def _function(client: inngest.Inngest, runtime: Runtime, spec: JobSpec) -> innge
 
 
 def _cancelled(client: inngest.Inngest, runtime: Runtime) -> inngest.Function[Any]:
-    """What is cancelled at Inngest is cancelled here."""
+    """The function that cancels here what was cancelled at Inngest."""
 
     @client.create_function(fn_id=CANCELLED, trigger=inngest.TriggerEvent(event=CANCELLED_EVENT))
     def handle(context: inngest.ContextSync) -> Any:
@@ -142,12 +143,9 @@ def _handle(runtime: Runtime, spec: JobSpec, context: inngest.ContextSync) -> An
 
 
 def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
-    """An event that did not come through dispatch() becomes a run, like any other intent.
-
-    Raises BadInput.
-    """
+    """Make a run of an event that did not come from dispatch(). Raises BadInput."""
     if not _is_of(spec, event):
-        raise BadInput(f"the event is not one of {spec.name}")
+        raise BadInput(f"the event does not belong to job {spec.name}")
     if event.name == CRON_EVENT:
         run = tick(spec, spec.occurrence_at(_fired(event)))
     else:
@@ -163,8 +161,8 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
 
 
 def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
-    """Whether the event, which is signed, fits the function that the call's address names, which is
-    not: a captured call must start no other job."""
+    """Whether the event fits the function that the call's URL names. The event is signed and the
+    URL is not: a captured call must not start another job."""
     if event.name == CRON_EVENT:
         cron = str(event.data.get("cron", spec.schedule)).removeprefix(UTC_ZONE)
         return spec.schedule is not None and cron in (spec.schedule, portable(spec.schedule))
@@ -176,8 +174,8 @@ def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
 
 
 def _fired(event: inngest.Event) -> datetime:
-    """When a cron event was scheduled for, UTC."""
-    # Servers that do not say it name the event after it, and make the event seconds before.
+    """The time for which a cron event was scheduled, UTC."""
+    # Some servers do not give it, but name the event after it and create it seconds before.
     for said in (event.data.get("scheduledAt"), event.id):
         with suppress(ValueError):
             return datetime.fromisoformat(str(said)).astimezone(UTC)
@@ -185,7 +183,7 @@ def _fired(event: inngest.Event) -> datetime:
 
 
 def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
-    """The outcome of a slice in Inngest's words."""
+    """The answer to Inngest for the outcome of a slice."""
     match outcome.end:
         case End.DONE:
             return shown(outcome.result)
@@ -194,10 +192,10 @@ def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
         case End.RETRY:
             raise inngest.RetryAfterError(str(outcome.error), _due(outcome))
         case End.WAIT | End.NOT_DUE | End.BUSY:
-            # A sleep costs no attempt, however long an earlier call goes on.
+            # A sleep costs no attempt, however long the earlier call takes.
             due = min(_due(outcome), utcnow() + FURTHEST)
             context.step.sleep_until(f"until {iso(due)}", due + ROUNDED)
-            # Slept already, and still too early: the two clocks differ.
+            # It has slept and is still too early, so the two clocks differ.
             raise inngest.RetryAfterError("not due yet", due + timedelta(seconds=1))
         case _:
             return {"superseded": True}

@@ -1,4 +1,4 @@
-"""The QStash backend: one message per sending, which QStash delivers to this app when it is due."""
+"""The QStash backend: each sending is one message, which QStash delivers to this app when due."""
 
 from __future__ import annotations
 
@@ -36,24 +36,25 @@ ID_PREFIX = "switchyard-"
 LABEL = "switchyard"
 ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
-"""How long nothing is sent after a failure, so that dispatch() does not wait for each."""
+"""How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 RETRIES = 3
-"""The most that every plan of QStash allows. Only deliveries that never reached a job's body are
-tried again so; a job's own attempts are messages of their own."""
+"""The most that every plan of QStash allows. QStash retries only deliveries that never reached the
+job's body; each of a job's own attempts has its own message."""
 LONGEST_SECONDS = 900
-"""A plan's shortest limit on one delivery."""
+"""The shortest time limit on a delivery in any plan."""
 FURTHEST = timedelta(days=6)
-"""How far ahead a message is sent; every plan takes seven days. A run due later takes two."""
+"""How far ahead a message is sent. Every plan allows seven days; a later run takes two messages."""
 _BATCH = 100
 _HOUR = 3600
 T = TypeVar("T")
 
 
 def make_client(settings: Settings) -> QStash:
-    """A client for what the settings name. It keeps sockets: one per process, made after a fork.
+    """A client for the settings. It keeps sockets, so each process needs its own, created after any
+    fork.
 
-    It neither tries again (a publish that timed out may have stood: the relay sends it again, under
-    the same deduplication id) nor waits its 600 s for an answer. Raises BackendUnavailable.
+    It does not retry, since a publish that timed out may have succeeded: the relay sends it again
+    under the same deduplication id. Nor does it wait the default 600 s. Raises BackendUnavailable.
     """
     require_package()
     from qstash import QStash
@@ -66,20 +67,20 @@ def make_client(settings: Settings) -> QStash:
 
 
 def require_package() -> None:
-    """Raises BackendUnavailable where QStash's package is not installed: it is an extra."""
+    """Raise BackendUnavailable where QStash's package, which is an extra, is not installed."""
     if (lacking := extras.missing("qstash")) is not None:
         raise BackendUnavailable(f"qstash: {lacking}")
 
 
 def address(settings: Settings, path: str) -> str:
-    """Where QStash reaches this app. Raises BackendUnavailable where nobody said."""
+    """The URL at which QStash reaches this app. Raises BackendUnavailable where it is not set."""
     if settings.backend_url is None:
         raise BackendUnavailable("qstash: BACKEND_URL is not set")
     return settings.backend_url.rstrip("/") + path
 
 
 def asked(call: Callable[[], T]) -> T:
-    """What QStash answers. Raises BackendUnavailable for whatever its client raises."""
+    """QStash's answer. Raises BackendUnavailable for anything that its client raises."""
     from qstash.errors import QStashError
 
     try:
@@ -90,14 +91,14 @@ def asked(call: Callable[[], T]) -> T:
         said = answered(_status(refusal)) if _status(refusal) else reason(refusal)
         raise BackendUnavailable(f"qstash: {said}") from refusal
     except Exception as failure:
-        # httpx's errors, json's, and KeyError for an answer that is not QStash's.
+        # Errors of httpx and json, and KeyError for an answer that is not QStash's.
         raise BackendUnavailable(f"qstash: {reason(failure)}") from failure
 
 
 def find(client: QStash, message_id: str) -> Stored | None:
-    """The message as QStash has it, or None where it has (or no longer has) none of that id.
+    """The message as QStash has it, or None where it has none with that id (any more).
 
-    Raises BackendUnavailable where it cannot say.
+    Raises BackendUnavailable where it cannot tell.
     """
     from qstash.errors import QStashError
 
@@ -105,7 +106,7 @@ def find(client: QStash, message_id: str) -> Stored | None:
         try:
             return client.message.get(message_id)
         except QStashError as refusal:
-            # Documented is 404; an id that it cannot read at all may be a bad request to it.
+            # 404 is documented. An id that it cannot parse may give 400.
             if _status(refusal) in (400, 404):
                 return None
             raise
@@ -119,12 +120,12 @@ def _status(refusal: QStashError) -> int:
 
 
 def unix(moment: datetime) -> int:
-    """`moment` in whole seconds, as QStash counts, and never early."""
+    """`moment` in whole seconds, as QStash counts, rounded up."""
     return math.ceil(moment.timestamp())
 
 
 class QStashBackend:
-    """Sends to QStash, which waits for a due time by itself."""
+    """Sends to QStash, which waits for due times itself."""
 
     name = "qstash"
     waits_until_due = True
@@ -151,10 +152,10 @@ class QStashBackend:
             raise
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Publish one message per run, many in one request; QStash's message ids by run id.
+        """Publish one message per run, many in one request. Returns message ids by run id.
 
-        Published again within its window under the same id, a message is delivered once. Raises
-        BackendUnavailable where none was taken.
+        A message that is published again under the same id within QStash's window is delivered
+        once. Raises BackendUnavailable where none was accepted.
         """
         self._ready()
         from qstash.message import BatchResponse
@@ -168,7 +169,7 @@ class QStashBackend:
             except BackendUnavailable as failure:
                 if not refs:
                     raise
-                # What was sent is to be noted: the rest is sent later, and not all of it again.
+                # The accepted ones must be recorded, so that only the rest is sent again.
                 left = {"runs": len(messages) - start, "reason": str(failure)}
                 log.warning("qstash took only some; the others stay pending", extra=left)
                 break
@@ -203,16 +204,16 @@ class QStashBackend:
         return request
 
     def queued(self, messages: Sequence[Message]) -> None:
-        """A service is not asked."""
+        """None, since a service is not asked."""
 
     def cancel(self, messages: Sequence[Message]) -> None:
-        """Delete the messages that are still there."""
+        """Delete those messages that still exist."""
         refs = [message.ref for message in messages if message.ref is not None]
         for start in range(0, len(refs), _BATCH):
             self._ask(partial(_delete, refs[start : start + _BATCH]))
 
     def ping(self) -> None:
-        """Raises BackendUnavailable where QStash does not answer, or not to this token."""
+        """Raise BackendUnavailable where QStash does not answer, or refuses this token."""
         self._ask(lambda client: find(client, "msg_none"))
 
 
@@ -228,18 +229,18 @@ def _delete(ids: list[str], client: QStash) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a message of ours says: do `run`, if it still stands at `epoch`."""
+    """The content of a message: perform `run`, if it still stands at `epoch`."""
 
     run: str
     epoch: int
     at: int
-    """What time it was sent for, Unix seconds."""
+    """The time for which it was sent, in Unix seconds."""
     sent_at: datetime | None = None
-    """When it was sent, or when it was due if that was later."""
+    """When it was sent, or was due if that was later."""
 
 
 def read_sent(text: str) -> Sent | None:
-    """The message, or None where the text is none of ours."""
+    """The message, or None where the text is not one of ours."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
@@ -249,13 +250,13 @@ def read_sent(text: str) -> Sent | None:
     run, epoch, at, sent = (body.get(name) for name in ("run", "epoch", "at", "sent"))
     if not (isinstance(run, str) and type(epoch) is int and type(at) is int):
         return None
-    # What no run can have would be an error in some databases, and tried again for nothing.
+    # Values that no run can have would be an error in some databases, and be retried for nothing.
     sound = 0 < len(run) <= 32 and run.isalnum() and run.isascii() and 0 < epoch < 2**31
     sent_at = moment(max(at, sent)) if type(sent) is float else None
     return Sent(run, epoch, at, sent_at) if sound else None
 
 
 def _at(due: datetime) -> int:
-    """When to deliver, Unix seconds: when due, or by a whole hour in between where that is far."""
+    """When to deliver, in Unix seconds: when due, or at an earlier full hour if that is far off."""
     furthest = unix(utcnow() + FURTHEST) // _HOUR * _HOUR
     return min(unix(due), furthest)

@@ -1,4 +1,4 @@
-"""What Inngest's server itself says of this app."""
+"""What Inngest's server reports about this app."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 _KEPT_SECONDS = 7 * 86400.0
 HARMLESS = "switchyard/verify"
-"""An event that starts no function of ours."""
+"""The name of an event that starts none of our functions."""
 
 
 def send_harmless(settings: Settings) -> None:
-    """Have Inngest take one event. Raises BackendUnavailable."""
+    """Check that Inngest accepts an event. Raises BackendUnavailable."""
     sender = make_sender(settings)
     from inngest import Event
 
@@ -34,9 +34,9 @@ def send_harmless(settings: Settings) -> None:
 
 
 def note_sync(runtime: Runtime, answer: object) -> None:
-    """Keep in the log, and for `sync_refusal`, why a sync was refused; it fails for all functions.
+    """Note why a sync was refused, in the log and for `sync_refusal`. It fails for all functions.
 
-    `answer` is what this app answers to whoever asked it to sync.
+    `answer` is this app's answer to the request to sync.
     """
     said = answer if isinstance(answer, dict) else {}
     error = said.get("error") or (said.get("message") if "code" in said else None)
@@ -58,10 +58,10 @@ def note_sync(runtime: Runtime, answer: object) -> None:
 
 
 def functions_there(settings: Settings) -> set[str]:
-    """The names of this app's functions that Inngest has.
+    """The names of those functions of this app that Inngest has.
 
-    Asks its REST API, which real servers have had since 2024, and else a dev server's summary.
-    Raises BackendUnavailable, also where the server does not say.
+    Asks its REST API, which real servers have had since 2024, or else a dev server's summary.
+    Raises BackendUnavailable, also where the server cannot tell.
     """
     answer = ask(settings, "GET", f"/v1/apps/{APP_ID}/functions")
     rows: Any = answer.json() if answer.ok and _is_json(answer) else None
@@ -73,7 +73,7 @@ def functions_there(settings: Settings) -> set[str]:
         summary = ask(settings, "GET", "/dev")
         rows = summary.json().get("functions") if summary.ok and _is_json(summary) else None
     if not isinstance(rows, list):
-        raise BackendUnavailable(f"inngest: it does not say (it answered {answer.status_code})")
+        raise BackendUnavailable(f"inngest: it cannot tell (it answered {answer.status_code})")
     slugs = {_slug(row) for row in rows}
     return {slug.removeprefix(f"{APP_ID}-") for slug in slugs if slug.startswith(f"{APP_ID}-")}
 

@@ -1,4 +1,4 @@
-"""The migration guide's own calls: have QStash tick a job, from a script or a shell."""
+"""The migration guide's own calls, which make QStash tick a job, for scripts and shells."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from workflows.sync import connect, create
 
 
 def schedule_payouts() -> str:
-    """Have QStash start the payouts on the 1st and 15th, 09:00 UTC; the schedule's id.
+    """Make QStash start the payouts on the 1st and 15th at 09:00 UTC. Returns the schedule's id.
 
-    Raises BackendUnavailable. Done again it changes nothing, and `qstash sync` does it as well.
+    A second call changes nothing, and `qstash sync` does the same. Raises BackendUnavailable.
     """
     return schedule_job("process-payouts")
 
 
 def schedule_nightly_rollup() -> str:
-    """Have QStash start the daily earnings rollup, 02:00 UTC; the schedule's id.
+    """Make QStash start the daily earnings rollup at 02:00 UTC. Returns the schedule's id.
 
     Raises BackendUnavailable.
     """
@@ -23,7 +23,7 @@ def schedule_nightly_rollup() -> str:
 
 
 def schedule_job(name: str) -> str:
-    """Have QStash tick one job of the catalogue as it says. Raises UnknownJob."""
+    """Make QStash tick a job on the schedule in its declaration. Raises UnknownJob."""
     runtime = process_runtime()
     client = connect(runtime.settings)
     return create(client, runtime.settings, runtime.catalogue[name])

@@ -1,4 +1,4 @@
-"""Inngest's HTTP handler, behind the checks that the SDK leaves to its user or makes too late."""
+"""Inngest's HTTP handler, behind checks that the SDK leaves to its user or makes too late."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ SIGNATURE = "x-inngest-signature"
 SIGNATURE_AGE_SECONDS = 300
 """Inngest's specification: a signature older than five minutes must be refused."""
 MAX_BYTES = 4 * 1024 * 1024
-"""What Inngest sends at most: of a larger state it sends where to fetch it."""
+"""The most that Inngest sends. For a larger state it sends the address at which to fetch it."""
 CANONICAL_BYTES = 4096
-"""Up to this a body is also looked at in its canonical form, which takes a millisecond."""
+"""A body up to this size is also checked in its canonical form, which takes a millisecond."""
 _CALLERS = ("ValidationError", "QueryParamMissingError")
 """The SDK's errors for a call that it cannot read."""
 _FORM = re.compile(r"t=([1-9][0-9]{0,11})&s=([0-9a-f]{64})")
 
 
 def serve(app: Flask, runtime: Runtime) -> None:
-    """Mount the handler at /api/inngest; signed mode closes unsigned syncs and old signatures.
+    """Mount the handler at /api/inngest. Signed mode refuses unsigned syncs and old signatures.
 
-    Unsigned calls are taken from this machine only, through no proxy, where INNGEST_DEV is set or
-    in local mode: an app that has no Inngest yet takes a run from nobody. Without Inngest's package
-    every call is answered with 503.
+    Unsigned calls are accepted only where INNGEST_DEV is set or in local mode, and only from this
+    machine without a proxy: an app that has no Inngest yet accepts runs from nobody. Without
+    Inngest's package every call is answered with 503.
     """
     settings = runtime.settings
     signed = settings.inngest_signed
@@ -58,7 +58,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
             signed_body(request, SIGNATURE, read, now=now, limit=MAX_BYTES)
             return
         request.max_content_length = MAX_BYTES
-        if "Origin" in request.headers:  # a browser's call: of a page of any site
+        if "Origin" in request.headers:  # sent by a browser, for a page of any site
             raise Unauthorized("no page may call this")
         if request.mimetype not in ("", "application/json"):
             raise UnsupportedMediaType("a call of Inngest's is JSON")
@@ -80,7 +80,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
 
 
 def _whose_fault(answer: Response) -> Response:
-    """The SDK's answer, but for what it calls our error and is the caller's, or Inngest's."""
+    """The SDK's answer, except where it blames us for an error of the caller's or of Inngest's."""
     said = answer.get_json(silent=True) if answer.status_code == 500 else None
     if not isinstance(said, dict):
         return answer
@@ -88,7 +88,7 @@ def _whose_fault(answer: Response) -> Response:
     if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
         return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])
     if text.startswith("Failed request to "):
-        return problem(503, "Backend unavailable", "inngest: it could not be reached to sync with")
+        return problem(503, "Backend unavailable", "inngest: unreachable, so nothing was synced")
     return answer
 
 
@@ -97,7 +97,7 @@ def _closed() -> NoReturn:
 
 
 def _handler(runtime: Runtime) -> Callable[[], ResponseReturnValue]:
-    """The SDK's view. It is made at the first call: no command needs it, and it is slow to load."""
+    """The SDK's view. It is created at the first call: no command needs it, and it loads slowly."""
     making = threading.Lock()
     views: list[Any] = []
 
@@ -130,7 +130,7 @@ def _view(runtime: Runtime) -> Any:
 
 
 def reader(settings: Settings) -> Callable[[str], Signature | None]:
-    """Reads the header of a call signed with either of the settings' two keys."""
+    """Read the header of a call that is signed with either of the settings' two keys."""
     secrets = (settings.inngest_signing_key, settings.inngest_signing_key_fallback)
     keys = [s.get_secret_value().rpartition("-")[2].encode() for s in secrets if s is not None]
 
@@ -154,7 +154,7 @@ def _fits(keys: Sequence[bytes], stamp: bytes, given: str, sent: Iterable[bytes]
             mac.update(piece)
     if _are(macs, stamp, given):
         return True
-    # A function's call is sent in the canonical form that is signed; a sync only almost is.
+    # A function call is sent in the canonical form that is signed. A sync differs slightly.
     if not 0 < len(begun) <= CANONICAL_BYTES:
         return False
     import jcs  # type: ignore[import-untyped]
@@ -175,7 +175,7 @@ def _are(macs: Iterable[hmac.HMAC], stamp: bytes, given: str) -> bool:
 
 
 def _require_call(body: bytes) -> None:
-    """Raises BadInput for what the SDK would answer with an error of its own, and Inngest retry."""
+    """Raise BadInput for a body that would make the SDK fail and Inngest retry."""
     try:
         call: Any = json.loads(body)
     except (ValueError, RecursionError):

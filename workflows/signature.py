@@ -1,4 +1,4 @@
-"""Who calls: QStash, by the signature on its request, or nobody who may."""
+"""Checks QStash's signature on a request."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HEADER = "Upstash-Signature"
 SKEW_SECONDS = 10
 """How far QStash's clock may be ahead of ours."""
 ANEW_SECONDS = 60.0
-"""How often QStash is asked at most: whoever sends forged calls must not make us ask for each."""
-# The door looks at the times itself.
+"""How often QStash is asked for its keys at most: forged calls must not make us ask every time."""
+# The check of signed calls looks at the times itself.
 _OPTIONS: Any = {
     "require": ["iss", "sub", "exp", "nbf", "iat", "body"],
     **dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat"), False),
@@ -32,23 +32,23 @@ _OPTIONS: Any = {
 
 
 class Signed(NamedTuple):
-    """A request that QStash made; nothing else in it was signed."""
+    """What QStash signed of a request. Nothing else in it is trusted."""
 
     text: str
-    """Its body."""
+    """The request's body."""
     issued_at: datetime
     """When it signed this delivery of the message."""
     expires_at: datetime
     token_id: str
-    """Of this delivery alone: a retry has another."""
+    """The id of this one delivery. A retry has another."""
 
 
 def signed(request: Request, settings: Settings, path: str, limit: int) -> Signed:
-    """The request's body, if QStash signed it for this app's `path` and the body is what it sent.
+    """The signed parts of a request, if QStash signed this body for this app's `path`.
 
-    Raises Unauthorized, BackendUnavailable where the keys are to be had from QStash and it does not
-    answer, or its package is not installed, and werkzeug's 413 where the body has more than `limit`
-    bytes.
+    Raises Unauthorized; BackendUnavailable where the keys must come from QStash and it does not
+    answer, or where its package is not installed; and werkzeug's 413 for a body of more than
+    `limit` bytes.
     """
     require_package()
     if settings.backend_url is None:
@@ -71,13 +71,13 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
     except UnicodeDecodeError:
         raise Unauthorized(REFUSED) from None
     issued, expires = (datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp"))
-    # Without the HMAC, which can be spelled in several ways.
+    # Without the HMAC, which has several valid spellings.
     signed_part = request.headers[HEADER].rpartition(".")[0]
     return Signed(text, issued, expires, hashlib.sha256(signed_part.encode()).hexdigest())
 
 
 def _claims(token: str, url: str, keys: SigningKeys) -> dict[str, Any]:
-    """What the token says; nothing where no key fits it."""
+    """The token's claims, or none where no key fits it."""
     return _of(token, url, keys.known()) or _of(token, url, keys.asked_anew() or ())
 
 
@@ -101,7 +101,7 @@ def _is_digest(said: str, sent: Iterable[bytes]) -> bool:
 
 
 class SigningKeys:
-    """The current key and the next one: as the settings name them, else as QStash says."""
+    """The current key and the next one, from the settings or else from QStash."""
 
     def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
@@ -114,8 +114,8 @@ class SigningKeys:
         self._ask_again = 0.0
 
     def known(self) -> tuple[str, str]:
-        """The keys. Raises Unauthorized where nobody can know them, BackendUnavailable where
-        QStash was asked and could not say."""
+        """The keys. Raises Unauthorized where there is no way to know them, and BackendUnavailable
+        where QStash was asked and could not tell."""
         if self._keys is None:
             if self._set:
                 raise Unauthorized(REFUSED)
@@ -125,8 +125,8 @@ class SigningKeys:
         return self._keys
 
     def asked_anew(self) -> tuple[str, str] | None:
-        """The keys as QStash has them now, if it is to be asked and it is time to: they may have
-        been rotated. Raises BackendUnavailable."""
+        """The keys that QStash has now, which may have been rotated, if it should be asked and it
+        is time to. Raises BackendUnavailable."""
         if self._set or self._monotonic() < self._ask_again:
             return None
         self._ask_again = self._monotonic() + ANEW_SECONDS
@@ -140,7 +140,7 @@ _of_process: dict[tuple[object, ...], SigningKeys] = {}
 
 
 def signing_keys(settings: Settings) -> SigningKeys:
-    """The keys of this process for the account that the settings name."""
+    """This process's keys for the account in the settings."""
     account = (
         *(settings.qstash_url, settings.qstash_secret),
         *(settings.qstash_current_signing_key, settings.qstash_next_signing_key),

@@ -1,4 +1,4 @@
-"""One door for calls that others sign: who calls is known before anything reads what they sent."""
+"""One door for calls that others sign: the caller is known before anything reads the call."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ REFUSED = "the request does not bear a valid signature"
 
 
 class Signature(NamedTuple):
-    """What a signature's header says, by itself."""
+    """What a signature's header states."""
 
     since: float
     until: float
-    """Unix seconds between which it is good."""
+    """The Unix seconds between which it is valid."""
     fits: Callable[[Iterable[bytes]], bool]
-    """Whether it was made of a body in these pieces; at the speed of C, as anybody can ask."""
+    """Whether it signs a body in these pieces. It runs at C speed, since anybody can send one."""
 
 
 def signed_body(
@@ -33,11 +33,11 @@ def signed_body(
     now: float,
     limit: int,
 ) -> bytes:
-    """The request's body as it was sent, if the one who may has signed it.
+    """The request's raw body, if its signature is valid.
 
-    From cheap to dear: the header, of the one form that `read` takes; its age; the body's size; its
-    HMAC. Raises Unauthorized, which never says what was wrong: neither the log nor the answer is to
-    help in forging one; and werkzeug's 413 where the body has more than `limit` bytes.
+    Checks the cheapest things first: the header, in the one form that `read` accepts; its age; the
+    body's size; its HMAC. Raises Unauthorized, which never says what was wrong, so that neither the
+    log nor the answer helps a forger; and werkzeug's 413 for a body of more than `limit` bytes.
     """
     text = request.headers.get(header, "")
     signature = read(text) if text.isascii() and len(text) <= MAX_HEADER else None
@@ -49,7 +49,7 @@ def signed_body(
         if not signature.fits([request.get_data()]):
             raise Unauthorized(REFUSED)
         return request.get_data()
-    # Only what is signed is ever in memory as a whole.
+    # Only a signed body is ever in memory as a whole.
     begin = sent.tell()
     if not signature.fits(iter(partial(request.stream.read, CHUNK), b"")):
         raise Unauthorized(REFUSED)

@@ -23,7 +23,7 @@ TRIGGER = "/api/inngest/trigger"
 
 @dataclass(slots=True)
 class Synced:
-    """What a sync changed, or would change: schedule ids, in the catalogue's order."""
+    """The ids of the schedules that a sync changed, or would change, in the catalogue's order."""
 
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -32,9 +32,9 @@ class Synced:
 
 
 def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
-    """Converge QStash's schedules with the catalogue. Only ids of our own are touched.
+    """Make QStash's schedules match the catalogue's. Only ids of our own are touched.
 
-    Stopped half way it has done half, and the next one does the rest. Raises BackendUnavailable.
+    A sync that is interrupted is completed by the next one. Raises BackendUnavailable.
     """
     client = connect(runtime.settings)
     there = {schedule.schedule_id: schedule for schedule in ours(client)}
@@ -57,7 +57,7 @@ def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
 
 
 def connect(settings: Settings) -> QStash:
-    """A client to keep schedules with. Raises SettingsError where one of its two settings lacks."""
+    """A client for schedules. Raises SettingsError where one of its two settings is missing."""
     if settings.qstash_secret is None or settings.backend_url is None:
         name = "QSTASH_TOKEN" if settings.qstash_secret is None else "BACKEND_URL"
         raise SettingsError(f"{name} is not set: schedules at QStash need it")
@@ -65,13 +65,13 @@ def connect(settings: Settings) -> QStash:
 
 
 def ours(client: QStash) -> list[Schedule]:
-    """The schedules there that are ours by id and by what they call. Raises BackendUnavailable."""
+    """The schedules at QStash whose id and target are ours. Raises BackendUnavailable."""
     listed = asked(client.schedule.list)
     return [s for s in listed if s.schedule_id.startswith(ID_PREFIX) and _ticks(s.destination)]
 
 
 def schedule_id(spec: JobSpec) -> str:
-    """What the job's schedule is called at QStash."""
+    """The id of the job's schedule at QStash."""
     return f"{ID_PREFIX}{spec.name}"
 
 
@@ -80,7 +80,7 @@ def _ticks(destination: str) -> bool:
 
 
 def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
-    """Create or overwrite; a schedule that was paused there runs again only if it is changed."""
+    """Create or overwrite the schedule. One paused at QStash resumes only if it changes."""
     if spec.schedule is None:
         raise SettingsError(f"job {spec.name!r} has no schedule")
     cron = portable(spec.schedule)

@@ -1,4 +1,4 @@
-"""What a call of the trigger endpoint that QStash made means: a tick, or a run of its own."""
+"""What QStash means by a call of the trigger endpoint: a tick, or a run of its own."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from workflows.sync import schedule_id
 
 _TICK, _RUN = "tick", "run"
 NEAR = timedelta(minutes=1)
-"""How far behind its scheduled time QStash may make a tick's message."""
+"""How long after the scheduled time QStash may create a tick's message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A trigger call that QStash made: what it signed, and the headers beside that."""
+    """A trigger call from QStash: what it signed, and the headers beside it."""
 
     signed: Signed
     message_id: str | None
@@ -36,12 +36,12 @@ class Call:
 def start(
     runtime: Runtime, spec: JobSpec, data: dict[str, Any], key: str | None, call: Call
 ) -> Run:
-    """The run that a signed trigger call means; the same message again is the same run.
+    """The run that a signed trigger call asks for. The same message again is the same run.
 
-    A schedule's call with no data is a tick of the job's own schedule, so it becomes the run that
-    any other clock's tick of that occurrence became. What a signature was first taken for it stands
-    for, whatever is sent beside it again. Raises BackendUnavailable where nobody can say which
-    occurrence it is; QStash then comes again.
+    A schedule's call without data is a tick of the job's own schedule, and becomes the same run as
+    any other clock's tick of that occurrence. A signature keeps its first meaning, whatever is sent
+    beside it later. Raises BackendUnavailable where the occurrence cannot be determined; QStash
+    then calls again.
     """
     if key is not None or (data and spec.key is not None):
         return dispatch(spec.name, data, key=key)
@@ -59,7 +59,7 @@ def _meant(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Call) ->
     if call.schedule_id is not None and spec.schedule is not None and not data:
         made_at = _made_at(runtime, spec, call)
         occurrence = spec.occurrence_at(made_at)
-        # One made by hand, as the migration guide shows, is a tick where it ticks in time with us.
+        # One created by hand, as in the migration guide, is a tick where its times match ours.
         if call.schedule_id == schedule_id(spec) or made_at - occurrence < NEAR:
             return f"{_TICK} {iso(occurrence)}"
     return _RUN if spec.key is not None else f"{_RUN} qstash:{_message(call)}"
@@ -70,11 +70,11 @@ def _message(call: Call) -> str:
 
 
 def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
-    """When the schedule made this message: what a tick's occurrence follows from.
+    """When the schedule created this message, from which the tick's occurrence follows.
 
-    A signature speaks only of its own delivery, which may be hours late, so QStash is asked about
-    the message. A first delivery of one that it does not know speaks for itself, and so does one
-    in time while it cannot be asked.
+    A signature dates only its own delivery, which may be hours late, so QStash is asked about the
+    message. The signature's date serves for the first delivery of a message that QStash does not
+    know, and for a punctual one while QStash cannot be asked.
     """
     signed_at = call.signed.issued_at
     first, stored = not call.retried, None
@@ -87,7 +87,7 @@ def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
         first &= signed_at - spec.occurrence_at(signed_at) < NEAR
     if stored is not None:
         if stored.schedule_id != call.schedule_id:
-            raise Unauthorized("the message is of another schedule")
+            raise Unauthorized("the message belongs to another schedule")
         return datetime.fromtimestamp(stored.created_at / 1000, UTC)
     if first:
         return signed_at

@@ -16,18 +16,18 @@ from workflows.sync import TRIGGER
 from workflows.ticks import Call, start
 
 MAX_BYTES = 1024 * 1024
-"""Of a call that QStash signed: the largest message it takes."""
+"""The largest message that QStash accepts, for calls that it signed."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 class Trigger(BaseModel, extra="forbid", strict=True):
-    """What starts a job."""
+    """The body that starts a job."""
 
     name: Annotated[str, Field(min_length=1)]
-    """The event's."""
+    """The event's name."""
     data: dict[str, Any] | None = None
     id: Annotated[str, Field(min_length=1)] | None = None
-    """The run's key: the same one again is the same run."""
+    """The run's key. The same one again means the same run."""
 
 
 def blueprint(runtime: Runtime) -> Blueprint:

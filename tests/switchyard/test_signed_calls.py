@@ -172,7 +172,7 @@ def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, w
     body = a_call(*OTHERS[which])
     answer = post(client, body, f"t={at}&s={mac(body, at)}")
     assert (answer.status_code, answer.headers["x-inngest-no-retry"]) == (500, "true")
-    assert "the event is not one of child" in answer.text
+    assert "the event does not belong to job child" in answer.text
     with runtime.current().db.autocommit() as connection:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
 
