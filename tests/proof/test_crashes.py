@@ -16,6 +16,8 @@ import pytest
 
 from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
+from tests.conftest import new_database
+from tests.support.dying import PLACES, deaths, dying, mortal
 from tests.support.forks import forked
 from tests.support.sides import (
     ROOT,
@@ -39,7 +41,6 @@ POINTS = sorted(
 )
 ELSEWHERE = ("dispatch.", "payout.", "handover.")
 """Tried below, and in test_payout_crashes and test_drain."""
-NOT_THERE = "the process did not reach its crash point"
 WORKER_POINTS = [name for name in POINTS if not name.startswith(ELSEWHERE)]
 DISPATCH = """
 import sys
@@ -62,56 +63,33 @@ def run_of(on: Side, key: str) -> Run:
     return on.dispatch("grab-bag", {"name": key}, key=key)
 
 
-@pytest.mark.parametrize("point", WORKER_POINTS)
-def test_an_rq_worker_dies(point: str, database_url: str, redis_url: str, tmp_path: Path) -> None:
-    n = uuid4().hex
-    with ExitStack() as stack:
-        environ = environment(database_url, redis_url, LEASE_SECONDS="1", CHECK_SECONDS="0.3")
-        runtime = fresh(database_url, environ, None)
-        stack.callback(runtime.db.dispose)
-        stack.enter_context(relaying(runtime))
-        on = Side("rq", runtime, environ)
-        # Told to move to where it is not (nobody serves Inngest here), it is moved back below.
-        moves = {"moves": {1: "inngest"}} if point == "run.moved" else {}
-        run = on.dispatch("grab-bag", {"name": n, **moves})
-        crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
-        with rq_worker(crashing, tmp_path / "dying.log") as worker:
-            until(lambda: worker.poll() is not None, NOT_THERE)
-        stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        if moves:
-            hand_over(runtime.store, [run.id], "rq")
-        (row,) = on.finish(run)
-        assert row.status == "succeeded"
-        assert on.marks(n) == expected(n)
-        assert on.touches(f"{n}/once") <= 1
-
-
-@pytest.mark.parametrize("point", [p for p in WORKER_POINTS if p != "run.moved"])
-def test_a_web_process_of_inngest_dies(
-    point: str, database_url: str, redis_url: str, tmp_path: Path
+@pytest.mark.parametrize(("backend", "database"), PLACES)
+def test_whoever_performs_it_dies_at_every_point(
+    backend: str, database: str, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path
 ) -> None:
-    n = uuid4().hex
+    names = [uuid4().hex for _ in range(3)]
     with ExitStack() as stack:
-        port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.02)
-        stack.enter_context(standin)
-        more = {"INNGEST_DEV": standin.url, "LEASE_SECONDS": "1", "CHECK_SECONDS": "0.3"}
-        environ = environment(database_url, redis_url, **more)
-        runtime = fresh(database_url, environ, None)
-        stack.callback(runtime.db.dispose)
-        stack.enter_context(relaying(runtime))
-        on = Side("inngest", runtime, environ, standin=standin)
-        run = on.dispatch("grab-bag", {"name": n})
-        crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
-        log = tmp_path / "dying.log"
-        with web(crashing, port, log):
-            # gunicorn starts a new worker for each that dies: it dies at the point every time.
-            until(lambda: b"SIGKILL" in log.read_bytes(), NOT_THERE)
-        stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        (row,) = on.finish(run)
-        assert row.status == "succeeded"
-        assert on.marks(n) == expected(n)
-        assert on.touches(f"{n}/once") <= 1
+        url = stack.enter_context(new_database(database, tmp_path, request))
+        on = stack.enter_context(mortal(backend, url, redis_url, tmp_path))
+        stack.enter_context(dying(on, tmp_path / "dying.log"))
+        # Who died as its step began has left it unknown: the second run gets to its end.
+        rows = [on.finish(on.dispatch("grab-bag", {"name": n}))[0] for n in names[:2]]
+        # Nobody performs the other backend's runs: what was asked to go there is brought back.
+        other = "inngest" if backend == "rq" else "rq"
+        moving = on.dispatch("grab-bag", {"name": names[2], "moves": {1: other}})
+
+        def brought_back() -> bool:
+            rows.append(on.row(moving.id))
+            if rows[-1].backend == other:
+                hand_over(on.runtime.store, [moving.id], backend)
+            return rows[-1].check_at is None
+
+        until(brought_back)
+        assert {row.status for row in (*rows[:2], rows[-1])} == {"succeeded"}
+        assert {mark.partition("@")[0] for mark in deaths(on)} >= set(WORKER_POINTS)
+        for n in names:
+            assert on.marks(n) == expected(n)
+            assert on.touches(f"{n}/once") <= 1
 
 
 @pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("dispatch.")])

@@ -31,9 +31,8 @@ from app.switchyard.runs.memory import Inline
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_database
 from tests.proof.test_crashes import POINTS
-from tests.support.dying import PLACES, dying
-from tests.support.sides import Side, environment, free_port, fresh, relaying
-from tests.support.standins import InngestStandIn, StripeStandIn
+from tests.support.dying import PLACES, deaths, dying, mortal
+from tests.support.standins import StripeStandIn
 
 CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"
@@ -158,35 +157,18 @@ def test_it_dies_everywhere_and_pays_once(
     with ExitStack() as stack:
         database_url = stack.enter_context(new_database(database, tmp_path, request))
         stripe_url = stack.enter_context(StripeStandIn()).url
-        port = free_port()
-        standin = InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01)
-        stack.enter_context(standin)
-        deaths = tmp_path / "deaths"
-        environ = environment(
-            database_url,
-            redis_url,
-            SWITCHYARD_JOBS="app.platform.payouts.jobs",
-            STRIPE_API_BASE=stripe_url,
-            INNGEST_DEV=standin.url,
-            LEASE_SECONDS="0.5",
-            CHECK_SECONDS="0.3",
-        )
-        runtime = fresh(database_url, environ, None)
-        stack.callback(runtime.db.dispose)
-        on = Side(backend, runtime, environ, standin=standin)
+        more = {"SWITCHYARD_JOBS": "app.platform.payouts.jobs", "STRIPE_API_BASE": stripe_url}
+        on = stack.enter_context(mortal(backend, database_url, redis_url, tmp_path, **more))
+        runtime = on.runtime
         fill(runtime.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
         scene = Scene(runtime, stripe_url)
         payload, expected = SCENES[job](scene)
-        stack.enter_context(relaying(runtime, 0.05))
-        environ = {**environ, "SWITCHYARD_CRASH_EACH": str(deaths)}
-        stack.enter_context(dying(backend, environ, port, tmp_path / "dying.log"))
-        if backend == "inngest":
-            standin.sync()
+        stack.enter_context(dying(on, tmp_path / "dying.log"))
         run = on.dispatch(job, payload)
         (row,) = on.finish(run, patience_seconds=250.0)
         assert row.status == "succeeded", row.error
         scene.check(expected)
-        died = set(deaths.read_text().split())
+        died = deaths(on)
         # Nothing of it was left out: it died at each step, before and after it was on record.
         steps = [name for name, step in on.steps(run.id).items() if step.result is not None]
         assert steps

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from tests.support.forks import Forked
+from tests.support.sides import Side, environment, free_port, fresh, relaying
+from tests.support.standins import InngestStandIn
 
 PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
 """Backends and databases: each half has both of each."""
@@ -22,31 +24,47 @@ WORKER = ["worker", "--config", "queues.settings", "--worker-class", "queues.wor
 
 
 @contextmanager
-def dying(backend: str, environ: dict[str, str], port: int, log: Path) -> Iterator[None]:
-    """What carries the backend's runs, killed once at each point of each step it comes to."""
-    if backend == "rq":
-        command = ["-m", "tests.support.dying"]
-    else:
-        command = [
-            *("-m", "gunicorn", "app.server:app", "--preload"),
-            *(
-                "--bind",
-                f"127.0.0.1:{port}",
-                "--worker-class",
-                "app.buffered.Worker",
-                "--threads",
-                "8",
-            ),
-        ]
-    with ExitStack() as stack:
-        out = stack.enter_context(log.open("ab"))
-        process = Forked(command, env=environ, stdout=out, stderr=out, start_new_session=True)
+def mortal(
+    backend: str, database_url: str, redis_url: str, folder: Path, **more: str
+) -> Iterator[Side]:
+    """A ledger, and an Inngest, for what will be performed by processes that die: see `dying`."""
+    port = free_port()
+    with InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"], gap_scale=0.01) as standin:
+        more |= {"INNGEST_DEV": standin.url, "LEASE_SECONDS": "0.5", "CHECK_SECONDS": "0.3"}
+        more |= {"PORT": str(port), "SWITCHYARD_CRASH_EACH": str(folder / "deaths")}
+        environ = environment(database_url, redis_url, **more)
+        runtime = fresh(database_url, environ, None)
         try:
+            yield Side(backend, runtime, environ, standin=standin)
+        finally:
+            runtime.db.dispose()
+
+
+@contextmanager
+def dying(on: Side, log: Path) -> Iterator[None]:
+    """A relay, and what performs the backend's runs, killed once at each point of each step."""
+    command = ["-m", "tests.support.dying"]
+    if on.backend == "inngest":
+        bind = f"127.0.0.1:{on.environ['PORT']}"
+        command = ["-m", "gunicorn", "app.server:app", "--preload", "--bind", bind]
+        command += ["--worker-class", "app.buffered.Worker", "--threads", "8"]
+    with ExitStack() as stack:
+        stack.enter_context(relaying(on.runtime, 0.05))
+        out = stack.enter_context(log.open("ab"))
+        process = Forked(command, env=on.environ, stdout=out, stderr=out, start_new_session=True)
+        try:
+            if on.backend == "inngest" and on.standin is not None:
+                on.standin.sync()
             yield
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def deaths(on: Side) -> set[str]:
+    """Where they have died so far: `point@step`."""
+    return set(Path(on.environ["SWITCHYARD_CRASH_EACH"]).read_text().split())
 
 
 def supervise() -> None:
