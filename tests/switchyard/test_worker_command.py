@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from sqlalchemy import select
 from app.switchyard.db import Database
 from app.switchyard.runs.models import RunRow as R
 from queues.backend import connect, registered_workers
-from tests.support.sides import PATIENCE_SECONDS, ROOT, environment
+from tests.support.forks import Forked
+from tests.support.sides import PATIENCE_SECONDS, environment
 from tests.support.waiting import until
 
 SHOP = """
@@ -36,6 +36,7 @@ def make_shop(name="shop"):
     Switchyard(app, jobs=[one, two])
     return app
 """
+FLASK = "import os, sys; os.chdir(sys.argv.pop(1)); from flask.cli import main; main()"
 
 
 class Shop:
@@ -46,21 +47,13 @@ class Shop:
         self.redis: Redis = connect(redis_url)
         self.redis.flushall()
         url = f"sqlite:///{folder / 'shop.db'}"
-        more = {"SWITCHYARD_JOBS": "", "PYTHONPATH": str(ROOT)}
-        self._environ, self._folder = environment(url, redis_url, **more), folder
+        self._environ, self._folder = environment(url, redis_url, SWITCHYARD_JOBS=""), folder
         self.db = Database(url)
 
     @contextmanager
     def flask(self, *args: str) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "flask", "--app", "shop:make_shop('till')", "switchyard"]
-        process = subprocess.Popen(
-            [*command, *args],
-            cwd=self._folder,
-            env=self._environ,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        given = ["-c", FLASK, str(self._folder), "--app", "shop:make_shop('till')", "switchyard"]
+        process = Forked([*given, *args], env=self._environ, text=True, stdout=-1, stderr=-2)
         try:
             yield process
         finally:
