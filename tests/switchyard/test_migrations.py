@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +23,8 @@ from app.switchyard.db import TABLE_PREFIX, Database, include_object
 from app.switchyard.errors import MigrationUnderWay
 from app.switchyard.schema import LAYER, migrating
 from tests.conftest import new_database
+from tests.support.forks import Forked
+from tests.support.sides import environment
 from tests.support.tables import guard
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -194,14 +194,9 @@ def host_changes(db: Database, host: MetaData, include: Any) -> list[Any]:
 
 
 def release(url: str) -> subprocess.Popen[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"],
-        cwd=ROOT,
-        env=kept | {"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    command = ["-m", "flask", "--app", "app", "db", "upgrade"]
+    return Forked(
+        command, env=environment(url, "redis://127.0.0.1:1/0"), stdout=-1, stderr=-1, text=True
     )
 
 
