@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from app.local.loopback import free_port
 from app.local.parts import argv, get, read_procfile
 from app.platform.config import ROOT
+from app.switchyard.db import Database
+from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 
@@ -32,20 +33,14 @@ def given(folder: Path, redis_url: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Path:
-    """A database after the first release."""
-    folder = tmp_path_factory.mktemp("release")
-    log = folder / "release.log"
-    assert released(given(folder, redis_url), log) == 0, log.read_text()
-    return folder / "test.db"
-
-
 @pytest.fixture
-def environ(migrated: Path, tmp_path: Path, redis_url: str) -> dict[str, str]:
-    """With a copy of that database."""
-    shutil.copy(migrated, tmp_path / "test.db")
-    return given(tmp_path, redis_url)
+def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    """With a database that has its tables."""
+    made = given(tmp_path, redis_url)
+    db = Database(made["DATABASE_URL"])
+    create_all(db.engine)
+    db.dispose()
+    return made
 
 
 def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -58,10 +53,6 @@ def start(name: str, environ: dict[str, str], log: Path) -> subprocess.Popen[byt
             stderr=out,
             start_new_session=True,
         )
-
-
-def released(environ: dict[str, str], log: Path) -> int:
-    return start("release", environ, log).wait(PATIENCE_SECONDS)
 
 
 def listening(redis_url: str, pid: int) -> bool:
@@ -88,6 +79,13 @@ def test_there_are_five_and_the_worker_is_plain_rq() -> None:
     assert list(commands) == ["web", "worker", "relay", "clock", "release"]
     assert commands["worker"].startswith("rq worker ")
     assert "${PORT:-3005}" in commands["web"]
+
+
+def test_release_makes_the_tables(tmp_path: Path, redis_url: str) -> None:
+    log = tmp_path / "release.log"
+    process = start("release", given(tmp_path, redis_url), log)
+    assert process.wait(PATIENCE_SECONDS) == 0, log.read_text()
+    assert (tmp_path / "test.db").exists()
 
 
 @pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
