@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, SettingsError
 from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
-from app.switchyard.runs.current import current_run
+from app.switchyard.runs.engine import current_run
 from queues.dispatched import DispatchedJob, at_work
 from queues.signature import UNKNOWN, Source
 

@@ -22,7 +22,7 @@ from app.switchyard.job import JobPayload
 from app.switchyard.loading import process_runtime
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run, meta_json
-from app.switchyard.runs.current import CurrentRun, current_run
+from app.switchyard.runs.engine import CurrentRun, current_run
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore

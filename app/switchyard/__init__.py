@@ -29,7 +29,7 @@ from app.switchyard.errors import (
 )
 from app.switchyard.job import Empty, IfUnknown, JobPayload, Legacy, Shadow, job
 from app.switchyard.runs.create import Run
-from app.switchyard.runs.current import CurrentRun, current_run
+from app.switchyard.runs.engine import CurrentRun, current_run
 
 if TYPE_CHECKING:
     from app.switchyard.extension import Switchyard

@@ -18,7 +18,7 @@ from app.switchyard import runtime
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown, RetryAfter, StepFailed
 from app.switchyard.job import IfUnknown, JobPayload, job
-from app.switchyard.runs.current import current_run
+from app.switchyard.runs.engine import current_run
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import TAKE_OVER

@@ -168,7 +168,7 @@ class RunContext:
         return self.failures(self._in_hand) + 1
 
     def note_progress(self, n: float, of: float | None, text: str | None) -> None:
-        """See app.switchyard.runs.current.CurrentRun.progress."""
+        """See app.switchyard.runs.engine.CurrentRun.progress."""
         said = {"n": n, "of": of, "text": text and text[:PROGRESS_TEXT], "at": iso(self.now())}
         try:
             self._claimed.note("progress", canonical_json(said), PROGRESS_SECONDS)

@@ -1,12 +1,14 @@
 """perform(), which does one slice of a run: claim it, do its body step by step, then give it back
-or end it."""
+or end it; and current_run(), for code that a body calls without its context."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +26,6 @@ from app.switchyard.errors import (
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
-from app.switchyard.runs.current import at_work
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.record import Failure
@@ -36,6 +37,49 @@ log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CurrentRun:
+    """The run whose body is being performed, on either side."""
+
+    id: str
+    key: str
+    job: str
+    backend: str
+    context: RunContext
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt at the current step, or at the body outside of any, from 1."""
+        return self.context.attempt
+
+    def progress(self, n: float, of: float | None = None, text: str | None = None) -> None:
+        """Show in the console and in `runs show` that `n` of `of` are done, with a line of text.
+
+        Each call is one write to the ledger. A write that the database refuses is logged and
+        skipped. Raises ValueError for a number that is not finite.
+        """
+        self.context.note_progress(n, of, text)
+
+
+_current: ContextVar[CurrentRun | None] = ContextVar("switchyard_run", default=None)
+
+
+def current_run() -> CurrentRun | None:
+    """The run whose body calls this. None outside of a run, and in threads that a body starts."""
+    return _current.get()
+
+
+@contextmanager
+def at_work(context: RunContext) -> Iterator[None]:
+    """Make `current_run()` return this slice's run inside the block."""
+    run = CurrentRun(context.run_id, context.key, context.job, context.backend, context)
+    token = _current.set(run)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
