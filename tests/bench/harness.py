@@ -85,6 +85,7 @@ class Bench:
                 "SWITCHYARD_JOBS": "tests.bench.jobs",
                 "INNGEST_DEV": "http://127.0.0.1:9",
                 "LOG_LEVEL": "ERROR",
+                "PYTHONDONTWRITEBYTECODE": "",  # what is installed is compiled once
             }
             runtime = make_runtime(load(environ))
             create_all(runtime.db.engine)
