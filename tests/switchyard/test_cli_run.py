@@ -19,7 +19,7 @@ from sqlalchemy import insert, select
 
 from app.platform.config import ROOT
 from app.switchyard.clock import utcnow
-from app.switchyard.commands import output, run_here, settings_checked
+from app.switchyard.commands import jobs, output, settings_checked
 from app.switchyard.cutover import clock, guardrail
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError
@@ -99,7 +99,7 @@ def test_it_waits_for_what_another_process_holds(cli: Cli, monkeypatch: pytest.M
         if "another process is doing it" in text:
             waits.set()
 
-    monkeypatch.setattr(run_here, "say", say)
+    monkeypatch.setattr(jobs, "say", say)
     # The other one is not done before this one waits for it.
     held = SimpleNamespace(sleep=lambda _: waits.wait(PATIENCE_SECONDS))
     monkeypatch.setattr(cli_jobs, "time", held)

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 from redis import Redis
 
-from app.switchyard.console.tries import TRIES
+from app.switchyard.console.door import TRIES
 from app.switchyard.cutover import stages
 from tests.support.console import TOKEN, Site, csrf, guarded, log_in, move, where
 from tests.support.waiting import PATIENCE_SECONDS

@@ -304,7 +304,7 @@ def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None
 
 def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
     for path, status in (
-        *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 422)),
+        *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 404)),
         *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
     ):
         assert client.get(f"/console{path}").status_code == status, path

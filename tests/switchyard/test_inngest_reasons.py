@@ -11,8 +11,7 @@ import pytest
 from flask import Flask
 
 from app.platform.config import load
-from app.switchyard.commands.checks import CHECKS
-from app.switchyard.commands.verify import checked
+from app.switchyard.commands.checks import CHECKS, checked
 from app.switchyard.cutover.status import unreachable
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs

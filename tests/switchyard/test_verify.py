@@ -22,7 +22,7 @@ from app.platform.gateways.smtp import Mailer
 from app.platform.wiring import make_runtime
 from app.switchyard.clock import iso
 from app.switchyard.commands import checks
-from app.switchyard.commands.verify import checked
+from app.switchyard.commands.checks import checked
 from app.switchyard.cutover.clock import tick
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
 from app.switchyard.runs.memory import MemoryBackend

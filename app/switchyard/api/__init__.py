@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, wraps
@@ -19,11 +18,11 @@ from app.switchyard.audit import By
 from app.switchyard.clock import in_json
 from app.switchyard.console.door import BEARER, LOCAL, Door
 from app.switchyard.cutover.drain import Drain
-from app.switchyard.errors import BadInput, Forbidden, UnknownRun
+from app.switchyard.errors import BadInput, Forbidden
 from app.switchyard.http import read, read_body, register_problems
 from app.switchyard.operations import acts, bulk, jobs
 from app.switchyard.operations.search import search
-from app.switchyard.operations.story import story
+from app.switchyard.operations.story import as_id, story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
@@ -33,7 +32,6 @@ from flags import Side
 NAME = "switchyard_api"
 """Of the blueprint."""
 MAX_BYTES = 1024 * 1024
-_RUN_ID = re.compile(r"[0-9A-Za-z]{1,32}")
 View = Callable[..., Any]
 Declare = Callable[[View], View]
 M = TypeVar("M", bound=BaseModel)
@@ -156,19 +154,19 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     def show_run(run_id: str) -> Any:
         """One run with its steps; what is called a secret is hidden."""
         with runtime.db.autocommit() as connection:
-            run = story(connection, _run_id(run_id))
+            run = story(connection, as_id(run_id))
         return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
 
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
     def retry(run_id: str, body: shapes.Act) -> Any:
         """Let a failed or cancelled run go on from its done steps; `others` came back with it."""
-        others = operate.retry(runtime.store, _run_id(run_id), _by(body))
+        others = operate.retry(runtime.store, as_id(run_id), _by(body))
         return {"id": run_id, "status": Status.PENDING, "others": others}
 
     @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
     def cancel(run_id: str, body: shapes.Act) -> Any:
         """Cancel an open run, and `others` that were open below it."""
-        others = operate.cancel(runtime.store, _run_id(run_id), by=_by(body))
+        others = operate.cancel(runtime.store, as_id(run_id), by=_by(body))
         return {"id": run_id, "status": Status.CANCELLED, "others": others}
 
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
@@ -201,9 +199,3 @@ def _by(body: shapes.Act) -> By:
     """Who does it: who is logged in, else who the bearer of a token says they are."""
     who: str = g.switchyard_caller
     return By.person(body.by if body.by and who in (BEARER, LOCAL) else who, body.why)
-
-
-def _run_id(text: str) -> str:
-    if not _RUN_ID.fullmatch(text):
-        raise UnknownRun("there is no run of this id")
-    return text

@@ -1,5 +1,5 @@
-"""`flask switchyard adopt`: what is to be done to move an app's RQ tasks, read off its source and
-its Redis. It changes nothing."""
+"""What a live Redis and the app's source say of RQ: `cutover inventory`, read only; and
+`flask switchyard adopt`, what is to be done to move the app's tasks. Neither changes anything."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ import click
 from flask.cli import with_appcontext
 
 from app.switchyard import extras
+from app.switchyard.commands.cutover import group
 from app.switchyard.commands.database import standing
-from app.switchyard.commands.inventory import inventory_of
-from app.switchyard.commands.output import Process, answered, json_option, parts, say, table
-from app.switchyard.errors import SettingsError
+from app.switchyard.commands.output import (
+    Process,
+    answered,
+    json_option,
+    listing,
+    parts,
+    say,
+    table,
+)
+from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runtime import Runtime
 from queues.adopt import adopt
 from queues.allowed import OWN
 from queues.backend import WORKER_COMMAND
 from queues.callsites import Sources, Task
-from queues.inventory import GONE, PICKLED, UNREADABLE
+from queues.inventory import GONE, PICKLED, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 2000
 _WAITING = ("queued", "scheduled", "started", "deferred")
@@ -200,3 +208,93 @@ def _show(found: dict[str, Any]) -> None:
         say(f"what is in Redis is not known: {found['redis']['error']}")
     for path in found["unreadable"]:
         say(f"{path} is not read: it is not this Python's")
+
+
+_JOB = ("name", "event", "schedule", "queue", "serverless", "file")
+_SHOWN = {
+    "workers": ("name", "host", "pid", "queues", "ours"),
+    "cron": ("func_name", "queue_name", "cron", "interval", "bypasses"),
+    "call_sites": ("function", "went", "why", "count"),
+}
+UNKNOWN = (PICKLED, GONE, UNREADABLE)
+
+
+@group.command("inventory")
+@click.option(
+    "--most",
+    type=click.IntRange(0, 1_000_000),
+    default=20_000,
+    show_default=True,
+    help="How many jobs of each queue and status are looked at for their function.",
+)
+def inventory(most: int) -> None:
+    """Every job, what is in Redis by function, and which call sites still go to RQ. Read only."""
+    taken = inventory_of(parts(), most)
+    if answered(taken):
+        return
+    listing(taken["jobs"], (*_JOB, "legacy"))
+    redis = taken["redis"]
+    if not redis["reachable"]:
+        say(f"what is in Redis is not known: {redis['error']}")
+        return
+    rows = [
+        (queue["name"], row["function"], *(row[status] for status in STATUSES), _declared(row))
+        for queue in redis["queues"]
+        for row in [{"function": "(all)", "known": None} | queue, *queue["functions"]]
+    ]
+    say("")
+    table(("queue", "function", *STATUSES, "declared"), rows)
+    for name, columns in _SHOWN.items():
+        say("")
+        listing(redis[name], columns)
+
+
+def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
+    """`cutover inventory --json`."""
+    jobs = [
+        {name: getattr(spec, name) for name in _JOB}
+        | {"legacy": None if spec.legacy is None else spec.legacy.function}
+        for spec in runtime.catalogue.values()
+    ]
+    redis: dict[str, Any] = {"reachable": False, "error": None}
+    redis |= {"queues": [], "workers": [], "cron": [], "call_sites": []}
+    try:
+        seen = take(runtime.settings.redis_url, most)
+    except BackendUnavailable as unavailable:
+        return {"jobs": jobs, "redis": redis | {"error": str(unavailable)}}
+    redis["reachable"] = True
+    redis["queues"] = [_queue(runtime, queue) for queue in seen.queues]
+    redis["workers"] = [asdict(worker) for worker in seen.workers]
+    redis["cron"] = [
+        entry | {"bypasses": bypassed(runtime, str(entry.get("func_name")))} for entry in seen.cron
+    ]
+    redis["call_sites"] = seen.call_sites
+    return {"jobs": jobs, "redis": redis}
+
+
+def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
+    functions = []
+    for function, counts in sorted(queue.functions.items()):
+        bypasses = bypassed(runtime, function)
+        known = None if function in UNKNOWN else function in OWN or bypasses is not None
+        counted = {status: counts[status] for status in STATUSES}
+        functions.append({"function": function, "known": known, "bypasses": bypasses, **counted})
+    return {
+        "name": queue.name,
+        **queue.counts,
+        "pickled": queue.pickled,
+        "looked_at": queue.looked_at,
+        "functions": functions,
+    }
+
+
+def bypassed(runtime: Runtime, function: str) -> str | None:
+    """The job whose flag and ledger an RQ job of this function goes past."""
+    spec = runtime.catalogue.legacy().get(function)
+    return None if spec is None else spec.name
+
+
+def _declared(row: dict[str, Any]) -> str | None:
+    if row.get("bypasses") is not None:
+        return f"{row['bypasses']}, but it goes past its flag"
+    return None if row["known"] is None else "yes" if row["known"] else "no"

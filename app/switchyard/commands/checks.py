@@ -1,11 +1,13 @@
-"""What `cutover verify` checks of the layer: its parts, a canary through each side, the services
-and their keys, and the way from them to this app."""
+"""`cutover verify`, the migration guide's checklist: the layer's parts, a canary through each side,
+the services and their keys, and the way from them to this app. The checks are made side by side,
+each with its own time; one that hangs is reported, not waited for."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,15 +15,18 @@ from importlib.metadata import version
 from secrets import token_hex
 from typing import Any
 
+import click
 from sqlalchemy import func, select
 
 from app.switchyard import extras
 from app.switchyard.clock import iso
+from app.switchyard.commands.adoption import bypassed
+from app.switchyard.commands.cutover import group
 from app.switchyard.commands.database import standing
-from app.switchyard.commands.inventory import bypassed
+from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, table
 from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.dispatch import dispatch_canary
-from app.switchyard.errors import CheckFailed, RunNotMovable
+from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
 from app.switchyard.job import JobSpec
 from app.switchyard.reached import called, is_refused
 from app.switchyard.runs import operate
@@ -29,7 +34,9 @@ from app.switchyard.runs.create import new_run
 from app.switchyard.runs.models import IS_OPEN, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Check, Runtime
-from queues.backend import WORKER_COMMAND, answered, connect, registered_workers
+from app.switchyard.text import reason
+from queues.backend import WORKER_COMMAND, connect, registered_workers
+from queues.backend import answered as redis_answered
 from queues.inventory import take
 from workflows.client import CANCELLED
 from workflows.remote import functions_there, send_harmless
@@ -94,7 +101,7 @@ def redis(runtime: Runtime) -> str:
 def rq_workers(runtime: Runtime) -> str:
     """Who takes runs from RQ's queues can do them."""
     connection = connect(runtime.settings.redis_url)
-    with closing(connection), answered():
+    with closing(connection), redis_answered():
         workers = registered_workers(connection)
     queues = {spec.queue for spec in runtime.catalogue.values()}
     foreign = [
@@ -293,3 +300,47 @@ def lost_runs(runtime: Runtime) -> str:
             f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}"
         )
     return "no open run is overdue"
+
+
+@group.command("verify")
+def verify() -> None:
+    """Check every line of the migration's checklist; 1 where one does not hold."""
+    runtime = parts()
+    checks = [*CHECKS, *runtime.checks]
+    with progress("checked", transient=True) as bar:
+        task = bar.add_task("", total=len(checks))
+        answers = checked(runtime, checks, lambda: bar.advance(task))
+    if not answered(answers):
+        rows = ((a["check"], "yes" if a["ok"] else "NO", a["detail"], a["fix"]) for a in answers)
+        table(("check", "ok", "detail", "to do"), rows)
+    if not all(answer["ok"] for answer in answers):
+        raise click.exceptions.Exit(DID_NOT_HOLD)
+
+
+def checked(
+    runtime: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
+    """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
+    started = time.monotonic()
+    seen: dict[str, tuple[bool, str, str | None]] = {}
+
+    def look(check: Check) -> None:
+        try:
+            seen[check.name] = True, check.look(runtime), None
+        except SwitchyardError as failure:
+            seen[check.name] = False, str(failure), getattr(failure, "fix", None) or check.fix
+        except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
+            seen[check.name] = False, f"it failed: {reason(failure)}", check.fix
+        done()
+
+    # Daemons: one that hangs must not hold up the end of the process.
+    threads = [threading.Thread(target=look, args=(check,), daemon=True) for check in checks]
+    for thread in threads:
+        thread.start()
+    answers = []
+    for check, thread in zip(checks, threads, strict=True):
+        thread.join(max(0.0, started + check.seconds - time.monotonic()))
+        silent = False, f"no answer within {check.seconds:g} s", check.fix
+        ok, detail, fix = seen.get(check.name, silent)
+        answers.append({"check": check.name, "ok": ok, "detail": detail, "fix": fix})
+    return answers

@@ -1,34 +1,55 @@
-"""`jobs list|show|dispatch`: the catalogue, and a new run of one of its jobs."""
+"""`jobs list|show|dispatch|run`: the catalogue, a new run of one of its jobs, and one that is done
+here and now, with no queue at all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
+from time import monotonic
+from typing import Any
 
 import click
+from flask import current_app
+from rich.progress import TimeElapsedColumn
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from app.switchyard.commands import later
+from app.switchyard import effects
+from app.switchyard.clock import iso
 from app.switchyard.commands.output import (
+    DID_NOT_HOLD,
     Commands,
     answered,
     database_line,
     details,
     listing,
     parts,
+    printable,
+    progress,
     record,
     say,
+    table,
 )
+from app.switchyard.commands.processes import stop_on_signals
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
+from app.switchyard.job import JobSpec
 from app.switchyard.operations import jobs
 from app.switchyard.operations.acts import parse_payload
+from app.switchyard.operations.story import story
+from app.switchyard.runs import children
+from app.switchyard.runs.backend import End
+from app.switchyard.runs.create import Run
+from app.switchyard.runs.memory import Inline
+from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime, using
 from flags import StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
-later.add(group, str(__package__), {"run": "run_here:run_job"})
 
 
 @group.command("list")
@@ -98,3 +119,95 @@ def _time(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         raise BadInput(f"--at: {text!r} is no time like 2031-05-04T09:00:00Z") from None
+
+
+_COUNT_EVERY_SECONDS = 0.2
+
+
+@group.command("run")
+@click.argument("name")
+@click.argument("payload", metavar="[PAYLOAD_JSON]", required=False)
+@click.option("--key", help="What makes it unique: a run of this key is gone on with.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what it would do, and do nothing.")
+def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) -> None:
+    """Do job NAME in this process, with its retries, its sleeps and its children.
+
+    The run is recorded like any other. If the process is stopped half way, the relay has a worker
+    go on from the steps that are done. With --plan there is no run, and nothing is written.
+    """
+    runtime = parts()
+    spec = runtime.catalogue[name]
+    if plan_only:
+        if key is not None:
+            raise BadInput("give --plan or --key, not both: a plan makes no run")
+        _show_plan(_planned(runtime, spec, parse_payload(payload)))
+        return
+    with stop_on_signals() as stop:
+        inline = Inline(runtime.engine, stop, current_app.app_context)
+        with using(replace(runtime, store=inline.store, engine=inline.engine)):
+            run = dispatch(spec.name, parse_payload(payload), key=key)
+        if not run.created:
+            say(f"key {run.key!r} was known: run {run.id} is {run.status}; following it")
+        _follow(inline, run)
+    with runtime.db.autocommit() as connection:
+        ended = story(connection, run.id) | {"created": run.created}
+    if not answered(ended):
+        details({each: ended[each] for each in ("id", "job", "status", "result", "error")})
+    if ended["status"] in OPEN:
+        say(f"stopped: run {run.id} stays open, and the relay sends it to {run.backend}")
+    if ended["status"] != Status.SUCCEEDED:
+        raise click.exceptions.Exit(DID_NOT_HOLD)
+
+
+def _planned(runtime: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> dict[str, Any]:
+    if spec.plan is None:
+        raise BadInput(f"job {spec.name!r} cannot say beforehand what it would do")
+    asked = spec.parse(payload)
+    with Session(runtime.db.engine) as tx, effects.held():  # no commit: it ends by a rollback
+        return spec.plan(tx, asked, runtime.store.clock())
+
+
+def _show_plan(plan: Mapping[str, Any]) -> None:
+    """Its figures, then each of its lists as a table."""
+    if answered(plan):
+        return
+    lists = {name: value for name, value in plan.items() if isinstance(value, list)}
+    details({**plan, **{name: len(rows) for name, rows in lists.items()}})
+    for name, rows in lists.items():
+        if rows:
+            click.echo(f"\n{name}")
+            headings = list(dict.fromkeys(heading for row in rows for heading in row))
+            table(headings, ([row.get(heading) for heading in headings] for row in rows))
+
+
+def _follow(inline: Inline, run: Run) -> None:
+    """Do the run slice by slice; say what one leaves open, and move the bar on a terminal."""
+    with progress(run.job, TimeElapsedColumn(), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        note = say if bar.disable else lambda text: bar.console.print(printable(text))
+        counted, waits = 0.0, False
+        for done in inline.slices(run.id):
+            if done.outcome is None and not waits and (wait := _wait(inline, run)):
+                note(f"{run.id}: {wait}")
+            elif done.outcome is not None and done.outcome.end is End.RETRY:
+                again = iso(done.outcome.due_at)
+                note(f"{done.run_id}: {done.outcome.error}; tried again at {again}")
+            waits = done.outcome is None
+            if not bar.disable and monotonic() >= counted + _COUNT_EVERY_SECONDS:
+                counted = monotonic()
+                bar.update(task, **_progress(inline, run))
+
+
+def _wait(inline: Inline, run: Run) -> str | None:
+    with inline.store.db.autocommit() as connection:
+        row = connection.execute(select(R.status, R.due_at).where(R.id == run.id)).one()
+    if row.status == Status.RUNNING:
+        return "another process is doing it; waiting for its end"
+    return f"waiting, until {iso(row.due_at)} at the latest" if row.status in OPEN else None
+
+
+def _progress(inline: Inline, run: Run) -> dict[str, Any]:
+    with inline.store.db.autocommit() as connection:
+        counts = children.by_status(connection, run.id)
+    total, left = sum(counts.values()), sum(counts.get(status, 0) for status in OPEN)
+    return {"total": total, "completed": total - left, "visible": total > 0}

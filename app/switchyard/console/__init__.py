@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
-from werkzeug.wrappers import Response
 
-from app.switchyard.console import bulk, jobs, moves, overview, runbook, runs
+from app.switchyard.console import jobs, overview, runs
 from app.switchyard.console.door import Door
-from app.switchyard.console.frame import LOGIN, NAME, framed
+from app.switchyard.console.frame import LOGIN, NAME, Page, framed
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.runtime import Runtime
 
-Page = str | Response | tuple[str, int]
 _NEXT = re.compile(r"(?:[/?][\w./?=&%-]*)?")
 
 
@@ -29,10 +27,9 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     framed(pages, runtime, door)
     overview.add(pages, runtime)
     jobs.add(pages, runtime)
-    moves.add(pages, runtime)
+    jobs.add_moves(pages, runtime)
     runs.add(pages, runtime)
-    bulk.add(pages, runtime)
-    runbook.add(pages)
+    runs.add_many(pages, runtime)
 
     @pages.get("/login")
     def login() -> Page:

@@ -1,5 +1,5 @@
 """Who is at the console or calls the API, and what they may do: whoever has ADMIN_TOKEN or
-READ_ONLY_TOKEN, or in local mode anyone on this machine."""
+READ_ONLY_TOKEN, or in local mode anyone on this machine; and how often wrong tokens are tried."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import hmac
 import logging
 import re
 import secrets
+import threading
+import time
+from collections import deque
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from flask import Request, abort, current_app, g, request, session
@@ -19,7 +23,8 @@ from wtforms import ValidationError
 from app.switchyard import nonces
 from app.switchyard.access import Access, AccessCheck
 from app.switchyard.audit import GUARDRAIL
-from app.switchyard.console.tries import Tries
+from app.switchyard.cache.cache import Cache
+from app.switchyard.cache.limits import IfUnavailable, allow
 from app.switchyard.errors import (
     BadInput,
     Forbidden,
@@ -259,3 +264,44 @@ def _forget() -> None:
     session.pop(SESSION, None)
     session.pop(FORM_TOKEN, None)
     g.pop(FORM_TOKEN, None)
+
+
+TRIES, TRIES_SECONDS = 20, 300
+REMEMBERED = 1000
+"""Of how many names and clients a process knows the tries by itself."""
+
+
+class Tries:
+    """Logins by client, by the name given, and by both together.
+
+    Only the last count is of one person's, and refuses whatever they send. The other two are of
+    others' as well: beyond them wrong tokens are refused as too many, and the right one is right.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._own: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def one_more(self, *of: str) -> bool:
+        """Count a try of these; False where they had TRIES within TRIES_SECONDS."""
+        name = blake2b("\n".join(of).encode(), digest_size=16).hexdigest()
+        return self._by_process(name) and self._by_all(name)
+
+    def _by_process(self, name: str) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            tries = self._own.pop(name, deque(maxlen=TRIES))
+            if len(self._own) >= REMEMBERED:
+                del self._own[next(iter(self._own))]
+            self._own[name] = tries
+            if len(tries) == TRIES and now - tries[0] < TRIES_SECONDS:
+                return False
+            tries.append(now)
+        return True
+
+    def _by_all(self, name: str) -> bool:
+        limit = f"console-login:{name}"
+        return allow(
+            self._cache, limit, TRIES, TRIES_SECONDS, if_unavailable=IfUnavailable.OPEN
+        ).allowed

@@ -13,14 +13,16 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.switchyard import words
+from app.switchyard.audit import By
 from app.switchyard.console.door import Door
-from app.switchyard.errors import Forbidden, SwitchyardError
+from app.switchyard.errors import BadInput, Forbidden, SwitchyardError
 from app.switchyard.http import identify
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 
 log = logging.getLogger(__name__)
 
+Page = str | AnyResponse | tuple[str, int]
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -96,6 +98,30 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     def no_database(failure: SQLAlchemyError) -> tuple[str, int]:
         log.error("database failed: %s", reason(failure))
         return error_page("Database unavailable", "nothing was changed; try again"), 503
+
+
+def by() -> By:
+    """Who sent this form, and why."""
+    return By(g.switchyard_visitor, request.form.get("why", ""))
+
+
+def number(field: str) -> int:
+    """A count that the form brings along. Raises BadInput."""
+    text = request.form.get(field) or "0"
+    if not text.isdecimal() or len(text) > 15:
+        raise BadInput(f"{field} must be a number")
+    return int(text)
+
+
+def moving(
+    title: str, back: tuple[str, str], *, refusal: SwitchyardError | None = None, **shown: Any
+) -> Page:
+    """How far an act is that goes on a batch a request: by htmx by itself, else by its button.
+    `shown` are the names of its template; its `fields` are what the next request brings along."""
+    shown["fields"] |= {"why": request.form.get("why", "")}
+    shown |= {"title": title, "back": back, "refusal": refusal and str(refusal)}
+    page = render_template("switchyard/moving.html", **shown)
+    return page if refusal is None else (page, refusal.status)
 
 
 def here() -> str:

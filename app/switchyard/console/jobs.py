@@ -1,4 +1,5 @@
-"""The page of one job, and its moves."""
+"""The page of one job, and its moves: stages, pins, and the rolling back and draining of runs, a
+batch a request."""
 
 from __future__ import annotations
 
@@ -7,23 +8,21 @@ from statistics import NormalDist
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
-from werkzeug.wrappers import Response
 
 from app.switchyard import audit
 from app.switchyard.console import charts
-from app.switchyard.console.frame import is_poll
-from app.switchyard.console.moves import by
+from app.switchyard.console.frame import Page, by, is_poll, moving, number
 from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.clock import OLDEST, read_marks
+from app.switchyard.cutover.drain import Drain
 from app.switchyard.cutover.status import LATE, cutover_status
-from app.switchyard.errors import GateClosed, StageRefused
+from app.switchyard.errors import BackendUnavailable, GateClosed, StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.operations import acts
 from app.switchyard.operations.trends import Trend, by_span, errors, trends
 from app.switchyard.runtime import Runtime
 from flags import MOVING, Side, Stage
 
-Page = str | Response | tuple[str, int]
 DAY, HOUR, QUARTER = timedelta(days=1), timedelta(hours=1), timedelta(minutes=15)
 HOURS = 24
 
@@ -125,3 +124,68 @@ def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
     missed = [] if seen is None else spec.occurrences(max(seen, now - OLDEST), now - LATE)
     last = spec.occurrence_at(now)
     return {"last": last, "next": spec.occurrence_after(now), "missed": len(missed)}
+
+
+def add_moves(pages: Blueprint, runtime: Runtime) -> None:
+    """Add the moves to the console's pages."""
+
+    @pages.post("/rollback", endpoint="every", defaults={"name": None, "kind": "rollback"})
+    @pages.post("/jobs/<name>/<any(rollback, drain):kind>")
+    def act(name: str | None, kind: str) -> Page:
+        job = None if name is None else runtime.catalogue[name].name
+        back, form = kind == "rollback", request.form
+        to = Side.RQ if back or form.get("to") == Side.RQ else Side.SERVERLESS
+        running = back or "running" in form
+        work = Drain(runtime, job, to, running, limit=acts.BATCH)
+        moved, asked, left, done, refusal = number("moved"), number("asked"), 0, False, None
+        place = number("act") or None
+        try:
+            batch = (acts.rollback if back else acts.drain)(work, by().with_reason(), place)
+        except (StageRefused, BackendUnavailable) as refused:
+            refusal = refused
+        else:
+            moved += batch.drained.moved.total()
+            asked += batch.drained.asked.total()
+            place, left, done = batch.act, batch.drained.left.total(), batch.done
+        fields = {"act": place or "", "moved": moved, "asked": asked, "to": to}
+        home = url_for(".overview") if name is None else url_for(".job", name=name)
+        return moving(
+            _title(name, back, to),
+            (home, name or "the overview"),
+            refusal=refusal,
+            done=done,
+            value=moved,
+            most=moved + left,
+            counts=[
+                ("moved", moved, ""),
+                ("asked", asked, "they run, and move at their next step boundary"),
+                ("left", left, ""),
+            ],
+            fields=fields | ({"running": 1} if running else {}),
+        )
+
+    @pages.post("/jobs/<name>/run")
+    def run_now(name: str) -> Page:
+        payload = acts.parse_payload(request.form.get("payload", "").strip() or None)
+        run = acts.run_now(runtime, name, payload, by().with_reason())
+        return redirect(url_for(".run", run_id=run.id), 303)
+
+    @pages.post("/jobs/<name>/explain")
+    def explain(name: str) -> Page:
+        one = number("id")
+        job = None if one else runtime.catalogue[name].name
+        shadow.explain(runtime.db, [one], job, by().with_reason(), runtime.store.clock())
+        return redirect(url_for(".job", name=name), 303)
+
+    @pages.post("/jobs/<name>/pin")
+    def pin(name: str) -> Page:
+        job, side = runtime.catalogue[name].name, request.form.get("side") or None
+        keys, signed = request.form.get("keys", "").split(), by().with_reason()
+        stages.pin(runtime.db, job, keys, side, signed, runtime.store.clock())
+        return redirect(url_for(".job", name=name), 303)
+
+
+def _title(name: str | None, back: bool, to: Side) -> str:
+    if not back:
+        return f"Drain {name} to {to}"
+    return "Everything to legacy" if name is None else f"Roll {name} back"

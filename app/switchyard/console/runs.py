@@ -1,28 +1,35 @@
-"""The ledger of runs, and the page of one."""
+"""The ledger of runs: the page of one, the search and its words, many that are retried or cancelled
+a batch a request, and the export."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from app.switchyard import http
+from app.switchyard.clock import in_json, iso, moment
 from app.switchyard.config import Settings
-from app.switchyard.console import searching
-from app.switchyard.console.moves import by
+from app.switchyard.console.frame import Page, by, moving, number
 from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
-from app.switchyard.operations.bulk import FITTING
-from app.switchyard.operations.search import search
-from app.switchyard.operations.story import story
+from app.switchyard.operations import bulk
+from app.switchyard.operations.search import COLUMNS, RunFilter, every, search
+from app.switchyard.operations.story import as_id, story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, Reason, Side
 
-Page = str | Response | tuple[str, int]
 INNGEST = "https://app.inngest.com/env/production/runs"
 _REASONS = {
     Reason.DISABLED: "USE_INNGEST was not true",
@@ -37,7 +44,13 @@ _REASONS = {
     Reason.HANDED_OVER: "a drain or a rollback moved it there",
     Reason.CANARY: "`cutover verify` named that side",
 }
-_RUN_ID = re.compile(r"[0-9a-f]{20,32}")
+FIELDS = frozenset(RunFilter.model_fields) - {"limit"}
+_ID = re.compile(r"[0-9a-f]{12,32}")
+_SPAN = re.compile(r"(\d{1,4})([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+EXPORTED = 100_000
+_KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def add(pages: Blueprint, runtime: Runtime) -> None:
@@ -47,16 +60,16 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def runs() -> Page:
         shown: dict[str, Any] = {"page": None, "refusal": None, "deed": None}
         try:
-            wanted = searching.read(request.args, runtime.store.clock())
+            wanted = read(request.args, runtime.store.clock())
             shown["page"] = search(runtime.db, wanted)
-            fitting = [deed for deed, of in FITTING.items() if wanted.status in of]
+            fitting = [deed for deed, of in bulk.FITTING.items() if wanted.status in of]
             shown["deed"] = fitting[0] if fitting else None
         except BadInput as refused:
             shown["refusal"] = str(refused)
         page = render_template(
             "switchyard/runs.html",
             **shown,
-            asked=searching.address(request.args),
+            asked=address(request.args),
             before=request.args.get("before"),
             jobs=list(runtime.catalogue),
             statuses=list(Status),
@@ -66,7 +79,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
         with runtime.db.autocommit() as connection:
-            run = story(connection, _run_id(run_id))
+            run = story(connection, as_id(run_id))
         return render_template(
             "switchyard/run.html",
             run=run,
@@ -87,16 +100,61 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def deed(run_id: str, deed: str) -> Page:
         do = operate.retry if deed == "retry" else operate.cancel
         try:
-            do(runtime.store, _run_id(run_id), by=by())
+            do(runtime.store, as_id(run_id), by=by())
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
         return redirect(url_for(".run", run_id=run_id), 303)
 
 
-def _run_id(text: str) -> str:
-    if not _RUN_ID.fullmatch(text):
-        raise BadInput("a run's id is hexadecimal")
-    return text
+def add_many(pages: Blueprint, runtime: Runtime) -> None:
+    """Add what is done to many to the console's pages."""
+
+    def wanted(at: int = 0) -> RunFilter:
+        return read(request.args, (moment(at) if at else None) or runtime.store.clock())
+
+    @pages.get("/bulk/<any(retry, cancel):deed>")
+    def ask_bulk(deed: str) -> str:
+        # What was created in the last 2 h is so at this moment, however long the batches take.
+        at = int(runtime.store.clock().timestamp())
+        counted = bulk.matching(runtime, bulk.Deed(deed), wanted(at))
+        shown = {"deed": deed, "counted": counted, "asked": address(request.args)}
+        return render_template("switchyard/bulk.html", at=at, **shown)
+
+    @pages.post("/bulk/<any(retry, cancel):deed>", endpoint="bulk")
+    def go_on(deed: str) -> Page:
+        at = number("at") or int(runtime.store.clock().timestamp())
+        asked = wanted(at).model_copy(update={"before": request.form.get("before") or None})
+        batch = bulk.batch(runtime, bulk.Deed(deed), asked, by(), number("act") or None)
+        done, refused = number("done") + batch.done, number("refused") + batch.refused
+        most = max(number("most"), done + refused)
+        past = "retried" if deed == "retry" else "cancelled"
+        return moving(
+            f"{deed.capitalize()} many runs",
+            (url_for(".runs", **address(request.args)), "the runs"),
+            done=batch.older is None,
+            value=most if batch.older is None else done + refused,
+            most=most,
+            counts=[
+                (past, done, "with what was below them"),
+                ("refused", refused, "they had moved by themselves"),
+            ],
+            fields={
+                "act": batch.act,
+                "at": at,
+                "done": done,
+                "refused": refused,
+                "most": most,
+                "before": batch.older or "",
+            },
+        )
+
+    @pages.get("/runs.<any(csv, json):kind>")
+    def export(kind: str) -> Response:
+        runs = every(runtime.db, wanted().model_copy(update={"limit": EXPORTED}))
+        lines = _csv(runs) if kind == "csv" else _json(runs)
+        answer = Response(lines, content_type=_KINDS[kind])
+        answer.headers["Content-Disposition"] = f'attachment; filename="runs.{kind}"'
+        return answer
 
 
 def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
@@ -110,3 +168,80 @@ def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
     base = settings.inngest_base_url
     url = f"{INNGEST}/{name}" if base is None else f"{str(base).rstrip('/')}/run?runID={name}"
     return {"name": name, "url": url}
+
+
+def read(given: Mapping[str, str], now: datetime) -> RunFilter:
+    """The filter of a form: its fields, and in `q` words such as `job:x`, `payload.creatorId:x`,
+    `since:2h`, a run's id or a key. Raises BadInput."""
+    asked = {name: given[name].strip() for name in FIELDS if given.get(name, "").strip()}
+    asked |= _words(given.get("q", ""))
+    for name, text in asked.items():
+        if not (text.isprintable() and len(text) <= 300):
+            raise BadInput(f"{name}: must be at most 300 printable characters")
+    wanted: dict[str, Any] = dict(asked)
+    for name in {"since", "until"} & asked.keys():
+        wanted[name] = _time(name, asked[name], now)
+    return http.read(RunFilter, wanted)
+
+
+def _words(text: str) -> dict[str, str]:
+    asked: dict[str, str] = {}
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise BadInput('search: a " is not closed') from None
+    for word in words:
+        name, colon, value = word.partition(":")
+        name = {"side": "backend"}.get(name, name)
+        if name.startswith("payload.") and colon:
+            asked["payload"] = word
+        elif name in FIELDS and colon:
+            asked[name] = value
+        else:
+            asked["id" if _ID.fullmatch(word) else "key"] = word
+    return asked
+
+
+def _time(name: str, text: str, now: datetime) -> datetime:
+    """A time, UTC, or how long ago it is: `90m`, `2h`, `7d`."""
+    if span := _SPAN.fullmatch(text):
+        return now - int(span[1]) * _UNITS[span[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{name}: say 2h, 7d or 2026-11-28T10:00 (UTC)") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+
+
+def address(given: Mapping[str, str]) -> dict[str, Any]:
+    """What of it makes the address of this search, without its place."""
+    kept = {name: given.get(name, "") for name in (*sorted(FIELDS - {"before"}), "q")}
+    return {name: text for name, text in kept.items() if text}
+
+
+def _csv(runs: Iterator[dict[str, object]]) -> Iterator[str]:
+    names = [column.key for column in COLUMNS]
+    yield _line(names)
+    for run in runs:
+        yield _line([_cell(run[name]) for name in names])
+
+
+def _line(cells: list[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        value = iso(value)
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    # A table's program would take it for a formula.
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _json(runs: Iterator[dict[str, object]]) -> Iterator[str]:
+    yield "["
+    for place, run in enumerate(runs):
+        yield f"{',' if place else ''}\n{json.dumps(run, default=in_json)}"
+    yield "\n]\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -22,6 +23,13 @@ _JSON = (R.payload, R.result, R.meta)
 _STEP = (S.name, S.status, S.attempts, S.backend, S.error, S.updated_at, S.began_at, S.until)
 _FAILURE = (F.step, F.attempt, F.backend, F.began_at, F.at, F.error, F.message, F.traceback)
 _HANDOFF = (H.at, H.from_backend, H.to_backend, H.epoch)
+
+
+def as_id(text: str) -> str:
+    """A run's id that came from outside. Raises UnknownRun where no run has such a one."""
+    if not re.fullmatch(r"[0-9A-Za-z]{1,32}", text):
+        raise UnknownRun("there is no run of this id")
+    return text
 
 
 def story(connection: Connection, run_id: str) -> dict[str, Any]:
