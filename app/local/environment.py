@@ -12,7 +12,7 @@ from pathlib import Path
 from app.local import valkey
 from app.local.loopback import HOST, free_port
 from app.platform.config import Settings
-from app.switchyard.config import OWN_PREFIX
+from app.switchyard.config import OWN_PREFIX, live_key
 
 _SERVICES = {
     "stripe": ("STRIPE_API_BASE", "STRIPE_API_KEY"),
@@ -82,9 +82,9 @@ def prepare(
     sent, unless `environ` names a server. Raises LiveKey.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
+    if (name := live_key(given)) is not None:
+        raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
     for name, value in list(given.items()):
-        if name.upper().removeprefix(OWN_PREFIX) == "STRIPE_API_KEY" and "_live_" in value:
-            raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
         if name != (own := name.removeprefix(OWN_PREFIX)) and own in _FIELDS:
             given[own] = value  # it wins, wherever it is read
     folder = folder.resolve()

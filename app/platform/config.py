@@ -22,6 +22,11 @@ _LOCAL_SECRET = "switchyard-local"
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _strong_each(secrets: str) -> None:
+    for secret in config.split(secrets) or [""]:
+        config.strong(secret)
+
+
 class Settings(config.Settings):
     """Everything the environment may say; the field's name in capitals is the variable's."""
 
@@ -32,7 +37,7 @@ class Settings(config.Settings):
     )
     stripe_api_key: SecretStr | None = None
     stripe_api_base: HttpUrl | None = None
-    stripe_webhook_secret: SecretStr | None = None
+    stripe_webhook_secret: Annotated[SecretStr, hidden(_strong_each)] | None = None
     """Or several, comma-separated."""
     smtp_url: Annotated[SecretStr, hidden(smtp_server)] | None = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"

@@ -36,8 +36,14 @@ SECRET = 16
 """Characters that a secret of one's own choosing has at least."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
 
-_LIVE_KEY = re.compile(r"\b[a-z]k_live_")
-"""Of Stripe: secret, restricted and whatever comes."""
+_LIVE_KEY = re.compile(r"(?i)\b(?!pk)[a-z]k_(org_)?live_")
+"""Of Stripe: secret, restricted and whatever comes; a publishable one moves no money."""
+_SECOND_KEYS = {
+    "inngest_signing_key_fallback": "inngest_signing_key",
+    "qstash_next_signing_key": "qstash_current_signing_key",
+}
+"""Each is of use only beside the first."""
+_SIGNKEY = re.compile(r"(?i)(signkey-[a-z0-9]+-)?(?P<key>([0-9a-f]{2}){16,})")
 
 
 def split(value: str) -> list[str]:
@@ -116,14 +122,20 @@ def _dev(value: str) -> str | None:
 
 
 def _hex_key(value: str) -> None:
-    text = value.rpartition("-")[2]
-    if len(text) < 32 or len(text) % 2 or not set(text.lower()) <= set("0123456789abcdef"):
+    parts = _SIGNKEY.fullmatch(value)
+    if parts is None or len(set(parts["key"])) == 1:
         raise ValueError("must be 32 hex digits or more, after an optional signkey-*-")
 
 
-def _long(value: str) -> None:
-    if len(value) < SECRET:
-        raise ValueError(f"must have at least {SECRET} characters")
+def strong(value: str) -> None:
+    """Checks a secret that somebody else must not guess. Raises ValueError."""
+    if len(value) < SECRET or len(set(value)) == 1:
+        raise ValueError(f"must have at least {SECRET} characters, and not all the same")
+
+
+def live_key(environ: Mapping[str, str]) -> str | None:
+    """The name of a variable that has a key to real money in it, if any."""
+    return next((name for name, value in environ.items() if _LIVE_KEY.search(value)), None)
 
 
 def each(pattern: str, says: str) -> AfterValidator:
@@ -194,17 +206,17 @@ class Settings(BaseSettings):
     its own, which Inngest's dashboard then shows."""
     qstash_token: SecretStr | None = None
     qstash_url: HttpUrl | None = None
-    qstash_current_signing_key: SecretStr | None = None
-    qstash_next_signing_key: SecretStr | None = None
+    qstash_current_signing_key: Annotated[SecretStr, hidden(strong)] | None = None
+    qstash_next_signing_key: Annotated[SecretStr, hidden(strong)] | None = None
     upstash_redis_rest_url: HttpUrl | None = None
     upstash_redis_rest_token: SecretStr | None = None
     backend_url: HttpUrl | None = None
-    admin_token: SecretStr | None = None
-    read_only_token: SecretStr | None = None
+    admin_token: Annotated[SecretStr, hidden(strong)] | None = None
+    read_only_token: Annotated[SecretStr, hidden(strong)] | None = None
     """Lets its bearer see all that the console and the API show, and change nothing."""
-    metrics_token: Annotated[SecretStr, hidden(_long)] | None = None
+    metrics_token: Annotated[SecretStr, hidden(strong)] | None = None
     """What /metrics wants of its caller, if anything."""
-    secret_key: Annotated[SecretStr, hidden(_long)] | None = None
+    secret_key: Annotated[SecretStr, hidden(strong)] | None = None
     trusted_proxies: int = Field(default=0, ge=0, le=10)
     """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
     local mode serves nobody then."""
@@ -263,13 +275,12 @@ class Settings(BaseSettings):
             raise SettingsError(_line(first)) from None
         except ValueError as nonsense:
             raise SettingsError(str(nonsense)) from None
-        if settings.inngest_dev is not None:
-            for variable, value in {**environ, **own}.items():
-                if _LIVE_KEY.search(value):
-                    raise SettingsError(
-                        f"INNGEST_DEV is set, and {variable} is a live key: calls that nobody has"
-                        " signed must move no real money"
-                    )
+        everything = {**environ, **{n: str(v) for n, v in config.items()}}
+        if settings.inngest_dev is not None and (variable := live_key(everything)) is not None:
+            raise SettingsError(
+                f"INNGEST_DEV is set, and {variable} is a live key: calls that nobody has signed"
+                " must move no real money"
+            )
         settings.check()
         hide(*settings._secrets())
         return settings
@@ -285,10 +296,9 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN: set both or none"
             )
-        if self.inngest_signing_key_fallback is not None and self.inngest_signing_key is None:
-            raise SettingsError(
-                "INNGEST_SIGNING_KEY_FALLBACK is set but INNGEST_SIGNING_KEY is not"
-            )
+        for name, first in _SECOND_KEYS.items():
+            if getattr(self, name) is not None and getattr(self, first) is None:
+                raise SettingsError(f"{name.upper()} is set but {first.upper()} is not")
         if self.read_only_token is not None and self.read_only_token == self.admin_token:
             raise SettingsError("READ_ONLY_TOKEN: must not be ADMIN_TOKEN, which may do everything")
         if self.local:
@@ -297,10 +307,6 @@ class Settings(BaseSettings):
             for name in ("inngest_event_key", "inngest_signing_key"):
                 if getattr(self, name) is None:
                     raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
-        for name in TOKENS:
-            token = getattr(self, name)
-            if token is not None and len(token.get_secret_value()) < SECRET:
-                raise SettingsError(f"{name.upper()}: must have at least {SECRET} characters")
 
     def _secrets(self) -> Iterator[str | None]:
         """What is to be shown nowhere."""

@@ -214,8 +214,10 @@ def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> 
         assert Redis.from_url(url, retry=retry).get("kept") == b"yes"
 
 
-@pytest.mark.parametrize("key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n"])
-@pytest.mark.parametrize("name", ["STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY"])
+@pytest.mark.parametrize(
+    "key", ["sk_live_0123456789abcdef", " rk_live_0123456789abcdef\n", "sk_org_live_0123456789"]
+)
+@pytest.mark.parametrize("name", ["STRIPE_API_KEY", "SWITCHYARD_STRIPE_API_KEY", "stripe_api_key"])
 def test_a_live_stripe_key_stops_the_plan(tmp_path: Path, name: str, key: str) -> None:
     with pytest.raises(LiveKey, match=f"^{name} is a live key; ") as refused:
         prepare(tmp_path, 3005, {name: key})

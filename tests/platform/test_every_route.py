@@ -43,7 +43,7 @@ LIVE = {
     "QSTASH_NEXT_SIGNING_KEY": NEXT_KEY,
     "BACKEND_URL": qstash.ORIGIN,
     "ADMIN_TOKEN": TOKEN,
-    "SECRET_KEY": "s" * 20,
+    "SECRET_KEY": "a-secret-of-twenty-c",
     "STRIPE_WEBHOOK_SECRET": STRIPE,
     "WEBHOOK_SOURCES": json.dumps({"shop": [secret(KEY)]}),
 }

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "sk_live_zz"}, "STRIPE_API_KEY is a live key"),
         ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "rk_live_zz"}, "STRIPE_API_KEY is a live key"),
         ({"INNGEST_DEV": "1", "SHOP_KEYS": "a,sk_live_zz"}, "SHOP_KEYS is a live key"),
+        ({"INNGEST_DEV": "1", "shop_key": "SK_LIVE_zz"}, "shop_key is a live key"),
+        ({"INNGEST_DEV": "1", "SHOP_KEY": "sk_org_live_zz"}, "SHOP_KEY is a live key"),
         (
             {"SWITCHYARD_INNGEST_DEV": "http://127.0.0.1:1", "STRIPE_API_KEY": "sk_live_zz"},
             "INNGEST_DEV is set, and STRIPE_API_KEY",
@@ -39,13 +41,26 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"STRIPE_API_BASE": "ftp://x"}, "STRIPE_API_BASE: must start with"),
         ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be 32 hex"),
         ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "0a" * 15}, "INNGEST_SIGNING_KEY: must be"),
+        ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "00" * 32}, "INNGEST_SIGNING_KEY: must be"),
+        ({"INNGEST_SIGNING_KEY": "zz-prod-" + "0a" * 32}, "INNGEST_SIGNING_KEY: must be"),
         ({"INNGEST_SIGNING_KEY_FALLBACK": "zz"}, "INNGEST_SIGNING_KEY_FALLBACK: must be 32 hex"),
         ({"INNGEST_SIGNING_KEY_FALLBACK": "0a" * 16}, "but INNGEST_SIGNING_KEY is not"),
-        ({"SECRET_KEY": "fifteen letters"}, "SECRET_KEY: must have at least 16 characters"),
+        ({"QSTASH_NEXT_SIGNING_KEY": "0a" * 16}, "but QSTASH_CURRENT_SIGNING_KEY is not"),
+        *(
+            ({name: weak}, f"{name}: must have at least 16 characters")
+            for name in (
+                *("SECRET_KEY", "ADMIN_TOKEN", "READ_ONLY_TOKEN", "METRICS_TOKEN"),
+                *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "STRIPE_WEBHOOK_SECRET"),
+            )
+            for weak in ("zz", "fifteen letters", "z" * 32)
+        ),
+        ({"STRIPE_WEBHOOK_SECRET": "whsec_0123456789abc,zz"}, "STRIPE_WEBHOOK_SECRET: must have"),
+        ({"STRIPE_WEBHOOK_SECRET": " , "}, "STRIPE_WEBHOOK_SECRET: must have"),
         ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
-        ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": "short"}, "ADMIN_TOKEN: "),
-        ({"STRIPE_API_KEY": "sk_live_x", "READ_ONLY_TOKEN": "zz"}, "READ_ONLY_TOKEN: must have"),
-        ({"ADMIN_TOKEN": "zz", "READ_ONLY_TOKEN": "zz"}, "READ_ONLY_TOKEN: must not be"),
+        (
+            {"ADMIN_TOKEN": "zz" + "0a" * 16, "READ_ONLY_TOKEN": "zz" + "0a" * 16},
+            "READ_ONLY_TOKEN: must not be",
+        ),
         ({"SMTP_URL": "http://u:zz@h"}, "SMTP_URL: must start with smtp:// or smtps://"),
         ({"SMTP_URL": "smtp:u:zz@h"}, "SMTP_URL: must start with"),
         ({"SMTP_URL": "smtp://"}, "SMTP_URL: must end in a valid host and port"),
@@ -104,6 +119,13 @@ def test_a_bad_setting_is_named(environ: dict[str, str], says: str) -> None:
     assert "\n" not in message
     assert "zz" not in message
     assert "sk_live" not in message
+
+
+def test_a_live_key_in_a_host_s_config_counts_as_well() -> None:
+    with pytest.raises(SettingsError, match="STRIPE_KEYS is a live key"):
+        Settings.load({"INNGEST_DEV": "1"}, {"STRIPE_KEYS": ["sk_live_zz"]})
+    # What is meant to be seen by everybody moves no money.
+    assert load({"INNGEST_DEV": "1", "SHOP_KEY": "pk_live_zz"}).inngest_dev
 
 
 def test_the_level_of_the_logs_is_a_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ def test_inngests_keys() -> None:
         assert checks.inngest_key(right) == "an event was taken"
         with pytest.raises(CheckFailed, match="missing there"):
             checks.inngest_functions(right)
-        wrong = having("wrong", "ffff" * 8)
+        wrong = having("wrong", "fffe" * 8)
         with pytest.raises(BackendUnavailable):
             checks.inngest_key(wrong)
         with pytest.raises(BackendUnavailable, match="it answered 401"):
@@ -314,7 +314,7 @@ def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
         "qstash_current_signing_key": SecretStr(CURRENT_KEY),
         "qstash_next_signing_key": SecretStr(NEXT_KEY),
         "stripe_api_key": SecretStr("sk_test_x"),
-        "stripe_webhook_secret": SecretStr("whsec_x"),
+        "stripe_webhook_secret": SecretStr("whsec_0123456789"),
         "admin_token": SecretStr(SECRET),
         "backend_url": "http://127.0.0.1:1",
     }
