@@ -184,18 +184,24 @@ def bearer(request: Request) -> str | None:
     return given.strip() if scheme.lower() == "bearer" else None
 
 
-def client_address(request: Request, settings: Settings) -> str:
-    """Who sent the request: as the first of TRUSTED_PROXIES saw it, else whoever is connected."""
+def is_proxied(request: Request) -> bool:
+    """Whether a proxy says that it passed this on."""
+    return any(map(_PROXIED.fullmatch, request.headers.keys()))
+
+
+def client_address(request: Request, settings: Settings) -> str | None:
+    """Who sent the request: as the first of TRUSTED_PROXIES saw it, else whoever is connected.
+    None where that is a proxy, which many share."""
     seen = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
     if 0 < settings.trusted_proxies <= len(seen):
         return seen[-settings.trusted_proxies]
-    return request.remote_addr or "nowhere"
+    return None if is_proxied(request) else request.remote_addr or None
 
 
 def from_here(request: Request, settings: Settings) -> bool:
     """Whether the request comes from this machine, through no proxy, and from no page of another
     site."""
-    if settings.trusted_proxies or any(map(_PROXIED.fullmatch, request.headers.keys())):
+    if settings.trusted_proxies or is_proxied(request):
         return False
     # nginx names nobody by itself, and calls with its own idea of a Host; but it speaks this.
     if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":

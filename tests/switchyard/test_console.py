@@ -215,6 +215,9 @@ def test_the_right_token_is_never_refused_for_what_others_tried(site: Site) -> N
     tries(site, TRIES + 1)
     assert tries(site, 1, TOKEN, name="ada") == [303]  # at the same proxy
     assert tries(site, 1, TOKEN, address="192.0.2.2") == [303]  # under the same name
+    # Under the same name and at the same proxy, which no setting counts.
+    assert tries(site, TRIES + 1, name="joan", by="192.0.2.3")[-1] == 429
+    assert tries(site, 1, TOKEN, name="joan", by="192.0.2.4") == [303]
 
 
 def test_a_client_is_who_a_trusted_proxy_says_it_is(tmp_path: Path) -> None:

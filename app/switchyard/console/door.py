@@ -183,11 +183,12 @@ class Door:
         """
         client = client_address(request, self._runtime.settings)
         refused = TooManyTries("too many tries: wait a few minutes")
-        if not self._tries.one_more("both", client, name):
+        if client is not None and not self._tries.one_more("both", client, name):
             raise refused
         level = self._opened(token)
         if level is None:
-            counts = [self._tries.one_more("client", client), self._tries.one_more("name", name)]
+            of = ("client", client or "of a proxy"), ("name", name)
+            counts = [self._tries.one_more(*each) for each in of]
             log.warning("console: not let in", extra={"client": client, "many": not all(counts)})
             raise Unauthorized("that is not ADMIN_TOKEN") if all(counts) else refused
         if not _NAME.fullmatch(name) or name == GUARDRAIL:
