@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
 from rq.exceptions import NoSuchJobError
@@ -30,6 +30,7 @@ from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
 from queues.backend import CLUSTER, MARK, is_cluster, queue_key
 from queues.batches import Batches, Sent
+from queues.misplaced import put_aside
 from queues.versions import LookAgain, StopRequested, forget_execution, now
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Worker(ForkingWorker):
 
     def register_birth(self) -> None:
         """See rq. The worker registers with the mark of one that can perform runs."""
+        put_aside(self.connection, self.queues)
         super().register_birth()  # type: ignore[no-untyped-call]
         self.connection.hset(self.key, MARK, 1)
 
@@ -148,7 +150,7 @@ class Worker(ForkingWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """See rq. An id that is not UTF-8 is dropped."""
+        """See rq. An id that is not UTF-8 is dropped, and what is not a list is put aside."""
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
@@ -156,6 +158,9 @@ class Worker(ForkingWorker):
                 log.error("no job's id: dropped", extra={"rq_job": ascii(failure.object)[:200]})
                 for queue in self.queues:
                     self.connection.lrem(queue.intermediate_queue_key, 1, failure.object)  # type: ignore[arg-type]
+            except ResponseError as failure:
+                if not (is_wrong_type(failure) and put_aside(self.connection, self.queues)):
+                    raise
 
     def run_maintenance_tasks(self) -> None:
         """See rq."""
@@ -184,7 +189,7 @@ class Worker(ForkingWorker):
         with self.connection.pipeline(transaction=False) as pipe:
             pipe.delete(job.key)
             pipe.lrem(queue.intermediate_queue_key, 1, job.id)
-            pipe.execute()
+            pipe.execute(raise_on_error=False)
         done = self._batches.work(first, alone=self._one_by_one)
         with self.connection.pipeline(transaction=False) as pipe:
             pipe.hincrby(self.key, "successful_job_count", done)
@@ -205,6 +210,8 @@ class Worker(ForkingWorker):
                 raise
             forget_execution(self)
             log.exception("left as it is", extra={"rq_job": what})
+            if is_wrong_type(failure):
+                put_aside(self.connection, self.queues)
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         """See rq. A work horse ends at once."""

@@ -210,6 +210,30 @@ def test_junk_in_rqs_registries_ends_nothing(
         assert {status(job) for job in due[:2]} == {JobStatus.FAILED}
 
 
+@pytest.mark.parametrize("on", ["old"], indirect=True)
+def test_what_is_no_queue_or_set_of_rqs_is_put_aside(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    """At the worker's start, and while it works: no other queue waits for it."""
+    other = Queue("old", connection=redis, serializer=JSONSerializer)
+    first = other.enqueue(old_tasks.add, 1)
+    keys = ["queues", "workers", "workers:tests", "queue:tests", "queue:tests:intermediate"]
+    keys += ["wip:tests", "finished:tests", "failed:tests", "scheduled:tests", "deferred:tests"]
+    for key in keys:
+        redis.delete(f"rq:{key}")
+        redis.set(f"rq:{key}", "junk")
+    redis.hset("rq:scheduler-lock:tests", "junk", "junk")
+    with a_worker_that_lives(on, tmp_path):
+        assert status(first) == JobStatus.FINISHED
+        for key in ("queue:tests", "queue:tests:intermediate", "wip:tests", "finished:tests"):
+            redis.delete(f"rq:{key}")
+            redis.hset(f"rq:{key}", "junk", "junk")
+        assert status(other.enqueue(old_tasks.add, 2)) == JobStatus.FINISHED
+        until(lambda: redis.type("rq:queue:tests") == b"none", every_seconds=0.2)
+        assert status(queue.enqueue(old_tasks.add, 3)) == JobStatus.FINISHED
+    assert redis.get("switchyard:misplaced:rq:workers") == b"junk"
+
+
 @pytest.mark.parametrize("stored", [BOMB, zlib.compress(BOMB)])
 def test_nothing_is_inflated_beyond_the_bound(redis: Redis, stored: bytes) -> None:
     tracemalloc.start()

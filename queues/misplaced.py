@@ -1,0 +1,54 @@
+"""What lies under one of RQ's own keys and is of another type: RQ's workers end at it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.registry import (
+    DeferredJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    ScheduledJobRegistry,
+    StartedJobRegistry,
+)
+from rq.scheduler import RQScheduler
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+
+log = logging.getLogger(__name__)
+
+ASIDE = "switchyard:misplaced:"
+"""What it is kept under, for a person to look at."""
+_REGISTRIES = (
+    *(DeferredJobRegistry, FailedJobRegistry, FinishedJobRegistry),
+    *(ScheduledJobRegistry, StartedJobRegistry),
+)
+
+
+def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
+    """Rename what is in the way of these queues' workers; whether anything was. Raises RedisError.
+
+    The jobs that were there before it came are gone: it took their place. Runs are sent again.
+    """
+    wanted = {REDIS_WORKER_KEYS: b"set", Queue.redis_queues_keys: b"set"}
+    for queue in queues:
+        wanted[queue.key] = wanted[queue.intermediate_queue_key] = b"list"
+        wanted[WORKERS_BY_QUEUE_KEY % queue.name] = b"set"
+        wanted[RQScheduler.get_locking_key(queue.name)] = b"string"
+        wanted |= {of.key_template.format(queue.name): b"zset" for of in _REGISTRIES}
+    with redis.pipeline(transaction=False) as pipe:
+        for key in wanted:
+            pipe.type(key)
+        kinds: list[Any] = pipe.execute()
+    misplaced = [
+        key
+        for (key, kind), found in zip(wanted.items(), kinds, strict=True)
+        if found not in (kind, b"none")
+    ]
+    for key in misplaced:
+        redis.rename(key, ASIDE + key)
+        log.error("not what RQ keeps there: put aside", extra={"key": key, "now": ASIDE + key})
+    return bool(misplaced)
