@@ -18,6 +18,7 @@ from app import create_app
 from app.platform import JOBS
 from app.platform.config import ROOT, load
 from app.switchyard import maintenance
+from app.switchyard.commands.later import Later
 from app.switchyard.job import load as catalogue
 from app.switchyard.runs.models import RunRow
 from tests.bench import __main__ as bench
@@ -53,7 +54,8 @@ def is_whole(app: Flask, line: str) -> bool:
         name = words.pop(0)
         found = at.commands.get(name)
         assert found is not None, line
-        at, context = found, click.Context(found, context, name)
+        at = found.load() if isinstance(found, Later) else found
+        context = click.Context(at, context, name)
     try:
         at.make_context(at.name, words, context.parent, resilient_parsing=False)
     except click.MissingParameter:
