@@ -1,4 +1,4 @@
-"""Switchyard: each background job runs on RQ or on Inngest and QStash; a flag decides.
+"""Switchyard: each background job runs on RQ or on Inngest and QStash, as a flag decides.
 
 These are the public names. The package's own modules may change with any version.
 """
@@ -72,7 +72,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: it loads Flask and both sides, which a module of jobs must not.
+    # Imported only on request: it loads Flask and both sides, which a module of jobs must not do.
     if name == "Switchyard":
         return import_module(f"{__name__}.extension").Switchyard
     if name == "adopt":

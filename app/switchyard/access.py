@@ -1,4 +1,4 @@
-"""Who may do what at the console and by the API, where a host's own login decides it."""
+"""Who may do what in the console and the API, where the host's own login decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # a module of jobs must not load Flask
 
 
 class Access(StrEnum):
-    """What a visitor of the console may do."""
+    """What a visitor may do."""
 
     ALL = "all"
     READ_ONLY = "read_only"
@@ -20,6 +20,6 @@ class Access(StrEnum):
 
 Level = Access | Literal["all", "read_only"] | None
 AccessCheck = Callable[[], "Level | tuple[Level, str] | Response"]
-"""Called in each request to console or API: what its visitor may do, and maybe by which name
-the history is to know them. None is answered with 403; with a response, or what abort() raises, the
-host answers itself."""
+"""Called in each request to the console or the API. It returns what the visitor may do, and
+optionally the name to record in the history. None is answered with 403. A host answers for itself
+by returning a response or calling abort()."""

@@ -1,5 +1,8 @@
-"""The audit: every act of an operator, or of the guardrail, with who, why and how many. It is only
-ever added to, in the transaction of the act where there is one; an act in batches adds up."""
+"""The audit: every act of an operator or of the guardrail, with who, why and how many.
+
+Rows are only ever added, in the transaction of the act where it has one. An act in batches adds to
+its row's count.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from app.switchyard.errors import BadInput
 from app.switchyard.text import plain
 
 GUARDRAIL = "guardrail"
-"""Who steps back by itself."""
+"""The name under which the guardrail acts."""
 WHO_LENGTH, WHY_LENGTH = 100, 2000
 WHY = "say why: the history is read at 2 a.m."
 
@@ -31,14 +34,14 @@ class AuditRow(Base):
     act: Mapped[str] = mapped_column(String(20))
     """stage, pin, explain, drain, rollback, retry, cancel, or what else is done."""
     job: Mapped[str | None] = mapped_column(String(100))
-    """None: of more than one."""
+    """None where the act concerns more than one job."""
     run_id: Mapped[str | None] = mapped_column(String(32))
     who: Mapped[str] = mapped_column(String(100))
     why: Mapped[str] = mapped_column(Text)
     count: Mapped[int] = mapped_column(default=1)
-    """How many it was done to: runs, keys, differences."""
+    """How many runs, keys or differences it touched."""
     detail: Mapped[str | None] = mapped_column(Text)
-    """What else is to be known of it, as JSON."""
+    """Further details, as JSON."""
 
     __table_args__ = (
         Index("ix_switchyard_audit_job", "job", "id"),
@@ -51,7 +54,7 @@ A = AuditRow
 
 @dataclass(slots=True)
 class By:
-    """Who does it, and why. Raises BadInput where that cannot be kept."""
+    """Who acts, and why. Raises BadInput where that cannot be stored."""
 
     who: str
     why: str = ""
@@ -63,13 +66,13 @@ class By:
 
     @classmethod
     def person(cls, who: str, why: str = "") -> By:
-        """Somebody at an entrance. Raises BadInput also where they sign as the guardrail."""
+        """A person. Raises BadInput also where they sign as the guardrail."""
         if who.strip() == GUARDRAIL:
             raise BadInput(f"by {GUARDRAIL!r}: the guardrail signs for itself")
         return cls(who, why)
 
     def with_reason(self) -> By:
-        """Themselves. Raises BadInput where they give no reason."""
+        """The same author. Raises BadInput where they give no reason."""
         if not self.why:
             raise BadInput(WHY)
         return self
@@ -86,7 +89,7 @@ def record(
     count: int = 1,
     detail: dict[str, Any] | None = None,
 ) -> int:
-    """Add one act, in the transaction of `connection`; its id."""
+    """Add an act in the transaction of `connection`. Returns its id."""
     values = {"at": now, "act": act, "job": job, "run_id": run_id, "who": by.who, "why": by.why}
     text = None if detail is None else canonical_json(detail)
     added = insert(A).values(**values, count=count, detail=text)
@@ -94,7 +97,7 @@ def record(
 
 
 def add(connection: Connection, act_id: int, act: str, by: By, count: int) -> None:
-    """Add to how many an act was done to. Raises BadInput where it is no such act of theirs."""
+    """Add to the count of an act. Raises BadInput where this author has no such act."""
     own = update(A).where(A.id == act_id, A.act == act, A.who == by.who)
     if connection.execute(own.values(count=A.count + count)).rowcount != 1:
         raise BadInput(f"act: no {act} of {by.who} has this number")
@@ -109,8 +112,8 @@ def history(
     before: int | None = None,
     limit: int = 200,
 ) -> list[dict[str, Any]]:
-    """The latest acts, newest first; `before` is the last id of a page. A change of stage says
-    `from` what it went `to` what, as `cutover history --json` has it."""
+    """The latest acts, newest first. `before` is the last id of the previous page. A change of
+    stage has `from` and `to`, as in `cutover history --json`."""
     columns = (A.id, A.at, A.act, A.job, A.run_id, A.who, A.why, A.count, A.detail)
     chosen = select(*columns).order_by(A.id.desc()).limit(limit)
     for column, wanted in ((A.job, job), (A.act, act), (A.run_id, run_id)):

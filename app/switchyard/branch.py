@@ -1,4 +1,4 @@
-"""A branch of migrations: a line of revisions with a version table of its own."""
+"""A branch of migrations: revisions with a version table of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # Alembic is slow to load, and only `db` and a check need it
 
 
 def scripts() -> Path:
-    """The folder of the layer's migrations: within the package in the wheel, beside it here."""
+    """The folder of the layer's migrations: inside the package in the wheel, beside it here."""
     package = Path(__file__).resolve().parent
     packed = package / "migrations"
     return packed if packed.is_dir() else package.parents[1] / "migrations" / "switchyard"
@@ -21,17 +21,17 @@ def scripts() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A line of migrations of its own, with its own version table."""
+    """Migrations with their own version table."""
 
     name: str
     versions: Path
-    """The folder of its revisions."""
+    """The folder with its revisions."""
     version_table: str
     metadata: MetaData
-    """The tables that its newest revision has."""
+    """The tables of its newest revision."""
 
     def config(self, connection: Connection | None = None) -> Config:
-        """What Alembic's commands go by."""
+        """The configuration for Alembic's commands."""
         from alembic.config import Config
 
         config = Config(attributes={"branch": self, "connection": connection})
@@ -47,7 +47,7 @@ class Branch:
         return ScriptDirectory.from_config(self.config()).get_current_head()
 
     def revision(self, connection: Connection) -> str | None:
-        """Where the database stands; None where it has none of the tables."""
+        """The database's revision, or None where it has none of the tables."""
         from alembic.runtime.migration import MigrationContext
 
         options = {"version_table": self.version_table}

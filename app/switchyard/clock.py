@@ -17,7 +17,7 @@ def utcnow() -> datetime:
 
 
 def moment(seconds: float) -> datetime | None:
-    """Unix seconds as a time, UTC; None for what no calendar has."""
+    """Unix seconds as a time in UTC, or None for one that is out of range."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):
@@ -31,17 +31,14 @@ def ceil_ms(moment: datetime) -> datetime:
 
 
 def as_utc(moment: datetime) -> datetime:
-    """`moment` in UTC. Raises BadInput where it has no time zone: a naive time is a guess."""
+    """`moment` in UTC. Raises BadInput for a time without a zone, which would be a guess."""
     if moment.tzinfo is None:
         raise BadInput(f"time {moment.isoformat()} has no time zone; give UTC")
     return moment.astimezone(UTC)
 
 
 def in_reach(day: date) -> date:
-    """`day`, which is from 2000 to 2199: nothing that is reckoned with is of another time.
-
-    Raises ValueError.
-    """
+    """`day`, if it is from 2000 to 2199; no other date makes sense here. Raises ValueError."""
     if not 2000 <= day.year < 2200:
         raise ValueError(f"{day} is not from 2000 to 2199")
     return day
@@ -55,7 +52,7 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def in_json(value: object) -> str | None:
-    """A time as JSON has it: the `default` of json.dumps(). Raises TypeError for anything else."""
+    """A time's form in JSON: the `default` for json.dumps(). Raises TypeError for other types."""
     if isinstance(value, datetime):
         return iso(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -1,4 +1,4 @@
-"""Settings: read once from the environment and validated at start."""
+"""Settings, read once from the environment and validated at start."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from flags import parse_use_inngest, switch
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 OWN_PREFIX = "SWITCHYARD_"
-"""Before a variable's name where the host app has that name for something else; it wins."""
+"""A prefix for variables whose plain names the host uses for something else. The prefixed one wins.
+"""
 LOCAL_QSTASH_TOKEN = "switchyard-local"
-"""Of the QStash stand-in that `make run` starts; it opens nothing else."""
+"""The token of the QStash stand-in that `make run` starts. It opens nothing else."""
 TOKENS = ("admin_token", "read_only_token")
-"""The fields that let people in, each to do what it allows."""
+"""The fields whose tokens admit people."""
 SECRET = 16
-"""Characters that a secret of one's own choosing has at least."""
+"""The least number of characters in a secret of one's own choosing."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"
 
 _LIVE_KEY = re.compile(r"(?i)\b(?!pk)[a-z]k_(org_)?live_")
-"""Of Stripe: secret, restricted and whatever comes; a publishable one moves no money."""
+"""Stripe's live keys: secret, restricted, and kinds to come. A publishable one moves no money."""
 _SECOND_KEYS = {
     "inngest_signing_key_fallback": "inngest_signing_key",
     "qstash_next_signing_key": "qstash_current_signing_key",
 }
-"""Each is of use only beside the first."""
+"""Second keys, each of which is useless without its first."""
 _SIGNKEY = re.compile(r"(?i)(signkey-[a-z0-9]+-)?(?P<key>([0-9a-f]{2}){16,})")
 
 
@@ -52,7 +53,7 @@ def split(value: str) -> list[str]:
 
 
 def hidden(check: Callable[[str], object]) -> AfterValidator:
-    """`check`, of a secret's value."""
+    """`check` applied to the value of a secret."""
 
     def checked(value: SecretStr) -> SecretStr:
         check(value.get_secret_value())
@@ -62,10 +63,10 @@ def hidden(check: Callable[[str], object]) -> AfterValidator:
 
 
 def url(*schemes: str, parse: Callable[[str], object] | None = None) -> Callable[[str], str]:
-    """Checks a URL, which stays as it was written; `parse` reads it as its user will.
+    """A check of a URL, which stays as it was written. `parse` reads it as its user will.
 
-    The check raises ValueError, and what it says shows nothing of the URL: there may be a password
-    in it.
+    The check raises ValueError with a message that shows nothing of the URL, which may contain a
+    password.
     """
     parse = TypeAdapter(AnyUrl).validate_python if parse is None else parse
 
@@ -76,7 +77,7 @@ def url(*schemes: str, parse: Callable[[str], object] | None = None) -> Callable
         if scheme in ("sqlite", "file", "unix"):
             return value
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        # An @ further on means that the authority ended too early, within the password.
+        # An @ further on means that the authority ended too early, inside the password.
         if rest.count("@") > 1 or ("@" in rest and "@" not in authority):
             raise ValueError(f"it can be read in two ways; {ENCODE}")
         try:
@@ -103,7 +104,7 @@ _DATABASE = url(*_DATABASES, parse=make_url)
 
 
 def database(value: str) -> str:
-    """Checks a URL of a database that the layer runs on; raises ValueError."""
+    """Check the URL of a database that the layer supports. Raises ValueError."""
     scheme, sep, _ = value.partition("://")
     if sep and scheme not in _DATABASES and re.fullmatch(r"[a-z][a-z0-9+]*", scheme):
         raise ValueError(f"{scheme}:// is not supported, only sqlite:// and postgresql://")
@@ -139,7 +140,7 @@ def live_key(environ: Mapping[str, str]) -> str | None:
 
 
 def each(pattern: str, says: str) -> AfterValidator:
-    """Checks that each item of a comma-separated setting is of this kind."""
+    """A check that each item of a comma-separated setting is of this kind."""
 
     def check(value: str) -> str:
         if not all(re.fullmatch(pattern, item) for item in split(value)):
@@ -180,30 +181,30 @@ class Settings(BaseSettings):
         "qstash_token",
         "upstash_redis_rest_token",
     )
-    """The fields that name an account at an outside service."""
+    """The fields that are credentials for an outside service."""
 
     use_inngest: bool = False
     database_url: Annotated[str, AfterValidator(database)] | None = Field(default=None, repr=False)
     redis_url: Annotated[str, AfterValidator(url("redis", "rediss", "unix"))] = Field(
         default="redis://127.0.0.1:6379/0", repr=False
     )
-    """Not shown, as the one above: there may be a password in it."""
+    """Like the one above it is never shown, since it may contain a password."""
     database_pool_size: int | None = Field(default=None, ge=2, le=1000)
-    """How many connections to the database a process has at most; whoever needs one more waits. By
-    default as many as web has threads, and four for their heartbeats."""
+    """The most connections that a process opens to the database. Who needs another one waits. The
+    default is one for each thread of web, and four for their heartbeats."""
     web_threads: int = Field(default=16, ge=2, le=500)
-    """How many threads serve in a web process, as the Procfile starts it."""
+    """How many threads serve requests in a web process that the Procfile starts."""
     database_prepare: bool = True
-    """Whether statements are prepared on Postgres; a pooler before it is noticed by itself."""
+    """Whether statements are prepared on Postgres. A pooler before it is detected anyway."""
     inngest_event_key: SecretStr | None = None
     inngest_signing_key: Annotated[SecretStr, hidden(_hex_key)] | None = None
     inngest_signing_key_fallback: Annotated[SecretStr, hidden(_hex_key)] | None = None
-    """The key before or after, while it is rotated: calls signed with either one are taken."""
+    """The other key during a rotation. Calls signed with either key are accepted."""
     inngest_dev: Annotated[str, AfterValidator(_dev)] | None = None
     inngest_base_url: HttpUrl | None = None
     inngest_call_seconds: float = Field(default=1.0, ge=0, le=60)
-    """For how long a call of Inngest's goes on to a run's next step; with 0 each step is a call of
-    its own, which Inngest's dashboard then shows."""
+    """For how long one call from Inngest continues with further steps of a run. With 0 each step is
+    a call of its own, which Inngest's dashboard then shows."""
     qstash_token: SecretStr | None = None
     qstash_url: HttpUrl | None = None
     qstash_current_signing_key: Annotated[SecretStr, hidden(strong)] | None = None
@@ -213,31 +214,35 @@ class Settings(BaseSettings):
     backend_url: HttpUrl | None = None
     admin_token: Annotated[SecretStr, hidden(strong)] | None = None
     read_only_token: Annotated[SecretStr, hidden(strong)] | None = None
-    """Lets its bearer see all that the console and the API show, and change nothing."""
+    """A token that gives access to everything that the console and the API show, without the right
+    to change anything."""
     metrics_token: Annotated[SecretStr, hidden(strong)] | None = None
-    """What /metrics wants of its caller, if anything."""
+    """The bearer token that /metrics requires, if any."""
     secret_key: Annotated[SecretStr, hidden(strong)] | None = None
     trusted_proxies: int = Field(default=0, ge=0, le=10)
-    """How many proxies stand before the app, each of which names its caller in X-Forwarded-For;
-    local mode serves nobody then."""
+    """How many proxies are in front of the app, each of which adds its caller to X-Forwarded-For.
+    Local mode is closed then."""
     port: int = Field(default=3005, ge=1, le=65535)
     switchyard_jobs: Annotated[str, _MODULES] = ""
-    """Modules that declare jobs, comma-separated: exactly these instead of the app's own."""
+    """The modules that declare jobs, comma-separated, instead of the app's own."""
     legacy_functions: Annotated[str, _PATHS] = ""
-    """What a worker may run of the jobs that were in Redis before, comma-separated: a dotted path,
-    or `package.module.*` for what that module itself defines."""
+    """The functions of old jobs in Redis that a worker may run, comma-separated: a dotted path, or
+    `package.module.*` for all that the module itself defines."""
     legacy_queues: str = ""
-    """Queues that only old jobs lie in, comma-separated: a worker serves them after the others."""
+    """Queues that hold only old jobs, comma-separated. A worker serves them after the others."""
     legacy_pickle: bool = False
-    """Whether a worker opens pickled jobs: who can write to Redis then runs any code in it."""
+    """Whether a worker opens pickled jobs. Anyone who can write to Redis can then run code in it.
+    """
     flag_provider: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    """`module:factory` of an OpenFeature provider that decides instead of ramps and live stages."""
+    """The `module:factory` of an OpenFeature provider that replaces ramps and live stages."""
     lease_seconds: float = Field(default=10.0, ge=0.5, le=3600)
-    """How long a claim holds without a heartbeat; half of what a crash may cost in time."""
+    """How long a claim lasts without a heartbeat, in seconds. A crash may delay a run by twice as
+    long."""
     check_seconds: float = Field(default=5.0, ge=0.1, le=3600)
-    """How long a run that was sent may stay unclaimed before the relay looks at it."""
+    """How long a run may stay unclaimed after it was sent before the relay looks at it, in seconds.
+    """
     retention_days: Annotated[int, AfterValidator(_retention)] = 90
-    """How long what no promise needs is kept (runs.retention); 0 keeps everything."""
+    """How long data that no promise needs is kept (see runs.retention). 0 keeps everything."""
 
     @classmethod
     def settings_customise_sources(
@@ -248,7 +253,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is passed, and nothing else: `load` reads the environment."""
+        """Only the arguments count: `load` reads the environment."""
         return (init_settings,)
 
     @classmethod
@@ -257,10 +262,10 @@ class Settings(BaseSettings):
         environ: Mapping[str, str] | None = None,
         config: Mapping[str, Any] = MappingProxyType({}),
     ) -> Self:
-        """Settings from `environ`, by default the process's, and from an app's `config`: what is
-        named SWITCHYARD_… there wins.
+        """Settings from `environ`, by default the process's, and from an app's `config`, in which
+        names beginning with SWITCHYARD_ win.
 
-        Raises SettingsError with one line naming the variable and what is wrong with it; values
+        Raises SettingsError with one line that names the variable and what is wrong with it. Values
         never appear in it, since some are secrets.
         """
         environ = os.environ if environ is None else environ
@@ -278,15 +283,15 @@ class Settings(BaseSettings):
         everything = {**environ, **{n: str(v) for n, v in config.items()}}
         if settings.inngest_dev is not None and (variable := live_key(everything)) is not None:
             raise SettingsError(
-                f"INNGEST_DEV is set, and {variable} is a live key: calls that nobody has signed"
-                " must move no real money"
+                f"INNGEST_DEV is set and {variable} is a live key: unsigned calls must not move"
+                " real money"
             )
         settings.check()
         hide(*settings._secrets())
         return settings
 
     def check(self) -> None:
-        """Raises SettingsError where settings do not go together, or a secret fits in no header."""
+        """Raise SettingsError where settings conflict, or a secret cannot be sent in a header."""
         for name in (*self.credentials, *TOKENS, "metrics_token"):
             secret = getattr(self, name)
             text = "" if secret is None else secret.get_secret_value()
@@ -309,7 +314,7 @@ class Settings(BaseSettings):
                     raise SettingsError(f"USE_INNGEST is true but {name.upper()} is not set")
 
     def _secrets(self) -> Iterator[str | None]:
-        """What is to be shown nowhere."""
+        """The values that must never be shown."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretStr):
@@ -320,17 +325,17 @@ class Settings(BaseSettings):
 
     @property
     def local(self) -> bool:
-        """Local mode: no credential of an outside service is set, so the stand-ins serve."""
+        """Local mode: no credentials of an outside service are set, so the stand-ins serve."""
         return not any(getattr(self, name) for name in self.credentials)
 
     @property
     def inngest_signed(self) -> bool:
-        """Whether Inngest's calls must carry a signature: with a signing key and no dev server."""
+        """Whether Inngest's calls must be signed: there is a signing key and no dev server."""
         return self.inngest_signing_key is not None and self.inngest_dev is None
 
     @property
     def qstash_secret(self) -> str | None:
-        """The token to speak to QStash with: the stand-in's where QSTASH_URL is on loopback."""
+        """The token for QStash, which is the stand-in's where QSTASH_URL is on loopback."""
         if self.qstash_token is not None:
             return self.qstash_token.get_secret_value()
         host = urlsplit(self.qstash_url or "").hostname
@@ -338,14 +343,14 @@ class Settings(BaseSettings):
 
     @property
     def qstash_lacks(self) -> str | None:
-        """The first variable that jobs on QStash need and that is not set; its signing keys can be
-        had by the token."""
+        """The first variable that jobs on QStash need and that is not set. Signing keys are not
+        needed, since the token gives access to them."""
         needed = {"QSTASH_TOKEN": self.qstash_secret, "BACKEND_URL": self.backend_url}
         return next((name for name, value in needed.items() if value is None), None)
 
     @property
     def sqlalchemy_url(self) -> str:
-        """DATABASE_URL with the driver this project uses named in it.
+        """DATABASE_URL with this project's driver named in it.
 
         Raises SettingsError where it is not set.
         """
@@ -358,7 +363,7 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """The variables of `environ`; an empty one counts as not set."""
+    """The variables of `environ`. An empty one counts as unset."""
 
     def __init__(self, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -369,7 +374,7 @@ class _Environment(EnvSettingsSource):
 
 
 def _as_text(value: object) -> str:
-    """A value of an app's config as a variable has it."""
+    """A value of an app's config, as text like that of a variable."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""What a job's body sees: its run, its steps, its gateways. It knows no queue."""
+"""What a job's body sees: its run, its steps and its gateways. It knows no queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AppContext = Callable[[], AbstractContextManager[object]]
 
 
 class Steps(Protocol):
-    """The durable pieces of a body. Names are unique within a body; a repeated one gets `:1`, …"""
+    """The durable pieces of a body. Names are unique within a body: repeated ones get `:1`, …"""
 
     def run(
         self,
@@ -27,11 +27,11 @@ class Steps(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Do `do(tx, *args)` once and remember its result, which must be JSON.
+        """Call `do(tx, *args)` once and remember its result, which must be JSON.
 
         What it writes through `tx` commits in the same transaction as the result, or not at all.
         `tx` begins at its first use: call the outside world before that, so that no lock is held
-        meanwhile. Raises StepFailed when its attempts are used up.
+        meanwhile. Raises StepFailed when the attempts are used up.
         """
         ...
 
@@ -42,27 +42,27 @@ class Steps(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """As `run`, for an effect that takes no idempotency key: at most once.
+        """Like `run`, but at most once, for an effect that takes no idempotency key.
 
-        That it begins is on record before `do` is called. NotDone, RetryAfter, NonRetriable and
-        BadInput from `do` say that nothing took effect, and steer its retries. After anything else,
-        a crash included, the outcome is unknown: that is recorded and raised as OutcomeUnknown, and
-        `do` is not called again - unless the job says IfUnknown.REPEAT, at least once.
+        The beginning is recorded before `do` is called. With NotDone, RetryAfter, NonRetriable or
+        BadInput, `do` declares that nothing took effect, and steers its retries. After any other
+        error, or a crash, the outcome is unknown: that is recorded and raised as OutcomeUnknown,
+        and `do` is not called again, unless the job's IfUnknown.REPEAT makes it at least once.
         """
         ...
 
     def sleep(self, name: str, duration: timedelta) -> None:
-        """Go on after `duration`, holding no worker meanwhile."""
+        """Continue after `duration`, without occupying a worker meanwhile."""
         ...
 
     def dispatch(
         self, name: str, job: str, payloads: Sequence[Payload], *, keys: Sequence[str] | None = None
     ) -> list[str]:
-        """Start one child run per payload, on this run's backend; the ids of the children."""
+        """Start one child run per payload on this run's backend. Returns the children's ids."""
         ...
 
     def join(self, name: str) -> dict[str, int]:
-        """Wait until every child is done with; how many ended in which status."""
+        """Wait until every child has ended. Returns how many ended in each status."""
         ...
 
 
@@ -75,7 +75,7 @@ class Context(Protocol):
     backend: str
     created_at: datetime
     gateways: Any
-    """Whatever the app gives its jobs to reach the outside world with."""
+    """The object through which the app's jobs reach the outside world, as the app defined it."""
 
     @property
     def step(self) -> Steps:
@@ -87,10 +87,10 @@ class Context(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[Session]:
-        """A transaction of its own, committed at the end of its block: for what must be on record
-        before an outside call, whatever becomes of the step."""
+        """A separate transaction, committed at the end of its block. Use it for what must be
+        recorded before an outside call, whatever becomes of the step."""
         ...
 
     def stopping(self) -> bool:
-        """Whether the process is about to end: a long step comes to an early end then."""
+        """Whether the process is about to end, so that a long step should finish early."""
         ...

@@ -1,7 +1,7 @@
-"""Named points where a crash test kills the process; without its variables they do nothing.
+"""Named points at which a crash test kills the process. Without its variables they do nothing.
 
-SWITCHYARD_CRASH_AT names one point. SWITCHYARD_CRASH_EACH names a file: every point of every step
-is met there once, so that a run is killed wherever it can be, and still comes to its end.
+SWITCHYARD_CRASH_AT names one point. SWITCHYARD_CRASH_EACH names a file that records the points at
+which the process was killed: a run is killed once at every point of every step, and still ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ hook: Callable[[str], None] | None = None
 
 
 def point(name: str) -> None:
-    """Die here, as by kill -9, if the variables say so."""
+    """Die here, as if by kill -9, if the variables say so."""
     if hook is not None:
         hook(name)
     if name == _AT or (_EACH and _first_time(f"{name}@{logs.values().get('step', '')}")):

@@ -1,4 +1,4 @@
-"""Cron lines that every clock reads alike: ours, Inngest's and QStash's."""
+"""Cron lines that every clock understands alike: ours, Inngest's and QStash's."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _FULL = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
 def portable(line: str) -> str:
-    """The same times in the words that all of them take: no 7 for Sunday, no range that wraps
-    round. A line that is so already stays as it is.
+    """The same times in a form that every clock accepts, without 7 for Sunday and without ranges
+    that wrap around. A line that has this form already is returned unchanged.
 
-    Raises ValueError, which says what is wrong: also of what one of them cannot do, such as the
-    third Friday or the last day of a month, and of a line whose time never comes.
+    Raises ValueError, which says what is wrong, also for what some clock cannot do, such as the
+    third Friday or the last day of a month, and for a line whose time never comes.
     """
     fields = re.sub("[A-Z]+", lambda name: _NUMBERS.get(name[0], name[0]), line.upper()).split()
     if len(fields) != len(_FULL):
-        raise ValueError("is no cron line of 5 fields")
+        raise ValueError("is not a cron line of 5 fields")
     if odd := re.search(r"[^\d*?,/\s-]+", " ".join(fields)):
-        raise ValueError(f"has {odd[0]!r}, which not every side can do: write plain numbers")
+        raise ValueError(f"has {odd[0]!r}, which some side does not accept: use plain numbers")
     try:
         expanded = croniter.expand(" ".join(fields))[0]
         croniter(" ".join(fields)).get_next()
@@ -41,7 +41,7 @@ def portable(line: str) -> str:
 
 
 def _is_plain(field: str, full: tuple[int, int], which: int) -> bool:
-    """Whether every parser takes the field, and for the same."""
+    """Whether every parser accepts the field, with the same meaning."""
     if _PLAIN.fullmatch(field) is None:
         return False
     ranges = [tuple(map(int, one.split("-"))) for one in re.findall(r"\d+-\d+", field)]

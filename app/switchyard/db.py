@@ -1,4 +1,4 @@
-"""The SQL database: SQLite (WAL) by default, Postgres by DATABASE_URL; SQLAlchemy before both."""
+"""The SQL database, through SQLAlchemy: SQLite (WAL) by default, or Postgres by DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 20
 KEPT = 5
-"""Connections that stay open while nobody needs them."""
+"""How many idle connections stay open."""
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30
-"""How long a server whose host or network is gone is waited for."""
+"""How long to wait for a server whose host or network is gone."""
 CLOCK_SECONDS = 2.0
-"""How far this machine's clock may be from the server's before it is put right by that."""
+"""How far this machine's clock may be from the server's before the server's is used."""
 
 TABLE_PREFIX = "switchyard_"
 
@@ -65,7 +65,7 @@ INSERT: Mapping[str, Callable[[Table], Insert]] = {
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A time in UTC on every database; SQLite itself keeps no zone."""
+    """A time in UTC on every database. SQLite itself stores no zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -91,11 +91,11 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-"""Fixed names of constraints, so that migrations can name them on both databases."""
+"""Fixed names for constraints, so that migrations can refer to them on both databases."""
 
 
 class Base(DeclarativeBase):
-    """The layer's tables: each one's name begins with TABLE_PREFIX."""
+    """The layer's tables. Their names begin with TABLE_PREFIX."""
 
     type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy's own idiom
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
@@ -104,12 +104,12 @@ class Base(DeclarativeBase):
 def include_object(
     _object: object, name: str | None, type_: str, _reflected: bool, _compare_to: object
 ) -> bool:
-    """Alembic's hook for a host's env.py: the layer's tables are none of the host's to migrate."""
+    """A hook for a host's env.py: tells Alembic that the layer's tables are not the host's."""
     return type_ != "table" or name is None or not name.startswith(TABLE_PREFIX)
 
 
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """An index of the rows that meet a condition, on either database."""
+    """An index over the rows that meet a condition, on either database."""
     only = text(where)
     return Index(name, *columns, unique=unique, sqlite_where=only, postgresql_where=only)
 
@@ -123,18 +123,18 @@ def canonical_json(value: Any) -> str:
 
 
 class Database:
-    """One engine, and three ways to use it: `autocommit`, `begin`, `session` (the ORM's begin).
+    """An engine and three ways to use it: `autocommit`, `begin` and `session` (the ORM's begin).
 
-    Given a host's engine, it makes an engine of its own for the same database: see hosts.like().
-    Else `pool_size` is how many connections it has at most. `prepare` is whether statements are
-    prepared on Postgres, where nothing lies between that minds.
+    Given a host's engine, it creates its own for the same database: see hosts.like(). Otherwise
+    `pool_size` limits its connections. `prepare` says whether statements are prepared on Postgres,
+    unless a pooler is in between.
     """
 
     def __init__(self, where: str | Engine, *, pool_size: int = 20, prepare: bool = True) -> None:
         self._began, self._ahead = 0.0, timedelta(0)
         self.engine = hosts.like(where) if isinstance(where, Engine) else _open(where, pool_size)
         self.is_shared = isinstance(where, Engine) and is_in_memory(where.url)
-        """Whether its one connection is the host's as well."""
+        """Whether its only connection is also the host's."""
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         event.listen(self.engine, "before_cursor_execute", _made_storable, retval=True)
         hide(self.engine.url.password)
@@ -143,7 +143,7 @@ class Database:
             event.listen(self.engine, "begin", _sqlite_begin)
         elif not self.is_sqlite:
             postgres.listen(self.engine, prepare=prepare)
-        # SQLite's driver is in autocommit by itself once nobody says BEGIN.
+        # SQLite's driver commits by itself as long as nobody sends BEGIN.
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._is_direct = self.engine.dialect.driver in direct.DRIVERS and not self.is_shared
         self._autocommit: Engine = self.engine.execution_options(**option)
@@ -158,9 +158,9 @@ class Database:
 
     @contextmanager
     def autocommit(self, wait_seconds: float | None = None) -> Iterator[Connection]:
-        """A connection that commits statement by statement: one round trip each; also for reads.
+        """A connection that commits each statement in a single round trip. Also for reads.
 
-        `wait_seconds`: how long it waits for SQLite's write lock, if not as long as all others.
+        `wait_seconds` is how long it waits for SQLite's write lock, if not the usual time.
         """
         effects.allow("a database connection of its own")
         engine = self._autocommit
@@ -175,14 +175,16 @@ class Database:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
 
     def change(self, statement: UpdateBase, values: Mapping[str, Any]) -> int:
-        """Do one statement that commits by itself: how many rows it changed. It must be harmless
-        to do it twice."""
+        """Execute one statement that commits by itself. Returns how many rows it changed.
+
+        The statement must be harmless when it is executed twice.
+        """
         if self._is_direct:
             effects.allow("a database connection of its own")
             try:
                 return direct.execute(self.engine, statement, _row(values))
             except self.engine.dialect.loaded_dbapi.Error as failure:
-                # SQLAlchemy knows what becomes of it: a pool to close, a plan to make anew.
+                # SQLAlchemy knows how to recover: by closing the pool, or planning again.
                 log.debug("tried again", extra={"reason": reason(failure)})
         with self.autocommit() as connection:
             return connection.execute(statement, values).rowcount
@@ -191,7 +193,7 @@ class Database:
     def session(self) -> Iterator[Session]:
         """A write transaction as an ORM session, committed at the end of the block.
 
-        It begins at its first statement: work done before that holds no lock in the database.
+        It begins at its first statement. Work done before that holds no lock in the database.
         """
         effects.allow("a database transaction of its own")
         with Session(self.engine, expire_on_commit=False) as session:
@@ -200,9 +202,9 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A read-only transaction: it sees one moment, and no writer waits for it.
+        """A read-only transaction that sees one moment, and for which no writer waits.
 
-        Whatever is tried to be written in it raises DBAPIError; at its end it is rolled back.
+        Any attempt to write raises DBAPIError. It is rolled back at the end.
         """
         if not self.is_sqlite:
             options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -210,7 +212,7 @@ class Database:
             with connection, Session(connection) as session:
                 yield session
             return
-        if self.is_shared:  # its one connection cannot be made read-only for a while
+        if self.is_shared:  # the host's connection cannot be made read-only
             with self.engine.connect() as connection, Session(connection) as session:
                 yield session
             return
@@ -222,14 +224,14 @@ class Database:
                     yield session
             finally:
                 connection.rollback()
-                # Back in the pool it must be able to write.
+                # The next user of the connection must be able to write.
                 connection.exec_driver_sql("PRAGMA query_only = OFF")
 
     def clock(self) -> datetime:
-        """The time, UTC: this machine's, put right where it is plainly not the server's.
+        """The time, UTC: this machine's, corrected where it is plainly wrong by the server's.
 
-        Leases and due times are compared across machines: one whose clock is hours ahead would end
-        the leases of all the others, and what it put off would wait until it is that late.
+        Leases and due times are compared across machines. One whose clock is hours ahead would end
+        everyone else's leases, and the runs it put off would wait for hours.
         """
         now = utcnow()
         began = now.timestamp() - time.monotonic()
@@ -242,15 +244,15 @@ class Database:
             with self._autocommit.connect() as connection:
                 there = connection.execute(select(func.clock_timestamp())).scalar_one()
         except SQLAlchemyError:
-            return  # with the next look: without the database the time is of little use
+            return  # left to the next look: without the database nobody needs the time
         ahead = utcnow() - there
         off = abs(ahead.total_seconds()) > CLOCK_SECONDS
         if off:
-            log.error("this clock is wrong: going by the database's", extra={"ahead": str(ahead)})
+            log.error("this clock is wrong: using the database's", extra={"ahead": str(ahead)})
         self._began, self._ahead = began, ahead if off else timedelta(0)
 
     def dispose(self) -> None:
-        """Close every connection that is not the host's."""
+        """Close every connection except the host's."""
         self.engine.dispose()
 
 
@@ -267,7 +269,7 @@ def _open(url: str, pool_size: int) -> Engine:
     args = {
         "connect_timeout": CONNECT_SECONDS,
         "application_name": "switchyard",
-        # A server that is gone without a word must not be waited for until TCP gives up.
+        # Without these, a server that vanished would be waited for until TCP gives up.
         "keepalives_idle": SILENT_SECONDS // 2,
         "keepalives_interval": SILENT_SECONDS // 6,
         "keepalives_count": 3,
@@ -282,7 +284,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
-        raise SettingsError(f"DATABASE_URL: cannot make its folder: {failure.strerror}") from None
+        raise SettingsError(f"DATABASE_URL: cannot create its folder: {failure.strerror}") from None
 
 
 _open_databases: WeakSet[Database] = WeakSet()
@@ -300,15 +302,15 @@ os.register_at_fork(after_in_child=_forget_connections)
 def _made_storable(
     _on: Connection, _cursor: object, statement: str, values: Any, _context: object, many: bool
 ) -> tuple[str, Any]:
-    # Here, so that no later column can be without it: an error that cannot be written would be
-    # neither counted nor seen, and its run never end.
+    # Done here, so that no column can be forgotten: an error that cannot be written would be
+    # neither counted nor shown, and its run would never end.
     return statement, [_row(row) for row in values] if many else _row(values)
 
 
 def _row(values: Any) -> Any:
     given = values.values() if isinstance(values, Mapping) else values
     text = "".join([value for value in given if isinstance(value, str)])
-    if text.isascii() and "\0" not in text:  # nearly always, and it costs a microsecond
+    if text.isascii() and "\0" not in text:  # nearly always, at the cost of a microsecond
         return values
     if isinstance(values, Mapping):
         return {name: _value(value) for name, value in values.items()}
@@ -325,19 +327,19 @@ def _sqlite_connect(raw: Any, _record: ConnectionPoolEntry) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
     try:
         cursor.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.OperationalError as busy:  # for once SQLite does not wait for a writer
-        log.info("left as it is until the next connection: %s", busy)
+    except sqlite3.OperationalError as busy:  # here SQLite does not wait for a writer
+        log.info("journal mode left to the next connection: %s", busy)
     for pragma in (
         "synchronous=NORMAL",
         "foreign_keys=ON",
-        "recursive_triggers=ON",  # else INSERT OR REPLACE gets past the guard against deleting
+        "recursive_triggers=ON",  # or INSERT OR REPLACE would bypass the guard against deletes
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # A deferred transaction that reads and then writes fails at once when another wrote in between;
-    # taking the write lock first makes it wait its turn instead.
+    # A deferred transaction that reads and then writes fails at once if another wrote in between.
+    # Taking the write lock first makes it wait its turn.
     if not connection.get_execution_options().get("no_begin"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""dispatch(): the only way in, and the only caller of flags."""
+"""dispatch(): the only way in, and the only caller of flags.decide()."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _UNSENT = "switchyard_unsent"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One intent of a `dispatch_many`; a bare payload is an Item without key and delay."""
+    """One run of a `dispatch_many`. A bare payload is an Item without a key or a delay."""
 
     payload: Payload | None = None
     key: str | None = None
     delay: Delay = None
     at: datetime | None = None
     meta: Mapping[str, Any] | None = None
-    """What rq's `get_current_job().meta` is to begin with, in an adopted function."""
+    """The initial value of rq's `get_current_job().meta` in an adopted function."""
 
 
 def dispatch(
@@ -58,15 +58,15 @@ def dispatch(
     at: datetime | None = None,
     session: Session | scoped_session[Any] | None = None,
 ) -> Run:
-    """Record one intent to do `job`, and send it to the backend that the flag chooses.
+    """Record a run of `job`, and send it to the backend that the flag chooses.
 
-    `key` makes it unique: the same key is the same run, with `created` false. `delay` is seconds or
-    a timedelta, `at` a time with a zone. With `session` (of this product's database) the run is
-    written in the caller's transaction and sent only after its commit. A backend that cannot be
-    reached leaves the run pending: the relay sends it.
+    `key` makes the run unique: the same key means the same run, which is returned with `created`
+    false. `delay` is in seconds or a timedelta, `at` a time with a zone. With `session`, which must
+    use the layer's database, the run is written in the caller's transaction and sent only after its
+    commit. A run whose backend is unreachable stays pending, and the relay sends it.
 
-    Raises UnknownJob, PayloadInvalid, BadInput, and KeyConflict where the key stands for another
-    payload; nothing is written then.
+    Raises UnknownJob, PayloadInvalid, BadInput, and KeyConflict where the key was used with another
+    payload. Nothing is written then.
     """
     return dispatch_many(job, [Item(payload, key, delay, at)], session=session)[0]
 
@@ -77,7 +77,7 @@ def dispatch_many(
     *,
     session: Session | scoped_session[Any] | None = None,
 ) -> list[Run]:
-    """Record many intents to do `job` at once: all or none. See dispatch()."""
+    """Record many runs of `job` at once, all or none. See dispatch()."""
     at_work = runtime.current()
     store, decide = at_work.store, at_work.flags.decide
     spec = store.catalogue[job]
@@ -93,9 +93,9 @@ def dispatch_many(
 
 
 def dispatch_canary(job: str, payload: Payload, backend: str) -> Run:
-    """Record one run on the side named, whatever the flag says, and send it; reason CANARY.
+    """Record and send a run on the named side, whatever the flag says, with reason CANARY.
 
-    Raises BackendUnavailable where this process has no such backend.
+    Raises BackendUnavailable where this process does not have that backend.
     """
     store = runtime.current().store
     spec = store.catalogue[job]
@@ -146,7 +146,7 @@ def _due(item: Item, now: datetime) -> datetime:
         due = now + _wait(item.delay) if item.at is None else as_utc(item.at)
         return max(now, ceil_ms(due))
     except (OverflowError, ValueError):  # infinite, not a number, or past the calendar's end
-        raise BadInput("delay or at: not a time that can be waited for") from None
+        raise BadInput("delay or at: this time is out of range") from None
 
 
 def _wait(delay: Delay) -> timedelta:
@@ -163,15 +163,15 @@ def _join(
     now: datetime,
     session: Session,
 ) -> list[Run]:
-    """Write in the caller's transaction; sent after its commit, forgotten with its rollback."""
+    """Write in the caller's transaction. A commit sends the runs, and a rollback forgets them."""
     connection = session.connection()
     if store.db.is_sqlite and not hosts.has_begun(connection):
-        # The driver does so before the first change only; a savepoint before that would commit.
+        # The driver begins only before the first change. An earlier savepoint would commit.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     if len(decided) == 1:
         written = write_runs(session, store, spec, decided, now)
     else:
-        with session.begin_nested():  # a conflict half way leaves the caller's own work alone
+        with session.begin_nested():  # a conflict half way leaves the caller's own work intact
             written = write_runs(session, store, spec, decided, now)
     unsent: dict[RunStore, list[str]] = session.info.setdefault(_UNSENT, defaultdict(list))
     unsent[store].extend(run.id for run in written if run.created)
@@ -181,7 +181,7 @@ def _join(
 @event.listens_for(Session, "after_commit")
 def _committed(session: Session) -> None:
     if _UNSENT in session.info and not session.in_nested_transaction():
-        # Read back from the ledger: a savepoint that was rolled back took its runs with it.
+        # Read back from the ledger, since a rolled-back savepoint takes its runs with it.
         for store, run_ids in session.info.pop(_UNSENT).items():
             store.send(run_ids)
 

@@ -1,4 +1,4 @@
-"""Effects held back: what a plan may look at, but not do."""
+"""Holds effects back: a plan may look at things but not do them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _tried: ContextVar[list[str] | None] = ContextVar("switchyard_effects_tried", de
 
 @contextmanager
 def held() -> Iterator[list[str]]:
-    """In this block, in this thread, every effect is refused; the list fills with what was tried,
-    whether or not the refusal was caught."""
+    """Refuse every effect inside the block, in this thread. The list collects what was tried, even
+    where the refusal was caught."""
     tried: list[str] = []
     token = _tried.set(tried)
     try:
@@ -24,7 +24,7 @@ def held() -> Iterator[list[str]]:
 
 
 def allow(what: str) -> None:
-    """Called before each effect, by whoever has one. Raises EffectHeld where effects are held."""
+    """Called before each effect. Raises EffectHeld where effects are held back."""
     tried = _tried.get()
     if tried is not None:
         tried.append(what)

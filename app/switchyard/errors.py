@@ -1,4 +1,4 @@
-"""One tree of errors: whatever the product raises on purpose derives from SwitchyardError."""
+"""One tree of errors: everything that the product raises on purpose is a SwitchyardError."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from itertools import islice
 from typing import Any, Self
 
 MOST_MISFITS = 50
-"""Misfits named in one answer."""
+"""How many errors of a payload one answer lists."""
 _OBJECTS = ("dict_type", "model_type", "model_attributes_type")
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The part of a message that names what was probably meant; empty where nothing is near."""
+    """The part of a message that suggests a name, or '' where none is similar."""
     near = get_close_matches(wrong, [str(name) for name in known], 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 class SwitchyardError(Exception):
-    """Something this product refuses or could not do; the message is fit to show to its user."""
+    """Something that the product refuses or cannot do. The message may be shown to users."""
 
     status = 500
-    """HTTP status an entrance answers with."""
+    """The HTTP status of the answer."""
     title = "Internal error"
     retry_after: float | None = None
-    """Seconds after which to try again, where it says so."""
+    """The seconds after which to try again, where they are known."""
 
     def __init_subclass__(cls, *, status: int | None = None, title: str | None = None) -> None:
         cls.status = cls.status if status is None else status
@@ -34,14 +34,14 @@ class SwitchyardError(Exception):
 
 
 class BadInput(SwitchyardError, status=422, title="Invalid input"):
-    """The caller's input is wrong; nothing was changed."""
+    """The caller's input is wrong. Nothing was changed."""
 
     errors: Sequence[dict[str, str]] = ()
-    """Each misfit, where there may be several: its `detail`, and the JSON `pointer` to it."""
+    """Each error in a payload: its `detail`, and the JSON `pointer` to it."""
 
     @classmethod
     def misfits(cls, of: str, misfits: Iterable[Any], under: str = "#") -> Self:
-        """What pydantic's errors() say of the value at the pointer `under`; the message has the
+        """The errors that pydantic found in the value at the pointer `under`. The message gives the
         first of them, after `of`."""
         said = [
             (
@@ -67,15 +67,15 @@ class BadInput(SwitchyardError, status=422, title="Invalid input"):
 
 
 class SettingsError(SwitchyardError, title="Bad setting"):
-    """A setting is missing or wrong; the process must not start."""
+    """A setting is missing or wrong. The process must not start."""
 
 
 class SecretKeyMissing(SettingsError, status=503, title="SECRET_KEY is not set"):
-    """Nothing can be signed, nor a signature checked, without SECRET_KEY."""
+    """Without SECRET_KEY nothing can be signed and no signature checked."""
 
 
 class UnknownJob(BadInput, status=404, title="Unknown job"):
-    """No job of this name (or event) is in the catalogue."""
+    """The catalogue has no job with this name or event."""
 
 
 class PayloadInvalid(BadInput, title="Payload does not fit"):
@@ -83,7 +83,7 @@ class PayloadInvalid(BadInput, title="Payload does not fit"):
 
 
 class KeyConflict(BadInput, status=409, title="Key used with another payload"):
-    """The key is already used by a run of this job with another payload."""
+    """A run of this job used the key with another payload."""
 
 
 class UnknownRun(BadInput, status=404, title="Unknown run"):
@@ -91,23 +91,23 @@ class UnknownRun(BadInput, status=404, title="Unknown run"):
 
 
 class RunNotMovable(BadInput, status=409, title="Run is in another status"):
-    """The run is in a status that does not allow what was asked."""
+    """The run's status does not allow what was asked for."""
 
 
 class StageRefused(BadInput, status=409, title="Stage change refused"):
-    """The stage change makes no sense; nothing was changed."""
+    """The stage change makes no sense. Nothing was changed."""
 
 
 class GateClosed(SwitchyardError, status=409, title="Not complete"):
-    """Something still speaks against calling a job's migration complete; nothing was changed."""
+    """The job's migration cannot be called complete yet. Nothing was changed."""
 
 
 class EffectHeld(SwitchyardError):
-    """A plan tried to do something, while plans are only to say what they would do."""
+    """A plan tried to do something. A plan must only say what it would do."""
 
 
 class CheckFailed(SwitchyardError):
-    """A check of `cutover verify` does not hold."""
+    """A check of `cutover verify` failed."""
 
 
 class Unauthorized(SwitchyardError, status=401, title="Unauthorized"):
@@ -115,25 +115,25 @@ class Unauthorized(SwitchyardError, status=401, title="Unauthorized"):
 
 
 class Forbidden(SwitchyardError, status=403, title="Not allowed"):
-    """Whoever sent the request may not do that."""
+    """The request's sender may not do that."""
 
 
 class BackendUnavailable(SwitchyardError, status=503, title="Backend unavailable"):
-    """A queue could not be reached; its runs stay pending and the relay sends them again."""
+    """A queue is unreachable. Its runs stay pending, and the relay sends them later."""
 
     def __init__(self, what: str, fix: str | None = None) -> None:
         super().__init__(what if fix is None else f"{what}; {fix}")
         self.fix = fix
-        """What to do, where that is known."""
+        """What to do about it, where that is known."""
 
 
 class LeaseLost(BaseException):
-    """The run was taken over; this process may write nothing more of it. A BaseException, so that a
-    body's own `except Exception` does not go on with it."""
+    """The run was taken over, and this process may no longer write to it. It is a BaseException so
+    that a body's own `except Exception` does not catch it."""
 
 
 class MigrationUnderWay(SwitchyardError, status=503, title="Migration under way"):
-    """Another migration of the same database did not end in time; nothing was changed."""
+    """Another migration of the same database did not end in time. Nothing was changed."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -145,29 +145,29 @@ class MigrationUnderWay(SwitchyardError, status=503, title="Migration under way"
 
 
 class NonRetriable(SwitchyardError):
-    """Trying again cannot help: the step fails at once."""
+    """Retrying cannot help, so the step fails at once."""
 
 
 class RetryAfter(SwitchyardError):
-    """Try again, but not before a given time; it counts as an attempt."""
+    """Try again, but not before a given time. It counts as an attempt."""
 
     def __init__(self, message: str, when: datetime | timedelta) -> None:
         super().__init__(message)
         self.when = when
-        """A time in UTC, or a wait from now."""
+        """A time in UTC, or a wait that begins now."""
 
 
 class NotDone(SwitchyardError):
-    """What was to be done once was not done, for certain: it is tried again after a gap."""
+    """An at-most-once step certainly had no effect. It is tried again after a gap."""
 
 
 class OutcomeUnknown(SwitchyardError):
-    """A step that is done at most once was begun, and may or may not have been done. It is not
-    begun again, not even by a retry of its run. A body may catch it and go on."""
+    """An at-most-once step began, and its effect may or may not have happened. The step is never
+    begun again, not even by a retry of its run. A body may catch this and continue."""
 
 
 class StepFailed(SwitchyardError):
-    """A step used up its attempts, or raised NonRetriable. A body may catch it and go on."""
+    """A step used up its attempts or raised NonRetriable. A body may catch this and continue."""
 
     def __init__(self, step: str, reason: str) -> None:
         super().__init__(f"step {step}: {reason}")

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"INNGEST_DEV": "1", "SHOP_KEY": "sk_org_live_zz"}, "SHOP_KEY is a live key"),
         (
             {"SWITCHYARD_INNGEST_DEV": "http://127.0.0.1:1", "STRIPE_API_KEY": "sk_live_zz"},
-            "INNGEST_DEV is set, and STRIPE_API_KEY",
+            "INNGEST_DEV is set and STRIPE_API_KEY",
         ),
         ({"REDIS_URL": "redis://h:port/0"}, "REDIS_URL: its port"),
         ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
