@@ -68,7 +68,8 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
                     empty = not request.get_data()
                     given["body"] = read(one.body, {}) if empty else read_body(one.body)
                 answer = json.dumps(view(**given), default=in_json)
-                return Response(answer, one.status, content_type="application/json")
+                # A line of its own: a shell may make several calls.
+                return Response(f"{answer}\n", one.status, content_type="application/json")
 
             operations[f"{NAME}.{view.__name__}"] = one
             pages.add_url_rule(rule, view.__name__, serve, methods=[method])
