@@ -39,16 +39,17 @@ from workflows.serve import serve
 
 
 class Switchyard:
-    """Adds background jobs that run on RQ or on Inngest and QStash to a Flask app.
+    """Adds background jobs to a Flask app, which run on RQ or on Inngest and QStash.
 
-    `jobs` names modules that declare jobs, or jobs themselves. `gateways` is what a job's body
-    finds as `ctx.gateways`. Without `settings` they are read from the environment and from what
-    `app.config` has under SWITCHYARD_…. The database is that of the host's `engine`, or of its
-    Flask-SQLAlchemy `db`, or DATABASE_URL's. The console, the API, health and metrics are under
-    `url_prefix`; what Inngest and QStash call is under `/api`.
+    `jobs` names modules that declare jobs, or lists jobs themselves. `gateways` becomes
+    `ctx.gateways` in a job's body. Settings that are not passed are read from the environment and
+    from the SWITCHYARD_… names of `app.config`. The database is that of the host's `engine` or of
+    its Flask-SQLAlchemy `db`, or else DATABASE_URL's. The console, the API, health and metrics are
+    under `url_prefix`; the endpoints for Inngest and QStash are under `/api`.
 
-    `access` has the host's own login decide who sees the console. Called in each request to it, it
-    returns "all", "read_only" or None; with the visitor's name, ("all", "ada"). See AccessCheck.
+    With `access` the host's own login decides who sees the console. It is called in each request
+    to the console and returns "all", "read_only" or None, optionally with the visitor's name, as in
+    ("all", "ada"). See AccessCheck.
     """
 
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
@@ -57,9 +58,9 @@ class Switchyard:
             self.init_app(app)
 
     def init_app(self, app: Flask, **options: Any) -> None:
-        """Set `app` up; options are those of the class, and win over what it was given.
+        """Set `app` up. The options are those of the class, and override the ones it was given.
 
-        Raises SettingsError with one line where a setting is missing or wrong, SwitchyardError
+        Raises SettingsError with one line where a setting is missing or wrong, and SwitchyardError
         where the app has been set up already.
         """
         self._init(app, **{**self._options, **options})
@@ -97,8 +98,8 @@ class Switchyard:
 
 
 def _exempt(app: Flask) -> None:
-    """Leave the layer's own pages out of the host's Flask-WTF protection, where it has that: the
-    console has form tokens of its own, and what others call is signed."""
+    """Exempt the layer's pages from the host's Flask-WTF protection, if it has any: the console has
+    its own form tokens, and calls from services are signed."""
     protect = app.extensions.get("csrf")
     for name, pages in app.blueprints.items():
         if protect is not None and name.startswith("switchyard_"):
@@ -188,7 +189,7 @@ def register_pages(
     if app.secret_key is None and app_runtime.settings.secret_key is not None:
         app.secret_key = app_runtime.settings.secret_key.get_secret_value()
     elif app.secret_key is None and app_runtime.settings.local:
-        app.secret_key = secrets.token_hex()  # this process's own: nobody else may know it
+        app.secret_key = secrets.token_hex()  # only for this process, so nobody else can know it
     door = Door(app_runtime) if access is None else HostDoor(app_runtime, access)
     pages = console.blueprint(app_runtime, door)
     app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
@@ -196,7 +197,7 @@ def register_pages(
 
 
 def _require_qstash(settings: Settings, jobs: Catalogue) -> None:
-    """Raises SettingsError where a job's runs would wait for a QStash that nobody named."""
+    """Raise SettingsError where runs would wait for a QStash that is not configured."""
     lacking = settings.qstash_lacks
     if not settings.use_inngest or settings.local or lacking is None:
         return

@@ -1,4 +1,4 @@
-"""The optional parts of the distribution: which package each needs, and how to come by it."""
+"""The optional parts of the distribution: which package each needs, and how to install it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PACKAGES: dict[str, dict[str, str]] = {
         "opentelemetry.exporter": "opentelemetry-exporter-otlp-proto-http",
     },
 }
-"""By extra: its modules, and the packages that they come from."""
+"""For each extra its modules, and the packages that contain them."""
 
 
 @cache
 def missing(extra: str) -> str | None:
-    """What this environment lacks of an extra, and the command that installs it; None if nothing.
+    """What this environment lacks for an extra, with the command that installs it, or None.
 
-    What may lack a library of the system's is imported; the others are slow to load.
+    Only packages that may lack a system library are imported, since the others load slowly.
     """
     look: Callable[[str], object] = import_module if extra == "postgres" else find_spec
     for module, package in PACKAGES[extra].items():
@@ -44,8 +44,8 @@ def missing(extra: str) -> str | None:
 
 
 def needed(settings: Settings, jobs: Catalogue, use_inngest: bool) -> Iterator[tuple[str, str]]:
-    """The extras that an app's settings ask for, each with the reason; `use_inngest` says whether
-    its jobs' serverless sides count."""
+    """The extras that an app's settings need, each with the reason. `use_inngest` says whether the
+    serverless sides of its jobs count."""
     if (settings.database_url or "").startswith(("postgres://", "postgresql://")):
         yield "postgres", "DATABASE_URL is on Postgres"
     if settings.upstash_redis_rest_url is not None:
@@ -61,7 +61,7 @@ def needed(settings: Settings, jobs: Catalogue, use_inngest: bool) -> Iterator[t
 
 
 def require(extra: str, why: str) -> None:
-    """Raises SettingsError where a setting, said as `why`, needs an extra that is not installed."""
+    """Raise SettingsError where a setting (described by `why`) needs an extra that is missing."""
     lacking = missing(extra)
     if lacking is not None:
         raise SettingsError(f"{why}, but {lacking}")

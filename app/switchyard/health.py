@@ -1,4 +1,4 @@
-"""Liveness and readiness; the metrics beside them are in metrics.py."""
+"""Liveness and readiness. The metrics are in metrics.py."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 
 WAIT_SECONDS = 0.2
-"""How long an answer may be waited for."""
+"""How long a request waits for an answer."""
 FRESH_SECONDS = 1.0
 SILENT_SECONDS = 5.0
-"""After this a part that does not answer is no longer taken to be what it was."""
+"""After this, the last state of a part that does not answer no longer counts."""
 NO_ANSWER_YET = "unavailable: no answer yet"
 LOST_SECONDS = 60.0
-"""After this so is the thread that looks: a fork leaves it behind."""
+"""After this, the thread that looks is considered lost, as after a fork."""
 
 
 def blueprint(runtime: Runtime) -> Blueprint:
     """/healthz, /readyz and /metrics."""
     pages = Blueprint("switchyard_health", __name__)
     register_problems(pages)
-    written = f"ready:{secrets.token_hex(16)}"  # each process has a row of its own to lock
+    written = f"ready:{secrets.token_hex(16)}"  # each process locks a row of its own
 
     def database() -> None:
         nonces.renew(runtime.db, written, utcnow() + timedelta(hours=1))
@@ -48,7 +48,7 @@ def blueprint(runtime: Runtime) -> Blueprint:
     @pages.get("/readyz")
     def readyz() -> tuple[dict[str, Any], int]:
         parts = looks.seen()
-        # A queue that is unavailable is what the ledger is for: only the database decides.
+        # Only the database decides: the ledger covers for a queue that is unavailable.
         ready = parts["database"] == "ok"
         return {"ready": ready, "parts": parts}, 200 if ready else 503
 
@@ -62,24 +62,25 @@ def blueprint(runtime: Runtime) -> Blueprint:
 
 
 class Looks:
-    """What each part was last seen to be. Whoever asks has it looked at anew, each by one thread at
-    a time, and waits WAIT_SECONDS at most: what does not answer is what it was before."""
+    """The last known state of each part. A request has every part looked at again, by one thread
+    each at a time, and waits for WAIT_SECONDS at most. A part that does not answer keeps its state.
+    """
 
     def __init__(self, parts: Mapping[str, Callable[[], object]]) -> None:
         self._parts = parts
         self._seen: dict[str, str] = {}
         self._begun: dict[str, float] = {}
-        """Since when a part is being looked at."""
+        """Since when each part is being looked at."""
         self._ended = dict.fromkeys(parts, float("-inf"))
         self._change = threading.Condition()
 
     def up(self) -> dict[str, bool]:
-        """Whether each part was last seen to be there, without a wait; none before it answered."""
+        """Whether each part was last seen up, without a wait. None is up before it answers."""
         parts = self.seen(0.0)
         return {name: parts[name] == "ok" for name in parts if name in self._seen}
 
     def seen(self, wait_seconds: float = WAIT_SECONDS) -> dict[str, str]:
-        """Each part: `ok`, or `unavailable:` and why."""
+        """The state of each part: `ok`, or `unavailable:` and why."""
         now = time.monotonic()
         with self._change:
             for name in self._parts:
@@ -88,7 +89,7 @@ class Looks:
                 ):
                     self._begun[name] = now
                     threading.Thread(target=self._look, args=(name, now), daemon=True).start()
-            # Each look is waited for once, however many ask while it lasts.
+            # However many requests ask during a look, they wait for it only once.
             latest = max(self._begun.values(), default=now)
             self._change.wait_for(lambda: not self._begun, latest + wait_seconds - now)
             return {name: self._state(name) for name in self._parts}
@@ -105,7 +106,7 @@ class Looks:
             seen = "ok"
         except SwitchyardError as failure:
             seen = f"unavailable: {failure}"
-        except Exception as failure:  # noqa: BLE001 - whatever is wrong with a part is the answer
+        except Exception as failure:  # noqa: BLE001 - any error of a part is the answer
             seen = f"unavailable: {reason(failure)}"
         with self._change:
             if self._begun.get(name) == begun:

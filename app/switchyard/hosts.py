@@ -1,4 +1,4 @@
-"""The host's database as the layer uses it: its engine, or that of its Flask-SQLAlchemy."""
+"""The host's database as the layer uses it: the host's engine, or that of its Flask-SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # a module of jobs must not load Flask
     from flask import Flask
 
 DRIVERS = ("pysqlite", "psycopg", "psycopg2")
-"""Those that the layer has been tried with."""
+"""The drivers with which the layer was tested."""
 
 
 def engine_of(app: Flask, engine: Engine | None, db: Any) -> Engine | None:
     """The engine that the host passed, or that of its `db`, whose init_app() must come first.
 
-    Raises SettingsError where the layer cannot use it.
+    Raises SettingsError for one that the layer cannot use.
     """
     if db is not None:
         if engine is not None:
@@ -31,34 +31,34 @@ def engine_of(app: Flask, engine: Engine | None, db: Any) -> Engine | None:
     if engine is None:
         return None
     if not isinstance(engine, Engine) or engine.dialect.is_async:
-        raise SettingsError(f"Switchyard needs an Engine of SQLAlchemy, not {engine!r}")
+        raise SettingsError(f"Switchyard needs a SQLAlchemy Engine, not {engine!r}")
     if engine.dialect.driver not in DRIVERS:
         named = f"{engine.dialect.name}+{engine.dialect.driver}"
         raise SettingsError(f"{named} is not supported: give Switchyard SQLite or Postgres")
     if is_in_memory(engine.url) and not isinstance(engine.pool, StaticPool):
         raise SettingsError(
-            "SQLite in memory is another database in each connection: make the engine with "
+            "SQLite in memory is a separate database for each connection: create the engine with "
             "poolclass=StaticPool, or use a file"
         )
     return engine
 
 
 def is_in_memory(url: URL) -> bool:
-    """Whether it is SQLite, and the database is gone with its last connection."""
+    """Whether it is a SQLite database that is gone with its last connection."""
     if url.get_backend_name() != "sqlite":
         return False
     return (url.database or ":memory:") == ":memory:" or url.query.get("mode") == "memory"
 
 
 def like(host: Engine) -> Engine:
-    """An engine of our own that connects as `host` does, to the same database.
+    """A separate engine that connects to the same database as `host` does.
 
-    Its own, since what the layer needs must not change the host's: transactions that take SQLite's
-    write lock at once, statements that commit by themselves, and a connection for dispatch() while
-    a request holds the last one of the host's pool. How the host connects is asked of its pool, not
-    of its URL: that leaves out connect_args, a creator, and hooks that fetch a password.
+    It is separate because the host's must not change: the layer needs transactions that take
+    SQLite's write lock at once, statements that commit by themselves, and a connection for
+    dispatch() while a request holds the last one of the host's pool. It connects through the host's
+    pool, since the URL says nothing of connect_args, a creator, or hooks that fetch a password.
 
-    In-memory SQLite is all in the host's one connection: there it is that one.
+    SQLite in memory lives in the host's only connection, which is shared.
     """
     if is_in_memory(host.url):
         guest = _Guest(host)
@@ -72,10 +72,10 @@ def like(host: Engine) -> Engine:
 
 
 class _Guest:
-    """The one connection of an in-memory SQLite, which is the host's.
+    """The only connection of an in-memory SQLite database, which is the host's.
 
-    Only what is begun here is committed or taken back here: a savepoint where the host is in a
-    transaction, whose end is the host's to decide.
+    It commits or rolls back only what it began: a savepoint where the host is in a transaction,
+    whose end the host decides.
     """
 
     def __init__(self, host: Engine) -> None:
@@ -88,12 +88,12 @@ class _Guest:
 
     @property
     def _raw(self) -> Any:
-        pool = self._host.pool  # another one after the host's dispose()
+        pool = self._host.pool  # it is replaced by the host's dispose()
         assert isinstance(pool, StaticPool)
         return pool.connection.dbapi_connection
 
     def begin(self) -> None:
-        """Begin, with no other thread in between until it is over."""
+        """Begin, and keep other threads out until the end."""
         with ExitStack() as stack:
             stack.enter_context(self._lock)
             nested = self._raw.in_transaction
@@ -102,15 +102,15 @@ class _Guest:
             stack.pop_all()
 
     def commit(self) -> None:
-        """Commit what was begun last."""
+        """Commit what was last begun."""
         self._end("RELEASE switchyard", "COMMIT")
 
     def rollback(self) -> None:
-        """Take back what was begun last."""
+        """Roll back what was last begun."""
         self._end("ROLLBACK TO switchyard; RELEASE switchyard", "ROLLBACK")
 
     def close(self) -> None:
-        """It is the host's to close."""
+        """Do nothing: closing it is up to the host."""
 
     def _end(self, nested: str, outermost: str) -> None:
         if not self._nested:
@@ -121,6 +121,6 @@ class _Guest:
 
 
 def has_begun(connection: Connection) -> bool:
-    """Whether SQLite itself is in a transaction: the driver sends BEGIN late."""
+    """Whether SQLite itself is in a transaction, since the driver sends BEGIN late."""
     raw: Any = connection.connection.dbapi_connection
     return bool(raw.in_transaction)

@@ -1,5 +1,5 @@
-"""What every entrance over HTTP shares: who may call, a request's id, and errors as
-application/problem+json (RFC 9457) that say what was wrong, never how the code looks."""
+"""What all HTTP entrances share: who may call, a request's id, and errors as
+application/problem+json (RFC 9457), which say what was wrong and reveal nothing of the code."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 AGAIN_SECONDS = 5
-"""When to come again after the database could not be used."""
+"""The Retry-After of an answer that the database could not be used, in seconds."""
 REQUEST_ID, _REQUEST_ID = "X-Request-Id", "switchyard.request_id"
-"""The header, and where it is kept in the environment of the request."""
+"""The header, and the key in the request's environment."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._+/=:-]{1,128}")
 _PROXIED = re.compile(
     r"(?i)X-Forwarded.*|Forwarded.*|Via|X-Real-Ip|.*(Client|Connecting|User)-Ip|Cdn-Loop|Cf-.+"
@@ -43,14 +43,14 @@ _PROXIED = re.compile(
 def problem(
     status: int, title: str, detail: str, errors: Sequence[dict[str, str]] = ()
 ) -> Response:
-    """One problem document; `errors` names each misfit."""
+    """A problem document. `errors` lists each error in the input."""
     body: dict[str, object] = {"type": "about:blank", "title": title, "status": status}
     body |= {"detail": detail} | ({"errors": errors} if errors else {})
     return Response(json.dumps(body), status, content_type="application/problem+json")
 
 
 def refusal(failure: SwitchyardError) -> Response:
-    """What the product raised on purpose, as a problem document."""
+    """An error of the product's own as a problem document."""
     if failure.status >= 500:
         log.error("request failed: %s", failure)
     errors = failure.errors if isinstance(failure, BadInput) else ()
@@ -61,9 +61,9 @@ def refusal(failure: SwitchyardError) -> Response:
 
 
 def identify(app: Flask | Blueprint) -> None:
-    """Give each request of the app, or of one blueprint, an id: in its answer and its log lines.
+    """Give each request of the app, or of a blueprint, an id for its answer and its log lines.
 
-    The caller's own is taken where it can stand in a header and a log.
+    The caller's own id is used if it fits a header and a log.
     """
 
     @app.before_request
@@ -84,7 +84,7 @@ def identify(app: Flask | Blueprint) -> None:
 
 
 def traced(pages: Blueprint) -> None:
-    """Have each call of these pages be a span, where there are traces."""
+    """Trace each call of these pages as a span, where tracing is on."""
 
     @pages.before_request
     def begin() -> None:
@@ -103,13 +103,13 @@ def traced(pages: Blueprint) -> None:
 
 
 def register_problems(app: Flask | Blueprint) -> None:
-    """Answer every error of the app, or of one blueprint, as a problem document, under an id."""
+    """Answer every error of the app, or of a blueprint, with a problem document and an id."""
     identify(app)
     app.register_error_handler(SwitchyardError, refusal)
 
     @app.errorhandler(HTTPException)
     def http(failure: HTTPException) -> Any:
-        if failure.response is not None:  # a host's access check answers itself
+        if failure.response is not None:  # from a host's access check
             return failure.response
         return problem(failure.code or 500, failure.name, failure.description or failure.name)
 
@@ -124,12 +124,12 @@ def register_problems(app: Flask | Blueprint) -> None:
     @app.errorhandler(Exception)
     def unexpected(failure: Exception) -> Response:
         log.exception("request failed")
-        detail = "the server could not answer; its log says why"
+        detail = "the server failed; its log says why"
         return problem(500, "Internal error", detail)
 
 
 def read(model: type[M], value: Any) -> M:
-    """What came from outside as `model`. Raises BadInput, which names every misfit."""
+    """Input from outside as a `model`. Raises BadInput, which lists every error in it."""
     try:
         return model.model_validate(value)
     except ValidationError as failure:
@@ -154,8 +154,8 @@ def read_body(model: type[M], signed: str | None = None) -> M:
 
 
 def require_admin(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized unless the request carries ADMIN_TOKEN, or comes from this machine in
-    local mode (with a loopback Host, so that no page of another site can be behind it)."""
+    """Raise Unauthorized unless the request has ADMIN_TOKEN or, in local mode, comes from this
+    machine (with a loopback Host, so that no page of another site can be behind it)."""
     given = bearer(request)
     if given is not None and settings.admin_token is not None:
         if is_secret(given, settings.admin_token):
@@ -167,31 +167,31 @@ def require_admin(request: Request, settings: Settings) -> None:
 
 
 def require_here(request: Request, settings: Settings, served: bool) -> None:
-    """Raises Unauthorized unless it is `served` at all, and the caller is on this machine."""
+    """Raise Unauthorized unless this is `served` at all and the caller is on this machine."""
     if not (served and from_here(request, settings)):
         raise Unauthorized("served in local mode only, to callers on this machine")
 
 
 def is_secret(given: str, secret: SecretStr | None) -> bool:
-    """Whether that is the secret, in the same time whatever is wrong with it."""
+    """Whether it is the secret. The comparison takes the same time whatever is wrong."""
     wanted = "" if secret is None else secret.get_secret_value()
     return hmac.compare_digest(given.encode(), wanted.encode()) and wanted != ""
 
 
 def bearer(request: Request) -> str | None:
-    """The token of its Authorization header."""
+    """The token in the request's Authorization header."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else None
 
 
 def is_proxied(request: Request) -> bool:
-    """Whether a proxy says that it passed this on."""
+    """Whether a proxy declares that it forwarded the request."""
     return any(map(_PROXIED.fullmatch, request.headers.keys()))
 
 
 def client_address(request: Request, settings: Settings) -> str | None:
-    """Who sent the request: as the first of TRUSTED_PROXIES saw it, else whoever is connected.
-    None where that is a proxy, which many share."""
+    """The client's address, as the first of TRUSTED_PROXIES saw it, or else that of the connection.
+    None where that is a proxy's, which many clients share."""
     seen = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
     if 0 < settings.trusted_proxies <= len(seen):
         return seen[-settings.trusted_proxies]
@@ -199,8 +199,8 @@ def client_address(request: Request, settings: Settings) -> str | None:
 
 
 def from_here(request: Request, settings: Settings) -> bool:
-    """Whether the request comes from this machine, through no proxy, and from no page of another
-    site."""
+    """Whether the request comes from this machine, and neither through a proxy nor from a page of
+    another site."""
     if settings.trusted_proxies or is_proxied(request):
         return False
     # nginx names nobody by itself, and calls with its own idea of a Host; but it speaks this.

@@ -1,4 +1,4 @@
-"""Declaring a job, and the catalogue: tasks, functions, clocks and tables are built from it."""
+"""The declaration of a job, and the catalogue from which tasks, functions and clocks are made."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from app.switchyard.cron import portable
 from app.switchyard.errors import PayloadInvalid, SettingsError, UnknownJob, did_you_mean
 
 DEFAULT_GAPS = (10.0, 30.0, 120.0, 600.0)
-"""Seconds between the five attempts of a step, on every backend."""
+"""The seconds between the five attempts at a step, on every backend."""
 SERVERLESS = ("inngest", "qstash")
 CLOCK_LEAD = timedelta(seconds=2)
-"""How far ahead of ours another clock may tick."""
+"""How far another clock may be ahead of ours."""
 _TINY = timedelta(milliseconds=1)
 DECLARED = "switchyard_job"
 """The attribute of a body that holds its declaration."""
-# QStash takes no others for schedules and flow control keys, which jobs give their names to.
+# QStash accepts no others in the names of schedules and flow control keys, which are jobs' names.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class IfUnknown(StrEnum):
-    """What becomes of a `step.once` whose outcome nobody knows."""
+    """What to do about a `step.once` whose outcome nobody knows."""
 
     RECORD = "record"
-    """It is on record as unknown and never repeated: at most once."""
+    """Record it as unknown and never repeat it: at most once."""
     REPEAT = "repeat"
-    """It is tried again like one that failed: at least once, and maybe twice."""
+    """Retry it like one that failed: at least once, and perhaps twice."""
 
 
 class JobPayload(BaseModel):
-    """Base of all payload models: camelCase on the wire, snake_case accepted too."""
+    """The base of all payload models: camelCase on the wire, with snake_case accepted too."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
@@ -56,12 +56,12 @@ class Empty(JobPayload):
 
 
 class Missed(StrEnum):
-    """What is made up once a clock is back after none was up."""
+    """Which missed ticks are made up once a clock is running again."""
 
     ALL = "all"
-    """Each tick, where every one means work of its own."""
+    """Every tick, where each one means work of its own."""
     LAST = "last"
-    """Only the last one, where one run does what the missed ones would have done."""
+    """Only the last one, where a single run does the work of all missed ones."""
 
 
 M = TypeVar("M", bound=JobPayload)
@@ -69,39 +69,40 @@ M = TypeVar("M", bound=JobPayload)
 
 @dataclass(frozen=True, slots=True)
 class Legacy:
-    """What old call sites enqueue in a job's place: see docs/old-call-sites.md."""
+    """What old call sites enqueue instead of the job: see docs/old-call-sites.md."""
 
     function: str
-    """Its dotted path, as they enqueue it."""
+    """The function's dotted path, as they enqueue it."""
     payload: Callable[..., Payload] | None = None
-    """Makes the payload of the arguments they pass; by default the function's parameters are named
-    as the payload's fields are."""
+    """Builds the payload from the arguments they pass. By default the function's parameters have
+    the same names as the payload's fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
     """How a job's plan is compared with what its live run did. Both sides are JSON objects.
 
-    A plan that is compared must be stable: it says what a run would leave behind, the same before,
-    during and after that run. And it only reads: what it wrote would lock out its live run, so that
-    its transaction refuses it.
+    Such a plan must be stable: before, during and after a run it gives the same answer to what the
+    run would leave behind. It may only read: its transaction refuses writes, which would lock out
+    the live run.
     """
 
     outcome: Callable[[Session, Any, Any], dict[str, Any]] | None = None
-    """What a live run with this payload and this result left behind; default: its result. Reads
-    only, as the plan does."""
+    """What a live run with this payload and result left behind: by default, its result. Like the
+    plan, it may only read."""
     planned: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """What of the plan is compared; default: all of it."""
+    """The part of the plan that is compared: by default, all of it."""
     ignore: tuple[str, ...] = ()
-    """Fields not compared, with all below them: `a.b`, a list's by number, `*` for any."""
+    """Fields that are not compared, with everything below them: `a.b`, numbers in lists, `*` for
+    any."""
     tolerance: Mapping[str, float] = field(default_factory=dict)
-    """By how much numbers may differ, by field as above."""
+    """By how much numbers may differ, for fields written as above."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class job(Generic[M]):
-    """Declares a job: how it is named, triggered, run and retried. The decorated function is
-    its body and stays callable as it is."""
+    """Declares a job: how it is named, triggered, run and retried. The decorated function is its
+    body, and can still be called directly."""
 
     name: str = field(kw_only=False)
     event: str
@@ -111,28 +112,29 @@ class job(Generic[M]):
     """Five-field cron, UTC."""
     attempts: int = 5
     gaps: tuple[float, ...] = DEFAULT_GAPS
-    """Seconds before the second, third, … attempt; the last one repeats."""
+    """The seconds before the second, third, … attempt. The last one repeats."""
     concurrency: int | None = None
-    """How many runs at once, over all backends together."""
+    """How many runs may be running at once, over all backends together."""
     serverless: str = "inngest"
     timeout: float = 600.0
-    """Seconds one slice may take on a worker."""
+    """How long a slice may take on a worker, in seconds."""
     key: Callable[[M], str | None] | None = None
-    """What makes two payloads the same intent, where the payload says it."""
+    """Derives the key from the payload: two payloads with the same key mean the same run."""
     tick: Callable[[datetime], Payload] | None = None
-    """The payload of a scheduled occurrence."""
+    """Builds the payload of a scheduled occurrence."""
     missed: Literal["all", "last"] | Missed = "all"
-    """Which of its ticks are made up that came while no clock was there."""
+    """Which ticks are made up that were missed while no clock was running."""
     ramp_by: str | None = None
-    """The payload field that places a run in a ramp (a creator stays on one side); default: key."""
+    """The payload field that places a run in a ramp, so that a creator stays on one side. The
+    default is the key."""
     plan: Callable[[Session, M, datetime], dict[str, Any]] | None = None
-    """What a run with this payload would do now, as JSON; its transaction is rolled back."""
+    """What a run with this payload would do now, as JSON. Its transaction is rolled back."""
     shadow: Shadow = Shadow()
     delay: Callable[[M], timedelta | None] | None = None
-    """How long after its dispatch a run is due, where the payload says it."""
+    """How long after its dispatch a run is due, where that depends on the payload."""
     if_unknown: IfUnknown = IfUnknown.RECORD
     legacy: str | Legacy | None = None
-    """The function that old call sites enqueue in its place."""
+    """The function that old call sites enqueue instead."""
 
     def __call__(self, body: Callable[[Context, M], Any]) -> Callable[[Context, M], Any]:
         said: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -146,7 +148,7 @@ class job(Generic[M]):
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec(job[Any]):
-    """One job of the catalogue: what it says of itself, and its body."""
+    """A job of the catalogue: its declaration and its body."""
 
     payload: type[JobPayload]
     body: Callable[[Context, Any], Any]
@@ -156,13 +158,13 @@ class JobSpec(job[Any]):
 
     @property
     def origin(self) -> str:
-        """What it was declared from: a job of one origin may be declared again."""
+        """Where it was declared. A job may be declared again from the same place."""
         return self.file if self.legacy is None else f"{self.legacy.function} ({self.file})"
 
     def parse(self, payload: Payload | None, *, strict: bool = True) -> JobPayload:
-        """The payload as the job's model. Raises PayloadInvalid with each misfit.
+        """The payload as the job's model. Raises PayloadInvalid, which lists every error.
 
-        Not strict, unknown fields are left out: an older or newer version of the code wrote them.
+        Without `strict`, unknown fields, which another version of the code wrote, are left out.
         """
         raw = payload.model_dump() if isinstance(payload, BaseModel) else dict(payload or {})
         try:
@@ -172,16 +174,16 @@ class JobSpec(job[Any]):
             raise PayloadInvalid.misfits(f"{self.name}: ", misfits, under="#/data") from None
 
     def backend_for(self, backend: str) -> str:
-        """Which backend does it as the child of a run on `backend`: the same one, but Inngest
-        has functions only for the jobs whose own it is."""
+        """The backend for a child of a run on `backend`: the same one, except that Inngest has
+        functions only for its own jobs."""
         return self.serverless if backend == "inngest" else backend
 
     def gap(self, attempt: int) -> timedelta:
-        """The wait after the failed try number `attempt` (from 1)."""
+        """The wait after failed attempt number `attempt`, from 1."""
         return timedelta(seconds=self.gaps[min(attempt, len(self.gaps)) - 1])
 
     def occurrences(self, after: datetime, until: datetime) -> list[datetime]:
-        """The scheduled times in (after, until], UTC whatever the machine's zone."""
+        """The scheduled times in (after, until], in UTC whatever the machine's zone."""
         if self.schedule is None:
             return []
         found: list[datetime] = []
@@ -213,7 +215,7 @@ class Catalogue(Mapping[str, JobSpec]):
         self._jobs: dict[str, JobSpec] = {}
         self._legacy: dict[str, JobSpec] = {}
         self.caps: dict[str, int] = {}
-        """How many runs at once, of the jobs that have such a cap."""
+        """The concurrency caps, by job, of those that have one."""
 
     def __getitem__(self, name: str) -> JobSpec:
         try:
@@ -223,7 +225,7 @@ class Catalogue(Mapping[str, JobSpec]):
             raise UnknownJob(f"no job {name!r}{hint}; there are: {names}") from None
 
     def get(self, name: str, default: Any = None, /) -> Any:
-        """The job, or `default`: the ledger may know jobs that this code has forgotten."""
+        """The job, or `default`. The ledger may have jobs that this code no longer knows."""
         return self._jobs.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
@@ -245,11 +247,11 @@ class Catalogue(Mapping[str, JobSpec]):
         raise UnknownJob(f"no job for event {event!r}{hint}; there are: {', '.join(events)}")
 
     def legacy(self) -> Mapping[str, JobSpec]:
-        """The jobs that took the place of functions, by their dotted paths."""
+        """The jobs that replaced functions, by the functions' dotted paths."""
         return self._legacy
 
     def add(self, spec: JobSpec) -> None:
-        """Declare a job. Raises SettingsError where its name or event is taken or it is unsound."""
+        """Declare a job. Raises SettingsError where it is unsound or its name or event is taken."""
         known = self._jobs.get(spec.name)
         if known is not None and known.origin != spec.origin:
             raise SettingsError(
@@ -288,13 +290,13 @@ class Catalogue(Mapping[str, JobSpec]):
 
 
 Jobs = str | ModuleType | JobSpec | Callable[..., Any]
-"""What names jobs: a module, by its dotted path or as it is, or one job's declaration or body."""
+"""What stands for jobs: a module or its dotted path, or a job's declaration or body."""
 
 
 def load(jobs: str | Iterable[Jobs]) -> Catalogue:
-    """A catalogue of `jobs`, in their order; a text is comma-separated modules.
+    """A catalogue of `jobs`, in their order. A string lists modules, separated by commas.
 
-    Raises SettingsError where there is no such module, or nothing is declared there.
+    Raises SettingsError where a module does not exist or declares nothing.
     """
     catalogue = Catalogue()
     for named in jobs.split(",") if isinstance(jobs, str) else jobs:
@@ -319,8 +321,8 @@ def _declared(named: Jobs) -> list[JobSpec]:
 
 
 def _is_of(module: ModuleType, value: object) -> bool:
-    """Whether the module declares it itself, and does not import it from another."""
-    # By its type: a proxy such as Flask's current_app raises whatever else it is asked.
+    """Whether the module itself declares it, rather than importing it."""
+    # Judged by its type: a proxy such as Flask's current_app raises at any other question.
     if type(value) is JobSpec:
         return True
     own = type(value) is FunctionType and value.__module__ == module.__name__

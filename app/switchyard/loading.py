@@ -1,4 +1,4 @@
-"""The Flask app of a process that no web server made: a worker's, or a script's."""
+"""The Flask app of a process that no web server started, such as a worker or a script."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def process_runtime() -> Runtime:
-    """The runtime at work; where the process has none yet, its app is loaded.
+    """The current runtime. Loads the app where the process has none yet.
 
-    Raises SettingsError where there is no app, SwitchyardError where it cannot be said which.
+    Raises SettingsError where there is no app, and SwitchyardError where there are several.
     """
     if not runtime.installed():
         runtime.install(load_app().extensions[runtime.EXTENSION])
@@ -25,7 +25,7 @@ def process_runtime() -> Runtime:
 
 
 def load_app() -> Flask:
-    """The current app, or else the one that `flask` would use here, loaded once a process.
+    """The current app, or else the one that `flask` would use here, loaded once per process.
 
     Raises SettingsError where there is none, or its settings are wrong.
     """

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, with the run they belong to."""
+"""Structured logs on standard error: one JSON object a line, with the run it belongs to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.switchyard.errors import SettingsError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-"""What every record has; the rest is what its caller gave as `extra`."""
+"""The attributes of every record. All others were passed as `extra`."""
 _bound: ContextVar[Mapping[str, object]] = ContextVar(
     "switchyard_logs", default=MappingProxyType({})
 )
@@ -24,7 +24,7 @@ _bound: ContextVar[Mapping[str, object]] = ContextVar(
 
 @contextmanager
 def bound(**values: object) -> Iterator[None]:
-    """Have each log line that is written inside the block show these values."""
+    """Add these values to each log line that is written inside the block."""
     token = _bound.set({**_bound.get(), **values})
     try:
         yield
@@ -33,7 +33,7 @@ def bound(**values: object) -> Iterator[None]:
 
 
 def bind(**values: object) -> None:
-    """Have each log line from now on show these values, until they are unbound."""
+    """Add these values to each log line from now on, until they are unbound."""
     _bound.set({**_bound.get(), **values})
 
 
@@ -43,16 +43,16 @@ def unbind(name: str) -> None:
 
 
 def values() -> Mapping[str, object]:
-    """What log lines show now."""
+    """The values that are added to log lines now."""
     return _bound.get()
 
 
 class Bound(logging.Filter):
-    """Gives each record what is bound as attributes of its own, for the formatters of a handler:
-    `request_id`; `run_id`, `job`, `backend`, `epoch`, `step` and `trace_id` while a run is done."""
+    """Gives each record the bound values as attributes, for a handler's formatters: `request_id`,
+    and during a run `run_id`, `job`, `backend`, `epoch`, `step` and `trace_id`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """See logging; no record is left out."""
+        """See logging. No record is dropped."""
         for name, value in _bound.get().items():
             vars(record).setdefault(name, value)
         return True
@@ -62,7 +62,7 @@ class Lines(logging.Formatter):
     """A record as one JSON object on one line."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, object]:
-        """What the line says, by name."""
+        """The fields of the line."""
         at = (
             datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="microseconds")
@@ -81,7 +81,7 @@ class Lines(logging.Formatter):
 
 
 class Readable(Lines):
-    """A record as a line for a person, its traceback below."""
+    """A record as a line for people, followed by its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging."""
@@ -92,9 +92,9 @@ class Readable(Lines):
 
 
 def configure() -> None:
-    """Route every logger of the process through one JSON handler; on a terminal, readable lines.
+    """Route every logger of the process through one handler: JSON, or readable on a terminal.
 
-    LOG_LEVEL says from which level on. Raises SettingsError where it is none.
+    LOG_LEVEL sets the least level. Raises SettingsError where it is not a level.
     """
     level = (os.environ.get("LOG_LEVEL") or "INFO").upper()
     if level not in LEVELS:
@@ -105,6 +105,6 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Their lines of success come once per job or call, and carry URLs with keys in their paths.
+    # They log each successful job or call, with URLs whose paths may contain keys.
     for name in ("rq.worker", "httpx", "httpcore", "urllib3", "werkzeug", "stripe"):
         logging.getLogger(name).setLevel(logging.WARNING)

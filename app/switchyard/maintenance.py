@@ -1,5 +1,5 @@
-"""The layer's own jobs: the relay for where no process of its own can run, retention, the comparing
-of live runs with their shadows, and the canary of `cutover verify`."""
+"""The layer's own jobs: a relay for platforms where no relay process can run, retention, the
+comparison of live runs with their shadows, and the canary of `cutover verify`."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ PRUNES: dict[str, Prune] = {
     "nonces": prune_nonces,
 }
 MOST = 500
-"""Batches a day, as Inngest takes no more than 1,000 steps of one run; the rest goes tomorrow."""
+"""How many batches a day. Inngest allows 1,000 steps in a run; the rest is left to tomorrow."""
 LONGEST_PAUSE = timedelta(hours=1)
 PATIENCE = timedelta(hours=48)
-"""How long a live run is waited for: a pay day that waits for funds takes a day."""
+"""How long to wait for a live run. A pay day that waits for funds takes a day."""
 
 
 @job("relay-sweep", event="runs.relay", payload=Empty, queue="maintenance", attempts=1)
 def relay_sweep(ctx: Context, _payload: Empty) -> dict[str, int]:
-    """One sweep, a look for ticks that no clock proposed, and one of the guardrail. It has no step:
-    it may be repeated at will, and beside any other relay."""
+    """One sweep of the relay, one look for missed ticks, and one look by the guardrail. It has no
+    steps, since it may be repeated at will, beside any other relay."""
     runtime = current()
     catch_up(runtime, ctx.now())
     return {**asdict(sweep(runtime.store)), "stepped_back": len(guardrail.look(runtime))}
@@ -54,9 +54,9 @@ def relay_sweep(ctx: Context, _payload: Empty) -> dict[str, int]:
     missed="last",  # it deletes all that is old
 )
 def prune_ledger(ctx: Context, _payload: Empty) -> dict[str, int]:
-    """Delete what has been done with for RETENTION_DAYS and no promise needs, a batch a step; how
-    many rows. The row of a run stays, shadows apart: `(job, key)` is what makes a repeat of its
-    intent harmless, a year later too. Money is never touched."""
+    """Delete what ended RETENTION_DAYS ago and no promise needs, one batch a step. Returns how many
+    rows were deleted. Rows of runs stay, apart from shadows: `(job, key)` keeps the same request
+    harmless a year later. Money is never touched."""
     days = current().settings.retention_days
     before, left = ctx.created_at - timedelta(days=days), MOST if days else 0
     gone = dict.fromkeys(PRUNES, 0)
@@ -69,7 +69,7 @@ def prune_ledger(ctx: Context, _payload: Empty) -> dict[str, int]:
 
 
 class Shadowed(JobPayload):
-    """A live run."""
+    """Names a live run."""
 
     run_id: str = Field(min_length=1, max_length=32)
 
@@ -82,7 +82,7 @@ class Shadowed(JobPayload):
     key=lambda payload: payload.run_id,
 )
 def shadow_compare(ctx: Context, payload: Shadowed) -> dict[str, Any]:
-    """Plan what the live run does, wait for its end, and compare the two."""
+    """Plan what the live run should do, wait for its end, and compare the two."""
     found = ctx.step.run("plan", shadow.plan, ctx, payload.run_id)
     waited, pause, number = timedelta(0), timedelta(seconds=1), 0
     while not found["done"]:
@@ -94,7 +94,7 @@ def shadow_compare(ctx: Context, payload: Shadowed) -> dict[str, Any]:
 
 
 class Canary(JobPayload):
-    """What it sings."""
+    """The canary's payload."""
 
     song: str
 
@@ -105,5 +105,5 @@ def sing(_tx: Session, song: str) -> str:
 
 @job("canary", event="runs.canary", payload=Canary, queue="maintenance", gaps=(1.0,), attempts=3)
 def canary(ctx: Context, payload: Canary) -> dict[str, str]:
-    """One step, and the name of the side it was done on."""
+    """Do one step. Returns the name of the side that did it."""
     return {"song": ctx.step.run("sing", sing, payload.song), "backend": ctx.backend}

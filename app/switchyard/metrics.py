@@ -1,4 +1,4 @@
-"""/metrics: what the ledger says of runs, sides and processes at the moment of a scrape."""
+"""/metrics: the state of runs, sides and processes in the ledger at the moment of a scrape."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COUNTERS = {
     RESENDS: ("resends", "Runs sent again, since their backend had lost them.", None),
     "handoffs": ("handoffs", "Runs that left this backend for another one.", "to"),
 }
-"""By tally: the metric's name, what it says, and its label beside job and backend."""
+"""For each tally: the metric's name, its help, and its label beside job and backend."""
 HISTOGRAMS = {
     "wait": ("queue_wait", "From due to claimed, of runs that ended and were never given back."),
     "took": ("run", "From its first claim to its end, of runs that ended."),
@@ -58,7 +58,7 @@ UNEXPLAINED = (
 
 
 def answer(runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> Response:
-    """The answer to a scrape; `up` says of each part whether it answered when it was last asked.
+    """The answer to a scrape. `up` says whether each part answered when it was last asked.
 
     Raises Unauthorized where the scraper does not send METRICS_TOKEN.
     """
@@ -72,13 +72,13 @@ def answer(runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> Response:
 
 
 class Ledger(Collector):
-    """What the ledger says: no process keeps a count of its own, and all of them say the same."""
+    """Metrics from the ledger. No process has counters of its own, so all report the same."""
 
     def __init__(self, runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> None:
         self._runtime, self._up = runtime, up
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics; while the database does not answer, only what is up."""
+        """All metrics, or only what is up while the database does not answer."""
         sides = {(name,): up for name, up in self._up().items()}
         database = [((), up) for name, up in sides.items() if name == ("database",)]
         what = "Whether the database could be written to when it was last tried."
@@ -89,8 +89,8 @@ class Ledger(Collector):
         now = self._runtime.store.clock()
         try:
             counted.count(self._runtime.db, list(self._runtime.catalogue), now)
-        except SQLAlchemyError as failure:  # it may be read-only, or its disk full
-            log.warning("not counted on", extra={"reason": reason(failure)})
+        except SQLAlchemyError as failure:  # the database may be read-only, or its disk full
+            log.warning("tallies not brought up to date", extra={"reason": reason(failure)})
         try:
             yield from [*self._runs(now), *self._jobs(), *self._processes(now), *self._tallied()]
         except SQLAlchemyError as failure:
@@ -108,9 +108,9 @@ class Ledger(Collector):
                 oldest[side] = max((now - row.oldest).total_seconds(), oldest.get(side, 0.0))
         counts = (((row.job, row.backend, row.status), row.runs) for row in opened)
         yield family("open_runs", "Runs that have not ended.", [*SIDE, "status"], counts)
-        what = "Runs that were due a minute ago and that nobody has claimed."
+        what = "Runs that have been due for a minute and that nobody has claimed."
         yield family("overdue_runs", what, SIDE, overdue.items())
-        what = "For how long the oldest overdue run has been due."
+        what = "How long the oldest overdue run has been due."
         yield family("overdue_oldest_seconds", what, SIDE, oldest.items())
 
     def _jobs(self) -> Iterator[Metric]:
@@ -121,15 +121,15 @@ class Ledger(Collector):
         legacy = {job: StageRow(job, Stage.LEGACY, None, 0) for job in jobs}
         rows = (legacy | {row.job: row for row in current_stages(self._runtime.db)}).values()
         stages = (((row.job, row.stage), 1) for row in rows)
-        yield family("stage", "1 for the stage that a job is in.", ["job", "stage"], stages)
+        yield family("stage", "1 for the stage of a job.", ["job", "stage"], stages)
         percents = (((row.job,), _percent(row)) for row in rows)
-        what = "The share of new keys that a job's stage sends to its serverless side."
+        what = "The share of new keys that a job's stage sends to the serverless side."
         yield family("stage_percent", what, ["job"], percents)
         none = {(job,): 0 for job in jobs}
-        what = "Shadows that differ from their live runs and that nobody has explained."
+        what = "Shadows that differ from their live runs without an explanation."
         unexplained = none | {(job,): number for job, number in wrong}
         yield family("parity_unexplained", what, ["job"], unexplained.items())
-        what = "Steps back that jobs made by themselves."
+        what = "Automatic steps back by the guardrail."
         steps = none | {(job,): number for job, number in stepped}
         yield family("guardrail_steps", what, ["job"], steps.items(), CounterMetricFamily)
 
@@ -137,13 +137,13 @@ class Ledger(Collector):
         listed = processes.listed(self._runtime.db, now)
         alive = Counter(one["kind"] for one in listed if one["alive"])
         rows = (((kind,), alive[kind]) for kind in KINDS)
-        yield family("processes", "Processes that said lately that they live.", ["kind"], rows)
+        yield family("processes", "Processes with a recent heartbeat.", ["kind"], rows)
 
     def _tallied(self) -> Iterator[Metric]:
         counts: dict[str, dict[tuple[str, str], dict[str, float]]] = {
             name: defaultdict(dict) for name in (*COUNTERS, *HISTOGRAMS)
         }
-        for spec in self._runtime.catalogue.values():  # a rate is seen from the first one on
+        for spec in self._runtime.catalogue.values():  # so that a rate counts from the first one
             sides = LEGACY_BACKEND, spec.serverless
             for backend, other in (sides, sides[::-1]):
                 side = spec.name, backend
@@ -181,7 +181,7 @@ def family(
     rows: Iterable[tuple[Iterable[Any], float]],
     kind: type[GaugeMetricFamily | CounterMetricFamily] = GaugeMetricFamily,
 ) -> Metric:
-    """One metric of these rows: the values of its labels, and its own."""
+    """A metric made of rows, each with the values of its labels and its own value."""
     made = kind(f"switchyard_{name}", what, labels=labels)
     for values, number in rows:
         made.add_metric([str(value) for value in values], number)

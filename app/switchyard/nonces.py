@@ -1,4 +1,4 @@
-"""What is good once, or no longer: each is kept until it would have ended by itself."""
+"""Nonces: what is valid only once, or no longer. Each is kept until it would have expired."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.switchyard.runs.retention import Page
 
 
 class Nonce(Base):
-    """A signed call that was taken, or a session that was ended."""
+    """A signed call that was accepted, or a session that was ended."""
 
     __tablename__ = "switchyard_nonces"
 
@@ -37,7 +37,7 @@ def used_for(db: Database, nonce: str) -> str | None:
 
 
 def use(db: Database, nonce: str, value: str, expires_at: datetime) -> str:
-    """Use `nonce` for `value`, unless it was used before; what it was first used for."""
+    """Use `nonce` for `value`, unless it was used before. Returns what it was first used for."""
     row = {"id": nonce, "value": value, "expires_at": expires_at}
     with db.autocommit() as connection:
         connection.execute(_INSERT[connection.dialect.name], row)
@@ -46,7 +46,7 @@ def use(db: Database, nonce: str, value: str, expires_at: datetime) -> str:
 
 
 def renew(db: Database, nonce: str, expires_at: datetime) -> None:
-    """Write `nonce`, again and again: it shows that the database can be written to."""
+    """Write `nonce` again, which shows that the database can be written to."""
     row = {"id": nonce, "value": "", "expires_at": expires_at}
     with db.autocommit() as connection:
         insert = INSERT[connection.dialect.name](cast(Table, Nonce.__table__))
@@ -55,6 +55,6 @@ def renew(db: Database, nonce: str, expires_at: datetime) -> None:
 
 
 def prune_nonces(tx: Session, _before: datetime, _after: str) -> Page:
-    """Delete those that have expired, however long ago."""
+    """Delete all that have expired."""
     gone = delete(Nonce).where(Nonce.expires_at < utcnow())
     return tx.connection().execute(gone).rowcount, None

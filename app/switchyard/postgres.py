@@ -1,5 +1,5 @@
-"""Connections to Postgres, whatever lies between: a pooler, a server that closes them or has none
-left, a table that is altered while they are open."""
+"""Connections to Postgres that survive a pooler, a server that closes them or has none left, and
+a table that is altered while they are open."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 SURE_SECONDS = 30.0
-"""How long an idle connection is taken to be alive that shows no sign of its end."""
+"""How long an idle connection is trusted to be alive without a check."""
 WAIT_SECONDS = 20.0
-"""How long a connection is waited for that others have."""
+"""How long to wait for a connection that others are using."""
 _LOOK_SECONDS = 0.05
 _IDLE = "switchyard_idle_since"
 _FULL = re.compile(r"too many (connections|clients)|connection slots|no more connections")
-"""What a server or a pooler says that has no connection left; libpq keeps no code of it."""
+"""The messages of a server or pooler without free connections, for which libpq has no code."""
 _STALE = ("0A000", "26000", "42P05")
-"""SQLSTATE of a prepared statement whose table has changed, that is gone, or is another's."""
+"""The SQLSTATEs of a prepared statement that is gone or another's, or whose table has changed."""
 
 
 class PatientPool(QueuePool):
-    """A pool that waits where the server has no connection left, as where it has none itself."""
+    """A pool that also waits where the server has no connection left, as it does for its own."""
 
     def connect(self) -> PoolProxiedConnection:
         """See SQLAlchemy."""
@@ -36,22 +36,22 @@ class PatientPool(QueuePool):
             except Exception as failure:
                 if not _FULL.search(str(failure)) or time.monotonic() > until:
                     raise
-            time.sleep(_LOOK_SECONDS)  # one of our own may come back before the server has one
+            time.sleep(_LOOK_SECONDS)  # meanwhile one of our own may become free
 
 
 def listen(engine: Engine, *, prepare: bool) -> None:
-    """Have the engine's connections hold whatever happens to them."""
+    """Make the engine's connections recover from whatever happens to them."""
     dialect = engine.dialect
 
     def check(raw: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        # A round trip for each use would be a tenth of dispatch(); a closed socket shows for free.
+        # A round trip per use would cost a tenth of dispatch(). A closed socket shows for free.
         idle = time.monotonic() - record.info.get(_IDLE, time.monotonic())
         if idle < SURE_SECONDS and not _has_news(raw, dialect.loaded_dbapi.Error):
             return
         try:
             dialect.do_ping(raw)
         except dialect.loaded_dbapi.Error:
-            raise InvalidatePoolError from None  # its like is gone too: a new one is opened
+            raise InvalidatePoolError from None  # the others are gone too, so new ones are opened
 
     def rest(_raw: Any, record: ConnectionPoolEntry) -> None:
         record.info[_IDLE] = time.monotonic()
@@ -77,8 +77,8 @@ def _prepare_nothing(raw: Any, _record: ConnectionPoolEntry) -> None:
 
 
 def _prepare_if_direct(raw: Any, record: ConnectionPoolEntry) -> None:
-    """Prepare nothing through a pooler: the next transaction may be on another connection, where
-    the same name is somebody else's statement. A pooler has keys of its own to cancel by."""
+    """Prepare nothing through a pooler: the next transaction may use another connection, where the
+    same name is somebody else's statement. A pooler is known by its own cancel keys."""
     with raw.cursor() as cursor:
         server = cursor.execute("SELECT pg_backend_pid()").fetchone()[0]
     raw.rollback()
@@ -87,9 +87,9 @@ def _prepare_if_direct(raw: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _execute(cursor: Any, statement: str, parameters: Any, _context: object) -> bool:
-    """Only what commits by itself is prepared: of that, what could not be done is done again."""
+    """Prepare only statements that commit by themselves, since these are retried after an error."""
     raw = cursor.connection
-    if isinstance(getattr(cursor, "name", None), str):  # the server's own, which is never prepared
+    if isinstance(getattr(cursor, "name", None), str):  # server-side: never prepared
         return False
     try:
         cursor.execute(statement, parameters, prepare=None if raw.autocommit else False)

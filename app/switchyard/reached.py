@@ -1,4 +1,4 @@
-"""This app as others reach it, at BACKEND_URL: for checks, the layer's own and a host's."""
+"""Calls this app at BACKEND_URL, as others reach it, for the layer's checks and a host's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANSWER_SECONDS = 4.0
 
 
 def is_refused(runtime: Runtime, path: str) -> bool:
-    """Whether a call of this app that nobody signed is refused.
+    """Whether this app refuses an unsigned call.
 
     Raises CheckFailed and BackendUnavailable where the app cannot be called from here.
     """
@@ -23,7 +23,7 @@ def is_refused(runtime: Runtime, path: str) -> bool:
 
 
 def called(runtime: Runtime, method: str, path: str) -> requests.Response:
-    """What this app answers. Raises as is_refused does."""
+    """The app's answer. Raises as is_refused does."""
     import requests
 
     base = runtime.settings.backend_url

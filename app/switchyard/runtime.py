@@ -1,4 +1,4 @@
-"""What one Flask app works with: built by Switchyard.init_app(), looked up by dispatch()."""
+"""The runtime of a Flask app, which Switchyard.init_app() builds and dispatch() looks up."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.store import RunStore
 from flags import Flags
 
-if TYPE_CHECKING:  # who only dispatches need not load Alembic
+if TYPE_CHECKING:  # a process that only dispatches need not load Alembic
     from app.switchyard.branch import Branch
 
 EXTENSION = "switchyard"
-"""The key of `app.extensions` under which an app's runtime is."""
+"""The key of an app's runtime in `app.extensions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Check:
 
     name: str
     look: Callable[[Runtime], str]
-    """Says what was seen; raises CheckFailed where it is not as it must be."""
+    """Returns what it saw. Raises CheckFailed where that is wrong."""
     fix: str
-    """What to do then."""
+    """What to do about a failure."""
     seconds: float = 10.0
-    """How long it may take."""
+    """How long the check may take."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -51,15 +51,15 @@ class Runtime:
     engine: Engine
     cache: Cache
     flags: Flags
-    """Who decides for this app's new runs; a test may put its own here."""
+    """Decides for this app's new runs. A test may replace it."""
     checks: list[Check] = field(default_factory=list)
-    """What `cutover verify` checks of the app beside the layer's own."""
+    """The app's own checks for `cutover verify`."""
     web: object = None
-    """What listens to the app's requests, for as long as there is the app."""
+    """Listeners to the app's requests, which live as long as the app."""
     branches: list[Branch] = field(default_factory=list)
-    """What `db upgrade` brings: the layer's tables first, then what the host adds."""
+    """What `db upgrade` migrates: the layer's tables first, then those that the host adds."""
     upgrade: str = "run `flask switchyard db upgrade`"
-    """What a database without the tables needs, as an error says it."""
+    """What an error about missing tables says to do."""
 
 
 _apps: WeakSet[Runtime] = WeakSet()
@@ -69,22 +69,22 @@ _chosen: ContextVar[Runtime | None] = ContextVar("switchyard_runtime", default=N
 
 
 def add(runtime: Runtime) -> None:
-    """Have code without an application context work with `runtime` while it is the only one."""
+    """Let code without an application context use `runtime`, while it is the only one."""
     global _latest
     _apps.add(runtime)
-    _latest = runtime  # held: a script need not keep the app that it has set up
+    _latest = runtime  # kept here, so that a script need not keep the app
 
 
 def install(runtime: Runtime) -> None:
-    """Make `runtime` the process's own: code without an application context works with it, however
-    many apps there are. For the process of one app: a worker, a script, a test."""
+    """Make `runtime` the process's own: code without an application context uses it, however many
+    apps there are. For a process with one app, such as a worker, a script or a test."""
     global _own
     _own = runtime
 
 
 @contextmanager
 def using(runtime: Runtime) -> Iterator[None]:
-    """Have `current()` answer with `runtime` inside the block, whatever app is at work."""
+    """Make `current()` return `runtime` inside the block, whichever app is current."""
     token = _chosen.set(runtime)
     try:
         yield
@@ -93,7 +93,7 @@ def using(runtime: Runtime) -> Iterator[None]:
 
 
 def current() -> Runtime:
-    """The runtime of the app at work, else the process's own, else its only one.
+    """The runtime of the current app, or else the process's own, or else its only one.
 
     Raises SwitchyardError where there is none, and where there are several.
     """
@@ -104,7 +104,7 @@ def current() -> Runtime:
 
 
 def installed() -> bool:
-    """Whether `current()` has an answer. Raises SwitchyardError where there are several."""
+    """Whether `current()` has a runtime. Raises SwitchyardError where there are several."""
     return _find() is not None
 
 
@@ -120,10 +120,10 @@ def _find() -> Runtime | None:
     if _own is not None:
         return _own
     if len(_apps) > 1:
-        gc.collect()  # an app that nobody holds any more, as of a test before, is not meant
+        gc.collect()  # drops apps that nobody uses any more, such as those of earlier tests
     if len(_apps) > 1:
         raise SwitchyardError(
-            f"{len(_apps)} apps of this process have Switchyard and none is at work: "
+            f"{len(_apps)} apps of this process have Switchyard and none is current: "
             "push an application context (with app.app_context(): ...)"
         )
     return _latest

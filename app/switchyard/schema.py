@@ -1,4 +1,4 @@
-"""The layer's tables and its branch of migrations, and the lock that migrations take."""
+"""The layer's tables, its branch of migrations, and the lock for migrations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from app.switchyard.runs import models as runs
 from app.switchyard.runs import tallies
 
 WAIT_SECONDS = 600
-"""How long a migration waits for another one that is under way."""
+"""How long a migration waits for another one."""
 _LOOK_SECONDS = 0.2
-# A number of our own in each database. Of a transaction: behind a pooler a session is nobody's.
+# A number of our own. It locks a transaction, since behind a pooler nobody owns a session.
 _LOCK = select(func.pg_try_advisory_xact_lock(0x53_57_59_44))
 _FOR_LONG = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 
@@ -35,12 +35,12 @@ LAYER = Branch("switchyard", scripts() / "versions", f"{TABLE_PREFIX}alembic_ver
 
 @contextmanager
 def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
-    """A connection to migrate with. Whoever else asks for one waits until this one is given back.
+    """A connection for migrations. Anyone else who asks for one waits until this one is released.
 
-    On SQLite all that is done with it is one transaction; on Postgres none is begun, so that a
+    On SQLite everything done with it is one transaction. On Postgres none is begun, so that a
     revision can build an index concurrently. Raises MigrationUnderWay after WAIT_SECONDS.
     """
-    if db.is_shared:  # in memory, on the host's one connection: nobody else can migrate it
+    if db.is_shared:  # in memory, on the host's only connection, so nobody else can migrate it
         with db.begin() as connection:
             yield connection
         return
@@ -50,8 +50,8 @@ def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
             yield connection
         return
     with db.engine.connect() as connection:
-        connection.detach()  # closed at the end, and with it goes what is set here
-        # A table is altered by copying and dropping it: no row elsewhere may go with it.
+        connection.detach()  # closed at the end, which undoes these settings
+        # Altering a table copies and drops it, which must delete no rows elsewhere.
         for pragma in ("foreign_keys = OFF", f"busy_timeout = {WAIT_SECONDS * 1000}"):
             connection.connection.cursor().execute(f"PRAGMA {pragma}")
         try:
@@ -65,19 +65,19 @@ def migrating(db: Database, say: Callable[[str], None]) -> Iterator[Connection]:
 
 
 def _lock(connection: Connection, say: Callable[[str], None]) -> None:
-    # Looked for again and again: waiting inside the database would keep a snapshot open, for which
-    # the other one's CREATE INDEX CONCURRENTLY waits in turn.
+    # Polled: waiting inside the database would keep a snapshot open, for which the other one's
+    # CREATE INDEX CONCURRENTLY would wait in turn.
     until = time.monotonic() + WAIT_SECONDS
     waits = False
     while True:
         if connection.scalar(_LOCK):
-            # After the lock: until there is another statement, that one's snapshot is kept open.
+            # Another statement releases the snapshot of the one that took the lock.
             connection.execute(_FOR_LONG)
             return
         connection.rollback()
         if time.monotonic() > until:
             raise MigrationUnderWay(WAIT_SECONDS)
         if not waits:
-            say(f"another migration is under way: waiting for it, {WAIT_SECONDS} s at most")
+            say(f"another migration is under way: waiting for it for up to {WAIT_SECONDS} s")
         waits = True
         time.sleep(_LOOK_SECONDS)

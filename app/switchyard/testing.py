@@ -1,7 +1,7 @@
-"""For an app's own tests: what they dispatch is done at once, with no worker, relay or Redis.
+"""For an app's own tests: dispatched runs are performed at once, without worker, relay or Redis.
 
-The distribution registers this module with pytest, so that a test has `switchyard_inline` by naming
-it; it needs the app's fixture, by pytest-flask's name for it:
+The distribution registers this module with pytest, which provides the fixture `switchyard_inline`.
+It needs a fixture for the app, with pytest-flask's name:
 
     @pytest.fixture
     def app():
@@ -13,7 +13,7 @@ it; it needs the app's fixture, by pytest-flask's name for it:
         [run] = switchyard_inline.runs("pay")
         assert run["status"] == "succeeded"
 
-Elsewhere: `with inline(app) as runs: ...`.
+Without pytest use `with inline(app) as runs: ...`.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ _MOST = 1000
 
 
 class _AtOnce(MemoryBackend):
-    """Stands in for the backend of its name; who sends to it has the work done."""
+    """Stands in for the backend with its name. Sending to it performs the work."""
 
     def __init__(self, name: str, runs: InlineRuns) -> None:
         super().__init__(name, runs.queue)
         self._runs = runs
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Queue the messages, and do what is queued."""
+        """Queue the messages, and perform what is queued."""
         super().send(messages)
         self._runs.work()
         return {}
 
 
 class InlineRuns:
-    """What was dispatched in a test.
+    """The runs that a test dispatched.
 
-    A run is done before its dispatch() returns, or before the commit of the session it joined does:
-    in a new application context, with its children, its retries and its sleeps, for which nobody
-    waits. What a body raises is its run's `error`, as everywhere. What was dispatched for later
-    stays pending until `make_due()`.
+    A run is performed before its dispatch() returns, or before the commit of the session it joined
+    returns: in a new application context, with its children, retries and sleeps, without waiting.
+    What a body raises becomes its run's `error`, as everywhere. Runs that are due later stay
+    pending until `make_due()`.
     """
 
     def __init__(self, app: Flask, runtime: Runtime) -> None:
@@ -80,22 +80,22 @@ class InlineRuns:
         self._working = False
 
     def runs(self, job: str | None = None) -> list[dict[str, Any]]:
-        """The runs since the fixture began, the newest first, each as `runs show --json` has it."""
+        """The runs since the fixture began, newest first, in the form of `runs show --json`."""
         with self._store.db.autocommit() as connection:
             chosen = select(R.id).where(R.id >= self._first).order_by(R.id.desc()).limit(_MOST)
             of_job = chosen if job is None else chosen.where(R.job == job)
             return [story(connection, run_id) for run_id in connection.scalars(of_job).all()]
 
     def make_due(self) -> None:
-        """Do what was dispatched for later as well, as if its time had come."""
+        """Perform runs that are due later as if their time had come."""
         self._hasten(R.status == Status.PENDING)
 
     def work(self) -> None:
-        """Do what is queued, unless that is being done: what a body dispatches comes after it."""
+        """Perform what is queued, unless that is under way: runs that a body dispatches follow."""
         if self._working:
             return
         self._working = True
-        # Not what waits for children: the last of those wakes it.
+        # Joining parents are left out: their last child wakes them.
         waits = or_(S.status == StepStatus.RETRYING, S.until.is_not(None))
         paused = select(S.run_id).where(S.run_id == R.id, waits).exists()
         try:
@@ -111,7 +111,7 @@ class InlineRuns:
             self._working = False
 
     def _hasten(self, which: Any) -> bool:
-        """Have these runs due now, if they are due later; whether there were any."""
+        """Make runs that are due later due now. Whether there were any."""
         now = self._store.clock()
         chosen = select(R.id).where(R.id >= self._first, R.due_at > now, which)
         with self._store.db.begin() as connection:
@@ -124,7 +124,7 @@ class InlineRuns:
 
     @contextmanager
     def at_work(self, runtime: Runtime) -> Iterator[None]:
-        """Stand in for the app's queues in the block; its runs are forgotten at the end."""
+        """Stand in for the app's queues inside the block, and forget its runs at the end."""
         LAYER.metadata.create_all(runtime.db.engine)
         before = runtime.store, runtime.engine
         runtime.store, runtime.engine = self._store, self._engine
@@ -132,17 +132,16 @@ class InlineRuns:
             yield
         finally:
             runtime.store, runtime.engine = before
-            # The test may have dropped the tables.
+            # A test may drop the tables.
             with suppress(SQLAlchemyError), runtime.db.begin() as connection:
                 connection.execute(delete(R).where(R.id >= self._first))
 
 
 @contextmanager
 def inline(app: Flask) -> Iterator[InlineRuns]:
-    """In the block, do what is dispatched in this process with `app` at once: see InlineRuns.
+    """Inside the block, perform at once what this process dispatches with `app`: see InlineRuns.
 
-    The layer's tables are made where there are none. Raises KeyError where the app has no
-    Switchyard.
+    Creates the layer's tables if they are missing. Raises KeyError where the app has no Switchyard.
     """
     runtime: Runtime = app.extensions[EXTENSION]
     runs = InlineRuns(app, runtime)
@@ -152,6 +151,6 @@ def inline(app: Flask) -> Iterator[InlineRuns]:
 
 @pytest.fixture
 def switchyard_inline(app: Flask) -> Iterator[InlineRuns]:
-    """Does at once what the test dispatches or enqueues: see InlineRuns."""
+    """Performs at once what the test dispatches or enqueues: see InlineRuns."""
     with inline(app) as runs:
         yield runs

@@ -1,5 +1,5 @@
-"""The one door for text from outside: what may be a name, what can be stored, and what may be shown
-of an error."""
+"""The one door for text from outside: which text may be a name, which can be stored, and how much
+of an error may be shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from app.switchyard.errors import BadInput
 
 LONGEST_ERROR = 10_000
-"""Characters kept of an error: some hold all that they were given."""
+"""How many characters of an error are kept, since some contain all of their input."""
 LONGEST_REASON = 300
 SHORTEST_SECRET = 4
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -23,75 +23,75 @@ _hidden: set[str] = set()
 
 
 def plain(what: str, text: str, most: int) -> str:
-    """`text`, which is to name something. Raises BadInput where it is empty, longer than `most`
-    characters, or has one that no database or header takes."""
+    """`text`, to be used as a name. Raises BadInput where it is empty, longer than `most`
+    characters, or has a character that some database or header refuses."""
     if not 0 < len(text) <= most:
         raise BadInput(f"{what} must have 1 to {most} characters, not {len(text)}")
     if _CONTROL.search(text):
-        raise BadInput(f"{what} must have no control characters, and be Unicode: {text[:80]!a}")
+        raise BadInput(f"{what} must be Unicode without control characters: {text[:80]!a}")
     return text
 
 
 def one_line(text: str) -> str:
-    """`text`, of any length, where a database can be asked for it. Raises ValueError."""
+    """`text` of any length, if a database accepts it in a query. Raises ValueError."""
     if _CONTROL.search(text):
-        raise ValueError("must have no control characters, and be Unicode")
+        raise ValueError("must be Unicode without control characters")
     return text
 
 
 def storable(text: str) -> str:
-    """`text` as every database takes it: with a mark for each NUL and each lone surrogate."""
+    """`text` in a form that every database accepts: NULs and lone surrogates are replaced."""
     if text.isascii() and "\0" not in text:
         return text
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def said(failure: BaseException) -> str:
-    """What an error says, whatever it is: also one that cannot say it."""
+    """The text of any error, also of one whose str() fails."""
     try:
         text = str(failure)
-    except Exception:  # noqa: BLE001 - it is somebody else's code that runs here
+    except Exception:  # noqa: BLE001 - str() runs somebody else's code
         text = "(it cannot be shown)"
     return storable(text[:LONGEST_ERROR])
 
 
 def error_of(failure: BaseException) -> str:
-    """An error's kind and what it says."""
+    """An error's class and text."""
     return f"{type(failure).__name__}: {said(failure)}"
 
 
 def hide(*secrets: str | None) -> None:
-    """Never show these in a reason."""
+    """Never show these values in a reason."""
     _hidden.update(one for one in secrets if one is not None and len(one) >= SHORTEST_SECRET)
 
 
 def reason(failure: BaseException) -> str:
-    """Why something outside could not be used: one line, with no secret in it."""
+    """Why something outside could not be used, in one line without secrets."""
     text = without_secrets(" ".join(next(_reasons(failure)).split()))
     return _CONTROL.sub("", text)[:LONGEST_REASON]
 
 
 def without_secrets(text: str) -> str:
-    """`text` with a mark for each secret of hide(), and for who is named in an address."""
+    """`text` with every secret of hide() replaced, and the user names in addresses."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, "…")
     return _USER_INFO.sub("…@", text)
 
 
 def masked(value: Any) -> Any:
-    """JSON with what is called a secret hidden."""
+    """JSON with the values of secret-sounding names hidden."""
     if isinstance(value, dict):
         return {k: _MASK if _SECRET.search(k) and v else masked(v) for k, v in value.items()}
     return [masked(item) for item in value] if isinstance(value, list) else value
 
 
 def answered(status: int) -> str:
-    """What an HTTP status that is no success means."""
+    """The meaning of an unsuccessful HTTP status."""
     return f"it answered {status}" + (": it refuses the key" if status in (401, 403) else "")
 
 
 def _reasons(failure: BaseException) -> Iterator[str]:
-    """What may be said of it, the most precise first."""
+    """Possible reasons, the most precise first."""
     chain = list(_chain(failure))
     for one in chain:
         status = getattr(getattr(one, "response", None), "status_code", None)
@@ -106,13 +106,13 @@ def _reasons(failure: BaseException) -> Iterator[str]:
             yield one.strerror
         elif isinstance(one, TimeoutError):
             yield "no answer in time"
-    # Not SQLAlchemy's own text, which has the statement and its values.
+    # SQLAlchemy's own text is left out, since it contains the statement and its values.
     lines = said(getattr(failure, "orig", None) or failure).strip().splitlines()
     yield lines[0] if lines else type(failure).__name__
 
 
 def _chain(failure: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, as far as that is known."""
+    """The error and its causes."""
     seen: list[BaseException] = []
     following: BaseException | None = failure
     while following is not None and following not in seen:

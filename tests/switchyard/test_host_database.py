@@ -182,7 +182,7 @@ def mysql() -> Engine:
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one database per thread": (lambda: create_engine(IN_MEMORY), "poolclass=StaticPool"),
     "another database": (mysql, r"mysql\+pymysql is not supported"),
-    "a url": (lambda: IN_MEMORY, "needs an Engine of SQLAlchemy"),
+    "a url": (lambda: IN_MEMORY, "needs a SQLAlchemy Engine"),
     "none": (lambda: None, "DATABASE_URL is not set, and the app passes no engine"),
 }
 
