@@ -10,7 +10,7 @@ from flask.sessions import SecureCookieSessionInterface
 
 from app import platform
 from app.platform import JOBS, checks, tables
-from app.platform.config import Settings, load, settings_of
+from app.platform.config import Settings, load
 from app.platform.gateways import Admin, Gateways
 from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
@@ -98,7 +98,6 @@ def register(app: Flask) -> None:
 def mount(app: Flask, runtime: Runtime) -> None:
     """Give an app the platform's pages, sessions and commands, and the layer's at the top too."""
     app.config["MAX_CONTENT_LENGTH"] = 8 * 1024 * 1024
-    app.secret_key = settings_of(runtime).signing_secret
     app.session_interface = Sessions()
     app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
     register_problems(app)

@@ -186,9 +186,9 @@ def register_pages(
     """Mount the layer's own pages."""
     app.register_blueprint(health.blueprint(app_runtime), url_prefix=url_prefix or None)
     app.register_blueprint(trigger.blueprint(app_runtime))
-    if app.secret_key is None and app_runtime.settings.secret_key is not None:
+    if not app.secret_key and app_runtime.settings.secret_key is not None:
         app.secret_key = app_runtime.settings.secret_key.get_secret_value()
-    elif app.secret_key is None and app_runtime.settings.local:
+    elif not app.secret_key and app_runtime.settings.local:
         app.secret_key = secrets.token_hex()  # only for this process, so nobody else can know it
     door = Door(app_runtime) if access is None else HostDoor(app_runtime, access)
     pages = console.blueprint(app_runtime, door)

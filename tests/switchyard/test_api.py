@@ -259,7 +259,7 @@ def test_in_local_mode_it_is_open_to_this_machine_and_to_no_other_page(tmp_path:
     client, body = site.app.test_client(), {"why": "x", "stage": "live", "by": "ada"}
     path = "/api/jobs/child/stage"
     for headers in ({"Origin": "http://localhost:9"}, {"Origin": "null"}):
-        assert client.post(path, json=body, headers=headers).status_code == 403
+        assert client.post(path, json=body, headers=headers).status_code == 401
     assert client.post(path, data="stage=live").status_code == 415
     for elsewhere in ({"Host": "evil.example"}, {"X-Forwarded-For": "203.0.113.9"}):
         assert client.get("/api/jobs", headers=elsewhere).status_code == 401

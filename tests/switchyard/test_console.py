@@ -263,11 +263,26 @@ def test_local_mode_serves_this_machine_only(tmp_path: Path) -> None:
 
 def test_without_its_settings_it_is_closed(tmp_path: Path) -> None:
     live = {"stripe_api_key": SecretStr("sk_live_x")}
-    for settings, status, says in (
-        (live, 401, "ADMIN_TOKEN is not set"),
-        ({**live, "admin_token": SecretStr(TOKEN)}, 503, "SECRET_KEY is not set"),
+    guard = {**live, "admin_token": SecretStr(TOKEN)}
+    for settings, secret, status, says in (
+        (live, None, 401, "ADMIN_TOKEN is not set"),
+        (guard, None, 503, "SECRET_KEY is not set"),
+        (guard, "", 503, "SECRET_KEY is not set"),
+        (guard, b"a host's own", 503, "has less than 16 characters"),
     ):
         site = Site(f"sqlite:///{tmp_path / 'test.db'}", **settings)
+        site.app.secret_key = secret
         answer = site.app.test_client().get("/console/login")
         assert (answer.status_code, says in answer.text) == (status, True)
+        site.runtime.db.dispose()
+
+
+def test_in_local_mode_sessions_are_not_signed_with_what_everybody_knows(tmp_path: Path) -> None:
+    """With ADMIN_TOKEN alone it is served to other machines, too."""
+    token = {"admin_token": SecretStr(TOKEN)}
+    sites = [Site(f"sqlite:///{tmp_path / 'test.db'}", **token) for _ in range(2)]
+    client = sites[0].app.test_client()
+    assert log_in(client).status_code == 303
+    assert bearing(sites[1], cookie_of(client)).get("/console").status_code == 303
+    for site in sites:
         site.runtime.db.dispose()

@@ -25,6 +25,7 @@ from app.switchyard.access import Access, AccessCheck
 from app.switchyard.audit import GUARDRAIL
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.limits import IfUnavailable, allow
+from app.switchyard.config import SECRET
 from app.switchyard.errors import (
     BadInput,
     Forbidden,
@@ -97,7 +98,7 @@ class Door:
             raise Unauthorized("without ADMIN_TOKEN only this machine is served, in local mode")
         if not self.open and not self._tokens:
             raise Unauthorized("ADMIN_TOKEN is not set: nobody can log in")
-        _require_key()
+        _require_key(0 if self.open else SECRET)
         if self.open:
             g.switchyard_access = Access.ALL
             return LOCAL
@@ -245,9 +246,11 @@ class HostDoor(Door):
         raise Forbidden("this app has a login of its own")
 
 
-def _require_key() -> None:
-    if current_app.secret_key is None:
+def _require_key(least: int = 0) -> None:
+    if not current_app.secret_key:
         raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
+    if len(current_app.secret_key) < least:
+        raise SecretKeyMissing(f"the app's secret key has less than {least} characters")
 
 
 def _mac(token: SecretStr) -> bytes:
