@@ -15,6 +15,7 @@ _NUMBERS = {
 }
 _PLAIN = re.compile(r"\*|\*/\d+|\d+(-\d+)?(,\d+(-\d+)?)*")
 _DAYS_OF_WEEK = 4
+_DAYS = (2, _DAYS_OF_WEEK)
 _FULL = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
@@ -46,4 +47,7 @@ def _is_plain(field: str, full: tuple[int, int], which: int) -> bool:
         return False
     ranges = [tuple(map(int, one.split("-"))) for one in re.findall(r"\d+-\d+", field)]
     sunday = which == _DAYS_OF_WEEK and "7" in re.sub(r"/\d+", "", field)
-    return not sunday and full not in ranges and all(low <= high for low, high in ranges)
+    # Of two fields of days that both say which, either will do; not all take this for saying it.
+    each = which in _DAYS and re.fullmatch(r"\*/0*1", field) is not None
+    odd = sunday or each or full in ranges
+    return not odd and all(low <= high for low, high in ranges)

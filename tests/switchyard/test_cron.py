@@ -30,6 +30,8 @@ from app.switchyard.job import Catalogue, Empty, job
         ("0 0 1 nov-feb *", "0 0 1 1,2,11,12 *"),
         ("5/15 * * * *", "5,20,35,50 * * * *"),
         ("0 9 1 * 0-6", "0 9 1 * 0,1,2,3,4,5,6"),
+        ("0 9 1 * */1", "0 9 1 * 0,1,2,3,4,5,6"),
+        ("*/1 */1 * * 1-5", "*/1 */1 * * 1-5"),
     ],
 )
 def test_what_is_sent_says_the_same(line: str, sent: str) -> None:
