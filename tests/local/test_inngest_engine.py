@@ -90,6 +90,26 @@ def test_a_sleep_is_rounded_to_whole_seconds(ahead: float, slept: int) -> None:
     assert next_call(engine, slept, slept).body["steps"] == {"0" * 40: None}
 
 
+def test_a_sleep_of_more_than_a_year_fails_the_run() -> None:
+    for days, status in ((364, "Running"), (366, "Failed")):
+        engine = made()
+        wake = Answer(step=Step(id="0" * 40, op="Sleep"), wake_at=NOW + days * 86_400)
+        engine.answer(started(engine), wake, NOW)
+        assert [run.status for run in engine.runs.values()] == [status]
+
+
+@pytest.mark.parametrize(("data", "steps"), [("x", 1000), ("x" * 3_500_000, 10)])
+def test_a_run_has_as_many_steps_and_as_much_of_a_state(data: str, steps: int) -> None:
+    engine = made()
+    call = started(engine)
+    for number in range(steps - 1):
+        engine.answer(call, step("StepRun", number, data=data), NOW)
+        (call,) = engine.take_due(NOW)
+    engine.answer(call, step("StepRun", steps, data=data), NOW)
+    (run,) = engine.runs.values()
+    assert (run.status, engine.take_due(NOW)) == ("Failed", [])
+
+
 def test_an_event_id_starts_nothing_twice_for_24_hours() -> None:
     engine = made()
     for hours, runs in ((0, 1), (0, 1), (23.9, 1), (24.1, 2)):
@@ -136,6 +156,8 @@ STEP = {"id": "0" * 40, "op": "StepRun", "data": 1}
         (500, SDK | {"x-inngest-no-retry": "true"}, '{"message": "never"}', "never", True),
         (206, SDK, [], "at least 1 item", False),
         (206, SDK, [STEP | {"op": "Unheard"}], "Input should be", False),
+        (206, SDK, [STEP | {"data": "\ud800"}], "with JCS", True),
+        (206, SDK, [STEP | {"data": 10**400}], "with JCS", True),
         (206, SDK, [{"op": "StepRun"}], "id", False),
         (206, SDK, [STEP | {"id": "short"}], "id", False),
         (206, SDK, [STEP | {"op": "StepError"}], "without an error", False),

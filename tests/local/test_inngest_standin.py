@@ -276,6 +276,18 @@ def test_a_bad_batch_is_partly_accepted() -> None:
         assert (answer.status_code, len(answer.json()["ids"])) == (400, 5000)
 
 
+def test_what_rest_says_of_an_event_takes_longer_the_more_it_has_run() -> None:
+    with world() as w:
+        w.serve(w.fn("x", lambda ctx: 1))
+        path = f"/v1/events/{w.send('demo.x')}/runs"
+        (run,) = w.done("x")
+        kept = w.standin.engine.runs
+        kept.update({str(n): kept[run["run_id"]] for n in range(100_000)})
+        asked = time.monotonic()
+        w.ask("GET", path)
+        assert time.monotonic() - asked > 0.15
+
+
 def test_a_large_state_is_fetched_by_the_sdk() -> None:
     with world(signed=True) as w:
 

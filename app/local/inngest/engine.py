@@ -13,6 +13,7 @@ from typing import Any
 
 from croniter import croniter
 
+from app.local import shapes
 from app.local.inngest import events, ids, wire
 from app.local.inngest.functions import ZONE, Function, parse_registration
 from app.local.inngest.history import History
@@ -24,9 +25,10 @@ RETRY_GAPS = (31, 47, 75, 135, 315, 615, 1215, 2415, 3615, 7215)
 UNREACHED_GAPS = (15.0, 45.0)
 """Between these it waits after the first call that it could not make; longer after each one more.
 """
-# The real server's cap on one run, how far ahead it takes a Retry-After to mean, and how long
-# it lets a run sleep.
+# The real server's caps on one run, how far ahead it takes a Retry-After to mean, and how long it
+# lets a run sleep.
 MAX_STEPS = 1000
+MAX_STATE_BYTES = 32 * 1024 * 1024
 LONGEST_RETRY_SECONDS = 24 * 3600.0
 LONGEST_SLEEP_SECONDS = 365 * 24 * 3600.0
 
@@ -190,9 +192,12 @@ class Engine:
         if run.ended:
             return
         run.steps[step_id] = memo
+        run.size += len(shapes.dumps(memo))
         self.history.save(run)
-        if len(run.steps) > MAX_STEPS:
-            self.end(run, "Failed", wire.problem(f"more than {MAX_STEPS} steps"), now)
+        if len(run.steps) >= MAX_STEPS:
+            self.end(run, "Failed", wire.problem(f"the step limit of {MAX_STEPS} steps"), now)
+        elif run.size > MAX_STATE_BYTES:
+            self.end(run, "Failed", wire.problem(f"a state above {MAX_STATE_BYTES} bytes"), now)
         else:
             self._enqueue(Item(run, ids.job_id()), now)
 

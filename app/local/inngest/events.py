@@ -1,5 +1,6 @@
 """The event API's rules: what is an event, and how much of a bad batch is taken."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ MAX_EVENTS = 5_000
 MAX_EVENT_BYTES = 3 * 1024 * 1024
 RESERVED_PREFIX = "inngest/"
 CANCELLED = f"{RESERVED_PREFIX}function.cancelled"
+# A number that Go's float64 does not hold.
+_TOO_LARGE = re.compile(rb"\d{309}")
 # The years 1980 and 2100: outside them the real server takes `ts` for a mistake.
 _TS_RANGE = (315_532_800_000, 4_102_444_800_000)
 
@@ -64,6 +67,8 @@ def accept(raw: bytes, seed: str | None, now: float) -> tuple[list[Event], str |
                 raise ValueError(f"more than {MAX_EVENTS} events in one request")
             if len(raw) > MAX_EVENT_BYTES and len(shapes.dumps(one)) > MAX_EVENT_BYTES:
                 raise ValueError(f"event {index} is larger than {MAX_EVENT_BYTES} bytes")
+            if _TOO_LARGE.search(raw) and _TOO_LARGE.search(shapes.dumps(one)):
+                raise ValueError("json: cannot unmarshal number into Go value of type float64")
             accepted.append(_event(one, ids.event_ulid(seed, index, now), now))
     except ValueError as error:
         return accepted, str(error)

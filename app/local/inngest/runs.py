@@ -15,7 +15,7 @@ Status = Literal["Running", "Completed", "Failed", "Cancelled"]
 class Run:
     """One run of one function; all times are Unix seconds.
 
-    `steps` are the memoised results in the order they came.
+    `steps` are the memoised results in the order they came, of `size` bytes as JSON.
     """
 
     id: str
@@ -29,6 +29,7 @@ class Run:
     steps: dict[str, Any] = field(default_factory=dict)
     version: int = -1
     calls: int = 0
+    size: int = 0
 
     @property
     def ended(self) -> bool:

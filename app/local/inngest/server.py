@@ -65,7 +65,8 @@ def create_app(
                 engine.receive(event, now, copies=len(times(now)))
         ids = [event.id for event in accepted]
         if error is not None:
-            return _json({"ids": ids, "status": 400, "error": error}, 400)
+            # As there: where it took none it names one that is empty.
+            return _json({"ids": ids or [""], "status": 400, "error": error}, 400)
         return _json({"ids": ids, "status": 200})
 
     @app.post("/fn/register")

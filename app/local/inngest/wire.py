@@ -1,6 +1,7 @@
 """HTTP to the apps: calls to the SDK and its answers, in the shapes recorded."""
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,9 @@ CONNECT_SECONDS = 5.0
 CALL_SECONDS = 300.0
 PUT_SECONDS = 10.0
 MAX_BYTES = 4 * 1024 * 1024
+# What has no canonical form, which the real server makes of a run's state for each of its calls:
+# it never calls again.
+_UNCANONICAL = re.compile(rb"\d{309}|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]", re.I)
 # What the SDK reports of parallel steps and others: here it fails the run at once.
 NotDone = Literal["StepPlanned", "WaitForEvent", "InvokeFunction", "AIGateway"]
 
@@ -122,6 +126,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         value = shapes.loads(body)
         if status == 200:
             return Answer(output=value)
+        if status == 206 and _UNCANONICAL.search(body):
+            return Answer(error=problem("error transforming request with JCS"), no_retry=True)
         if status == 206:
             return _read_step(value, headers.get("x-inngest-req-version"), no_retry)
         retry_at = _instant(headers["retry-after"]) if "retry-after" in headers else None
