@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from workflows.client import (
     API,
     APP_ID,
     SIGNING_KEY,
+    EventRefused,
     base_url,
     make_sender,
     refusal,
@@ -32,12 +35,21 @@ if TYPE_CHECKING:
     import requests
     from inngest import Event, Inngest
 
+log = logging.getLogger(__name__)
+
 MARK = "_switchyard"
 """The field of an event's data that names the run."""
 BATCH_EVENTS = 400
 BATCH_BYTES = 1024 * 1024
 SHOWN_BYTES = 128 * 1024
 """Larger payloads and results stay in the ledger, and the event only names the run."""
+# Go reads a number as a float64, and has no canonical form for half of a surrogate pair. Inngest
+# refuses such an event, and never calls again for a run with such a result.
+_NOT_FOR_GO = re.compile(
+    r"\d{309}|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]", re.IGNORECASE
+)
+MOST_REFUSED = 10
+"""How many events of one sending it may refuse, before the rest is left to the relay."""
 FURTHEST = timedelta(days=300)
 """The longest wait that Inngest is asked for, since it refuses more than a year. A run that is due
 later waits again."""
@@ -72,14 +84,26 @@ class InngestBackend:
         if time.monotonic() < self._paused_until:
             raise BackendUnavailable("inngest: could not be reached a moment ago")
         refs: dict[str, str] = {}
-        for batch in _batches(messages):
+        refused: list[EventRefused] = []
+        left = list(messages)
+        while left and len(refused) < MOST_REFUSED:
+            batch = _batch(left)
             try:
                 events = [_event(message) for message in batch]
-                ids = send(self._settings, self._ready(), events)
+                ids, done = send(self._settings, self._ready(), events), len(batch)
+            except EventRefused as why:
+                ids, done = why.taken, len(why.taken) + 1
+                refused.append(why)
+                for message in batch[done - 1 : done]:
+                    extra = {"job": message.spec.name, "run": message.run_id, "reason": str(why)}
+                    log.error("not sent", extra=extra)
             except BackendUnavailable:
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
                 raise
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
+            left = left[done:]
+        if refused and not refs:
+            raise refused[0]
         return refs
 
     def queued(self, messages: Sequence[Message]) -> None:
@@ -147,12 +171,16 @@ def _headers(settings: Settings) -> dict[str, str]:
     return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
 
 
+def showable(text: str) -> bool:
+    """Whether Inngest is to see this JSON (with no character but ASCII in it)."""
+    return len(text) <= SHOWN_BYTES and _NOT_FOR_GO.search(text) is None
+
+
 def _event(message: Message) -> Event:
     from inngest import Event
 
     sent = max(message.due_at, message.sent_at or message.due_at)
-    shown = len(message.payload) <= SHOWN_BYTES
-    data = json.loads(message.payload) if shown else {}
+    data = json.loads(message.payload) if showable(message.payload) else {}
     data[MARK] = {"run": message.run_id, "epoch": message.epoch}
     if message.trace is not None:
         data[MARK]["traceparent"] = message.trace
@@ -164,15 +192,11 @@ def _event(message: Message) -> Event:
     )
 
 
-def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    batch: list[Message] = []
+def _batch(messages: Sequence[Message]) -> list[Message]:
+    """As many of them as one request may have, from the first on."""
     size = 0
-    for message in messages:
-        length = min(len(message.payload), SHOWN_BYTES) + 300
-        if batch and (len(batch) >= BATCH_EVENTS or size + length > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(message)
-        size += length
-    if batch:
-        yield batch
+    for count, message in enumerate(messages[:BATCH_EVENTS]):
+        size += min(len(message.payload), SHOWN_BYTES) + 300
+        if count and size > BATCH_BYTES:
+            return list(messages[:count])
+    return list(messages[:BATCH_EVENTS])

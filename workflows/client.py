@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.text import answered, reason
+from app.switchyard.text import LONGEST_REASON, answered, reason, without_secrets
 
 if TYPE_CHECKING:
     from inngest import Event, Inngest
@@ -75,7 +76,9 @@ def make_sender(settings: Settings) -> Inngest:
 
     def check(response: Any) -> None:
         # The SDK would only report that it failed.
-        if 300 <= response.status_code < 500 and response.status_code != 400:
+        if response.status_code == 400:
+            _look_at_refusal(response)
+        elif 300 <= response.status_code < 500:
             raise refusal(settings, response.status_code, EVENT_KEY)
 
     def not_for_long(request: Any) -> None:
@@ -88,8 +91,30 @@ def make_sender(settings: Settings) -> Inngest:
     return client
 
 
+class EventRefused(BackendUnavailable):
+    """Inngest does not take one event of those that it was sent. It has taken the ones before it,
+    and has not looked at those behind it."""
+
+    def __init__(self, why: str, taken: list[str]) -> None:
+        super().__init__(f"inngest: it refuses an event: {why}")
+        self.taken = taken
+        """Its ids of those before."""
+
+
+def _look_at_refusal(response: Any) -> None:
+    """Raises EventRefused where the answer says so; any other is for the SDK to stumble over."""
+    response.read()
+    with suppress(ValueError, TypeError, AttributeError):
+        said = response.json()
+        # Where it has taken none it names one that is empty.
+        taken = [str(id) for id in said.get("ids") or () if id]
+        if isinstance(why := said.get("error"), str):
+            raise EventRefused(without_secrets(" ".join(why.split()))[:LONGEST_REASON], taken)
+
+
 def send(settings: Settings, sender: Inngest, events: list[Event]) -> list[str]:
-    """Send events and return Inngest's ids. Raises BackendUnavailable, which says what to do."""
+    """Send events and return Inngest's ids. Raises EventRefused, or another BackendUnavailable,
+    which says what to do."""
     try:
         return sender.send_sync(events)
     except BackendUnavailable:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import inngest
+from flask import request
 
 from app.switchyard.clock import iso, moment, utcnow
 from app.switchyard.cron import portable
@@ -22,7 +23,7 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import plain
-from workflows.backend import FURTHEST, MARK, SHOWN_BYTES
+from workflows.backend import FURTHEST, MARK, showable
 from workflows.client import APP_ID, CANCELLED
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ OWN = "_inngest"
 """The field that Inngest adds to an event's data when the function is invoked, say from its
 dashboard."""
 MOST_RETRIES = 20
+MOST_KEPT_BYTES = 2 * 1024 * 1024
+"""Beyond 4 MiB each call has to ask Inngest for the state, and with 32 MiB the run fails."""
 ROUNDED = timedelta(seconds=0.5)
 """Inngest rounds a sleep to whole seconds. With this added, it is never too short."""
 
@@ -68,17 +71,19 @@ class InngestDelivery(Delivery):
         """Make the attempt. If the slice ends with it, it is also a step of Inngest's."""
         result = attempt()
         if self._ends:
-            self._context.step.run(name, lambda: shown(result))
+            kept = len(request.get_data())
+            self._context.step.run(name, lambda: shown(result, kept))
         return result
 
 
-def shown(result: object) -> object:
-    """What Inngest keeps of a result: all of it, unless it is large. The ledger has it, and Inngest
-    sends everything it keeps of a run with each call."""
-    size = len(canonical_json(result))
-    if size <= SHOWN_BYTES:
+def shown(result: object, kept: int = 0) -> object:
+    """What Inngest keeps of a result: all of it, unless it is large, or `kept`, the bytes that
+    Inngest already keeps of the run, are many. The ledger has it, and Inngest sends everything it
+    keeps of a run with each call."""
+    text = canonical_json(result)
+    if kept <= MOST_KEPT_BYTES and showable(text):
         return result
-    return {"switchyard": f"{size} bytes of JSON, which the ledger has"}
+    return {"switchyard": f"{len(text)} bytes of JSON, which the ledger has"}
 
 
 def make_functions(client: inngest.Inngest, runtime: Runtime) -> list[inngest.Function[Any]]:

@@ -98,12 +98,15 @@ def child(ctx: Context, payload: Name) -> str:
     return ctx.step.run("mark", mark, ctx, payload.name)
 
 
-@job("large", event="test.large", payload=Name, queue="tests", gaps=GAPS)
-def large(ctx: Context, payload: Name) -> str:
-    """A result that no queue takes, and a step after it."""
-    text = ctx.step.run("make", lambda _tx: "x" * 5_000_000)
-    ctx.step.run("after", mark, ctx, f"{payload.name}/{len(text)}")
-    return str(text)
+UNSENT = {"large": "x" * 5_000_000, "half": "a\ud800", "number": 10**400}
+
+
+@job("unsent", event="test.unsent", payload=Name, queue="tests", gaps=GAPS)
+def unsent(ctx: Context, payload: Name) -> Any:
+    """A result that Inngest does not take, UNSENT[its name], and a step after it."""
+    result = ctx.step.run("make", lambda _tx: UNSENT[payload.name])
+    ctx.step.run("after", lambda _tx: None)
+    return result
 
 
 @job("hopeless", event="test.hopeless", payload=Name, queue="tests", gaps=GAPS, attempts=3)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from croniter import croniter
+from inngest import Inngest, TriggerCron
 
 from app.local.inngest.functions import _is_cron
 from app.switchyard.cron import portable
 from app.switchyard.errors import SettingsError
-from app.switchyard.job import Catalogue, Empty, job
+from app.switchyard.job import Catalogue, Empty, job, load
+from workflows.functions import make_functions
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,15 @@ def test_what_is_sent_says_the_same(line: str, sent: str) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     ours, theirs = croniter(line, start), croniter(sent, start)
     assert [ours.get_next() for _ in range(50)] == [theirs.get_next() for _ in range(50)]
+
+
+def test_it_is_registered_in_those_words() -> None:
+    spec = replace(load("tests.support.jobs")["keyed"], schedule="0 9 * * 7")
+    runtime: Any = SimpleNamespace(catalogue={spec.name: spec})
+    functions = make_functions(Inngest(app_id="x", is_production=False), runtime)
+    triggers = [trigger for f in functions for trigger in f.get_config("http://x").main.triggers]
+    crons = [trigger.cron for trigger in triggers if isinstance(trigger, TriggerCron)]
+    assert crons == ["TZ=UTC 0 9 * * 0"]
 
 
 def test_whatever_is_taken_every_side_takes() -> None:

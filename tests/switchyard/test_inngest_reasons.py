@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from app.switchyard.runtime import Runtime
 from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
-from workflows.backend import InngestBackend
+from workflows.backend import MOST_REFUSED, InngestBackend
 from workflows.remote import functions_there, note_sync, send_harmless
 
 EVENT, SIGNING = "right-event-key", "abcd" * 8
+NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,29 @@ def test_a_url_where_nothing_is(tmp_path: Path, what: str) -> None:
     made = settings(tmp_path, "http://127.0.0.1:1")
     with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:1 cannot.*INNGEST_BASE_URL is ri"):
         asks(made)[what]()
+
+
+def test_an_event_that_it_refuses_holds_up_no_other(
+    server: InngestStandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reserved name is one that it refuses."""
+    backend = InngestBackend(settings(tmp_path, server.url))
+    spec = load_jobs("tests.support.jobs")["child"]
+    bad = replace(spec, event="inngest/x")
+    messages = [
+        Message(f"r{n}", bad if n in (0, 3, 4, 7) else spec, "inngest", "{}", 1, 0, NOW)
+        for n in range(8)
+    ]
+    assert list(backend.send(messages)) == ["r1", "r2", "r5", "r6"]
+    assert [record.run for record in caplog.records] == ["r0", "r3", "r4", "r7"]  # type: ignore[attr-defined]
+    with pytest.raises(BackendUnavailable, match="it refuses an event: event name is reserved"):
+        backend.send([messages[0]])
+    assert len(backend.send(messages[1:2])) == 1  # it is not taken for one that is unreachable
+    many = [Message(f"m{n}", bad, "inngest", "{}", 1, 0, NOW) for n in range(50)]
+    caplog.clear()
+    with pytest.raises(BackendUnavailable, match="it refuses an event"):
+        backend.send(many)
+    assert len(caplog.records) == MOST_REFUSED
 
 
 @pytest.mark.parametrize("status", [200, 302, 404])

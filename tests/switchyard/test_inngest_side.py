@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
+from app.switchyard.db import canonical_json
 from app.switchyard.runs import operate
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
@@ -40,6 +41,7 @@ from tests.support.sides import (
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 from workflows.client import CANCELLED
+from workflows.functions import MOST_KEPT_BYTES, shown
 
 EVENT_KEY = "event-key-of-the-test"
 SIGNING_KEY = "0123456789abcdef" * 4
@@ -261,16 +263,33 @@ def test_short_steps_share_a_call(
         assert (there["calls"], there["status"]) == (calls, "Completed")
 
 
-def test_a_large_result_stays_in_the_ledger(tmp_path: Path, redis_url: str) -> None:
-    """Inngest would refuse it, and try again after its own gaps."""
+@pytest.mark.parametrize("what", jobs.UNSENT)
+def test_a_result_that_inngest_does_not_take_stays_in_the_ledger(
+    tmp_path: Path, redis_url: str, what: str
+) -> None:
+    """It would refuse the answer and try again after its own gaps, or never call again."""
     with ExitStack() as stack:
         on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
-        run = on.dispatch("large", {"name": uuid4().hex})
-        (row,) = on.finish(run)
-        assert (row.status, len(json.loads(row.result))) == ("succeeded", 5_000_000)
-        (there,) = until(lambda: [r for r in calls_of(on, "large") if r["ended_at"]])
+        (row,) = on.finish(on.dispatch("unsent", {"name": what}))
+        assert (row.status, json.loads(row.result)) == ("succeeded", jobs.UNSENT[what])
+        (there,) = until(lambda: [r for r in calls_of(on, "unsent") if r["ended_at"]])
         assert (there["calls"], there["status"]) == (3, "Completed")
         assert len(json.dumps(there["output"])) < 100
+
+
+def test_what_inngest_keeps_of_a_run_is_bounded() -> None:
+    """With more than 4 MiB each call would ask for it, and with 32 it fails the run."""
+    result = {"text": "x" * 100_000, "emoji": "\U0001f600"}
+    assert shown(result) == shown(result, MOST_KEPT_BYTES) == result
+    assert len(canonical_json(shown(result, MOST_KEPT_BYTES + 1))) < 100
+
+
+def test_a_payload_that_inngest_refuses_holds_up_nobody(dev: tuple[Side, str]) -> None:
+    on, _ = dev
+    n = uuid4().hex
+    payloads = [{"name": f"{n}/{i}", "children": 10**400 if i == 1 else 0} for i in range(3)]
+    on.finish(*on.dispatch_many("child", payloads))
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(3)}
 
 
 def test_it_is_asked_to_wait_a_year_at_most(dev: tuple[Side, str]) -> None:
