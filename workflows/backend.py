@@ -11,7 +11,7 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
@@ -56,6 +56,8 @@ later waits again."""
 ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait every time."""
+LISTED_SECONDS = 0.4
+"""How soon after an event Inngest lists the runs that it has started."""
 _ASKERS = 8
 
 
@@ -119,20 +121,26 @@ class InngestBackend:
         if time.monotonic() < self._paused_until:
             raise BackendUnavailable("inngest: could not be reached a moment ago")
         try:
-            # Its answers are cached by URL, and an early one does not name the run yet.
-            for run in self._unended(f"{event_id}/runs?_={time.time_ns()}"):
-                self._ask("DELETE", f"/v1/runs/{run}", fine=(404, 409))
+            runs = self._runs(event_id)
+            if not runs:
+                time.sleep(LISTED_SECONDS)
+                runs = self._runs(event_id)
+            # A cached answer may call a run that continues Completed. Its end time decides.
+            for run in runs:
+                if not run.get("ended_at"):
+                    self._ask("DELETE", f"/v1/runs/{run.get('run_id')}", fine=(404, 409))
         except BackendUnavailable:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
             raise
 
-    def _unended(self, path: str) -> list[str]:
-        """The ids of an event's function runs that have not ended."""
-        answer = self._ask("GET", f"/v1/events/{path}", fine=(404,))
+    def _runs(self, event_id: str) -> list[dict[str, Any]]:
+        """The function runs that an event has started."""
+        # Its answers are cached by URL.
+        path = f"/v1/events/{event_id}/runs?_={time.time_ns()}"
+        answer = self._ask("GET", path, fine=(404,))
         try:
             runs = answer.json().get("data") or [] if answer.ok else []
-            # A cached answer may call a run that continues Completed. Its end time decides.
-            return [str(run.get("run_id")) for run in runs if not run.get("ended_at")]
+            return [dict(run) for run in runs]
         except (ValueError, AttributeError, TypeError) as failure:
             raise BackendUnavailable("inngest: an answer that is not its own") from failure
 

@@ -17,9 +17,8 @@ from uuid import uuid4
 
 import pytest
 import requests
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
 from app.switchyard.db import canonical_json
 from app.switchyard.runs import operate
@@ -203,16 +202,21 @@ def unended(on: Side) -> list[str]:
 
 
 def test_cancelled_here_is_cancelled_there(dev: tuple[Side, str]) -> None:
-    """Parent and child, of which one would wake in a month, and one is asleep."""
+    """One is asleep, with a child; one would wake in a month, and is not yet listed."""
     on, _ = dev
-    later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
     asleep = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
-    until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
-    time.sleep(2 * UNLISTED_SECONDS)  # what is asked for earlier names no run
+    until(lambda: on.row(asleep.id).status == "waiting")
+    child = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
+    until(lambda: on.row(child.id).status == "waiting")
+    with on.runtime.db.begin() as connection:
+        adopted = update(RunRow).where(RunRow.id == child.id).values(parent_id=asleep.id)
+        connection.execute(adopted)
+    later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
+    assert len(unended(on)) == 3
     for run in (later, asleep):
         operate.cancel(on.runtime.store, run.id)
     until(lambda: not unended(on))
-    assert {on.row(run.id).status for run in (later, asleep)} == {"cancelled"}
+    assert {on.row(run.id).status for run in (later, asleep, child)} == {"cancelled"}
 
 
 def test_cancelled_there_is_cancelled_here(dev: tuple[Side, str]) -> None:
