@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.job import RESERVED
 from app.switchyard.text import LONGEST_REASON, answered, reason, without_secrets
 
 if TYPE_CHECKING:
     from inngest import Event, Inngest
 
 APP_ID = "switchyard"
-CANCELLED = "inngest-run-cancelled"
+CANCELLED = RESERVED
 """The one function that belongs to no job: it is called for runs that were cancelled at Inngest."""
 REQUEST_TIMEOUT = timedelta(seconds=3)
 TRY_SECONDS = 1.0

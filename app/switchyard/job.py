@@ -32,6 +32,10 @@ DECLARED = "switchyard_job"
 """The attribute of a body that holds its declaration."""
 # QStash accepts no others in the names of schedules and flow control keys, which are jobs' names.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+RESERVED = "inngest-run-cancelled"
+"""What no job may be called: at Inngest it is a function of no job."""
+# Inngest keeps its own prefix to itself, and takes an asterisk for any event.
+_EVENT = re.compile(r"(?!inngest/)[^\s*\0-\x1f\x7f-\x9f\ud800-\udfff]{1,200}", re.IGNORECASE)
 
 
 class IfUnknown(StrEnum):
@@ -263,9 +267,15 @@ class Catalogue(Mapping[str, JobSpec]):
                 raise SettingsError(
                     f"event {spec.event!r} starts both {other.name} and {spec.name}"
                 )
-        if not _NAME.fullmatch(spec.name):
+        if not _NAME.fullmatch(spec.name) or spec.name == RESERVED:
             raise SettingsError(
-                f"job {spec.name!r}: a name has at most 100 letters, digits, '.', '_' and '-'"
+                f"job {spec.name!r}: a name has at most 100 letters, digits, '.', '_' and '-',"
+                f" and is not {RESERVED}"
+            )
+        if not _EVENT.fullmatch(spec.event):
+            raise SettingsError(
+                f"job {spec.name!r}: event {spec.event[:80]!a}: an event has at most 200"
+                " characters, no space, control character or '*', and no 'inngest/' before it"
             )
         try:
             _ = spec.schedule is None or portable(spec.schedule)

@@ -88,3 +88,19 @@ def test_what_a_side_cannot_do_is_refused_where_it_is_declared(line: str) -> Non
     declared = job("odd", event="e", payload=Empty, schedule=line)(lambda _ctx, _payload: None)
     with pytest.raises(SettingsError, match="job 'odd': schedule"):
         Catalogue().add(declared.switchyard_job)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        *(("odd", event) for event in ("", "inngest/x", "Inngest/x", "odd.*", "*", "a b", "a\n")),
+        *(("odd", event) for event in ("\0", "\ud800", "e" * 201)),
+        *((name, "e") for name in ("inngest-run-cancelled", "a b", "")),
+    ],
+)
+def test_so_is_a_name_that_would_fail_the_sync_of_all_jobs_or_start_others(
+    name: str, event: str
+) -> None:
+    declared = job(name, event=event, payload=Empty)(lambda _ctx, _payload: None)
+    with pytest.raises(SettingsError, match=r"event has at most|name has at most"):
+        Catalogue().add(declared.switchyard_job)  # type: ignore[attr-defined]
