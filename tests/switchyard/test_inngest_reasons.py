@@ -94,8 +94,12 @@ def test_an_event_that_it_refuses_holds_up_no_other(
         Message(f"r{n}", bad if n in (0, 3, 4, 7) else spec, "inngest", "{}", 1, 0, NOW)
         for n in range(8)
     ]
+
+    def noted() -> list[Any]:
+        return [vars(r)["run"] for r in caplog.records if r.name == "workflows.backend"]
+
     assert list(backend.send(messages)) == ["r1", "r2", "r5", "r6"]
-    assert [record.run for record in caplog.records] == ["r0", "r3", "r4", "r7"]  # type: ignore[attr-defined]
+    assert noted() == ["r0", "r3", "r4", "r7"]
     with pytest.raises(BackendUnavailable, match="it refuses an event: event name is reserved"):
         backend.send([messages[0]])
     assert len(backend.send(messages[1:2])) == 1  # it is not taken for one that is unreachable
@@ -103,7 +107,7 @@ def test_an_event_that_it_refuses_holds_up_no_other(
     caplog.clear()
     with pytest.raises(BackendUnavailable, match="it refuses an event"):
         backend.send(many)
-    assert len(caplog.records) == MOST_REFUSED
+    assert len(noted()) == MOST_REFUSED
 
 
 @pytest.mark.parametrize("status", [200, 302, 404])
