@@ -287,7 +287,7 @@ def test_a_wrong_token_is_an_outage_that_shows_no_token(
     with pytest.raises(CacheUnavailable):
         cache.script("return 1", [])
     said = [r.getMessage() for r in caplog.records if r.name == "app.switchyard.cache.client"]
-    assert said == ["the cache is unavailable, going on without it: UpstashError Unauthorized"]
+    assert said == ["the cache is unavailable, continuing without it: UpstashError Unauthorized"]
     assert wrong not in caplog.text
     server.stop()
     standin.close()

@@ -1,4 +1,4 @@
-"""The cache: values that may be lost at any time. Without it everything goes on, only slower."""
+"""The cache: values that may be lost at any time. Without it everything works, only slower."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from app.switchyard.db import canonical_json
 from app.switchyard.errors import BadInput
 
 MAX_KEY, MAX_VALUE = 200, 900_000
-"""Characters, and bytes on the way, where a value is JSON within JSON: not every plan of Upstash
-takes requests over a megabyte."""
+"""The most characters of a value, and bytes of its request, where it is JSON within JSON: not every
+plan of Upstash accepts requests above a megabyte."""
 MAX_SECONDS = 30 * 24 * 3600
 EARLY = 5
-"""In the last fifth of its time a value is recomputed while it still serves."""
+"""A value is recomputed in the last fifth of its time, while it still serves."""
 STALE_WAIT_SECONDS = 0.5
 LEASE_SECONDS = 30.0
 _NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.01, 0.25
@@ -48,10 +48,10 @@ return 1
 
 
 class Cache:
-    """JSON values under keys of 1 to 200 printable characters, for a time given in seconds.
+    """JSON values under keys of 1 to 200 printable characters, kept for a time in seconds.
 
-    One that is unavailable holds nothing and keeps nothing; only `script` says so. Bad keys, times
-    and values raise BadInput whether it is available or not.
+    A cache that is unavailable returns nothing and keeps nothing, and only `script` raises. Bad
+    keys, times and values raise BadInput whether it is available or not.
     """
 
     def __init__(
@@ -61,24 +61,23 @@ class Cache:
         self._pause = pause
 
     def script(self, lua: str, keys: Sequence[str], *args: str | int) -> Any:
-        """What the script returns, in one atomic round trip; see `key`. Raises CacheUnavailable."""
+        """The script's result, in one atomic round trip. See `key`. Raises CacheUnavailable."""
         return self._breaker.run(["EVAL", lua, str(len(keys)), *keys, *map(str, args)])
 
     def get(self, name: str) -> Any:
-        """The value put under `name`, or None."""
+        """The value that was put under `name`, or None."""
         value = _decoded(self._quietly("GET", key("value", name)))
         return None if value is _NOTHING else value
 
     def put(self, name: str, value: Any, ttl: float) -> bool:
-        """Keep `value` for `ttl` seconds; whether it is kept."""
+        """Keep `value` for `ttl` seconds. Whether it was kept."""
         words = key("value", name), encoded(name, value), "PX", str(milliseconds(ttl))
         return self._quietly("SET", *words) is not None
 
     def delete(self, name: str) -> bool:
-        """Forget what was put or computed under `name`, and whatever is being computed for it.
+        """Forget the value under `name`, including one that is being computed.
 
-        False where the cache is unavailable: the value may come back with it, for the rest of its
-        time.
+        False where the cache is unavailable: the value may return with it for the rest of its time.
         """
         return self._quietly("DEL", key("value", name), *_computed(name)) is not None
 
@@ -91,19 +90,20 @@ class Cache:
         lease: float = LEASE_SECONDS,
         refresh: bool = False,
     ) -> Any:
-        """The value under `name`, computed if need be, by one caller at a time over all processes.
+        """The value under `name`. If needed it is computed, by one caller at a time over all
+        processes.
 
-        In the last fifth of its `ttl`, or at any time with `refresh`, the first to ask computes it
-        again while all others are still given the old one: stale-while-revalidate (RFC 5861) with
-        one revalidator, so that unlike with XFetch (https://doi.org/10.14778/2757807.2757813) it
-        is computed once, not once on average. Past its `ttl` it serves as long again, if no new
-        one comes within half a second. Where there is none, callers wait for the one computing, up
-        to its `lease`; what takes longer than that is not kept. Without a cache, each computes.
+        In the last fifth of its `ttl`, or at any time with `refresh`, the first caller recomputes
+        the value while all others still get the old one: stale-while-revalidate (RFC 5861) with a
+        single revalidator. Unlike with XFetch (https://doi.org/10.14778/2757807.2757813) it is
+        computed exactly once. After its `ttl` the old value serves for as long again if no new one
+        arrives within half a second. Without any value, callers wait for the one who computes, for
+        up to its `lease`; a later result is not kept. Without a cache everyone computes.
         """
         ttl_ms, lease_ms = milliseconds(ttl), milliseconds(lease)
         due = 2 * ttl_ms if refresh else ttl_ms + ttl_ms // EARLY
         keys, token = _computed(name), uuid4().hex
-        # Sent even where the look failed: it may have taken the lease all the same.
+        # Sent even where the look failed, since that may still have taken the lease.
         store = partial(self._quietly, "EVAL", _STORE, "2", *keys, token)
         waited, nap = 0.0, _NAP_SECONDS
         while True:
@@ -137,7 +137,7 @@ class Cache:
 
 
 def open_cache(settings: Settings) -> Cache:
-    """Upstash Redis where its URL and token are set, else the Redis of REDIS_URL."""
+    """Upstash Redis where its URL and token are set, or else the Redis in REDIS_URL."""
     url, token = settings.upstash_redis_rest_url, settings.upstash_redis_rest_token
 
     def connect() -> Client:
@@ -149,21 +149,21 @@ def open_cache(settings: Settings) -> Cache:
 
 
 def key(kind: str, name: str) -> str:
-    """The key of `name` among those of its kind. Raises BadInput."""
+    """The full key of `name`, in a namespace for its kind. Raises BadInput."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_KEY or not name.isprintable():
         raise BadInput(f"a cache key has 1 to {MAX_KEY} printable characters")
     return f"switchyard:{kind}:{name}"
 
 
 def milliseconds(seconds: float) -> int:
-    """A time to keep something for. Raises BadInput unless it is over 0 and at most 30 days."""
+    """How long to keep something. Raises BadInput unless it is above 0 and at most 30 days."""
     if not 0.001 <= seconds <= MAX_SECONDS:
-        raise BadInput(f"a time in the cache is over 0 and at most {MAX_SECONDS} seconds")
+        raise BadInput(f"a time in the cache must be above 0 and at most {MAX_SECONDS} seconds")
     return round(seconds * 1000)
 
 
 def encoded(name: str, value: Any) -> str:
-    """`value` as JSON. Raises BadInput where it is none, or too long."""
+    """`value` as JSON. Raises BadInput where it is not JSON, or too long."""
     try:
         text = canonical_json(value)
     except (TypeError, ValueError, RecursionError) as unfit:
@@ -174,7 +174,7 @@ def encoded(name: str, value: Any) -> str:
 
 
 def _decoded(text: str | None) -> Any:
-    """The value that was kept, or _NOTHING: where what lies there is none of ours, too."""
+    """The value that was kept, or _NOTHING, also for an entry that is not one of ours."""
     try:
         return _NOTHING if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -182,5 +182,5 @@ def _decoded(text: str | None) -> Any:
 
 
 def _computed(name: str) -> list[str]:
-    """Where what is computed for `name` lies, and the lease of who computes it."""
+    """The keys of the value computed for `name` and of the lease for computing it."""
     return [key("computed", name), key("lease", name)]

@@ -1,4 +1,4 @@
-"""What speaks to the cache: Upstash's client over REST or redis-py, behind a circuit breaker."""
+"""The cache's clients, Upstash's over REST and redis-py, behind a circuit breaker."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from app.switchyard.text import reason
 log = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 0.15
-"""All that an outage costs a caller, once."""
+"""The most that an outage costs one caller, once."""
 RETRY_SECONDS = 3.0
 CALL_SECONDS = 2.0
-"""After this a client itself gives up: its caller did long before, but its thread must end."""
+"""When a client itself gives up. Its caller did so long before, but its thread must end."""
 IDLE_SECONDS = 200.0
-"""How long a connection is kept unused: opening one to a server 50 ms away takes longer than a
+"""How long an unused connection is kept. Opening one to a server 50 ms away takes longer than a
 caller waits."""
-# redis-py 4 speaks no other, and takes no such option.
+# redis-py 4 supports no other protocol, and has no such option.
 _PROTOCOL: dict[str, Any] = {} if int(__version__.partition(".")[0]) < 5 else {"protocol": 2}
-# It writes: a cache that can only be read is of no use.
+# It writes, since a read-only cache is useless.
 _PROBE = ("SET", "switchyard:probe", "1", "PX", "1000")
 
 
 class CacheUnavailable(SwitchyardError, status=503, title="Cache unavailable"):
-    """The cache does not answer, or not in time: what was asked of it may or may not be done."""
+    """The cache does not answer in time. The command may or may not have been executed."""
 
 
 class Client(Protocol):
-    """Sends one command at a time: a pipeline hides its errors behind the first one, or behind an
-    AttributeError. What belongs together is one script."""
+    """Sends one command at a time, since a pipeline hides errors behind the first one or behind an
+    AttributeError. Commands that belong together are one script."""
 
     def run(self, command: Sequence[str]) -> Any:
-        """The answer, its strings as str. Raises CacheUnavailable, or what its library raises."""
+        """The answer, with strings as str. Raises CacheUnavailable, or the library's errors."""
         ...
 
 
@@ -54,7 +54,7 @@ class UpstashClient:
     """Upstash Redis over REST."""
 
     def __init__(self, url: str, token: SecretStr) -> None:
-        # Imported here: who has a Redis of their own need not have these.
+        # Imported here, since an app with its own Redis does not need it.
         import httpx
         from upstash_redis import Redis as Upstash
         from upstash_redis.errors import UpstashError
@@ -63,12 +63,12 @@ class UpstashClient:
         self._redis: Any = Upstash(
             url.rstrip("/"),
             token.get_secret_value(),
-            rest_retries=0,  # it would sleep 3 s, and repeat what must not be
+            rest_retries=0,  # a retry sleeps for 3 s, and repeats what it must not
             allow_telemetry=False,
-            # Needs a header that all threads share: one changes it while another goes through it.
+            # It needs a header that all threads share, which one changes while another reads it.
             read_your_writes=False,
         )
-        # The library's own HTTP client waits for ever for an answer, and keeps a connection 5 s.
+        # The library's own HTTP client has no timeout and keeps connections for only 5 s.
         self._redis._http._client = httpx.Client(
             timeout=CALL_SECONDS, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS)
         )
@@ -82,7 +82,7 @@ class UpstashClient:
 
 
 class RedisClient:
-    """A Redis or Valkey server by its URL."""
+    """A Redis or Valkey server, by its URL."""
 
     def __init__(self, url: str) -> None:
         self._redis: Any = Redis.from_url(
@@ -103,16 +103,16 @@ class RedisClient:
 
 
 def _refused(failure: Exception) -> CacheUnavailable:
-    # Its first word: the rest may show keys and values.
+    # Only the first word, since the rest may show keys and values.
     return CacheUnavailable(f"{type(failure).__name__} {str(failure).partition(' ')[0]}")
 
 
 class CircuitBreaker:
-    """Runs commands, each within `seconds` whatever happens (looking up a name included).
+    """Runs commands, each within `seconds` whatever happens, including name resolution.
 
-    After a failure nothing is asked for RETRY_SECONDS; then one probe, which no caller waits for
-    and which therefore has the time to open a connection to a distant cache. An outage is
-    logged once. Safe in threads and after a fork.
+    After a failure it sends nothing for RETRY_SECONDS and then one probe, for which no caller
+    waits, so that there is time to open a connection to a distant cache. An outage is logged once.
+    It is safe with threads and after a fork.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class CircuitBreaker:
         _breakers.add(self)
 
     def begin(self) -> None:
-        """Forget connections and outages, as a forked child must: they are its parent's."""
+        """Forget connections and outages, which in a forked child are its parent's."""
         self._lock = threading.Lock()
         self._client: Client | None = None
         self._open_until: float | None = None
@@ -153,9 +153,9 @@ class CircuitBreaker:
         return answer
 
     def _start(self, command: Sequence[str], answer: Callable[[Any], None]) -> None:
-        with self._lock:  # making a client takes a while, of this process's own, and only once
+        with self._lock:  # creating a client takes a while, and only once in a process
             client = self._client = self._client or self._connect()
-        # A thread, as no timeout of a client bounds a call as a whole.
+        # A thread, since no client's timeout bounds a whole call.
         try:
             threading.Thread(target=_ask, args=(client, command, answer), daemon=True).start()
         except RuntimeError as no_thread:
@@ -166,7 +166,7 @@ class CircuitBreaker:
             first = self._open_until is None
             self._open_until = self._monotonic() + RETRY_SECONDS
         if first:
-            log.warning("the cache is unavailable, going on without it: %s", failure)
+            log.warning("the cache is unavailable, continuing without it: %s", failure)
 
     def _probe(self) -> None:
         with self._lock:
@@ -190,7 +190,7 @@ def _ask(client: Client, command: Sequence[str], answer: Callable[[Any], None]) 
         given = client.run(command)
     except CacheUnavailable as failure:
         given = failure
-    except Exception as failure:  # noqa: BLE001 - whatever else either library raises
+    except Exception as failure:  # noqa: BLE001 - either library may raise anything else
         given = CacheUnavailable(reason(failure))
     answer(given)
 

@@ -1,4 +1,4 @@
-"""How often something may be done, over all processes together: a sliding window."""
+"""Limits how often something may be done, over all processes together, in a sliding window."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable
 from app.switchyard.errors import BadInput
 
 MAX_LIMIT = 10_000
-"""Each one let through is remembered for a window."""
-# By the cache's own clock, in microseconds: those of the callers differ.
+"""The highest limit. Each call that is allowed is remembered for a window."""
+# It uses the cache's own clock, in microseconds, since the callers' clocks differ.
 _ALLOW = """
 local time = redis.call('TIME')
 local now, window, limit = time[1] * 1000000 + time[2], ARGV[1] * 1000, tonumber(ARGV[2])
@@ -29,16 +29,16 @@ return 0
 
 
 class IfUnavailable(StrEnum):
-    """What a limit does while the cache is unavailable."""
+    """What to do while the cache is unavailable."""
 
     OPEN = "open"
-    """Lets through: being served matters more than the limit."""
+    """Allow everything: serving the caller matters more than the limit."""
     CLOSED = "closed"
-    """Refuses: what it guards must not be done too often."""
+    """Refuse everything: what the limit guards must not be done too often."""
 
 
 class Verdict(NamedTuple):
-    """Whether it may be done now, else in how many seconds at the earliest."""
+    """Whether it may be done now, or else after how many seconds at the earliest."""
 
     allowed: bool
     retry_after: float = 0.0
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 def allow(
     cache: Cache, name: str, limit: int, window_seconds: float, *, if_unavailable: IfUnavailable
 ) -> Verdict:
-    """At most `limit` times within any `window_seconds`. Only what is let through counts.
+    """Allow something at most `limit` times in any `window_seconds`. Only allowed calls count.
 
     Raises BadInput unless the limit is 1 to 10,000.
     """

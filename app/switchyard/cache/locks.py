@@ -1,8 +1,9 @@
-"""Locks over all processes, for work that is better not done twice: no money relies on them.
+"""Locks over all processes, for work that should not be done twice. No money relies on them.
 
-A lock ends by itself, so its holder may go on without knowing that another one has it by then (a
-pause, a slow call). What must be right all the same takes the lock's `fence` and refuses a lower
-one than it has seen (https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
+A lock expires, so after a pause or a slow call its holder may continue without noticing that
+somebody else has the lock. Work that must be right even then takes the lock's `fence` and refuses
+one lower than it has seen
+(https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from app.switchyard.cache.cache import Cache, key, milliseconds
 
 _FENCE = "switchyard:fence"
-# Not below the time in microseconds: so a cache that lost its counter does not begin again at 1.
+# At least the time in microseconds, so that a cache that lost its counter does not restart at 1.
 _ACQUIRE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local time = redis.call('TIME')
@@ -30,22 +31,22 @@ return redis.call('DEL', KEYS[1])
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock that was taken; it may have ended since."""
+    """A lock that was taken. It may have expired since."""
 
     cache: Cache
     name: str
     fence: int
-    """Higher than that of every lock taken before, of any name."""
+    """It is higher than that of every lock taken before, under any name."""
 
     def release(self) -> bool:
-        """Let it go; False where it had ended, and may be another's. Raises CacheUnavailable."""
+        """Release it. False where it had expired and may be another's. Raises CacheUnavailable."""
         return bool(self.cache.script(_RELEASE, [key("lock", self.name)], self.fence))
 
 
 def acquire_lock(cache: Cache, name: str, seconds: float) -> Lock | None:
     """The lock `name` for `seconds`, or None where another has it. Raises CacheUnavailable.
 
-    Nothing that moves money relies on it: that is the ledger's, in SQL.
+    Nothing that moves money relies on it: the ledger, in SQL, keeps money safe.
     """
     fence = cache.script(_ACQUIRE, [key("lock", name), _FENCE], milliseconds(seconds))
     return None if fence is None else Lock(cache, name, int(fence))

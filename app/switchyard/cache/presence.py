@@ -1,4 +1,4 @@
-"""Who is there: seen within the last minute, by the cache's own clock."""
+"""Who is present: seen within the last minute, by the cache's own clock."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ return redis.call('ZREVRANGE', KEYS[1], 0, -1)
 
 
 def seen(cache: Cache, user: str) -> None:
-    """Note that `user` is there; forgotten where the cache is unavailable. Raises BadInput."""
+    """Note that `user` is present, unless the cache is unavailable. Raises BadInput."""
     key("presence", user)
     with suppress(CacheUnavailable):
         cache.script(_SEEN, [_KEY], user, PRESENT_SECONDS)
 
 
 def present(cache: Cache) -> list[str]:
-    """Who was seen within PRESENT_SECONDS, the latest first; nobody without a cache."""
+    """Who was seen within PRESENT_SECONDS, latest first. Nobody, without a cache."""
     with suppress(CacheUnavailable):
         return list(cache.script(_PRESENT, [_KEY], PRESENT_SECONDS))
     return []

@@ -1,7 +1,7 @@
 """The stages as last read, kept in the cache for a process that starts without a database.
 
-Sound as far as it goes: an older reading never replaces a newer one, what is not refreshed ends
-within MAX_AGE_SECONDS, and only a process that knows no answer of its own asks for it.
+An older reading never replaces a newer one, one that is not refreshed expires after
+MAX_AGE_SECONDS, and only a process that has no answer of its own reads it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class StageSnapshot:
     """The snapshot of the stages in one database."""
 
     def __init__(self, cache: Cache, database: URL) -> None:
-        # Another environment on the same cache has other stages.
+        # Another environment on the same cache has its own stages.
         which = database.render_as_string(hide_password=True)
         self._cache = cache
         self._key = key("stages", blake2b(which.encode(), digest_size=8).hexdigest())
         self._kept, self._keep_again = "", 0.0
 
     def keep(self, rows: Sequence[StageRow]) -> Sequence[StageRow]:
-        """Keep what was read, if it is news or half its time is over; gives `rows` back."""
+        """Keep `rows` if they are new or half their time is over. Returns them."""
         text, now = canonical_json(sorted(rows)), time.monotonic()
         if text != self._kept or now >= self._keep_again:
             version = max((row.version for row in rows), default=0)
@@ -52,10 +52,10 @@ class StageSnapshot:
         return rows
 
     def read(self) -> list[StageRow]:
-        """What was kept, or nothing."""
+        """The rows that were kept, or none."""
         try:
             text = self._cache.script(_READ, [self._key])
             rows = _ROWS.validate_json(text or "[]")
             return [row._replace(pins=tuple(row.pins)) for row in rows]
-        except (CacheUnavailable, ValueError):  # or another version's rows
+        except (CacheUnavailable, ValueError):  # the latter for another version's rows
             return []

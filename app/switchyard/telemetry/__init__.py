@@ -1,8 +1,8 @@
-"""Traces, for whoever configures OpenTelemetry's exporter by its own OTEL_… variables.
+"""Traces, where OpenTelemetry's own OTEL_… variables configure an exporter.
 
-One trace is a run's: its id is kept in the run's row as a W3C traceparent, so that each slice goes
-on with it, after whatever gap and on whichever side. Off, nothing of OpenTelemetry is imported, and
-a span costs a call that does nothing.
+Each run is one trace. Its row has the trace's id as a W3C traceparent, so that every slice belongs
+to it, after any gap and on either side. Without an exporter nothing of OpenTelemetry is imported,
+and a span costs a call that does nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Span = AbstractContextManager[Any]
 
 
 class Traceable(Protocol):
-    """What a run's message and its claim have in common."""
+    """What a run's message and its claim share."""
 
     @property
     def run_id(self) -> str: ...
@@ -41,50 +41,50 @@ class Traceable(Protocol):
 
 
 class Spans:
-    """What is traced; here, nothing is."""
+    """The spans of the product. This class traces nothing."""
 
     def request(self, name: str, headers: Any) -> Span:
-        """One call of the layer's own entrances."""
+        """A call of one of the layer's entrances."""
         return _NOTHING
 
     def dispatch(self, job: str, count: int, run_id: str) -> Span:
-        """The recording and first sending of so many new runs, of which this is the first."""
+        """Recording and first sending `count` new runs, of which this is the first."""
         return _NOTHING
 
     def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
-        """The sending of messages, the first one of this job, to one backend."""
+        """Sending messages, of which the first one is of this job, to a backend."""
         return _NOTHING
 
     def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
-        """One slice of a run, from its claim on."""
+        """A slice of a run, from its claim on."""
         return _NOTHING
 
     def step(self, name: str, attempt: int) -> Span:
-        """One attempt at a step."""
+        """An attempt at a step."""
         return _NOTHING
 
     def failed(self, failure: BaseException) -> None:
-        """Say of the span at work that it failed."""
+        """Mark the current span as failed."""
 
     def ended(self, **said: str | int) -> None:
-        """Say of the span at work how it ended."""
+        """Record how the current span ended."""
 
     def traceparent(self) -> str | None:
-        """The span at work, as W3C has it."""
+        """The W3C traceparent of the current span."""
         return None
 
     def flush(self) -> None:
-        """Export what is there, before the process ends without further ado."""
+        """Export what is pending, before the process ends abruptly."""
 
 
 spans = Spans()
-"""Those of this process. Read it anew each time: `start` changes it."""
+"""The spans of this process. Read this name each time, since `start` replaces it."""
 
 
 def start(environ: Mapping[str, str] = os.environ) -> None:
-    """Trace from now on, if the environment configures an exporter; see docs/monitoring.md.
+    """Trace from now on, if the environment configures an exporter: see docs/monitoring.md.
 
-    Nobody's jobs stop for the want of a package: it is logged, and nothing is traced.
+    A missing package stops no jobs. It is logged, and nothing is traced.
     """
     global spans
     exporter = environ.get(EXPORTER, "")
@@ -93,7 +93,7 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
     if not wanted or off or type(spans) is not Spans:
         return
     if (lacking := extras.missing("otel")) is not None:
-        log.warning("OTEL_… asks for traces, and there are none: %s", lacking)
+        log.warning("OTEL_… configures traces, but nothing is traced: %s", lacking)
         return
     from app.switchyard.telemetry.traced import Traced  # the SDK is an extra
 
@@ -101,5 +101,5 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def trace_id(traceparent: str | None) -> str | None:
-    """The trace that a run's traceparent names, as log lines and pages show it."""
+    """The id of the trace in a run's traceparent, as log lines and pages show it."""
     return traceparent.split("-")[1] if traceparent else None

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's SDK, named as its conventions for messaging have it (1.27 and later)."""
+"""Spans with OpenTelemetry's SDK, named by its messaging conventions (1.27 and later)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _W3C = TraceContextTextMapPropagator()
 
 
 def exporting() -> trace.TracerProvider:
-    """The host's own provider where it has set one, else one of ours with the exporter that
-    OTEL_TRACES_EXPORTER names, by default OTLP's."""
+    """The host's own provider where it has set one, or else one of ours with the exporter in
+    OTEL_TRACES_EXPORTER, which is OTLP's by default."""
     given = trace.get_tracer_provider()
     if not isinstance(given, trace.ProxyTracerProvider):
         return given
@@ -44,8 +44,8 @@ def exporting() -> trace.TracerProvider:
 
 
 class Traced(Spans):
-    """Spans of this process. The provider comes with the first one of a process, after whatever
-    fork: its thread and its sockets are nobody else's."""
+    """The spans of a process. Its first span creates the provider, after any fork, so that the
+    provider's thread and sockets belong to this process alone."""
 
     def __init__(self, provider: Callable[[], trace.TracerProvider] = exporting) -> None:
         self._provider = provider
@@ -54,18 +54,18 @@ class Traced(Spans):
         self._tracer: trace.Tracer = trace.NoOpTracer()
 
     def request(self, name: str, headers: Any) -> Span:
-        """A call, in the trace of whoever makes it. A host that traces its own has one already."""
+        """A call, in the caller's trace. A host that traces its requests has a span already."""
         if trace.get_current_span().is_recording():
             return nullcontext()
         return self._span(name, {}, SpanKind.SERVER, _W3C.extract(headers, Context()))
 
     def dispatch(self, job: str, count: int, run_id: str) -> Span:
-        """The context that its runs' messages are created in: they go to the ledger first."""
+        """The context of the runs' messages, which are created before they are sent."""
         of = _of("switchyard", "dispatch", "create", job, count, run_id)
         return self._span(f"dispatch {job}", of, SpanKind.PRODUCER)
 
     def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
-        """In the trace of a message that is alone; several are linked."""
+        """In the trace of a single message. Several messages are linked."""
         first, known = messages[0], {message.trace for message in messages if message.trace}
         to = destination(first.backend, spec)
         alone = known.pop() if len(known) == 1 else None
@@ -75,7 +75,7 @@ class Traced(Spans):
         return self._span(f"send {to}", of, SpanKind.CLIENT, self._within(alone), linked)
 
     def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
-        """In the run's trace; linked with the call that delivers it, where that has its own."""
+        """In the run's trace, linked with the delivering call where that has its own."""
         to = job if spec is None else destination(claimed.backend, spec)
         sent = f"{claimed.run_id}-{claimed.epoch - 1}"
         of = _of(claimed.backend, "process", "process", to, 1, sent)
@@ -89,29 +89,29 @@ class Traced(Spans):
         return self._span(f"step {name}", {"switchyard.step": name, "switchyard.attempt": attempt})
 
     def failed(self, failure: BaseException) -> None:
-        """The ledger has the traceback; what is said here holds no secret."""
+        """Mark the span as failed, without secrets. The ledger has the traceback."""
         span = trace.get_current_span()
         span.set_status(Status(StatusCode.ERROR, reason(failure)))
         span.set_attribute("error.type", type(failure).__name__)
 
     def ended(self, **said: str | int) -> None:
-        """Attributes of the span at work, `__` for each dot."""
+        """Set attributes of the current span, whose names have `__` for each dot."""
         for name, value in said.items():
             trace.get_current_span().set_attribute(name.replace("__", "."), value)
 
     def traceparent(self) -> str | None:
-        """The span at work; None of none."""
+        """The current span's traceparent, or None without one."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier)
         return carrier.get("traceparent")
 
     def flush(self) -> None:
-        """Export what is there; FLUSH_MS at most."""
+        """Export what is pending, for FLUSH_MS at most."""
         if self._pid == os.getpid() and isinstance(self._provided, TracerProvider):
             self._provided.force_flush(FLUSH_MS)
 
     def _within(self, traceparent: str | None) -> Context | None:
-        """The context of a trace, unless the span at work is in that already."""
+        """The context of a trace, unless the current span belongs to it already."""
         if traceparent is None or trace_id(traceparent) == trace_id(self.traceparent()):
             return None
         return _context(traceparent)
@@ -141,18 +141,18 @@ class Traced(Spans):
             try:
                 self._provided = self._provider()
                 self._tracer = self._provided.get_tracer("switchyard")
-            except Exception:  # a job is not to fail for its trace
-                log.exception("no traces: OTEL_… names an exporter that cannot be had")
+            except Exception:  # a job must not fail because of its trace
+                log.exception("no traces: the exporter in OTEL_… cannot be created")
         return self._tracer
 
 
 def destination(backend: str, spec: JobSpec) -> str:
-    """Where a run of the job goes on this backend: its queue, its event, or the job itself."""
+    """The destination of the job's runs on this backend: a queue, an event, or the job itself."""
     return {"rq": spec.queue, "inngest": spec.event}.get(backend, spec.name)
 
 
 def _of(system: str, name: str, kind: str, to: str, count: int, message: str) -> dict[str, Any]:
-    """The attributes of an operation with so many messages; this is the first one's id."""
+    """The attributes of an operation with `count` messages, given the first one's id."""
     of = {
         "messaging.system": system,
         "messaging.operation.name": name,
