@@ -141,6 +141,14 @@ def test_each_block_is_run_or_named() -> None:
     assert kinds <= {"sh", "python", "env", "yaml"}, "no test here runs such a block"
 
 
+def test_the_example_of_settings_is_loaded_as_it_says(tmp_path: Path) -> None:
+    text = (ROOT / ".env.example").read_text()
+    (tmp_path / ".env").write_text(text)
+    [loading] = re.findall(r"^#   (.+)$", text, re.M)
+    check = "sh -c 'test \"$PORT\" = 3005'"  # another process has it
+    subprocess.run(["sh", "-e", "-c", f"{loading}; {check}"], cwd=tmp_path, check=True)
+
+
 @each_page
 def test_each_command(world: World, page: Path) -> None:
     for block in to_run(page, "sh"):
