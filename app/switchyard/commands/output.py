@@ -107,12 +107,10 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def listing(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, one_line: bool = False
-) -> None:
+def listing(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], **how: bool) -> None:
     """Answer with rows: all of them, or these columns as a table."""
     if not answered(rows):
-        table(columns, ([row.get(name) for name in columns] for row in rows), one_line=one_line)
+        table(columns, ([row.get(name) for name in columns] for row in rows), **how)
 
 
 def record(value: Mapping[str, Any]) -> None:
@@ -197,9 +195,8 @@ def reported() -> Iterator[None]:
     except DBAPIError as failure:
         raise DidNotHold(database_line(failure)) from failure
     except NoConnection as failure:
-        raise DidNotHold(
-            "no connection to the database is left: see DATABASE_POOL_SIZE"
-        ) from failure
+        line = "no connection to the database is left: see DATABASE_POOL_SIZE"
+        raise DidNotHold(line) from failure
 
 
 def database_line(failure: DBAPIError) -> str:

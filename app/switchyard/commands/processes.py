@@ -93,14 +93,12 @@ def relay(once: bool) -> None:
         watch = threading.Thread(target=relaying.repeat, args=looking, daemon=True)
         watch.start()
         with Heartbeat(runtime.db, "relay") as heartbeat:
-            done = relaying.Swept()
+            sent = taken_over = 0
 
             def looked(swept: relaying.Swept) -> None:
-                done.sent, done.taken_over = (
-                    done.sent + swept.sent,
-                    done.taken_over + swept.taken_over,
-                )
-                heartbeat.beat(f"sent {done.sent} runs and took over {done.taken_over} so far")
+                nonlocal sent, taken_over
+                sent, taken_over = sent + swept.sent, taken_over + swept.taken_over
+                heartbeat.beat(f"sent {sent} runs and took over {taken_over} so far")
 
             relaying.run_forever(runtime.store, stop, context=context, looked=looked)
         watch.join()

@@ -84,7 +84,9 @@ class Door:
         settings = runtime.settings
         tokens = ((Access.ALL, settings.admin_token), (Access.READ_ONLY, settings.read_only_token))
         self._tokens = {level: token for level, token in tokens if token is not None}
-        self.open = settings.local and settings.admin_token is None
+        self.is_local = settings.local and settings.admin_token is None
+        """Whether everybody on this machine is let in."""
+        self.open = self.is_local
         """Whether nobody is asked for a token."""
 
     def visitor(self, request: Request) -> str | None:
@@ -94,7 +96,7 @@ class Door:
         can be known again, and SQLAlchemy's errors where no end of a session can be.
         """
         g.switchyard_access = None
-        if self.open and not from_here(request, self._runtime.settings):
+        if self.is_local and not from_here(request, self._runtime.settings):
             raise Unauthorized("without ADMIN_TOKEN only this machine is served, in local mode")
         if not self.open and not self._tokens:
             raise Unauthorized("ADMIN_TOKEN is not set: nobody can log in")
@@ -118,8 +120,9 @@ class Door:
         who = self.visitor(request)
         if who is None:
             raise Unauthorized("send Authorization: Bearer ADMIN_TOKEN, or READ_ONLY_TOKEN")
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            self.check_call(request)
+        # from_here() has refused a local caller's page of another site.
+        if not self.is_local and request.method not in ("GET", "HEAD", "OPTIONS"):
+            self.check_form(request)
         return who
 
     def _opened(self, given: str) -> Access | None:
@@ -150,26 +153,19 @@ class Door:
         """Whether the visitor may change anything, beside seeing it."""
         return g.get("switchyard_access") is Access.ALL
 
-    def check_call(self, request: Request) -> None:
-        """Raises FormExpired unless this call was made by a page of ours, or by no page at all."""
-        (self._check_origin if self.open else self.check_form)(request)
-
     def check_form(self, request: Request) -> None:
         """Raises FormExpired unless the form was made by this console for this session."""
-        self._check_origin(request)
-        token = request.headers.get(CSRF_HEADER) or request.form.get("csrf")
-        try:
-            validate_csrf(token, time_limit=LONGEST, token_key=FORM_TOKEN)
-        except ValidationError:
-            raise FormExpired("the form is too old: load the page again") from None
-
-    def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("Origin")
         backend = self._runtime.settings.backend_url or ""
         # A proxy on the way may have changed the Host.
         here = {request.host, backend.partition("://")[2].strip("/")} - {""}
         if origin is not None and origin.partition("://")[2] not in here:
             raise FormExpired("the form was sent from another site")
+        token = request.headers.get(CSRF_HEADER) or request.form.get("csrf")
+        try:
+            validate_csrf(token, time_limit=LONGEST, token_key=FORM_TOKEN)
+        except ValidationError:
+            raise FormExpired("the form is too old: load the page again") from None
 
     def form_token(self) -> str:
         """What a form of this session must bring along."""
@@ -218,7 +214,7 @@ class HostDoor(Door):
     def __init__(self, runtime: Runtime, check: AccessCheck) -> None:
         super().__init__(runtime)
         self._check = check
-        self.open = True
+        self.is_local, self.open = False, True
 
     def visitor(self, request: Request) -> str:
         """Who sent the request. Raises Forbidden where the host says no one who may come in,
@@ -236,10 +232,6 @@ class HostDoor(Door):
         # A host's people may have no name, or a number.
         shown = isinstance(name, str) and _NAME.fullmatch(name) and name != GUARDRAIL
         return name if shown else HOST
-
-    def check_call(self, request: Request) -> None:
-        """Raises FormExpired as check_form(): the host may know its people by a cookie."""
-        self.check_form(request)
 
     def enter(self, request: Request, name: str, token: str) -> None:
         """Raises Forbidden: one logs in at the host."""

@@ -62,28 +62,19 @@ def read_marks(db: Database) -> dict[str, datetime]:
 
 def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
     """Jobs that no clock knew before: their schedules count from `now` on."""
-    if not jobs:
-        return
-    with db.autocommit() as connection:
-        insert = INSERT[connection.dialect.name](cast(Table, M.__table__))
-        rows = [{"job": job, "seen_until": now} for job in jobs]
-        connection.execute(insert.on_conflict_do_nothing(index_elements=["job"]), rows)
+    rows = [{"job": job, "seen_until": now} for job in jobs]
+    if rows:
+        with db.autocommit() as connection:
+            insert = INSERT[connection.dialect.name](cast(Table, M.__table__))
+            connection.execute(insert.on_conflict_do_nothing(index_elements=["job"]), rows)
 
 
 def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
     """Move these marks on, never back."""
-    if not jobs:
-        return
     further = update(M).where(M.job.in_(jobs), M.seen_until < until).values(seen_until=until)
-    with db.autocommit() as connection:
-        connection.execute(further)
-
-
-def pull_back_marks(db: Database, ahead_of: datetime, to: datetime) -> int:
-    """Set the marks that are ahead of `ahead_of` back to `to`: a clock was wrong; how many."""
-    back = update(M).where(M.seen_until > ahead_of).values(seen_until=to)
-    with db.autocommit() as connection:
-        return connection.execute(back).rowcount
+    if jobs:
+        with db.autocommit() as connection:
+            connection.execute(further)
 
 
 def tick(spec: JobSpec, occurrence: datetime) -> Run:
@@ -211,6 +202,9 @@ class Ticker:
         to = now if self._seen is None else min(now, self._seen)
         if self._leapt is not None:
             to = now - timedelta(seconds=min(ran - self._leapt, _LONGEST_LEAP_SECONDS))
-        if pull_back_marks(self._runtime.db, now + AHEAD, to):
+        back = update(M).where(M.seen_until > now + AHEAD).values(seen_until=to)
+        with self._runtime.db.autocommit() as connection:
+            wrong = connection.execute(back).rowcount
+        if wrong:
             log.error("a clock had gone ahead", extra={"back_to": iso(to)})
             self._leapt = None

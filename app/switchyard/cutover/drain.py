@@ -126,13 +126,8 @@ class Drain:
                 if self.stop.is_set():
                     return
                 chunk = ids[start : start + self.chunk]
-                handed = hand_over(
-                    self.runtime.store,
-                    chunk,
-                    target,
-                    running=self.running,
-                    take_back=self._keep_behind,
-                )
+                to = (self.runtime.store, chunk, target)
+                handed = hand_over(*to, running=self.running, take_back=self._keep_behind)
                 drained.moved[job] += handed.moved
                 drained.asked[job] += handed.asked
                 done += len(chunk)
@@ -153,7 +148,7 @@ class Drain:
         job = chosen.c[1].concat("")
         with self.runtime.db.autocommit() as connection:
             counted = connection.execute(select(job, func.count()).group_by(job))
-            return Counter({row[0]: row[1] for row in counted})
+            return Counter(dict(counted.tuples()))
 
     def _chosen(self, *, movable: bool = False) -> Select[str, str]:
         targets: dict[str, list[str]] = defaultdict(list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -69,11 +69,13 @@ class Trend:
         return sum(self.succeeded) + sum(self.failed)
 
     def percentile(self, percent: int) -> float | None:
-        """Seconds within which so many in a hundred of the sample ended, by nearest rank."""
-        if not self.seconds:
-            return None
-        rank = -(-percent * len(self.seconds) // 100)
-        return self.seconds[max(rank, 1) - 1]
+        """Seconds within which so many in a hundred of the sample ended."""
+        return percentile(self.seconds, percent) if self.seconds else None
+
+
+def percentile(sample: Sequence[float], percent: int) -> float:
+    """Of a sorted sample, by nearest rank."""
+    return sample[max(-(-percent * len(sample) // 100), 1) - 1]
 
 
 def side_of(backend: str) -> Side:
@@ -91,27 +93,21 @@ def trends(
     bound: dict[str, Any] = {"since": since, "origin": int(since.timestamp()), "width": seconds}
     bound["jobs"] = list(jobs)
     shown = {(job, side): Trend([0] * buckets, [0] * buckets) for job in jobs for side in Side}
+    pairs = set[tuple[str, str]]()
     with db.autocommit() as connection:
-        ended, failed = (connection.execute(counts, bound).all() for counts in _COUNTS)
-
-        def place(row: Any) -> tuple[Trend, int]:
-            at = min(max(row.bucket, 0), buckets - 1)
-            return shown[row.job, side_of(row.backend)], at
-
-        for row in ended:
-            trend, at = place(row)
-            trend.succeeded[at] += row.runs
-        for row in failed:
-            trend, at = place(row)
-            trend.failed[at] += row.runs
-            # One that has ended since the first look is in the second alone.
-            trend.succeeded[at] = max(trend.succeeded[at] - row.runs, 0)
-        pairs = sorted({(row.job, row.backend) for row in ended})
-        for some in chunks(pairs, _MOST):
+        for counts, name in zip(_COUNTS, ("succeeded", "failed"), strict=True):
+            for row in connection.execute(counts, bound):
+                trend = shown[row.job, side_of(row.backend)]
+                getattr(trend, name)[min(max(row.bucket, 0), buckets - 1)] += row.runs
+                pairs.add((row.job, row.backend))
+        for some in chunks(sorted(pairs), _MOST):
             sampled = connection.execute(_sampled(tuple(some)), {"since": since})
             for job, backend, began, end in sampled:
                 shown[job, side_of(backend)].seconds.append((end - began).total_seconds())
     for trend in shown.values():
+        # All that ended were counted first; one that has ended since is among the failed alone.
+        both = zip(trend.succeeded, trend.failed, strict=True)
+        trend.succeeded = [max(ended - failed, 0) for ended, failed in both]
         trend.seconds.sort()
     return shown
 
@@ -130,9 +126,8 @@ def by_span(
             samples[side_of(backend), span].append((ended - began).total_seconds())
     shown: dict[Side, list[tuple[float, float] | None]] = {}
     for side in Side:
-        taken = [Trend([], [], sorted(samples[side, span])) for span in range(spans)]
-        both = [(one.percentile(50), one.percentile(95)) for one in taken]
-        shown[side] = [None if low is None or high is None else (low, high) for low, high in both]
+        taken = [sorted(samples[side, span]) for span in range(spans)]
+        shown[side] = [(percentile(one, 50), percentile(one, 95)) if one else None for one in taken]
     return shown
 
 
