@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Index, String, Text, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base, canonical_json
+from app.switchyard.db import Base, Database, canonical_json
 from app.switchyard.errors import BadInput
 from app.switchyard.text import plain
 
@@ -104,7 +104,7 @@ def add(connection: Connection, act_id: int, act: str, by: By, count: int) -> No
 
 
 def history(
-    connection: Connection,
+    db: Database,
     *,
     job: str | None = None,
     act: str | None = None,
@@ -121,7 +121,7 @@ def history(
             chosen = chosen.where(column == wanted)
     if before is not None:
         chosen = chosen.where(A.id < before)
-    return [_shown(row._asdict()) for row in connection.execute(chosen)]
+    return [_shown(row._asdict()) for row in db.rows(chosen)]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Executable,
     Index,
     MetaData,
     Table,
@@ -173,6 +174,16 @@ class Database:
                 yield connection
             finally:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+
+    def rows(self, read: Executable, values: Mapping[str, Any] | None = None) -> list[Any]:
+        """All rows of one statement that reads."""
+        with self.autocommit() as connection:
+            return list(connection.execute(read, values).all())
+
+    def value(self, read: Executable, values: Mapping[str, Any] | None = None) -> Any:
+        """The first column of its first row; None where it has none."""
+        with self.autocommit() as connection:
+            return connection.scalar(read, values)
 
     def change(self, statement: UpdateBase, values: Mapping[str, Any]) -> int:
         """Execute one statement that commits by itself. Returns how many rows it changed.

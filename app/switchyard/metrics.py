@@ -97,8 +97,7 @@ class Ledger(Collector):
             log.warning("no metrics of the ledger", extra={"reason": reason(failure)})
 
     def _runs(self, now: datetime) -> Iterator[Metric]:
-        with self._runtime.db.autocommit() as connection:
-            opened = connection.execute(OPENED, {"late": now - LATE}).all()
+        opened = self._runtime.db.rows(OPENED, {"late": now - LATE})
         overdue: dict[tuple[str, str], int] = defaultdict(int)
         oldest: dict[tuple[str, str], float] = {}
         for row in opened:
@@ -114,12 +113,9 @@ class Ledger(Collector):
         yield family("overdue_oldest_seconds", what, SIDE, oldest.items())
 
     def _jobs(self) -> Iterator[Metric]:
-        jobs = self._runtime.catalogue
-        with self._runtime.db.autocommit() as connection:
-            wrong = connection.execute(UNEXPLAINED, {"jobs": list(jobs)}).all()
-            stepped = connection.execute(STEPPED).all()
+        db, jobs = self._runtime.db, self._runtime.catalogue
         legacy = {job: StageRow(job, Stage.LEGACY, None, 0) for job in jobs}
-        rows = (legacy | {row.job: row for row in current_stages(self._runtime.db)}).values()
+        rows = (legacy | {row.job: row for row in current_stages(db)}).values()
         stages = (((row.job, row.stage), 1) for row in rows)
         yield family("stage", "1 for the stage of a job.", ["job", "stage"], stages)
         percents = (((row.job,), _percent(row)) for row in rows)
@@ -127,10 +123,11 @@ class Ledger(Collector):
         yield family("stage_percent", what, ["job"], percents)
         none = {(job,): 0 for job in jobs}
         what = "Shadows that differ from their live runs without an explanation."
+        wrong = db.rows(UNEXPLAINED, {"jobs": list(jobs)})
         unexplained = none | {(job,): number for job, number in wrong}
         yield family("parity_unexplained", what, ["job"], unexplained.items())
         what = "Automatic steps back by the guardrail."
-        steps = none | {(job,): number for job, number in stepped}
+        steps = none | {(job,): number for job, number in db.rows(STEPPED)}
         yield family("guardrail_steps", what, ["job"], steps.items(), CounterMetricFamily)
 
     def _processes(self, now: datetime) -> Iterator[Metric]:
@@ -151,10 +148,9 @@ class Ledger(Collector):
                 counts["handoffs"][side] = {other: 0.0}
                 for name in ("failures", "takeovers", RESENDS):
                     counts[name][side] = {"": 0.0}
-        with self._runtime.db.autocommit() as connection:
-            for name, job, backend, label, value in connection.execute(counted.COUNTS):
-                if name in counts:
-                    counts[name][job, backend][label] = value
+        for name, job, backend, label, value in self._runtime.db.rows(counted.COUNTS):
+            if name in counts:
+                counts[name][job, backend][label] = value
         for tally, (name, what, label) in COUNTERS.items():
             labels = [*SIDE, label] if label else SIDE
             rows = (

@@ -32,8 +32,8 @@ _INSERT = {
 
 def used_for(db: Database, nonce: str) -> str | None:
     """What `nonce` was used for, or None where it was not. Raises SQLAlchemy's errors."""
-    with db.autocommit() as connection:
-        return connection.scalar(select(Nonce.value).where(Nonce.id == nonce))
+    used: str | None = db.value(select(Nonce.value).where(Nonce.id == nonce))
+    return used
 
 
 def use(db: Database, nonce: str, value: str, expires_at: datetime) -> str:

@@ -81,10 +81,9 @@ class InlineRuns:
 
     def runs(self, job: str | None = None) -> list[dict[str, Any]]:
         """The runs since the fixture began, newest first, in the form of `runs show --json`."""
-        with self._store.db.autocommit() as connection:
-            chosen = select(R.id).where(R.id >= self._first).order_by(R.id.desc()).limit(_MOST)
-            of_job = chosen if job is None else chosen.where(R.job == job)
-            return [story(connection, run_id) for run_id in connection.scalars(of_job).all()]
+        chosen = select(R.id).where(R.id >= self._first).order_by(R.id.desc()).limit(_MOST)
+        of_job = chosen if job is None else chosen.where(R.job == job)
+        return [story(self._store.db, row.id) for row in self._store.db.rows(of_job)]
 
     def make_due(self) -> None:
         """Perform runs that are due later as if their time had come."""

@@ -32,8 +32,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def on_record(world: World, *, but: str = "stage") -> list[dict[str, Any]]:
-    with world.runtime.db.autocommit() as connection:
-        return [one for one in audit.history(connection) if one["act"] != but]
+    return [one for one in audit.history(world.runtime.db) if one["act"] != but]
 
 
 def to_rq(world: World, job: str | None = None, **how: Any) -> Drain:

@@ -301,8 +301,8 @@ def test_many_are_cancelled_and_retried_by_filter(
     assert cli.json(*pending)["matching"] == 0
     by = ("--by", "ada", "--payload", "name:n3", "--status", "cancelled")
     assert cli.json("runs", "retry", *some, *by)["done"] == 1
-    with cli.runtime.db.autocommit() as connection:
-        acts = [(one["act"], one["who"], one["count"]) for one in audit.history(connection)]
+    history = audit.history(cli.runtime.db)
+    acts = [(one["act"], one["who"], one["count"]) for one in history]
     assert acts[0] == ("retry", "ada", 1)
     assert [count for *_, count in acts] == [1, 0, 5]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from sqlalchemy import insert, update
@@ -40,6 +41,7 @@ def test_stage_is_on_record_and_says_where_it_stands(
                 "name": "cli-plain",
                 "stage": "ramp",
                 "percent": 12.5,
+                "version": ANY,
                 "open": NOBODY,
                 "overdue": NOBODY,
                 "failed_24h": NOBODY,

@@ -40,8 +40,7 @@ def done(on: Side, body: Any) -> Any:
     on.runtime.catalogue.add(declared(body))
     run = on.dispatch("here", {})
     on.finish(run)
-    with on.runtime.db.autocommit() as connection:
-        return story(connection, run.id)
+    return story(on.runtime.db, run.id)
 
 
 def test_there_is_none_outside_of_a_run(on: Side) -> None:

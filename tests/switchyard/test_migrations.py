@@ -253,8 +253,7 @@ def test_what_was_done_so_far_begins_the_audit(db: Database) -> None:
             connection.execute(text(f"INSERT {insert}"))
     with migrating(db, print) as connection:
         command.upgrade(LAYER.config(connection), "head")
-    with db.autocommit() as connection:
-        pin, stage = sorted(audit.history(connection), key=lambda act: str(act["act"]))
+    pin, stage = sorted(audit.history(db), key=lambda act: str(act["act"]))
     assert (stage["who"], stage["why"], stage["job"]) == ("ada", "calm", "send-email")
     assert stage["detail"] == {"forced": False, "from": "legacy", "percent": 12.5, "to": "ramp"}
     assert (pin["who"], pin["count"], pin["detail"]) == ("bo", 2, {"side": "rq"})

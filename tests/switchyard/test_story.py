@@ -35,13 +35,11 @@ def on(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 
 
 def shown_of(on: Side, run_id: str) -> dict[str, Any]:
-    with on.runtime.db.autocommit() as connection:
-        return story(connection, run_id)
+    return story(on.runtime.db, run_id)
 
 
 def history(on: Side, run_id: str) -> list[tuple[str, str, int]]:
-    with on.runtime.db.autocommit() as connection:
-        done = audit.history(connection, run_id=run_id)
+    done = audit.history(on.runtime.db, run_id=run_id)
     return [(act["act"], act["who"], act["count"]) for act in done]
 
 

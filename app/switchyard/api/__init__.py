@@ -154,8 +154,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("GET", "/runs/<run_id>", shapes.OneRun)
     def show_run(run_id: str) -> Any:
         """One run with its steps; what is called a secret is hidden."""
-        with runtime.db.autocommit() as connection:
-            run = story(connection, as_id(run_id))
+        run = story(runtime.db, as_id(run_id))
         return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
 
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
@@ -173,8 +172,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
     def history(query: shapes.HistoryQuery) -> Any:
         """Who did what, when and why, the newest first; `before` is the `older` of a page."""
-        with runtime.db.autocommit() as connection:
-            rows = audit.history(connection, **query.model_dump())
+        rows = audit.history(runtime.db, **query.model_dump())
         older = rows[-1]["id"] if len(rows) == query.limit else None
         return {"history": rows, "older": older}
 

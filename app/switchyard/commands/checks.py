@@ -231,9 +231,8 @@ def canary(backend: str, runtime: Runtime) -> str:
     begun = time.monotonic()
     run = dispatch_canary(JOB, {"song": token_hex(8)}, backend)
     while time.monotonic() < begun + CANARY_SECONDS:
-        with runtime.db.autocommit() as connection:
-            columns = (R.status, R.backend, R.result, R.error)
-            row = connection.execute(select(*columns).where(R.id == run.id)).one()
+        columns = (R.status, R.backend, R.result, R.error)
+        [row] = runtime.db.rows(select(*columns).where(R.id == run.id))
         if row.status not in OPEN:
             return _come_back(backend, row, time.monotonic() - begun)
         time.sleep(_LOOK_SECONDS)
@@ -293,8 +292,7 @@ def lost_runs(runtime: Runtime) -> str:
     """No open run is overdue: the relay looks at each when its time has come."""
     late = runtime.store.clock() - LATE
     overdue = select(func.count(), func.min(R.check_at)).where(IS_OPEN, R.check_at < late)
-    with runtime.db.autocommit() as connection:
-        count, oldest = connection.execute(overdue).one()
+    [(count, oldest)] = runtime.db.rows(overdue)
     if count:
         raise CheckFailed(
             f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}"

@@ -112,8 +112,7 @@ def stage(
 def history(job: str | None, limit: int) -> None:
     """Who moved which job when, and why; the newest first."""
     runtime = parts()
-    with runtime.db.autocommit() as connection:
-        rows = audit.history(connection, job=job, act="stage", limit=limit)
+    rows = audit.history(runtime.db, job=job, act="stage", limit=limit)
     if job is not None and not rows:
         _ = runtime.catalogue[job]
     listing(rows, ("at", "job", "from", "to", "percent", "by", "why"))

@@ -47,7 +47,6 @@ from app.switchyard.runs.memory import Inline
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime, using
-from flags import StageRow
 
 group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 
@@ -56,8 +55,8 @@ group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
 def list_jobs() -> None:
     """Every job, and where a new run of it would go now."""
     runtime = parts()
-    stage_of = _stages(runtime)
-    rows = [jobs.described(spec, stage_of.get(spec.name)) for spec in runtime.catalogue.values()]
+    specs, at = runtime.catalogue.values(), _stages(runtime)
+    rows = [jobs.described(spec, *at.get(spec.name, ())) for spec in specs]
     listing(rows, ("name", "schedule", "queue", "stage", "percent", "backend"))
 
 
@@ -66,16 +65,18 @@ def list_jobs() -> None:
 def show(name: str) -> None:
     """One job: its payload, its retries and its next scheduled time."""
     runtime = parts()
-    record(jobs.detailed(runtime.catalogue[name], _stages(runtime).get(name), runtime))
+    spec = runtime.catalogue[name]
+    record(jobs.detailed(runtime, spec, *_stages(runtime).get(spec.name, ())))
 
 
-def _stages(runtime: Runtime) -> dict[str, StageRow]:
-    """The stages by job; "unknown" where the database cannot say: the catalogue is the code's."""
+def _stages(runtime: Runtime) -> dict[str, tuple[str, float | None]]:
+    """Each job's stage and percent; "unknown" where the database cannot say: the catalogue is the
+    code's."""
     try:
-        return {row.job: row for row in stages.current_stages(runtime.db)}
+        return {row.job: (row.stage, row.percent) for row in stages.current_stages(runtime.db)}
     except DBAPIError as failure:
         say(f"no stage is known: {database_line(failure)}")
-        return {name: StageRow(name, "unknown", None, 0) for name in runtime.catalogue}
+        return dict.fromkeys(runtime.catalogue, ("unknown", None))
 
 
 @group.command("dispatch")
@@ -149,8 +150,7 @@ def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) ->
         if not run.created:
             say(f"key {run.key!r} was known: run {run.id} is {run.status}; following it")
         _follow(inline, run)
-    with runtime.db.autocommit() as connection:
-        ended = story(connection, run.id) | {"created": run.created}
+    ended = story(runtime.db, run.id) | {"created": run.created}
     if not answered(ended):
         details({each: ended[each] for each in ("id", "job", "status", "result", "error")})
     if ended["status"] in OPEN:
@@ -199,8 +199,7 @@ def _follow(inline: Inline, run: Run) -> None:
 
 
 def _wait(inline: Inline, run: Run) -> str | None:
-    with inline.store.db.autocommit() as connection:
-        row = connection.execute(select(R.status, R.due_at).where(R.id == run.id)).one()
+    [row] = inline.store.db.rows(select(R.status, R.due_at).where(R.id == run.id))
     if row.status == Status.RUNNING:
         return "another process is doing it; waiting for its end"
     return f"waiting, until {iso(row.due_at)} at the latest" if row.status in OPEN else None

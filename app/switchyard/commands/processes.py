@@ -53,8 +53,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 def _require_tables(runtime: Runtime) -> None:
     """Raises the database's error at the start, rather than once a second from then on."""
-    with runtime.db.autocommit() as connection:
-        connection.execute(select(literal(1)).select_from(RunRow).limit(1))
+    runtime.db.rows(select(literal(1)).select_from(RunRow).limit(1))
 
 
 @click.command("worker", cls=Process, context_settings={"ignore_unknown_options": True})

@@ -90,8 +90,7 @@ def list_runs(**asked: Any) -> None:
 @click.argument("run_id")
 def show(run_id: str) -> None:
     """One run, with its payload, its result and its steps."""
-    with parts().db.autocommit() as connection:
-        run = story(connection, run_id)
+    run = story(parts().db, run_id)
     if answered(run):
         return
     lists = [run.pop(name) for name in ("steps", "failures", "handoffs")]
@@ -146,8 +145,7 @@ def _do(
         raise BadInput("give a run's id, or a filter")
     act = operate.retry if deed is Deed.RETRY else operate.cancel
     others = act(runtime.store, run_id, by=who)
-    with runtime.db.autocommit() as connection:
-        row = connection.execute(select(*COLUMNS).where(R.id == run_id)).one()
+    [row] = runtime.db.rows(select(*COLUMNS).where(R.id == run_id))
     record(shown(row))
     if others:
         say(and_others.format(others))

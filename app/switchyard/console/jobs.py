@@ -34,10 +34,8 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         spec = runtime.catalogue[name]
         [job] = cutover_status(runtime, [name])["jobs"]
         now = runtime.store.clock()
-        rows = [r for r in stages.current_stages(runtime.db) if r.job == name]
-        moving = [row for row in rows if row.stage in MOVING]
-        with runtime.db.autocommit() as connection:
-            changes = audit.history(connection, job=name, act="stage", limit=20)
+        moving = job["stage"] in MOVING
+        changes = audit.history(runtime.db, job=name, act="stage", limit=20)
         # A poll takes only what lies beside the forms.
         to_move = {} if is_poll() else {side: acts.would_move(runtime, name, side) for side in Side}
         return render_template(
@@ -47,8 +45,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             stages=list(Stage),
             asked=request.form,
             refusal=refusal,
-            version=rows[0].version if rows else 0,
-            compared=guardrail.samples(runtime, spec, moving[0], now) if moving else None,
+            compared=guardrail.samples(runtime, spec, job["version"], now) if moving else None,
             fewest=guardrail.FEWEST,
             gate=stages.gate(runtime.db, name, now),
             pinned=stages.pinned_keys(runtime.db, name),

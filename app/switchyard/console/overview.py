@@ -48,8 +48,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def history() -> str:
         before = request.args.get("before", "")
         last = int(before) if before.isdecimal() and len(before) < 16 else None
-        with runtime.db.autocommit() as connection:
-            rows = audit.history(connection, before=last, limit=PAGE)
+        rows = audit.history(runtime.db, before=last, limit=PAGE)
         older = rows[-1]["id"] if len(rows) == PAGE else None
         known = set(runtime.catalogue)
         return render_template("switchyard/history.html", rows=rows, older=older, known=known)

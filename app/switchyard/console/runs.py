@@ -78,8 +78,9 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         return page if shown["refusal"] is None else (page, BadInput.status)
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
-        with runtime.db.autocommit() as connection:
-            run = story(connection, as_id(run_id))
+        run = story(runtime.db, as_id(run_id))
+        if (progress := run["progress"]) is not None:
+            progress["at"] = datetime.fromisoformat(progress["at"])
         return render_template(
             "switchyard/run.html",
             run=run,

@@ -55,9 +55,7 @@ M = ClockMark
 
 def read_marks(db: Database) -> dict[str, datetime]:
     """The marks by job."""
-    with db.autocommit() as connection:
-        rows = connection.execute(select(M.job, M.seen_until))
-        return {row.job: row.seen_until for row in rows}
+    return {row.job: row.seen_until for row in db.rows(select(M.job, M.seen_until))}
 
 
 def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:

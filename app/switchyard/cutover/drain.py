@@ -136,9 +136,8 @@ class Drain:
     def misplaced(self) -> dict[str, list[str]]:
         """The open runs that can be moved, or asked to, by job."""
         runs: dict[str, list[str]] = defaultdict(list)
-        with self.runtime.db.autocommit() as connection:
-            for run_id, job in connection.execute(self._chosen(movable=True).limit(self.limit)):
-                runs[job].append(run_id)
+        for run_id, job in self.runtime.db.rows(self._chosen(movable=True).limit(self.limit)):
+            runs[job].append(run_id)
         return runs
 
     def left(self) -> Counter[str]:
@@ -146,9 +145,8 @@ class Drain:
         chosen = self._chosen().order_by(None).subquery()
         # An expression: to have the jobs in order SQLite would go through all runs by their keys.
         job = chosen.c[1].concat("")
-        with self.runtime.db.autocommit() as connection:
-            counted = connection.execute(select(job, func.count()).group_by(job))
-            return Counter(dict(counted.tuples()))
+        counted = self.runtime.db.rows(select(job, func.count()).group_by(job))
+        return Counter({row[0]: row[1] for row in counted})
 
     def _chosen(self, *, movable: bool = False) -> Select[str, str]:
         targets: dict[str, list[str]] = defaultdict(list)
@@ -202,8 +200,7 @@ def rollback(flip: Collection[str], drain: Drain, by: By) -> Drained:
 def is_seen(runtime: Runtime, jobs: Collection[str]) -> bool:
     """Whether every process knows by now where these jobs stand."""
     last = select(func.max(StageChange.at)).where(StageChange.job.in_(jobs))
-    with runtime.db.autocommit() as connection:
-        at = connection.scalar(last)
+    at = runtime.db.value(last)
     return at is None or runtime.store.clock() - at >= timedelta(seconds=SEEN_SECONDS)
 
 

@@ -86,14 +86,14 @@ def breach(serverless: Sample, legacy: Sample) -> str | None:
     return None
 
 
-def samples(runtime: Runtime, spec: JobSpec, row: StageRow, now: datetime) -> tuple[Sample, Sample]:
-    """What is compared: the serverless side's runs since the last move that are old enough to be
-    judged, and the legacy side's last ones."""
+def samples(runtime: Runtime, spec: JobSpec, version: int, now: datetime) -> tuple[Sample, Sample]:
+    """What is compared: the serverless side's runs that are old enough to be judged, since the last
+    move, which made the stage `version`; and the legacy side's last ones."""
     with runtime.db.autocommit() as connection:
         legacy = _legacy_sample(connection, spec.name, now)
         if len(legacy.seconds) < FEWEST:
             return Sample([], 0), legacy
-        moved = connection.scalar(select(StageChange.at).where(StageChange.id == row.version))
+        moved = connection.scalar(select(StageChange.at).where(StageChange.id == version))
         age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
         return _serverless_sample(connection, spec, moved or now, now - age, now), legacy
 
@@ -143,7 +143,7 @@ def look(runtime: Runtime) -> list[StageChange]:
     steps = []
     for row in current_stages(runtime.db):
         spec = runtime.store.spec_of(row.job) if row.stage in MOVING else None
-        why = None if spec is None else breach(*samples(runtime, spec, row, now))
+        why = None if spec is None else breach(*samples(runtime, spec, row.version, now))
         if why is not None and (change := _step(runtime, row, why, now)) is not None:
             steps.append(change)
     return steps

@@ -100,12 +100,11 @@ def counts(db: Database) -> dict[str, dict[str, int]]:
     """By job: how many runs were compared, how many of them differ, and how many of those nobody
     has explained."""
     jobs: dict[str, dict[str, int]] = {}
-    with db.autocommit() as connection:
-        for job, kind, number, explained in connection.execute(COUNTS):
-            row = jobs.setdefault(job, {"compared": 0, "different": 0, "unexplained": 0})
-            row["compared"] += number if kind in COMPARED else 0
-            row["different"] += number if kind in WRONG else 0
-            row["unexplained"] += number - explained if kind in WRONG else 0
+    for job, kind, number, explained in db.rows(COUNTS):
+        row = jobs.setdefault(job, {"compared": 0, "different": 0, "unexplained": 0})
+        row["compared"] += number if kind in COMPARED else 0
+        row["different"] += number if kind in WRONG else 0
+        row["unexplained"] += number - explained if kind in WRONG else 0
     return jobs
 
 
@@ -115,9 +114,8 @@ def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[d
     how = (P.differing, P.found.label("differences"), P.error)
     explained = (P.explained_at, P.explained_by, P.explained_why)
     chosen = select(*columns, *how, *explained).where(P.job == job, P.kind.in_(kinds))
-    with db.autocommit() as connection:
-        rows = connection.execute(chosen.order_by(P.id.desc()).limit(limit))
-        return [_document(row._asdict()) for row in rows]
+    rows = db.rows(chosen.order_by(P.id.desc()).limit(limit))
+    return [_document(row._asdict()) for row in rows]
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
@@ -220,8 +218,7 @@ def _compared(
     outcome, error = _evaluate(db, lambda reading: _outcome(reading, spec, live))
     if outcome is None:
         return {"kind": Kind.PLAN_FAILED, "error": error}
-    with db.autocommit() as connection:
-        planned = connection.scalar(select(P.planned).where(P.run_id == run_id))
+    planned = db.value(select(P.planned).where(P.run_id == run_id))
     both = differences(json.loads(planned or "{}"), json.loads(outcome), spec.shadow)
     first = list(islice(both, KEPT))
     if not first:
@@ -240,8 +237,7 @@ def _outcome(tx: Session, spec: JobSpec, live: AnyRow) -> dict[str, Any]:
 
 def _live_run(db: Database, run_id: str) -> AnyRow | None:
     columns = (R.job, R.payload, R.status, R.result, R.error, R.started_at, R.check_at)
-    with db.autocommit() as connection:
-        return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
+    return next(iter(db.rows(select(*columns).where(R.id == run_id))), None)
 
 
 def _evaluate(

@@ -144,9 +144,7 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
     about that; None where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
     fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
-    with db.autocommit() as connection:
-        left = connection.scalar(opened) or 0
-        last = connection.scalar(fired)
+    left, last = db.value(opened), db.value(fired)
     differences = counts(db).get(job, {}).get("unexplained", 0)
     drain = f"{left} open runs on the old side (cutover drain {job} --to serverless)"
     explain = f"{differences} differences nobody has explained (cutover parity {job})"
@@ -249,8 +247,7 @@ def history(db: Database, job: str | None = None, limit: int = 200) -> list[Stag
 def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:
     """The pinned keys, of one job or all, as `cutover pins --json` has them."""
     chosen = _PINNED if job is None else _PINNED.where(P.job == job)
-    with db.autocommit() as connection:
-        return [row._asdict() for row in connection.execute(chosen)]
+    return [row._asdict() for row in db.rows(chosen)]
 
 
 def pin(

@@ -49,13 +49,10 @@ def cutover_status(runtime: Runtime, only: Collection[str] | None = None) -> dic
     """
     stages = {row.job: row for row in current_stages(runtime.db)}
     now = runtime.store.clock()
-    with runtime.db.autocommit() as connection:
-        open_now = connection.execute(OPEN, {"late": now - LATE}).all()
-        failed_lately = connection.execute(FAILED, {"since": now - WINDOW}).all()
     opened, overdue, failed = _by_job(), _by_job(), _by_job()
-    for row in open_now:
+    for row in runtime.db.rows(OPEN, {"late": now - LATE}):
         opened[row.job][row.backend], overdue[row.job][row.backend] = row.runs, row.overdue
-    for row in failed_lately:
+    for row in runtime.db.rows(FAILED, {"since": now - WINDOW}):
         failed[row.job][row.backend] = row.runs
     compared = shadow.counts(runtime.db)
     names = dict.fromkeys([*runtime.catalogue, *sorted(opened), *sorted(failed)])
@@ -69,6 +66,7 @@ def cutover_status(runtime: Runtime, only: Collection[str] | None = None) -> dic
                 "name": name,
                 "stage": str(at.stage),
                 "percent": at.percent,
+                "version": at.version,
                 "open": opened[name],
                 "overdue": overdue[name],
                 "failed_24h": failed[name],

@@ -12,7 +12,7 @@ from app.switchyard.cutover.status import cutover_status
 from app.switchyard.job import JobSpec
 from app.switchyard.operations.acts import would_move
 from app.switchyard.runtime import Runtime
-from flags import LEGACY_BACKEND, Side, Stage, StageRow
+from flags import LEGACY_BACKEND, Side, Stage
 
 _DECLARED = ("name", "event", "schedule", "queue", "attempts", "concurrency", "serverless")
 
@@ -25,9 +25,10 @@ class Lenient(GenerateJsonSchema):
         return {}
 
 
-def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
+def described(
+    spec: JobSpec, stage: str = Stage.LEGACY.value, percent: float | None = None
+) -> dict[str, Any]:
     """A job as `jobs list --json` gives it, with where a new run of it would go now."""
-    _, stage, percent, *_ = at or StageRow(spec.name, Stage.LEGACY.value, None, 0)
     # In the middle of a ramp each key has its own answer: legacy until all are serverless.
     ramping = stage == Stage.RAMP and percent != 100
     return {
@@ -39,10 +40,10 @@ def described(spec: JobSpec, at: StageRow | None) -> dict[str, Any]:
     }
 
 
-def detailed(spec: JobSpec, at: StageRow | None, runtime: Runtime) -> dict[str, Any]:
-    """A job as `jobs show --json` gives it."""
+def detailed(runtime: Runtime, spec: JobSpec, *at: Any) -> dict[str, Any]:
+    """A job as `jobs show --json` gives it; `at` is as of described()."""
     return {
-        **described(spec, at),
+        **described(spec, *at),
         "gaps": list(spec.gaps),
         "timeout": spec.timeout,
         "next": spec.occurrence_after(runtime.store.clock()) if spec.schedule else None,
@@ -54,11 +55,10 @@ def every(runtime: Runtime) -> dict[str, Any]:
     """Each job with where it stands: `jobs list` and `cutover status` in one. What is not declared
     in this code has only what the ledger says."""
     status = cutover_status(runtime)
-    at = {row.job: row for row in stages.current_stages(runtime.db)}
     unknown = dict.fromkeys((*_DECLARED, "backend", "file"))
     for job in status["jobs"]:
         spec = runtime.catalogue.get(job["name"])
-        declared = unknown if spec is None else described(spec, at.get(spec.name))
+        declared = unknown if spec is None else described(spec, job["stage"], job["percent"])
         job |= {**declared, **job, "known": spec is not None}
     return status
 
@@ -67,12 +67,10 @@ def one(runtime: Runtime, name: str) -> dict[str, Any]:
     """One job, with all that a decision about it needs. Raises UnknownJob."""
     spec = runtime.catalogue[name]
     [status] = cutover_status(runtime, [name])["jobs"]
-    at = {row.job: row for row in stages.current_stages(runtime.db)}.get(name)
     return {
-        **detailed(spec, at, runtime),
+        **detailed(runtime, spec, status["stage"], status["percent"]),
         **status,
         "known": True,
-        "version": 0 if at is None else at.version,
         "against_complete": stages.obstacles(runtime.db, name, runtime.store.clock()),
         "pins": stages.pinned_keys(runtime.db, name),
         "would_move": {str(side): would_move(runtime, name, side) for side in Side},

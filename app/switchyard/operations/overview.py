@@ -81,10 +81,8 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         job["built_in"] = spec is not None and spec.body.__module__ == maintenance.__name__
         job["serverless"] = Side.SERVERLESS.value if spec is None else spec.serverless
         job["sides"] = {side: trend[job["name"], side] for side in Side}
-    with runtime.db.autocommit() as connection:
-        late = connection.scalar(select(func.min(R.check_at)).where(R.check_at < now))
-        opened = connection.execute(OPEN, {"late": now - LATE}).all()
-    overdue = [row for row in opened if row.overdue]
+    late = runtime.db.value(select(func.min(R.check_at)).where(R.check_at < now))
+    overdue = [row for row in runtime.db.rows(OPEN, {"late": now - LATE}) if row.overdue]
     parts = [
         *_backends(sides, jobs),
         *_processes(processes.listed(runtime.db, now)),

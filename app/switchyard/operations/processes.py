@@ -58,9 +58,7 @@ def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
     """Each process that gave a sign of life in the last hour, and whether it is taken to live."""
     columns = (P.kind, P.host, P.pid, P.version, P.started_at, P.seen_at, P.doing)
     chosen = select(*columns).where(P.seen_at > now - KEPT).order_by(P.kind, P.started_at)
-    with db.autocommit() as connection:
-        rows = connection.execute(chosen).all()
-    return [row._asdict() | {"alive": row.seen_at > now - ALIVE} for row in rows]
+    return [row._asdict() | {"alive": row.seen_at > now - ALIVE} for row in db.rows(chosen)]
 
 
 class Heartbeat:

@@ -6,8 +6,9 @@ import json
 import re
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
+from app.switchyard.db import Database
 from app.switchyard.errors import UnknownRun
 from app.switchyard.operations.search import COLUMNS, shown
 from app.switchyard.runs import children
@@ -32,22 +33,26 @@ def as_id(text: str) -> str:
     return text
 
 
-def story(connection: Connection, run_id: str) -> dict[str, Any]:
+def story(db: Database, run_id: str) -> dict[str, Any]:
     """A run with its payload and result, its steps, how many children it has, each attempt that
     failed and each hand-off, oldest first, and what its backend calls it. Raises UnknownRun."""
     chosen = select(*COLUMNS, *_OWN, *_JSON).where(R.id == run_id)
-    row = connection.execute(chosen).one_or_none()
-    if row is None:
-        raise UnknownRun(f"no run {run_id!r}")
     steps = select(*_STEP).where(S.run_id == run_id).order_by(S.updated_at, S.name)
     failed = select(*_FAILURE).where(F.run_id == run_id).order_by(F.id.desc()).limit(MOST)
     moved = select(*_HANDOFF).where(H.run_id == run_id).order_by(H.id.desc()).limit(MOST)
+    with db.autocommit() as connection:
+        row = connection.execute(chosen).one_or_none()
+        if row is None:
+            raise UnknownRun(f"no run {run_id!r}")
+        below = children.by_status(connection, run_id)
+        parts = [connection.execute(each).all() for each in (steps, failed, moved)]
     texts = {column.key: getattr(row, column.key) for column in _JSON}
+    done, failures, handoffs = ([one._asdict() for one in part] for part in parts)
     return {
         **shown(row),
         **{name: None if text is None else json.loads(text) for name, text in texts.items()},
-        "children": children.by_status(connection, run_id),
-        "steps": [step._asdict() for step in connection.execute(steps)],
-        "failures": [one._asdict() for one in connection.execute(failed)][::-1],
-        "handoffs": [one._asdict() for one in connection.execute(moved)][::-1],
+        "children": below,
+        "steps": done,
+        "failures": failures[::-1],
+        "handoffs": handoffs[::-1],
     }

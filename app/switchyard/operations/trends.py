@@ -121,9 +121,8 @@ def by_span(
     bound: dict[str, Any] = {"job": job}
     bound |= {f"edge{number}": edge for number, edge in enumerate(edges)}
     samples: dict[tuple[Side, int], list[float]] = defaultdict(list)
-    with db.autocommit() as connection:
-        for backend, span, began, ended in connection.execute(_spans(spans), bound):
-            samples[side_of(backend), span].append((ended - began).total_seconds())
+    for backend, span, began, ended in db.rows(_spans(spans), bound):
+        samples[side_of(backend), span].append((ended - began).total_seconds())
     shown: dict[Side, list[tuple[float, float] | None]] = {}
     for side in Side:
         taken = [sorted(samples[side, span]) for span in range(spans)]
@@ -144,10 +143,9 @@ def errors(db: Database, job: str, since: datetime) -> list[dict[str, Any]]:
         .order_by(latest.desc())
         .limit(ERRORS)
     )
-    with db.autocommit() as connection:
-        rows = connection.execute(grouped).all()
-        said = select(F.id, F.message).where(F.id.in_([row.latest for row in rows]))
-        messages = {row.id: row.message for row in connection.execute(said)}
+    rows = db.rows(grouped)
+    said = select(F.id, F.message).where(F.id.in_([row.latest for row in rows]))
+    messages = {row.id: row.message for row in db.rows(said)}
     return [row._asdict() | {"message": messages.get(row.latest, "")} for row in rows]
 
 
