@@ -16,7 +16,6 @@ from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.payouts import pages as payout_pages
 from app.platform.statements import pages as statement_pages
 from app.platform.webhooks import pages as webhook_pages
 from app.switchyard import logs
@@ -101,7 +100,7 @@ def mount(app: Flask, runtime: Runtime) -> None:
     app.session_interface = Sessions()
     app.config.update(SESSION_COOKIE_NAME="switchyard", SESSION_COOKIE_SAMESITE="Lax")
     register_problems(app)
-    for pages in (payout_pages, statement_pages, webhook_pages):
+    for pages in (statement_pages, webhook_pages):
         app.register_blueprint(pages.blueprint(runtime))
     layer = app.cli.commands["switchyard"]
     assert isinstance(layer, AppGroup)

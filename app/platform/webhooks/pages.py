@@ -1,4 +1,4 @@
-"""POST /api/webhooks/SOURCE: verified, kept once, and left to jobs."""
+"""POST /api/webhooks/SOURCE, Stripe's own and others': verified, kept once, and left to jobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from flask import Blueprint, request
 from pydantic import SecretStr
@@ -16,10 +17,13 @@ from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
 from app.platform.db import COUNTED, insert
+from app.platform.gateways.hooks import STRIPE
+from app.platform.gateways.stripe_webhooks import verify_webhook
+from app.platform.payouts.inbox import ACTS_ON
 from app.platform.webhooks.jobs import JOB
 from app.platform.webhooks.models import Received
 from app.switchyard import runtime
-from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
@@ -39,19 +43,39 @@ class SignatureRefused(Unauthorized, title="Signature refused"):
 
 
 def blueprint(parts: Runtime) -> Blueprint:
-    """The endpoint of the sources of WEBHOOK_SOURCES."""
+    """Stripe's endpoint, and that of the sources of WEBHOOK_SOURCES."""
     pages = Blueprint("webhooks", __name__)
-    pages.after_request(logged)
+    pages.after_request(_logged)
+
+    @pages.post("/api/webhooks/stripe")
+    def take_stripe() -> Response | dict[str, bool]:
+        settings = settings_of(parts)
+        if settings.stripe_webhook_secret is None:
+            return problem(503, "Webhooks are off", "STRIPE_WEBHOOK_SECRET is not set")
+        body, secret = _posted(), settings.stripe_webhook_secret.get_secret_value()
+        signature = request.headers.get("Stripe-Signature", "")
+        event = verify_webhook(body, signature, secret, parts.store.clock())
+        # A live platform is sent test mode's events of connected accounts too, whose objects its
+        # key cannot see (https://docs.stripe.com/connect/webhooks).
+        foreign = parts.engine.gateways.stripe.live and not event.live
+        with parts.db.session() as session:
+            if event.type in ACTS_ON and not foreign:
+                dispatch("handle-stripe-event", event, session=session)
+            if any(to.wants(STRIPE) for to in settings.webhook_targets.values()):
+                # Sent again, an event differs in how many others wait to be delivered.
+                with suppress(EventConflict):
+                    _relay(session, STRIPE, event.event_id, body)
+        return {"received": True}
 
     @pages.post("/api/webhooks/<source>")
     def take(source: str) -> Response | dict[str, bool]:
         secrets = settings_of(parts).webhook_sources.get(source)
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
-        body = posted()
+        body = _posted()
         event = _verified(secrets, body)
         with parts.db.session() as session:
-            new = relay(session, source, event, body)
+            new = _relay(session, source, event, body)
         return {"received": True, "new": new}
 
     return pages
@@ -85,7 +109,7 @@ def _verified(secrets: Iterable[SecretStr], body: bytes) -> str:
     return given["webhook-id"]
 
 
-def logged(answer: Response) -> Response:
+def _logged(answer: Response) -> Response:
     """The answer; where it refuses a webhook, the log says why."""
     if answer.status_code >= 400:
         why = (answer.get_json(silent=True) or {}).get("detail")
@@ -93,13 +117,13 @@ def logged(answer: Response) -> Response:
     return answer
 
 
-def posted() -> bytes:
+def _posted() -> bytes:
     """The request's body. Raises RequestEntityTooLarge above MAX_BYTES."""
     request.max_content_length = MAX_BYTES
     return request.get_data(cache=False)
 
 
-def relay(tx: Session, source: str, event: str, body: bytes) -> bool:
+def _relay(tx: Session, source: str, event: str, body: bytes) -> bool:
     """Keep the request's webhook, once verified, and a run for each target that wants it; whether
     it was new.
 
