@@ -11,7 +11,7 @@ from flask.sessions import SecureCookieSessionInterface
 from app import platform
 from app.platform import JOBS, checks, tables
 from app.platform.config import Settings, load
-from app.platform.gateways import Admin, Gateways
+from app.platform.gateways import Gateways
 from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
 from app.platform.gateways.storage import open_storage
@@ -53,7 +53,6 @@ def settings() -> Settings:
 def open_gateways(settings: Settings) -> Gateways:
     """The outside services that the platform's jobs call."""
     secret, url = settings.stripe_api_key, settings.admin_webhook_url
-    hook = None if url is None else Hook(url=url, secret=settings.admin_webhook_secret)
     return Gateways(
         stripe=StripeGateway(
             LOCAL_STRIPE_KEY if secret is None else secret.get_secret_value(),
@@ -62,7 +61,8 @@ def open_gateways(settings: Settings) -> Gateways:
             calls_per_second=1000.0 if settings.local else STRIPE_RATE,
         ),
         mailer=None if settings.smtp is None else Mailer(settings.smtp, settings.mail_from),
-        admin=Admin(email=settings.admin_email, hook=hook),
+        admin_email=settings.admin_email,
+        admin_hook=None if url is None else Hook(url=url, secret=settings.admin_webhook_secret),
         targets=settings.webhook_targets,
         storage=open_storage(settings.storage_url),
         platform=settings.platform_name,

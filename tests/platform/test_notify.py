@@ -192,12 +192,7 @@ def test_the_summary_says_it_all() -> None:
         "Reconciliation with Stripe\n"
         "  agreed: 1,201 in the books, 1,201 at Stripe\n\n"
         "Books\n"
-        "  balanced\n\n"
-        "What to do\n"
-        "  - What may pass, the daily retry (10:00 UTC) tries again. The rest:"
-        " flask --app app payouts show ID\n"
-        "  - Top up the platform's balance at Stripe by what waits; the daily retry (10:00 UTC)"
-        " then pays it.\n"
+        "  balanced\n"
     )
 
 
@@ -211,14 +206,12 @@ def test_the_summary_says_it_all() -> None:
         ),
         ({"ledgerBalanced": False}, "the books do not balance", "Books\n  NOT balanced\n"),
         ({"stopped": "no\nfunds"}, "stopped", "(run 0123abcd) has stopped: no funds\n"),
-        ({"stopped": "x"}, "stopped", "flask --app app runs show 0123abcd"),
     ],
 )
 def test_what_is_wrong_comes_first(change: dict[str, Any], subject: str, says: str) -> None:
     told, text = summary_mail(WELL | change)
     assert told == f"Pay day 2025-01-15: {subject}"
     assert says in text
-    assert "nothing\n" not in text
 
 
 def test_a_name_from_outside_cannot_add_a_line() -> None:

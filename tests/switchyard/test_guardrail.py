@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import insert, select
 
 import flags
-from app.platform.gateways import Admin, Gateways
+from app.platform.gateways import Gateways
 from app.platform.gateways.hooks import Hook
 from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.clock import utcnow
@@ -196,7 +196,7 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
         old = runtime.engine.gateways
         told = Gateways(
             stripe=old.stripe,
-            admin=Admin(hook=Hook(url=receiver.address)),
+            admin_hook=Hook(url=receiver.address),
         )
         memory: Any = runtime.store.backends["rq"]
         memory.work(Engine(runtime.store, told, runtime.engine.leases))

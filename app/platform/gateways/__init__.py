@@ -14,20 +14,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Admin:
-    """Who is notified of what happened; None: not by this way."""
-
-    email: str | None = None
-    hook: Hook | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Gateways:
     """The gateways of one process; None: off."""
 
     stripe: StripeGateway
     mailer: Mailer | None = None
-    admin: Admin = Admin()
+    admin_email: str | None = None
+    """Who is notified of what happened."""
+    admin_hook: Hook | None = None
     storage: Storage | None = None
     targets: Mapping[str, Hook] = field(default_factory=dict)
     """Who webhooks are relayed to, by name."""

@@ -32,12 +32,12 @@ def notify(
     crash before its record it is sent again, under the same `name`: its Message-ID and webhook-id.
     A mail whose outcome is unknown is not. A webhook's `timestamp` is when the run was asked for.
     """
-    mailer, to = ctx.gateways.mailer, ctx.gateways.admin
+    gateways, mailer = ctx.gateways, ctx.gateways.mailer
 
     def mail(_tx: Session) -> dict[str, Any]:
         message_id = f"<{name}@{mailer.domain}>"
         try:
-            mailer.send(to=to.email, **letter(), message_id=message_id, now=ctx.now())
+            mailer.send(to=gateways.admin_email, **letter(), message_id=message_id, now=ctx.now())
         except MailUnknown as unknown:
             return _not_sent("mail", f"unknown, not sent again: {unknown}")
         except (MailRefused, BadInput) as refused:
@@ -47,13 +47,13 @@ def notify(
     def webhook(_tx: Session) -> dict[str, Any]:
         body = {"type": event, "timestamp": iso(ctx.created_at), "data": dict(data)}
         try:
-            to.hook.post(body, name, ctx.now())
+            gateways.admin_hook.post(body, name, ctx.now())
         except (HookRefused, BadInput) as refused:
             return _not_sent("webhook", f"refused: {refused}")
         return {"sent": True}
 
     sent: dict[str, Any] = {}
-    for send, is_on in ((mail, mailer and to.email), (webhook, to.hook)):
+    for send, is_on in ((mail, mailer and gateways.admin_email), (webhook, gateways.admin_hook)):
         way = send.__name__
         if not is_on:  # it costs no step
             sent[way] = {"sent": False, "why": "off"}

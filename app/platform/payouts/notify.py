@@ -71,35 +71,28 @@ def summary_mail(report: Report, platform: str) -> Letter:
     stopped = report.get("stopped")
     title = f"{_TITLES[report['job']]} {report.get('payoutDate', '')}".strip()
     how = "is done." if stopped is None else f"has stopped: {_line(stopped)}"
-    problems = dict(_problems(report))
+    problems = list(_problems(report))
     blocks = [{"heading": heading, "lines": list(lines)} for heading, lines in _blocks(report)]
-    to_do = [f"- {step}" for step in problems.values()] or ["nothing"]
     data = {
         "title": f"{title}: {', '.join(problems) or 'done'}",
         "lead": f"{title} (run {report['runId']}) {how}",
-        "blocks": [*blocks, {"heading": "What to do", "lines": to_do}],
+        "blocks": blocks,
     }
     return render("admin-summary", data, platform=platform)
 
 
-def _problems(report: Report) -> Iterator[tuple[str, str]]:
-    """What is not as it should be, in the subject's words, and what to do about it."""
-    run, again = report["runId"], "the daily retry (10:00 UTC)"
+def _problems(report: Report) -> Iterator[str]:
+    """What is not as it should be, in the subject's words."""
     if report.get("stopped") is not None:
-        step = f"Put right what stopped it. How it stands: flask --app app runs show {run}"
-        yield "stopped", step
+        yield "stopped"
     if report.get("ledgerBalanced") is False:
-        step = "Pay nobody until the entry that is wrong is found and countered."
-        yield "the books do not balance", step
+        yield "the books do not balance"
     if not report.get("reconciled", {"ok": True})["ok"]:
-        step = "Each difference, and what to do about it: flask --app app payouts reconcile"
-        yield "Stripe and the books differ", step
+        yield "Stripe and the books differ"
     if failed := report.get("failureCount"):
-        step = f"What may pass, {again} tries again. The rest: flask --app app payouts show ID"
-        yield f"{failed:,} failed", step
+        yield f"{failed:,} failed"
     if _waiting(report):
-        step = f"Top up the platform's balance at Stripe by what waits; {again} then pays it."
-        yield "waiting for funds", step
+        yield "waiting for funds"
 
 
 def _blocks(report: Report) -> Iterator[tuple[str, Iterable[str]]]:
