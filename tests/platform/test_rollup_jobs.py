@@ -59,7 +59,7 @@ def check(months: Months) -> None:
         row.id
         for row in rows
         for one in json.loads(row.document)["currencies"]
-        if "late" in {line["id"] for line in one["lines"]}
+        if "correction" in {line["kind"] for line in one["lines"]}
     }
     assert stated == {"bob:2025-02"}, "January's is final"
 

@@ -3,8 +3,8 @@
 Opening balance, plus what was earned (sales less fees, refunds and disputes), less payouts, plus
 payouts that came back, is the closing balance: the ledger's at the month's end, or it is refused.
 
-A statement is final. The next one opens with its closing balance and has every entry that it lacks:
-those of its own month, and those of earlier ones that were booked late.
+A statement is final. The next one opens with its closing balance and has every entry since its
+end; what was booked late, for before that, is one line: a correction.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Creator
 from app.platform.earnings.posting import TAKING
 from app.platform.ledger.postings import HOLD, EntryKind
-from app.platform.statements.movements import CLOSING, NEWEST, Previous, bounds, movements, previous
+from app.platform.statements.movements import CLOSING, Previous, bounds, movements, previous
 from app.switchyard.clock import iso
 
 Document = dict[str, Any]
 OTHER = "other"
 """The source of what was booked without an earning."""
 CORRECTION = "correction"
-"""What the ledger has of earlier months and no statement does: see _currency."""
+"""What the ledger has of earlier months and no statement does."""
 PAYOUT, RETURNED = "payout", "payout_returned"
 _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
     before, ready = previous(tx, creator_ids), list[Document]()
     for person in people:
         name, last = statement_id(person.id, month), before.get(person.id)
-        rows = movements(tx, person.id, last, month)
+        rows = movements(tx, person.id, last.end if last else start, end)
         try:
             currencies = _currencies(rows, last)
         except _NotAddingUp as wrong:
@@ -79,7 +79,6 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
                 "month": f"{month:%Y-%m}",
                 "from": iso(start),
                 "to": iso(end),
-                "last_entry": sum(row.amount or 0 for row in rows if row.kind == NEWEST),
                 "currencies": currencies,
             }
         )
@@ -89,8 +88,7 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
 def _currencies(rows: Iterable[Any], last: Previous | None) -> list[Document]:
     by_currency: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows:
-        if row.kind != NEWEST:
-            by_currency[row.currency].append(row)
+        by_currency[row.currency].append(row)
     made = (_currency(code, by_currency[code], last) for code in sorted(by_currency))
     return [one for one in made if one["lines"] or one["opening"]]
 
@@ -103,8 +101,6 @@ def _currency(code: str, rows: list[Any], last: Previous | None) -> Document:
     missing = opening - last.closing.get(code, 0) if last else 0
     balance = opening = opening - missing
     if last and missing:
-        # Booked with an id that was drawn before the last statement was made, and committed after
-        # it: which entry it is cannot be known any more, how much it is can.
         balance += missing
         line = {"at": iso(last.end), "kind": CORRECTION, "id": "", "source": OTHER}
         amounts = {"gross": missing, "fee": 0, "amount": missing, "balance": balance}

@@ -28,7 +28,7 @@ from app.platform.ledger.postings import CREATOR
 from app.platform.statements.document import Document, documents, statement_id
 from app.platform.statements.links import mail_links
 from app.platform.statements.models import Statement as S
-from app.platform.statements.movements import bounds, newest_before, previous
+from app.platform.statements.movements import bounds, previous
 from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
 from app.switchyard.db import canonical_json
@@ -147,7 +147,7 @@ def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, A
 
 
 def _active(month: date, after: str) -> AnySelect:
-    """Who had a balance when the month began, or anything in it, or booked late before it."""
+    """Who had a balance when the month began, or anything in it."""
     start, end = bounds(month)
     account = literal(CREATOR, String) + Creator.id
     change = case((E.credit == account, E.amount), else_=-E.amount)
@@ -158,10 +158,7 @@ def _active(month: date, after: str) -> AnySelect:
         X.creator_id == Creator.id, X.occurred_at >= start, X.occurred_at < end, X.posted
     )
     had = before.having(func.sum(change) != 0).correlate(Creator).exists()
-    own = select(func.max(S.last_entry)).where(S.creator_id == Creator.id)
-    seen = func.coalesce(own.scalar_subquery(), newest_before(month).scalar_subquery())
-    late = exists().where(mine, E.created_at < start, E.id > seen)
-    chosen = select(Creator.id).where(Creator.id > after, or_(sold, moved, had, late))
+    chosen = select(Creator.id).where(Creator.id > after, or_(sold, moved, had))
     return chosen.order_by(Creator.id).limit(PAGE_SIZE)
 
 
@@ -189,7 +186,7 @@ def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]
     path = f"statements/{month:%Y-%m}/{creator_id}-{digest}.pdf"
     _store(storage, path, document)
     row = {"id": document["id"], "creator_id": creator_id, "month": month, "document": text}
-    return {**row, "pdf_path": path, "last_entry": document["last_entry"]}
+    return {**row, "pdf_path": path}
 
 
 def _store(storage: Storage, path: str, document: Document) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 
-from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.platform.db import Base
@@ -25,7 +25,5 @@ class Statement(Base):
     pdf_path: Mapped[str] = mapped_column(String(200))
     """In the storage."""
     made_at: Mapped[datetime]
-    last_entry: Mapped[int] = mapped_column(BigInteger)
-    """The ledger's newest when it was made."""
 
     __table_args__ = (UniqueConstraint("creator_id", "month"),)

@@ -148,10 +148,9 @@ def _currency(pdf: Sheet, document: Document, one: Document) -> None:
     total = [_last_day(document), "Closing balance", "", "", "", "", closing]
     rows = [first, *(_line(one, line) for line in one["lines"])]
     put("All movements", columns, rows, total, 7.5)
-    if any(line["kind"] == CORRECTION or line["at"] < document["from"] for line in one["lines"]):
+    if any(line["kind"] == CORRECTION for line in one["lines"]):
         pdf.y += 7
-        came = "Movements dated before this period, and corrections, came after the previous"
-        pdf.put([f"{came} statement was made."], _NOTE)
+        pdf.put(["A correction is what was booked after the previous statement was made."], _NOTE)
 
 
 def _of_figures(*names: str) -> list[Column]:

@@ -263,7 +263,6 @@ def upgrade() -> None:
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("pdf_path", sa.String(200), nullable=False),
         sa.Column("made_at", _TIME, nullable=False),
-        sa.Column("last_entry", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_statements"),
         _creator("statements"),
         sa.UniqueConstraint("creator_id", "month", name="uq_statements_creator_id_month"),
