@@ -107,9 +107,6 @@ def test_pages_of_all_who_had_something(
     assert sorted(one for page in pages for one in page["new"]) == [row.id for row in rows]
     assert run() == [page | {"new": []} for page in pages]
     assert (kept(months), files(tmp_path)) == (rows, there), "the same again changes nothing"
-    next(tmp_path.rglob(rows[0].pdf_path.rpartition("/")[2])).unlink()
-    assert run() == [page | {"new": []} for page in pages]
-    assert (kept(months), files(tmp_path)) == (rows, there), "a file that was lost comes back"
 
 
 def test_two_that_make_the_same_at_once_do_not_overwrite_each_other(months: Months) -> None:

@@ -46,10 +46,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
 
 
 def test_what_is_put_is_got(storage: Storage) -> None:
-    assert not storage.exists(PATH)
     for data in (b"old" * 1_000, b"", b"%PDF-1.7\0\xff" * 200_000):
         storage.put(PATH, data, PDF)
-        assert storage.exists(PATH)
         assert storage.get(PATH) == data
     with pytest.raises(StorageMissing, match="none"):
         storage.get("none")
@@ -77,7 +75,6 @@ def test_a_file_goes_in_and_comes_out_in_pieces(storage: Storage, size: int) -> 
 @pytest.mark.parametrize("name", ["statements", "statements/2025-01", f"{PATH}/below", "none"])
 def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
     storage.put(PATH, b"x", PDF)
-    assert not storage.exists(name)
     with pytest.raises(StorageMissing):
         storage.get(name)
 
@@ -90,9 +87,8 @@ def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
     ],
 )
 def test_no_path_leads_out_of_it(storage: Storage, path: str) -> None:
-    for call in (storage.get, storage.exists):
-        with pytest.raises(BadInput, match="no path"):
-            call(path)
+    with pytest.raises(BadInput, match="no path"):
+        storage.get(path)
     with pytest.raises(BadInput, match="no path"):
         storage.put(path, b"x", PDF)
 
@@ -139,20 +135,20 @@ def test_a_bucket_that_does_not_answer_is_given_up(receiver: Receiver) -> None:
     until(lambda: receiver.got)
     assert len(receiver.got) <= 3
     with pytest.raises(StorageUnavailable):
-        bucket_at("http://127.0.0.1:1").exists(PATH)
+        bucket_at("http://127.0.0.1:1").get(PATH)
 
 
 FORKED = """
 import os, sys
 from app.platform.gateways.storage import StorageUnavailable, open_storage
 storage = open_storage(sys.argv[1])
-if "used" in sys.argv:
-    storage.exists("a")
+storage.put("a", b"a", "text/plain") if "used" in sys.argv else None
 child = os.fork()
 if child:
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 try:
-    os._exit(10 + storage.exists("a"))
+    storage.put("a", b"b", "text/plain")
+    os._exit(10)
 except StorageUnavailable as failure:
     os._exit(20 + ("forked" in str(failure)))
 """

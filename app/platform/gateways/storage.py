@@ -81,14 +81,6 @@ class Storage:
             for piece in kept.stream(PIECE):
                 into.write(piece)
 
-    def exists(self, path: str) -> bool:
-        """Whether something is kept as `path`."""
-        try:
-            with self._opened(path) as store:
-                return bool(store.head(path))
-        except StorageMissing:
-            return False
-
     @contextmanager
     def _opened(self, path: str, *, reading: bool = True) -> Iterator[Any]:
         """The store, for one call; the library's errors end here."""

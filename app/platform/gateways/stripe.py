@@ -52,9 +52,6 @@ class StripeGateway:
         self._calls_per_second = calls_per_second
         self._made: tuple[int, stripe.StripeClient] | None = None
 
-    def __repr__(self) -> str:
-        return f"StripeGateway(api_base={self._api_base!r})"
-
     @property
     def live(self) -> bool:
         """Whether its key moves real money."""

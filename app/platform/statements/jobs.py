@@ -1,12 +1,11 @@
 """Closing a month: its earnings rolled up and checked, and its creators' statements made and kept.
 
 A statement's file is put into the storage, then its row, which names it. One that was made is
-final: made again it is the same, and only a file that was lost is restored.
+final.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from hashlib import sha256
@@ -128,19 +127,15 @@ def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, A
     with ctx.transaction() as reading:
         page = list(reading.scalars(_active(month, after)))
         of = (S.month == month, S.creator_id.in_(page))
-        there = reading.execute(select(S.document, S.pdf_path).where(*of)).all()
+        there = reading.scalar(select(func.count()).where(*of)) or 0
         last = previous(reading, page)
         new = [id_ for id_ in page if id_ not in last or last[id_].id < statement_id(id_, month)]
         fine = documents(reading, new, month, ctx.gateways.platform)
-    storage: Storage = ctx.gateways.storage
-    for row in there:
-        if not storage.exists(row.pdf_path):
-            _store(storage, row.pdf_path, json.loads(row.document))
     if fine:
         _keep(tx, ctx, month, fine)
     return {
         "last": page[-1] if len(page) == PAGE_SIZE else None,
-        "made": len(there) + len(fine),
+        "made": there + len(fine),
         "new": sorted(one["id"] for one in fine),
         "wrong": sorted(set(new) - {one["creator"]["id"] for one in fine}),
     }
@@ -180,16 +175,12 @@ def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document])
 
 def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]:
     """Store the file; the row."""
+    from app.platform.statements import pdf  # a process that makes none needs no PDF library
+
     creator_id, text = document["creator"]["id"], canonical_json(document)
     # Named by what is in it, so that the file of a row never changes under it.
     digest = sha256(text.encode()).hexdigest()[:16]
     path = f"statements/{month:%Y-%m}/{creator_id}-{digest}.pdf"
-    _store(storage, path, document)
+    storage.put(path, pdf.made(document), "application/pdf")
     row = {"id": document["id"], "creator_id": creator_id, "month": month, "document": text}
     return {**row, "pdf_path": path}
-
-
-def _store(storage: Storage, path: str, document: Document) -> None:
-    from app.platform.statements import pdf  # a process that makes none needs no PDF library
-
-    storage.put(path, pdf.made(document), "application/pdf")
