@@ -41,7 +41,6 @@ def lived(url: str, folder: Path, sales: int = 40) -> Months:
     with months.db.begin() as tx:
         for day in rollup.dirty(tx, date(2025, 2, 1)):
             rollup.roll_day(tx, day)
-        rollup.roll_month(tx, JANUARY)
     months.make_page(JANUARY)
     months.sale("late", 700, "2025-01-30", creator="bob")
     return months

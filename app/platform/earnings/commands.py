@@ -51,8 +51,6 @@ def backfill(since: datetime, until: datetime) -> None:
                 break
             with db.begin() as tx:
                 rollup.roll_day(tx, day)
-                if day == last or (day + timedelta(days=1)).day == 1:
-                    rollup.roll_months(tx, [day])
             done += 1
             bar.advance(task)
     rest = len(left) - done

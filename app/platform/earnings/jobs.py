@@ -60,22 +60,21 @@ def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[s
     shadow=Shadow(outcome=_outcome, ignore=("dirty",)),
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
-    """Roll up the target day and all before it that changed, and their months; the day's totals."""
+    """Roll up the target day and all before it that changed; the day's totals."""
     day = payload.target_date or ctx.created_at.date() - _ONE
     posted = ctx.step.run("post", post_earnings)
     return {"targetDate": day.isoformat(), "posted": posted, **roll_days(ctx, date.min, day)}
 
 
 def roll_days(ctx: Context, since: date, until: date) -> dict[str, Any]:
-    """Roll up, step by step, the days of [since, until] that changed, and their months; how many
-    `days`, which `months`, and the `platform` totals of the last day."""
-    months, days, number = set[str](), 0, 0
+    """Roll up, step by step, the days of [since, until] that changed; how many `days`, and the
+    `platform` totals of the last one."""
+    days, number = 0, 0
     while True:
         done = ctx.step.run(f"days-{number}", _roll, ctx, since, until)
         days += done["days"]
-        months.update(done["months"])
         if done["last"] is None:
-            return {"days": days, "months": sorted(months), "platform": done["platform"]}
+            return {"days": days, "platform": done["platform"]}
         since, number = date.fromisoformat(done["last"]) + _ONE, number + 1
 
 
@@ -92,11 +91,9 @@ def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]
         days.append(day)
         if ctx.now() - began > STEP_TIME or ctx.stopping():
             break
-    months = rollup.roll_months(tx, days)
     more = len(days) < len(left)
     return {
         "days": len(days),
-        "months": [f"{month:%Y-%m}" for month in months],
         "last": days[-1].isoformat() if more else None,
         "platform": [] if more else rollup.platform_day(tx, until),
     }

@@ -94,17 +94,19 @@ class Earning(Base):
     )
 
 
-# SQLite keeps the rows in their key's own index.
-_BY_KEY = {"sqlite_with_rowid": False}
-
-
-class _Sums:
-    """gross - refunds - fees = net: what the creator's balance changed by.
+class DailyEarnings(Base):
+    """A creator's day: gross - refunds - fees = net, what the creator's balance changed by.
 
     The creator is one of an earning, which has the foreign key; a second check of each row here
     costs as much as half of the rollup.
     """
 
+    __tablename__ = "daily_earnings"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    creator_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
+    source: Mapped[str] = mapped_column(String(40), primary_key=True)
     gross: Mapped[int] = mapped_column(BigInteger)
     """Of the sales."""
     refunds: Mapped[int] = mapped_column(BigInteger)
@@ -115,31 +117,11 @@ class _Sums:
     count: Mapped[int] = mapped_column(BigInteger)
     """Sales."""
 
-
-class DailyEarnings(_Sums, Base):
-    """A creator's day."""
-
-    __tablename__ = "daily_earnings"
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    creator_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
-    source: Mapped[str] = mapped_column(String(40), primary_key=True)
-
-    __table_args__ = (Index("ix_daily_earnings_creator", "creator_id", "day"), _BY_KEY)
-
-
-class MonthlyEarnings(_Sums, Base):
-    """A creator's month, by its first day; summed up from the days."""
-
-    __tablename__ = "monthly_earnings"
-
-    month: Mapped[date] = mapped_column(primary_key=True)
-    creator_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    currency: Mapped[str] = mapped_column(String(3), primary_key=True)
-    source: Mapped[str] = mapped_column(String(40), primary_key=True)
-
-    __table_args__ = (Index("ix_monthly_earnings_creator", "creator_id", "month"), _BY_KEY)
+    # SQLite keeps the rows in their key's own index.
+    __table_args__ = (
+        Index("ix_daily_earnings_creator", "creator_id", "day"),
+        {"sqlite_with_rowid": False},
+    )
 
 
 class DirtyDay(Base):
@@ -158,5 +140,4 @@ class DirtyDay(Base):
 
 earnings = cast(Table, Earning.__table__)
 daily = cast(Table, DailyEarnings.__table__)
-monthly = cast(Table, MonthlyEarnings.__table__)
 dirty_days = cast(Table, DirtyDay.__table__)

@@ -1,5 +1,4 @@
-"""Earnings summed up by set: a creator's day and month. A creator's lifetime and the platform's day
-are views of the days.
+"""Earnings summed up by set: a creator's day. Months, lifetimes and the platform's days are views.
 
 Each in the caller's transaction; rollups wait for each other, who earns never waits for them. Days
 and months are UTC, a month is its first day, amounts are minor units.
@@ -7,7 +6,6 @@ and months are UTC, a month is its first day, amounts are minor units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -15,7 +13,7 @@ import sqlalchemy as sa
 
 from app.platform.db import AnySelect, Tx, connection_of
 from app.platform.earnings.models import Earning as E
-from app.platform.earnings.models import EarningKind, daily, dirty_days, monthly
+from app.platform.earnings.models import EarningKind, daily, dirty_days
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CREATOR
@@ -38,7 +36,7 @@ def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
 
 
 def roll_day(tx: Tx, day: date) -> None:
-    """Redo a day. Its month is not touched: roll_months() comes after the last of its days."""
+    """Redo a day."""
     connection = _alone(tx)
     # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
     # either, and stays for the next time.
@@ -46,41 +44,21 @@ def roll_day(tx: Tx, day: date) -> None:
     connection.execute(sa.delete(daily).where(daily.c.day == day))
     # In the order of the indexes, which Postgres writes faster so.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
-    _fill(connection, daily, "day", day, earned)
-
-
-def roll_month(tx: Tx, month: date) -> None:
-    """Redo a month from its days."""
-    connection = _alone(tx)
-    connection.execute(sa.delete(monthly).where(monthly.c.month == month))
-    _fill(connection, monthly, "month", month, _of_days(month))
-
-
-def roll_months(tx: Tx, days: Iterable[date]) -> list[date]:
-    """Redo the months that `days` are in, where they, or later ones, are rolled up already; which
-    months. One without earnings has no rows."""
-    newest = connection_of(tx).scalar(sa.select(sa.func.max(monthly.c.month))) or date.min
-    again = [month for month in sorted({day.replace(day=1) for day in days}) if month <= newest]
-    for month in again:
-        roll_month(tx, month)
-    return again
+    stamp = sa.literal(day, daily.c.day.type).label("day")
+    new = INSERT[connection.dialect.name](daily)
+    connection.execute(new.from_select([*KEYS, *SUMS, "day"], earned.add_columns(stamp)))
 
 
 def check_month(tx: Tx, month: date) -> list[str]:
-    """Where month, days, earnings and ledger differ, a sentence each; what is not posted, and days
-    that are dirty, are differences."""
+    """Where a month's days, earnings and ledger differ, a sentence each; what is not posted, and
+    days that are dirty, are differences."""
     connection = connection_of(tx)
-    end, name = following(month), f"{month:%Y-%m}"
-    rolled = sa.select(*(monthly.c[n] for n in (*KEYS, *SUMS))).where(monthly.c.month == month)
-    differences = []
-    for what, less, left, right in (
-        ("month", "days", rolled, _of_days(month)),
-        ("days", "earnings", _of_days(month), raw(month, end)),
-    ):
-        for row in connection.execute(_difference(left, right).limit(MAX_DIFFERENCES)):
-            off = ", ".join(f"{n} {row._mapping[n]}" for n in SUMS if row._mapping[n])
-            who = f"{row.creator_id} {row.currency} {row.source}"
-            differences.append(f"{name}, {who}: {what} less {less} is {off}")
+    end, name, differences = following(month), f"{month:%Y-%m}", []
+    differing = _difference(_of_days(month, *KEYS, *SUMS), raw(month, end))
+    for row in connection.execute(differing.limit(MAX_DIFFERENCES)):
+        off = ", ".join(f"{n} {row._mapping[n]}" for n in SUMS if row._mapping[n])
+        who = f"{row.creator_id} {row.currency} {row.source}"
+        differences.append(f"{name}, {who}: days less earnings is {off}")
     to_creator = Entry.credit.startswith(CREATOR, autoescape=True)
     net = sa.case((to_creator, Entry.amount), else_=-Entry.amount)
     start, stop = _moment(month), _moment(end)
@@ -90,13 +68,13 @@ def check_month(tx: Tx, month: date) -> list[str]:
         .subquery()
     )
     sides = sa.union_all(
-        sa.select(monthly.c.currency, monthly.c.net).where(monthly.c.month == month),
+        _of_days(month, "currency", "net"),
         sa.select(booked.c.currency, -booked.c.net),
     ).subquery()
     by = sa.select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
     by = by.order_by(sides.c.currency)
     for currency, off in connection.execute(by.having(sa.func.sum(sides.c.net) != 0)):
-        differences.append(f"{name}, {currency}: month less ledger is net {off}")
+        differences.append(f"{name}, {currency}: days less ledger is net {off}")
     return differences
 
 
@@ -111,10 +89,10 @@ def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
 
 
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
-    """A month as it is rolled up, by currency."""
-    c = monthly.c
-    chosen = sa.select(c.currency, *_summed(monthly)).where(c.month == month)
-    return _rows(tx, chosen.group_by(c.currency).order_by(c.currency))
+    """A month as its days are rolled up, by currency."""
+    of = _of_days(month, "currency", *SUMS).subquery()
+    chosen = sa.select(of.c.currency, *_summed(of)).group_by(of.c.currency)
+    return _rows(tx, chosen.order_by(of.c.currency))
 
 
 def following(month: date) -> date:
@@ -140,11 +118,9 @@ def raw(since: date, until: date) -> AnySelect:
     )
 
 
-def _of_days(month: date) -> AnySelect:
-    c = daily.c
-    by = [c[name] for name in KEYS]
-    chosen = sa.select(*by, *_summed(daily))
-    return chosen.where(c.day >= month, c.day < following(month)).group_by(*by)
+def _of_days(month: date, *names: str) -> AnySelect:
+    chosen = sa.select(*(daily.c[name] for name in names))
+    return chosen.where(daily.c.day >= month, daily.c.day < following(month))
 
 
 def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
@@ -164,13 +140,6 @@ def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
     by = [sides.c[name] for name in KEYS]
     chosen = sa.select(*by, *_summed(sides)).group_by(*by).order_by(*by)
     return chosen.having(sa.or_(*(sa.func.sum(sides.c[name]) != 0 for name in SUMS)))
-
-
-def _fill(tx: sa.Connection, table: sa.Table, period: str, first: date, rows: AnySelect) -> None:
-    """Insert the rows of a period, named by its first day."""
-    names = [*rows.selected_columns.keys(), period]
-    chosen = rows.add_columns(sa.literal(first, table.c[period].type).label(period))
-    tx.execute(INSERT[tx.dialect.name](table).from_select(names, chosen))
 
 
 def _rows(tx: Tx, chosen: AnySelect) -> list[dict[str, Any]]:

@@ -98,7 +98,6 @@ def _month(tx: Session, month: date) -> list[dict[str, Any]]:
     end = rollup.following(month)
     for day in rollup.dirty(tx, end, month):
         rollup.roll_day(tx, day)
-    rollup.roll_month(tx, month)
     if wrong := rollup.check_month(tx, month):
         if rollup.dirty(tx, end, month):
             raise RetryAfter(f"earnings of {month:%Y-%m} came in meanwhile", _AGAIN)

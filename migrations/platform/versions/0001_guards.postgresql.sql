@@ -77,6 +77,16 @@ CREATE TRIGGER earnings_dirty_update AFTER
     UPDATE OF creator_id, source, kind, currency, gross, fee, occurred_at ON earnings
 FOR EACH ROW EXECUTE FUNCTION earnings_dirty_update()
 
+CREATE VIEW monthly_earnings AS
+SELECT CAST(date_trunc('month', day) AS DATE) AS month, creator_id, currency, source,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count
+FROM daily_earnings
+GROUP BY 1, creator_id, currency, source
+
 CREATE VIEW lifetime_earnings AS
 SELECT creator_id, currency,
     CAST(SUM(gross) AS BIGINT) AS gross,

@@ -51,6 +51,16 @@ BEGIN
     INSERT OR IGNORE INTO dirty_days (day, mark) VALUES (date(NEW.occurred_at), 0);
 END
 
+CREATE VIEW monthly_earnings AS
+SELECT date(day, 'start of month') AS month, creator_id, currency, source,
+    CAST(SUM(gross) AS BIGINT) AS gross,
+    CAST(SUM(refunds) AS BIGINT) AS refunds,
+    CAST(SUM(fees) AS BIGINT) AS fees,
+    CAST(SUM(net) AS BIGINT) AS net,
+    CAST(SUM(count) AS BIGINT) AS count
+FROM daily_earnings
+GROUP BY 1, creator_id, currency, source
+
 CREATE VIEW lifetime_earnings AS
 SELECT creator_id, currency,
     CAST(SUM(gross) AS BIGINT) AS gross,

@@ -19,7 +19,7 @@ depends_on = None
 _TABLES = (
     *("creators", "entries", "mails_unknown", "media"),
     *("webhook_events", "daily_earnings", "earnings"),
-    *("monthly_earnings", "payouts", "statements"),
+    *("payouts", "statements"),
     *("dirty_days", "payout_attempts"),
 )
 """Each after those that it refers to."""
@@ -194,19 +194,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("NOT posted"),
     )
     op.create_table(
-        "monthly_earnings",
-        sa.Column("month", sa.Date(), nullable=False),
-        sa.Column("creator_id", sa.String(64), nullable=False),
-        sa.Column("currency", sa.String(3), nullable=False),
-        sa.Column("source", sa.String(40), nullable=False),
-        *_sums(),
-        sa.PrimaryKeyConstraint(
-            "month", "creator_id", "currency", "source", name="pk_monthly_earnings"
-        ),
-        sqlite_with_rowid=False,
-    )
-    op.create_index("ix_monthly_earnings_creator", "monthly_earnings", ["creator_id", "month"])
-    op.create_table(
         "payouts",
         sa.Column("id", sa.String(240), nullable=False),
         sa.Column("creator_id", sa.String(64), nullable=False),
@@ -305,7 +292,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them, with all that they hold."""
-    for view in ("lifetime_earnings", "platform_days"):
+    for view in ("monthly_earnings", "lifetime_earnings", "platform_days"):
         op.execute(f"DROP VIEW {view}")
     for table in reversed(_TABLES):
         op.drop_table(table)
