@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.driving import Seat
+from tests.browser.driving import DESK, PHONE, Seat
 from tests.support.console import guarded
 from tests.support.serving import serve_in_thread
 from tests.support.waiting import PATIENCE_SECONDS
 
-DESK, PHONE = (1280, 800), (390, 844)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -57,7 +56,7 @@ def seat(tmp_path: Path) -> Iterator[Seat]:
     site.runtime.db.dispose()
 
 
-@pytest.fixture(params=[("light", DESK), ("dark", PHONE)], ids=["desk-light", "phone-dark"])
+@pytest.fixture(params=[DESK, PHONE])
 def page(request: pytest.FixtureRequest, browser: Browser, seat: Seat) -> Iterator[Page]:
     scheme, (width, height) = request.param
     context = browser.new_context(

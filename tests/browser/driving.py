@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.support.console import TOKEN, Site
+
+DESK = pytest.param(("light", (1280, 800)), id="desk-light")
+PHONE = pytest.param(("dark", (390, 844)), id="phone-dark")
+at_a_desk = pytest.mark.parametrize("page", [DESK], indirect=True)
+on_a_phone = pytest.mark.parametrize("page", [PHONE], indirect=True)
+"""Each page is looked at on both; what is done on them is done on one."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from app.switchyard.cutover import stages
 from app.switchyard.runs.models import RunRow
-from tests.browser.driving import Seat, accessible, fits, log_in
+from tests.browser.driving import Seat, accessible, at_a_desk, fits, log_in, on_a_phone
 from tests.support.console import HOSTILE
 
 
@@ -46,6 +46,7 @@ def test_log_in_and_look_around(page: Page, seat: Seat) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 
 
+@on_a_phone
 def test_change_a_stage(page: Page, seat: Seat) -> None:
     log_in(page, "/console/jobs/parent")
     ramp, live = page.locator("#to-ramp"), page.locator("#to-live")
@@ -73,6 +74,7 @@ def test_change_a_stage(page: Page, seat: Seat) -> None:
     assert len(stages.history(seat.site.runtime.db, "parent")) == 2
 
 
+@at_a_desk
 def test_retry_and_cancel_ask_first(page: Page, seat: Seat) -> None:
     log_in(page, f"/console/runs/{seat.ids['failed']}")
     sure = page.get_by_role("button", name="Yes, retry it")

@@ -12,7 +12,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.operations import acts, bulk
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow
-from tests.browser.driving import Seat, accessible, fits, log_in
+from tests.browser.driving import Seat, accessible, at_a_desk, fits, log_in, on_a_phone
 
 
 def counted(seat: Seat, **columns: str) -> int:
@@ -21,6 +21,7 @@ def counted(seat: Seat, **columns: str) -> int:
         return connection.scalar(chosen) or 0
 
 
+@at_a_desk
 def test_a_page_keeps_itself_up_to_date(page: Page, seat: Seat) -> None:
     log_in(page)
     row = page.locator("tr", has=page.get_by_role("link", name="later"))
@@ -42,6 +43,7 @@ def test_a_page_keeps_itself_up_to_date(page: Page, seat: Seat) -> None:
     expect(page.get_by_label("Search")).to_be_focused()
 
 
+@at_a_desk
 def test_a_page_whose_session_has_ended_says_so(page: Page, seat: Seat) -> None:
     log_in(page)
     other = page.context.new_page()
@@ -69,6 +71,7 @@ def test_without_script_every_act_has_its_button(
     context.close()
 
 
+@on_a_phone
 def test_runs_are_searched_and_exported(page: Page, seat: Seat) -> None:
     log_in(page, "/console/runs")
     page.get_by_label("Search").fill("payload.name:later")
@@ -85,6 +88,7 @@ def test_runs_are_searched_and_exported(page: Page, seat: Seat) -> None:
     fits(page)
 
 
+@on_a_phone
 def test_many_are_retried_until_somebody_stops_it(
     page: Page, seat: Seat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +114,7 @@ def test_many_are_retried_until_somebody_stops_it(
     expect(page.locator("tbody tr").first).to_contain_text("the cause is mended")
 
 
+@on_a_phone
 def test_a_job_is_drained_and_rolled_back(
     page: Page, seat: Seat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
