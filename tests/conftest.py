@@ -69,9 +69,12 @@ _STARTERS = frozenset({"subprocess", "Popen", "Forked", "ValkeyServer", "get_ser
 """What code that starts another process names."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs another process: `make check` is for what does not."""
-    for item in items:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs another process, where that is asked for: `make check` is for what does not.
+
+    To look takes seconds in each of several workers.
+    """
+    for item in items if "process" in config.option.markexpr else ():
         assert isinstance(item, pytest.Function)
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         fixtures = item._fixtureinfo.name2fixturedefs.values()
