@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,8 +29,7 @@ from sqlalchemy import func, select
 from app.local.environment import CannotRun, LiveKey, clean, prepare
 from app.local.loopback import HOST, free_port
 from app.local.parts import servers
-from app.local.run import CREATORS, PAY_DAY, PAYABLE, _banner
-from app.local.seed import fill_fresh
+from app.local.run import PAYABLE, _banner
 from app.local.stack import Stack
 from app.platform.config import ROOT, running_stack
 from app.platform.payouts.models import Payout, PayoutStatus
@@ -39,14 +39,6 @@ from tests.support.serving import local_server
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 GUIDE = {"name": "payout.scheduled", "data": {"payoutDate": "2025-01-15", "dayOfMonth": 15}}
-
-
-def wait_until(true: Callable[[], bool], why: str, stack: Stack) -> None:
-    def tended() -> bool:
-        stack.tend()
-        return true()
-
-    until(tended, why, every_seconds=0.05)
 
 
 def all_gone(processes: list[psutil.Process]) -> None:
@@ -60,12 +52,6 @@ def all_gone(processes: list[psutil.Process]) -> None:
 
     psutil.wait_procs(processes, timeout=0)
     until(lambda: not any(map(alive, processes)), lambda: list(filter(alive, processes)))
-
-
-def parts_of(stack: Stack) -> list[psutil.Process]:
-    """The stack's processes and all they started; the test session has children of its own."""
-    firsts = [psutil.Process(process.pid) for process in stack.processes.values()]
-    return [*firsts, *(child for first in firsts for child in first.children(recursive=True))]
 
 
 @contextmanager
@@ -86,21 +72,32 @@ def running(folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-@pytest.mark.process
 def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
-    local = prepare(tmp_path / "var", free_port(), clean(os.environ))
-    filled = partial(fill_fresh, local, creators=CREATORS, payable=PAYABLE, now=PAY_DAY)
-    with Stack(local, workers=1, before_web=filled) as stack:
-        assert running_stack(tmp_path) == local.shown_env
-        assert (local.folder / "run.json").stat().st_mode & 0o777 == 0o600
-        qstash = QStash(LOCAL_QSTASH_TOKEN, base_url=local.process_env["QSTASH_URL"])
+    """SIGTERM is heard as SIGINT is: see test_procfile."""
+    port = free_port()
+    with running(tmp_path / "var", PORT=str(port)) as process:
+        assert process.stdout is not None
+        shown = ""
+        while "curl -X POST" not in shown:
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
+        assert "\x1b" not in shown
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # so that it can go on
+        environ = running_stack(tmp_path)
+        assert (tmp_path / "var" / "run.json").stat().st_mode & 0o777 == 0o600
+        qstash = QStash(LOCAL_QSTASH_TOKEN, base_url=environ["QSTASH_URL"])
         assert "switchyard-process-payouts" in {s.schedule_id for s in qstash.schedule.list()}
-        everything = parts_of(stack)
-        for name in ("valkey", "web", "worker-1", "inngest", "qstash"):
-            os.kill(stack.processes[name].pid, signal.SIGKILL)
-        wait_until(lambda: stack.restarts >= 5, "five restarts", stack)
-        wait_until(lambda: _triggered(local.url), "web is back", stack)
-        db = Database(local.process_env["DATABASE_URL"])
+        family = psutil.Process(process.pid)
+        everything = family.children(recursive=True)
+        assert len(everything) >= 9
+        for word in ("valkey", "gunicorn", "worker", "inngest", "qstash"):
+            killed = part(family, word)
+            assert killed is not None, word
+            os.kill(killed.pid, signal.SIGKILL)
+            until(lambda word=word, killed=killed: part(family, word) not in (None, killed))  # type: ignore[misc]
+        until(lambda: _triggered(f"http://127.0.0.1:{port}"))
+        db = Database(environ["DATABASE_URL"])
         paid = select(func.count()).where(Payout.status == PayoutStatus.PAID)
 
         def count() -> int:
@@ -108,11 +105,25 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
                 return connection.scalar(paid) or 0
 
         # At the bank: Stripe's stand-in said so by its webhook.
-        wait_until(lambda: count() == PAYABLE, "the guide's own curl pays", stack)
+        until(lambda: count() == PAYABLE, "the guide's own curl pays")
         db.dispose()
-        everything += parts_of(stack)
-    all_gone(everything)
+        everything += family.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        all_gone(everything)
     assert running_stack(tmp_path) == {}
+    assert not (tmp_path / "var" / "run.json").exists()
+
+
+def part(family: psutil.Process, word: str) -> Any:
+    """The part of whose command a word begins so, if it is there."""
+    for child in family.children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and any(
+                Path(said).name.startswith(word) for said in child.cmdline()
+            ):
+                return child
+    return None
 
 
 def _triggered(url: str) -> bool:
@@ -160,29 +171,15 @@ def test_the_stand_ins_webhooks_are_signed_with_a_secret_of_their_own(tmp_path: 
     assert named.process_env["STRIPE_WEBHOOK_SECRET"] == "whsec_mine"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_run_leaves_nothing_however_it_ends(how: signal.Signals, tmp_path: Path) -> None:
-    """SIGTERM is heard as SIGINT is: see test_procfile."""
-    if how == signal.SIGKILL and sys.platform != "linux":
-        pytest.skip("only Linux ties a process to its parent")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+def test_killed_it_leaves_nothing(tmp_path: Path) -> None:
     with running(tmp_path, PORT=str(free_port())) as process:
-        assert process.stdout is not None
         family = psutil.Process(process.pid)
-        if how == signal.SIGINT:
-            shown = ""
-            while "curl -X POST" not in shown:
-                line = process.stdout.readline()
-                assert line, shown
-                shown += line
-            assert "\x1b" not in shown
-            assert len(family.children(recursive=True)) >= 9
         # Each is tied to its parent as it begins: the first few are as good as all.
         children = until(lambda: (found := family.children(recursive=True))[2:] and found)
-        process.send_signal(how)
-        expected = 0 if how != signal.SIGKILL else -signal.SIGKILL
-        assert process.wait(PATIENCE_SECONDS) == expected
+        process.kill()
+        process.wait(PATIENCE_SECONDS)
         all_gone(children)
-    assert how == signal.SIGKILL or not (tmp_path / "run.json").exists()
 
 
 def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
