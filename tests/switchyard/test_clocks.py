@@ -134,7 +134,7 @@ def test_two_clocks_of_each_kind_over_a_leap_february(world: World) -> None:
 
 def test_all_clocks_down_for_six_hours(world: World) -> None:
     having(world, ALL, LAST)
-    rounds(world, 2 * HOUR, 60.0)
+    rounds(world, 2 * HOUR, 300.0)
     down = world.time.now
     world.time.pass_(6 * HOUR)
     world.tickers = [Ticker(world.runtime, world.time.monotonic)]
@@ -164,20 +164,20 @@ def test_whichever_clock_returns_first_makes_up_for_all_jobs(world: World, kind:
 
 def test_a_new_job_counts_from_now(world: World) -> None:
     having(world, ALL)
-    rounds(world, HOUR, 60.0)
+    rounds(world, HOUR, 300.0)
     having(world, ALL, LAST)
     began = world.time.now
-    rounds(world, 3 * HOUR, 60.0)
+    rounds(world, 3 * HOUR, 300.0)
     assert keys(world, "latest") == ticks(LAST, began, world.time.now)
 
 
 def test_a_clock_that_steps_back_doubles_nothing(world: World) -> None:
     having(world, ALL, LAST)
-    rounds(world, 5 * HOUR, 60.0)
+    rounds(world, 5 * HOUR, 300.0)
     world.time.offset = timedelta(hours=-3)
-    rounds(world, 6 * HOUR, 60.0)
+    rounds(world, 6 * HOUR, 300.0)
     world.time.offset = timedelta(0)
-    rounds(world, HOUR, 60.0)
+    rounds(world, HOUR, 300.0)
     assert keys(world, "each") == ticks(ALL, START, world.time.now)
     assert set(keys(world, "latest")) < set(ticks(LAST, START, world.time.now))
 
@@ -186,13 +186,13 @@ def test_a_clock_that_steps_back_doubles_nothing(world: World) -> None:
 @pytest.mark.timeout(600)
 def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> None:
     having(world, ALL, PAY_DAY)
-    rounds(world, 2 * HOUR, 60.0, clocks=2)
+    rounds(world, 2 * HOUR, 600.0, clocks=2)
     world.time.offset = timedelta(days=1500)
-    rounds(world, 3 * HOUR, 60.0)
+    rounds(world, 3 * HOUR, 300.0)
     future = START + OLDEST + timedelta(days=7)
     assert 0 < len([k for k in keys(world, "each") if k > f"tick:{future:%Y-%m-%d}"]) <= MOST + 4
     world.time.offset = timedelta(0)
-    rounds(world, 30 * 86_400.0, HOUR)
+    rounds(world, 30 * 86_400.0, 6 * HOUR)
     wanted = ticks(ALL, START, world.time.now)
     assert [key for key in keys(world, "each") if key <= max(wanted)] == wanted
     assert keys(world, "process-payouts")[:2] == ["2028-02-01", "2028-02-15"]
@@ -200,7 +200,7 @@ def test_a_clock_that_stays_ahead_neither_floods_nor_starves(world: World) -> No
 
 def test_another_machine_s_clock_that_is_ahead_starves_nobody(world: World) -> None:
     having(world, ALL)
-    rounds(world, 2 * HOUR, 60.0)
+    rounds(world, 2 * HOUR, 300.0)
     wrong = Ticker(world.runtime, world.time.monotonic)
     for _ in range(10):
         rounds(world, 900.0, 300.0)
@@ -251,7 +251,7 @@ def test_a_run_by_hand_is_the_tick_of_its_day(world: World) -> None:
     world.tickers[0].round()
     by_hand = dispatch("process-payouts", {"payoutDate": "2028-02-01"})
     odd = dispatch("process-payouts", {"payoutDate": "2028-02-15", "dayOfMonth": 16})
-    rounds(world, 30 * 86_400.0, HOUR)
+    rounds(world, 30 * 86_400.0, 6 * HOUR)
     assert keys(world, "process-payouts") == ["2028-02-01", "2028-02-15"]
     assert {row.id for row in world.rows()} == {by_hand.id, odd.id}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.platform.mail.models import UnknownMail
@@ -99,7 +99,7 @@ def filled(world: World) -> Rows:
         rows[UnknownMail].append(
             {"run_id": id_, "recipient": "a@b.c", "at": now, "reason": "no answer"}
         )
-    for status, kind, ended, settled in itertools.product(Status, Kind, AGES, (None, *AGES)):
+    for status, kind, ended, settled in itertools.product(Status, Kind, AGES[1:3], (None, *AGES)):
         live = run("five-steps", Status.SUCCEEDED, 400, 0)
         shadow = run("shadow-compare", status, ended, 0, key=live)
         at = now - timedelta(days=ended)
@@ -282,14 +282,7 @@ def test_a_retry_still_goes_on_from_what_was_done(world: World) -> None:
     assert world.marks() == expected
 
 
-DELETES: dict[str, Callable[[Any, Any], Any]] = {
-    "steps": lambda tx, before: prune_steps(tx, before, ""),
-    "shadows": lambda tx, before: prune_shadows(tx, before, ""),
-}
-
-
-@pytest.mark.parametrize("what", DELETES)
-def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
+def test_each_batch_is_found_by_an_index(world: World) -> None:
     """Not by looking at all that is kept, which grows for ever."""
     filled(world)
     now, db = world.time.now, world.runtime.db
@@ -314,12 +307,12 @@ def test_each_batch_is_found_by_an_index(world: World, what: str) -> None:
             connection.execute(insert(table), of)
     analyze(db)
     before = now - timedelta(days=KEPT)
-    plan = plan_of(db, lambda connection: DELETES[what](Session(connection), before))
-    wide = (
-        "SCAN switchyard_runs",
-        "SCAN switchyard_steps",
-        "SCAN switchyard_parity",
-        "Seq Scan",
-    )
-    assert plan
-    assert [line for line in plan if any(word in line for word in wide)] == [], "\n".join(plan)
+    wide = ("SCAN switchyard_runs", "SCAN switchyard_steps", "SCAN switchyard_parity", "Seq Scan")
+    for prune_some in (prune_steps, prune_shadows):
+
+        def batch(connection: Connection, prune_some: Any = prune_some) -> None:
+            prune_some(Session(connection), before, "")
+
+        plan = plan_of(db, batch)
+        assert plan
+        assert [line for line in plan if any(word in line for word in wide)] == [], "\n".join(plan)
