@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 from app.switchyard import extras
 
 if TYPE_CHECKING:
-    from app.switchyard.job import JobSpec
+    from app.switchyard.telemetry.traced import Traced
 
 log = logging.getLogger(__name__)
 
@@ -26,59 +26,23 @@ _NOTHING = nullcontext()
 Span = AbstractContextManager[Any]
 
 
-class Traceable(Protocol):
-    """What a run's message and its claim share."""
+class Off:
+    """In the place of Traced where nothing is traced: each of its methods does nothing."""
 
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def backend(self) -> str: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def trace(self) -> str | None:
-        """The run's W3C traceparent."""
+    def traceparent(self) -> None:
+        """There is no span."""
+
+    def __getattr__(self, name: str) -> Callable[..., Span]:
+        return _nothing
 
 
-class Spans:
-    """The spans of the product. This class traces nothing."""
-
-    def request(self, name: str, headers: Any) -> Span:
-        """A call of one of the layer's entrances."""
-        return _NOTHING
-
-    def dispatch(self, job: str, count: int, run_id: str) -> Span:
-        """Recording and first sending `count` new runs, of which this is the first."""
-        return _NOTHING
-
-    def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
-        """Sending messages, of which the first one is of this job, to a backend."""
-        return _NOTHING
-
-    def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
-        """A slice of a run, from its claim on."""
-        return _NOTHING
-
-    def step(self, name: str, attempt: int) -> Span:
-        """An attempt at a step."""
-        return _NOTHING
-
-    def failed(self, failure: BaseException) -> None:
-        """Mark the current span as failed."""
-
-    def ended(self, **said: str | int) -> None:
-        """Record how the current span ended."""
-
-    def traceparent(self) -> str | None:
-        """The W3C traceparent of the current span."""
-        return None
-
-    def flush(self) -> None:
-        """Export what is pending, before the process ends abruptly."""
+def _nothing(*_: object, **__: object) -> Span:
+    return _NOTHING
 
 
-spans = Spans()
-"""The spans of this process. Read this name each time, since `start` replaces it."""
+OFF = cast("Traced", Off())
+spans = OFF
+"""Those of this process. Read it anew each time: `start` changes it."""
 
 
 def start(environ: Mapping[str, str] = os.environ) -> None:
@@ -90,7 +54,7 @@ def start(environ: Mapping[str, str] = os.environ) -> None:
     exporter = environ.get(EXPORTER, "")
     wanted = any(environ.get(name) for name in CONFIGURED) or exporter
     off = exporter == "none" or environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if not wanted or off or type(spans) is not Spans:
+    if not wanted or off or spans is not OFF:
         return
     if (lacking := extras.missing("otel")) is not None:
         log.warning("OTEL_… configures traces, but nothing is traced: %s", lacking)

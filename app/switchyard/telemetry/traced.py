@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from app.switchyard.telemetry import Span, Spans, Traceable, trace_id
+from app.switchyard.telemetry import Span, trace_id
 from app.switchyard.text import reason
 
 if TYPE_CHECKING:
@@ -26,6 +26,20 @@ log = logging.getLogger(__name__)
 
 FLUSH_MS = 2000
 _W3C = TraceContextTextMapPropagator()
+
+
+class Traceable(Protocol):
+    """What a run's message and its claim share."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def trace(self) -> str | None:
+        """The run's W3C traceparent."""
 
 
 def exporting() -> trace.TracerProvider:
@@ -43,7 +57,7 @@ def exporting() -> trace.TracerProvider:
     return provider
 
 
-class Traced(Spans):
+class Traced:
     """The spans of a process. Its first span creates the provider, after any fork, so that the
     provider's thread and sockets belong to this process alone."""
 
