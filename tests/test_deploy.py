@@ -29,6 +29,7 @@ from app.switchyard.clock import utcnow
 from app.switchyard.db import Database
 from app.switchyard.metrics import KINDS
 from app.switchyard.operations import processes
+from queues.backend import connect
 from tests.conftest import new_database, new_postgres
 from tests.support.forks import Forked, forked
 from tests.support.fresh import FreshProcesses
@@ -190,6 +191,7 @@ def test_everything_comes_up_and_both_sides_run(
         database = stack.enter_context(new_postgres(postgres_server))
         if where == "systemd":
             database = stack.enter_context(pgbouncer(database, 20))
+        connect(redis_url).flushall()  # no worker or job of another test is there
         inngest = InngestStandIn([f"{url}/api/inngest"], event, signing)
         qstash = QStashStandIn(page["QSTASH_TOKEN"], CURRENT_KEY)
         for one in (inngest, qstash):
@@ -209,12 +211,15 @@ def test_everything_comes_up_and_both_sides_run(
             until(lambda: {row["kind"] for row in processes.listed(db, utcnow())} >= set(KINDS))
             db.dispose()
             after = re.findall(r"`flask (--app app [^`…]+)`", prose("deploy.md"))[:2]
-            sync, verify = (
-                forked(["-m", "flask", *one.split(), "--json"], environ) for one in after
-            )
-            assert sync.returncode == 0, sync.stderr
-            amiss = {one["check"] for one in json.loads(verify.stdout) if not one["ok"]}
-            assert amiss == {"stripe-key", "stripe-webhooks", "mail"}, verify.stdout
+            sync, verify = (["-m", "flask", *line.split(), "--json"] for line in after)
+            assert forked(sync, environ).returncode == 0
+
+            def amiss() -> set[str]:
+                answers = json.loads(forked(verify, environ).stdout)
+                return {answer["check"] for answer in answers if not answer["ok"]}
+
+            # Its patience is 15 s a check, and the machine may be busy.
+            until(lambda: amiss() == {"stripe-key", "stripe-webhooks", "mail"}, amiss)
             if where == "systemd" and NGINX is not None:
                 session, front = stack.enter_context(nginx(url, tmp_path))
                 path, headers, body = signed_by_inngest(signing)

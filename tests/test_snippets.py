@@ -36,6 +36,7 @@ from app.switchyard.clock import utcnow
 from app.switchyard.cutover.shadow import Parity
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
+from queues.backend import connect
 from tests.support.pages import PAGES, Block, blocks, prose
 from tests.support.rows import run_row
 from tests.support.serving import serve_in_thread
@@ -106,6 +107,7 @@ def world(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
     environ |= {"STORAGE_URL": f"file://{folder}", "LEASE_SECONDS": "60"}
     del environ["SWITCHYARD_JOBS"]
+    connect(redis_url).flushall()
     with ExitStack() as stack:
         environ["STRIPE_API_BASE"] = stack.enter_context(serve_in_thread(StripeStandIn()))
         app = create_app(load(environ))
