@@ -77,15 +77,21 @@ def make_sender(settings: Settings) -> Inngest:
 
     def check(response: Any) -> None:
         # The SDK would only report that it failed.
-        if response.status_code == 400:
-            _look_at_refusal(response)
-        elif 300 <= response.status_code < 500:
-            raise refusal(settings, response.status_code, EVENT_KEY)
+        status = response.status_code
+        if 300 <= status < 500 and status != 400:
+            raise refusal(settings, status, EVENT_KEY)
+        if status >= 400:
+            why, taken = _read_refusal(response)
+            if why and status == 400:
+                raise EventRefused(why, taken)
+            said = f"inngest: {answered(status)}" + (f": {why}" if why else "")
+            response.request.extensions["switchyard.failure"] = BackendUnavailable(said)
 
     def not_for_long(request: Any) -> None:
         begun = request.extensions.setdefault("switchyard.begun", time.monotonic())
         if time.monotonic() - begun > TRY_SECONDS:
-            raise unreachable(settings, "it does not answer")
+            failure = request.extensions.get("switchyard.failure")
+            raise failure or unreachable(settings, "it does not answer")
 
     hooks: dict[str, list[Any]] = {"request": [not_for_long], "response": [check]}
     client._http_client._http_client_sync.event_hooks = hooks
@@ -102,22 +108,26 @@ class EventRefused(BackendUnavailable):
         """Its ids of those before."""
 
 
-def _look_at_refusal(response: Any) -> None:
-    """Raises EventRefused where the answer says so; any other is for the SDK to stumble over."""
+def _read_refusal(response: Any) -> tuple[str, list[str]]:
+    """Why Inngest refuses what it was sent, if it says so, and its ids of what it has taken."""
     response.read()
     with suppress(ValueError, TypeError, AttributeError):
         said = response.json()
+        why = " ".join(str(said.get("error") or "").split())
         # Where it has taken none it names one that is empty.
         taken = [str(id) for id in said.get("ids") or () if id]
-        if isinstance(why := said.get("error"), str):
-            raise EventRefused(without_secrets(" ".join(why.split()))[:LONGEST_REASON], taken)
+        return without_secrets(why)[:LONGEST_REASON], taken
+    return "", []
 
 
 def send(settings: Settings, sender: Inngest, events: list[Event]) -> list[str]:
     """Send events and return Inngest's ids. Raises EventRefused, or another BackendUnavailable,
     which says what to do."""
     try:
-        return sender.send_sync(events)
+        ids = sender.send_sync(events)
+        if len(ids) != len(events):
+            raise ValueError("an answer that names other events")
+        return ids
     except BackendUnavailable:
         raise
     except ValueError as unread:

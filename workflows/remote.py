@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from app.switchyard.config import Settings
 from app.switchyard.cron import portable
 from app.switchyard.cutover.status import SYNC_REFUSED
-from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import LONGEST_REASON
 from workflows.backend import ask
@@ -73,7 +72,7 @@ def functions_there(settings: Settings) -> set[str]:
         summary = ask(settings, "GET", "/dev")
         rows = summary.json().get("functions") if summary.ok and _is_json(summary) else None
     if not isinstance(rows, list):
-        raise BackendUnavailable(f"inngest: it cannot tell (it answered {answer.status_code})")
+        raise refusal(settings, None if answer.ok else answer.status_code, SIGNING_KEY)
     slugs = {_slug(row) for row in rows}
     return {slug.removeprefix(f"{APP_ID}-") for slug in slugs if slug.startswith(f"{APP_ID}-")}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,12 +112,28 @@ def test_an_event_that_it_refuses_holds_up_no_other(
     assert len(noted()) == MOST_REFUSED
 
 
-@pytest.mark.parametrize("status", [200, 302, 404])
-@pytest.mark.parametrize("what", ["send", "verify"])
-def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int) -> None:
+def answering(status: int, said: str) -> AbstractContextManager[str]:
+    """A server that says the same to whatever it is asked."""
     other = Flask("other")
-    other.route("/<path:_path>", methods=["GET", "POST"])(lambda _path: ("<p>", status))
-    with serve_in_thread(other) as url:
+    other.route("/<path:_path>", methods=["GET", "POST"])(lambda _path: (said, status))
+    return serve_in_thread(other)
+
+
+@pytest.mark.parametrize("what", ["send", "verify"])
+def test_what_a_server_in_trouble_says(tmp_path: Path, what: str) -> None:
+    """Such as one of your own that was started without keys."""
+    why = "Event keys are required to process events securely"
+    said = json.dumps({"error": why, "status": 503})
+    with answering(503, said) as url, pytest.raises(BackendUnavailable, match=f"503: {why}"):
+        asks(settings(tmp_path, url))[what]()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "<p>"), (200, "{}"), (200, '{"ids": []}'), (302, "{}"), (404, "{}")]
+)
+@pytest.mark.parametrize("what", ["send", "verify", "functions"])
+def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int, said: str) -> None:
+    with answering(status, said) as url:
         made = settings(tmp_path, url)
         with pytest.raises(
             BackendUnavailable, match=r"is not Inngest: .*see that INNGEST_BASE_URL names"
