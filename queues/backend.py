@@ -26,10 +26,11 @@ from rq.registry import FailedJobRegistry
 from rq.utils import utcformat
 from rq.worker_registration import REDIS_WORKER_KEYS
 
-from app.switchyard.errors import BackendUnavailable
+from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import JobSpec
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import reason
+from queues.versions import KEY_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,22 @@ _UNQUEUE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then return redis.call('DEL', KEYS[2]) end
 return 0
 """
+_PROBE = f"{KEY_PREFIX}:switchyard:probe"
+_WRITE = "redis.call('SET', KEYS[1], 1, 'EX', 60)"
 
 
 def connect(url: str) -> Redis:
-    """A client whose every call has a timeout."""
-    return Redis.from_url(
-        url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
-    )
+    """A client whose every call has a timeout. Raises SettingsError where it makes no sense of an
+    option in the URL."""
+    try:
+        redis = Redis.from_url(
+            url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=ANSWER_SECONDS
+        )
+        pool: Any = redis.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # it connects with its first command
+    except (TypeError, ValueError, RedisError) as failure:
+        raise SettingsError(f"REDIS_URL: {reason(failure)}") from None
+    return redis
 
 
 def queue_key(queue: str) -> str:
@@ -118,6 +128,17 @@ def is_cluster(redis: Redis) -> bool:
     except ResponseError:
         return False  # not allowed to ask: the first call for another node's key will show it
     return bool(said.get("cluster_enabled"))
+
+
+def require_queue(redis: Redis) -> None:
+    """Raises BackendUnavailable where Redis does not answer or cannot be a queue: it is one of a
+    cluster, or a script may not write there (a replica, no right to, no memory or disk left)."""
+    with answered():
+        cluster = is_cluster(redis)
+        if not cluster:
+            redis.eval(_WRITE, 1, _PROBE)
+    if cluster:
+        raise BackendUnavailable(f"redis: {CLUSTER}")
 
 
 def _job_id(message: Message) -> str:
@@ -228,9 +249,5 @@ class RQBackend:
             pipe.execute()
 
     def ping(self) -> None:
-        """Raise BackendUnavailable where Redis does not answer, or cannot serve as a queue."""
-        with answered():
-            self._redis.ping()
-            cluster = is_cluster(self._redis)
-        if cluster:
-            raise BackendUnavailable(f"redis: {CLUSTER}")
+        """Raises BackendUnavailable where Redis does not answer, or cannot be a queue."""
+        require_queue(self._redis)

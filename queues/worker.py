@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 from rq import Worker as ForkingWorker
 from rq.exceptions import NoSuchJobError
@@ -24,11 +24,13 @@ from rq.worker import WorkerStatus
 
 from app.switchyard import telemetry
 from app.switchyard.config import split
+from app.switchyard.errors import BackendUnavailable
 from app.switchyard.loading import process_runtime
 from app.switchyard.operations.processes import Heartbeat, at_work
+from app.switchyard.text import reason
 from queues import task
 from queues.allowed import WorkerJob, is_wrong_type
-from queues.backend import CLUSTER, MARK, is_cluster, queue_key
+from queues.backend import MARK, queue_key, require_queue
 from queues.batches import Batches, Sent
 from queues.misplaced import put_aside
 from queues.versions import LookAgain, StopRequested, forget_execution, now
@@ -39,6 +41,7 @@ STOP_SECONDS = 8.0
 """How long the current step may continue after SIGTERM. Then the process ends, and the lease runs
 out."""
 SCHEDULER_STOP_SECONDS = 5.0
+REFUSED_SECONDS = 1.0
 _DUE = 1000
 _simple: Any = SimpleWorker
 """The class whose methods perform a job in this process. It cannot be a second base class: before
@@ -99,8 +102,10 @@ class Worker(ForkingWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.update(job_class=WorkerJob, serializer=JSONSerializer, log_job_description=False)
         super().__init__(*args, **kwargs)
-        if is_cluster(self.connection):
-            raise SystemExit(f"switchyard: REDIS_URL: {CLUSTER}")
+        try:
+            require_queue(self.connection)
+        except BackendUnavailable as failure:
+            raise SystemExit(f"switchyard: REDIS_URL: {failure}") from None
         for queue in self.queues:
             queue.serializer = JSONSerializer
             queue.job_class = WorkerJob
@@ -150,7 +155,8 @@ class Worker(ForkingWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """See rq. An id that is not UTF-8 is dropped, and what is not a list is put aside."""
+        """See rq. An id that is not UTF-8 is dropped, and what is not a list is put aside. A Redis
+        that refuses (its disk or memory is full, it is a replica now) or is gone is waited for."""
         while True:
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
@@ -158,13 +164,18 @@ class Worker(ForkingWorker):
                 log.error("no job's id: dropped", extra={"rq_job": ascii(failure.object)[:200]})
                 for queue in self.queues:
                     self.connection.lrem(queue.intermediate_queue_key, 1, failure.object)  # type: ignore[arg-type]
-            except ResponseError as failure:
-                if not (is_wrong_type(failure) and put_aside(self.connection, self.queues)):
+            except RedisError as failure:
+                wrong = is_wrong_type(failure)
+                if wrong and put_aside(self.connection, self.queues):
+                    continue
+                if wrong or timeout is None:  # with --burst it waits for nothing
                     raise
+                log.error("Redis refuses", extra={"reason": reason(failure)})
+                time.sleep(REFUSED_SECONDS)
 
     def run_maintenance_tasks(self) -> None:
         """See rq."""
-        with self._contained("maintenance"):
+        with self._contained("maintenance"), self._outlived():
             super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         self.last_cleaned_at: Any = now()
 
@@ -172,7 +183,8 @@ class Worker(ForkingWorker):
         """Perform one job."""
         with self._contained(job.id):
             if isinstance(job, WorkerJob) and job.run is not None:
-                self._do_runs(job, job.run, queue)
+                with self._outlived():
+                    self._do_runs(job, job.run, queue)
                 return
             if isinstance(job, WorkerJob) and job.in_process:
                 _simple.execute_job(self, job, queue)
@@ -196,6 +208,25 @@ class Worker(ForkingWorker):
             pipe.hincrbyfloat(self.key, "total_working_time", time.monotonic() - began)
             self.set_state(WorkerStatus.IDLE, pipeline=pipe)
             pipe.execute()
+
+    def heartbeat(self, *args: Any, **kwargs: Any) -> None:
+        """See rq."""
+        with self._outlived():
+            super().heartbeat(*args, **kwargs)
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """See rq."""
+        with self._outlived():
+            super().check_for_suspension(burst)
+
+    @contextmanager
+    def _outlived(self) -> Iterator[None]:
+        """RQ waits for Redis where it asks for the next job, and ends the worker elsewhere. What
+        fails in here is made good by the ledger or by the next turn."""
+        try:
+            yield
+        except RedisError as failure:
+            log.warning("gone on without Redis", extra={"reason": reason(failure)})
 
     @contextmanager
     def _contained(self, what: str) -> Iterator[None]:

@@ -16,12 +16,15 @@ from rq import SimpleWorker
 from rq.registry import FailedJobRegistry
 from rq.serializers import DefaultSerializer, JSONSerializer
 
-from app.switchyard.errors import SettingsError
+from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.runs.relay import sweep
 from queues import task
 from queues.backend import connect
+from queues.worker import Worker
+from tests.proof.servers import Valkey
 from tests.support.sides import Side, environment, fresh, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.switchyard.test_health import valkey
 
 
 def _without_the_app() -> Any:
@@ -81,6 +84,56 @@ def test_an_old_worker_neither_eats_runs_nor_fails_them(
     assert {(row.status, row.attempt) for row in rows} == {("succeeded", 1)}
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(5)}
     assert FailedJobRegistry("tests", connection=redis).get_job_ids() == []
+
+
+REFUSES: dict[str, tuple[str, str, str]] = {
+    "its memory is full": ("CONFIG SET maxmemory {}", "1", "0"),
+    "it has too few replicas": ("CONFIG SET min-replicas-to-write {}", "1", "0"),
+    "it is a replica": ("REPLICAOF {}", "127.0.0.1 1", "NO ONE"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSES)
+def test_a_redis_that_refuses_to_write_is_waited_for(tmp_path: Path, why: str) -> None:
+    """As one whose disk is full. It is no queue, whatever it answers (R8), and ends no worker."""
+    n, log = uuid4().hex, tmp_path / "worker.log"
+    command, refuses, allows = REFUSES[why]
+    with ExitStack() as stack:
+        url = f"redis://127.0.0.1:{stack.enter_context(valkey(tmp_path))}"
+        on = stack.enter_context(no_worker(url, tmp_path))
+        stack.enter_context(relaying(on.runtime))
+        worker = stack.enter_context(rq_worker(on.environ, log))
+        on.finish(on.dispatch("child", {"name": n}))
+        redis: Any = connect(url)
+        redis.execute_command(*command.format(refuses).split())
+        run = on.dispatch("child", {"name": f"{n}/meanwhile"})
+        with pytest.raises(BackendUnavailable, match="redis: "):
+            on.runtime.store.backends["rq"].ping()
+        with pytest.raises(SystemExit, match="switchyard: REDIS_URL: redis: "):
+            Worker(["tests"], connection=redis)
+        until(lambda: "Redis refuses" in log.read_text())
+        assert on.row(run.id).status == "pending"
+        redis.execute_command(*command.format(allows).split())
+        on.finish(run)
+        assert worker.poll() is None
+
+
+def test_a_redis_that_is_killed_ends_no_worker_at_work(tmp_path: Path) -> None:
+    n, log = uuid4().hex, tmp_path / "worker.log"
+    with ExitStack() as stack:
+        server = Valkey(tmp_path)
+        stack.callback(lambda: server.kill())
+        on = stack.enter_context(no_worker(server.url, tmp_path))
+        stack.enter_context(relaying(on.runtime))
+        runs = [on.dispatch("child", {"name": f"{n}/{i}"}) for i in range(200)]
+        worker = stack.enter_context(rq_worker(on.environ, log))
+        until(lambda: on.marks(n))
+        server.kill()
+        until(lambda: "edis" in log.read_text())
+        server.start()
+        on.finish(*runs)
+        assert worker.poll() is None
+    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(200)}
 
 
 def test_without_redis_the_run_stays_pending(redis_url: str, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def database(runtime: Runtime) -> str:
 
 @_check("see that REDIS_URL is right and Redis up")
 def redis(runtime: Runtime) -> str:
-    """RQ's Redis answers."""
+    """RQ's Redis answers, and a script may write there."""
     runtime.store.backends["rq"].ping()
     return "it answers"
 
