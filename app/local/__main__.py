@@ -14,8 +14,8 @@ from app.local.standin import MEMORY, serve_until_stopped
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Serve what was asked for. Raises ValueError for wrong use, OSError where it cannot."""
-    # Each process imports but its own server: some take a second.
+    """Serve the server that was asked for. Raises ValueError for wrong use, and OSError."""
+    # Each process imports only its own server, since some take a second to load.
     if options.name == "valkey":
         from app.local import valkey
 
@@ -47,21 +47,21 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Serve; 0 at the end, 1 where it cannot, 2 for wrong use."""
+    """Serve. Returns 0 at the end, 1 where it cannot serve, and 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m app.local", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
     stripe, inngest, qstash, mail, valkey = map(
         names.add_parser, ("stripe", "inngest", "qstash", "mail", "valkey")
     )
     for one in (stripe, inngest, qstash, mail):
-        one.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+        one.add_argument("--port", type=int, default=0, help="0, the default, picks a free one")
     for one in (stripe, inngest, qstash):
-        one.add_argument("--data", default=MEMORY, help="a file for what is to outlive a restart")
+        one.add_argument("--data", default=MEMORY, help="a file for data that survives a restart")
     for one in (mail, valkey):
-        one.add_argument("--data", required=True, help="the folder for what it keeps")
-    stripe.add_argument("--webhook", metavar="URL", help="on loopback: where events are POSTed")
-    stripe.add_argument("--events", default="*", help="which, comma-separated; * is a wildcard")
-    stripe.add_argument("--settle-seconds", type=int, default=2 * 24 * 3600, help="of a bank")
+        one.add_argument("--data", required=True, help="the folder for its data")
+    stripe.add_argument("--webhook", metavar="URL", help="where to POST events, on loopback")
+    stripe.add_argument("--events", default="*", help="their types, with commas; * is a wildcard")
+    stripe.add_argument("--settle-seconds", type=int, default=2 * 24 * 3600, help="a bank's time")
     inngest.add_argument("--app", action="append", default=[], metavar="URL", dest="apps")
     options = parser.parse_args()
     try:

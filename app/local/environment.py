@@ -1,4 +1,4 @@
-"""What a stack's processes find in their environment: the caller's own parts, or local ones."""
+"""The environment of a stack's processes, which names the caller's own services or local ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SERVICES = {
     "qstash": ("QSTASH_URL", "QSTASH_TOKEN"),
     "mail": ("SMTP_URL",),
 }
-"""The variables by which the caller names a service of their own; by the first one the app finds a
+"""The variables with which a caller names their own service. The first one also points the app to a
 stand-in."""
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST", "SWITCHYARD_JOBS"),
@@ -31,39 +31,39 @@ _FIELDS = {name.upper() for name in Settings.model_fields}
 
 
 class CannotRun(Exception):
-    """The stack cannot start, or not come to its end: the message says why."""
+    """The stack cannot start or finish. The message says why."""
 
     exit_code = 1
 
 
 class LiveKey(CannotRun):
-    """The environment has a key that moves real money, which nothing on this machine may do."""
+    """The environment has a key that moves real money, which nothing here may do."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Where one stack lives and what its parts are called."""
+    """Where a stack lives, and how its parts are reached."""
 
     folder: Path
     port: int
-    """Of web."""
+    """The port of web."""
     process_env: Mapping[str, str]
-    """The whole environment of its processes."""
+    """The complete environment of its processes."""
     ports: Mapping[str, int]
-    """Of the stand-ins, by name: of which the caller has none of their own."""
+    """The ports of the stand-ins, by name, for services that the caller does not have."""
     own_redis: bool
     own_database: bool
 
     @property
     def shown_env(self) -> dict[str, str]:
-        """What a command needs to reach the parts."""
+        """The variables that a command needs to reach the parts."""
         return {name: self.process_env[name] for name in _SHOWN if name in self.process_env}
 
     @property
     def url(self) -> str:
-        """Where web answers."""
+        """The URL of web."""
         return f"http://{HOST}:{self.port}"
 
 
@@ -76,17 +76,17 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
 def prepare(
     folder: Path, port: int, environ: Mapping[str, str] = os.environ, *, mail: bool = False
 ) -> Local:
-    """Plan a stack in `folder` with web on `port`: local parts for whatever `environ` names none.
+    """Plan a stack in `folder` with web on `port`, with local parts where `environ` names none.
 
-    An account at Stripe, Inngest or QStash (their keys) counts as one named. Without `mail` none is
-    sent, unless `environ` names a server. Raises LiveKey.
+    Keys for Stripe, Inngest or QStash count as naming the service. Without `mail` no mail is sent,
+    unless `environ` names a server. Raises LiveKey.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
     if (name := live_key(given)) is not None:
         raise LiveKey(f"{name} is a live key; use a test key, or none for the stand-in")
     for name, value in list(given.items()):
         if name != (own := name.removeprefix(OWN_PREFIX)) and own in _FIELDS:
-            given[own] = value  # it wins, wherever it is read
+            given[own] = value  # this name wins, wherever it is read
     folder = folder.resolve()
     ports = {
         name: free_port()
@@ -98,7 +98,7 @@ def prepare(
         "REDIS_URL": valkey.url_of(folder / "valkey"),
         "BACKEND_URL": f"http://{HOST}:{port}",
         "USE_INNGEST": "true",
-        # Nobody but this machine: in local mode some pages ask for no password.
+        # Only for this machine, since in local mode some pages need no password.
         "BIND": HOST,
     }
     for name, stand_in in ports.items():
@@ -110,7 +110,7 @@ def prepare(
         for name in ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY"):
             local[name] = f"sig_{secrets.token_hex(16)}"
     if given.keys() & {name.upper() for name in Settings.credentials}:
-        # No local mode then: who calls needs a token, and who logs in a session.
+        # There is no local mode then, so calls need a token and logins need sessions.
         local |= {"ADMIN_TOKEN": secrets.token_hex(16), "SECRET_KEY": secrets.token_hex(32)}
     env = {**environ, **local, **given, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))

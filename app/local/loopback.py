@@ -1,5 +1,5 @@
-"""This machine's own addresses: no other one reaches them, and no web page may call them, though a
-developer's browser reaches loopback from any site."""
+"""Loopback: no other machine reaches it, and no web page may call it, although a developer's
+browser can reach it from any site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ HOST = "127.0.0.1"
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 _PORTS = range(15_000, 30_000)
-"""Below the ports the kernel gives to clients: none of those then takes one that is restarting."""
+"""Below the ports that the kernel gives to clients, so that no client takes a restarting server's.
+"""
 
 
 def is_loopback(host: str | None) -> bool:
@@ -54,7 +55,7 @@ def free_port() -> int:
 
 
 def call(method: str, url: str, body: Any = None, timeout: float = 30.0) -> Any:
-    """The JSON that a server on this machine answers. Raises requests.RequestException."""
+    """The JSON answer of a server on this machine. Raises requests.RequestException."""
     with requests.Session() as session:
         session.trust_env = False  # no proxy is asked
         answer = session.request(method, url, json=body, timeout=timeout)
@@ -63,7 +64,7 @@ def call(method: str, url: str, body: Any = None, timeout: float = 30.0) -> Any:
 
 
 def refusal(environ: WSGIEnvironment, form_path: str | None) -> Response | None:
-    """The answer to what a page can make a browser send, or None for what a program sends.
+    """The answer to a request that a web page can cause, or None for one that a program sends.
 
     A browser names the page's site in `Origin` or `Sec-Fetch-Site`, a rebound DNS name stands in
     `Host`, and only simple content types go out without a question asked first. Below `form_path`

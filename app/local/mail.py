@@ -13,15 +13,15 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from app.local.loopback import HOST, free_port
 
 KEPT = 1000
-"""The newest ones; older ones are deleted at the start."""
+"""How many mails are kept. Older ones are deleted at the start."""
 MAX_BYTES = 1024 * 1024
 
 
 class Protocol(SMTP):
-    """Hangs up on whoever speaks HTTP: no web page may have a browser hand in mail."""
+    """Hangs up on HTTP clients, so that no web page can make a browser submit mail."""
 
     async def smtp_POST(self, _arg: str | None) -> None:
-        """End the connection with all that came in it."""
+        """End the connection and drop everything it sent."""
         raise asyncio.CancelledError
 
     smtp_GET = smtp_HEAD = smtp_PUT = smtp_PATCH = smtp_DELETE = smtp_OPTIONS = smtp_POST
@@ -33,7 +33,7 @@ class _Controller(Controller):
 
 
 class MailSink:
-    """Accepts every mail, even the same again, and answers only once it is a file of its own."""
+    """Accepts every mail, even a repeated one, and answers only once it is in a file."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class MailSink:
         return f"smtp://{HOST}:{port}"
 
     def stop(self) -> None:
-        """End."""
+        """Stop serving."""
         self._controller.stop()
 
     async def handle_DATA(self, _smtp: SMTP, _session: Session, envelope: Envelope) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a stack: their commands (the Procfile's own), and how each shows that it is up."""
+"""The parts of a stack: their commands, from the Procfile, and how to tell that each is up."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from workflows.client import APP_ID
 
 ANSWER_SECONDS = 2.0
 SAID_SECONDS = 5.0
-"""How long a process may live without saying that it started (its log level may forbid it)."""
+"""A process that has lived this long is up, even if its log level hides the line that says so."""
 STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,payout.canceled"
-"""What the app acts on; a webhook at Stripe is registered for these too."""
+"""The events on which the app acts. A webhook at Stripe is registered for them too."""
 SETTLE_SECONDS = "4"
 """How long the bank of Stripe's stand-in takes."""
 SYNC = "flask --app app qstash sync"
-"""What a team runs at each deploy, once it has QStash tick its jobs."""
+"""A command for each deploy, once QStash ticks the jobs."""
 
 TIED = Path(__file__).with_name("tied.py")
 
@@ -40,18 +40,18 @@ _LINE = re.compile(r"(?P<name>[A-Za-z0-9_-]+):\s*(?P<command>\S.*)")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is to run, and how one sees that it is up."""
+    """A process to run, and how to tell that it is up."""
 
     name: str
     command: Sequence[str]
     ready: Callable[[Process], bool]
-    """Asked again and again after a start; True once it does its work."""
+    """Polled after a start. True once the process does its work."""
     once: bool = False
-    """Ends by itself: it is ready when it has ended well."""
+    """Whether it ends by itself, and is ready once it has ended well."""
 
 
 class Process(Popen[bytes]):
-    """A part at work, in a session of its own (Ctrl-C is its owner's), tied to this process."""
+    """A running part in its own session (Ctrl-C is for its owner), tied to this process."""
 
     def __init__(self, part: Part, env: Mapping[str, str], log: Path) -> None:
         self.part = part
@@ -70,7 +70,7 @@ class Process(Popen[bytes]):
                 stderr=out,
                 start_new_session=True,
             )
-        log.with_suffix(".pid").write_text(f"{self.pid}\n")  # for whoever wants to kill it
+        log.with_suffix(".pid").write_text(f"{self.pid}\n")  # for anyone who wants to kill it
 
     @property
     def age(self) -> float:
@@ -78,13 +78,13 @@ class Process(Popen[bytes]):
         return time.monotonic() - self.began
 
     def kill(self) -> None:
-        """SIGKILL to it and to whatever it started and left."""
+        """Send SIGKILL to it and to everything it started."""
         with suppress(ProcessLookupError, PermissionError):  # macOS says so of a group of zombies
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
     def logged(self) -> str:
-        """What it wrote."""
+        """Its output."""
         with self.log.open("rb") as log:
             log.seek(self._offset)
             return log.read().decode(errors="replace")
@@ -101,12 +101,12 @@ def read_procfile() -> dict[str, str]:
 
 
 def argv(command: str) -> list[str]:
-    """What runs a Procfile's command as one process: its shell replaces itself."""
+    """The arguments that run a Procfile's command as one process, which replaces its shell."""
     return ["sh", "-c", f"exec {command}"]
 
 
 def servers(local: Local) -> list[Part]:
-    """What the others talk to: only those the caller has none of; and the migrations."""
+    """The services that the caller does not have, and the migrations."""
     hook = ["--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS]
     options = {
         "stripe": [*hook, "--settle-seconds", SETTLE_SECONDS],
@@ -125,7 +125,7 @@ def servers(local: Local) -> list[Part]:
 
 
 def workers(local: Local, count: int) -> list[Part]:
-    """What does the work: web, `count` RQ workers, relay and clock."""
+    """The processes that do the work: web, `count` RQ workers, relay and clock."""
     commands = {name: argv(command) for name, command in read_procfile().items()}
     listening = _says("Listening on ")
     return [
@@ -146,7 +146,7 @@ def _module(name: str, *args: str) -> list[str]:
 
 
 def get(url: str) -> Any:
-    """The JSON that `url` on this machine answers, or None where it answers none."""
+    """The JSON answer of `url` on this machine, or None without one."""
     try:
         return call("GET", url, timeout=ANSWER_SECONDS)
     except (requests.RequestException, ValueError):
@@ -154,7 +154,7 @@ def get(url: str) -> Any:
 
 
 def _listens(address: tuple[str, int] | str) -> Ready:
-    """Whether somebody does at a port, or at a Unix socket's path."""
+    """Whether somebody listens at a port, or at a Unix socket's path."""
 
     def ready(_process: Process) -> bool:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -166,8 +166,8 @@ def _listens(address: tuple[str, int] | str) -> Ready:
 
 
 def _web(local: Local) -> Ready:
-    """Ready, and known to the Inngest stand-in, which drops events for functions that it does not
-    know."""
+    """Whether web is ready and the Inngest stand-in knows its functions. It drops events for
+    functions that it does not know."""
     asked = [f"{local.url}/readyz"]
     if (port := local.ports.get("inngest")) is not None:
         asked.append(f"http://{HOST}:{port}/v1/apps/{APP_ID}/functions")

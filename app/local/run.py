@@ -29,7 +29,7 @@ from app.switchyard import maintenance
 PORT = 3005
 CREATORS, PAYABLE = 30, 26
 PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
-"""The migration guide's own example pays on this day: the made-up earnings lie before it."""
+"""The pay day of the migration guide's own example. The made-up earnings are older."""
 CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json'{token} \\
     -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
 
@@ -39,25 +39,25 @@ _DULL = {"event", "level", "timestamp", "logger"}
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """The folder for this process alone, however it ends. Raises CannotRun."""
+    """Reserve the folder for this process, however it ends. Raises CannotRun."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "run.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotRun(f"another `make run` is at work in {folder}") from None
+            raise CannotRun(f"another `make run` is running in {folder}") from None
         yield
 
 
 class Follower:
-    """Reads what was added to the `*.log` files of a folder since it was last asked."""
+    """Reads the lines that were added to the `*.log` files of a folder since the last call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read = {path: path.stat().st_size for path in folder.glob("*.log")}
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """New lines, each with the name of the process that wrote it; a very long one in pieces."""
+        """The new lines, each with the name of its process. A very long one comes in pieces."""
         for path in sorted(self._folder.glob("*.log")):
             with path.open("rb") as log:
                 log.seek(self._read.get(path, 0))
@@ -68,7 +68,7 @@ class Follower:
 
 
 def _readable(line: str) -> str:
-    """A structured log line in words; any other one as it is."""
+    """A structured log line as readable text. Any other line stays as it is."""
     try:
         entry = json.loads(line)
         event = entry["event"]
@@ -80,9 +80,9 @@ def _readable(line: str) -> str:
 
 
 def run(folder: Path, port: int, console: Console, jobs: str = "") -> None:
-    """Start everything, say where it is, and keep it running. Raises CannotRun.
+    """Start everything, print where it is, and keep it running. Raises CannotRun.
 
-    `jobs` names modules of the caller's own, comma-separated: their jobs come before all others.
+    `jobs` names the caller's own modules, comma-separated, whose jobs come before all others.
     """
     names = ",".join((jobs, *JOBS, maintenance.__name__))
     environ = {**os.environ, "SWITCHYARD_JOBS": names} if jobs else os.environ
@@ -122,7 +122,7 @@ def _banner(local: Local, console: Console) -> None:
     url = local.url.replace(HOST, "localhost")
     curl = CURL.format(url=url, token=_token(local))
     if "inngest" not in local.ports:
-        # A server of one's own shows no more than "unreachable" where it was given another path.
+        # A dev server that was given another path only shows "unreachable".
         lines += ["", f"Inngest reaches it at {url}/api/inngest:"]
         lines += ["", f"  npx inngest-cli@latest dev -u {url}/api/inngest"]
     lines += ["", f"Pay the creators of {PAY_DAY:%d %B %Y}:", "", f"  {curl}", ""]
@@ -131,7 +131,7 @@ def _banner(local: Local, console: Console) -> None:
 
 
 def _token(local: Local) -> str:
-    """What a call needs besides: the caller's own token is not printed."""
+    """The header that a call needs. The caller's own token is not printed."""
     token = local.process_env.get("ADMIN_TOKEN", "").strip()
     if not token:
         return ""
@@ -145,9 +145,9 @@ def _without_password(url: str) -> str:
 
 
 def main() -> int:
-    """Run; 0 at the end, 1 where something does not come up, 2 for wrong use."""
+    """Run. Returns 0 at the end, 1 where something does not come up, and 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m app.local.run", description=__doc__)
-    parser.add_argument("--dir", type=Path, default=ROOT / "var", help="where its data lies")
+    parser.add_argument("--dir", type=Path, default=ROOT / "var", help="the folder for its data")
     parser.add_argument("--jobs", default="", help="modules with jobs of your own, comma-separated")
     options = parser.parse_args()
     raw = os.environ.get("PORT", "").strip() or str(PORT)

@@ -1,4 +1,4 @@
-"""A made-up platform, always the same: creators, their earnings, the books, and Stripe's side."""
+"""A made-up platform, always the same: creators, their earnings, the ledger, and Stripe's side."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from app.switchyard.db import Database
 
 SEED = 2025
 SOURCES = {"subscriptions": 45, "tips": 30, "media": 12, "calls": 8, "referrals": 5}
-"""With their weights."""
+"""Sources of earnings with their weights."""
 HOMES = {"US usd": 60, "DE eur": 11, "FR eur": 9, "GB gbp": 12, "JP jpy": 8}
 """Countries and currencies, with their weights."""
 LEFT_OUT = ("shut", "below", "below", "shut", "below", "below", "new")
-"""Why creators are not paid: the account disabled, less than the minimum, sells since days only."""
+"""Why creators are not paid: a disabled account, too little money, or only recent sales."""
 FEE_PERCENT = 20
 REFUND_SHARE = 0.03
 EARNING_DAYS = 30
@@ -43,7 +43,7 @@ _SHUT: tuple[tuple[str | None, bool, bool], ...] = (
 
 
 def fill_fresh(local: Local, *, creators: int, payable: int, now: datetime) -> None:
-    """Fill a stack's own database, where it has no creator yet, and its own Stripe."""
+    """Fill a stack's own database, unless it has creators already, and its own Stripe."""
     if not local.own_database or "stripe" not in local.ports:
         return
     db = Database(load(local.process_env).sqlalchemy_url, pool_size=2)
@@ -58,9 +58,9 @@ def fill_fresh(local: Local, *, creators: int, payable: int, now: datetime) -> N
 
 
 def fill(db: Database, stripe_url: str, *, creators: int, payable: int, now: datetime) -> None:
-    """Write the platform as of `now`, and to the Stripe stand-in its accounts and its money.
+    """Write the platform as of `now`, and its accounts and money to the Stripe stand-in.
 
-    Cut short between the two, it leaves creators whom the stand-in does not know: it refuses to pay
+    If it is interrupted between the two, the stand-in does not know the creators: it refuses to pay
     them, and their money stays theirs. Raises requests.RequestException.
     """
     seed(db, creators=creators, payable=payable, now=now)
@@ -73,11 +73,11 @@ def fill(db: Database, stripe_url: str, *, creators: int, payable: int, now: dat
 
 
 def seed(db: Database, *, creators: int, payable: int, now: datetime) -> None:
-    """Write `creators` creators with 30 days' earnings, all older than the holding period at `now`,
-    in one commit.
+    """Write creators with 30 days of earnings, all older than the holding period at `now`, in one
+    commit.
 
     Exactly `payable` of them can be paid; the others are LEFT_OUT. Raises
-    sqlalchemy.exc.IntegrityError on a database that holds a seed already.
+    sqlalchemy.exc.IntegrityError on a database that was seeded before.
     """
     rng = Random(SEED)
     roles = ["payable"] * payable + [*islice(cycle(LEFT_OUT), creators - payable)]
@@ -92,7 +92,7 @@ def seed(db: Database, *, creators: int, payable: int, now: datetime) -> None:
 
 
 def stripe_accounts(tx: Tx) -> list[dict[str, Any]]:
-    """Every creator's Stripe account, as the stand-in's `POST /_standin/accounts` takes them."""
+    """Every creator's Stripe account, in the form of the stand-in's `POST /_standin/accounts`."""
     C = Creator
     chosen = select(C).where(C.stripe_account_id.is_not(None)).order_by(C.id)
     return [
@@ -128,9 +128,9 @@ def _creator(rng: Random, number: int, role: str, now: datetime) -> dict[str, An
 
 
 def _sales(rng: Random, person: dict[str, Any], role: str, now: datetime) -> list[dict[str, Any]]:
-    """A creator's earnings, and refunds of additional ones: those leave the balance alone."""
+    """A creator's earnings, and refunds of additional ones, which leave the balance unchanged."""
     minimum, held = MINIMUM[person["currency"]], HOLDING.days
-    # A day short of the period: for that long, the young stay too young.
+    # A day short of the period, so that the recent ones stay too recent for that long.
     first, last = (0, held - 1) if role == "new" else (held, held + EARNING_DAYS)
     if role == "below":
         count, net = rng.randint(1, 4), minimum * rng.uniform(0.05, 0.9)

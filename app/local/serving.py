@@ -30,7 +30,7 @@ class _Handler(WSGIRequestHandler):
     timeout = IDLE_SECONDS
 
     def run_wsgi(self) -> None:
-        """Answer one request; the body is read whole, so the next request starts clean."""
+        """Answer one request. The body is read completely, so the next request starts clean."""
         self.environ = environ = self.make_environ()
         if environ.get("wsgi.input_terminated"):
             body = environ["wsgi.input"].read()
@@ -49,17 +49,17 @@ class _Handler(WSGIRequestHandler):
             self.wfile.write(data)
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Nothing: a stand-in answers thousands of calls a minute."""
+        """Log nothing, since a stand-in answers thousands of calls a minute."""
 
 
 def _close(connection: socket.socket) -> None:
-    # The other end may have gone first, which comes to the same.
+    # The other end may have closed first, which is just as well.
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class LoopbackServer(ThreadedWSGIServer):
-    """One served app; port 0 takes a free one."""
+    """A served app. Port 0 picks a free one."""
 
     def __init__(self, app: WSGIApplication, port: int = 0) -> None:
         super().__init__(HOST, port, app, _Handler)

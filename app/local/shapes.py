@@ -1,4 +1,4 @@
-"""What somebody may send, in words that name the first thing wrong with it."""
+"""Checks what somebody sends, with messages that name the first thing wrong with it."""
 
 import json
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -9,20 +9,20 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Shape(BaseModel, extra="forbid", strict=True, frozen=True):
-    """What somebody may send: nothing more, and no type but the right one."""
+    """A shape with no other fields, and no types but the right ones."""
 
 
 Shaped = TypeVar("Shaped", bound=Shape)
 
 
 def shaped(shape: type[Shaped], value: Any) -> Shaped:
-    """The value as that shape; raises ValueError, naming the first place that does not fit."""
+    """The value as that shape. Raises ValueError, which names the first place that does not fit."""
     try:
         return shape.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        # Whether the real server knows the key or not.
+        # The real server may or may not know the key.
         unknown = first["type"] == "extra_forbidden"
         reason = "the stand-in does not do this" if unknown else first["msg"]
         raise ValueError(f"{where}: {reason}") from None
@@ -33,7 +33,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def loads(raw: bytes | str) -> Any:
-    """JSON as servers read it: NaN and Infinity, which Python writes and reads, are refused."""
+    """JSON as servers read it, without NaN and Infinity, which Python accepts."""
     return json.loads(raw, parse_constant=_refuse_constant)
 
 

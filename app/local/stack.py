@@ -1,4 +1,4 @@
-"""A whole Switchyard on this machine: its processes started, watched, restarted and stopped."""
+"""A whole Switchyard on this machine: starts, watches, restarts and stops its processes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ TAIL_LINES = 15
 LOOK_SECONDS = 0.05
 WATCH_SECONDS = 0.25
 LEAST_SECONDS = 1.0
-"""From one start of a process to the next."""
+"""The least time between two starts of a process."""
 
 
 class Stack:
-    """valkey, the stand-ins, release, web, workers, relay and clock, in one folder.
+    """Valkey, the stand-ins, release, web, workers, relay and clock, in one folder.
 
-    Nothing happens by itself: its owner calls `tend` now and then, which restarts what has died.
-    `before_web` is called when the tables and the stand-ins are there and nobody can be answered
-    yet.
+    Its owner must call `tend` now and then, which restarts dead processes. `before_web` is called
+    once the tables and the stand-ins exist, before web answers.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Stack:
     ) -> None:
         self.local = local
         self.processes: dict[str, Process] = {}
-        """By name, in the order of their start."""
+        """The processes by name, in the order of their start."""
         self.restarts = 0
         self._workers = workers
         self._say = say
@@ -46,7 +45,7 @@ class Stack:
         self._run_file = local.folder / "run.json"
 
     def __enter__(self) -> Self:
-        """Start everything, in order, each group once the one before it is ready.
+        """Start everything in order, each group after the one before it is ready.
 
         Raises CannotRun.
         """
@@ -82,7 +81,7 @@ class Stack:
 
     def _await(self, process: Process, end: float) -> None:
         while True:
-            code = process.poll()  # asked first: it may get ready and end in between
+            code = process.poll()  # first, since it may become ready and end in between
             if process.part.ready(process):
                 return
             if code is not None or time.monotonic() > end:
@@ -94,16 +93,16 @@ class Stack:
             time.sleep(LOOK_SECONDS)
 
     def tend(self) -> None:
-        """Restart what has died, without waiting for it, though not faster than once a second."""
+        """Restart dead processes without waiting for them, at most once a second."""
         for name, process in list(self.processes.items()):
             if process.poll() is not None and process.age > LEAST_SECONDS:
                 self._say(f"{name} ended with {process.returncode}; starting it again")
-                process.kill()  # what it may have left behind holds its port or its files
+                process.kill()  # its children may still hold its port or its files
                 self._begin(process.part)
                 self.restarts += 1
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL to what is left after 9 s: first who works, then who serves."""
+        """Send SIGTERM to all and SIGKILL after 9 s, to the workers before the services."""
         self._run_file.unlink(missing_ok=True)
         serving = {part.name for part in servers(self.local)}
         for serves in (False, True):
@@ -118,7 +117,7 @@ class Stack:
         self.processes.clear()
 
     def _write_run_file(self) -> None:
-        """For the commands given in this folder: where the parts are. It may hold a password."""
+        """Write down where the parts are, for commands in this folder. It may hold a password."""
         state = {"pid": os.getpid(), "env": self.local.shown_env}
         self._run_file.unlink(missing_ok=True)
         self._run_file.touch(mode=0o600)

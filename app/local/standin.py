@@ -1,4 +1,4 @@
-"""What all stand-ins share: they serve one guarded WSGI app on loopback, and work in threads."""
+"""What all stand-ins share: they serve a guarded WSGI app on loopback, and work in threads."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ MEMORY = ":memory:"
 
 
 class StandIn(ABC):
-    """A server with a life of its own, which it begins once. In a `with` block it is on a free
-    port, and `url` names it."""
+    """A server that can be started once. In a `with` block it is on a free port, and has `url`."""
 
     app: WSGIApplication
-    """What it serves."""
+    """The name of the service."""
     form_path: str | None = None
-    """Below it, requests are forms; everywhere else they are JSON."""
+    """Requests to paths below it are forms. All others are JSON."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -40,15 +39,15 @@ class StandIn(ABC):
         self._threads: list[threading.Thread] = []
 
     def work(self) -> Sequence[Callable[[], None]]:
-        """What it does besides, each in a thread, until `_stopped` is set."""
+        """Its other work, each piece in a thread, until `_stopped` is set."""
         return ()
 
     @abstractmethod
     def close(self) -> None:
-        """Release what it holds. Called once, when nothing is served any more."""
+        """Release its resources. Called once, when it no longer serves."""
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        """The app, and no web page may call it."""
+        """The app, behind a guard that refuses web pages."""
         return (refusal(environ, self.form_path) or self.app)(environ, start)
 
     def start(self, port: int = 0) -> str:
@@ -62,7 +61,7 @@ class StandIn(ABC):
         return self.url
 
     def stop(self) -> None:
-        """End, if it has begun."""
+        """Stop, if it was started."""
         if self._server is None or self._stopped.is_set():
             return
         self._stopped.set()
@@ -80,8 +79,8 @@ class StandIn(ABC):
 
 
 class Sqlite:
-    """One connection behind one lock, for any thread. With a file, what is committed outlives the
-    process's death, if not the machine's."""
+    """A connection behind a lock, for any thread. With a file, commits survive the death of the
+    process, though not of the machine."""
 
     def __init__(self, path: str, tables: str) -> None:
         self._lock = threading.RLock()
@@ -99,7 +98,7 @@ class Sqlite:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, one writer at a time."""
+        """A transaction. There is one writer at a time."""
         with self._lock:
             self._rows("BEGIN IMMEDIATE")
             try:
@@ -112,7 +111,7 @@ class Sqlite:
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """Within the block SIGTERM and SIGINT only set the event; main thread only."""
+    """Inside the block SIGTERM and SIGINT only set the event. For the main thread only."""
     stopped = threading.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {one: signal.signal(one, lambda *_: stopped.set()) for one in signals}

@@ -1,7 +1,8 @@
-"""Runs a command that ends when its parent does, however the parent ends: the kernel sees to it.
+"""Runs a command that the kernel ends when its parent ends, in whatever way.
 
-A script of its own, run as `python -I -S tied.py PARENT_PID COMMAND ARG…`: doing this between fork
-and exec of a process with threads could hang. Only Linux can; elsewhere it just runs the command.
+It is a script, run as `python -I -S tied.py PARENT_PID COMMAND ARG…`, because doing this between
+fork and exec of a process with threads could hang. Only Linux can do it; elsewhere the script just
+runs the command.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask for SIGTERM at the parent's death, then become the command."""
+    """Ask for SIGTERM when the parent dies, then become the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

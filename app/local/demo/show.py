@@ -1,4 +1,4 @@
-"""What the demo shows: bars while it works on a terminal, a table at the end."""
+"""The demo's output: progress bars on a terminal, and a table at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.local.demo.unrest import Seen, Unrest
 
 
 def bars(console: Console, total: int) -> Progress:
-    """How far transfers and bank payouts are, where bars can move."""
+    """Progress bars for transfers and bank payouts, where bars can move."""
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[note]}"
     hidden = not console.is_terminal
     made = Progress("{task.description}", *columns, console=console, disable=hidden)

@@ -1,4 +1,4 @@
-"""What the demo does to a pay day at work: flips, hand-overs, and kills."""
+"""What the demo does to a pay day in progress: flips, hand-overs and kills."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ JOBS = ("process-payouts", "handle-stripe-event")
 SIDES = {"rq": Stage.LEGACY, "inngest": Stage.LIVE}
 FLIP_SECONDS = 0.4
 SHARE = 40
-"""The most runs that move with a flip, besides the pay day's own."""
+"""The most runs that move with a flip, besides the pay day's."""
 WORKER_KILLS, STANDIN_KILL = (0.15, 0.5), 0.3
-"""When, as a share of the whole way."""
+"""When each happens, as a share of the whole pay day."""
 
 
 class Seen(NamedTuple):
-    """How far the pay day is: payouts by what has become of them, and what is not done with."""
+    """How far the pay day is: its payouts by state, and how much is still open."""
 
     sent: int
     banked: int
@@ -38,11 +38,11 @@ class Seen(NamedTuple):
     paid: int
     """At the bank."""
     open: int
-    """Runs and payouts."""
+    """Open runs and payouts."""
 
 
 class Unrest:
-    """Flips and kills as the work goes on, so that they fall into it on any machine."""
+    """Flips and kills that follow the progress, so that they happen during it on any machine."""
 
     def __init__(
         self, store: RunStore, stack: Stack, parent: str, total: int, say: Callable[[str], None]
@@ -58,7 +58,7 @@ class Unrest:
         self._next = time.monotonic()
 
     def go_on(self, seen: Seen) -> None:
-        """Do what is due at this point of the way."""
+        """Do what is due at this point."""
         way = (seen.sent + seen.banked + seen.paid) / (3 * self._total)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + FLIP_SECONDS
@@ -69,7 +69,7 @@ class Unrest:
             self.kill_standin()
 
     def flip(self) -> None:
-        """Turn the flag of both jobs, and bring the pay day and some of what waits along."""
+        """Flip both jobs, and move the pay day and some of the waiting runs along."""
         self._side = "inngest" if self._side == "rq" else "rq"
         self.flips += 1
         db, stage, now = self._store.db, SIDES[self._side], self._store.clock()
@@ -82,11 +82,11 @@ class Unrest:
         self.moves += handed.moved + handed.asked
 
     def kill_worker(self) -> None:
-        """SIGKILL to the RQ worker that pays right now; none does: try again later."""
+        """Send SIGKILL to the RQ worker that is paying right now. Without one, try again later."""
         for name, process in self._stack.processes.items():
             if not name.startswith("worker-") or process.poll() is not None:
                 continue
-            os.kill(process.pid, signal.SIGSTOP)  # so that it is still so when it is killed
+            os.kill(process.pid, signal.SIGSTOP)  # so that it is still paying when it is killed
             held = (R.status == Status.RUNNING, R.holder.like(f"rq-{process.pid}-%"))
             if self._ids(R.id == self._parent, *held):
                 process.kill()
@@ -96,13 +96,13 @@ class Unrest:
             os.kill(process.pid, signal.SIGCONT)
 
     def kill_standin(self) -> None:
-        """SIGKILL to the Inngest stand-in while it has runs in flight, which die with it."""
+        """Send SIGKILL to the Inngest stand-in while it has runs in flight, which die with it."""
         if lost := len(self._ids(R.check_at.is_not(None), R.holder.like("inngest-%"))):
             self._stack.processes["inngest"].kill()
             self.standin_killed += 1
             self._say(f"Inngest killed with -9, {lost} runs in its hands and all it had queued")
 
     def _ids(self, *which: ColumnElement[bool]) -> list[str]:
-        """The runs that these conditions choose."""
+        """The runs that meet these conditions."""
         with self._store.db.autocommit() as connection:
             return list(connection.scalars(select(R.id).where(*which).order_by(R.id)))

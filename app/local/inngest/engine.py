@@ -1,4 +1,4 @@
-"""The server's state machine: no threads, no HTTP, no clock; times come in as Unix seconds."""
+"""The server's state machine, without threads, HTTP or a clock. Times are Unix seconds."""
 
 import heapq
 import itertools
@@ -54,8 +54,8 @@ class Engine:
         self._seen: dict[tuple[str, str], float] = {}
 
     def resume(self, now: float) -> None:
-        """Take up what an earlier server left: functions and runs. Those that had not ended never
-        go on, as their queue is lost, and the list says of them that they do."""
+        """Load the functions and runs that an earlier server left. Runs that had not ended never
+        continue, since the queue is lost, though the list shows them as running."""
         for app, registration in self.history.apps():
             self.register(app, parse_registration(registration)[1], now)
         for run in self.history.runs(self.functions):
@@ -63,7 +63,7 @@ class Engine:
             self.runs_of_event.setdefault(run.event.id, []).append(run)
 
     def register(self, app: str, functions: list[Function], now: float) -> bool:
-        """Take over an app's functions; whether they changed."""
+        """Register an app's functions. Whether they changed."""
         before = self._apps.get(app, [])
         self._apps[app] = functions
         for gone in {one.id for one in before} - {one.id for one in functions}:
@@ -89,7 +89,7 @@ class Engine:
             self._plan_tick(function, line, now)
 
     def receive(self, event: events.Event, now: float, copies: int = 1) -> None:
-        """Let an event start functions (each `copies` times)."""
+        """Let an event start its functions, each `copies` times."""
         if copies == 0:
             return
         for function in self.functions.values():
@@ -115,7 +115,7 @@ class Engine:
         self._ready.setdefault(item.run.function.id, deque()).append(item)
 
     def take_due(self, now: float) -> list[Call]:
-        """Let time pass up to `now`; the calls to make, each to be answered once."""
+        """Let time pass up to `now`. Returns the calls to make, each to be answered once."""
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2](now)
         calls: list[Call] = []
@@ -134,7 +134,7 @@ class Engine:
         return calls
 
     def answer(self, call: Call, answer: wire.Answer, now: float) -> None:
-        """Take the outcome of a call; one that comes after the run's end is dropped."""
+        """Process the outcome of a call. One that arrives after the run's end is dropped."""
         item, run = call.item, call.item.run
         self._in_flight[run.function.id] -= 1
         if run.ended:
@@ -152,7 +152,7 @@ class Engine:
             self._take_step(item, step, answer, now)
 
     def _retry(self, item: Item, answer: wire.Answer, now: float) -> bool:
-        """Try the item again later; False when its attempts are used up."""
+        """Retry the item later. False when its attempts are used up."""
         if answer.no_retry or item.attempt + 1 >= item.run.function.attempts:
             return False
         gap = RETRY_GAPS[min(item.attempt, len(RETRY_GAPS) - 1)] * random.uniform(0.9, 1.1)
@@ -202,7 +202,7 @@ class Engine:
             self._enqueue(Item(run, ids.job_id()), now)
 
     def end(self, run: Run, status: Status, output: Any, now: float) -> None:
-        """End a run; a call in flight is not stopped, but its answer will be dropped."""
+        """End a run. A call in flight is not stopped, but its answer will be dropped."""
         run.status, run.output, run.ended_at = status, output, now
         self.history.save(run)
         if status == "Cancelled":

@@ -1,4 +1,4 @@
-"""Deliveries: signed, one at a time for each message, tried again, and given up in the end."""
+"""Deliveries: signed, one at a time for each message, retried, and finally given up."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Courier:
         self._closed = False
 
     def close(self) -> None:
-        """Wait for what is under way; its outcome is lost, as in a crash."""
+        """Wait for deliveries under way. Their outcomes are lost, as in a crash."""
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def send_due(self, now: float) -> None:
-        """Begin the deliveries that are due, as far as flow control lets them."""
+        """Begin the deliveries that are due, as far as flow control allows."""
         busy = dict(self._busy)
         flows = Counter(busy.values())
         for seq, doc in self._store.due(now):
@@ -65,7 +65,7 @@ class Courier:
             del self._busy[seq]
 
     def _call(self, doc: dict[str, Any]) -> requests.Response:
-        """The destination's answer; one of status 0 where it gave none."""
+        """The destination's answer, or one with status 0 where there is none."""
         body = base64.b64decode(doc["body64"])
         headers = {name: ", ".join(values) for name, values in doc["header"].items()}
         headers |= {
@@ -113,7 +113,7 @@ class Courier:
                 self._report(dead, answer.content)
 
     def _report(self, dead: dict[str, Any], answered: bytes) -> None:
-        """Publish the failure callback, worded as the service words it."""
+        """Publish the failure callback in the service's form."""
         names = ("retried", "maxRetries", "dlqId", "url", "method", "createdAt", "notBefore")
         report = {name: dead[name] for name in names} | {
             "status": dead["responseStatus"],

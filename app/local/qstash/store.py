@@ -35,16 +35,16 @@ class Store(Sqlite):
         self._times = times
 
     def accept(self, doc: dict[str, Any]) -> dict[str, Any]:
-        """Keep a message: what a publish answers. An id used before starts nothing, not even when
-        its message failed."""
+        """Keep a message, and return the answer to a publish. A deduplication id that was used
+        before starts nothing, even if its message failed."""
         sql = "SELECT message FROM dedupe WHERE id=? AND until>?"
         for (known,) in self._rows(sql, doc.get("deduplicationId"), self.clock()):
             return {"messageId": known, "deduplicated": True}
         return {"messageId": self.add(doc, *self._times(doc["notBefore"] / 1000))}
 
     def add(self, doc: dict[str, Any], *times: float) -> str:
-        """Keep a new message, to be delivered at each of the times, Unix seconds; its id, which is
-        as long as the service's own."""
+        """Keep a new message for delivery at each of the times, in Unix seconds. Returns its id,
+        which is as long as the service's own."""
         message_id: str = f"msg_{secrets.token_hex(32)[:63]}"
         doc["messageId"] = message_id
         with self._lock:
@@ -58,7 +58,7 @@ class Store(Sqlite):
         return message_id
 
     def due(self, now: float) -> list[tuple[int, dict[str, Any]]]:
-        """What is to be delivered by now, the longest due first, each with its number."""
+        """The messages that are due, longest due first, each with its number."""
         sql = "SELECT seq, doc FROM messages WHERE NOT dead AND at<=? ORDER BY at, seq LIMIT 2000"
         return [(seq, json.loads(doc)) for seq, doc in self._rows(sql, now)]
 
@@ -77,7 +77,7 @@ class Store(Sqlite):
         return json.loads(rows[0][0]) if rows else None
 
     def cancel(self, message_ids: list[str]) -> int:
-        """Forget messages that are not dead; how many there were."""
+        """Forget messages that are not dead. Returns how many there were."""
         sql = "DELETE FROM messages WHERE id=? AND NOT dead RETURNING id"
         return sum(bool(self._rows(sql, message_id)) for message_id in message_ids)
 
@@ -91,7 +91,7 @@ class Store(Sqlite):
         return self.waiting(dead=True)
 
     def plan(self, schedule: dict[str, Any], after: float, last: float | None = None) -> None:
-        """Create a schedule or overwrite it, its next time the first one after `after`."""
+        """Create or overwrite a schedule, whose next time is the first one after `after`."""
         start = datetime.fromtimestamp(after, UTC)
         next_at = croniter(schedule["cron"], start).get_next(datetime).timestamp()
         bound = (schedule["scheduleId"], next_at, last, json.dumps(schedule))
@@ -103,11 +103,11 @@ class Store(Sqlite):
         return [(next_at, last, json.loads(doc)) for next_at, last, doc in rows]
 
     def unschedule(self, schedule_id: str) -> bool:
-        """Forget a schedule; whether it was there."""
+        """Forget a schedule. Whether it existed."""
         return bool(self._rows("DELETE FROM schedule WHERE id=? RETURNING id", schedule_id))
 
     def tick(self, now: float) -> None:
-        """Make the messages of the schedules whose time has come."""
+        """Create the messages of the schedules that are due."""
         for (text,) in self._rows("SELECT doc FROM schedule WHERE next<=?", now):
             schedule, at = json.loads(text), int(now * 1000)
             message = {name: value for name, value in schedule.items() if name != "cron"}
