@@ -44,7 +44,7 @@ _SECOND_KEYS = {
     "qstash_next_signing_key": "qstash_current_signing_key",
 }
 """Second keys, each of which is useless without its first."""
-_SIGNKEY = re.compile(r"(?i)(signkey-[a-z0-9]+-)?(?P<key>([0-9a-f]{2}){16,})")
+_SIGNKEY = re.compile(r"(signkey-\w+-)?(?P<key>([0-9a-fA-F]{2}){16,})")
 
 
 def split(value: str) -> list[str]:

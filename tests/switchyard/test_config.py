@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "0a" * 15}, "INNGEST_SIGNING_KEY: must be"),
         ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "00" * 32}, "INNGEST_SIGNING_KEY: must be"),
         ({"INNGEST_SIGNING_KEY": "zz-prod-" + "0a" * 32}, "INNGEST_SIGNING_KEY: must be"),
+        ({"INNGEST_SIGNING_KEY": "SIGNKEY-prod-" + "0a" * 32}, "INNGEST_SIGNING_KEY: must be"),
         ({"INNGEST_SIGNING_KEY_FALLBACK": "zz"}, "INNGEST_SIGNING_KEY_FALLBACK: must be 32 hex"),
         ({"INNGEST_SIGNING_KEY_FALLBACK": "0a" * 16}, "but INNGEST_SIGNING_KEY is not"),
         ({"QSTASH_NEXT_SIGNING_KEY": "0a" * 16}, "but QSTASH_CURRENT_SIGNING_KEY is not"),
