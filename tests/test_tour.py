@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,20 +19,14 @@ import requests
 from app.local.environment import clean
 from app.local.loopback import free_port
 from app.platform.config import ROOT
+from tests.support.pages import sections
 
 pytestmark = [pytest.mark.process, pytest.mark.minutes, pytest.mark.timeout(600)]
 
 PATIENCE = 240.0
 FIVE_MINUTES = 300.0
 """What README promises until one job has run on both sides, downloads aside."""
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 _END = "the block has ended with"
-
-
-def blocks() -> list[tuple[str, str]]:
-    """The blocks of the tour, each with its kind."""
-    _, _, rest = (ROOT / "README.md").read_text().partition("\n## Five minutes\n")
-    return _FENCE.findall(rest.partition("\n## ")[0].partition("\n`make run` takes")[0])
 
 
 class Shell:
@@ -111,12 +104,13 @@ def test_every_line_of_it(tmp_path: Path) -> None:
         wait_for(ended)
         return {run["backend"] for run in runs(prefix, job)}
 
-    (python, hello), (_, start), *rest = blocks()
-    assert python == "python"
-    (folder / "hello.py").write_text(hello)
-    first, second, third, back, payouts = (text.replace("3005", str(port)) for _, text in rest)
+    hello, start, *rest = sections("README.md")["Five minutes"]
+    (folder / "hello.py").write_text(hello.text)
+    first, second, third, back, payouts, _own_inngest = (
+        block.text.replace("3005", str(port)) for block in rest
+    )
     began = time.monotonic()
-    with running(start, folder, env):
+    with running(start.text, folder, env):
         shown = shell.run(first)
         assert shown.count('"backend":"rq"') == 10
         assert done("first-") == {"rq"}
