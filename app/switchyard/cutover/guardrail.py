@@ -11,7 +11,7 @@ from math import sqrt
 from statistics import NormalDist, median
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, text
+from sqlalchemy import ColumnElement, Select, func, select, text
 
 from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.cutover.stages import StageChange, change_stage, current_stages
@@ -89,42 +89,36 @@ def breach(serverless: Sample, legacy: Sample) -> str | None:
 def samples(runtime: Runtime, spec: JobSpec, version: int, now: datetime) -> tuple[Sample, Sample]:
     """What is compared: the serverless side's runs that are old enough to be judged, since the last
     move, which made the stage `version`; and the legacy side's last ones."""
-    with runtime.db.autocommit() as connection:
-        legacy = _legacy_sample(connection, spec.name, now)
-        if len(legacy.seconds) < FEWEST:
-            return Sample([], 0), legacy
-        moved = connection.scalar(select(StageChange.at).where(StageChange.id == version))
-        age = timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
-        return _serverless_sample(connection, spec, moved or now, now - age, now), legacy
+    db, side = runtime.db, (spec.name, spec.serverless)
+    last = _ended(spec.name, LEGACY_BACKEND, now - BASE_AGE).order_by(R.ended_at.desc())
+    legacy = _sample(db.rows(last.limit(BASE)))
+    if len(legacy.seconds) < FEWEST:
+        return Sample([], 0), legacy
+    until = now - timedelta(seconds=sorted(legacy.seconds)[int(ALMOST_ALL * len(legacy.seconds))])
+    number = db.value(_ended(*side, now - WINDOW).with_only_columns(func.count()))
+    moved = db.value(select(StageChange.at).where(StageChange.id == version)) or now
+    since = max(moved, until - WINDOW * min(1.0, MOST / max(1, number)))
+    asked = (R.created_at >= since, R.created_at <= until)
+    ended = db.rows(_ended(*side, since).where(*asked))
+    still = select(R.created_at).where(IS_OPEN, *_of(*side), *asked).limit(MOST)
+    waiting = [(now - row.created_at).total_seconds() for row in db.rows(still)]
+    return _sample(ended, waiting), legacy
+
+
+def _of(job: str, backend: str) -> tuple[ColumnElement[bool], ...]:
+    """The runs of one side; one that changed sides is of neither."""
+    return R.job == job, R.backend == backend, R.reason != Reason.HANDED_OVER.value
 
 
 def _ended(job: str, backend: str, after: datetime) -> Select[*tuple[Any, ...]]:
-    """The runs of one side that ended by themselves; one that changed sides is of neither."""
-    of = (R.job == job, R.backend == backend, R.reason != Reason.HANDED_OVER.value)
-    return select(R.status, R.created_at, R.ended_at).where(_BY_ITSELF, *of, R.ended_at >= after)
+    """Those of them that ended by themselves."""
+    ended = select(R.status, R.created_at, R.ended_at).where(_BY_ITSELF, *_of(job, backend))
+    return ended.where(R.ended_at >= after)
 
 
-def _sample(ended: Sequence[Row[*tuple[Any, ...]]], waiting: Iterable[float] = ()) -> Sample:
+def _sample(ended: Sequence[Any], waiting: Iterable[float] = ()) -> Sample:
     failed = sum(row.status == Status.FAILED for row in ended)
     return Sample([(r.ended_at - r.created_at).total_seconds() for r in ended] + [*waiting], failed)
-
-
-def _legacy_sample(on: Connection, job: str, now: datetime) -> Sample:
-    last = _ended(job, LEGACY_BACKEND, now - BASE_AGE).order_by(R.ended_at.desc()).limit(BASE)
-    return _sample(on.execute(last).all())
-
-
-def _serverless_sample(
-    on: Connection, spec: JobSpec, since: datetime, until: datetime, now: datetime
-) -> Sample:
-    hour = _ended(spec.name, spec.serverless, now - WINDOW)
-    number = on.scalar(hour.with_only_columns(func.count())) or 0
-    since = max(since, until - WINDOW * min(1.0, MOST / max(1, number)))
-    asked = (R.created_at >= since, R.created_at <= until)
-    ended = on.execute(_ended(spec.name, spec.serverless, since).where(*asked)).all()
-    of = (R.job == spec.name, R.backend == spec.serverless, R.reason != Reason.HANDED_OVER.value)
-    still = on.scalars(select(R.created_at).where(IS_OPEN, *of, *asked).limit(MOST))
-    return _sample(ended, [(now - created).total_seconds() for created in still])
 
 
 def step_back(row: StageRow, provided: bool = False) -> tuple[Stage, float | None]:

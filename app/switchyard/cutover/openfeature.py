@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from functools import cache
+from pkgutil import resolve_name
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -39,9 +39,8 @@ def factory(named: str) -> Callable[[int], FeatureProvider]:
 
     Raises SettingsError.
     """
-    module, _, name = named.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = resolve_name(named)
         make = cache(lambda _pid: found())
         provider = make(os.getpid())
     except Exception as failure:

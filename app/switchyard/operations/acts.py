@@ -93,7 +93,7 @@ def drain(work: Drain, by: By, act: int | None = None) -> Moving:
     specs = [work.runtime.catalogue[name] for name in work.misplaced()]
     for backend in {drains.backend_on(work.to, spec) for spec in specs}:
         work.runtime.store.backends[backend].ping()
-    with ongoing(work.runtime, "drain", by, act, **_of(work)) as batch:
+    with ongoing(work.runtime, "drain", by, act, job=work.job, detail={"to": work.to}) as batch:
         drained = work()
         batch.count = drained.touched
     return Moving(batch.act, drained, done=not drained.left)
@@ -103,15 +103,12 @@ def rollback(work: Drain, by: By, act: int | None = None) -> Moving:
     """Flip the jobs of `work` to legacy and bring back what is open, running or not: all of it, or
     with its limit one batch, as drain() does. Raises StageRefused."""
     flip = [*work.runtime.catalogue] if work.job is None else [work.job]
-    with ongoing(work.runtime, "rollback", by.with_reason(), act, **_of(work)) as batch:
+    what: dict[str, Any] = {"job": work.job, "detail": {"to": work.to}}
+    with ongoing(work.runtime, "rollback", by.with_reason(), act, **what) as batch:
         drained = drains.rollback(flip, work, by)
         batch.count = drained.touched
     done = not drained.left and (work.limit is None or drains.is_seen(work.runtime, flip))
     return Moving(batch.act, drained, done)
-
-
-def _of(work: Drain) -> dict[str, Any]:
-    return {"job": work.job, "detail": {"to": work.to}}
 
 
 def parse_payload(text: str | None) -> dict[str, Any] | None:
