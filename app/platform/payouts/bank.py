@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_answers import BankPayout, StripeRefused, Transfer
+from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import EntryKind, connected_account, post
 from app.platform.payouts.attempts import apply
-from app.platform.payouts.engine import PAGE_SIZE
 from app.platform.payouts.legs import BANK, TRANSFER, Change, at_the_bank, booked
 from app.platform.payouts.models import Payout, PayoutStatus
-from app.switchyard.context import Context
 from app.switchyard.errors import RetryAfter
 
-MAY_COME_BACK = timedelta(days=7)
-"""How long after it was paid a bank payout is asked about: banks send back within five business
-days (https://docs.stripe.com/payouts#payout-failures)."""
 RECORDED_SOON = timedelta(seconds=15)
 _S = PayoutStatus
 
@@ -39,44 +33,13 @@ def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
         return said | {"payoutId": None}
     if payout.status == _S.PAYING:
         raise RetryAfter(f"payout {payout.id}: its bank payout is not recorded yet", RECORDED_SOON)
-    return said | {"payoutId": payout.id, "moved": _follow(tx, payout, bank, now)}
-
-
-def _follow(tx: Session, payout: Payout, bank: BankPayout, now: datetime) -> bool:
+    change = None
     # Only the word on the latest one counts, and only once that is recorded.
-    if bank.id != payout.bank_payout_id or payout.status not in (_S.IN_TRANSIT, _S.PAID):
-        return False
-    change = at_the_bank(payout, bank, now)
+    if bank.id == payout.bank_payout_id and payout.status in (_S.IN_TRANSIT, _S.PAID):
+        change = at_the_bank(payout, bank, now)
     if change is not None:
         apply(tx, [(payout, change)], BANK, now)
-    return change is not None
-
-
-def follow_page(tx: Session, ctx: Context, after: str) -> dict[str, Any]:
-    """Ask Stripe about the next hundred bank payouts past `after` that can still change, as a step.
-
-    Webhooks say it first; this makes up for those that were lost. Returns the page's `last` payout
-    id (None: there are no more) and how many have `moved`.
-    """
-    now, stripe = ctx.now(), cast(StripeGateway, ctx.gateways.stripe)
-    # Not settled_at, which is the same for a paid one: this is in the index.
-    paid = and_(Payout.status == _S.PAID, Payout.updated_at >= now - MAY_COME_BACK)
-    open_ = or_(Payout.status == _S.IN_TRANSIT, paid)
-    query = select(Payout).where(open_, Payout.bank_payout_id.is_not(None), Payout.id > after)
-    with ctx.transaction() as own:
-        page = list(own.scalars(query.order_by(Payout.id).limit(PAGE_SIZE)))
-
-    def ask(payout: Payout) -> BankPayout | None:
-        try:
-            return stripe.retrieve_payout(payout.destination, str(payout.bank_payout_id))
-        except StripeRefused:
-            return None
-
-    moved = 0
-    for asked, bank in zip(page, stripe.each(ask, page), strict=True):
-        if bank is not None:
-            moved += _follow(tx, tx.get_one(Payout, asked.id, with_for_update=True), bank, now)
-    return {"last": page[-1].id if len(page) == PAGE_SIZE else None, "moved": moved}
+    return said | {"payoutId": payout.id, "moved": change is not None}
 
 
 def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[str, Any]:

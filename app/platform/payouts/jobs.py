@@ -22,7 +22,7 @@ from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
 from app.platform.payouts.models import Payout, PayoutStatus
 from app.platform.payouts.notify import notify, standing
-from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced
+from app.platform.payouts.reconcile import WINDOW, reconcile, unbalanced, unheard
 from app.platform.payouts.request import SinglePayout
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, StepFailed
@@ -224,12 +224,14 @@ def handle_stripe_event(ctx: Context, event: StripeEvent) -> dict[str, Any]:
 def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """What Stripe says of bank payouts, taken over; then the ledger against Stripe's own lists, the
     last 30 days: as `payouts reconcile --json`."""
-
-    def step(number: int, after: str) -> dict[str, Any]:
-        return ctx.step.run(f"follow-{number}", bank.follow_page, ctx, after)
-
-    moved = sum(page["moved"] for page in _pages(step))
+    moved = ctx.step.run("follow", _follow, ctx)
     return {**ctx.step.run("reconcile", _whole, ctx), "moved": moved}
+
+
+def _follow(tx: Session, ctx: Context) -> int:
+    now, stripe = ctx.now(), ctx.gateways.stripe
+    news = unheard(ctx.transaction, stripe, now, now - WINDOW)
+    return sum(bank.heard(tx, one, now)["moved"] for one in news)
 
 
 def _whole(_tx: Session, ctx: Context) -> dict[str, Any]:

@@ -74,6 +74,16 @@ def reconcile(
     return both.report
 
 
+def unheard(
+    transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime
+) -> list[BankPayout]:
+    """The bank payouts since then that Stripe says more of than the ledger has: a webhook was lost,
+    or is still on its way."""
+    both = _Both(transaction, stripe, now, since.replace(microsecond=0))
+    both.compare_banks()
+    return both.unheard
+
+
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
     """A sentence for each currency whose books do not balance."""
     return [
@@ -92,7 +102,7 @@ class _Both:
     def __init__(
         self, transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime
     ) -> None:
-        self.report = Reconciliation()
+        self.report, self.unheard = Reconciliation(), list[BankPayout]()
         self._transaction, self._stripe = transaction, stripe
         self._now, self._since = now, since
 
@@ -180,6 +190,9 @@ class _Both:
         if isinstance(own, BankPayout):
             on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
             # Paid where the ledger still has it in transit is but a word that has not come yet.
+            unheard = own.status == "paid" and row.status == PayoutStatus.IN_TRANSIT
+            if unheard or (on_its_way and own.came_back):
+                self.unheard.append(own)
             if on_its_way == own.came_back:
                 wrong.append(f"{row.status} in the ledger, {own.status} at Stripe")
         elif own.amount_reversed and row.status != PayoutStatus.REVERSED:
