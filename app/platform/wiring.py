@@ -18,6 +18,7 @@ from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.statements import pages as statement_pages
 from app.platform.webhooks import pages as webhook_pages
+from app.platform.webhooks.jobs import prune_webhooks
 from app.switchyard import logs
 from app.switchyard.clock import Clock
 from app.switchyard.commands import later, settings_checked
@@ -84,6 +85,7 @@ def supply(runtime: Runtime) -> None:
     """Add the platform's checks to `cutover verify`, and its tables to `db upgrade`."""
     runtime.checks.extend(checks.CHECKS)
     runtime.branches.append(tables.BRANCH)
+    runtime.prunes["webhooks"] = prune_webhooks
     runtime.upgrade = "run `flask --app app db upgrade`, or start everything with `make run`"
 
 

@@ -57,10 +57,10 @@ def prune_ledger(ctx: Context, _payload: Empty) -> dict[str, int]:
     """Delete what ended RETENTION_DAYS ago and no promise needs, one batch a step. Returns how many
     rows were deleted. Rows of runs stay, apart from shadows: `(job, key)` keeps the same request
     harmless a year later. Money is never touched."""
-    days = current().settings.retention_days
+    days, prunes = current().settings.retention_days, PRUNES | current().prunes
     before, left = ctx.created_at - timedelta(days=days), MOST if days else 0
-    gone = dict.fromkeys(PRUNES, 0)
-    for what, prune in PRUNES.items():
+    gone = dict.fromkeys(prunes, 0)
+    for what, prune in prunes.items():
         after: str | None = ""
         while after is not None and left:
             deleted, after = ctx.step.run(what, prune, before, after)

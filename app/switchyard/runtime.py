@@ -22,6 +22,7 @@ from flags import Flags
 
 if TYPE_CHECKING:  # a process that only dispatches need not load Alembic
     from app.switchyard.branch import Branch
+    from app.switchyard.runs.retention import Prune
 
 EXTENSION = "switchyard"
 """The key of an app's runtime in `app.extensions`."""
@@ -54,6 +55,8 @@ class Runtime:
     """Decides for this app's new runs. A test may replace it."""
     checks: list[Check] = field(default_factory=list)
     """The app's own checks for `cutover verify`."""
+    prunes: dict[str, Prune] = field(default_factory=dict)
+    """What `prune-ledger` deletes beside the layer's own old rows."""
     web: object = None
     """Listeners to the app's requests, which live as long as the app."""
     branches: list[Branch] = field(default_factory=list)

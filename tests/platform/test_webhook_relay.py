@@ -16,7 +16,6 @@ from sqlalchemy import select
 
 from app.local.stripe.webhooks import signature as stripe_signature
 from app.platform.webhooks import jobs
-from app.platform.webhooks.jobs import KEPT
 from app.platform.webhooks.models import Received
 from app.platform.webhooks.pages import MAX_BYTES
 from app.switchyard.dispatch import dispatch
@@ -214,7 +213,7 @@ def test_stripes_go_on_too_once(platform: Platform) -> None:
         assert "stripe-signature" not in headers
 
 
-def test_a_webhook_is_kept_for_thirty_days(
+def test_a_webhook_is_kept_for_as_long_as_runs_keep_their_steps(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "BATCH", 2)
@@ -223,15 +222,13 @@ def test_a_webhook_is_kept_for_thirty_days(
         platform.post("shop", signed(id_=f"msg_{number}"))
     platform.exhaust()
     dead = platform.dead()
-    for days, forgotten in ((KEPT.days - 1, 0), (2, 3), (1, 0)):
+    for days, deleted in ((platform.runtime.settings.retention_days - 1, 0), (2, 3), (1, 0)):
         platform.now += timedelta(days=days)
-        run = dispatch("forget-webhooks")
+        run = dispatch("prune-ledger")
         platform.work()
         with platform.runtime.db.autocommit() as connection:
             told = select(RunRow.result).where(RunRow.id == run.id)
-            assert json.loads(str(connection.execute(told).scalar_one())) == {
-                "forgotten": forgotten
-            }
+            assert json.loads(str(connection.execute(told).scalar_one()))["webhooks"] == deleted
     operate.retry(platform.runtime.store, dead[0].id)
     platform.work()
     assert "is no longer kept" in platform.dead()[0].error

@@ -146,7 +146,6 @@ MAIL = {"to": "ana@example.com", "template": "welcome", "data": {"name": "Ana"}}
 RECIPES: dict[str, Recipe] = {
     **{job: paying(job) for job in SCENES},
     "deliver-webhook": webhook,
-    "forget-webhooks": lambda _: {},
     "daily-earnings-rollup": lambda stage: {"targetDate": stage.yesterday},
     "monthly-earnings-rollup": lambda stage: {"targetDate": stage.yesterday},
     "warm-analytics-cache": lambda _: {},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -13,13 +13,11 @@ from app.platform.gateways.hooks import HookUnavailable
 from app.platform.webhooks.models import Received
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable
-from app.switchyard.job import Empty, JobPayload, job
+from app.switchyard.job import JobPayload, job
 
 JOB = "deliver-webhook"
-KEPT = timedelta(days=30)
-"""How long a webhook, with people's data in it, is kept, and can be delivered."""
 BATCH = 2000
-"""Webhooks forgotten in one transaction: SQLite's lock is not held for long."""
+"""Webhooks deleted in one transaction: SQLite's lock is not held for long."""
 DELIVERY_GAPS = (10.0, 60.0, 600.0, 3600.0)
 """Seconds: a target may be unavailable for an hour before its webhook is a dead letter."""
 
@@ -60,24 +58,10 @@ def _deliver(_tx: Session, ctx: Context, event_id: str, target: str) -> dict[str
     return {"bytes": len(event.body)}
 
 
-@job(
-    "forget-webhooks",
-    event="webhook.forget",
-    payload=Empty,
-    queue="webhooks",
-    schedule="40 3 * * *",
-    missed="last",  # it forgets all that is old
-)
-def forget_webhooks(ctx: Context, _payload: Empty) -> dict[str, int]:
-    """Delete old webhooks."""
-    forgotten, before = 0, ctx.created_at - KEPT
-    while gone := ctx.step.run("forget", _forget, before):
-        forgotten += gone
-    return {"forgotten": forgotten}
-
-
-def _forget(tx: Session, before: datetime) -> int:
-    """One that comes again is delivered to no target twice: its runs are keyed by its id."""
+def prune_webhooks(tx: Session, before: datetime, _after: str) -> tuple[int, str | None]:
+    """Delete the next old ones, with people's data in them. One that comes again is delivered to no
+    target twice: its runs are keyed by its id."""
     old = select(Received.id).where(Received.received_at < before)
     some = old.order_by(Received.received_at).limit(BATCH)
-    return tx.connection().execute(delete(Received).where(Received.id.in_(some))).rowcount
+    gone = tx.connection().execute(delete(Received).where(Received.id.in_(some))).rowcount
+    return gone, "" if gone == BATCH else None
