@@ -57,10 +57,10 @@ def make_client(settings: Settings) -> QStash:
     under the same deduplication id. Nor does it wait the default 600 s. Raises BackendUnavailable.
     """
     require_package()
-    from qstash import QStash
-
     if settings.qstash_secret is None:
         raise BackendUnavailable("qstash: QSTASH_TOKEN is not set")
+    from qstash import QStash  # with httpx, 8 MiB
+
     client = QStash(settings.qstash_secret, retry=False, base_url=settings.qstash_url or API)
     client.http._client.timeout = ANSWER_SECONDS
     return client
