@@ -32,6 +32,8 @@ PAY_DAY = datetime(2025, 1, 15, 9, tzinfo=UTC)
 """The pay day of the migration guide's own example. The made-up earnings are older."""
 CURL = """curl -X POST {url}/api/inngest/trigger -H 'Content-Type: application/json'{token} \\
     -d '{{"name": "payout.scheduled", "data": {{"payoutDate": "2025-01-15", "dayOfMonth": 15}}}}'"""
+SELF_HOSTED = "start --event-key $INNGEST_EVENT_KEY --signing-key ${INNGEST_SIGNING_KEY##*-}"
+"""Inngest's server with keys, which a dev server has not; it takes one without its prefix."""
 
 LINE_BYTES = 256 * 1024
 _DULL = {"event", "level", "timestamp", "logger"}
@@ -124,7 +126,9 @@ def _banner(local: Local, console: Console) -> None:
     if "inngest" not in local.ports:
         # A dev server that was given another path only shows "unreachable".
         lines += ["", f"Inngest reaches it at {url}/api/inngest:"]
-        lines += ["", f"  npx inngest-cli@latest dev -u {url}/api/inngest"]
+        dev = (env.get("INNGEST_DEV") or "0").lower() not in ("0", "false")
+        server = "dev" if dev or "INNGEST_SIGNING_KEY" not in local.process_env else SELF_HOSTED
+        lines += ["", f"  npx inngest-cli@latest {server} -u {url}/api/inngest"]
     lines += ["", f"Pay the creators of {PAY_DAY:%d %B %Y}:", "", f"  {curl}", ""]
     console.print(f"\nSwitchyard runs at [bold]{local.url}[/] (Ctrl-C ends it)")
     console.print(escape("\n".join(lines)))

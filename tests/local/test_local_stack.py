@@ -244,6 +244,8 @@ def test_it_says_how_to_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     keys = {"INNGEST_EVENT_KEY": "e", "INNGEST_SIGNING_KEY": "abcd" * 8}
     said = printed(tmp_path, **keys)
     assert re.search(r'-H "Authorization: Bearer [0-9a-f]{32}"', said)
+    assert "start --event-key $INNGEST_EVENT_KEY" in said  # a dev server is refused
+    assert "latest dev -u" in printed(tmp_path, **keys, INNGEST_DEV="1")
     monkeypatch.setenv("ADMIN_TOKEN", "a-token-of-my-own")
     mine = printed(tmp_path, **keys, ADMIN_TOKEN="a-token-of-my-own")
     assert 'Bearer $ADMIN_TOKEN"' in mine
