@@ -24,7 +24,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue, Jobs, load
-from app.switchyard.operations.processes import WebHeartbeat
+from app.switchyard.operations.processes import beat_of_web
 from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine as RunEngine
 from app.switchyard.runs.lease import Leases
@@ -93,8 +93,7 @@ class Switchyard:
         deliver.register(app, app_runtime)
         register_commands(app)
         _exempt(app)
-        app_runtime.web = web = WebHeartbeat(app_runtime)
-        web.listen(app)
+        app_runtime.web = beat_of_web(app, app_runtime)
 
 
 def _exempt(app: Flask) -> None:

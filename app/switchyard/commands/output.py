@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import reduce
 from typing import Any
 
 import click
@@ -44,6 +45,11 @@ json_option = click.option(
     callback=lambda ctx, _option, value: ctx.meta.update({_AS_JSON: value}),
     help="Print one JSON document.",
 )
+
+
+def options(*given: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options of a command as one decorator, in this order."""
+    return lambda command: reduce(lambda done, option: option(done), reversed(given), command)
 
 
 class Commands(AppGroup):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC
-from functools import reduce
 from typing import Any
 
 import click
@@ -18,6 +16,7 @@ from app.switchyard.commands.output import (
     answered,
     details,
     listing,
+    options,
     parts,
     progress,
     record,
@@ -41,9 +40,7 @@ from flags import LEGACY_BACKEND, Side, Stage
 
 _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 group = Commands("runs", help="The ledger of runs.")
-
-
-FILTERS = (
+filtered = options(
     click.option("--job", help="Only runs of this job."),
     click.option("--status", type=click.Choice([str(status) for status in Status])),
     click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS])),
@@ -54,11 +51,13 @@ FILTERS = (
     click.option("--error", help="What its error has in it."),
     click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload."),
 )
-
-
-def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say which runs."""
-    return reduce(lambda done, option: option(done), reversed(FILTERS), command)
+one_or_many = options(
+    click.argument("run_id", required=False),
+    filtered,
+    click.option("--dry-run", is_flag=True, help="Say how many runs the filter finds."),
+    reason_option,
+    by_option,
+)
 
 
 def _wanted(asked: dict[str, Any]) -> RunFilter:
@@ -99,20 +98,8 @@ def show(run_id: str) -> None:
         listing(rows, [name for name in rows[0] if name != "traceback"])
 
 
-def _one_or_many(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        by_option,
-        reason_option,
-        click.option("--dry-run", is_flag=True, help="Say how many runs the filter finds."),
-        filtered,
-        click.argument("run_id", required=False),
-    ):
-        command = option(command)
-    return command
-
-
 @group.command("retry")
-@_one_or_many
+@one_or_many
 def retry(**asked: Any) -> None:
     """Let a failed or cancelled run go on from its done steps, with fresh tries: RUN_ID, or all
     that a filter finds, which needs --why."""
@@ -120,7 +107,7 @@ def retry(**asked: Any) -> None:
 
 
 @group.command("cancel")
-@_one_or_many
+@one_or_many
 def cancel(**asked: Any) -> None:
     """Call off an open run and all that is open below it; steps that are done stay done. RUN_ID, or
     all that a filter finds, which needs --why."""

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -61,7 +62,7 @@ def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
     return [row._asdict() | {"alive": row.seen_at > now - ALIVE} for row in db.rows(chosen)]
 
 
-class Heartbeat:
+class Heartbeat(AbstractContextManager["Heartbeat"]):
     """The signs of life of this process. What cannot be written is logged and left out; to make one
     waits for no database, since a request makes that of a web process."""
 
@@ -74,9 +75,6 @@ class Heartbeat:
         """How many in a row could not be written."""
         self._over = threading.Event()
         self._writing = threading.Lock()
-
-    def __enter__(self) -> Heartbeat:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
@@ -133,34 +131,31 @@ def at_work(leases: Leases) -> str:
     return ", ".join(sorted(leases.in_hand())) or "waits for work"
 
 
-class WebHeartbeat:
-    """That of a web process: it begins with the first request that a server passes on, which is
-    after any fork. One that is frozen between its requests, as on Vercel, goes on with the next."""
+def beat_of_web(app: Flask, runtime: Runtime) -> object:
+    """Have a web process give them from its next request on that a server passes on, which is after
+    any fork. One that is frozen between its requests, as on Vercel, goes on with the next.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._db, self._leases = runtime.db, runtime.engine.leases
-        self._pid = 0
-        self._beating: Heartbeat | None = None
+    It lasts for as long as what is returned is held.
+    """
+    db, leases = runtime.db, runtime.engine.leases
+    begun: dict[int, Heartbeat] = {}
 
-    def listen(self, app: Flask) -> None:
-        """Begin with the next request to the app, which must hold this object."""
-        request_started.connect(self._begin, app)
-
-    def _begin(self, app: Flask, **_: object) -> None:
-        lost = self._beating is not None and self._beating.lost >= _TRIES
-        if self._pid == os.getpid() and not lost:
+    def begin(app: Flask, **_: object) -> None:
+        if (beating := begun.get(os.getpid())) is not None and beating.lost < _TRIES:
             return
         # A test's own client is no server; its database is often a thread's own, and soon gone.
         served = "SERVER_SOFTWARE" in request.environ or any(map(os.environ.get, _SERVERLESS))
-        if app.testing or self._db.is_shared or not served:
+        if app.testing or db.is_shared or not served:
             return
-        self._pid, leases = os.getpid(), self._leases
-        self._beating = Heartbeat(self._db, "web")
+        begun[os.getpid()] = beating = Heartbeat(db, "web")
         try:
-            self._beating.keep(lambda: at_work(leases))
-            atexit.register(self._beating.end)
+            beating.keep(lambda: at_work(leases))
+            atexit.register(beating.end)
         except RuntimeError as failure:
             log.warning("no thread for signs of life", extra={"reason": reason(failure)})
+
+    request_started.connect(begin, app)
+    return begin
 
 
 def _version() -> str:
