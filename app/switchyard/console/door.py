@@ -282,9 +282,6 @@ class Tries:
     def one_more(self, *of: str) -> bool:
         """Count a try of these; False where they had TRIES within TRIES_SECONDS."""
         name = blake2b("\n".join(of).encode(), digest_size=16).hexdigest()
-        return self._by_process(name) and self._by_all(name)
-
-    def _by_process(self, name: str) -> bool:
         with self._lock:
             now = time.monotonic()
             tries = self._own.pop(name, deque(maxlen=TRIES))
@@ -294,10 +291,5 @@ class Tries:
             if len(tries) == TRIES and now - tries[0] < TRIES_SECONDS:
                 return False
             tries.append(now)
-        return True
-
-    def _by_all(self, name: str) -> bool:
-        limit = f"console-login:{name}"
-        return allow(
-            self._cache, limit, TRIES, TRIES_SECONDS, if_unavailable=IfUnavailable.OPEN
-        ).allowed
+        of_all = (self._cache, f"console-login:{name}", TRIES, TRIES_SECONDS)
+        return allow(*of_all, if_unavailable=IfUnavailable.OPEN).allowed

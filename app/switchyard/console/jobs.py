@@ -55,7 +55,10 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             ticks=_ticks(runtime, spec, now),
             errors=errors(runtime.db, name, now - DAY),
             **_day(runtime, name, now),
-            marks=_marks(changes, now),
+            # Where the stage moved, in the chart of the day.
+            marks=[
+                one | {"x": _x(one["at"], now)} for one in changes[::-1] if one["at"] > now - DAY
+            ],
         )
 
     @pages.get("/jobs/<name>")
@@ -106,11 +109,6 @@ def _share(trend: Trend) -> str:
     failed = sum(trend.failed)
     low, high = guardrail.wilson(failed, trend.runs, NormalDist().inv_cdf(0.975))
     return f"{100 * failed / trend.runs:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
-
-
-def _marks(changes: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The stage's moves of the last day, oldest first, with where they are in its chart."""
-    return [one | {"x": _x(one["at"], now)} for one in reversed(changes) if one["at"] > now - DAY]
 
 
 def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
