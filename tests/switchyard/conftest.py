@@ -1,18 +1,59 @@
-"""The console's app, and somebody who is logged in."""
+"""What several of these files begin with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from redis import Redis
 
+from app.platform.config import load
+from app.switchyard.db import Database
+from queues.backend import connect
+from tests.support.cached import kit
+from tests.support.cli import build, cli, url
 from tests.support.console import Site, guarded, log_in
+from tests.support.sides import environment
+from tests.support.tables import create_all
+from tests.support.world import World
+
+__all__ = ["build", "cli", "kit", "url"]
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Redis:
+    return connect(redis_url)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    """With every table."""
+    db = Database(load(environment(database_url, "redis://127.0.0.1:1")).sqlalchemy_url)
+    create_all(db.engine)
+    yield db
+    db.dispose()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.create_tables()
+    yield made
+    made.close()
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    """The console's app."""
     made = guarded(f"sqlite:///{tmp_path / 'test.db'}")
     yield made
     made.runtime.db.dispose()
@@ -20,6 +61,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def client(site: Site) -> FlaskClient:
+    """Somebody who is logged in."""
     made = site.app.test_client()
     assert log_in(made).status_code == 303
     return made

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +19,6 @@ from flags import Side
 from tests.support.world import World
 
 ADA = By("ada", "2 a.m.")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    made.create_tables()
-    yield made
-    made.close()
 
 
 def on_record(world: World, *, but: str = "stage") -> list[dict[str, Any]]:

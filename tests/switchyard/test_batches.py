@@ -18,7 +18,7 @@ from rq.suspension import resume, suspend
 from sqlalchemy.exc import OperationalError
 
 from queues import batches, task
-from queues.backend import connect, registered_workers
+from queues.backend import registered_workers
 from tests.support import old_tasks
 from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -32,11 +32,6 @@ QUICK = batches.MOST * 2
 def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
     with no_worker(redis_url, tmp_path, LEGACY_FUNCTIONS=f"{AT}.*") as on:
         yield on
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Redis:
-    return connect(redis_url)
 
 
 def dispatch(on: Side, n: str, *waits: float) -> list[str]:

@@ -22,11 +22,9 @@ from app.switchyard.cache import limits, presence
 from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
 from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker
 from app.switchyard.errors import BadInput
-from tests.support.cached import CLIENTS, TOKEN, Kit, connecting, kit
+from tests.support.cached import CLIENTS, TOKEN, Kit, connecting
 from tests.support.upstash import UpstashStandIn
 from tests.support.waiting import until
-
-__all__ = ["kit"]
 
 CALLERS, THREADS = 100, 25
 LEASE_KEY, VALUE_KEY = "switchyard:lease:hot", "switchyard:computed:hot"

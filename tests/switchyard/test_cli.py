@@ -19,9 +19,7 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from tests.support.cli import Cli, build, cli, url
-
-__all__ = ["build", "cli", "url"]
+from tests.support.cli import Cli
 
 A = '{"name": "a"}'
 STAGE = ("cutover", "stage", "cli-plain")

@@ -14,10 +14,8 @@ from app.switchyard.clock import utcnow
 from app.switchyard.cutover.shadow import Parity
 from app.switchyard.cutover.status import FAILED, OPEN
 from app.switchyard.runs.models import RunRow as R
-from tests.support.cli import Cli, build, cli, url
+from tests.support.cli import Cli
 from tests.support.plans import plan_if_large
-
-__all__ = ["build", "cli", "url"]
 
 STAGE = ("cutover", "stage", "cli-plain")
 NOBODY = {"rq": 0, "inngest": 0, "qstash": 0}

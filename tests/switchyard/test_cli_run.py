@@ -30,12 +30,10 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.models import StepRow as S
 from tests.support import cli_jobs
-from tests.support.cli import Cli, build, cli, environment, start, url
+from tests.support.cli import Cli, environment, start
 from tests.support.cli_jobs import marks
 from tests.support.rows import run_row
 from tests.support.waiting import PATIENCE_SECONDS, until
-
-__all__ = ["build", "cli", "url"]
 
 RUN = ("jobs", "run", "cli-plain")
 

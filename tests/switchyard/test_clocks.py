@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from unittest.mock import patch
 
 import inngest
@@ -22,7 +18,7 @@ from app.switchyard.cutover.clock import MOST, OLDEST, Ticker, catch_up, tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import Catalogue, Empty, JobSpec, Missed
 from app.switchyard.job import load as load_jobs
-from tests.support.world import World, memory_folder
+from tests.support.world import World
 from workflows.functions import CRON_EVENT, _adopt
 
 JOBS = load_jobs(
@@ -48,14 +44,9 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    folder = Path(mkdtemp(prefix="swy-world-", dir=memory_folder()))
-    made = World(folder)
-    made.create_tables()
-    made.time.now = START
-    yield made
-    made.close()
-    rmtree(folder)
+def world(world: World) -> World:
+    world.time.now = START
+    return world
 
 
 def having(world: World, *specs: JobSpec) -> None:

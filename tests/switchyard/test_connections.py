@@ -30,12 +30,6 @@ def url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def made_side(opened: ExitStack, url: str, **more: str) -> Side:
     environ = environment(url, "unix:///nowhere", **more)
     memory = MemoryBackend()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -30,14 +29,6 @@ from tests.support.world import World
 
 OTHER = {Side.RQ: Side.SERVERLESS, Side.SERVERLESS: Side.RQ}
 BACKEND = {Side.RQ: "rq", Side.SERVERLESS: "inngest"}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    made.create_tables()
-    yield made
-    made.close()
 
 
 def live(world: World, side: Side, *jobs: str) -> None:

@@ -34,12 +34,6 @@ from tests.switchyard.test_inngest_away import server
 PASSWORD = "hunter2-hunter2"
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
 def client_of(opened: ExitStack, environ: dict[str, str]) -> FlaskClient:
     fresh(environ["DATABASE_URL"], environ, [MemoryBackend()]).db.dispose()
     client = build(load(environ)).test_client()

@@ -20,7 +20,6 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from queues.allowed import INFLATED_BYTES, WorkerJob
-from queues.backend import connect
 from tests.support import old_tasks
 from tests.support.receiver import receiving
 from tests.support.rq_since import has, of_rq, since
@@ -38,11 +37,6 @@ def on(request: pytest.FixtureRequest, redis_url: str, tmp_path: Path) -> Iterat
     also = {"LEGACY_FUNCTIONS": f"{AT}.*", "LEGACY_QUEUES": request.param}
     with no_worker(redis_url, tmp_path, **also) as on:
         yield on
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Redis:
-    return connect(redis_url)
 
 
 @pytest.fixture

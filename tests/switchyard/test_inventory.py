@@ -65,11 +65,6 @@ def app(redis_url: str, tmp_path: Path) -> Iterator[Flask]:
     app.extensions["switchyard"].db.dispose()
 
 
-@pytest.fixture
-def redis(redis_url: str) -> Redis:
-    return connect(redis_url)
-
-
 def taken(app: Flask, *options: str) -> Any:
     result: Result = app.test_cli_runner().invoke(args=["cutover", "inventory", "--json", *options])
     assert result.exit_code == 0, result.output

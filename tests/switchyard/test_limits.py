@@ -9,10 +9,8 @@ from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker
 from app.switchyard.cache.limits import IfUnavailable, Verdict, allow
 from app.switchyard.errors import BadInput
-from tests.support.cached import Kit, connecting, kit
+from tests.support.cached import Kit, connecting
 from tests.support.waiting import until
-
-__all__ = ["kit"]
 
 KEY = "switchyard:limit:t"
 

@@ -10,10 +10,8 @@ from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CacheUnavailable, CircuitBreaker
 from app.switchyard.cache.locks import acquire_lock
 from app.switchyard.errors import BadInput
-from tests.support.cached import Kit, connecting, kit
+from tests.support.cached import Kit, connecting
 from tests.support.waiting import until
-
-__all__ = ["kit"]
 
 KEY = "switchyard:lock:payout:1"
 

@@ -16,7 +16,6 @@ from rq.serializers import JSONSerializer
 
 from app.platform.config import load
 from app.switchyard.errors import SettingsError
-from queues.backend import connect
 from tests.support import old_tasks
 from tests.support.dying import WORKER
 from tests.support.forks import Forked
@@ -31,11 +30,6 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
     also = {"LEGACY_FUNCTIONS": f"{AT}.*", "LEGACY_QUEUES": "old, older"}
     with no_worker(redis_url, tmp_path, **also) as on:
         yield on
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Redis:
-    return connect(redis_url)
 
 
 def ended(job: Job) -> JobStatus:

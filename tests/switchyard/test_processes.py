@@ -19,15 +19,7 @@ from app.switchyard.operations import processes
 from app.switchyard.operations.processes import KEPT, Heartbeat, ProcessRow, listed
 from tests.support.forks import Forked
 from tests.support.sides import build, environment, free_port, fresh, rq_worker, web
-from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS, until
-
-
-@pytest.fixture
-def db(database_url: str) -> Database:
-    db = Database(load(environment(database_url, "redis://127.0.0.1:1")).sqlalchemy_url)
-    create_all(db.engine)
-    return db
 
 
 def test_a_sign_of_life_is_one_row_until_its_end(db: Database) -> None:
@@ -44,7 +36,6 @@ def test_a_sign_of_life_is_one_row_until_its_end(db: Database) -> None:
         assert [row["doing"] for row in listed(db, db.clock())] == ["two"]
     heartbeat.beat("after its end")
     assert listed(db, db.clock()) == []
-    db.dispose()
 
 
 def test_one_that_died_is_shown_for_an_hour(db: Database) -> None:
@@ -58,7 +49,6 @@ def test_one_that_died_is_shown_for_an_hour(db: Database) -> None:
     Heartbeat(db, "clock").beat("ticks again")
     with db.autocommit() as connection:
         assert connection.execute(ProcessRow.__table__.select()).one().doing == "ticks again"
-    db.dispose()
 
 
 def test_without_a_database_nothing_else_fails(
@@ -123,4 +113,3 @@ def test_a_request_that_begins_it_waits_for_no_database(db: Database) -> None:
     heartbeat.beat("one")
     assert len(listed(db, db.clock())) == 1
     heartbeat.end()
-    db.dispose()

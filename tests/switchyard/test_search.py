@@ -13,7 +13,6 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import event, insert
 
-from app.platform.config import load
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.db import Database
 from app.switchyard.operations import search as searching
@@ -23,18 +22,9 @@ from flags import Side
 from tests.support.filled import fill
 from tests.support.rows import run_row
 from tests.support.sides import environment, fresh
-from tests.support.tables import create_all
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(load(environment(database_url, "redis://127.0.0.1:1")).sqlalchemy_url)
-    create_all(db.engine)
-    yield db
-    db.dispose()
 
 
 def add(db: Database, number: int, job: str = "mail", **more: Any) -> str:

@@ -9,9 +9,7 @@ from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker
 from app.switchyard.cache.snapshot import StageSnapshot
 from flags import Flags, StageRow
-from tests.support.cached import Kit, connecting, kit
-
-__all__ = ["kit"]
+from tests.support.cached import Kit, connecting
 
 DEAD = "redis://127.0.0.1:1/0"
 

@@ -3,8 +3,6 @@ and sent again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +17,11 @@ from tests.support.world import World
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    made.create_tables()
-    now = made.time()
-    stages.set_stage(made.runtime.db, "five-steps", "live", None, By("t", "t"), now)
-    made.time.pass_(1)
-    yield made
-    made.close()
+def world(world: World) -> World:
+    """Its job is live."""
+    stages.set_stage(world.runtime.db, "five-steps", "live", None, By("t", "t"), world.time())
+    world.time.pass_(1)
+    return world
 
 
 def status(world: World) -> tuple[Any, Any, Any]:

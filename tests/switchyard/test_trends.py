@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-import pytest
 from sqlalchemy import event, insert
 
-from app.platform.config import load
 from app.switchyard.console import charts
 from app.switchyard.console.waterfall import Scale, waterfall
 from app.switchyard.db import Database
@@ -19,20 +16,10 @@ from app.switchyard.runs.models import FailureRow, id_at, runs
 from app.switchyard.words import ago, duration
 from flags import Side
 from tests.support.rows import run_row
-from tests.support.sides import environment
-from tests.support.tables import create_all
 
 NOW = datetime(2031, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 NUMBERS = count()
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = Database(load(environment(database_url, "redis://127.0.0.1:1")).sqlalchemy_url)
-    create_all(db.engine)
-    yield db
-    db.dispose()
 
 
 def ended(db: Database, minutes: float, took: float = 1.0, **more: Any) -> str:
