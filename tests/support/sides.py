@@ -67,6 +67,17 @@ def build(settings: Settings) -> Flask:
     return app
 
 
+@contextmanager
+def app_on(environ: dict[str, str]) -> Iterator[Flask]:
+    """The app of this environment, on a ledger that has its tables."""
+    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    app = build(load(environ))
+    try:
+        yield app
+    finally:
+        app.extensions[EXTENSION].db.dispose()
+
+
 @dataclass
 class Side:
     """One backend on one database, working."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,14 @@ from tests.support.cli import build, cli, url
 from tests.support.console import Site, guarded, log_in
 from tests.support.sides import environment
 from tests.support.tables import create_all
-from tests.support.world import World
+from tests.support.world import Time, World
 
 __all__ = ["build", "cli", "kit", "url"]
+
+
+@pytest.fixture
+def at() -> Time:
+    return Time(datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
 from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker
 from app.switchyard.errors import BadInput
 from tests.support.cached import CLIENTS, TOKEN, Kit, connecting
+from tests.support.forks import in_a_fork
 from tests.support.upstash import UpstashStandIn
 from tests.support.waiting import until
 
@@ -145,16 +146,7 @@ def test_a_forked_child_does_not_inherit_an_outage(kit: Kit) -> None:
     with pytest.raises(CacheUnavailable):
         breaker.run(["PING"])
     breaker._connect = connecting(kit.client, kit.url)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write, str(breaker.run(["ECHO", "here"])).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(write)
-    assert os.read(read, 10) == b"here"
+    assert in_a_fork(lambda: breaker.run(["ECHO", "here"])) == "here"
 
 
 class Clock:

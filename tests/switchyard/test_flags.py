@@ -3,7 +3,6 @@ nothing."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 import flags
 from flags import Flags, StageRow, bucket, parse_use_inngest, threshold
+from tests.support.forks import in_a_fork
 
 ON = {"USE_INNGEST": "true"}
 keys = st.text(min_size=1, max_size=40)
@@ -116,15 +116,13 @@ def test_a_fork_does_not_freeze_it() -> None:
     store = Store(live())
     made = store.flags()
     made.decide("a", "k")
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def later() -> str:
         store.rows = (StageRow("a", "legacy", None, 9),)
         store.time += 2
-        os.write(write, made.decide("a", "k").backend.encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(read, 10) == b"rq"
+        return made.decide("a", "k").backend
+
+    assert in_a_fork(later) == "rq"
 
 
 def test_without_a_store_the_process_is_legacy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from queues.inventory import (
 )
 from tests.support import old_tasks
 from tests.support.rq_since import of_rq, since
-from tests.support.sides import Side, build, environment, fresh, rq_worker
+from tests.support.sides import Side, app_on, build, environment, rq_worker
 from tests.support.waiting import until
 
 AT = "tests.support.old_tasks"
@@ -59,10 +59,8 @@ def app(redis_url: str, tmp_path: Path) -> Iterator[Flask]:
     call_sites.forget()
     call_sites._flush_at = 0.0
     environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
-    app = build(load(environ))
-    yield app
-    app.extensions["switchyard"].db.dispose()
+    with app_on(environ) as app:
+        yield app
 
 
 def taken(app: Flask, *options: str) -> Any:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,9 @@ from app.switchyard.runtime import Runtime
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.world import Time
 
 WAIT = timedelta(seconds=9)
-
-
-class Time:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def at() -> Time:
-    return Time()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from app.switchyard.runs.models import TAKEN_OVER, FailureRow, HandoffRow, RunRo
 from queues.backend import RQBackend
 from tests.support.plans import plan_if_large
 from tests.support.rows import run_row
-from tests.support.sides import build, environment, fresh
+from tests.support.sides import app_on, build, environment
 from tests.support.waiting import until
 
 SECOND = timedelta(seconds=1)
@@ -38,10 +38,8 @@ Samples = dict[str, float]
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[FlaskClient]:
-    environ = environment(database_url, "redis://127.0.0.1:1/0")
-    fresh(database_url, environ, None).db.dispose()
-    yield build(load(environ)).test_client()
-    runtime.current().db.dispose()
+    with app_on(environment(database_url, "redis://127.0.0.1:1/0")) as app:
+        yield app.test_client()
 
 
 def samples(client: FlaskClient) -> Samples:

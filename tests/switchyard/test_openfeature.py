@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,6 +14,7 @@ from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.errors import SettingsError
 from flags import StageRow
 from tests.support import providers
+from tests.support.forks import in_a_fork
 from tests.support.providers import JOB
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -146,14 +146,12 @@ def test_a_reason_it_made_up_is_unknown() -> None:
 def test_a_forked_child_has_a_provider_of_its_own() -> None:
     provided = Store().provided()
     provided.decide(JOB, "yes")
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def asked() -> str:
         answer = provided.decide(JOB, "yes")
-        os.write(write, f"{answer.backend} {answer.reason} {providers.state['made']}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(read, 100) == b"inngest TARGETING_MATCH 2"
+        return f"{answer.backend} {answer.reason} {providers.state['made']}"
+
+    assert in_a_fork(asked) == "inngest TARGETING_MATCH 2"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from tests.support.sides import (
     CURRENT_KEY,
     NEXT_KEY,
     Fixed,
+    app_on,
     build,
     decide_by,
     environment,
@@ -58,11 +59,9 @@ def client(redis_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
     environ = environment(
         f"sqlite:///{tmp_path / 'test.db'}", redis_url, **qstash_environment(NOBODY, ORIGIN)
     )
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
-    app = build(load(environ))
-    decide_by(Fixed("qstash"))
-    yield app.test_client()
-    current().db.dispose()
+    with app_on(environ) as app:
+        decide_by(Fixed("qstash"))
+        yield app.test_client()
 
 
 def row_of(run: Run) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from app.platform.wiring import make_runtime
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over
+from tests.support.forks import in_a_fork
 from tests.support.serving import serve_in_thread
 from tests.support.sides import (
     Side,
@@ -184,14 +184,7 @@ def test_after_a_fork_there_is_a_client_of_its_own(alone: Side) -> None:
     assert isinstance(backend, QStashBackend)
     client = backend._ready()
     assert backend._ready() is client
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        os.write(write, b"same" if backend._ready() is client else b"own!")
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(read, 4) == b"own!"
-    os.close(read)
-    os.close(write)
+    assert in_a_fork(lambda: backend._ready() is client) == "False"
 
 
 def test_unreachable_it_fails_fast_and_pauses(

@@ -15,11 +15,9 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
-from app import create_app
-from app.platform.config import load
 from app.switchyard import runtime
 from app.switchyard.runs.models import RunRow
-from tests.support.sides import Fixed, decide_by, environment, fresh
+from tests.support.sides import Fixed, app_on, decide_by, environment
 
 KEY, OLD_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 PATH = "/api/inngest?fnId=switchyard-child&stepId=step"
@@ -35,11 +33,9 @@ def client(tmp_path: Path, redis_url: str) -> Iterator[FlaskClient]:
         INNGEST_SIGNING_KEY_FALLBACK=f"signkey-test-{OLD_KEY}",
         INNGEST_BASE_URL="http://127.0.0.1:1",
     )
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
-    app = create_app(load(environ))
-    decide_by(Fixed("rq"))
-    yield app.test_client()
-    runtime.current().db.dispose()
+    with app_on(environ) as app:
+        decide_by(Fixed("rq"))
+        yield app.test_client()
 
 
 def mac(body: bytes, at: int, key: str = KEY) -> str:

@@ -26,6 +26,7 @@ from tests.support.plans import plan_if_large
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
 from tests.support.waiting import until
+from tests.support.world import Time
 
 
 class Service:
@@ -57,21 +58,9 @@ class Service:
         return sent
 
 
-class Time:
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def service() -> Service:
     return Service("inngest")
-
-
-@pytest.fixture
-def at() -> Time:
-    return Time()
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
-from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
@@ -20,7 +18,7 @@ from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.text import hide, reason
 from flags import Side
 from tests.support import jobs
-from tests.support.sides import Fixed, build, decide_by, environment, fresh, side
+from tests.support.sides import Fixed, app_on, decide_by, environment, side
 from tests.support.sides import Side as Bench
 
 UNFIT = ["a\0", "\ud800", "line\nbreak", "\x7f", "x" * 300, ""]
@@ -82,10 +80,8 @@ def test_what_names_something_is_text_that_can_be_kept(bench: Bench) -> None:
 
 @pytest.fixture
 def client(database_url: str) -> Iterator[FlaskClient]:
-    environ = environment(database_url, "unix:///nowhere")
-    fresh(database_url, environ, None).db.dispose()
-    yield build(load(environ)).test_client()
-    runtime.current().db.dispose()
+    with app_on(environment(database_url, "unix:///nowhere")) as app:
+        yield app.test_client()
 
 
 def test_over_http_it_is_the_caller_s_fault(client: FlaskClient) -> None:
