@@ -6,8 +6,6 @@ The points are found in the source, so that a new one is covered without being l
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
@@ -23,13 +21,10 @@ from tests.support.sides import (
     ROOT,
     Side,
     environment,
-    free_port,
     fresh,
     relaying,
     rq_worker,
-    web,
 )
-from tests.support.standins import InngestStandIn
 from tests.support.waiting import until
 
 POINTS = sorted(
@@ -111,50 +106,3 @@ def test_the_dispatching_process_dies(
             assert (row.status, on.marks(n)) == ("succeeded", expected(n))
     finally:
         runtime.db.dispose()
-
-
-@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-def test_inngest_restarts_and_loses_all_it_had(
-    database_url: str, redis_url: str, tmp_path: Path
-) -> None:
-    """In flight, delayed and asleep: the relay finds what Inngest no longer has."""
-    n = uuid4().hex
-    with ExitStack() as stack:
-        port, inngest_port = free_port(), free_port()
-        apps = [f"http://127.0.0.1:{port}/api/inngest"]
-        first = InngestStandIn(apps, gap_scale=0.02)
-        more = {"INNGEST_DEV": first.start(inngest_port), "CHECK_SECONDS": "0.3"}
-        environ = environment(database_url, redis_url, **more)
-        runtime = fresh(database_url, environ, None)
-        stack.callback(runtime.db.dispose)
-        stack.enter_context(relaying(runtime))
-        stack.enter_context(web(environ, port, tmp_path / "web.log"))
-        on = Side("inngest", runtime, environ)
-        asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 2})
-        delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2)
-        while "nap" not in on.steps(asleep.id):
-            on.settle(0.05)
-        slow = on.dispatch("slow", {"name": f"{n}/slow", "waitSeconds": 1})
-        while on.touches(f"{n}/slow") == 0:
-            on.settle(0.05)
-        first.stop()
-        while_away = on.dispatch("child", {"name": f"{n}/away"})
-        assert on.row(while_away.id).status == "pending"
-        again = InngestStandIn(apps, gap_scale=0.02)
-        again.start(inngest_port)
-        stack.callback(again.stop)
-        on.finish(asleep, delayed, slow, while_away)
-        assert on.marks(n) == {
-            f"{n}/asleep/before": 1,
-            f"{n}/asleep/after": 1,
-            f"{n}/delayed": 1,
-            f"{n}/slow": 1,
-            f"{n}/slow/after": 1,
-            f"{n}/away": 1,
-        }
-
-
-def test_nothing_is_wired_by_accident() -> None:
-    """Importing the jobs loads neither queue's library."""
-    code = "import app.platform.payouts.jobs, sys; assert not {'rq', 'inngest'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -19,7 +19,6 @@ from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import current
 from tests.conftest import new_database
 from tests.support.sides import Side, both, environment, fresh
-from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -45,32 +44,6 @@ def test_round_all_three(on: Side, first: str) -> None:
     moved = on.handoffs(row.id)
     assert [(one.from_backend, one.to_backend) for one in moved] == list(pairwise(sides))
     assert sorted({one.epoch for one in moved}) == [one.epoch for one in moved]
-
-
-@pytest.mark.parametrize(
-    ("backend", "to"),
-    [("rq", "inngest"), ("inngest", "rq"), ("rq", "qstash"), ("qstash", "rq")],
-)
-def test_waiting_runs_move_at_once(on: Side, backend: str, to: str) -> None:
-    """Delayed, sleeping and joining runs; each is due only after the move."""
-    n = uuid4().hex
-    on.backend = backend
-    asleep = on.dispatch("sleeper", {"name": f"{n}/asleep", "waitSeconds": 3})
-    until(lambda: "nap" in on.steps(asleep.id))  # a worker that has just started takes a while
-    delayed = on.dispatch("child", {"name": f"{n}/delayed"}, delay=2.5)
-    moved = hand_over(on.runtime.store, [delayed.id, asleep.id], to)
-    assert moved.moved + moved.asked == 2
-    rows = on.finish(delayed, asleep)
-    for run in (delayed, asleep):
-        (handoff,) = on.handoffs(run.id)
-        assert (handoff.from_backend, handoff.to_backend) == (backend, to)
-        assert handoff.job == run.job
-    assert {row.backend for row in rows} == {to}
-    assert on.marks(n) == {
-        f"{n}/delayed": 1,
-        f"{n}/asleep/before": 1,
-        f"{n}/asleep/after": 1,
-    }
 
 
 def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) -> None:

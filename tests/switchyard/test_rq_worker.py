@@ -22,7 +22,7 @@ from queues import task
 from queues.backend import connect
 from queues.worker import Worker
 from tests.proof.servers import Valkey
-from tests.support.sides import Side, environment, fresh, no_worker, relaying, rq_worker
+from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.switchyard.test_health import valkey
 
@@ -134,24 +134,6 @@ def test_a_redis_that_is_killed_ends_no_worker_at_work(tmp_path: Path) -> None:
         on.finish(*runs)
         assert worker.poll() is None
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(200)}
-
-
-def test_without_redis_the_run_stays_pending(redis_url: str, tmp_path: Path) -> None:
-    n = uuid4().hex
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    away = environment(url, "redis://127.0.0.1:1/0")
-    runtime = fresh(url, away, None)
-    run = Side("rq", runtime, away).dispatch("child", {"name": n})
-    assert (run.created, run.status) == (True, "pending")
-    assert sweep(runtime.store).sent == 0
-    runtime.db.dispose()
-    back = environment(url, redis_url)
-    runtime = fresh(url, back, None)
-    on = Side("rq", runtime, back)
-    with relaying(runtime), rq_worker(back, tmp_path / "worker.log"):
-        on.finish(run)
-    assert on.marks(n) == {n: 1}
-    runtime.db.dispose()
 
 
 def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from sqlalchemy import update
 
 from app.switchyard import audit
 from app.switchyard.audit import By
-from app.switchyard.errors import UnknownRun
 from app.switchyard.operations import jobs
 from app.switchyard.operations.overview import overview
 from app.switchyard.operations.story import story
@@ -41,21 +40,6 @@ def shown_of(on: Side, run_id: str) -> dict[str, Any]:
 def history(on: Side, run_id: str) -> list[tuple[str, str, int]]:
     done = audit.history(on.runtime.db, run_id=run_id)
     return [(act["act"], act["who"], act["count"]) for act in done]
-
-
-def test_it_has_every_attempt_and_every_step(on: Side) -> None:
-    run = on.dispatch("five-steps", {"name": "story", "failAt": 2, "failures": 1})
-    on.finish(run)
-    shown = shown_of(on, run.id)
-    assert (shown["status"], shown["payload"]["name"]) == ("succeeded", "story")
-    assert [step["name"] for step in shown["steps"]] == [f"step {n}" for n in range(1, 6)]
-    (failed,) = shown["failures"]
-    assert (failed["step"], failed["attempt"], failed["error"]) == ("step 2", 1, "RuntimeError")
-    again = next(step for step in shown["steps"] if step["name"] == "step 2")
-    assert failed["began_at"] <= failed["at"] <= again["began_at"] <= again["updated_at"]
-    assert (shown["handoffs"], shown["children"], shown["trace"]) == ([], {}, None)
-    with pytest.raises(UnknownRun):
-        shown_of(on, "nobody")
 
 
 def test_an_act_and_its_record_are_one(on: Side) -> None:
