@@ -69,10 +69,14 @@ _STARTERS = frozenset({"subprocess", "Popen", "Forked", "ValkeyServer", "get_ser
 """What code that starts another process names."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
     """Mark what needs another process, where that is asked for: `make check` is for what does not.
 
-    To look takes seconds in each of several workers.
+    To look takes seconds, in each of several workers. Each of these is given a part of the list,
+    one after the other, and begins with its share of what takes long: what begins late is short.
     """
     for item in items if "process" in config.option.markexpr else ():
         assert isinstance(item, pytest.Function)
@@ -81,6 +85,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         used = [item.function, *(found[-1].func for found in fixtures)]
         if "postgres" in map(str, params) or any(map(_starts_a_process, used)):
             item.add_marker(pytest.mark.process)
+    yield
+    takes_long = [item for item in items if item.get_closest_marker("minutes")]
+    short = [item for item in items if item not in takes_long]
+    workers, left = getattr(config, "workerinput", {}).get("workercount", 1), len(items)
+    items.clear()
+    for number in range(workers):
+        share, size = takes_long[number::workers], left // (workers - number)
+        items += [*share, *short[: size - len(share)]]
+        del short[: size - len(share)]
+        left -= size
 
 
 @cache

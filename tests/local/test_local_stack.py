@@ -72,6 +72,7 @@ def running(folder: Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.minutes
 def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
     """SIGTERM is heard as SIGINT is: see test_procfile."""
     port = free_port()

@@ -58,6 +58,7 @@ def run_of(on: Side, key: str) -> Run:
     return on.dispatch("grab-bag", {"name": key}, key=key)
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("backend", "database"), PLACES)
 def test_whoever_performs_it_dies_at_every_point(
     backend: str, database: str, request: pytest.FixtureRequest, redis_url: str, tmp_path: Path

@@ -41,6 +41,7 @@ while True:
 """
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_thousand_flips_under_load(database_url: str, redis_url: str, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def places() -> list[tuple[str, str, str]]:
     return chosen
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("job", "backend", "database"), places())
 def test_it_dies_everywhere_and_pays_once(
     job: str,
