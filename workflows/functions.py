@@ -37,8 +37,9 @@ OWN = "_inngest"
 """The field that Inngest adds to an event's data when the function is invoked, say from its
 dashboard."""
 MOST_RETRIES = 20
-MOST_KEPT_BYTES = 2 * 1024 * 1024
-"""Beyond 4 MiB each call has to ask Inngest for the state, and with 32 MiB the run fails."""
+MOST_KEPT_BYTES = 512 * 1024
+"""Each call has all of it, and the SDK makes it canonical. Beyond 4 MiB each call has to ask for
+the state, and with 32 MiB the run fails."""
 ROUNDED = timedelta(seconds=0.5)
 """Inngest rounds a sleep to whole seconds. With this added, it is never too short."""
 
