@@ -32,23 +32,18 @@ from app.switchyard.errors import BadInput
 BATCH = 2_000
 """Rows in one transaction."""
 _COLUMNS = {
-    "balance_transaction_id": "id",
-    "created_utc": "created",
-    "reporting_category": "category",
-    "source_id": "object",
-    "payment_metadata[creator_id]": "creator",
-    "charge_id": "charge",
-    "payment_metadata[source]": "source",
-    # In the Dashboard's export:
-    "id": "id",
-    "created (utc)": "created",
-    "type": "category",
-    "amount": "gross",
-    "source": "object",
-    "creator_id (metadata)": "creator",
-    "source (metadata)": "source",
-    **{name: name for name in ("gross", "fee", "net", "currency")},
+    # The headings in the report, and in the Dashboard's export.
+    "id": ("balance_transaction_id", "id"),
+    "created": ("created_utc", "created (utc)"),
+    "category": ("reporting_category", "type"),
+    "object": ("source_id", "source"),
+    "creator": ("payment_metadata[creator_id]", "creator_id (metadata)"),
+    "gross": ("gross", "amount"),
+    **{name: (name,) for name in ("fee", "net", "currency")},
+    "charge": ("charge_id",),
+    "source": ("payment_metadata[source]", "source (metadata)"),
 }
+_NEEDED = set(_COLUMNS) - {"charge", "source"}
 _KINDS = {
     **dict.fromkeys(("charge", "payment"), EarningKind.EARNING),
     # The last two: a bank debit that bounced, and what of a sale was not captured.
@@ -154,13 +149,12 @@ def _earnings(text: TextIOWrapper, source: str, done: Counter[str], bad: Report)
 
 def _names(header: list[str]) -> list[str]:
     """What each column is. Raises CsvRefused where one is missing."""
-    names = [_COLUMNS.get(name.strip().lower(), "") for name in header]
-    if lacking := set(_COLUMNS.values()) - {"charge", "source"} - set(names):
+    fields = {heading: field for field, headings in _COLUMNS.items() for heading in headings}
+    names = [fields.get(name.strip().lower(), "") for name in header]
+    if lacking := _NEEDED - set(names):
         has = "".join(c if c.isprintable() else "?" for c in ", ".join(header)[:200])
-        raise CsvRefused(
-            f"no such export, it has no column for {', '.join(sorted(lacking))} but"
-            f" {has or 'nothing'}; Stripe's own headings are English"
-        )
+        why = f"it has no column for {', '.join(sorted(lacking))} but {has or 'nothing'}"
+        raise CsvRefused(f"no such export, {why}; Stripe's own headings are English")
     return names
 
 

@@ -110,16 +110,12 @@ def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]
 )
 def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """Compute the queries asked most in the last day anew, before their answers grow old."""
-    queries = ctx.step.run("popular", _popular, ctx.now())
-    return ctx.step.run("warm", _warm, queries, ctx.now())
+    return ctx.step.run("warm", _warm, ctx.now())
 
 
-def _popular(_tx: Session, now: datetime) -> list[str]:
-    return cached.most_asked(runtime.current().cache, now)
-
-
-def _warm(_tx: Session, queries: list[str], now: datetime) -> dict[str, Any]:
+def _warm(_tx: Session, now: datetime) -> dict[str, Any]:
     parts, warmed = runtime.current(), 0
+    queries = cached.most_asked(parts.cache, now)
     for query in queries:
         with suppress(ValueError):  # another version of the code counted it
             asked = cached.QUERY.validate_json(query)

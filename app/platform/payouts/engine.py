@@ -115,7 +115,10 @@ def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[st
     _send(ctx, leg, tries)
     for one in tries:
         if isinstance(one.end, StripeRateLimited):
-            raise RetryAfter(str(one.end), _spread(payout.id, one.end)) from one.end
+            wait = one.end.retry_after
+            if wait is None:  # spread, so that those refused together do not come back together
+                wait = RATE_LIMIT_SECONDS + crc32(payout.id.encode()) % RATE_LIMIT_SPREAD
+            raise RetryAfter(str(one.end), timedelta(seconds=wait)) from one.end
         if isinstance(one.end, NeedsPerson):
             raise NonRetriable(str(one.end)) from one.end
         if isinstance(one.end, Exception) and not isinstance(one.end, StripeRefused):
@@ -211,10 +214,3 @@ def _looked_up(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | None
     except StripeRefused as no:
         # No answer to the question, so it is no refusal of the payout.
         raise NeedsPerson(f"payout {one.payout.id}: Stripe does not show it: {no}") from no
-
-
-def _spread(payout_id: str, limited: StripeRateLimited) -> timedelta:
-    # Spread, so that those who were refused together do not come back together.
-    spread = RATE_LIMIT_SECONDS + crc32(payout_id.encode()) % RATE_LIMIT_SPREAD
-    asked = limited.retry_after
-    return timedelta(seconds=spread if asked is None else asked)

@@ -23,9 +23,7 @@ Report = Mapping[str, Any]
 waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
 Amounts are minor units."""
 FAILURES_SHOWN = 100
-"""In a run's result."""
-MAX_FAILURES = 50
-"""Of those named in a mail; the others are counted."""
+"""Those that are named; the others are counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
 _FAILED = (PayoutStatus.FAILED, PayoutStatus.BANK_FAILED, PayoutStatus.REVERSED)
@@ -120,12 +118,11 @@ def _total(one: Mapping[str, Any]) -> str:
 
 
 def _failures(report: Report) -> Iterator[str]:
-    shown = report["failures"][:MAX_FAILURES]
-    for one in shown:
+    for one in report["failures"]:
         what = f"{_line(one['payoutId'])}, creator {_line(one['creatorId'])}"
         why = _line(one["reason"] or "no reason on record")
         yield f"{what}, {money(one['amount'], one['currency'])}: {why}"
-    if (more := (report.get("failureCount") or 0) - len(shown)) > 0:
+    if (more := (report.get("failureCount") or 0) - len(report["failures"])) > 0:
         yield f"and {more:,} more"
 
 

@@ -45,6 +45,7 @@ MAY_PASS = frozenset(
 away; the account's own are tried again once its gates pass. Any other needs a person."""
 _S = PayoutStatus
 _BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
+_AGAIN: dict[str, PayoutStatus] = {_S.FAILED: _S.REQUESTED, _S.BANK_FAILED: _S.TRANSFERRED}
 
 
 NO_INSTANT = (
@@ -102,7 +103,11 @@ def reopen(tx: Session, run_id: str, after: str, now: datetime) -> dict[str, Any
                 purses[purse] -= payout.amount
                 again.append(booked(EntryKind.HOLD, TRANSFER.key(payout, last + 1), payout, now))
         if why is None:
-            _take(payout, run_id, now)
+            if payout.reason in NO_INSTANT:
+                payout.method = Method.STANDARD
+            payout.status = _AGAIN.get(payout.status, payout.status)
+            payout.reason = payout.settled_at = None
+            payout.run_id, payout.updated_at = run_id, now
             taken += 1
         else:
             left[str(why)] += 1
@@ -148,13 +153,3 @@ def _why_left(payout: P, used: int, account: str | None, shut: str | None) -> st
     if account is not None and account != payout.destination:
         return Left.DESTINATION_CHANGED
     return shut
-
-
-def _take(payout: P, run_id: str, now: datetime) -> None:
-    """The run's now; who had failed is ready again."""
-    if payout.reason in NO_INSTANT:
-        payout.method = Method.STANDARD
-    again = {_S.FAILED: _S.REQUESTED, _S.BANK_FAILED: _S.TRANSFERRED}
-    payout.status = again.get(PayoutStatus(payout.status), payout.status)
-    payout.reason = payout.settled_at = None
-    payout.run_id, payout.updated_at = run_id, now
