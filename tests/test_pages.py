@@ -31,7 +31,7 @@ from tests.support.tables import create_all
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(r"\bflask (?:--app app|switchyard) ([a-z][^`\n]*)")
-SHORT = re.compile(r"`((?:cutover|db|earnings|jobs|mails|payouts|qstash|runs) [a-z][^`\n]*)`")
+SHORT = re.compile(r"`((?:cutover|db|earnings|jobs|payouts|qstash|runs) [a-z][^`\n]*)`")
 STANDS_FOR = re.compile(r"[|…;\[]|(?<!\$)\b[A-Z]{2,}\b")
 FILE = re.compile(r"\btests/[\w/]+\b(?:\.py)?|\btest_\w+\.py")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -6,7 +6,6 @@ from app.platform.config import ROOT
 from app.platform.db import Base
 from app.platform.earnings import models as earnings
 from app.platform.ledger import models as ledger
-from app.platform.mail import models as mail
 from app.platform.media import models as media
 from app.platform.payouts import models as payouts
 from app.platform.statements import models as statements
@@ -14,7 +13,7 @@ from app.platform.webhooks import models as webhooks
 from app.switchyard.branch import Branch
 
 metadata = Base.metadata
-MODULES = (webhooks, ledger, payouts, earnings, statements, mail, media)
+MODULES = (webhooks, ledger, payouts, earnings, statements, media)
 """Where the tables are."""
 
 BRANCH = Branch(

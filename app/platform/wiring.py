@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "payouts": "payouts.commands:group",
     "earnings": "earnings.commands:group",
-    "mails": "mail.commands:group",
 }
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 STRIPE_RATE = 20.0

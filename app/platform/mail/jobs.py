@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from app.platform.gateways.address import mail_address
 from app.platform.gateways.smtp import MailRefused, MailUnavailable, MailUnknown
 from app.platform.mail import JOB
-from app.platform.mail.models import UnknownMail
 from app.platform.mail.render import Letter, checked, render
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, NotDone, OutcomeUnknown
@@ -45,15 +44,9 @@ class Email(JobPayload):
     if_unknown=IfUnknown.RECORD,
 )
 def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
-    """Send it; what became of it as `outcome`: sent or unknown.
-
-    An unknown outcome ends the run well: it has not failed, and no retry repeats it.
-    """
+    """Send it. A run whose outcome is unknown fails, and says so: no retry of it sends again."""
     letter = render(payload.template, payload.data, platform=ctx.gateways.platform)
-    try:
-        return ctx.step.once("send", _send, ctx, payload.to, letter)
-    except OutcomeUnknown as unclear:
-        return ctx.step.run("unknown", _unknown, ctx, payload.to, str(unclear))
+    return ctx.step.once("send", _send, ctx, payload.to, letter)
 
 
 def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
@@ -75,9 +68,3 @@ def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]
     except MailUnknown as unclear:
         raise OutcomeUnknown(str(unclear)) from unclear
     return {"outcome": "sent", "messageId": message_id}
-
-
-def _unknown(tx: Session, ctx: Context, to: str, why: str) -> dict[str, Any]:
-    """Put on record that nobody knows whether it was sent."""
-    tx.add(UnknownMail(run_id=ctx.run_id, recipient=to, at=ctx.now(), reason=why))
-    return {"outcome": "unknown", "why": why}

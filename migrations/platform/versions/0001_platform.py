@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 _TABLES = (
-    *("creators", "entries", "mails_unknown", "media"),
+    *("creators", "entries", "media"),
     *("webhook_events", "daily_earnings", "earnings"),
     *("payouts", "statements"),
     *("dirty_days", "payout_attempts"),
@@ -116,14 +116,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_entries_credit", "entries", ["credit", "currency", "amount"])
     op.create_index("ix_entries_debit", "entries", ["debit", "currency", "amount"])
-    op.create_table(
-        "mails_unknown",
-        sa.Column("run_id", sa.String(32), nullable=False),
-        sa.Column("recipient", sa.String(254), nullable=False),
-        sa.Column("at", _TIME, nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("run_id", name="pk_mails_unknown"),
-    )
     op.create_table(
         "media",
         sa.Column("id", sa.String(50), nullable=False),
