@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.local.inngest.ids import ulid
 from app.local.inngest.server import UNLISTED_SECONDS
 from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
@@ -21,7 +22,7 @@ from queues.backend import RQBackend, connect
 from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, free_port
 from tests.support.standins import InngestStandIn
-from workflows.backend import InngestBackend
+from workflows.backend import InngestBackend, is_new
 
 
 def message(run: str, epoch: int = 1, ref: str | None = None) -> Message:
@@ -76,6 +77,14 @@ def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBacke
     sent_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]
     ended = {of["run"]: status for of, status in sent_of if of}  # a cron may have fired, too
     assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
+
+
+def test_only_what_was_just_sent_may_be_listed_later() -> None:
+    """Else many that are cancelled at an Inngest that has lost them would each be waited for."""
+    now = time.time()
+    ages = {-2.0: True, 0.0: True, 2.0: True, 60.0: False, 1e6: False}
+    assert {age: is_new(ulid(now - age)) for age in ages} == ages
+    assert not any(map(is_new, ("", "01UNKNOWN", "r-1-0", "\u0661" * 26)))
 
 
 def test_a_backend_that_is_unavailable_says_so() -> None:
