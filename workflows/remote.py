@@ -40,7 +40,8 @@ def note_sync(runtime: Runtime, answer: object) -> None:
     said = answer if isinstance(answer, dict) else {}
     error = said.get("error") or (said.get("message") if "code" in said else None)
     if not isinstance(error, str):
-        runtime.cache.delete(SYNC_REFUSED)
+        if said.get("ok") or "functions" in said:  # else it was no sync: anybody may try
+            runtime.cache.delete(SYNC_REFUSED)
         return
     named = [
         spec.name
