@@ -20,9 +20,9 @@ from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
+from app.switchyard.signed import Signature, signed_body
 from workflows.client import make_client
 from workflows.remote import note_sync
-from workflows.signed import Signature, signed_body
 
 PATH = "/api/inngest"
 SIGNATURE = "x-inngest-signature"

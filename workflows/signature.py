@@ -16,8 +16,8 @@ from flask import Request
 
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
+from app.switchyard.signed import REFUSED, Signature, signed_body
 from workflows.qstash import asked, make_client, require_package
-from workflows.signed import REFUSED, Signature, signed_body
 
 HEADER = "Upstash-Signature"
 SKEW_SECONDS = 10
