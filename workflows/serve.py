@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NoReturn
 
 from flask import Blueprint, Flask, Response, request
@@ -20,7 +19,7 @@ from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
-from app.switchyard.signed import Signature, signed_body
+from app.switchyard.signed import Signature, is_mac, signed_body
 from workflows.client import make_client
 from workflows.remote import note_sync
 
@@ -146,13 +145,9 @@ def reader(settings: Settings) -> Callable[[str], Signature | None]:
 
 
 def _fits(keys: Sequence[bytes], stamp: bytes, given: str, sent: Iterable[bytes]) -> bool:
-    macs = [hmac.new(key, digestmod=hashlib.sha256) for key in keys]
-    begun = b""
-    for piece in sent:
-        begun = begun or piece
-        for mac in macs:
-            mac.update(piece)
-    if _are(macs, stamp, given):
+    pieces = iter(sent)
+    begun = next(pieces, b"")
+    if is_mac(keys, [bytes.fromhex(given)], chain([begun], pieces, [stamp])):
         return True
     # A function call is sent in the canonical form that is signed. A sync differs slightly.
     if not 0 < len(begun) <= CANONICAL_BYTES:
@@ -163,15 +158,7 @@ def _fits(keys: Sequence[bytes], stamp: bytes, given: str, sent: Iterable[bytes]
         canonical: bytes = jcs.canonicalize(json.loads(begun))
     except (ValueError, OverflowError, RecursionError):
         return False
-    return _are([hmac.new(key, canonical, hashlib.sha256) for key in keys], stamp, given)
-
-
-def _are(macs: Iterable[hmac.HMAC], stamp: bytes, given: str) -> bool:
-    for mac in macs:
-        mac.update(stamp)
-        if hmac.compare_digest(mac.hexdigest(), given):
-            return True
-    return False
+    return is_mac(keys, [bytes.fromhex(given)], [canonical, stamp])
 
 
 def _require_call(body: bytes) -> None:

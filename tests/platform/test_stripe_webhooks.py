@@ -17,8 +17,7 @@ from app.local.stripe.webhooks import signature
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_answers import Account, StripeWebhookRefused
-from app.platform.gateways.stripe_webhooks import verify_webhook
+from app.platform.gateways.stripe_answers import Account
 from app.platform.payouts.inbox import ACTS_ON
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
@@ -129,6 +128,10 @@ REFUSED = [
     (GOOD, "", 400),
     (GOOD, "nonsense", 400),
     (GOOD, "t=1,v1=", 400),
+    (GOOD, f"t=1,{signed(GOOD)}", 400),
+    (GOOD, f"{signed(GOOD, age=400)},t={int(START.timestamp())}", 400),
+    (GOOD, signed(GOOD).replace(",", ", "), 400),
+    (GOOD, f" {signed(GOOD)}", 400),
     (GOOD, signed(GOOD).replace("v1=", "v0="), 400),
     (GOOD, signed(GOOD)[:-1] + "é", 400),
     (GOOD, signed(GOOD, "whsec_another"), 400),
@@ -158,9 +161,6 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
         assert "another" not in answer.text
         if status == 400:
             assert [one.__dict__["why"] for one in caplog.records if one.msg == "webhook refused"]
-            with pytest.raises(StripeWebhookRefused) as refused:
-                verify_webhook(body, header, SECRET, START)
-            assert (refused.value.status, refused.value.__cause__) == (400, None)
     assert runs(platform) == []
 
 
@@ -174,8 +174,8 @@ def test_either_endpoint_s_secret_will_do(platform: Platform) -> None:
     for secret in ("", ",", both.get_secret_value(), "whsec_another"):
         assert post(platform, GOOD, signed(GOOD, secret)).status_code == 400
     assert len(runs(platform)) == 2
-    with pytest.raises(StripeWebhookRefused, match="no secret"):
-        verify_webhook(GOOD, signed(GOOD, ""), " , ", START)
+    with_secret(platform, SecretStr(" , "))
+    assert post(platform, GOOD, signed(GOOD, "")).status_code == 400
 
 
 def test_without_a_secret_the_webhook_is_off(platform: Platform) -> None:

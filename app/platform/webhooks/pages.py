@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from flask import Blueprint, request
 from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from werkzeug.wrappers import Response
 
 from app.platform.config import settings_of
 from app.platform.db import COUNTED, insert
+from app.platform.gateways import stripe_webhooks
 from app.platform.gateways.hooks import STRIPE
-from app.platform.gateways.stripe_webhooks import verify_webhook
 from app.platform.payouts.inbox import ACTS_ON
 from app.platform.webhooks.jobs import JOB
 from app.platform.webhooks.models import Received
@@ -27,11 +29,15 @@ from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem
 from app.switchyard.runtime import Runtime
+from app.switchyard.signed import Signature, is_mac, signed_body
 
 MAX_BYTES = 1024 * 1024
 """Events are a few kilobytes."""
 log = logging.getLogger(__name__)
+TOLERANCE_SECONDS = 300
 _NAME = re.compile(r"[!-~]{1,200}")
+_STAMP = re.compile(r"[1-9][0-9]{0,10}")
+_FORM = re.compile(r"v\w+,[!-~]+( v\w+,[!-~]+)*")
 
 
 class EventConflict(BadInput, status=409, title="Event known with another body"):
@@ -52,9 +58,14 @@ def blueprint(parts: Runtime) -> Blueprint:
         settings = settings_of(parts)
         if settings.stripe_webhook_secret is None:
             return problem(503, "Webhooks are off", "STRIPE_WEBHOOK_SECRET is not set")
-        body, secret = _posted(), settings.stripe_webhook_secret.get_secret_value()
-        signature = request.headers.get("Stripe-Signature", "")
-        event = verify_webhook(body, signature, secret, parts.store.clock())
+        body = signed_body(
+            *(request, stripe_webhooks.HEADER),
+            stripe_webhooks.reader(settings.stripe_webhook_secret.get_secret_value()),
+            now=parts.store.clock().timestamp(),
+            limit=MAX_BYTES,
+            refused=stripe_webhooks.refused,
+        )
+        event = stripe_webhooks.read_event(body)
         # A live platform is sent test mode's events of connected accounts too, whose objects its
         # key cannot see (https://docs.stripe.com/connect/webhooks).
         foreign = parts.engine.gateways.stripe.live and not event.live
@@ -72,8 +83,21 @@ def blueprint(parts: Runtime) -> Blueprint:
         secrets = settings_of(parts).webhook_sources.get(source)
         if secrets is None:
             return problem(404, "Unknown source", "WEBHOOK_SOURCES does not name it")
-        body = _posted()
-        event = _verified(secrets, body)
+        named = "svix" if "svix-id" in request.headers else "webhook"
+        event = request.headers.get(f"{named}-id", "")
+        body = signed_body(
+            *(request, f"{named}-signature"),
+            _reader(secrets, event, request.headers.get(f"{named}-timestamp", "")),
+            now=parts.store.clock().timestamp(),
+            limit=MAX_BYTES,
+            refused=SignatureRefused,
+        )
+        if not _NAME.fullmatch(event):
+            raise BadInput(f"{named}-id: must be 1 to 200 printable characters")
+        try:
+            body.decode()  # as it is signed again for each target
+        except UnicodeDecodeError:
+            raise BadInput("the body must be UTF-8") from None
         with parts.db.session() as session:
             new = _relay(session, source, event, body)
         return {"received": True, "new": new}
@@ -81,32 +105,24 @@ def blueprint(parts: Runtime) -> Blueprint:
     return pages
 
 
-def _verified(secrets: Iterable[SecretStr], body: bytes) -> str:
-    """The source's name for the event, where any of `secrets` signed it and the body, as Standard
-    Webhooks has it; Svix's headers are the same under other names.
+def _reader(
+    secrets: Iterable[SecretStr], name: str, stamp: str
+) -> Callable[[str], Signature | None]:
+    """Read the header of a webhook that any of `secrets` signed, with the name of its event and the
+    time, as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+    keys = [b64decode(one.get_secret_value().removeprefix("whsec_")) for one in secrets]
 
-    Raises SignatureRefused, and BadInput where the name is not printable ASCII.
-    """
-    given = {
-        f"webhook-{part}": request.headers.get(f"webhook-{part}")
-        or request.headers.get(f"svix-{part}", "")
-        for part in ("id", "timestamp", "signature")
-    }
-    why = "no secret"
-    for secret in secrets:
-        try:
-            Webhook(secret.get_secret_value()).verify(body, given, json_parse=False)
-        except WebhookVerificationError as refused:
-            why = str(refused)
-        except ValueError:  # what the library does not expect of a header, or of a body
-            why = "Malformed signature or body"
-        else:
-            break
-    else:
-        raise SignatureRefused(f"{why}: see Standard Webhooks")
-    if not _NAME.fullmatch(given["webhook-id"]):
-        raise BadInput("webhook-id: must be 1 to 200 printable characters")
-    return given["webhook-id"]
+    def read(text: str) -> Signature | None:
+        if not (name.isascii() and _STAMP.fullmatch(stamp) and _FORM.fullmatch(text)):
+            return None
+        given = []
+        for mac in re.findall(r"(?:^| )v1,([^ ]+)", text):
+            with suppress(NotBase64):
+                given.append(b64decode(mac, validate=True))
+        fits = partial(is_mac, keys, given, prefix=f"{name}.{stamp}.".encode())
+        return Signature(int(stamp) - TOLERANCE_SECONDS, int(stamp) + TOLERANCE_SECONDS, fits)
+
+    return read
 
 
 def _logged(answer: Response) -> Response:
@@ -115,12 +131,6 @@ def _logged(answer: Response) -> Response:
         why = (answer.get_json(silent=True) or {}).get("detail")
         log.warning("webhook refused", extra={"source": request.path.split("/")[3], "why": why})
     return answer
-
-
-def _posted() -> bytes:
-    """The request's body. Raises RequestEntityTooLarge above MAX_BYTES."""
-    request.max_content_length = MAX_BYTES
-    return request.get_data(cache=False)
 
 
 def _relay(tx: Session, source: str, event: str, body: bytes) -> bool:
