@@ -178,15 +178,6 @@ def test_an_account_that_is_gone_is_not_a_wrong_key(gateway: StripeGateway, stan
         StripeGateway("sk_live_another0123456789", stand.url).retrieve_account("acct_1")
 
 
-@pytest.mark.parametrize("key", ["", " ", "k" * 256, "k\n", "schlüssel"])
-def test_an_unusable_idempotency_key_is_never_sent(
-    gateway: StripeGateway, stand: Counted, key: str
-) -> None:
-    with pytest.raises(ValueError, match="idempotency key"):
-        pay(gateway, key)
-    assert stand.ports == []
-
-
 def test_calls_share_a_connection_and_a_fork_gets_its_own(
     gateway: StripeGateway, stand: Counted
 ) -> None:

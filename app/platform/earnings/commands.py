@@ -64,8 +64,7 @@ def backfill(since: datetime, until: datetime) -> None:
 
 @group.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--source", metavar="NAME", help="Of sales whose metadata names none.")
-def import_file(file: Path, source: str | None) -> None:
+def import_file(file: Path) -> None:
     """Record what Stripe's balance transactions say, from a CSV report or the Dashboard's export.
 
     The creator is the payments' metadata `creator_id`, what was sold `source`. Imported again,
@@ -85,7 +84,7 @@ def import_file(file: Path, source: str | None) -> None:
             bar.update(task, completed=place, total=whole)
             return not stop.is_set()
 
-        done = csv_import.import_csv(output.parts().db, file, report, at, source)
+        done = csv_import.import_csv(output.parts().db, file, report, at)
     counts = {name: done[name] for name in ("read", "new", "known", "bad", "other")}
     left = 2 * counts["read"] - sum(counts.values())
     result = {"file": str(file), **counts, "left": left}

@@ -70,11 +70,10 @@ def import_csv(
     path: Path,
     report: Report,
     at: Callable[[int, int], bool],
-    source: str | None = None,
 ) -> Counter[str]:
     """Import a file: how many rows were `read`, and of these `new`, `known`, `bad` and `other` (no
     earnings). `report` is called with each line left out, and why; `at` with how many bytes of how
-    many are read, and answers False to stop after a batch. Sales without a source are of `source`.
+    many are read, and answers False to stop after a batch.
 
     The same again changes nothing. Raises CsvRefused; what was committed until then stays.
     """
@@ -90,7 +89,7 @@ def import_csv(
             # What is no earning is counted, and reported, in the first reading alone.
             seen, said = (done, bad) if sales else (Counter[str](), lambda *_: None)
             with path.open("rb") as file, _text(file) as text:
-                every = _earnings(text, source or "", seen, said)
+                every = _earnings(text, seen, said)
                 rows = (row for row in every if (row[1]["refund_of"] is None) is sales)
                 while batch := list(islice(rows, BATCH)):
                     with db.begin() as tx:
@@ -116,7 +115,7 @@ def _text(file: BinaryIO) -> TextIOWrapper:
     return TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors, newline="")
 
 
-def _earnings(text: TextIOWrapper, source: str, done: Counter[str], bad: Report) -> Iterator[Row]:
+def _earnings(text: TextIOWrapper, done: Counter[str], bad: Report) -> Iterator[Row]:
     first = next(filter(str.strip, text), "")
     text.seek(0)
     rows = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
@@ -138,7 +137,7 @@ def _earnings(text: TextIOWrapper, source: str, done: Counter[str], bad: Report)
                 if category in _UNCLEAR:
                     raise BadInput(f"{category}: not clear whose; record it by hand")
                 if kind is not None:
-                    yield number, _earning(values, kind, source)
+                    yield number, _earning(values, kind)
                 else:
                     done["other"] += 1  # a payout, or a fee of Stripe's own
             except BadInput as reason:
@@ -158,7 +157,7 @@ def _names(header: list[str]) -> list[str]:
     return names
 
 
-def _earning(values: Mapping[str, str], kind: EarningKind, source: str) -> dict[str, Any]:
+def _earning(values: Mapping[str, str], kind: EarningKind) -> dict[str, Any]:
     """Raises BadInput."""
     currency, sale = values["currency"].lower(), kind is EarningKind.EARNING
     currencies.unit(currency)
@@ -181,7 +180,7 @@ def _earning(values: Mapping[str, str], kind: EarningKind, source: str) -> dict[
     row: dict[str, Any] = {
         "id": charge or values["id"] if sale else values["id"],
         "creator_id": values["creator"],
-        "source": values.get("source") or source,
+        "source": values.get("source") or "other",
         "kind": kind.value,
         "currency": currency,
         "gross": gross,

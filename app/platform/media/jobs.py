@@ -1,6 +1,6 @@
 """Images and videos made fit for pages: each is looked at, each variant made, and the whole kept.
 
-What is made is named by the bytes it is made of and by how: the same bytes make the same files.
+What is made is named by the bytes it is made of: the same bytes make the same files.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def variant(
 
     def keep(made: IO[bytes], content_type: str, **report: Any) -> dict[str, Any]:
         ending = content_type.rpartition("/")[2]
-        path = f"{FOLDER}/{about['sha256']}/{kinds.recipe(wanted)}.{ending}"
+        path = f"{FOLDER}/{about['sha256']}/{wanted.name}.{ending}"
         ctx.gateways.storage.put(path, made, content_type)
         size = os.fstat(made.fileno()).st_size
         return {"path": path, "bytes": size, "contentType": content_type, **report}

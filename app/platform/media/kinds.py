@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from typing import IO
 
 from app.switchyard.errors import NonRetriable
@@ -16,10 +15,6 @@ HEAD = 1024
 _AVIF = {b"avif", b"avis", b"MA1A", b"MA1B"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
 _QUICKTIME = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
-
-
-MAKER = 3
-"""Raise it when the same variant would come out otherwise: then it is made again."""
 
 
 class Refused(NonRetriable):
@@ -113,9 +108,3 @@ VARIANTS: dict[Kind, tuple[Variant, ...]] = {
 }
 PLACEHOLDER = Picture("placeholder", 20, quality=30)
 """So small that the page carries it itself, until the image is there."""
-
-
-def recipe(variant: Variant) -> str:
-    """The variant's name and how it is made: changed, it names other files."""
-    made_by = sha256(f"{MAKER} {variant}".encode()).hexdigest()
-    return f"{variant.name}-{made_by[:8]}"
