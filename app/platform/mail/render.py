@@ -130,7 +130,7 @@ def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
     return Letter(subject, text, html)
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """On one line: a name from outside must not look like a line of the mail."""
     return " ".join("".join(c if category(c) != "Cc" else " " for c in text).split())
 
@@ -152,4 +152,4 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_ENVIRONMENT.filters |= {"money": money, "line": _line, "month": _month, "time": _time}
+_ENVIRONMENT.filters |= {"money": money, "line": line, "month": _month, "time": _time}

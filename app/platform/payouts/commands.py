@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import click
-from sqlalchemy import select
+from sqlalchemy import String, cast, select
 
 from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutAttempt as A
 from app.platform.payouts.models import PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile
-from app.switchyard.clock import iso
 from app.switchyard.commands import output
 from app.switchyard.errors import BadInput
 
+_DAY = cast(P.payout_date, String).label("payout_date")
 _COLUMNS = (
     *(P.id, P.creator_id.label("creator"), P.amount, P.currency, P.destination, P.status),
-    *(P.reason, P.method, P.payout_date, P.run_id.label("run"), P.transfer_id, P.bank_payout_id),
+    *(P.reason, P.method, _DAY, P.run_id.label("run"), P.transfer_id, P.bank_payout_id),
     *(P.requested_at, P.updated_at, P.settled_at),
 )
 _ATTEMPT = (
@@ -70,8 +68,8 @@ def show(payout_id: str | None, status: str | None, limit: int) -> None:
         chosen = chosen.where(P.status == status)
     tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
     with output.parts().db.autocommit() as connection:
-        rows = [_shown(row._asdict()) for row in connection.execute(chosen)]
-        attempts = [_shown(row._asdict()) for row in connection.execute(tries)]
+        rows = [row._asdict() for row in connection.execute(chosen)]
+        attempts = [row._asdict() for row in connection.execute(tries)]
     if payout_id is None:
         shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
         output.listing(rows, shown, one_line=True)
@@ -80,10 +78,3 @@ def show(payout_id: str | None, status: str | None, limit: int) -> None:
     elif not output.answered(rows[0] | {"attempts": attempts}):
         output.details(rows[0])
         output.table([column.key for column in _ATTEMPT], ([*one.values()] for one in attempts))
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON."""
-    times = {name: iso(value) for name, value in row.items() if isinstance(value, datetime)}
-    day = row.get("payout_date")
-    return {**row, **times, **({} if day is None else {"payout_date": day.isoformat()})}

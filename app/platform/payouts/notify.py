@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.platform.currencies import money
 from app.platform.ledger.postings import balanced, trial_balance
 from app.platform.mail import admins
-from app.platform.mail.render import Letter, render
+from app.platform.mail.render import Letter, line, render
 from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutStatus
 from app.switchyard.context import Context
@@ -68,7 +68,7 @@ def summary_mail(report: Report, platform: str) -> Letter:
     """The mail for a person who has to know whether anything is to be done."""
     stopped = report.get("stopped")
     title = f"{_TITLES[report['job']]} {report.get('payoutDate', '')}".strip()
-    how = "is done." if stopped is None else f"has stopped: {_line(stopped)}"
+    how = "is done." if stopped is None else f"has stopped: {line(stopped)}"
     problems = list(_problems(report))
     blocks = [{"heading": heading, "lines": list(lines)} for heading, lines in _blocks(report)]
     data = {
@@ -106,8 +106,8 @@ def _blocks(report: Report) -> Iterator[tuple[str, Iterable[str]]]:
     if "reconciled" in report:
         both = report["reconciled"]
         how = "agreed" if both["ok"] else "differences"
-        line = f"{how}: {both['payouts']:,} in the books, {both['transfers']:,} at Stripe"
-        yield "Reconciliation with Stripe", [line, *_counts(both["differences"])]
+        both_ways = f"{how}: {both['payouts']:,} in the books, {both['transfers']:,} at Stripe"
+        yield "Reconciliation with Stripe", [both_ways, *_counts(both["differences"])]
     if "ledgerBalanced" in report:
         yield "Books", ["balanced" if report["ledgerBalanced"] else "NOT balanced"]
 
@@ -119,8 +119,8 @@ def _total(one: Mapping[str, Any]) -> str:
 
 def _failures(report: Report) -> Iterator[str]:
     for one in report["failures"]:
-        what = f"{_line(one['payoutId'])}, creator {_line(one['creatorId'])}"
-        why = _line(one["reason"] or "no reason on record")
+        what = f"{line(one['payoutId'])}, creator {line(one['creatorId'])}"
+        why = line(one["reason"] or "no reason on record")
         yield f"{what}, {money(one['amount'], one['currency'])}: {why}"
     if (more := (report.get("failureCount") or 0) - len(report["failures"])) > 0:
         yield f"and {more:,} more"
@@ -136,9 +136,4 @@ def _counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def _words(name: str) -> str:
-    return _line(name.replace("_", " "))
-
-
-def _line(text: str) -> str:
-    """On one line: a name from outside must not look like a line of the mail."""
-    return " ".join(text.split())
+    return line(name.replace("_", " "))
