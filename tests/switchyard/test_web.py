@@ -216,6 +216,17 @@ def test_local_mode_is_open_on_this_machine_only(client: FlaskClient) -> None:
         assert client.get("/console", headers=here).status_code == 200, host
 
 
+def test_behind_a_proxy_local_mode_serves_nobody(environ: dict[str, str]) -> None:
+    """S9: also one that adds no header, and calls as a program on this machine would."""
+    client = client_of({**environ, **DEV, "TRUSTED_PROXIES": "1"})
+    body = {"name": "test.child", "data": {"name": "x"}}
+    for headers in ({}, {"X-Forwarded-For": "127.0.0.1"}):
+        assert trigger(client, body, headers=headers).status_code == 401
+        for path in ("/console", "/api/runs", "/api/inngest"):
+            assert client.get(path, headers=headers).status_code == 401, path
+    runtime.current().db.dispose()
+
+
 def test_health(client: FlaskClient) -> None:
     assert client.get("/healthz").json == {"status": "ok"}
     until(lambda: client.get("/readyz").status_code == 200)
