@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select, text
 
 from app.switchyard.audit import GUARDRAIL, By
-from app.switchyard.cutover.stages import StageChange, change_stage, current_stages
+from app.switchyard.cutover.stages import StageChange, current_stages, set_stage
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
@@ -148,7 +148,8 @@ def _step(runtime: Runtime, row: StageRow, why: str, now: datetime) -> StageChan
     by = By(GUARDRAIL, why)
     try:
         with runtime.db.session() as tx:
-            change = change_stage(tx, row.job, stage, percent, by, now, expected=row.version)
+            how: dict[str, Any] = {"expected": row.version, "tx": tx}
+            change = set_stage(runtime.db, row.job, stage, percent, by, now, **how)
             if ALERT in runtime.catalogue:
                 alert = {"changeId": change.id, "job": row.job, "from": row.stage, "to": stage}
                 dispatch(ALERT, alert | {"percent": percent, "why": why}, session=tx)

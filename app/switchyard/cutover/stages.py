@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,20 +124,52 @@ def set_stage(
     *,
     expected: int | None = None,
     force: bool = False,
+    tx: Session | None = None,
 ) -> StageChange:
-    """Move `job` to `stage` in a transaction of its own, through the gate where that is `complete`;
-    `force` opens it, which goes on record where it was closed.
+    """Move `job` to `stage`, in the caller's transaction where there is one. The gate is before
+    `complete`; `force` opens it, which goes on record where it was closed. Of two moves at once,
+    one is made.
 
-    Raises GateClosed, and StageRefused as change_stage() does.
+    Raises GateClosed, and StageRefused with the reason: the move makes no sense, somebody else
+    moved the job at the same moment, or it does not stand at version `expected` any more.
     """
     against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if against and not force:
         raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or --force")
     if against and by.why:
         by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
-    how: dict[str, Any] = {"expected": expected, "forced": bool(against)}
-    with db.session() as tx:
-        return change_stage(tx, job, stage, percent, by, now, **how)
+    _check(stage, percent, by)
+    with db.session() if tx is None else nullcontext(tx) as within:
+        latest = select(C).where(C.job == job).order_by(C.id.desc()).limit(1)
+        last = within.scalars(latest).first()
+        before = Stage.LEGACY if last is None else Stage(last.to_stage)
+        follows = 0 if last is None else last.id
+        if expected is not None and expected != follows:
+            raise StageRefused(f"{job} was moved meanwhile: it stands at {before}")
+        # Legacy may be said of a job that was never staged: then it is an off switch of its own.
+        if last is not None and (last.to_stage, last.percent) == (stage, percent):
+            where = stage if percent is None else f"{stage} {percent:g} %"
+            raise StageRefused(f"{job} already stands at {where}")
+        _check_move(job, before, Stage(stage))
+        pinned = _PINNED.where(P.job == job, P.side == Side.SERVERLESS).limit(1)
+        if percent == 0 and within.execute(pinned).first() is None:
+            raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: say legacy")
+        values = {"at": now, "job": job, "from_stage": before, "to_stage": stage}
+        values |= {"percent": percent, "by": by.who, "why": by.why}
+        return _add(within, values | {"follows": follows, "forced": bool(against)})
+
+
+def _add(tx: Session, values: dict[str, Any]) -> StageChange:
+    try:
+        change = tx.scalars(insert(C).values(values).returning(C)).one()
+    except IntegrityError:
+        moved = f"{values['job']} was moved by somebody else at this moment: look again"
+        raise StageRefused(moved) from None
+    detail = {"from": change.from_stage, "to": change.to_stage, "percent": change.percent}
+    detail["forced"] = bool(change.forced)
+    by = By(change.by, change.why)
+    audit.record(tx.connection(), "stage", by, change.at, job=change.job, detail=detail)
+    return change
 
 
 def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
@@ -162,54 +195,6 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
 def obstacles(db: Database, job: str, now: datetime) -> list[str]:
     """What speaks against `complete` for the job, each with what to do about it."""
     return [against for _, against in gate(db, job, now) if against is not None]
-
-
-def change_stage(
-    tx: Session,
-    job: str,
-    stage: str,
-    percent: float | None,
-    by: By,
-    now: datetime,
-    *,
-    expected: int | None = None,
-    forced: bool = False,
-) -> StageChange:
-    """Move `job` to `stage` in the caller's transaction; of two moves at once, one is made.
-
-    Raises StageRefused with the reason: the move makes no sense, somebody else moved the job at the
-    same moment, or it does not stand at version `expected` any more.
-    """
-    _check(stage, percent, by)
-    last = tx.scalars(select(C).where(C.job == job).order_by(C.id.desc()).limit(1)).first()
-    before = Stage.LEGACY if last is None else Stage(last.to_stage)
-    follows = 0 if last is None else last.id
-    if expected is not None and expected != follows:
-        raise StageRefused(f"{job} was moved meanwhile: it stands at {before}")
-    # Legacy may be said of a job that was never staged: then it is an off switch of its own.
-    if last is not None and (last.to_stage, last.percent) == (stage, percent):
-        where = stage if percent is None else f"{stage} {percent:g} %"
-        raise StageRefused(f"{job} already stands at {where}")
-    _check_move(job, before, Stage(stage))
-    pinned = _PINNED.where(P.job == job, P.side == Side.SERVERLESS).limit(1)
-    if percent == 0 and tx.execute(pinned).first() is None:
-        raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: say legacy")
-    values = {"at": now, "job": job, "from_stage": before, "to_stage": stage, "percent": percent}
-    values |= {"by": by.who, "why": by.why, "follows": follows, "forced": forced}
-    return _add(tx, values)
-
-
-def _add(tx: Session, values: dict[str, Any]) -> StageChange:
-    try:
-        change = tx.scalars(insert(C).values(values).returning(C)).one()
-    except IntegrityError:
-        moved = f"{values['job']} was moved by somebody else at this moment: look again"
-        raise StageRefused(moved) from None
-    detail = {"from": change.from_stage, "to": change.to_stage, "percent": change.percent}
-    detail["forced"] = bool(change.forced)
-    by = By(change.by, change.why)
-    audit.record(tx.connection(), "stage", by, change.at, job=change.job, detail=detail)
-    return change
 
 
 def _check(stage: str, percent: float | None, by: By) -> None:
