@@ -23,8 +23,9 @@ from app.platform.wiring import make_runtime
 from app.switchyard.clock import iso
 from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
-from app.switchyard.cutover.clock import tick
+from app.switchyard.cutover.clock import proposal, tick
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
+from app.switchyard.runs.create import new_run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
@@ -185,7 +186,7 @@ def test_the_ticks_key_is_the_clocks(database_url: str) -> None:
     at = datetime(2025, 3, 1, 9, tzinfo=UTC)
     for spec in jobs.values():
         if spec.schedule is not None:
-            assert checks.tick_key(spec, at, at) == tick(spec, at).key
+            assert new_run(spec, *proposal(spec, at), at).key == tick(spec, at).key
 
 
 def test_inngest_has_exactly_our_functions(redis_url: str, tmp_path: Path) -> None:

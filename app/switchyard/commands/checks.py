@@ -24,10 +24,10 @@ from app.switchyard.commands.adoption import bypassed
 from app.switchyard.commands.cutover import group
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, table
+from app.switchyard.cutover.clock import proposal
 from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
-from app.switchyard.job import JobSpec
 from app.switchyard.reached import called, is_refused
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import new_run
@@ -264,27 +264,20 @@ for _backend, _fix in {
 def clocks(runtime: Runtime) -> str:
     """The last occurrence of every scheduled job is a run."""
     now, due, missing = runtime.store.clock(), 0, []
-    with runtime.db.autocommit() as connection:
-        first = connection.execute(select(func.min(R.id))).scalar()
-        since = now if first is None else datetime.fromtimestamp(int(first[:12], 16) / 1000, UTC)
-        for spec in runtime.catalogue.values():
-            if spec.schedule is None or (at := spec.occurrence_at(now - LATE)) <= since:
-                continue
-            due += 1
-            known = select(R.id).where(R.job == spec.name, R.key == tick_key(spec, at, now))
-            if connection.execute(known).first() is None:
-                missing.append(f"{spec.name} of {iso(at)}")
+    first = runtime.db.value(select(func.min(R.id)))
+    since = now if first is None else datetime.fromtimestamp(int(first[:12], 16) / 1000, UTC)
+    for spec in runtime.catalogue.values():
+        if spec.schedule is None or (at := spec.occurrence_at(now - LATE)) <= since:
+            continue
+        due += 1
+        key = new_run(spec, *proposal(spec, at), now).key
+        if runtime.db.value(select(R.id).where(R.job == spec.name, R.key == key)) is None:
+            missing.append(f"{spec.name} of {iso(at)}")
     if missing:
         raise CheckFailed(f"no run for {', '.join(missing)}")
     if not due:
         return f"nothing was due since the ledger's first run, at {iso(since)}"
     return f"the last tick of {due} jobs is there"
-
-
-def tick_key(spec: JobSpec, at: datetime, now: datetime) -> str:
-    """The key of the run that an occurrence becomes, as clock.tick has it."""
-    payload = None if spec.tick is None else spec.tick(at)
-    return new_run(spec, payload, None if spec.key else f"tick:{iso(at)}", now).key
 
 
 @_check("see that a relay process runs, or relay-sweep each minute")

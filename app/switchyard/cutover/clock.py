@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.clock import iso
+from app.switchyard.context import Payload
 from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
@@ -88,9 +89,14 @@ def tick(spec: JobSpec, occurrence: datetime) -> Run:
     return run
 
 
-def _propose(spec: JobSpec, occurrence: datetime) -> Run:
+def proposal(spec: JobSpec, occurrence: datetime) -> tuple[Payload | None, str | None]:
+    """The payload and the key of the run that a scheduled occurrence becomes."""
     payload = None if spec.tick is None else spec.tick(occurrence)
-    key = None if spec.key is not None else f"tick:{iso(occurrence)}"
+    return payload, None if spec.key is not None else f"tick:{iso(occurrence)}"
+
+
+def _propose(spec: JobSpec, occurrence: datetime) -> Run:
+    payload, key = proposal(spec, occurrence)
     return dispatch(spec.name, payload, key=key)
 
 
