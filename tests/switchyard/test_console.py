@@ -187,6 +187,15 @@ def test_a_form_of_another_site_or_session_changes_nothing(site: Site, client: F
     assert where(site) == ["live"]
 
 
+def test_whoever_is_not_logged_in_may_send_no_large_form(site: Site, client: FlaskClient) -> None:
+    """S1: a form is parsed before its token can be checked."""
+    large = {"csrf": csrf(client, "/console/jobs/parent"), "stage": "live", "why": "x&" * 10_000}
+    stranger = site.app.test_client()
+    for path in ("/console/login", "/console/jobs/parent/stage"):
+        assert stranger.post(path, data=large).status_code == 413
+    assert client.post("/console/jobs/parent/stage", data=large).status_code in (303, 422)
+
+
 def tries(site: Site, count: int, token: str = "wrong", **how: str) -> list[int]:
     """What so many logins are answered, each from a browser of its own."""
     name, address = how.get("name", "grace"), how.get("address", "192.0.2.1")

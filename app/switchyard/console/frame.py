@@ -33,8 +33,9 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-MAX_BYTES = 1024 * 1024
-"""Of a form: a host may have set no limit, and whoever is not logged in may send one."""
+MAX_BYTES, LOGIN_BYTES = 1024 * 1024, 16 * 1024
+"""Of a form, since a host may have set no limit; and of one by whoever is not logged in, as a form
+is parsed before its token can be checked."""
 NAME = "switchyard_console"
 """Of the blueprint: a host may have a `console` of its own."""
 STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
@@ -52,8 +53,8 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
     def who_is_it() -> AnyResponse | None:
         if request.endpoint == STATIC:
             return None
-        request.max_content_length = MAX_BYTES
-        g.switchyard_visitor = door.visitor(request)
+        g.switchyard_visitor = who = door.visitor(request)
+        request.max_content_length = LOGIN_BYTES if who is None else MAX_BYTES
         if request.method == "POST":
             door.check_form(request)
             own = request.endpoint in COME_AND_GO and not door.open
