@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from app.switchyard import nonces
+from app.switchyard import nonces, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.http import register_problems
@@ -36,6 +36,9 @@ def blueprint(runtime: Runtime) -> Blueprint:
 
     def database() -> None:
         nonces.renew(runtime.db, written, utcnow() + timedelta(hours=1))
+        if not runtime.db.is_sqlite:
+            with runtime.db.begin() as connection:
+                postgres.require_room(connection)
 
     backends = runtime.store.backends
     parts: dict[str, Callable[[], object]] = {"database": database}

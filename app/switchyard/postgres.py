@@ -8,8 +8,8 @@ import select
 import time
 from typing import Any
 
-from sqlalchemy import Engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 SURE_SECONDS = 30.0
@@ -22,6 +22,7 @@ _FULL = re.compile(r"too many (connections|clients)|connection slots|no more con
 """The messages of a server or pooler without free connections, for which libpq has no code."""
 _STALE = ("0A000", "26000", "42P05")
 """The SQLSTATEs of a prepared statement that is gone or another's, or whose table has changed."""
+_DISK_FULL = "53100"
 
 
 class PatientPool(QueuePool):
@@ -99,3 +100,17 @@ def _execute(cursor: Any, statement: str, parameters: Any, _context: object) -> 
         raw.prepare_threshold = None
         cursor.execute(statement, parameters)
     return True
+
+
+def require_room(connection: Connection) -> None:
+    """Raises DBAPIError where the server's disk is full: there a row may be changed in its page for
+    a long time, while no table can grow. In a transaction of its own."""
+    try:
+        # More than fits into so little memory: the server writes a file of 42 kB for a moment.
+        connection.exec_driver_sql("SET LOCAL work_mem = '64kB'")
+        connection.exec_driver_sql("SELECT count(*) FROM generate_series(1, 10000)")
+    except DBAPIError as failure:
+        # psycopg's name for it, and psycopg2's.
+        state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
+        if state == _DISK_FULL:
+            raise  # any other refusal, such as by temp_file_limit, says nothing of the disk

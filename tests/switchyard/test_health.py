@@ -27,6 +27,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runtime import current
 from queues.backend import CLUSTER, answered, connect
 from queues.worker import Worker
+from tests.conftest import new_database
 from tests.support.sides import build, environment, free_port, fresh
 from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.switchyard.test_inngest_away import server
@@ -74,6 +75,30 @@ def test_a_database_that_cannot_be_written_to_is_not_ready(
     db.dispose()
     until(lambda: client.get("/readyz").status_code == 503)
     assert says(client, "database", "read").startswith("unavailable: ")
+
+
+@pytest.mark.parametrize(("code", "ready"), [("53100", False), ("53400", True)])
+def test_a_full_disk_of_postgres_is_not_ready(
+    request: pytest.FixtureRequest, tmp_path: Path, opened: ExitStack, code: str, ready: bool
+) -> None:
+    """R6: the row that /readyz writes fits into its page, when no table can grow. With a limit for
+    temporary files it is not the disk that is full."""
+    url = opened.enter_context(new_database("postgres", tmp_path, request))
+    client = client_of(opened, environment(url, "unix:///nowhere"))
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            "ALTER DATABASE {} SET search_path = public, pg_catalog",
+            "CREATE FUNCTION public.generate_series(int, int) RETURNS SETOF int LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE 'No space left on device' USING ERRCODE = '{}'; END$$",
+        ):
+            what = code if "FUNCTION" in statement else connection.info.dbname
+            connection.execute(statement.format(what).encode())
+    current().db.dispose()
+    if ready:
+        until(lambda: client.get("/readyz").get_json()["ready"])
+    else:
+        says(client, "database", "No space left on device")
+    assert client.get("/readyz").get_json()["ready"] is ready
 
 
 @contextmanager
