@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from app.switchyard.errors import BadInput
 
@@ -50,7 +51,7 @@ def said(failure: BaseException) -> str:
     """The text of any error, also of one whose str() fails."""
     try:
         text = str(failure)
-    except Exception:  # noqa: BLE001 - str() runs somebody else's code
+    except BaseException:  # noqa: BLE001 - str() runs somebody else's code
         text = "(it cannot be shown)"
     return storable(text[:LONGEST_ERROR])
 
@@ -63,6 +64,15 @@ def error_of(failure: BaseException) -> str:
 def hide(*secrets: str | None) -> None:
     """Never show these values in a reason."""
     _hidden.update(one for one in secrets if one is not None and len(one) >= SHORTEST_SECRET)
+
+
+def secrets_of(url: str) -> Iterator[str]:
+    """The secrets in a URL, as they are written there and as they are read."""
+    parts = urlsplit(url)
+    written = [item.partition("=")[::2] for item in parts.query.split("&")]
+    secrets = [value for name, value in written if _SECRET.search(name)]
+    for secret in (parts.password or "", *secrets):
+        yield from (secret, unquote(secret), unquote_plus(secret))
 
 
 def reason(failure: BaseException) -> str:

@@ -367,6 +367,13 @@ class Speechless(Exception):
         raise ValueError("no")
 
 
+class Quitter(Exception):
+    """An error that ends the process of whoever asks what it is."""
+
+    def __str__(self) -> str:
+        raise SystemExit("\ud800")
+
+
 class Halt(BaseException):
     """What a library raises to unwind its own stack."""
 
@@ -376,8 +383,10 @@ ODD: dict[str, BaseException] = {
     "nul": ValueError("a\0b"),
     "long": ValueError("x" * 3_000_000),
     "speechless": Speechless(),
+    "quitter": Quitter(),
     "halt": Halt("\ud800"),
     "exit": SystemExit(3),
+    "interrupt": KeyboardInterrupt("\ud800"),
     "naive": RetryAfter("\0", datetime(2030, 1, 1)),  # noqa: DTZ001 - that is what is wrong with it
     "endless": RetryAfter("later", timedelta.max),
     "no time": RetryAfter("later", 30),  # type: ignore[arg-type]

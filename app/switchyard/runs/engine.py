@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -161,7 +163,7 @@ class Engine:
             if isinstance(failure, LeaseLost) or delivery.is_signal(failure):
                 raise
             ends = isinstance(failure, SystemExit) and delivery.stopping()
-            if ends or isinstance(failure, KeyboardInterrupt):
+            if ends or _is_ctrl_c(failure):
                 claimed.give_up()
                 raise
             attempts = context.failures(BODY) + 1
@@ -170,6 +172,15 @@ class Engine:
                 return _fail(claimed, error, Failure(failure, attempts))
             log.warning("body failed, attempt %d of %d", attempts, spec.attempts, exc_info=failure)
             return context.retry_later(BODY, attempts, failure, error)
+
+
+def _is_ctrl_c(failure: BaseException) -> bool:
+    """Whether it can be Ctrl-C: anywhere else, the body itself raised it."""
+    return (
+        isinstance(failure, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def _is_sound(run_id: str, epoch: int) -> bool:
