@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, TypeAdapter
 from pydantic import ValidationError as Misfit
@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.switchyard.errors import SettingsError
-from app.switchyard.text import hide
+from app.switchyard.text import hide, secrets_of
 from flags import parse_use_inngest, switch
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -105,10 +105,20 @@ _DATABASE = url(*_DATABASES, parse=make_url)
 
 def database(value: str) -> str:
     """Check the URL of a database that the layer supports. Raises ValueError."""
-    scheme, sep, _ = value.partition("://")
+    scheme, sep, rest = value.partition("://")
     if sep and scheme not in _DATABASES and re.fullmatch(r"[a-z][a-z0-9+]*", scheme):
         raise ValueError(f"{scheme}:// is not supported, only sqlite:// and postgresql://")
+    if scheme == "sqlite" and not re.match("[/?]|$", rest):
+        raise ValueError("sqlite:// needs a third slash before a path")
     return _DATABASE(value)
+
+
+def _redis(value: str) -> str:
+    unix = url("redis", "rediss", "unix")(value).startswith("unix")
+    if not re.fullmatch("/.+" if unix else "/?[0-9]{0,5}", urlsplit(value).path):
+        wanted = "begin with /" if unix else "be the number of a database, such as /0"
+        raise ValueError(f"its path must {wanted}")
+    return value
 
 
 def _dev(value: str) -> str | None:
@@ -185,7 +195,7 @@ class Settings(BaseSettings):
 
     use_inngest: bool = False
     database_url: Annotated[str, AfterValidator(database)] | None = Field(default=None, repr=False)
-    redis_url: Annotated[str, AfterValidator(url("redis", "rediss", "unix"))] = Field(
+    redis_url: Annotated[str, AfterValidator(_redis)] = Field(
         default="redis://127.0.0.1:6379/0", repr=False
     )
     """Like the one above it is never shown, since it may contain a password."""
@@ -317,11 +327,8 @@ class Settings(BaseSettings):
         """The values that must never be shown."""
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, SecretStr):
-                yield from split(value.get_secret_value())
-            elif isinstance(value, str) and "://" in value:
-                password = urlsplit(value).password
-                yield from (password, unquote(password or ""))
+            secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
+            yield from (*split(secret), *secrets_of(str(value)))
 
     @property
     def local(self) -> bool:

@@ -41,7 +41,7 @@ from app.switchyard import direct, effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
-from app.switchyard.text import hide, reason, storable
+from app.switchyard.text import hide, reason, secrets_of, storable
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Database:
         """Whether its only connection is also the host's."""
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         event.listen(self.engine, "before_cursor_execute", _made_storable, retval=True)
-        hide(self.engine.url.password)
+        hide(*secrets_of(self.engine.url.render_as_string(hide_password=False)))
         if self.is_sqlite and not self.is_shared:
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)
@@ -270,7 +270,11 @@ class Database:
 def _open(url: str, pool_size: int) -> Engine:
     parsed = make_url(url)
     kept = min(KEPT, pool_size)
-    pool = {"pool_size": kept, "max_overflow": pool_size - kept, "pool_timeout": BUSY_SECONDS}
+    pool: dict[str, Any] = {
+        "pool_size": kept,
+        "max_overflow": pool_size - kept,
+        "pool_timeout": BUSY_SECONDS,
+    }
     args: dict[str, Any] = {"check_same_thread": False}
     if is_in_memory(parsed):  # a database for each thread: there is no pool to bound
         return create_engine(url, connect_args=args)
@@ -286,9 +290,11 @@ def _open(url: str, pool_size: int) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": SILENT_SECONDS * 1000,
     }
-    return create_engine(
-        url, connect_args=args, poolclass=postgres.PatientPool, pool_recycle=1800, **pool
-    )
+    pool |= {"poolclass": postgres.PatientPool, "pool_recycle": 1800}
+    try:
+        return create_engine(url, connect_args=args, **pool)
+    except ModuleNotFoundError as missing:
+        raise SettingsError(f"DATABASE_URL: {missing.name} is not installed") from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from app.local.environment import prepare
 from app.platform.config import Settings, load
 from app.platform.gateways.address import SmtpServer, Tls
+from app.platform.wiring import make_runtime
 from app.switchyard import logs
 from app.switchyard.errors import SettingsError
+from app.switchyard.text import reason
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +108,13 @@ ROOT = Path(__file__).resolve().parents[2]
             "DATABASE_URL: it can be read in two",
         ),
         ({"REDIS_URL": "redis://:6399/zz@127.0.0.1:1/0"}, "REDIS_URL: it can be read in two ways"),
+        *(
+            ({"REDIS_URL": f"redis://zz{path}"}, "REDIS_URL: its path must be the number of a")
+            for path in ("/x", "/1/2", "//0", "/-1", "/1.5", "/%31", "/0/", "/1e3", "/٣")
+        ),
+        ({"REDIS_URL": "unix://zz.sock"}, "REDIS_URL: its path must begin with /"),
+        ({"DATABASE_URL": "sqlite://zz.db"}, "DATABASE_URL: sqlite:// needs a third slash"),
+        ({"DATABASE_URL": "sqlite://u:zz@h/zz.db"}, "DATABASE_URL: sqlite:// needs a third"),
         ({"SWITCHYARD_REDIS_URL": "zz", "REDIS_URL": "redis://h"}, "REDIS_URL: must start with"),
         ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
         ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
@@ -127,6 +137,41 @@ def test_a_live_key_in_a_host_s_config_counts_as_well() -> None:
         Settings.load({"INNGEST_DEV": "1"}, {"STRIPE_KEYS": ["sk_live_zz"]})
     # What is meant to be seen by everybody moves no money.
     assert load({"INNGEST_DEV": "1", "SHOP_KEY": "pk_live_zz"}).inngest_dev
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("no_such=1", "no_such"),
+        ("socket_timeout=abc", "socket_timeout"),
+        ("db=abc", "db"),
+        ("ssl_cert_reqs=bad", "ssl_cert_reqs"),
+        ("protocol=9", "protocol"),
+    ],
+)
+def test_an_option_of_redis_that_makes_no_sense_is_named(option: str, says: str) -> None:
+    """R13: at the start, not by whoever dispatches first."""
+    environ = {"REDIS_URL": f"redis://:hunter2-hunter2@127.0.0.1:1/0?{option}"}
+    with pytest.raises(SettingsError, match=f"REDIS_URL: .*{says}") as refused:
+        make_runtime(load({**environ, "DATABASE_URL": "sqlite://"}))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_driver_that_is_not_there_is_named() -> None:
+    if find_spec("psycopg2") is None:
+        with pytest.raises(SettingsError, match="DATABASE_URL: psycopg2 is not installed"):
+            make_runtime(load({"DATABASE_URL": "postgresql+psycopg2://u:hunter2@h/db"}))
+
+
+def test_a_password_is_hidden_wherever_the_url_has_it() -> None:
+    load(
+        {
+            "DATABASE_URL": "postgres://u@h/db?password=in-a%20query&sslpassword=of-a-key",
+            "REDIS_URL": "redis://h/0?password=of-redis",
+        }
+    )
+    shown = reason(ValueError("in-a query of-a-key of-redis in-a%20query"))
+    assert shown == "… … … …"
 
 
 def test_the_level_of_the_logs_is_a_setting_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,21 @@ def test_a_side_that_is_unavailable_says_why_and_no_secret(
         assert PASSWORD not in text
 
 
+@pytest.mark.parametrize(
+    "option", ["no_such=1", "sslmode=no_such", "target_session_attrs=no_such", "gssencmode=no_such"]
+)
+def test_an_option_of_postgres_that_makes_no_sense_is_named(opened: ExitStack, option: str) -> None:
+    """R13: by /readyz and by a command, without the password."""
+    url = f"postgres://u:{PASSWORD}@127.0.0.1:1/db?password={PASSWORD}&{option}"
+    app = build(load(environment(url, "unix:///nowhere")))
+    opened.callback(current().db.dispose)
+    shown = app.test_cli_runner().invoke(args=["runs", "list"]).output
+    heard = says(app.test_client(), "database", "no_such")
+    for text in (heard, shown):
+        assert "no_such" in text
+        assert PASSWORD not in text
+
+
 def ready(client: FlaskClient) -> Any:
     """What /readyz answers."""
     return client.get("/readyz").get_json()
