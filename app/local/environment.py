@@ -20,8 +20,7 @@ _SERVICES = {
     "qstash": ("QSTASH_URL", "QSTASH_TOKEN"),
     "mail": ("SMTP_URL",),
 }
-"""The variables with which a caller names their own service. The first one also points the app to a
-stand-in."""
+"""The variables that name a caller's own service. The first also points the app to a stand-in."""
 _SHOWN = (
     *("DATABASE_URL", "REDIS_URL", "BACKEND_URL", "PORT", "USE_INNGEST", "SWITCHYARD_JOBS"),
     *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "INNGEST_BASE_URL"),

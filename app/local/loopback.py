@@ -1,5 +1,4 @@
-"""Loopback: no other machine reaches it, and no web page may call it, although a developer's
-browser can reach it from any site."""
+"""Loopback: no other machine reaches it, and no web page may call it, though browsers could."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ HOST = "127.0.0.1"
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 _PORTS = range(15_000, 30_000)
-"""Below the ports that the kernel gives to clients, so that no client takes a restarting server's.
-"""
+"""Below the ports that the kernel gives to clients, which could take a restarting server's."""
 
 
 def is_loopback(host: str | None) -> bool:

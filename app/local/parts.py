@@ -166,8 +166,7 @@ def _listens(address: tuple[str, int] | str) -> Ready:
 
 
 def _web(local: Local) -> Ready:
-    """Whether web is ready and the Inngest stand-in knows its functions. It drops events for
-    functions that it does not know."""
+    """Whether web is ready, and known to Inngest, which drops events for unknown functions."""
     asked = [f"{local.url}/readyz"]
     if (port := local.ports.get("inngest")) is not None:
         asked.append(f"http://{HOST}:{port}/v1/apps/{APP_ID}/functions")

@@ -28,7 +28,7 @@ class StandIn(ABC):
     """A server that can be started once. In a `with` block it is on a free port, and has `url`."""
 
     app: WSGIApplication
-    """The name of the service."""
+    """The app that it serves."""
     form_path: str | None = None
     """Requests to paths below it are forms. All others are JSON."""
 
@@ -79,8 +79,7 @@ class StandIn(ABC):
 
 
 class Sqlite:
-    """A connection behind a lock, for any thread. With a file, commits survive the death of the
-    process, though not of the machine."""
+    """A connection behind a lock, for any thread. In a file, commits survive the process."""
 
     def __init__(self, path: str, tables: str) -> None:
         self._lock = threading.RLock()

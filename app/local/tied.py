@@ -1,8 +1,7 @@
 """Runs a command that the kernel ends when its parent ends, in whatever way.
 
-It is a script, run as `python -I -S tied.py PARENT_PID COMMAND ARG…`, because doing this between
-fork and exec of a process with threads could hang. Only Linux can do it; elsewhere the script just
-runs the command.
+It is a script, run as `python -I -S tied.py PARENT_PID COMMAND ARG…`: between fork and exec of a
+process with threads this could hang. Only Linux can do it; elsewhere it just runs the command.
 """
 
 import ctypes

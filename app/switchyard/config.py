@@ -32,7 +32,7 @@ OWN_PREFIX = "SWITCHYARD_"
 LOCAL_QSTASH_TOKEN = "switchyard-local"
 """The token of the QStash stand-in that `make run` starts. It opens nothing else."""
 TOKENS = ("admin_token", "read_only_token")
-"""The fields whose tokens admit people."""
+"""The fields with the tokens that people log in with."""
 SECRET = 16
 """The least number of characters in a secret of one's own choosing."""
 ENCODE = "in a user name or password, percent-encode / ? # @ : %"

@@ -23,8 +23,7 @@ DEDUPE_SECONDS = 24 * 3600
 # Measured at the real server: 31 and 47 s; what follows grows as its table does.
 RETRY_GAPS = (31, 47, 75, 135, 315, 615, 1215, 2415, 3615, 7215)
 UNREACHED_GAPS = (15.0, 45.0)
-"""Between these it waits after the first call that it could not make; longer after each one more.
-"""
+"""The first call that it could not make is retried after between so many seconds."""
 # The real server's caps on one run, how far ahead it takes a Retry-After to mean, and how long it
 # lets a run sleep.
 MAX_STEPS = 1000
@@ -54,8 +53,7 @@ class Engine:
         self._seen: dict[tuple[str, str], float] = {}
 
     def resume(self, now: float) -> None:
-        """Load the functions and runs that an earlier server left. Runs that had not ended never
-        continue, since the queue is lost, though the list shows them as running."""
+        """Load what an earlier server left. Its open runs are listed but never continue."""
         for app, registration in self.history.apps():
             self.register(app, parse_registration(registration)[1], now)
         for run in self.history.runs(self.functions):
@@ -165,8 +163,7 @@ class Engine:
         return True
 
     def _bounded(self, retry_at: float, now: float) -> float:
-        """A Retry-After as the real server takes it: less than a second ahead is the next full
-        second, which may well be before it."""
+        """A Retry-After as the real server takes it: in whole seconds, perhaps too early."""
         if retry_at - now < self._second:
             return (now // self._second + 1) * self._second
         return min(retry_at, now + LONGEST_RETRY_SECONDS)

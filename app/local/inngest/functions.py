@@ -121,8 +121,7 @@ def _check(trigger: _Trigger, function_id: str) -> None:
 
 
 def _is_cron(line: str) -> bool:
-    """Whether the real parser (robfig/cron) takes it: Sunday is 0 alone, no range wraps round, and
-    there are no seconds, `@`, `#` or `L`."""
+    """Whether the real parser (robfig/cron) takes it: no 7, no wrapped range, no `#`, no `L`."""
     line = line.removeprefix(ZONE).upper()
     if len(line.split()) != 5 or not croniter.is_valid(line):
         return False

@@ -32,8 +32,7 @@ def _json(value: object, status: int = 200) -> Response:
 def create_app(
     engine: Engine, keys: Keys, clock: Callable[[], float], times: Callable[[float], list[float]]
 ) -> Flask:
-    """The stand-in's WSGI app; it holds no state of its own but the cache. `times` says when to act
-    on an event."""
+    """The stand-in's WSGI app. `times` says when to act on an event."""
     app, lock = Flask(__name__), engine.lock
     looking = threading.Lock()
     cache: dict[str, tuple[float, Any]] = {}

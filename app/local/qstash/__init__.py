@@ -1,5 +1,4 @@
-"""QStash on loopback: as much of its REST protocol as this product calls, and its signed
-deliveries."""
+"""QStash on loopback: the part of its REST protocol that this product calls, and deliveries."""
 
 from app.local.qstash.server import QStashStandIn
 

@@ -53,8 +53,7 @@ Seconds = Annotated[int, BeforeValidator(_seconds)]
 
 
 class Message(Shape):
-    """A destination, and the `Upstash-…` headers of a message to it; dumped by the service's own
-    names."""
+    """A destination and the `Upstash-…` headers of a message to it, by the service's names."""
 
     model_config = ConfigDict(alias_generator=AliasGenerator(serialization_alias=to_camel))
 

@@ -35,16 +35,14 @@ class Store(Sqlite):
         self._times = times
 
     def accept(self, doc: dict[str, Any]) -> dict[str, Any]:
-        """Keep a message, and return the answer to a publish. A deduplication id that was used
-        before starts nothing, even if its message failed."""
+        """Keep a message, unless its deduplication id was used before. The answer to a publish."""
         sql = "SELECT message FROM dedupe WHERE id=? AND until>?"
         for (known,) in self._rows(sql, doc.get("deduplicationId"), self.clock()):
             return {"messageId": known, "deduplicated": True}
         return {"messageId": self.add(doc, *self._times(doc["notBefore"] / 1000))}
 
     def add(self, doc: dict[str, Any], *times: float) -> str:
-        """Keep a new message for delivery at each of the times, in Unix seconds. Returns its id,
-        which is as long as the service's own."""
+        """Keep a new message for delivery at each of the times, in Unix seconds. Returns its id."""
         message_id: str = f"msg_{secrets.token_hex(32)[:63]}"
         doc["messageId"] = message_id
         with self._lock:

@@ -57,8 +57,7 @@ def answer(store: Store, route: str, body: bytes) -> Any:
 
 
 def _place(store: Store, state: AccountState) -> str:
-    """Create or overwrite an account; its id. A change of one that was there emits
-    `account.updated`."""
+    """Create or overwrite an account, whose change emits `account.updated`. Returns its id."""
     id_ = state.id or store.new_id("acct")
     known = store.find("account", "", id_)
     methods = ["standard", *(["instant"] if state.instant_payouts else [])]
