@@ -18,7 +18,7 @@ from app.platform.earnings.models import (
     dirty_days,
 )
 from app.platform.earnings.posting import TAKING, post_earnings
-from app.platform.ledger.postings import creator_account
+from app.platform.ledger.postings import CREATOR
 from tests.support.earnings import balance
 from tests.support.months import Months
 
@@ -133,7 +133,7 @@ def test_the_sums_are_the_rows(months: Months, seed: int) -> None:
         agree(tx)
         kept = stored(tx, lifetime, *WHO[:2])
         for who, currency in CREATORS.items():
-            owed = balance(tx, creator_account(who), currency)
+            owed = balance(tx, CREATOR + who, currency)
             assert owed == kept.get((who, currency), (0,) * 5)[3], "as the ledger has it"
         totals = [one["net"] for month in MONTHS for one in rollup.month_totals(tx, month)]
         assert sum(totals) == sum(sums[3] for sums in kept.values())

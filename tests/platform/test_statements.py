@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.platform.earnings.rollup import raw
-from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
+from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting
 from app.platform.statements.document import Document, documents
 from tests.support.earnings import record_dispute, record_dispute_won, record_refund
 from tests.support.months import Months, Payout, at, history, in_short
@@ -124,7 +124,7 @@ def test_a_payout_tried_twice_in_a_month_is_one_payout(months: Months) -> None:
 
 def test_what_was_booked_without_an_earning_is_there_too(months: Months) -> None:
     months.creator("ana")
-    mine = creator_account("ana")
+    mine = CREATOR + "ana"
     months.book(
         Posting(EntryKind.EARNING, "old books", CASH, mine, "usd", 500, at("2025-01-05")),
         Posting(EntryKind.REFUND, "a mistake", mine, CASH, "usd", 200, at("2025-01-06")),

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 
 from app.platform.earnings.models import Earning
 from app.platform.gateways.storage import StorageUnavailable
-from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account
+from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting
 from app.platform.statements import jobs, pdf
 from app.platform.statements.document import Document
 from app.platform.statements.jobs import MadeMeanwhile
@@ -57,7 +57,7 @@ def test_figures_that_do_not_add_up_make_no_statement(
     months: Months, caplog: pytest.LogCaptureFixture
 ) -> None:
     months.creator("ana", "bob")
-    mine, when = creator_account("ana"), at("2025-01-05")
+    mine, when = CREATOR + "ana", at("2025-01-05")
     months.sale("s1", 900, "2025-01-05", creator="bob")
     row: dict[str, Any] = {"id": "s2", "creator_id": "ana", "source": "tips", "kind": "earning"}
     row |= {"currency": "usd", "gross": 500, "fee": 100, "occurred_at": when, "posted": False}

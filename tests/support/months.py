@@ -22,11 +22,11 @@ from app.platform.gateways.stripe import StripeGateway
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
+    CONNECTED,
+    CREATOR,
+    HOLD,
     EntryKind,
     Posting,
-    connected_account,
-    creator_account,
-    hold_account,
     post,
 )
 from app.platform.statements.jobs import make_page
@@ -121,8 +121,8 @@ class Payout:
     step: timedelta = timedelta(hours=6)
 
     def booked(self) -> Iterator[Posting]:
-        mine, hold = creator_account(self.creator), hold_account(self.id)
-        there, now = connected_account(self.id), self.when
+        mine, hold = CREATOR + self.creator, HOLD + self.id
+        there, now = CONNECTED + self.id, self.when
         K = EntryKind
         yield self.entry(K.HOLD, f"{self.id}-1", mine, hold, now)
         if self.fate in ("failed", "retried"):
@@ -148,7 +148,7 @@ class Payout:
 
 def balances_at(months: Months, creator: str, month: date) -> dict[str, int]:
     """What the ledger owes the creator when the month ends, by currency, unless nothing."""
-    mine = creator_account(creator)
+    mine = CREATOR + creator
     owed = func.sum(case((Entry.credit == mine, Entry.amount), else_=-Entry.amount))
     chosen = (
         select(Entry.currency, owed)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
-from app.platform.ledger.postings import CASH, EntryKind, Posting, creator_account, post
+from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting, post
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
 from tests.support.earnings import a_creator
@@ -43,7 +43,7 @@ class Site:
 
     def creator(self, name: str, owed: int = OWED, **change: Any) -> None:
         row = a_creator(name, **change)
-        account, at = creator_account(name), START - timedelta(days=90)
+        account, at = CREATOR + name, START - timedelta(days=90)
         earned = Posting(EntryKind.EARNING, f"e-{name}", CASH, account, row["currency"], owed, at)
         with self.db.begin() as tx:
             tx.execute(insert(Creator), [row])

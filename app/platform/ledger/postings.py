@@ -21,8 +21,11 @@ from app.switchyard.db import Insert
 CASH = "platform:cash"
 FEES = "platform:fees"
 CREATOR = "creator:"
+"""And a creator's id: what is owed to them."""
 HOLD = "hold:"
+"""And a payout's id: what is set aside for it."""
 CONNECTED = "connected:"
+"""And a payout's id: what of it is on the creator's Stripe account."""
 
 _KEY = ("kind", "ref", "debit", "credit", "currency")
 _COLUMNS = (*_KEY, "amount", "created_at")
@@ -66,21 +69,6 @@ class Posting:
     currency: str
     amount: int
     created_at: datetime
-
-
-def creator_account(creator_id: str) -> str:
-    """What is owed to a creator."""
-    return f"{CREATOR}{creator_id}"
-
-
-def hold_account(payout_id: str) -> str:
-    """What is set aside for a payout."""
-    return f"{HOLD}{payout_id}"
-
-
-def connected_account(payout_id: str) -> str:
-    """What of a payout is on the creator's Stripe account."""
-    return f"{CONNECTED}{payout_id}"
 
 
 def post(tx: Tx, postings: Iterable[Posting]) -> None:

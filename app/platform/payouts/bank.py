@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import EntryKind, connected_account, post
+from app.platform.ledger.postings import CONNECTED, EntryKind, post
 from app.platform.payouts.attempts import apply
 from app.platform.payouts.legs import BANK, TRANSFER, Change, at_the_bank, booked
 from app.platform.payouts.models import Payout, PayoutStatus
@@ -56,7 +56,7 @@ def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[s
     if payout is None:
         return said | {"error": "reversed, and not a transfer of the ledger's"}
     known = select(func.coalesce(func.sum(Entry.amount), 0)).where(
-        Entry.kind == EntryKind.REVERSAL, Entry.credit == connected_account(payout.id)
+        Entry.kind == EntryKind.REVERSAL, Entry.credit == CONNECTED + payout.id
     )
     new = back - int(tx.scalar(known) or 0)
     if new > 0:

@@ -13,14 +13,7 @@ from typing import Any
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import BankPayout, Transfer
-from app.platform.ledger.postings import (
-    CASH,
-    EntryKind,
-    Posting,
-    connected_account,
-    creator_account,
-    hold_account,
-)
+from app.platform.ledger.postings import CASH, CONNECTED, CREATOR, HOLD, EntryKind, Posting
 from app.platform.payouts.models import MOVES, LegName, Payout, PayoutAttempt, PayoutStatus
 from app.switchyard.errors import SwitchyardError
 
@@ -48,8 +41,8 @@ def booked(
     kind: EntryKind, ref: str, payout: Payout, now: datetime, amount: int | None = None
 ) -> Posting:
     """The entry of the whole payout, or of `amount` minor units of it."""
-    owner, hold = creator_account(payout.creator_id), hold_account(payout.id)
-    connected = connected_account(payout.id)
+    owner, hold = CREATOR + payout.creator_id, HOLD + payout.id
+    connected = CONNECTED + payout.id
     debit, credit = {
         EntryKind.HOLD: (owner, hold),
         EntryKind.RELEASE: (hold, owner),

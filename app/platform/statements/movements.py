@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, String, and_, cast, func, literal, null, sele
 from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Earning as X
 from app.platform.ledger.models import Entry as E
-from app.platform.ledger.postings import creator_account
+from app.platform.ledger.postings import CREATOR
 from app.platform.statements.models import Statement as S
 
 CLOSING = "closing"
@@ -59,7 +59,7 @@ def previous(tx: Tx, creator_ids: Sequence[str]) -> dict[str, Previous]:
 def movements(tx: Tx, creator_id: str, since: datetime, end: datetime) -> list[Any]:
     """By one SELECT, so that all is of one moment: each entry of [since, end) with its earning,
     sales of which nothing is the creator's, and the balances at `end`."""
-    account, same = creator_account(creator_id), (E.currency, E.created_at, E.kind, E.ref)
+    account, same = CREATOR + creator_id, (E.currency, E.created_at, E.kind, E.ref)
     entries = (
         select(other.label("other"), amount.label("amount"), *same)
         .where(mine == account)
