@@ -7,6 +7,7 @@ import smtplib
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from email.header import Header
 from email.message import EmailMessage
@@ -40,6 +41,7 @@ class MailUnknown(MailError, title="Mail outcome unknown"):
     """The connection broke after the mail was handed over: it may have been sent."""
 
 
+@dataclass(frozen=True, slots=True)
 class Mailer:
     """Sends mail from `sender` through one server, a connection for each.
 
@@ -47,19 +49,15 @@ class Mailer:
     `context`, by default the system's authorities. Safe in threads and after a fork.
     """
 
-    def __init__(
-        self,
-        server: SmtpServer,
-        sender: str,
-        timeout_seconds: float = 10.0,
-        context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._server = server
-        self._sender = sender
-        self._timeout_seconds = timeout_seconds
-        self._context = context
-        self.domain = sender.rpartition("@")[2]
+    server: SmtpServer
+    sender: str
+    timeout_seconds: float = 10.0
+    context: ssl.SSLContext | None = None
+
+    @property
+    def domain(self) -> str:
         """The sender's, for a Message-ID's right side."""
+        return self.sender.rpartition("@")[2]
 
     def send(
         self,
@@ -85,7 +83,7 @@ class Mailer:
         data = self._message(to, subject, text, message_id, now, html)
         with self._connected() as client:
             with self._until_taken():
-                self._expect(2, client.mail(self._sender))
+                self._expect(2, client.mail(self.sender))
                 self._expect(2, client.rcpt(to))
                 self._expect(3, client.docmd("DATA"))
             self._hand_over(client, data)
@@ -101,7 +99,7 @@ class Mailer:
         if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in subject):
             raise BadInput("a mail's subject is one line without control characters")
         message = EmailMessage(policy=_POLICY)
-        message["From"] = self._sender
+        message["From"] = self.sender
         message["To"] = to
         message["Date"] = now
         message["Message-ID"] = message_id
@@ -117,12 +115,12 @@ class Mailer:
     @contextmanager
     def _connected(self) -> Iterator[smtplib.SMTP]:
         """A connection, logged in; closed at the end, whatever becomes of the farewell."""
-        server, trust = self._server, self._context
+        server, trust = self.server, self.context
         if server.tls is not Tls.NONE and trust is None:
             # The client library's own default would check no certificate.
             trust = ssl.create_default_context()
         # Its own name for itself would be asked of the resolver, for as long as that takes.
-        given: Any = {"local_hostname": self.domain, "timeout": self._timeout_seconds}
+        given: Any = {"local_hostname": self.domain, "timeout": self.timeout_seconds}
         password = server.password
         with self._until_taken():
             if server.tls is Tls.IMPLICIT:
@@ -151,17 +149,17 @@ class Mailer:
             answer = client.getreply()
         except OSError as broken:
             raise MailUnknown(
-                f"{self._server.host}: the connection broke while the mail was handed over"
+                f"{self.server.host}: the connection broke while the mail was handed over"
                 f" ({type(broken).__name__})"
             ) from None
         if answer[0] // 100 not in (2, 4, 5):
-            raise MailUnknown(f"{self._server.host}: an answer that is none, to the whole mail")
+            raise MailUnknown(f"{self.server.host}: an answer that is none, to the whole mail")
         self._expect(2, answer)
 
     @contextmanager
     def _until_taken(self) -> Iterator[None]:
         """Errors while the server does not have the mail; the library's own end here."""
-        host = self._server.host
+        host = self.server.host
         try:
             yield
         except smtplib.SMTPAuthenticationError as refused:
@@ -181,10 +179,10 @@ class Mailer:
 
     def _judged(self, code: int, reply: bytes | str) -> MailError:
         text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
-        if (password := self._server.password) is not None:
+        if (password := self.server.password) is not None:
             text = text.replace(password.get_secret_value(), "…")
         kind = MailRefused if 500 <= code < 600 else MailUnavailable
-        return kind(f"{self._server.host} answered {code}: {' '.join(text.split())[:REPLY_LENGTH]}")
+        return kind(f"{self.server.host} answered {code}: {' '.join(text.split())[:REPLY_LENGTH]}")
 
 
 def _folded(subject: str) -> str:

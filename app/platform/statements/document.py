@@ -64,8 +64,11 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
     for person in people:
         name, last = statement_id(person.id, month), before.get(person.id)
         rows = movements(tx, person.id, last.end if last else start, end)
+        by_currency: defaultdict[str, list[Any]] = defaultdict(list)
+        for row in rows:
+            by_currency[row.currency].append(row)
         try:
-            currencies = _currencies(rows, last)
+            made = [_currency(code, by_currency[code], last) for code in sorted(by_currency)]
         except _NotAddingUp as wrong:
             log.error("statement %s does not add up: %s", name, wrong)
             continue
@@ -79,18 +82,10 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
                 "month": f"{month:%Y-%m}",
                 "from": iso(start),
                 "to": iso(end),
-                "currencies": currencies,
+                "currencies": [one for one in made if one["lines"] or one["opening"]],
             }
         )
     return ready
-
-
-def _currencies(rows: Iterable[Any], last: Previous | None) -> list[Document]:
-    by_currency: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in rows:
-        by_currency[row.currency].append(row)
-    made = (_currency(code, by_currency[code], last) for code in sorted(by_currency))
-    return [one for one in made if one["lines"] or one["opening"]]
 
 
 def _currency(code: str, rows: list[Any], last: Previous | None) -> Document:
