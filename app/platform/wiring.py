@@ -29,10 +29,7 @@ from app.switchyard.runtime import EXTENSION, Runtime, install
 if TYPE_CHECKING:
     from app.switchyard.runs.backend import Backend
 
-_COMMANDS = {
-    "payouts": "payouts.commands:group",
-    "earnings": "earnings.commands:group",
-}
+_COMMANDS = {"payouts": "payouts.commands:group", "earnings": "earnings.commands:group"}
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 STRIPE_RATE = 20.0
 """Calls a second: Stripe allows 25 in test mode, and live 25 to any one endpoint

@@ -66,10 +66,7 @@ class CsvRefused(BadInput, title="File refused"):
 
 
 def import_csv(
-    db: Database,
-    path: Path,
-    report: Report,
-    at: Callable[[int, int], bool],
+    db: Database, path: Path, report: Report, at: Callable[[int, int], bool]
 ) -> Counter[str]:
     """Import a file: how many rows were `read`, and of these `new`, `known`, `bad` and `other` (no
     earnings). `report` is called with each line left out, and why; `at` with how many bytes of how

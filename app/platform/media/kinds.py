@@ -101,10 +101,7 @@ VARIANTS: dict[Kind, tuple[Variant, ...]] = {
         Picture("medium", 1080),
         Picture("large", 2048),
     ),
-    Kind.VIDEO: (
-        Picture("poster", 1280),
-        Film("mp4", 1280, 720),
-    ),
+    Kind.VIDEO: (Picture("poster", 1280), Film("mp4", 1280, 720)),
 }
 PLACEHOLDER = Picture("placeholder", 20, quality=30)
 """So small that the page carries it itself, until the image is there."""

@@ -64,10 +64,7 @@ def movements(tx: Tx, creator_id: str, since: datetime, end: datetime) -> list[A
         select(other.label("other"), amount.label("amount"), *same)
         .where(mine == account)
         .where(E.created_at < end)
-        for mine, other, amount in (
-            (E.credit, E.debit, E.amount),
-            (E.debit, E.credit, -E.amount),
-        )
+        for mine, other, amount in ((E.credit, E.debit, E.amount), (E.debit, E.credit, -E.amount))
     )
     # Of these the ledger has the fee alone.
     for_nothing = select(
