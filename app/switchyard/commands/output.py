@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import logging
 import os
@@ -36,6 +38,9 @@ _PIPE_WIDTH = 1000
 _OLD_TABLES = ("42P01", "42703", "3F000")
 """SQLSTATE of an unknown table, column and schema."""
 
+# A process that ends need not look for cycles in all that it has loaded: that took a command a
+# quarter of its time.
+atexit.register(gc.freeze)
 
 json_option = click.option(
     "--json",
