@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
 from rq import Queue
 from rq.registry import (
     DeferredJobRegistry,
@@ -42,7 +43,10 @@ def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
     with redis.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.type(key)
-        kinds: list[Any] = pipe.execute()
+        try:
+            kinds: list[Any] = pipe.execute()
+        except ResponseError:
+            return False  # it may not be asked, and RQ itself does not ask
     misplaced = [
         key
         for (key, kind), found in zip(wanted.items(), kinds, strict=True)

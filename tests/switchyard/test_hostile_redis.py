@@ -20,6 +20,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from queues.allowed import INFLATED_BYTES, WorkerJob
+from queues.misplaced import put_aside
 from tests.support import old_tasks
 from tests.support.receiver import receiving
 from tests.support.rq_since import has, of_rq, since
@@ -226,6 +227,16 @@ def test_what_is_no_queue_or_set_of_rqs_is_put_aside(
         until(lambda: redis.type("rq:queue:tests") == b"none", every_seconds=0.2)
         assert status(queue.enqueue(old_tasks.add, 3)) == JobStatus.FINISHED
     assert redis.get("switchyard:misplaced:rq:workers") == b"junk"
+
+
+def test_a_user_who_may_not_ask_for_types_has_workers_all_the_same(redis_url: str) -> None:
+    admin = Redis.from_url(redis_url)
+    admin.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-type"])
+    try:
+        with Redis.from_url(redis_url, username="narrow", password="x") as narrow:
+            assert not put_aside(narrow, [Queue("tests", connection=narrow)])
+    finally:
+        admin.acl_deluser("narrow")
 
 
 @pytest.mark.parametrize("stored", [BOMB, zlib.compress(BOMB)])
