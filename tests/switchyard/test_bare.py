@@ -36,6 +36,12 @@ for package in (app.switchyard, queues, workflows):
         count += 1
 print(json.dumps(count))
 """
+AN_APP = """
+from app import create_app
+app = create_app()
+import queues.settings, queues.worker
+print(json.dumps(app.name))
+"""
 WITHOUT_EXTRAS = """
 from flask import Flask
 from app.switchyard import Empty, SettingsError, Switchyard, dispatch, job
@@ -110,6 +116,12 @@ def test_the_layer_imports_nothing_of_the_platform_or_its_libraries(tmp_path: Pa
     ]
     tops = 3  # the __init__.py of each
     assert blocking(EVERY_MODULE, *blocked, folder=tmp_path) == len(files) - tops
+
+
+def test_an_app_and_a_worker_load_what_every_process_needs(tmp_path: Path) -> None:
+    seldom = ("rich", "requests", "stripe", "httpx", "markdown_it", "prometheus_client", "alembic")
+    some = ("inngest", "qstash", "psycopg", "PIL", "av", "fpdf")
+    assert blocking(AN_APP, *seldom, *some, folder=tmp_path) == "app"
 
 
 def test_without_extras_the_core_works_and_says_what_a_side_needs(tmp_path: Path) -> None:
