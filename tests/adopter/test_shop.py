@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +91,11 @@ def until_done(shop: Site, orders: int) -> None:
 
 
 def runs(shop: Site, job: str = "pay") -> Counter[tuple[str, str]]:
-    rows = shop.answer(f"flask switchyard runs list --job {job} --limit 1000")
-    return Counter((row["backend"], row["status"]) for row in rows)
+    """By side and status, straight from the ledger: the command would take a second each time."""
+    path = shop.environ["SHOP_DATABASE"].removeprefix("sqlite:///")
+    chosen = "SELECT backend, status FROM switchyard_runs WHERE job = ?"
+    with closing(sqlite3.connect(path, timeout=60)) as ledger:
+        return Counter(ledger.execute(chosen, (job,)).fetchall())
 
 
 def revisions(shop: Site) -> list[str]:
