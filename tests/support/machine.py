@@ -100,22 +100,12 @@ def waits(machine: Machine) -> bool:
 class Machine(RuleBasedStateMachine):
     """See the module."""
 
-    template: tempfile.TemporaryDirectory[str] | None = None
-
     def __init__(self) -> None:
         super().__init__()
         logging.disable(logging.CRITICAL)
         self.folder = Path(tempfile.mkdtemp(prefix="swy-world-", dir=memory_folder()))
-        if Machine.template is None:
-            self.world = World(self.folder)
-            self.world.create_tables()
-            self.world.runtime.db.dispose()
-            kept = tempfile.TemporaryDirectory(prefix="swy-world-", dir=memory_folder())
-            Machine.template = kept
-            shutil.copy(self.folder / "world.db", kept.name)
-        else:
-            shutil.copy(Path(Machine.template.name) / "world.db", self.folder)
-            self.world = World(self.folder)
+        self.world = World(self.folder)
+        self.world.create_tables()
         self.intents: list[Intent] = []
         self.numbers = 0
         self.began = self.world.time.now
