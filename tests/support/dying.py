@@ -6,6 +6,7 @@ and forks a new one whenever one was killed, so that a death costs no start.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -49,7 +50,7 @@ def dying(on: Side, log: Path) -> Iterator[None]:
         command = ["-m", "gunicorn", "app.server:app", "--preload", "--bind", bind]
         command += ["--worker-class", "app.buffered.Worker", "--threads", "8"]
     with ExitStack() as stack:
-        stack.enter_context(relaying(on.runtime, 0.05))
+        stack.enter_context(relaying(on.runtime))
         out = stack.enter_context(log.open("ab"))
         process = Forked(command, env=on.environ, stdout=out, stderr=out, start_new_session=True)
         try:
@@ -71,11 +72,8 @@ def supervise() -> None:
     """Fork a worker, and another one for each that is killed, until SIGTERM."""
     from rq.cli.cli import main
 
-    import app.switchyard.extension
-    import queues.worker
-
-    assert app.switchyard.extension is not None
-    assert queues.worker is not None
+    for module in ("queues.worker", "app", *os.environ["SWITCHYARD_JOBS"].split(",")):
+        importlib.import_module(module)
     child = 0
 
     def stop(_signum: int, _frame: FrameType | None) -> None:

@@ -38,6 +38,7 @@ from tests.support.marks import marks, touches
 from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.tables import create_all
+from tests.support.waiting import LONGEST_PAUSE
 from tests.support.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS
 from workflows import qstash
 
@@ -124,7 +125,7 @@ class Side:
 
     def finish(self, *runs: Run, patience_seconds: float = PATIENCE_SECONDS) -> list[Any]:
         """Wait until the runs are done with; their rows."""
-        end = time.monotonic() + patience_seconds
+        end, pause = time.monotonic() + patience_seconds, 0.02
         while True:
             if self.memory is not None:
                 self.memory.work(self.runtime.engine)
@@ -134,7 +135,8 @@ class Side:
             if time.monotonic() > end:
                 stuck = [row for row in rows if row.check_at is not None]
                 raise AssertionError(f"not done with after {patience_seconds} s: {stuck[:3]}")
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(1.1 * pause, LONGEST_PAUSE)
 
     def settle(self, seconds: float = 1.0) -> None:
         """Give what must not happen the time to happen."""

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 PATIENCE_SECONDS = 90.0
 """The machine may be busy: how long anything takes is no matter of the tests."""
+LONGEST_PAUSE = 0.2
+"""Seconds between two looks, once it takes long: to look costs as well."""
 T = TypeVar("T")
 
 
@@ -24,4 +26,5 @@ def until(
         if time.monotonic() > end:
             raise AssertionError(why() if callable(why) else why)
         time.sleep(every_seconds)
+        every_seconds = max(every_seconds, min(1.1 * every_seconds, LONGEST_PAUSE))
     return found
