@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
+from app.switchyard import postgres
 from app.switchyard.errors import SettingsError
 
 if TYPE_CHECKING:  # a module of jobs must not load Flask
@@ -67,8 +68,10 @@ def like(host: Engine) -> Engine:
         )
         event.listen(engine, "begin", lambda _connection: guest.begin())
         return engine
-    options = {} if host.dialect.name == "sqlite" else {"isolation_level": "READ COMMITTED"}
-    return create_engine(host.url, pool=host.pool.recreate(), **options)
+    if host.dialect.name == "sqlite":
+        return create_engine(host.url, pool=host.pool.recreate())
+    pool = postgres.patient(host.pool.recreate())
+    return create_engine(host.url, pool=pool, isolation_level="READ COMMITTED")
 
 
 class _Guest:

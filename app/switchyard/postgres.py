@@ -8,7 +8,7 @@ import select
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Pool, event
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
@@ -25,7 +25,7 @@ _STALE = ("0A000", "26000", "42P05")
 _DISK_FULL = "53100"
 
 
-class PatientPool(QueuePool):
+class Patient(Pool):
     """A pool that also waits where the server has no connection left, as it does for its own."""
 
     def connect(self) -> PoolProxiedConnection:
@@ -38,6 +38,17 @@ class PatientPool(QueuePool):
                 if not _FULL.search(str(failure)) or time.monotonic() > until:
                     raise
             time.sleep(_LOOK_SECONDS)  # meanwhile one of our own may become free
+
+
+class PatientPool(Patient, QueuePool):
+    """The pool of an engine of our own."""
+
+
+def patient(pool: Pool) -> Pool:
+    """The pool, whatever kind it is, as one that waits."""
+    kind = type(pool)
+    pool.__class__ = type(kind.__name__, (Patient, kind), {})
+    return pool
 
 
 def listen(engine: Engine, *, prepare: bool) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import NullPool, Pool, QueuePool, create_engine, make_url, select, text
 
 from app.platform.config import load
+from app.switchyard.db import Database
 from app.switchyard.runs import relay
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
@@ -124,19 +125,28 @@ def test_a_table_is_altered_while_a_process_runs(url: str, opened: ExitStack) ->
     assert side.finish(run)[0].status == "succeeded"
 
 
-def test_a_server_with_few_connections(url: str, opened: ExitStack) -> None:
-    """R5: two processes want more than there are; nobody's call fails, all wait their turn."""
+@pytest.mark.parametrize("host", [None, QueuePool, NullPool])
+def test_a_server_with_few_connections(
+    url: str, opened: ExitStack, host: type[Pool] | None
+) -> None:
+    """R5: two processes want more than there are; nobody's call fails, all wait their turn. The
+    same on a host's engine, with whatever pool that has."""
     name = make_url(url).database
     role = f"few_{name}"
     admin(url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 12")
     admin(url, f"GRANT ALL ON SCHEMA public TO {role}")
     few = url.replace("postgres:", f"{role}:", 1)
-    sides = [made_side(opened, few) for _ in range(2)]
+    dbs = [made_side(opened, few).runtime.db for _ in range(2)]
+    if host is not None:
+        at = dbs[0].engine.url
+        dbs = [Database(create_engine(at, poolclass=host)) for _ in range(2)]
+        for db in dbs:
+            opened.callback(db.dispose)
     try:
 
         def call(n: int) -> None:
             for _ in range(10):
-                with sides[n % 2].runtime.db.session() as tx:
+                with dbs[n % 2].session() as tx:
                     tx.execute(text("SELECT pg_sleep(0.01)"))
 
         with ThreadPoolExecutor(48) as pool:
