@@ -1,5 +1,5 @@
-"""Clocks only propose: a tick is a run keyed by job and occurrence, so two clocks are harmless. How
-far each job's schedule was proposed is on record, so that what none proposed is made up."""
+"""Clocks only propose: a tick is a run keyed by job and occurrence, so two clocks do no harm. The
+ledger records how far each job's schedule was proposed, so that missed ticks are made up."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
 OLDEST = timedelta(days=35)
-"""How old a tick may be to be made up; older ones are logged and left to a human."""
+"""Missed ticks older than this are not made up. They are left to a human."""
 MOST = 500
-"""Ticks of one job made up at once, the latest ones: a clock gone wrong must flood nothing."""
+"""How many missed ticks of a job are made up at once, the latest: a wrong clock floods nothing."""
 BEAT = timedelta(seconds=30)
-"""How often a mark moves where nothing is due."""
+"""How often a mark advances while nothing is due."""
 JUMP_SECONDS = 60.0
 LONG_GAP = timedelta(hours=1)
 STEADY_SECONDS = 20.0
-"""A clock that jumped, or starts after a long gap, is believed once it has gone on evenly for so
-long: a machine's clock is often wrong for a moment after its start."""
+"""A clock that jumped, or that starts after a long gap, is trusted once it has run steadily for
+this long: a machine's clock is often wrong for a moment after its start."""
 AHEAD = timedelta(minutes=2)
-"""How far ahead of this clock a mark may be; further, and some clock was wrong."""
+"""How far ahead of this clock a mark may be. Beyond that, some clock was wrong."""
 _LONGEST_LEAP_SECONDS = 86_400.0
 
 
 class ClockMark(Base):
-    """Every occurrence of this job up to then was proposed, or left out on purpose."""
+    """Every occurrence of the job up to `seen_until` was proposed, or was skipped on purpose."""
 
     __tablename__ = "switchyard_clock_marks"
 
@@ -55,12 +55,12 @@ M = ClockMark
 
 
 def read_marks(db: Database) -> dict[str, datetime]:
-    """The marks by job."""
+    """Each job's mark, in UTC."""
     return {row.job: row.seen_until for row in db.rows(select(M.job, M.seen_until))}
 
 
 def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
-    """Jobs that no clock knew before: their schedules count from `now` on."""
+    """Give each of these jobs that has no mark its first one: its schedule counts from `now` on."""
     rows = [{"job": job, "seen_until": now} for job in jobs]
     if rows:
         with db.autocommit() as connection:
@@ -69,7 +69,7 @@ def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:
 
 
 def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
-    """Move these marks on, never back."""
+    """Advance these marks to `until`. Those that are later stay."""
     further = update(M).where(M.job.in_(jobs), M.seen_until < until).values(seen_until=until)
     if jobs:
         with db.autocommit() as connection:
@@ -77,20 +77,20 @@ def advance_marks(db: Database, jobs: Collection[str], until: datetime) -> None:
 
 
 def tick(spec: JobSpec, occurrence: datetime) -> Run:
-    """Propose one scheduled occurrence, from whichever clock; the same one twice is one run.
+    """Propose one scheduled occurrence, from any clock. Proposing it twice creates one run.
 
-    What no clock proposed before, of any job, is made up on the way.
+    Missed ticks of every job are made up as well.
     """
     run = _propose(spec, occurrence)
     try:
         catch_up(current(), occurrence)
     except SQLAlchemyError as failure:
-        log.warning("missed ticks not looked for", extra={"reason": reason(failure)})
+        log.warning("could not look for missed ticks", extra={"reason": reason(failure)})
     return run
 
 
 def proposal(spec: JobSpec, occurrence: datetime) -> tuple[Payload | None, str | None]:
-    """The payload and the key of the run that a scheduled occurrence becomes."""
+    """The payload and key of an occurrence's run. A key derived from the payload is None here."""
     payload = None if spec.tick is None else spec.tick(occurrence)
     return payload, None if spec.key is not None else f"tick:{iso(occurrence)}"
 
@@ -101,8 +101,8 @@ def _propose(spec: JobSpec, occurrence: datetime) -> Run:
 
 
 def catch_up(runtime: Runtime, until: datetime) -> bool:
-    """Propose what was scheduled up to `until` and no clock proposed yet; False where some of it
-    must be tried again. A job that no clock knew before begins now."""
+    """Propose every tick up to `until` that no clock has proposed. A job without a mark begins now.
+    Returns False where a tick must be tried again."""
     marks = read_marks(runtime.db)
     scheduled = [spec for spec in runtime.catalogue.values() if spec.schedule is not None]
     new = [spec.name for spec in scheduled if spec.name not in marks]
@@ -122,7 +122,7 @@ def catch_up(runtime: Runtime, until: datetime) -> bool:
 
 
 def _due(spec: JobSpec, after: datetime, until: datetime) -> list[datetime]:
-    """The occurrences in (after, until] that are to be proposed."""
+    """The occurrences in (after, until] that must be proposed."""
     since = max(after, until - OLDEST)
     due = spec.occurrences(since, until)
     if spec.missed == Missed.LAST:
@@ -137,16 +137,16 @@ def _due(spec: JobSpec, after: datetime, until: datetime) -> list[datetime]:
 
 
 def _propose_late(spec: JobSpec, occurrence: datetime) -> bool:
-    """Whether that is done with; else it is to be tried again."""
+    """Propose a tick. Returns False where it must be tried again."""
     try:
         run = _propose(spec, occurrence)
     except BadInput as misfit:
-        # Trying again cannot help, and must not hold up the ticks of other jobs.
+        # Another try cannot help, and must not hold up the ticks of other jobs.
         log.error("tick refused: %s", misfit, extra={"job": spec.name})
         return True
     except (SwitchyardError, SQLAlchemyError) as failure:
         why = {"job": spec.name, "reason": reason(failure)}
-        log.warning("tick not recorded yet", extra=why)
+        log.warning("tick not recorded; it is tried again", extra=why)
         return False
     if run.created:
         log.info("tick", extra={"job": spec.name, "run": run.id, "at": iso(occurrence)})
@@ -154,7 +154,7 @@ def _propose_late(spec: JobSpec, occurrence: datetime) -> bool:
 
 
 class Ticker:
-    """One clock process: looks once a round, and does not trust its own machine's time blindly."""
+    """One clock process. It looks once a round, and does not trust its machine's time blindly."""
 
     def __init__(self, runtime: Runtime, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._runtime = runtime
@@ -162,19 +162,19 @@ class Ticker:
         self._offset: float | None = None
         self._ran = 0.0
         self._leapt: float | None = None
-        """When, by the monotonic clock, the time last was as before a leap forward."""
+        """The monotonic time of the last round before the clock jumped forward."""
         self._trusted_from = 0.0
         self._seen: datetime | None = None
 
     @property
     def doing(self) -> str:
-        """What it does, in words."""
+        """What this process is doing, in words."""
         if self._seen is None:
-            return "waits until its machine's time has gone on evenly"
-        return f"has proposed what was due by {iso(self._seen)}"
+            return "waits until its machine's time is steady"
+        return f"has proposed the ticks due by {iso(self._seen)}"
 
     def round(self) -> None:
-        """Propose what is due by now, if this clock is to be believed."""
+        """Propose the ticks that are due now, if this clock can be trusted."""
         now, ran = self._runtime.store.clock(), self._monotonic()
         self._watch(now, ran)
         if ran < self._trusted_from:
@@ -199,9 +199,9 @@ class Ticker:
         self._offset, self._ran = offset, ran
 
     def _correct(self, now: datetime, ran: float) -> None:
-        """Marks that a clock gone ahead has moved on would keep every later tick from being seen.
+        """Move marks back that a fast clock set too late: they would hide every tick until then.
 
-        They go back to what this process knows was right: what is proposed again is known.
+        They return to a time that this process knows was right. Proposing a tick again is harmless.
         """
         to = now if self._seen is None else min(now, self._seen)
         if self._leapt is not None:
@@ -210,5 +210,5 @@ class Ticker:
         with self._runtime.db.autocommit() as connection:
             wrong = connection.execute(back).rowcount
         if wrong:
-            log.error("a clock had gone ahead", extra={"back_to": iso(to)})
+            log.error("a clock was ahead; its marks go back", extra={"back_to": iso(to)})
             self._leapt = None

@@ -1,4 +1,4 @@
-"""Drain: what is open on one side moves to the other, until nothing is left; and rolling back."""
+"""Drain: moves the open runs of one side to the other until none is left. Also rollback."""
 
 from __future__ import annotations
 
@@ -23,77 +23,77 @@ from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, TTL_SECONDS, Side, Stage
 
 SEEN_SECONDS = TTL_SECONDS + 0.1
-"""After which every process has seen a change of stage."""
+"""After this, every process has seen a change of stage."""
 PAUSE_SECONDS = 0.5
-"""Between two looks at what is left."""
+"""The pause between two looks at what is left."""
 TAKE_BACK_SECONDS, BATCH_TAKE_BACK_SECONDS = 10.0, 1.0
-"""For how long the old sides are asked, after all has moved, to forget what they were sent: Inngest
-must be asked for each run."""
+"""How long the old sides are asked to take messages back, once the runs have moved: Inngest must be
+asked about each run."""
 MOST_TAKEN_BACK, _AT_ONCE = 20_000, 40
 _COUNTS = ("moved", "asked", "left")
 
 Progress = Callable[[int, int], None]
-"""Called with how many runs moved or were asked to, and how many there are to move."""
+"""Called with how many runs have been handled, and how many there are in all."""
 
 
 def backend_on(side: Side, spec: JobSpec) -> str:
-    """Which backend does runs of this job on `side`."""
+    """The backend that performs this job's runs on `side`."""
     return LEGACY_BACKEND if side == Side.RQ else spec.serverless
 
 
 @dataclass(slots=True)
 class Drained:
-    """What a drain did, and what it left, by job."""
+    """How many runs a drain moved and left, by job."""
 
     moved: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
-    """What was running, and moves at its next step boundary."""
+    """Runs that are running, and move at their next step boundary."""
     left: Counter[str] = field(default_factory=Counter)
-    """What is open on the old side, or about to go there."""
+    """Runs that are open on the old side, or about to go there."""
 
     @property
     def touched(self) -> int:
-        """How many moved or were asked to."""
+        """How many runs moved or were asked to."""
         return self.moved.total() + self.asked.total()
 
     def totals(self) -> dict[str, int]:
-        """Of all jobs together: `moved`, `asked` and `left`."""
+        """`moved`, `asked` and `left` over all jobs."""
         return {what: getattr(self, what).total() for what in _COUNTS}
 
     def by_job(self) -> dict[str, dict[str, int]]:
-        """The same of each job."""
+        """`moved`, `asked` and `left` for each job."""
         jobs = sorted({*self.moved, *self.asked, *self.left})
         return {job: {what: getattr(self, what)[job] for what in _COUNTS} for job in jobs}
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """One drain: which runs to where, and how."""
+    """One drain: which runs move, where they go, and how."""
 
     runtime: Runtime
     job: str | None
-    """Its runs and all that is below these; None: every run."""
+    """The job whose runs move, with all runs below them. None moves the runs of every job."""
     to: Side
-    """Of the serverless ones, each job's own."""
+    """The target side. Serverless means each job's own backend."""
     running: bool
-    """Whether what is running moves as well, at its next step boundary."""
+    """Whether running runs move as well, at their next step boundary."""
     wait_seconds: float = 0.0
-    """How long to look again while something is left."""
+    """How many seconds to keep looking while something is left."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Ends it after the chunk in hand."""
+    """Ends the drain after the current chunk."""
     progress: Progress = lambda _done, _of: None
     chunk: int = CHUNK
-    """How many at a time."""
+    """How many runs move at a time."""
     limit: int | None = None
-    """How many at most in one call, which then waits for nothing: it is to be called again."""
+    """How many runs one call moves at most. A rollback with a limit waits for nothing."""
     _behind: list[AnyRow] = field(default_factory=list, init=False)
-    """What the old sides were sent and may still have."""
+    """Runs whose messages the old sides may still have."""
 
     def __call__(self) -> Drained:
-        """Move what is pending, delayed or asleep at once; each run keeps its due time.
+        """Move runs that are pending, delayed or asleep at once. Each keeps its due time.
 
-        Safe to cut short, to repeat, and beside workers. Runs of jobs that this code does not know
-        are left: no backend could be sent them.
+        This may be interrupted and repeated, and workers may go on meanwhile. Runs of jobs that
+        this code does not know stay where they are, since they could not be sent.
         """
         drained = Drained()
         end = time.monotonic() + self.wait_seconds
@@ -107,8 +107,8 @@ class Drain:
             self.stop.wait(PAUSE_SECONDS)
 
     def _take_back(self) -> None:
-        """Have the old sides forget what has moved, as far as they come: what they deliver all the
-        same finds a newer epoch and does nothing."""
+        """Have the old sides take back messages of runs that have moved, as far as time allows. One
+        that is delivered all the same finds a newer epoch and does nothing."""
         seconds = TAKE_BACK_SECONDS if self.limit is None else BATCH_TAKE_BACK_SECONDS
         end = time.monotonic() + seconds
         while self._behind and not self.stop.is_set() and time.monotonic() < end:
@@ -134,16 +134,16 @@ class Drain:
                 self.progress(done, total)
 
     def misplaced(self) -> dict[str, list[str]]:
-        """The open runs that can be moved, or asked to, by job."""
+        """The open runs that can be moved, or asked to move, by job."""
         runs: dict[str, list[str]] = defaultdict(list)
         for run_id, job in self.runtime.db.rows(self._chosen(movable=True).limit(self.limit)):
             runs[job].append(run_id)
         return runs
 
     def left(self) -> Counter[str]:
-        """How many open runs are not where they are to be, by job."""
+        """How many open runs are not on the target side, by job."""
         chosen = self._chosen().order_by(None).subquery()
-        # An expression: to have the jobs in order SQLite would go through all runs by their keys.
+        # An expression, since SQLite would read all runs by key to get a column's jobs in order.
         job = chosen.c[1].concat("")
         counted = self.runtime.db.rows(select(job, func.count()).group_by(job))
         return Counter({row[0]: row[1] for row in counted})
@@ -163,7 +163,7 @@ class Drain:
         misplaced = or_(*kinds)
         if self.job is None:
             return select(R.id, R.job).where(IS_OPEN, misplaced).order_by(R.id)
-        # From each up to what it is below: a child follows its parent, whatever its own job.
+        # From each run up to its ancestors: a child follows its parent, whatever its own job.
         above = aliased(R)
         own = select(R.id.label("run"), R.job.label("own"), R.job, R.parent_id)
         line = own.where(IS_OPEN, misplaced).cte("line", recursive=True)
@@ -173,7 +173,7 @@ class Drain:
         return ids.order_by(line.c.run)
 
     def _movable(self, target: str) -> list[ColumnElement[bool]]:
-        """Not running; or, where those move too, not asked yet."""
+        """The run is not running or, where running ones move too, has not been asked yet."""
         asked = or_(R.move_to.is_(None), R.move_to != target) if self.running else false()
         return [or_(R.status != Status.RUNNING, asked)]
 
@@ -181,8 +181,8 @@ class Drain:
 def rollback(flip: Collection[str], drain: Drain, by: By) -> Drained:
     """Flip these jobs to legacy, then do `drain`.
 
-    It begins when every process has seen the flip; what was decided before and recorded late is
-    looked for once more at its end. Raises StageRefused.
+    Without a limit the drain waits until every process has seen the flip, and is repeated for runs
+    that were decided before the flip but recorded late. Raises StageRefused.
     """
     for name in flip:
         _flip(drain.runtime, name, by)
@@ -198,14 +198,14 @@ def rollback(flip: Collection[str], drain: Drain, by: By) -> Drained:
 
 
 def is_seen(runtime: Runtime, jobs: Collection[str]) -> bool:
-    """Whether every process knows by now where these jobs stand."""
+    """Whether every process has seen the latest change of these jobs' stages."""
     last = select(func.max(StageChange.at)).where(StageChange.job.in_(jobs))
     at = runtime.db.value(last)
     return at is None or runtime.store.clock() - at >= timedelta(seconds=SEEN_SECONDS)
 
 
 def _flip(runtime: Runtime, job: str, by: By) -> None:
-    # Another provider decides for a job whose stage was never set; legacy on record ends that.
+    # Another provider decides for a job whose stage was never set. Recording legacy ends that.
     never = None if runtime.settings.flag_provider else Stage.LEGACY
     for last in (False, False, True):
         stages = {row.job: row.stage for row in current_stages(runtime.db)}
@@ -214,6 +214,6 @@ def _flip(runtime: Runtime, job: str, by: By) -> None:
         try:
             set_stage(runtime.db, job, Stage.LEGACY, None, by, runtime.store.clock())
         except StageRefused:
-            # Somebody moved it at this moment: whoever rolls back has the last word.
+            # Somebody else moved it at the same moment, but a rollback has the last word.
             if last:
                 raise

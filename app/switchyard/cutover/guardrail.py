@@ -1,4 +1,4 @@
-"""The guardrail: a job whose serverless side is worse than its legacy side steps back by itself."""
+"""The guardrail steps a job back where its serverless side does worse than its legacy side."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
 WINDOW = timedelta(hours=1)
-"""Of the serverless side count the runs that were asked for in an hour, and since the last move."""
+"""Serverless runs count if they were created within this time and since the job's last move."""
 BASE = 500
-"""Of the legacy side count its last runs: those of the same hour in the middle of a ramp, those
-before it went live where it has no others, …"""
+"""How many legacy runs count, the latest ones. During a ramp they are as recent as the serverless
+runs; once a job is live, they are those from before."""
 BASE_AGE = timedelta(days=30)
-"""… and none older than this."""
+"""Legacy runs that ended earlier than this do not count."""
 FEWEST = 30
-"""Runs that each side must have."""
+"""How many runs each side must have."""
 MOST = 2000
-"""Runs of the serverless side that are enough: with more of them the hour is shortened."""
+"""How many serverless runs are enough. Where there are more, the window is shortened."""
 SURE = 0.999
-"""How sure a test must be, each time; it is asked each minute, of runs it mostly saw before."""
+"""The confidence of each test. It is high since tests repeat every minute, mostly on old runs."""
 MARGIN = 0.02
-"""By how much the serverless side's share of failed runs may be higher: 2 in a hundred runs."""
+"""By how much the serverless side's share of failed runs may be higher: 2 in 100 runs."""
 SLOWER, SLACK_SECONDS = 1.5, 2.0
-"""How much longer a serverless run may take: half as long again, and two seconds."""
+"""How much longer a serverless run may take: half as long again, plus two seconds."""
 ALMOST_ALL = 0.95
-"""A run is judged at an age at which so many of the legacy side's have ended: before that, what has
-ended is not like what has not."""
+"""A run is judged at the age by which this share of legacy runs had ended. At an earlier age, the
+runs that have ended are not typical of those that have not."""
 FIRST_STEP = 10.0
-"""Percent. Live, or a ramp above it, steps back to it; a ramp up to it steps back to legacy."""
+"""Percent. Live, or a higher ramp, steps back to it; a ramp up to it steps back to legacy."""
 ALERT = "guardrail-alert"
 
-_BY_ITSELF = text("status IN ('succeeded', 'failed')")  # as the partial index has it, for SQLite
+_BY_ITSELF = text("status IN ('succeeded', 'failed')")  # the partial index's words, for SQLite
 _Z = NormalDist().inv_cdf(SURE)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one side did."""
+    """The runs of one side."""
 
     seconds: list[float]
-    """From being asked for to the end, of each run; of one that has not ended, until now. What a
-    caller waits for: queues count, and so does a delay that was asked for, on both sides alike."""
+    """The time from each run's creation to its end, or to now if it is open. It is what a caller
+    waits for, so it includes time in queues and, on both sides alike, requested delays."""
     failed: int
 
     def share(self) -> str:
-        """How many failed, for people."""
+        """How many failed, in words."""
         runs = len(self.seconds)
         return f"{self.failed} of {runs} ({100 * self.failed / runs:.1f} %)"
 
 
 def breach(serverless: Sample, legacy: Sample) -> str | None:
-    """What is worse about the serverless side, or None where that is not certain enough."""
+    """How the serverless side is worse, or None where that is not certain enough."""
     runs, base = len(serverless.seconds), len(legacy.seconds)
     if min(runs, base) < FEWEST:
         return None
@@ -80,15 +80,15 @@ def breach(serverless: Sample, legacy: Sample) -> str | None:
     allowed = [SLOWER * seconds + SLACK_SECONDS for seconds in legacy.seconds]
     if mann_whitney(serverless.seconds, allowed) < 1 - SURE:
         return (
-            f"slow runs: median of {runs} serverless {median(serverless.seconds):.1f} s,"
-            f" of {base} on {LEGACY_BACKEND} {median(legacy.seconds):.1f} s"
+            f"slow runs: median of {runs} serverless runs {median(serverless.seconds):.1f} s,"
+            f" of {base} runs on {LEGACY_BACKEND} {median(legacy.seconds):.1f} s"
         )
     return None
 
 
 def samples(runtime: Runtime, spec: JobSpec, version: int, now: datetime) -> tuple[Sample, Sample]:
-    """What is compared: the serverless side's runs that are old enough to be judged, since the last
-    move, which made the stage `version`; and the legacy side's last ones."""
+    """Returns the two samples to compare: the serverless runs since the last move (the change with
+    id `version`) that are old enough to be judged, and the latest legacy runs."""
     db, side = runtime.db, (spec.name, spec.serverless)
     last = _ended(spec.name, LEGACY_BACKEND, now - BASE_AGE).order_by(R.ended_at.desc())
     legacy = _sample(db.rows(last.limit(BASE)))
@@ -106,12 +106,12 @@ def samples(runtime: Runtime, spec: JobSpec, version: int, now: datetime) -> tup
 
 
 def _of(job: str, backend: str) -> tuple[ColumnElement[bool], ...]:
-    """The runs of one side; one that changed sides is of neither."""
+    """The run is on one side. One that changed sides belongs to neither."""
     return R.job == job, R.backend == backend, R.reason != Reason.HANDED_OVER.value
 
 
 def _ended(job: str, backend: str, after: datetime) -> Select[*tuple[Any, ...]]:
-    """Those of them that ended by themselves."""
+    """One side's runs that have succeeded or failed since `after`."""
     ended = select(R.status, R.created_at, R.ended_at).where(_BY_ITSELF, *_of(job, backend))
     return ended.where(R.ended_at >= after)
 
@@ -122,16 +122,17 @@ def _sample(ended: Sequence[Any], waiting: Iterable[float] = ()) -> Sample:
 
 
 def step_back(row: StageRow, provided: bool = False) -> tuple[Stage, float | None]:
-    """Where a job goes from there. Where another provider decides, only legacy is a step back."""
+    """The stage and percent a job steps back to: always legacy where another provider decides."""
     if (row.stage == Stage.RAMP and (row.percent or 0) <= FIRST_STEP) or provided:
         return Stage.LEGACY, None
     return Stage.RAMP, FIRST_STEP
 
 
 def look(runtime: Runtime) -> list[StageChange]:
-    """Look once at every job on a ramp or live; the steps back that this made.
+    """Look once at every job on a ramp or live. Returns the steps back that this call made.
 
-    Beside other relays: a step back is made of the stage that was looked at, so by one of them.
+    Several relays may do this at once. A step back is tied to the version that was read, so only
+    one of them makes it.
     """
     now = runtime.store.clock()
     steps = []
@@ -169,8 +170,8 @@ def wilson(hits: int, of: int, z: float) -> tuple[float, float]:
 
 
 def newcombe(hits: int, of: int, other_hits: int, other_of: int, z: float) -> tuple[float, float]:
-    """An interval of the difference of two proportions, the first less the other: Newcombe's hybrid
-    score method, sound for small samples and rare events
+    """A confidence interval for the first proportion minus the second: Newcombe's hybrid score
+    method, which is sound for small samples and rare events
     (https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I)."""
     one, other = hits / of, other_hits / other_of
     low, high = wilson(hits, of, z)
@@ -181,9 +182,9 @@ def newcombe(hits: int, of: int, other_hits: int, other_of: int, z: float) -> tu
 
 
 def mann_whitney(one: Sequence[float], other: Sequence[float]) -> float:
-    """The chance that `one` looks this much greater than `other` where it is not: Mann and
-    Whitney's rank test, by the normal approximation with ties and continuity corrected
-    (https://doi.org/10.1214/aoms/1177730491). 1 where all are equal."""
+    """The chance that `one` looks this much greater than `other` although it is not. It is the
+    Mann-Whitney rank test, in its normal approximation with corrections for ties and continuity
+    (https://doi.org/10.1214/aoms/1177730491). Returns 1 where all values are equal."""
     counts = [Counter(one), Counter(other)]
     n, m = len(one), len(other)
     ranks, before, ties = 0.0, 0, 0
