@@ -56,7 +56,7 @@ def test_change_a_stage(page: Page, seat: Seat) -> None:
     ramp.get_by_label("Percent").fill("12.5")
     ramp.get_by_label("Why").fill("as it is")
     ramp.get_by_role("button").click()
-    expect(ramp.get_by_role("alert")).to_contain_text("already stands at ramp 12.5 %")
+    expect(ramp.get_by_role("alert")).to_contain_text("is already at ramp 12.5 %")
     fits(page)
     # What was asked for is still there to be mended.
     expect(ramp.get_by_label("Why")).to_have_value("as it is")

@@ -180,7 +180,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("cutover", "parity", "nope"), "no job"),
     (("cutover", "parity", "explain", "cli-planned"), "--why"),
     (("cutover", "parity", "explain", "1", "x", *WHY), "explain ids, or one job"),
-    (("cutover", "parity", "explain", "999", *WHY), "still to be explained"),
+    (("cutover", "parity", "explain", "999", *WHY), "not an unexplained difference"),
     (("db", "downgrade", "nope", "-1"), "no branch 'nope': there is switchyard, platform"),
     (("db", "downgrade", "platform", "nope"), "nope"),
 ]

@@ -48,7 +48,7 @@ def test_stage_is_on_record_and_says_where_it_stands(
         ],
     }
     assert "USE_INNGEST is not true" in result.stderr
-    assert "already stands at" in cli.refused(*args)
+    assert "is already at" in cli.refused(*args)
     cli.json(*STAGE, "legacy", "--why", "back", "--by", "bob")
     back, there = cli.json("cutover", "history", "cli-plain")
     assert (back["from"], back["to"], back["percent"], back["by"]) == (

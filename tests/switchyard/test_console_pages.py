@@ -29,7 +29,7 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
     assert (change.by, change.why) == ("grace", "a test")
     form = {"csrf": csrf(client, "/console/jobs/parent")}
     for asked, status, says in (
-        ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "already stands at ramp 10 %"),
+        ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "is already at ramp 10 %"),
         ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
         ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
         (

@@ -161,7 +161,7 @@ def test_a_forked_child_has_a_provider_of_its_own() -> None:
         (f"{HOME}:nope", "has no attribute 'nope'"),
         (f"{HOME}:JOB", "not callable"),
         (f"{HOME}:broken", "no such account"),
-        (f"{HOME}:none", "makes no OpenFeature provider"),
+        (f"{HOME}:none", "does not make an OpenFeature provider"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(named: str, says: str) -> None:

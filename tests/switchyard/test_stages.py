@@ -86,7 +86,7 @@ def test_every_move_is_made_or_refused_and_then_changes_nothing(runtime: Runtime
 def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(runtime: Runtime) -> None:
     for percent in (0.1, 50, 100, 1):
         move(runtime, "ramp", percent)
-    with pytest.raises(StageRefused, match="already stands at ramp 1 %"):
+    with pytest.raises(StageRefused, match="is already at ramp 1 %"):
         move(runtime, "ramp", 1)
     with pytest.raises(StageRefused, match="for pinned keys"):
         move(runtime, "ramp", 0)

@@ -97,7 +97,7 @@ def stage(
             refused.append(str(refusal))
     _show(cutover_status(runtime, None if every else names))
     if not names:
-        say(f"every job already stands at {to}: nothing was changed")
+        say(f"every job is already at {to}, so nothing was changed")
     for name in names if to == Stage.SHADOW else ():
         _say_plan(runtime, name)
     if to != Stage.LEGACY and not runtime.settings.use_inngest:

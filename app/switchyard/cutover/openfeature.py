@@ -1,4 +1,4 @@
-"""FLAG_PROVIDER: another OpenFeature provider decides in place of the stages."""
+"""FLAG_PROVIDER: another OpenFeature provider decides instead of the stages."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from flags import LEGACY_BACKEND, MOVING, Decision, Flags, Reason
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.25
-"""What a dispatch waits for another provider's answer."""
+"""How long a dispatch waits for the provider's answer."""
 PAUSE_SECONDS = 5.0
-"""How long a provider that was too slow is not asked again."""
+"""How long a provider that was too slow is left alone."""
 MOST_ASKING = 8
-"""Threads that may wait for a provider at once: one that hangs does not eat up the process."""
+"""How many threads may wait for a provider at once, so that one that hangs costs only these."""
 REMEMBERED = 10_000
 _WORDS = frozenset(Word) - {Word.ERROR}
 
 
 def factory(named: str) -> Callable[[int], FeatureProvider]:
-    """What makes the provider that FLAG_PROVIDER names: one for each process id.
+    """Returns a function that makes FLAG_PROVIDER's provider, one for each process id.
 
-    Raises SettingsError.
+    Raises SettingsError where it cannot be made or is not an OpenFeature provider.
     """
     try:
         found = resolve_name(named)
@@ -46,17 +46,17 @@ def factory(named: str) -> Callable[[int], FeatureProvider]:
     except Exception as failure:
         raise SettingsError(f"FLAG_PROVIDER: {named}: {failure}") from failure
     if not callable(getattr(provider, "resolve_boolean_details", None)):
-        raise SettingsError(f"FLAG_PROVIDER: {named} makes no OpenFeature provider")
+        raise SettingsError(f"FLAG_PROVIDER: {named} does not make an OpenFeature provider")
     return make
 
 
 class Provided(Flags):
-    """Another provider's boolean flag of a job's name decides: true is the serverless side.
+    """Another provider's boolean flag with the job's name decides: true is the serverless side.
 
-    It is asked only where the job's own stage is a ramp, live, or was never set: every off switch
-    (USE_INNGEST, a stage of legacy or shadow, a pin) stays one, and complete stays complete. Where
-    it raises, is slow or answers nonsense, its last answer for the key serves (STALE), or legacy
-    (ERROR).
+    It is evaluated only where the job's stage is ramp or live, or was never set. Every off switch
+    (USE_INNGEST, stage legacy or shadow, a pin) still works, and complete stays complete. Where the
+    provider raises, is slow or answers nonsense, its last answer for the key serves (STALE), or
+    else legacy (ERROR).
     """
 
     def __init__(self, *args: Any, make: Callable[[int], FeatureProvider], **options: Any) -> None:
@@ -64,7 +64,7 @@ class Provided(Flags):
         self._make = make
         self._last: dict[tuple[str, str], str] = {}
         self._unbound()
-        # A provider's threads are not in a forked child.
+        # A forked child does not have the provider's threads.
         os.register_at_fork(after_in_child=self._unbound)
 
     def _unbound(self) -> None:
@@ -116,18 +116,18 @@ class Provided(Flags):
             if answer.error_code is None and isinstance(answer.value, bool):
                 return answer
             reason = f"{answer.error_code}: {answer.error_message}"
-        log.warning("flag provider has no answer", extra={"job": job, "reason": reason})
+        log.warning("flag provider gave no answer", extra={"job": job, "reason": reason})
         return None
 
     def _bound(self) -> OpenFeatureClient:
         with self._binding:
             if self._client is None:
-                # Of its own: a team's other flags keep theirs.
+                # A domain of its own, so that a team's other flags keep their provider.
                 domain = f"switchyard-{os.getpid()}"
                 try:
                     api.set_provider_and_wait(self._make(os.getpid()), domain)
                 except Exception:
-                    # It may still become ready by itself: its own status says so.
-                    log.exception("flag provider not ready")
+                    # It may become ready later, as its status then says.
+                    log.exception("flag provider is not ready")
                 self._client = api.get_client(domain)
             return self._client

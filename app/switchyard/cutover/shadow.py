@@ -1,4 +1,4 @@
-"""Shadow: the plan of a job on the serverless side, beside what its live run on RQ left behind."""
+"""Shadow: compares a job's plan on the serverless side with what its live run on RQ left behind."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ from app.switchyard.text import error_of
 log = logging.getLogger(__name__)
 
 KEPT = 100
-"""Differences kept of one comparison; the others are counted."""
+"""How many differences of one comparison are kept. The others are only counted."""
 _ERROR_LENGTH = 2000
 _ABSENT = object()
 
 
 class Kind(StrEnum):
-    """What became of one comparison."""
+    """The outcome of a comparison."""
 
     PLANNED = "planned"
-    """The plan is made; the live run has not ended yet."""
+    """The plan was made, but the live run has not ended yet."""
     EQUAL = "equal"
     DIFFERENT = "different"
     PLAN_FAILED = "plan_failed"
-    """The plan, or the reading of what came of the live run, raised or tried an effect."""
+    """The plan, or the function that reads the live run's outcome, raised or tried an effect."""
     LIVE_FAILED = "live_failed"
-    """The live run failed or was cancelled: there is nothing to compare with."""
+    """The live run failed or was cancelled, so there is nothing to compare with."""
     LIVE_OPEN = "live_open"
-    """The live run did not end in the time a shadow waits."""
+    """The live run did not end within the time that a shadow waits."""
 
 
 WRONG = (Kind.DIFFERENT, Kind.PLAN_FAILED)
-"""What counts as a difference, and must be explained before a job is complete."""
+"""These count as differences, which must be explained before a job is complete."""
 COMPARED = (Kind.EQUAL, *WRONG)
 
 
 class Parity(Base):
-    """One live run and its shadow."""
+    """A live run and its shadow."""
 
     __tablename__ = "switchyard_parity"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job: Mapped[str] = mapped_column(String(100))
     run_id: Mapped[str] = mapped_column(String(32), unique=True)
-    """The live run's."""
+    """The live run's id."""
     kind: Mapped[str] = mapped_column(String(20))
     planned_at: Mapped[datetime]
     compared_at: Mapped[datetime | None]
     planned: Mapped[str | None] = mapped_column(Text)
-    """What the serverless side would leave behind, as JSON, until it has been compared."""
+    """What the serverless side would leave behind, as JSON. None once it has been compared."""
     found: Mapped[str | None] = mapped_column(Text)
     """The first differences, with both sides, as JSON."""
     differing: Mapped[int] = mapped_column(default=0)
@@ -97,8 +97,8 @@ COUNTS = (
 
 
 def counts(db: Database) -> dict[str, dict[str, int]]:
-    """By job: how many runs were compared, how many of them differ, and how many of those nobody
-    has explained."""
+    """By job, how many runs were compared, how many differ, and how many differences are not
+    explained."""
     jobs: dict[str, dict[str, int]] = {}
     for job, kind, number, explained in db.rows(COUNTS):
         row = jobs.setdefault(job, {"compared": 0, "different": 0, "unexplained": 0})
@@ -109,7 +109,7 @@ def counts(db: Database) -> dict[str, dict[str, int]]:
 
 
 def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:
-    """A job's comparisons of these kinds, newest first, as `cutover parity --json` has them."""
+    """A job's comparisons of these kinds, newest first, as in `cutover parity --json`."""
     columns = (P.id, P.job, P.run_id.label("run"), P.kind, P.planned_at, P.compared_at)
     how = (P.differing, P.found.label("differences"), P.error)
     explained = (P.explained_at, P.explained_by, P.explained_why)
@@ -127,9 +127,10 @@ def _document(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def explain(db: Database, ids: Sequence[int], job: str | None, by: By, now: datetime) -> int:
-    """Say why these differ, or all of `job` that nobody has explained; how many that was.
+    """Explain these differences, or all unexplained ones of `job`. Returns how many there were.
 
-    Raises BadInput where an id is not of a difference, or was explained before; nothing is changed.
+    Raises BadInput, and changes nothing, where an id is not that of an unexplained difference or no
+    reason is given.
     """
     if not by.why:
         raise BadInput("say why: the gate takes your word for it")
@@ -143,16 +144,16 @@ def explain(db: Database, ids: Sequence[int], job: str | None, by: By, now: date
         }
         if job is None and (missing := sorted(set(ids) - done.keys())):
             numbers = ", ".join(map(str, missing))
-            raise BadInput(f"not a difference that is still to be explained: {numbers}")
+            raise BadInput(f"not an unexplained difference: {numbers}")
         for name, count in Counter(done.values()).items():
             audit.record(connection, "explain", by, now, job=name, count=count)
     return len(done)
 
 
 def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
-    """Delete the next shadows of live runs after run id `after` that are done since before that
-    time, and what they showed; a difference stays, with its shadow, until it was explained so long
-    ago. No new one comes of that: a shadow is written with its live run, whose row stays."""
+    """Delete the next shadows, of live runs after run id `after`, that succeeded before that time,
+    with their comparisons. A difference and its shadow stay until it has been explained for so
+    long. No shadow comes back: it is created only with its live run, whose row stays."""
     last = last_of(tx, R.key, after, before, R.job == SHADOW_JOB)
     if last is None:
         return 0, None
@@ -166,13 +167,13 @@ def prune_shadows(tx: Session, before: datetime, after: str) -> Page:
 
 
 def plan(tx: Session, ctx: Context, run_id: str) -> dict[str, Any]:
-    """Keep what the serverless side would leave behind, as a step; `done` where it cannot say."""
+    """Store, as a step, what the serverless side would leave behind. A failure sets `done`."""
     runtime = current()
     live = _live_run(runtime.db, run_id)
     if live is None:
         raise NonRetriable(f"no run {run_id!r} to shadow")
     spec = runtime.catalogue[live.job]
-    # The live run's own time, once it has one: what is due by then is what it does.
+    # The time at which the live run began, if it has: it does what is due by then.
     now = live.started_at or ctx.now()
     planned, error = _evaluate(runtime.db, lambda reading: _planned(reading, spec, live, now))
     kind = Kind.PLANNED if error is None else Kind.PLAN_FAILED
@@ -191,7 +192,8 @@ def _planned(tx: Session, spec: JobSpec, live: AnyRow, now: datetime) -> dict[st
 
 
 def compare(tx: Session, ctx: Context, run_id: str, last: bool) -> dict[str, Any]:
-    """Compare, once the live run has ended, as a step; `done` says whether it had."""
+    """A step that compares once the live run has ended. Until then, or the `last` try, it returns
+    a false `done`."""
     runtime = current()
     live = _live_run(runtime.db, run_id)
     if live is not None and live.check_at is not None and not last:
@@ -209,9 +211,9 @@ def _compared(
     db: Database, catalogue: Catalogue, live: AnyRow | None, run_id: str
 ) -> dict[str, Any]:
     if live is None:
-        return {"kind": Kind.LIVE_OPEN, "error": "it is no longer on record"}
+        return {"kind": Kind.LIVE_OPEN, "error": "the run is no longer on record"}
     if live.check_at is not None:
-        return {"kind": Kind.LIVE_OPEN, "error": "it has not ended"}
+        return {"kind": Kind.LIVE_OPEN, "error": "the run has not ended"}
     if live.status != Status.SUCCEEDED:
         return {"kind": Kind.LIVE_FAILED, "error": (live.error or live.status)[:_ERROR_LENGTH]}
     spec = catalogue[live.job]
@@ -243,8 +245,8 @@ def _live_run(db: Database, run_id: str) -> AnyRow | None:
 def _evaluate(
     db: Database, say: Callable[[Session], dict[str, Any]]
 ) -> tuple[str | None, str | None]:
-    """What `say` says, as JSON, or what went wrong. It reads one moment and changes nothing:
-    writes are refused by the database, other effects by whoever has them."""
+    """Returns what `say` returns, as JSON, or what went wrong. It reads one snapshot and changes
+    nothing: the database refuses writes, and every other effect refuses itself."""
     try:
         with db.reading() as tx, effects.held() as tried:
             said = canonical_json(say(tx))
@@ -254,13 +256,13 @@ def _evaluate(
         if failure.connection_invalidated:
             raise
         return None, error_of(failure.orig or failure)[:_ERROR_LENGTH]
-    except Exception as failure:  # noqa: BLE001 - whatever a plan raises is what it came to
+    except Exception as failure:  # noqa: BLE001 - a plan may raise anything
         return None, error_of(failure)[:_ERROR_LENGTH]
     return said, None
 
 
 def differences(planned: Any, live: Any, how: Shadow, path: str = "") -> Iterator[dict[str, Any]]:
-    """Each field that differs, with both sides; a side that has no such field is left out."""
+    """Each field that differs, with both sides. A side without the field is left out."""
     if path and any(fnmatchcase(path, ignored) for ignored in how.ignore):
         return
     ours, theirs = _fields(planned), _fields(live)

@@ -1,5 +1,5 @@
-"""The stage store: each job's stage, and the keys that are pinned to a side whatever the percent
-says. Both are histories that are only ever added to."""
+"""The stage store: each job's stage, and the keys that are pinned to a side whatever the percent.
+Both are histories, whose rows are never changed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from app.switchyard.text import plain
 from flags import LEGACY_BACKEND, Side, Stage, StageRow
 
 CALM = timedelta(hours=24)
-"""How long after a guardrail fired a job is not taken for ready."""
+"""How long after the guardrail fired a job cannot be called complete."""
 MOST_PINS = 1000
-"""Pinned keys of one job: every process reads them all each second."""
-# Whoever dispatches waits for this read: locked for longer, the store counts as unavailable.
+"""How many keys of a job may be pinned: every process reads them all each second."""
+# A dispatch waits for this read. If it is locked for longer, the store counts as unavailable.
 _PATIENCE = text("SET LOCAL lock_timeout = '300ms'")
 
 
 class StageChange(Base):
-    """One change of one job's stage; the latest one is where it stands, its id the version."""
+    """One change of a job's stage. The latest is its current stage, and the id is the version."""
 
     __tablename__ = "switchyard_stage_changes"
 
@@ -46,9 +46,9 @@ class StageChange(Base):
     by: Mapped[str] = mapped_column(String(100))
     why: Mapped[str] = mapped_column(Text)
     follows: Mapped[int | None]
-    """The job's change before this one, 0 for its first: two changes cannot follow the same one."""
+    """The job's previous change, or 0 for its first one. Two changes cannot follow the same one."""
     forced: Mapped[bool | None]
-    """Whether it was made although something spoke against it."""
+    """Whether it was made although the gate was closed."""
 
     __table_args__ = (
         CheckConstraint(
@@ -66,7 +66,7 @@ class StageChange(Base):
 
 
 class PinChange(Base):
-    """A key was pinned to a side, or (no side) let go; the latest change of a key stands."""
+    """A key was pinned to a side, or unpinned (no side). The latest change of a key counts."""
 
     __tablename__ = "switchyard_pins"
 
@@ -103,7 +103,7 @@ _PINNED: Select[*tuple[Any, ...]] = (
 
 
 def current_stages(db: Database) -> list[StageRow]:
-    """Where each job that ever changed its stage stands, with its pinned keys."""
+    """The stage of each job that ever changed it, with its pinned keys."""
     pins = defaultdict[str, list[tuple[str, str]]](list)
     with db.reading() as session:
         if not db.is_sqlite:
@@ -126,16 +126,16 @@ def set_stage(
     force: bool = False,
     tx: Session | None = None,
 ) -> StageChange:
-    """Move `job` to `stage`, in the caller's transaction where there is one. The gate is before
-    `complete`; `force` opens it, which goes on record where it was closed. Of two moves at once,
-    one is made.
+    """Move `job` to `stage`, in the caller's transaction `tx` if there is one. Of two moves at the
+    same time, one is made.
 
-    Raises GateClosed, and StageRefused with the reason: the move makes no sense, somebody else
-    moved the job at the same moment, or it does not stand at version `expected` any more.
+    Raises GateClosed where `complete` is refused; `force` overrides that, which is recorded. Raises
+    StageRefused with the reason where the move makes no sense, somebody else moved the job at the
+    same moment, or it is no longer at version `expected`.
     """
     against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if against and not force:
-        raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or --force")
+        raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or use --force")
     if against and by.why:
         by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
     _check(stage, percent, by)
@@ -145,15 +145,15 @@ def set_stage(
         before = Stage.LEGACY if last is None else Stage(last.to_stage)
         follows = 0 if last is None else last.id
         if expected is not None and expected != follows:
-            raise StageRefused(f"{job} was moved meanwhile: it stands at {before}")
-        # Legacy may be said of a job that was never staged: then it is an off switch of its own.
+            raise StageRefused(f"{job} was moved meanwhile: it is now at {before}")
+        # A job that never had a stage may be set to legacy, which makes that an off switch.
         if last is not None and (last.to_stage, last.percent) == (stage, percent):
             where = stage if percent is None else f"{stage} {percent:g} %"
-            raise StageRefused(f"{job} already stands at {where}")
+            raise StageRefused(f"{job} is already at {where}")
         _check_move(job, before, Stage(stage))
         pinned = _PINNED.where(P.job == job, P.side == Side.SERVERLESS).limit(1)
         if percent == 0 and within.execute(pinned).first() is None:
-            raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: say legacy")
+            raise StageRefused(f"a ramp of 0 % is for pinned keys, and {job} has none: use legacy")
         values = {"at": now, "job": job, "from_stage": before, "to_stage": stage}
         values |= {"percent": percent, "by": by.who, "why": by.why}
         return _add(within, values | {"follows": follows, "forced": bool(against)})
@@ -163,7 +163,7 @@ def _add(tx: Session, values: dict[str, Any]) -> StageChange:
     try:
         change = tx.scalars(insert(C).values(values).returning(C)).one()
     except IntegrityError:
-        moved = f"{values['job']} was moved by somebody else at this moment: look again"
+        moved = f"somebody else moved {values['job']} at the same moment: look again"
         raise StageRefused(moved) from None
     detail = {"from": change.from_stage, "to": change.to_stage, "percent": change.percent}
     detail["forced"] = bool(change.forced)
@@ -173,17 +173,17 @@ def _add(tx: Session, values: dict[str, Any]) -> StageChange:
 
 
 def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
-    """What must hold before the job is `complete`, each with what speaks against it and what to do
-    about that; None where it holds."""
+    """The conditions for `complete`. Each comes with what fails and what to do about it, or None
+    where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
     fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
     left, last = db.value(opened), db.value(fired)
     differences = counts(db).get(job, {}).get("unexplained", 0)
     drain = f"{left} open runs on the old side (cutover drain {job} --to serverless)"
-    explain = f"{differences} differences nobody has explained (cutover parity {job})"
+    explain = f"{differences} differences that nobody has explained (cutover parity {job})"
     at = None if last is None else f"{last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago"
     return [
-        ("nothing is open on the old side", drain if left else None),
+        ("no run is open on the old side", drain if left else None),
         ("every difference is explained", explain if differences else None),
         (
             "the guardrail has been quiet for 24 hours",
@@ -193,7 +193,7 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
 
 
 def obstacles(db: Database, job: str, now: datetime) -> list[str]:
-    """What speaks against `complete` for the job, each with what to do about it."""
+    """Why the job cannot be called complete, each reason with what to do about it."""
     return [against for _, against in gate(db, job, now) if against is not None]
 
 
@@ -210,18 +210,18 @@ def _check(stage: str, percent: float | None, by: By) -> None:
 
 
 def _check_move(job: str, before: Stage, to: Stage) -> None:
-    """Every other move is made, and legacy can be gone back to from anywhere."""
+    """Raise StageRefused where the move makes no sense. Any stage may go back to legacy."""
     reason = None
     if to == Stage.COMPLETE and before != Stage.LIVE:
         reason = "it comes after live, when the old side has nothing left to do"
     elif before == Stage.COMPLETE and to in (Stage.SHADOW, Stage.RAMP):
-        reason = "a job that is complete goes back to live, or to legacy at once"
+        reason = "a complete job can only go back to live or legacy"
     if reason is not None:
         raise StageRefused(f"{job} cannot go from {before} to {to}: {reason}")
 
 
 def history(db: Database, job: str | None = None, limit: int = 200) -> list[StageChange]:
-    """The latest changes, newest first."""
+    """The latest changes of stage, newest first."""
     chosen = select(C).order_by(C.id.desc()).limit(limit)
     if job is not None:
         chosen = chosen.where(C.job == job)
@@ -230,7 +230,7 @@ def history(db: Database, job: str | None = None, limit: int = 200) -> list[Stag
 
 
 def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:
-    """The pinned keys, of one job or all, as `cutover pins --json` has them."""
+    """The pinned keys of one job or of all jobs, as in `cutover pins --json`."""
     chosen = _PINNED if job is None else _PINNED.where(P.job == job)
     return [row._asdict() for row in db.rows(chosen)]
 
@@ -238,13 +238,13 @@ def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:
 def pin(
     db: Database, job: str, keys: Sequence[str], side: str | None, by: By, now: datetime
 ) -> int:
-    """Pin the keys to `side`, or let them go (None), on record; how many that changed.
+    """Pin the keys to `side`, or unpin them (None). Returns how many of them that changed.
 
-    A key is what places a run in a ramp: the job's `ramp_by`, else the run's key. Raises
-    StageRefused, and changes nothing.
+    A key is what places a run in a ramp: what the job's `ramp_by` gives, or else the run's key.
+    The change is audited. Raises BadInput or StageRefused, and then changes nothing.
     """
     if side is not None and side not in Side.__members__.values():
-        raise StageRefused(f"a side is {' or '.join(Side)}, not {side!r}")
+        raise StageRefused(f"side must be {' or '.join(Side)}, not {side!r}")
     if not by.why:
         raise StageRefused(WHY)
     for key in keys:

@@ -1,4 +1,4 @@
-"""Where each job stands in its migration: its stage, and what is open or failed on each side."""
+"""How far each job is in its migration: its stage, and its open and failed runs on each side."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from flags import LEGACY_BACKEND, Stage, StageRow
 BACKENDS = (LEGACY_BACKEND, *SERVERLESS)
 WINDOW = timedelta(hours=24)
 LATE = timedelta(minutes=1)
-"""After which a run that is due and that nobody has claimed is overdue."""
+"""How long after its due time a run that nobody has claimed is overdue."""
 
 SYNC_REFUSED = "inngest-sync-refused"
-"""What the cache has of it."""
+"""The cache's key for the reason why Inngest refused its last sync."""
 _COUNTED = select(R.job, R.backend, func.count().label("runs")).group_by(R.job, R.backend)
-# Due for long, and nobody has come for it: its queue is behind, or accepts and never runs.
+# Due for long, and not claimed: its queue is behind, or accepts runs without delivering them.
 _OVERDUE = and_(
     R.status != Status.RUNNING,
     R.holder.is_(None),
@@ -36,16 +36,16 @@ OPEN = _COUNTED.where(IS_OPEN).add_columns(
     func.sum(case((_OVERDUE, 1), else_=0)).label("overdue"),
     func.min(case((_OVERDUE, R.due_at))).label("oldest"),
 )
-"""What is open by job and backend: how many, how many of these are overdue where they were due
-before `late`, and since when the oldest of those is due."""
-# Spelled out, not bound: SQLite uses a partial index only where the text implies its condition.
+"""The open runs by job and backend: how many there are, how many are overdue since they were due
+before `late`, and when the oldest of those was due."""
+# Written out, not bound: SQLite uses a partial index only where the text implies its condition.
 FAILED = _COUNTED.where(R.status == literal_column("'failed'"), R.ended_at >= bindparam("since"))
 
 
 def cutover_status(runtime: Runtime, only: Collection[str] | None = None) -> dict[str, Any]:
-    """`cutover status --json`; with `only`, of these jobs.
+    """The document of `cutover status --json`, of all jobs or of `only` these.
 
-    Jobs that have open or failed runs but that this code does not know come last.
+    Jobs that this code does not know, but that have open or failed runs, come last.
     """
     stages = {row.job: row for row in current_stages(runtime.db)}
     now = runtime.store.clock()
@@ -81,8 +81,8 @@ def _by_job() -> defaultdict[str, dict[str, int]]:
 
 
 def unreachable(runtime: Runtime, status: dict[str, Any]) -> dict[str, str]:
-    """The backends that hold open runs by this status and do not answer, each with why; Inngest
-    also where it refused a sync."""
+    """The backends that hold open runs in this status but do not answer, each with the reason.
+    Inngest is among them also where it refused its last sync."""
     holding = {b for job in status["jobs"] for b, count in job["open"].items() if count}
     silent: dict[str, str] = {}
     for backend in sorted(holding):
@@ -96,6 +96,6 @@ def unreachable(runtime: Runtime, status: dict[str, Any]) -> dict[str, str]:
 
 
 def sync_refusal(runtime: Runtime) -> str | None:
-    """Why Inngest refused the last sync; None where it did not, or nobody knows."""
+    """Why Inngest refused its last sync, or None where it did not or that is unknown."""
     why: str | None = runtime.cache.get(SYNC_REFUSED)
     return why
