@@ -42,6 +42,7 @@ from tests.support.rows import run_row
 from tests.support.serving import serve_in_thread
 from tests.support.sides import environment, parts
 from tests.support.standins import StripeStandIn
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.test_pages import commands, is_whole
 
 pytestmark = pytest.mark.timeout(600)
@@ -238,4 +239,4 @@ def test_each_block_of_settings(page: Path, world: World) -> None:
         [scraped] = yaml.safe_load(block.text)["scrape_configs"]
         assert scraped["honor_labels"]
         assert list(scraped["authorization"]) == ["credentials_file"]
-        assert requests.get(f"{world.environ['BACKEND_URL']}/metrics", timeout=60).ok
+        assert requests.get(f"{world.environ['BACKEND_URL']}/metrics", timeout=PATIENCE_SECONDS).ok

@@ -20,6 +20,7 @@ from app.local.environment import clean
 from app.local.loopback import free_port
 from app.platform.config import ROOT
 from tests.support.pages import sections
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.process, pytest.mark.minutes, pytest.mark.timeout(600)]
 
@@ -72,7 +73,7 @@ def running(command: str, folder: Path, env: dict[str, str]) -> Iterator[None]:
             yield
         finally:
             made.terminate()
-            made.wait(60)
+            made.wait(PATIENCE_SECONDS)
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
@@ -118,7 +119,7 @@ def test_every_line_of_it(tmp_path: Path) -> None:
         assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("{"))
         assert done("second-") == {"rq", "inngest"}
         assert time.monotonic() - began < FIVE_MINUTES
-        page = requests.get(f"http://localhost:{port}/console/jobs/hello", timeout=30)
+        page = requests.get(f"http://localhost:{port}/console/jobs/hello", timeout=PATIENCE_SECONDS)
         assert page.status_code == 200
         shell.run(third)
         assert done("third-") == {"rq", "inngest"}

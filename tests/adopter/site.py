@@ -18,7 +18,7 @@ from app.local.loopback import free_port
 from app.platform.config import ROOT
 from tests.support.environments import INSTALL_SECONDS
 from tests.support.pages import Block
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 BLOCK_SECONDS = 240
 
@@ -103,7 +103,7 @@ class Site:
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
-                process.wait(20)
+                process.wait(PATIENCE_SECONDS)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -132,7 +132,7 @@ class Site:
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"http://127.0.0.1:{self.port}{path}", data)
         request.add_header("Content-Type", "application/json")
-        with urlopen(request, timeout=60) as answer:
+        with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             text = answer.read().decode()
         return json.loads(text) if text[:1] in "[{" else text
 

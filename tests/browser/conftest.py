@@ -24,7 +24,7 @@ FLAGS = (
 
 def _runs(path: str) -> bool:
     """Whether it is one: Ubuntu's `chromium-browser` may be a note that a snap is needed."""
-    asked = subprocess.run([path, "--version"], capture_output=True, timeout=60)
+    asked = subprocess.run([path, "--version"], capture_output=True, timeout=PATIENCE_SECONDS)
     return asked.returncode == 0
 
 

@@ -23,7 +23,7 @@ from app.platform.gateways.storage import (
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.bucket import serving_bucket
 from tests.support.receiver import Receiver, receiving
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 PDF = "application/pdf"
 PATH = "statements/2025-01/ana-0a1b.pdf"
@@ -160,7 +160,9 @@ def test_a_forked_process_uses_it_afresh_or_says_that_it_cannot(
 ) -> None:
     with serving_bucket(tmp_path) as url:
         where = f"s3://statements?endpoint={url}"
-        done = subprocess.run([sys.executable, "-c", FORKED, where, *used], cwd=ROOT, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", FORKED, where, *used], cwd=ROOT, timeout=PATIENCE_SECONDS
+        )
     assert done.returncode == code
 
 

@@ -36,6 +36,7 @@ from tests.support.forks import Forked
 from tests.support.marks import Mark
 from tests.support.sides import CURRENT_KEY, decide_by, environment, free_port, qstash_environment
 from tests.support.standins import InngestStandIn, QStashStandIn
+from tests.support.waiting import PATIENCE_SECONDS
 from workflows import sync
 
 JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child", "outside", "posted")
@@ -186,7 +187,7 @@ class Platform:
             timer.cancel()
         for process in (*self.processes.values(), *self.rivals):
             each_of(process, psutil.Process.kill)
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
         for service in self.services.values():
             service.stop()
         if hasattr(self, "runtime"):
@@ -281,7 +282,7 @@ class Platform:
         if self.random.random() < 0.5:
             each_of(process, psutil.Process.kill)
         process.kill()  # else what it has started goes on without it
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
     def freeze(self, kind: str) -> None:
         """Stop one of this kind for longer than a lease."""

@@ -34,7 +34,7 @@ from queues.backend import connect
 from tests.bench.harness import procfile_worker
 from tests.support.sides import ROOT, Fixed, decide_by, environment, free_port, fresh
 from tests.support.standins import InngestStandIn
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 RUNS = 40
 JOB = "bench-three"
@@ -98,7 +98,7 @@ class Stack:
     def end(self, name: str, number: int = signal.SIGTERM) -> None:
         process = self.processes.pop(name)
         os.killpg(process.pid, number)
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
     def stop(self) -> None:
         for name in list(self.processes):

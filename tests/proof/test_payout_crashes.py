@@ -33,6 +33,7 @@ from tests.conftest import new_database
 from tests.proof.test_crashes import POINTS
 from tests.support.dying import PLACES, deaths, dying, mortal
 from tests.support.standins import StripeStandIn
+from tests.support.waiting import PATIENCE_SECONDS
 
 CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"
@@ -51,7 +52,7 @@ class Scene:
 
     def admin(self, route: str, body: dict[str, Any]) -> None:
         url = f"{self.stripe_url}/_standin/{route}"
-        requests.post(url, json=body, timeout=10).raise_for_status()
+        requests.post(url, json=body, timeout=PATIENCE_SECONDS).raise_for_status()
 
     def done(self, job: str, payload: dict[str, Any]) -> None:
         """The job here and now, in this process."""

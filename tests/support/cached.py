@@ -64,7 +64,9 @@ class Kit:
                 assert process.stdin is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
-            return [json.loads(process.communicate(timeout=90)[0]) for process in begun]
+            return [
+                json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0]) for process in begun
+            ]
         finally:
             for process in begun:
                 process.kill()

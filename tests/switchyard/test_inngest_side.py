@@ -226,7 +226,9 @@ def test_cancelled_there_is_cancelled_here(dev: tuple[Side, str]) -> None:
     asleep = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
     until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
     for run in unended(on):
-        requests.delete(f"{on.standin.url}/v1/runs/{run}", timeout=30).raise_for_status()
+        requests.delete(
+            f"{on.standin.url}/v1/runs/{run}", timeout=PATIENCE_SECONDS
+        ).raise_for_status()
     rows = on.finish(later, asleep)
     assert {(row.status, row.error) for row in rows} == {("cancelled", operate.THERE)}
 

@@ -34,6 +34,7 @@ from tests.support.sides import (
     decide_by,
     side,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 
 AT = old_jobs.AT
 Repeat = of_rq("rq", "Repeat")
@@ -278,7 +279,7 @@ def test_a_job_is_found_again(on: Side, queue: Any, redis: Redis) -> None:
             assert (found.id, found.get_status()) == (job_id, JobStatus.FINISHED)
     again: Any = queues.Job.fetch("pay-p", connection=redis)
     assert again.return_value() == named.return_value() == {"paid": 5}
-    assert again.latest_result(timeout=5).return_value == {"paid": 5}
+    assert again.latest_result(timeout=int(PATIENCE_SECONDS)).return_value == {"paid": 5}
     assert [result.return_value for result in again.results()] == [{"paid": 5}]
     with pytest.raises(NoSuchJobError):
         queues.Job.fetch("unknown", connection=redis)

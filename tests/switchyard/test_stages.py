@@ -26,6 +26,7 @@ from app.switchyard.runtime import Runtime
 from flags import Side, Stage
 from tests.conftest import new_postgres
 from tests.support.sides import decide_by, environment, fresh
+from tests.support.waiting import PATIENCE_SECONDS
 
 JOB = "five-steps"
 
@@ -226,7 +227,7 @@ def test_a_locked_store_counts_as_unavailable(postgres_server: str) -> None:
             connection.execute(text("LOCK TABLE switchyard_stage_changes IN ACCESS EXCLUSIVE MODE"))
             answer = pool.submit(asked.decide, JOB, "k")
             try:
-                assert answer.result(20)[:2] == ("inngest", "STALE")
+                assert answer.result(PATIENCE_SECONDS)[:2] == ("inngest", "STALE")
             finally:
                 connection.rollback()
         assert asked.decide(JOB, "k").reason == "STATIC"

@@ -22,6 +22,7 @@ from app.switchyard.runs.relay import look_again, sweep
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, decide_by, environment, fresh
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Sent:
@@ -185,7 +186,7 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
             _lock(run)(connection)
         swept = pool.submit(sweep, store)
         try:
-            assert swept.result(10).taken_over == 1
+            assert swept.result(PATIENCE_SECONDS).taken_over == 1
         finally:
             connection.rollback()
     assert (sweep(store).taken_over, _epochs(runtime)) == (1, {frozen: 3, other: 3, sent: 1})

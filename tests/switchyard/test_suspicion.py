@@ -25,7 +25,7 @@ from app.switchyard.runtime import Runtime, install
 from tests.support.plans import plan_if_large
 from tests.support.sides import Fixed, decide_by, environment
 from tests.support.tables import create_all
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.support.world import Time
 
 
@@ -234,11 +234,11 @@ def test_none_of_the_three_waits_for_another(runtime: Runtime, service: Service)
     runtime.store.clock.now += timedelta(seconds=6)  # type: ignore[attr-defined]
     thread = threading.Thread(target=run_forever, args=(runtime.store, stop, 0.02), daemon=True)
     thread.start()
-    assert asked.wait(30)
+    assert asked.wait(PATIENCE_SECONDS)
     runtime.store.clock.now += timedelta(seconds=2)  # type: ignore[attr-defined]
     assert until(lambda: [m.run_id for m in service.sent] == [later.id])
     stop.set()
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
 
 
 def test_what_a_look_reads_does_not_grow_with_the_ledger(database_url: str) -> None:
