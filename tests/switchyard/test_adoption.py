@@ -153,8 +153,8 @@ def test_what_is_in_redis_and_what_is_missing(
     assert "--worker-class queues.worker.Worker" in old["start"]
     asked = {setting["name"]: setting["do"] for setting in found["settings"]}
     assert asked["tables"] == "flask switchyard db upgrade"
-    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs wait"
-    assert asked["LEGACY_QUEUES"] == "mail: no declared job is on them"
+    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs are waiting"
+    assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
     assert {"LEGACY_PICKLE", "QSTASH_TOKEN", "USE_INNGEST"} < asked.keys()
     assert "INNGEST_EVENT_KEY" not in asked
     shown = host.test_cli_runner().invoke(

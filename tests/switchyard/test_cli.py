@@ -108,7 +108,7 @@ def test_the_catalogue_is_shown_without_a_database(
     listed = cli("jobs", "list", "--json")
     row = row_of(json.loads(listed.stdout), "cli-plain")
     assert (listed.exit_code, row["stage"], row["backend"]) == (0, "unknown", "rq")
-    assert listed.stderr.startswith("no stage is known: the database ")
+    assert listed.stderr.startswith("the stages are unknown: the database ")
     assert listed.stderr.count("\n") == 1
     assert "secret" not in listed.stderr
 
@@ -132,7 +132,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("jobs", "show", "nope"), "no job 'nope'"),
     (("jobs", "run", "nope", "--plan"), "no job 'nope'"),
     (("jobs", "run", "cli-plain", "{}"), "name: Field required"),
-    (("jobs", "run", "cli-plain", A, "--plan"), "cannot say beforehand"),
+    (("jobs", "run", "cli-plain", A, "--plan"), "cannot tell what it would do"),
     (("jobs", "run", "cli-planned", A, "--plan", "--key", "k"), "--plan or --key"),
     (("jobs", "run", "cli-planned", "{name", "--plan"), "not JSON"),
     (("jobs", "dispatch", "nope"), "no job 'nope'"),

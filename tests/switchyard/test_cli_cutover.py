@@ -78,7 +78,7 @@ def test_stage_all_moves_those_that_stand_elsewhere_and_says_which_stay(cli: Cli
 
 def test_a_job_goes_all_the_way_through_the_gate(cli: Cli) -> None:
     no_plan = cli(*STAGE, "shadow", "--why", "w")
-    assert "cli-plain has no plan: nothing of it is compared" in no_plan.stderr
+    assert "cli-plain has no plan, so nothing is compared" in no_plan.stderr
     assert "no plan" in no_plan.stdout
     assert "no plan" not in cli("cutover", "stage", "cli-planned", "shadow", "--why", "w").stderr
     cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')

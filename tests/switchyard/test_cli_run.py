@@ -94,7 +94,7 @@ def test_it_waits_for_what_another_process_holds(cli: Cli, monkeypatch: pytest.M
 
     def say(text: str) -> None:
         output.say(text)
-        if "another process is doing it" in text:
+        if "another process is performing it" in text:
             waits.set()
 
     monkeypatch.setattr(jobs, "say", say)

@@ -144,7 +144,7 @@ def test_without_redis(tmp_path: Path) -> None:
     assert found["jobs"]
     result = app.test_cli_runner().invoke(args=["cutover", "inventory"])
     assert result.exit_code == 0
-    assert "is not known" in result.stderr
+    assert "are unknown" in result.stderr
     assert "secret" not in result.output
     app.extensions["switchyard"].db.dispose()
 
@@ -223,11 +223,11 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> No
         (f"{AT}.add", None, None),
     ]
     shown = app.test_cli_runner().invoke(args=["cutover", "inventory"]).stdout
-    assert "old-mark, but it goes past its flag" in shown
-    with pytest.raises(CheckFailed, match=rf"go: 1 of {AT}.mark in old, .* rq cron's {AT}.mark$"):
+    assert "old-mark, but it bypasses the flag" in shown
+    with pytest.raises(CheckFailed, match=rf"ledger: 1 of {AT}.mark in old, .* rq cron's {AT}.mark$"):
         rq_bypasses(app.extensions["switchyard"])
     redis.flushall()
-    assert rq_bypasses(app.extensions["switchyard"]) == "nothing goes past the flag"
+    assert rq_bypasses(app.extensions["switchyard"]) == "nothing bypasses the flag"
 
 
 def test_a_worker_that_fails_runs_is_named(

@@ -1,4 +1,4 @@
-"""The commands of `flask --app app`: the way in for operators, scripts and process managers."""
+"""The commands of `flask --app app`, for operators, scripts and process managers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMANDS = {
 
 
 def register_commands(app: Flask) -> None:
-    """Add the layer's commands, all below `flask switchyard`."""
+    """Add the layer's commands under `flask switchyard`."""
     group = AppGroup("switchyard", help="Background jobs on RQ, Inngest and QStash.")
     later.add(group, __name__, _COMMANDS)
     app.cli.add_command(group)
@@ -34,10 +34,10 @@ def register_commands(app: Flask) -> None:
 
 @contextmanager
 def settings_checked() -> Iterator[None]:
-    """Around the making of the app: a bad setting ends a flask command with one line and 2.
+    """Wrap the creation of the app: a bad setting ends a flask command with one line and exit 2.
 
-    Anywhere else it stays the SettingsError it is. SystemExit, since flask itself shows a traceback
-    for any other error of a factory, or goes on without the app.
+    Outside a command the SettingsError passes through. It becomes SystemExit because flask shows a
+    traceback for any other error of a factory, or continues without the app.
     """
     try:
         yield

@@ -1,5 +1,5 @@
-"""What a live Redis and the app's source say of RQ: `cutover inventory`, read only; and
-`flask switchyard adopt`, what is to be done to move the app's tasks. Neither changes anything."""
+"""`cutover inventory` and `flask switchyard adopt`: what a live Redis and the app's source show of
+RQ, and what to do to move the app's tasks. Neither changes anything."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NEEDED = {
     "--source",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path(),
-    help="The folder that the app's modules are imported from.",
+    help="The folder from which the app's modules are imported.",
 )
 @click.option(
     "--side",
@@ -54,12 +54,12 @@ _NEEDED = {
     multiple=True,
     default=("inngest",),
     show_default=True,
-    help="A serverless side that is wanted.",
+    help="A serverless side that you want.",
 )
 @json_option
 @with_appcontext
 def adoption(source: Path, sides: tuple[str, ...]) -> None:
-    """Say what to change to adopt this app's RQ tasks. Changes nothing."""
+    """Show what to change to adopt this app's RQ tasks. Changes nothing."""
     found = adoption_of(parts(), source.resolve(), sides)
     if not answered(found):
         _show(found)
@@ -90,7 +90,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
 
 
 def _waiting(redis: dict[str, Any]) -> dict[tuple[str, str], int]:
-    """How many old jobs of a function wait in a queue."""
+    """The number of old jobs of a function that wait in a queue."""
     return {
         (row["function"], queue["name"]): count
         for queue in redis["queues"]
@@ -101,7 +101,7 @@ def _waiting(redis: dict[str, Any]) -> dict[tuple[str, str], int]:
 
 
 def _suffix(path: str, others: Sequence[str]) -> list[str]:
-    """As much of the path's end as tells it from the others."""
+    """The shortest end of the path that distinguishes it from the others."""
     parts = path.split(".")
     same = [other for other in others if other != path]
     for length in range(1, len(parts)):
@@ -112,7 +112,7 @@ def _suffix(path: str, others: Sequence[str]) -> list[str]:
 
 
 def _adopted(task: Task, taken: Sequence[str]) -> dict[str, Any]:
-    """The line that adopts it, or why there is none."""
+    """The line that adopts the task, or why it cannot be adopted."""
     options: dict[str, Any] = {}
     suffix = _suffix(task.path, taken)
     if len(suffix) > 1:
@@ -131,7 +131,7 @@ def _adopted(task: Task, taken: Sequence[str]) -> dict[str, Any]:
 
 
 def _workers(redis: dict[str, Any]) -> list[dict[str, Any]]:
-    """Old workers: RQ registers no serializer, so it is told from what lies in their queues."""
+    """Old workers. RQ does not register a serializer, so it is inferred from their queues."""
     seen = {queue["name"]: queue for queue in redis["queues"]}
     rows = []
     for worker in redis["workers"]:
@@ -161,28 +161,28 @@ def _lacking(runtime: Runtime, sides: tuple[str, ...]) -> Iterator[tuple[str, st
             if getattr(settings, name) is None:
                 yield (name.upper(), f"{side} needs it")
     if settings.backend_url is None:
-        yield ("BACKEND_URL", "where the app is reached from outside")
+        yield ("BACKEND_URL", "the app's public address")
     if settings.admin_token is None:
         yield ("ADMIN_TOKEN", "for the console and the trigger, unless access= decides")
     if not settings.use_inngest:
-        yield ("USE_INNGEST", "true, once a job is to leave RQ: until then stages wait")
+        yield ("USE_INNGEST", "true, once a job should leave RQ; until then stages have no effect")
 
 
 def _for_old_jobs(
     runtime: Runtime, redis: dict[str, Any], waiting: dict[tuple[str, str], int]
 ) -> Iterator[tuple[str, str]]:
-    """What our worker has to be allowed, to do what is in Redis already."""
+    """The settings that allow our worker to perform the jobs that are in Redis already."""
     if not waiting:
         return
     settings = runtime.settings
     served = {spec.queue for spec in runtime.catalogue.values()}
     functions = ",".join(sorted({function for function, _ in waiting}))
-    yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs wait")
+    yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs are waiting")
     queues = ",".join(sorted({queue for _, queue in waiting} - served))
     if queues:
-        yield ("LEGACY_QUEUES", f"{queues}: no declared job is on them")
+        yield ("LEGACY_QUEUES", f"{queues}: they have no declared job")
     if any(queue["pickled"] for queue in redis["queues"]) and not settings.legacy_pickle:
-        yield ("LEGACY_PICKLE", "true, while pickled jobs wait; unset it afterwards")
+        yield ("LEGACY_PICKLE", "true while pickled jobs are waiting; unset it afterwards")
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -195,7 +195,7 @@ def _show(found: dict[str, Any]) -> None:
         say("Tasks to adopt, in Switchyard(app, jobs=[…]):")
         click.echo("\n".join(lines))
     for refused in filter(None, (task["refused"] for task in found["tasks"])):
-        say(f"cannot be adopted as it is: {refused}")
+        say(f"cannot be adopted yet: {refused}")
     for name, columns in (
         ("workers", ("name", "host", "pid", "queues", "serializer", "start")),
         ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
@@ -205,9 +205,9 @@ def _show(found: dict[str, Any]) -> None:
             say(f"{name.capitalize()}:")
             table(columns, ([row.get(column) for column in columns] for row in found[name]))
     if not found["redis"]["reachable"]:
-        say(f"what is in Redis is not known: {found['redis']['error']}")
+        say(f"the contents of Redis are unknown: {found['redis']['error']}")
     for path in found["unreadable"]:
-        say(f"{path} is not read: it is not this Python's")
+        say(f"{path} was skipped: this Python cannot parse it")
 
 
 _JOB = ("name", "event", "schedule", "queue", "serverless", "file")
@@ -225,17 +225,17 @@ UNKNOWN = (PICKLED, GONE, UNREADABLE)
     type=click.IntRange(0, 1_000_000),
     default=20_000,
     show_default=True,
-    help="How many jobs of each queue and status are looked at for their function.",
+    help="How many jobs in each queue and status to look at for their function.",
 )
 def inventory(most: int) -> None:
-    """Every job, what is in Redis by function, and which call sites still go to RQ. Read only."""
+    """List every job, the contents of Redis by function, and call sites that still use RQ."""
     taken = inventory_of(parts(), most)
     if answered(taken):
         return
     listing(taken["jobs"], (*_JOB, "legacy"))
     redis = taken["redis"]
     if not redis["reachable"]:
-        say(f"what is in Redis is not known: {redis['error']}")
+        say(f"the contents of Redis are unknown: {redis['error']}")
         return
     rows = [
         (queue["name"], row["function"], *(row[status] for status in STATUSES), _declared(row))
@@ -289,12 +289,12 @@ def _queue(runtime: Runtime, queue: QueueInventory) -> dict[str, Any]:
 
 
 def bypassed(runtime: Runtime, function: str) -> str | None:
-    """The job whose flag and ledger an RQ job of this function goes past."""
+    """The job whose flag and ledger an RQ job of this function bypasses."""
     spec = runtime.catalogue.legacy().get(function)
     return None if spec is None else spec.name
 
 
 def _declared(row: dict[str, Any]) -> str | None:
     if row.get("bypasses") is not None:
-        return f"{row['bypasses']}, but it goes past its flag"
+        return f"{row['bypasses']}, but it bypasses the flag"
     return None if row["known"] is None else "yes" if row["known"] else "no"

@@ -1,6 +1,6 @@
 """`cutover verify`, the migration guide's checklist: the layer's parts, a canary through each side,
-the services and their keys, and the way from them to this app. The checks are made side by side,
-each with its own time; one that hangs is reported, not waited for."""
+the services and their keys, and the way from them to this app. The checks run side by side, each
+with its own time limit. One that hangs is reported without waiting for it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from workflows.sync import sync
 JOB = "canary"
 CANARY_SECONDS = 15.0
 LATE = timedelta(minutes=1)
-"""How long after its time a tick, or a look at a run, is taken for missing."""
+"""How late a tick, or a look at a run, may be before it counts as missing."""
 _LOOK_SECONDS = 0.2
 UNSIGNED = {
     "/api/inngest?fnId=switchyard-canary&stepId=step": "INNGEST_SIGNING_KEY",
@@ -59,8 +59,7 @@ Look = Callable[[Runtime], str]
 
 
 def _check(fix: str) -> Callable[[Look], Look]:
-    """One line of `cutover verify`, named as its function is; `fix` is what to do where it does not
-    hold."""
+    """A line of `cutover verify`, named after its function. `fix` says what to do if it fails."""
 
     def declared(look: Look) -> Look:
         CHECKS.append(Check(look.__name__.replace("_", "-"), look, fix))
@@ -71,7 +70,7 @@ def _check(fix: str) -> Callable[[Look], Look]:
 
 @_check("install what is missing")
 def sdks(runtime: Runtime) -> str:
-    """Each library is there that the settings, and the jobs' serverless sides, ask for."""
+    """Every library that the settings and the jobs' serverless sides need is installed."""
     packages = ["rq", "redis"]
     for extra, _why in extras.needed(runtime.settings, runtime.catalogue, use_inngest=True):
         if (lacking := extras.missing(extra)) is not None:
@@ -80,26 +79,26 @@ def sdks(runtime: Runtime) -> str:
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-@_check("see that DATABASE_URL is right and it is up; then `flask --app app db upgrade`")
+@_check("check that DATABASE_URL is right and it is up; then run `flask --app app db upgrade`")
 def database(runtime: Runtime) -> str:
-    """The database answers, and its tables are those of this version."""
+    """The database answers, and has this version's tables."""
     for row in standing(runtime):
         if row["revision"] != row["head"]:
-            where = f"{row['revision']}, this version's are {row['head']}"
+            where = f"{row['revision']}, and this version needs {row['head']}"
             raise CheckFailed(f"the tables of {row['name']} are at {where}")
     return "it answers; the tables are those of this version"
 
 
-@_check("see that REDIS_URL is right and Redis up")
+@_check("check that REDIS_URL is right and Redis is up")
 def redis(runtime: Runtime) -> str:
     """RQ's Redis answers, and a script may write there."""
     runtime.store.backends["rq"].ping()
     return "it answers"
 
 
-@_check(f"start `{WORKER_COMMAND}` in their place")
+@_check(f"start `{WORKER_COMMAND}` instead")
 def rq_workers(runtime: Runtime) -> str:
-    """Who takes runs from RQ's queues can do them."""
+    """Every worker that takes runs from RQ's queues can perform them."""
     connection = connect(runtime.settings.redis_url)
     with closing(connection), redis_answered():
         workers = registered_workers(connection)
@@ -115,11 +114,11 @@ def rq_workers(runtime: Runtime) -> str:
 
 
 @_check(
-    "`cutover inventory` shows which: have it enqueue with queues.Queue, give its schedule to the"
+    "`cutover inventory` shows which: make it enqueue with queues.Queue, give its schedule to the"
     " job, or let the old function dispatch (docs/old-call-sites.md)"
 )
 def rq_bypasses(runtime: Runtime) -> str:
-    """No RQ job waits, and none has just been done, that stands for a job of the catalogue."""
+    """No RQ job that should be a run of the catalogue is waiting or was done recently."""
     seen = take(runtime.settings.redis_url, _MOST_CHECKED)
     past = [
         f"{counts.total() - counts['failed']} of {function} in {queue.name}"
@@ -130,11 +129,11 @@ def rq_bypasses(runtime: Runtime) -> str:
     names = [str(entry.get("func_name")) for entry in seen.cron]
     past += [f"rq cron's {name}" for name in names if bypassed(runtime, name)]
     if past:
-        raise CheckFailed(f"past the flag and the ledger go: {', '.join(past)}")
-    return "nothing goes past the flag"
+        raise CheckFailed(f"these bypass the flag and the ledger: {', '.join(past)}")
+    return "nothing bypasses the flag"
 
 
-@_check("see UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN")
+@_check("check UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN")
 def cache(runtime: Runtime) -> str:
     """The cache answers."""
     runtime.cache.script("return 1", [])
@@ -143,24 +142,24 @@ def cache(runtime: Runtime) -> str:
     return "Upstash answers to the token"
 
 
-@_check("set INNGEST_EVENT_KEY and INNGEST_SIGNING_KEY of the same environment at Inngest")
+@_check("set INNGEST_EVENT_KEY and INNGEST_SIGNING_KEY, both of the same environment at Inngest")
 def inngest_key(runtime: Runtime) -> str:
-    """Inngest takes an event (one that starts nothing)."""
+    """Inngest accepts an event, which starts nothing."""
     settings = runtime.settings
     if settings.inngest_dev is None and not settings.local:
         for name in ("inngest_event_key", "inngest_signing_key"):
             if getattr(settings, name) is None:
                 raise CheckFailed(f"{name.upper()} is not set")
     send_harmless(settings)
-    return "an event was taken" + ("" if settings.inngest_signed else "; a dev server: any key is")
+    return "an event was accepted" + ("" if settings.inngest_signed else ", as by any dev server")
 
 
 @_check(
-    "deploy this version, then sync the app at Inngest (its URL is BACKEND_URL/api/inngest); where"
-    " Inngest does not say, compare its dashboard with `jobs list`"
+    "deploy this version, then sync the app at Inngest (its URL is BACKEND_URL/api/inngest); if"
+    " Inngest cannot tell, compare its dashboard with `jobs list`"
 )
 def inngest_functions(runtime: Runtime) -> str:
-    """Inngest has synced exactly the functions of this catalogue."""
+    """Inngest has synced exactly this catalogue's functions."""
     if (why := sync_refusal(runtime)) is not None:
         raise CheckFailed(f"its last sync was refused: {why}")
     ours = {CANCELLED, *runtime.catalogue}
@@ -170,28 +169,28 @@ def inngest_functions(runtime: Runtime) -> str:
         raise CheckFailed(
             f"missing there: {missing or 'none'}; not in this code: {strange or 'none'}"
         )
-    return f"{len(ours)} functions, the same there and here"
+    return f"the same {len(ours)} functions there and here"
 
 
 @_check("set QSTASH_TOKEN and BACKEND_URL")
 def qstash_token(runtime: Runtime) -> str:
-    """QStash answers to the token."""
+    """QStash accepts the token."""
     _require_qstash(runtime)
     runtime.store.backends["qstash"].ping()
-    return "it answers to the token"
+    return "it accepts the token"
 
 
-@_check("`flask --app app qstash sync`")
+@_check("run `flask --app app qstash sync`")
 def qstash_schedules(runtime: Runtime) -> str:
-    """QStash ticks what the catalogue says, and nothing else of ours."""
+    """QStash ticks exactly the catalogue's schedules."""
     _require_qstash(runtime)
     would = sync(runtime, dry_run=True)
     if would.new or would.changed or would.removed:
         raise CheckFailed(
             f"{len(would.new)} are missing there, {len(would.changed)} differ,"
-            f" {len(would.removed)} are of no job"
+            f" {len(would.removed)} belong to no job"
         )
-    return f"{len(would.unchanged)} schedules, as here"
+    return f"the same {len(would.unchanged)} schedules there and here"
 
 
 def _require_qstash(runtime: Runtime) -> None:
@@ -199,18 +198,18 @@ def _require_qstash(runtime: Runtime) -> None:
         raise CheckFailed(f"{runtime.settings.qstash_lacks} is not set")
 
 
-@_check("set BACKEND_URL to where web is reached from the internet")
+@_check("set BACKEND_URL to the address at which web is reached from the internet")
 def address(runtime: Runtime) -> str:
-    """This app answers at the address that others call."""
+    """This app answers at its public address."""
     answer = called(runtime, "GET", "/healthz")
     if answer.status_code != 200:
         raise CheckFailed(f"/healthz answered {answer.status_code}")
     return "/healthz answers"
 
 
-@_check("set the variable named, no INNGEST_DEV, and deploy: anybody may start jobs until then")
+@_check("set the named variable, unset INNGEST_DEV, and deploy: until then anybody can start jobs")
 def signatures(runtime: Runtime) -> str:
-    """Where others call this app, it refuses a call that is not signed."""
+    """At its public address this app refuses unsigned calls."""
     opened = []
     for path, secret in UNSIGNED.items():
         name = path.partition("?")[0]
@@ -220,12 +219,12 @@ def signatures(runtime: Runtime) -> str:
     if opened:
         raise CheckFailed(f"an unsigned call was not refused by {', '.join(opened)}")
     if runtime.settings.local:
-        return f"refused, but for {' and '.join(OPEN_LOCALLY)}, which are open in local mode"
+        return f"refused, except by {' and '.join(OPEN_LOCALLY)}, which local mode leaves open"
     return "unsigned calls are refused"
 
 
 def canary(backend: str, runtime: Runtime) -> str:
-    """A run of one step comes back from `backend`."""
+    """A run with one step returns from `backend`."""
     if JOB not in runtime.catalogue:
         raise CheckFailed(f"SWITCHYARD_JOBS names modules without the job {JOB!r}")
     begun = time.monotonic()
@@ -236,9 +235,9 @@ def canary(backend: str, runtime: Runtime) -> str:
         if row.status not in OPEN:
             return _come_back(backend, row, time.monotonic() - begun)
         time.sleep(_LOOK_SECONDS)
-    with suppress(RunNotMovable):  # it may have come this moment
+    with suppress(RunNotMovable):  # it may end at this moment
         operate.cancel(runtime.store, run.id)
-    waited = f"after {CANARY_SECONDS:g} s; it is called off"
+    waited = f"after {CANARY_SECONDS:g} s; it was cancelled"
     raise CheckFailed(f"run {run.id} was {row.status} {waited}")
 
 
@@ -251,18 +250,18 @@ def _come_back(backend: str, row: Any, seconds: float) -> str:
 
 
 for _backend, _fix in {
-    "rq": "see that a worker runs and serves the queue maintenance",
+    "rq": "check that a worker runs and serves the queue maintenance",
     "inngest": "see inngest-key, inngest-functions, address; Inngest's dashboard shows its calls",
     "qstash": "see qstash-token and address; QStash's console shows its deliveries",
 }.items():
-    # A backend that is unavailable also takes its time to say so.
+    # An unavailable backend takes its time to fail, too.
     _look = partial(canary, _backend)
     CHECKS.append(Check(f"canary-{_backend}", _look, _fix, seconds=CANARY_SECONDS + 8))
 
 
-@_check("see that a clock process runs, or Inngest's or QStash's cron")
+@_check("check that a clock process runs, or Inngest's or QStash's cron")
 def clocks(runtime: Runtime) -> str:
-    """The last occurrence of every scheduled job is a run."""
+    """Every scheduled job has a run for its last occurrence."""
     now, due, missing = runtime.store.clock(), 0, []
     first = runtime.db.value(select(func.min(R.id)))
     since = now if first is None else datetime.fromtimestamp(int(first[:12], 16) / 1000, UTC)
@@ -277,25 +276,23 @@ def clocks(runtime: Runtime) -> str:
         raise CheckFailed(f"no run for {', '.join(missing)}")
     if not due:
         return f"nothing was due since the ledger's first run, at {iso(since)}"
-    return f"the last tick of {due} jobs is there"
+    return f"{due} jobs have the run of their last tick"
 
 
-@_check("see that a relay process runs, or relay-sweep each minute")
+@_check("check that a relay process runs, or relay-sweep each minute")
 def lost_runs(runtime: Runtime) -> str:
-    """No open run is overdue: the relay looks at each when its time has come."""
+    """No open run is overdue, since the relay looks at each in time."""
     late = runtime.store.clock() - LATE
     overdue = select(func.count(), func.min(R.check_at)).where(IS_OPEN, R.check_at < late)
     [(count, oldest)] = runtime.db.rows(overdue)
     if count:
-        raise CheckFailed(
-            f"{count} open runs that nobody has looked at, the oldest due {iso(oldest)}"
-        )
+        raise CheckFailed(f"nobody has looked at {count} open runs, the oldest due {iso(oldest)}")
     return "no open run is overdue"
 
 
 @group.command("verify")
 def verify() -> None:
-    """Check every line of the migration's checklist; 1 where one does not hold."""
+    """Check every line of the migration's checklist. Exits with 1 if one fails."""
     runtime = parts()
     checks = [*CHECKS, *runtime.checks]
     with progress("checked", transient=True) as bar:
@@ -311,7 +308,7 @@ def verify() -> None:
 def checked(
     runtime: Runtime, checks: Sequence[Check], done: Callable[[], None] = lambda: None
 ) -> list[dict[str, Any]]:
-    """`cutover verify --json`, in the order of the checks; `done` is called as each ends."""
+    """The rows of `cutover verify --json`, in the checks' order. Calls `done` as each one ends."""
     started = time.monotonic()
     seen: dict[str, tuple[bool, str, str | None]] = {}
 
@@ -320,11 +317,11 @@ def checked(
             seen[check.name] = True, check.look(runtime), None
         except SwitchyardError as failure:
             seen[check.name] = False, str(failure), getattr(failure, "fix", None) or check.fix
-        except Exception as failure:  # noqa: BLE001 - a check that breaks is one that does not hold
+        except Exception as failure:  # noqa: BLE001 - a check that raises has failed
             seen[check.name] = False, f"it failed: {reason(failure)}", check.fix
         done()
 
-    # Daemons: one that hangs must not hold up the end of the process.
+    # Daemons, so that one that hangs does not delay the end of the process.
     threads = [threading.Thread(target=look, args=(check,), daemon=True) for check in checks]
     for thread in threads:
         thread.start()

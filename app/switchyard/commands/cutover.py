@@ -38,13 +38,13 @@ from flags import Side, Stage
 SIDES = click.Choice([str(side) for side in Side])
 KINDS = click.Choice([str(kind) for kind in Kind])
 
-by_option = click.option("--by", help="Who; the system's user by default.")
-why_option = click.option("--why", required=True, help="For the history.")
-reason_option = click.option("--why", default="", help="For the history.")
+by_option = click.option("--by", help="Who does it. The default is the system's user.")
+why_option = click.option("--why", required=True, help="The reason, for the history.")
+reason_option = click.option("--why", default="", help="The reason, for the history.")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True
 )
-group = Commands("cutover", help="Where each job stands in its migration, and its moves.")
+group = Commands("cutover", help="Show and move the stages of jobs.")
 later.add(
     group,
     str(__package__),
@@ -58,7 +58,7 @@ _WORTH_A_LOOK = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)
 
 @group.command("status")
 def status() -> None:
-    """Each job's stage, its open, overdue and failed runs on either side; who does not answer."""
+    """Show each job's stage and its open, overdue and failed runs on either side."""
     shown = cutover_status(parts())
     shown["unreachable"] = unreachable(parts(), shown)
     _show(shown)
@@ -69,10 +69,12 @@ def status() -> None:
 @group.command("stage")
 @click.argument("words", metavar="JOB|--all STAGE", nargs=-1, required=True)
 @click.option("--all", "every", is_flag=True, help="Every job of the catalogue.")
-@click.option("--percent", type=float, help="Of a ramp: how many keys in a hundred.")
+@click.option("--percent", type=float, help="For a ramp: how many keys in a hundred.")
 @why_option
 @by_option
-@click.option("--force", is_flag=True, help="Complete it whatever speaks against it, on record.")
+@click.option(
+    "--force", is_flag=True, help="Complete it even if its gate is closed, which is recorded."
+)
 def stage(
     words: tuple[str, ...], every: bool, percent: float | None, force: bool, **signature: Any
 ) -> None:
@@ -84,7 +86,7 @@ def stage(
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
-    if every:  # those that stand there already would be refused
+    if every:  # without those that are there already, which would be refused
         at = {row.job: (row.stage, row.percent) for row in stages.current_stages(runtime.db)}
         names = [name for name in names if at.get(name) != (to, percent)]
     refused = []
@@ -101,7 +103,7 @@ def stage(
     for name in names if to == Stage.SHADOW else ():
         _say_plan(runtime, name)
     if to != Stage.LEGACY and not runtime.settings.use_inngest:
-        say("USE_INNGEST is not true: new runs go to rq all the same, and none is shadowed")
+        say("USE_INNGEST is not true: new runs still go to rq, and none gets a shadow")
     if refused:
         raise DidNotHold(f"{len(refused)} of {len(names)} jobs stay: {'; '.join(refused)}")
 
@@ -110,7 +112,7 @@ def stage(
 @click.argument("job", required=False)
 @limit_option
 def history(job: str | None, limit: int) -> None:
-    """Who moved which job when, and why; the newest first."""
+    """Show who moved which job when and why, newest first."""
     runtime = parts()
     rows = audit.history(runtime.db, job=job, act="stage", limit=limit)
     if job is not None and not rows:
@@ -119,12 +121,12 @@ def history(job: str | None, limit: int) -> None:
 
 
 def signed(by: str | None, why: str) -> By:
-    """Who does it, --by or the system's user, and why. Raises BadInput."""
+    """Who acts (--by, or the system's user) and why. Raises BadInput."""
     if by is None:
         try:
             by = getpass.getuser()
         except (KeyError, OSError):
-            # A container's user often has a number and no name.
+            # A container's user often has a number but no name.
             by = f"uid {os.getuid()}"
     return By.person(by, why)
 
@@ -160,7 +162,7 @@ def _differences(parity: dict[str, Any]) -> str:
 
 def _say_plan(runtime: Runtime, name: str) -> None:
     if runtime.catalogue[name].plan is None:
-        say(f"{name} has no plan: nothing of it is compared")
+        say(f"{name} has no plan, so nothing is compared")
 
 
 @group.command("pin")
@@ -172,7 +174,7 @@ def _say_plan(runtime: Runtime, name: str) -> None:
 def pin(job: str, keys: tuple[str, ...], side: str, why: str, by: str | None) -> None:
     """Pin keys of JOB to a side: to rq until it is complete, to serverless in a ramp or live.
 
-    A key is what places a run in a ramp: the creator of a payout, for others the run's own key.
+    A key places a run in a ramp. It is the creator for a payout, and for others the run's own key.
     """
     _pin(job, keys, side, why, by)
 
@@ -183,7 +185,7 @@ def pin(job: str, keys: tuple[str, ...], side: str, why: str, by: str | None) ->
 @why_option
 @by_option
 def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None) -> None:
-    """Let keys of JOB go where its stage says."""
+    """Remove the pins of keys of JOB, which then follow its stage."""
     _pin(job, keys, None, why, by)
 
 
@@ -193,13 +195,13 @@ def _pin(job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | 
     changed = stages.pin(runtime.db, name, keys, side, signed(by, why), now)
     _show_pins(runtime, name)
     if not changed:
-        say("they stood so already: nothing was changed")
+        say("that was so already: nothing was changed")
 
 
 @group.command("pins")
 @click.argument("job", required=False)
 def pins(job: str | None) -> None:
-    """The pinned keys, of JOB or all, and who pinned them when and why."""
+    """Show the pinned keys of JOB, or of all, and who pinned them when and why."""
     runtime = parts()
     _show_pins(runtime, None if job is None else runtime.catalogue[job].name)
 
@@ -210,21 +212,21 @@ def _show_pins(runtime: Runtime, job: str | None) -> None:
 
 @group.command("parity")
 @click.argument("words", metavar="JOB | explain ID...|JOB", nargs=-1, required=True)
-@click.option("--kind", type=KINDS, help="Only these; by default what is wrong.")
+@click.option("--kind", type=KINDS, help="Only these. The default is all that are wrong.")
 @limit_option
-@click.option("--why", help="Of explain: for the record.")
+@click.option("--why", help="For explain: the reason, for the history.")
 @by_option
 def parity(
     words: tuple[str, ...], kind: str | None, limit: int, why: str | None, by: str | None
 ) -> None:
-    """List where shadows of JOB differ, newest first; or explain differences, by their ids or all
-    of a job's, so that the gate of `complete` opens."""
+    """List differences of JOB's shadows, newest first; or explain differences, by id or all of a
+    job's, so that the gate of `complete` opens."""
     runtime = parts()
     if words[0] == "explain" and len(words) > 1:
         _explain(runtime, words[1:], why, by)
         return
     if len(words) != 1:
-        raise BadInput("give one job, or explain and what")
+        raise BadInput("give one job, or explain and ids or a job")
     name = runtime.catalogue[words[0]].name
     differences = shadow.listed(runtime.db, name, [kind] if kind else _WORTH_A_LOOK, limit)
     if not answered(differences):
@@ -247,7 +249,7 @@ def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str |
 
 
 def _difference_rows(one: dict[str, Any]) -> list[list[Any]]:
-    """A line per field that differs, or one with the error."""
+    """A line for each field that differs, or one with the error."""
     explained = one["explained"] and one["explained"]["why"]
     head = [one["id"], one["run"], one["kind"]]
     rows = [
@@ -261,13 +263,15 @@ def _difference_rows(one: dict[str, Any]) -> list[list[Any]]:
 
 ROLLBACK_SECONDS = 60.0
 
-every_option = click.option("--all", "every", is_flag=True, help="Every job, unknown ones too.")
+every_option = click.option(
+    "--all", "every", is_flag=True, help="Every job, including unknown ones."
+)
 wait_option = partial(
     click.option,
     *("--wait", "wait_seconds"),
     type=click.FloatRange(0, 86_400),
     show_default=True,
-    help="Seconds to look again while something is left.",
+    help="How many seconds to keep looking while something is left.",
 )
 
 
@@ -275,15 +279,17 @@ wait_option = partial(
 @click.argument("job", required=False)
 @every_option
 @click.option("--to", type=SIDES, required=True)
-@click.option("--running", is_flag=True, help="What is running too, at its next step boundary.")
+@click.option(
+    "--running", is_flag=True, help="Also move running runs, at their next step boundary."
+)
 @reason_option
 @by_option
 @wait_option(default=0.0)
 def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> None:
-    """Move what is open of JOB and below it to the other side; exit 1 while something is left.
+    """Move JOB's open runs and their children to the other side. Exits with 1 if some are left.
 
-    Pending, delayed and sleeping runs move at once and keep their due times. May be interrupted
-    and repeated.
+    Pending, delayed and sleeping runs move at once and keep their due times. You can interrupt and
+    repeat it.
     """
     who = signed(by, why)
     with _drain(Side(to), running, **which) as work:
@@ -298,9 +304,9 @@ def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> Non
 @by_option
 @wait_option(default=ROLLBACK_SECONDS)
 def rollback(why: str, by: str | None, **which: Any) -> None:
-    """Flip JOB to legacy and bring all that is open of it back to RQ, running or not.
+    """Flip JOB to legacy and bring its open runs back to RQ, including running ones.
 
-    Exit 1 if something is left on the serverless side after --wait; repeat it then.
+    Exits with 1 if some are left on the serverless side after --wait. Repeat it then.
     """
     who = signed(by, why).with_reason()
     with _drain(Side.RQ, True, **which) as work:
@@ -312,7 +318,7 @@ def rollback(why: str, by: str | None, **which: Any) -> None:
 def _drain(
     to: Side, running: bool, job: str | None, every: bool, wait_seconds: float
 ) -> Iterator[drains.Drain]:
-    """What is to be drained, with a bar on a terminal; a signal ends it after the chunk in hand."""
+    """The drain, with a bar on a terminal. A signal ends it after the current chunk."""
     if every == (job is not None):
         raise BadInput("give a job or --all")
     runtime = parts()
@@ -341,9 +347,9 @@ def _report(work: drains.Drain, drained: drains.Drained) -> None:
     unknown = {name: count for name, count in drained.left.items() if name not in catalogue}
     if unknown:
         names = ", ".join(sorted(unknown))
-        say(f"{sum(unknown.values())} runs of jobs that this code does not know were left: {names}")
+        say(f"{sum(unknown.values())} runs of jobs unknown to this code were left: {names}")
     if interrupted:
-        say(f"interrupted with {left} left; run it again to go on")
+        say(f"interrupted with {left} left; run it again to continue")
     elif left:
         say(f"{left} left; run it again, or give it longer with --wait")
     if left or interrupted:

@@ -28,14 +28,14 @@ def _alembic() -> Iterator[ModuleType]:
         raise BadInput(str(failure)) from failure
 
 
-group = Commands("db", help="The tables of this version, by Alembic.")
+group = Commands("db", help="Migrate the tables, with Alembic.")
 
 
 @group.command("upgrade")
 def upgrade() -> None:
-    """Bring all tables to their newest revisions; nothing is done where they are.
+    """Upgrade all tables to their newest revisions.
 
-    Two at once wait for each other.
+    Two upgrades at once wait for each other.
     """
     with _alembic() as alembic, migrating(parts().db, say) as connection:
         for branch in parts().branches:
@@ -47,7 +47,7 @@ def upgrade() -> None:
 @click.argument("branch")
 @click.argument("revision")
 def downgrade(branch: str, revision: str) -> None:
-    """Take BRANCH's tables back to REVISION (-1: by one, base: to none), with what they hold."""
+    """Downgrade BRANCH's tables to REVISION (-1: by one, base: to none), and lose their data."""
     branches = {each.name: each for each in parts().branches}
     if branch not in branches:
         raise BadInput(f"no branch {branch!r}: there is {', '.join(branches)}")
@@ -55,7 +55,7 @@ def downgrade(branch: str, revision: str) -> None:
         alembic.downgrade(branches[branch].config(connection), revision)
         is_one = connection.in_transaction()
         if branches[branch].revision(connection) is None:
-            # Nothing is left for a host's autogenerate to find.
+            # Leaves nothing for a host's autogenerate to find.
             table = Table(branches[branch].version_table, MetaData())
             connection.execute(DropTable(table, if_exists=True))
         if not is_one:
@@ -65,7 +65,7 @@ def downgrade(branch: str, revision: str) -> None:
 
 @group.command("current")
 def show_current() -> None:
-    """Where the tables stand, and the newest revision there is."""
+    """Show the tables' revisions, and the newest ones."""
     current()
 
 
@@ -80,7 +80,7 @@ def current() -> None:
 
 
 def standing(runtime: Runtime) -> list[dict[str, Any]]:
-    """Where each branch's tables are, and the newest revision there is."""
+    """Each branch's revision, and the newest one."""
     with _alembic(), runtime.db.autocommit() as connection:
         return [
             {"name": b.name, "revision": b.revision(connection), "head": b.head()}

@@ -1,5 +1,5 @@
-"""`jobs list|show|dispatch|run`: the catalogue, a new run of one of its jobs, and one that is done
-here and now, with no queue at all."""
+"""`jobs list|show|dispatch|run`: the catalogue, a new run of a job, and one that is performed here
+and now, without any queue."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime, using
 
-group = Commands("jobs", help="The catalogue of jobs, and new runs of them.")
+group = Commands("jobs", help="Show the catalogue of jobs, and start runs.")
 
 
 @group.command("list")
 def list_jobs() -> None:
-    """Every job, and where a new run of it would go now."""
+    """List every job, and where a new run of it would go now."""
     runtime = parts()
     specs, at = runtime.catalogue.values(), _stages(runtime)
     rows = [jobs.described(spec, *at.get(spec.name, ())) for spec in specs]
@@ -63,28 +63,27 @@ def list_jobs() -> None:
 @group.command("show")
 @click.argument("name")
 def show(name: str) -> None:
-    """One job: its payload, its retries and its next scheduled time."""
+    """Show a job: its payload, its retries and its next scheduled time."""
     runtime = parts()
     spec = runtime.catalogue[name]
     record(jobs.detailed(runtime, spec, *_stages(runtime).get(spec.name, ())))
 
 
 def _stages(runtime: Runtime) -> dict[str, tuple[str, float | None]]:
-    """Each job's stage and percent; "unknown" where the database cannot say: the catalogue is the
-    code's."""
+    """Each job's stage and percent, or "unknown" without a database, which only the stages need."""
     try:
         return {row.job: (row.stage, row.percent) for row in stages.current_stages(runtime.db)}
     except DBAPIError as failure:
-        say(f"no stage is known: {database_line(failure)}")
+        say(f"the stages are unknown: {database_line(failure)}")
         return dict.fromkeys(runtime.catalogue, ("unknown", None))
 
 
 @group.command("dispatch")
 @click.argument("name")
 @click.argument("payload", metavar="[PAYLOAD_JSON]", required=False)
-@click.option("--key", help="What makes it unique: the same key is the same run.")
-@click.option("--delay", type=float, metavar="SECONDS", help="Not before so many seconds.")
-@click.option("--at", "at", metavar="ISO", help="Not before this time, with its zone.")
+@click.option("--key", help="Makes the run unique: the same key is the same run.")
+@click.option("--delay", type=float, metavar="SECONDS", help="Wait for so many seconds.")
+@click.option("--at", "at", metavar="ISO", help="Wait until this time, with its zone.")
 def dispatch_job(
     name: str, payload: str | None, key: str | None, delay: float | None, at: str | None
 ) -> None:
@@ -98,19 +97,19 @@ def dispatch_job(
     if not answered(asdict(run) | {"sent": run.created and not failures}):
         details(asdict(run))
     if not run.created:
-        say(f"key {run.key!r} was known: run {run.id} stands as it was, {run.status}")
+        say(f"key {run.key!r} was known: run {run.id} is unchanged, {run.status}")
     say_pending(run.id, failures)
 
 
 def watched(runtime: Runtime) -> tuple[Runtime, list[str]]:
-    """The same parts, and the list that fills with why a backend could not be sent a run."""
+    """The same parts, and a list that collects why a backend could not be sent a run."""
     failures: list[str] = []
     backends = runtime.store.backends.noting(failures.append)
     return replace(runtime, store=replace(runtime.store, backends=backends)), failures
 
 
 def say_pending(run_id: str, failures: list[str]) -> None:
-    """Say why a run could not be sent."""
+    """Print why a run could not be sent."""
     for failure in failures:
         say(f"run {run_id} stays pending: {failure}; the relay resends it")
 
@@ -119,7 +118,7 @@ def _time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"--at: {text!r} is no time like 2031-05-04T09:00:00Z") from None
+        raise BadInput(f"--at: {text!r} is not a time like 2031-05-04T09:00:00Z") from None
 
 
 _COUNT_EVERY_SECONDS = 0.2
@@ -128,19 +127,19 @@ _COUNT_EVERY_SECONDS = 0.2
 @group.command("run")
 @click.argument("name")
 @click.argument("payload", metavar="[PAYLOAD_JSON]", required=False)
-@click.option("--key", help="What makes it unique: a run of this key is gone on with.")
-@click.option("--plan", "plan_only", is_flag=True, help="Say what it would do, and do nothing.")
+@click.option("--key", help="Makes the run unique: an open run with this key is continued.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print what it would do, and do nothing.")
 def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) -> None:
-    """Do job NAME in this process, with its retries, its sleeps and its children.
+    """Perform job NAME in this process, with its retries, sleeps and children.
 
-    The run is recorded like any other. If the process is stopped half way, the relay has a worker
-    go on from the steps that are done. With --plan there is no run, and nothing is written.
+    The run is recorded like any other. If the process is stopped half way, a worker continues after
+    the steps that are done. With --plan there is no run, and nothing is written.
     """
     runtime = parts()
     spec = runtime.catalogue[name]
     if plan_only:
         if key is not None:
-            raise BadInput("give --plan or --key, not both: a plan makes no run")
+            raise BadInput("give --plan or --key, not both: a plan creates no run")
         _show_plan(_planned(runtime, spec, parse_payload(payload)))
         return
     with stop_on_signals() as stop:
@@ -161,14 +160,14 @@ def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) ->
 
 def _planned(runtime: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> dict[str, Any]:
     if spec.plan is None:
-        raise BadInput(f"job {spec.name!r} cannot say beforehand what it would do")
+        raise BadInput(f"job {spec.name!r} has no plan: it cannot tell what it would do")
     asked = spec.parse(payload)
-    with Session(runtime.db.engine) as tx, effects.held():  # no commit: it ends by a rollback
+    with Session(runtime.db.engine) as tx, effects.held():  # without a commit it is rolled back
         return spec.plan(tx, asked, runtime.store.clock())
 
 
 def _show_plan(plan: Mapping[str, Any]) -> None:
-    """Its figures, then each of its lists as a table."""
+    """Print a plan's figures, then each of its lists as a table."""
     if answered(plan):
         return
     lists = {name: value for name, value in plan.items() if isinstance(value, list)}
@@ -181,7 +180,7 @@ def _show_plan(plan: Mapping[str, Any]) -> None:
 
 
 def _follow(inline: Inline, run: Run) -> None:
-    """Do the run slice by slice; say what one leaves open, and move the bar on a terminal."""
+    """Perform the run slice by slice, report what each leaves open, and move the bar."""
     with progress(run.job, TimeElapsedColumn(), transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
         note = say if bar.disable else lambda text: bar.console.print(printable(text))
@@ -201,7 +200,7 @@ def _follow(inline: Inline, run: Run) -> None:
 def _wait(inline: Inline, run: Run) -> str | None:
     [row] = inline.store.db.rows(select(R.status, R.due_at).where(R.id == run.id))
     if row.status == Status.RUNNING:
-        return "another process is doing it; waiting for its end"
+        return "another process is performing it; waiting for it to end"
     return f"waiting, until {iso(row.due_at)} at the latest" if row.status in OPEN else None
 
 

@@ -1,4 +1,4 @@
-"""Commands whose modules are loaded when they are used: a process uses one of them, or none."""
+"""Commands whose modules are loaded on use, since a process uses one of them, or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 class Later(click.Command):
-    """Stands for a command, or a group of them, which `where` says as an entry point does:
+    """Stands for a command or a group. `where` names it like an entry point:
     `package.module:name`."""
 
     def __init__(self, name: str, where: str) -> None:
@@ -30,7 +30,7 @@ class Later(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """The command's own: by it click parses, runs and completes."""
+        """The command's own, with which click parses, runs and completes."""
         return self.load().make_context(info_name, args, parent, **extra)
 
     def get_short_help_str(self, limit: int = 45) -> str:
@@ -39,6 +39,6 @@ class Later(click.Command):
 
 
 def add(group: click.Group, package: str, commands: Mapping[str, str]) -> None:
-    """Add commands of a package to a group: by name, the module and what it is called there."""
+    """Add a package's commands to a group: for each name, its module and its name there."""
     for name, where in commands.items():
         group.add_command(Later(name, f"{package}.{where}"))

@@ -1,4 +1,4 @@
-"""How every command speaks: one JSON document or a table on stdout, all else on stderr."""
+"""The output of every command: one JSON document or a table on stdout, all else on stderr."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DID_NOT_HOLD = 1
 WRONG_USE = 2
 _AS_JSON = "switchyard.json"
 _PIPE_WIDTH = 1000
-"""Columns where there is no terminal: nothing is cut for whoever reads it there."""
+"""The width where there is no terminal, so that nothing is cut."""
 _OLD_TABLES = ("42P01", "42703", "3F000")
-"""SQLSTATE of an unknown table, column and schema."""
+"""The SQLSTATEs of an unknown table, column and schema."""
 
 # A process that ends need not look for cycles in all that it has loaded: that took a command a
 # quarter of its time.
@@ -53,18 +53,18 @@ json_option = click.option(
 
 
 def options(*given: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options of a command as one decorator, in this order."""
+    """Combine several options into one decorator, in this order."""
     return lambda command: reduce(lambda done, option: option(done), reversed(given), command)
 
 
 class Commands(AppGroup):
-    """A group of commands, each with --json, in the app's context. They end with an exit code and
-    one line, never with a traceback."""
+    """A group of commands in the app's context, each with --json. A failure is an exit code and one
+    line, never a traceback."""
 
     def command(  # type: ignore[override]
         self, *args: Any, **options: Any
     ) -> Callable[[Callable[..., Any]], click.Command]:
-        """Declare one of them."""
+        """Declare a command of the group."""
         declare = super().command(*args, **options)
         return lambda function: declare(json_option(function))
 
@@ -75,7 +75,7 @@ class Commands(AppGroup):
 
 
 class Process(click.Command):
-    """A command that runs until it is asked to stop, and logs as any process does."""
+    """A command that runs until it is asked to stop, and logs like any process."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -84,7 +84,7 @@ class Process(click.Command):
 
 
 class DidNotHold(click.ClickException):
-    """What was asked for did not hold: one line on stderr."""
+    """What was asked for failed. Prints one line on stderr."""
 
     exit_code = DID_NOT_HOLD
 
@@ -93,20 +93,19 @@ class DidNotHold(click.ClickException):
 
 
 class WrongUse(DidNotHold):
-    """What was asked for makes no sense: one line on stderr, and nothing was changed."""
+    """What was asked for makes no sense. Prints one line on stderr, and nothing was changed."""
 
     exit_code = WRONG_USE
 
 
 def parts() -> Runtime:
-    """The parts of the app this command belongs to."""
+    """The parts of the command's app."""
     runtime: Runtime = current_app.extensions[EXTENSION]
     return runtime
 
 
 def answered(value: Any) -> bool:
-    """Print `value` as the one JSON document where --json asks for it; else it is for the caller to
-    show."""
+    """Print `value` as JSON with --json. Otherwise the caller must print it."""
     asked = bool(click.get_current_context().meta.get(_AS_JSON))
     if asked:
         click.echo(json.dumps(value, indent=2, default=in_json))
@@ -114,18 +113,18 @@ def answered(value: Any) -> bool:
 
 
 def say(text: str) -> None:
-    """A line for the human, out of the way of what is piped on."""
+    """Print a line for people, apart from what is piped on."""
     click.echo(printable(text), err=True)
 
 
 def listing(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], **how: bool) -> None:
-    """Answer with rows: all of them, or these columns as a table."""
+    """Print rows: as JSON, or these columns as a table."""
     if not answered(rows):
         table(columns, ([row.get(name) for name in columns] for row in rows), **how)
 
 
 def record(value: Mapping[str, Any]) -> None:
-    """Answer with one thing: as it is, or a name and a value a line."""
+    """Print one thing: as JSON, or a name and a value a line."""
     if not answered(value):
         details(value)
 
@@ -133,11 +132,10 @@ def record(value: Mapping[str, Any]) -> None:
 def table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, one_line: bool = False
 ) -> None:
-    """Print rows as wide as the terminal; what is too long for its column goes on below, or is cut
-    where each row is to be `one_line`."""
+    """Print rows as wide as the terminal. Long values wrap, or are cut with `one_line`."""
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
-        # What identifies a row stays in one piece, to be copied.
+        # A row's identifier stays in one piece, so that it can be copied.
         grid.add_column(heading, overflow="fold", no_wrap=number == 0)
     for row in rows:
         cells = [_cell(value) for value in row]
@@ -158,14 +156,14 @@ def details(values: Mapping[str, object]) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr, as wide as its terminal."""
+    """A console on stdout or stderr, as wide as the terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
 def progress(what: str, *more: ProgressColumn, transient: bool = False) -> Progress:
-    """A bar for long work on a terminal; none in a pipe."""
+    """A progress bar on a terminal, and nothing in a pipe."""
     stderr = console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), *more)
     hidden = not stderr.is_terminal
@@ -173,7 +171,7 @@ def progress(what: str, *more: ProgressColumn, transient: bool = False) -> Progr
 
 
 def printable(text: str) -> str:
-    """`text` without what would steer a terminal: errors and keys come from anywhere."""
+    """`text` without terminal control sequences, since errors and keys come from anywhere."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
@@ -191,29 +189,29 @@ def _cell(value: object) -> Text:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Turn what the product raises on purpose, and a database that is not there, into one line."""
+    """Turn the product's own errors, and those of a missing database, into one line."""
     try:
         yield
     except BackendUnavailable as failure:
-        line = f"{failure}: see that it is up, and what `flask --app app cutover verify` says"
+        line = f"{failure}: check that it is up, and run `flask --app app cutover verify`"
         raise DidNotHold(line) from failure
     except SwitchyardError as failure:
         wrong_use = isinstance(failure, BadInput | SettingsError)
         raise (WrongUse if wrong_use else DidNotHold)(str(failure)) from failure
     except UnicodeEncodeError as failure:
-        line = f"not to be written as {failure.encoding}: see that arguments are UTF-8, and LANG"
+        line = f"it cannot be written as {failure.encoding}: check LANG, and that it is UTF-8"
         raise WrongUse(line) from failure
     except DBAPIError as failure:
         raise DidNotHold(database_line(failure)) from failure
     except NoConnection as failure:
-        line = "no connection to the database is left: see DATABASE_POOL_SIZE"
+        line = "all connections to the database are in use: see DATABASE_POOL_SIZE"
         raise DidNotHold(line) from failure
 
 
 def database_line(failure: DBAPIError) -> str:
-    """What is wrong with the database, and what to do; no password is in it."""
+    """What is wrong with the database and what to do, without a password."""
     why = reason(failure)
-    # The app's context is gone where a command has failed.
+    # The app's context is gone once a command has failed.
     info = click.get_current_context().ensure_object(ScriptInfo)
     runtime: Runtime = info.load_app().extensions[EXTENSION]
     # psycopg's name for it, and psycopg2's.
@@ -221,14 +219,14 @@ def database_line(failure: DBAPIError) -> str:
     if state in _OLD_TABLES or "no such table" in why or "no such column" in why:
         return f"the database lacks this version's tables ({why}): {runtime.upgrade}"
     return (
-        f"the database cannot be used ({why}): see that DATABASE_URL is right and the database up;"
+        f"the database cannot be used ({why}): check that DATABASE_URL is right and it is up;"
         f" if it is new, {runtime.upgrade}"
     )
 
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Only errors are logged, unless LOG_LEVEL asks for more: a command says itself what it did."""
+    """Log only errors unless LOG_LEVEL asks for more, since a command prints what it did."""
     root = logging.getLogger()
     level = root.level
     if not os.environ.get("LOG_LEVEL"):

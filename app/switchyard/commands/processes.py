@@ -1,4 +1,4 @@
-"""`worker`, `relay` and `clock`: the processes beside web, ended by SIGTERM or Ctrl-C."""
+"""`worker`, `relay` and `clock`: the processes beside web. SIGTERM or Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second one does what it always does."""
+    """An event that the first SIGTERM or SIGINT sets. The second one has its usual effect."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         restore()
-        # In a thread: the handler runs in the middle of anything, also of a wait for this very
-        # event, whose lock is then held by the thread the handler runs in.
+        # In a thread: the handler may interrupt a wait for this event, whose lock is then held by
+        # the thread in which the handler runs.
         threading.Thread(target=stop.set, daemon=True).start()
 
     def restore() -> None:
@@ -52,7 +52,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def _require_tables(runtime: Runtime) -> None:
-    """Raises the database's error at the start, rather than once a second from then on."""
+    """Raise the database's error at the start, rather than once a second later."""
     runtime.db.rows(select(literal(1)).select_from(RunRow).limit(1))
 
 
@@ -60,9 +60,9 @@ def _require_tables(runtime: Runtime) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[QUEUES]... [RQ OPTIONS]...")
 @with_appcontext
 def worker(options: tuple[str, ...]) -> None:
-    """Work off the declared jobs' queues, or those named, as `rq worker` does.
+    """Serve the queues of the declared jobs, or the named ones, like `rq worker`.
 
-    Its options go to `rq worker`: --burst, --name, ...
+    It passes options on to `rq worker`: --burst, --name, ...
     """
     from queues.command import work  # RQ's own commands, which nobody else here needs
 
@@ -70,18 +70,18 @@ def worker(options: tuple[str, ...]) -> None:
 
 
 @click.command("relay", cls=Process)
-@click.option("--once", is_flag=True, help="Look once and end; exit 1 if a backend did not answer.")
+@click.option("--once", is_flag=True, help="Look once. Exits with 1 if a backend did not answer.")
 @json_option
 @with_appcontext
 def relay(once: bool) -> None:
-    """Send backends what they never got or have lost, and take over what was left."""
+    """Send runs that backends never got or have lost, and take over those left behind."""
     runtime = parts()
     _require_tables(runtime)
     if once:
         swept = relaying.sweep(runtime.store)
         record(asdict(swept))
         if swept.unreachable:
-            say(f"{swept.unreachable} runs are with a backend that does not answer")
+            say(f"{swept.unreachable} runs belong to a backend that does not answer")
             raise click.exceptions.Exit(DID_NOT_HOLD)
         return
     context = current_app.app_context
@@ -107,7 +107,7 @@ def relay(once: bool) -> None:
 @click.command("clock", cls=Process)
 @with_appcontext
 def clock() -> None:
-    """Propose the runs of every schedule as their times come."""
+    """Start the runs of every schedule when they are due."""
     runtime = parts()
     _require_tables(runtime)
     ticker = ticks.Ticker(runtime)

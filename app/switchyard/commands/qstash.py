@@ -1,4 +1,4 @@
-"""`qstash sync|list`: the schedules at QStash, as the catalogue says."""
+"""`qstash sync|list`: the catalogue's schedules at QStash."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.switchyard.clock import moment
 from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
 from workflows.sync import connect, ours, sync
 
-group = Commands("qstash", help="The schedules at QStash, as the catalogue says.")
+group = Commands("qstash", help="Keep QStash's schedules like the catalogue's.")
 
 
 @group.command("sync")
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 def sync_schedules(dry_run: bool) -> None:
-    """Have QStash tick every scheduled job; schedules of others stay as they are."""
+    """Make QStash tick every scheduled job. Other schedules stay unchanged."""
     done = asdict(sync(parts(), dry_run=dry_run))
     if not answered(done):
         table(("schedule", "is"), ((id, what) for what, ids in done.items() for id in ids))
@@ -27,7 +27,7 @@ def sync_schedules(dry_run: bool) -> None:
 
 @group.command("list")
 def list_schedules() -> None:
-    """Our schedules as QStash has them."""
+    """List our schedules at QStash."""
     rows = [
         {
             "id": schedule.schedule_id,

@@ -39,22 +39,22 @@ from app.switchyard.words import ago
 from flags import LEGACY_BACKEND, Side, Stage
 
 _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
-group = Commands("runs", help="The ledger of runs.")
+group = Commands("runs", help="Search the ledger of runs, and retry or cancel runs.")
 filtered = options(
     click.option("--job", help="Only runs of this job."),
     click.option("--status", type=click.Choice([str(status) for status in Status])),
     click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS])),
     click.option("--stage", type=click.Choice([str(stage) for stage in Stage])),
-    click.option("--key", help="Only the run of this key."),
+    click.option("--key", help="Only the run with this key."),
     click.option("--since", type=click.DateTime(_TIMES), help="Created then or later, UTC."),
     click.option("--until", type=click.DateTime(_TIMES), help="Created before, UTC."),
-    click.option("--error", help="What its error has in it."),
+    click.option("--error", help="A part of its error's text."),
     click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload."),
 )
 one_or_many = options(
     click.argument("run_id", required=False),
     filtered,
-    click.option("--dry-run", is_flag=True, help="Say how many runs the filter finds."),
+    click.option("--dry-run", is_flag=True, help="Print how many runs the filter finds."),
     reason_option,
     by_option,
 )
@@ -71,11 +71,11 @@ def _wanted(asked: dict[str, Any]) -> RunFilter:
 @filtered
 @click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True)
 def list_runs(**asked: Any) -> None:
-    """The newest runs first."""
+    """List runs, newest first."""
     runtime = parts()
     rows = list(every(runtime.db, _wanted(asked)))
     if asked["job"] is not None and not rows:
-        # The ledger may know jobs that the code has forgotten: refused only where neither does.
+        # The ledger may have jobs that the code no longer knows. Only unknown to both is refused.
         _ = runtime.catalogue[asked["job"]]
     if not answered(rows):
         columns = ("id", "job", "status", "backend", "age", "error")
@@ -88,7 +88,7 @@ def list_runs(**asked: Any) -> None:
 @group.command("show")
 @click.argument("run_id")
 def show(run_id: str) -> None:
-    """One run, with its payload, its result and its steps."""
+    """Show a run with its payload, its result and its steps."""
     run = story(parts().db, run_id)
     if answered(run):
         return
@@ -101,16 +101,16 @@ def show(run_id: str) -> None:
 @group.command("retry")
 @one_or_many
 def retry(**asked: Any) -> None:
-    """Let a failed or cancelled run go on from its done steps, with fresh tries: RUN_ID, or all
-    that a filter finds, which needs --why."""
-    _do(Deed.RETRY, "{} runs that were cancelled with it came back too", **asked)
+    """Retry failed or cancelled runs after their finished steps, with fresh attempts: RUN_ID, or
+    all that a filter finds, which needs --why."""
+    _do(Deed.RETRY, "{} runs that were cancelled with it continue too", **asked)
 
 
 @group.command("cancel")
 @one_or_many
 def cancel(**asked: Any) -> None:
-    """Call off an open run and all that is open below it; steps that are done stay done. RUN_ID, or
-    all that a filter finds, which needs --why."""
+    """Cancel open runs and their open children; finished steps stay done: RUN_ID, or all that a
+    filter finds, which needs --why."""
     _do(Deed.CANCEL, "{} open runs below it were cancelled too", **asked)
 
 
@@ -140,7 +140,7 @@ def _do(
 
 
 def _many(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, dry_run: bool) -> None:
-    """Batch by batch, with a bar on a terminal; a signal ends it after the batch in hand."""
+    """Do it in batches, with a bar on a terminal. A signal ends it after the current batch."""
     act = older = None
     matching, counted = bulk.matching(runtime, deed, wanted)
     done = {"matching": matching, "counted": counted, "done": 0, "refused": 0}
