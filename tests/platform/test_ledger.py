@@ -86,18 +86,6 @@ def test_sqlite_keeps_whole_numbers_only(lite: Database, amount: object) -> None
         post(tx, [replace(EARNED, amount=amount)])  # type: ignore[arg-type]
 
 
-def test_posting_again_changes_nothing_and_another_amount_is_refused(db: Database) -> None:
-    with db.begin() as tx:
-        post(tx, [EARNED])
-        post(tx, [EARNED, FEE])
-        post(tx, [])
-        assert count(tx) == 2
-    with pytest.raises(IntegrityError, match="never changed"), db.begin() as tx:
-        post(tx, [replace(EARNED, amount=801)])
-    with db.begin() as tx:
-        assert balance(tx, "creator:a", "usd") == 800
-
-
 def _holds(amount: int) -> AnySelect:
     return select(
         literal("hold").label("kind"),
