@@ -102,17 +102,6 @@ def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path) -> None:
     months.db.dispose()
 
 
-def test_a_plan_writes_nothing(on: Side, tmp_path: Path) -> None:
-    months, day = lived(on.environ["DATABASE_URL"], tmp_path), date(2025, 1, 30)
-    spec = on.runtime.catalogue["daily-earnings-rollup"]
-    assert spec.plan is not None
-    with months.db.session() as tx:
-        planned = spec.plan(tx, spec.payload.model_validate({"targetDate": f"{day}"}), months.now())
-        assert (planned["day"], planned["dirty"]) == ("2025-01-30", ["2025-01-30"])
-        assert rollup.dirty(tx, FEBRUARY) == [day], "still dirty"
-    months.db.dispose()
-
-
 def test_a_month_that_is_not_over_has_no_statement_yet(on: Side, tmp_path: Path) -> None:
     months = lived(on.environ["DATABASE_URL"], tmp_path)
     this = f"{on.runtime.store.clock():%Y-%m}"
