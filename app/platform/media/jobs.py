@@ -152,8 +152,7 @@ def finish(
         "placeholder": about["placeholder"] or next(filter(None, shown), None),
         "variants": variants,
     }
-    row: dict[str, Any] = {"source": payload.source, "document": canonical_json(document)}
-    row |= {"run_id": ctx.run_id, "made_at": ctx.now()}
+    row: dict[str, Any] = {"document": canonical_json(document), "run_id": ctx.run_id}
     new = insert(tx, Media).values(id=payload.media_id, **row)
     # An id begins with its time: an older run that ends later changes nothing.
     newer = Media.run_id <= new.excluded.run_id

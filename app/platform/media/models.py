@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from sqlalchemy import String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -18,10 +16,7 @@ class Media(Base):
     __tablename__ = "media"
 
     id: Mapped[str] = mapped_column(String(MAX_ID_LENGTH), primary_key=True)
-    source: Mapped[str] = mapped_column(String(200))
-    """Where the upload is in the storage."""
     document: Mapped[str] = mapped_column(Text)
     """The result of the run, as JSON."""
     run_id: Mapped[str] = mapped_column(String(32))
     """The newest run that has ended: an older one that ends later changes nothing."""
-    made_at: Mapped[datetime]

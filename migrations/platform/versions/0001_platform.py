@@ -119,10 +119,8 @@ def upgrade() -> None:
     op.create_table(
         "media",
         sa.Column("id", sa.String(50), nullable=False),
-        sa.Column("source", sa.String(200), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("run_id", sa.String(32), nullable=False),
-        sa.Column("made_at", _TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_media"),
     )
     op.create_table(
