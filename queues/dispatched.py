@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -26,7 +26,7 @@ from app.switchyard.runs.engine import CurrentRun, current_run
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import RunStore
-from queues.backend import connect
+from queues.backend import DEPENDENCY, connect
 from queues.versions import time_of
 
 _STATUS = {
@@ -225,18 +225,45 @@ def at_work(job: RQJob) -> Iterator[None]:
 
 
 class Job(RQJob):
-    """rq's Job, whose `fetch` also finds dispatched runs."""
+    """rq's Job, which also finds dispatched runs."""
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> RQJob:
         """The job with this id, from Redis or else from the ledger. Raises NoSuchJobError."""
         try:
-            return super().fetch(id, connection=connection, serializer=serializer)
+            in_redis = super().fetch(id, connection=connection, serializer=serializer)
         except NoSuchJobError:
             job = find(id, connection, serializer)
             if job is None:
                 raise
             return job
+        return as_run(in_redis)
+
+    @classmethod
+    def fetch_many(
+        cls, job_ids: Iterable[str], connection: Redis, serializer: Any = None
+    ) -> list[RQJob | None]:
+        """The jobs with these ids, each from Redis or else from the ledger. None where neither
+        has it."""
+        ids = list(job_ids)
+        in_redis = super().fetch_many(ids, connection=connection, serializer=serializer)
+        return [
+            find(job_id, connection, serializer) if job is None else as_run(job)
+            for job_id, job in zip(ids, in_redis, strict=True)
+        ]
+
+    @classmethod
+    def exists(cls, job_id: str, connection: Any = None) -> bool:
+        """Whether Redis or the ledger has a job with this id."""
+        return super().exists(job_id, connection=connection) or bool(find(job_id, connection))
+
+
+def as_run(job: RQJob) -> RQJob:
+    """The job from Redis. Where it only stands for a run, so that others may depend on it, the
+    run."""
+    stands_for_run = (job.description or "").startswith(f"{DEPENDENCY}(")
+    run = find(job.id, job.connection, job.serializer) if stands_for_run else None
+    return job if run is None else run
 
 
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:

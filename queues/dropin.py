@@ -32,7 +32,7 @@ from app.switchyard.runs.create import Run, meta_json, new_run
 from app.switchyard.runs.models import OPEN
 from flags import LEGACY_BACKEND
 from queues.backend import DEPENDENCY
-from queues.dispatched import DispatchedJob, find
+from queues.dispatched import DispatchedJob, as_run, find
 from queues.inventory import call_sites
 from queues.versions import (
     REFUSES_SAME_IDS,
@@ -128,7 +128,10 @@ class Queue(rq.Queue):
 
     def fetch_job(self, job_id: str) -> Job | None:
         """See rq. Also finds dispatched runs, whichever queue they were enqueued on."""
-        return super().fetch_job(job_id) or find(job_id, self.connection, self.serializer)
+        in_redis = super().fetch_job(job_id)
+        if in_redis is None:
+            return find(job_id, self.connection, self.serializer)
+        return as_run(in_redis)
 
     def _call_of(
         self, data: EnqueueData, pipeline: Pipeline | None, group: Mapping[str, Any]
@@ -233,7 +236,8 @@ def _declared() -> Mapping[str, JobSpec]:
 def _path(instance: object, function: str) -> str:
     if instance is None:
         return function
-    return f"{type(instance).__module__}.{type(instance).__qualname__}.{function}"
+    kind = instance if isinstance(instance, type) else type(instance)
+    return f"{kind.__module__}.{kind.__qualname__}.{function}"
 
 
 def payload_of(job: Job, spec: JobSpec) -> Payload:
