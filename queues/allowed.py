@@ -191,7 +191,7 @@ class WorkerJob(Job):
         """The function to run. Raises NotAllowed."""
         if self.instance is None:
             return self._declared(self.func_name)
-        kind = type(self.instance)
+        kind = self.instance if isinstance(self.instance, type) else type(self.instance)
         named = {f"{kind.__module__}.{kind.__qualname__}", f"{kind.__module__}.*"}
         if not self.legacy_pickle or named.isdisjoint(self.legacy):
             raise NotAllowed("a job on an instance is not a declared job function")

@@ -62,6 +62,7 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
     if pickled:
         passed = queue.enqueue(old_tasks.ring, till, "ding")
         method = queue.enqueue(till.ring, "dong")
+        of_class = queue.enqueue(till.count, 1)
     environ = {**on.environ, "LEGACY_PICKLE": "true"} if pickled else on.environ
     with rq_worker(environ, tmp_path / "worker.log") as worker:
         for job, result in ((plain, 5), (retried, "at last"), (after, 11), (later, 21)):
@@ -77,7 +78,7 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
         assert redis.lrange("called", 0, -1) == [b"success 2", b"failure RuntimeError on purpose"]
         assert called.get_meta() == {"who": "me"}
         if pickled:
-            assert [ended(passed), ended(method)] == [JobStatus.FINISHED] * 2
+            assert [ended(job) for job in (passed, method, of_class)] == [JobStatus.FINISHED] * 3
             assert old_tasks.lines(tmp_path / "trace")[-2:] == ["ding", "dong"]
         assert worker.poll() is None
         worker.send_signal(signal.SIGTERM)
