@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import replace
@@ -28,11 +27,12 @@ from sqlalchemy.orm import Session
 from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, SettingsError
 from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.engine import current_run
 from queues.dispatched import DispatchedJob, at_work
 from queues.signature import UNKNOWN, Source
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 _SHOWN = 60
 _REFUSED = {

@@ -5,7 +5,6 @@ Anyone who can write to Redis can write anything: a field that cannot be read fa
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -18,11 +17,12 @@ from rq.serializers import DefaultSerializer
 from rq.utils import import_attribute
 
 from app.switchyard.errors import SwitchyardError
+from app.switchyard.logs import logger_of
 from queues import task
 from queues.backend import DEPENDENCY, TASK, call_of, is_pickled
 from queues.versions import JOB_ID_PATTERN, parse_job_id
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 OWN: dict[str, Callable[..., Any]] = {TASK: task.perform, DEPENDENCY: task.wait_for_run}
 INFLATED_BYTES = 16 * 1024 * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import zlib
 from collections import defaultdict
@@ -28,11 +27,12 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import JobSpec
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import reason
 from queues.versions import KEY_PREFIX
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 TASK = f"{__package__}.task.perform"
 """The function that a run's RQ job names."""

@@ -3,7 +3,6 @@ for each, which the ledger has already. RQ's own loop pops the first one: see wo
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -20,13 +19,14 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.loading import load_app, process_runtime
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.steps import ClaimedRun, put_back
 from app.switchyard.text import reason
 from queues import task
 from queues.backend import TASK
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 SOON_SECONDS = 0.25
 """Runs that have not begun by then are put back, since the current one takes long."""

@@ -7,7 +7,6 @@ code. Only three methods differ: those that enqueue a new job, schedule one, or 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec, Legacy
 from app.switchyard.loading import process_runtime
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.create import Run, meta_json, new_run
 from app.switchyard.runs.models import OPEN
 from flags import LEGACY_BACKEND
@@ -43,7 +43,7 @@ from queues.versions import (
     resolve_function_reference,
 )
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 class StaysOnRQ(Exception):

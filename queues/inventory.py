@@ -6,7 +6,6 @@ It only reads, and opens no pickle.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import pickletools
@@ -31,6 +30,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 
+from app.switchyard.logs import logger_of
 from app.switchyard.text import reason
 from queues.backend import (
     RegisteredWorker,
@@ -43,7 +43,7 @@ from queues.backend import (
 )
 from queues.versions import CRON_SCHEDULER, CRON_SCHEDULERS, parse_job_id
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 _REGISTRIES: dict[str, type[BaseRegistry]] = {
     "scheduled": ScheduledJobRegistry,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,9 @@ from rq.registry import (
 from rq.scheduler import RQScheduler
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
-log = logging.getLogger(__name__)
+from app.switchyard.logs import logger_of
+
+log = logger_of(__name__)
 
 ASIDE = "switchyard:misplaced:"
 """What it is kept under, for a person to look at."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from typing import Any
@@ -13,13 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.loading import load_app, process_runtime
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import reason
 from queues import versions
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 LOOK_SECONDS = 5
 _LOOKS = 10 * 365 * 24 * 3600 // LOOK_SECONDS

@@ -26,6 +26,7 @@ from app.switchyard import telemetry
 from app.switchyard.config import split
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.loading import process_runtime
+from app.switchyard.logs import logger_of
 from app.switchyard.operations.processes import Heartbeat, at_work
 from app.switchyard.text import reason
 from queues import task
@@ -35,7 +36,7 @@ from queues.batches import Batches, Sent
 from queues.misplaced import put_aside
 from queues.versions import LookAgain, StopRequested, forget_execution, now
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 STOP_SECONDS = 8.0
 """How long the current step may continue after SIGTERM. Then the process ends, and the lease runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import answered, reason
 from workflows.client import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import requests
     from inngest import Event, Inngest
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 MARK = "_switchyard"
 """The field of an event's data that names the run."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import os
 from typing import Any
 
@@ -14,6 +13,7 @@ from sqlalchemy import bindparam, select
 
 from app.switchyard.crash import point
 from app.switchyard.http import problem, register_problems, traced
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
@@ -22,7 +22,7 @@ from app.switchyard.runtime import Runtime
 from workflows.qstash import DELIVER, FAILED, Sent, read_sent, unix
 from workflows.signature import signed
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 MAX_BYTES = 16 * 1024
 MAX_CALLBACK_BYTES = 2 * 1024 * 1024

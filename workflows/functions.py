@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from app.switchyard.db import canonical_json
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
+from app.switchyard.logs import logger_of
 from app.switchyard.runs import operate
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runtime import Runtime
@@ -26,7 +26,7 @@ from app.switchyard.text import plain
 from workflows.backend import FURTHEST, MARK, showable
 from workflows.client import APP_ID, CANCELLED
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 CANCELLED_EVENT = "inngest/function.cancelled"
 CRON_EVENT = "inngest/scheduled.timer"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from app.switchyard import extras
 from app.switchyard.clock import moment, utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import answered, reason
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the package is an extra
     from qstash.message import BatchRequest, BatchResponse, BatchUrlGroupResponse
     from qstash.message import Message as Stored
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 API = "https://qstash.upstash.io"
 DELIVER = "/api/qstash/deliver"

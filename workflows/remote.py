@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.config import Settings
 from app.switchyard.cron import portable
 from app.switchyard.cutover.status import SYNC_REFUSED
+from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import LONGEST_REASON
 from workflows.backend import ask
@@ -17,7 +17,7 @@ from workflows.client import APP_ID, SIGNING_KEY, make_sender, refusal, send
 if TYPE_CHECKING:
     import requests
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 _KEPT_SECONDS = 7 * 86400.0
 HARMLESS = "switchyard/verify"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import time
@@ -41,9 +40,10 @@ from app.switchyard import direct, effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
+from app.switchyard.logs import logger_of
 from app.switchyard.text import hide, reason, secrets_of, storable
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 BUSY_SECONDS = 20
 KEPT = 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from app.switchyard.context import Payload
 from app.switchyard.crash import point
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.create import (
     NewRun,
     Run,
@@ -31,7 +31,7 @@ from app.switchyard.runs.create import (
 )
 from app.switchyard.runs.store import RunStore
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 Delay = timedelta | float | None
 _UNSENT = "switchyard_unsent"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-import logging
 import re
 import secrets
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from app.switchyard.config import LOOPBACK, Settings
 from app.switchyard.errors import BadInput, SwitchyardError, Unauthorized
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logs.logger_of(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 AGAIN_SECONDS = 5

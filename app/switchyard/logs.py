@@ -15,7 +15,7 @@ from types import MappingProxyType
 from app.switchyard.errors import SettingsError
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "_event"}
 """The attributes of every record. All others were passed as `extra`."""
 _bound: ContextVar[Mapping[str, object]] = ContextVar(
     "switchyard_logs", default=MappingProxyType({})
@@ -47,6 +47,28 @@ def values() -> Mapping[str, object]:
     return _bound.get()
 
 
+class _Detailed(logging.Logger):
+    """Ends a message with what was passed as `extra`, which most apps' formatters do not show."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        details = {key: value for key, value in vars(record).items() if key not in _USUAL}
+        if details:
+            event = record.getMessage()
+            vars(record)["_event"] = event
+            record.msg = event.replace("%", "%%") + "".join(f" {name}=%r" for name in details)
+            record.args = tuple(details.values())
+        super().handle(record)
+
+
+def logger_of(module: str) -> logging.Logger:
+    """The module's logger, whose messages end with their details."""
+    logger = logging.getLogger(module)
+    if type(logger) is logging.Logger:
+        logger.__class__ = _Detailed
+    return logger
+
+
 class Bound(logging.Filter):
     """Gives each record the bound values as attributes, for a handler's formatters: `request_id`,
     and during a run `run_id`, `job`, `backend`, `epoch`, `step` and `trace_id`."""
@@ -69,7 +91,8 @@ class Lines(logging.Formatter):
             .replace("+00:00", "Z")
         )
         given = {key: value for key, value in vars(record).items() if key not in _USUAL}
-        said = {"event": record.getMessage(), "level": record.levelname.lower()}
+        event = vars(record).get("_event") or record.getMessage()
+        said = {"event": event, "level": record.levelname.lower()}
         return {**said, "logger": record.name, "timestamp": at, **given}
 
     def format(self, record: logging.LogRecord) -> str:

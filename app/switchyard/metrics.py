@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -22,6 +21,7 @@ from app.switchyard.cutover.stages import StageChange, current_stages
 from app.switchyard.cutover.status import LATE, OPEN
 from app.switchyard.errors import Unauthorized
 from app.switchyard.http import bearer, is_secret
+from app.switchyard.logs import logger_of
 from app.switchyard.operations import counted, processes
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.tallies import RESENDS
@@ -29,7 +29,7 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 from flags import LEGACY_BACKEND, Stage, StageRow
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 SIDE = ["job", "backend"]
 COUNTERS = {

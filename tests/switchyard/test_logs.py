@@ -73,3 +73,18 @@ def test_what_is_bound_is_unbound_by_its_name() -> None:
     logs.unbind("request_id")
     assert dict(logs.values()) == {"job": "pay"}
     logs.unbind("job")
+
+
+def test_the_layers_own_lines_have_their_details_in_every_format() -> None:
+    log, text, lines = logs.logger_of("switchyard.of.a.test"), StringIO(), StringIO()
+    log.setLevel("INFO")
+    log.propagate = False
+    log.handlers[:] = [logging.StreamHandler(text), logging.StreamHandler(lines)]
+    log.handlers[1].setFormatter(logs.Lines())
+    log.info("%s stays", "5 %", extra={"function": "shop.pay", "reason": "100 %s"})
+    log.info("done")
+    assert text.getvalue() == "5 % stays function='shop.pay' reason='100 %s'\ndone\n"
+    first, last = map(json.loads, lines.getvalue().splitlines())
+    assert (first["event"], first["reason"]) == ("5 % stays", "100 %s")
+    assert "_event" not in first
+    assert last["event"] == "done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -19,9 +18,10 @@ from redis.retry import Retry
 
 from app.switchyard import effects
 from app.switchyard.errors import SwitchyardError
+from app.switchyard.logs import logger_of
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 DEADLINE_SECONDS = 0.15
 """The most that an outage costs one caller, once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,12 +18,13 @@ from sqlalchemy import literal, select
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
 from app.switchyard.cutover import clock as ticks
 from app.switchyard.cutover import guardrail
+from app.switchyard.logs import logger_of
 from app.switchyard.operations.processes import Heartbeat
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ READ_ONLY_TOKEN, or in local mode anyone on this machine; and how often wrong to
 from __future__ import annotations
 
 import hmac
-import logging
 import re
 import secrets
 import threading
@@ -35,9 +34,10 @@ from app.switchyard.errors import (
     Unauthorized,
 )
 from app.switchyard.http import bearer, client_address, from_here, is_secret
+from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 SESSION, FORM_TOKEN = "switchyard", "switchyard_csrf"
 """What the console keeps in Flask's session, which may be a host's: nothing else is touched."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from statistics import median
 from typing import Any
@@ -17,10 +16,11 @@ from app.switchyard.audit import By
 from app.switchyard.console.door import Door
 from app.switchyard.errors import BadInput, Forbidden, SwitchyardError
 from app.switchyard.http import identify
+from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 Page = str | AnyResponse | tuple[str, int]
 HEADERS = {

@@ -3,7 +3,6 @@ ledger records how far each job's schedule was proposed, so that missed ticks ar
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
@@ -19,11 +18,12 @@ from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.create import Run
 from app.switchyard.runtime import Runtime, current
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 INTERVAL_SECONDS = 1.0
 OLDEST = timedelta(days=35)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from app.switchyard.cutover.stages import StageChange, current_stages, set_stage
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import StageRefused
 from app.switchyard.job import JobSpec
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.models import IS_OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import LEGACY_BACKEND, MOVING, Reason, Stage, StageRow
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 INTERVAL_SECONDS = 60.0
 WINDOW = timedelta(hours=1)

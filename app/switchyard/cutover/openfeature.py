@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -20,9 +19,10 @@ from openfeature.flag_evaluation import Reason as Word
 from openfeature.provider import FeatureProvider
 
 from app.switchyard.errors import SettingsError
+from app.switchyard.logs import logger_of
 from flags import LEGACY_BACKEND, MOVING, Decision, Flags, Reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 TIMEOUT_SECONDS = 0.25
 """How long a dispatch waits for the provider's answer."""

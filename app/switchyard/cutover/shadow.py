@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -22,6 +21,7 @@ from app.switchyard.context import Context
 from app.switchyard.db import INSERT, Base, Database, canonical_json
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import Catalogue, JobSpec, Shadow
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
@@ -29,7 +29,7 @@ from app.switchyard.runs.retention import Page, last_of, succeeded
 from app.switchyard.runtime import current
 from app.switchyard.text import error_of
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 KEPT = 100
 """How many differences of one comparison are kept. The others are only counted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import socket
 import threading
@@ -20,11 +19,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import INSERT, Base, Database
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.lease import Leases
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 INTERVAL_SECONDS = 10.0
 ALIVE = timedelta(seconds=35)

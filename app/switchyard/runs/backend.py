@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,8 +13,9 @@ from typing import Any, Protocol
 from app.switchyard import effects, telemetry
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import JobSpec
+from app.switchyard.logs import logger_of
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

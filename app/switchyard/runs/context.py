@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
@@ -37,7 +36,7 @@ from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.text import error_of, plain, reason, said
 from flags import Decision, Reason, Stage
 
-log = logging.getLogger(__name__)
+log = logs.logger_of(__name__)
 
 BODY = "(body)"
 """The step name under which failures outside of any step are counted."""

@@ -4,7 +4,6 @@ or end it; and current_run(), for code that a body calls without its context."""
 from __future__ import annotations
 
 import json
-import logging
 import re
 import signal
 import threading
@@ -35,7 +34,7 @@ from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
 from app.switchyard.text import error_of, said
 
-log = logging.getLogger(__name__)
+log = logs.logger_of(__name__)
 
 _RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from operator import attrgetter
 from sqlalchemy import Boolean, ColumnElement, and_, bindparam, case, null, or_, select, update
 
 from app.switchyard.crash import point
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.models import VOID, AnyRow, Status, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.record import handed_over
 from app.switchyard.runs.store import SENT, RunStore, chunks
 from flags import Reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 CHUNK = 200
 """How many runs are moved in one transaction, so that the write lock is never held for long."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -12,10 +11,11 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.errors import LeaseLost
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 
 class Leases:

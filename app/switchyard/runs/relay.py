@@ -3,7 +3,6 @@ runs that a backend has lost. Each of the three has its own pace, and none waits
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.context import AppContext
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.logs import logger_of
 from app.switchyard.runs import record
 from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
@@ -26,7 +26,7 @@ from app.switchyard.runs.tallies import RESENDS, Tally, add
 from app.switchyard.text import reason
 from flags import Reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 BATCH = 2000
 INTERVAL_SECONDS = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from sqlalchemy.orm import Session
 from app.switchyard import telemetry
 from app.switchyard.crash import point
 from app.switchyard.errors import LeaseLost
+from app.switchyard.logs import logger_of
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.models import (
@@ -48,7 +48,7 @@ from app.switchyard.runs.record import Failure, handed_over
 from app.switchyard.runs.store import RunStore
 from flags import LEGACY_BACKEND, Reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 CLAIMED_COLUMNS = (
     R.id.label("run_id"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +17,13 @@ from app.switchyard.clock import Clock
 from app.switchyard.db import Database
 from app.switchyard.errors import BackendUnavailable, UnknownJob
 from app.switchyard.job import Catalogue, JobSpec
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Backends, Message
 from app.switchyard.runs.models import AnyRow, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import reason
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 T = TypeVar("T")
 
 _REF = re.compile("[!-~]{1,255}")

@@ -9,7 +9,6 @@ sign the job's oldest run is resent as a probe, whose delivery is the sign for t
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from statistics import median_high
 
 from sqlalchemy import Connection, bindparam, literal_column, or_, select
 
+from app.switchyard.logs import logger_of
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 SILENT = (*SENT, R.status, R.holder, R.check_at, R.idle_since)
 """The columns that Suspicion needs."""

@@ -7,18 +7,18 @@ and a span costs a call that does nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from app.switchyard import extras
+from app.switchyard.logs import logger_of
 
 if TYPE_CHECKING:
     from app.switchyard.telemetry.traced import Traced
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 EXPORTER = "OTEL_TRACES_EXPORTER"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,13 +15,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from app.switchyard.logs import logger_of
 from app.switchyard.telemetry import Span, trace_id
 from app.switchyard.text import reason
 
 if TYPE_CHECKING:
     from app.switchyard.job import JobSpec
 
-log = logging.getLogger(__name__)
+log = logger_of(__name__)
 
 FLUSH_MS = 2000
 _W3C = TraceContextTextMapPropagator()
