@@ -59,6 +59,7 @@ RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs
 CALL_SITES = "switchyard:call-sites"
 """A hash from `["function", "rq" or "dispatched", "why"]` to a count."""
 FLUSH_SECONDS = 5.0
+_CALLBACKS = [f"{when}_callback_name" for when in ("success", "failure", "stopped")]
 _MOST_CALLS = 1000
 _CHUNK = 200
 _HEAD_BYTES = 4096
@@ -126,11 +127,12 @@ def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int
         ids: Any = read(key, start, min(start + _CHUNK, most) - 1)
         with redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hget(Job.key_for(parse_job_id(_text(job_id))), "data")
-            calls = pipe.execute(raise_on_error=False)
-        queue.looked_at += len(calls)
-        for data in calls:
-            queue.functions.setdefault(function_of(data), Counter())[status] += 1
+                pipe.hmget(Job.key_for(parse_job_id(_text(job_id))), "data", *_CALLBACKS)
+            rows = pipe.execute(raise_on_error=False)
+        queue.looked_at += len(rows)
+        for data, *callbacks in (row if isinstance(row, list) else [row] for row in rows):
+            for name in (function_of(data), *(_text(one) for one in callbacks if one)):
+                queue.functions.setdefault(name, Counter())[status] += 1
             queue.pickled += isinstance(data, bytes) and is_pickled(call_of(data, 1))
 
 

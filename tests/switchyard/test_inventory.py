@@ -200,6 +200,7 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> No
     plain = rq.Queue("old", connection=redis)
     plain.enqueue(old_tasks.mark, "direct")
     plain.enqueue(old_tasks.add, 1)
+    plain.enqueue(old_tasks.add, 2, on_success=rq.Callback(old_tasks.pay))
     job = plain.create_job(old_tasks.pay, args=("p", 1))
     job.save()
     redis.zadd("rq:scheduler:scheduled_jobs", {job.id: 4e9})
@@ -216,6 +217,7 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> No
     ]
     assert past == [
         ("old", f"{AT}.mark", "old-mark"),
+        ("old", f"{AT}.pay", "old-pay"),
         ("(rq-scheduler)", f"{AT}.pay", "old-pay"),
     ]
     assert [(row["func_name"], row["cron"], row["bypasses"]) for row in found["cron"]] == [
