@@ -302,7 +302,7 @@ def test_many_are_cancelled_and_what_cannot_be_is_refused(api: Api) -> None:
         dispatch("later", {"name": f"n{number}"}, delay=3600)
     ask: dict[str, Any] = {"do": "cancel", "why": "not wanted", "filter": {"job": "later"}}
     refused = api.post("/runs/bulk", 422, **ask)
-    assert refused["detail"] == "status: to cancel runs, say one of pending, running, waiting"
+    assert refused["detail"] == "status: to cancel runs, use one of pending, running, waiting"
     ask["filter"]["status"] = "pending"
     assert api.post("/runs/bulk", **ask)["done"] == 3
     assert api.post("/runs/bulk", **ask)["done"] == 0

@@ -219,10 +219,10 @@ def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) ->
     until(lambda: "does not answer:" in client.get("/console").text)
     text = client.get("/console").text
     for says in (
-        "inngest does not answer: inngest: nobody there. Open there: 0 runs.",
-        "No worker process lives: the last one, 7 on h",
+        "inngest does not answer: inngest: nobody there. It has 0 runs open.",
+        "No worker process is alive: the last one, 7 on h",
         "hopeless fails on rq: 1 of 1 runs of the last hour (100.0 %).",
-        "Look at the errors, mend them, and retry the runs.",
+        "Look at the errors, fix the cause, and retry the runs.",
     ):
         assert says in text
     assert text.index("does not answer") < text.index("five-steps")
@@ -317,4 +317,4 @@ def test_the_relay_is_said_to_be_behind(site: Site, client: FlaskClient) -> None
     assert "The relay is behind" not in client.get("/console").text
     dispatch("noop", {"name": "late"})
     site.now += site.runtime.store.check * 60
-    assert "The relay is behind: a run should have been looked at" in client.get("/console").text
+    assert "The relay is behind: it should have looked at a run" in client.get("/console").text

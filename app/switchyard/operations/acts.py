@@ -1,5 +1,5 @@
-"""What an operator does: one function for page, API and command, each with who and why, each on
-record with how many runs it moved."""
+"""What an operator does. Console, API and commands share one function for each act, which records
+who acted, why, and how many runs were moved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from app.switchyard.runtime import Runtime, using
 from flags import Side
 
 BATCH = 200
-"""Runs that one call of a page or of the API moves: the next one goes on."""
+"""How many runs one call from the console or the API moves. The next call continues."""
 
 
 def stage(
@@ -35,15 +35,15 @@ def stage(
     expected: int | None = None,
     force: bool = False,
 ) -> StageChange:
-    """Move a job to a stage; runs that are open stay where they are. Raises UnknownJob, and as
-    set_stage() does."""
+    """Move a job to a stage. Open runs stay where they are. Raises UnknownJob, and the errors of
+    set_stage()."""
     name, now = runtime.catalogue[job].name, runtime.store.clock()
     return set_stage(runtime.db, name, to, percent, by, now, expected=expected, force=force)
 
 
 def would_move(runtime: Runtime, job: str | None, to: Side) -> int:
-    """How many open runs of the job and below it (None: of all jobs) are not on side `to`: what a
-    drain there moves, and for RQ a rollback."""
+    """How many open runs of the job and below it (None: of all jobs) are not on side `to`. A drain
+    to that side moves them, and so does a rollback if it is RQ."""
     left = Drain(runtime, job, to, running=True).left()
     return sum(count for name, count in left.items() if name in runtime.catalogue)
 
@@ -53,15 +53,15 @@ class Ongoing:
     """One batch of an act."""
 
     act: int
-    """The act's place in the audit, to go on with."""
+    """The act's id in the audit, which the next batch needs."""
     count: int = 0
-    """How many it was done to in this batch."""
+    """How many runs this batch touched."""
 
 
 @contextmanager
 def ongoing(runtime: Runtime, kind: str, by: By, act: int | None, **what: Any) -> Iterator[Ongoing]:
-    """One batch of an act, which is on record once: before its first batch, and each adds to how
-    many it was done to. Raises BadInput where `act`, of a later batch, is not theirs."""
+    """One batch of an act. The act is recorded once, before its first batch, and each batch adds to
+    its count. Raises BadInput where `act`, which a later batch passes, is not this author's."""
     with runtime.db.begin() as connection:
         if act is None:
             now = runtime.store.clock()
@@ -78,18 +78,18 @@ def ongoing(runtime: Runtime, kind: str, by: By, act: int | None, **what: Any) -
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """How far a drain or a rollback is."""
+    """The progress of a drain or a rollback."""
 
     act: int
-    """Its place in the audit, to go on with."""
+    """Its id in the audit, which the next batch needs."""
     drained: Drained
     done: bool
-    """Else it is to be called again, after a second."""
+    """Whether it has finished. Otherwise call again after a second."""
 
 
 def drain(work: Drain, by: By, act: int | None = None) -> Moving:
-    """Move what is open to the other side, as `work` says; with its limit, one batch, and the next
-    one is given the same `act`. Raises BackendUnavailable where nobody is there to take it."""
+    """Move open runs to the other side, as `work` says: with a limit one batch of them. The next
+    batch passes the same `act`. Raises BackendUnavailable where a target does not answer."""
     specs = [work.runtime.catalogue[name] for name in work.misplaced()]
     for backend in {drains.backend_on(work.to, spec) for spec in specs}:
         work.runtime.store.backends[backend].ping()
@@ -100,8 +100,8 @@ def drain(work: Drain, by: By, act: int | None = None) -> Moving:
 
 
 def rollback(work: Drain, by: By, act: int | None = None) -> Moving:
-    """Flip the jobs of `work` to legacy and bring back what is open, running or not: all of it, or
-    with its limit one batch, as drain() does. Raises StageRefused."""
+    """Flip the jobs of `work` to legacy and bring back open runs: all of them, or with a limit one
+    batch, as drain() does. Raises StageRefused, and BadInput where no reason is given."""
     flip = [*work.runtime.catalogue] if work.job is None else [work.job]
     what: dict[str, Any] = {"job": work.job, "detail": {"to": work.to}}
     with ongoing(work.runtime, "rollback", by.with_reason(), act, **what) as batch:
@@ -112,7 +112,7 @@ def rollback(work: Drain, by: By, act: int | None = None) -> Moving:
 
 
 def parse_payload(text: str | None) -> dict[str, Any] | None:
-    """A payload that somebody has written, as the mapping it must be. Raises BadInput."""
+    """Parse a payload that a person wrote. Raises BadInput where it is not a JSON object."""
     if text is None:
         return None
     try:
@@ -125,8 +125,8 @@ def parse_payload(text: str | None) -> dict[str, Any] | None:
 
 
 def run_now(runtime: Runtime, job: str, data: Payload | None, by: By) -> Run:
-    """A new run of the job; without `data`, of what its schedule would do now. A key that its
-    payload says may be known. Raises as dispatch() does."""
+    """Dispatch a run of the job: without `data`, the one that its schedule would start now. Returns
+    the existing run where its payload's key was used before. Raises the errors of dispatch()."""
     spec, payload = runtime.catalogue[job], data
     if payload is None and spec.tick is not None and spec.schedule is not None:
         payload = spec.tick(spec.occurrence_at(runtime.store.clock()))

@@ -1,6 +1,6 @@
-"""Many runs at once: what a filter finds is retried or cancelled, newest first, a batch per call.
+"""Many runs at once: retries or cancels the runs that a filter finds, newest first, in batches.
 
-Nothing is kept between two calls: who stops calling has stopped it, and what was done stays done.
+Each call does one batch and nothing is kept between two calls, so a caller may stop at any time.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ BATCH = 100
 
 
 class Deed(StrEnum):
-    """What is done to each."""
+    """What is done to each run."""
 
     RETRY = "retry"
     CANCEL = "cancel"
 
 
 FITTING = {Deed.RETRY: (Status.FAILED, Status.CANCELLED), Deed.CANCEL: OPEN}
-"""Of which statuses the filter may ask for runs."""
+"""The statuses that the filter may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one call did."""
+    """The result of one call."""
 
     act: int
-    """Its place in the audit, to go on with."""
+    """The act's id in the audit, which the next call needs."""
     done: int
-    """Runs that it moved, with those that came along from below them."""
+    """How many runs it retried or cancelled, including those below the runs that were found."""
     refused: int
-    """Runs that had moved by themselves meanwhile."""
+    """How many runs had changed their status meanwhile, so that nothing was done to them."""
     older: str | None
-    """The filter's `before` for the next call; None where all is done."""
+    """The filter's `before` for the next call, or None where all is done."""
 
 
 def matching(runtime: Runtime, deed: Deed, wanted: RunFilter) -> Counted:
-    """How many runs it is about, as far as that can be counted at once. Raises BadInput."""
+    """How many runs the filter finds, as far as they can be counted at once. Raises BadInput."""
     return count(runtime.db, _fitting(deed, wanted))
 
 
 def batch(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, act: int | None = None) -> Batch:
-    """Do it to the next of them; the call after it is given the same `act`. Raises BadInput where
-    the filter's status is not one that this can be done to, and where no reason is given."""
+    """Retry or cancel the next batch. The call after it passes the same `act`. Raises BadInput
+    where the filter's status does not allow the deed, and where no reason is given."""
     page = search(runtime.db, _fitting(deed, wanted).model_copy(update={"limit": BATCH}))
     asked = wanted.model_dump(mode="json", exclude_none=True, exclude={"before", "limit"})
     what = {"job": wanted.job, "detail": {"filter": asked}}
@@ -71,11 +71,11 @@ def batch(runtime: Runtime, deed: Deed, wanted: RunFilter, by: By, act: int | No
 def _do(store: RunStore, deed: Deed, run: dict[str, Any]) -> int:
     if deed is Deed.RETRY:
         return operate.retry(store, run["id"])
-    # Who asks for those that wait does not mean one that has begun since it was looked for.
+    # A request to cancel pending runs does not mean one that has begun since it was found.
     return operate.cancel(store, run["id"], R.status == run["status"])
 
 
 def _fitting(deed: Deed, wanted: RunFilter) -> RunFilter:
     if wanted.status not in FITTING[deed]:
-        raise BadInput(f"status: to {deed} runs, say one of {', '.join(FITTING[deed])}")
+        raise BadInput(f"status: to {deed} runs, use one of {', '.join(FITTING[deed])}")
     return wanted

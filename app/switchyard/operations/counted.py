@@ -1,5 +1,5 @@
-"""What has happened, counted on from where it was last counted: of ten million runs that have
-ended, a scrape reads those of its last seconds."""
+"""Counts what has happened since the last count: of ten million runs that have ended, a scrape
+reads only those of the last few seconds."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.tallies import Tally, add, tallies
 
 BOUNDS = (0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
-"""Of the histograms' buckets, in seconds."""
+"""The upper bounds of the histograms' buckets, in seconds."""
 INFINITE = "+Inf"
 SUM = "sum"
-"""The label of how many seconds a histogram's runs took altogether."""
+"""The label of a histogram's total, in seconds."""
 SETTLED = timedelta(seconds=30)
-"""How old something must be to be counted: whoever wrote it has committed by then."""
+"""How old something must be to be counted. Whoever wrote it has committed by then."""
 SELDOM = timedelta(seconds=5)
-"""How often it is counted at most, however often it is asked for."""
+"""The shortest time between two counts, however often metrics are read."""
 LONGEST = timedelta(hours=1)
-"""What is counted at once at most: of a longer time without a scrape, the end of it."""
+"""The longest span that is counted. After a longer time without a scrape, only its end counts."""
 
 _UNTIL = {"name": "until", "job": "", "backend": "", "label": ""}
-"""No count: up to when all is counted, Unix seconds."""
+"""Not a count: the time up to which everything has been counted, in Unix seconds."""
 _IS_UNTIL = tallies.c.name == _UNTIL["name"]
 _SINCE = select(tallies.c.value).where(_IS_UNTIL)
 COUNTS = select(tallies).where(~_IS_UNTIL)
@@ -38,9 +38,9 @@ _F, _H = FailureRow, HandoffRow
 
 
 def count(db: Database, jobs: Collection[str], now: datetime) -> None:
-    """Add to the tallies what has happened to these jobs' runs since they were last counted.
+    """Add to the tallies what has happened to these jobs' runs since the last count.
 
-    The first call only begins. Raises SQLAlchemy's errors.
+    The first call only sets the time from which to count. Raises SQLAlchemy's errors.
     """
     until = now - SETTLED
     with db.autocommit() as connection:
@@ -51,7 +51,7 @@ def count(db: Database, jobs: Collection[str], now: datetime) -> None:
     if since is None or until.timestamp() - since < SELDOM.total_seconds():
         return
     with db.begin() as connection:
-        # Of two that count at once the second one waits here, and has nothing left to count.
+        # Where two processes count at once, the second one waits here and then has nothing to do.
         counted = moment(connection.execute(_SINCE.with_for_update()).scalar_one()) or until
         if counted >= until:
             return
@@ -84,8 +84,8 @@ def _tallied(
 
 
 def statements(dialect: str, jobs: Collection[str]) -> Iterator[Select[*tuple[Any, ...]]]:
-    """What counts the rows between `since` and `until`, each by an index."""
-    # One that was given back since its claim is due later than it was claimed.
+    """The statements that count the rows between `since` and `until`. Each uses an index."""
+    # A run that was given back after its claim has a later due time, so its wait is unknown.
     wait = f"CASE WHEN due_at <= started_at THEN {_seconds(dialect, 'due_at', 'started_at')} END"
     took = _seconds(dialect, "started_at", "ended_at")
     by = (R.job, R.backend, R.status, _bucket(wait, "wait"), _bucket(took, "took"))
@@ -102,7 +102,7 @@ def statements(dialect: str, jobs: Collection[str]) -> Iterator[Select[*tuple[An
         .where(*_within(R.ended_at))
         .group_by(*by)
     )
-    # Spelled out, so that SQLite may use the partial indexes of what has ended.
+    # Written out, so that SQLite can use the partial indexes of ended runs.
     yield ended.where(
         _sql("status IN ('succeeded', 'failed')"), R.job.in_(jobs), R.backend.in_(BACKENDS)
     )
@@ -135,7 +135,7 @@ def _seconds(dialect: str, begin: str, end: str) -> str:
 
 
 def _bucket(seconds: str, name: str) -> ColumnElement[str]:
-    """The label of the least bound that so many seconds are within; NULL of none."""
+    """The label of the smallest bound that is not below `seconds`, or NULL where they are NULL."""
     cases = [f"WHEN {seconds} <= {bound} THEN '{bound}'" for bound in BOUNDS]
     last = f"WHEN {seconds} > {BOUNDS[-1]} THEN '{INFINITE}'"
     return _sql(f"CASE {' '.join(cases)} {last} END").label(name)

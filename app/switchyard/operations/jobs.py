@@ -1,4 +1,4 @@
-"""The jobs as commands and the API show them: what each declares, and where it stands."""
+"""Jobs as commands and the API show them: what each declares, and its current state."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _DECLARED = ("name", "event", "schedule", "queue", "attempts", "concurrency", "s
 
 
 class Lenient(GenerateJsonSchema):
-    """What JSON Schema cannot say of an adopter's payload is any value."""
+    """Allows any value where JSON Schema cannot describe a field of an adopter's payload."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        """Any value."""
+        """The schema of any value."""
         return {}
 
 
 def described(
     spec: JobSpec, stage: str = Stage.LEGACY.value, percent: float | None = None
 ) -> dict[str, Any]:
-    """A job as `jobs list --json` gives it, with where a new run of it would go now."""
-    # In the middle of a ramp each key has its own answer: legacy until all are serverless.
+    """A job as in `jobs list --json`, with the backend that a new run would get now."""
+    # On a ramp each key has its own answer, so legacy is given until all are serverless.
     ramping = stage == Stage.RAMP and percent != 100
     return {
         **{name: getattr(spec, name) for name in _DECLARED},
@@ -41,7 +41,7 @@ def described(
 
 
 def detailed(runtime: Runtime, spec: JobSpec, *at: Any) -> dict[str, Any]:
-    """A job as `jobs show --json` gives it; `at` is as of described()."""
+    """A job as in `jobs show --json`. `at` is its stage and percent, as for described()."""
     return {
         **described(spec, *at),
         "gaps": list(spec.gaps),
@@ -52,8 +52,8 @@ def detailed(runtime: Runtime, spec: JobSpec, *at: Any) -> dict[str, Any]:
 
 
 def every(runtime: Runtime) -> dict[str, Any]:
-    """Each job with where it stands: `jobs list` and `cutover status` in one. What is not declared
-    in this code has only what the ledger says."""
+    """Every job with its state: `jobs list` and `cutover status` in one. A job that this code does
+    not declare has only what the ledger knows."""
     status = cutover_status(runtime)
     unknown = dict.fromkeys((*_DECLARED, "backend", "file"))
     for job in status["jobs"]:
@@ -64,7 +64,7 @@ def every(runtime: Runtime) -> dict[str, Any]:
 
 
 def one(runtime: Runtime, name: str) -> dict[str, Any]:
-    """One job, with all that a decision about it needs. Raises UnknownJob."""
+    """One job, with everything that a decision about it needs. Raises UnknownJob."""
     spec = runtime.catalogue[name]
     [status] = cutover_status(runtime, [name])["jobs"]
     return {

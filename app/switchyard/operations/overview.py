@@ -1,4 +1,4 @@
-"""How it goes: what is in trouble first, in words and with what to do; then each job."""
+"""The overview: first what is in trouble, in words and with what to do, then each job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flags import LEGACY_BACKEND, Side
 
 MINUTE, MINUTES = timedelta(minutes=1), 60
 FAILING = 0.01
-"""A side is said to fail where surely more than this share of its runs of an hour did."""
+"""A side is reported where more than this share of its runs in the last hour surely failed."""
 _Z = 1.96
 _STARTS = {
     "web": "the web process of the Procfile",
@@ -41,17 +41,17 @@ class Trouble:
     """Something that needs a human."""
 
     about: str
-    """The heading of docs/runbook.md that says more."""
+    """The heading in docs/runbook.md that says more."""
     what: str
     do: str
     job: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
-    """The filter that shows the runs it is about."""
+    """The filter that finds the runs concerned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the strip of health."""
+    """One part of the health strip."""
 
     name: str
     is_well: bool
@@ -61,17 +61,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All that the first page shows."""
+    """Everything that the first page shows."""
 
     troubles: list[Trouble]
     parts: list[Part]
     jobs: list[dict[str, Any]]
-    """As cutover_status() has them; whether each is `known` to this code and `built_in`, one of the
-    layer's own; which backend is its `serverless` one; and the trends of its `sides`."""
+    """As in cutover_status(), plus whether each is `known` to this code and `built_in` (one of the
+    layer's own), its `serverless` backend, and the trends of its `sides`."""
 
 
 def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
-    """How it goes; `sides` is how each backend was last seen to be: `ok`, or why not."""
+    """The current overview. `sides` has each backend's last known state: `ok`, or why it is not."""
     now = runtime.store.clock()
     jobs = cutover_status(runtime)["jobs"]
     trend = trends(runtime.db, [job["name"] for job in jobs], now, MINUTE, MINUTES)
@@ -93,7 +93,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
     troubles = [part.trouble for part in parts if part.trouble is not None]
     if (why := sync_refusal(runtime)) is not None:
         what = f"Inngest refused its last sync: {why}."
-        troubles.append(Trouble("sync-refused", what, "Mend that, and sync again."))
+        troubles.append(Trouble("sync-refused", what, "Fix that and sync again."))
     troubles += _stepped_back(runtime, now)
     for job in jobs:
         troubles += _failing(job)
@@ -111,8 +111,8 @@ def _backends(sides: Mapping[str, str], jobs: list[dict[str, Any]]) -> Iterator[
         trouble = Trouble(
             "unreachable",
             f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
-            f" Open there: {_runs(waiting)}.",
-            f"Nothing is lost: they go on when it answers. If it stays so, {instead}.",
+            f" It has {_runs(waiting)} open.",
+            f"Nothing is lost: they continue when it answers. If it stays down, {instead}.",
             runs={"backend": backend},
         )
         yield Part(backend, False, "does not answer", trouble)
@@ -128,27 +128,27 @@ def _processes(listed: list[dict[str, Any]]) -> Iterator[Part]:
         last = max(of, key=lambda one: one["seen_at"])
         trouble = Trouble(
             f"no-{kind}",
-            f"No {kind} process lives: the last one, {last['pid']} on {last['host']}, gave no"
-            f" sign since {last['seen_at']:%H:%M:%S} UTC.",
-            f"Start one: {start}; its log says why it ended.",
+            f"No {kind} process is alive: the last one, {last['pid']} on {last['host']}, was last"
+            f" seen at {last['seen_at']:%H:%M:%S} UTC.",
+            f"Start one: {start}. The old one's log says why it ended.",
         )
         yield Part(kind, False, "0 alive", trouble)
 
 
 def _relay(lag: timedelta) -> Part:
-    """`lag`: for how long the run that the relay should have looked at has waited."""
+    """`lag` is how long the run that the relay should have looked at first has waited."""
     if lag <= LATE:
         return Part("relay lag", True, "none")
     trouble = Trouble(
         "no-relay",
-        f"The relay is behind: a run should have been looked at {lag / MINUTE:.0f} min ago.",
-        "Is a relay running? Start flask switchyard relay.",
+        f"The relay is behind: it should have looked at a run {lag / MINUTE:.0f} min ago.",
+        "Is a relay running? If not, start flask switchyard relay.",
     )
     return Part("relay lag", False, duration(lag.total_seconds()), trouble)
 
 
 def _clock(seen: datetime | None, now: datetime) -> Iterator[Part]:
-    """`seen`: up to when the clock has looked for ticks; None where nothing is scheduled."""
+    """`seen` is up to when a clock has looked for ticks, or None where nothing is scheduled."""
     if seen is None:
         return
     trouble = None
@@ -156,7 +156,7 @@ def _clock(seen: datetime | None, now: datetime) -> Iterator[Part]:
         trouble = Trouble(
             "no-clock",
             f"No clock has looked for ticks since {seen:%Y-%m-%d %H:%M} UTC.",
-            "Start flask switchyard clock; it makes up what was missed.",
+            "Start flask switchyard clock, which makes up missed ticks.",
         )
     yield Part("ticks", trouble is None, f"seen {ago(seen, now)}", trouble)
 
@@ -175,7 +175,7 @@ def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
                 "guardrail",
                 f"The guardrail moved {change.job} from {change.from_stage} to"
                 f" {change.to_stage}{percent} at {change.at:%H:%M} UTC: {change.why}.",
-                "Look at what failed there before you ramp it again.",
+                "Find out what went wrong there before you ramp the job again.",
                 change.job,
             )
 
@@ -186,9 +186,9 @@ def _failing(job: dict[str, Any]) -> Iterator[Trouble]:
         if not failed or wilson(failed, runs, _Z)[0] <= FAILING:
             continue
         backend = LEGACY_BACKEND if side == Side.RQ else job["serverless"]
-        do = "Look at the errors, mend them, and retry the runs."
+        do = "Look at the errors, fix the cause, and retry the runs."
         if side == Side.SERVERLESS and job["stage"] != "legacy":
-            do = "Look at the errors; roll back to legacy if the cause is not plain."
+            do = "Look at the errors, and roll back to legacy if the cause is not clear."
         share = f"{failed} of {runs} runs of the last hour ({100 * failed / runs:.1f} %)"
         shown = {"job": job["name"], "status": "failed", "backend": backend}
         what = f"{job['name']} fails on {backend}: {share}."
@@ -200,7 +200,7 @@ def _overdue(row: Any, now: datetime) -> Trouble:
         "overdue",
         f"{_runs(row.overdue)} of {row.job} should have begun on {row.backend},"
         f" the oldest {(now - row.oldest) / MINUTE:.0f} min ago.",
-        "Are there workers enough for its queue?"
+        "Are there enough workers for its queue?"
         if row.backend == LEGACY_BACKEND
         else f"Does {row.backend} call this app? If not, roll back to legacy.",
         row.job,

@@ -1,4 +1,4 @@
-"""The processes that are at work: each says every few seconds that it lives, and what it does."""
+"""The running processes. Each records a heartbeat every few seconds, with what it is doing."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ log = logger_of(__name__)
 
 INTERVAL_SECONDS = 10.0
 ALIVE = timedelta(seconds=35)
-"""How long after its last sign a process is taken to live: three may be lost."""
+"""How long after its last heartbeat a process counts as alive: three may be lost."""
 KEPT = timedelta(hours=1)
-"""How long one that ended without a word is shown."""
+"""How long a process that did not end properly is shown."""
 _PATIENCE_SECONDS = 2.0
 _TRIES = 3
 _SERVERLESS = ("VERCEL", "AWS_LAMBDA_FUNCTION_NAME")
 
 
 class ProcessRow(Base):
-    """One process of web, worker, relay or clock."""
+    """A web, worker, relay or clock process."""
 
     __tablename__ = "switchyard_processes"
 
@@ -56,15 +56,15 @@ _processes = cast(Table, ProcessRow.__table__)
 
 
 def listed(db: Database, now: datetime) -> list[dict[str, Any]]:
-    """Each process that gave a sign of life in the last hour, and whether it is taken to live."""
+    """Each process with a heartbeat in the last hour, and whether it counts as alive."""
     columns = (P.kind, P.host, P.pid, P.version, P.started_at, P.seen_at, P.doing)
     chosen = select(*columns).where(P.seen_at > now - KEPT).order_by(P.kind, P.started_at)
     return [row._asdict() | {"alive": row.seen_at > now - ALIVE} for row in db.rows(chosen)]
 
 
 class Heartbeat(AbstractContextManager["Heartbeat"]):
-    """The signs of life of this process. What cannot be written is logged and left out; to make one
-    waits for no database, since a request makes that of a web process."""
+    """The heartbeat of this process. A beat that cannot be written is logged and skipped. Creating
+    the heartbeat waits for no database, since a web process does that in a request."""
 
     def __init__(self, db: Database, kind: str) -> None:
         self._db = db
@@ -72,7 +72,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         self._row |= {"host": socket.gethostname()[:255], "version": _version()}
         self._next = 0.0
         self.lost = 0
-        """How many in a row could not be written."""
+        """How many beats in a row could not be written."""
         self._over = threading.Event()
         self._writing = threading.Lock()
 
@@ -80,7 +80,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         self.end()
 
     def beat(self, doing: str) -> None:
-        """Say what it does, unless it was said a moment ago."""
+        """Record what the process is doing, unless the last beat was a moment ago."""
         with self._writing:
             if time.monotonic() >= self._next and not self._over.is_set():
                 self._write(doing)
@@ -102,10 +102,10 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         except SQLAlchemyError as failure:
             self.lost += 1
             if self.lost == 1:
-                log.warning("no sign of life written", extra={"reason": reason(failure)})
+                log.warning("heartbeat not written", extra={"reason": reason(failure)})
 
     def keep(self, doing: Callable[[], str]) -> None:
-        """Have a thread give them until `end`, or until the database has been lost for a while."""
+        """Start a thread that beats until `end`, or until several beats in a row are lost."""
         threading.Thread(target=self._keep, args=(doing,), name="heartbeat", daemon=True).start()
 
     def _keep(self, doing: Callable[[], str]) -> None:
@@ -115,7 +115,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
                 return
 
     def end(self) -> None:
-        """It ends as it should: it is shown no more."""
+        """Take the process off the list, since it ends properly."""
         self._over.set()
         if self.lost or not self._next:
             return
@@ -123,19 +123,19 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
             with self._writing, self._db.autocommit(_PATIENCE_SECONDS) as connection:
                 connection.execute(delete(P).where(P.id == self._row["id"]))
         except SQLAlchemyError as failure:
-            log.warning("no end written", extra={"reason": reason(failure)})
+            log.warning("end of the process not written", extra={"reason": reason(failure)})
 
 
 def at_work(leases: Leases) -> str:
-    """The runs that this process has in hand, in words."""
+    """The runs that this process is working on, in words."""
     return ", ".join(sorted(leases.in_hand())) or "waits for work"
 
 
 def beat_of_web(app: Flask, runtime: Runtime) -> object:
-    """Have a web process give them from its next request on that a server passes on, which is after
-    any fork. One that is frozen between its requests, as on Vercel, goes on with the next.
+    """Start a web process's heartbeat with the next request that a server passes on, which is after
+    any fork. If it is frozen between requests, as on Vercel, it continues with the next one.
 
-    It lasts for as long as what is returned is held.
+    This works only as long as the returned object is kept.
     """
     db, leases = runtime.db, runtime.engine.leases
     begun: dict[int, Heartbeat] = {}
@@ -143,7 +143,7 @@ def beat_of_web(app: Flask, runtime: Runtime) -> object:
     def begin(app: Flask, **_: object) -> None:
         if (beating := begun.get(os.getpid())) is not None and beating.lost < _TRIES:
             return
-        # A test's own client is no server; its database is often a thread's own, and soon gone.
+        # A test client is not a server, and its database is often a thread's own and soon gone.
         served = "SERVER_SOFTWARE" in request.environ or any(map(os.environ.get, _SERVERLESS))
         if app.testing or db.is_shared or not served:
             return
@@ -152,7 +152,7 @@ def beat_of_web(app: Flask, runtime: Runtime) -> object:
             beating.keep(lambda: at_work(leases))
             atexit.register(beating.end)
         except RuntimeError as failure:
-            log.warning("no thread for signs of life", extra={"reason": reason(failure)})
+            log.warning("no thread for the heartbeat", extra={"reason": reason(failure)})
 
     request_started.connect(begin, app)
     return begin
@@ -162,4 +162,4 @@ def _version() -> str:
     try:
         return version(__name__.partition(".")[0])
     except PackageNotFoundError:
-        return "from its source"
+        return "from source"

@@ -1,6 +1,6 @@
-"""The ledger of runs as it is searched: newest first, and never longer than a moment. What no index
-has (the text of an error, a field of a payload, a stage) is looked for in so many runs at a time;
-the answer says how far back that was, and how to go on from there."""
+"""Searches the ledger of runs, newest first, and never for longer than a moment. What no index has
+(the text of an error, a field of a payload, a stage) is looked for in a limited number of runs at a
+time. The answer says how far back that was, and where to continue."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from app.switchyard.text import one_line
 from flags import LEGACY_BACKEND, Side, Stage
 
 LOOK = 2000
-"""Runs that are read at once for what no index has."""
+"""How many runs are read at once for what no index has."""
 LOOK_INDEX = 30_000
-"""Entries of an index that are read at once."""
+"""How many entries of an index are read at once."""
 FEW = 3000
-"""So many open runs are sorted by their age; more are looked for among all runs."""
+"""Up to this many open runs are sorted by age. If there are more, all runs are searched."""
 MOST = 100_000
 AT_ONCE = 1000
-"""Of many runs, so many are held in memory: each may have a long error."""
+"""How many runs are held in memory at a time: each may have a long error."""
 
 COLUMNS = (
     *(R.id, R.job, R.key, R.backend, R.reason, R.stage, R.status, R.epoch, R.attempt),
     R.parent_id.label("parent"),
     *(R.created_at, R.started_at, R.ended_at, R.error, R.progress),
 )
-"""Of a run, as `runs list --json` has it."""
-# As the partial indexes have it: SQLite then reads no row for it.
+"""The columns of a run, as in `runs list --json`."""
+# Worded as in the partial indexes, so that SQLite reads no row to check it.
 _OF_JOB: ColumnElement[bool] = literal_column("(epoch > 0)")
 _TROUBLED: ColumnElement[bool] = literal_column("(error IS NOT NULL OR status = 'cancelled')")
-# Every job in the ledger, by a look into the index for each.
+# Every job in the ledger, with one look into the index for each.
 _least = select(func.min(R.job).label("job")).cte("jobs", recursive=True)
 _next = select(func.min(R.job)).where(R.job > _least.c.job).scalar_subquery()
 _least = _least.union_all(select(_next).where(_least.c.job.is_not(None)))
@@ -48,36 +48,36 @@ _JOBS = select(_least.c.job).where(_least.c.job.is_not(None))
 _Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(one_line)]
 Conditions = list[ColumnElement[bool]]
 _HELD = ("status", "job", "backend")
-"""What the index of runs in trouble has beside the id."""
+"""The columns that the index of runs in trouble has besides the id."""
 Order = tuple[ColumnElement[Any], ...]
 _LAST = "g"
-"""After every id, which is hexadecimal, and after all that begin with what is before it."""
+"""Sorts after every id, which is hexadecimal, and appended to a prefix after all that have it."""
 
 
 class RunFilter(BaseModel):
-    """Which runs. What is not given is any."""
+    """Which runs to find. What is not given may be anything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,32}$")] | None = None
-    """A run's id, or how it begins."""
+    """A run's id, or the beginning of one."""
     key: _Text | None = None
     job: _Text | None = None
     backend: Literal["rq", "inngest", "qstash"] | Side | None = None
-    """One of them, or a side."""
+    """A backend, or a side."""
     status: Status | None = None
     stage: Stage | None = None
     since: AwareDatetime | None = None
-    """Created then or later."""
+    """Created at this time or later."""
     until: AwareDatetime | None = None
-    """Created before."""
+    """Created before this time."""
     error: _Text | None = None
-    """What its error has in it, in capitals or not."""
+    """Text that its error contains, regardless of case."""
     payload: Annotated[_Text, Field(pattern=r"^[^:]+:.")] | None = None
-    """A field of its payload, at any depth, and its value: `creatorId:x`."""
+    """A field of its payload, at any depth, with its value: `creatorId:x`."""
     parent: _Text | None = None
     before: Annotated[_Text, Field(max_length=32)] | None = None
-    """Where to go on: `older` of the page before."""
+    """Where to continue: `older` of the previous page."""
     limit: Annotated[int, Field(ge=1, le=MOST)] = 50
 
     @field_validator("payload")
@@ -88,25 +88,25 @@ class RunFilter(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the runs."""
+    """One page of runs."""
 
     runs: list[dict[str, Any]]
     older: str | None
-    """The `before` of the next page; None where there is none."""
+    """The `before` of the next page, or None where there is none."""
     searched_back_to: datetime | None
-    """How far back was looked, where the page is not full and there is more to look at."""
+    """How far back the search went, where the page is not full and there is more to search."""
 
 
 class Counted(NamedTuple):
-    """How many runs fit."""
+    """How many runs match."""
 
     runs: int
     all: bool
-    """Else there are, or may be, more."""
+    """Whether that is all of them. Otherwise there are, or may be, more."""
 
 
 def search(db: Database, wanted: RunFilter) -> Page:
-    """The newest of the runs that fit."""
+    """The newest runs that match."""
     with db.autocommit() as connection:
         scan = _scan(connection, wanted)
         found = select(*COLUMNS).where(*scan.conditions).order_by(*scan.order)
@@ -119,7 +119,7 @@ def search(db: Database, wanted: RunFilter) -> Page:
 
 
 def every(db: Database, wanted: RunFilter) -> Iterator[dict[str, Any]]:
-    """Those that fit, as many as its limit says, however far back they are."""
+    """The runs that match, up to the filter's limit, however far back they are."""
     left, before = wanted.limit, wanted.before
     while left > 0:
         some = {"before": before, "limit": min(left, AT_ONCE)}
@@ -131,7 +131,7 @@ def every(db: Database, wanted: RunFilter) -> Iterator[dict[str, Any]]:
 
 
 def count(db: Database, wanted: RunFilter, at_most: int = 10_000, looks: int = 50) -> Counted:
-    """How many fit; it stops at `at_most`, and after so many looks."""
+    """How many runs match. Counting stops at `at_most`, and after `looks` looks."""
     counted = 0
     for _ in range(looks):
         with db.autocommit() as connection:
@@ -145,7 +145,7 @@ def count(db: Database, wanted: RunFilter, at_most: int = 10_000, looks: int = 5
 
 
 def shown(row: AnyRow) -> dict[str, Any]:
-    """A row of COLUMNS, as it is given to whoever asks."""
+    """A row of COLUMNS as commands and the API show it."""
     return row._asdict() | {"progress": row.progress and json.loads(row.progress)}
 
 
@@ -154,11 +154,11 @@ class _Scan:
     conditions: Conditions
     order: Order
     floor: str | None = None
-    """The last id that is looked at, where there are older ones."""
+    """The last id that is searched, where there are older ones."""
 
 
 def _scan(connection: Connection, wanted: RunFilter) -> _Scan:
-    """How to look for them: by which index, and how far back."""
+    """How to search for the runs: by which index, and how far back."""
     sqlite = connection.dialect.name == "sqlite"
     terms, ends = _terms(wanted, _hidden, sqlite), _Ends.of(wanted)
     if wanted.parent is not None:
@@ -170,19 +170,19 @@ def _scan(connection: Connection, wanted: RunFilter) -> _Scan:
     if wanted.status in OPEN:
         opened = select(R.id).where(IS_OPEN).limit(FEW + 1).subquery()
         if (connection.scalar(select(func.count()).select_from(opened)) or 0) <= FEW:
-            # An expression, so that neither database goes through all runs to save the sorting.
+            # An expression, so that neither database reads all runs by id in order not to sort.
             age = R.id.concat("")
             return _Scan([IS_OPEN, *ends.conditions(age), *terms.values()], (age.desc(),))
     by: Conditions = []
-    """What the index is of."""
+    """The condition of the index."""
     held: Conditions = []
-    """What each of its entries says as well."""
+    """Conditions on the other columns that the index has."""
     floor = None
     if wanted.status in (Status.FAILED, Status.CANCELLED) or wanted.error is not None:
         by = [_TROUBLED]
         plain = dict(terms) if sqlite else _terms(wanted, lambda column: column, sqlite)
         if "status" in plain and not sqlite:
-            # As one of two, or Postgres takes an index of this one alone, and sorts all of it.
+            # As one of two, or Postgres uses an index of this one alone, and sorts all of it.
             plain["status"] = R.status.in_([str(wanted.status), ""])
         held = [plain[name] for name in _HELD if terms.pop(name, None) is not None]
         floor = _floor(connection, ends, by, LOOK_INDEX) if held else None
@@ -200,24 +200,24 @@ def _scan(connection: Connection, wanted: RunFilter) -> _Scan:
 
 
 def _floor(connection: Connection, ends: _Ends, of: Conditions, look: int) -> str | None:
-    """The id of the last of so many runs, newest first; None where there are not so many."""
+    """The id of the last of `look` runs, newest first, or None where there are fewer."""
     ids = select(R.id).where(*ends.conditions(), *of).order_by(*ends.order)
     return connection.scalar(ids.limit(1).offset(look - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """From which id to before which one: one bound of each, as SQLite goes by no second one."""
+    """The range of ids to search, with one bound at each end: SQLite would not use a second one."""
 
     least: str | None
     before: str | None
     job: str | None = None
-    """Whose ids, where they are compared as pairs with their jobs. Postgres would go through all
-    jobs' runs for those of a common one, also where that has had none for a long time."""
+    """The job whose ids they are, where ids are compared as pairs with jobs. Otherwise Postgres
+    would read all jobs' runs for those of a common job, even if that has had none for long."""
 
     @staticmethod
     def of(wanted: RunFilter) -> _Ends:
-        """Where the runs are that are asked for."""
+        """The range that can have the runs that are asked for."""
         least = [wanted.id, None if wanted.since is None else id_at(wanted.since)]
         before = [wanted.before, None if wanted.until is None else id_at(wanted.until)]
         before += [] if wanted.id is None else [wanted.id + _LAST]
@@ -228,15 +228,15 @@ class _Ends:
 
     @property
     def order(self) -> Order:
-        """The newest first."""
+        """Newest first."""
         return (R.id.desc(),) if self.job is None else (R.job.desc(), R.id.desc())
 
     def down_to(self, floor: str | None) -> _Ends:
-        """These, and no further back."""
+        """This range, but no further back than `floor`."""
         return self if floor is None else replace(self, least=floor)
 
     def conditions(self, age: Any = R.id) -> Conditions:
-        """As conditions on a run."""
+        """The range as conditions on a run."""
         if self.job is not None:
             pair, before = tuple_(R.job, R.id), self.before or _LAST
             return [pair < (self.job, before), pair >= (self.job, self.least or "")]
@@ -245,15 +245,15 @@ class _Ends:
 
 
 def _hidden(column: Any) -> Any:
-    """A column to be compared without an index's being chosen for it. SQLite knows nothing of how
-    many rows an index leaves, and Postgres may be wrong about it."""
+    """A column in a form for which no index is chosen. SQLite does not know how many rows an index
+    leaves, and Postgres may be wrong about it."""
     return column.concat("")
 
 
 def _terms(
     wanted: RunFilter, of: Callable[[Any], Any], sqlite: bool
 ) -> dict[str, ColumnElement[bool]]:
-    """A condition for each thing that is asked for, by its name."""
+    """The condition for each field of the filter that is given, by its name."""
     terms: dict[str, ColumnElement[bool]] = {}
     for name in ("job", "status", "stage"):
         if (value := getattr(wanted, name)) is not None:

@@ -1,4 +1,4 @@
-"""All that is known of one run: what its page draws, the API answers, and `runs show` prints."""
+"""Everything known about one run, for its page, the API and `runs show`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import StepRow as S
 
 MOST = 200
-"""Failed attempts and hand-offs that are shown of one run, the latest."""
+"""How many failed attempts and hand-offs of a run are shown, the latest ones."""
 _OWN = (R.due_at, R.stage_version, R.sent_ref, R.holder, R.move_to, R.trace)
 _JSON = (R.payload, R.result, R.meta)
 _STEP = (S.name, S.status, S.attempts, S.backend, S.error, S.updated_at, S.began_at, S.until)
@@ -27,15 +27,15 @@ _HANDOFF = (H.at, H.from_backend, H.to_backend, H.epoch)
 
 
 def as_id(text: str) -> str:
-    """A run's id that came from outside. Raises UnknownRun where no run has such a one."""
+    """A run's id that came from outside. Raises UnknownRun where it cannot be one."""
     if not re.fullmatch(r"[0-9A-Za-z]{1,32}", text):
-        raise UnknownRun("there is no run of this id")
+        raise UnknownRun("no run has this id")
     return text
 
 
 def story(db: Database, run_id: str) -> dict[str, Any]:
-    """A run with its payload and result, its steps, how many children it has, each attempt that
-    failed and each hand-off, oldest first, and what its backend calls it. Raises UnknownRun."""
+    """A run with its payload and result, its steps, how many children it has by status, its failed
+    attempts and hand-offs, oldest first, and its backend's reference. Raises UnknownRun."""
     chosen = select(*COLUMNS, *_OWN, *_JSON).where(R.id == run_id)
     steps = select(*_STEP).where(S.run_id == run_id).order_by(S.updated_at, S.name)
     failed = select(*_FAILURE).where(F.run_id == run_id).order_by(F.id.desc()).limit(MOST)

@@ -1,4 +1,4 @@
-"""What the charts show, from the ledger: how many runs ended when, and how long they took."""
+"""What the charts show, from the ledger: when runs ended, how many, and how long they took."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from app.switchyard.runs.store import chunks
 from flags import LEGACY_BACKEND, Side
 
 SAMPLE = 100
-"""Runs of one job and backend, the latest of a span, that its percentiles are taken from."""
+"""How many runs of a job and backend in a span of time percentiles are taken from."""
 ERRORS = 30
-"""Classes of errors that are shown."""
+"""How many classes of errors are shown."""
 _MOST = 150
-"""SELECTs in one UNION: SQLite takes 500, and what is planned anew each time must stay small."""
-# As the partial indexes have it: SQLite looks for the text.
+"""How many SELECTs one UNION has: SQLite allows 500, and each execution has to plan them all."""
+# Worded as in the partial indexes, since SQLite compares the text.
 _BY_ITSELF = text("switchyard_runs.status IN ('succeeded', 'failed')")
 _FAILED = text("switchyard_runs.status = 'failed'")
 
 _at = cast(extract("epoch", R.ended_at), BigInteger) - bindparam("origin", type_=BigInteger)
 _bucket = (_at // bindparam("width", type_=BigInteger)).label("bucket")
-# Every column of the index is named: each pair of job and backend is one short range of it. No
-# other one is asked for: no row is read.
+# All columns of the index are named, so that each pair of job and backend is one short range of it.
+# No other column is, so that no row is read.
 _ENDED = (
     select(R.job, R.backend, _bucket, func.count().label("runs"))
     .where(R.job.in_(bindparam("jobs", expanding=True)), R.backend.in_(BACKENDS))
@@ -54,40 +54,40 @@ _COUNTS = _ENDED.where(_BY_ITSELF), _ENDED.where(_FAILED)
 
 @dataclass(slots=True)
 class Trend:
-    """What one side did of one job in a span of time."""
+    """One side's runs of one job in a span of time."""
 
     succeeded: list[int]
-    """By bucket, the oldest first."""
+    """How many, by bucket, oldest first."""
     failed: list[int]
     seconds: list[float] = field(default_factory=list)
-    """Of its latest runs, sorted: from being asked for to the end. What a caller waits for: queues,
-    retries and sleeps count."""
+    """The time from creation to end of each of its latest runs, sorted. It is what a caller waits
+    for, so it includes queues, retries and sleeps."""
 
     @property
     def runs(self) -> int:
-        """How many ended by themselves."""
+        """How many runs succeeded or failed."""
         return sum(self.succeeded) + sum(self.failed)
 
     def percentile(self, percent: int) -> float | None:
-        """Seconds within which so many in a hundred of the sample ended."""
+        """The seconds within which `percent` of the sample ended, or None without a sample."""
         return percentile(self.seconds, percent) if self.seconds else None
 
 
 def percentile(sample: Sequence[float], percent: int) -> float:
-    """Of a sorted sample, by nearest rank."""
+    """The percentile of a sorted sample, by the nearest-rank method."""
     return sample[max(-(-percent * len(sample) // 100), 1) - 1]
 
 
 def side_of(backend: str) -> Side:
-    """The side of a backend: each but RQ is serverless."""
+    """The side of a backend: every one but RQ is serverless."""
     return Side.RQ if backend == LEGACY_BACKEND else Side.SERVERLESS
 
 
 def trends(
     db: Database, jobs: Collection[str], until: datetime, width: timedelta, buckets: int
 ) -> dict[tuple[str, Side], Trend]:
-    """What each side did of these jobs in the last `buckets` of `width`, the last ending at
-    `until`. A run's side is the one that it ended on."""
+    """Each side's trend for these jobs, over the last `buckets` of length `width` until `until`. A
+    run belongs to the side on which it ended."""
     since = until - width * buckets
     seconds = int(width.total_seconds())
     bound: dict[str, Any] = {"since": since, "origin": int(since.timestamp()), "width": seconds}
@@ -105,7 +105,7 @@ def trends(
             for job, backend, began, end in sampled:
                 shown[job, side_of(backend)].seconds.append((end - began).total_seconds())
     for trend in shown.values():
-        # All that ended were counted first; one that has ended since is among the failed alone.
+        # Those that ended were counted first, so one that failed since is only among the failed.
         both = zip(trend.succeeded, trend.failed, strict=True)
         trend.succeeded = [max(ended - failed, 0) for ended, failed in both]
         trend.seconds.sort()
@@ -115,8 +115,8 @@ def trends(
 def by_span(
     db: Database, job: str, until: datetime, width: timedelta, spans: int
 ) -> dict[Side, list[tuple[float, float] | None]]:
-    """p50 and p95 of each side in each of the last `spans` of `width`, from what ended first in
-    each; None where nothing did."""
+    """The p50 and p95, in seconds, of each side in each of the last `spans` of length `width`, from
+    the first runs that ended in each, or None where none did."""
     edges = [until - width * back for back in range(spans, -1, -1)]
     bound: dict[str, Any] = {"job": job}
     bound |= {f"edge{number}": edge for number, edge in enumerate(edges)}
@@ -131,8 +131,8 @@ def by_span(
 
 
 def errors(db: Database, job: str, since: datetime) -> list[dict[str, Any]]:
-    """The errors of the job's failed attempts since then, by class and backend, the latest first:
-    how many, when it was first and last seen, and the last one's message."""
+    """The errors of the job's failed attempts since then, by class and backend, latest first. Each
+    has its count, when it was first and last seen, and the message of the last one."""
     span = (F.job == job, F.at >= since)
     latest = func.max(F.id).label("latest")
     grouped = (
