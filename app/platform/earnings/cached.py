@@ -43,19 +43,17 @@ class TopCreators:
     limit: Annotated[int, Field(ge=1, le=100)]
     currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
-    @property
-    def name(self) -> str:
-        """What it is cached by."""
-        return f"top-creators:{self.days}d:{self.limit}:{self.currency}"
-
     def ask(self, cache: Cache, db: Database, now: datetime) -> Any:
         """The answer through the cache; that it was asked is counted, for the hourly warming."""
-        count(cache, QUERY.dump_json(self).decode(), now)
+        query, seconds = QUERY.dump_json(self).decode(), (HOURS + 1) * 3600
+        with suppress(CacheUnavailable):
+            cache.script(_COUNT, [_hour(now)], query, seconds)
         return self.cached(cache, db, now)
 
     def cached(self, cache: Cache, db: Database, now: datetime, *, refresh: bool = False) -> Any:
         """The answer from the cache, computed if need be, or to refresh it."""
-        name, answer = f"analytics:{self.name}", partial(self.answer, db, now)
+        name = f"analytics:top-creators:{self.days}d:{self.limit}:{self.currency}"
+        answer = partial(self.answer, db, now)
         return cache.get_or_compute(name, answer, TTL_SECONDS, refresh=refresh)
 
     def answer(self, db: Database, now: datetime) -> dict[str, Any]:
@@ -85,12 +83,6 @@ class TopCreators:
 
 QUERY = TypeAdapter(TopCreators)
 """As it is counted, in JSON."""
-
-
-def count(cache: Cache, query: str, now: datetime) -> None:
-    """Count one use of a query, JSON; not where the cache is unavailable."""
-    with suppress(CacheUnavailable):
-        cache.script(_COUNT, [_hour(now)], query, (HOURS + 1) * 3600)
 
 
 def most_asked(cache: Cache, now: datetime) -> list[str]:

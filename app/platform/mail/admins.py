@@ -97,10 +97,7 @@ def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, Any]:
         "subject": f"{payload.job} stepped back to {where}",
         "text": f"{payload.job} stepped back from {payload.from_stage} to {where} by itself.\n\n"
         f"{payload.why}\n\n"
-        f"New runs go there within a second; what runs goes on where it is. What is failing:\n"
-        f"  flask --app app runs list --job {payload.job} --status failed\n"
-        f"To move what is open as well:\n"
-        f"  flask --app app cutover drain {payload.job} --to rq --running\n",
+        "New runs go there within a second; what runs goes on where it is.\n",
     }
 
     data = payload.model_dump(mode="json", by_alias=True)

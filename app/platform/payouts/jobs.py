@@ -225,14 +225,14 @@ def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
     """What Stripe says of bank payouts, taken over; then the ledger against Stripe's own lists, the
     last 30 days: as `payouts reconcile --json`."""
     moved = ctx.step.run("follow", _follow, ctx)
-    return {**ctx.step.run("reconcile", _whole, ctx), "moved": moved}
+
+    def compare(_tx: Session) -> dict[str, Any]:
+        return _reconciled(ctx, ctx.now() - WINDOW, banks=True).document()
+
+    return {**ctx.step.run("reconcile", compare), "moved": moved}
 
 
 def _follow(tx: Session, ctx: Context) -> int:
     now, stripe = ctx.now(), ctx.gateways.stripe
     news = unheard(ctx.transaction, stripe, now, now - WINDOW)
     return sum(bank.heard(tx, one, now)["moved"] for one in news)
-
-
-def _whole(_tx: Session, ctx: Context) -> dict[str, Any]:
-    return _reconciled(ctx, ctx.now() - WINDOW, banks=True).document()
