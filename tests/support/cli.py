@@ -22,8 +22,8 @@ from app.switchyard.db import Database
 from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
-from tests.support.cli_jobs import marks
 from tests.support.forks import Forked
+from tests.support.marks import marks
 from tests.support.tables import create_all
 
 CLOSED = "redis://127.0.0.1:1/0"

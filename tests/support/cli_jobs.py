@@ -1,52 +1,27 @@
-"""Jobs for the tests of the commands; each says in the table `cli_marks` what it did."""
+"""Jobs for the tests of the commands; each says in the table `marks` what it did."""
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import String, func, insert, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
 
 from app.switchyard.context import Context
-from app.switchyard.db import Database
 from app.switchyard.errors import NonRetriable
 from app.switchyard.job import JobPayload, job
-from tests.support.tables import Base
+from tests.support.marks import Mark, mark
 
 GAPS = (0.2,)
-
-
-class CliMark(Base):
-    """One effect of a test job, or one try of it."""
-
-    __tablename__ = "cli_marks"
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    what: Mapped[str] = mapped_column(String(200))
-    pid: Mapped[int]
-
-
-def mark(tx: Session, what: str) -> str:
-    tx.execute(insert(CliMark).values(what=what, pid=os.getpid()))
-    return what
-
-
-def marks(db: Database) -> dict[str, int]:
-    """How often each effect happened."""
-    with db.autocommit() as connection:
-        rows = connection.execute(select(CliMark.what, func.count()).group_by(CliMark.what))
-        return {row[0]: row[1] for row in rows}
 
 
 def tried(ctx: Context, what: str) -> int:
     """How often `what` was tried, this time included; counted whether or not the step holds."""
     with ctx.transaction() as tx:
-        mark(tx, what)
-        count = select(func.count()).select_from(CliMark).where(CliMark.what == what)
-        return tx.scalar(count) or 0
+        mark(tx, ctx, what)
+        return tx.scalar(select(func.count()).where(Mark.what == what)) or 0
 
 
 class Named(JobPayload):
@@ -60,8 +35,8 @@ class Named(JobPayload):
 
 def looked(tx: Session, payload: Named, now: datetime) -> dict[str, Any]:
     """A plan that writes to find out, as one may: it is undone."""
-    mark(tx, payload.name)
-    found = tx.scalar(select(func.count()).select_from(CliMark)) or 0
+    tx.execute(insert(Mark).values(what=payload.name, backend="plan", pid=0))
+    found = tx.scalar(select(func.count(Mark.id))) or 0
     rows = [{"what": payload.name, "waits": payload.wait_seconds}, {"what": "b", "why": "[b]no"}]
     return {"at": now.isoformat(), "found": found, "marks": rows, "none": []}
 
@@ -69,7 +44,7 @@ def looked(tx: Session, payload: Named, now: datetime) -> dict[str, Any]:
 @job("cli-planned", event="cli.planned", payload=Named, queue="cli", plan=looked)
 def planned(ctx: Context, payload: Named) -> str:
     """Can say beforehand what it would do."""
-    return ctx.step.run("only", mark, payload.name)
+    return ctx.step.run("only", mark, ctx, payload.name)
 
 
 @job("cli-plain", event="cli.plain", payload=Named, queue="cli", gaps=GAPS, schedule="0 9 * * *")
@@ -80,9 +55,9 @@ def plain(ctx: Context, payload: Named) -> dict[str, str]:
         if tried(ctx, f"{payload.name}/try") <= payload.failures:
             raise RuntimeError("failed on purpose")
         time.sleep(payload.wait_seconds)
-        return mark(tx, f"{payload.name}/second")
+        return mark(tx, ctx, f"{payload.name}/second")
 
-    ctx.step.run("first", mark, f"{payload.name}/first")
+    ctx.step.run("first", mark, ctx, f"{payload.name}/first")
     return {"second": ctx.step.run("second", second)}
 
 
@@ -96,7 +71,7 @@ def parent(ctx: Context, payload: Named) -> dict[str, int]:
     )
     ended = ctx.step.join("ended")
     ctx.step.sleep("nap", timedelta(seconds=payload.wait_seconds))
-    ctx.step.run("after", mark, f"{payload.name}/after")
+    ctx.step.run("after", mark, ctx, f"{payload.name}/after")
     return ended
 
 
@@ -108,5 +83,5 @@ def refuser(ctx: Context, payload: Named) -> None:
         if tried(ctx, payload.name) <= payload.failures:
             raise NonRetriable("never [red]\x1b[31m")
 
-    ctx.step.run("first", mark, f"{payload.name}/first")
+    ctx.step.run("first", mark, ctx, f"{payload.name}/first")
     ctx.step.run("refuse", refuse)

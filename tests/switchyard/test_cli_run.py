@@ -31,7 +31,7 @@ from app.switchyard.runs.models import Status
 from app.switchyard.runs.models import StepRow as S
 from tests.support import cli_jobs
 from tests.support.cli import Cli, environment, start
-from tests.support.cli_jobs import marks
+from tests.support.marks import marks
 from tests.support.rows import run_row
 from tests.support.waiting import PATIENCE_SECONDS, until
 

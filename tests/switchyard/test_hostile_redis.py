@@ -26,10 +26,11 @@ from tests.support.receiver import receiving
 from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import until
+from tests.switchyard.test_old_jobs import ended as status
+from tests.switchyard.test_old_jobs import error
 
 AT = "tests.support.old_tasks"
 BOMB = zlib.compress(b'["' + b" " * (4 * INFLATED_BYTES) + b'", null, [], {}]')
-ENDED = (JobStatus.FINISHED, JobStatus.FAILED)
 
 
 @pytest.fixture(params=["", "old"], ids=["one queue", "two queues"])
@@ -55,17 +56,6 @@ def a_worker_that_lives(on: Side, tmp_path: Path) -> Iterator[None]:
             on.finish(on.dispatch("child", {"name": n}))
         assert on.marks(n) == {n: 1}
         assert worker.poll() is None
-
-
-def status(job: Job) -> JobStatus:
-    until(lambda: job.get_status() in ENDED, job.get_status, every_seconds=0.05)
-    return job.get_status()
-
-
-def error(job: Job) -> str:
-    result = job.latest_result()
-    assert result is not None
-    return result.exc_string or ""
 
 
 @pytest.mark.parametrize("on", [""], indirect=True)
