@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flask import current_app, g
@@ -172,22 +173,12 @@ def test_each_look_has_an_app_context_of_its_own(
 # --- as a shell starts them ---------------------------------------------------------------------
 
 
-def command(*args: str) -> list[str]:
-    return [str(Path(sys.executable).parent / "flask"), "--app", "app", *args]
-
-
 def test_exit_codes_and_streams_of_real_commands(url: str) -> None:
-    dispatched, refused = (
-        subprocess.Popen(
-            command("jobs", "dispatch", "cli-plain", payload, "--json"),
-            cwd=ROOT,
-            env=environment(url),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for payload in ('{"name": "a"}', "{name")
-    )
+    args = ("jobs", "dispatch", "cli-plain")
+    command = [str(Path(sys.executable).parent / "flask"), "--app", "app", *args, '{"name": "a"}']
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    dispatched = subprocess.Popen([*command, "--json"], cwd=ROOT, env=environment(url), **pipes)
+    refused = start(url, *args, "{name", "--json")
     out, err = dispatched.communicate(timeout=PATIENCE_SECONDS)
     assert (dispatched.returncode, json.loads(out)["status"]) == (0, "pending")
     assert (err.count("\n"), "stays pending" in err) == (1, True)

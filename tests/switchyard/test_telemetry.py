@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +28,8 @@ from app.switchyard.runs.backend import Delivery
 from app.switchyard.telemetry.traced import Traced
 from queues.backend import connect, queue_key
 from tests.support import old_tasks
-from tests.support.sides import ROOT, Side, build, environment, fresh, no_worker, parts, rq_worker
+from tests.support.forks import forked
+from tests.support.sides import Side, build, environment, fresh, no_worker, parts, rq_worker
 from tests.support.waiting import until
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -253,10 +251,8 @@ print(json.dumps([m for m in sys.modules if m.startswith(runtime.__package__ + "
 def test_off_it_is_not_even_imported(tmp_path: Path, more: dict[str, str]) -> None:
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "redis://127.0.0.1:1/0", **more)
     del environ["SWITCHYARD_JOBS"]
-    said = subprocess.run(
-        [sys.executable, "-c", OFF], cwd=ROOT, env=environ, check=True, capture_output=True
-    )
-    assert json.loads(said.stdout) == []
+    said = forked(["-c", OFF], environ)
+    assert (said.returncode, said.stdout) == (0, "[]\n"), said.stderr
 
 
 def test_without_the_package_nothing_stops(caplog: pytest.LogCaptureFixture) -> None:
