@@ -66,6 +66,8 @@ class Profile:
     relay_seconds: float
     """How long no relay is there."""
     most_seconds: float
+    most_alike: int = 24
+    """Cards in a deck."""
     lease: float = 2.0
     check: float = 0.7
 

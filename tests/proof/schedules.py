@@ -64,10 +64,12 @@ def schedule(weight: int, needs: str = "") -> Callable[[Happening], Happening]:
 
 
 def deck(platform: Platform, *, first: bool) -> list[Schedule]:
-    """What can happen to this platform, each as often as it weighs."""
+    """What can happen to this platform, each as often as it weighs, and a profile allows."""
     database = "postgres" if "postgres" in platform.servers else "sqlite"
     can = [one for one in SCHEDULES if one.needs in ("", database)]
-    return [one for one in can for _ in range(one.weight or first)]
+    return [
+        one for one in can for _ in range(min(one.weight, platform.profile.most_alike) or first)
+    ]
 
 
 def deal(platform: Platform) -> Iterator[Schedule]:

@@ -37,7 +37,7 @@ while True:
     if last is not None and seen != last[1]:
         print(last[0], last[1], flush=True)
     last = (began, seen)
-    time.sleep(0.002)
+    time.sleep(0.01)
 """
 
 

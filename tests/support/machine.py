@@ -24,7 +24,7 @@ from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import RunNotMovable, StageRefused
 from app.switchyard.runs import claim, operate
-from app.switchyard.runs.models import Status
+from app.switchyard.runs.models import RunRow, Status
 from flags import Side
 from tests.support.world import Dead, Parcel, Queue, World, dying_at, memory_folder, shuffled
 
@@ -323,7 +323,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_to_move(self) -> None:
         """Only what is running may be about to leave."""
-        assert all(r.status == Status.RUNNING for r in self.world.open() if r.move_to is not None)
+        waits = (RunRow.move_to.is_not(None), RunRow.status != Status.RUNNING)
+        assert self.world.rows(RunRow.check_at.is_not(None), *waits) == []
 
     def teardown(self) -> None:
         try:

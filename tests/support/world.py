@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 import flags
 from app.platform.config import load
@@ -312,16 +312,17 @@ class World:
         self._named.stop()
         self.runtime.db.dispose()
 
-    def rows(self) -> list[Any]:
+    def rows(self, *which: ColumnElement[bool]) -> list[Any]:
         with self.runtime.db.autocommit() as connection:
-            return list(connection.execute(select(RunRow.__table__).order_by(RunRow.id)))
+            chosen = select(RunRow.__table__).where(*which).order_by(RunRow.id)
+            return list(connection.execute(chosen))
 
     def row(self, run_id: str) -> Any:
         with self.runtime.db.autocommit() as connection:
             return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
 
     def open(self) -> list[Any]:
-        return [row for row in self.rows() if row.check_at is not None]
+        return self.rows(RunRow.check_at.is_not(None))
 
     def marks(self) -> dict[str, int]:
         return marks(self.runtime.db)
