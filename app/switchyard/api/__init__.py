@@ -30,7 +30,7 @@ from app.switchyard.text import masked
 from flags import Side
 
 NAME = "switchyard_api"
-"""Of the blueprint."""
+"""The blueprint's name."""
 MAX_BYTES = 1024 * 1024
 View = Callable[..., Any]
 Declare = Callable[[View], View]
@@ -38,7 +38,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def blueprint(runtime: Runtime, door: Door) -> Blueprint:
-    """The API, for whom `door` lets in."""
+    """The API, for callers whom `door` admits."""
     pages = Blueprint(NAME, __name__)
     register_problems(pages)
     operations: dict[str, Operation] = {}
@@ -68,7 +68,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
                     empty = not request.get_data()
                     given["body"] = read(one.body, {}) if empty else read_body(one.body)
                 answer = json.dumps(view(**given), default=in_json)
-                # A line of its own: a shell may make several calls.
+                # Ends with a newline, since a shell may make several calls.
                 return Response(f"{answer}\n", one.status, content_type="application/json")
 
             operations[f"{NAME}.{view.__name__}"] = one
@@ -86,17 +86,17 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     @serves("GET", "/jobs", shapes.Jobs)
     def list_jobs() -> Any:
-        """Each job: what it declares, and where it stands."""
+        """Each job's declaration, and where it stands."""
         return jobs.every(runtime)
 
     @serves("GET", "/jobs/<name>", shapes.OneJob)
     def show_job(name: str) -> Any:
-        """One job, with what speaks against its completion and how many runs an act would move."""
+        """One job, with the reasons against its completion and how many runs an act would move."""
         return jobs.one(runtime, name)
 
     @serves("POST", "/jobs/<name>/stage", shapes.Staged, body=shapes.StageTo)
     def stage(name: str, body: shapes.StageTo) -> Any:
-        """Move a job to a stage; its open runs stay where they are."""
+        """Move a job to a stage. Its open runs stay where they are."""
         how: dict[str, Any] = {"expected": body.version, "force": body.force}
         moved = acts.stage(runtime, name, body.stage, body.percent, _by(body), **how)
         at = {"stage": moved.to_stage, "percent": moved.percent, "version": moved.id}
@@ -104,7 +104,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     @serves("POST", "/jobs/<name>/drain", shapes.Moved, body=shapes.DrainTo)
     def drain(name: str, body: shapes.DrainTo) -> Any:
-        """Move a batch of a job's open runs, and of those below them, to the other side."""
+        """Move a batch of a job's open runs, and of their children, to the other side."""
         return _batch(acts.drain, name, body, body.to, body.running)
 
     @serves("POST", "/jobs/<name>/rollback", shapes.Moved, body=shapes.Batch)
@@ -138,12 +138,12 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     @serves("GET", "/runs", shapes.Runs, query=shapes.RunsQuery)
     def list_runs(query: shapes.RunsQuery) -> Any:
-        """The newest runs first; `before` is the `older` of the page before."""
+        """Runs, newest first. `before` is the `older` of the previous page."""
         return asdict(search(runtime.db, query))
 
     @serves("POST", "/runs/bulk", shapes.Bulked, body=shapes.Bulk)
     def bulk_runs(body: shapes.Bulk) -> Any:
-        """Retry or cancel a batch of the runs that a filter finds."""
+        """Retry or cancel a batch of the runs that match a filter."""
         if body.dry_run:
             counted = bulk.matching(runtime, body.do, body.filter)
             nothing = {"act": None, "done": 0, "refused": 0, "older": None}
@@ -153,25 +153,26 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
     @serves("GET", "/runs/<run_id>", shapes.OneRun)
     def show_run(run_id: str) -> Any:
-        """One run with its steps; what is called a secret is hidden."""
+        """One run with its steps. The values of secret-sounding names are hidden."""
         run = story(runtime.db, as_id(run_id))
         return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
 
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
     def retry(run_id: str, body: shapes.Act) -> Any:
-        """Let a failed or cancelled run go on from its done steps; `others` came back with it."""
+        """Retry a failed or cancelled run after its finished steps, and `others` that were
+        cancelled with it."""
         others = operate.retry(runtime.store, as_id(run_id), _by(body))
         return {"id": run_id, "status": Status.PENDING, "others": others}
 
     @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
     def cancel(run_id: str, body: shapes.Act) -> Any:
-        """Cancel an open run, and `others` that were open below it."""
+        """Cancel an open run, and `others` that are open below it."""
         others = operate.cancel(runtime.store, as_id(run_id), by=_by(body))
         return {"id": run_id, "status": Status.CANCELLED, "others": others}
 
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)
     def history(query: shapes.HistoryQuery) -> Any:
-        """Who did what, when and why, the newest first; `before` is the `older` of a page."""
+        """Who did what, when and why, newest first. `before` is the `older` of the page before."""
         rows = audit.history(runtime.db, **query.model_dump())
         older = rows[-1]["id"] if len(rows) == query.limit else None
         return {"history": rows, "older": older}
@@ -180,10 +181,10 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
 
 def _read_query(model: type[M]) -> M:
-    """The request's query; a parameter that is not known, or comes twice, does not fit."""
+    """The request's query. Unknown and repeated parameters are refused."""
     for name, values in request.args.lists():
         if len(values) > 1:
-            raise BadInput(f"{name}: is given {len(values)} times")
+            raise BadInput(f"{name}: given {len(values)} times")
     try:
         return read(model, request.args.to_dict())
     except BadInput as refused:
@@ -195,6 +196,6 @@ def _read_query(model: type[M]) -> M:
 
 
 def _by(body: shapes.Act) -> By:
-    """Who does it: who is logged in, else who the bearer of a token says they are."""
+    """Who acts: the person logged in, or else whoever a token's bearer claims to be."""
     who: str = g.switchyard_caller
     return By.person(body.by if body.by and who in (BEARER, LOCAL) else who, body.why)

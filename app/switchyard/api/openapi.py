@@ -20,14 +20,14 @@ from app.switchyard.runs.create import KEY_LENGTH
 
 TRIGGER = "switchyard_trigger.trigger"
 _REFUSED = {
-    "4XX": "It cannot be read, does not fit (`errors` names each misfit), or may not be done.",
-    "503": "The database, or the queue that it takes, is unavailable.",
+    "4XX": "The request is malformed, invalid (`errors` lists every error), or not allowed.",
+    "503": "The database, or a queue that the request needs, is unavailable.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one route takes and gives."""
+    """What a route takes and returns."""
 
     answer: Any
     query: type[BaseModel] = shapes.Nothing
@@ -36,10 +36,10 @@ class Operation:
 
 
 class _Schemas(dict[str, Any]):
-    """JSON Schema of types; what several have in common is kept here, by name."""
+    """The JSON Schema of types. Shared definitions are kept here, by name."""
 
     def of(self, type_: Any, mode: Literal["validation", "serialization"] = "validation") -> Any:
-        # An adopter's model may have a name of ours.
+        # An adopter's model may have the same name as one of ours.
         prefix = "" if mode == "serialization" else "Taken."
         schema = TypeAdapter(type_).json_schema(
             mode=mode,
@@ -54,8 +54,7 @@ class _Schemas(dict[str, Any]):
 def document(
     app: Flask, operations: Mapping[str, Operation], catalogue: Catalogue
 ) -> dict[str, Any]:
-    """The document of those of the app's routes that `operations` knows by endpoint, and of the
-    trigger."""
+    """The document for the routes that `operations` lists by endpoint, and for the trigger."""
     triggered = Operation(shapes.Triggered, body=_events(catalogue), status=202)
     operations = {**operations, TRIGGER: triggered}
     in_path = {
@@ -108,7 +107,7 @@ def document(
 
 
 def _events(catalogue: Catalogue) -> Any:
-    """What the trigger takes: one of the catalogue's events, by its name, with its payload."""
+    """What the trigger takes: an event of the catalogue, with its name and payload."""
     models = [_event(spec) for spec in catalogue.values()]
     if len(models) < 2:
         return models[0] if models else None

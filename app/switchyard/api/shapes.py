@@ -1,4 +1,4 @@
-"""What the API takes and gives, field by field."""
+"""What the API takes and returns, field by field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.switchyard.text import one_line
 from flags import Side, Stage
 
 Line = Annotated[str, AfterValidator(one_line), Field(min_length=1, max_length=100)]
-"""A line of text that may be looked for."""
+"""A line of text to search for."""
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -24,11 +24,11 @@ class Nothing(BaseModel):
 
 
 class Act(Nothing):
-    """What every act may say."""
+    """The fields of every act."""
 
     why: Annotated[str, Field(max_length=WHY_LENGTH)] = ""
     by: Annotated[str, Field(min_length=1, max_length=WHO_LENGTH)] | None = None
-    """Who does it, where a token says nothing of that; else it is who is logged in."""
+    """Who acts, where a token is used. Otherwise it is the person logged in."""
 
 
 class Reasoned(Act):
@@ -43,17 +43,17 @@ class StageTo(Reasoned):
     stage: Stage
     percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     version: Number | None = None
-    """Where the job stood when it was looked at: refused where somebody moved it since."""
+    """The version on which the change is based. It is refused if the job has moved since."""
     force: bool = False
-    """Complete it whatever speaks against it, on record."""
+    """Complete it even if its gate is closed, which is recorded."""
 
 
 class Batch(Reasoned):
-    """One batch of an act: to be called again with its `act` until it is done."""
+    """One batch of an act. Call again with the answer's `act` until it is `done`."""
 
     act: Number | None = None
     dry_run: bool = False
-    """Move nothing, and say how many are to be moved."""
+    """Move nothing, and return how many would be moved."""
 
 
 class DrainTo(Batch):
@@ -61,18 +61,18 @@ class DrainTo(Batch):
 
     to: Side
     running: bool = False
-    """What is running too, at its next step boundary."""
+    """Also move running runs, at their next step boundary."""
 
 
 class RunNow(Act):
     """A new run."""
 
     data: dict[str, Any] | None = None
-    """By default what the job's schedule would do now."""
+    """The payload. The default is what the job's schedule would use now."""
 
 
 class RunsQuery(RunFilter):
-    """Which runs, and how many of them."""
+    """Which runs, and how many."""
 
     limit: Annotated[int, Field(ge=1, le=500)] = 50
 
@@ -82,7 +82,7 @@ class Bulk(Batch):
 
     do: Deed
     filter: RunFilter
-    """With the `older` of the batch before it as its `before`."""
+    """Which runs. Its `before` is the `older` of the previous batch."""
 
 
 class HistoryQuery(Nothing):
@@ -122,7 +122,7 @@ _KINDS: dict[str, Any] = {
 
 
 def _answer(name: str, base: type[BaseModel] = BaseModel, **fields: str) -> type[BaseModel]:
-    """What is given: for each kind, the names of its fields. It may grow."""
+    """A model of an answer: for each kind, the names of its fields. It may grow."""
     kinds = {one: (_KINDS[kind], ...) for kind, names in fields.items() for one in names.split()}
     own: dict[str, Any] = kinds
     return create_model(name, __base__=base, **own)

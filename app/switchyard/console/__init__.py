@@ -1,4 +1,4 @@
-"""/console: how it goes, each job and its moves, the ledger of runs, and who did what."""
+"""/console: the overview, each job and its moves, the ledger of runs, and the history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEXT = re.compile(r"(?:[/?][\w./?=&%-]*)?")
 
 
 def blueprint(runtime: Runtime, door: Door) -> Blueprint:
-    """The operators' pages, for whom `door` lets in."""
+    """The operators' pages, for visitors whom `door` admits."""
     pages = Blueprint(
         NAME,
         __name__,

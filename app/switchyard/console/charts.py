@@ -1,4 +1,4 @@
-"""The geometry of the charts: numbers in, SVG paths out. What they look like is in the CSS."""
+"""The geometry of the charts: it turns numbers into SVG paths. Their look is in the CSS."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from app.switchyard.operations.trends import Trend
 
 GAP = 0.15
-"""Of a bar's width, left free on its right."""
+"""The share of a bar's width that is left free on its right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """The serverless side's runs upward from the middle, the legacy side's downward; what failed
-    at the outer ends. One unit is a bucket to the right, and a hundredth of the tallest bar up."""
+    """Bars for the serverless side's runs upward from the middle and the legacy side's downward,
+    with failed runs at the outer ends. One unit is a bucket to the right, and a hundredth of the
+    tallest bar up."""
 
     serverless: str
     serverless_failed: str
@@ -22,11 +23,11 @@ class Bars:
     legacy_failed: str
     width: int
     most: int
-    """Runs of the tallest bar."""
+    """The number of runs in the tallest bar."""
 
 
 def bars(serverless: Trend, legacy: Trend) -> Bars:
-    """Both sides by one scale."""
+    """The bars of both sides, on the same scale."""
     heights = [
         done + failed
         for side in (serverless, legacy)
@@ -50,7 +51,7 @@ def _paths(trend: Trend, most: int, way: int) -> tuple[str, str]:
 
 
 def _share(count: int, most: int) -> float:
-    # What is there can be seen.
+    # The least height that can be seen.
     return max(100 * count / most, 3.0) if count else 0.0
 
 
@@ -59,7 +60,7 @@ def _bar(number: int, begin: float, end: float) -> str:
 
 
 def lines(spans: Sequence[tuple[float, float] | None], most: float) -> tuple[str, str]:
-    """p50 and p95 as two lines, broken where nothing ended; `most` seconds are 100 units up."""
+    """Lines for p50 and p95, broken where nothing ended. `most` seconds are 100 units up."""
     return _line([s and s[0] for s in spans], most), _line([s and s[1] for s in spans], most)
 
 
@@ -68,7 +69,7 @@ def _line(values: Sequence[float | None], most: float) -> str:
     for number, value in enumerate(values):
         if value is not None:
             y = f"{100 - 100 * value / (most or 1):.4g}"
-            # A short level for each span: one alone can be seen.
+            # A short level line for each span, so that a single one can be seen.
             path.append(f"{'L' if joined else 'M'}{number + 0.15:.4g} {y}L{number + 0.85:.4g} {y}")
         joined = value is not None
     return "".join(path)

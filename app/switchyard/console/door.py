@@ -1,5 +1,5 @@
-"""Who is at the console or calls the API, and what they may do: whoever has ADMIN_TOKEN or
-READ_ONLY_TOKEN, or in local mode anyone on this machine; and how often wrong tokens are tried."""
+"""Who uses the console or the API, and what they may do: holders of ADMIN_TOKEN or READ_ONLY_TOKEN,
+or in local mode anyone on this machine. Counts wrong tokens."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ from app.switchyard.runtime import Runtime
 log = logger_of(__name__)
 
 SESSION, FORM_TOKEN = "switchyard", "switchyard_csrf"
-"""What the console keeps in Flask's session, which may be a host's: nothing else is touched."""
+"""The console's key in Flask's session, which may be the host's. It touches nothing else there."""
 IDLE, LONGEST = 12 * 3600, 24 * 3600
-"""Seconds: a session ends when it was not used for so long, and when it is so old."""
+"""A session ends after so many seconds without use, and at this age in seconds."""
 NOTED = 60
-"""How exactly it is noted when it was last used."""
+"""How precisely the time of a session's last use is kept, in seconds."""
 LOCAL = "local"
-"""Who it is where nobody is asked."""
+"""The visitor's name where nobody logs in."""
 HOST = "host"
-"""Who it is where the host gives no name that can be shown."""
+"""The visitor's name where the host gives none that can be shown."""
 BEARER = "api"
-"""Who it is with a token and no name."""
+"""The name of a token's bearer who gives none."""
 CSRF_HEADER = "X-CSRF-Token"
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
 
 
 class FormExpired(SwitchyardError, status=403, title="Form expired"):
-    """The form is not of this console, or of an older session; nothing was changed."""
+    """The form is not this console's, or is from an older session. Nothing was changed."""
 
 
 class TooManyTries(SwitchyardError, status=429, title="Too many tries"):
@@ -64,19 +64,19 @@ class TooManyTries(SwitchyardError, status=429, title="Too many tries"):
 
 
 class Session(NamedTuple):
-    """What a cookie says; it is signed with the app's secret key, and anybody can read it."""
+    """The contents of a cookie. It is signed with the app's secret key, and anybody can read it."""
 
     who: str
     id: str
     since: float
     seen: float
-    """Unix seconds: when it began, and was last used."""
+    """When it began and when it was last used, in Unix seconds."""
     token: str
-    """A MAC of the token that opened it: another one ends it."""
+    """A MAC of the token that opened it. A change of the token ends the session."""
 
 
 class Door:
-    """Lets people in, knows them again by Flask's session, and lets them out for good."""
+    """Admits people, recognizes them by Flask's session, and logs them out for good."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -85,15 +85,15 @@ class Door:
         tokens = ((Access.ALL, settings.admin_token), (Access.READ_ONLY, settings.read_only_token))
         self._tokens = {level: token for level, token in tokens if token is not None}
         self.is_local = settings.local and settings.admin_token is None
-        """Whether everybody on this machine is let in."""
+        """Whether everybody on this machine is admitted."""
         self.open = self.is_local
-        """Whether nobody is asked for a token."""
+        """Whether no token is needed."""
 
     def visitor(self, request: Request) -> str | None:
-        """Who sent the request; None before they logged in.
+        """Who sent the request. None before they have logged in.
 
-        Raises Unauthorized where nobody may come from there at all, SecretKeyMissing where nobody
-        can be known again, and SQLAlchemy's errors where no end of a session can be.
+        Raises Unauthorized where nobody is admitted from there, SecretKeyMissing where sessions
+        cannot be signed, and SQLAlchemy's errors where ended sessions cannot be looked up.
         """
         g.switchyard_access = None
         if self.is_local and not from_here(request, self._runtime.settings):
@@ -108,8 +108,8 @@ class Door:
         return None if known is None else known.who
 
     def caller(self, request: Request) -> str:
-        """Who calls the API: whoever bears a token, else the console's visitor, with the form
-        token of their session where they change anything. Raises as visitor() and check_form()."""
+        """Who calls the API: a token's bearer, or else the console's visitor, who needs the form
+        token of their session to change anything. Raises as visitor() and check_form()."""
         given = bearer(request)
         level = None if given is None else self._opened(given)
         if level is not None:
@@ -126,7 +126,7 @@ class Door:
         return who
 
     def _opened(self, given: str) -> Access | None:
-        """What this token lets its bearer do."""
+        """What the token's bearer may do."""
         opened = (level for level, token in self._tokens.items() if is_secret(given, token))
         return next(opened, None)
 
@@ -143,18 +143,18 @@ class Door:
         level = next(opened, None)
         if level is None or nonces.used_for(self._runtime.db, _nonce(known)) is not None:
             return None
-        # What a page asks by itself is no use of it.
+        # A page's own polling does not count as use.
         if now - known.seen >= NOTED and "HX-Request" not in request.headers:
             session[SESSION] = known._replace(seen=now)._asdict()
         g.switchyard_access = level
         return known
 
     def may_act(self) -> bool:
-        """Whether the visitor may change anything, beside seeing it."""
+        """Whether the visitor may change anything."""
         return g.get("switchyard_access") is Access.ALL
 
     def check_form(self, request: Request) -> None:
-        """Raises FormExpired unless the form was made by this console for this session."""
+        """Raise FormExpired unless this console created the form for this session."""
         origin = request.headers.get("Origin")
         backend = self._runtime.settings.backend_url or ""
         # A proxy on the way may have changed the Host.
@@ -168,15 +168,15 @@ class Door:
             raise FormExpired("the form is too old: load the page again") from None
 
     def form_token(self) -> str:
-        """What a form of this session must bring along."""
+        """The token that a form of this session must contain."""
         token: str = generate_csrf(token_key=FORM_TOKEN)
         return token
 
     def enter(self, request: Request, name: str, token: str) -> None:
-        """Begin a session of `name`, whom `token` lets in. Raises Unauthorized, BadInput,
+        """Begin a session for `name`, if `token` admits them. Raises Unauthorized, BadInput and
         TooManyTries.
 
-        Who comes in gets a new session, so that an old cookie cannot be theirs.
+        Each login gets a new session, so that nobody can plant an old cookie.
         """
         client = client_address(request, self._runtime.settings)
         refused = TooManyTries("too many tries: wait a few minutes")
@@ -209,7 +209,7 @@ class Door:
 
 
 class HostDoor(Door):
-    """The host's own login decides who comes in; nobody is asked for a token."""
+    """The host's own login decides who is admitted, and no token is needed."""
 
     def __init__(self, runtime: Runtime, check: AccessCheck) -> None:
         super().__init__(runtime)
@@ -217,8 +217,8 @@ class HostDoor(Door):
         self.is_local, self.open = False, True
 
     def visitor(self, request: Request) -> str:
-        """Who sent the request. Raises Forbidden where the host says no one who may come in,
-        SettingsError where it says something else, and what the host raises."""
+        """Who sent the request. Raises Forbidden where the host admits nobody, SettingsError where
+        its answer makes no sense, and what the host raises."""
         answer = self._check()
         if isinstance(answer, Response):
             abort(answer)
@@ -229,12 +229,12 @@ class HostDoor(Door):
             raise SettingsError(f"access gave {level!r}, not one of {', '.join(Access)} or None")
         _require_key()
         g.switchyard_access = Access(level)
-        # A host's people may have no name, or a number.
+        # A host's users may have no name, or a number.
         shown = isinstance(name, str) and _NAME.fullmatch(name) and name != GUARDRAIL
         return name if shown else HOST
 
     def enter(self, request: Request, name: str, token: str) -> None:
-        """Raises Forbidden: one logs in at the host."""
+        """Raise Forbidden, since the login is the host's."""
         raise Forbidden("this app has a login of its own")
 
 
@@ -264,14 +264,14 @@ def _forget() -> None:
 
 TRIES, TRIES_SECONDS = 20, 300
 REMEMBERED = 1000
-"""Of how many names and clients a process knows the tries by itself."""
+"""For how many names and clients a process counts tries itself."""
 
 
 class Tries:
-    """Logins by client, by the name given, and by both together.
+    """Counts logins by client, by the given name, and by both together.
 
-    Only the last count is of one person's, and refuses whatever they send. The other two are of
-    others' as well: beyond them wrong tokens are refused as too many, and the right one is right.
+    Only the last count belongs to one person, and refuses whatever they send. Others may contribute
+    to the first two, so beyond those only wrong tokens are refused as too many.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -280,7 +280,7 @@ class Tries:
         self._lock = threading.Lock()
 
     def one_more(self, *of: str) -> bool:
-        """Count a try of these; False where they had TRIES within TRIES_SECONDS."""
+        """Count a try. False where there were TRIES within TRIES_SECONDS."""
         name = blake2b("\n".join(of).encode(), digest_size=16).hexdigest()
         with self._lock:
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What every page of the console has: its door, its form check, its headers, its errors."""
+"""What every page of the console has: the door, the form check, the headers and the errors."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 MAX_BYTES, LOGIN_BYTES = 1024 * 1024, 16 * 1024
-"""Of a form, since a host may have set no limit; and of one by whoever is not logged in, as a form
-is parsed before its token can be checked."""
+"""The largest form, since a host may have no limit, and the largest one before a login, since a
+form is parsed before its token can be checked."""
 NAME = "switchyard_console"
-"""Of the blueprint: a host may have a `console` of its own."""
+"""The blueprint's name. A host may have a `console` of its own."""
 STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
 OPEN_TO_ALL = frozenset({STATIC, LOGIN, f"{NAME}.enter"})
 COME_AND_GO = frozenset({f"{NAME}.enter", f"{NAME}.logout"})
@@ -46,7 +46,7 @@ SAYING = (words.when, words.duration, words.between, words.number, words.pretty)
 
 
 def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
-    """Hang the frame on a blueprint of pages that extend `switchyard/base.html`."""
+    """Add the frame to a blueprint whose pages extend `switchyard/base.html`."""
     identify(pages)
 
     @pages.before_request
@@ -107,7 +107,7 @@ def by() -> By:
 
 
 def number(field: str) -> int:
-    """A count that the form brings along. Raises BadInput."""
+    """A number in the form. Raises BadInput."""
     text = request.form.get(field) or "0"
     if not text.isdecimal() or len(text) > 15:
         raise BadInput(f"{field} must be a number")
@@ -117,8 +117,8 @@ def number(field: str) -> int:
 def moving(
     title: str, back: tuple[str, str], *, refusal: SwitchyardError | None = None, **shown: Any
 ) -> Page:
-    """How far an act is that goes on a batch a request: by htmx by itself, else by its button.
-    `shown` are the names of its template; its `fields` are what the next request brings along."""
+    """The progress of an act that handles a batch per request. htmx continues it, or else its
+    button. `shown` has the template's names, and `fields` what the next request must contain."""
     shown["fields"] |= {"why": request.form.get("why", "")}
     shown |= {"title": title, "back": back, "refusal": refusal and str(refusal)}
     page = render_template("switchyard/moving.html", **shown)
@@ -126,12 +126,12 @@ def moving(
 
 
 def here() -> str:
-    """The address of this page, also where the app is below a path of its server."""
+    """The address of this page, also where the app is mounted below a path."""
     return request.script_root + request.full_path.rstrip("?")
 
 
 def is_poll() -> bool:
-    """Whether a page asks for itself anew, and takes of the answer what has changed."""
+    """Whether a page polls itself, and takes from the answer what has changed."""
     return request.method == "GET" and "HX-Request" in request.headers
 
 

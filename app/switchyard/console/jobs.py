@@ -1,5 +1,5 @@
-"""The page of one job, and its moves: stages, pins, and the rolling back and draining of runs, a
-batch a request."""
+"""The page of a job and its moves: stages, pins, and rolling back or draining runs, a batch per
+request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         now = runtime.store.clock()
         moving = job["stage"] in MOVING
         changes = audit.history(runtime.db, job=name, act="stage", limit=20)
-        # A poll takes only what lies beside the forms.
+        # A poll takes only what is beside the forms.
         to_move = {} if is_poll() else {side: acts.would_move(runtime, name, side) for side in Side}
         return render_template(
             "switchyard/job.html",
@@ -55,7 +55,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             ticks=_ticks(runtime, spec, now),
             errors=errors(runtime.db, name, now - DAY),
             **_day(runtime, name, now),
-            # Where the stage moved, in the chart of the day.
+            # Marks the changes of stage in the day's chart.
             marks=[
                 one | {"x": _x(one["at"], now)} for one in changes[::-1] if one["at"] > now - DAY
             ],
@@ -80,7 +80,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
 
 def _day(runtime: Runtime, name: str, now: datetime) -> dict[str, Any]:
-    """The charts of a day: both sides by the quarter of an hour, and how long runs took."""
+    """The charts of a day: both sides by quarters of an hour, and how long runs took."""
     trend = trends(runtime.db, [name], now, QUARTER, int(DAY / QUARTER))
     sides = {side: trend[name, side] for side in Side}
     spans = by_span(runtime.db, name, now, HOUR, HOURS)
@@ -98,12 +98,12 @@ def _day(runtime: Runtime, name: str, now: datetime) -> dict[str, Any]:
 
 
 def _x(moment: datetime, now: datetime) -> str:
-    """Where in a chart of a day that is, in percent from the left."""
+    """The position of a time in a day's chart, in percent from the left."""
     return f"{100 - 100 * ((now - moment) / DAY):.2f}"
 
 
 def _share(trend: Trend) -> str:
-    """The share of failed runs with its interval."""
+    """The share of failed runs, with its interval."""
     if not trend.runs:
         return "–"
     failed = sum(trend.failed)
@@ -112,7 +112,7 @@ def _share(trend: Trend) -> str:
 
 
 def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
-    """The last and the next tick of its schedule, and how many no clock has proposed yet."""
+    """The last and the next tick of the schedule, and how many ticks no clock has proposed yet."""
     if spec.schedule is None:
         return {}
     seen = read_marks(runtime.db).get(spec.name)
@@ -153,7 +153,7 @@ def add_moves(pages: Blueprint, runtime: Runtime) -> None:
             most=moved + left,
             counts=[
                 ("moved", moved, ""),
-                ("asked", asked, "they run, and move at their next step boundary"),
+                ("asked", asked, "they are running, and move at their next step boundary"),
                 ("left", left, ""),
             ],
             fields=fields | ({"running": 1} if running else {}),

@@ -1,4 +1,4 @@
-"""The first page, the history, and docs/runbook.md: it is at hand where trouble is shown."""
+"""The first page, the history, and docs/runbook.md, to which troubles link."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from app.switchyard.runtime import Runtime
 from flags import Side
 
 PAGE = 100
-"""Acts of the history."""
+"""How many acts a page of the history has."""
 LOOK_SECONDS = 0.05
-"""How long the page waits for what a backend answers; else it shows what that was before."""
+"""How long the page waits for a backend's answer. After that it shows the last known state."""
 
 
 def add(pages: Blueprint, runtime: Runtime) -> None:
@@ -39,7 +39,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
             shown=overview(runtime, {k: v for k, v in seen.items() if v != NO_ANSWER_YET}),
             bars=charts.bars,
             known=set(runtime.catalogue),
-            # A poll takes only what lies beside the form.
+            # A poll takes only what is beside the form.
             to_legacy=0 if is_poll() else acts.would_move(runtime, None, Side.RQ),
             provider=runtime.settings.flag_provider,
         )
@@ -60,12 +60,12 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
 HERE = Path(__file__).parent
 PLACES = (HERE / "runbook.md", HERE.parents[2] / "docs" / "runbook.md")
-"""In the wheel, and in the repository."""
+"""Where the runbook is in the wheel, and in the repository."""
 
 
 @cache
 def rendered() -> str:
-    """As HTML: each heading can be linked to, and only what leads somewhere is a link."""
+    """The runbook as HTML. Each heading is a link target, and only links that work remain."""
     from markdown_it import MarkdownIt  # for this page alone
 
     text = next(place for place in PLACES if place.exists()).read_text()

@@ -1,5 +1,5 @@
-"""The ledger of runs: the page of one, the search and its words, many that are retried or cancelled
-a batch a request, and the export."""
+"""The ledger of runs: the page of a run, the search and its words, retrying or cancelling many runs
+a batch per request, and the export."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
 
 def add_many(pages: Blueprint, runtime: Runtime) -> None:
-    """Add what is done to many to the console's pages."""
+    """Add the acts on many runs to the console's pages."""
 
     def wanted(at: int = 0) -> RunFilter:
         return read(request.args, (moment(at) if at else None) or runtime.store.clock())
 
     @pages.get("/bulk/<any(retry, cancel):deed>")
     def ask_bulk(deed: str) -> str:
-        # What was created in the last 2 h is so at this moment, however long the batches take.
+        # "The last 2 h" counts from this moment, however long the batches take.
         at = int(runtime.store.clock().timestamp())
         counted = bulk.matching(runtime, bulk.Deed(deed), wanted(at))
         shown = {"deed": deed, "counted": counted, "asked": address(request.args)}
@@ -136,8 +136,8 @@ def add_many(pages: Blueprint, runtime: Runtime) -> None:
             value=most if batch.older is None else done + refused,
             most=most,
             counts=[
-                (past, done, "with what was below them"),
-                ("refused", refused, "they had moved by themselves"),
+                (past, done, "with those below them"),
+                ("refused", refused, "they had changed meanwhile"),
             ],
             fields={
                 "act": batch.act,
@@ -159,7 +159,7 @@ def add_many(pages: Blueprint, runtime: Runtime) -> None:
 
 
 def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
-    """What its backend calls it, and where that is to be seen."""
+    """The backend's own reference for the run, and a link to it."""
     name, holder = run["sent_ref"] or "", run["holder"] or ""
     if run["backend"] == LEGACY_BACKEND:
         return {"name": f"job {run['id']}-{run['epoch']}"}
@@ -204,7 +204,7 @@ def _words(text: str) -> dict[str, str]:
 
 
 def _time(name: str, text: str, now: datetime) -> datetime:
-    """A time, UTC, or how long ago it is: `90m`, `2h`, `7d`."""
+    """A time in UTC, or how long ago it was: `90m`, `2h`, `7d`."""
     if span := _SPAN.fullmatch(text):
         return now - int(span[1]) * _UNITS[span[2]]
     try:
@@ -215,7 +215,7 @@ def _time(name: str, text: str, now: datetime) -> datetime:
 
 
 def address(given: Mapping[str, str]) -> dict[str, Any]:
-    """What of it makes the address of this search, without its place."""
+    """The parts of a search that make its address, without its page."""
     kept = {name: given.get(name, "") for name in (*sorted(FIELDS - {"before"}), "q")}
     return {name: text for name, text in kept.items() if text}
 
@@ -237,7 +237,7 @@ def _cell(value: object) -> str:
     if isinstance(value, datetime):
         value = iso(value)
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
-    # A table's program would take it for a formula.
+    # A spreadsheet would read it as a formula.
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

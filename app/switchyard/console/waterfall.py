@@ -12,16 +12,16 @@ from app.switchyard.words import duration
 
 WIDTH = 1000.0
 WAITING = 0.35
-"""Of the width, at most, is for time in which nothing was done: a sleep of a day must leave room
-for the steps of a second before and after it."""
+"""The largest share of the width for idle time: a sleep of a day must leave room for the steps of a
+second before and after it."""
 THINNEST = 4.0
-"""What took no time can be seen."""
+"""The least width, so that a bar of no duration can be seen."""
 BODY = "(body)"
 
 
 @dataclass(slots=True)
 class Bar:
-    """A stretch of time, in Unix seconds, and where in the picture it is."""
+    """A stretch of time, in Unix seconds, and its position in the picture."""
 
     begin: float
     end: float
@@ -29,12 +29,12 @@ class Bar:
     """A backend, `failed`, `queued` or `waiting`."""
     says: str
     backend: str | None = None
-    """On which a failed attempt was."""
+    """The backend of a failed attempt."""
     x: float = 0.0
     width: float = 0.0
 
     def place(self, scale: Scale) -> None:
-        """Set where it is."""
+        """Set its position."""
         self.x = round(min(scale(self.begin), WIDTH - THINNEST), 1)
         self.width = round(max(scale(self.end) - self.x, THINNEST), 1)
 
@@ -50,7 +50,7 @@ class Line:
     bars: list[Bar] = field(default_factory=list)
 
     def took(self) -> float | None:
-        """Seconds from its first attempt's begin to its last one's end."""
+        """The seconds from the beginning of its first attempt to the end of its last."""
         if not self.bars:
             return None
         return max(bar.end for bar in self.bars) - min(bar.begin for bar in self.bars)
@@ -58,16 +58,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """What is drawn: lines of bars, and where the run changed sides."""
+    """The picture: lines of bars, and where the run changed sides."""
 
     lines: list[Line]
     handoffs: list[dict[str, Any]]
     broken: bool
-    """Whether waits are drawn shorter than the rest."""
+    """Whether waits are drawn on a shorter scale than the rest."""
 
 
 def waterfall(run: dict[str, Any], now: datetime) -> Waterfall:
-    """Of a run as story() has it."""
+    """The waterfall of a run as story() returns it."""
     end = (run["ended_at"] or now).timestamp()
     lines = list(_lines(run, end))
     bars = [bar for line in lines for bar in line.bars]
@@ -104,7 +104,7 @@ def _lines(run: dict[str, Any], end: float) -> Iterator[Line]:
 
 
 def _last(step: dict[str, Any], has_failed: bool, end: float) -> Bar | None:
-    """The stretch that a step's row itself speaks of: its last attempt, or its wait."""
+    """The stretch that a step's own row describes: its last attempt, or its wait."""
     at, status, backend = step["updated_at"].timestamp(), step["status"], step["backend"]
     began = _at(step["began_at"], at)
     if status == "waiting":
@@ -119,11 +119,11 @@ def _last(step: dict[str, Any], has_failed: bool, end: float) -> Bar | None:
 
 
 class Scale:
-    """Time to the right; where nothing was done it may run faster."""
+    """The scale of time, from left to right. Idle time may take less width."""
 
     def __init__(self, begin: float, end: float, busy: Iterable[tuple[float, float]]) -> None:
         self._spans: list[tuple[float, float, float]] = []
-        """From, to, and how much of the width a second has."""
+        """The pieces of the scale: from when to when, and the width of a second."""
         merged: list[list[float]] = []
         for one, other in sorted(busy):
             if merged and one <= merged[-1][1]:
@@ -142,7 +142,7 @@ class Scale:
         self._spans.append((at, end, fast))
 
     def __call__(self, moment: float) -> float:
-        """How far to the right that is."""
+        """The position of a time, from the left."""
         return sum(max(0.0, min(moment, end) - begin) * by for begin, end, by in self._spans)
 
 
