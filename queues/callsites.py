@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 OURS = __package__ or ""
 _LEFT_OUT = {"node_modules", "site-packages", "build", "dist", "migrations", "__pycache__"}
@@ -48,8 +49,16 @@ class Task:
     path: str
     queue: str | None = None
     attempts: int = 1
+    gaps: tuple[float, ...] = ()
+    """The intervals of its Retry, in seconds, where they are in the source."""
     calls: list[str] = field(default_factory=list)
     """Where it is enqueued, as `file:line` and the method."""
+
+    def retried(self, retry: ast.expr | None) -> None:
+        """Note how one call site has it retried. The most patient one counts."""
+        attempts = _attempts(retry)
+        if attempts > self.attempts:
+            self.attempts, self.gaps = attempts, _gaps(retry)
 
 
 class Sources:
@@ -210,7 +219,7 @@ class _File:
         task = self._sources.task(path)
         task.calls.append(f"{self._path}:{node.lineno} {how}")
         task.queue = task.queue or queue
-        task.attempts = max(task.attempts, _attempts((keyword or {}).get("retry")))
+        task.retried((keyword or {}).get("retry"))
 
     def _decorated(self, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr) -> None:
         if not isinstance(decorator, ast.Call) or node.name not in self._functions:
@@ -227,7 +236,7 @@ class _File:
         if first is not None:
             known = self._queues.get(ast.unparse(first))
             task.queue = task.queue or _text(first) or known
-        task.attempts = max(task.attempts, _attempts(keyword.get("retry")))
+        task.retried(keyword.get("retry"))
 
 
 def _text(node: ast.expr) -> str | None:
@@ -236,11 +245,24 @@ def _text(node: ast.expr) -> str | None:
 
 def _attempts(retry: ast.expr | None) -> int:
     """How often RQ tries: once, and `max` times more with Retry(max)."""
-    if isinstance(retry, ast.Call):
-        for given in [
-            *retry.args[:1],
-            *(word.value for word in retry.keywords if word.arg == "max"),
-        ]:
-            if isinstance(given, ast.Constant) and isinstance(given.value, int):
-                return given.value + 1
-    return 1
+    most = _argument(retry, 0, "max")
+    return most + 1 if isinstance(most, int) else 1
+
+
+def _gaps(retry: ast.expr | None) -> tuple[float, ...]:
+    """The intervals of Retry(max, interval), which RQ uses as a job uses its gaps."""
+    given = _argument(retry, 1, "interval")
+    intervals = given if isinstance(given, list | tuple) else [given]
+    numbers = [each for each in intervals if isinstance(each, int | float)]
+    return tuple(numbers) if len(numbers) == len(intervals) else ()
+
+
+def _argument(call: ast.expr | None, place: int, name: str) -> Any:
+    """The literal that a call has for an argument, or None."""
+    if not isinstance(call, ast.Call):
+        return None
+    given = [*call.args[place : place + 1], *(w.value for w in call.keywords if w.arg == name)]
+    try:
+        return ast.literal_eval(given[0]) if given else None
+    except ValueError:
+        return None

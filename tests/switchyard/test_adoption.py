@@ -29,7 +29,7 @@ from .extensions import rq, mail_queue
 @job("mail", timeout=5)
 def welcome(user_id: int): ...
 
-@rq.job("slow", retry=Retry(max=2))
+@rq.job("slow", retry=Retry(max=2, interval=[10, 60]))
 def rebuild(): ...
 
 def pay(order_id: int, cents: int = 0): ...
@@ -126,7 +126,7 @@ def test_lines_to_paste(shop: str, tmp_path: Path, host: Flask, redis_url: str) 
         "tasks.many": f'adopt("{shop}.tasks.many", attempts=1)',
         "tasks.pay": f'adopt("{shop}.tasks.pay", name="{dashed}-tasks-pay", queue="money",'
         " attempts=4)",
-        "tasks.rebuild": f'adopt("{shop}.tasks.rebuild", queue="slow", attempts=3)',
+        "tasks.rebuild": f'adopt("{shop}.tasks.rebuild", queue="slow", attempts=3, gaps=(10, 60))',
         "tasks.welcome": f'adopt("{shop}.tasks.welcome", queue="mail", attempts=1)',
     }
     assert tasks["tasks.welcome"]["calls"] == [
@@ -161,6 +161,29 @@ def test_what_is_in_redis_and_what_is_missing(
         args=["switchyard", "adopt", "--source", str(tmp_path / "source")]
     )
     assert f'    adopt("{shop}.tasks.welcome", queue="mail", attempts=1),\n' in shown.stdout
+
+
+def test_what_is_set_is_not_missing(shop: str, tmp_path: Path, redis_url: str) -> None:
+    redis: Redis = connect(redis_url)
+    redis.flushall()
+    for queue, function in (("mail", "welcome"), ("slow", "rebuild")):
+        rq.Queue(queue, connection=redis).enqueue(f"{shop}.tasks.{function}", 1)
+    app = Flask("set")
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path / 'host.db'}",
+        redis_url=redis_url,
+        use_inngest=True,
+        inngest_dev="http://127.0.0.1:8288",
+        legacy_functions=f"{shop}.tasks.rebuild,{shop}.other.*",
+        legacy_queues="slow",
+        legacy_pickle=True,
+    )
+    Switchyard(app, settings=settings)
+    found = report(app, tmp_path / "source")
+    asked = {setting["name"]: setting["do"] for setting in found["settings"]}
+    assert asked.keys() == {"tables", "ADMIN_TOKEN", "LEGACY_FUNCTIONS", "LEGACY_QUEUES"}
+    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs are waiting"
+    assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
 
 
 def test_without_redis(shop: str, tmp_path: Path) -> None:

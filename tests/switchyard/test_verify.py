@@ -267,6 +267,14 @@ def test_qstash() -> None:
         assert "there and here" in checks.qstash_schedules(right)
 
 
+def test_qstash_where_no_job_goes_there() -> None:
+    """In an app on Inngest alone, its checks hold, and say why."""
+    unused = settled(switchyard_jobs="app.switchyard.maintenance")
+    held = [check.look(unused) for check in checks.CHECKS if "qstash" in check.name]
+    assert len(held) == 3
+    assert {said.partition(":")[0] for said in held} == {"not used"}
+
+
 def test_mail(runtime: Runtime) -> None:
     assert "local mode" in platform_checks.mail(runtime)
     with served(login=True) as box:

@@ -23,6 +23,7 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
+from app.switchyard.config import split
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runtime import Runtime
@@ -120,6 +121,8 @@ def _adopted(task: Task, taken: Sequence[str]) -> dict[str, Any]:
     if task.queue not in (None, "default"):
         options["queue"] = task.queue
     options["attempts"] = task.attempts
+    if task.gaps:
+        options["gaps"] = task.gaps
     refused = None
     try:
         adopt(task.path, **options)
@@ -160,7 +163,8 @@ def _lacking(runtime: Runtime, sides: tuple[str, ...]) -> Iterator[tuple[str, st
         for name in _NEEDED[side]:
             if getattr(settings, name) is None:
                 yield (name.upper(), f"{side} needs it")
-    if settings.backend_url is None:
+    is_local = settings.inngest_dev is not None and sides == ("inngest",)
+    if settings.backend_url is None and not is_local:
         yield ("BACKEND_URL", "the app's public address")
     if settings.admin_token is None:
         yield ("ADMIN_TOKEN", "for the console and the trigger, unless access= decides")
@@ -175,9 +179,18 @@ def _for_old_jobs(
     if not waiting:
         return
     settings = runtime.settings
-    served = {spec.queue for spec in runtime.catalogue.values()}
-    functions = ",".join(sorted({function for function, _ in waiting}))
-    yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(waiting.values())} old jobs are waiting")
+    served = {spec.queue for spec in runtime.catalogue.values()} | set(
+        split(settings.legacy_queues)
+    )
+    allowed = set(split(settings.legacy_functions))
+    refused = {
+        call: count
+        for call, count in waiting.items()
+        if allowed.isdisjoint({call[0], f"{call[0].rpartition('.')[0]}.*"})
+    }
+    if refused:
+        functions = ",".join(sorted({function for function, _ in refused}))
+        yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(refused.values())} old jobs are waiting")
     queues = ",".join(sorted({queue for _, queue in waiting} - served))
     if queues:
         yield ("LEGACY_QUEUES", f"{queues}: they have no declared job")

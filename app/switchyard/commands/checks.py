@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from importlib.metadata import version
 from secrets import token_hex
 from typing import Any
@@ -79,7 +79,7 @@ def sdks(runtime: Runtime) -> str:
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-@_check("check that DATABASE_URL is right and it is up; then run `flask --app app db upgrade`")
+@_check("check that DATABASE_URL is right and it is up; then run `flask switchyard db upgrade`")
 def database(runtime: Runtime) -> str:
     """The database answers, and has this version's tables."""
     for row in standing(runtime):
@@ -172,7 +172,21 @@ def inngest_functions(runtime: Runtime) -> str:
     return f"the same {len(ours)} functions there and here"
 
 
+def _where_used(look: Look) -> Look:
+    """A check of QStash, which holds in an app that does not use it."""
+
+    @wraps(look)
+    def check(runtime: Runtime) -> str:
+        is_used = any(spec.serverless == "qstash" for spec in runtime.catalogue.values())
+        if is_used or runtime.settings.qstash_secret is not None:
+            return look(runtime)
+        return "not used: no job goes to QStash, and QSTASH_TOKEN is not set"
+
+    return check
+
+
 @_check("set QSTASH_TOKEN and BACKEND_URL")
+@_where_used
 def qstash_token(runtime: Runtime) -> str:
     """QStash accepts the token."""
     _require_qstash(runtime)
@@ -180,7 +194,8 @@ def qstash_token(runtime: Runtime) -> str:
     return "it accepts the token"
 
 
-@_check("run `flask --app app qstash sync`")
+@_check("run `flask switchyard qstash sync`")
+@_where_used
 def qstash_schedules(runtime: Runtime) -> str:
     """QStash ticks exactly the catalogue's schedules."""
     _require_qstash(runtime)
@@ -255,7 +270,8 @@ for _backend, _fix in {
     "qstash": "see qstash-token and address; QStash's console shows its deliveries",
 }.items():
     # An unavailable backend takes its time to fail, too.
-    _look = partial(canary, _backend)
+    _look: Look = partial(canary, _backend)
+    _look = _where_used(_look) if _backend == "qstash" else _look
     CHECKS.append(Check(f"canary-{_backend}", _look, _fix, seconds=CANARY_SECONDS + 8))
 
 

@@ -193,7 +193,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except BackendUnavailable as failure:
-        line = f"{failure}: check that it is up, and run `flask --app app cutover verify`"
+        line = f"{failure}: check that it is up, and run `flask switchyard cutover verify`"
         raise DidNotHold(line) from failure
     except SwitchyardError as failure:
         wrong_use = isinstance(failure, BadInput | SettingsError)
