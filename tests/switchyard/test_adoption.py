@@ -14,6 +14,7 @@ import rq
 from flask import Flask
 from redis import Redis
 from rq import SimpleWorker
+from rq.job import Job
 
 from app.switchyard.config import Settings
 from app.switchyard.extension import Switchyard
@@ -143,6 +144,9 @@ def test_what_is_in_redis_and_what_is_missing(
     redis: Redis = connect(redis_url)
     redis.flushall()
     rq.Queue("mail", connection=redis).enqueue(f"{shop}.tasks.welcome", 1)
+    ticking = Job.create(f"{shop}.tasks.tick", connection=redis)
+    ticking.save()
+    redis.zadd("rq:scheduler:scheduled_jobs", {ticking.id: 0})
     worker: Any = SimpleWorker(["mail"], connection=redis)
     worker.register_birth()
     before = kept(redis)
@@ -153,8 +157,10 @@ def test_what_is_in_redis_and_what_is_missing(
     assert "--worker-class queues.worker.Worker" in old["start"]
     asked = {setting["name"]: setting["do"] for setting in found["settings"]}
     assert asked["tables"] == "flask switchyard db upgrade"
-    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs are waiting"
+    functions = f"{shop}.tasks.tick,{shop}.tasks.welcome"
+    assert asked["LEGACY_FUNCTIONS"] == f"{functions}: 2 old jobs are waiting"
     assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
+    assert f'adopt("{shop}.tasks.tick", attempts=1)' in [t["adopt"] for t in found["tasks"]]
     assert {"LEGACY_PICKLE", "QSTASH_TOKEN", "USE_INNGEST"} < asked.keys()
     assert "INNGEST_EVENT_KEY" not in asked
     shown = host.test_cli_runner().invoke(

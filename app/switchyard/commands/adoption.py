@@ -31,7 +31,7 @@ from queues.adopt import adopt
 from queues.allowed import OWN
 from queues.backend import WORKER_COMMAND
 from queues.callsites import Sources, Task
-from queues.inventory import GONE, PICKLED, STATUSES, UNREADABLE, QueueInventory, take
+from queues.inventory import GONE, PICKLED, RQ_SCHEDULER, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 2000
 _WAITING = ("queued", "scheduled", "started", "deferred")
@@ -74,7 +74,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
     lacking = [*_lacking(runtime, sides), *_for_old_jobs(runtime, redis, waiting)]
     for function, queue in waiting:
         task = sources.task(function)
-        task.queue = task.queue or queue
+        task.queue = task.queue or (None if queue == RQ_SCHEDULER else queue)
     declared = runtime.catalogue.legacy()
     tasks = [task for path, task in sorted(sources.tasks.items()) if path not in declared]
     taken = [*sources.tasks, *(name.replace("-", "_") for name in runtime.catalogue)]
@@ -191,7 +191,7 @@ def _for_old_jobs(
     if refused:
         functions = ",".join(sorted({function for function, _ in refused}))
         yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(refused.values())} old jobs are waiting")
-    queues = ",".join(sorted({queue for _, queue in waiting} - served))
+    queues = ",".join(sorted({queue for _, queue in waiting} - served - {RQ_SCHEDULER}))
     if queues:
         yield ("LEGACY_QUEUES", f"{queues}: they have no declared job")
     if any(queue["pickled"] for queue in redis["queues"]) and not settings.legacy_pickle:
