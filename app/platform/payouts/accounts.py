@@ -1,4 +1,4 @@
-"""What Stripe says of the creators' accounts, brought into the creators' rows."""
+"""Copies the state of creators' Stripe accounts into the creators' rows."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from app.switchyard.context import Context
 from app.switchyard.errors import NonRetriable, RetryAfter
 
 NOT_AT_STRIPE = "not_at_stripe"
-"""The disabled_reason of an account that Stripe does not know (any more)."""
+"""The disabled_reason of an account that Stripe does not have, or no longer has."""
 GONE = Gates(False, False, NOT_AT_STRIPE, True)
 
 
 def sync(tx: Session, ctx: Context) -> dict[str, int]:
-    """Bring every creator's account up to date, as a step.
+    """Update every creator's account, as a step.
 
-    Stripe is read to the end before `tx` writes; a row that a webhook changed since is left as it
-    is. An account that is not on the list is asked for by id before it is marked: it may have been
-    made meanwhile. Returns counts: `accounts`, `changed` and `gone` (unknown to Stripe). Raises
-    NonRetriable where Stripe lists none of them: then it is the key that is another platform's.
+    Stripe's list is read to its end before `tx` writes, and a row that a webhook has changed since
+    is left alone. An account that is not listed may be new, so it is looked up by id before it is
+    marked as gone. Returns the counts `accounts`, `changed` and `gone`. Raises NonRetriable where
+    Stripe lists none of several accounts: the key is then probably another platform's.
     """
     stripe = ctx.gateways.stripe
     with ctx.transaction() as own:
@@ -47,9 +47,9 @@ def sync(tx: Session, ctx: Context) -> dict[str, int]:
 
 
 def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
-    """Bring one account up to date, as a step: how many `creators` have it, and its gates.
+    """Update one account, as a step. Returns how many `creators` have it, and its gates.
 
-    Raises RetryAfter where the row was changed while Stripe was asked: the answer may be older.
+    Raises RetryAfter where the row changed during the call: Stripe's answer may be older.
     """
     with ctx.transaction() as own:
         known = _known(own, account_id)
@@ -78,7 +78,7 @@ def _asked(stripe: StripeGateway, account_id: str) -> Gates:
 
 
 def _write(tx: Session, account_id: str, was: Gates, gates: Gates) -> bool:
-    """Whether the row was changed; not where it is no longer as it was."""
+    """Whether the row was updated. It is left alone where it no longer matches `was`."""
     if was == gates:
         return False
     still = [

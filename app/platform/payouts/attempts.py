@@ -1,7 +1,7 @@
-"""The attempts at a payout's legs, and what comes of them: on record, each written once.
+"""The attempts at a payout's legs, and their outcomes, each of which is recorded once.
 
-Whoever writes holds the payouts' rows locked and looks at where they stand, so that of two
-processes with an outcome one records it and the other sees it recorded.
+A writer locks the payouts' rows and checks their statuses. Where two processes have an outcome, one
+records it, and the other sees that it is recorded.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from app.switchyard.db import canonical_json
 from app.switchyard.errors import SwitchyardError
 
 KEY_EXPIRED = "key_expired"
-"""The code of an attempt whose key outlived its window without an effect."""
+"""The code of an attempt that had no effect and whose key can no longer be sent."""
 OPEN = (AttemptOutcome.SENDING, AttemptOutcome.UNKNOWN)
 _CODE_LENGTH = 100
 
 
 class PayoutMoved(SwitchyardError, status=409, title="Payout moved"):
-    """Another process moved the payout on meanwhile; trying again sees it where it is."""
+    """Another process has moved the payout on. A retry sees its new status."""
 
 
 @dataclass(slots=True)
 class Try:
-    """A payout, the attempt at one of its legs that is (re)sent, and what came of it."""
+    """A payout, the attempt at one of its legs that is sent or resent, and its outcome."""
 
     payout: Payout
     attempt: A
     end: Transfer | BankPayout | Exception | None = None
-    """What Stripe has made, StripeRefused, or an error that leaves it open; None: not sent."""
+    """Stripe's object, StripeRefused, or an error that leaves it open. None if it was not sent."""
 
 
 def open_attempts(own: Session, leg: Leg, chosen: Sequence[Payout], now: datetime) -> list[Try]:
-    """An attempt for each of the payouts, which the caller holds locked: a new one for who is
-    ready, the open one for who is being sent. On record once `own` commits."""
+    """An attempt for each of the payouts, which the caller has locked: a new one where a payout is
+    ready, and the open one where it is being sent. New ones are recorded when `own` commits."""
     mine = (A.payout_id.in_([payout.id for payout in chosen]), A.leg == leg.name)
-    # In the order of their numbers: of each payout the last one stays.
+    # In the order of their numbers, so that the last one of each payout is kept.
     latest = {one.payout_id: one for one in own.scalars(select(A).where(*mine).order_by(A.n))}
     tries = list[Try]()
     for payout in chosen:
@@ -64,9 +64,9 @@ def open_attempts(own: Session, leg: Leg, chosen: Sequence[Payout], now: datetim
 
 
 def replace(ctx: Context, leg: Leg, one: Try) -> None:
-    """Make a new attempt in place of one whose key is too old and which Stripe knows nothing of.
+    """Replace an attempt whose key is of no more use, and which had no effect, by a new one.
 
-    Raises PayoutMoved where another process did that already.
+    Raises PayoutMoved where another process has closed it.
     """
     now = ctx.now()
     with ctx.transaction() as own:
@@ -80,7 +80,7 @@ def replace(ctx: Context, leg: Leg, one: Try) -> None:
 
 
 def note_unknown(ctx: Context, unclear: Sequence[Try]) -> None:
-    """Put on record, at once, that these were sent and their outcome is not known."""
+    """Record at once that these were sent and that their outcome is not known."""
     if not unclear:
         return
     now, ids = ctx.now(), [one.payout.id for one in unclear]
@@ -93,16 +93,16 @@ def note_unknown(ctx: Context, unclear: Sequence[Try]) -> None:
 
 
 def record(tx: Session, leg: Leg, tries: Sequence[Try], now: datetime) -> Counter[PayoutStatus]:
-    """Write what came of the attempts; how many payouts went to each status.
+    """Record the attempts' outcomes. Returns how many payouts moved to each status.
 
-    What another process has recorded meanwhile is left as it is, and not counted.
+    Outcomes that another process has already recorded are left alone and not counted.
     """
     ended = Transfer | BankPayout | StripeRefused
     ends = {one.attempt.key: one.end for one in tries if isinstance(one.end, ended)}
     if not ends:
         return Counter()
     ids = [one.payout.id for one in tries if one.attempt.key in ends]
-    # Locked first: what is read after that stays.
+    # Locked first, so that nothing changes after it is read.
     tx.execute(select(Payout.id).where(Payout.id.in_(ids)).order_by(Payout.id).with_for_update())
     still = (A.key.in_(ends), A.outcome.in_(OPEN), Payout.status == leg.sending)
     chosen = (
@@ -128,7 +128,7 @@ def record(tx: Session, leg: Leg, tries: Sequence[Try], now: datetime) -> Counte
 
 
 def apply(tx: Session, moves: Sequence[tuple[Payout, Change]], leg: Leg, now: datetime) -> None:
-    """Move payouts, which the caller holds locked, on, and post what goes with it.
+    """Change the statuses of payouts that the caller has locked, post entries and mail creators.
 
     Raises ValueError for a move that MOVES does not allow.
     """
@@ -165,8 +165,8 @@ def _new(own: Session, leg: Leg, payout: Payout, n: int, now: datetime) -> A:
 
 
 def _mail_creators(tx: Session, payouts: Sequence[Payout], now: datetime) -> None:
-    """Mail the creators whose payouts were just paid, or failed: once for each time the money
-    arrived, and once for each reason it did not."""
+    """Mail the creators whose payouts were just paid or failed: once for each Stripe object that
+    paid, and once for each reason for a failure."""
     ended = (PayoutStatus.PAID, PayoutStatus.FAILED, PayoutStatus.BANK_FAILED)
     payouts = [payout for payout in payouts if payout.status in ended]
     if not payouts or not mailing():

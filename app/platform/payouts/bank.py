@@ -1,4 +1,4 @@
-"""What Stripe says of a payout after it was sent: its way to the bank, and reversed transfers."""
+"""What happens to a payout after it was sent: bank payouts and reversed transfers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ _S = PayoutStatus
 
 
 def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
-    """Take over what Stripe says of a bank payout.
-
-    Raises RetryAfter where it is one that is being recorded just now.
-    """
+    """Apply Stripe's status of a bank payout. Raises RetryAfter while an attempt at it is open."""
     named = bank.metadata.get("payout_id", "")
     chosen = or_(Payout.bank_payout_id == bank.id, Payout.id == named)
     payout = tx.scalar(select(Payout).where(chosen).order_by(Payout.id).with_for_update())
@@ -34,7 +31,7 @@ def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
     if payout.status == _S.PAYING:
         raise RetryAfter(f"payout {payout.id}: its bank payout is not recorded yet", RECORDED_SOON)
     change = None
-    # Only the word on the latest one counts, and only once that is recorded.
+    # Only the latest bank payout counts, and only once it is recorded.
     if bank.id == payout.bank_payout_id and payout.status in (_S.IN_TRANSIT, _S.PAID):
         change = at_the_bank(payout, bank, now)
     if change is not None:
@@ -43,10 +40,10 @@ def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
 
 
 def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[str, Any]:
-    """Take over how much of a transfer was reversed; `error` where a person must look.
+    """Record how much of a transfer was reversed. `error` is set where a person must look.
 
-    What came back is the platform's cash again. A whole transfer that had not left for the bank is
-    the creator's balance again, and its payout over.
+    The reversed amount is the platform's cash again. Where the whole transfer was reversed before
+    a bank payout, it returns to the creator's balance and the payout ends as reversed.
     """
     back = transfer.amount_reversed
     said: dict[str, Any] = {"amountReversed": back, "error": None}

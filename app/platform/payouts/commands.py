@@ -1,4 +1,4 @@
-"""`payouts reconcile|show`: the payouts, and the ledger against Stripe."""
+"""The commands `payouts reconcile` and `payouts show`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reconciling finds: every difference by name, and what to do about it."""
+"""The kinds of difference that a reconciliation can find, and what to do about each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """What does not agree."""
+    """A kind of difference."""
 
     MISSING_AT_STRIPE = "missing_at_stripe"
     NOT_PAID_IN_LEDGER = "not_paid_in_ledger"
@@ -20,7 +20,7 @@ class Kind(StrEnum):
     PAID_TWICE = "paid_twice"
     BANK_MISSING = "bank_missing"
     BANK_DIFFERS = "bank_differs"
-    """Amount, currency, or where the bank payout stands."""
+    """Amount, currency, or the bank payout's status."""
     BANK_NOT_IN_LEDGER = "bank_not_in_ledger"
     CASH_DIFFERS = "cash_differs"
     BOOKS_UNBALANCED = "books_unbalanced"
@@ -47,7 +47,7 @@ FIXES: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be."""
+    """A difference, and what to do about it."""
 
     kind: Kind
     payout_id: str | None
@@ -58,12 +58,12 @@ class Difference:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What was compared and found."""
+    """What was compared, and its differences."""
 
     payouts: int = 0
-    """Paid in the window, as the ledger has it."""
+    """Paid in the window, according to the ledger."""
     transfers: int = 0
-    """Made in the window, as Stripe has it."""
+    """Made in the window, according to Stripe."""
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -76,11 +76,11 @@ class Reconciliation:
         return {"ok": self.ok, **asdict(self)}
 
     def counts(self) -> dict[str, Any]:
-        """As JSON, the differences only counted by kind."""
+        """As JSON, with the differences counted by kind."""
         return self.document() | {"differences": Counter(d.kind.value for d in self.differences)}
 
     def add(
         self, kind: Kind, detail: str, payout: str | None = None, transfer: str | None = None
     ) -> None:
-        """Name a difference."""
+        """Add a difference."""
         self.differences.append(Difference(kind, payout, transfer, detail, FIXES[kind]))

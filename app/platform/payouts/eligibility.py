@@ -1,4 +1,4 @@
-"""Who is paid: balance and account gates, decided for all creators in one statement."""
+"""Who is paid: balances and account gates, checked for all creators in one statement."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from app.platform.ledger.postings import CREATOR, HOLD, EntryKind, balances, pos
 from app.platform.payouts.models import Method, Payout, PayoutStatus
 
 HOLDING = timedelta(days=7)
-"""How old a sale must be before its share is paid: most refunds come sooner."""
+"""The age at which a sale's share is paid. Most refunds come sooner."""
 
 
 class LeftOut(StrEnum):
-    """Why a creator with a balance is not paid; the first that holds is the one counted."""
+    """Why a creator with a balance is not paid. The first reason that applies is counted."""
 
     NO_ACCOUNT = "no_account"
     ACCOUNT_DISABLED = "account_disabled"
@@ -32,7 +32,7 @@ class LeftOut(StrEnum):
     CURRENCY_UNSUPPORTED = "currency_unsupported"
     BELOW_MINIMUM = "below_minimum"
     HOLDING_PERIOD = "holding_period"
-    """The minimum is only reached with sales younger than HOLDING."""
+    """Only with sales younger than HOLDING is the minimum reached."""
 
 
 _GATES: tuple[tuple[sa.ColumnElement[bool], LeftOut], ...] = (
@@ -44,10 +44,8 @@ _GATES: tuple[tuple[sa.ColumnElement[bool], LeftOut], ...] = (
 
 
 def gate() -> sa.ColumnElement[str | None]:
-    """What the creator's account is left out for, or null.
-
-    The gates are Stripe's: https://docs.stripe.com/connect/handling-api-verification.
-    """
+    """Why the creator's account cannot be paid, or null. The gates are Stripe's:
+    https://docs.stripe.com/connect/handling-api-verification."""
     return _first(*_GATES)
 
 
@@ -57,11 +55,11 @@ def _first(*reasons: tuple[sa.ColumnElement[bool], LeftOut]) -> sa.ColumnElement
 
 
 def _young_sales(now: datetime, unposted: bool) -> AnySelect:
-    """Per creator and currency with sales younger than HOLDING: creator_id, currency, and what is
-    left of the creator's share of them (`amount`), as far as the ledger knows; with `unposted` as
-    it will know when all is posted."""
+    """Per creator and currency with sales younger than HOLDING: creator_id, currency, and the
+    creator's share of them that is left (`amount`), according to the ledger. With `unposted`,
+    earnings that are not posted yet count too."""
     take = aliased(Earning)
-    # Looked up by sale, from the index: only the window is read, however long the history.
+    # Looked up by sale in the index: only the window is read, however long the history is.
     back = sa.case((take.kind == EarningKind.DISPUTE_WON, -1), else_=1) * (take.gross - take.fee)
     taken = sa.select(sa.func.coalesce(sa.func.sum(back), 0)).where(take.refund_of == Earning.id)
     sales = [Earning.occurred_at > now - HOLDING, Earning.kind == EarningKind.EARNING]
@@ -74,7 +72,7 @@ def _young_sales(now: datetime, unposted: bool) -> AnySelect:
 
 
 def _owed_when_posted() -> sa.Subquery:
-    """The creators' balances as they will be when all earnings are posted."""
+    """The creators' balances once all earnings are posted."""
     share = Earning.gross - Earning.fee
     signed = sa.case((Earning.kind.in_(TAKING), -share), else_=share)
     account = (sa.literal(CREATOR) + Earning.creator_id).label("account")
@@ -87,8 +85,8 @@ def _owed_when_posted() -> sa.Subquery:
 
 def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) -> AnySelect:
     """Per creator and currency with a balance other than zero: creator_id, destination, currency,
-    balance, amount (what of it is payable now) and the `reason` to leave it out (null: to be
-    paid). With `unposted` as after post_earnings(); with `only` of one creator."""
+    balance, the amount that is payable now, and the `reason` to leave it out (null if it is to be
+    paid). With `unposted`, as after post_earnings(). With `only`, for one creator."""
     young_sales = _young_sales(now, unposted)
     if only is not None:
         young_sales = young_sales.where(Earning.creator_id == only)
@@ -125,24 +123,23 @@ def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) 
 
 
 def payable(tx: Tx, creator_id: str, currency: str, now: datetime) -> int:
-    """What of a creator's balance can be paid now, minor units, whole units of the currency; 0 for
-    a currency that is not paid. The minimum is not asked."""
+    """How much of a creator's balance can be paid now, in minor units but rounded down to what the
+    currency allows; 0 for an unsupported currency. The minimum is not checked."""
     v = verdicts(now, only=creator_id).subquery().c
     chosen = sa.select(v.amount).where(v.creator_id == creator_id, v.currency == currency)
     return connection_of(tx).scalar(chosen) or 0
 
 
 def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, Any]:
-    """Request a payout of all that is payable for everyone eligible, and set the money aside.
+    """Request a payout of the payable amount for everyone eligible, and set the money aside.
 
-    Counts only: `requested` (this date's payouts), `new` (of them, made now, for `run_id`),
-    `leftOut` by reason. Repeating it adds at most who became eligible since and has no payout of
-    that date; the others stay as they are, whichever run they belong to. What is not in the ledger
-    is not paid: post_earnings() comes first.
+    Returns counts: `requested` (all payouts of this date), `new` (those created now, for `run_id`)
+    and `leftOut` by reason. A repetition only adds creators who have become eligible and have no
+    payout of that date. Call post_earnings() first: only what is in the ledger is paid.
     """
     connection = connection_of(tx)
-    # A manual payout locks its creator too: two requests cannot both spend one balance. New sales
-    # are not held up by it. (SQLite has one writer anyway and leaves the clause out.)
+    # A manual payout locks its creator too, so that two requests cannot spend the same balance.
+    # New sales do not wait for this lock. (SQLite has one writer and leaves the clause out.)
     everyone = sa.select(Creator.id).order_by(Creator.id)
     connection.execute(everyone.with_for_update(key_share=True))
     v = verdicts(now).subquery().c
@@ -166,7 +163,7 @@ def reserve(tx: Tx, payout_date: date, now: datetime, run_id: str) -> dict[str, 
     new = connection.execute(requests, execution_options=COUNTED).rowcount
     held = (
         sa.literal(EntryKind.HOLD.value, sa.String),
-        # The first attempt's key: each try sets the money aside anew, under its own name.
+        # The first attempt's key. Each retry of a refused transfer holds money under its own key.
         Payout.id + "-1",
         sa.literal(CREATOR) + Payout.creator_id,
         (sa.literal(HOLD) + Payout.id).label("credit"),

@@ -1,7 +1,7 @@
-"""Paying through Stripe, leg by leg: on record before it is sent, and once in effect.
+"""Pays through Stripe, leg by leg. Each attempt is recorded before it is sent, and pays only once.
 
-Stripe's rules this follows: https://docs.stripe.com/api/idempotent_requests - a key is replayed for
-24 h (refusals and 500s included) and executes again after that.
+This follows https://docs.stripe.com/api/idempotent_requests: for 24 h a key's answer is replayed,
+refusals and 500s included; after that, the same key executes again.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
 GIVE_UP_AFTER = 2 * AT_ONCE
-"""Calls of a page in a row without an answer, after which Stripe is taken to be unavailable."""
+"""After this many consecutive calls without an answer, Stripe is considered unavailable."""
 KEY_WINDOW = timedelta(hours=23)
-"""How old a key may be to be sent again: Stripe's 24 h less an hour for clocks and pauses."""
+"""The age up to which a key is resent: Stripe's 24 h less an hour for clocks and pauses."""
 SERVER_ERROR_STANDS = timedelta(minutes=10)
-"""After this long Stripe's list is believed where it has nothing of a call answered by a 5xx, once
-that answer is a replay: it is for the key's whole life, and only another key can still pay."""
+"""After this long, a call whose replayed answer is a 5xx and that is not on Stripe's list had no
+effect. The answer stays the same for the key's whole life, so only another key can still pay."""
 RATE_LIMIT_SECONDS = 5
 RATE_LIMIT_SPREAD = 10
 _SETTLES = (Transfer, BankPayout, StripeRefused)
@@ -58,12 +58,12 @@ _LEAVES_OPEN = (StripeUnknownOutcome, StripeRateLimited, PayoutMoved)
 
 
 def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]) -> dict[str, Any]:
-    """One leg of the run's next hundred payouts with ids past `after`, as a step.
+    """Pay one leg of the run's next hundred payouts with ids past `after`, as a step.
 
-    Returns the page's `last` id (None: there are no more), how many `landed`, were `refused` and
-    are `open` still, and the currencies run `dry`: no payout in one of those is sent any more until
-    the next round. What came of it is written through `tx`, which is not used before the calls; a
-    crash at any point is gone on with from the recorded attempts. Raises StripeMisconfigured.
+    Returns the page's `last` id (None if there are no more), how many `landed`, were `refused` and
+    are still `open`, and the currencies that ran `dry`: payouts in those wait for the next round.
+    Outcomes are written through `tx`, which is not used before the calls. After a crash at any
+    point, the recorded attempts are continued. Raises StripeMisconfigured.
     """
     try:
         funds = leg.affordable(ctx.gateways.stripe)
@@ -102,11 +102,11 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
 
 
 def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[str, Any]:
-    """One leg of the payout that `order` names, as a step; one that is not known is requested.
+    """Pay one leg of the payout that `order` names, as a step. An unknown one is requested first.
 
-    A refusal is a result, not an error. Raises PayoutRefused where the order does not fit (nothing
-    is written then), RetryAfter at Stripe's rate limit, StripeUnknownOutcome where it must be tried
-    again, NonRetriable where a person must look.
+    A refusal by Stripe is a result. Raises PayoutRefused where the order does not fit, with nothing
+    written; RetryAfter at Stripe's rate limit; StripeUnknownOutcome where it must be retried; and
+    NonRetriable where a person must look.
     """
     with ctx.transaction() as own:
         payout = demanded(own, order, ctx.now())
@@ -137,10 +137,10 @@ def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[st
 def _covered(
     page: Sequence[Payout], leg: Leg, funds: Mapping[str, int] | None, dry: set[str]
 ) -> list[Payout]:
-    """Those that may be sent; the others wait for a top-up of their currency, which is now `dry`.
+    """The payouts that may be sent. The others wait for a top-up of their currency, which is `dry`.
 
-    What is being sent already goes first: it may have left the balance or not, and its key decides.
-    From the first that does not fit on, a currency waits: nobody is passed by a smaller payout.
+    A payout that is already being sent is always resent, and its key prevents a second payment.
+    Once a payout does not fit, its currency waits, so that no smaller payout overtakes it.
     """
     if funds is None:
         return list(page)
@@ -157,7 +157,7 @@ def _covered(
 
 
 def _send(ctx: Context, leg: Leg, tries: Sequence[Try]) -> None:
-    """Send all that is on record, each once; those that are left for the next round end in None."""
+    """Send each recorded attempt once. The `end` of those left for the next round is None."""
     silent = 0
 
     def send(one: Try) -> None:
@@ -190,10 +190,10 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
     try:
         return leg.send(ctx.gateways.stripe, one.payout, one.attempt)
     except StripeRefused as no:
-        # Stripe refuses a closed account before it looks at the key: an earlier send may stand.
+        # Stripe refuses a closed account before it checks the key: an earlier send may have paid.
         return _looked_up(ctx, leg, one) or no
     except StripeUnknownOutcome as unclear:
-        # A stored 500 is replayed for ever: after it only Stripe's list says what became of it.
+        # A stored 500 is always replayed, so that only Stripe's list shows the outcome.
         replayed = one.attempt.outcome == AttemptOutcome.UNKNOWN
         if not replayed and not isinstance(unclear, StripeKeyReused):
             raise
@@ -203,7 +203,7 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
         sent_for = ctx.now() - one.attempt.first_sent_at
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
-        # Its key is spent on a 5xx that had no effect: only another one can still pay.
+        # Its key is tied to a 5xx that had no effect: only another one can still pay.
         replace(ctx, leg, one)
         return _outcome(ctx, leg, one)
 
@@ -212,5 +212,5 @@ def _looked_up(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | None
     try:
         return leg.look_up(ctx.gateways.stripe, one.payout, one.attempt)
     except StripeRefused as no:
-        # No answer to the question, so it is no refusal of the payout.
+        # It is the lookup that was refused, not the payout.
         raise NeedsPerson(f"payout {one.payout.id}: Stripe does not show it: {no}") from no

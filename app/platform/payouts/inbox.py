@@ -1,7 +1,7 @@
-"""Stripe's events: each is handled by one run, by its id, and by what Stripe says now.
+"""Stripe's events. Each is handled by one run, whose key is the event's id.
 
-They come twice, out of order and for three days (https://docs.stripe.com/webhooks), so what an
-event says of its object is not looked at: the object is fetched again.
+Stripe may send an event twice, out of order and for three days (https://docs.stripe.com/webhooks).
+The object in an event may therefore be out of date, and is fetched again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ACTS_ON = frozenset(
         *("payout.paid", "payout.failed", "payout.canceled"),
     }
 )
-"""The types that change anything here."""
+"""The types of events that have an effect here."""
 
 
 def handle(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:
-    """Act on an event, as a step: its end is written through `tx`, which begins after the fetch.
+    """Act on an event, as a step. The result is written through `tx`, which begins after the fetch.
 
-    `error` is set where a person must look. Raises RetryAfter where something else is being written
-    of the same object: what was fetched here may be older.
+    `error` is set where a person must look. Raises RetryAfter where the same object is just being
+    written elsewhere: what was fetched here may be older.
     """
     try:
         result = _acted(tx, ctx, event)

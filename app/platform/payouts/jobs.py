@@ -1,4 +1,4 @@
-"""Paying creators: the pay day, the daily retry, one payout, and what keeps the books true."""
+"""The jobs that pay creators and that reconcile the books with Stripe."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ GAPS = (
     *(10, 30, 2 * _MINUTE, 10 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE),
     *(n * _HOUR for n in (1, 3, 6, 12)),
 )
-"""Seconds between a run's rounds: the first outlast a bad moment at Stripe, the next the time after
-which its list is believed, the last leave time for a top-up."""
+"""The seconds between a run's rounds. The first gaps outlast a brief outage at Stripe, the next the
+time after which its list is trusted, and the last leave time for a top-up."""
 
 
 class PayDay(JobPayload):
     """A pay day, UTC."""
 
     payout_date: Day
-    # Filled in, so that an event without it and the clock's own are one and the same intent.
+    # Filled in, so that an event without it means the same run as the clock's own.
     day_of_month: int = Field(default_factory=lambda data: data["payout_date"].day, ge=1, le=31)
 
 
@@ -76,7 +76,7 @@ def process_payouts(ctx: Context, payload: PayDay) -> dict[str, Any]:
 
 
 def _reserve(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
-    """Set the money aside, if the books balance and no hold is overdrawn: else none may move."""
+    """Set the money aside. Raises NonRetriable where the books do not balance."""
     post_earnings(tx)
     if wrong := unbalanced(trial_balance(tx)):
         raise NonRetriable(f"nobody is paid, the books do not balance: {'; '.join(wrong)}")
@@ -84,7 +84,7 @@ def _reserve(tx: Session, ctx: Context, day: date) -> dict[str, Any]:
 
 
 def _pay_all(ctx: Context, about: dict[str, Any]) -> None:
-    """Both legs of all the run's payouts, in rounds, until none is open or the rounds are over."""
+    """Pay both legs of all the run's payouts, in rounds, until none is open or no round is left."""
 
     def pay(number: int) -> int:
         left, dry = 0, list[str]()
@@ -105,7 +105,7 @@ def _pay_all(ctx: Context, about: dict[str, Any]) -> None:
 
 
 def _pages(step: Callable[[int, str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What `step` says of each page: of its number, after the `last` id of the one before."""
+    """The result of `step` for each page. It gets the page's number and the previous `last` id."""
     number, after = 0, ""
     while after is not None:
         page = step(number, after)
@@ -114,7 +114,7 @@ def _pages(step: Callable[[int, str], dict[str, Any]]) -> Iterator[dict[str, Any
 
 
 def _in_rounds(ctx: Context, work: Callable[[int], int]) -> None:
-    """`work`, again after each gap, while it says that something is left."""
+    """Call `work`, and again after each gap while it returns that something is left."""
     for number, gap in enumerate((*GAPS, None)):
         if not work(number) or gap is None:
             return
@@ -122,7 +122,7 @@ def _in_rounds(ctx: Context, work: Callable[[int], int]) -> None:
 
 
 def _summary(tx: Session, ctx: Context, which: ColumnElement[bool]) -> dict[str, Any]:
-    # Before `tx` begins: it is not to be open while Stripe answers.
+    # Before `tx` begins, since it must not be open during calls to Stripe.
     both = _reconciled(ctx, ctx.created_at, banks=False)
     return {**standing(tx, which), "reconciled": both.counts()}
 

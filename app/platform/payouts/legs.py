@@ -1,6 +1,6 @@
-"""The two halves of a payout's way: what each sends to Stripe, where it looks it up, what it books.
+"""The two legs of a payout: what each sends to Stripe, where it is looked up, and what is booked.
 
-Pure but for the calls: what an outcome changes comes back as a Change, and is written elsewhere.
+Nothing is written here: an outcome's effects are returned as a Change.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _S = PayoutStatus
 
 
 class NeedsPerson(SwitchyardError, title="A person must look"):
-    """Stripe has something for this payout that it should not have; nothing was written."""
+    """Stripe has an unexpected object for this payout, or does not show it. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an outcome does to its payout."""
+    """How an outcome changes its payout."""
 
     status: PayoutStatus
     reason: str | None = None
@@ -40,7 +40,7 @@ class Change:
 def booked(
     kind: EntryKind, ref: str, payout: Payout, now: datetime, amount: int | None = None
 ) -> Posting:
-    """The entry of the whole payout, or of `amount` minor units of it."""
+    """An entry for the whole payout, or for `amount` minor units of it."""
     owner, hold = CREATOR + payout.creator_id, HOLD + payout.id
     connected = CONNECTED + payout.id
     debit, credit = {
@@ -62,14 +62,14 @@ class TransferLeg:
     ready, sending = _S.REQUESTED, _S.SENDING
     column = "transfer_id"
     no_funds: str | None = "balance_insufficient"
-    """Stripe's code where what is missing is the platform's money: a top-up mends it."""
+    """Stripe's code where the platform's balance is too low. A top-up resolves it."""
 
     def key(self, payout: Payout, n: int) -> str:
-        """The idempotency key of try number `n`."""
+        """The idempotency key of attempt number `n`."""
         return f"{payout.id}-{n}"
 
     def params(self, payout: Payout, key: str) -> dict[str, Any]:
-        """What is sent: fixed with the attempt, since a resend must carry exactly the same."""
+        """The parameters, fixed with the attempt because a resend must carry exactly the same."""
         return {
             "amount": payout.amount,
             "currency": payout.currency,
@@ -85,10 +85,7 @@ class TransferLeg:
     def look_up(
         self, stripe: StripeGateway, payout: Payout, attempt: PayoutAttempt
     ) -> Transfer | None:
-        """The transfer of the payout's group, whichever attempt made it.
-
-        Raises NeedsPerson, and what the gateway raises.
-        """
+        """The transfer in the payout's group, whichever attempt made it. Raises NeedsPerson."""
         there = list(stripe.list_transfers(transfer_group=payout.id))
         if not there:
             return None
@@ -102,7 +99,8 @@ class TransferLeg:
     def landed(
         self, payout: Payout, made: Transfer | BankPayout, manual: bool, now: datetime
     ) -> Change:
-        """`manual`: it is for the platform to send the money on; else Stripe's schedule does."""
+        """The effects of a transfer. With `manual`, the platform sends the money on to the bank;
+        otherwise Stripe's schedule does."""
         moved = booked(EntryKind.TRANSFER, made.id, payout, now)
         if manual:
             return Change(_S.TRANSFERRED, None, made.id, (moved,))
@@ -110,18 +108,18 @@ class TransferLeg:
         return Change(_S.PAID, None, made.id, (moved, settled))
 
     def refused(self, payout: Payout, key: str, code: str, now: datetime) -> Change:
-        """What the platform's balance did not cover stays set aside and waits."""
+        """The effects of a refusal. A payout that the balance did not cover keeps its hold."""
         if code == self.no_funds:
             return Change(_S.REQUESTED, code)
         return Change(_S.FAILED, code, None, (booked(EntryKind.RELEASE, key, payout, now),))
 
     def affordable(self, stripe: StripeGateway) -> Mapping[str, int] | None:
-        """What may be sent at most now, minor units by currency; None: no limit is known."""
+        """The most that may be sent now, in minor units by currency, or None without a limit."""
         return stripe.platform_balance().available
 
 
 class BankLeg:
-    """From the creator's Stripe account to their bank; its methods are as TransferLeg's."""
+    """From the creator's Stripe account to their bank. Its methods are those of TransferLeg."""
 
     name = LegName.BANK
     ready, sending = _S.TRANSFERRED, _S.PAYING
@@ -129,11 +127,11 @@ class BankLeg:
     no_funds: str | None = None
 
     def key(self, payout: Payout, n: int) -> str:
-        """No payout's id has a tilde, so no transfer's key is like it."""
+        """The idempotency key. Ids contain no tilde, so that it is never a transfer's key."""
         return f"{payout.id}~bank-{n}"
 
     def params(self, payout: Payout, key: str) -> dict[str, Any]:
-        """Stripe lists payouts by nothing else that names one: the metadata has the key."""
+        """The parameters. The metadata has the key, as the only means to find the payout again."""
         return {
             "amount": payout.amount,
             "currency": payout.currency,
@@ -147,7 +145,7 @@ class BankLeg:
     def look_up(
         self, stripe: StripeGateway, payout: Payout, attempt: PayoutAttempt
     ) -> BankPayout | None:
-        """The attempt's own bank payout: earlier ones came back, and count for nothing."""
+        """The attempt's own bank payout. Those of earlier attempts came back and do not count."""
         every = stripe.list_payouts(payout.destination, attempt.first_sent_at - CLOCK_SKEW)
         own = [bank for bank in every if bank.metadata.get("attempt") == attempt.key]
         if len(own) > 1:
@@ -176,10 +174,10 @@ Leg = TransferLeg | BankLeg
 
 
 def at_the_bank(payout: Payout, bank: BankPayout, now: datetime) -> Change | None:
-    """What Stripe's word on the payout's own bank payout changes; None: nothing.
+    """The effects of the bank payout's status at Stripe, or None.
 
-    Stripe goes from pending over in_transit to paid, and from each of them, paid included, to
-    failed (https://docs.stripe.com/api/payouts/object): a word that came late is behind and ignored
+    It goes from pending through in_transit to paid, and from any of these to failed
+    (https://docs.stripe.com/api/payouts/object). A status that is behind is ignored.
     """
     old, postings = PayoutStatus(payout.status), tuple[Posting, ...]()
     status = _S.PAID if bank.status == "paid" else _S.IN_TRANSIT

@@ -1,4 +1,4 @@
-"""Payouts and the attempts to pay them. Amounts are minor units, times UTC."""
+"""Payouts and the attempts to pay them. Amounts are in minor units, times in UTC."""
 
 from __future__ import annotations
 
@@ -22,38 +22,37 @@ from app.platform.ledger.models import CURRENCY_CHECK
 from app.switchyard.db import partial_index
 
 MAX_ID_LENGTH = 240
-"""Leaves room in Stripe's 255 characters of idempotency key for the attempt's number."""
+"""Stripe's idempotency keys have 255 characters; this leaves room for the attempt's number."""
 
 
 class PayoutStatus(StrEnum):
-    """Where a payout stands: first its transfer to the creator's Stripe account, then its way from
-    there to the bank."""
+    """A payout's status: of its transfer to the creator's Stripe account, then of its bank leg."""
 
     REQUESTED = "requested"
-    """The money is set aside; nothing was sent."""
+    """The money is set aside, but nothing has been sent."""
     SENDING = "sending"
-    """A transfer's attempt is on record; its outcome is not known yet."""
+    """An attempt at the transfer is recorded; its outcome is not known yet."""
     TRANSFERRED = "transferred"
-    """On the creator's Stripe account, not yet on its way to the bank."""
+    """The money is on the creator's Stripe account, but not yet on its way to the bank."""
     PAYING = "paying"
-    """A bank payout's attempt is on record; its outcome is not known yet."""
+    """An attempt at the bank payout is recorded; its outcome is not known yet."""
     IN_TRANSIT = "in_transit"
     """Stripe has sent it to the bank."""
     PAID = "paid"
-    """At the bank, as far as Stripe knows: a bank can still send it back."""
+    """The money is at the bank, as far as Stripe knows. A bank can still return it."""
     FAILED = "failed"
-    """The transfer was refused for a reason; the money is the creator's again."""
+    """The transfer was refused; the money is back in the creator's balance."""
     BANK_FAILED = "bank_failed"
-    """The bank payout was refused or came back: the money is on the creator's Stripe account."""
+    """The bank payout was refused or returned; the money is on the creator's Stripe account."""
     REVERSED = "reversed"
-    """The whole transfer was reversed before it left for the bank; the money is the creator's."""
+    """The whole transfer was reversed before a bank payout; the creator's balance has the money."""
 
 
 _S = PayoutStatus
 MOVES: Mapping[PayoutStatus, frozenset[PayoutStatus]] = {
     _S.REQUESTED: frozenset({_S.SENDING}),
-    # Paid at once where Stripe's own schedule brings it to the bank; requested again where the
-    # platform's balance did not cover it.
+    # Paid at once where Stripe's own schedule pays the bank; requested again where the platform's
+    # balance did not cover it.
     _S.SENDING: frozenset({_S.TRANSFERRED, _S.PAID, _S.FAILED, _S.REQUESTED}),
     _S.TRANSFERRED: frozenset({_S.PAYING, _S.REVERSED}),
     _S.PAYING: frozenset({_S.IN_TRANSIT, _S.PAID, _S.BANK_FAILED}),
@@ -63,20 +62,20 @@ MOVES: Mapping[PayoutStatus, frozenset[PayoutStatus]] = {
     _S.BANK_FAILED: frozenset({_S.TRANSFERRED, _S.REVERSED}),
     _S.REVERSED: frozenset(),
 }
-"""The legal moves; failed → requested and bank_failed → transferred are new tries."""
+"""The legal moves. failed → requested and bank_failed → transferred are retries."""
 SETTLED = (_S.PAID, _S.FAILED, _S.BANK_FAILED, _S.REVERSED)
-"""Of these a payout's `settled_at` says since when."""
+"""The statuses in which a payout has a `settled_at`."""
 
 
 class Method(StrEnum):
-    """How fast a bank payout goes; instant is Stripe's own, for a fee and not everywhere."""
+    """The speed of a bank payout. Stripe charges for instant, and does not offer it everywhere."""
 
     STANDARD = "standard"
     INSTANT = "instant"
 
 
 class LegName(StrEnum):
-    """The two halves of a payout's way, each tried and failing for itself."""
+    """The two legs of a payout, which are attempted and fail independently."""
 
     TRANSFER = "transfer"
     """From the platform's balance to the creator's Stripe account."""
@@ -85,13 +84,13 @@ class LegName(StrEnum):
 
 
 class AttemptOutcome(StrEnum):
-    """What came of an attempt."""
+    """The outcome of an attempt."""
 
     SENDING = "sending"
     UNKNOWN = "unknown"
-    """Sent, and no answer that says what became of it: never taken for a failure."""
+    """It was sent, but no answer showed its outcome. This is never treated as a failure."""
     LANDED = "landed"
-    """Stripe has made the object."""
+    """Stripe has created the object."""
     REFUSED = "refused"
     """It had no effect and never will."""
 
@@ -102,8 +101,8 @@ def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
 
 
 class Payout(Base):
-    """Money on its way to one creator. Its creator, amount and destination are fixed when it is
-    requested, and it is never deleted: the migrations' triggers refuse it."""
+    """Money on its way to a creator. Triggers in the migrations refuse to delete it, or to change
+    its creator, amount or destination."""
 
     __tablename__ = "payouts"
 
@@ -115,20 +114,20 @@ class Payout(Base):
     """The Stripe account."""
     status: Mapped[str] = mapped_column(String(20))
     reason: Mapped[str | None] = mapped_column(String(100))
-    """Stripe's code, where it failed."""
+    """Stripe's error code, where it failed."""
     method: Mapped[str] = mapped_column(String(10), default=Method.STANDARD)
     payout_date: Mapped[date | None]
-    """The pay day it belongs to; None where it was asked for by hand."""
+    """The pay day it belongs to, or None for a manual payout."""
     run_id: Mapped[str | None] = mapped_column(String(32))
-    """The run that last took charge of it, where a run pays many."""
+    """The last run of many payouts that took charge of it."""
     transfer_id: Mapped[str | None] = mapped_column(String(64), unique=True)
     bank_payout_id: Mapped[str | None] = mapped_column(String(64), unique=True)
-    """The latest one that Stripe made."""
+    """The latest bank payout that Stripe created."""
     requested_at: Mapped[datetime]
     updated_at: Mapped[datetime]
-    """When it last moved or changed hands."""
+    """When its status last changed, or another run took charge of it."""
     settled_at: Mapped[datetime | None]
-    """When it was paid, failed or reversed; None while it is on its way."""
+    """When it was paid, failed or was reversed. None while it is under way."""
 
     __table_args__ = (
         CheckConstraint("amount > 0", name="amount_positive"),
@@ -159,7 +158,7 @@ class Payout(Base):
 
 
 class PayoutAttempt(Base):
-    """One idempotency key's worth of trying; on record before anything is sent."""
+    """An attempt, with one idempotency key. It is recorded before anything is sent."""
 
     __tablename__ = "payout_attempts"
 
@@ -167,16 +166,16 @@ class PayoutAttempt(Base):
     payout_id: Mapped[str] = mapped_column(ForeignKey("payouts.id"))
     leg: Mapped[str] = mapped_column(String(10))
     n: Mapped[int]
-    """Which try of its leg, from 1."""
+    """The number of the attempt at its leg, from 1."""
     params: Mapped[str] = mapped_column(Text)
-    """Canonical JSON: a resend must carry exactly these."""
+    """Canonical JSON, since a resend must carry exactly these parameters."""
     first_sent_at: Mapped[datetime]
-    """Not later than the first send: the key's age is counted from it."""
+    """Never later than the first send. The key's age is counted from this time."""
     outcome: Mapped[str] = mapped_column(String(20))
     code: Mapped[str | None] = mapped_column(String(100))
     message: Mapped[str | None] = mapped_column(Text)
     object_id: Mapped[str | None] = mapped_column(String(64))
-    """Stripe's transfer or payout, where it landed."""
+    """The id of Stripe's transfer or payout, where it landed."""
     updated_at: Mapped[datetime]
 
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""How a pay day or a retry went: for its result, and for the admins by mail and by a webhook."""
+"""Reports on a pay day or a retry: for its result, and for the admins by mail and webhook."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from app.platform.payouts.models import PayoutStatus
 from app.switchyard.context import Context
 
 Report = Mapping[str, Any]
-"""`job` and `runId`, and whatever is known of: payoutDate, totals, failures, failureCount, leftOut,
-waitingForFunds, reconciled, ledgerBalanced, and `stopped`, where a run got no further and why.
-Amounts are minor units."""
+"""`job` and `runId`, and what is known of payoutDate, totals, failures, failureCount, leftOut,
+waitingForFunds, reconciled, ledgerBalanced and `stopped`, the reason why a run got no further.
+Amounts are in minor units."""
 FAILURES_SHOWN = 100
-"""Those that are named; the others are counted."""
+"""How many failures are listed. The others are only counted."""
 EVENT = "payouts.reported"
 """The webhook's type."""
 _FAILED = (PayoutStatus.FAILED, PayoutStatus.BANK_FAILED, PayoutStatus.REVERSED)
@@ -31,7 +31,7 @@ _TITLES = {"process-payouts": "Pay day", "retry-failed-payouts": "Retry of faile
 
 
 def standing(tx: Session, which: ColumnElement[bool]) -> dict[str, Any]:
-    """By status and currency (minor units); the first failures with their reasons; the books."""
+    """The totals by status and currency, in minor units, the first failures, and the books."""
     by, total = (P.status, P.currency), cast(func.sum(P.amount), BigInteger)
     columns = (*by, func.count().label("count"), total.label("amount"))
     rows = tx.execute(select(*columns).where(which).group_by(*by).order_by(*by)).all()
@@ -49,7 +49,7 @@ def standing(tx: Session, which: ColumnElement[bool]) -> dict[str, Any]:
 
 
 def notify(ctx: Context, known: Report) -> dict[str, Any]:
-    """Send the admins what is known; see app.platform.mail.admins."""
+    """Send the report to the admins; see app.platform.mail.admins."""
     report = {"job": ctx.job, "runId": ctx.run_id, **known}
 
     def letter() -> dict[str, str]:
@@ -59,13 +59,13 @@ def notify(ctx: Context, known: Report) -> dict[str, Any]:
 
 
 def _name(report: Report) -> str:
-    """The same for the same report: a run may have one on its way and one at its end."""
+    """A name that depends on the content: a run may send a report midway and one at its end."""
     text = json.dumps(report, sort_keys=True, separators=(",", ":"))
     return f"{report['runId']}_{sha256(text.encode()).hexdigest()[:12]}"
 
 
 def summary_mail(report: Report, platform: str) -> Letter:
-    """The mail for a person who has to know whether anything is to be done."""
+    """The mail for an admin, whose subject shows whether there is anything to do."""
     stopped = report.get("stopped")
     title = f"{_TITLES[report['job']]} {report.get('payoutDate', '')}".strip()
     how = "is done." if stopped is None else f"has stopped: {line(stopped)}"
@@ -80,7 +80,7 @@ def summary_mail(report: Report, platform: str) -> Letter:
 
 
 def _problems(report: Report) -> Iterator[str]:
-    """What is not as it should be, in the subject's words."""
+    """The problems, worded for the subject."""
     if report.get("stopped") is not None:
         yield "stopped"
     if report.get("ledgerBalanced") is False:
@@ -94,7 +94,7 @@ def _problems(report: Report) -> Iterator[str]:
 
 
 def _blocks(report: Report) -> Iterator[tuple[str, Iterable[str]]]:
-    """Headings and lines of what is known."""
+    """The headings and lines of the report."""
     if "totals" in report:
         yield "Payouts", map(_total, report["totals"])
     if "failures" in report:

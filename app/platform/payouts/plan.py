@@ -1,4 +1,4 @@
-"""Who would be paid on a pay day, without paying: for people, and to compare with what was done."""
+"""Plans a pay day without paying: for people to read, and to compare with what a run did."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from app.platform.payouts.models import Payout, PayoutStatus
 
 
 def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
-    """Who would be paid now on that pay day, and why the others would not; only reads.
+    """Who would be paid now on that pay day, and why the others would not. Only reads.
 
-    `pay` has what would be requested, and what is requested and not finished yet (with payoutId and
-    status); `paid` who was paid for that day; `leftOut` the balances that stay, and the day's
-    payouts that failed (the reason is their status). Amounts are minor units.
+    `pay` lists payouts that would be requested, and those already under way (with payoutId and
+    status). `paid` lists who was paid for that day. `leftOut` lists balances that are not paid, and
+    the day's failed payouts, with their status as the reason. Amounts are in minor units.
     """
     rows: dict[str, list[dict[str, Any]]] = {"pay": [], "paid": [], "leftOut": []}
 
@@ -62,8 +62,7 @@ def plan_day(tx: Session, payout_date: date, now: datetime) -> dict[str, Any]:
 
 
 def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
-    """Of a plan what the day leaves behind, whether it has yet to begin or is over: each payout's
-    amount by creator and currency."""
+    """The payouts of a plan by creator and currency: the same before, during and after the day."""
     made = [one for one in plan["leftOut"] if one["reason"] in PayoutStatus.__members__.values()]
     every = [*plan["pay"], *plan["paid"], *made]
     return {
@@ -73,7 +72,7 @@ def planned_payouts(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def made_payouts(tx: Session, payload: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """The same of a day's payouts as they are, `requested` as the run that made them says."""
+    """The day's actual payouts in the same form, with `requested` taken from the run's result."""
     columns = (Payout.creator_id, Payout.currency, Payout.amount)
     rows = tx.execute(select(*columns).where(Payout.payout_date == payload.payout_date))
     amounts = {f"{creator}:{currency}": amount for creator, currency, amount in rows}

@@ -1,4 +1,4 @@
-"""The ledger against Stripe's own lists, both ways, for both halves of a payout's way."""
+"""Compares the ledger with Stripe's own lists, in both directions, for both legs of payouts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 
 WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
-"""How long what Stripe has may wait for its record: a call's 20 s, and a slow commit."""
+"""How long an object at Stripe may wait for its record: a call's 20 s and a slow commit."""
 AnyRow = Row[*tuple[Any, ...]]
 Transaction = Callable[[], AbstractContextManager[Session]]
 
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """One half of the way, and what its differences are called."""
+    """A leg, and the names of its differences."""
 
     leg: Leg
     what: str
@@ -52,19 +52,19 @@ def reconcile(
     *,
     banks: bool = True,
 ) -> Reconciliation:
-    """Compare what was paid from `since` on, and the cash and the books of today.
+    """Compare what was paid from `since` on, and the present cash and books.
 
-    With `banks` also the way from the creators' Stripe accounts on: a call per account. No
-    transaction is open while Stripe answers. What is paid meanwhile is no difference: the ledger
-    is read before Stripe's list, and again for every transfer it did not explain. Memory is that of
-    the window's payouts. Raises what the gateway raises.
+    With `banks`, bank payouts are compared too, with a call per account. No transaction is open
+    during calls to Stripe. What is paid meanwhile is not reported: the ledger is read before
+    Stripe's list, and again for every transfer that it did not explain. All payouts of the window
+    are held in memory. Raises what the gateway raises.
     """
-    # As exact as Stripe's times are.
+    # Stripe's times are in whole seconds.
     both = _Both(transaction, stripe, now, since.replace(microsecond=0))
     both.compare_transfers()
     if banks:
         both.compare_banks()
-    # A payout may have been recorded between the two reads: only what stays is a difference.
+    # A payout may be recorded between the two reads: only a difference that persists counts.
     books, wrong = both.cash()
     books, wrong = both.cash() if wrong else (books, wrong)
     for detail in unbalanced(books):
@@ -77,8 +77,7 @@ def reconcile(
 def unheard(
     transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime
 ) -> list[BankPayout]:
-    """The bank payouts since then that Stripe says more of than the ledger has: a webhook was lost,
-    or is still on its way."""
+    """The bank payouts whose status at Stripe is newer: a webhook is late or was lost."""
     both = _Both(transaction, stripe, now, since.replace(microsecond=0))
     both.compare_banks()
     return both.unheard
@@ -97,7 +96,7 @@ def unbalanced(books: Mapping[str, Totals]) -> list[str]:
 
 
 class _Both:
-    """The ledger and Stripe, and what was found to differ."""
+    """The ledger and Stripe, and their differences."""
 
     def __init__(
         self, transaction: Transaction, stripe: StripeGateway, now: datetime, since: datetime
@@ -107,7 +106,7 @@ class _Both:
         self._now, self._since = now, since
 
     def compare_transfers(self) -> None:
-        """Also those that no payout has."""
+        """Compare the transfers, including those without a payout."""
         begin = self._since - CLOCK_SKEW
         with self._transaction() as tx:
             paid = (Payout.transfer_id.is_not(None), Payout.updated_at >= self._since)
@@ -136,7 +135,7 @@ class _Both:
                     self.report.add(Kind.NOT_PAID_IN_LEDGER, detail, None, one.id)
 
     def compare_banks(self) -> None:
-        """Only those that name a payout of ours: creators make bank payouts of their own, too."""
+        """Compare bank payouts that name a payout; creators also make bank payouts of their own."""
         accounts = defaultdict[str, list[AnyRow]](list)
         with self._transaction() as tx:
             for row in _rows(tx, BANK, Payout.updated_at >= self._since):
@@ -148,7 +147,7 @@ class _Both:
             try:
                 return list(self._stripe.list_payouts(account, first))
             except StripeRefused:
-                return []  # the account is gone: each of its payouts is named as missing
+                return []  # the account is gone: each of its payouts is reported as missing
 
         names = sorted(accounts)
         for account, banks in zip(names, self._stripe.each(listed, names), strict=True):
@@ -157,8 +156,8 @@ class _Both:
                 self._compare(BANKS, row, own)
 
     def _compare(self, half: Half, row: AnyRow, there: Sequence[Transfer | BankPayout]) -> None:
-        """A payout, and what Stripe has made for it: one at most, the ledger's own, may have moved
-        its money and not given it back."""
+        """Compare a payout with Stripe's objects for it. Only the one that the ledger has may have
+        moved its money without returning it."""
         own_id = getattr(row, half.leg.column)
         own = next((one for one in there if one.id == own_id), None)
         others = [one for one in there if one is not own and not one.came_back]
@@ -189,7 +188,7 @@ class _Both:
         ]
         if isinstance(own, BankPayout):
             on_its_way = row.status in (PayoutStatus.IN_TRANSIT, PayoutStatus.PAID)
-            # Paid where the ledger still has it in transit is but a word that has not come yet.
+            # Paid at Stripe but in transit in the ledger only means that the news has not arrived.
             unheard = own.status == "paid" and row.status == PayoutStatus.IN_TRANSIT
             if unheard or (on_its_way and own.came_back):
                 self.unheard.append(own)
@@ -202,9 +201,9 @@ class _Both:
             self.report.add(half.differs, "; ".join(wrong), row.id, own.id)
 
     def cash(self) -> tuple[Mapping[str, Totals], list[str]]:
-        """The books, and a sentence for each currency whose cash is not what Stripe has.
+        """The books, and a sentence for each currency whose cash differs from Stripe's balance.
 
-        What is being sent may have left Stripe's balance or not.
+        Money that is being sent may or may not have left that balance.
         """
         total = cast(func.sum(Payout.amount), BigInteger)
         chosen = select(Payout.currency, total).where(Payout.status == PayoutStatus.SENDING)
@@ -223,7 +222,7 @@ class _Both:
 
 
 def _rows(tx: Session, leg: Leg, *where: ColumnElement[bool]) -> Sequence[AnyRow]:
-    """Payouts as far as they are compared, and when the first attempt at their leg was sent."""
+    """The columns of payouts to compare, and when the first attempt at their leg was sent."""
     A, P = PayoutAttempt, Payout
     tried = select(func.min(A.first_sent_at)).where(A.payout_id == P.id, A.leg == leg.name)
     columns = (P.id, P.status, P.amount, P.currency, P.destination, P.transfer_id, P.bank_payout_id)

@@ -1,4 +1,4 @@
-"""An order to pay one payout, met by the payout it names or, unknown, by a new manual one."""
+"""An order to pay one payout: an existing one, or a new manual one where the id is unknown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.switchyard.job import JobPayload
 
 
 class PayoutRefused(BadInput, status=422, title="Payout refused"):
-    """An order that does not fit its payout, creator or balance; nothing was written."""
+    """The order does not fit its payout, creator or balance. Nothing was written."""
 
 
 class SinglePayout(JobPayload):
@@ -36,7 +36,7 @@ class SinglePayout(JobPayload):
 
 
 def demanded(tx: Session, order: SinglePayout, now: datetime) -> Payout:
-    """The payout the order names, locked; an unknown one is requested now and its money set aside.
+    """The payout that the order names, locked. An unknown one is requested first.
 
     Raises PayoutRefused.
     """
@@ -55,9 +55,9 @@ def demanded(tx: Session, order: SinglePayout, now: datetime) -> Payout:
 
 
 def request(tx: Session, order: SinglePayout, now: datetime) -> Payout:
-    """A new payout, with its money set aside. Raises PayoutRefused."""
+    """Request a payout and set its money aside. Raises PayoutRefused."""
     what, account = f"payout {order.payout_id}", order.stripe_account_id
-    # Locked, so that two payouts requested at once cannot both spend one balance.
+    # Locked, so that two payouts requested at once cannot spend the same balance.
     locked = select(Creator, gate()).where(Creator.id == order.creator_id).with_for_update()
     row = tx.execute(locked).one_or_none()
     if row is None:

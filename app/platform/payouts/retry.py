@@ -1,6 +1,6 @@
-"""Payouts to be tried again: what made them fail may have passed, or the run that paid them ended.
+"""Payouts to retry: their cause of failure may be gone, or the run that paid them has ended.
 
-Page by page, each page one transaction. Whose transfer was refused has the money set aside anew.
+Each page is one transaction. After a refused transfer, the money is set aside again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from app.platform.payouts.models import Payout as P
 from app.platform.payouts.models import PayoutAttempt as A
 
 MAX_ATTEMPTS = 5
-"""Of one leg of a payout, all runs together; what lacked the platform's own money is none, nor is
-one whose key expired. What has no outcome yet always has to get one."""
+"""For one leg of a payout, over all runs. Attempts that failed for lack of the platform's money, or
+whose key expired, do not count. Payouts without an outcome are continued however many there were.
+"""
 PAGE_SIZE = 200
 FAILED_WITHIN = timedelta(days=30)
 SENDING_STALE = timedelta(minutes=30)
-"""Untouched for so long, what is under way is taken over, also from a run that still waits for its
-next round: whoever comes first goes on with it, under the same key."""
+"""A payout that is being sent is taken over after this long without a change, even from a run that
+waits for its next round. Whichever run comes first continues it, under the same key."""
 READY_STALE = timedelta(hours=3)
-"""The same for what waits for its turn: a pay day's pages are long over."""
+"""The same for a payout that is waiting to be sent. A pay day's pages are long over by then."""
 MAY_PASS = frozenset(
     {
         *("balance_insufficient", "insufficient_funds", "rate_limit", "lock_timeout"),
@@ -41,8 +42,8 @@ MAY_PASS = frozenset(
         *("payouts_not_allowed", "insufficient_capabilities_for_transfer"),
     }
 )
-"""Stripe's codes (https://docs.stripe.com/error-codes) of a refused transfer whose cause can go
-away; the account's own are tried again once its gates pass. Any other needs a person."""
+"""Stripe's codes (https://docs.stripe.com/error-codes) for refused transfers that can be retried.
+Those about the account are retried once its gates pass. Any other code needs a person."""
 _S = PayoutStatus
 _BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
 _AGAIN: dict[str, PayoutStatus] = {_S.FAILED: _S.REQUESTED, _S.BANK_FAILED: _S.TRANSFERRED}
@@ -52,32 +53,30 @@ NO_INSTANT = (
     *("instant_payouts_unsupported", "instant_payouts_config_disabled"),
     "instant_payouts_currency_disabled",
 )
-"""Stripe's codes for an account that cannot have instant payouts: the next try goes the standard
-way."""
+"""Stripe's codes for an account without instant payouts. The retry uses the standard method."""
 
 
 class Left(StrEnum):
-    """Why a payout is not tried again, besides Stripe's own code and eligibility.LeftOut."""
+    """Why a payout is not retried, besides Stripe's own codes and eligibility.LeftOut."""
 
     ATTEMPTS_USED_UP = "attempts_used_up"
     DESTINATION_CHANGED = "destination_changed"
-    """The creator has another Stripe account now: the next pay day pays to that."""
+    """The creator has another Stripe account now, which the next pay day pays."""
     BALANCE_TOO_LOW = "balance_too_low"
-    """The creator's balance does not cover it any more."""
+    """The creator's balance no longer covers it."""
 
 
 def reopen(tx: Session, run_id: str, after: str, now: datetime) -> dict[str, Any]:
-    """Take charge, as `run_id`, of the next page of payouts with ids past `after`.
+    """Take charge, as `run_id`, of the next page of payouts to retry with ids past `after`.
 
-    Of the last 30 days. Returns how many were `taken`, the number `left` by
-    reason, and the page's `last` id (None: there are no more). A refused one whose money went into
-    a later pay day's payout is not looked at.
+    Returns how many were `taken`, the number `left` by reason, and the page's `last` id (None if
+    there are no more). A refused payout is skipped once a later pay day has paid the creator.
     """
     wanted = _wanted(now)
     page = tx.execute(
         select(P.id, P.creator_id).where(wanted, P.id > after).order_by(P.id).limit(PAGE_SIZE)
     ).all()
-    # As a pay day and a manual payout do: nobody else spends these balances meanwhile.
+    # Locked, as by a pay day and a manual payout, so that nobody else spends these balances.
     creators = Creator.id.in_({row.creator_id for row in page})
     tx.execute(select(Creator.id).where(creators).order_by(Creator.id).with_for_update())
     chosen = P.id.in_([row.id for row in page])
@@ -134,7 +133,7 @@ def _wanted(now: datetime) -> ColumnElement[bool]:
 
 
 def _tries(tx: Session, ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
-    """By payout and leg: the last attempt's number, and how many count for MAX_ATTEMPTS."""
+    """By payout and leg: the last attempt's number, and how many count towards MAX_ATTEMPTS."""
     code = func.coalesce(A.code, "")
     short = and_(A.leg == LegName.TRANSFER, code == TRANSFER.no_funds)
     used = func.sum(case((or_(short, code == KEY_EXPIRED), 0), else_=1))
