@@ -106,6 +106,7 @@ def test_a_redis_that_refuses_to_write_is_waited_for(tmp_path: Path, why: str) -
         on.finish(on.dispatch("child", {"name": n}))
         redis: Any = connect(url)
         redis.execute_command(*command.format(refuses).split())
+        redis.client_kill_filter(_type="normal", skipme=True)  # it waits, and is to ask again
         run = on.dispatch("child", {"name": f"{n}/meanwhile"})
         with pytest.raises(BackendUnavailable, match="redis: "):
             on.runtime.store.backends["rq"].ping()
