@@ -42,7 +42,8 @@ def blueprint(runtime: Runtime) -> Blueprint:
 
     backends = runtime.store.backends
     parts: dict[str, Callable[[], object]] = {"database": database}
-    looks = Looks(parts | {name: backends[name].ping for name in backends.names()})
+    used = filter(runtime.uses, backends.names())
+    looks = Looks(parts | {name: backends[name].ping for name in used})
 
     @pages.get("/healthz")
     def healthz() -> dict[str, str]:

