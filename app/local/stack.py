@@ -45,10 +45,7 @@ class Stack:
         self._run_file = local.folder / "run.json"
 
     def __enter__(self) -> Self:
-        """Start everything in order, each group after the one before it is ready.
-
-        Raises CannotRun.
-        """
+        """Start everything, each group after the one before it is ready. Raises CannotRun."""
         try:
             self._up(servers(self.local))
             self._before_web()

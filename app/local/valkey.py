@@ -1,7 +1,5 @@
-"""The embedded Valkey, on a Unix socket that only its owner may open, and without a port.
-
-Acknowledged writes are in its folder's append-only file.
-"""
+"""The embedded Valkey, on a Unix socket that only its owner may open, and without a port. Its
+folder has every acknowledged write."""
 
 from __future__ import annotations
 

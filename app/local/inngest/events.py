@@ -27,10 +27,8 @@ class _Sent(shapes.Shape):
 
 @dataclass(frozen=True)
 class Event:
-    """`id` is the server's; `body` is what functions see, whose id is the sender's if it had one.
-
-    `body["ts"]` is in milliseconds since 1970.
-    """
+    """An event: the server's `id`, and the `body` that functions see, whose own id is the sender's
+    if it had one, and whose `ts` is in milliseconds since 1970."""
 
     id: str
     body: dict[str, Any]
