@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,29 +17,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     # Imported inside the function: jobs are declared in this package, and importing a module of
     # them must load neither all others nor a queue.
-    with _uncollected():
-        from flask import Flask
+    from flask import Flask
 
-        from app import platform
-        from app.platform import wiring
-        from app.switchyard.extension import Switchyard
+    from app import platform
+    from app.platform import wiring
+    from app.switchyard.extension import Switchyard
 
-        app = Flask("app", static_folder=None)
-        settings = wiring.settings() if settings is None else settings
-        gateways = wiring.open_gateways(settings)
-        Switchyard(app, jobs=platform.JOBS, settings=settings, gateways=gateways, url_prefix="")
-        wiring.register(app)
-        return app
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: what is loaded stays, and to look through it again and again
-    takes a seventh of a start."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    app = Flask("app", static_folder=None)
+    settings = wiring.settings() if settings is None else settings
+    gateways = wiring.open_gateways(settings)
+    Switchyard(app, jobs=platform.JOBS, settings=settings, gateways=gateways, url_prefix="")
+    wiring.register(app)
+    return app
