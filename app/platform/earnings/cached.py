@@ -1,6 +1,6 @@
-"""What is kept in the cache: creators' profiles, and who earned most, kept warm where it is asked.
+"""Cached data: creators' profiles, and the top creators, whose popular queries are kept warm.
 
-Amounts are minor units, days UTC.
+Amounts are in minor units, days in UTC.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from app.switchyard.cache.client import CacheUnavailable
 from app.switchyard.db import Database
 
 TTL_SECONDS = 75 * 60
-"""The early refresh then begins after an hour, when the hourly warming was due."""
+"""With this, the early refresh begins after an hour, once the hourly warming was due."""
 WARMED, HOURS = 20, 24
-"""As many queries are kept warm, by how often they were asked in so many hours."""
+"""How many of the most frequent queries are kept warm, and over how many hours they are counted."""
 _COUNT = """
 redis.call('ZINCRBY', KEYS[1], 1, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
@@ -37,21 +37,21 @@ return top
 
 @dataclass(frozen=True)
 class TopCreators:
-    """Who earned most in the `days` whole days before today. Raises ValueError."""
+    """Query for who earned most in the `days` whole days before today. Raises ValueError."""
 
     days: Annotated[int, Field(ge=1, le=365)]
     limit: Annotated[int, Field(ge=1, le=100)]
     currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 
     def ask(self, cache: Cache, db: Database, now: datetime) -> Any:
-        """The answer through the cache; that it was asked is counted, for the hourly warming."""
+        """The answer through the cache. The query is counted for the hourly warming."""
         query, seconds = QUERY.dump_json(self).decode(), (HOURS + 1) * 3600
         with suppress(CacheUnavailable):
             cache.script(_COUNT, [_hour(now)], query, seconds)
         return self.cached(cache, db, now)
 
     def cached(self, cache: Cache, db: Database, now: datetime, *, refresh: bool = False) -> Any:
-        """The answer from the cache, computed if need be, or to refresh it."""
+        """The answer from the cache, computed if it is missing or to be refreshed."""
         name = f"analytics:top-creators:{self.days}d:{self.limit}:{self.currency}"
         answer = partial(self.answer, db, now)
         return cache.get_or_compute(name, answer, TTL_SECONDS, refresh=refresh)
@@ -59,7 +59,7 @@ class TopCreators:
     def answer(self, db: Database, now: datetime) -> dict[str, Any]:
         """The answer as JSON, from the database."""
         first, last = now.date() - timedelta(days=self.days), now.date() - timedelta(days=1)
-        # Postgres adds up to a decimal.
+        # Postgres returns a decimal for the sum.
         net = cast(func.sum(D.net), BigInteger)
         listed = (
             select(D.creator_id, Creator.name, net.label("net"))
@@ -82,11 +82,11 @@ class TopCreators:
 
 
 QUERY = TypeAdapter(TopCreators)
-"""As it is counted, in JSON."""
+"""Reads and writes the JSON form in which queries are counted."""
 
 
 def most_asked(cache: Cache, now: datetime) -> list[str]:
-    """The queries asked most in the last HOURS, most first. Raises CacheUnavailable."""
+    """The most frequent queries in the last HOURS, in order. Raises CacheUnavailable."""
     hours = [_hour(now - timedelta(hours=ago)) for ago in range(HOURS)]
     return list(cache.script(_TOP, hours, WARMED))
 
@@ -96,7 +96,7 @@ def _hour(moment: datetime) -> str:
 
 
 def cache_creator_profile(cache: Cache, creator_id: str, profile: Any, ttl: float = 300) -> bool:
-    """Keep a creator's profile for `ttl` seconds, as the guide has it; whether it is kept."""
+    """Cache a creator's profile for `ttl` seconds. Returns whether it was stored."""
     return cache.put(_profile(creator_id), profile, ttl)
 
 
@@ -106,7 +106,7 @@ def creator_profile(cache: Cache, creator_id: str) -> Any:
 
 
 def invalidate_creator_profile(cache: Cache, creator_id: str) -> bool:
-    """Forget the creator's profile; see Cache.delete."""
+    """Delete the creator's profile from the cache; see Cache.delete."""
     return cache.delete(_profile(creator_id))
 
 

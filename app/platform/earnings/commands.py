@@ -1,4 +1,4 @@
-"""`earnings backfill|import`: the sums of a range of days, and a history from Stripe's export."""
+"""The commands `earnings backfill` and `earnings import`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.switchyard.errors import BadInput
 MOST_DAYS = 3_653
 """Ten years."""
 MOST_LINES = 1_000
-"""Bad lines in the JSON document; standard error has them all."""
+"""The most bad lines in the JSON document. Standard error has them all."""
 
 group = output.Commands("earnings", help="What creators earned.")
 _DATE = click.DateTime(["%Y-%m-%d"])
@@ -35,7 +35,7 @@ def backfill(since: datetime, until: datetime) -> None:
     whole = (last - first).days + 1
     if not 1 <= whole <= MOST_DAYS:
         raise BadInput(f"--from {first} --to {last} is not 1 to {MOST_DAYS} days")
-    # The range's own mark on its days that are not done yet: below those of the triggers.
+    # The range's own mark for days that are not done yet. It is negative, unlike the triggers'.
     own, db = -(first.toordinal() << 22 | last.toordinal()), output.parts().db
     with db.begin() as tx:
         marked = select(DirtyDay.day).where(DirtyDay.mark == own).order_by(DirtyDay.day)

@@ -1,8 +1,8 @@
-"""Stripe's balance transactions as CSV, into the earnings and the ledger.
+"""Imports Stripe's balance transactions from CSV into the earnings and the ledger.
 
-Read are the report `balance_change_from_activity.itemized`
-(https://docs.stripe.com/reports/report-types) and the Dashboard's export of all activity, also as a
-spreadsheet saved them. The file is read twice, as a refund may come before its sale.
+It reads the report `balance_change_from_activity.itemized`
+(https://docs.stripe.com/reports/report-types) and the Dashboard's export of all activity, even if
+saved again by a spreadsheet. The file is read twice, since a refund may come before its sale.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ _COLUMNS = {
 _NEEDED = set(_COLUMNS) - {"charge", "source"}
 _KINDS = {
     **dict.fromkeys(("charge", "payment"), EarningKind.EARNING),
-    # The last two: a bank debit that bounced, and what of a sale was not captured.
+    # The last two are a bank debit that bounced, and the part of a sale that was not captured.
     **dict.fromkeys(("refund", "payment_refund"), EarningKind.REFUND),
     **dict.fromkeys(("charge_failure", "partial_capture_reversal"), EarningKind.REFUND),
     "dispute": EarningKind.DISPUTE,
     "dispute_reversal": EarningKind.DISPUTE_WON,
 }
 _UNCLEAR = ("adjustment", "refund_failure", "payment_refund_failure", "payment_failure_refund")
-"""They change what creators have, and do not say how."""
+"""Categories that change creators' balances in ways that the file does not show."""
 
 _AMOUNT = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 Row = tuple[int, dict[str, Any]]
-"""The number of a line, and its earning."""
+"""A line's number and its earning."""
 Report = Callable[[int, str], None]
 
 
 class CsvRefused(BadInput, title="File refused"):
-    """The file is no such export, or is broken off."""
+    """The file is not one of these exports, or it is incomplete."""
 
 
 def import_csv(
     db: Database, path: Path, report: Report, at: Callable[[int, int], bool]
 ) -> Counter[str]:
-    """Import a file: how many rows were `read`, and of these `new`, `known`, `bad` and `other` (no
-    earnings). `report` is called with each line left out, and why; `at` with how many bytes of how
-    many are read, and answers False to stop after a batch.
+    """Import a file. Returns how many rows were `read`, and how many of them were `new`, `known`,
+    `bad` and `other` (no earnings). `report` is called with each bad line and the reason. `at` is
+    called with the bytes read and their total, and returns False to stop after a batch.
 
-    The same again changes nothing. Raises CsvRefused; what was committed until then stays.
+    A repetition changes nothing. Raises CsvRefused; what was already committed stays.
     """
     done = Counter[str]()
 
@@ -83,7 +83,7 @@ def import_csv(
     try:
         size = path.stat().st_size
         for before, sales in ((0, True), (size, False)):
-            # What is no earning is counted, and reported, in the first reading alone.
+            # Rows without an earning are counted and reported in the first pass only.
             seen, said = (done, bad) if sales else (Counter[str](), lambda *_: None)
             with path.open("rb") as file, _text(file) as text:
                 every = _earnings(text, seen, said)
@@ -107,7 +107,7 @@ def import_csv(
 def _text(file: BinaryIO) -> TextIOWrapper:
     wide = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     file.seek(0)
-    # What cannot be decoded matters only in the columns that are read, where it is not printable.
+    # Undecodable bytes matter only in the columns that are used, where they are not printable.
     errors = "replace" if wide else "surrogateescape"
     return TextIOWrapper(file, "utf-16" if wide else "utf-8-sig", errors, newline="")
 
@@ -118,7 +118,7 @@ def _earnings(text: TextIOWrapper, done: Counter[str], bad: Report) -> Iterator[
     rows = csv.reader(text, delimiter=max(",;\t", key=first.count), strict=True)
     begins = 1
     try:
-        # Excel's own "sep=;" may stand before it.
+        # Excel's "sep=;" may precede the header.
         names = _names(next((row for row in rows if any(row) and row[0][:4] != "sep="), []))
         begins = rows.line_num + 1
         for row in rows:
@@ -144,7 +144,7 @@ def _earnings(text: TextIOWrapper, done: Counter[str], bad: Report) -> Iterator[
 
 
 def _names(header: list[str]) -> list[str]:
-    """What each column is. Raises CsvRefused where one is missing."""
+    """The field of each column. Raises CsvRefused where a column is missing."""
     fields = {heading: field for field, headings in _COLUMNS.items() for heading in headings}
     names = [fields.get(name.strip().lower(), "") for name in header]
     if lacking := _NEEDED - set(names):
@@ -164,7 +164,7 @@ def _earning(values: Mapping[str, str], kind: EarningKind) -> dict[str, Any]:
     if kind in TAKING:
         gross, fee = -gross, -fee
     if not sale:
-        fee = max(fee, 0)  # what Stripe takes for a dispute is the platform's cost, not booked
+        fee = max(fee, 0)  # Stripe's fee for a dispute is a cost of the platform, and not booked
     if not 0 < gross <= currencies.MAX_AMOUNT or not 0 <= fee <= gross:
         raise BadInput(f"gross must be above 0 and the fee within it, not {gross} and {fee}")
     try:
@@ -193,7 +193,7 @@ def _earning(values: Mapping[str, str], kind: EarningKind) -> dict[str, Any]:
 
 
 def _minor(name: str, text: str, currency: str) -> int:
-    plain = text.replace(",", ".")  # as a spreadsheet may have it
+    plain = text.replace(",", ".")  # a spreadsheet may have saved it so
     amount = Decimal(plain if _AMOUNT.fullmatch(plain) else "nan")
     minor = amount.scaleb(currencies.places(currency))
     if not minor.is_finite() or minor % 1:
@@ -202,7 +202,7 @@ def _minor(name: str, text: str, currency: str) -> int:
 
 
 def _write(tx: Connection, batch: list[Row], bad: Report) -> dict[str, int]:
-    """How many were `new`, and how many `known`; `bad` gets the others."""
+    """Write a batch. Returns how many were `new` and `known`, and calls `bad` for the others."""
     people = {row["creator_id"] for _, row in batch if row["refund_of"] is None}
     creators = set(tx.scalars(select(Creator.id).where(Creator.id.in_(people))))
     charges = {row["refund_of"] for _, row in batch} - {None}

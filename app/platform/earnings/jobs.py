@@ -1,4 +1,4 @@
-"""Earnings rolled up each night, and the answers about them kept warm."""
+"""The jobs that roll up earnings each night and keep the answers about them in the cache."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from app.switchyard.job import Empty, JobPayload, Shadow, job
 
 STEP_DAYS = 31
 STEP_TIME = timedelta(seconds=10)
-"""After which a step takes no further day: it is one transaction, and SQLite has one writer."""
+"""After this time a step begins no further day: it is one transaction, and SQLite has one writer.
+"""
 _ONE = timedelta(days=1)
 
 DayInReach = Annotated[Day, AfterValidator(in_reach)]
 
 
 class TargetDay(JobPayload):
-    """Up to and with which day, UTC; by default the one before the run was made."""
+    """The last day to roll up, in UTC; by default the day before the run was created."""
 
     target_date: DayInReach | None = None
 
@@ -67,7 +68,7 @@ def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
 
 
 def roll_days(ctx: Context, since: date, until: date) -> dict[str, Any]:
-    """Roll up, step by step, the days of [since, until] that changed; how many `days`, and the
+    """Roll up the days in [since, until] that changed, in steps. Returns how many `days`, and the
     `platform` totals of the last one."""
     days, number = 0, 0
     while True:
@@ -79,10 +80,10 @@ def roll_days(ctx: Context, since: date, until: date) -> dict[str, Any]:
 
 
 def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]:
-    """The next days from `since`, as many as a step may have; the `last` where there are more."""
+    """Roll up the next days from `since` that fit into a step. `last` is None at the end."""
     began = ctx.now()
     left = rollup.dirty(tx, until + _ONE, since)
-    # Where the marks do not tell: a day that was never rolled up.
+    # Marks do not show a day that was never rolled up.
     if until not in left and not tx.scalar(select(exists().where(daily.c.day == until))):
         left.append(until)
     days = list[date]()

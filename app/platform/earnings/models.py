@@ -1,4 +1,4 @@
-"""Creators, what they earned, and its sums. Amounts are minor units, days UTC."""
+"""Creators, their earnings and the daily sums. Amounts are in minor units, days in UTC."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class EarningKind(StrEnum):
     EARNING = "earning"
     REFUND = "refund"
     DISPUTE = "dispute"
-    """The fan's bank took the money back, for now (a chargeback)."""
+    """The fan's bank took the money back for the time being (a chargeback)."""
     DISPUTE_WON = "dispute_won"
-    """The bank gave a disputed sale's money back again."""
+    """The bank returned the money of a disputed sale."""
 
 
 class Creator(Base):
-    """Someone the platform pays, and what Stripe last said of their account."""
+    """Someone the platform pays, with the last known state of their Stripe account."""
 
     __tablename__ = "creators"
 
@@ -41,27 +41,26 @@ class Creator(Base):
     transfers_active: Mapped[bool]
     disabled_reason: Mapped[str | None] = mapped_column(String(100))
     manual_payouts: Mapped[bool] = mapped_column(default=True)
-    """Whether the platform sends the account's money to the bank; else Stripe does, on its own
-    schedule (Stripe's `settings.payouts.schedule.interval` is `manual`)."""
+    """Whether the platform sends the account's money to the bank (Stripe's
+    `settings.payouts.schedule.interval` is `manual`). Otherwise Stripe does, on a schedule."""
     created_at: Mapped[datetime]
 
     __table_args__ = (
-        # The id becomes part of Stripe's idempotency keys, which take printable ASCII only.
+        # The id becomes part of Stripe's idempotency keys, which are printable ASCII.
         CheckConstraint(f"length(id) > 0 AND ltrim(id, '{_ID_LETTERS}') = ''", name="id_plain"),
         CheckConstraint(CURRENCY_CHECK, name="currency"),
     )
 
 
 class Earning(Base):
-    """One sale, or what took (part of) one back, or gave it again; the creator's share is `gross -
-    fee`."""
+    """A sale, refund, dispute or won dispute. The creator's share is `gross - fee`."""
 
     __tablename__ = "earnings"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"))
     source: Mapped[str] = mapped_column(String(40))
-    """tips, subscriptions, calls, media, referrals; plain text, so a new one needs no migration."""
+    """tips, subscriptions, calls, media, referrals. Plain text: a new one needs no migration."""
     kind: Mapped[str] = mapped_column(String(20))
     currency: Mapped[str] = mapped_column(String(3))
     gross: Mapped[int] = mapped_column(BigInteger)
@@ -70,8 +69,8 @@ class Earning(Base):
     """The sale that a refund or dispute is about."""
     occurred_at: Mapped[datetime]
     posted: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether it is in the ledger; see posting. Once it is, a trigger of the migrations refuses any
-    change: the ledger's entries never change, so what they were posted from must not either."""
+    """Whether it is in the ledger; see posting. From then on a trigger in the migrations refuses
+    changes, since the entries that were posted from it never change."""
 
     __table_args__ = (
         CheckConstraint("gross > 0 AND fee >= 0 AND fee <= gross", name="amounts"),
@@ -95,10 +94,10 @@ class Earning(Base):
 
 
 class DailyEarnings(Base):
-    """A creator's day: gross - refunds - fees = net, what the creator's balance changed by.
+    """A creator's day: gross - refunds - fees = net, the change of the creator's balance.
 
-    The creator is one of an earning, which has the foreign key; a second check of each row here
-    costs as much as half of the rollup.
+    The earnings have the foreign key to the creator. A second check of each row here would cost as
+    much as half of the rollup.
     """
 
     __tablename__ = "daily_earnings"
@@ -108,14 +107,14 @@ class DailyEarnings(Base):
     currency: Mapped[str] = mapped_column(String(3), primary_key=True)
     source: Mapped[str] = mapped_column(String(40), primary_key=True)
     gross: Mapped[int] = mapped_column(BigInteger)
-    """Of the sales."""
+    """The gross of the sales."""
     refunds: Mapped[int] = mapped_column(BigInteger)
-    """What refunds and disputes took back, less what won disputes gave again: gross."""
+    """The gross that refunds and disputes took back, less what won disputes returned."""
     fees: Mapped[int] = mapped_column(BigInteger)
-    """The platform's, less those given back."""
+    """The platform's fees, less those given back."""
     net: Mapped[int] = mapped_column(BigInteger)
     count: Mapped[int] = mapped_column(BigInteger)
-    """Sales."""
+    """The number of sales."""
 
     # SQLite keeps the rows in their key's own index.
     __table_args__ = (
@@ -127,9 +126,9 @@ class DailyEarnings(Base):
 class DirtyDay(Base):
     """A day whose earnings changed since it was rolled up.
 
-    Marked by a trigger of the migrations, in the transaction that changes them. On Postgres each
-    transaction has a mark of its own: a shared one would make writers wait for each other, and one
-    that stood there already would be cleared by a rollup that did not see what it stood for.
+    A trigger in the migrations marks it, in the transaction that changes the earnings. On Postgres
+    each transaction has its own mark: writers would wait for each other at a shared one, and a
+    rollup could clear it without seeing all the earnings that it stands for.
     """
 
     __tablename__ = "dirty_days"

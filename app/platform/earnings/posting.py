@@ -1,4 +1,4 @@
-"""Earnings, and what takes them back, into the ledger: by sets, and each once."""
+"""Posts earnings, refunds and disputes to the ledger, in sets and each once."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CASH, CREATOR, FEES, EntryKind, post_select
 
 SHARE_KINDS = tuple(EntryKind(kind) for kind in EarningKind)
-"""The ledger's entries that are a creator's share, named as what they are posted from."""
+"""The kinds of entries for a creator's share. They have the names of the earnings' kinds."""
 FEE_KINDS = (
     *(EntryKind.FEE, EntryKind.FEE_REFUND),
     *(EntryKind.FEE_DISPUTE, EntryKind.FEE_DISPUTE_WON),
 )
-"""The ledger's entries that are the platform's fee."""
+"""The kinds of entries for the platform's fee."""
 TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
-"""What takes a sale back; the other kinds bring money in."""
+"""The kinds that take money back. The others bring money in."""
 
 
 def post_earnings(tx: Tx) -> int:
-    """Post what is not in the ledger yet; how many entries were new.
+    """Post the earnings that are not in the ledger yet. Returns how many entries were new.
 
-    A sale, or a dispute that was won, brings cash in: the creator's share is owed to them, the fee
-    is the platform's. A refund or a dispute takes both back. What is posted already costs nothing,
-    however much of it there is.
+    A sale or a won dispute brings cash in: the share is owed to the creator, and the fee is the
+    platform's. A refund or a dispute takes both back. Earnings already posted are not read.
     """
     waiting, kind = sa.not_(Earning.posted), Earning.kind.expression
     fee_kind = sa.case(
@@ -37,8 +36,7 @@ def post_earnings(tx: Tx) -> int:
         _flows(fee_kind, fees, Earning.fee.expression).where(waiting),
     ).subquery()
     new = post_select(tx, sa.select(*rows.c))
-    # Only what has its entries: another transaction's earning may have come in since they were
-    # written.
+    # Only those with entries: another transaction may have added earnings in the meantime.
     entries = sa.exists().where(Entry.kind.in_([*SHARE_KINDS, *FEE_KINDS]), Entry.ref == Earning.id)
     connection_of(tx).execute(sa.update(Earning).where(waiting, entries).values(posted=sa.true()))
     return new

@@ -1,7 +1,7 @@
-"""Earnings summed up by set: a creator's day. Months, lifetimes and the platform's days are views.
+"""Sums up earnings by creator and day, in the caller's transaction.
 
-Each in the caller's transaction; rollups wait for each other, who earns never waits for them. Days
-and months are UTC, a month is its first day, amounts are minor units.
+Rollups wait for each other, but writers of earnings never wait for them. Days and months are in
+UTC, a month is given as its first day, and amounts are in minor units.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ from app.switchyard.db import INSERT
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
 MAX_DIFFERENCES = 20
-"""Sentences about one kind of difference."""
+"""The most sentences about one kind of difference."""
 _LOCK = 0x726F6C6C  # any number that nothing else locks
 _ROOM = "16MB"
 
 
 def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
-    """The days from `since` until before `before` whose earnings changed since they were rolled
-    up, in order."""
+    """The days in [since, before) whose earnings changed since they were rolled up, in order."""
     days = dirty_days.c.day
     chosen = sa.select(days).where(days >= since, days < before).distinct().order_by(days)
     return list(connection_of(tx).scalars(chosen))
 
 
 def roll_day(tx: Tx, day: date) -> None:
-    """Redo a day."""
+    """Roll up a day again."""
     connection = _alone(tx)
-    # First the marks, then the earnings: a mark this does not see yet is of earnings it may not see
-    # either, and stays for the next time.
+    # Marks before earnings: a mark that is not visible yet may be for earnings that are not visible
+    # either, and stays for the next rollup.
     connection.execute(sa.delete(dirty_days).where(dirty_days.c.day == day))
     connection.execute(sa.delete(daily).where(daily.c.day == day))
-    # In the order of the indexes, which Postgres writes faster so.
+    # In the order of the indexes, which Postgres can write faster.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
     stamp = sa.literal(day, daily.c.day.type).label("day")
     new = INSERT[connection.dialect.name](daily)
@@ -50,8 +49,8 @@ def roll_day(tx: Tx, day: date) -> None:
 
 
 def check_month(tx: Tx, month: date) -> list[str]:
-    """Where a month's days, earnings and ledger differ, a sentence each; what is not posted, and
-    days that are dirty, are differences."""
+    """A sentence for each difference between a month's days, earnings and ledger. Earnings that are
+    not posted, and days that are dirty, count as differences."""
     connection = connection_of(tx)
     end, name, differences = following(month), f"{month:%Y-%m}", []
     differing = _difference(_of_days(month, *KEYS, *SUMS), raw(month, end))
@@ -79,24 +78,24 @@ def check_month(tx: Tx, month: date) -> list[str]:
 
 
 def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:
-    """The platform's day as it is rolled up, by currency and source."""
+    """The platform's day according to the rollup, by currency and source."""
     return _platform(tx, sa.select(daily).where(daily.c.day == day))
 
 
 def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
-    """What platform_day would be after a roll_day; nothing is written."""
+    """What platform_day() would return after roll_day(). Nothing is written."""
     return _platform(tx, raw(day, _next(day)))
 
 
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
-    """A month as its days are rolled up, by currency."""
+    """The sums of a month's days by currency."""
     of = _of_days(month, "currency", *SUMS).subquery()
     chosen = sa.select(of.c.currency, *_summed(of)).group_by(of.c.currency)
     return _rows(tx, chosen.order_by(of.c.currency))
 
 
 def following(month: date) -> date:
-    """The month after it."""
+    """The next month."""
     return (month + timedelta(days=31)).replace(day=1)
 
 
@@ -124,7 +123,7 @@ def _of_days(month: date, *names: str) -> AnySelect:
 
 
 def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
-    """The creators of a day, who have one row a currency and source, summed up by these."""
+    """Sum up the creators' rows of a day by currency and source."""
     of = creators.subquery()
     by = (of.c.currency, of.c.source)
     chosen = sa.select(*by, *_summed(of), sa.func.count().label("creators"))
@@ -132,7 +131,7 @@ def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
 
 
 def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
-    """Left less right, where that is not nothing."""
+    """The rows of left less right that are not zero."""
     one, other = left.subquery().c, right.subquery().c
     sides = sa.union_all(
         sa.select(*one), sa.select(*(other[k] for k in KEYS), *(-other[n] for n in SUMS))
@@ -164,7 +163,7 @@ def _next(day: date) -> date:
 
 
 def _alone(tx: Tx) -> sa.Connection:
-    """One rollup at a time, until the transaction ends, and what speeds up its sorting."""
+    """Allow one rollup at a time until the transaction ends, and speed up its sorting."""
     connection = connection_of(tx)
     if connection.dialect.name == "postgresql":
         room = sa.func.set_config("work_mem", _ROOM, True)

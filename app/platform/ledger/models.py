@@ -1,4 +1,4 @@
-"""The money ledger: double entry in minor units, one row per balanced entry."""
+"""The money ledger: double entry in minor units, with one row per balanced entry."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.platform.db import Base
 
 CURRENCY_CHECK = "length(currency) = 3 AND ltrim(currency, 'abcdefghijklmnopqrstuvwxyz') = ''"
-"""Three lower-case letters, in SQL that both databases read alike."""
+"""Three lower-case letters, in SQL that works the same on both databases."""
 
-# Prefixes are looked up by range, which is only right where text sorts by its bytes.
+# Prefixes are looked up as ranges, which is only correct where text sorts by its bytes.
 _ACCOUNT = String(280).with_variant(String(280, collation="C"), "postgresql")
 
 
 class Entry(Base):
-    """`amount` moves from account `debit` to account `credit`: a row is balanced by its shape.
+    """`amount` moves from account `debit` to account `credit`, so that each row is balanced.
 
-    After TigerBeetle's transfers (https://docs.tigerbeetle.com/reference/transfer). Never updated,
-    never deleted: the migrations' triggers refuse it. (kind, ref) says what caused it, once per
-    pair of accounts.
+    Modelled on TigerBeetle's transfers (https://docs.tigerbeetle.com/reference/transfer). Triggers
+    in the migrations refuse updates and deletions. (kind, ref) identifies the cause, once per pair
+    of accounts.
     """
 
     __tablename__ = "entries"
@@ -40,11 +40,11 @@ class Entry(Base):
 
     __table_args__ = (
         UniqueConstraint("kind", "ref", "debit", "credit", "currency"),
-        # The cast refuses what SQLite would keep in an integer column: 1.5, or text.
+        # The cast refuses values that SQLite accepts in an integer column: 1.5, or text.
         CheckConstraint("amount > 0 AND amount = CAST(amount AS BIGINT)", name="amount_positive"),
         CheckConstraint("debit <> credit", name="two_accounts"),
         CheckConstraint(CURRENCY_CHECK, name="currency"),
-        # A balance is two ranges, each answered from its index alone.
+        # A balance needs two ranges, each of which is read from its index alone.
         Index("ix_entries_debit", "debit", "currency", "amount"),
         Index("ix_entries_credit", "credit", "currency", "amount"),
     )

@@ -1,8 +1,8 @@
-"""Posting entries and reading balances. Amounts are minor units; a balance is credits − debits.
+"""Posts entries and reads balances. Amounts are in minor units; a balance is credits − debits.
 
-So what is owed (`creator:…`, `hold:…`) and earned (`platform:fees`) is positive, and what is there
-(`platform:cash`, and `connected:…` on its way to a creator's bank) negative: over all accounts of a
-currency the balances sum to zero.
+Liabilities (`creator:…`, `hold:…`) and income (`platform:fees`) are therefore positive, and assets
+(`platform:cash`, and `connected:…` on its way to a creator's bank) negative. The balances of all
+accounts in a currency sum to zero.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from app.switchyard.db import Insert
 CASH = "platform:cash"
 FEES = "platform:fees"
 CREATOR = "creator:"
-"""And a creator's id: what is owed to them."""
+"""Followed by a creator's id: the amount owed to them."""
 HOLD = "hold:"
-"""And a payout's id: what is set aside for it."""
+"""Followed by a payout's id: the amount set aside for it."""
 CONNECTED = "connected:"
-"""And a payout's id: what of it is on the creator's Stripe account."""
+"""Followed by a payout's id: the part of it that is on the creator's Stripe account."""
 
 _KEY = ("kind", "ref", "debit", "credit", "currency")
 _COLUMNS = (*_KEY, "amount", "created_at")
 
 
 class EntryKind(StrEnum):
-    """What caused an entry; its `ref` names which one."""
+    """The kind of cause of an entry. Its `ref` identifies the cause."""
 
     EARNING = "earning"
     FEE = "fee"
@@ -42,18 +42,18 @@ class EntryKind(StrEnum):
     """A fan's bank took a sale back: the creator's share, creator → cash."""
     FEE_DISPUTE = "fee_dispute"
     DISPUTE_WON = "dispute_won"
-    """The bank gave it again: cash → creator."""
+    """The bank returned the money: cash → creator."""
     FEE_DISPUTE_WON = "fee_dispute_won"
     HOLD = "hold"
     """A payout was requested: creator → hold."""
     RELEASE = "release"
     """A payout failed, or its transfer was reversed: hold → creator."""
     TRANSFER = "transfer"
-    """Stripe moved it to the creator's Stripe account: connected → cash."""
+    """A payout's money moved to the creator's Stripe account: connected → cash."""
     SETTLE = "settle"
-    """It is at the creator's bank: hold → connected."""
+    """The money is at the creator's bank: hold → connected."""
     RETURN = "return"
-    """The bank sent it back to the creator's Stripe account: connected → hold."""
+    """The bank returned the money to the creator's Stripe account: connected → hold."""
     REVERSAL = "reversal"
     """A transfer was reversed: cash → connected."""
 
@@ -72,10 +72,10 @@ class Posting:
 
 
 def post(tx: Tx, postings: Iterable[Posting]) -> None:
-    """Post entries, all or none. One that is there already changes nothing.
+    """Post entries, all or none. An existing one changes nothing.
 
-    Raises sqlalchemy.exc.IntegrityError for a wrong entry, and for a known one whose amount
-    differs: it would have to be updated, which the guards refuse.
+    Raises sqlalchemy.exc.IntegrityError for an invalid entry, and for an existing one with another
+    amount, since it would be updated, which the guards refuse.
     """
     rows = [asdict(posting) for posting in postings]
     if rows:
@@ -83,10 +83,8 @@ def post(tx: Tx, postings: Iterable[Posting]) -> None:
 
 
 def post_select(tx: Tx, source: AnySelect) -> int:
-    """Post what `source` selects (kind, ref, debit, credit, currency, amount, created_at).
-
-    One statement; how many were new. As post() with what is known already, and its errors.
-    """
+    """Post the rows of `source` (kind, ref, debit, credit, currency, amount, created_at) in one
+    statement. Returns how many were new. Existing entries and errors are treated as in post()."""
     # SQLite's parser takes ON CONFLICT for a join's ON where the SELECT has no WHERE.
     rows = sa.select(*source.subquery().c).where(sa.true())
     new = _once(insert(tx, E).from_select(_COLUMNS, rows))
@@ -94,7 +92,7 @@ def post_select(tx: Tx, source: AnySelect) -> int:
 
 
 def _once(new: Insert) -> Insert:
-    """Known with the same amount: nothing. With another one: an update, for the guards to refuse"""
+    """Ignore an existing entry, but update one with another amount, for the guards to refuse."""
     return new.on_conflict_do_update(
         index_elements=list(_KEY),
         set_={"amount": new.excluded.amount},
@@ -103,7 +101,7 @@ def _once(new: Insert) -> Insert:
 
 
 def balances(prefix: str = "") -> sa.Subquery:
-    """Account, currency and balance (`amount`) of every account whose name begins with `prefix`."""
+    """Account, currency and balance (`amount`) of every account that begins with `prefix`."""
     moved = sa.func.sum(E.amount)
     sides = sa.union_all(
         *(
@@ -128,23 +126,23 @@ def _begins(column: sa.SQLColumnExpression[str], prefix: str) -> sa.ColumnElemen
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """One currency's books, minor units."""
+    """The books of one currency, in minor units."""
 
     owed: int
     held: int
     fees: int
     cash: int
-    """What the platform's Stripe balance should hold."""
+    """The amount that the platform's Stripe balance should have."""
     connected: int
-    """What creators' Stripe accounts hold of payouts that are not at the bank yet."""
+    """The amount on creators' Stripe accounts from payouts that are not at the bank yet."""
     negative_holds: int
-    """Payouts that took more than was set aside for them."""
+    """The number of payouts that took more than was set aside for them."""
 
     @property
     def balanced(self) -> bool:
-        """Whether what is there is exactly what is owed, held and earned, and no hold is overdrawn.
+        """Whether assets equal what is owed, held and earned, and no hold is overdrawn.
 
-        Debits equal credits by an entry's shape; this also finds money in an account nobody knows.
+        Every entry balances by itself, but this also finds money in an unknown account.
         """
         whole = self.owed + self.held + self.fees == self.cash + self.connected
         return whole and not self.negative_holds
