@@ -1,10 +1,9 @@
-"""A creator's month as a document, made from the ledger alone. Amounts are minor units, times UTC.
+"""Makes a creator's month into a document, from the ledger alone.
 
-Opening balance, plus what was earned (sales less fees, refunds and disputes), less payouts, plus
-payouts that came back, is the closing balance: the ledger's at the month's end, or it is refused.
-
-A statement is final. The next one opens with its closing balance and has every entry since its
-end; what was booked late, for before that, is one line: a correction.
+The opening balance, plus earnings (sales less fees, refunds and disputes), less payouts, plus
+returned payouts, must be the ledger's balance at the month's end. A statement is final: the next
+one opens with its closing balance and has every entry since its end. Entries booked late, for
+earlier months, become one line, a correction. Amounts are in minor units, times in UTC.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from app.switchyard.clock import iso
 
 Document = dict[str, Any]
 OTHER = "other"
-"""The source of what was booked without an earning."""
+"""The source of entries without an earning."""
 CORRECTION = "correction"
-"""What the ledger has of earlier months and no statement does."""
+"""The kind of line for amounts of earlier months that are on no statement."""
 PAYOUT, RETURNED = "payout", "payout_returned"
 _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
 log = logging.getLogger(__name__)
@@ -37,24 +36,23 @@ _JOINERS = "\u200c\u200d"
 
 
 class _NotAddingUp(ValueError):
-    """A month's figures do not come to what the ledger says; no statement is made of them."""
+    """A month's figures do not agree with the ledger, so no statement is made."""
 
 
 def statement_id(creator_id: str, month: date) -> str:
-    """`<creator>:<YYYY-MM>`."""
+    """The id of a statement: `<creator>:<YYYY-MM>`."""
     return f"{creator_id}:{month:%Y-%m}"
 
 
 def major(amount: int, currency: str) -> str:
-    """Minor units in units of the currency, such as 1,234.50."""
+    """An amount of minor units in units of the currency, such as 1,234.50."""
     return money(amount, currency).partition(" ")[0]
 
 
 def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) -> list[Document]:
-    """The month of each of these creators that exists and whose figures add up, by id: as their
-    statements would be if they were made now.
+    """The documents, as of now, of those creators that exist and whose figures add up, by id.
 
-    None of them may have a statement of that month or a later one.
+    None of them may have a statement for that month or a later one.
     """
     start, end = bounds(month)
     C = Creator
@@ -156,8 +154,7 @@ def _sums(lines: Iterable[Document]) -> dict[str, int]:
 
 
 def _payouts(lines: Iterable[Document]) -> list[Document]:
-    """What was set aside for each payout in the month, and what of that, or of an earlier month's,
-    came back in it."""
+    """The amounts that were set aside for each payout in the month, and those returned in it."""
     made: dict[str, Document] = {}
     for line in lines:
         if not line["source"]:
@@ -168,6 +165,6 @@ def _payouts(lines: Iterable[Document]) -> list[Document]:
 
 
 def _plain(text: str) -> str:
-    # Joiners are letters' business; any other unprintable could pass for what it is not.
+    # Joiners shape letters. Any other unprintable character could be used to deceive.
     kept = "".join(c if c.isprintable() or c in _JOINERS else " " for c in text)
     return " ".join(kept.split())

@@ -1,7 +1,6 @@
-"""Closing a month: its earnings rolled up and checked, and its creators' statements made and kept.
+"""Closes a month: rolls up and checks its earnings, and makes and stores its statements.
 
-A statement's file is put into the storage, then its row, which names it. One that was made is
-final.
+A statement's file is stored before the row that names it. Statements are final.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ _AGAIN = timedelta(seconds=30)
 
 
 class MadeMeanwhile(SwitchyardError, status=409, title="Statement made meanwhile"):
-    """Another process made a statement at the same time; made again, it will be right."""
+    """Another process made a statement at the same time. A retry takes it into account."""
 
 
 class TargetMonth(JobPayload):
-    """Which month, UTC, or a day in it; by default the one before the run was made."""
+    """A month in UTC, or a day in it; by default the month before the run was created."""
 
     target_month: Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")] | None = None
     target_date: DayInReach | None = None
@@ -57,7 +56,7 @@ class TargetMonth(JobPayload):
         return self
 
     def month(self) -> date | None:
-        """Its first day. Raises ValueError for a year that is out of reach."""
+        """The month's first day. Raises ValueError for a year that is out of range."""
         if self.target_month is not None:
             return in_reach(date.fromisoformat(f"{self.target_month}-01"))
         return None if self.target_date is None else self.target_date.replace(day=1)
@@ -93,7 +92,7 @@ def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any
 
 
 def _month(tx: Session, month: date) -> list[dict[str, Any]]:
-    """Nothing is kept of a month that does not hold."""
+    """Roll up and check a month. Nothing is stored where the check fails."""
     post_earnings(tx)
     end = rollup.following(month)
     for day in rollup.dirty(tx, end, month):
@@ -116,12 +115,12 @@ def _before(moment: datetime) -> date:
 
 
 def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
-    """Make the month of the next creators with ids past `after` who had anything in it.
+    """Make the month's statements of the next active creators with ids past `after`.
 
-    Returns the page's `last` id (None: there are no more), how many were `made`, now or before, the
-    ids of those of them that are `new`, and of those that are `wrong`: their figures do not add up,
-    and they have no statement. Who has one of a later month alone is left out. As a step it can be
-    repeated. Raises StorageUnavailable, MadeMeanwhile.
+    Returns the page's `last` id (None if there are no more), how many were `made` now or before,
+    the ids of the `new` statements, and the creators that are `wrong`: their figures do not add up,
+    so they have no statement. Creators with only a later statement are skipped. As a step, it can
+    be repeated. Raises StorageUnavailable, MadeMeanwhile.
     """
     with ctx.transaction() as reading:
         page = list(reading.scalars(_active(month, after)))
@@ -141,7 +140,7 @@ def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, A
 
 
 def _active(month: date, after: str) -> AnySelect:
-    """Who had a balance when the month began, or anything in it."""
+    """The creators with a balance at the month's beginning, or with any activity in it."""
     start, end = bounds(month)
     account = literal(CREATOR, String) + Creator.id
     change = case((E.credit == account, E.amount), else_=-E.amount)
@@ -157,10 +156,10 @@ def _active(month: date, after: str) -> AnySelect:
 
 
 def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document]) -> None:
-    # Files first, and outside the transaction: it is not begun yet, so nobody waits for them.
+    # Files first: the transaction has not begun yet, so nobody waits while they are stored.
     rows = [_stored(ctx.gateways.storage, month, one) for one in documents]
     made_at = ctx.now()
-    # One at a time for each creator, so that no two statements follow the same one.
+    # Serialized for each creator, so that no two statements follow the same one.
     ids = [row["creator_id"] for row in rows]
     chosen = select(Creator.id).where(Creator.id.in_(ids)).order_by(Creator.id)
     tx.execute(chosen.with_for_update(key_share=True))
@@ -173,11 +172,11 @@ def _keep(tx: Session, ctx: Context, month: date, documents: Sequence[Document])
 
 
 def _stored(storage: Storage, month: date, document: Document) -> dict[str, Any]:
-    """Store the file; the row."""
-    from app.platform.statements import pdf  # a process that makes none needs no PDF library
+    """Store the file and return the row."""
+    from app.platform.statements import pdf  # most processes need no PDF library
 
     creator_id, text = document["creator"]["id"], canonical_json(document)
-    # Named by what is in it, so that the file of a row never changes under it.
+    # Named after its content, so that a row's file never changes.
     digest = sha256(text.encode()).hexdigest()[:16]
     path = f"statements/{month:%Y-%m}/{creator_id}-{digest}.pdf"
     storage.put(path, pdf.made(document), "application/pdf")

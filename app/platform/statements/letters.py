@@ -1,7 +1,7 @@
-"""Which font beside this file has which letter: a line of text as runs of one font and direction.
+"""Splits text into runs of one font and direction, with the fonts beside this file.
 
-A process opens the fonts that it needs, or all of them (it takes some milliseconds) to look for a
-letter that Noto Sans does not have.
+A process opens the fonts that it needs, or all of them (in some milliseconds) to find a letter
+that Noto Sans lacks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fpdf.enums import TextDirection
 FONTS = Path(__file__).with_name("fonts")
 REGULAR = "Regular"
 BREAK = "\u200b"
-"""Where a line may be broken: it is not shown."""
+"""Marks where a line may be broken. It is not shown."""
 _JOINERS = "\u200c\u200d"
 _MISSING = "\N{REPLACEMENT CHARACTER}"
 
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @lru_cache(1000)
 def runs(text: str, weight: str = REGULAR) -> Sequence[Run]:
-    """From left to right, as Unicode's bidirectional algorithm (UAX 9) has them."""
+    """The runs from left to right, by Unicode's bidirectional algorithm (UAX 9)."""
     if not any(bidirectional(char) in ("R", "AL", "AN") for char in text):
         return list(in_fonts(text, weight))
     paragraph = BidiParagraph(text, TextDirection.LTR, preserve_bn_chars=True)
@@ -50,11 +50,11 @@ def runs(text: str, weight: str = REGULAR) -> Sequence[Run]:
 
 
 def in_fonts(text: str, weight: str) -> Iterator[Run]:
-    """The runs of a text in the order in which it is read; its direction is not looked at."""
+    """The runs of a text in reading order, whatever its direction."""
     start, font = 0, base(weight)
     text = "".join(char if _is_shown(char) else _MISSING for char in text)
     for place, char in enumerate(text):
-        # Accents and joiners are their letter's, wherever else they are.
+        # Accents and joiners use the font of their letter.
         its = font if place and is_accent(char) else _font_of(char, weight, font)
         if place and its != font:
             yield Run(font, text[start:place])
@@ -65,12 +65,12 @@ def in_fonts(text: str, weight: str) -> Iterator[Run]:
 
 
 def is_accent(char: str) -> bool:
-    """Whether it belongs to the letter before it."""
+    """Whether the character belongs to the letter before it."""
     return category(char)[0] == "M" or char in _JOINERS
 
 
 def base(weight: str) -> Path:
-    """Noto Sans of this weight."""
+    """Noto Sans in this weight."""
     return _fonts(weight)[0]
 
 
@@ -81,7 +81,7 @@ def _is_shown(char: str) -> bool:
 
 @lru_cache(1000)
 def _font_of(char: str, weight: str, before: Path) -> Path:
-    """Noto Sans where it has the letter, else the font of the letter before, else the smallest."""
+    """Noto Sans if it has the letter, or else the previous letter's font, or else the smallest."""
     fonts = (base(weight), before, *_fonts(weight))
     return next(font for font in fonts if ord(char) in _letters(font))
 
@@ -93,7 +93,7 @@ def _letters(font: Path) -> hb.Set:
 
 @cache
 def _fonts(weight: str) -> list[Path]:
-    """Noto Sans first, then by size; those of this weight before those of the regular one."""
+    """The fonts: those of this weight before regular ones, Noto Sans first, then by size."""
 
     def order(font: Path) -> tuple[bool, bool, int, str]:
         family, _, its = font.stem.partition("-")

@@ -1,4 +1,4 @@
-"""A link to one statement's PDF: mailed to its creator, it opens that and nothing else."""
+"""Links to statements' PDFs. Each is mailed to the creator and opens one statement only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def link(settings: Settings, statement_id: str) -> str | None:
-    """The link to a statement, good for LINK_SECONDS from now; None without BACKEND_URL.
+    """The link to a statement, valid for LINK_SECONDS, or None without BACKEND_URL.
 
     Raises SecretKeyMissing.
     """
@@ -35,8 +35,7 @@ def link(settings: Settings, statement_id: str) -> str | None:
 
 
 def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
-    """Mail their creators the links to these new statements, with the transaction that keeps them:
-    each once."""
+    """Mail creators the links to new statements, once each, in the transaction that stores them."""
     settings = settings_of(runtime.current())
     if not statement_ids or not mailing() or settings.backend_url is None:
         return
@@ -52,9 +51,9 @@ def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
 
 
 def opened(settings: Settings, token: str) -> str:
-    """The statement that a link's token stands for.
+    """The id of the statement for a link's token.
 
-    Raises itsdangerous.BadData where it is none of ours or too old, and SecretKeyMissing.
+    Raises itsdangerous.BadData where the token is invalid or too old, and SecretKeyMissing.
     """
     return str(_signer(settings).loads(token, max_age=LINK_SECONDS))
 

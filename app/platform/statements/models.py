@@ -1,4 +1,4 @@
-"""A creator's monthly statements: what was in them, and where their PDFs are. Times UTC."""
+"""Creators' monthly statements: their contents and their PDFs' paths. Times are in UTC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.platform.db import Base
 
 
 class Statement(Base):
-    """One creator's month, final: what is booked late for it is in the next one."""
+    """A creator's month. It is final: late entries are in the next statement."""
 
     __tablename__ = "statements"
 
@@ -19,11 +19,11 @@ class Statement(Base):
     """`<creator>:<YYYY-MM>`."""
     creator_id: Mapped[str] = mapped_column(ForeignKey("creators.id"))
     month: Mapped[date]
-    """Its first day."""
+    """The month's first day."""
     document: Mapped[str] = mapped_column(Text)
-    """All figures, canonical JSON: the PDF is made from it alone."""
+    """All figures, as canonical JSON. The PDF is made from it alone."""
     pdf_path: Mapped[str] = mapped_column(String(200))
-    """In the storage."""
+    """The path in the storage."""
     made_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("creator_id", "month"),)

@@ -1,4 +1,4 @@
-"""What a statement is made from: the ledger's entries since the one before it. Times UTC."""
+"""Reads what a statement is made from: the entries since the previous one. Times are in UTC."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from app.platform.ledger.postings import CREATOR
 from app.platform.statements.models import Statement as S
 
 CLOSING = "closing"
-"""The kind of rows that are no entries but balances."""
+"""The kind of the rows that are balances and not entries."""
 
 
 def bounds(month: date) -> tuple[datetime, datetime]:
-    """When the month begins and when the next one does."""
+    """The beginning of the month and that of the next one."""
     start = datetime(month.year, month.month, 1, tzinfo=UTC)
     return start, (start + timedelta(days=31)).replace(day=1)
 
@@ -37,7 +37,7 @@ class Previous:
 
 
 def previous(tx: Tx, creator_ids: Sequence[str]) -> dict[str, Previous]:
-    """The last statement of each of these creators that has any."""
+    """The last statement of each of these creators who have one."""
     newest = (
         select(S.creator_id, func.max(S.month).label("month"))
         .where(S.creator_id.in_(creator_ids))
@@ -57,8 +57,8 @@ def previous(tx: Tx, creator_ids: Sequence[str]) -> dict[str, Previous]:
 
 
 def movements(tx: Tx, creator_id: str, since: datetime, end: datetime) -> list[Any]:
-    """By one SELECT, so that all is of one moment: each entry of [since, end) with its earning,
-    sales of which nothing is the creator's, and the balances at `end`."""
+    """The entries in [since, end) with their earnings, sales without a share for the creator, and
+    the balances at `end`. All are read by one SELECT, and so at the same moment."""
     account, same = CREATOR + creator_id, (E.currency, E.created_at, E.kind, E.ref)
     entries = (
         select(other.label("other"), amount.label("amount"), *same)
@@ -66,7 +66,7 @@ def movements(tx: Tx, creator_id: str, since: datetime, end: datetime) -> list[A
         .where(E.created_at < end)
         for mine, other, amount in ((E.credit, E.debit, E.amount), (E.debit, E.credit, -E.amount))
     )
-    # Of these the ledger has the fee alone.
+    # The ledger only has the fees of these sales.
     for_nothing = select(
         null(), literal(0, BigInteger), X.currency, X.occurred_at, X.kind, X.id
     ).where(X.posted, X.gross == X.fee, X.creator_id == creator_id, X.occurred_at < end)

@@ -1,4 +1,4 @@
-"""GET /statements/TOKEN: the PDF behind a link."""
+"""Serves GET /statements/TOKEN, the PDF behind a link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTHING = "the link opens nothing, or no longer"
 
 
 def blueprint(parts: Runtime) -> Blueprint:
-    """The page behind the link."""
+    """The blueprint with the page behind the link."""
     pages = Blueprint("statements", __name__)
     settings = settings_of(parts)
 

@@ -1,4 +1,4 @@
-"""A statement as PDF, made from the document alone: the same document, the same bytes."""
+"""Makes a statement's PDF from its document alone: equal documents give equal bytes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _KINDS = {
 }
 _PLAIN, _STRONG, _LABEL = Style(8.5), Style(8.5, "Bold"), Style(8.5, grey=GREY)
 _HEAD, _HEAD_RULE, _FOOT = 34.0, 51.6, 800.0
-"""From the top of the page."""
+"""Distances from the top of the page."""
 _NOTE, _PLATFORM, _NUMBER = Style(7.5, grey=GREY), Style(8, "Bold"), Style(8, grey=GREY)
 
 
 def made(document: Document) -> bytes:
-    """A4, with as many pages as it takes."""
+    """The PDF of a document."""
     pdf = _Statement(document)
     pdf.add_page()
     _overview(pdf, document)
@@ -34,7 +34,7 @@ def made(document: Document) -> bytes:
 
 
 class _Statement(Sheet):
-    """Whose statement it is, on each page."""
+    """A sheet with the platform and the statement's id on each page."""
 
     def __init__(self, document: Document) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Statement(Sheet):
         self.set_title(_title(document))
         self.set_author(self._platform)
         self.set_lang("en")
-        # Not when it is made: the same document is the same bytes.
+        # Not the present time, so that equal documents give equal bytes.
         self.set_creation_date(datetime.fromisoformat(document["to"]))
 
     def header(self) -> None:
@@ -58,7 +58,7 @@ class _Statement(Sheet):
         self.y = TOP
 
     def number_pages(self) -> None:
-        """Write at the foot of each page which of how many it is."""
+        """Write the page number and the number of pages at the foot of each page."""
         self.set_auto_page_break(False)
         for number in self.pages:
             self.page = number
@@ -70,7 +70,7 @@ class _Statement(Sheet):
 
 
 def _overview(pdf: Sheet, document: Document) -> None:
-    """Whose month it is, and what it comes to."""
+    """Write the creator, the month and its totals."""
     pdf.head(Heading(_title(document), Style(17, "Bold"), 0, 9, 0))
     who = document["creator"]
     rows = (
@@ -109,13 +109,13 @@ def _overview(pdf: Sheet, document: Document) -> None:
 
 
 def _currency(pdf: Sheet, document: Document, one: Document) -> None:
-    """All of a currency: its sources, payouts and movements."""
+    """Write a currency's sources, payouts and movements."""
     headings = [Heading(_code(one), Style(12, "Bold"), 20, 0, 1)]
 
     def put(
         title: str, columns: list[Column], rows: list[list[str]], total: list[str], size: float
     ) -> None:
-        """The first table comes below the currency's own heading."""
+        """Write a table, the first one below the currency's own heading."""
         headings.append(Heading(title, Style(9, "Bold", GREY), 12, 3.5, 2))
         pdf.put_table(columns, rows, size, total=total, headings=headings)
         headings.clear()

@@ -1,7 +1,7 @@
-"""Pages by fpdf2 with text in any script and tables of figures; lengths are points.
+"""Pages with text in any script and tables of figures, by fpdf2. Lengths are in points.
 
-fpdf2 cuts a word at each of its accents, which takes an Arabic one apart, and looks at one level of
-direction only. So the runs of a text come from `letters`; fpdf2 shapes, breaks and draws them.
+fpdf2 splits words at accents, which breaks Arabic ones, and handles only one level of direction.
+The runs of a text therefore come from `letters`, and fpdf2 shapes, breaks and draws them.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from app.platform.statements.letters import BREAK, REGULAR, Run, base, in_fonts,
 
 MM = 72 / 25.4
 SIDE, TOP, BOTTOM = 18 * MM, 25 * MM, 20 * MM
-"""Margins."""
+"""The margins."""
 GREY, FAINT = 95, 210
 _LINE = 1.28
-"""How high a line is, in parts of its text's size."""
+"""The height of a line, relative to the size of its text."""
 _PLAIN, _PLAIN_RANGE = re.compile("[ -~\N{MINUS SIGN}]*"), "U+20-7E, U+2212"
-"""Letters that need no shaping."""
+"""Characters that need no shaping."""
 _MAY_BREAK = re.compile(r"(?<=[:_/.])(?=.)")
 _EDGE, _PADDING = 3.2, 1.5
-"""Beside a cell's text, and above and below it."""
+"""The space beside a cell's text, and above and below it."""
 _WHOLE = 15
-"""A table of no more rows is not broken."""
+"""A table with at most this many rows is not broken."""
 _TOGETHER = 2
-"""As many rows at least are before a break of a table, and after it."""
+"""The least number of rows before and after a break of a table."""
 
 
 class Style(NamedTuple):
-    """How a text looks."""
+    """The look of a text."""
 
     size: float
     weight: str = REGULAR
-    """Regular where a font has no other."""
+    """Fonts without this weight use Regular."""
     grey: int = 0
     """0 is black, 255 is white."""
 
@@ -56,29 +56,29 @@ class Heading(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One of a table: of words, or of figures that end at its right side."""
+    """A column of a table, with words, or with figures aligned to the right."""
 
     name: str
     figures: bool = False
     width: float | None = None
-    """None is what its cells need; 0 is what the others leave."""
+    """None takes the width of its cells; 0 takes what the others leave."""
     bold: bool = False
 
 
 class _Run(Fragment):
-    """It is drawn where it is given, whichever way it is read."""
+    """A run that is drawn where it is placed, in whichever direction it is read."""
 
     @property
     def fragment_direction(self) -> TextDirection:
-        """See Fragment, whose lines are sorted by it."""
+        """See Fragment, which sorts the runs of a line by it."""
         return TextDirection.LTR
 
     def render_pdf_text(self, *where: float) -> str:
-        """See Fragment; what is copied is the text, however many glyphs show a letter of it."""
+        """See Fragment. Copied text is correct, however many glyphs a letter has."""
         shown = super().render_pdf_text(*where)
         params = self.text_shaping_parameters
         leftward = params and params["fragment_direction"] is TextDirection.RTL
-        # A reader turns a leftward text round letter by letter; without marks, a glyph is a letter.
+        # Readers reverse a leftward text letter by letter. Without marks, each glyph is a letter.
         if leftward or not any(category(char)[0] == "M" for char in self.string):
             return shown
         return (
@@ -87,7 +87,7 @@ class _Run(Fragment):
 
 
 class Sheet(FPDF):
-    """A4, page after page."""
+    """A document of A4 pages."""
 
     def __init__(self) -> None:
         super().__init__(unit="pt", format="A4")
@@ -98,18 +98,18 @@ class Sheet(FPDF):
         self._weight = REGULAR
 
     def look(self, style: Style) -> None:
-        """What is written from now on looks like this."""
+        """Set the style for the following text."""
         self._weight = style.weight
         self.set_font(self._family(base(style.weight)), size=style.size)
         self.set_text_color(style.grey)
 
     def width(self, text: str, style: Style) -> float:
-        """How wide a text is on one line."""
+        """The width of a text on one line."""
         self.look(style)
         return self.get_string_width(text)
 
     def lines(self, text: str, style: Style, width: float) -> list[str]:
-        """Break a text at spaces, after the signs of an id, and in words wider than a line."""
+        """Break a text at spaces, after punctuation in ids, and in words wider than a line."""
         if self.width(text, style) <= width:
             return [text]
         parts = [self._fragment(r) for r in in_fonts(_MAY_BREAK.sub(BREAK, text), style.weight)]
@@ -133,7 +133,7 @@ class Sheet(FPDF):
         width: float = 0,
         align: str = "L",
     ) -> None:
-        """Write lines below each other, from here on; a width of 0 ends at the margin."""
+        """Write lines below each other from here on. With a width of 0, they end at the margin."""
         self.look(style)
         for line in lines:
             self.set_x(x)
@@ -156,8 +156,8 @@ class Sheet(FPDF):
         total: Sequence[str] | None = None,
         headings: Sequence[Heading] = (),
     ) -> None:
-        """A table, its names repeated on each page and its total in bold; at least its first rows
-        are on the same page as its headings."""
+        """Write a table, with its column names on each page and its total in bold. Its first rows
+        are always on the same page as the headings."""
         texts = [[column.name for column in columns], *rows, *([total] if total else [])]
         last = len(texts) - 1
 
@@ -208,13 +208,13 @@ class Sheet(FPDF):
             put(row)
 
     def rule(self, grey: int, width: float) -> None:
-        """A line from one side to the other, here."""
+        """Draw a line across the page here."""
         self.set_line_width(width)
         self.set_draw_color(grey)
         self.line(SIDE, self.y, self.w - SIDE, self.y)
 
     def _keep(self, length: float) -> bool:
-        """Begin another page where there is not so much room left; whether it did."""
+        """Begin a new page if there is less room than `length`. Returns whether it did."""
         full = self.y > TOP and self.will_page_break(length)
         if full:
             self.add_page()
@@ -239,9 +239,9 @@ class Sheet(FPDF):
         return _Run(run.text, state, self.k)
 
     def _family(self, font: Path) -> str:
-        """What fpdf2 knows a font as."""
+        """The family under which fpdf2 knows a font."""
         family = font.stem.lower()
         if family not in self.fonts:
-            # What letters it has is asked of HarfBuzz; fpdf2 would look at each of them first.
+            # HarfBuzz knows its letters; fpdf2 would examine every one of them first.
             self.add_font(family, fname=font, unicode_range=_PLAIN_RANGE)
         return family

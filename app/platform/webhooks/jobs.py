@@ -1,4 +1,4 @@
-"""Webhooks sent on: each to each target, until the target says that it has it."""
+"""The job that relays a webhook to a target until the target accepts it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from app.switchyard.job import JobPayload, job
 
 JOB = "deliver-webhook"
 BATCH = 2000
-"""Webhooks deleted in one transaction: SQLite's lock is not held for long."""
+"""How many webhooks are deleted in one transaction, so that SQLite's lock is held only briefly."""
 DELIVERY_GAPS = (10.0, 60.0, 600.0, 3600.0)
-"""Seconds: a target may be unavailable for an hour before its webhook is a dead letter."""
+"""In seconds. A target may be unavailable for an hour before its webhook is a dead letter."""
 
 
 class Delivery(JobPayload):
-    """A webhook that was kept, and who gets it."""
+    """A stored webhook, and its target."""
 
     event_id: str = Field(min_length=1, max_length=100)
     target: str = Field(min_length=1, max_length=40)
@@ -44,14 +44,14 @@ def deliver_webhook(ctx: Context, payload: Delivery) -> dict[str, Any]:
 
 
 def _deliver(_tx: Session, ctx: Context, event_id: str, target: str) -> dict[str, Any]:
-    """Send it under its own id, by which the target tells a repetition."""
+    """Send a webhook under its own id, by which the target recognizes a repetition."""
     with ctx.transaction() as own:
         event = own.get(Received, event_id)
     if event is None:
         raise NonRetriable(f"webhook {event_id} is no longer kept")
     to = ctx.gateways.targets.get(target)
     if to is None:
-        # Tried again: while a new target is rolled out, old processes do not know it yet.
+        # Retried, since old processes do not know a new target until it is rolled out.
         raise HookUnavailable(f"WEBHOOK_TARGETS has no {target!r}")
     headers = {"Content-Type": event.content_type, "webhook-source": event.source}
     to.send(event.body, headers, event.id, ctx.now())
@@ -59,8 +59,8 @@ def _deliver(_tx: Session, ctx: Context, event_id: str, target: str) -> dict[str
 
 
 def prune_webhooks(tx: Session, before: datetime, _after: str) -> tuple[int, str | None]:
-    """Delete the next old ones, with people's data in them. One that comes again is delivered to no
-    target twice: its runs are keyed by its id."""
+    """Delete the next old webhooks, which contain personal data. If one comes again, no target gets
+    it twice, since its runs are keyed by its id."""
     old = select(Received.id).where(Received.received_at < before)
     some = old.order_by(Received.received_at).limit(BATCH)
     gone = tx.connection().execute(delete(Received).where(Received.id.in_(some))).rowcount

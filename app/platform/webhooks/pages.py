@@ -1,4 +1,4 @@
-"""POST /api/webhooks/SOURCE, Stripe's own and others': verified, kept once, and left to jobs."""
+"""Serves POST /api/webhooks/SOURCE: verifies webhooks, stores each once, and leaves it to jobs."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ _FORM = re.compile(r"v\w+,[!-~]+( v\w+,[!-~]+)*")
 
 
 class EventConflict(BadInput, status=409, title="Event known with another body"):
-    """The source's name for the event stands for another body."""
+    """The source's name for the event is known with another body."""
 
 
 class SignatureRefused(Unauthorized, title="Signature refused"):
-    """The webhook is not its source's, or more than five minutes old; nothing was stored."""
+    """The webhook is not from its source, or more than five minutes off. Nothing was stored."""
 
 
 def blueprint(parts: Runtime) -> Blueprint:
-    """Stripe's endpoint, and that of the sources of WEBHOOK_SOURCES."""
+    """The blueprint with the endpoints for Stripe and for WEBHOOK_SOURCES."""
     pages = Blueprint("webhooks", __name__)
     pages.after_request(_logged)
 
@@ -66,14 +66,14 @@ def blueprint(parts: Runtime) -> Blueprint:
             refused=stripe_webhooks.refused,
         )
         event = stripe_webhooks.read_event(body)
-        # A live platform is sent test mode's events of connected accounts too, whose objects its
-        # key cannot see (https://docs.stripe.com/connect/webhooks).
+        # A live platform also gets connected accounts' test mode events, whose objects its key
+        # cannot see (https://docs.stripe.com/connect/webhooks).
         foreign = parts.engine.gateways.stripe.live and not event.live
         with parts.db.session() as session:
             if event.type in ACTS_ON and not foreign:
                 dispatch("handle-stripe-event", event, session=session)
             if any(to.wants(STRIPE) for to in settings.webhook_targets.values()):
-                # Sent again, an event differs in how many others wait to be delivered.
+                # A resent event may differ: it contains the number of undelivered webhooks.
                 with suppress(EventConflict):
                     _relay(session, STRIPE, event.event_id, body)
         return {"received": True}
@@ -95,7 +95,7 @@ def blueprint(parts: Runtime) -> Blueprint:
         if not _NAME.fullmatch(event):
             raise BadInput(f"{named}-id: must be 1 to 200 printable characters")
         try:
-            body.decode()  # as it is signed again for each target
+            body.decode()  # needed to sign it again for each target
         except UnicodeDecodeError:
             raise BadInput("the body must be UTF-8") from None
         with parts.db.session() as session:
@@ -108,8 +108,8 @@ def blueprint(parts: Runtime) -> Blueprint:
 def _reader(
     secrets: Iterable[SecretStr], name: str, stamp: str
 ) -> Callable[[str], Signature | None]:
-    """Read the header of a webhook that any of `secrets` signed, with the name of its event and the
-    time, as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+    """A reader for the signature header of an event with this name and time, which any of `secrets`
+    may have signed, by Standard Webhooks (https://www.standardwebhooks.com)."""
     keys = [b64decode(one.get_secret_value().removeprefix("whsec_")) for one in secrets]
 
     def read(text: str) -> Signature | None:
@@ -126,7 +126,7 @@ def _reader(
 
 
 def _logged(answer: Response) -> Response:
-    """The answer; where it refuses a webhook, the log says why."""
+    """The answer. A refusal is logged with its reason."""
     if answer.status_code >= 400:
         why = (answer.get_json(silent=True) or {}).get("detail")
         log.warning("webhook refused", extra={"source": request.path.split("/")[3], "why": why})
@@ -134,10 +134,9 @@ def _logged(answer: Response) -> Response:
 
 
 def _relay(tx: Session, source: str, event: str, body: bytes) -> bool:
-    """Keep the request's webhook, once verified, and a run for each target that wants it; whether
-    it was new.
+    """Store the request's verified webhook, and dispatch a run for each target that wants it.
 
-    Raises EventConflict where its name is known with another body.
+    Returns whether it was new. Raises EventConflict where its name is known with another body.
     """
     app_runtime = runtime.current()
     sha256 = hashlib.sha256(body).hexdigest()
