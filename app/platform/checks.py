@@ -1,4 +1,4 @@
-"""The platform's lines of `cutover verify`."""
+"""The platform's checks in `cutover verify`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RECONCILED = timedelta(days=7)
 
 
 def stripe(runtime: Runtime) -> str:
-    """Stripe answers to the key, with the platform's balance."""
+    """Stripe accepts the key and returns the platform's balance."""
     settings = settings_of(runtime)
     if not settings.local and settings.stripe_api_key is None:
         raise CheckFailed("STRIPE_API_KEY is not set")

@@ -1,4 +1,4 @@
-"""The platform's settings beside the layer's."""
+"""The platform's settings, in addition to the layer's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _strong_each(secrets: str) -> None:
 
 
 class Settings(config.Settings):
-    """Everything the environment may say; the field's name in capitals is the variable's."""
+    """All settings. A variable's name is the field's name in capitals."""
 
     credentials: ClassVar[tuple[str, ...]] = (*config.Settings.credentials, "stripe_api_key")
 
@@ -38,24 +38,24 @@ class Settings(config.Settings):
     stripe_api_key: SecretStr | None = None
     stripe_api_base: HttpUrl | None = None
     stripe_webhook_secret: Annotated[SecretStr, hidden(_strong_each)] | None = None
-    """Or several, comma-separated."""
+    """One secret, or several that are comma-separated."""
     smtp_url: Annotated[SecretStr, hidden(smtp_server)] | None = None
     mail_from: Annotated[str, AfterValidator(mail_address)] = "switchyard@localhost"
     admin_email: Annotated[str, AfterValidator(mail_address)] | None = None
-    """Who is mailed how a pay day went."""
+    """The address that gets mail about pay days, retries and the guardrail."""
     admin_webhook_url: hooks.Address | None = None
-    """Who is sent the same as JSON; secret, as it may hold a token."""
+    """The address that gets the same as JSON. It is secret, since it may contain a token."""
     admin_webhook_secret: hooks.SigningSecret | None = None
     webhook_sources: Json[hooks.Sources] = Field(default_factory=dict)
-    """Whose webhooks are taken; see app.platform.gateways.hooks."""
+    """The sources of webhooks; see app.platform.gateways.hooks."""
     webhook_targets: Json[hooks.Targets] = Field(default_factory=dict)
-    """Who gets them."""
+    """The targets to which webhooks are relayed."""
     storage_url: Annotated[str, AfterValidator(config.url("file", "s3"))] = (
         ROOT / "var" / "storage"
     ).as_uri()
     """See app.platform.gateways.storage."""
     platform_name: str = Field(default="Switchyard", max_length=60)
-    """As creators know it: on their statements."""
+    """The name that creators see in mails and on statements."""
 
     @classmethod
     def load(
@@ -63,18 +63,18 @@ class Settings(config.Settings):
         environ: Mapping[str, str] | None = None,
         config: Mapping[str, Any] = MappingProxyType({}),
     ) -> Self:
-        """Settings from `environ`; by default the process's, filled up from a running `make run`.
+        """Settings from `environ`, or from the process's environment and a running `make run`.
 
-        Raises SettingsError as the layer's own does.
+        Raises SettingsError, as the layer's load() does.
         """
         if environ is None and "DATABASE_URL" not in os.environ:
-            # Who names a database of their own means no stack.
+            # Whoever sets DATABASE_URL does not mean the running stack.
             for name, value in running_stack().items():
                 os.environ.setdefault(name, value)
         return super().load(environ, config)
 
     def check(self) -> None:
-        """Raises SettingsError where settings do not go together."""
+        """Raise SettingsError where settings contradict each other."""
         super().check()
         try:
             hooks.check(self.webhook_sources, self.webhook_targets)
@@ -87,19 +87,19 @@ class Settings(config.Settings):
 
     @property
     def signing_secret(self) -> str | None:
-        """SECRET_KEY; in local mode a constant, which signs for callers on this machine only."""
+        """SECRET_KEY, or a constant in local mode, where only this machine's callers are served."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
         return _LOCAL_SECRET if self.local else None
 
     @property
     def smtp(self) -> SmtpServer | None:
-        """What SMTP_URL says."""
+        """The mail server in SMTP_URL."""
         return None if self.smtp_url is None else smtp_server(self.smtp_url.get_secret_value())
 
 
 def running_stack(root: Path = ROOT) -> dict[str, str]:
-    """What a `make run` in this folder exported (var/run.json), or nothing where none runs."""
+    """The variables that a running `make run` in this folder exported (var/run.json), if any."""
     try:
         state = json.loads((root / "var" / "run.json").read_text())
         os.kill(int(state["pid"]), 0)
@@ -112,7 +112,7 @@ load = Settings.load
 
 
 def settings_of(runtime: Runtime) -> Settings:
-    """The platform's settings, which its runtime was built from."""
+    """The platform's settings, from which its runtime was built."""
     settings = runtime.settings
     assert isinstance(settings, Settings)
     return settings

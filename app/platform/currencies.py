@@ -1,9 +1,9 @@
-"""The currencies that are paid out: the least worth paying, and the step amounts must come in.
+"""The currencies that are paid out, with their minimum amounts and their steps.
 
-https://docs.stripe.com/currencies (“Special cases”, zero- and three-decimal currencies): yen, won
-and Chilean pesos have no smaller unit. Krónur and Uganda shillings have none either, yet are given
-with two decimals, always 00; forints and Taiwan dollars may be charged to the hundredth, but are
-paid out in whole ones. Three-decimal currencies must end in 0.
+By https://docs.stripe.com/currencies, yen, won and Chilean pesos have no smaller unit. Krónur and
+Uganda shillings have none either, but are given with two decimals that are always 00. Forints and
+Taiwan dollars are charged in hundredths but paid out in whole units. Amounts in three-decimal
+currencies must end in 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from decimal import Decimal
 from app.switchyard.errors import BadInput
 
 MAX_AMOUNT = 999_999_999_999
-"""Stripe takes at most twelve digits of minor units, in any currency."""
+"""Stripe accepts at most twelve digits of minor units, in any currency."""
 
 _WHOLE = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
 _THOUSANDTHS = "bhd jod kwd omr tnd"
-"""As Stripe's amounts are (https://docs.stripe.com/currencies): isk and ugx have hundredths there,
-always zero."""
+"""The other currencies have hundredths at Stripe, which are always zero for isk and ugx."""
 
 
 _MINIMUM = (
@@ -30,17 +29,17 @@ _MINIMUM = (
     "sek 25_000, sgd 3_500, thb 90_000, tnd 80_000, twd 80_000, ugx 10_000_000, zar 50_000"
 )
 MINIMUM: Mapping[str, int] = {one[:3]: int(one[4:]) for one in _MINIMUM.split(", ")}
-"""The least worth paying, by Stripe's code: about 25 USD, and not below the least Stripe sends
-abroad (https://docs.stripe.com/connect/cross-border-payouts/special-requirements). Any other
-currency is not paid. Minor units."""
+"""The least amount that is paid, in minor units by currency: about 25 USD, and at least Stripe's
+minimum (https://docs.stripe.com/connect/cross-border-payouts/special-requirements). Other
+currencies are not paid."""
 _STEPS = dict.fromkeys(("huf", "isk", "twd", "ugx"), 100)
 _STEPS |= dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)
 UNIT: Mapping[str, int] = {code: _STEPS.get(code, 1) for code in MINIMUM}
-"""The step that amounts must come in, minor units."""
+"""The step of which amounts must be multiples, in minor units."""
 
 
 def unit(currency: str) -> int:
-    """The step in which `currency` is paid out, minor units. Raises BadInput where it is not."""
+    """The step in which `currency` is paid out, in minor units. Raises BadInput without one."""
     try:
         return UNIT[currency]
     except KeyError:
@@ -50,18 +49,18 @@ def unit(currency: str) -> int:
 
 
 def check(amount: int, currency: str) -> None:
-    """Whether such an amount can be paid out, minor units. Raises BadInput that says why not."""
+    """Raise BadInput where an amount, in minor units, cannot be paid out."""
     step = unit(currency)
     if amount % step:
         raise BadInput(f"amount {amount} {currency} must be a multiple of {step} minor units")
 
 
 def money(amount: int, currency: str) -> str:
-    """Minor units as a person writes them, such as 1,234.50 USD."""
+    """An amount of minor units as people write it, such as 1,234.50 USD."""
     digits = places(currency.lower())
     return f"{Decimal(amount).scaleb(-digits):,.{digits}f} {currency.upper()}"
 
 
 def places(currency: str) -> int:
-    """How many decimals an amount of it is written with."""
+    """The number of decimals in an amount of the currency."""
     return 0 if currency in _WHOLE.split() else 3 if currency in _THOUSANDTHS.split() else 2

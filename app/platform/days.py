@@ -1,4 +1,4 @@
-"""A day in a payload: YYYY-MM-DD, and nothing that only could be read as one."""
+"""The type of days in payloads, which accepts only YYYY-MM-DD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 
 def _day(value: object) -> object:
-    # Pydantic alone would take a number for a time since 1970.
+    # Pydantic by itself would read a number as a time since 1970.
     if isinstance(value, date) or (
         isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)
     ):

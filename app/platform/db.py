@@ -1,4 +1,4 @@
-"""The platform's own tables, beside the layer's and without a foreign key to them."""
+"""The base of the platform's tables, which have no foreign keys to the layer's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from app.switchyard.db import INSERT, NAMING_CONVENTION, Insert, UTCDateTime
 Tx = Session | Connection
 AnySelect = Select[*tuple[Any, ...]]
 COUNTED = {"preserve_rowcount": True}
-"""Execution options under which an INSERT says how many rows it wrote, on Postgres too."""
+"""Execution options with which an INSERT reports how many rows it wrote, on Postgres too."""
 
 
 class Base(DeclarativeBase):
-    """The platform's tables. A time in them is UTC."""
+    """The base of the platform's tables. Times in them are in UTC."""
 
     type_annotation_map = {datetime: UTCDateTime}  # noqa: RUF012 - SQLAlchemy's own idiom
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
@@ -29,5 +29,5 @@ def connection_of(tx: Tx) -> Connection:
 
 
 def insert(tx: Tx, model: type[Base]) -> Insert:
-    """An INSERT into its table that may say what to do on a conflict."""
+    """An INSERT into the model's table that supports ON CONFLICT."""
     return INSERT[connection_of(tx).dialect.name](cast(Table, model.__table__))

@@ -14,7 +14,7 @@ from app.switchyard.branch import Branch
 
 metadata = Base.metadata
 MODULES = (webhooks, ledger, payouts, earnings, statements, media)
-"""Where the tables are."""
+"""The modules that define the tables."""
 
 BRANCH = Branch(
     "platform", ROOT / "migrations" / "platform" / "versions", "alembic_version", metadata

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 _COMMANDS = {"payouts": "payouts.commands:group", "earnings": "earnings.commands:group"}
 LOCAL_STRIPE_KEY = "sk_test_switchyard_local"
 STRIPE_RATE = 20.0
-"""Calls a second: Stripe allows 25 in test mode, and live 25 to any one endpoint
+"""Calls per second. Stripe allows 25 in test mode, and 25 to each endpoint in live mode
 (https://docs.stripe.com/rate-limits)."""
 
 
 def settings() -> Settings:
-    """The platform's settings from the environment; logs are set up as well.
+    """The platform's settings from the environment. Logs are configured too.
 
-    Raises SettingsError, as one line and exit code 2 in a flask command.
+    Raises SettingsError, which ends a flask command with one line and exit code 2.
     """
     with settings_checked():
         read = load()
@@ -69,7 +69,7 @@ def open_gateways(settings: Settings) -> Gateways:
 def make_runtime(
     settings: Settings, *, clock: Clock | None = None, backends: list[Backend] | None = None
 ) -> Runtime:
-    """The parts of one process without a web app, installed as its own."""
+    """The runtime of a process without a web app, installed for that process."""
     gateways = open_gateways(settings)
     runtime = layer_runtime(settings, jobs=JOBS, gateways=gateways, clock=clock, backends=backends)
     supply(runtime)
@@ -108,9 +108,9 @@ def mount(app: Flask, runtime: Runtime) -> None:
 
 
 class Sessions(SecureCookieSessionInterface):
-    """Flask's own; the cookie is for https alone wherever it was asked for by https."""
+    """Flask's sessions, whose cookies are limited to https for requests by https."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
-        """See Flask; a proxy says so by X-Forwarded-Proto, if it is not the one that asks."""
+        """See Flask. A proxy declares https with X-Forwarded-Proto."""
         behind = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
         return request.is_secure or behind == "https"

@@ -1,4 +1,4 @@
-"""The outside services a body may call, behind one wall: SDKs are used nowhere else."""
+"""The outside services that jobs may call. SDKs are used nowhere else."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gateways:
-    """The gateways of one process; None: off."""
+    """The gateways of a process. None is off."""
 
     stripe: StripeGateway
     mailer: Mailer | None = None
     admin_email: str | None = None
-    """Who is notified of what happened."""
+    """The address that gets reports and alerts."""
     admin_hook: Hook | None = None
     storage: Storage | None = None
     targets: Mapping[str, Hook] = field(default_factory=dict)
-    """Who webhooks are relayed to, by name."""
+    """The targets to which webhooks are relayed, by name."""
     platform: str = "Switchyard"
-    """The platform's name, as creators know it."""
+    """The name under which creators know the platform."""

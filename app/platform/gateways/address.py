@@ -1,4 +1,4 @@
-"""Where mail is handed in (SMTP_URL), and what a mail address is."""
+"""The mail server (SMTP_URL), and mail addresses."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Tls(StrEnum):
 
     NONE = "none"
     STARTTLS = "starttls"
-    """Asked for in the clear, and insisted upon."""
+    """Requested on a plain connection, and required."""
     IMPLICIT = "implicit"
-    """From its first byte on."""
+    """From the first byte on."""
 
 
 _SMTP = {
@@ -37,7 +37,7 @@ _ENDS = "must end in a valid host and port; in a password, / ? # @ : % must be p
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where mail is handed in, and as whom."""
+    """The mail server, and the login for it."""
 
     host: str
     port: int
@@ -47,7 +47,7 @@ class SmtpServer:
 
 
 def smtp_server(url: str) -> SmtpServer:
-    """What an SMTP URL says. Raises ValueError, which shows nothing of it."""
+    """Parse an SMTP URL. Raises ValueError, whose message shows nothing of the URL."""
     scheme, where, _ = url.partition("://")
     if scheme not in _SMTP or not where:
         raise ValueError(f"must start with {' or '.join(f'{s}://' for s in _SMTP)}")
@@ -60,7 +60,7 @@ def smtp_server(url: str) -> SmtpServer:
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     login, rest = f"{user}{password}", f"{parts.query}{parts.fragment}{parts.path.strip('/')}"
     host = parts.hostname or ""
-    # Python's SMTP client can send no login but in ASCII.
+    # Python's SMTP client can only send logins in ASCII.
     if not (login.isascii() and login.isprintable()) or bool(user) != bool(password):
         raise ValueError("needs a user and a password in printable ASCII, or neither")
     if rest or not (_HOST.fullmatch(host) and port > 0 and url.isprintable()):
@@ -69,8 +69,8 @@ def smtp_server(url: str) -> SmtpServer:
 
 
 def mail_address(value: str) -> str:
-    """A mail address without a name, its domain in ASCII (xn--…). Raises ValueError where it is
-    none, or has other letters before the @: few servers take those."""
+    """A mail address without a name, its domain in ASCII (xn--…). Raises ValueError for an invalid
+    one, and for other letters before the @, which few servers accept."""
     local, at, domain = value.rpartition("@")
     with suppress(idna.IDNAError):
         if not domain.isascii():

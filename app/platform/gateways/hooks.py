@@ -1,6 +1,6 @@
-"""Webhooks: whose are taken, who gets them, and sending one.
+"""Webhooks: their sources and targets, and how to send one.
 
-Signed as Standard Webhooks has it (https://www.standardwebhooks.com).
+They are signed by Standard Webhooks (https://www.standardwebhooks.com).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from app.switchyard.config import WEB, hidden
 from app.switchyard.errors import SwitchyardError
 
 STRIPE = "stripe"
-"""The source with an endpoint and a secret of its own."""
+"""The source that has its own endpoint and secret."""
 TIMEOUT_SECONDS = 10.0
-"""Of connecting, and of each wait for the answer."""
+"""The limit for connecting, and for each wait for the answer."""
 
-# Their lines on each call, and on an answer's malformed header, print the whole URL.
+# They log the whole URL, for each call and for malformed headers in answers.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 class HookError(SwitchyardError, status=502, title="Webhook not sent"):
-    """A webhook could not be sent; the message names its host, never its path or query."""
+    """A webhook could not be sent. The message names the host, but never the path or query."""
 
 
 class HookRefused(HookError, title="Webhook refused"):
-    """The receiver does not want it: a 4xx other than 408 and 429."""
+    """The receiver refused it with a 4xx other than 408 and 429."""
 
 
 class HookUnavailable(HookError, status=503, title="Webhook receiver unavailable"):
-    """No answer that accepts it: it may have arrived. Send it again under the same id."""
+    """No answer accepted it, but it may have arrived. Send it again under the same id."""
 
 
 def _signing_secret(text: str) -> None:
@@ -53,14 +53,14 @@ def _signing_secret(text: str) -> None:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Address = Annotated[SecretStr, hidden(WEB)]
-"""Secret, as it may hold a token."""
+"""An address, kept secret since it may contain a token."""
 SigningSecret = Annotated[SecretStr, hidden(_signing_secret)]
 Sources = dict[Name, Annotated[list[SigningSecret], Field(min_length=1)]]
-"""WEBHOOK_SOURCES: the secrets of each source, two while one takes the other's place."""
+"""WEBHOOK_SOURCES: the secrets of each source, of which there are two during a rotation."""
 
 
 class Hook(BaseModel, frozen=True, extra="forbid"):
-    """An address that takes webhooks, signed where there is a secret.
+    """An address that gets webhooks, which are signed if there is a secret.
 
     A call is sent once and follows no redirect. Safe in threads and after a fork.
     """
@@ -74,7 +74,7 @@ class Hook(BaseModel, frozen=True, extra="forbid"):
         self.send(data, {"Content-Type": "application/json"}, id, now)
 
     def send(self, data: bytes, headers: Mapping[str, str], id: str, now: datetime) -> None:
-        """Send `data`, UTF-8, as the message `id`, by which a repetition is known, at `now` UTC.
+        """Send `data` (UTF-8) at `now` (UTC) under `id`, by which receivers recognize repetitions.
 
         Raises HookRefused and HookUnavailable.
         """
@@ -97,7 +97,7 @@ class Hook(BaseModel, frozen=True, extra="forbid"):
             ) as answer:
                 status = answer.status_code
         except (requests.RequestException, OSError, ValueError) as failure:
-            # Not its text, which holds the URL.
+            # Without the failure's text, which contains the URL.
             raise HookUnavailable(f"{host}: {type(failure).__name__}") from None
         if 400 <= status < 500 and status not in (408, 429):
             raise HookRefused(f"{host} answered {status}")
@@ -106,23 +106,23 @@ class Hook(BaseModel, frozen=True, extra="forbid"):
 
 
 class Target(Hook):
-    """Who gets webhooks of others, signed with a secret of its own."""
+    """A target of relayed webhooks, which are signed with its own secret."""
 
     secret: SigningSecret
     sources: list[Name] | None = None
-    """Whose webhooks it gets; by default everybody's."""
+    """The sources whose webhooks it gets; by default all of them."""
 
     def wants(self, source: str) -> bool:
-        """Whether the webhooks of `source` go to it."""
+        """Whether it gets the webhooks of `source`."""
         return self.sources is None or source in self.sources
 
 
 Targets = dict[Name, Target]
-"""WEBHOOK_TARGETS, by name."""
+"""WEBHOOK_TARGETS: the targets by name."""
 
 
 def check(sources: Collection[str], targets: Mapping[str, Target]) -> None:
-    """Raises ValueError where a target wants a source that there is not, and for Stripe's name."""
+    """Raise ValueError where a target wants an unknown source, or a source has Stripe's name."""
     if STRIPE in sources:
         raise ValueError("stripe has an endpoint of its own, and STRIPE_WEBHOOK_SECRET")
     for name, target in targets.items():

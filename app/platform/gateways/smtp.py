@@ -1,4 +1,4 @@
-"""Mail, handed to an SMTP server; the only place that speaks to one."""
+"""Sends mail through an SMTP server. Nothing else connects to one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.switchyard.errors import BadInput, SwitchyardError
 
 REPLY_LENGTH = 200
 SHORT_SUBJECT = 60
-# 7bit: what the server can do need not be asked.
+# 7bit needs no extension of the server.
 _POLICY = SMTP.clone(cte_type="7bit")
 
 
@@ -30,22 +30,22 @@ class MailError(SwitchyardError, status=502, title="Mail not sent"):
 
 
 class MailRefused(MailError, status=422, title="Mail refused"):
-    """The server's definite no: sending the same again would get the same answer."""
+    """The server definitely refused the mail. Resending it would get the same answer."""
 
 
 class MailUnavailable(MailError, status=503, title="Mail server unavailable"):
-    """The server did not take the mail: it may be tried again."""
+    """The server did not accept the mail. It may be retried."""
 
 
 class MailUnknown(MailError, title="Mail outcome unknown"):
-    """The connection broke after the mail was handed over: it may have been sent."""
+    """The connection broke after the mail was handed over. It may have been sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mailer:
-    """Sends mail from `sender` through one server, a connection for each.
+    """Sends mail from `sender` through a server, with a connection for each mail.
 
-    `timeout_seconds` bounds connecting and each answer. The server's certificate is checked against
+    `timeout_seconds` limits connecting and each answer. The server's certificate is checked against
     `context`, by default the system's authorities. Safe in threads and after a fork.
     """
 
@@ -56,7 +56,7 @@ class Mailer:
 
     @property
     def domain(self) -> str:
-        """The sender's, for a Message-ID's right side."""
+        """The sender's domain, for the right side of a Message-ID."""
         return self.sender.rpartition("@")[2]
 
     def send(
@@ -69,11 +69,11 @@ class Mailer:
         now: datetime,
         html: str | None = None,
     ) -> None:
-        """Send one text, and the same as `html`, to one address, once; `now` (UTC) is its date.
+        """Send a text, and optionally the same as `html`, to an address once, dated `now` (UTC).
 
-        `message_id` (`<…@…>`) should come from what the mail is about, so that a mail sent twice is
-        recognised as one. Raises BadInput where one of them cannot be in a mail (nothing is sent),
-        MailRefused, MailUnavailable, MailUnknown.
+        `message_id` (`<…@…>`) should be derived from the mail's subject matter, so that a mail sent
+        twice is recognized. Raises BadInput where an argument cannot be in a mail, MailRefused,
+        MailUnavailable, MailUnknown.
         """
         effects.allow("sending mail")
         try:
@@ -89,7 +89,7 @@ class Mailer:
             self._hand_over(client, data)
 
     def check(self) -> None:
-        """Log in, and send nothing. Raises as `send` does."""
+        """Log in without sending anything. Raises as `send` does."""
         with self._connected() as client, self._until_taken():
             self._expect(2, client.noop())
 
@@ -114,12 +114,12 @@ class Mailer:
 
     @contextmanager
     def _connected(self) -> Iterator[smtplib.SMTP]:
-        """A connection, logged in; closed at the end, whatever becomes of the farewell."""
+        """A connection that is logged in. It is closed at the end, even where QUIT fails."""
         server, trust = self.server, self.context
         if server.tls is not Tls.NONE and trust is None:
-            # The client library's own default would check no certificate.
+            # The library's default would check no certificate.
             trust = ssl.create_default_context()
-        # Its own name for itself would be asked of the resolver, for as long as that takes.
+        # Without `local_hostname`, the library would wait for the resolver to find its own name.
         given: Any = {"local_hostname": self.domain, "timeout": self.timeout_seconds}
         password = server.password
         with self._until_taken():
@@ -158,7 +158,7 @@ class Mailer:
 
     @contextmanager
     def _until_taken(self) -> Iterator[None]:
-        """Errors while the server does not have the mail; the library's own end here."""
+        """Translate the library's errors from before the server has the mail."""
         host = self.server.host
         try:
             yield
@@ -186,7 +186,7 @@ class Mailer:
 
 
 def _folded(subject: str) -> str:
-    """A subject as its header's value; EmailMessage itself loses spaces where it folds one."""
+    """A subject as the value of its header. EmailMessage would lose spaces when folding it."""
     if subject.isascii() and len(subject) <= SHORT_SUBJECT and "=?" not in subject:
         return subject
     return Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n")

@@ -1,7 +1,7 @@
-"""Files by path, in a folder or an S3-compatible bucket; the only place that speaks to one.
+"""Stores files by path, in a folder or an S3-compatible bucket.
 
-`file:///folder`, or `s3://bucket/prefix?endpoint=https://…&region=…` with the usual AWS variables
-for credentials. A path is names of letters, digits and `_ . = @ + -` with slashes between them.
+The URL is `file:///folder`, or `s3://bucket/prefix?endpoint=https://…&region=…` with the usual AWS
+variables for credentials. A path is names of letters, digits and `_ . = @ + -`, joined by slashes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from app.switchyard.errors import BadInput, SettingsError, SwitchyardError
 
 MAX_PATH = 200
 PIECE = 8 * 1024 * 1024
-"""Bytes of a large file that go over the wire at once."""
+"""How many bytes of a large file are transferred at once."""
 LONGEST = timedelta(minutes=10)
 _NAME = re.compile(r"[A-Za-z0-9_.=@+-]{1,140}")
 _NO_FILE = re.compile(r"\(os error (20|21)\)")
-"""What a path leads to, or through, is a folder where it should be a file, or the reverse."""
+"""The path, or a part of it, is a folder where it should be a file, or the reverse."""
 
 
 class StorageUnavailable(SwitchyardError, status=503, title="Storage unavailable"):
-    """The storage did not do what was asked; it may be tried again."""
+    """The storage failed. The call may be retried."""
 
 
 class StorageMissing(SwitchyardError, status=404, title="No such file"):
@@ -36,13 +36,13 @@ class StorageMissing(SwitchyardError, status=404, title="No such file"):
 
 
 class StorageTooLarge(BadInput, status=413, title="File too large"):
-    """The file is larger than its reader takes."""
+    """The file is larger than its reader accepts."""
 
 
 class Storage:
-    """Keeps files by path. A put is whole or not at all: a reader sees the old file or the new one.
+    """Stores files by path. A put is atomic: a reader sees the old file or the new one.
 
-    `timeout_seconds` bounds each wait for a bucket. Every call raises BadInput for what is no path,
+    `timeout_seconds` limits each wait for a bucket. Every call raises BadInput for an invalid path,
     and StorageUnavailable.
     """
 
@@ -54,7 +54,7 @@ class Storage:
         self._pid: int | None = None
 
     def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
-        """Keep `data` as `path`, in place of what was there; a file is read from its beginning."""
+        """Store `data` as `path`, replacing any file there. A file is read from its beginning."""
         effects.allow("storing a file")
         if not isinstance(data, bytes):
             data.seek(0)
@@ -65,15 +65,13 @@ class Storage:
             store.put(path, data, **more)
 
     def get(self, path: str) -> bytes:
-        """What is kept as `path`. Raises StorageMissing."""
+        """The content of the file `path`. Raises StorageMissing."""
         with self._opened(path) as store:
             return bytes(store.get(path).bytes())
 
     def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
-        """Write what is kept as `path` to a file, piece by piece.
-
-        Raises StorageMissing, and StorageTooLarge where it has more than `at_most` bytes.
-        """
+        """Copy the file `path` into another, in pieces. Raises StorageMissing, and StorageTooLarge
+        where it has more than `at_most` bytes."""
         with self._opened(path) as store:
             kept = store.get(path)
             if (size := kept.meta["size"]) > at_most:
@@ -83,13 +81,13 @@ class Storage:
 
     @contextmanager
     def _opened(self, path: str, *, reading: bool = True) -> Iterator[Any]:
-        """The store, for one call; the library's errors end here."""
-        from obstore.exceptions import BaseError  # a process that keeps no file needs no library
+        """The store for one call. The library's errors are translated."""
+        from obstore.exceptions import BaseError  # most processes need no storage library
 
         checked_path(path)
         self._pid = self._pid or os.getpid()
         if self._pid != os.getpid():
-            # The library's threads are not in a forked child, where a call would wait forever.
+            # A forked child lacks the library's threads, so that a call would wait forever.
             raise StorageUnavailable("this process was forked from one that had used the storage")
         try:
             yield self._store
@@ -115,7 +113,7 @@ class Storage:
 
 
 def open_storage(url: str) -> Storage:
-    """The storage that STORAGE_URL names; nothing is asked of it yet. Raises SettingsError."""
+    """The storage for STORAGE_URL, without a connection yet. Raises SettingsError."""
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if parts.scheme == "file":
@@ -131,7 +129,7 @@ def open_storage(url: str) -> Storage:
 
 
 def checked_path(path: str) -> str:
-    """`path`, which leads nowhere but down. Raises BadInput."""
+    """`path`, if it is valid and leads only downwards. Raises BadInput."""
     names = path.split("/")
     fine = all(_NAME.fullmatch(name) and name not in (".", "..") for name in names)
     if not fine or len(path) > MAX_PATH:

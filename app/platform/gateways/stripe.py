@@ -1,4 +1,4 @@
-"""Stripe Connect, as this product uses it; the only place that calls Stripe's library."""
+"""Calls Stripe Connect. Stripe's library is called nowhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # loaded by the first call: most processes make none
     import stripe
 
 AT_ONCE = 8
-"""Calls at once of one page."""
+"""The number of simultaneous calls for a page."""
 PAGE_SIZE = 100
 MESSAGE_LENGTH = 500
 _SECRET = re.compile(r"\b([sr]k_(?:live|test)_)[\w*]+")
@@ -28,11 +28,11 @@ R = TypeVar("R")
 
 
 class StripeGateway:
-    """Calls Stripe, or at `api_base` something that speaks its protocol.
+    """Calls Stripe, or a server at `api_base` with the same API.
 
-    Each wait of a call takes at most `timeout_seconds`, and it is sent once: retrying is for the
-    caller, who has recorded the attempt and its key. Every method raises what `stripe_answers`
-    describes. Safe in threads and after a fork.
+    Each wait in a call takes at most `timeout_seconds`. A call is sent once: retries are left to
+    the caller, who has recorded the attempt and its key. Every method raises the errors of
+    `stripe_answers`. Safe in threads and after a fork.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StripeGateway:
         timeout_seconds: float = 10.0,
         calls_per_second: float = 20.0,
     ) -> None:
-        # The HTTP library's complaint about a key that fits no header would print the key.
+        # The HTTP library would print a key that does not fit into a header.
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
             raise errors.StripeMisconfigured("the API key is empty or has characters no key has")
         self._api_key = api_key
@@ -53,12 +53,12 @@ class StripeGateway:
 
     @property
     def live(self) -> bool:
-        """Whether its key moves real money."""
+        """Whether the key moves real money."""
         return "_live_" in self._api_key
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """What `work`, which makes a call, returns for each item: a few at once, and no more begun
-        in a second than `calls_per_second`. Raises what it raises."""
+        """The results of `work`, which makes a call, for each item. At most AT_ONCE calls run at a
+        time, and `calls_per_second` begin in a second. Raises what `work` raises."""
         begun = time.monotonic()
 
         def one(place: int, item: T) -> R:
@@ -77,7 +77,7 @@ class StripeGateway:
     def list_transfers(
         self, *, transfer_group: str | None = None, created_gte: datetime | None = None
     ) -> Iterator[Transfer]:
-        """Transfers, newest first, of a group and from a moment (UTC, to the second) on."""
+        """Transfers, newest first, of a group or since a time (UTC, in whole seconds)."""
         filters: stripe.params.TransferListParams = {"limit": PAGE_SIZE}
         if transfer_group is not None:
             filters["transfer_group"] = transfer_group
@@ -86,28 +86,25 @@ class StripeGateway:
         return self._pages(lambda v1: v1.transfers.list(filters), Transfer.read)
 
     def retrieve_transfer(self, transfer_id: str) -> Transfer:
-        """Raises StripeRefused (`resource_missing`) for one this platform did not make."""
+        """A transfer. Raises StripeRefused (`resource_missing`) if it is not this platform's."""
         return self._call(lambda v1: Transfer.read(v1.transfers.retrieve(transfer_id)))
 
     def create_payout(
         self, account: str, params: stripe.params.PayoutCreateParams, key: str
     ) -> BankPayout:
-        """Send money of `account`'s balance to its bank."""
+        """Send money from `account`'s balance to its bank."""
         options = _on(account) | {"idempotency_key": key}
         return self._call(lambda v1: BankPayout.read(v1.payouts.create(params, options)))
 
     def retrieve_payout(self, account: str, payout_id: str) -> BankPayout:
-        """Raises StripeRefused (`resource_missing`) for one that is not `account`'s."""
+        """A bank payout. Raises StripeRefused (`resource_missing`) if it is not `account`'s."""
         options = _on(account)
         return self._call(lambda v1: BankPayout.read(v1.payouts.retrieve(payout_id, {}, options)))
 
     def list_payouts(
         self, account: str, created_gte: datetime | None = None
     ) -> Iterator[BankPayout]:
-        """The bank payouts of `account`, newest first, from a moment (UTC, to the second) on.
-
-        Stripe lists them by nothing else that would name one attempt: compare the metadata.
-        """
+        """The bank payouts of `account`, newest first, since a time (UTC, in whole seconds)."""
         options = _on(account)
         filters: stripe.params.PayoutListParams = {"limit": PAGE_SIZE}
         if created_gte is not None:
@@ -115,7 +112,7 @@ class StripeGateway:
         return self._pages(lambda v1: v1.payouts.list(filters, options), BankPayout.read)
 
     def retrieve_account(self, account_id: str) -> Account:
-        """Raises StripeRefused (`account_invalid`) for an account this platform does not have."""
+        """An account. Raises StripeRefused (`account_invalid`) if the platform does not have it."""
         return self._call(lambda v1: Account.read(v1.accounts.retrieve(account_id)))
 
     def list_accounts(self) -> Iterator[Account]:
@@ -123,7 +120,7 @@ class StripeGateway:
         return self._pages(lambda v1: v1.accounts.list({"limit": PAGE_SIZE}), Account.read)
 
     def platform_balance(self) -> Balance:
-        """What the platform has at Stripe."""
+        """The platform's balance at Stripe."""
         return self._call(lambda v1: Balance.read(v1.balance.retrieve()))
 
     def _pages(
@@ -139,7 +136,7 @@ class StripeGateway:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """The library's errors, which hold headers and bodies, end here."""
+        """Translate the library's errors, which contain headers and bodies."""
         import stripe
 
         try:
@@ -147,12 +144,12 @@ class StripeGateway:
         except stripe.StripeError as failure:
             raise self._classified(failure) from None
         except (AttributeError, KeyError, TypeError, ValueError) as unreadable:
-            # A success that does not read as one: the effect may well have taken place.
+            # An unreadable success: the call may well have taken effect.
             why = f"Stripe's answer was not understood ({type(unreadable).__name__})"
             raise errors.StripeUnknownOutcome(why) from None
 
     def _client(self) -> stripe.StripeClient:
-        """This process's client: a socket shared over a fork mixes up answers."""
+        """This process's own client, since a socket shared after a fork mixes up answers."""
         import stripe
 
         effects.allow("calling Stripe")
@@ -178,8 +175,8 @@ class StripeGateway:
         if status == 429 or isinstance(failure, stripe.RateLimitError):
             wait = headers.get("Retry-After", "")
             return errors.StripeRateLimited(float(wait) if wait.isdecimal() else None)
-        # Stripe answers 403 with this code for an account the platform does not have (any more):
-        # a fact about one account, where other 403s are about the key.
+        # Stripe answers 403 with this code for an account that the platform does not have, or no
+        # longer has. Other 403s are about the key.
         if status == 403 and code == "account_invalid":
             return errors.StripeRefused(code, text)
         if status in (401, 403):
@@ -198,7 +195,7 @@ def _on(account: str) -> stripe.RequestOptions:
 
 
 def _code(failure: stripe.StripeError) -> str | None:
-    """The error's code; for 401, 403, 409 and 429 the library leaves it in the body alone."""
+    """The error's code. For 401, 403, 409 and 429 the library has it only in the body."""
     body = failure.json_body
     error = body.get("error") if isinstance(body, Mapping) else None
     code = error.get("code") if isinstance(error, Mapping) else None

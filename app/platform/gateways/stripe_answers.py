@@ -1,8 +1,8 @@
-"""What comes of a call to Stripe: plain data, or an error by what the caller may safely do next.
+"""The results of calls to Stripe, and errors by what the caller may safely do next.
 
-Data have Stripe's own names (https://docs.stripe.com/api), amounts are minor units. The errors go
-by Stripe's rule on idempotent requests (https://docs.stripe.com/api/idempotent_requests): a stored
-result is replayed, refusals and 500s included, while conflicts, 401 and 429 are not stored.
+Data have Stripe's own names (https://docs.stripe.com/api); amounts are in minor units. The errors
+follow https://docs.stripe.com/api/idempotent_requests: a stored result is replayed, refusals and
+500s included, while conflicts, 401 and 429 are not stored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ REASON_LENGTH = 100
 class _Given(BaseModel, frozen=True):
     @classmethod
     def read(cls, given: stripe.StripeObject) -> Self:
-        """What Stripe gave without expansion. Raises ValueError where it is anything else."""
+        """Read an unexpanded object of Stripe's. Raises ValueError for anything else."""
         return cls.model_validate(given.to_dict())
 
 
 class Transfer(_Given):
-    """Money moved from the platform's balance to a connected account's."""
+    """Money moved from the platform's balance to that of a connected account."""
 
     id: str
     amount: int
@@ -43,7 +43,7 @@ class Transfer(_Given):
 
     @property
     def came_back(self) -> bool:
-        """Whether all of its money is the platform's again."""
+        """Whether the whole transfer was reversed."""
         return self.amount_reversed >= self.amount
 
 
@@ -66,18 +66,18 @@ class BankPayout(_Given):
 
     @property
     def came_back(self) -> bool:
-        """Whether its money is on the account again."""
+        """Whether its money returned to the account."""
         return self.status in ("failed", "canceled")
 
 
 class Gates(NamedTuple):
-    """What decides whether a connected account can be paid, and how."""
+    """The state that decides whether a connected account can be paid, and how."""
 
     payouts_enabled: bool
     transfers_active: bool
     disabled_reason: str | None
     manual_payouts: bool
-    """Whether its money goes to the bank only on request; else Stripe sends it on a schedule."""
+    """Whether its money goes to the bank only on request, and not on Stripe's schedule."""
 
 
 class Account(NamedTuple):
@@ -88,7 +88,7 @@ class Account(NamedTuple):
 
     @classmethod
     def read(cls, given: stripe.Account) -> Account:
-        """The account. Where it does not show its payout schedule, that is manual."""
+        """The account. Where it shows no payout schedule, manual is assumed."""
         shown = given.to_dict()
         capabilities, settings = shown.get("capabilities") or {}, shown.get("settings") or {}
         schedule = (settings.get("payouts") or {}).get("schedule") or {}
@@ -107,9 +107,9 @@ class Balance:
     """An account's money at Stripe, by currency."""
 
     available: dict[str, int]
-    """What can be sent now; below zero where more was taken back than there was."""
+    """The money that can be sent now. Negative where more was taken back than there was."""
     pending: dict[str, int]
-    """From charges, and on its way to available."""
+    """The money from charges that is not available yet."""
 
     @classmethod
     def read(cls, given: stripe.Balance) -> Balance:
@@ -121,7 +121,7 @@ class Balance:
 
     @property
     def total(self) -> dict[str, int]:
-        """Both together."""
+        """The sum of both."""
         total = Counter(self.available)
         total.update(self.pending)
         return dict(total)
@@ -132,25 +132,22 @@ class StripeError(SwitchyardError, status=502, title="Stripe call failed"):
 
 
 class StripeUnknownOutcome(StripeError, title="Stripe outcome unknown"):
-    """Timeout, lost connection, 5xx or 409: it may have taken effect.
+    """After a timeout, lost connection, 5xx or 409, the call may have taken effect.
 
-    Send the same key with identical parameters again; once the key is 24 h old, look it up first.
+    Resend the same key with identical parameters. Once the key is 24 h old, look it up first.
     """
 
 
 class StripeReplayedError(StripeUnknownOutcome):
-    """An earlier 5xx, replayed: no call with this key will execute, now or later.
-
-    Whether the first one took effect, only a list says.
-    """
+    """An earlier 5xx, replayed for the key's whole life. Only Stripe's list shows the outcome."""
 
 
 class StripeKeyReused(StripeUnknownOutcome):
-    """The key was first used with other parameters: look up what came of those."""
+    """The key was first used with other parameters. Look up the outcome of those."""
 
 
 class StripeRefused(StripeError, status=422, title="Refused by Stripe"):
-    """A definite refusal: this key had no effect and never will; try again with a new key."""
+    """A definite refusal: this key had no effect and never will. Retry with a new key."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -160,17 +157,17 @@ class StripeRefused(StripeError, status=422, title="Refused by Stripe"):
 
 
 class StripeRateLimited(StripeError, status=503, title="Stripe rate limit"):
-    """429: this call was not executed. After an earlier unknown outcome, that one still stands."""
+    """429: this call was not executed. An earlier unknown outcome remains unknown."""
 
     def __init__(self, retry_after: float | None = None) -> None:
         super().__init__("Stripe refused the call: too many requests")
         self.retry_after = retry_after
-        """Seconds Stripe asked to wait, where it said."""
+        """The seconds that Stripe asked to wait, if it did."""
 
 
 class StripeMisconfigured(StripeError, status=500, title="Stripe is misconfigured"):
-    """401 or 403: the API key is wrong or may not do this; not executed, and needs a person."""
+    """401 or 403: the API key is wrong or lacks a permission. Not executed; needs a person."""
 
 
 class StripeWebhookRefused(StripeError, status=400, title="Webhook refused"):
-    """A webhook that is forged, too old or malformed; nothing came of it."""
+    """The webhook is forged, too old or malformed. It had no effect."""

@@ -1,4 +1,4 @@
-"""Stripe's webhooks: how they are signed, and what of an event is used."""
+"""Stripe's webhooks: their signature, and the fields of an event that are used."""
 
 from __future__ import annotations
 
@@ -16,37 +16,35 @@ from app.switchyard.signed import Signature, is_mac
 
 HEADER = "Stripe-Signature"
 TOLERANCE_SECONDS = 300
-"""How far a signed time may be off, either way. Stripe signs anew each time it tries again."""
+"""How far a signed time may be off, either way. Stripe signs each retry again."""
 _FORM = re.compile(r"t=([1-9][0-9]{0,10})((?:,(?!t=)[a-z0-9]+=[!-+\--~]*)+)")
 _MAC = re.compile(r",v1=([0-9a-f]{64})(?![^,])")
 _NAME = r"^[A-Za-z0-9_.]{1,100}$"
 
 
 class StripeEvent(JobPayload):
-    """A verified event. What it says of its object is left out: it may be out of date by now, and
-    has people's data in it."""
+    """A verified event, without its object, which may be out of date and contains personal data."""
 
     event_id: str = Field(pattern=_NAME)
     type: str
     account: str | None = Field(default=None, pattern=_NAME)
-    """The connected account it happened on; None: the platform."""
+    """The connected account that it concerns, or None for the platform."""
     object_id: str | None = Field(default=None, pattern=_NAME)
-    """The object it is about, where its id is of Stripe's own making."""
+    """The object that it is about, if Stripe generated the object's id."""
     live: bool = True
-    """Whether it is of live mode."""
+    """Whether it is from live mode."""
 
 
 def refused(why: str) -> StripeWebhookRefused:
-    """The refusal of a webhook, which shows neither a secret nor the body."""
+    """The error for a refused webhook. It shows neither a secret nor the body."""
     return StripeWebhookRefused(f"{HEADER}: {why}")
 
 
 def reader(secrets: str) -> Callable[[str], Signature | None]:
-    """Read the header of a webhook that is signed with any of the comma-separated `secrets`.
+    """A reader for the header of a webhook signed with any of the comma-separated `secrets`.
 
-    Stripe's endpoints for the platform's own events and for its connected accounts have one each
-    (https://docs.stripe.com/connect/webhooks); https://docs.stripe.com/webhooks#verify-manually
-    has the signature.
+    The endpoints for the platform and for connected accounts have a secret each. The signature's
+    format is at https://docs.stripe.com/webhooks#verify-manually.
     """
     keys = [secret.strip().encode() for secret in secrets.split(",") if secret.strip()]
 
@@ -62,7 +60,7 @@ def reader(secrets: str) -> Callable[[str], Signature | None]:
 
 
 def read_event(body: bytes) -> StripeEvent:
-    """The event in a verified body. Raises StripeWebhookRefused for one that is no event."""
+    """The event in a verified body. Raises StripeWebhookRefused for anything else."""
     try:
         event = json.loads(body)
         return StripeEvent(
@@ -79,12 +77,12 @@ def read_event(body: bytes) -> StripeEvent:
 
 
 def _of(given: dict[str, Any], name: str) -> dict[str, Any]:
-    """What is there under `name`: a thin event (https://docs.stripe.com/event-destinations) has
+    """The object under `name`, or {}. A thin event (https://docs.stripe.com/event-destinations) has
     neither data nor an object."""
     there = given.get(name)
     return there if isinstance(there, dict) else {}
 
 
 def _own(id_: object) -> str | None:
-    """An id of Stripe's making; others, such as a coupon's, are the platform's own choice."""
+    """An id if Stripe may have generated it. The platform chooses others, such as a coupon's."""
     return id_ if isinstance(id_, str) and re.fullmatch(_NAME, id_) else None

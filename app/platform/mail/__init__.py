@@ -1,4 +1,4 @@
-"""Mail to creators and admins: templates, what was sent, and the way in of the migration guide."""
+"""Mail to creators and admins, with the migration guide's `sendEmailDelayed`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def send_email_delayed(
     key: str | None = None,
     session: Session | None = None,
 ) -> Run:
-    """Send `template` filled with `data` to one address, not before `delay_minutes` from now.
+    """Send `template`, filled in with `data`, at least `delay_minutes` from now.
 
-    The guide's `sendEmailDelayed`: a run of the job `send-email`, with all that dispatch() says of
-    `key` and `session`. Raises PayloadInvalid where there is no such template or its data do not
-    fit, and whatever dispatch() raises; nothing is written then.
+    This is the guide's `sendEmailDelayed`: it dispatches the job `send-email`, with dispatch()'s
+    `key` and `session`. Raises PayloadInvalid for an unknown template or unfit data, and whatever
+    dispatch() raises; nothing is written then.
     """
     payload: dict[str, Any] = {"to": to, "template": template, "data": dict(data)}
     if delay_minutes:
@@ -38,16 +38,16 @@ def send_email_delayed(
 
 
 def mailing() -> bool:
-    """Whether there is a mail server to send with."""
+    """Whether there is a mail server."""
     return runtime.current().engine.gateways.mailer is not None
 
 
 def mail_creator(
     tx: Session, name: str, email: str, template: str, data: Mapping[str, Any], key: str
 ) -> None:
-    """Mail a creator what `tx` has just written, with it or not at all.
+    """Mail a creator about what `tx` has just written, in the same transaction.
 
-    A mail that cannot be made is left out and logged: it stops no money and no statement.
+    A mail that cannot be made is skipped and logged: it stops neither money nor statements.
     """
     try:
         send_email_delayed(email, template, {"name": name, **data}, key=key, session=tx)

@@ -26,11 +26,11 @@ def notify(
     event: str,
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Send a letter (subject, text and maybe html) by mail and `data` by webhook, as a step each.
+    """Send a letter (subject, text, optionally html) by mail and `data` by webhook, in a step each.
 
-    By way {"sent": true}, or false and `why`: nothing that goes wrong here stops the run. After a
-    crash before its record it is sent again, under the same `name`: its Message-ID and webhook-id.
-    A mail whose outcome is unknown is not. A webhook's `timestamp` is when the run was asked for.
+    For both, returns {"sent": true}, or false and `why`: no failure here stops the run. After a
+    crash before its record, either is resent with the same Message-ID or webhook-id, made from
+    `name`; a mail with an unknown outcome is not. A webhook's `timestamp` is the run's creation.
     """
     gateways, mailer = ctx.gateways, ctx.gateways.mailer
 
@@ -75,7 +75,7 @@ class SteppedBack(JobPayload):
 
     change_id: int
     job: str
-    # `from` is a word of Python's own.
+    # `from` is a keyword in Python.
     from_stage: str = Field(alias="from")
     to: str
     percent: float | None = None

@@ -1,4 +1,4 @@
-"""Mail, one run each: at most once, since mail takes no idempotency key."""
+"""The job that sends a mail, at most once, since mail has no idempotency keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Email(JobPayload):
     queue="email",
     serverless="qstash",
     delay=lambda payload: timedelta(minutes=payload.delay_minutes),
-    # Of two evils: a mail that may be missing is on a list; the same mail twice is in a mailbox.
+    # The lesser evil: a mail that may be missing is listed, but a second one is in a mailbox.
     if_unknown=IfUnknown.RECORD,
 )
 def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
@@ -52,8 +52,8 @@ def send_email(ctx: Context, payload: Email) -> dict[str, Any]:
 def _send(_tx: Session, ctx: Context, to: str, letter: Letter) -> dict[str, Any]:
     """Hand the mail to the server, as a step that is done at most once.
 
-    Raises NotDone where it may be tried again, NonRetriable where the server or the settings say
-    no, and OutcomeUnknown where the connection broke after it was handed over.
+    Raises NotDone where it may be retried, NonRetriable where the server refuses it or SMTP_URL is
+    not set, and OutcomeUnknown where the connection broke after it was handed over.
     """
     mailer = ctx.gateways.mailer
     if mailer is None:

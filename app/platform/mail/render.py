@@ -1,4 +1,4 @@
-"""The mails there are: what each needs to be filled with, and its subject, text and HTML."""
+"""The mail templates: their data, and their subjects, texts and HTML."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Link = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
 
 
 class Data(JobPayload):
-    """What a template is filled with; a field that it does not know is left out."""
+    """The data of a template. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     subject: ClassVar[str]
 
 
 class Welcome(Data):
-    """Someone new."""
+    """Welcomes a new creator."""
 
     subject = "Welcome to {{ platform }}"
     name: Line
@@ -41,7 +41,7 @@ class Welcome(Data):
 
 
 class PayoutMail(Data):
-    """A payout; `amount` in minor units."""
+    """A mail about a payout, with its `amount` in minor units."""
 
     name: Line
     payout_id: Annotated[Line, Field(max_length=240)]
@@ -50,21 +50,21 @@ class PayoutMail(Data):
 
 
 class PayoutPaid(PayoutMail):
-    """One that arrived."""
+    """A payout was paid."""
 
     subject = "Your payout of {{ amount | money(currency) }} was paid"
     paid_at: AwareDatetime | None = None
 
 
 class PayoutFailed(PayoutMail):
-    """One that did not."""
+    """A payout failed."""
 
     subject = "Your payout of {{ amount | money(currency) }} did not go through"
     reason: Line | None = None
 
 
 class StatementReady(Data):
-    """A month's statement, and where it is to be had."""
+    """A month's statement is ready, with the link to it."""
 
     subject = "Your statement of {{ month | month }} is ready"
     name: Line
@@ -73,14 +73,14 @@ class StatementReady(Data):
 
 
 class Block(JobPayload):
-    """A heading and what is below it."""
+    """A heading and the lines below it."""
 
     heading: str
     lines: list[str]
 
 
 class AdminSummary(Data):
-    """How a run went, for a person who has to know whether anything is to be done."""
+    """A report on a run, for an admin who needs to know whether there is anything to do."""
 
     subject = "{{ title | line }}"
     title: str = Field(min_length=1)
@@ -95,7 +95,7 @@ TEMPLATES: Mapping[str, type[Data]] = {
     "statement-ready": StatementReady,
     "admin-summary": AdminSummary,
 }
-"""Text and HTML of each are the files of its name."""
+"""The templates by name. The files of that name have the text and the HTML."""
 
 
 class Letter(NamedTuple):
@@ -107,7 +107,7 @@ class Letter(NamedTuple):
 
 
 def checked(name: str, data: Mapping[str, Any]) -> Data:
-    """The data as the template needs them. Raises ValueError with the first misfit."""
+    """The data as the template's model. Raises ValueError with the first error."""
     template = TEMPLATES.get(name)
     if template is None:
         raise ValueError(f"no template {name[:60]!r}; there are: {', '.join(TEMPLATES)}")
@@ -120,7 +120,7 @@ def checked(name: str, data: Mapping[str, Any]) -> Data:
 
 
 def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
-    """Fill a template in. Raises ValueError as checked() does."""
+    """Fill in a template. Raises ValueError as checked() does."""
     model = checked(name, data)
     given = {field: getattr(model, field) for field in type(model).model_fields}
     given = {"platform": platform} | given
@@ -131,7 +131,7 @@ def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
 
 
 def line(text: str) -> str:
-    """On one line: a name from outside must not look like a line of the mail."""
+    """The text on one line: an outside name must not look like another line of the mail."""
     return " ".join("".join(c if category(c) != "Cc" else " " for c in text).split())
 
 

@@ -1,9 +1,9 @@
-"""Calls one function of a script, with limits on memory, time and output; dies with its parent.
+"""Calls a function of a script with limits on memory, time and output. Dies with its parent.
 
-A program of its own, `python -I confine.py PARENT LIMITS SCRIPT FUNCTION ORDER`: setting limits
-between the fork and the exec of a process with threads could hang. PARENT is the caller's process
-id; LIMITS and ORDER are JSON: RLIMIT_… to a number, and keyword arguments. The function gets
-standard input and output first; what it returns is, as JSON, the last line of standard error.
+It is a program, `python -I confine.py PARENT LIMITS SCRIPT FUNCTION ORDER`, because setting limits
+between fork and exec in a process with threads could hang. PARENT is the caller's process id.
+LIMITS and ORDER are JSON: numbers by RLIMIT_… name, and keyword arguments. The function gets
+standard input and output first. Its result is written as JSON, in the last line of standard error.
 """
 
 import ctypes
@@ -17,21 +17,21 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 REFUSED = 3
-"""The exit code where the file is at fault; the reason is the last line of standard error."""
+"""The exit code where the file is at fault. The last line of standard error has the reason."""
 LACKS = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EIO}
-"""What is a lack of this machine's, whatever the file."""
+"""Errors that mean that the machine lacks something, whatever the file."""
 
 
 def main() -> None:
     """Set the limits, call the function, report."""
     parent, limits, script, function, order = sys.argv[1:]
     if sys.platform == "linux":
-        # Without its parent, nobody reads what it makes.
+        # Without its parent, nobody reads the result.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != int(parent):  # it died before the kernel was asked
             sys.exit(1)
     for name, value in json.loads(limits).items():
-        # At the hard limit of time comes SIGKILL, which would look like the machine's doing.
+        # The hard limit of time sends SIGKILL, which would look like the machine's fault.
         resource.setrlimit(getattr(resource, name), (value, value + 1))
     try:
         sys.stdin.buffer.seek(0)
@@ -41,7 +41,7 @@ def main() -> None:
     except SystemExit as refusal:
         _end(str(refusal.code))
     except Exception as failure:
-        # A broken file makes decoders raise anything.
+        # Decoders may raise anything for a broken file.
         if getattr(failure, "errno", None) in LACKS or isinstance(failure, ImportError):
             raise
         if isinstance(failure, MemoryError):

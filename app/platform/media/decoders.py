@@ -1,7 +1,6 @@
-"""What Pillow and FFmpeg make of a file, each in a process of its own: what a file does to that, it
-does to nothing else.
+"""Runs Pillow and FFmpeg on a file, in a separate process that contains whatever the file does.
 
-Every function raises Refused where the file is at fault, else DecoderLost.
+Every function raises Refused where the file is at fault, and otherwise DecoderLost.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from app.platform.media.kinds import PLACEHOLDER, Film, Kind, Picture, Refused
 from app.switchyard.errors import SwitchyardError
 
 MEMORY = 440 * 1024 * 1024
-"""Bytes a decoder may allocate; with its code, its peak stays under 512 MiB."""
-# One arena for each of hundreds of processors would take the memory with its stacks alone.
+"""The bytes that a decoder may allocate. With its code, its peak stays under 512 MiB."""
+# Without this, the arenas on a machine with hundreds of processors would use up the memory.
 ENV = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
 
 class DecoderLost(SwitchyardError):
-    """A decoder ended for a reason that may lie with the machine; it may be tried again."""
+    """A decoder ended for a reason that may lie with the machine. It may be retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one decoder may take, beside MEMORY."""
+    """The limits of a decoder besides MEMORY."""
 
     cpu_seconds: int
-    """Of all processors together: what the file costs, however busy the machine is."""
+    """The computing time on all processors together, independent of the machine's load."""
     out_bytes: int
     wall_seconds: int
 
@@ -47,11 +46,11 @@ MAX_BYTES = {Kind.IMAGE: 64 * 1024 * 1024, Kind.VIDEO: 1024 * 1024 * 1024}
 STILL = Limits(60, 64 * 1024 * 1024, wall_seconds=180)
 MP4 = Limits(900, 512 * 1024 * 1024, wall_seconds=1500)
 Output = AbstractContextManager[tuple[IO[bytes], dict[str, Any]]]
-"""A file, and what is to be known of it."""
+"""A file, and the script's report on it."""
 
 
 def webp(source: IO[bytes], decoder: str, picture: Picture) -> Output:
-    """The picture of an image; its width and height, and the `source`'s, upright."""
+    """A picture of an image, with its width and height and the `source`'s size, upright."""
     of = {"edge": picture.edge, "crop": picture.crop, "quality": picture.quality}
     return decoded("draw.py", "draw", source, STILL, decoder=decoder, **of)
 
@@ -70,14 +69,14 @@ def look(source: IO[bytes], decoder: str) -> list[int]:
 
 
 def frame(source: IO[bytes], decoder: str, size: list[int], edge: int) -> Output:
-    """The most typical picture of a video's first five seconds, as PNG, upright."""
+    """The most typical picture in a video's first five seconds, as PNG, upright."""
     fits = fitted(size, edge, edge)
     return decoded("transcode.py", "poster", source, STILL, decoder=decoder, size=fits)
 
 
 def mp4(source: IO[bytes], decoder: str, size: list[int], film: Film) -> Output:
-    """The video as `film` has it, upright, with nothing of the source's metadata; it plays before
-    it is loaded. Its width, height, seconds, and `sound`: kept, none, or dropped as undecodable."""
+    """The video as a `film`, upright, without the source's metadata. It plays before it is fully
+    loaded. Reports width, height, seconds and `sound`: kept, none, or dropped as undecodable."""
     rate = {"maxrate": f"{film.max_rate}k", "bufsize": f"{2 * film.max_rate}k"}
     options = {"preset": "veryfast", "profile": "high", "crf": str(film.crf), "threads": "2"}
     order = {"size": fitted(size, film.long, film.short), "options": {**options, **rate}}
@@ -85,7 +84,7 @@ def mp4(source: IO[bytes], decoder: str, size: list[int], film: Film) -> Output:
 
 
 def fitted(size: list[int], long: int, short: int) -> list[int]:
-    """It made to fit, by even numbers, as H.264's colours need them; not enlarged."""
+    """The size scaled down to fit, in even numbers, which H.264's colours need."""
     scale = min(1.0, long / max(size), short / min(size))
     return [max(2, int(side * scale) // 2 * 2) for side in size]
 
@@ -94,10 +93,10 @@ def fitted(size: list[int], long: int, short: int) -> list[int]:
 def decoded(
     script: str, function: str, source: IO[bytes], limits: Limits, **order: Any
 ) -> Iterator[tuple[IO[bytes], Any]]:
-    """What a function of the script beside this file wrote of the source, and what it returned.
+    """The output and the result of a function in a script beside this file.
 
-    It has no other file and no variable of ours, and its files have no name: nothing of them is
-    left, even by kill -9. Raises Refused where the file is at fault, else DecoderLost.
+    Its process has no other file and none of our variables. The files have no name, so that nothing
+    is left of them, even after kill -9.
     """
     given = {"RLIMIT_DATA": MEMORY, "RLIMIT_CPU": limits.cpu_seconds, "RLIMIT_CORE": 0}
     given["RLIMIT_FSIZE"] = limits.out_bytes

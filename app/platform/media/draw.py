@@ -1,7 +1,4 @@
-"""Draws one WebP of an image, upright, in sRGB and with nothing else in it.
-
-A script that needs only Pillow; confine.py calls its `draw`.
-"""
+"""Draws an image as a WebP, upright, in sRGB and without metadata. It needs only Pillow."""
 
 from __future__ import annotations
 
@@ -15,25 +12,24 @@ from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, PngImagePlugin
 
 MAX_PIXELS = 50_000_000
 GAP = 1.5
-"""How much larger than wanted an image is read, for the resizing to be good."""
+"""How much larger than the result an image is read, for good resizing."""
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
-"""Of a TIFF; where the second is 0, white is."""
+"""Tags of a TIFF. Where PHOTOMETRIC is 0, 0 is white."""
 SAMPLES: dict[object, Callable[[Any], Any]] = {
     "L;2": lambda key: 85 * key,
     "L;4": lambda key: 17 * key,
     "RGB;16B": lambda key: tuple(value >> 8 for value in key),
 }
-"""A PNG's transparent colour in eight bits, by how its samples are stored: Pillow leaves it."""
+"""Convert a PNG's transparent colour to eight bits, by its samples' format. Pillow does not."""
 
 
 def draw(
     source: IO[bytes], out: IO[bytes], decoder: str, edge: int, crop: bool, quality: int
 ) -> dict[str, Any]:
-    """Draw it, of an animation its first image; the WebP's size, and the whole image's, upright.
+    """Draw an image, or the first one of an animation. Returns its size and the source's, upright.
 
-    `decoder` is the one of Pillow's formats that may read it. Raises what Pillow does for a broken
-    image.
+    `decoder` is the only one of Pillow's formats that may read it. Raises Pillow's errors.
     """
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -42,10 +38,10 @@ def draw(
         # Pillow refuses an AVIF whose major brand is another of its brands.
         data = source.read()
         source = BytesIO(data[:8] + b"avif" + data[12:])
-    # Not kept here, so that each form of its pixels is freed once there is the next.
+    # Not kept here, so that each form of the pixels is freed once the next one exists.
     image, whole = shown(Image.open(source, formats=[decoder]), edge, crop)
     sideways = False
-    with suppress(Exception):  # EXIF may be anything; one that is broken turns nothing
+    with suppress(Exception):  # EXIF may be anything; broken EXIF is ignored
         upright = ImageOps.exif_transpose(image)
         sideways = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
         image = upright
@@ -58,14 +54,14 @@ def draw(
 
 
 def shown(image: Image.Image, edge: int, crop: bool) -> tuple[Image.Image, tuple[int, int]]:
-    """What is seen of it, in RGB or RGBA, no larger than `edge`; and its size before.
+    """The image in RGB or RGBA, no larger than `edge`, and its original size.
 
-    Raises ValueError where its mode does not say what is white.
+    Raises ValueError where its mode does not define white.
     """
     whole, key = image.size, image.info.get("transparency")
     scale = min(1.0, edge / (min if crop else max)(whole))
     width, height = (max(1, round(side * scale)) for side in whole)
-    # A JPEG can be read smaller than it is.
+    # A JPEG can be read at a smaller size.
     drafted = image.draft(None, (round(GAP * width), round(GAP * height)))
     stored = image.tile[0].args if isinstance(image, PngImagePlugin.PngImageFile) else None
     image.load()
@@ -86,7 +82,7 @@ def shown(image: Image.Image, edge: int, crop: bool) -> tuple[Image.Image, tuple
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1] + "a")  # resizing would, and hold both
-    # Resized before its colours are seen to, so that they are few.
+    # Resized before the colours are converted, so that there are fewer pixels.
     if image.size != (width, height):
         box = drafted[1] if drafted else None
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=GAP)
@@ -105,7 +101,7 @@ def _srgb(image: Image.Image) -> Image.Image:
         image = image.convert(image.mode[:-1])
     profile = image.info.get("icc_profile")
     if profile:
-        # One that is broken or for other colours is as good as none.
+        # A profile that is broken or for other colours is ignored.
         with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             given = ImageCms.ImageCmsProfile(BytesIO(profile))
             srgb = ImageCms.createProfile("sRGB")

@@ -1,6 +1,6 @@
-"""Images and videos made fit for pages: each is looked at, each variant made, and the whole kept.
+"""The job that makes variants of images and videos for pages.
 
-What is made is named by the bytes it is made of: the same bytes make the same files.
+Files are named after the hash of their source, so that the same bytes make the same files.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class MediaFile(JobPayload):
 
     media_id: str = Field(pattern=r"^[A-Za-z0-9_.:-]+$", max_length=MAX_ID_LENGTH)
     source: Annotated[str, AfterValidator(_source)]
-    """Its path there."""
+    """The path in the storage."""
     kind: kinds.Kind | None = None
-    """What it must be; by default, what its bytes are."""
+    """The kind that it must be. The default is the kind that its bytes show."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """What its bytes must have, in hex; another one is another intent."""
+    """The hash that its bytes must have, in hex. Another hash means another run."""
 
 
 @job(
@@ -66,7 +66,7 @@ def process_media(ctx: Context, payload: MediaFile) -> dict[str, Any]:
 
 
 class Source(ExitStack):
-    """The file a run works on: fetched at the slice's first need of it, gone with the slice."""
+    """The file of a run, fetched when a slice first needs it and deleted when the slice ends."""
 
     def __init__(self, ctx: Context, path: str) -> None:
         super().__init__()
@@ -75,10 +75,9 @@ class Source(ExitStack):
         self.sha256 = ""
 
     def file(self, sha256: str | None = None) -> IO[bytes]:
-        """It, with the hash it must have. Raises Refused where it has another, and as
-        Storage.fetch does."""
+        """The file. Raises Refused where it has another hash, and as Storage.fetch does."""
         if self._file is None:
-            # It has no name: nothing of it is left, however this process ends.
+            # It has no name, so that nothing is left of it, however this process ends.
             file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it is one
             self._ctx.gateways.storage.fetch(self._path, file, max(decoders.MAX_BYTES.values()))
             file.seek(0)
@@ -90,8 +89,8 @@ class Source(ExitStack):
 
 
 def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) -> dict[str, Any]:
-    """What the source is, where it can be decoded; `kind` and `sha256` are what its owner says of
-    it. Raises Refused."""
+    """Inspect the source, which must be decodable and have this `kind` and `sha256`, where given.
+    Raises Refused."""
     file = source.file(sha256)
     sort, decoder = kinds.sort_of(file)
     most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
@@ -111,10 +110,7 @@ def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) 
 def variant(
     _tx: Session, ctx: Context, source: Source, about: dict[str, Any], wanted: kinds.Variant
 ) -> dict[str, Any]:
-    """Make one variant and put it into the storage: its path, size, and what else is known of it.
-
-    Raises Refused.
-    """
+    """Make and store a variant. Returns its path, its size and other details. Raises Refused."""
     file, decoder = source.file(about["sha256"]), about["decoder"]
     size = [about["width"], about["height"]]
 
@@ -142,7 +138,7 @@ def variant(
 def finish(
     tx: Session, ctx: Context, payload: MediaFile, about: dict[str, Any], made: dict[str, Any]
 ) -> dict[str, Any]:
-    """Let the media be known with all that was made; what it is then (the run's result)."""
+    """Record the media with all its variants. Returns its document, which is the run's result."""
     variants = {name: dict(one) for name, one in made.items()}
     shown = [one.pop("placeholder", None) for one in variants.values()]
     document = {
@@ -154,7 +150,7 @@ def finish(
     }
     row: dict[str, Any] = {"document": canonical_json(document), "run_id": ctx.run_id}
     new = insert(tx, Media).values(id=payload.media_id, **row)
-    # An id begins with its time: an older run that ends later changes nothing.
+    # Run ids begin with a time: an older run that ends later changes nothing.
     newer = Media.run_id <= new.excluded.run_id
     tx.connection().execute(new.on_conflict_do_update(index_elements=["id"], set_=row, where=newer))
     return document

@@ -1,5 +1,4 @@
-"""What a file is, by its first bytes alone (no name and no content type is believed), and what is
-made of it."""
+"""The kinds of files, which only their first bytes decide, and the variants made of them."""
 
 from __future__ import annotations
 
@@ -11,28 +10,25 @@ from typing import IO
 from app.switchyard.errors import NonRetriable
 
 HEAD = 1024
-"""Bytes looked at."""
+"""How many bytes are examined."""
 _AVIF = {b"avif", b"avis", b"MA1A", b"MA1B"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
 _QUICKTIME = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
 class Refused(NonRetriable):
-    """The file is not one that is processed; trying again cannot help."""
+    """The file cannot be processed. A retry would not help."""
 
 
 class Kind(StrEnum):
-    """What is made of a file."""
+    """The kind of a file."""
 
     IMAGE = "image"
     VIDEO = "video"
 
 
 def sort_of(file: IO[bytes]) -> tuple[Kind, str]:
-    """What the file is, and the one decoder (Pillow's format, FFmpeg's demuxer) that may read it.
-
-    Raises Refused.
-    """
+    """The kind, and the only decoder (Pillow's format or FFmpeg's demuxer). Raises Refused."""
     file.seek(0)
     head = file.read(HEAD)
     if not head:
@@ -62,7 +58,7 @@ def sort_of(file: IO[bytes]) -> tuple[Kind, str]:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """The major brand of an ISO file and those it is compatible with; none of any other file."""
+    """The major and compatible brands of an ISO file. Other files have none."""
     if head[4:8] != b"ftyp":
         return set()
     listed = head[16 : int.from_bytes(head[:4], "big")]
@@ -71,12 +67,12 @@ def _brands(head: bytes) -> set[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A still WebP, no edge longer than `edge` px; never enlarged."""
+    """A still WebP with no edge longer than `edge` px; never enlarged."""
 
     name: str
     edge: int
     crop: bool = False
-    """The square in the middle, each side `edge` px."""
+    """Whether it is cut to the square in the middle, with sides of `edge` px."""
     quality: int = 80
 
 
@@ -88,9 +84,9 @@ class Film:
     long: int
     short: int
     crf: int = 23
-    """x264's constant quality: lower is better and larger."""
+    """x264's constant rate factor: lower is better and larger."""
     max_rate: int = 4_000
-    """kbit/s."""
+    """In kbit/s."""
 
 
 Variant = Picture | Film
@@ -104,4 +100,4 @@ VARIANTS: dict[Kind, tuple[Variant, ...]] = {
     Kind.VIDEO: (Picture("poster", 1280), Film("mp4", 1280, 720)),
 }
 PLACEHOLDER = Picture("placeholder", 20, quality=30)
-"""So small that the page carries it itself, until the image is there."""
+"""So small that the page can contain it, to show it until the image is loaded."""

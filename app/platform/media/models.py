@@ -1,4 +1,4 @@
-"""Media as pages know them. Times UTC."""
+"""The media that pages can show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_ID_LENGTH = 50
 
 
 class Media(Base):
-    """One image or video, whole: every file it names is there. Processed anew, it is replaced."""
+    """An image or video whose files are all stored. A newer run replaces it."""
 
     __tablename__ = "media"
 
@@ -19,4 +19,4 @@ class Media(Base):
     document: Mapped[str] = mapped_column(Text)
     """The result of the run, as JSON."""
     run_id: Mapped[str] = mapped_column(String(32))
-    """The newest run that has ended: an older one that ends later changes nothing."""
+    """The newest run that has ended. An older one that ends later changes nothing."""

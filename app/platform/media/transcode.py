@@ -1,6 +1,6 @@
-"""Looks at a video, and makes its poster and its MP4, with the FFmpeg that PyAV's wheel brings.
+"""Inspects a video, and makes its poster and its MP4, with the FFmpeg in PyAV's wheel.
 
-A script that needs only PyAV and Pillow; confine.py calls its functions.
+This script needs only PyAV and Pillow. confine.py calls its functions.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from av.stream import Disposition
 
 MAX_SECONDS = 600
 MAX_PIXELS = 4096 * 2304
-"""Of one picture."""
+"""The limit for one picture."""
 MAX_LOSS = 0.1
-"""The part of its packets that may be broken, and of its claimed length that may be missing."""
+"""The share of packets that may be broken, and of the claimed length that may be missing."""
 CODECS = (
     *("h264", "hevc", "mpeg4", "vp8", "vp9", "libdav1d", "prores", "mjpeg"),
     *("aac", "mp3float", "mp3", "opus", "vorbis", "ac3", "eac3", "alac", "flac"),
     *("pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le"),
 )
-"""What cameras, phones, browsers and editors write; FFmpeg could read 500 more."""
+"""The codecs that cameras, phones, browsers and editors use. FFmpeg could read 500 more."""
 SIDEWAYS = "transpose=cclock_flip"
 
 
@@ -38,7 +38,7 @@ class Soundless(Exception):
 
 
 def look(source: IO[bytes], out: IO[bytes], decoder: str) -> dict[str, Any]:
-    """The size of its pictures, upright and with square pixels."""
+    """The size of the video's pictures, upright and with square pixels."""
     with _opened(source, decoder) as container:
         stream = _picture(container)
         frame = next(_frames(container, stream))
@@ -49,7 +49,7 @@ def look(source: IO[bytes], out: IO[bytes], decoder: str) -> dict[str, Any]:
 
 
 def poster(source: IO[bytes], out: IO[bytes], decoder: str, size: list[int]) -> None:
-    """The most typical picture of its first five seconds, as PNG."""
+    """The most typical picture in the video's first five seconds, as PNG."""
     with _opened(source, decoder) as container:
         ends = ["fps=4:round=up"], ["thumbnail=20", "format=rgb24"]
         frame = next(_pictures(container, _picture(container), size, *ends))
@@ -59,8 +59,8 @@ def poster(source: IO[bytes], out: IO[bytes], decoder: str, size: list[int]) -> 
 def mp4(
     source: IO[bytes], out: IO[bytes], decoder: str, size: list[int], options: dict[str, str]
 ) -> dict[str, Any]:
-    """The video as H.264 and AAC, by these options of x264; without its sound where that cannot be
-    decoded. It plays before it is loaded."""
+    """The video as H.264 and AAC, with these options for x264, but without undecodable sound. It
+    plays before it is fully loaded."""
     try:
         return _mp4(source, out, decoder, size, options, True)
     except Soundless:
@@ -71,7 +71,7 @@ def mp4(
 def _mp4(
     source: IO[bytes], out: IO[bytes], decoder: str, size: list[int], options: Any, with_sound: bool
 ) -> dict[str, Any]:
-    # By name: faststart reads again what it wrote, and sound is read beside the pictures.
+    # By name: faststart rereads its output, and sound and pictures are read side by side.
     beside, name = (f"/proc/self/fd/{file.fileno()}" for file in (source, out))
     exact, front = {"flags": "+bitexact"}, {"movflags": "+faststart", "fflags": "+bitexact"}
     with (
@@ -112,7 +112,7 @@ def _mp4(
 
 
 def _opened(source: IO[bytes], decoder: str) -> InputContainer:
-    # Of no protocol: it opens no other file and no address.
+    # Without protocols it can open no other file and no address.
     options = {"protocol_whitelist": "none", "codec_whitelist": ",".join(CODECS)}
     return av.open(source, "r", decoder, container_options={"max_streams": "32", **options})
 
@@ -136,10 +136,10 @@ def _check_length(seconds: float) -> None:
 
 
 def _frames(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """Its frames, timed from the beginning of the video."""
+    """The frames of a stream, timed from the beginning of the video."""
     start = round(Fraction(container.start_time or 0, av.time_base) / stream.time_base)
     packets = broken = frames = 0
-    with suppress(av.InvalidDataError):  # it is cut off; what is there is judged by its length
+    with suppress(av.InvalidDataError):  # it is cut off; the length decides whether enough is left
         for packet in container.demux(stream):
             packets += 1
             try:
@@ -160,7 +160,7 @@ def _frames(container: InputContainer, stream: Any) -> Iterator[Any]:
 def _pictures(
     container: InputContainer, stream: Any, size: list[int], before: list[str], after: list[str]
 ) -> Iterator[Any]:
-    """Its pictures through these filters, upright and of this size."""
+    """The video's pictures after these filters, upright and in this size."""
     frames = _frames(container, stream)
     first = next(frames)
     shape = (first.width, first.height, first.format.name)
@@ -190,7 +190,7 @@ def _through(graph: Graph, frame: Any) -> Iterator[Any]:
 
 
 def _turn(frame: Any) -> list[str]:
-    """The filters that set it upright: its matrix says where its axes are to be shown."""
+    """The filters that turn a frame upright, by its display matrix."""
     if "DISPLAYMATRIX" not in frame.side_data:
         return []
     matrix = bytes(frame.side_data["DISPLAYMATRIX"])
@@ -202,7 +202,7 @@ def _turn(frame: Any) -> list[str]:
 
 
 def _sounds(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """Its sound as the MP4 has it, its gaps filled; set up anew where it changes its kind."""
+    """The sound in the MP4's format, with gaps filled, even where its own format changes."""
     resampler, shape, filled = av.AudioResampler(), None, {"async": "1"}
     try:
         for frame in _frames(container, stream):

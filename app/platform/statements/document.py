@@ -50,10 +50,8 @@ def major(amount: int, currency: str) -> str:
 
 
 def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) -> list[Document]:
-    """The documents, as of now, of those creators that exist and whose figures add up, by id.
-
-    None of them may have a statement for that month or a later one.
-    """
+    """The documents, as of now, of those creators that exist and whose figures add up, by id. None
+    of them may have a statement for that month or a later one."""
     start, end = bounds(month)
     C = Creator
     chosen = select(C.id, C.name, C.country).where(C.id.in_(creator_ids)).order_by(C.id)
