@@ -49,7 +49,7 @@ def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[s
     "daily-earnings-rollup",
     event="earnings.rollup-daily",
     schedule="0 2 * * *",
-    missed="last",  # it rolls up its day and all that changed before
+    missed="last",  # it rolls up its day and all earlier changes
     payload=TargetDay,
     queue="analytics",
     key=lambda payload: payload.target_date.isoformat() if payload.target_date else None,
@@ -57,7 +57,7 @@ def _outcome(tx: Session, _payload: TargetDay, result: dict[str, Any]) -> dict[s
     concurrency=1,
     timeout=3600.0,
     plan=_plan,
-    # Other days that are dirty are rolled up on the way, and then are not.
+    # A run also rolls up other dirty days, which are then no longer dirty.
     shadow=Shadow(outcome=_outcome, ignore=("dirty",)),
 )
 def daily_earnings_rollup(ctx: Context, payload: TargetDay) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _roll(tx: Session, ctx: Context, since: date, until: date) -> dict[str, Any]
     payload=Empty,
     queue="analytics",
     schedule="15 * * * *",
-    missed="last",  # the cache is warm or it is not
+    missed="last",  # one run warms the whole cache
     concurrency=1,
 )
 def warm_analytics_cache(ctx: Context, _payload: Empty) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class DailyEarnings(Base):
     count: Mapped[int] = mapped_column(BigInteger)
     """The number of sales."""
 
-    # SQLite keeps the rows in their key's own index.
+    # SQLite stores the rows in the primary key's index.
     __table_args__ = (
         Index("ix_daily_earnings_creator", "creator_id", "day"),
         {"sqlite_with_rowid": False},

@@ -109,7 +109,7 @@ class Mailer:
             if html is not None:
                 message.add_alternative(html, subtype="html")
         except UnicodeEncodeError:
-            raise BadInput("a mail's text has a character that is none") from None
+            raise BadInput("a mail's text has an invalid character") from None
         return f"Subject: {_folded(subject)}\r\n".encode() + message.as_bytes()
 
     @contextmanager
@@ -153,7 +153,7 @@ class Mailer:
                 f" ({type(broken).__name__})"
             ) from None
         if answer[0] // 100 not in (2, 4, 5):
-            raise MailUnknown(f"{self.server.host}: an answer that is none, to the whole mail")
+            raise MailUnknown(f"{self.server.host}: an invalid answer to the whole mail")
         self._expect(2, answer)
 
     @contextmanager

@@ -75,7 +75,7 @@ class Storage:
         with self._opened(path) as store:
             kept = store.get(path)
             if (size := kept.meta["size"]) > at_most:
-                raise StorageTooLarge(f"{path} has {size:,} bytes; {at_most:,} are the most")
+                raise StorageTooLarge(f"{path} has {size:,} bytes; the limit is {at_most:,}")
             for piece in kept.stream(PIECE):
                 into.write(piece)
 

@@ -44,7 +44,7 @@ class StripeGateway:
     ) -> None:
         # The HTTP library would print a key that does not fit into a header.
         if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-            raise errors.StripeMisconfigured("the API key is empty or has characters no key has")
+            raise errors.StripeMisconfigured("the API key is empty or has invalid characters")
         self._api_key = api_key
         self._api_base = api_base and api_base.rstrip("/")
         self._timeout_seconds = timeout_seconds
@@ -159,7 +159,7 @@ class StripeGateway:
                 self._api_key,
                 base_addresses={"api": self._api_base} if self._api_base else None,
                 max_network_retries=0,
-                # It keeps a session for each thread.
+                # It has a session for each thread.
                 http_client=stripe.RequestsClient(timeout=self._timeout_seconds),
             )
             self._made = (os.getpid(), client)
@@ -190,7 +190,7 @@ class StripeGateway:
 
 def _on(account: str) -> stripe.RequestOptions:
     if not account:
-        raise ValueError("no account: that would be the platform itself")
+        raise ValueError("no account is given: the call would be for the platform itself")
     return {"stripe_account": account}
 
 

@@ -81,7 +81,7 @@ def shown(image: Image.Image, edge: int, crop: bool) -> tuple[Image.Image, tuple
     if image.mode in ("P", "PA", "1") or (key is not None and image.mode in ("L", "RGB")):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("RGBA", "LA"):
-        image = image.convert(image.mode[:-1] + "a")  # resizing would, and hold both
+        image = image.convert(image.mode[:-1] + "a")  # resizing would, but holding both copies
     # Resized before the colours are converted, so that there are fewer pixels.
     if image.size != (width, height):
         box = drafted[1] if drafted else None

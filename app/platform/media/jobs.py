@@ -95,7 +95,7 @@ def inspect(_tx: Session, source: Source, kind: str | None, sha256: str | None) 
     sort, decoder = kinds.sort_of(file)
     most, size = decoders.MAX_BYTES[sort], os.fstat(file.fileno()).st_size
     if size > most:
-        raise kinds.Refused(f"it has {size:,} bytes; {most:,} are the most for {sort}s")
+        raise kinds.Refused(f"it has {size:,} bytes; the limit for {sort}s is {most:,}")
     if kind is not None and kind != sort:
         raise kinds.Refused(f"it was said to be {kind}, and is {sort}")
     shown = None

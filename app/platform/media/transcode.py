@@ -185,7 +185,7 @@ def _through(graph: Graph, frame: Any) -> Iterator[Any]:
     with suppress(av.BlockingIOError, av.EOFError):
         while True:
             shown = graph.vpull()
-            shown.pict_type = 0  # the encoder's to choose
+            shown.pict_type = 0  # lets the encoder choose
             yield shown
 
 
@@ -212,7 +212,7 @@ def _sounds(container: InputContainer, stream: Any) -> Iterator[Any]:
                 resampler, shape = av.AudioResampler("fltp", "stereo", 48_000, 1024, filled), now
             yield from resampler.resample(frame)
         for frame in resampler.resample(None):
-            frame.duration = frame.samples  # the last one's is that of a whole one
+            frame.duration = frame.samples  # the last, shorter one has a full frame's duration
             yield frame
     except (av.FFmpegError, ValueError) as failure:
         raise Soundless from failure

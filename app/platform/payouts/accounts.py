@@ -56,7 +56,7 @@ def refresh(tx: Session, ctx: Context, account_id: str) -> dict[str, Any]:
     gates = _asked(ctx.gateways.stripe, account_id)
     was = known.get(account_id, gates)
     if was != gates and not _write(tx, account_id, was, gates):
-        raise RetryAfter(f"{account_id}: changed meanwhile", timedelta(seconds=1))
+        raise RetryAfter(f"{account_id}: it changed during the call", timedelta(seconds=1))
     return {"creators": len(known), **gates._asdict()}
 
 

@@ -74,7 +74,7 @@ def replace(ctx: Context, leg: Leg, one: Try) -> None:
         open_ = select(A).where(A.key == one.attempt.key, A.outcome.in_(OPEN))
         old = own.scalars(open_).one_or_none()
         if old is None:
-            raise PayoutMoved(f"payout {one.payout.id}: another process goes on with it")
+            raise PayoutMoved(f"payout {one.payout.id}: another process has continued it")
         old.outcome, old.code, old.updated_at = AttemptOutcome.REFUSED, KEY_EXPIRED, now
         one.attempt = _new(own, leg, one.payout, old.n + 1, now)
 

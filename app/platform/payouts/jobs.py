@@ -138,7 +138,7 @@ def _reconciled(ctx: Context, since: datetime, *, banks: bool) -> Reconciliation
     "retry-failed-payouts",
     event="payout.retry-failed",
     schedule="0 10 * * *",
-    missed="last",  # it takes whatever failed in the last 30 days
+    missed="last",  # it retries whatever failed in the last 30 days
     payload=Empty,
     queue="payouts",
     concurrency=1,
@@ -166,7 +166,7 @@ def retry_failed_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
     "update-account-statuses",
     event="account.update-statuses",
     schedule="0 * * * *",
-    missed="last",  # what Stripe says now is all that counts
+    missed="last",  # only Stripe's present state counts
     payload=Empty,
     queue="payouts",
     concurrency=1,

@@ -66,7 +66,7 @@ class TargetMonth(JobPayload):
     "monthly-earnings-rollup",
     event="earnings.rollup-monthly",
     schedule="0 3 1 * *",
-    missed="all",  # each month has totals and statements of its own
+    missed="all",  # each month has its own totals and statements
     payload=TargetMonth,
     queue="analytics",
     key=lambda payload: f"{month:%Y-%m}" if (month := payload.month()) else None,

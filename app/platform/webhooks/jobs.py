@@ -51,7 +51,7 @@ def _deliver(_tx: Session, ctx: Context, event_id: str, target: str) -> dict[str
         raise NonRetriable(f"webhook {event_id} is no longer kept")
     to = ctx.gateways.targets.get(target)
     if to is None:
-        # Retried, since old processes do not know a new target until it is rolled out.
+        # Retried: during the roll-out of a new target, old processes do not know it yet.
         raise HookUnavailable(f"WEBHOOK_TARGETS has no {target!r}")
     headers = {"Content-Type": event.content_type, "webhook-source": event.source}
     to.send(event.body, headers, event.id, ctx.now())
