@@ -20,6 +20,8 @@ from tests.support.sides import free_port
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/sbin")
+PASSWORD = "of-the-pooler"
+"""A process hides it in all it says, as it does with every password: so it is no common word."""
 
 
 class Pooler:
@@ -30,7 +32,7 @@ class Pooler:
         socket = Path(str(behind.query["host"]))
         folder.chmod(0o755)
         users = folder / "userlist.txt"
-        users.write_text(f'"{behind.username}" "password"\n')
+        users.write_text(f'"{behind.username}" "{PASSWORD}"\n')
         page = configparser.ConfigParser()
         page.read_string(next(b.text for b in blocks("deploy.md", "ini") if "[pgb" in b.text))
         page["databases"] = {str(behind.database): f"host={socket} dbname={behind.database}"}
@@ -48,7 +50,7 @@ class Pooler:
         self.settings = folder / "pgbouncer.ini"
         with self.settings.open("w") as file:
             page.write(file)
-        self.url = f"postgresql://{behind.username}:password@127.0.0.1:{port}/{behind.database}"
+        self.url = f"postgresql://{behind.username}:{PASSWORD}@127.0.0.1:{port}/{behind.database}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
