@@ -47,25 +47,27 @@ def values() -> Mapping[str, object]:
     return _bound.get()
 
 
-class _Detailed(logging.Logger):
+class _Details(logging.Filter):
     """Ends a message with what was passed as `extra`, which most apps' formatters do not show."""
 
-    def handle(self, record: logging.LogRecord) -> None:
-        """See logging."""
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging. No record is dropped."""
         details = {key: value for key, value in vars(record).items() if key not in _USUAL}
         if details:
             event = record.getMessage()
             vars(record)["_event"] = event
             record.msg = event.replace("%", "%%") + "".join(f" {name}=%r" for name in details)
             record.args = tuple(details.values())
-        super().handle(record)
+        return True
+
+
+_DETAILS = _Details()
 
 
 def logger_of(module: str) -> logging.Logger:
     """The module's logger, whose messages end with their details."""
     logger = logging.getLogger(module)
-    if type(logger) is logging.Logger:
-        logger.__class__ = _Detailed
+    logger.addFilter(_DETAILS)
     return logger
 
 
