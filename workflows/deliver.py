@@ -125,6 +125,7 @@ def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
             "run_id": sent.run,
             "seen_epoch": sent.epoch,
             "seen_check_at": check_at,
+            "seen_ref": source,
             "new_check_at": max(now, check_at) + runtime.store.check,
             "new_idle_since": now,
             "new_error": f"qstash: not delivered, the last answer was {status}",

@@ -112,6 +112,28 @@ def test_what_it_was_never_sent_it_is_sent(runtime: Runtime, service: Service, a
     assert {m.run_id for m in service.taken() if m.sends == 0} >= set(unsent)
 
 
+def test_what_its_sender_records_meanwhile_is_not_sent_again(
+    runtime: Runtime, service: Service, at: Time
+) -> None:
+    """A large batch is still being sent when the relay looks, and its references come late."""
+    runs = many("noop", 3)
+    batch = service.taken()
+    with runtime.db.begin() as connection:
+        connection.execute(update(R).values(sent_ref=None))
+
+    def recorded_now(_messages: Sequence[Message]) -> None:
+        runtime.store.send_messages(batch)
+
+    at.now += check(runtime)
+    service.queued = recorded_now  # type: ignore[method-assign, assignment]
+    swept = Swept()
+    look_at_silent(runtime.store, Suspicion(runtime.store), swept)
+    sent = service.taken()
+    assert sorted(m.run_id for m in sent) == sorted(runs)  # by its sender alone
+    assert {m.sends for m in sent} == {0}
+    assert swept.sent == 0
+
+
 def test_what_was_passed_over_is_sent_again(runtime: Runtime, service: Service, at: Time) -> None:
     """Its job goes on with what was sent later."""
     old = many("noop", 5)

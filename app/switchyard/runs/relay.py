@@ -65,13 +65,15 @@ TAKE_OVER = (
     )
 )
 # The epoch stays while nobody holds the run, so that the first message still counts if it arrives
-# after all. It rises where a holder should have come back and did not.
+# after all. It rises where a holder should have come back and did not. A run whose reference came
+# between the look and this was sent just now: a resend of it would have a new id, and start again.
 RESEND = (
     update(runs)
     .where(
         _UNLOCKED,
         R.epoch == bindparam("seen_epoch"),
         R.check_at == bindparam("seen_check_at"),
+        R.sent_ref.is_not_distinct_from(bindparam("seen_ref")),
         _FREE,
     )
     .values(
@@ -206,7 +208,7 @@ def _resend(
     with store.db.autocommit() as connection:
         for row, gap in rows:
             bound = {"run_id": row.id, "seen_epoch": row.epoch, "seen_check_at": row.check_at}
-            bound |= {"new_check_at": now + gap, "new_idle_since": now}
+            bound |= {"seen_ref": row.sent_ref, "new_check_at": now + gap, "new_idle_since": now}
             if connection.execute(RESEND, bound).rowcount == 1:
                 again.append(row.id)
                 resends[RESENDS, row.job, row.backend, ""] += 1
