@@ -30,7 +30,7 @@ KILLED = 3
 HELD_SECONDS = 600.0
 FASTEST = ("--worker-ttl", "16", "--maintenance-interval", "1", "--job-monitoring-interval", "1")
 """Its idle workers look every second (the ttl less 15); a job counts as abandoned 60 s after its
-worker's last sign of life, which nothing changes."""
+worker's last heartbeat, which nothing changes."""
 
 
 def recovery(bench: Bench) -> Iterator[Row]:
