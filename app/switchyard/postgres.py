@@ -119,7 +119,7 @@ def require_room(connection: Connection) -> None:
     try:
         # More than fits into so little memory: the server writes a file of 42 kB for a moment.
         connection.exec_driver_sql("SET LOCAL work_mem = '64kB'")
-        connection.exec_driver_sql("SELECT count(*) FROM generate_series(1, 10000)")
+        connection.exec_driver_sql("SELECT count(*) FROM generate_series(1, 3000)")
     except DBAPIError as failure:
         # psycopg's name for it, and psycopg2's.
         state = getattr(failure.orig, "sqlstate", None) or getattr(failure.orig, "pgcode", None)
