@@ -12,7 +12,7 @@ from tests.proof import recovery
 def backlog(bench: Bench) -> Iterator[Row]:
     """2,000 three-step runs with the relay and without it, in turn."""
     count = bench.some(2000)
-    seen = recovery.backlog(bench.redis_url, count)
+    seen = recovery.backlog(bench.redis_url, count, rounds=8 if bench.full else 3)
     name, without = f"backlog: {count:,} three-step runs on Inngest with the relay", "without it"
     own, bare = (count / statistics.median(seen[which]) for which in ("with", "without"))
     yield row(name, own, bare, without, "runs a second")
