@@ -28,7 +28,7 @@ from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
 from app.switchyard.runs.lease import Leases
-from app.switchyard.runs.models import RUN_ID, Status
+from app.switchyard.runs.models import Status
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
@@ -36,7 +36,7 @@ from app.switchyard.text import error_of, said
 
 log = logs.logger_of(__name__)
 
-_RUN_ID = re.compile(RUN_ID)
+_RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)
 
 

@@ -60,10 +60,6 @@ class StepStatus(StrEnum):
     """An at-most-once step whose outcome nobody knows. It is never begun again."""
 
 
-RUN_ID = "[0-9a-f]{26}"
-"""The form of a run's id, as a regular expression. See new_run_id()."""
-
-
 def new_run_id() -> str:
     """A new id of 26 characters that sorts by time: 48 bits of milliseconds and 56 random bits."""
     return _stamp(time.time_ns() // 1_000_000) + os.urandom(7).hex()
