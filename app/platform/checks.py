@@ -9,6 +9,7 @@ from app.platform.payouts.reconcile import reconcile
 from app.switchyard.errors import CheckFailed
 from app.switchyard.reached import is_refused
 from app.switchyard.runtime import Check, Runtime
+from app.switchyard.words import plural
 
 RECONCILED = timedelta(days=7)
 
@@ -46,8 +47,10 @@ def reconciled(runtime: Runtime) -> str:
     gateway = runtime.engine.gateways.stripe
     seen = reconcile(runtime.db.session, gateway, now, now - RECONCILED, banks=False)
     if seen.differences:
-        raise CheckFailed(f"{len(seen.differences)} differences in {RECONCILED.days} days")
-    return f"{seen.payouts} payouts and {seen.transfers} transfers of {RECONCILED.days} days"
+        differences = plural(len(seen.differences), "difference")
+        raise CheckFailed(f"{differences} in {RECONCILED.days} days")
+    compared = f"{plural(seen.payouts, 'payout')} and {plural(seen.transfers, 'transfer')}"
+    return f"{compared} of {RECONCILED.days} days"
 
 
 CHECKS = (

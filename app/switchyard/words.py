@@ -1,8 +1,9 @@
-"""How the console says times, lengths of time and JSON."""
+"""How times, lengths of time, counts and JSON are shown to people."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +52,11 @@ def between(begin: datetime | None, end: datetime | None) -> float | None:
 def number(count: int) -> str:
     """A count with its thousands apart."""
     return f"{count:,}".replace(",", "\u202f")
+
+
+def plural(count: int, noun: str, shown: Callable[[int], str] = str) -> str:
+    """A count and its noun, which takes an s: `0 runs`, `1 run`, `2 open runs`."""
+    return f"{shown(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def _rounded(seconds: float) -> str:

@@ -230,7 +230,7 @@ def test_two_transfers_of_one_payout_and_one_taken_back(platform: Platform) -> N
     ("kind", "debit", "says"),
     [
         (EntryKind.EARNING, "platform:odd", "do not balance: usd: owed 50005"),
-        (EntryKind.RELEASE, "hold:odd", "usd: 1 payouts took more than was set aside"),
+        (EntryKind.RELEASE, "hold:odd", "usd: 1 payout took more than was set aside"),
     ],
 )
 def test_the_books_do_not_balance_and_nobody_is_paid(

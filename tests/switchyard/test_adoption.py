@@ -158,7 +158,7 @@ def test_what_is_in_redis_and_what_is_missing(
     asked = {setting["name"]: setting["do"] for setting in found["settings"]}
     assert asked["tables"] == "flask switchyard db upgrade"
     functions = f"{shop}.tasks.tick,{shop}.tasks.welcome"
-    assert asked["LEGACY_FUNCTIONS"] == f"{functions}: 2 old jobs are waiting"
+    assert asked["LEGACY_FUNCTIONS"] == f"{functions}: 2 old jobs waiting"
     assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
     assert f'adopt("{shop}.tasks.tick", attempts=1)' in [t["adopt"] for t in found["tasks"]]
     assert {"LEGACY_PICKLE", "QSTASH_TOKEN", "USE_INNGEST"} < asked.keys()
@@ -188,7 +188,7 @@ def test_what_is_set_is_not_missing(shop: str, tmp_path: Path, redis_url: str) -
     found = report(app, tmp_path / "source")
     asked = {setting["name"]: setting["do"] for setting in found["settings"]}
     assert asked.keys() == {"tables", "ADMIN_TOKEN", "LEGACY_FUNCTIONS", "LEGACY_QUEUES"}
-    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old jobs are waiting"
+    assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old job waiting"
     assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
 
 

@@ -277,10 +277,10 @@ def test_cancel_takes_the_children_along_and_retry_brings_them_back(cli: Cli) ->
     cli.json("runs", "cancel", children[0])
     assert cli.perform(children[1]) is End.DONE
     result = cli("runs", "cancel", begun["id"])
-    assert (result.exit_code, result.stderr) == (0, "1 open runs below it were cancelled too\n")
+    assert (result.exit_code, result.stderr) == (0, "also cancelled: 1 run below it\n")
     assert cli.status(children[2])[0] == Status.CANCELLED
 
-    assert "1 runs that were cancelled with it" in cli("runs", "retry", begun["id"]).stderr
+    assert "also continued: 1 run cancelled with it" in cli("runs", "retry", begun["id"]).stderr
     run = cli.json("jobs", "run", "cli-parent", payload, "--key", "k")
     assert run["result"] == {"cancelled": 1, "succeeded": 2}
 

@@ -84,11 +84,11 @@ def test_a_job_goes_all_the_way_through_the_gate(cli: Cli) -> None:
     cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
     cli.json(*STAGE, "live", "--why", "w")
     line = cli.refused(*STAGE, "complete", "--why", "w", code=1)
-    assert "1 open runs on the old side (cutover drain cli-plain --to serverless)" in line
+    assert "1 open run on the old side (cutover drain cli-plain --to serverless)" in line
     cli.json(*STAGE, "complete", "--why", "w", "--force")
     (last, *_) = cli.json("cutover", "history", "cli-plain")
     assert (last["to"], last["forced"]) == ("complete", True)
-    assert "forced past: 1 open runs" in last["why"]
+    assert "forced past: 1 open run on" in last["why"]
     assert "back to live" in cli.refused(*STAGE, "shadow", "--why", "w")
 
 

@@ -219,9 +219,9 @@ def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) ->
     until(lambda: "does not answer:" in client.get("/console").text)
     text = client.get("/console").text
     for says in (
-        "inngest does not answer: inngest: nobody there. It has 0 runs open.",
+        "inngest does not answer: inngest: nobody there. It has 0 open runs.",
         "No worker process is alive: the last one, 7 on h",
-        "hopeless fails on rq: 1 of 1 runs of the last hour (100.0 %).",
+        "hopeless fails on rq: 1 of 1 run of the last hour (100.0 %).",
         "Look at the errors, fix the cause, and retry the runs.",
     ):
         assert says in text

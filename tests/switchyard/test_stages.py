@@ -163,7 +163,7 @@ def test_the_gate_names_what_speaks_against_it_and_opens_when_it_is_gone(
     move(runtime, "live")
     with pytest.raises(GateClosed) as closed:
         move(runtime, "complete")
-    for said in ("1 open runs on the old side", "2 differences", "the guardrail fired at"):
+    for said in ("1 open run on the old side", "2 differences", "the guardrail fired at"):
         assert said in str(closed.value)
     assert standing(runtime) == "live"
     with runtime.db.begin() as connection:

@@ -13,7 +13,7 @@ from app.switchyard.console.waterfall import Scale, waterfall
 from app.switchyard.db import Database
 from app.switchyard.operations import trends
 from app.switchyard.runs.models import FailureRow, id_at, runs
-from app.switchyard.words import ago, duration
+from app.switchyard.words import ago, duration, number, plural
 from flags import Side
 from tests.support.rows import run_row
 
@@ -138,3 +138,9 @@ def test_times_are_said_shortly() -> None:
     assert ago(NOW - timedelta(seconds=5), NOW) == "5 s ago"
     assert ago(NOW + MINUTE * 3, NOW) == "in 3 min"
     assert ago(None, NOW) == "–"
+
+
+def test_a_noun_follows_its_count() -> None:
+    said = [plural(count, "open run") for count in (0, 1, 2, 1200)]
+    assert said == ["0 open runs", "1 open run", "2 open runs", "1200 open runs"]
+    assert plural(1200, "run", number) == "1\u202f200 runs"

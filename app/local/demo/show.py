@@ -8,6 +8,7 @@ from rich.table import Table
 
 from app.local.demo.audit import Audit
 from app.local.demo.unrest import Seen, Unrest
+from app.switchyard.words import plural
 
 
 def bars(console: Console, total: int) -> Progress:
@@ -22,7 +23,8 @@ def bars(console: Console, total: int) -> Progress:
 
 def move(shown: Progress, seen: Seen, unrest: Unrest) -> None:
     """Move the bars."""
-    note = f"{unrest.flips} flips, {unrest.moves} moves, {unrest.workers_killed} workers killed"
+    note = f"{plural(unrest.flips, 'flip')}, {plural(unrest.moves, 'move')}"
+    note = f"{note}, {plural(unrest.workers_killed, 'worker')} killed"
     sent, paid = shown.task_ids
     shown.update(sent, completed=seen.sent)
     shown.update(paid, completed=seen.paid, note=note)

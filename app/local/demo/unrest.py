@@ -18,6 +18,7 @@ from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.store import RunStore
+from app.switchyard.words import plural
 from flags import Stage
 
 JOBS = ("process-payouts", "handle-stripe-event")
@@ -100,7 +101,8 @@ class Unrest:
         if lost := len(self._ids(R.check_at.is_not(None), R.holder.like("inngest-%"))):
             self._stack.processes["inngest"].kill()
             self.standin_killed += 1
-            self._say(f"Inngest killed with -9, {lost} runs in its hands and all it had queued")
+            runs = plural(lost, "run")
+            self._say(f"Inngest killed with -9, {runs} in its hands and all it had queued")
 
     def _ids(self, *which: ColumnElement[bool]) -> list[str]:
         """The runs that meet these conditions."""

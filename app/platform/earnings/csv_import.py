@@ -28,6 +28,7 @@ from app.platform.earnings.posting import TAKING, post_earnings
 from app.switchyard.clock import in_reach
 from app.switchyard.db import Database
 from app.switchyard.errors import BadInput
+from app.switchyard.words import plural
 
 BATCH = 2_000
 """Rows in one transaction."""
@@ -95,7 +96,7 @@ def import_csv(
                         return done
     except (OSError, CsvRefused) as failure:
         reason = getattr(failure, "strerror", None) or failure
-        kept = f"{done['new']} new rows are committed, and importing again completes it"
+        kept = f"{plural(done['new'], 'new row')} committed, and importing again completes it"
         kept = kept if done["new"] else "nothing written"
         raise CsvRefused(f"{path}: {reason}; {kept}") from None
     return done
@@ -123,7 +124,7 @@ def _rows(text: TextIOWrapper, done: Counter[str], bad: Report) -> Iterator[tupl
             done["read"] += 1
             try:
                 if len(cells) != len(names):
-                    raise BadInput(f"{len(cells)} fields instead of {len(names)}")
+                    raise BadInput(f"{plural(len(cells), 'field')} instead of {len(names)}")
                 if row := _earning(dict(zip(names, map(str.strip, cells), strict=True))):
                     yield number, row
                 else:

@@ -13,6 +13,7 @@ from app.platform.payouts.models import PayoutStatus
 from app.platform.payouts.reconcile import WINDOW, reconcile
 from app.switchyard.commands import output
 from app.switchyard.errors import BadInput
+from app.switchyard.words import plural
 
 _DAY = cast(P.payout_date, String).label("payout_date")
 _COLUMNS = (
@@ -47,8 +48,8 @@ def reconcile_payouts(since: int) -> None:
             ("kind", "payout", "transfer", "detail", "what to do"),
             ((d.kind, d.payout_id, d.transfer_id, d.detail, d.fix) for d in both.differences),
         )
-        counts = f"{both.payouts} payouts and {both.transfers} transfers compared"
-        output.say(f"{counts}, {len(both.differences)} differences")
+        seen = f"{plural(both.payouts, 'payout')} and {plural(both.transfers, 'transfer')} compared"
+        output.say(f"{seen}, {plural(len(both.differences), 'difference')}")
     if not both.ok:
         raise click.exceptions.Exit(output.DID_NOT_HOLD)
 

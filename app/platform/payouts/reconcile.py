@@ -18,6 +18,7 @@ from app.platform.ledger.postings import Totals, trial_balance
 from app.platform.payouts.differences import Kind, Reconciliation
 from app.platform.payouts.legs import BANK, CLOCK_SKEW, TRANSFER, Leg
 from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
+from app.switchyard.words import plural
 
 WINDOW = timedelta(days=30)
 IN_FLIGHT = timedelta(minutes=2)
@@ -86,7 +87,7 @@ def unheard(
 def unbalanced(books: Mapping[str, Totals]) -> list[str]:
     """A sentence for each currency whose books do not balance."""
     return [
-        f"{currency}: {t.negative_holds} payouts took more than was set aside for them"
+        f"{currency}: {plural(t.negative_holds, 'payout')} took more than was set aside"
         if t.negative_holds
         else f"{currency}: owed {t.owed} + held {t.held} + fees {t.fees} is not"
         f" cash {t.cash} + on creators' Stripe accounts {t.connected}"

@@ -27,6 +27,7 @@ from app.switchyard.config import split
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import SERVERLESS
 from app.switchyard.runtime import Runtime
+from app.switchyard.words import plural
 from queues.adopt import adopt
 from queues.allowed import OWN
 from queues.backend import WORKER_COMMAND
@@ -190,7 +191,8 @@ def _for_old_jobs(
     }
     if refused:
         functions = ",".join(sorted({function for function, _ in refused}))
-        yield ("LEGACY_FUNCTIONS", f"{functions}: {sum(refused.values())} old jobs are waiting")
+        jobs = plural(sum(refused.values()), "old job")
+        yield ("LEGACY_FUNCTIONS", f"{functions}: {jobs} waiting")
     queues = ",".join(sorted({queue for _, queue in waiting} - served - {RQ_SCHEDULER}))
     if queues:
         yield ("LEGACY_QUEUES", f"{queues}: they have no declared job")

@@ -35,6 +35,7 @@ from app.switchyard.runs.models import IS_OPEN, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Check, Runtime
 from app.switchyard.text import reason
+from app.switchyard.words import plural
 from queues.backend import WORKER_COMMAND, connect, registered_workers
 from queues.backend import answered as redis_answered
 from queues.inventory import take
@@ -169,7 +170,7 @@ def inngest_functions(runtime: Runtime) -> str:
         raise CheckFailed(
             f"missing there: {missing or 'none'}; not in this code: {strange or 'none'}"
         )
-    return f"the same {len(ours)} functions there and here"
+    return f"the same {plural(len(ours), 'function')} there and here"
 
 
 def _where_used(look: Look) -> Look:
@@ -201,10 +202,10 @@ def qstash_schedules(runtime: Runtime) -> str:
     would = sync(runtime, dry_run=True)
     if would.new or would.changed or would.removed:
         raise CheckFailed(
-            f"{len(would.new)} are missing there, {len(would.changed)} differ,"
-            f" {len(would.removed)} belong to no job"
+            f"missing there: {len(would.new)}, different: {len(would.changed)},"
+            f" of no job: {len(would.removed)}"
         )
-    return f"the same {len(would.unchanged)} schedules there and here"
+    return f"the same {plural(len(would.unchanged), 'schedule')} there and here"
 
 
 def _require_qstash(runtime: Runtime) -> None:
@@ -291,7 +292,7 @@ def clocks(runtime: Runtime) -> str:
         raise CheckFailed(f"no run for {', '.join(missing)}")
     if not due:
         return f"nothing was due since the ledger's first run, at {iso(since)}"
-    return f"{due} jobs have the run of their last tick"
+    return f"no run is missing for the last tick of {plural(due, 'job')}"
 
 
 @_check("check that a relay process runs, or relay-sweep each minute")
@@ -301,7 +302,8 @@ def lost_runs(runtime: Runtime) -> str:
     overdue = select(func.count(), func.min(R.check_at)).where(IS_OPEN, R.check_at < late)
     [(count, oldest)] = runtime.db.rows(overdue)
     if count:
-        raise CheckFailed(f"nobody has looked at {count} open runs, the oldest due {iso(oldest)}")
+        runs = plural(count, "open run")
+        raise CheckFailed(f"nobody has looked at {runs}, the oldest due {iso(oldest)}")
     return "no open run is overdue"
 
 

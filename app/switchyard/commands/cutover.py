@@ -33,6 +33,7 @@ from app.switchyard.cutover.status import BACKENDS, cutover_status, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.operations import acts
 from app.switchyard.runtime import Runtime
+from app.switchyard.words import plural
 from flags import Side, Stage
 
 SIDES = click.Choice([str(side) for side in Side])
@@ -105,7 +106,9 @@ def stage(
     if to != Stage.LEGACY and not runtime.settings.use_inngest:
         say("USE_INNGEST is not true: new runs still go to rq, and none gets a shadow")
     if refused:
-        raise DidNotHold(f"{len(refused)} of {len(names)} jobs stay: {'; '.join(refused)}")
+        raise DidNotHold(
+            f"{len(refused)} of {plural(len(names), 'job')} not moved: {'; '.join(refused)}"
+        )
 
 
 @group.command("history")
@@ -245,7 +248,7 @@ def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str |
     ids = [int(word) for word in what] if numbered else []
     done = shadow.explain(runtime.db, ids, name, signed(by, why), runtime.store.clock())
     if not answered({"explained": done}):
-        say(f"{done} differences explained")
+        say(f"{plural(done, 'difference')} explained")
 
 
 def _difference_rows(one: dict[str, Any]) -> list[list[Any]]:
@@ -347,7 +350,8 @@ def _report(work: drains.Drain, drained: drains.Drained) -> None:
     unknown = {name: count for name, count in drained.left.items() if name not in catalogue}
     if unknown:
         names = ", ".join(sorted(unknown))
-        say(f"{sum(unknown.values())} runs of jobs unknown to this code were left: {names}")
+        runs = plural(sum(unknown.values()), "run")
+        say(f"not moved: {runs} of jobs unknown to this code: {names}")
     if interrupted:
         say(f"interrupted with {left} left; run it again to continue")
     elif left:

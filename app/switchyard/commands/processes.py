@@ -23,6 +23,7 @@ from app.switchyard.operations.processes import Heartbeat
 from app.switchyard.runs import relay as relaying
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
+from app.switchyard.words import plural
 
 log = logger_of(__name__)
 
@@ -81,7 +82,8 @@ def relay(once: bool) -> None:
         swept = relaying.sweep(runtime.store)
         record(asdict(swept))
         if swept.unreachable:
-            say(f"{swept.unreachable} runs belong to a backend that does not answer")
+            runs = plural(swept.unreachable, "run")
+            say(f"could not look at {runs}: the backend does not answer")
             raise click.exceptions.Exit(DID_NOT_HOLD)
         return
     context = current_app.app_context
@@ -97,7 +99,7 @@ def relay(once: bool) -> None:
             def looked(swept: relaying.Swept) -> None:
                 nonlocal sent, taken_over
                 sent, taken_over = sent + swept.sent, taken_over + swept.taken_over
-                heartbeat.beat(f"sent {sent} runs and took over {taken_over} so far")
+                heartbeat.beat(f"sent {plural(sent, 'run')} and took over {taken_over} so far")
 
             relaying.run_forever(runtime.store, stop, context=context, looked=looked)
         watch.join()

@@ -35,7 +35,7 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
-from app.switchyard.words import ago
+from app.switchyard.words import ago, plural
 from flags import LEGACY_BACKEND, Side, Stage
 
 _TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
@@ -103,7 +103,7 @@ def show(run_id: str) -> None:
 def retry(**asked: Any) -> None:
     """Retry failed or cancelled runs after their finished steps, with fresh attempts: RUN_ID, or
     all that a filter finds, which needs --why."""
-    _do(Deed.RETRY, "{} runs that were cancelled with it continue too", **asked)
+    _do(Deed.RETRY, "also continued: {} cancelled with it", **asked)
 
 
 @group.command("cancel")
@@ -111,7 +111,7 @@ def retry(**asked: Any) -> None:
 def cancel(**asked: Any) -> None:
     """Cancel open runs and their open children; finished steps stay done: RUN_ID, or all that a
     filter finds, which needs --why."""
-    _do(Deed.CANCEL, "{} open runs below it were cancelled too", **asked)
+    _do(Deed.CANCEL, "also cancelled: {} below it", **asked)
 
 
 def _do(
@@ -135,7 +135,7 @@ def _do(
     [row] = runtime.db.rows(select(*COLUMNS).where(R.id == run_id))
     record(shown(row))
     if others:
-        say(and_others.format(others))
+        say(and_others.format(plural(others, "run")))
     say_pending(run_id, failures)
 
 

@@ -42,7 +42,7 @@ STATIC, LOGIN = f"{NAME}.static", f"{NAME}.login"
 OPEN_TO_ALL = frozenset({STATIC, LOGIN, f"{NAME}.enter"})
 COME_AND_GO = frozenset({f"{NAME}.enter", f"{NAME}.logout"})
 
-SAYING = (words.when, words.duration, words.between, words.number, words.pretty)
+SAYING = (words.when, words.duration, words.between, words.number, words.plural, words.pretty)
 
 
 def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:

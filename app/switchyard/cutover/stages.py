@@ -22,6 +22,7 @@ from app.switchyard.runs.create import KEY_LENGTH
 from app.switchyard.runs.models import IS_OPEN
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import plain
+from app.switchyard.words import plural
 from flags import LEGACY_BACKEND, Side, Stage, StageRow
 
 CALM = timedelta(hours=24)
@@ -179,8 +180,9 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
     fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
     left, last = db.value(opened), db.value(fired)
     differences = counts(db).get(job, {}).get("unexplained", 0)
-    drain = f"{left} open runs on the old side (cutover drain {job} --to serverless)"
-    explain = f"{differences} differences that nobody has explained (cutover parity {job})"
+    drain = f"{plural(left, 'open run')} on the old side (cutover drain {job} --to serverless)"
+    unexplained = plural(differences, "difference")
+    explain = f"{unexplained} that nobody has explained (cutover parity {job})"
     at = None if last is None else f"{last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago"
     return [
         ("no run is open on the old side", drain if left else None),

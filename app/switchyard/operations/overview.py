@@ -19,7 +19,7 @@ from app.switchyard.operations import processes
 from app.switchyard.operations.trends import trends
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
-from app.switchyard.words import ago, duration
+from app.switchyard.words import ago, duration, plural
 from flags import LEGACY_BACKEND, Side
 
 MINUTE, MINUTES = timedelta(minutes=1), 60
@@ -111,8 +111,9 @@ def _backends(sides: Mapping[str, str], jobs: list[dict[str, Any]]) -> Iterator[
         trouble = Trouble(
             "unreachable",
             f"{backend} does not answer: {state.removeprefix('unavailable: ')}."
-            f" It has {_runs(waiting)} open.",
-            f"Nothing is lost: they continue when it answers. If it stays down, {instead}.",
+            f" It has {plural(waiting, 'open run')}.",
+            "Nothing is lost: what is open continues when it answers."
+            f" If it stays down, {instead}.",
             runs={"backend": backend},
         )
         yield Part(backend, False, "does not answer", trouble)
@@ -189,7 +190,7 @@ def _failing(job: dict[str, Any]) -> Iterator[Trouble]:
         do = "Look at the errors, fix the cause, and retry the runs."
         if side == Side.SERVERLESS and job["stage"] != "legacy":
             do = "Look at the errors, and roll back to legacy if the cause is not clear."
-        share = f"{failed} of {runs} runs of the last hour ({100 * failed / runs:.1f} %)"
+        share = f"{failed} of {plural(runs, 'run')} of the last hour ({100 * failed / runs:.1f} %)"
         shown = {"job": job["name"], "status": "failed", "backend": backend}
         what = f"{job['name']} fails on {backend}: {share}."
         yield Trouble("failing", what, do, job["name"], shown)
@@ -198,7 +199,7 @@ def _failing(job: dict[str, Any]) -> Iterator[Trouble]:
 def _overdue(row: Any, now: datetime) -> Trouble:
     return Trouble(
         "overdue",
-        f"{_runs(row.overdue)} of {row.job} should have begun on {row.backend},"
+        f"{plural(row.overdue, 'run')} of {row.job} should have begun on {row.backend},"
         f" the oldest {(now - row.oldest) / MINUTE:.0f} min ago.",
         "Are there enough workers for its queue?"
         if row.backend == LEGACY_BACKEND
@@ -206,7 +207,3 @@ def _overdue(row: Any, now: datetime) -> Trouble:
         row.job,
         {"job": row.job, "backend": row.backend, "status": "pending"},
     )
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"

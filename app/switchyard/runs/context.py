@@ -34,6 +34,7 @@ from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.text import error_of, plain, reason, said
+from app.switchyard.words import plural
 from flags import Decision, Reason, Stage
 
 log = logs.logger_of(__name__)
@@ -124,7 +125,9 @@ class RunContext:
         if known is not None:
             return list(json.loads(known))
         if keys is not None and len(keys) != len(payloads):
-            raise NonRetriable(f"step {step}: {len(payloads)} payloads but {len(keys)} keys")
+            raise NonRetriable(
+                f"step {step}: {plural(len(payloads), 'payload')} but {plural(len(keys), 'key')}"
+            )
         spec = self._store.catalogue[job]
         now = self._store.clock()
         backend = spec.backend_for(self.backend)
