@@ -45,7 +45,7 @@ class StageTo(Reasoned):
     version: Number | None = None
     """The version on which the change is based. It is refused if the job has moved since."""
     force: bool = False
-    """Complete it even if its gate is closed, which is recorded."""
+    """Complete the job even if its gate is closed. The history records that it was forced."""
 
 
 class Batch(Reasoned):

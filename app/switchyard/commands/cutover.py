@@ -74,7 +74,9 @@ def status() -> None:
 @why_option
 @by_option
 @click.option(
-    "--force", is_flag=True, help="Complete it even if its gate is closed, which is recorded."
+    "--force",
+    is_flag=True,
+    help="Complete the job even if its gate is closed. The history records that it was forced.",
 )
 def stage(
     words: tuple[str, ...], every: bool, percent: float | None, force: bool, **signature: Any
