@@ -134,6 +134,20 @@ def test_what_its_sender_records_meanwhile_is_not_sent_again(
     assert swept.sent == 0
 
 
+def test_a_look_reads_the_payloads_only_of_what_it_sends_again(
+    runtime: Runtime, service: Service, at: Time
+) -> None:
+    """Thousands of silent runs with large payloads would otherwise be more than fits in memory."""
+    many("noop", 1)
+    service.taken()
+    asked: list[Message] = []
+    at.now += check(runtime)
+    service.queued = asked.extend  # type: ignore[method-assign, assignment]
+    look_at_silent(runtime.store, Suspicion(runtime.store), Swept())
+    assert [m.payload for m in asked] == [""]
+    assert [m.payload for m in service.taken()] == ['{"name":"0"}']
+
+
 def test_what_was_passed_over_is_sent_again(runtime: Runtime, service: Service, at: Time) -> None:
     """Its job goes on with what was sent later."""
     old = many("noop", 5)

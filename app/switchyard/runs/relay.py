@@ -20,7 +20,7 @@ from app.switchyard.logs import logger_of
 from app.switchyard.runs import record
 from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.store import SENT, RunStore
+from app.switchyard.runs.store import RunStore, chunks
 from app.switchyard.runs.suspicion import SILENT, Suspicion
 from app.switchyard.runs.tallies import RESENDS, Tally, add
 from app.switchyard.text import reason
@@ -32,6 +32,8 @@ BATCH = 2000
 INTERVAL_SECONDS = 1.0
 LAPSED = (R.id, R.job, R.epoch, R.due_at, R.losses, R.attempt, R.backend, R.move_to)
 """The columns that a takeover needs."""
+DUE = (R.id, R.job, R.backend, R.epoch, R.sent_ref, R.check_at)
+"""The columns that a resend needs. A look reads no payloads, which may be large."""
 _CALM_LOSSES = 3
 _LONGEST_PAUSE = timedelta(minutes=1)
 _FREE = R.status.in_([Status.PENDING, Status.WAITING])
@@ -117,7 +119,7 @@ def sweep(store: RunStore, limit: int = BATCH) -> Swept:
 def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
     """Send the unsent runs that are due, those that have been due longest first."""
     now = store.clock()
-    due = select(*SENT, R.holder, R.check_at).where(R.send_at <= now, _FREE)
+    due = select(*DUE).where(R.send_at <= now, _FREE)
     with store.db.autocommit() as connection:
         rows = connection.execute(due.order_by(R.send_at).limit(limit)).all()
     for backend, there in _by_backend(rows).items():
@@ -201,8 +203,8 @@ def _resend(
     *,
     lost: bool = False,
 ) -> int:
-    """Resend these rows of SENT, each to be looked at again after its gap. Returns how many were
-    sent, and tallies them where they were `lost`."""
+    """Resend these rows of DUE or SILENT, each to be looked at again after its gap. Returns how
+    many were sent, and tallies them where they were `lost`."""
     again: list[str] = []
     resends: Counter[Tally] = Counter()
     with store.db.autocommit() as connection:
@@ -237,14 +239,13 @@ def look_again(store: RunStore, run_ids: list[str], now: datetime) -> None:
     Locked runs are skipped: they are about to change, and waiting for a drain, which locks many,
     could deadlock.
     """
-    if not run_ids:
-        return
     chosen = (R.check_at <= now, R.status != Status.RUNNING)
-    free = select(R.id).where(R.id.in_(run_ids), *chosen)
-    free = free.with_for_update(skip_locked=True, key_share=True)
     with store.db.autocommit() as connection:
-        put_off = update(runs).where(*chosen, R.id.in_(free))
-        connection.execute(put_off.values(check_at=now + store.check))
+        for some in chunks(run_ids):
+            free = select(R.id).where(R.id.in_(some), *chosen)
+            free = free.with_for_update(skip_locked=True, key_share=True)
+            put_off = update(runs).where(*chosen, R.id.in_(free))
+            connection.execute(put_off.values(check_at=now + store.check))
 
 
 def run_forever(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median_high
 
-from sqlalchemy import Connection, bindparam, literal_column, or_, select
+from sqlalchemy import Connection, bindparam, literal, literal_column, or_, select
 
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.models import AnyRow, Status
@@ -24,8 +24,10 @@ from app.switchyard.runs.store import SENT, RunStore
 
 log = logger_of(__name__)
 
-SILENT = (*SENT, R.status, R.holder, R.check_at, R.idle_since)
-"""The columns that Suspicion needs."""
+_BARE = [column for column in SENT if column is not R.payload]
+SILENT = (*_BARE, literal("").label("payload"), R.check_at, R.idle_since)
+"""The columns that Suspicion needs. A backend finds its messages without their payloads, which may
+be large."""
 MOST = 200
 """How many suspected runs of one backend a look resends at most."""
 _RECENT = 50
