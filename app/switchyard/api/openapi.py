@@ -17,6 +17,7 @@ from app.switchyard.console.door import CSRF_HEADER
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.operations.jobs import Lenient
 from app.switchyard.runs.create import KEY_LENGTH
+from app.switchyard.runs.models import RUN_ID
 
 TRIGGER = "switchyard_trigger.trigger"
 _REFUSED = {
@@ -59,7 +60,7 @@ def document(
     operations = {**operations, TRIGGER: triggered}
     in_path = {
         "name": {"type": "string", "enum": [*catalogue]},
-        "run_id": {"type": "string", "pattern": "^[0-9a-f]{26}$"},
+        "run_id": {"type": "string", "pattern": f"^{RUN_ID.pattern}$"},
     }
     schemas, paths = _Schemas(), dict[str, dict[str, Any]]()
     problem = {"application/problem+json": {"schema": schemas.of(shapes.Problem)}}

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal, literal_column,
 
 from app.switchyard.clock import moment
 from app.switchyard.db import Database
-from app.switchyard.runs.models import IS_OPEN, OPEN, AnyRow, Status, id_at
+from app.switchyard.runs.models import IS_OPEN, OPEN, RUN_ID, AnyRow, Status, id_at
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import one_line
 from flags import LEGACY_BACKEND, Side, Stage
@@ -59,7 +59,7 @@ class RunFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,32}$")] | None = None
+    id: Annotated[str, Field(pattern=f"^{RUN_ID.pattern}$")] | None = None
     """A run's id, or the beginning of one."""
     key: _Text | None = None
     job: _Text | None = None

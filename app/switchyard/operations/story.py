@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from sqlalchemy import select
@@ -12,6 +11,7 @@ from app.switchyard.db import Database
 from app.switchyard.errors import UnknownRun
 from app.switchyard.operations.search import COLUMNS, shown
 from app.switchyard.runs import children
+from app.switchyard.runs.models import RUN_ID
 from app.switchyard.runs.models import FailureRow as F
 from app.switchyard.runs.models import HandoffRow as H
 from app.switchyard.runs.models import RunRow as R
@@ -28,7 +28,7 @@ _HANDOFF = (H.at, H.from_backend, H.to_backend, H.epoch)
 
 def as_id(text: str) -> str:
     """A run's id that came from outside. Raises UnknownRun where it cannot be one."""
-    if not re.fullmatch(r"[0-9A-Za-z]{1,32}", text):
+    if not RUN_ID.fullmatch(text):
         raise UnknownRun("no run has this id")
     return text
 

@@ -4,7 +4,6 @@ or end it; and current_run(), for code that a body calls without its context."""
 from __future__ import annotations
 
 import json
-import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
 from app.switchyard.runs.lease import Leases
-from app.switchyard.runs.models import Status
+from app.switchyard.runs.models import RUN_ID, Status
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
@@ -36,7 +35,6 @@ from app.switchyard.text import error_of, said
 
 log = logs.logger_of(__name__)
 
-_RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 UNKNOWN_JOB_WAIT = timedelta(seconds=60)
 
 
@@ -183,7 +181,7 @@ def _is_ctrl_c(failure: BaseException) -> bool:
 
 
 def _is_sound(run_id: str, epoch: int) -> bool:
-    return _RUN_ID.fullmatch(run_id) is not None and 0 < epoch < 2**31
+    return RUN_ID.fullmatch(run_id) is not None and 0 < epoch < 2**31
 
 
 def _succeed(claimed: ClaimedRun, context: RunContext, result: object) -> Outcome:

@@ -6,6 +6,7 @@ Failed attempts and hand-offs have rows of their own, which only people read.
 from __future__ import annotations
 
 import os
+import re
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -58,6 +59,10 @@ class StepStatus(StrEnum):
     """An at-most-once step has begun. Its effect may or may not have happened."""
     UNKNOWN = "unknown"
     """An at-most-once step whose outcome nobody knows. It is never begun again."""
+
+
+RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
+"""What is taken for a run's id. Those of new_run_id() are one kind of it."""
 
 
 def new_run_id() -> str:
