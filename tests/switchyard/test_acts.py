@@ -44,9 +44,9 @@ def test_a_drain_goes_on_batch_by_batch_and_is_one_act(world: World) -> None:
     while True:
         batch = acts.drain(to_rq(world), ADA, act)
         act = batch.act
-        seen.append((batch.drained.moved.total(), batch.drained.left.total(), batch.done))
+        seen.append((batch.moved.total(), batch.left.total(), batch.done))
         # Their old side has forgotten those that moved.
-        assert len(world.inngest.parcels) == batch.drained.left.total()
+        assert len(world.inngest.parcels) == batch.left.total()
         if batch.done:
             break
     assert seen == [(2, 3, False), (2, 1, False), (1, 0, True)]
@@ -76,18 +76,18 @@ def test_runs_that_were_asked_do_not_stand_in_the_way_of_others(world: World) ->
     with world.runtime.db.begin() as connection:
         connection.exec_driver_sql("UPDATE switchyard_runs SET status = 'running'")
     live(world, 1)
-    batches = [acts.drain(to_rq(world), ADA).drained for _ in range(2)]
+    batches = [acts.drain(to_rq(world), ADA) for _ in range(2)]
     assert [(b.moved.total(), b.asked.total()) for b in batches] == [(0, 2), (1, 1)]
     assert batches[1].left == {"five-steps": len(held)}
-    assert acts.drain(to_rq(world, running=False), ADA).drained.moved == {}
+    assert acts.drain(to_rq(world, running=False), ADA).moved == {}
 
 
 def test_a_rollback_is_done_when_every_process_has_seen_the_flip(world: World) -> None:
     live(world, 3)
     first = acts.rollback(to_rq(world, "child"), ADA)
     second = acts.rollback(to_rq(world, "child"), ADA, first.act)
-    assert (first.drained.moved, second.drained.moved) == ({"child": 2}, {"child": 1})
-    assert (second.drained.left, second.done) == ({}, False)
+    assert (first.moved, second.moved) == ({"child": 2}, {"child": 1})
+    assert (second.left, second.done) == ({}, False)
     world.time.pass_(2)
     assert acts.rollback(to_rq(world, "child"), ADA, first.act).done
     assert [row.stage for row in stages.current_stages(world.runtime.db)] == ["legacy"]

@@ -17,7 +17,7 @@ from app.switchyard.api.openapi import Operation, document
 from app.switchyard.audit import By
 from app.switchyard.clock import in_json
 from app.switchyard.console.door import BEARER, LOCAL, Door
-from app.switchyard.cutover.drain import Drain
+from app.switchyard.cutover.drain import Drain, Drained
 from app.switchyard.errors import BadInput, Forbidden
 from app.switchyard.http import read, read_body, register_problems
 from app.switchyard.operations import acts, bulk, jobs
@@ -118,7 +118,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         return _batch(acts.rollback, None, body)
 
     def _batch(
-        act: Callable[[Drain, By, int | None], acts.Moving],
+        act: Callable[[Drain, By, int | None], Drained],
         name: str | None,
         body: shapes.Batch,
         to: Side = Side.RQ,
@@ -128,8 +128,8 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         if body.dry_run:
             left = acts.would_move(runtime, job, to)
             return {"act": None, "moved": 0, "asked": 0, "left": left, "done": left == 0}
-        moving = act(Drain(runtime, job, to, running, limit=acts.BATCH), _by(body), body.act)
-        return {"act": moving.act, **moving.drained.totals(), "done": moving.done}
+        drained = act(Drain(runtime, job, to, running, limit=acts.BATCH), _by(body), body.act)
+        return {"act": drained.act, **drained.totals(), "done": drained.done}
 
     @serves("POST", "/jobs/<name>/run", shapes.Started, body=shapes.RunNow, status=202)
     def run_now(name: str, body: shapes.RunNow) -> Any:

@@ -298,8 +298,8 @@ def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> Non
     """
     who = signed(by, why)
     with _drain(Side(to), running, **which) as work:
-        moving = acts.drain(work, who)
-    _report(work, moving.drained)
+        drained = acts.drain(work, who)
+    _report(work, drained)
 
 
 @group.command("rollback")
@@ -315,8 +315,8 @@ def rollback(why: str, by: str | None, **which: Any) -> None:
     """
     who = signed(by, why).with_reason()
     with _drain(Side.RQ, True, **which) as work:
-        moving = acts.rollback(work, who)
-    _report(work, moving.drained)
+        drained = acts.rollback(work, who)
+    _report(work, drained)
 
 
 @contextmanager

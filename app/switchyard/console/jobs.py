@@ -139,9 +139,9 @@ def add_moves(pages: Blueprint, runtime: Runtime) -> None:
         except (StageRefused, BackendUnavailable) as refused:
             refusal = refused
         else:
-            moved += batch.drained.moved.total()
-            asked += batch.drained.asked.total()
-            place, left, done = batch.act, batch.drained.left.total(), batch.done
+            moved += batch.moved.total()
+            asked += batch.asked.total()
+            place, left, done = batch.act, batch.left.total(), batch.done
         fields = {"act": place or "", "moved": moved, "asked": asked, "to": to}
         home = url_for(".overview") if name is None else url_for(".job", name=name)
         return moving(

@@ -50,6 +50,10 @@ class Drained:
     """Runs that are running, and move at their next step boundary."""
     left: Counter[str] = field(default_factory=Counter)
     """Runs that are open on the old side, or about to go there."""
+    act: int | None = None
+    """The act's id in the audit, which the next batch needs."""
+    done: bool = False
+    """Whether the act has finished. Otherwise call again after a second."""
 
     @property
     def touched(self) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.switchyard import audit
@@ -76,18 +76,7 @@ def ongoing(runtime: Runtime, kind: str, by: By, act: int | None, **what: Any) -
             audit.add(connection, act, kind, by, batch.count)
 
 
-@dataclass(frozen=True, slots=True)
-class Moving:
-    """The progress of a drain or a rollback."""
-
-    act: int
-    """Its id in the audit, which the next batch needs."""
-    drained: Drained
-    done: bool
-    """Whether it has finished. Otherwise call again after a second."""
-
-
-def drain(work: Drain, by: By, act: int | None = None) -> Moving:
+def drain(work: Drain, by: By, act: int | None = None) -> Drained:
     """Move open runs to the other side, as `work` says: with a limit one batch of them. The next
     batch passes the same `act`. Raises BackendUnavailable where a target does not answer."""
     specs = [work.runtime.catalogue[name] for name in work.misplaced()]
@@ -96,10 +85,10 @@ def drain(work: Drain, by: By, act: int | None = None) -> Moving:
     with ongoing(work.runtime, "drain", by, act, job=work.job, detail={"to": work.to}) as batch:
         drained = work()
         batch.count = drained.touched
-    return Moving(batch.act, drained, done=not drained.left)
+    return replace(drained, act=batch.act, done=not drained.left)
 
 
-def rollback(work: Drain, by: By, act: int | None = None) -> Moving:
+def rollback(work: Drain, by: By, act: int | None = None) -> Drained:
     """Flip the jobs of `work` to legacy and bring back open runs: all of them, or with a limit one
     batch, as drain() does. Raises StageRefused, and BadInput where no reason is given."""
     flip = [*work.runtime.catalogue] if work.job is None else [work.job]
@@ -108,7 +97,7 @@ def rollback(work: Drain, by: By, act: int | None = None) -> Moving:
         drained = drains.rollback(flip, work, by)
         batch.count = drained.touched
     done = not drained.left and (work.limit is None or drains.is_seen(work.runtime, flip))
-    return Moving(batch.act, drained, done)
+    return replace(drained, act=batch.act, done=done)
 
 
 def parse_payload(text: str | None) -> dict[str, Any] | None:
