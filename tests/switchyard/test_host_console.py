@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from flask_wtf.csrf import CSRFProtect
 from pydantic import SecretStr
 
+from app.switchyard import audit
 from app.switchyard.access import Access, AccessCheck
 from app.switchyard.config import Settings
-from app.switchyard.cutover import stages
 from app.switchyard.extension import Switchyard
 from tests.support.tables import create_all
 
@@ -173,7 +173,7 @@ def move(client: FlaskClient, csrf: str | None) -> int:
 
 def history(client: FlaskClient) -> list[tuple[str, str]]:
     db = client.application.extensions["switchyard"].db
-    return [(row.to_stage, row.by) for row in stages.history(db)]
+    return [(row["to"], row["by"]) for row in audit.history(db, act="stage")]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,7 @@ def history(client: FlaskClient) -> list[tuple[str, str]]:
         (("all", "ada@shop.example"), "ada@shop.example"),
         (("all", "<b>"), "host"),
         (("all", "guardrail"), "host"),
+        (("all", "api"), "host"),
         (("all", None), "host"),
     ],
 )

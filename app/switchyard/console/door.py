@@ -51,6 +51,8 @@ HOST = "host"
 """The visitor's name where the host gives none that can be shown."""
 BEARER = "api"
 """The name of a token's bearer who gives none."""
+_TAKEN = frozenset({GUARDRAIL, LOCAL, BEARER})
+"""Nobody has one of these names: a caller with one of the last two may sign as anybody."""
 CSRF_HEADER = "X-CSRF-Token"
 _NAME = re.compile(r"[^\s<>\x00-\x1f\x7f](?:[^<>\x00-\x1f\x7f]{0,58}[^\s<>\x00-\x1f\x7f])?")
 
@@ -188,7 +190,7 @@ class Door:
             counts = [self._tries.one_more(*each) for each in of]
             log.warning("console: not let in", extra={"client": client, "many": not all(counts)})
             raise Unauthorized("that is not ADMIN_TOKEN") if all(counts) else refused
-        if not _NAME.fullmatch(name) or name == GUARDRAIL:
+        if not _is_name(name):
             raise BadInput("give your name, of 1 to 60 characters: the history shows it")
         now = self._now()
         _forget()
@@ -230,8 +232,7 @@ class HostDoor(Door):
         _require_key()
         g.switchyard_access = Access(level)
         # A host's users may have no name, or a number.
-        shown = isinstance(name, str) and _NAME.fullmatch(name) and name != GUARDRAIL
-        return name if shown else HOST
+        return name if isinstance(name, str) and _is_name(name) else HOST
 
     def enter(self, request: Request, name: str, token: str) -> None:
         """Raise Forbidden, since the login is the host's."""
@@ -243,6 +244,10 @@ def _require_key(least: int = 0) -> None:
         raise SecretKeyMissing("SECRET_KEY is not set: sessions are signed with it")
     if len(current_app.secret_key) < least:
         raise SecretKeyMissing(f"the app's secret key has less than {least} characters")
+
+
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and name not in _TAKEN
 
 
 def _mac(token: SecretStr) -> bytes:
