@@ -27,7 +27,6 @@ from app.local.parts import read_procfile
 from app.platform.config import ROOT, load
 from app.switchyard.clock import utcnow
 from app.switchyard.db import Database
-from app.switchyard.metrics import KINDS
 from app.switchyard.operations import processes
 from queues.backend import connect
 from tests.conftest import new_database, new_postgres
@@ -80,7 +79,7 @@ def of_systemd() -> dict[str, str]:
 
 
 def of_compose() -> dict[str, str]:
-    return {kind: services()[kind]["command"] for kind in KINDS}
+    return {kind: services()[kind]["command"] for kind in processes.KINDS}
 
 
 def test_heroku_is_given_what_a_process_needs() -> None:
@@ -208,7 +207,11 @@ def test_everything_comes_up_and_both_sides_run(
         with started(commands, environ):
             until(lambda: not any(inngest.sync().values()))
             db = Database(load(environ).sqlalchemy_url)
-            until(lambda: {row["kind"] for row in processes.listed(db, utcnow())} >= set(KINDS))
+            until(
+                lambda: (
+                    {row["kind"] for row in processes.listed(db, utcnow())} >= set(processes.KINDS)
+                )
+            )
             db.dispose()
             after = re.findall(r"`flask (--app app [^`…]+)`", prose("deploy.md"))[:2]
             sync, verify = (["-m", "flask", *line.split(), "--json"] for line in after)

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.audit import GUARDRAIL
-from app.switchyard.cutover.shadow import WRONG, Parity
+from app.switchyard.cutover.shadow import unexplained
 from app.switchyard.cutover.stages import StageChange, current_stages
 from app.switchyard.cutover.status import LATE, OPEN
 from app.switchyard.errors import Unauthorized
@@ -45,16 +45,8 @@ HISTOGRAMS = {
     "took": ("run", "From its first claim to its end, of runs that ended."),
 }
 OPENED = OPEN.add_columns(R.status).group_by(R.status)
-KINDS = ("web", "worker", "relay", "clock")
-_C, _P = StageChange, Parity
+_C = StageChange
 STEPPED = select(_C.job, func.count()).where(_C.by == GUARDRAIL).group_by(_C.job)
-UNEXPLAINED = (
-    select(_P.job, func.count())
-    .where(
-        _P.job.in_(bindparam("jobs", expanding=True)), _P.kind.in_(WRONG), _P.explained_at.is_(None)
-    )
-    .group_by(_P.job)
-)
 
 
 def answer(runtime: Runtime, up: Callable[[], Mapping[str, bool]]) -> Response:
@@ -123,9 +115,8 @@ class Ledger(Collector):
         yield family("stage_percent", what, ["job"], percents)
         none = {(job,): 0 for job in jobs}
         what = "Shadows that differ from their live runs without an explanation."
-        wrong = db.rows(UNEXPLAINED, {"jobs": list(jobs)})
-        unexplained = none | {(job,): number for job, number in wrong}
-        yield family("parity_unexplained", what, ["job"], unexplained.items())
+        wrong = {(job,): number for job, number in unexplained(db, jobs).items()}
+        yield family("parity_unexplained", what, ["job"], (none | wrong).items())
         what = "Automatic steps back by the guardrail."
         steps = none | {(job,): number for job, number in db.rows(STEPPED)}
         yield family("guardrail_steps", what, ["job"], steps.items(), CounterMetricFamily)
@@ -133,7 +124,7 @@ class Ledger(Collector):
     def _processes(self, now: datetime) -> Iterator[Metric]:
         listed = processes.listed(self._runtime.db, now)
         alive = Counter(one["kind"] for one in listed if one["alive"])
-        rows = (((kind,), alive[kind]) for kind in KINDS)
+        rows = (((kind,), alive[kind]) for kind in processes.KINDS)
         yield family("processes", "Processes with a recent heartbeat.", ["kind"], rows)
 
     def _tallied(self) -> Iterator[Metric]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
-from app.switchyard.cutover import stages
+from app.switchyard import audit
 from app.switchyard.runs.models import RunRow
 from tests.browser.driving import Seat, accessible, at_a_desk, fits, log_in, on_a_phone
 from tests.support.console import HOSTILE
@@ -65,13 +65,14 @@ def test_change_a_stage(page: Page, seat: Seat) -> None:
     ramp.get_by_role("button").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("parent ramp 25 %")
     expect(page.locator("tbody tr", has_text=HOSTILE)).to_be_visible()
-    change = stages.history(seat.site.runtime.db)[0]
-    assert (change.job, change.percent, change.by, change.why) == ("parent", 25, "grace", HOSTILE)
+    change = audit.history(seat.site.runtime.db, act="stage")[0]
+    said = [change[name] for name in ("job", "percent", "by", "why")]
+    assert said == ["parent", 25, "grace", HOSTILE]
     # A reason must be given: the browser itself does not send the form without.
     live.get_by_text("Live…").click()
     live.get_by_role("button").click()
     assert live.get_by_label("Why").evaluate("one => one.validity.valueMissing") is True
-    assert len(stages.history(seat.site.runtime.db, "parent")) == 2
+    assert len(audit.history(seat.site.runtime.db, job="parent", act="stage")) == 2
 
 
 @at_a_desk

@@ -13,8 +13,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import SecretStr
 from sqlalchemy import select, update
 
+from app.switchyard import audit
 from app.switchyard.config import Settings
-from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.extension import Switchyard
 from app.switchyard.operations import bulk
@@ -251,7 +251,7 @@ def test_a_console_s_page_calls_it_with_its_session_and_form_token(api: Api) -> 
         refused = browser.post("/api/jobs/child/stage", json=body, headers=headers)
         assert (refused.status_code, refused.content_type) == (403, "application/problem+json")
     assert browser.post("/api/jobs/child/stage", json=body, headers=token).status_code == 200
-    assert stages.history(api.site.runtime.db)[0].by == "grace"
+    assert audit.history(api.site.runtime.db, act="stage")[0]["by"] == "grace"
 
 
 def test_in_local_mode_it_is_open_to_this_machine_and_to_no_other_page(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_in_local_mode_it_is_open_to_this_machine_and_to_no_other_page(tmp_path:
     for elsewhere in ({"Host": "evil.example"}, {"X-Forwarded-For": "203.0.113.9"}):
         assert client.get("/api/jobs", headers=elsewhere).status_code == 401
     assert client.post(path, json=body, headers={"Origin": "http://localhost"}).status_code == 200
-    assert stages.history(site.runtime.db)[0].by == "ada"
+    assert audit.history(site.runtime.db, act="stage")[0]["by"] == "ada"
     site.runtime.db.dispose()
 
 

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import func, insert, select
 
+from app.switchyard import audit
 from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
@@ -24,9 +25,9 @@ from tests.support.waiting import until
 
 def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: FlaskClient) -> None:
     assert move(client, "ramp", percent="10") == 303
-    change = stages.history(site.runtime.db)[0]
-    assert (change.job, change.to_stage, change.percent) == ("parent", "ramp", 10.0)
-    assert (change.by, change.why) == ("grace", "a test")
+    change = audit.history(site.runtime.db, act="stage")[0]
+    assert (change["job"], change["to"], change["percent"]) == ("parent", "ramp", 10.0)
+    assert (change["by"], change["why"]) == ("grace", "a test")
     form = {"csrf": csrf(client, "/console/jobs/parent")}
     for asked, status, says in (
         ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "is already at ramp 10 %"),
@@ -47,7 +48,7 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         assert (answer.status_code, says in answer.text) == (status, True), asked
         assert HOSTILE not in answer.text
     assert client.post("/console/jobs/nope/stage", data=form).status_code == 404
-    assert len(stages.history(site.runtime.db)) == 1
+    assert len(audit.history(site.runtime.db, act="stage")) == 1
 
 
 def test_a_page_that_is_out_of_date_moves_nothing(site: Site, client: FlaskClient) -> None:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from app.platform.config import ROOT
-from app.switchyard import metrics
 from app.switchyard.metrics import Ledger
+from app.switchyard.operations import processes
 from tests.support.pages import sections
 from tests.support.sides import environment, fresh
 
@@ -95,6 +95,6 @@ def test_each_alert_and_each_banner_leads_to_a_heading_of_the_runbook() -> None:
         assert re.match("Switchyard[A-Z]", rule["alert"])
     source = (ROOT / "app" / "switchyard" / "operations" / "overview.py").read_text()
     banners = set(re.findall(r'Trouble\(\s*f?"([\w{}-]+)"', source))
-    kinds = {f"no-{kind}" for kind in metrics.KINDS}
+    kinds = {f"no-{kind}" for kind in processes.KINDS}
     assert len(banners) > 5
     assert (banners - {"no-{kind}"}) | kinds <= anchors

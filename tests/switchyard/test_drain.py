@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from app.platform.config import load
+from app.switchyard import audit
 from app.switchyard.audit import By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
@@ -125,11 +126,11 @@ def test_rolling_back_is_flip_and_drain_and_a_look_for_who_came_late(world: Worl
     assert counts(rollback(["child"], work, By("ana", "2 a.m."))) == (2, 0, 0)
     assert {world.row(run).backend for run in (early.id, *late)} == {"rq"}
     assert world.row(other.id).backend == "inngest"
-    (change, *_) = stages.history(world.runtime.db, "child")
-    assert (change.from_stage, change.to_stage, change.by) == ("live", "legacy", "ana")
+    (change, *_) = audit.history(world.runtime.db, job="child", act="stage")
+    assert (change["from"], change["to"], change["by"]) == ("live", "legacy", "ana")
     # Once more: nothing to flip, nothing to move.
     assert counts(rollback(["child"], work, By("ana", "2 a.m."))) == (0, 0, 0)
-    assert len(stages.history(world.runtime.db, "child")) == 2
+    assert len(audit.history(world.runtime.db, job="child", act="stage")) == 2
     assert dispatch("child", {"name": "new"}).backend == "rq"
 
 

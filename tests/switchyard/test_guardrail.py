@@ -15,6 +15,7 @@ from sqlalchemy import insert, select
 import flags
 from app.platform.gateways import Gateways
 from app.platform.gateways.hooks import Hook
+from app.switchyard import audit
 from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import guardrail, stages
@@ -183,7 +184,7 @@ def test_two_relays_at_once_step_back_once(runtime: Runtime) -> None:
             for step in look_.result()
         ]
     assert len(steps) == 1
-    assert len(stages.history(runtime.db)) == 2
+    assert len(audit.history(runtime.db, act="stage")) == 2
     assert standing(runtime) == ("ramp", 10.0)
 
 

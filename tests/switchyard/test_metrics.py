@@ -19,9 +19,10 @@ from app.platform.config import ROOT, load
 from app.switchyard import metrics, runtime
 from app.switchyard.audit import By
 from app.switchyard.clock import utcnow
+from app.switchyard.cutover import shadow
 from app.switchyard.cutover.shadow import Parity
 from app.switchyard.cutover.stages import set_stage
-from app.switchyard.operations import counted
+from app.switchyard.operations import counted, processes
 from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs import relay
 from app.switchyard.runs.models import TAKEN_OVER, FailureRow, HandoffRow, RunRow
@@ -171,7 +172,7 @@ def test_how_things_stand(client: FlaskClient) -> None:
     assert says["overdue_runs noop rq"] == 1
     assert says["guardrail_steps_total noop"] == 0
     assert 300 <= says["overdue_oldest_seconds noop rq"] < 400
-    assert [says[f"processes {kind}"] for kind in metrics.KINDS] == [0, 0, 1, 0]
+    assert [says[f"processes {kind}"] for kind in processes.KINDS] == [0, 0, 1, 0]
     assert (says["stage noop ramp"], says["stage child legacy"]) == (1, 1)
     assert (says["stage_percent noop"], says["stage_percent child"]) == (12.5, 0)
     assert (says["parity_unexplained noop"], says["parity_unexplained child"]) == (1, 0)
@@ -221,6 +222,6 @@ def test_what_it_reads_does_not_grow_with_the_ledger(client: FlaskClient) -> Non
         )
     ]
     asked.append(("runs_open", metrics.OPENED, {"late": now}))
-    asked.append(("parity_kind", metrics.UNEXPLAINED, {"jobs": JOBS}))
+    asked.append(("parity_kind", shadow.UNEXPLAINED, {"jobs": JOBS}))
     for index, statement, bound in asked:
         assert f"ix_switchyard_{index}" in (plan := plan_if_large(db, statement, **bound)), plan

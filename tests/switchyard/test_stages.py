@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 import flags
+from app.switchyard import audit
 from app.switchyard.audit import GUARDRAIL, By
 from app.switchyard.clock import utcnow
 from app.switchyard.cutover import drain, shadow, stages
@@ -73,7 +74,7 @@ def test_every_move_is_made_or_refused_and_then_changes_nothing(runtime: Runtime
             connection.execute(delete(stages.StageChange))
         for way in WAYS[before]:
             move(runtime, *way)
-        records = len(stages.history(runtime.db))
+        records = len(audit.history(runtime.db, act="stage"))
         percent = 50.0 if to == Stage.RAMP else None
         if to in MADE_FROM[before]:
             change = move(runtime, to, percent)
@@ -81,7 +82,8 @@ def test_every_move_is_made_or_refused_and_then_changes_nothing(runtime: Runtime
         else:
             with pytest.raises(StageRefused):
                 move(runtime, to, percent, force=to == Stage.COMPLETE)
-            assert (standing(runtime), len(stages.history(runtime.db))) == (before, records)
+            assert standing(runtime) == before
+            assert len(audit.history(runtime.db, act="stage")) == records
 
 
 def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(runtime: Runtime) -> None:
@@ -93,7 +95,7 @@ def test_a_ramp_goes_up_and_down_and_to_a_tenth_of_a_percent(runtime: Runtime) -
         move(runtime, "ramp", 0)
     stages.pin(runtime.db, JOB, ["ana"], Side.SERVERLESS, By("ada", "w"), utcnow())
     move(runtime, "ramp", 0)
-    history = [change.percent for change in stages.history(runtime.db, JOB)]
+    history = [change["percent"] for change in audit.history(runtime.db, job=JOB, act="stage")]
     assert history == [0, 1, 100, 50, 0.1]
 
 
@@ -119,7 +121,7 @@ def test_of_two_moves_at_once_one_is_made(runtime: Runtime) -> None:
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(try_it, range(8)))
     assert said.count("made") == 1
-    assert len(stages.history(runtime.db, JOB)) == 2
+    assert len(audit.history(runtime.db, job=JOB, act="stage")) == 2
     # As for a second writer who read before the first one wrote.
     with runtime.db.session() as tx, pytest.raises(StageRefused, match="somebody else"):
         stages._add(tx, _follower(row.version))
@@ -132,12 +134,12 @@ def _follower(version: int) -> dict[str, Any]:
 
 def test_a_rollback_is_an_off_switch_for_another_provider_too(runtime: Runtime) -> None:
     drain._flip(runtime, JOB, By("ada", "back"))
-    assert stages.history(runtime.db) == []
+    assert audit.history(runtime.db, act="stage") == []
     settings = runtime.settings.model_copy(update={"flag_provider": "a:b"})
     for _ in range(2):
         drain._flip(replace(runtime, settings=settings), JOB, By("ada", "back"))
-    (change,) = stages.history(runtime.db)
-    assert (change.from_stage, change.to_stage) == ("legacy", "legacy")
+    (change,) = audit.history(runtime.db, act="stage")
+    assert (change["from"], change["to"]) == ("legacy", "legacy")
 
 
 # --- the gate -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from app.switchyard import audit
 from app.switchyard.audit import GUARDRAIL, WHY, By
-from app.switchyard.cutover.shadow import counts
+from app.switchyard.cutover.shadow import unexplained
 from app.switchyard.db import Base, Database
 from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
 from app.switchyard.runs.create import KEY_LENGTH
@@ -177,21 +177,25 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
     """The conditions for `complete`. Each comes with what fails and what to do about it, or None
     where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
-    fired = select(func.max(C.at)).where(C.job == job, C.by == GUARDRAIL, C.at > now - CALM)
-    left, last = db.value(opened), db.value(fired)
-    differences = counts(db).get(job, {}).get("unexplained", 0)
+    left = db.value(opened)
+    differences = unexplained(db, [job]).get(job, 0)
     drain = f"{plural(left, 'open run')} on the old side (cutover drain {job} --to serverless)"
-    unexplained = plural(differences, "difference")
-    explain = f"{unexplained} that nobody has explained (cutover parity {job})"
-    at = None if last is None else f"{last:%Y-%m-%d %H:%M} UTC, less than 24 hours ago"
+    to_explain = plural(differences, "difference")
+    explain = f"{to_explain} that nobody has explained (cutover parity {job})"
+    fired = next((step.at for step in stepped_back(db, now) if step.job == job), None)
+    at = fired and f"the guardrail fired at {fired:%Y-%m-%d %H:%M} UTC, less than 24 hours ago"
     return [
         ("no run is open on the old side", drain if left else None),
         ("every difference is explained", explain if differences else None),
-        (
-            "the guardrail has been quiet for 24 hours",
-            at and f"the guardrail fired at {at}",
-        ),
+        ("the guardrail has been quiet for 24 hours", at),
     ]
+
+
+def stepped_back(db: Database, now: datetime) -> list[Any]:
+    """The guardrail's changes of stage in the last 24 hours, newest first."""
+    columns = (C.job, C.from_stage, C.to_stage, C.percent, C.at, C.why)
+    steps = select(*columns).where(C.by == GUARDRAIL, C.at > now - CALM)
+    return db.rows(steps.order_by(C.id.desc()))
 
 
 def obstacles(db: Database, job: str, now: datetime) -> list[str]:
@@ -220,15 +224,6 @@ def _check_move(job: str, before: Stage, to: Stage) -> None:
         reason = "a complete job can only go back to live or legacy"
     if reason is not None:
         raise StageRefused(f"{job} cannot go from {before} to {to}: {reason}")
-
-
-def history(db: Database, job: str | None = None, limit: int = 200) -> list[StageChange]:
-    """The latest changes of stage, newest first."""
-    chosen = select(C).order_by(C.id.desc()).limit(limit)
-    if job is not None:
-        chosen = chosen.where(C.job == job)
-    with db.session() as session:
-        return list(session.scalars(chosen))
 
 
 def pinned_keys(db: Database, job: str | None = None) -> list[dict[str, Any]]:

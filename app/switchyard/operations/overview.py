@@ -10,10 +10,9 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.switchyard import maintenance
-from app.switchyard.audit import GUARDRAIL
-from app.switchyard.cutover import stages
 from app.switchyard.cutover.clock import read_marks
 from app.switchyard.cutover.guardrail import wilson
+from app.switchyard.cutover.stages import stepped_back
 from app.switchyard.cutover.status import LATE, OPEN, cutover_status, sync_refusal
 from app.switchyard.operations import processes
 from app.switchyard.operations.trends import trends
@@ -26,13 +25,6 @@ MINUTE, MINUTES = timedelta(minutes=1), 60
 FAILING = 0.01
 """A side is reported where more than this share of its runs in the last hour surely failed."""
 _Z = 1.96
-_STARTS = {
-    "web": "the web process of the Procfile",
-    "worker": "flask switchyard worker",
-    "relay": "flask switchyard relay",
-    "clock": "flask switchyard clock",
-}
-KINDS = tuple(_STARTS)
 SILENT_CLOCK = timedelta(minutes=2)
 
 
@@ -73,7 +65,8 @@ class Overview:
 def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
     """The current overview. `sides` has each backend's last known state: `ok`, or why it is not."""
     now = runtime.store.clock()
-    jobs = cutover_status(runtime)["jobs"]
+    open_runs = runtime.db.rows(OPEN, {"late": now - LATE})
+    jobs = cutover_status(runtime, open_runs=open_runs)["jobs"]
     trend = trends(runtime.db, [job["name"] for job in jobs], now, MINUTE, MINUTES)
     for job in jobs:
         spec = runtime.catalogue.get(job["name"])
@@ -82,7 +75,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         job["serverless"] = Side.SERVERLESS.value if spec is None else spec.serverless
         job["sides"] = {side: trend[job["name"], side] for side in Side}
     late = runtime.db.value(select(func.min(R.check_at)).where(R.check_at < now))
-    overdue = [row for row in runtime.db.rows(OPEN, {"late": now - LATE}) if row.overdue]
+    overdue = [row for row in open_runs if row.overdue]
     parts = [
         *_backends(sides, jobs),
         *_processes(processes.listed(runtime.db, now)),
@@ -94,7 +87,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
     if (why := sync_refusal(runtime)) is not None:
         what = f"Inngest refused its last sync: {why}."
         troubles.append(Trouble("sync-refused", what, "Fix that and sync again."))
-    troubles += _stepped_back(runtime, now)
+    troubles += map(_stepped_back, stepped_back(runtime.db, now))
     for job in jobs:
         troubles += _failing(job)
     troubles += [_overdue(row, now) for row in overdue]
@@ -120,7 +113,7 @@ def _backends(sides: Mapping[str, str], jobs: list[dict[str, Any]]) -> Iterator[
 
 
 def _processes(listed: list[dict[str, Any]]) -> Iterator[Part]:
-    for kind, start in _STARTS.items():
+    for kind, start in processes.KINDS.items():
         of = [one for one in listed if one["kind"] == kind]
         alive = sum(one["alive"] for one in of)
         if alive or not of:
@@ -168,17 +161,15 @@ def _queues(oldest: datetime | None, now: datetime) -> Part:
     return Part("overdue", False, f"for {duration((now - oldest).total_seconds())}")
 
 
-def _stepped_back(runtime: Runtime, now: datetime) -> Iterator[Trouble]:
-    for change in stages.history(runtime.db):
-        if change.by == GUARDRAIL and change.at > now - stages.CALM:
-            percent = "" if change.percent is None else f" {change.percent:g} %"
-            yield Trouble(
-                "guardrail",
-                f"The guardrail moved {change.job} from {change.from_stage} to"
-                f" {change.to_stage}{percent} at {change.at:%H:%M} UTC: {change.why}.",
-                "Find out what went wrong there before you ramp the job again.",
-                change.job,
-            )
+def _stepped_back(step: Any) -> Trouble:
+    percent = "" if step.percent is None else f" {step.percent:g} %"
+    return Trouble(
+        "guardrail",
+        f"The guardrail moved {step.job} from {step.from_stage} to"
+        f" {step.to_stage}{percent} at {step.at:%H:%M} UTC: {step.why}.",
+        "Find out what went wrong there before you ramp the job again.",
+        step.job,
+    )
 
 
 def _failing(job: dict[str, Any]) -> Iterator[Trouble]:

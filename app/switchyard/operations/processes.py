@@ -26,6 +26,13 @@ from app.switchyard.text import reason
 
 log = logger_of(__name__)
 
+KINDS = {
+    "web": "the web process of the Procfile",
+    "worker": "flask switchyard worker",
+    "relay": "flask switchyard relay",
+    "clock": "flask switchyard clock",
+}
+"""The kinds of processes, each with what starts one."""
 INTERVAL_SECONDS = 10.0
 ALIVE = timedelta(seconds=35)
 """How long after its last heartbeat a process counts as alive: three may be lost."""
@@ -37,7 +44,7 @@ _SERVERLESS = ("VERCEL", "AWS_LAMBDA_FUNCTION_NAME")
 
 
 class ProcessRow(Base):
-    """A web, worker, relay or clock process."""
+    """A running process, or one that was running a moment ago."""
 
     __tablename__ = "switchyard_processes"
 
