@@ -121,7 +121,7 @@ class Batches:
         try:
             found = self._pop(keys, [self._size, Job.redis_job_namespace_prefix, _CALL])
         except ResponseError as failure:  # not a list, or scripts are not allowed: RQ pops one
-            log.warning("runs are popped one by one", extra={"reason": str(failure)})
+            log.warning("runs are popped one by one", extra={"reason": reason(failure)})
             return []
         if not found:
             return []

@@ -19,6 +19,14 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")
 _SECRET = re.compile(r"token|secret|password|passwd|authorization|api_?key|credential", re.I)
+_AROUND_REDIS_ERROR = re.compile(
+    r"\ACommand # \d+ \(.*\) of pipeline caused error: "
+    r"|Error running script \(call to \w+\): "
+    r"|@user_script: ?\d+: "
+    r"| script: (\w+, )?on @\w+:\d+\.?\Z",
+    re.DOTALL,
+)
+"""What redis-py and the servers add to an error: the command with its values, and the script."""
 _MASK = "••••••"
 _hidden: set[str] = set()
 
@@ -117,7 +125,8 @@ def _reasons(failure: BaseException) -> Iterator[str]:
         elif isinstance(one, TimeoutError):
             yield "no answer in time"
     # SQLAlchemy's own text is left out, since it contains the statement and its values.
-    lines = said(getattr(failure, "orig", None) or failure).strip().splitlines()
+    text = _AROUND_REDIS_ERROR.sub("", said(getattr(failure, "orig", None) or failure))
+    lines = text.strip().splitlines()
     yield lines[0] if lines else type(failure).__name__
 
 

@@ -126,3 +126,15 @@ def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.Mo
     script = SimpleNamespace(register_script=lambda _: None)
     assert batches.Batches(SimpleNamespace(connection=script)).work(("a", 1)) == 0
     assert waits == [batches.LOST_SECONDS]
+
+
+def test_why_runs_are_popped_one_by_one_is_logged_without_the_script(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.flushall()
+    redis.set("rq:queue:odd", "junk")
+    queue = Queue("odd", connection=redis)
+    worker = SimpleNamespace(connection=redis, _ordered_queues=[queue])
+    assert batches.Batches(worker)._more() == []
+    (logged,) = [r for r in caplog.records if r.message == "runs are popped one by one"]
+    assert logged.__dict__["reason"].endswith("holding the wrong kind of value")

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 import pytest
 from flask.testing import FlaskClient
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from app.switchyard.audit import By
 from app.switchyard.cutover import stages
@@ -117,3 +119,33 @@ def test_a_reason_says_why_and_no_secret() -> None:
     ):
         assert reason(failure) == says
     assert len(reason(ValueError("x " * 9999))) <= 300
+
+
+WRONG = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+@pytest.mark.parametrize(
+    "noisy",
+    [
+        f"{WRONG} script: on @user_script:1.",
+        f"{WRONG} script: 0123456789abcdef0123456789abcdef01234567, on @user_script:14.",
+        f"Error running script (call to f_0123abc): @user_script:8: {WRONG}",
+        f"Error running script (call to f_0123abc): @user_script:8: @user_script: 8: {WRONG}",
+        f"Command # 2 (EVAL \nreturn 1 0 key) of pipeline caused error: {WRONG}",
+    ],
+)
+def test_a_reason_leaves_out_the_script_and_the_command(noisy: str) -> None:
+    assert reason(ResponseError(noisy)) == WRONG
+
+
+def test_a_real_redis_s_reasons_are_plain(redis: Redis) -> None:
+    redis.flushall()
+    redis.set("taken", "x")
+    with pytest.raises(ResponseError) as failed:
+        redis.eval("\nreturn redis.call('RPUSH', KEYS[1], 'x')", 1, "taken")
+    assert reason(failed.value) == WRONG
+    pipe = redis.pipeline()
+    pipe.eval("\nreturn redis.call('RPUSH', KEYS[1], 'x')", 1, "taken")
+    with pytest.raises(ResponseError) as failed:
+        pipe.execute()
+    assert reason(failed.value) == WRONG
