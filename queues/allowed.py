@@ -19,7 +19,7 @@ from rq.utils import import_attribute
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.logs import logger_of
 from queues import task
-from queues.backend import DEPENDENCY, TASK, call_of, is_pickled
+from queues.backend import DEPENDENCY, TASK, call_of, is_pickled, is_wrong_type
 from queues.versions import JOB_ID_PATTERN, parse_job_id
 
 log = logger_of(__name__)
@@ -35,11 +35,6 @@ _NUMBERS = (
     *("retries_left", "number_of_retries", "repeats_left", "_success_callback_timeout"),
     *("_failure_callback_timeout", "_stopped_callback_timeout"),
 )
-
-
-def is_wrong_type(failure: Exception) -> bool:
-    """Whether Redis has a value of another type under the key."""
-    return isinstance(failure, ResponseError) and "WRONGTYPE" in str(failure)
 
 
 class NotAllowed(SwitchyardError):

@@ -121,6 +121,11 @@ def answered() -> Iterator[None]:
         raise BackendUnavailable(f"redis: {why}") from failure
 
 
+def is_wrong_type(failure: Exception) -> bool:
+    """Whether Redis has a value of another type under the key."""
+    return isinstance(failure, ResponseError) and "WRONGTYPE" in str(failure)
+
+
 def is_cluster(redis: Redis) -> bool:
     """Whether it is a node of a Redis Cluster, as far as it tells."""
     try:

@@ -30,8 +30,8 @@ from app.switchyard.logs import logger_of
 from app.switchyard.operations.processes import Heartbeat, at_work
 from app.switchyard.text import reason
 from queues import task
-from queues.allowed import WorkerJob, is_wrong_type
-from queues.backend import MARK, queue_key, require_queue
+from queues.allowed import WorkerJob
+from queues.backend import MARK, is_wrong_type, queue_key, require_queue
 from queues.batches import Batches, Sent
 from queues.misplaced import put_aside
 from queues.versions import LookAgain, StopRequested, forget_execution, now
