@@ -12,23 +12,17 @@ import pickletools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from rq.job import Job
 from rq.queue import Queue
-from rq.registry import (
-    BaseRegistry,
-    DeferredJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ScheduledJobRegistry,
-    StartedJobRegistry,
-)
+from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.switchyard.logs import logger_of
 from app.switchyard.text import reason
@@ -38,32 +32,31 @@ from queues.backend import (
     call_of,
     connect,
     is_pickled,
+    is_wrong_type,
     queue_key,
     registered_workers,
 )
+from queues.misplaced import REGISTRIES
 from queues.versions import CRON_SCHEDULER, CRON_SCHEDULERS, parse_job_id
 
 log = logger_of(__name__)
 
-_REGISTRIES: dict[str, type[BaseRegistry]] = {
-    "scheduled": ScheduledJobRegistry,
-    "started": StartedJobRegistry,
-    "deferred": DeferredJobRegistry,
-    "failed": FailedJobRegistry,
-    "finished": FinishedJobRegistry,
-}
-STATUSES = ("queued", *_REGISTRIES)
+STATUSES = ("queued", *REGISTRIES)
 PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
 RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs"
 """The package of this name keeps future jobs of all queues in a set of its own."""
 CALL_SITES = "switchyard:call-sites"
 """A hash from `["function", "rq" or "dispatched", "why"]` to a count."""
 FLUSH_SECONDS = 5.0
+_CALL_SITE = TypeAdapter(tuple[str, str, str])
+_CRON_JOBS = TypeAdapter(list[dict[str, Any]])
 _CALLBACKS = [f"{when}_callback_name" for when in ("success", "failure", "stopped")]
 _MOST_CALLS = 1000
 _CHUNK = 200
 _HEAD_BYTES = 4096
 """The function's name comes first."""
+_LONGEST_NAME = 300
+"""How much of a function's or callback's name is shown, since anybody may have written it."""
 
 
 @dataclass(slots=True)
@@ -79,15 +72,28 @@ class QueueInventory:
     looked_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inventory:
     """What one Redis holds."""
 
-    queues: list[QueueInventory]
-    workers: list[RegisteredWorker]
-    cron: list[dict[str, Any]]
+    queues: list[QueueInventory] = field(default_factory=list)
+    workers: list[RegisteredWorker] = field(default_factory=list)
+    cron: list[dict[str, Any]] = field(default_factory=list)
     """The jobs of running `rq cron` processes, as RQ keeps them."""
-    call_sites: list[dict[str, Any]]
+    call_sites: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Keys that hold what RQ does not keep there, or that this user may not read, and why."""
+
+    @contextmanager
+    def naming(self, key: str | bytes) -> Iterator[None]:
+        """Name the key where what it holds cannot be read, so that it hides no other."""
+        try:
+            yield
+        except (ResponseError, ValueError) as failure:
+            refused = isinstance(failure, ResponseError)
+            if refused and not (isinstance(failure, NoPermissionError) or is_wrong_type(failure)):
+                raise
+            self.unreadable[_text(key)] = reason(failure)
 
 
 def take(url: str, most: int) -> Inventory:
@@ -96,27 +102,42 @@ def take(url: str, most: int) -> Inventory:
     Raises BackendUnavailable.
     """
     redis = connect(url)
+    seen = Inventory()
     with closing(redis), answered():
-        keys = {_text(key) for key in redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK)}
-        workers = registered_workers(redis)
-        served = {queue_key(queue) for worker in workers for queue in worker.queues}
+        keys: set[bytes] = set()
+        with seen.naming(Queue.redis_queues_keys):
+            keys.update(redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK))
+        with seen.naming(REDIS_WORKER_KEYS):
+            seen.workers = registered_workers(redis)
         # RQ 2.0 and 2.1 register no queue that is filled by enqueue_many() alone.
-        keys |= {key for key in served if redis.exists(key)}
-        queues = []
-        for name in sorted(key.removeprefix(queue_key("")) for key in keys):
-            queue = QueueInventory(name)
-            _count(redis, queue, "queued", queue_key(name), most)
-            for status, registry in _REGISTRIES.items():
-                _count(redis, queue, status, registry.key_template.format(name), most)
-            queues.append(queue)
-        elsewhere = QueueInventory(RQ_SCHEDULER)
-        _count(redis, elsewhere, "scheduled", _RQ_SCHEDULER_KEY, most)
-        queues += [elsewhere] if elsewhere.looked_at else []
-        return Inventory(queues, workers, _cron(redis), counted(redis))
+        for served in {queue_key(queue) for worker in seen.workers for queue in worker.queues}:
+            with seen.naming(served):
+                keys |= {served.encode()} if redis.exists(served) else set()
+        for key in sorted(keys):
+            with seen.naming(key):
+                name = key.decode().removeprefix(queue_key(""))
+                kept = {of: each.key_template.format(name) for of, each in REGISTRIES.items()}
+                places = {"queued": queue_key(name), **kept}
+                seen.queues.append(_queue(redis, seen, name, places, most))
+        elsewhere = _queue(redis, seen, RQ_SCHEDULER, {"scheduled": _RQ_SCHEDULER_KEY}, most)
+        seen.queues += [elsewhere] if elsewhere.looked_at else []
+        _cron(redis, seen)
+        _call_sites(redis, seen)
+    return seen
 
 
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
+def _queue(
+    redis: Redis, seen: Inventory, name: str, places: Mapping[str, str], most: int
+) -> QueueInventory:
+    queue = QueueInventory(name)
+    for status, key in places.items():
+        with seen.naming(key):
+            _count(redis, queue, status, key, most)
+    return queue
 
 
 def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int) -> None:
@@ -132,7 +153,7 @@ def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int
         queue.looked_at += len(rows)
         for data, *callbacks in (row if isinstance(row, list) else [row] for row in rows):
             for name in (function_of(data), *(_text(one) for one in callbacks if one)):
-                queue.functions.setdefault(name, Counter())[status] += 1
+                queue.functions.setdefault(name[:_LONGEST_NAME], Counter())[status] += 1
             queue.pickled += isinstance(data, bytes) and is_pickled(call_of(data, 1))
 
 
@@ -146,7 +167,7 @@ def function_of(stored: object) -> str:
     text = _text(head)
     try:
         name, _ = json.JSONDecoder().raw_decode(text, 1 if text.startswith("[") else 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UNREADABLE
     return name if isinstance(name, str) else UNREADABLE
 
@@ -163,16 +184,26 @@ def _function_in_pickle(head: bytes) -> str:
     return PICKLED
 
 
-def _cron(redis: Redis) -> list[dict[str, Any]]:
-    names: Any = redis.zrange(CRON_SCHEDULERS, 0, -1)
-    jobs: list[dict[str, Any]] = []
+def _cron(redis: Redis, seen: Inventory) -> None:
+    names: Any = []
+    with seen.naming(CRON_SCHEDULERS):
+        names = redis.zrange(CRON_SCHEDULERS, 0, -1)
     for name in names:
-        stored: Any = redis.hget(f"{CRON_SCHEDULER}{_text(name)}", "cron_jobs")
-        try:
-            jobs += [job for job in json.loads(stored or "[]") if isinstance(job, dict)]
-        except (ValueError, TypeError):
-            log.warning("a cron scheduler's jobs cannot be read", extra={"scheduler": _text(name)})
-    return jobs
+        key = CRON_SCHEDULER.encode() + name
+        with seen.naming(key):
+            stored: Any = redis.hget(key, "cron_jobs")
+            seen.cron += _CRON_JOBS.validate_json(stored or "[]")
+
+
+def _call_sites(redis: Redis, seen: Inventory) -> None:
+    """The call sites counted so far, most frequent first."""
+    with seen.naming(CALL_SITES):
+        for call, count in redis.hscan_iter(CALL_SITES, count=_CHUNK):
+            with seen.naming(CALL_SITES):
+                function, went, why = _CALL_SITE.validate_json(call)
+                row = {"function": function, "went": went, "why": why, "count": int(count)}
+                seen.call_sites.append(row)
+    seen.call_sites.sort(key=lambda row: (-row["count"], row["function"]))
 
 
 class CallSites:
@@ -227,14 +258,3 @@ class CallSites:
 
 call_sites = CallSites()
 os.register_at_fork(after_in_child=call_sites.forget)
-
-
-def counted(redis: Redis, most: int = 10_000) -> list[dict[str, Any]]:
-    """The call sites counted so far, most frequent first."""
-    rows = []
-    for call, count in redis.hscan_iter(CALL_SITES, count=500):
-        function, went, why = json.loads(call)
-        rows.append({"function": function, "went": went, "why": why, "count": int(count)})
-        if len(rows) >= most:
-            break
-    return sorted(rows, key=lambda row: (-row["count"], row["function"]))

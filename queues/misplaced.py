@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from rq import Queue
 from rq.registry import (
+    BaseRegistry,
     DeferredJobRegistry,
     FailedJobRegistry,
     FinishedJobRegistry,
@@ -24,10 +25,14 @@ log = logger_of(__name__)
 
 ASIDE = "switchyard:misplaced:"
 """What it is kept under, for a person to look at."""
-_REGISTRIES = (
-    *(DeferredJobRegistry, FailedJobRegistry, FinishedJobRegistry),
-    *(ScheduledJobRegistry, StartedJobRegistry),
-)
+REGISTRIES: dict[str, type[BaseRegistry]] = {
+    "scheduled": ScheduledJobRegistry,
+    "started": StartedJobRegistry,
+    "deferred": DeferredJobRegistry,
+    "failed": FailedJobRegistry,
+    "finished": FinishedJobRegistry,
+}
+"""RQ's own sets of jobs, by the status of the jobs in them."""
 
 
 def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
@@ -40,7 +45,7 @@ def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
         wanted[queue.key] = wanted[queue.intermediate_queue_key] = b"list"
         wanted[WORKERS_BY_QUEUE_KEY % queue.name] = b"set"
         wanted[RQScheduler.get_locking_key(queue.name)] = b"string"
-        wanted |= {of.key_template.format(queue.name): b"zset" for of in _REGISTRIES}
+        wanted |= {of.key_template.format(queue.name): b"zset" for of in REGISTRIES.values()}
     with redis.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.type(key)

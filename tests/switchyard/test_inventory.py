@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 
 import queues
 from app.platform.config import load
+from app.switchyard.commands.adoption import adoption_of
 from app.switchyard.commands.checks import rq_bypasses, rq_workers
 from app.switchyard.errors import CheckFailed
 from app.switchyard.runs.relay import sweep
@@ -163,6 +164,8 @@ def test_without_redis(tmp_path: Path) -> None:
         (None, GONE),
         (b"", UNREADABLE),
         (b"[[", UNREADABLE),
+        (b"[" * 4096, UNREADABLE),
+        (b'["' + b"x" * 5000 + b'", null, [], {}]', UNREADABLE),
         (b"[1, 2]", UNREADABLE),
         (b"\xff\xfe", UNREADABLE),
     ],
@@ -179,19 +182,91 @@ def test_anything_else_is_only_named(stored: bytes) -> None:
 
 def test_junk_is_only_named(redis: Redis, redis_url: str) -> None:
     redis.flushall()
-    redis.sadd("rq:queues", b"rq:queue:\xff", "rq:queue:old")
-    redis.rpush("rq:queue:old", b"\xff", "string", "gone")
+    redis.sadd("rq:queues", b"rq:queue:\xff", "rq:queue:old", "rq:queue:" + "x" * 100_000)
+    redis.rpush(b"rq:queue:\xff", "gone")
+    redis.rpush("rq:queue:old", b"\xff", "string", "gone", "empty", "callback")
     redis.set("rq:job:string", "no hash")
-    redis.zadd("rq:cron_schedulers", {b"\xff": 1, b"number": 2})
+    redis.hset("rq:job:empty", "status", "queued")
+    redis.hset("rq:job:callback", "data", b'["a.b", null, [], {}]')
+    redis.hset("rq:job:callback", "success_callback_name", b"\xff" * 100_000)
+    redis.zadd("rq:cron_schedulers", {b"\xff": 1, b"number": 2, b"deep": 3, b"bytes": 4})
     redis.hset("rq:cron_scheduler:number", "cron_jobs", "7")
+    redis.hset("rq:cron_scheduler:deep", "cron_jobs", "[" * 100_000)
+    redis.hset("rq:cron_scheduler:bytes", "cron_jobs", b"\xff")
+    sites = {"7": 1, "[" * 100_000: 1, b"\xff": 1, '["a", "b", "c"]': "x", '["f", "rq", ""]': 3}
+    redis.hset("switchyard:call-sites", mapping=sites)  # type: ignore[arg-type]
     redis.sadd("rq:workers", b"rq:worker:\xff", "rq:worker:string")
     redis.set("rq:worker:string", "no hash")
     found = take(redis_url, 10)
-    assert {name: dict(counts) for name, counts in found.queues[0].functions.items()} == {
-        GONE: {"queued": 2},
+    old, long = found.queues
+    assert {name: dict(counts) for name, counts in old.functions.items()} == {
+        GONE: {"queued": 3},
         UNREADABLE: {"queued": 1},
+        "a.b": {"queued": 1},
+        r"\xff" * 75: {"queued": 1},
     }
-    assert (found.workers, found.cron) == ([], [])
+    assert (long.counts["queued"], found.workers, found.cron) == (0, [], [])
+    assert found.call_sites == [{"function": "f", "went": "rq", "why": "", "count": 3}]
+    assert list(found.unreadable) == [
+        r"rq:queue:\xff",
+        *(f"rq:cron_scheduler:{name}" for name in ("number", "deep", "bytes")),
+        "switchyard:call-sites",
+    ]
+
+
+ODD_KEYS = ["rq:workers", "rq:cron_scheduler:beat", "switchyard:call-sites"]
+ODD_KEYS += ["rq:queue:foo", "rq:scheduled:foo", "rq:wip:foo", "rq:deferred:foo", "rq:failed:foo"]
+ODD_KEYS += ["rq:finished:foo", "rq:scheduler:scheduled_jobs"]
+
+
+@pytest.mark.parametrize(
+    "odd", [ODD_KEYS, ["rq:queue:foo"], ["rq:cron_schedulers", "rq:queues"]], ids=len
+)
+def test_a_key_of_another_type_is_named_and_hides_no_other(
+    app: Flask, redis: Redis, tmp_path: Path, odd: list[str]
+) -> None:
+    serving: Any = SimpleWorker(["old"], connection=redis)
+    serving.register_birth()
+    rq.Queue("old", connection=redis).enqueue(old_tasks.mark, "direct")
+    redis.sadd("rq:queues", "rq:queue:foo")
+    redis.zadd("rq:cron_schedulers", {"beat": 1})
+    for key in odd:
+        redis.delete(key)
+        redis.rpush(key, "junk") if key == "rq:workers" else redis.set(key, "junk")
+    whole = taken(app)
+    found = whole["redis"]
+    assert (found["reachable"], found["error"]) == (True, None)
+    unreadable = {row["key"]: row["why"] for row in found["unreadable"]}
+    wrong = "WRONGTYPE Operation against a key holding the wrong kind of value"
+    assert unreadable == dict.fromkeys(odd, wrong)
+    assert [row["function"] for row in queue_named(whole, "old")["functions"]] == [f"{AT}.mark"]
+    shown = app.test_cli_runner().invoke(args=["cutover", "inventory"]).stderr
+    assert all(f"{key} in Redis cannot be read" in shown for key in odd)
+    runtime = app.extensions["switchyard"]
+    adopted = adoption_of(runtime, tmp_path, ("inngest",))
+    assert adopted["redis"]["unreadable"] == found["unreadable"]
+    with pytest.raises(CheckFailed, match=f"1 of {AT}.mark in old") as failed:
+        rq_bypasses(runtime)
+    assert all(key in str(failed.value) for key in odd)
+    redis.delete("rq:queue:old")
+    with pytest.raises(CheckFailed, match=odd[0]):
+        rq_bypasses(runtime)
+
+
+def test_what_a_user_may_not_read_is_named(redis: Redis, redis_url: str) -> None:
+    redis.flushall()
+    rq.Queue("old", connection=redis).enqueue(old_tasks.add, 1)
+    rq.Queue("secret", connection=redis).enqueue(old_tasks.add, 1)
+    keys = ["rq:queues", "rq:job:*", "rq:*:old", "rq:scheduler:*", "rq:cron*", "rq:f*"]
+    redis.acl_setuser("narrow", enabled=True, passwords=["+pw"], keys=keys, commands=["+@all"])
+    try:
+        found = take(redis_url.replace("unix://", "unix://narrow:pw@"), 10)
+    finally:
+        redis.acl_deluser("narrow")
+    refused = ["rq:workers", "switchyard:call-sites"]
+    refused += [f"rq:{key}:secret" for key in ("queue", "scheduled", "wip", "deferred")]
+    assert found.unreadable == dict.fromkeys(refused, "No permissions to access a key")
+    assert {queue.name: queue.counts["queued"] for queue in found.queues} == {"old": 1, "secret": 0}
 
 
 @since("2.12")

@@ -84,7 +84,7 @@ def adoption_of(runtime: Runtime, source: Path, sides: tuple[str, ...]) -> dict[
         "tasks": [_adopted(task, taken) for task in tasks],
         "declared": sorted(declared),
         "unreadable": sources.unreadable,
-        "redis": {"reachable": redis["reachable"], "error": redis["error"]},
+        "redis": {name: redis[name] for name in ("reachable", "error", "unreadable")},
         "workers": _workers(redis),
         "cron": redis["cron"],
         "settings": [{"name": name, "do": do} for name, do in lacking],
@@ -219,10 +219,16 @@ def _show(found: dict[str, Any]) -> None:
         if found[name]:
             say(f"{name.capitalize()}:")
             table(columns, ([row.get(column) for column in columns] for row in found[name]))
-    if not found["redis"]["reachable"]:
-        say(f"the contents of Redis are unknown: {found['redis']['error']}")
+    _show_unknown(found["redis"])
     for path in found["unreadable"]:
         say(f"{path} was skipped: this Python cannot parse it")
+
+
+def _show_unknown(redis: dict[str, Any]) -> None:
+    if not redis["reachable"]:
+        say(f"the contents of Redis are unknown: {redis['error']}")
+    for row in redis["unreadable"]:
+        say(f"{row['key']} in Redis cannot be read: {row['why']}")
 
 
 _JOB = ("name", "event", "schedule", "queue", "serverless", "file")
@@ -249,8 +255,8 @@ def inventory(most: int) -> None:
         return
     listing(taken["jobs"], (*_JOB, "legacy"))
     redis = taken["redis"]
+    _show_unknown(redis)
     if not redis["reachable"]:
-        say(f"the contents of Redis are unknown: {redis['error']}")
         return
     rows = [
         (queue["name"], row["function"], *(row[status] for status in STATUSES), _declared(row))
@@ -272,7 +278,7 @@ def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
         for spec in runtime.catalogue.values()
     ]
     redis: dict[str, Any] = {"reachable": False, "error": None}
-    redis |= {"queues": [], "workers": [], "cron": [], "call_sites": []}
+    redis |= {"queues": [], "workers": [], "cron": [], "call_sites": [], "unreadable": []}
     try:
         seen = take(runtime.settings.redis_url, most)
     except BackendUnavailable as unavailable:
@@ -284,6 +290,7 @@ def inventory_of(runtime: Runtime, most: int) -> dict[str, Any]:
         entry | {"bypasses": bypassed(runtime, str(entry.get("func_name")))} for entry in seen.cron
     ]
     redis["call_sites"] = seen.call_sites
+    redis["unreadable"] = [{"key": key, "why": why} for key, why in seen.unreadable.items()]
     return {"jobs": jobs, "redis": redis}
 
 
