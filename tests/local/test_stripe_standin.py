@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ DAY = 24 * 3600
 
 
 @pytest.fixture
-def stand() -> Iterator[Stand]:
-    with StripeStandIn(clock=lambda: START) as standin:
-        served = Stand(standin.url)
-        served.admin("POST", "topup", {"amount": 100_000})
-        yield served
+def stand() -> Iterator[StripeStandIn]:
+    with StripeStandIn(clock=lambda: START) as stand:
+        stand.top_up(100_000)
+        yield stand
 
 
 # --- money -----------------------------------------------------------------------------------
 
 
-def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
+def test_transfers_refuse_what_stripe_refuses(stand: StripeStandIn) -> None:
     to = stand.account()
     for key, amount, currency, destination, code in (
         ("a", 100_001, "usd", to, "balance_insufficient"),
@@ -62,21 +61,21 @@ def test_transfers_refuse_what_stripe_refuses(stand: Stand) -> None:
 # --- idempotency (https://docs.stripe.com/api/idempotent_requests) ---------------------------
 
 
-def test_a_result_is_replayed_for_24_hours_and_then_executed_again(stand: Stand) -> None:
+def test_a_result_is_replayed_for_24_hours_and_then_executed_again(stand: StripeStandIn) -> None:
     given: dict[str, Any] = {"amount": 500, "currency": "usd", "destination": stand.account()}
     first = stand.raw("k", **given)
     assert "Idempotent-Replayed" not in first.headers
-    stand.admin("POST", "clock", {"advance_seconds": DAY - 1})
+    stand.ahead += timedelta(seconds=DAY - 1)
     again = stand.raw("k", **given)
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.headers["Request-Id"] != first.headers["Request-Id"]
     assert again.content == first.content
-    stand.admin("POST", "clock", {"advance_seconds": 1})
+    stand.ahead += timedelta(seconds=1)
     assert stand.raw("k", **given).json()["id"] != first.json()["id"]
     assert len(stand.transfers()) == 2
 
 
-def test_a_key_is_one_set_of_parameters_of_one_account(stand: Stand) -> None:
+def test_a_key_is_one_set_of_parameters_of_one_account(stand: StripeStandIn) -> None:
     to = stand.account()
     stand.pay(to, "k", 500)
     with pytest.raises(stripe.IdempotencyError) as refused:
@@ -90,18 +89,18 @@ def test_a_key_is_one_set_of_parameters_of_one_account(stand: Stand) -> None:
         stand.pay(to, "k" * 256)
 
 
-def test_a_key_in_flight_is_a_conflict_and_is_not_stored(stand: Stand) -> None:
+def test_a_key_in_flight_is_a_conflict_and_is_not_stored(stand: StripeStandIn) -> None:
     to = stand.account()
     stand.fault("slow", seconds=60)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(stand.pay, to, "k")
-        while not stand.admin("GET", "faults")["rules"][0]["hits"]:
+        while not stand.rules[0].hits:
             time.sleep(0.005)
         with pytest.raises(stripe.APIError) as conflict:
             stand.pay(to, "k")
         assert conflict.value.http_status == 409
         assert error_of(conflict.value)["code"] == "idempotency_key_in_use"
-        stand.admin("DELETE", "faults")
+        stand.forgive()
         assert stand.pay(to, "other").id != first.result().id
     assert stand.pay(to, "k").id == first.result().id
     assert len(stand.transfers()) == 2
@@ -122,7 +121,7 @@ def test_a_key_in_flight_is_a_conflict_and_is_not_stored(stand: Stand) -> None:
     ],
 )
 def test_what_is_stored_of_a_failure(
-    stand: Stand,
+    stand: StripeStandIn,
     rule: dict[str, Any],
     raised: type[stripe.StripeError],
     status: int | None,
@@ -148,11 +147,12 @@ def test_what_is_stored_of_a_failure(
 # --- keys and URLs ---------------------------------------------------------------------------
 
 
-def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> None:
+def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: StripeStandIn) -> None:
     for live in ("sk_live_0123456789", "rk_live_0123456789"):
-        with pytest.raises(stripe.AuthenticationError) as refused:
-            Stand(stand.url, live).client.v1.balance.retrieve()
-        assert live not in str(refused.value)
+        headers = {"Authorization": f"Bearer {live}"}
+        refused = requests.get(f"{stand.url}/v1/balance", headers=headers, timeout=PATIENCE_SECONDS)
+        assert refused.status_code == 401
+        assert live not in refused.text
     assert requests.get(f"{stand.url}/v1/balance", timeout=PATIENCE_SECONDS).status_code == 401
     headers = {"Authorization": f"Bearer {KEY}"}
     lost = requests.get(f"{stand.url}/v1/unicorns", headers=headers, timeout=PATIENCE_SECONDS)
@@ -165,11 +165,12 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: Stand) -> No
 
 
 def test_state_survives_kill_9(tmp_path: Path) -> None:
-    data = str(tmp_path / "stripe.sqlite")
+    data, to = str(tmp_path / "stripe.sqlite"), "acct_1"
     with local_server("stripe", "--data", data) as (process, url):
         stand = Stand(url)
-        stand.admin("POST", "topup", {"amount": 1_000})
-        to = stand.account()
+        for own, body in (("topup", {"amount": 1_000}), ("accounts", {"accounts": [{"id": to}]})):
+            url = f"{stand.url}/_standin/{own}"
+            requests.post(url, json=body, timeout=PATIENCE_SECONDS).raise_for_status()
         made = stand.pay(to, "k")
         with pytest.raises(stripe.InvalidRequestError):
             stand.pay(to, "refused", 501)

@@ -10,17 +10,16 @@ import pytest
 import stripe
 
 from tests.support.standins import StripeStandIn
-from tests.support.stripe_stand import Stand, error_of
+from tests.support.stripe_stand import error_of
 
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    with StripeStandIn(clock=lambda: START) as standin:
-        served = Stand(standin.url)
-        served.admin("POST", "topup", {"amount": 100_000})
-        yield served
+def stand() -> Iterator[StripeStandIn]:
+    with StripeStandIn(clock=lambda: START) as stand:
+        stand.top_up(100_000)
+        yield stand
 
 
 INTEGER, UNKNOWN = "parameter_invalid_integer", "parameter_unknown"
@@ -59,7 +58,7 @@ LISTS: list[tuple[dict[str, Any], str | None, str]] = [
 ]
 
 
-def test_parameters_are_checked_strictly(stand: Stand) -> None:
+def test_parameters_are_checked_strictly(stand: StripeStandIn) -> None:
     to, transfers = stand.account(), stand.client.v1.transfers
 
     def call(what: str, change: Any, key: str) -> object:
@@ -91,11 +90,11 @@ def test_parameters_are_checked_strictly(stand: Stand) -> None:
     ],
 )
 def test_some_currencies_are_moved_in_steps(
-    stand: Stand, currency: str, step: int, transferred: bool
+    stand: StripeStandIn, currency: str, step: int, transferred: bool
 ) -> None:
     to, odd = stand.account(), 3 * step // 2
     for owner in ("", to):
-        stand.admin("POST", "topup", {"amount": 1_000, "currency": currency, "account": owner})
+        stand.top_up(1_000, currency, account=owner)
     for send, strict in ((stand.pay, transferred), (stand.bank, True)):
         if strict:
             with pytest.raises(stripe.InvalidRequestError) as refused:

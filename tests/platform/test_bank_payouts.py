@@ -43,7 +43,7 @@ def test_an_instant_payout_is_sent_to_stripe(platform: Platform) -> None:
     platform.creator()
     platform.paid(method="instant")
     platform.paid(payoutId="slow", amount=5_000)
-    made = platform.admin("GET", "transfers")["payouts"]
+    made = platform.stand.all("payout")
     assert [(one["amount"], one["method"]) for one in made] == [
         (10_000, "instant"),
         (5_000, "standard"),
@@ -71,7 +71,7 @@ def test_why_it_cannot_be_instant_decides_how_it_goes_next(
     done = platform.paid(method="instant")
     assert (done["status"], done["reason"]) == ("bank_failed", code)
     assert platform.again()["retried"] == 1
-    (made,) = platform.admin("GET", "transfers")["payouts"]
+    (made,) = platform.stand.all("payout")
     assert made["method"] == method
     platform.check()
 
@@ -92,7 +92,7 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     platform.fault("timeout_after_effect", path=BANK)
     run = dispatch("process-single-payout", MANUAL)
     platform.work()
-    platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
+    platform.stand.top_up(10_000, account="acct_ana")
     named = {"payout_id": "payout_123", "attempt": FIRST}
     given = {"amount": 10_000, "currency": "usd", "metadata": named}
     platform.runtime.engine.gateways.stripe.create_payout("acct_ana", given, "by-hand")
@@ -113,7 +113,7 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
 
 def test_a_payouts_money_and_its_way_are_pinned(anywhere: Platform) -> None:
     anywhere.creator()
-    anywhere.creator(id="bob", stripe_account_id="acct_bob")
+    anywhere.creator("bob")
     anywhere.paid()
     before = anywhere.payouts()
     for values in (
@@ -144,7 +144,7 @@ def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Pl
     dispatch("retry-failed-payouts", {})
     platform.work()
     assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "unknown", None)]
-    platform.admin("DELETE", "faults")
+    platform.stand.forgive()
     platform.now += timedelta(hours=25)
     sweep(platform.runtime.store)
     platform.drain()

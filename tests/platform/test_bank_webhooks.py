@@ -48,7 +48,7 @@ def test_a_word_of_one_that_is_being_recorded_waits_for_the_record(platform: Pla
     platform.work()
     assert platform.statuses() == ["paying"]
     (made,) = platform.banks()
-    platform.admin("POST", "clock", {"advance_seconds": int(AT_THE_BANK.total_seconds())})
+    platform.stand.ahead += AT_THE_BANK
     platform.event("payout.paid", made.id, "acct_ana")
     (outcome,) = platform.work()
     assert outcome.end == "retry"
@@ -65,8 +65,7 @@ def test_from_the_bank_to_the_books_by_stripes_own_sender(platform: Platform) ->
     """Doubled, kept back, and sent again until they are taken; over HTTP."""
     platform.creator()
     with serve_in_thread(platform.app) as url:
-        events = ["payout.paid", "payout.failed"]
-        platform.admin("POST", "webhook", {"url": url + HOOK, "secret": SECRET, "events": events})
+        platform.stand.sender.aim(url + HOOK, SECRET, ["payout.paid", "payout.failed"])
         platform.fault("webhook_double", path="payout.*", probability=1)
         platform.fault("webhook_late", path="payout.paid", probability=1, seconds=0.4)
         platform.fault("bank_turns", path=BANK)
@@ -123,7 +122,7 @@ def test_a_reversal_after_it_left_for_the_bank_is_for_a_person(
         platform.settle()
     status = "paid" if settled else "in_transit"
     # The creator earned elsewhere, too: Stripe has something to take back.
-    platform.admin("POST", "topup", {"amount": amount, "account": "acct_ana"})
+    platform.stand.top_up(amount, account="acct_ana")
     platform.reverse(transfer_id, amount)
     for n in (1, 2):
         platform.event("transfer.reversed", transfer_id, None, n)

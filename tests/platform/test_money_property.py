@@ -28,8 +28,7 @@ from tests.support.earnings import (
     record_refund,
     record_sale,
 )
-from tests.support.platform import AT_THE_BANK, Platform, Time
-from tests.support.standins import StripeStandIn
+from tests.support.platform import AT_THE_BANK, Platform
 
 CAPITAL = 10_000
 """What the platform itself put in: refunds come out of it where sales are paid out already."""
@@ -68,10 +67,8 @@ class Money(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
-        clock = Time()
-        url = self.stack.enter_context(StripeStandIn(clock=lambda: clock.now)).url
-        self.platform = Platform(f"sqlite:///{folder}/test.db", url, clock)
-        self.stack.callback(self.platform.db.dispose)
+        self.platform = Platform(f"sqlite:///{folder}/test.db")
+        self.stack.callback(self.platform.close)
         self.net: Counter[str] = Counter()
         """Shares earned less what was taken back, by creator."""
         self.sent: Counter[str] = Counter()
@@ -82,13 +79,10 @@ class Money(RuleBasedStateMachine):
         self.taken: Counter[str] = Counter()
         self.runtime = 0
         for name, (currency, manual) in CREATORS.items():
-            change: dict[str, Any] = {"id": name, "stripe_account_id": f"acct_{name}"}
-            change |= {"currency": currency, "manual_payouts": manual}
-            self.platform.creator(owed=OWED, **change)
+            self.platform.creator(name, OWED, currency=currency, manual_payouts=manual)
             self.net[name] = OWED
             # Earned elsewhere: their Stripe account has enough for a second bank payout.
-            own = {"amount": 1_000_000, "currency": currency, "account": f"acct_{name}"}
-            self.platform.admin("POST", "topup", own)
+            self.platform.stand.top_up(1_000_000, currency, account=f"acct_{name}")
         self.capital(CAPITAL)
 
     def capital(self, amount: int) -> None:
@@ -99,7 +93,7 @@ class Money(RuleBasedStateMachine):
             )
             with self.platform.db.begin() as tx:
                 post(tx, [entry])
-            self.platform.admin("POST", "topup", {"amount": amount, "currency": currency})
+            self.platform.stand.top_up(amount, currency)
 
     def name(self, kind: str) -> str:
         self.runtime += 1
@@ -120,8 +114,7 @@ class Money(RuleBasedStateMachine):
         with self.platform.db.begin() as tx:
             record_sale(tx, sale)
         seconds = 2 * 24 * 3600 if pending else 0
-        top_up = {"amount": gross, "currency": currency, "pending_seconds": seconds}
-        self.platform.admin("POST", "topup", top_up)
+        self.platform.stand.top_up(gross, currency, pending_seconds=seconds)
         self.sales.append(sale)
         self.net[creator] += sale.gross - sale.fee
 
@@ -132,7 +125,7 @@ class Money(RuleBasedStateMachine):
         sale = self.sales[nth % len(self.sales)]
         gross = sale.gross - self.taken[sale.id]
         gross = gross // 2 if half else gross
-        funds = self.platform.admin("GET", "transfers")["balances"].get("", {})
+        funds = self.platform.stand.store.balance("")
         if not 0 < gross <= funds.get(sale.currency, 0):
             return
         change = Change(self.name("c"), sale.id, sale.currency, gross, 0, self.platform.now)
@@ -154,7 +147,7 @@ class Money(RuleBasedStateMachine):
         change = Change(self.name("w"), sale.id, sale.currency, gross, 0, self.platform.now)
         with self.platform.db.begin() as tx:
             record_dispute_won(tx, change)
-        self.platform.admin("POST", "topup", {"amount": gross, "currency": sale.currency})
+        self.platform.stand.top_up(gross, sale.currency)
         self.taken[sale.id] -= gross
         self.net[sale.creator_id] += gross
 
@@ -216,7 +209,7 @@ class Money(RuleBasedStateMachine):
 
     @rule(nth=which, kind=st.sampled_from(("payout.paid", "payout.failed")))
     def a_webhook_comes(self, nth: int, kind: str) -> None:
-        banks = [one for one in self.platform.admin("GET", "transfers")["payouts"] if our(one)]
+        banks = [one for one in self.platform.stand.all("payout") if our(one)]
         if not banks:
             return
         bank = banks[nth % len(banks)]
@@ -235,7 +228,7 @@ class Money(RuleBasedStateMachine):
         self.runtime += 1
         self.platform.event("transfer.reversed", payout.transfer_id, None, self.runtime)
         # Its webhook is not lost here: that is for a person, by reconciliation.
-        self.platform.admin("DELETE", "faults")
+        self.platform.stand.forgive()
         self.platform.work()
 
     # What always holds
@@ -263,10 +256,10 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_paid_twice(self) -> None:
-        made = self.platform.admin("GET", "transfers")
         known = {payout.id: payout for payout in self.platform.payouts()}
-        live = [one for one in made["transfers"] if one["amount_reversed"] < one["amount"]]
-        banks = [one for one in made["payouts"] if our(one) and one["status"] not in CAME_BACK]
+        live = [one for one in self.platform.transfers() if one["amount_reversed"] < one["amount"]]
+        banks = [one for one in self.platform.stand.all("payout") if our(one)]
+        banks = [one for one in banks if one["status"] not in CAME_BACK]
         for ids, objects in (
             ([one["transfer_group"] for one in live], live),
             ([our(one) for one in banks], banks),
@@ -287,7 +280,7 @@ class Money(RuleBasedStateMachine):
     def all_ends_well(self) -> None:
         """Without faults, and with money enough, everything comes to its end."""
         platform = self.platform
-        platform.admin("DELETE", "faults")
+        platform.stand.forgive()
         self.capital(1_000_000)
         platform.drain()
         # As often as a bank payout may be tried; each may come back once it was paid, too.

@@ -19,13 +19,7 @@ LANDED = {("landed", None)}
 def creators(platform: Platform, *owed: int, currency: str = "usd") -> None:
     """Creators c0, c1, … of whose money nothing is at Stripe yet."""
     for number, amount in enumerate(owed):
-        id_ = f"{currency}{number}"
-        change = {"id": id_, "stripe_account_id": f"acct_{id_}", "currency": currency}
-        platform.creator(owed=amount, funded=False, **change)
-
-
-def top_up(platform: Platform, amount: int, currency: str = "usd") -> None:
-    platform.admin("POST", "topup", {"amount": amount, "currency": currency})
+        platform.creator(f"{currency}{number}", amount, funded=False, currency=currency)
 
 
 def go_on(platform: Platform, until: timedelta) -> None:
@@ -48,7 +42,7 @@ def ended(platform: Platform, run_id: str) -> dict[str, Any]:
 
 def test_it_waits_for_a_top_up_and_goes_on_by_itself(platform: Platform) -> None:
     creators(platform, *[10_000] * 5)
-    top_up(platform, 25_000)
+    platform.stand.top_up(25_000)
     run = dispatch("process-payouts", PAY_DAY)
     platform.work()
     go_on(platform, timedelta(hours=2))
@@ -60,7 +54,7 @@ def test_it_waits_for_a_top_up_and_goes_on_by_itself(platform: Platform) -> None
     books = platform.books()
     assert balanced(books)
     assert (books["usd"].held, books["usd"].connected) == (50_000, 20_000)
-    top_up(platform, 25_000)
+    platform.stand.top_up(25_000)
     platform.drain()
     result = ended(platform, run.id)
     assert (result["waitingForFunds"], result["failureCount"]) == ({}, 0)
@@ -75,8 +69,8 @@ def test_it_waits_for_a_top_up_and_goes_on_by_itself(platform: Platform) -> None
 def test_nobody_is_passed_by_a_smaller_payout_of_the_same_currency(platform: Platform) -> None:
     creators(platform, 10_000, 40_000, 3_000)
     creators(platform, 7_000, 8_000, currency="eur")
-    top_up(platform, 20_000)
-    top_up(platform, 15_000, "eur")
+    platform.stand.top_up(20_000)
+    platform.stand.top_up(15_000, "eur")
     dispatch("process-payouts", PAY_DAY)
     platform.work()
     there = {payout.creator_id: payout.status for payout in platform.payouts()}
@@ -87,7 +81,7 @@ def test_nobody_is_passed_by_a_smaller_payout_of_the_same_currency(platform: Pla
         "eur0": "in_transit",
         "eur1": "in_transit",
     }
-    top_up(platform, 33_000)
+    platform.stand.top_up(33_000)
     platform.drain()
     assert set(platform.statuses()) == {"in_transit"}
     platform.check()
@@ -96,7 +90,7 @@ def test_nobody_is_passed_by_a_smaller_payout_of_the_same_currency(platform: Pla
 def test_two_pay_days_do_not_spend_one_balance_twice(anywhere: Platform) -> None:
     """Each looks at the balance before the other has sent: what is too much is not refused away."""
     creators(anywhere, *[10_000] * 6)
-    top_up(anywhere, 30_000)
+    anywhere.stand.top_up(30_000)
     runs = [dispatch("process-payouts", {"payoutDate": f"2025-01-{day}"}) for day in (15, 16)]
     for number in range(6):
         id_ = f"usd{number}"
@@ -106,7 +100,7 @@ def test_two_pay_days_do_not_spend_one_balance_twice(anywhere: Platform) -> None
     go_on(anywhere, timedelta(hours=1))
     assert sum(one["amount"] for one in anywhere.transfers()) <= 30_000
     assert {code for _, code in outcomes(anywhere)} <= {None, "balance_insufficient"}
-    top_up(anywhere, 30_000)
+    anywhere.stand.top_up(30_000)
     anywhere.drain()
     for run in runs:
         ended(anywhere, run.id)
@@ -117,7 +111,7 @@ def test_two_pay_days_do_not_spend_one_balance_twice(anywhere: Platform) -> None
 
 def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform) -> None:
     creators(platform, *[10_000] * 3)
-    top_up(platform, 10_000)
+    platform.stand.top_up(10_000)
     run = dispatch("process-payouts", PAY_DAY)
     platform.drain()
     result = ended(platform, run.id)
@@ -125,7 +119,7 @@ def test_without_a_top_up_it_ends_and_the_daily_retry_goes_on(platform: Platform
     assert result["ledgerBalanced"] is True
     assert platform.statuses() == ["in_transit", "requested", "requested"]
     assert platform.books()["usd"].held == 30_000
-    top_up(platform, 20_000)
+    platform.stand.top_up(20_000)
     platform.now += READY_STALE
     assert platform.result("retry-failed-payouts")["retried"] == 2
     assert platform.statuses() == ["in_transit"] * 3

@@ -38,14 +38,14 @@ def test_under_every_fault_each_is_paid_once_or_refused_with_a_reason(anywhere: 
     # All of them on one kind of database; on the other one as many as each fault needs.
     count = THOUSAND if anywhere.db.engine.dialect.name == "sqlite" else FEWER
     anywhere.seed(count + count // 10, count)
-    anywhere.admin("POST", "faults", {"seed": 1, "rules": FAULTS})
+    for fault in FAULTS:
+        anywhere.fault(**fault)
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     anywhere.drain(step=timedelta(minutes=10))
     ended = anywhere.run(run.id)
     assert ended.status == "succeeded", ended.error
-    rules = anywhere.admin("GET", "faults")["rules"]
-    assert all(rule["hits"] > 5 for rule in rules)
-    anywhere.admin("DELETE", "faults")
+    assert all(rule.hits > 5 for rule in anywhere.stand.rules)
+    anywhere.stand.forgive()
     result = json.loads(ended.result)
     counts: Counter[str] = Counter()
     for row in result["totals"]:

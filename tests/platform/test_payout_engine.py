@@ -77,7 +77,7 @@ def test_a_manual_payout_that_does_not_fit_writes_nothing(
     platform: Platform, change: dict[str, Any], error: str
 ) -> None:
     platform.creator()
-    platform.creator(id="bob", stripe_account_id="acct_bob", disabled_reason="under_review")
+    platform.creator("bob", disabled_reason="under_review")
     run = platform.single(**change)
     assert run.status == "failed"
     assert error in run.error
@@ -90,7 +90,7 @@ def test_a_manual_payout_that_does_not_fit_writes_nothing(
 
 def test_an_order_must_match_the_known_payout(platform: Platform) -> None:
     platform.creator()
-    platform.creator(id="bob", stripe_account_id="acct_bob")
+    platform.creator("bob")
     platform.paid()
     other = {"amount": 10_001, "creatorId": "bob", "stripeAccountId": "acct_bob", "currency": "eur"}
     for field, value in other.items():
@@ -120,23 +120,23 @@ def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> Non
     """What Stripe just failed at may still take effect: its list cannot say no yet."""
     platform.creator()
     lost, broken = StripeUnknownOutcome("lost"), StripeUnknownOutcome("broken")
-    gateway = platform.failing((False, lost), (False, broken))
+    keys = platform.failing((False, lost), (False, broken))
     dispatch("process-single-payout", MANUAL)
     platform.work()
     platform.now += 2 * SERVER_ERROR_STANDS
     sweep(platform.runtime.store)
     platform.work()
-    assert gateway.keys == ["payout_123-1"] * 2
+    assert keys == ["payout_123-1"] * 2
     assert platform.attempts() == [("payout_123-1", "unknown", None)]
     platform.drain()
-    assert set(gateway.keys) == {"payout_123-1", "payout_123~bank-1"}
+    assert set(keys) == {"payout_123-1", "payout_123~bank-1"}
     assert platform.attempts() == ONCE
     platform.check()
 
 
 def test_a_wrong_api_key_is_nobodys_refusal(platform: Platform) -> None:
     platform.creator()
-    platform.use(StripeGateway("rk_live_wrong", platform.stand_url))
+    platform.use(StripeGateway("rk_live_wrong", platform.stand.url))
     run = platform.single()
     assert run.status == "failed"
     assert "StripeMisconfigured" in run.error
@@ -221,7 +221,7 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     assert GIVE_UP_AFTER <= unknown < 50
     assert unknown + sum(outcome == "sending" for _, outcome, _ in attempts[:50]) == 50
     assert platform.run(run.id).status == "waiting"
-    platform.admin("DELETE", "faults")
+    platform.stand.forgive()
     platform.drain()
     assert platform.run(run.id).status == "succeeded"
     assert platform.statuses() == ["in_transit"] * 55

@@ -66,7 +66,7 @@ def earned(platform: Platform, amount: int) -> None:
     with platform.db.begin() as tx:
         entry = Posting(EntryKind.EARNING, ref, CASH, "creator:ana", "usd", amount, START)
         post(tx, [entry])
-    platform.admin("POST", "topup", {"amount": amount, "currency": "usd"})
+    platform.stand.top_up(amount, "usd")
 
 
 # Payouts tried again
@@ -100,7 +100,7 @@ def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
     assert json.loads(platform.run(run.id).result)["status"] == "requested"
     assert len(platform.attempts()) > MAX_ATTEMPTS
     assert platform.books()["usd"].held == 10_000
-    platform.admin("DELETE", "faults")
+    platform.stand.forgive()
     platform.now += READY_STALE
     assert again(platform) == took(1)
     platform.check()
@@ -136,13 +136,13 @@ def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
         row | {"transfers": "pending"} for row in rows[3:5]
     ]
     assert same["accounts"] == len(rows) > 100
-    platform.admin("POST", "accounts", {"accounts": changed})
+    platform.stand.set_accounts(*changed)
     found = synced(platform)
     assert found["changed"] >= 3
     assert state(platform, rows[0]["id"]) == (False, False, "under_review")
     assert state(platform, rows[3]["id"])[1] is False
     assert synced(platform)["changed"] == 0
-    platform.admin("POST", "accounts", {"accounts": rows})
+    platform.stand.set_accounts(*rows)
     assert synced(platform)["changed"] == found["changed"]
 
 
@@ -157,7 +157,7 @@ def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None
     assert state(platform, "ana") == state(platform, "nobody") == (True, True, None)
     assert synced(platform) == {"accounts": 2, "changed": 0, "gone": 1}
     # It is back, and with it what may be paid.
-    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_eve"}]})
+    platform.stand.set_accounts({"id": "acct_eve"})
     assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 0}
     assert state(platform, "eve") == (True, True, None)
 
@@ -169,7 +169,7 @@ def test_another_platform_s_key_disables_nobody(platform: Platform) -> None:
     run = dispatch("update-account-statuses", {})
     platform.drain()
     assert "Stripe lists none of the 3 accounts" in platform.run(run.id).error
-    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_0"}]})
+    platform.stand.set_accounts({"id": "acct_0"})
     assert synced(platform) == {"accounts": 3, "changed": 2, "gone": 2}
     assert state(platform, "c0") == (True, True, None)
 

@@ -155,7 +155,7 @@ def _many_payouts(platform: Platform) -> None:
 def test_paying_reads_as_far_as_it_must(anywhere: Platform) -> None:
     """Every statement of the paying jobs on payouts and attempts, as it was sent."""
     for number in range(6):
-        anywhere.creator(id=f"c{number}", stripe_account_id=f"acct_{number}")
+        anywhere.creator(f"c{number}")
     anywhere.creator()
     _many_payouts(anywhere)
     anywhere.fault("refuse", path="/v1/payouts", code="account_closed", next=2)

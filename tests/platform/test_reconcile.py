@@ -143,7 +143,7 @@ def test_what_was_paid_differs(platform: Platform) -> None:
 
 def bank_by_hand(platform: Platform, payout_id: str | None, key: str = "by-hand") -> BankPayout:
     """Another bank payout out of the same account, which has the money for it."""
-    platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
+    platform.stand.top_up(10_000, account="acct_ana")
     named = {} if payout_id is None else {"payout_id": payout_id}
     stripe = cast(StripeGateway, platform.runtime.engine.gateways.stripe)
     given: Any = {"amount": 10_000, "currency": "usd", "metadata": named}
@@ -205,7 +205,7 @@ def test_a_bank_payout_that_came_back_unheard_differs_until_it_is_followed(
 def test_a_reversed_transfer(platform: Platform) -> None:
     platform.creator()
     transfer_id = platform.paid()["transferId"]
-    platform.admin("POST", "topup", {"amount": 10_000, "account": "acct_ana"})
+    platform.stand.top_up(10_000, account="acct_ana")
     platform.reverse(transfer_id, 400)
     found = look(platform)
     assert kinds(found) == [("cash_differs", None), ("reversed", ID)]

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from app.platform.gateways.stripe_answers import (
 from app.switchyard.errors import SwitchyardError
 from tests.support.serving import serve_in_thread
 from tests.support.standins import StripeStandIn
-from tests.support.stripe_stand import KEY, Stand, canned, pay
+from tests.support.stripe_stand import KEY, canned, pay
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -36,29 +36,24 @@ if TYPE_CHECKING:
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)
 
 
-class Counted(Stand):
-    """A served stand-in, and the ports its clients called from."""
+class Counted(StripeStandIn):
+    """A stand-in, and the ports its clients called from."""
 
-    ports: list[str]
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: START)
+        self.ports: list[str] = []
+
+    def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        self.ports.append(environ["REMOTE_PORT"])
+        return super().__call__(environ, start)
 
 
 @pytest.fixture
 def stand() -> Iterator[Counted]:
-    app, ports = StripeStandIn(clock=lambda: START), list[str]()
-
-    def counted(environ: "WSGIEnvironment", start: "StartResponse") -> Any:
-        if environ["PATH_INFO"].startswith("/v1/"):
-            ports.append(environ["REMOTE_PORT"])
-        return app(environ, start)
-
-    with serve_in_thread(counted) as url:
-        served = Counted(url)
-        served.ports = ports
-        served.admin("POST", "topup", {"amount": 10_000})
-        served.account(id="acct_1")
-        yield served
-        served.admin("DELETE", "faults")
-    app.close()
+    with Counted() as stand:
+        stand.top_up(10_000)
+        stand.set_accounts({"id": "acct_1"})
+        yield stand
 
 
 @pytest.fixture
@@ -69,12 +64,12 @@ def gateway(stand: Counted) -> StripeGateway:
 def test_the_balance_has_what_can_be_sent_and_what_is_still_to_come(
     gateway: StripeGateway, stand: Counted
 ) -> None:
-    stand.admin("POST", "topup", {"amount": 300, "pending_seconds": 60})
-    stand.admin("POST", "topup", {"amount": 70, "currency": "eur", "pending_seconds": 60})
+    stand.top_up(300, pending_seconds=60)
+    stand.top_up(70, "eur", pending_seconds=60)
     found = gateway.platform_balance()
     assert found == Balance({"eur": 0, "usd": 10_000}, {"eur": 70, "usd": 300})
     assert found.total == {"eur": 70, "usd": 10_300}
-    stand.admin("POST", "clock", {"advance_seconds": 60})
+    stand.ahead += timedelta(seconds=60)
     assert gateway.platform_balance().available == found.total
     assert Balance({"usd": -5}, {"eur": 3}).total == {"usd": -5, "eur": 3}
 
@@ -99,11 +94,11 @@ def test_an_account_that_shows_no_schedule_is_paid_out_by_hand(settings: dict[st
 def test_lists_read_every_page(
     gateway: StripeGateway, stand: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand.admin("POST", "accounts", {"accounts": [{}] * 249})
+    stand.set_accounts(*[{}] * 249)
     assert len({account.id for account in gateway.list_accounts()}) == 250
     made = [pay(gateway, f"k{n}", amount=1).id for n in range(105)]
     assert [t.id for t in gateway.list_transfers()] == made[::-1]
-    stand.admin("POST", "clock", {"advance_seconds": 60})
+    stand.ahead += timedelta(seconds=60)
     late = pay(gateway, "late", transfer_group="run-2")
     assert list(gateway.list_transfers(transfer_group="run-2")) == [late]
     assert list(gateway.list_transfers(created_gte=late.created)) == [late]
@@ -231,14 +226,13 @@ def test_the_key_is_nowhere_in_messages_or_logs(
 
 
 def test_accounts_say_whether_they_can_be_paid(gateway: StripeGateway, stand: Counted) -> None:
-    wanted = [
+    stand.set_accounts(
         {"id": "acct_pending", "transfers": "pending"},
         {"id": "acct_none", "transfers": None},
         {"id": "acct_shut", "disabled_reason": "rejected.fraud"},
         {"id": "acct_nobank", "payouts_enabled": False, "country": "DE"},
         {"id": "acct_daily", "payout_interval": "daily"},
-    ]
-    stand.admin("POST", "accounts", {"accounts": wanted})
+    )
     assert gateway.retrieve_account("acct_1") == Account("acct_1", Gates(True, True, None, True))
     gates = dict(gateway.list_accounts())
     assert {id_ for id_, one in gates.items() if not one.manual_payouts} == {"acct_daily"}

@@ -60,7 +60,7 @@ def with_secret(platform: Platform, secret: SecretStr | None) -> None:
 
 def set_account(platform: Platform, **state: Any) -> None:
     """The creator's account at Stripe."""
-    platform.admin("POST", "accounts", {"accounts": [{"id": "acct_ana", **state}]})
+    platform.stand.set_accounts({"id": "acct_ana", **state})
 
 
 def transfer(platform: Platform) -> str:
@@ -195,7 +195,7 @@ def test_a_live_platform_does_not_act_on_test_mode(platform: Platform) -> None:
             ("sk_test_webhooks", False, True),
         )
     ):
-        gateways = Gateways(stripe=StripeGateway(key, platform.stand_url))
+        gateways = Gateways(stripe=StripeGateway(key, platform.stand.url))
         engine = replace(platform.engine, gateways=gateways)
         mounted(platform, replace(platform.runtime, engine=engine))
         before = len(runs(platform))

@@ -52,7 +52,7 @@ class Stage:
 
     def __init__(self, stack: ExitStack, redis_url: str, now: datetime) -> None:
         connect(redis_url).flushall()
-        url = stack.enter_context(StripeStandIn()).url
+        stand = stack.enter_context(StripeStandIn())
         self.box: Mailbox = stack.enter_context(served())
         self.crm: Receiver = stack.enter_context(receiving())
         self.folder = Path(mkdtemp(prefix="swy-stage-", dir=memory_folder()))
@@ -63,7 +63,7 @@ class Stage:
             self.folder,
             modules=",".join([*PLATFORM_JOBS, maintenance.__name__]),
             REDIS_URL=redis_url,
-            STRIPE_API_BASE=url,
+            STRIPE_API_BASE=stand.url,
             SMTP_URL=f"smtp://127.0.0.1:{self.box.port}",
             MAIL_FROM="hello@fanhouse.test",
             STORAGE_URL=self.storage,
@@ -73,8 +73,8 @@ class Stage:
         self.now = self.world.time.now = now
         self.yesterday = (now.date() - timedelta(days=1)).isoformat()
         self.world.create_tables()
-        fill(self.world.runtime.db, url, creators=CREATORS, payable=PAYABLE, now=self.now)
-        self.scene = Scene(self.world.runtime, url)
+        fill(self.world.runtime.db, stand.url, creators=CREATORS, payable=PAYABLE, now=self.now)
+        self.scene = Scene(self.world.runtime, stand)
         self.payouts: dict[str, int] | None = None
 
     def effects(self) -> list[object]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -33,7 +32,6 @@ from tests.conftest import new_database
 from tests.proof.test_crashes import POINTS
 from tests.support.dying import PLACES, deaths, dying, mortal
 from tests.support.standins import StripeStandIn
-from tests.support.waiting import PATIENCE_SECONDS
 
 CREATORS, PAYABLE = 12, 6
 DAY = "2025-01-15"
@@ -46,13 +44,9 @@ IN_TRANSIT, PAID = {"in_transit": PAYABLE}, {"paid": PAYABLE}
 class Scene:
     """A platform with one job about to run on it."""
 
-    def __init__(self, runtime: Runtime, stripe_url: str) -> None:
+    def __init__(self, runtime: Runtime, stand: StripeStandIn) -> None:
         self.runtime = runtime
-        self.stripe_url = stripe_url
-
-    def admin(self, route: str, body: dict[str, Any]) -> None:
-        url = f"{self.stripe_url}/_standin/{route}"
-        requests.post(url, json=body, timeout=PATIENCE_SECONDS).raise_for_status()
+        self.stand = stand
 
     def done(self, job: str, payload: dict[str, Any]) -> None:
         """The job here and now, in this process."""
@@ -73,27 +67,23 @@ class Scene:
 
     def failures(self) -> tuple[dict[str, Any], dict[str, int]]:
         """Two refused transfers, two refused bank payouts, two that came back from the bank."""
-        refused = {"kind": "refuse", "code": "payouts_not_allowed", "next": 2}
-        rules = [
-            refused | {"path": "/v1/transfers"},
-            refused | {"path": "/v1/payouts"},
-            {"kind": "bank_fails", "next": 4},
-        ]
-        self.admin("faults", {"rules": rules})
+        for path in ("/v1/transfers", "/v1/payouts"):
+            self.stand.fault("refuse", code="payouts_not_allowed", path=path, next=2)
+        self.stand.fault("bank_fails", next=4)
         self.done("process-payouts", {"payoutDate": DAY})
-        self.admin("clock", {"advance_seconds": 3 * 86_400})
+        self.stand.ahead += timedelta(days=3)
         self.done("reconcile-payouts", {})
         return {}, {"in_transit": PAYABLE}
 
     def changed_accounts(self) -> tuple[dict[str, Any], dict[str, int]]:
         with self.runtime.db.autocommit() as connection:
             ids = list(connection.scalars(select(Creator.stripe_account_id).limit(5)))
-        self.admin("accounts", {"accounts": [{"id": i, "transfers": "inactive"} for i in ids]})
+        self.stand.set_accounts(*({"id": one, "transfers": "inactive"} for one in ids))
         return {}, {}
 
     def bank_news(self) -> tuple[dict[str, Any], dict[str, int]]:
         self.done("process-payouts", {"payoutDate": DAY})
-        self.admin("clock", {"advance_seconds": 3 * 86_400})
+        self.stand.ahead += timedelta(days=3)
         return {}, PAID
 
     def an_event(self) -> tuple[dict[str, Any], dict[str, int]]:
@@ -158,12 +148,12 @@ def test_it_dies_everywhere_and_pays_once(
 ) -> None:
     with ExitStack() as stack:
         database_url = stack.enter_context(new_database(database, tmp_path, request))
-        stripe_url = stack.enter_context(StripeStandIn()).url
-        more = {"SWITCHYARD_JOBS": "app.platform.payouts.jobs", "STRIPE_API_BASE": stripe_url}
+        stand = stack.enter_context(StripeStandIn())
+        more = {"SWITCHYARD_JOBS": "app.platform.payouts.jobs", "STRIPE_API_BASE": stand.url}
         on = stack.enter_context(mortal(backend, database_url, redis_url, tmp_path, **more))
         runtime = on.runtime
-        fill(runtime.db, stripe_url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
-        scene = Scene(runtime, stripe_url)
+        fill(runtime.db, stand.url, creators=CREATORS, payable=PAYABLE, now=datetime.now(UTC))
+        scene = Scene(runtime, stand)
         payload, expected = SCENES[job](scene)
         stack.enter_context(dying(on, tmp_path / "dying.log"))
         run = on.dispatch(job, payload)

@@ -3,58 +3,41 @@
 from __future__ import annotations
 
 import json
-import threading
-import urllib.parse
-import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import requests
-from flask import Flask
 from pydantic import SecretStr
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 
 from app.local.seed import fill, stripe_accounts
 from app.local.stripe.store import SETTLE_SECONDS
 from app.local.stripe.webhooks import signature
-from app.platform.config import Settings
-from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_answers import BankPayout, Transfer
+from app.platform.gateways.stripe_answers import BankPayout
 from app.platform.ledger.models import Entry
-from app.platform.ledger.postings import (
-    CASH,
-    EntryKind,
-    Posting,
-    Totals,
-    balanced,
-    post,
-    trial_balance,
-)
+from app.platform.ledger.postings import Totals, balanced, trial_balance
 from app.platform.payouts.eligibility import verdicts
 from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
-from app.platform.wiring import LOCAL_STRIPE_KEY, make_runtime
-from app.switchyard.db import Database
+from app.platform.wiring import LOCAL_STRIPE_KEY
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.engine import Engine
-from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
-from app.switchyard.runtime import Runtime
-from tests.support.earnings import ANA, balance
-from tests.support.mounted import mount
+from tests.support.earnings import balance
+from tests.support.site import Site
 from tests.support.standins import StripeStandIn
-from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS
-from tests.support.waiting import until as until
 
 ON_ITS_WAY = frozenset(
     {
@@ -80,82 +63,25 @@ MANUAL = {
 }
 
 
-class Failing:
-    """A gateway that loses the answers of its first calls to `method`, each in its own way."""
-
-    def __init__(self, inner: StripeGateway, method: str, failures: Iterable[Failure]) -> None:
-        self.inner = inner
-        self.method = method
-        self.failures = list(failures)
-        self._lock = threading.Lock()
-        self.keys: list[str] = []
-        """Of every call that creates something, in its turn."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def create_transfer(self, *given: Any) -> Transfer:
-        return cast(Transfer, self._sent("create_transfer", given))
-
-    def create_payout(self, *given: Any) -> BankPayout:
-        return cast(BankPayout, self._sent("create_payout", given))
-
-    def _sent(self, name: str, given: tuple[Any, ...]) -> object:
-        with self._lock:  # a page's calls are made by several threads
-            self.keys.append(given[-1])
-            failing = name == self.method and self.failures
-            reached, failure = self.failures.pop(0) if failing else (True, None)
-        made = getattr(self.inner, name)(*given) if reached else None
-        if failure is not None:
-            raise failure
-        return made
-
-
-class Time:
-    """The one clock of the platform and of Stripe."""
-
-    now = START
-
-
-class Platform:
+class Platform(Site):
     """A runtime on an in-memory queue, the stand-in, and one clock for both."""
 
-    def __init__(self, url: str, stand_url: str, clock: Time) -> None:
-        self.time = clock
-        self.stand_url = stand_url
-        self.queue = MemoryBackend()
-        self.queue.name = "rq"
-        settings = Settings(
-            database_url=url,
-            stripe_api_base=stand_url,
-            stripe_webhook_secret=SecretStr(SECRET),
-        )
-        self.runtime: Runtime = make_runtime(
-            settings, clock=lambda: clock.now, backends=[self.queue]
+    now = START
+    creators = ()
+
+    def __init__(self, url: str) -> None:
+        self.stand = StripeStandIn(clock=lambda: self.now)
+        super().__init__(
+            url, stripe_api_base=self.stand.start(), stripe_webhook_secret=SecretStr(SECRET)
         )
         self.engine: Engine = self.runtime.engine
-        self.db: Database = self.runtime.db
-        create_all(self.db.engine)
-        self.app = Flask("webhooks")
-        mount(self.app, self.runtime)
 
-    @property
-    def now(self) -> datetime:
-        return self.time.now
-
-    @now.setter
-    def now(self, moment: datetime) -> None:
-        self.time.now = moment
-
-    def admin(self, method: str, route: str, body: object = None) -> Any:
-        url = f"{self.stand_url}/_standin/{route}"
-        answer = requests.request(method, url, json=body, timeout=PATIENCE_SECONDS)
-        answer.raise_for_status()
-        return answer.json()
+    def close(self) -> None:
+        self.stand.stop()
+        self.db.dispose()
 
     def fault(self, kind: str, **rule: object) -> None:
-        rule = {"kind": kind, **({} if "probability" in rule else {"next": 1}), **rule}
-        self.admin("POST", "faults", {"rules": [rule]})
+        self.stand.fault(kind, **rule)
 
     def event(self, kind: str, object_id: str, account: str | None = None, n: int = 1) -> Any:
         """Stripe's event number `n`, as it comes to the webhook: signed, of type `kind`."""
@@ -167,55 +93,53 @@ class Platform:
         assert answer.status_code == 200, answer.text
         return answer.json
 
-    def call(self, path: str, account: str | None = None, **fields: object) -> Any:
+    def call(self, path: str, account: str | None = None, **fields: object) -> None:
         """POST to Stripe's API as somebody does it in the dashboard."""
-        headers = {"Authorization": f"Bearer {LOCAL_STRIPE_KEY}"}
-        if account is not None:
-            headers["Stripe-Account"] = account
-        data = urllib.parse.urlencode(fields).encode()
-        url = f"{self.stand_url}/v1/{path}"
-        with urllib.request.urlopen(
-            urllib.request.Request(url, data, headers, method="POST"), timeout=PATIENCE_SECONDS
-        ) as answer:
-            return json.load(answer)
+        headers = {"Authorization": f"Bearer {LOCAL_STRIPE_KEY}", "Stripe-Account": account}
+        url = f"{self.stand.url}/v1/{path}"
+        requests.post(url, fields, headers=headers, timeout=PATIENCE_SECONDS).raise_for_status()
 
     def reverse(self, transfer_id: str, amount: int) -> None:
         self.call(f"transfers/{transfer_id}/reversals", amount=amount)
 
     def transfers(self) -> list[Any]:
-        return list(self.admin("GET", "transfers")["transfers"])
+        return self.stand.transfers()
 
     def use(self, stripe: StripeGateway) -> None:
         self.engine = replace(self.engine, gateways=Gateways(stripe=stripe))
 
-    def failing(self, *failures: Failure, method: str = "create_transfer") -> Failing:
-        made = Failing(self.runtime.engine.gateways.stripe, method, failures)
-        self.use(cast(StripeGateway, made))
-        return made
+    def failing(self, *failures: Failure, method: str = "create_transfer") -> list[str]:
+        """Lose the answers of the first calls to `method`, each in its own way; the keys of all
+        calls that create something, as they come."""
+        stripe = cast(StripeGateway, self.runtime.engine.gateways.stripe)
+        keys, left, failing = list[str](), list(failures), copy(stripe)
 
-    def creator(self, owed: int = 50_000, *, funded: bool = True, **change: Any) -> None:
+        def sent(name: str, *given: Any) -> object:
+            keys.append(given[-1])
+            reached, failure = left.pop(0) if name == method and left else (True, None)
+            result = getattr(stripe, name)(*given) if reached else None
+            if failure is not None:
+                raise failure
+            return result
+
+        for name in ("create_transfer", "create_payout"):
+            setattr(failing, name, partial(sent, name))
+        self.use(failing)
+        return keys
+
+    def creator(
+        self, id_: str = "ana", /, owed: int = 50_000, *, funded: bool = True, **change: Any
+    ) -> None:
         """Someone to whom `owed` is owed; `funded`: and Stripe has the money."""
-        row = {**ANA, **change}
-        earned = Posting(
-            EntryKind.EARNING,
-            f"e-{row['id']}",
-            CASH,
-            f"creator:{row['id']}",
-            row["currency"],
-            owed,
-            START,
-        )
+        super().creator(id_, owed, **change)
         with self.db.begin() as tx:
-            tx.execute(insert(Creator), [row])
-            post(tx, [earned])
-            accounts = stripe_accounts(tx)
-        self.admin("POST", "accounts", {"accounts": accounts})
+            self.stand.set_accounts(*stripe_accounts(tx))
         if funded:
-            self.admin("POST", "topup", {"amount": owed, "currency": row["currency"]})
+            self.stand.top_up(owed, change.get("currency", "usd"))
 
     def seed(self, creators: int, payable: int) -> dict[str, int]:
         """So many creators; what the payable are to be paid, by currency."""
-        fill(self.db, self.stand_url, creators=creators, payable=payable, now=self.now)
+        fill(self.db, self.stand.url, creators=creators, payable=payable, now=self.now)
         v = verdicts(self.now).subquery().c
         owed = select(v.currency, func.sum(v.amount)).where(v.reason.is_(None))
         with self.db.autocommit() as connection:
@@ -362,25 +286,15 @@ class Platform:
         assert self.reconciled() == []
 
 
-@contextmanager
-def serving(database_url: str) -> Iterator[Platform]:
-    clock = Time()
-    with StripeStandIn(clock=lambda: clock.now) as stand:
-        made = Platform(database_url, stand.url, clock)
-        yield made
-        made.admin("DELETE", "faults")
-        made.db.dispose()
-
-
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
     """On SQLite: that money moves alike on either database, test_payout_crashes shows."""
-    with serving(f"sqlite:///{tmp_path / 'test.db'}") as made:
+    with closing(Platform(f"sqlite:///{tmp_path / 'test.db'}")) as made:
         yield made
 
 
 @pytest.fixture
 def anywhere(database_url: str) -> Iterator[Platform]:
     """On each database, for what its locks or its plans decide."""
-    with serving(database_url) as made:
+    with closing(Platform(database_url)) as made:
         yield made

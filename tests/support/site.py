@@ -1,4 +1,4 @@
-"""The web app on a clock and a queue of its own, with two creators who are owed money."""
+"""The web app on a clock and a queue of its own, with creators who are owed money."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ OWED = 50_000
 
 
 class Site:
-    """The web app on its own clock, with two creators who are owed money."""
+    """The web app on its own clock, with the creators who are there from the first."""
+
+    now = START
+    creators: tuple[str, ...] = ("ana", "bob")
 
     def __init__(self, url: str, **settings: Any) -> None:
-        self.now = START
         self.queue = MemoryBackend()
         self.queue.name = "rq"
         self.settings = Settings(database_url=url, **settings)
@@ -35,16 +37,15 @@ class Site:
         self.db = self.runtime.db
         decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
-        self.app.extensions["switchyard"] = self.runtime
         mount(self.app, self.runtime)
         create_all(self.db.engine)
-        self.creator("ana")
-        self.creator("bob")
+        for name in self.creators:
+            self.creator(name)
 
-    def creator(self, name: str, owed: int = OWED, **change: Any) -> None:
-        row = a_creator(name, **change)
-        account, at = CREATOR + name, START - timedelta(days=90)
-        earned = Posting(EntryKind.EARNING, f"e-{name}", CASH, account, row["currency"], owed, at)
+    def creator(self, id_: str, /, owed: int = OWED, **change: Any) -> None:
+        row = a_creator(id_, **change)
+        account, at = CREATOR + id_, self.now - timedelta(days=90)
+        earned = Posting(EntryKind.EARNING, f"e-{id_}", CASH, account, row["currency"], owed, at)
         with self.db.begin() as tx:
             tx.execute(insert(Creator), [row])
             post(tx, [earned])

@@ -6,10 +6,10 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from werkzeug.wrappers import Request, Response
 
 from app.local.stripe import money, params
@@ -52,10 +52,9 @@ class Target(NamedTuple):
     key: str
 
 
-class Rule(BaseModel):
+@dataclass
+class Rule:
     """One fault: strikes the next `next` requests that match, then each with `probability`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Enter | Execute | Leave | Bank | Late | Double
     method: str = "POST"
@@ -63,9 +62,9 @@ class Rule(BaseModel):
     """A glob of the URL's path, such as `/v1/transfers` or `/v1/*`."""
     destinations: list[str] | None = None
     """Only requests to these accounts."""
-    next: int = Field(default=0, ge=0)
-    probability: float = Field(default=0.0, ge=0, le=1)
-    seconds: float = Field(default=0.0, ge=0)
+    next: int = 0
+    probability: float = 0.0
+    seconds: float = 0.0
     """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up (0: at
     once, so that nobody waits for an answer), and `webhook_late` keeps an event back."""
     code: str | None = None
@@ -76,12 +75,6 @@ class Rule(BaseModel):
     retry_after: int | None = None
     """Seconds that `429` asks for in `Retry-After`."""
     hits: int = 0
-
-    @model_validator(mode="after")
-    def _how_often(self) -> Self:
-        if not self.next and not self.probability:
-            raise ValueError("give next or probability")
-        return self
 
     def matches(self, target: Target) -> bool:
         return (
@@ -122,8 +115,8 @@ class LateSender(Sender):
 class Faulty(StripeStandIn):
     """A stand-in with rules in force.
 
-    Chance is drawn from the seed, the rule and the request's key and turn, not from the order of
-    arrival, so that concurrent callers meet the same faults again.
+    Chance is drawn from the rule and the request's key and turn, not from the order of arrival, so
+    that concurrent callers meet the same faults again.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -132,13 +125,13 @@ class Faulty(StripeStandIn):
         self._drawing = threading.Lock()
         self._turns: dict[tuple[int, str], int] = {}
         self._released = threading.Event()
-        self._seed = 0
         self.rules: list[Rule] = []
 
-    def strike(self, rules: list[Rule], seed: int | None = None) -> None:
+    def fault(self, kind: Any, **rule: Any) -> None:
+        """Put a rule in force; without a probability it strikes once, or `next` times."""
+        often = {} if "probability" in rule else {"next": 1}
         with self._drawing:
-            self._seed = self._seed if seed is None else seed
-            self.rules = [*self.rules, *rules]
+            self.rules = [*self.rules, Rule(kind, **often | rule)]
 
     def forgive(self) -> None:
         """Drop all rules, and release whatever they hold."""
@@ -146,6 +139,10 @@ class Faulty(StripeStandIn):
             self.rules, self._turns = [], {}
             held, self._released = self._released, threading.Event()
         held.set()
+
+    def stop(self) -> None:
+        self.forgive()
+        super().stop()
 
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         try:
@@ -211,4 +208,4 @@ class Faulty(StripeStandIn):
 
     def _chance(self, index: int, probability: float, key: str) -> bool:
         turn = self._turns[index, key] = self._turns.get((index, key), 0) + 1
-        return random.Random(f"{self._seed}|{index}|{key}|{turn}").random() < probability
+        return random.Random(f"1|{index}|{key}|{turn}").random() < probability

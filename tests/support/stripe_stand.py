@@ -1,8 +1,9 @@
-"""A served Stripe stand-in, as tests drive it: Stripe's own client and the admin routes."""
+"""A server that is called as Stripe's API is, by Stripe's own client."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import requests
@@ -19,29 +20,19 @@ KEY = "sk_test_standin0123456789"
 
 
 class Stand:
-    """Its client and its admin routes."""
+    """Its address, and Stripe's own client of it."""
 
-    def __init__(self, url: str, key: str = KEY) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.client = stripe.StripeClient(
-            key,
-            base_addresses={"api": url},
+
+    @cached_property
+    def client(self) -> stripe.StripeClient:
+        return stripe.StripeClient(
+            KEY,
+            base_addresses={"api": self.url},
             max_network_retries=0,
             http_client=stripe.RequestsClient(timeout=PATIENCE_SECONDS),
         )
-
-    def admin(self, method: str, route: str, body: object = None) -> Any:
-        url = f"{self.url}/_standin/{route}"
-        answer = requests.request(method, url, json=body, timeout=PATIENCE_SECONDS)
-        answer.raise_for_status()
-        return answer.json()
-
-    def fault(self, kind: str, **rule: object) -> None:
-        self.admin("POST", "faults", {"rules": [{"kind": kind, "next": 1, **rule}]})
-
-    def account(self, **state: object) -> str:
-        (id_,) = self.admin("POST", "accounts", {"accounts": [state]})["ids"]
-        return str(id_)
 
     def pay(self, to: str, key: str, amount: Any = 500, **params: Any) -> stripe.Transfer:
         given: Any = {"amount": amount, "currency": "usd", "destination": to, **params}
@@ -61,10 +52,6 @@ class Stand:
         return requests.post(
             f"{self.url}/v1/{path}", params, headers=headers, timeout=PATIENCE_SECONDS
         )
-
-    def transfers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.admin("GET", "transfers")["transfers"]
-        return found
 
 
 def pay(gateway: StripeGateway, key: str = "k", **change: Any) -> Transfer:
