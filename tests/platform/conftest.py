@@ -10,8 +10,10 @@ import pytest
 
 from app.platform.config import Settings
 from app.switchyard.db import Database
+from tests.support.mailbox import Mailbox, served
 from tests.support.months import Months
 from tests.support.platform import anywhere, platform
+from tests.support.receiver import Receiver, receiving
 from tests.support.tables import create_all
 
 __all__ = ["anywhere", "platform"]
@@ -44,3 +46,15 @@ def months(database_url: str, tmp_path: Path) -> Iterator[Months]:
     made = Months(database_url, tmp_path / "storage")
     yield made
     made.db.dispose()
+
+
+@pytest.fixture
+def box() -> Iterator[Mailbox]:
+    with served() as made:
+        yield made
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made

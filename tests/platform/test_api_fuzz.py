@@ -15,13 +15,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.generation import GenerationMode
 
-from app.platform.config import load
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs import operate
-from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runtime import EXTENSION
 from tests.platform.test_every_route import LIVE, OUTSIDE, TOKEN
-from tests.support.sides import build, environment, fresh
+from tests.support.sides import app_on, environment
 
 EXAMPLES = 7
 """Of each route, that fit and that do not."""
@@ -30,11 +28,8 @@ OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture
 def app(database_url: str) -> Iterator[Flask]:
-    environ = environment(database_url, "unix:///nowhere", **LIVE)
-    fresh(database_url, environ, [MemoryBackend("rq")]).db.dispose()
-    made = build(load(environ))
-    yield made
-    made.extensions[EXTENSION].db.dispose()
+    with app_on(environment(database_url, "unix:///nowhere", **LIVE)) as made:
+        yield made
 
 
 def test_it_is_as_its_document_says(app: Flask) -> None:

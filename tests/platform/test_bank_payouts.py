@@ -105,9 +105,6 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     assert found == [("bank_not_in_ledger", "payout_123"), ("paid_twice", "payout_123")]
 
 
-# Words that were lost
-
-
 # What the database itself keeps
 
 

@@ -12,13 +12,7 @@ from sqlalchemy import select
 from app.platform.payouts import retry
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
-from tests.support.platform import (
-    AT_THE_BANK,
-    HOOK,
-    MANUAL,
-    SECRET,
-    Platform,
-)
+from tests.support.platform import AT_THE_BANK, HOOK, MANUAL, SECRET, Platform
 from tests.support.serving import serve_in_thread
 from tests.support.waiting import until
 

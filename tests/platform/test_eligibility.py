@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,16 +10,10 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from app.local.seed import seed
-from app.platform.earnings.models import Creator, Earning, EarningKind
+from app.platform.earnings.models import Creator, Earning
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import EntryKind, Posting, balanced, post, trial_balance
-from app.platform.payouts.eligibility import (
-    HOLDING,
-    LeftOut,
-    payable,
-    reserve,
-    verdicts,
-)
+from app.platform.payouts.eligibility import HOLDING, LeftOut, payable, reserve, verdicts
 from app.platform.payouts.jobs import PayDay
 from app.platform.payouts.models import Payout
 from app.platform.payouts.plan import made_payouts, plan_day, planned_payouts
@@ -92,30 +86,15 @@ FIGURES = [
 ]
 
 
-def earned(tx: Connection, who: str, currency: str, gross: int, at: datetime) -> None:
-    """Posted as another program wrote it, in any currency."""
-    row = {
-        "id": f"{who}-{currency}-{at:%d%H%f}",
-        "creator_id": who,
-        "source": "tips",
-        "kind": EarningKind.EARNING,
-        "currency": currency,
-        "gross": gross,
-        "fee": 0,
-        "occurred_at": at,
-    }
-    if gross:
-        tx.execute(insert(Earning), [row])
-        post_earnings(tx)
-
-
 def test_the_first_reason_that_holds(db: Database) -> None:
     with db.begin() as tx:
         for number, (currency, old, young, amount, reason) in enumerate(FIGURES):
             who = f"c{number}"
             tx.execute(insert(Creator), [a_creator(who)])
-            earned(tx, who, currency, old, OLD)
-            earned(tx, who, currency, young, YOUNG)
+            for gross, at in ((old, OLD), (young, YOUNG)):
+                if gross:
+                    name = f"{who}-{at:%d%H%f}"
+                    record_sale(tx, sale(name, gross, at, creator_id=who, currency=currency))
             assert judged(tx, NOW)[who, currency] == (old + young, amount, reason), who
             assert payable(tx, who, currency, NOW) == amount
             for gate, first in GATES:
@@ -168,16 +147,8 @@ def test_the_plan_is_what_the_pay_day_does_and_writes_nothing(db: Database) -> N
     seed(db, creators=60, payable=40, now=NOW)
     with db.begin() as tx:
         # Not posted yet: the plan knows of them all the same.
-        rows = [("late", "ana", OLD), ("new", "bo", YOUNG)]
-        earning = {"source": "tips", "kind": EarningKind.EARNING, "currency": "usd"}
-        amounts = {"gross": 9_000, "fee": 0}
-        tx.execute(
-            insert(Earning),
-            [
-                earning | amounts | {"id": name, "creator_id": who, "occurred_at": at}
-                for name, who, at in rows
-            ],
-        )
+        rows = sale("late", 9_000, OLD), sale("new", 9_000, YOUNG, creator_id="bo")
+        tx.execute(insert(Earning), [{**asdict(one), "kind": "earning"} for one in rows])
     before = everything(db)
     with db.session() as tx:
         plan = plan_day(tx, DAY, NOW)
@@ -237,6 +208,3 @@ def test_the_plan_says_that_the_books_do_not_balance(db: Database) -> None:
     with db.session() as tx:
         post(tx, [Posting(EntryKind.HOLD, "x", "hold:none", "creator:ana", "usd", 9_000, NOW)])
         assert plan_day(tx, DAY, NOW)["booksBalanced"] is False
-
-
-# --- whatever happens ---------------------------------------------------------------------------

@@ -20,12 +20,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.local.stripe.webhooks import signature as stripe_signature
-from app.platform.config import load
-from app.switchyard import runtime
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.memory import MemoryBackend
 from tests.platform.test_webhook_relay import KEY, secret, signed
-from tests.support.sides import CURRENT_KEY, NEXT_KEY, build, environment, fresh
+from tests.support.console import csrf, log_in
+from tests.support.sides import CURRENT_KEY, NEXT_KEY, app_on, environment
 from tests.switchyard import test_qstash_deliveries as qstash
 from tests.switchyard.test_signed_calls import a_call, mac
 
@@ -91,10 +89,7 @@ class Calls:
     def __init__(self, app: Flask, client: FlaskClient, live: bool, run: str) -> None:
         self.client, self.live, self.run = client, live, run
         self.rules = sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
-        page = client.get("/console/jobs/canary")
-        found = re.search(r'name="csrf" value="([^"]+)"', page.text)
-        assert found is not None, page.text
-        self.form_token = found[1]
+        self.form_token = csrf(client, "/console/jobs/canary")
 
     def call(self, rule: Any, method: str, luck: random.Random) -> Any:
         path = re.sub(
@@ -192,18 +187,13 @@ def calls(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> 
     more = LIVE if request.param == "live" else {}
     environ = environment(database_url, "unix:///nowhere", **more)
     del environ["SWITCHYARD_JOBS"]
-    fresh(database_url, environ, [MemoryBackend("rq")]).db.dispose()
-    app = build(load(environ))
-    client = app.test_client()
-    if request.param == "live":
-        form = re.search(r'name="csrf" value="([^"]+)"', client.get("/console/login").text)
-        assert form is not None
-        entry = {"name": "op", "token": TOKEN, "csrf": form[1]}
-        assert client.post("/console/login", data=entry).status_code == 303
-    with app.app_context():
-        run = dispatch("canary", {"song": "x"}, key="x").id
-    yield Calls(app, client, request.param == "live", run)
-    runtime.current().db.dispose()
+    with app_on(environ) as app:
+        client = app.test_client()
+        if request.param == "live":
+            assert log_in(client, TOKEN).status_code == 303
+        with app.app_context():
+            run = dispatch("canary", {"song": "x"}, key="x").id
+        yield Calls(app, client, request.param == "live", run)
 
 
 @pytest.mark.parametrize(

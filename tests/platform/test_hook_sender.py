@@ -17,19 +17,13 @@ from pydantic import SecretStr
 from app.platform.gateways import hooks
 from app.platform.gateways.hooks import Hook, HookRefused, HookUnavailable
 from app.switchyard.errors import SwitchyardError
-from tests.support.receiver import TOKEN, Receiver, receiving
+from tests.support.receiver import TOKEN, Receiver
 from tests.support.wire import read_request
 
 NOW = datetime(2025, 1, 15, 9, 30, 7, 900_000, tzinfo=UTC)
 KEY = bytes(range(32))
 SECRET = SecretStr(f"whsec_{base64.b64encode(KEY).decode()}")
 BODY = {"type": "payouts.reported", "data": {"name": "Zoë", "amount": 12}}
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
 
 
 @pytest.mark.parametrize(

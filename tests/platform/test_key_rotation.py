@@ -12,9 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.local.stripe.webhooks import signature as stripe_signature
-from app.platform.config import ROOT, load
-from app.switchyard import runtime
-from tests.support.sides import build, environment, fresh
+from app.platform.config import ROOT
+from tests.support.sides import app_on, environment
 from tests.switchyard import test_qstash_deliveries as qstash
 from tests.switchyard.test_signed_calls import PATH, a_call, mac
 
@@ -75,8 +74,7 @@ def test_no_call_is_refused_while_a_key_is_rotated(
     more = {"INNGEST_EVENT_KEY": "event", "INNGEST_BASE_URL": "http://127.0.0.1:1", **chosen}
     more |= {"BACKEND_URL": qstash.ORIGIN, "QSTASH_TOKEN": "token"}
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "unix:///nowhere", **more)
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
-    client = build(load(environ)).test_client()
     (signed,) = (signer for name, signer in SIGNERS.items() if name in chosen)
-    assert {name for name, key in KEYS.items() if signed(client, key)} == taken
-    runtime.current().db.dispose()
+    with app_on(environ) as app:
+        client = app.test_client()
+        assert {name for name, key in KEYS.items() if signed(client, key)} == taken

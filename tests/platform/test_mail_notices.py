@@ -22,18 +22,12 @@ from app.platform.statements import links
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime, current, install
-from tests.support.mailbox import Mailbox, served
+from tests.support.mailbox import Mailbox
 from tests.support.platform import Platform
 from tests.support.sides import Fixed, decide_by
 from tests.support.site import Site, refused
 
 SECRET = "0123456789abcdef-secret"
-
-
-@pytest.fixture
-def box() -> Iterator[Mailbox]:
-    with served() as made:
-        yield made
 
 
 def mailing(runtime: Runtime, server: SmtpServer) -> Runtime:

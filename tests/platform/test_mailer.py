@@ -18,12 +18,7 @@ import trustme
 from pydantic import SecretStr
 
 from app.platform.gateways.address import SmtpServer, Tls
-from app.platform.gateways.smtp import (
-    Mailer,
-    MailRefused,
-    MailUnavailable,
-    MailUnknown,
-)
+from app.platform.gateways.smtp import Mailer, MailRefused, MailUnavailable, MailUnknown
 from app.switchyard.errors import BadInput
 from tests.support.mailbox import Mailbox, served
 

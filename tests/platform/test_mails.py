@@ -15,17 +15,11 @@ from app.switchyard.errors import PayloadInvalid
 from app.switchyard.runs import operate
 from app.switchyard.runs.create import Run
 from app.switchyard.runtime import install
-from tests.support.mailbox import DROP, Mailbox, served
+from tests.support.mailbox import DROP, Mailbox
 from tests.support.sides import Fixed, Side, decide_by, in_memory
 
 JOBS = "app.platform.mail.jobs,tests.support.jobs"
 DATA = {"name": "Ana"}
-
-
-@pytest.fixture
-def box() -> Iterator[Mailbox]:
-    with served() as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -22,8 +21,8 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobPayload, job
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
-from tests.support.mailbox import DROP, Mailbox, served
-from tests.support.receiver import Receiver, receiving, signature
+from tests.support.mailbox import DROP, Mailbox
+from tests.support.receiver import Receiver, signature
 from tests.support.site import START, Site
 
 KEY = bytes(range(32))
@@ -79,18 +78,6 @@ class Platform(Site):
             status, result = connection.execute(chosen).one()
         assert status == "succeeded"
         return json.loads(str(result))
-
-
-@pytest.fixture
-def box() -> Iterator[Mailbox]:
-    with served() as mailbox:
-        yield mailbox
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from app.platform.earnings.models import Creator
-from app.platform.gateways.stripe_answers import (
-    StripeRefused,
-)
+from app.platform.gateways.stripe_answers import StripeRefused
 from app.platform.payouts.engine import SERVER_ERROR_STANDS
 from app.platform.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
 from app.switchyard.dispatch import dispatch

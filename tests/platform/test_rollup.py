@@ -11,12 +11,7 @@ import pytest
 from sqlalchemy import Connection, Date, column, delete, insert, select, table, update
 
 from app.platform.earnings import rollup
-from app.platform.earnings.models import (
-    Earning,
-    EarningKind,
-    daily,
-    dirty_days,
-)
+from app.platform.earnings.models import Earning, EarningKind, daily, dirty_days
 from app.platform.earnings.posting import TAKING, post_earnings
 from app.platform.ledger.postings import CREATOR
 from tests.support.earnings import balance

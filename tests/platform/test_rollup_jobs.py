@@ -11,9 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.platform.earnings import rollup
-from app.platform.earnings.models import (
-    daily,
-)
+from app.platform.earnings.models import daily
 from app.platform.statements.models import Statement
 from tests.platform.test_rollup import agree, roll_dirty, stored
 from tests.support.months import Months, history

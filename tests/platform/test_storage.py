@@ -22,7 +22,7 @@ from app.platform.gateways.storage import (
 )
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.bucket import serving_bucket
-from tests.support.receiver import Receiver, receiving
+from tests.support.receiver import Receiver
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 PDF = "application/pdf"
@@ -107,12 +107,6 @@ def test_a_put_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 def bucket_at(url: str, seconds: float = 30.0) -> Storage:
     return Storage("s3://statements", seconds, {"endpoint": url, "region": "eu-central-1"})
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as made:
-        yield made
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 500, 503])

@@ -11,13 +11,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.platform.config import load
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runtime import EXTENSION
 from tests.platform.test_every_route import LIVE, TOKEN
 from tests.support.console import csrf, log_in
-from tests.support.sides import build, environment, fresh
+from tests.support.sides import app_on, environment
 
 READER = "fedcba9876543210-reader"
 METRICS = "a-token-of-prometheus"
@@ -157,12 +154,10 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     more = {"READ_ONLY_TOKEN": READER, "METRICS_TOKEN": METRICS}
     environ = environment(f"sqlite:///{folder / 'test.db'}", "unix:///nowhere", **LIVE, **more)
     del environ["SWITCHYARD_JOBS"]
-    fresh(environ["DATABASE_URL"], environ, [MemoryBackend("rq")]).db.dispose()
-    app = build(load(environ))
-    with app.app_context():
-        run = dispatch("canary", {"song": "x"}, key="x").id
-    yield Callers(app, run)
-    app.extensions[EXTENSION].db.dispose()
+    with app_on(environ) as app:
+        with app.app_context():
+            run = dispatch("canary", {"song": "x"}, key="x").id
+        yield Callers(app, run)
 
 
 def routes(app: Flask) -> set[str]:
