@@ -18,10 +18,10 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.timeouts import JobTimeoutException
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.switchyard.loading import load_app, process_runtime
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.steps import ClaimedRun, put_back
+from app.switchyard.runtime import load_app, process_runtime
 from app.switchyard.text import reason
 from queues import task
 from queues.backend import TASK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.switchyard.config import split
-from app.switchyard.loading import process_runtime
+from app.switchyard.runtime import process_runtime
 
 _runtime = process_runtime()
 

@@ -11,11 +11,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.errors import SwitchyardError
-from app.switchyard.loading import load_app, process_runtime
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import load_app, process_runtime
 from app.switchyard.text import reason
 from queues import versions
 

@@ -25,9 +25,9 @@ from rq.worker import WorkerStatus
 from app.switchyard import telemetry
 from app.switchyard.config import split
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.loading import process_runtime
 from app.switchyard.logs import logger_of
 from app.switchyard.operations.processes import Heartbeat, at_work
+from app.switchyard.runtime import process_runtime
 from app.switchyard.text import reason
 from queues import task
 from queues.allowed import WorkerJob

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.switchyard.loading import process_runtime
+from app.switchyard.runtime import process_runtime
 from workflows.sync import connect, create
 
 

@@ -1,12 +1,15 @@
-"""The runtime of a Flask app, which Switchyard.init_app() builds and dispatch() looks up."""
+"""The runtime of a Flask app, which Switchyard.init_app() builds and dispatch() looks up. A process
+that no web server started, such as a worker or a script, loads its app here."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -14,13 +17,15 @@ import flags
 from app.switchyard.cache.cache import Cache
 from app.switchyard.config import Settings
 from app.switchyard.db import Database
-from app.switchyard.errors import SwitchyardError
+from app.switchyard.errors import SettingsError, SwitchyardError
 from app.switchyard.job import Catalogue
 from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.store import RunStore
 from flags import Flags
 
-if TYPE_CHECKING:  # a process that only dispatches need not load Alembic
+if TYPE_CHECKING:  # a process that only dispatches need not load Alembic, nor an import Flask
+    from flask import Flask
+
     from app.switchyard.branch import Branch
     from app.switchyard.runs.retention import Prune
 
@@ -135,6 +140,47 @@ def _find() -> Runtime | None:
             "push an application context (with app.app_context(): ...)"
         )
     return _latest
+
+
+def process_runtime() -> Runtime:
+    """The current runtime. Loads the app where the process has none yet.
+
+    Raises SettingsError where there is no app, and SwitchyardError where there are several.
+    """
+    if not installed():
+        install(load_app().extensions[EXTENSION])
+    return current()
+
+
+def load_app() -> Flask:
+    """The current app, or else the one that `flask` would use here, loaded once per process.
+
+    Raises SettingsError where there is none, or its settings are wrong.
+    """
+    # Imported inside: importing the drop-in at an old call site must not load Flask.
+    from flask import current_app
+
+    if current_app:
+        return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+    return _loaded(os.getpid())
+
+
+@cache
+def _loaded(pid: int) -> Flask:
+    from flask.cli import NoAppException, ScriptInfo, load_dotenv
+    from flask.helpers import get_load_dotenv
+
+    if get_load_dotenv():
+        load_dotenv()
+    # Without FLASK_APP, Flask looks for wsgi.py and app.py in the working directory. It imports
+    # app.py by its name, so that it also finds a package `app`, and the create_app() in it.
+    try:
+        app = ScriptInfo(os.environ.get("FLASK_APP")).load_app()
+    except NoAppException as failure:
+        raise SettingsError(f"FLASK_APP: {failure.message}") from failure
+    if EXTENSION not in app.extensions:
+        raise SettingsError(f"FLASK_APP: {app.import_name!r} has no Switchyard")
+    return app
 
 
 def _flags_at_work() -> Flags | None:

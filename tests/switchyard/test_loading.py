@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from app.switchyard import loading
+from app.switchyard import runtime
 from app.switchyard.errors import SettingsError
-from app.switchyard.loading import load_app
+from app.switchyard.runtime import load_app
 
 SHOP = """
 from flask import Flask
@@ -31,9 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLASK_APP", raising=False)
     (tmp_path / f"shop_{tmp_path.name}.py").write_text(SHOP)
-    loading._loaded.cache_clear()
+    runtime._loaded.cache_clear()
     yield tmp_path
-    loading._loaded.cache_clear()
+    runtime._loaded.cache_clear()
 
 
 def test_flask_app_names_a_factory_which_is_called_once(

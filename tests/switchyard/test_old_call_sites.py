@@ -21,8 +21,8 @@ from sqlalchemy import select
 import queues
 from app.switchyard.errors import BadInput, KeyConflict, SettingsError
 from app.switchyard.job import Catalogue, Legacy
-from app.switchyard.loading import process_runtime
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runtime import process_runtime
 from queues.backend import connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, take

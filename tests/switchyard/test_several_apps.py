@@ -16,9 +16,9 @@ from app.switchyard.config import Settings
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.extension import Switchyard
-from app.switchyard.loading import process_runtime
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.store import RunStore
+from app.switchyard.runtime import process_runtime
 from tests.support.sides import Fixed
 from tests.support.tables import create_all
 
