@@ -116,11 +116,6 @@ def current() -> Runtime:
     return runtime
 
 
-def installed() -> bool:
-    """Whether `current()` has a runtime. Raises SwitchyardError where there are several."""
-    return _find() is not None
-
-
 def _find() -> Runtime | None:
     chosen = _chosen.get()
     if chosen is not None:
@@ -147,9 +142,11 @@ def process_runtime() -> Runtime:
 
     Raises SettingsError where there is no app, and SwitchyardError where there are several.
     """
-    if not installed():
-        install(load_app().extensions[EXTENSION])
-    return current()
+    runtime = _find()
+    if runtime is None:
+        runtime = load_app().extensions[EXTENSION]
+        install(runtime)
+    return runtime
 
 
 def load_app() -> Flask:
