@@ -27,7 +27,7 @@ from app.switchyard.job import Catalogue, Jobs, load
 from app.switchyard.operations.processes import beat_of_web
 from app.switchyard.runs.backend import Backend, Backends
 from app.switchyard.runs.engine import Engine as RunEngine
-from app.switchyard.runs.lease import Leases
+from app.switchyard.runs.engine import Leases
 from app.switchyard.runs.store import RunStore
 from app.switchyard.schema import LAYER
 from flags import Flags

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.lease import Leases
+from app.switchyard.runs.engine import Leases
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 

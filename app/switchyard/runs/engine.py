@@ -1,17 +1,21 @@
-"""perform(), which does one slice of a run: claim it, do its body step by step, then give it back
-or end it; and current_run(), for code that a body calls without its context."""
+"""perform(), which does one slice of a run: claim it, do its body step by step under a heartbeat,
+then give it back or end it; and current_run(), for code that a body calls without its context."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard import logs, telemetry
 from app.switchyard.crash import point
@@ -26,12 +30,11 @@ from app.switchyard.errors import (
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
-from app.switchyard.runs.lease import Leases
 from app.switchyard.runs.models import RUN_ID, Status
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
-from app.switchyard.text import error_of, said
+from app.switchyard.text import error_of, reason, said
 
 log = logs.logger_of(__name__)
 
@@ -79,6 +82,70 @@ def at_work(context: RunContext) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+class Leases:
+    """The heartbeat of the runs that this process has claimed: one thread renews each lease after a
+    third of its length, and drops runs that were taken over.
+
+    The thread starts with a process's first claim (again after a fork) and ends after a while
+    without claims, so that it never keeps a process alive or an idle connection open.
+    """
+
+    def __init__(self, length: timedelta) -> None:
+        self.length = length
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._kept: set[ClaimedRun] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, claimed: ClaimedRun) -> None:
+        """Renew this lease until `drop`."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            self._kept.add(claimed)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+                self._thread.start()
+
+    def drop(self, claimed: ClaimedRun) -> None:
+        """Stop renewing this lease."""
+        with self._lock:
+            self._kept.discard(claimed)
+
+    def in_hand(self) -> list[str]:
+        """The job and id of each run whose lease is kept."""
+        with self._lock:
+            return [f"{claimed.job} {claimed.run_id}" for claimed in self._kept]
+
+    def _beat(self) -> None:
+        idle = 0
+        while True:
+            time.sleep(self.length.total_seconds() / 3)
+            with self._lock:
+                kept = list(self._kept)
+                idle = 0 if kept else idle + 1
+                if idle > 3:
+                    self._thread = None
+                    return
+            self.renew(kept)
+
+    def renew(self, kept: Iterable[ClaimedRun]) -> None:
+        """Renew these leases now."""
+        try:
+            for claimed in kept:
+                try:
+                    with claimed.store.db.begin() as connection:
+                        claimed.renew(connection)
+                except LeaseLost:
+                    self.drop(claimed)
+        except SQLAlchemyError as failure:
+            # A lease may run out and another process take over, which the fence keeps safe.
+            log.warning("leases not renewed", extra={"reason": reason(failure)})
 
 
 @dataclass(frozen=True, slots=True)
