@@ -20,11 +20,10 @@ from sqlalchemy import select, update
 from app.switchyard.errors import RunNotMovable
 from app.switchyard.job import JobPayload
 from app.switchyard.runs import operate
-from app.switchyard.runs.create import Run, meta_json
 from app.switchyard.runs.engine import CurrentRun, current_run
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.store import RunStore
+from app.switchyard.runs.store import Run, RunStore, meta_json
 from app.switchyard.runtime import process_runtime
 from queues.backend import DEPENDENCY, connect
 from queues.versions import time_of

@@ -27,8 +27,8 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec, Legacy
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.create import Run, meta_json, new_run
 from app.switchyard.runs.models import OPEN
+from app.switchyard.runs.store import Run, meta_json, new_run
 from app.switchyard.runtime import process_runtime
 from flags import LEGACY_BACKEND
 from queues.backend import DEPENDENCY

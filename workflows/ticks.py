@@ -12,7 +12,7 @@ from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.job import JobSpec
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime
 from workflows.qstash import find, make_client
 from workflows.signature import Signed

@@ -28,8 +28,8 @@ from app.switchyard.errors import (
     UnknownJob,
 )
 from app.switchyard.job import Empty, IfUnknown, JobPayload, Legacy, Shadow, job
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.engine import CurrentRun, current_run
+from app.switchyard.runs.store import Run
 
 if TYPE_CHECKING:
     from app.switchyard.extension import Switchyard

@@ -20,16 +20,16 @@ from app.switchyard.crash import point
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobSpec
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.create import (
+from app.switchyard.runs.store import (
     NewRun,
     Run,
+    RunStore,
     meta_json,
     new_messages,
     new_run,
     wants_shadow,
     write_runs,
 )
-from app.switchyard.runs.store import RunStore
 
 log = logger_of(__name__)
 

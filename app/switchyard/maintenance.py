@@ -16,10 +16,10 @@ from app.switchyard.cutover import guardrail, shadow
 from app.switchyard.cutover.clock import catch_up
 from app.switchyard.job import Empty, JobPayload, job
 from app.switchyard.nonces import prune_nonces
-from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.models import FailureRow, HandoffRow
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.retention import Prune, prune_record, prune_steps
+from app.switchyard.runs.store import SHADOW_JOB
 from app.switchyard.runtime import current
 
 PRUNES: dict[str, Prune] = {

@@ -10,7 +10,7 @@ import pytest
 
 from app.switchyard.errors import RunNotMovable
 from app.switchyard.runs import operate
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from tests.support.sides import Side
 
 

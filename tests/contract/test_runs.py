@@ -17,7 +17,7 @@ import flags
 from app.switchyard import runtime
 from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
-from app.switchyard.runs.create import Run, new_run, write_runs
+from app.switchyard.runs.store import Run, new_run, write_runs
 from tests.support import jobs
 from tests.support.marks import most_at_once, processes, stays
 from tests.support.sides import Fixed, Side, decide_by, rq_worker

@@ -13,7 +13,7 @@ import pytest
 from app.platform.mail import send_email_delayed
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.runs import operate
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import install
 from tests.support.mailbox import DROP, Mailbox
 from tests.support.sides import Fixed, Side, decide_by, in_memory

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
+from app.switchyard.runs.store import Run
 from tests.conftest import new_database
 from tests.support.dying import PLACES, deaths, dying, mortal
 from tests.support.forks import forked

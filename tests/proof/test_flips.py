@@ -16,7 +16,7 @@ from app.switchyard.audit import By
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import SEEN_SECONDS, Drain, rollback
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from flags import Side
 from tests.support.forks import Forked
 from tests.support.sides import both, decide_by

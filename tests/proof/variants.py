@@ -22,11 +22,11 @@ from app.switchyard.cutover import clock
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import LeaseLost
 from app.switchyard.job import JobSpec
-from app.switchyard.runs import create
+from app.switchyard.runs import store
 from app.switchyard.runs.context import RunContext
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.models import StepStatus, runs
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.runs.store import Run
 from tests.proof import checker
 from tests.support.world import Dead, World, dying_at, shuffled
 
@@ -59,7 +59,7 @@ def no_unique_key() -> Iterator[None]:
     for one in [one for one in runs.constraints if isinstance(one, UniqueConstraint)]:
         runs.constraints.remove(one)
     plain = sqlite.insert(runs).execution_options(preserve_rowcount=True)
-    with patch.dict(create._INSERT, sqlite=plain):
+    with patch.dict(store._INSERT, sqlite=plain):
         yield
 
 

@@ -27,9 +27,9 @@ from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs import relay
 from app.switchyard.runs.backend import Backend
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import FailureRow, HandoffRow, RunRow, StepRow
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked

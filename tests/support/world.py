@@ -286,7 +286,7 @@ class World:
         self.steps = itertools.count()
         # So that a failure can be replayed: nothing in here is left to chance.
         self._named = patch(
-            "app.switchyard.runs.create.new_run_id", lambda: f"r{next(self._numbers):05d}"
+            "app.switchyard.runs.store.new_run_id", lambda: f"r{next(self._numbers):05d}"
         )
         self._named.start()
         self.install()

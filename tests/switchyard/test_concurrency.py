@@ -25,7 +25,6 @@ from app.switchyard.runs import claim
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import ClaimRequest
 from app.switchyard.runs.context import Pause
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import AnyRow, RunRow, Status, StepStatus
@@ -33,6 +32,7 @@ from app.switchyard.runs.operate import cancel
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.runs.store import Run
 from tests.support import jobs
 from tests.support.marks import most_at_once, processes, stays
 from tests.support.plans import analyze, plan, sent

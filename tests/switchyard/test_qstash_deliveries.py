@@ -19,8 +19,8 @@ from qstash import Receiver
 
 from app.platform.config import load
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import current
 from tests.support.marks import marks
 from tests.support.sides import (

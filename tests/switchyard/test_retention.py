@@ -57,7 +57,7 @@ def world(database_url: str, tmp_path: Path) -> Iterator[World]:
     made.create_tables()
     numbers = itertools.count(1)
     named = patch(
-        "app.switchyard.runs.create.new_run_id",
+        "app.switchyard.runs.store.new_run_id",
         lambda: f"{id_at(made.time.now)}{next(numbers):014x}",
     )
     with named:

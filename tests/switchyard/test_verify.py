@@ -25,10 +25,10 @@ from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
 from app.switchyard.cutover.clock import proposal, tick
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
-from app.switchyard.runs.create import new_run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
+from app.switchyard.runs.store import new_run
 from app.switchyard.runtime import Check, Runtime, install
 from queues.backend import connect
 from tests.support.mailbox import served

@@ -16,8 +16,8 @@ from app.switchyard.api import shapes
 from app.switchyard.console.door import CSRF_HEADER
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.operations.jobs import Lenient
-from app.switchyard.runs.create import KEY_LENGTH
 from app.switchyard.runs.models import RUN_ID
+from app.switchyard.runs.store import KEY_LENGTH
 
 TRIGGER = "switchyard_trigger.trigger"
 _REFUSED = {

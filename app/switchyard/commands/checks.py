@@ -30,9 +30,9 @@ from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
 from app.switchyard.reached import called, is_refused
 from app.switchyard.runs import operate
-from app.switchyard.runs.create import new_run
 from app.switchyard.runs.models import IS_OPEN, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.store import new_run
 from app.switchyard.runtime import Check, Runtime
 from app.switchyard.text import reason
 from app.switchyard.words import plural

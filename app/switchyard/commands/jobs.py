@@ -42,10 +42,10 @@ from app.switchyard.operations.acts import parse_payload
 from app.switchyard.operations.story import story
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import End
-from app.switchyard.runs.create import Run
 from app.switchyard.runs.memory import Inline
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime, using
 
 group = Commands("jobs", help="Show the catalogue of jobs, and start runs.")

@@ -19,7 +19,7 @@ from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
 from app.switchyard.job import JobSpec, Missed
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime, current
 from app.switchyard.text import reason
 

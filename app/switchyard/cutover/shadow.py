@@ -33,10 +33,10 @@ from app.switchyard.db import INSERT, Base, Database, canonical_json
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import Catalogue, JobSpec, Shadow
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.create import SHADOW_JOB
 from app.switchyard.runs.models import AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.retention import Page, last_of, succeeded
+from app.switchyard.runs.store import SHADOW_JOB
 from app.switchyard.runtime import current
 from app.switchyard.text import error_of
 

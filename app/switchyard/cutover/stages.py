@@ -18,9 +18,9 @@ from app.switchyard.audit import GUARDRAIL, WHY, By
 from app.switchyard.cutover.shadow import unexplained
 from app.switchyard.db import Base, Database
 from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
-from app.switchyard.runs.create import KEY_LENGTH
 from app.switchyard.runs.models import IS_OPEN
 from app.switchyard.runs.models import RunRow as R
+from app.switchyard.runs.store import KEY_LENGTH
 from app.switchyard.text import plain
 from app.switchyard.words import plural
 from flags import LEGACY_BACKEND, Side, Stage, StageRow

@@ -17,7 +17,7 @@ from app.switchyard.cutover.drain import Drain, Drained
 from app.switchyard.cutover.stages import StageChange, set_stage
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
-from app.switchyard.runs.create import Run
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime, using
 from flags import Side
 

@@ -29,10 +29,10 @@ from app.switchyard.errors import (
 from app.switchyard.job import IfUnknown, JobSpec
 from app.switchyard.runs import children
 from app.switchyard.runs.backend import End, Message, Outcome
-from app.switchyard.runs.create import new_messages, new_run, write_runs
 from app.switchyard.runs.models import StepStatus
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
+from app.switchyard.runs.store import new_messages, new_run, write_runs
 from app.switchyard.text import error_of, plain, reason, said
 from app.switchyard.words import plural
 from flags import Decision, Reason, Stage
