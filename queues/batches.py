@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -133,7 +132,6 @@ class Batches:
         began = time.monotonic()
         engine = process_runtime().engine
         delivery = WorkerDelivery(self._worker)
-        since = engine.store.clock()
         self._size = 1  # in case this fails
         claimed = engine.claim(batch, delivery)
         ids = {one.run_id for one in claimed}
@@ -146,7 +144,7 @@ class Batches:
         done = 0
         try:
             while (one := self._next()) is not None:
-                self._one(one, delivery, since)
+                self._one(one, delivery)
                 done += 1
         finally:
             soon.cancel()
@@ -159,12 +157,12 @@ class Batches:
         with self._lock:
             return self._waiting.popleft() if self._waiting and not task.stopping.is_set() else None
 
-    def _one(self, one: ClaimedRun | Sent, delivery: WorkerDelivery, since: datetime) -> None:
+    def _one(self, one: ClaimedRun | Sent, delivery: WorkerDelivery) -> None:
         try:
             with load_app().app_context():
                 engine = process_runtime().engine
                 if isinstance(one, ClaimedRun):
-                    engine.do(one, since)
+                    engine.do(one)
                 else:
                     engine.perform(*one, delivery)
         except (Exception, KeyboardInterrupt):

@@ -25,11 +25,12 @@ from app.switchyard.cutover import clock, guardrail
 from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError
 from app.switchyard.runs import relay as relaying
-from app.switchyard.runs.backend import End
-from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
+from app.switchyard.runs.backend import Delivery, End
+from app.switchyard.runs.claim import claim_run
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.models import StepRow as S
+from app.switchyard.runs.steps import ClaimedRun
 from tests.support import cli_jobs
 from tests.support.cli import Cli, environment, start
 from tests.support.marks import marks
@@ -117,10 +118,8 @@ def test_it_waits_for_what_another_process_holds(cli: Cli, monkeypatch: pytest.M
 def test_it_takes_over_from_a_process_that_died(build: Callable[..., Cli], url: str) -> None:
     cli = build(url, lease_seconds=0.5)
     begun = cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}', "--key", "k")
-    with cli.runtime.db.autocommit() as connection:
-        now = utcnow()
-        request = ClaimRequest(begun["id"], 1, "dead", now, now + cli.runtime.store.lease)
-        assert claim_uncapped(connection, request) is not None
+    claimed = claim_run(cli.runtime.store, begun["id"], 1, Delivery("dead"))
+    assert isinstance(claimed, ClaimedRun)
     run = cli.json(*RUN, '{"name": "a"}', "--key", "k")
     assert (run["id"], run["status"]) == (begun["id"], "succeeded")
 

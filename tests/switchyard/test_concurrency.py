@@ -23,7 +23,7 @@ from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, load
 from app.switchyard.runs import claim
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.claim import ClaimRequest
+from app.switchyard.runs.claim import Asked
 from app.switchyard.runs.context import Pause
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.memory import MemoryBackend
@@ -48,14 +48,16 @@ class Setting(Side):
 
     now: datetime = NOW
 
-    def request(self, run: Run, by: str = "me") -> ClaimRequest:
-        row = self.row(run.id)
-        return ClaimRequest(run.id, row.epoch, by, self.now, self.now + self.runtime.store.lease)
+    def ask(self, run: Run) -> Asked:
+        epoch = self.row(run.id).epoch
+        return claim.ask(self.runtime.store, Delivery("me"), run.id, epoch)
 
     def claim(self, run: Run, cap: int = jobs.CAP) -> ClaimedRun | None:
         with self.runtime.db.autocommit() as connection:
-            row = claim.claim_slot(connection, self.request(run), "capped", cap)
-        return None if row is None else ClaimedRun(self.runtime.store, Delivery("me"), *row)
+            row = claim.claim_slot(connection, self.ask(run), "capped", cap)
+        if row is None:
+            return None
+        return ClaimedRun(self.runtime.store, Delivery("me"), self.now, *row)
 
     def perform(self, run: Run, delivery: Delivery | None = None) -> Outcome:
         epoch = self.row(run.id).epoch
@@ -205,9 +207,9 @@ def test_many_at_the_same_moment(on: Setting) -> None:
 
     def take(run: Run) -> None:
         with on.runtime.db.autocommit() as connection:
-            request = on.request(run)
+            asked = on.ask(run)
             barrier.wait()
-            claims.append(claim.claim_slot(connection, request, "capped", cap))
+            claims.append(claim.claim_slot(connection, asked, "capped", cap))
             assert claim.read_state(connection, run.id) is not None
 
     threads = [threading.Thread(target=take, args=(run,)) for run in runs]
@@ -275,11 +277,11 @@ def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None
     first, second, third = on.capped(3)
     analyze(db)
     with db.autocommit() as connection, sent(connection) as statements:
-        assert claim.claim_uncapped(connection, on.request(first), ("capped", "payout")) is None
+        assert claim.claim_uncapped(connection, on.ask(first), ("capped", "payout")) is None
         for run in (first, second):
-            assert claim.claim_slot(connection, on.request(run), "capped", jobs.CAP) is not None
-        assert claim.claim_slot(connection, on.request(third), "capped", jobs.CAP) is None
-        assert claim.put_off(connection, on.request(third), timedelta(0)) is not None
+            assert claim.claim_slot(connection, on.ask(run), "capped", jobs.CAP) is not None
+        assert claim.claim_slot(connection, on.ask(third), "capped", jobs.CAP) is None
+        assert claim.put_off(connection, on.ask(third), timedelta(0)) is not None
     with db.autocommit() as connection:
         plans = [(each[0], "".join(plan(connection, *each))) for each in statements]
     by_id = "(id=?)" if db.is_sqlite else "pk_switchyard_runs"

@@ -11,10 +11,12 @@ from sqlalchemy import select
 
 from app.switchyard import clock, db
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
+from app.switchyard.runs.backend import Delivery
+from app.switchyard.runs.claim import claim_run
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import sweep
+from app.switchyard.runs.steps import ClaimedRun
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, decide_by, environment, fresh
 
@@ -51,10 +53,8 @@ def test_a_relay_that_is_ahead_keeps_no_run_back(database_url: str) -> None:
     runtime = _made(database_url)
     run = dispatch("noop", {"name": "a"})
     now = runtime.store.clock()
-    with runtime.db.autocommit() as connection:
-        request = ClaimRequest(run.id, 1, "me", now, now + runtime.store.lease)
-        assert claim_uncapped(connection, request) is not None
+    store = replace(runtime.store, clock=lambda: now)
+    assert isinstance(claim_run(store, run.id, 1, Delivery("me")), ClaimedRun)
     assert sweep(replace(runtime.store, clock=lambda: now + HOURS)).taken_over == 1
-    with runtime.db.autocommit() as connection:
-        assert claim_uncapped(connection, replace(request, epoch=3)) is not None
+    assert isinstance(claim_run(store, run.id, 3, Delivery("me")), ClaimedRun)
     runtime.db.dispose()

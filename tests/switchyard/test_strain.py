@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import event, func, select, text
 
 from app.switchyard.dispatch import Item, dispatch_many
-from app.switchyard.runs.backend import Message
-from app.switchyard.runs.claim import ClaimRequest, claim_uncapped
+from app.switchyard.runs.backend import Delivery, Message
+from app.switchyard.runs.claim import claim_run
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import look_again, sweep
+from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, decide_by, environment, fresh
@@ -175,10 +176,8 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
     """It has its run's row locked, and its lease runs out."""
     runtime, (frozen, other, sent) = on_postgres, [run for _ in range(3) for run in _many(1)]
     for run in (frozen, other):
-        now = runtime.store.clock()
-        with runtime.db.autocommit() as connection:
-            request = ClaimRequest(run, 1, f"holder of {run}", now, now)
-            assert claim_uncapped(connection, request) is not None
+        claimed = claim_run(runtime.store, run, 1, Delivery(f"holder of {run}"))
+        assert isinstance(claimed, ClaimedRun)
     later = runtime.store.clock() + timedelta(minutes=30)
     store = replace(runtime.store, clock=lambda: later)
     with ThreadPoolExecutor(1) as pool, runtime.db.engine.connect() as connection:

@@ -14,7 +14,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -99,93 +98,94 @@ _LAPSE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
-    """Who asks for which run, sent at which epoch, and when a lease would begin and end."""
-
-    run_id: str
-    epoch: int
-    by: str
-    now: datetime
-    until: datetime
-    sent_at: datetime | None = None
-    """When the message that led to this request was sent, where that is known."""
-
-    def bound(self, **more: Any) -> dict[str, Any]:
-        """The parameters that every statement takes, and `more`."""
-        return {
-            "run_id": self.run_id,
-            "sent_epoch": self.epoch,
-            "by": self.by,
-            "now": self.now,
-            **more,
-        }
-
-    def claims(self, **more: Any) -> dict[str, Any]:
-        """The parameters of a claim."""
-        return self.bound(lease_until=self.until, sent_at=self.sent_at, **more)
+Asked = dict[str, Any]
+"""The parameters of the statements here: who asks for which run, sent at which epoch, and when a
+lease would begin and end."""
 
 
-def claim_run(store: RunStore, request: ClaimRequest, delivery: Delivery) -> ClaimedRun | Outcome:
+def ask(store: RunStore, delivery: Delivery, run_id: str = "", epoch: int = 0) -> Asked:
+    """What this delivery asks for now."""
+    now = store.clock()
+    return {
+        "run_id": run_id,
+        "sent_epoch": epoch,
+        "by": delivery.holder,
+        "now": now,
+        "lease_until": now + store.lease,
+        "sent_at": delivery.sent_at,
+    }
+
+
+def claim_run(store: RunStore, run_id: str, epoch: int, delivery: Delivery) -> ClaimedRun | Outcome:
     """Claim the run if it is due, and free at the epoch that was sent or held by this holder
     already; otherwise say why not."""
-    caps = store.catalogue.caps
+    asked = ask(store, delivery, run_id, epoch)
     with store.db.autocommit() as connection:
-        row = claim_uncapped(connection, request, tuple(caps))
-        if row is not None:
-            return ClaimedRun(store, delivery, **row._asdict())
-        state = read_state(connection, request.run_id)
-        if _lapse(store, state, request):
-            row = claim_uncapped(connection, request, tuple(caps))
-            if row is not None:
-                return ClaimedRun(store, delivery, **row._asdict())
-        refusal = _refusal(state, request)
-        if refusal is not None or state is None or state.job not in caps:
-            return refusal or Outcome(End.NOT_MINE)
-        # A backend that calls again needs no wait here, and its calls must not be held up.
-        again = delivery.calls_again
-        wait = 0.0 if again else SLOT_WAIT_SECONDS
-        row = claim_slot(connection, request, state.job, caps[state.job], wait)
-        if row is not None:
-            return ClaimedRun(store, delivery, **row._asdict())
-        waits = again or store.backends.waits_until_due(state.backend)
-        due = put_off(connection, request, store.check, waits=waits)
-        if due is not None:
-            return Outcome(End.NOT_DUE, due_at=due)
-        state = read_state(connection, request.run_id)
-        return _refusal(state, request) or Outcome(End.NOT_MINE)
+        row = _claim(store, connection, asked, delivery)
+    if isinstance(row, Outcome):
+        return row
+    return ClaimedRun(store, delivery, asked["now"], **row._asdict())
 
 
-def _lapse(store: RunStore, state: AnyRow | None, request: ClaimRequest) -> bool:
+def _claim(
+    store: RunStore, connection: Connection, asked: Asked, delivery: Delivery
+) -> AnyRow | Outcome:
+    caps, run_id = store.catalogue.caps, asked["run_id"]
+    row = claim_uncapped(connection, asked, tuple(caps))
+    if row is not None:
+        return row
+    state = read_state(connection, run_id)
+    if _lapse(store, state, asked):
+        row = claim_uncapped(connection, asked, tuple(caps))
+        if row is not None:
+            return row
+    refusal = _refusal(state, asked)
+    if refusal is not None or state is None or state.job not in caps:
+        return refusal or Outcome(End.NOT_MINE)
+    # A backend that calls again needs no wait here, and its calls must not be held up.
+    again = delivery.calls_again
+    wait = 0.0 if again else SLOT_WAIT_SECONDS
+    row = claim_slot(connection, asked, state.job, caps[state.job], wait)
+    if row is not None:
+        return row
+    waits = again or store.backends.waits_until_due(state.backend)
+    due = put_off(connection, asked, store.check, waits=waits)
+    if due is not None:
+        return Outcome(End.NOT_DUE, due_at=due)
+    return _refusal(read_state(connection, run_id), asked) or Outcome(End.NOT_MINE)
+
+
+def _lapse(store: RunStore, state: AnyRow | None, asked: Asked) -> bool:
     """Whether an earlier call of the same holder never returned. Records that, if so."""
-    if state is None or state.check_at is None or state.check_at >= request.now:
+    if state is None or state.check_at is None or state.check_at >= asked["now"]:
         return False
-    if state.status != Status.RUNNING or state.holder != request.by:
+    if state.status != Status.RUNNING or state.holder != asked["by"]:
         return False
     with store.db.begin() as connection:
-        row = connection.execute(_LAPSE, request.bound()).one_or_none()
+        row = connection.execute(_LAPSE, asked).one_or_none()
         if row is not None:
-            taken_over(connection, row, request.now)
+            taken_over(connection, row, asked["now"])
     return row is not None
 
 
 def claim_free(
-    store: RunStore, sent: Sequence[tuple[str, int]], request: ClaimRequest, delivery: Delivery
+    store: RunStore, sent: Sequence[tuple[str, int]], delivery: Delivery
 ) -> list[ClaimedRun]:
-    """Claim in one go, and return in their order, those runs that are due and free and whose jobs
-    have no cap. Each is named with the epoch that was sent; `request` says by whom, until when."""
+    """Claim in one go, and return in their order, those of many runs that are due and free and
+    whose jobs have no cap. Each is named with the epoch that was sent."""
     ids: dict[int, list[str]] = defaultdict(list)
     for run_id, epoch in sent:
         ids[epoch].append(run_id)
     rows: dict[str, AnyRow] = {}
     claim = _claim_free(tuple(store.catalogue.caps))
+    asked = ask(store, delivery)
     with store.db.autocommit() as connection:
         for epoch, run_ids in ids.items():
-            bound = {**request.claims(), "sent_epoch": epoch, "run_ids": run_ids}
-            del bound["run_id"]
+            bound = {**asked, "sent_epoch": epoch, "run_ids": run_ids}
             rows |= {row.run_id: row for row in connection.execute(claim, bound)}
     order = dict.fromkeys(run_id for run_id, _ in sent if run_id in rows)
-    return [ClaimedRun(store, delivery, **rows[run_id]._asdict()) for run_id in order]
+    now = asked["now"]
+    return [ClaimedRun(store, delivery, now, **rows[run_id]._asdict()) for run_id in order]
 
 
 @cache
@@ -194,12 +194,9 @@ def _claim_free(capped: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
     return update(runs).where(R.id.in_(free)).values(_TAKES).returning(*CLAIMED_COLUMNS)
 
 
-def claim_uncapped(
-    connection: Connection, request: ClaimRequest, capped: tuple[str, ...] = ()
-) -> AnyRow | None:
+def claim_uncapped(connection: Connection, asked: Asked, capped: tuple[str, ...]) -> AnyRow | None:
     """Claim the run. None where it cannot be claimed, or where its job is one of `capped`."""
-    bound = request.claims()
-    return connection.execute(_claim_unless(capped), bound).one_or_none()
+    return connection.execute(_claim_unless(capped), asked).one_or_none()
 
 
 @cache
@@ -208,7 +205,7 @@ def _claim_unless(jobs: tuple[str, ...]) -> ReturningUpdate[*tuple[Any, ...]]:
 
 
 def claim_slot(
-    connection: Connection, request: ClaimRequest, job: str, cap: int, wait_seconds: float = 0.0
+    connection: Connection, asked: Asked, job: str, cap: int, wait_seconds: float = 0.0
 ) -> AnyRow | None:
     """Claim the run with one of its job's `cap` slots. None where all are taken, or the run is.
 
@@ -217,7 +214,7 @@ def claim_slot(
     end = time.monotonic() + wait_seconds
     lost = 0
     while lost < _TRIES:
-        others = {"of_job": job, "run_id": request.run_id}
+        others = {"of_job": job, "run_id": asked["run_id"]}
         taken = set(connection.execute(TAKEN, others).scalars())
         # Slots above the cap date from when it was higher. They count until they are free.
         if len(taken) >= cap:
@@ -227,26 +224,25 @@ def claim_slot(
             continue
         # At random, so that two who choose at the same moment rarely choose the same slot.
         free = random.choice([slot for slot in range(1, cap + 1) if slot not in taken])
-        bound = request.claims(free_slot=free)
         try:
-            return connection.execute(_CLAIM_SLOT, bound).one_or_none()
+            return connection.execute(_CLAIM_SLOT, {**asked, "free_slot": free}).one_or_none()
         except IntegrityError:
             lost += 1
     return None
 
 
 def put_off(
-    connection: Connection, request: ClaimRequest, check: timedelta, *, waits: bool = False
+    connection: Connection, asked: Asked, check: timedelta, *, waits: bool = False
 ) -> datetime | None:
     """Put off a run that got no slot by 1 to 3 s. Returns when it is due, or None where it can no
     longer be claimed.
 
     The relay sends it at that time, unless its backend waits for due times itself (`waits`).
     """
-    wait = _OFF_MS + crc32(request.run_id.encode()) % (_SPREAD_MS + 1)
-    due = request.now + timedelta(milliseconds=wait)
+    wait = _OFF_MS + crc32(asked["run_id"].encode()) % (_SPREAD_MS + 1)
+    due = asked["now"] + timedelta(milliseconds=wait)
     unsent = None if waits else due
-    bound = request.bound(new_due_at=due, new_check_at=due + check, new_send_at=unsent)
+    bound = {**asked, "new_due_at": due, "new_check_at": due + check, "new_send_at": unsent}
     return due if connection.execute(_PUT_OFF, bound).rowcount == 1 else None
 
 
@@ -256,13 +252,13 @@ def read_state(connection: Connection, run_id: str) -> AnyRow | None:
     return connection.execute(select(*columns).where(R.id == run_id)).one_or_none()
 
 
-def _refusal(row: AnyRow | None, request: ClaimRequest) -> Outcome | None:
+def _refusal(row: AnyRow | None, asked: Asked) -> Outcome | None:
     """Why the run cannot be claimed. None where nothing, or only a missing slot, is in the way."""
     if row is None or row.check_at is None:
         return Outcome(End.NOT_MINE)
-    if row.holder == request.by:
-        if row.status == Status.RUNNING and row.check_at >= request.now:
+    if row.holder == asked["by"]:
+        if row.status == Status.RUNNING and row.check_at >= asked["now"]:
             return Outcome(End.BUSY, due_at=row.check_at)
-    elif row.holder is not None or row.epoch != request.epoch:
+    elif row.holder is not None or row.epoch != asked["sent_epoch"]:
         return Outcome(End.NOT_MINE)
-    return Outcome(End.NOT_DUE, due_at=row.due_at) if row.due_at > request.now else None
+    return Outcome(End.NOT_DUE, due_at=row.due_at) if row.due_at > asked["now"] else None

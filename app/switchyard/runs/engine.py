@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +28,7 @@ from app.switchyard.errors import (
     StepFailed,
 )
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.claim import ClaimRequest, claim_free, claim_run
+from app.switchyard.runs.claim import claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
 from app.switchyard.runs.models import RUN_ID, Status
 from app.switchyard.runs.record import Failure
@@ -165,23 +165,16 @@ class Engine:
         """
         if not _is_sound(run_id, epoch):
             return Outcome(End.NOT_MINE)  # no run can have such an id or epoch
-        request = self._request(run_id, epoch, delivery)
-        claimed = claim_run(self.store, request, delivery)
-        return claimed if isinstance(claimed, Outcome) else self.do(claimed, request.now)
+        claimed = claim_run(self.store, run_id, epoch, delivery)
+        return claimed if isinstance(claimed, Outcome) else self.do(claimed)
 
     def claim(self, sent: Sequence[tuple[str, int]], delivery: Delivery) -> list[ClaimedRun]:
         """Claim those of many runs, each named with its epoch, that are due and free; `do` does
         them. The others, whose job has a cap or whose row is locked, are left to `perform`."""
-        sound = [one for one in sent if _is_sound(*one)]
-        return claim_free(self.store, sound, self._request("", 0, delivery), delivery)
+        return claim_free(self.store, [one for one in sent if _is_sound(*one)], delivery)
 
-    def _request(self, run_id: str, epoch: int, delivery: Delivery) -> ClaimRequest:
-        now = self.store.clock()
-        until = now + self.store.lease
-        return ClaimRequest(run_id, epoch, delivery.holder, now, until, delivery.sent_at)
-
-    def do(self, claimed: ClaimedRun, since: datetime) -> Outcome:
-        """Do one slice of a run that was claimed at `since`. See `perform`."""
+    def do(self, claimed: ClaimedRun) -> Outcome:
+        """Do one slice of a claimed run. See `perform`."""
         store = self.store
         shown: dict[str, Any] = {"run_id": claimed.run_id, "job": claimed.job}
         shown |= {"backend": claimed.backend, "epoch": claimed.epoch}
@@ -190,7 +183,7 @@ class Engine:
         spec = store.catalogue.get(claimed.job)
         with logs.bound(**shown), telemetry.spans.slice(claimed.job, spec, claimed):
             self.leases.keep(claimed)
-            if store.clock() - since > store.lease / 3:
+            if store.clock() - claimed.claimed_at > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock, at the lease's expense
             point("run.claimed")
             try:

@@ -54,7 +54,7 @@ CLAIMED_COLUMNS = (
     R.id.label("run_id"),
     *(R.job, R.key, R.payload, R.backend, R.epoch, R.parent_id, R.created_at, R.move_to, R.trace),
 )
-"""The columns that a claim returns: the fields of a ClaimedRun."""
+"""The columns that a claim returns: fields of a ClaimedRun."""
 
 # Built once, since every call from a service reads the steps.
 _RECORDED = select(S.name, S.status, S.attempts, S.result, S.error, S.until).where(
@@ -140,6 +140,7 @@ class ClaimedRun:
 
     store: RunStore
     delivery: Delivery
+    claimed_at: datetime
     run_id: str
     job: str
     key: str
