@@ -27,7 +27,6 @@ from app.switchyard.runs.store import (
     meta_json,
     new_messages,
     new_run,
-    wants_shadow,
     write_runs,
 )
 
@@ -113,11 +112,7 @@ def _send(
     decided: Sequence[tuple[NewRun, flags.Decision]],
     now: datetime,
 ) -> list[Run]:
-    if len(decided) == 1 and not wants_shadow(store, spec, decided[0][1]):
-        written = write_runs(None, store, spec, decided, now)
-    else:
-        with store.db.begin() as connection:
-            written = write_runs(connection, store, spec, decided, now)
+    written = write_runs(None, store, spec, decided, now)
     point("dispatch.committed")
     store.send_messages(new_messages(spec, decided, written))
     point("dispatch.sent")

@@ -135,8 +135,7 @@ class Inline:
     def _open(self, run_id: str) -> list[AnyRow]:
         """The open runs of the tree. Takes over those whose leases have run out."""
         now = self.store.clock()
-        with self.store.db.autocommit() as connection:
-            rows = list(connection.execute(_OPEN, {"root": run_id}))
+        rows = self.store.db.rows(_OPEN, {"root": run_id})
         for row in rows:
             if row.status == Status.RUNNING and row.check_at <= now:
                 take_over(self.store, row, now)

@@ -164,9 +164,8 @@ class ClaimedRun:
         """The steps that earlier slices recorded, by name."""
         if self.epoch == 2:  # never claimed before
             return {}
-        with self.store.db.autocommit() as connection:
-            rows = connection.execute(_RECORDED, {"of_run": self.run_id})
-            return {row.name: row for row in rows}
+        rows = self.store.db.rows(_RECORDED, {"of_run": self.run_id})
+        return {row.name: row for row in rows}
 
     def renew(self, connection: Connection) -> None:
         """Renew the lease, in a transaction that has begun: the wait for SQLite's lock is over

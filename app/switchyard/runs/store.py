@@ -236,16 +236,19 @@ def write_runs(
 ) -> list[Run]:
     """Write the runs, and a shadow for each new one that gets one.
 
-    A run that exists already is returned as it stands, with `created` false. A single run without
-    a shadow needs no connection. Raises KeyConflict where a key was used with another payload; the
-    caller must not commit then.
+    They are all written or none: in the caller's transaction, or with `on` None in one of their
+    own. A run that exists already is returned as it stands, with `created` false. Raises
+    KeyConflict where a key was used with another payload; the caller must not commit then.
     """
     if not items:
         return []
+    if on is None and (len(items) > 1 or _wants_shadow(store, spec, items[0][1])):
+        with store.db.begin() as connection:
+            return write_runs(connection, store, spec, items, now, parent_id=parent_id)
     written = _write(on, store, spec, items, now, parent_id)
     shadows = []
     for (new, decision), run in zip(items, written, strict=True):
-        if run.created and wants_shadow(store, spec, decision):
+        if run.created and _wants_shadow(store, spec, decision):
             shadow = new_run(store.catalogue[SHADOW_JOB], {"runId": run.id}, None, new.due_at)
             chosen = decision._replace(backend=spec.serverless, reason=Reason.SHADOW.value)
             shadows.append((shadow, chosen))
@@ -255,7 +258,7 @@ def write_runs(
     return written
 
 
-def wants_shadow(store: RunStore, spec: JobSpec, decision: Decision) -> bool:
+def _wants_shadow(store: RunStore, spec: JobSpec, decision: Decision) -> bool:
     """Whether a run with this decision gets a shadow, for which its job needs a plan."""
     return (
         decision.stage == Stage.SHADOW
