@@ -4,7 +4,7 @@ opens one statement."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,27 @@ from itsdangerous.timed import TimestampSigner
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from app.platform.gateways.address import SmtpServer
-from app.platform.gateways.smtp import Mailer
 from app.platform.statements import links
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runtime import Runtime, current, install
+from app.switchyard.runtime import current
 from tests.support.mailbox import Mailbox
 from tests.support.platform import Platform
-from tests.support.sides import Fixed, decide_by
 from tests.support.site import Site, refused
 
 SECRET = "0123456789abcdef-secret"
 
 
-def mailing(runtime: Runtime, server: SmtpServer) -> Runtime:
-    """The same with a mail server, installed."""
-    gateways = replace(runtime.engine.gateways, mailer=Mailer(server, "hello@fanhouse.test"))
-    changed = replace(runtime, engine=replace(runtime.engine, gateways=gateways))
-    install(changed)
-    return changed
+def mailing(box: Mailbox) -> dict[str, Any]:
+    """The settings that name a mail server."""
+    server = SecretStr(f"smtp://127.0.0.1:{box.port}")
+    return {"smtp_url": server, "mail_from": "hello@fanhouse.test"}
 
 
 @pytest.fixture
-def mailed(platform: Platform, box: Mailbox) -> Platform:
-    platform.runtime = mailing(platform.runtime, box.server())
-    platform.engine = platform.runtime.engine
-    decide_by(Fixed("rq"))
-    return platform
+def mailed(tmp_path: Path, box: Mailbox) -> Iterator[Platform]:
+    with closing(Platform(f"sqlite:///{tmp_path / 'test.db'}", **mailing(box))) as made:
+        yield made
 
 
 def subjects(box: Mailbox) -> list[tuple[str, str]]:
@@ -110,8 +103,8 @@ def site(tmp_path: Path, box: Mailbox) -> Iterator[Site]:
         admin_token=SecretStr("an-admin-token-of-32-characters!"),
         storage_url=(tmp_path / "storage").as_uri(),
         backend_url="https://fanhouse.test/",
+        **mailing(box),
     )
-    made.runtime = mailing(made.runtime, box.server())
     yield made
     made.db.dispose()
 
@@ -159,16 +152,15 @@ def test_without_a_secret_key_links_are_for_this_machine_or_not_made(
     same: dict[str, Any] = {
         "storage_url": (tmp_path / "storage").as_uri(),
         "backend_url": "https://fanhouse.test/",
+        **mailing(box),
     }
     here = Site(f"sqlite:///{tmp_path / 'here.db'}", **same)
-    mailing(here.runtime, box.server())
     monthly(here, "first")
     url, client = linked(box), here.app.test_client()
     assert client.get(url).status_code == 200
     refused(client.get(url, environ_base={"REMOTE_ADDR": "203.0.113.9"}), 401, "SECRET_KEY")
     here.db.dispose()
     live = Site(f"sqlite:///{tmp_path / 'live.db'}", stripe_api_key=SecretStr("sk_test_x"), **same)
-    mailing(live.runtime, box.server())
     monthly(live, "first")
     assert mail_runs(live) == []
     live.db.dispose()

@@ -15,7 +15,7 @@ import pytest
 
 from app.switchyard.errors import PayloadInvalid
 from tests.support.footage import bomb, encoded, patched, photo, playlist, png, quarters, video
-from tests.support.sides import Side, side
+from tests.support.sides import Side, in_memory
 
 SVG = (
     b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
@@ -88,8 +88,7 @@ def storage(tmp_path: Path) -> Path:
 @pytest.fixture
 def on(tmp_path: Path, storage: Path) -> Iterator[Side]:
     more = {"SWITCHYARD_JOBS": "app.platform.media.jobs", "STORAGE_URL": storage.as_uri()}
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    with side("memory", url, "redis://127.0.0.1:1", tmp_path, **more) as made:
+    with in_memory(f"sqlite:///{tmp_path / 'test.db'}", **more) as made:
         yield made
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from app.platform.media.models import Media
 from app.switchyard.runs.models import RunRow
 from tests.support.footage import CORNERS, corners, near, opened, photo, video
-from tests.support.sides import Side, side
+from tests.support.sides import Side, in_memory
 
 PHOTO = photo(6)
 
@@ -30,8 +30,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def on(tmp_path: Path, folder: Path) -> Iterator[Side]:
     env = {"SWITCHYARD_JOBS": "app.platform.media.jobs", "STORAGE_URL": folder.as_uri()}
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    with side("memory", url, "redis://127.0.0.1:1", tmp_path, **env) as on:
+    with in_memory(f"sqlite:///{tmp_path / 'test.db'}", **env) as on:
         yield on
 
 

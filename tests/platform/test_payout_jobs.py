@@ -6,7 +6,6 @@ Every retry ends with Platform.check(): the books hold and nobody was paid twice
 from __future__ import annotations
 
 import json
-from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -25,40 +24,14 @@ MAY_PASS = "transfers_not_allowed"
 """A refusal whose cause can end."""
 
 
-def again(platform: Platform) -> dict[str, Any]:
-    """Run retry-failed-payouts, a minute later: what it took, left, and where that is `now`."""
-    platform.now += timedelta(minutes=1)
-    run = dispatch("retry-failed-payouts", {})
-    assert run.created
-    platform.drain()
-    ended = platform.run(run.id)
-    assert ended.status == "succeeded", ended.error
-    result = json.loads(ended.result)
-    now: Counter[str] = Counter()
-    for row in result.get("totals", []):
-        now[row["status"]] += row["count"]
-    mine = [payout.status for payout in platform.payouts() if payout.run_id == run.id]
-    assert now == Counter(mine)
-    assert now.total() == result["retried"]
-    if mine:
-        assert result["ledgerBalanced"] is True
-        assert result["reconciled"]["ok"] is True
-    return {"retried": result["retried"], "left": result["left"], "now": dict(now)}
-
-
 def failed(platform: Platform, code: str = MAY_PASS, **change: Any) -> None:
     platform.fault("refuse", code=code)
     done = platform.paid(**change)
     assert (done["status"], done["reason"]) == ("failed", code)
 
 
-def none(**left: int) -> dict[str, Any]:
-    return {"retried": 0, "left": left, "now": {}}
-
-
 def took(count: int, **left: int) -> dict[str, Any]:
-    """All of them are on their way."""
-    return {"retried": count, "left": left, "now": {"in_transit": count}}
+    return {"retried": count, "left": left}
 
 
 def earned(platform: Platform, amount: int) -> None:
@@ -76,7 +49,7 @@ def test_what_is_final_is_listed_by_its_reason(platform: Platform) -> None:
     platform.creator()
     for code in ("account_invalid", "amount_too_large", "invalid_request"):
         failed(platform, code, payoutId=code)
-    assert again(platform) == none(account_invalid=1, amount_too_large=1, invalid_request=1)
+    assert platform.again() == took(0, account_invalid=1, amount_too_large=1, invalid_request=1)
     assert platform.statuses() == ["failed"] * 3
     platform.check()
 
@@ -85,7 +58,7 @@ def test_only_what_the_balance_covers_is_requested_again(platform: Platform) -> 
     platform.creator()
     for number, amount in enumerate((30_000, 25_000, 20_000)):
         failed(platform, payoutId=f"p{number}", amount=amount)
-    assert again(platform) == took(2, balance_too_low=1)
+    assert platform.again() == took(2, balance_too_low=1)
     assert platform.statuses() == ["in_transit", "failed", "in_transit"]
     assert platform.owed() == 0
     platform.check()
@@ -102,7 +75,8 @@ def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
     assert platform.books()["usd"].held == 10_000
     platform.stand.forgive()
     platform.now += READY_STALE
-    assert again(platform) == took(1)
+    assert platform.again() == took(1)
+    assert platform.statuses() == ["in_transit"]
     platform.check()
 
 
@@ -110,11 +84,7 @@ def test_what_waits_for_a_top_up_is_never_used_up(platform: Platform) -> None:
 
 
 def synced(platform: Platform) -> dict[str, Any]:
-    run = dispatch("update-account-statuses", {})
-    platform.drain()
-    ended = platform.run(run.id)
-    assert ended.status == "succeeded", ended.error
-    return dict(json.loads(ended.result))
+    return platform.result("update-account-statuses")
 
 
 def state(platform: Platform, creator: str) -> tuple[Any, ...]:
@@ -184,6 +154,6 @@ def test_money_that_went_into_the_next_pay_day_is_not_asked_for_again(platform: 
     platform.drain()
     earned(platform, 60_000)
     assert platform.statuses() == ["failed", "in_transit"]
-    assert again(platform) == none()
+    assert platform.again() == took(0)
     assert platform.owed() == 60_000
     platform.check()

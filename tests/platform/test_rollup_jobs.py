@@ -15,20 +15,12 @@ from app.platform.earnings.models import daily
 from app.platform.statements.models import Statement
 from tests.platform.test_rollup import agree, roll_dirty, stored
 from tests.support.months import Months, history
-from tests.support.sides import Side, side
+from tests.support.sides import Side, in_memory
 
 JANUARY, FEBRUARY = date(2025, 1, 1), date(2025, 2, 1)
 CREATORS = ["ana", "bob", "cem"]
 WHO = ("creator_id", "currency", "source")
 END = "2025-12-31"
-
-
-def settings(folder: Path) -> dict[str, str]:
-    return {
-        "SWITCHYARD_JOBS": "app.platform.earnings.jobs,app.platform.statements.jobs",
-        "STORAGE_URL": (folder / "storage").as_uri(),
-        "PLATFORM_NAME": "Fanhouse",
-    }
 
 
 def lived(url: str, folder: Path, sales: int = 40) -> Months:
@@ -64,7 +56,9 @@ def check(months: Months) -> None:
 @pytest.fixture
 def on(tmp_path: Path) -> Iterator[Side]:
     url = f"sqlite:///{tmp_path / 'test.db'}"
-    with side("memory", url, "redis://127.0.0.1:1", tmp_path, **settings(tmp_path)) as made:
+    env = {"SWITCHYARD_JOBS": "app.platform.earnings.jobs,app.platform.statements.jobs"}
+    env |= {"STORAGE_URL": (tmp_path / "storage").as_uri(), "PLATFORM_NAME": "Fanhouse"}
+    with in_memory(url, **env) as made:
         yield made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -69,11 +70,10 @@ class Platform(Site):
     now = START
     creators = ()
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **settings: Any) -> None:
         self.stand = StripeStandIn(clock=lambda: self.now)
-        super().__init__(
-            url, stripe_api_base=self.stand.start(), stripe_webhook_secret=SecretStr(SECRET)
-        )
+        settings |= {"stripe_webhook_secret": SecretStr(SECRET)}
+        super().__init__(url, stripe_api_base=self.stand.start(), **settings)
         self.engine: Engine = self.runtime.engine
 
     def close(self) -> None:
@@ -201,9 +201,21 @@ class Platform(Site):
         return self.result("process-payouts", {"payoutDate": day})
 
     def again(self) -> dict[str, Any]:
-        """Run retry-failed-payouts, a minute later: how many it took, and how many it left."""
+        """Run retry-failed-payouts, a minute later: how many it took, and how many it left.
+
+        What it says of those it took is as they then stand.
+        """
         self.now += timedelta(minutes=1)
+        before = {payout.id: payout.run_id for payout in self.payouts()}
         result = self.result("retry-failed-payouts")
+        taken = Counter(p.status for p in self.payouts() if p.run_id != before[p.id])
+        said: Counter[str] = Counter()
+        for row in result.get("totals", []):
+            said[row["status"]] += row["count"]
+        assert said == taken
+        assert taken.total() == result["retried"]
+        if taken:
+            assert (result["ledgerBalanced"], result["reconciled"]["ok"]) == (True, True)
         return {name: result[name] for name in ("retried", "left")}
 
     def settle(self) -> dict[str, Any]:
