@@ -15,6 +15,7 @@ from app.local.inngest.functions import Function, parse_registration
 from app.local.inngest.history import History
 from app.local.inngest.runs import Call
 from app.local.inngest.wire import Answer, Step, problem, read_answer
+from tests.local.test_inngest_shapes import a_registration
 
 NOW = 1_900_000_000.5
 SDK = {"x-inngest-sdk": "inngest-py:v0.5.19", "x-inngest-req-version": "2"}
@@ -185,41 +186,13 @@ def test_after_an_app_that_cannot_be_reached_it_waits_longer() -> None:
     next_call(engine, 15, 45)
 
 
-REGISTRATION = {
-    "appname": "app",
-    "capabilities": {},
-    "deploy_type": "ping",
-    "framework": "flask",
-    "functions": [
-        {
-            "id": "app-x",
-            "name": "x",
-            "steps": {
-                "step": {
-                    "id": "step",
-                    "name": "step",
-                    "runtime": {
-                        "type": "http",
-                        "url": "http://localhost:1/?fnId=app-x&stepId=step",
-                    },
-                }
-            },
-            "triggers": [{"event": "demo.x"}],
-        }
-    ],
-    "sdk": "py",
-    "url": "http://localhost:1/",
-    "v": "0.1",
-}
-
-
 def test_a_restart_keeps_the_history_and_loses_the_queue(tmp_path: Path) -> None:
     """As the real one without Redis."""
     file = str(tmp_path / "inngest.db")
     history = History(file)
     engine = Engine(history=history)
-    history.save_app("app", REGISTRATION)
-    engine.register(*parse_registration(REGISTRATION), NOW)
+    history.save_app("app", a_registration())
+    engine.register(*parse_registration(a_registration()), NOW)
     engine.answer(started(engine), step("StepRun", data=1), NOW)
     history.close()
     engine = Engine(history=History(file))

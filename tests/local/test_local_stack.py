@@ -183,17 +183,19 @@ def test_killed_it_leaves_nothing(tmp_path: Path) -> None:
         all_gone(children)
 
 
-def test_a_taken_port_is_one_line_and_exit_1(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind((HOST, 0))
-        taken.listen()
+def test_what_stops_the_start_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as taken:
         port = str(taken.getsockname()[1])
-        with running(tmp_path, PORT=port) as process:
-            said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 1
-    assert said.splitlines() == [
-        f"switchyard: port {port} is taken; choose another one with PORT=… make run"
-    ]
+        says = f"port {port} is taken; choose another one with PORT=… make run"
+        for environ, code, why in (
+            ({"PORT": port}, 1, says),
+            ({"STRIPE_API_KEY": "sk_live_0123456789abcdef"}, 2, "STRIPE_API_KEY is a live key"),
+        ):
+            with running(tmp_path / f"{code}", **environ) as process:
+                said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            assert (process.returncode, said.count("\n")) == (code, 1)
+            assert said.startswith(f"switchyard: {why}")
+    assert not (tmp_path / "2").exists()
 
 
 def test_a_killed_valkey_loses_nothing_and_there_is_only_one(tmp_path: Path) -> None:
@@ -220,14 +222,6 @@ def test_a_live_stripe_key_stops_the_plan(tmp_path: Path, name: str, key: str) -
     with pytest.raises(LiveKey, match=f"^{name} is a live key; ") as refused:
         prepare(tmp_path, 3005, {name: key})
     assert "0123456789" not in str(refused.value)
-
-
-def test_a_live_stripe_key_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    with running(tmp_path / "var", STRIPE_API_KEY="sk_live_0123456789abcdef") as process:
-        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert (process.returncode, said.count("\n")) == (2, 1)
-    assert said.startswith("switchyard: STRIPE_API_KEY is a live key")
-    assert not (tmp_path / "var").exists()
 
 
 def printed(folder: Path, **environ: str) -> str:

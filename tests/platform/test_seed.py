@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
 
 from app.local.seed import seed
-from app.platform.config import Settings
 from app.platform.currencies import MINIMUM
 from app.platform.ledger.postings import trial_balance
 from app.platform.payouts.eligibility import HOLDING, reserve, verdicts
 from app.platform.payouts.models import Payout
 from app.switchyard.db import Database
-from tests.support.tables import create_all
 
 NOW = datetime(2025, 1, 15, 9, tzinfo=UTC)
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    made = Database(Settings(database_url=database_url).sqlalchemy_url)
-    create_all(made.engine)
-    yield made
-    made.dispose()
 
 
 @pytest.mark.parametrize(("creators", "payable"), [(70, 30), (60, 60), (12, 0), (1, 1)])
