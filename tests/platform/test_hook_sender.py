@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import socket
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +15,7 @@ from app.platform.gateways import hooks
 from app.platform.gateways.hooks import Hook, HookRefused, HookUnavailable
 from app.switchyard.errors import SwitchyardError
 from tests.support.receiver import TOKEN, Receiver
-from tests.support.wire import read_request
+from tests.support.wire import answering
 
 NOW = datetime(2025, 1, 15, 9, 30, 7, 900_000, tzinfo=UTC)
 KEY = bytes(range(32))
@@ -66,36 +63,13 @@ def test_no_answer_may_be_tried_again(
             Hook(url=url, secret=SECRET).post(BODY, "msg_1", NOW)
 
 
-@contextmanager
-def raw(*pieces: bytes, pause: float = 0.0) -> Iterator[str]:
-    """A server that says `pieces`, with a pause before each; gives its URL."""
-    ended = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with suppress(OSError):
-                connection, _ = listener.accept()
-                with connection:
-                    read_request(connection)
-                    for piece in pieces:
-                        if ended.wait(pause):
-                            return
-                        connection.sendall(piece)
-
-        threading.Thread(target=serve, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/{TOKEN}?{TOKEN}"
-        finally:
-            ended.set()
-
-
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 500 No\r\nno header\r\nContent-Length: 0\r\n\r\n", b"nonsense\r\n\r\n"]
 )
 def test_no_secret_is_logged_or_sent(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with raw(answer) as url:
-        hook = Hook(url=url, secret=SECRET)
+    with answering(answer) as (url, _):
+        hook = Hook(url=f"{url}/{TOKEN}?{TOKEN}", secret=SECRET)
         with pytest.raises(SwitchyardError) as failed:
             hook.post(BODY, "msg_1", NOW)
     shown = "".join(traceback.format_exception(failed.value))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-
 import pytest
 
 from app.platform.gateways.stripe import StripeGateway
@@ -18,7 +13,7 @@ from app.platform.gateways.stripe_answers import (
 )
 from tests.support.serving import serve_in_thread
 from tests.support.stripe_stand import KEY, canned, pay
-from tests.support.wire import read_request
+from tests.support.wire import answering
 
 
 @pytest.mark.parametrize(
@@ -51,32 +46,15 @@ def test_answers_that_are_not_stripes_are_classified_safely(
     assert type(failure.value) is raised
 
 
-@contextmanager
-def raw(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that says `answer` once, and then nothing more."""
-    heads = list[bytes]()
-
-    def serve(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            heads.append(read_request(connection)[0])
-            connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        done = pool.submit(serve, listener)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heads
-        done.result()
-
-
 def test_an_answer_that_is_cut_short_is_an_unknown_outcome() -> None:
     begun = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n{}"
-    with raw(begun) as (url, _), pytest.raises(StripeUnknownOutcome):
+    with answering(begun) as (url, _), pytest.raises(StripeUnknownOutcome):
         pay(StripeGateway(KEY, url))
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_path_is_the_api_s_whatever_the_base_ends_in(slash: str) -> None:
-    with raw(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (url, heads):
+    with answering(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n") as (url, heads):
         with pytest.raises(StripeUnknownOutcome):
             pay(StripeGateway(KEY, url + slash))
         assert heads == [b"POST /v1/transfers HTTP/1.1"]

@@ -33,7 +33,7 @@ from queues.worker import Worker
 from tests.conftest import new_database
 from tests.support.sides import build, environment, free_port, fresh
 from tests.support.waiting import PATIENCE_SECONDS, until
-from tests.switchyard.test_inngest_away import server
+from tests.support.wire import answering
 
 PASSWORD = "hunter2-hunter2"
 
@@ -47,7 +47,7 @@ def client_of(opened: ExitStack, environ: dict[str, str]) -> FlaskClient:
 
 def test_many_who_ask_cost_no_more_than_one(tmp_path: Path, opened: ExitStack) -> None:
     """R6: queues that are silent are asked side by side, by one at a time, and not waited for."""
-    url, came = opened.enter_context(server(None))
+    url, came = opened.enter_context(answering(None))
     silent = url.replace("http", "redis")
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", silent, INNGEST_DEV=url)
     client = client_of(opened, environ)

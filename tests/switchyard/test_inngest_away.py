@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,33 +12,8 @@ from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Message
 from tests.support.sides import environment
-from tests.support.wire import read_request
+from tests.support.wire import answering
 from workflows.backend import InngestBackend
-
-
-@contextmanager
-def server(answer: bytes | None) -> Iterator[tuple[str, list[socket.socket]]]:
-    """Says `answer` to whoever connects, or nothing for ever; its URL, and who came."""
-    came: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    caller, _ = listening.accept()
-                    came.append(caller)
-                    if answer is not None:
-                        read_request(caller)
-                        caller.sendall(answer)
-                        caller.close()
-
-        threading.Thread(target=serve, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", came
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            for caller in came:
-                caller.close()
 
 
 def backend(url: str, folder: Path) -> InngestBackend:
@@ -57,7 +28,7 @@ def message(ref: str | None = None) -> Message:
 
 def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:
     """The SDK itself would send five times and wait each time, with dispatch() and the relay."""
-    with server(None) as (url, came):
+    with answering(None) as (url, came):
         with pytest.raises(BackendUnavailable, match="it does not answer"):
             backend(url, tmp_path).send([message()])
         assert len(came) == 1
@@ -65,7 +36,7 @@ def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:
 
 def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
     answer = b"HTTP/1.1 503 Away\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-    with server(answer) as (url, came):
+    with answering(answer) as (url, came):
         with pytest.raises(BackendUnavailable):
             backend(url, tmp_path).send([message()])
         assert len(came) > 1
@@ -77,5 +48,5 @@ def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
 def test_an_answer_that_is_none_is_no_answer(body: bytes, tmp_path: Path) -> None:
     """Anything else that it raised would end who hands a run over."""
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with server(head.encode() + body) as (url, _), pytest.raises(BackendUnavailable):
+    with answering(head.encode() + body) as (url, _), pytest.raises(BackendUnavailable):
         backend(url, tmp_path).cancel([message("event")])
