@@ -132,7 +132,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("jobs", "show", "nope"), "no job 'nope'"),
     (("jobs", "run", "nope", "--plan"), "no job 'nope'"),
     (("jobs", "run", "cli-plain", "{}"), "name: Field required"),
-    (("jobs", "run", "cli-plain", A, "--plan"), "cannot tell what it would do"),
+    (("jobs", "run", "cli-plain", A, "--plan"), "cannot say what it would do"),
     (("jobs", "run", "cli-planned", A, "--plan", "--key", "k"), "--plan or --key"),
     (("jobs", "run", "cli-planned", "{name", "--plan"), "not JSON"),
     (("jobs", "dispatch", "nope"), "no job 'nope'"),
@@ -158,7 +158,9 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("runs", "retry", "--job", "cli-plain", *WHY), "use one of failed, cancelled"),
     (("runs", "cancel", "--status", "failed", *WHY), "use one of pending, running, waiting"),
     (("runs", "cancel", "--status", "pending"), "say why"),
-    (("runs", "cancel", "x", "--status", "pending"), "a run's id, or a filter"),
+    (("runs", "cancel", "x", "--status", "pending"), "a run's id or a filter, not both"),
+    (("runs", "cancel", *WHY), "give a run's id, or a filter"),
+    (("runs", "list", "--payload", "x"), "must be a field and its value"),
     (("runs", "list", "--job", "nope"), "no job 'nope'"),
     (("cutover", "history", "nope"), "no job 'nope'"),
     (("cutover", "stage", "nope", "live", *WHY), "no job 'nope'"),
@@ -180,8 +182,9 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("cutover", "parity", "nope"), "no job"),
     (("cutover", "parity", "explain", "cli-planned"), "--why"),
     (("cutover", "parity", "explain", "1", "x", *WHY), "explain ids, or one job"),
+    (("cutover", "parity", "explain"), "explain ids, or one job"),
     (("cutover", "parity", "explain", "999", *WHY), "not an unexplained difference"),
-    (("db", "downgrade", "nope", "-1"), "no branch 'nope': there is switchyard, platform"),
+    (("db", "downgrade", "nope", "-1"), "no branch 'nope'; there are: switchyard, platform"),
     (("db", "downgrade", "platform", "nope"), "nope"),
 ]
 REFUSED_BY_CLICK = [
@@ -190,6 +193,7 @@ REFUSED_BY_CLICK = [
     (*DISPATCH, "{}", "--delay", "soon"),
     ("runs", "list", "--status", "nope"),
     ("runs", "list", "--limit", "0"),
+    ("runs", "list", "--since", "yesterday"),
     ("cutover", "pin", "cli-plain", "a", "--to", "up", *WHY),
     ("nope",),
 ]

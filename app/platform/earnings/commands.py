@@ -22,19 +22,26 @@ MOST_DAYS = 3_653
 MOST_LINES = 1_000
 """The most bad lines in the JSON document. Standard error has them all."""
 
-group = output.Commands("earnings", help="What creators earned.")
+group = output.Commands("earnings", help="Import earnings, and rebuild their sums.")
 _DATE = click.DateTime(["%Y-%m-%d"])
 
 
 @group.command("backfill")
-@click.option("--from", "since", required=True, type=_DATE)
-@click.option("--to", "until", required=True, type=_DATE, help="With this day.")
+@click.option(
+    "--from", "since", required=True, type=_DATE, metavar="DATE", help="The first day: 2031-05-04."
+)
+@click.option(
+    "--to", "until", required=True, type=_DATE, metavar="DATE", help="The last day, included."
+)
 def backfill(since: datetime, until: datetime) -> None:
-    """Rebuild the sums of these days. Interrupted, the same command goes on where it stopped."""
+    """Rebuild the sums of these days.
+
+    If it is interrupted, the same command continues where it stopped.
+    """
     first, last = _reached(since), _reached(until)
     whole = (last - first).days + 1
     if not 1 <= whole <= MOST_DAYS:
-        raise BadInput(f"--from {first} --to {last} is not 1 to {MOST_DAYS} days")
+        raise BadInput(f"--from {first} --to {last} must be 1 to {MOST_DAYS} days")
     # The range's own mark for days that are not done yet. It is negative, unlike the triggers'.
     own, db = -(first.toordinal() << 22 | last.toordinal()), output.parts().db
     with db.begin() as tx:
@@ -65,10 +72,11 @@ def backfill(since: datetime, until: datetime) -> None:
 @group.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 def import_file(file: Path) -> None:
-    """Record what Stripe's balance transactions say, from a CSV report or the Dashboard's export.
+    """Record earnings from Stripe's balance transactions, as CSV.
 
-    The creator is the payments' metadata `creator_id`, what was sold `source`. Imported again,
-    nothing is recorded twice. Lines that make no sense are listed and left out; 1 if there are any.
+    FILE is a report or the Dashboard's export. The metadata of each payment says who earned it,
+    `creator_id`, and what was sold, `source`. Imported again, nothing is recorded twice. Lines that
+    make no sense are listed and left out, and if there are any, it exits with 1.
     """
     lines: list[dict[str, Any]] = []
     stderr = output.console(stderr=True)

@@ -26,7 +26,7 @@ _ATTEMPT = (
     A.updated_at,
 )
 
-group = output.Commands("payouts", help="Payouts, and the ledger against Stripe.")
+group = output.Commands("payouts", help="Show payouts, and compare the ledger with Stripe.")
 
 
 @group.command("reconcile")
@@ -39,7 +39,10 @@ group = output.Commands("payouts", help="Payouts, and the ledger against Stripe.
     help="How far back payouts and transfers are compared.",
 )
 def reconcile_payouts(since: int) -> None:
-    """Compare the ledger with Stripe's own list, both ways; 1 where they differ."""
+    """Compare the ledger with Stripe's own lists, both ways.
+
+    Exits with 1 if they differ.
+    """
     runtime = output.parts()
     now, stripe = runtime.store.clock(), runtime.engine.gateways.stripe
     both = reconcile(runtime.db.session, stripe, now, now - timedelta(days=since))
@@ -56,10 +59,20 @@ def reconcile_payouts(since: int) -> None:
 
 @group.command("show")
 @click.argument("payout_id", metavar="[ID]", required=False)
-@click.option("--status", type=click.Choice([str(status) for status in PayoutStatus]))
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--status",
+    type=click.Choice([str(status) for status in PayoutStatus]),
+    help="Only payouts in this status.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    show_default=True,
+    help="The most payouts to show.",
+)
 def show(payout_id: str | None, status: str | None, limit: int) -> None:
-    """One payout with its attempts, or the newest payouts (of a status)."""
+    """Show one payout with its attempts, or the newest payouts."""
     if payout_id is not None and status is not None:
         raise BadInput("give an ID or --status, not both")
     chosen = select(*_COLUMNS).order_by(P.requested_at.desc(), P.id).limit(limit)

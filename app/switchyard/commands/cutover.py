@@ -43,7 +43,11 @@ by_option = click.option("--by", help="Who does it. The default is the system's 
 why_option = click.option("--why", required=True, help="The reason, for the history.")
 reason_option = click.option("--why", default="", help="The reason, for the history.")
 limit_option = click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=200,
+    show_default=True,
+    help="The most rows to list.",
 )
 group = Commands("cutover", help="Show and move the stages of jobs.")
 later.add(
@@ -59,7 +63,7 @@ _WORTH_A_LOOK = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)
 
 @group.command("status")
 def status() -> None:
-    """Show each job's stage and its open, overdue and failed runs on either side."""
+    """Show each job's stage, and its open, overdue and failed runs."""
     shown = cutover_status(parts())
     shown["unreachable"] = unreachable(parts(), shown)
     _show(shown)
@@ -69,8 +73,8 @@ def status() -> None:
 
 @group.command("stage")
 @click.argument("words", metavar="JOB|--all STAGE", nargs=-1, required=True)
-@click.option("--all", "every", is_flag=True, help="Every job of the catalogue.")
-@click.option("--percent", type=float, help="For a ramp: how many keys in a hundred.")
+@click.option("--all", "every", is_flag=True, help="Move every job of the catalogue.")
+@click.option("--percent", type=float, help="For ramp: how many keys in a hundred.")
 @why_option
 @by_option
 @click.option(
@@ -81,7 +85,10 @@ def status() -> None:
 def stage(
     words: tuple[str, ...], every: bool, percent: float | None, force: bool, **signature: Any
 ) -> None:
-    """Move JOB, or every job, to STAGE: legacy, shadow, ramp (with --percent), live or complete."""
+    """Move JOB, or every job, to another stage.
+
+    STAGE is legacy, shadow, ramp (with --percent), live or complete.
+    """
     runtime = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
@@ -173,13 +180,16 @@ def _say_plan(runtime: Runtime, name: str) -> None:
 @group.command("pin")
 @click.argument("job")
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
-@click.option("--to", "side", type=SIDES, required=True, help="Which side.")
+@click.option(
+    "--to", "side", type=SIDES, required=True, help="The side for new runs with these keys."
+)
 @why_option
 @by_option
 def pin(job: str, keys: tuple[str, ...], side: str, why: str, by: str | None) -> None:
-    """Pin keys of JOB to a side: to rq until it is complete, to serverless in a ramp or live.
+    """Pin keys of JOB to one side.
 
-    A key places a run in a ramp. It is the creator for a payout, and for others the run's own key.
+    A pin to rq holds until the job is complete; one to serverless counts in a ramp or live. KEY is
+    what a ramp goes by: the payload field that the job declares for it, or else the run's own key.
     """
     _pin(job, keys, side, why, by)
 
@@ -206,7 +216,7 @@ def _pin(job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | 
 @group.command("pins")
 @click.argument("job", required=False)
 def pins(job: str | None) -> None:
-    """Show the pinned keys of JOB, or of all, and who pinned them when and why."""
+    """Show who pinned which keys of JOB, or of any job, and why."""
     runtime = parts()
     _show_pins(runtime, None if job is None else runtime.catalogue[job].name)
 
@@ -217,21 +227,23 @@ def _show_pins(runtime: Runtime, job: str | None) -> None:
 
 @group.command("parity")
 @click.argument("words", metavar="JOB | explain ID...|JOB", nargs=-1, required=True)
-@click.option("--kind", type=KINDS, help="Only these. The default is all that are wrong.")
+@click.option("--kind", type=KINDS, help="Only this kind. The default is all that are wrong.")
 @limit_option
 @click.option("--why", help="For explain: the reason, for the history.")
 @by_option
 def parity(
     words: tuple[str, ...], kind: str | None, limit: int, why: str | None, by: str | None
 ) -> None:
-    """List differences of JOB's shadows, newest first; or explain differences, by id or all of a
-    job's, so that the gate of `complete` opens."""
+    """List the differences of JOB's shadows, or explain them.
+
+    `explain` takes differences by id, or all of a job's, so that the gate of `complete` opens.
+    """
     runtime = parts()
-    if words[0] == "explain" and len(words) > 1:
+    if words[0] == "explain":
         _explain(runtime, words[1:], why, by)
         return
     if len(words) != 1:
-        raise BadInput("give one job, or explain and ids or a job")
+        raise BadInput("give one job; or explain, and then ids or one job")
     name = runtime.catalogue[words[0]].name
     differences = shadow.listed(runtime.db, name, [kind] if kind else _WORTH_A_LOOK, limit)
     if not answered(differences):
@@ -242,10 +254,10 @@ def parity(
 
 def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str | None) -> None:
     numbered = all(word.isdecimal() for word in what)
-    if not numbered and len(what) > 1:
+    if not what or (not numbered and len(what) > 1):
         raise BadInput("explain ids, or one job")
     if why is None:
-        raise BadInput("say --why: the gate takes your word for it")
+        raise BadInput("give --why: the gate takes your word for it")
     name = None if numbered else runtime.catalogue[what[0]].name
     ids = [int(word) for word in what] if numbered else []
     done = shadow.explain(runtime.db, ids, name, signed(by, why), runtime.store.clock())
@@ -269,21 +281,21 @@ def _difference_rows(one: dict[str, Any]) -> list[list[Any]]:
 ROLLBACK_SECONDS = 60.0
 
 every_option = click.option(
-    "--all", "every", is_flag=True, help="Every job, including unknown ones."
+    "--all", "every", is_flag=True, help="Every job, also those unknown to this code."
 )
 wait_option = partial(
     click.option,
     *("--wait", "wait_seconds"),
     type=click.FloatRange(0, 86_400),
     show_default=True,
-    help="How many seconds to keep looking while something is left.",
+    help="For how many seconds to go on while some are left.",
 )
 
 
 @group.command("drain")
 @click.argument("job", required=False)
 @every_option
-@click.option("--to", type=SIDES, required=True)
+@click.option("--to", type=SIDES, required=True, help="The side to move them to.")
 @click.option(
     "--running", is_flag=True, help="Also move running runs, at their next step boundary."
 )
@@ -291,10 +303,10 @@ wait_option = partial(
 @by_option
 @wait_option(default=0.0)
 def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> None:
-    """Move JOB's open runs and their children to the other side. Exits with 1 if some are left.
+    """Move JOB's open runs and their children to the other side.
 
     Pending, delayed and sleeping runs move at once and keep their due times. You can interrupt and
-    repeat it.
+    repeat it. Exits with 1 if some are left.
     """
     who = signed(by, why)
     with _drain(Side(to), running, **which) as work:
@@ -309,9 +321,10 @@ def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> Non
 @by_option
 @wait_option(default=ROLLBACK_SECONDS)
 def rollback(why: str, by: str | None, **which: Any) -> None:
-    """Flip JOB to legacy and bring its open runs back to RQ, including running ones.
+    """Move JOB to legacy, and its open runs back to RQ.
 
-    Exits with 1 if some are left on the serverless side after --wait. Repeat it then.
+    Running ones come too, at their next step boundary. Exits with 1 if some are left on the
+    serverless side after --wait. Repeat it then.
     """
     who = signed(by, why).with_reason()
     with _drain(Side.RQ, True, **which) as work:

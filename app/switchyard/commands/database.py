@@ -35,7 +35,7 @@ group = Commands("db", help="Migrate the tables, with Alembic.")
 def upgrade() -> None:
     """Upgrade all tables to their newest revisions.
 
-    Two upgrades at once wait for each other.
+    Of two upgrades at the same time, one waits for the other.
     """
     with _alembic() as alembic, migrating(parts().db, say) as connection:
         for branch in parts().branches:
@@ -47,10 +47,13 @@ def upgrade() -> None:
 @click.argument("branch")
 @click.argument("revision")
 def downgrade(branch: str, revision: str) -> None:
-    """Downgrade BRANCH's tables to REVISION (-1: by one, base: to none), and lose their data."""
+    """Downgrade BRANCH's tables to REVISION, and lose their data.
+
+    -1 goes back by one revision, and base removes the tables.
+    """
     branches = {each.name: each for each in parts().branches}
     if branch not in branches:
-        raise BadInput(f"no branch {branch!r}: there is {', '.join(branches)}")
+        raise BadInput(f"no branch {branch!r}; there are: {', '.join(branches)}")
     with _alembic() as alembic, migrating(parts().db, say) as connection:
         alembic.downgrade(branches[branch].config(connection), revision)
         is_one = connection.in_transaction()

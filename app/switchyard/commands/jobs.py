@@ -63,7 +63,7 @@ def list_jobs() -> None:
 @group.command("show")
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a job: its payload, its retries and its next scheduled time."""
+    """Show a job: its payload, retries and next scheduled time."""
     runtime = parts()
     spec = runtime.catalogue[name]
     record(jobs.detailed(runtime, spec, *_stages(runtime).get(spec.name, ())))
@@ -82,8 +82,8 @@ def _stages(runtime: Runtime) -> dict[str, tuple[str, float | None]]:
 @click.argument("name")
 @click.argument("payload", metavar="[PAYLOAD_JSON]", required=False)
 @click.option("--key", help="Makes the run unique: the same key is the same run.")
-@click.option("--delay", type=float, metavar="SECONDS", help="Wait for so many seconds.")
-@click.option("--at", "at", metavar="ISO", help="Wait until this time, with its zone.")
+@click.option("--delay", type=float, metavar="SECONDS", help="Start it this much later.")
+@click.option("--at", "at", metavar="TIME", help="Start it then: 2031-05-04T09:00:00Z.")
 def dispatch_job(
     name: str, payload: str | None, key: str | None, delay: float | None, at: str | None
 ) -> None:
@@ -130,10 +130,11 @@ _COUNT_EVERY_SECONDS = 0.2
 @click.option("--key", help="Makes the run unique: an open run with this key is continued.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print what it would do, and do nothing.")
 def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) -> None:
-    """Perform job NAME in this process, with its retries, sleeps and children.
+    """Perform job NAME here and now, in this process.
 
-    The run is recorded like any other. If the process is stopped half way, a worker continues after
-    the steps that are done. With --plan there is no run, and nothing is written.
+    So are its retries, sleeps and children. The run is recorded like any other: if the process is
+    stopped half way, a worker continues after the steps that are done. With --plan there is no run,
+    and nothing is written.
     """
     runtime = parts()
     spec = runtime.catalogue[name]
@@ -160,7 +161,7 @@ def run_job(name: str, payload: str | None, key: str | None, plan_only: bool) ->
 
 def _planned(runtime: Runtime, spec: JobSpec, payload: dict[str, Any] | None) -> dict[str, Any]:
     if spec.plan is None:
-        raise BadInput(f"job {spec.name!r} has no plan: it cannot tell what it would do")
+        raise BadInput(f"job {spec.name!r} has no plan: it cannot say what it would do")
     asked = spec.parse(payload)
     with Session(runtime.db.engine) as tx, effects.held():  # without a commit it is rolled back
         return spec.plan(tx, asked, runtime.store.clock())

@@ -61,9 +61,9 @@ def _require_tables(runtime: Runtime) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[QUEUES]... [RQ OPTIONS]...")
 @with_appcontext
 def worker(options: tuple[str, ...]) -> None:
-    """Serve the queues of the declared jobs, or the named ones, like `rq worker`.
+    """Serve the declared jobs' queues, or QUEUES, like `rq worker`.
 
-    It passes options on to `rq worker`: --burst, --name, ...
+    Options are passed on to `rq worker`: --burst, --name, ...
     """
     from queues.command import work  # RQ's own commands, which nobody else here needs
 
@@ -71,11 +71,17 @@ def worker(options: tuple[str, ...]) -> None:
 
 
 @click.command("relay", cls=Process)
-@click.option("--once", is_flag=True, help="Look once. Exits with 1 if a backend did not answer.")
+@click.option(
+    "--once", is_flag=True, help="Look once and end. Exits with 1 if a backend did not answer."
+)
 @json_option
 @with_appcontext
 def relay(once: bool) -> None:
-    """Send runs that backends never got or have lost, and take over those left behind."""
+    """Resend lost runs, and take over abandoned ones.
+
+    A run is lost if its backend never got it or no longer has it. It is abandoned if the process
+    that was performing it is gone.
+    """
     runtime = parts()
     _require_tables(runtime)
     if once:

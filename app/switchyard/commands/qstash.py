@@ -11,13 +11,16 @@ from app.switchyard.clock import moment
 from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
 from workflows.sync import connect, ours, sync
 
-group = Commands("qstash", help="Keep QStash's schedules like the catalogue's.")
+group = Commands("qstash", help="Keep QStash's schedules in step with the catalogue.")
 
 
 @group.command("sync")
 @click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
 def sync_schedules(dry_run: bool) -> None:
-    """Make QStash tick every scheduled job. Other schedules stay unchanged."""
+    """Make QStash tick every scheduled job.
+
+    Schedules that are not this app's stay as they are.
+    """
     done = asdict(sync(parts(), dry_run=dry_run))
     if not answered(done):
         table(("schedule", "is"), ((id, what) for what, ids in done.items() for id in ids))

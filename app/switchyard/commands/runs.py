@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -38,23 +38,38 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.words import ago, plural
 from flags import LEGACY_BACKEND, Side, Stage
 
-_TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+_STATUSES = click.Choice([str(status) for status in Status])
+_BACKENDS = click.Choice([LEGACY_BACKEND, *SERVERLESS, str(Side.SERVERLESS)])
+_STAGES = click.Choice([str(stage) for stage in Stage])
+
+
+def _time(_ctx: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    """A time, in UTC unless it has another zone."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a time like 2031-05-04T09:00:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 group = Commands("runs", help="Search the ledger of runs, and retry or cancel runs.")
 filtered = options(
     click.option("--job", help="Only runs of this job."),
-    click.option("--status", type=click.Choice([str(status) for status in Status])),
-    click.option("--backend", type=click.Choice([LEGACY_BACKEND, *SERVERLESS, Side.SERVERLESS])),
-    click.option("--stage", type=click.Choice([str(stage) for stage in Stage])),
-    click.option("--key", help="Only the run with this key."),
-    click.option("--since", type=click.DateTime(_TIMES), help="Created then or later, UTC."),
-    click.option("--until", type=click.DateTime(_TIMES), help="Created before, UTC."),
-    click.option("--error", help="A part of its error's text."),
-    click.option("--payload", metavar="FIELD:VALUE", help="A field of its payload."),
+    click.option("--status", type=_STATUSES, help="Only runs that are in this status now."),
+    click.option("--backend", type=_BACKENDS, help="Only runs on this backend or side."),
+    click.option("--stage", type=_STAGES, help="Only runs that began while their job was there."),
+    click.option("--key", help="Only runs with this key."),
+    click.option("--since", metavar="TIME", callback=_time, help="Created then or later, in UTC."),
+    click.option("--until", metavar="TIME", callback=_time, help="Created before then, in UTC."),
+    click.option("--error", metavar="TEXT", help="Only runs whose error contains this text."),
+    click.option("--payload", metavar="FIELD:VALUE", help="Only runs with this in their payload."),
 )
 one_or_many = options(
     click.argument("run_id", required=False),
     filtered,
-    click.option("--dry-run", is_flag=True, help="Print how many runs the filter finds."),
+    click.option("--dry-run", is_flag=True, help="Only print how many runs the filter finds."),
     reason_option,
     by_option,
 )
@@ -62,14 +77,18 @@ one_or_many = options(
 
 def _wanted(asked: dict[str, Any]) -> RunFilter:
     """Raises BadInput."""
-    for name in ("since", "until"):
-        asked[name] = asked[name] and asked[name].replace(tzinfo=UTC)
     return read(RunFilter, {name: value for name, value in asked.items() if value is not None})
 
 
 @group.command("list")
 @filtered
-@click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MOST),
+    default=50,
+    show_default=True,
+    help="The most runs to list.",
+)
 def list_runs(**asked: Any) -> None:
     """List runs, newest first."""
     runtime = parts()
@@ -101,16 +120,21 @@ def show(run_id: str) -> None:
 @group.command("retry")
 @one_or_many
 def retry(**asked: Any) -> None:
-    """Retry failed or cancelled runs after their finished steps, with fresh attempts: RUN_ID, or
-    all that a filter finds, which needs --why."""
+    """Retry failed or cancelled runs.
+
+    They continue after their finished steps, with fresh attempts. Give RUN_ID, or a filter with
+    --status and --why.
+    """
     _do(Deed.RETRY, "also continued: {} cancelled with it", **asked)
 
 
 @group.command("cancel")
 @one_or_many
 def cancel(**asked: Any) -> None:
-    """Cancel open runs and their open children; finished steps stay done: RUN_ID, or all that a
-    filter finds, which needs --why."""
+    """Cancel open runs and their open children.
+
+    Their finished steps stay done. Give RUN_ID, or a filter with --status and --why.
+    """
     _do(Deed.CANCEL, "also cancelled: {} below it", **asked)
 
 
@@ -126,10 +150,12 @@ def _do(
     runtime, failures = watched(parts())
     who = signed(by, why)
     if run_id is None:
+        if not any(asked.values()):
+            raise BadInput("give a run's id, or a filter such as --status")
         _many(runtime, deed, _wanted(asked), who, dry_run)
         return
     if dry_run or any(asked.values()):
-        raise BadInput("give a run's id, or a filter")
+        raise BadInput("give a run's id or a filter, not both")
     act = operate.retry if deed is Deed.RETRY else operate.cancel
     others = act(runtime.store, run_id, by=who)
     [row] = runtime.db.rows(select(*COLUMNS).where(R.id == run_id))
