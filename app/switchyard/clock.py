@@ -33,7 +33,7 @@ def ceil_ms(moment: datetime) -> datetime:
 def as_utc(moment: datetime) -> datetime:
     """`moment` in UTC. Raises BadInput for a time without a zone, which would be a guess."""
     if moment.tzinfo is None:
-        raise BadInput(f"time {moment.isoformat()} has no time zone; give UTC")
+        raise BadInput(f"time {moment.isoformat()} has no time zone; for UTC, put a Z after it")
     return moment.astimezone(UTC)
 
 

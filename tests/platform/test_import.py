@@ -200,15 +200,15 @@ def test_what_a_spreadsheet_made_of_it_is_read(
 
 
 OTHER_FILES = {
-    "no such export, .* but nothing": b"",
-    "no such export, it has no column": b"name,mail\nana,a@example.com\n",
+    "not such an export: .* but nothing": b"",
+    "not such an export: it has no column": b"name,mail\nana,a@example.com\n",
     "has no column for category, .* but Id, Typ, Quelle": b"Id,Typ,Quelle,Betrag\n1,x\n",
     "no column .* but Betrag, Geb": "Betrag;Geb\xfchr\n1;2\n".encode("cp1252"),
     "broken off in a field, from line 1 on": b'"id,created\n' + SALE.encode(),
     "broken off": ITEMIZED.encode() + b'\ntxn_1,2025-01-05,usd,50.00,2.50,"47.50,charge,ch_1\n',
-    "no such export": bytes(range(128, 256)) * 8,
-    "no such export, it has": b"PK\x03\x04" + bytes(range(256)) * 4,
-    "no such export, it ": ITEMIZED.encode("utf-16")[:41],
+    "not such an export": bytes(range(128, 256)) * 8,
+    "not such an export: it has": b"PK\x03\x04" + bytes(range(256)) * 4,
+    "not such an export: it ": ITEMIZED.encode("utf-16")[:41],
 }
 
 

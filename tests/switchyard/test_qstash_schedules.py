@@ -180,7 +180,9 @@ def test_the_commands(alone: Side) -> None:
     assert run("list")[1].splitlines()[-1].startswith(id)
     code, out, err = run("sync", QSTASH_URL="http://127.0.0.1:1")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert err.startswith("Error: qstash: Connection refused: check that it is up, and run `flask")
+    assert err.startswith(
+        "Error: qstash: Connection refused; `flask switchyard cutover verify` checks"
+    )
     for lacking, says in (("QSTASH_URL", "QSTASH_TOKEN"), ("BACKEND_URL", "BACKEND_URL")):
         code, out, err = run("sync", **{lacking: ""})
         assert (code, out) == (2, "")

@@ -115,7 +115,7 @@ def _rows(text: TextIOWrapper, done: Counter[str], bad: Report) -> Iterator[tupl
         if lacking := _COLUMNS.keys() - set(names):
             has = "".join(c if c.isprintable() else "?" for c in ", ".join(header)[:200])
             why = f"it has no column for {', '.join(sorted(lacking))} but {has or 'nothing'}"
-            raise CsvRefused(f"no such export, {why}; Stripe's own headings are English")
+            raise CsvRefused(f"not such an export: {why}; Stripe's own headings are English")
         begins = lines.line_num + 1
         for cells in lines:
             number, begins = begins, lines.line_num + 1

@@ -17,6 +17,7 @@ from app.switchyard.commands.database import standing
 from app.switchyard.commands.output import (
     Process,
     answered,
+    hushed,
     json_option,
     listing,
     parts,
@@ -56,13 +57,17 @@ _NEEDED = {
     multiple=True,
     default=("inngest",),
     show_default=True,
-    help="A serverless side that you want.",
+    help="The serverless side that you want; repeat it for both.",
 )
 @json_option
 @with_appcontext
 def adoption(source: Path, sides: tuple[str, ...]) -> None:
-    """Show what to change to adopt this app's RQ tasks. Changes nothing."""
-    found = adoption_of(parts(), source.resolve(), sides)
+    """Show what to change to adopt this app's RQ tasks.
+
+    It only looks, and changes nothing.
+    """
+    with hushed():
+        found = adoption_of(parts(), source.resolve(), sides)
     if not answered(found):
         _show(found)
 
@@ -249,7 +254,7 @@ UNKNOWN = (PICKLED, GONE, UNREADABLE)
     help="How many jobs in each queue and status to look at for their function.",
 )
 def inventory(most: int) -> None:
-    """List every job, the contents of Redis by function, and call sites that still use RQ."""
+    """List the jobs, what is in Redis, and calls that still use RQ."""
     taken = inventory_of(parts(), most)
     if answered(taken):
         return

@@ -336,7 +336,8 @@ def checked(
         try:
             seen[check.name] = True, check.look(runtime), None
         except SwitchyardError as failure:
-            seen[check.name] = False, str(failure), getattr(failure, "fix", None) or check.fix
+            fix = getattr(failure, "fix", None) or check.fix
+            seen[check.name] = False, " ".join(str(failure).split()), fix
         except Exception as failure:  # noqa: BLE001 - a check that raises has failed
             seen[check.name] = False, f"it failed: {reason(failure)}", check.fix
         done()

@@ -70,7 +70,7 @@ class Commands(AppGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command."""
-        with reported(), _hushed():
+        with reported(), hushed():
             return super().invoke(ctx)
 
 
@@ -193,7 +193,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except BackendUnavailable as failure:
-        line = f"{failure}: check that it is up, and run `flask switchyard cutover verify`"
+        line = f"{failure}; `flask switchyard cutover verify` checks every part"
         raise DidNotHold(line) from failure
     except SwitchyardError as failure:
         wrong_use = isinstance(failure, BadInput | SettingsError)
@@ -225,7 +225,7 @@ def database_line(failure: DBAPIError) -> str:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def hushed() -> Iterator[None]:
     """Log only errors unless LOG_LEVEL asks for more, since a command prints what it did."""
     root = logging.getLogger()
     level = root.level

@@ -136,7 +136,9 @@ def set_stage(
     """
     against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if against and not force:
-        raise GateClosed(f"{job} is not complete: {'; '.join(against)}; or use --force")
+        raise GateClosed(
+            f"{job} is not complete: {'; '.join(against)}; --force completes it all the same"
+        )
     if against and by.why:
         by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
     _check(stage, percent, by)
@@ -207,8 +209,10 @@ def _check(stage: str, percent: float | None, by: By) -> None:
     if stage not in Stage.__members__.values():
         hint = did_you_mean(stage, Stage)
         raise StageRefused(f"stage must be one of {', '.join(Stage)}, not {stage!r}{hint}")
-    if (stage == Stage.RAMP) != (percent is not None):
-        raise StageRefused("a ramp needs a percent, and only a ramp has one")
+    if stage == Stage.RAMP and percent is None:
+        raise StageRefused("a ramp needs a percent, such as 10")
+    if stage != Stage.RAMP and percent is not None:
+        raise StageRefused(f"{stage} has no percent: only a ramp has one")
     if percent is not None and not 0 <= percent <= 100:
         raise StageRefused(f"percent must be 0 to 100, not {percent:g}")
     if not by.why:

@@ -73,7 +73,7 @@ class RunFilter(BaseModel):
     """Created before this time."""
     error: _Text | None = None
     """Text that its error contains, regardless of case."""
-    payload: Annotated[_Text, Field(pattern=r"^[^:]+:.")] | None = None
+    payload: _Text | None = None
     """A field of its payload, at any depth, with its value: `creatorId:x`."""
     parent: _Text | None = None
     before: Annotated[_Text, Field(max_length=32)] | None = None
@@ -83,7 +83,11 @@ class RunFilter(BaseModel):
     @field_validator("payload")
     @classmethod
     def _named(cls, payload: str | None) -> str | None:
-        return None if payload is None else payload.removeprefix("payload.")
+        if payload is None:
+            return None
+        if not all(payload.partition(":")):
+            raise ValueError("must be a field and its value, such as creatorId:x")
+        return payload.removeprefix("payload.")
 
 
 @dataclass(frozen=True, slots=True)
