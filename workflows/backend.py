@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,18 +17,16 @@ from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
-from app.switchyard.text import answered, reason
+from app.switchyard.text import answered
 from workflows.client import (
-    API,
     APP_ID,
     SIGNING_KEY,
     EventRefused,
-    base_url,
+    ask,
     make_sender,
     refusal,
     require_package,
     send,
-    unreachable,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +51,6 @@ MOST_REFUSED = 10
 FURTHEST = timedelta(days=300)
 """The longest wait that Inngest is asked for, since it refuses more than a year. A run that is due
 later waits again."""
-ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 LISTED_SECONDS = 0.4
@@ -168,27 +164,6 @@ def is_new(event_id: str) -> bool:
         age = time.time() - int(event_id[:10].translate(_ULID), 32) / 1000
         return abs(age) < NEW_SECONDS
     return False
-
-
-def ask(settings: Settings, method: str, path: str) -> requests.Response:
-    """The answer of Inngest's REST API. Raises BackendUnavailable where there is none."""
-    import requests  # not to be loaded where there is no Inngest
-
-    origin = (base_url(settings) or API).rstrip("/")
-    try:
-        return requests.request(
-            method, origin + path, headers=_headers(settings), timeout=ANSWER_SECONDS
-        )
-    except requests.RequestException as failure:
-        raise unreachable(settings, reason(failure)) from failure
-
-
-def _headers(settings: Settings) -> dict[str, str]:
-    key = settings.inngest_signing_key
-    if key is None:
-        return {}
-    text = key.get_secret_value().rpartition("-")[2]
-    return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
 
 
 def showable(text: str) -> bool:

@@ -1,9 +1,115 @@
-"""The migration guide's own calls, which make QStash tick a job, for scripts and shells."""
+"""Schedules as code: QStash has one schedule for each scheduled job of the catalogue. The migration
+guide's own calls, for scripts and shells, are here too."""
 
 from __future__ import annotations
 
-from app.switchyard.runtime import process_runtime
-from workflows.sync import connect, create
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from app.switchyard.config import Settings
+from app.switchyard.cron import portable
+from app.switchyard.errors import SettingsError
+from app.switchyard.job import JobSpec
+from app.switchyard.runtime import Runtime, process_runtime
+from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asked, make_client
+
+if TYPE_CHECKING:  # the package is an extra
+    from qstash import QStash
+    from qstash.schedule import Schedule
+
+TRIGGER = "/api/inngest/trigger"
+
+
+@dataclass(slots=True)
+class Synced:
+    """The ids of the schedules that a sync changed, or would change, in the catalogue's order."""
+
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
+    """Make QStash's schedules match the catalogue's. Only ids of our own are touched.
+
+    A sync that is interrupted is completed by the next one. Raises BackendUnavailable.
+    """
+    client = connect(runtime.settings)
+    there = {schedule.schedule_id: schedule for schedule in ours(client)}
+    done = Synced()
+    for spec in runtime.catalogue.values():
+        if spec.schedule is None:
+            continue
+        id = schedule_id(spec)
+        known = there.pop(id, None)
+        if known is not None and _same(known, runtime.settings, spec):
+            done.unchanged.append(id)
+            continue
+        (done.new if known is None else done.changed).append(id)
+        if not dry_run:
+            create(client, runtime.settings, spec)
+    done.removed = sorted(there)
+    for id in done.removed if not dry_run else ():
+        asked(partial(client.schedule.delete, id))
+    return done
+
+
+def connect(settings: Settings) -> QStash:
+    """A client for schedules. Raises SettingsError where one of its two settings is missing."""
+    if settings.qstash_secret is None or settings.backend_url is None:
+        name = "QSTASH_TOKEN" if settings.qstash_secret is None else "BACKEND_URL"
+        raise SettingsError(f"{name} is not set: schedules at QStash need it")
+    return make_client(settings)
+
+
+def ours(client: QStash) -> list[Schedule]:
+    """The schedules at QStash whose id and target are ours. Raises BackendUnavailable."""
+    listed = asked(client.schedule.list)
+    return [s for s in listed if s.schedule_id.startswith(ID_PREFIX) and _ticks(s.destination)]
+
+
+def schedule_id(spec: JobSpec) -> str:
+    """The id of the job's schedule at QStash."""
+    return f"{ID_PREFIX}{spec.name}"
+
+
+def _ticks(destination: str) -> bool:
+    return destination.endswith(TRIGGER)
+
+
+def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
+    """Create or overwrite the schedule. One paused at QStash resumes only if it changes."""
+    if spec.schedule is None:
+        raise SettingsError(f"job {spec.name!r} has no schedule")
+    cron = portable(spec.schedule)
+    return asked(
+        lambda: client.schedule.create_json(
+            schedule_id=schedule_id(spec),
+            destination=address(settings, TRIGGER),
+            cron=cron,
+            body=_body(spec),
+            method="POST",
+            retries=RETRIES,
+            label=LABEL,
+        )
+    )
+
+
+def _body(spec: JobSpec) -> dict[str, Any]:
+    return {"name": spec.event, "data": {}}
+
+
+def _same(known: Schedule, settings: Settings, spec: JobSpec) -> bool:
+    try:
+        body = json.loads(known.body or "")
+    except ValueError:
+        return False
+    there = (known.destination, known.cron, known.method, known.retries, body)
+    cron = None if spec.schedule is None else portable(spec.schedule)
+    return there == (address(settings, TRIGGER), cron, "POST", RETRIES, _body(spec))
 
 
 def schedule_payouts() -> str:

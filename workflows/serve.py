@@ -20,8 +20,7 @@ from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
 from app.switchyard.signed import Signature, is_mac, signed_body
-from workflows.client import make_client
-from workflows.remote import note_sync
+from workflows.client import make_client, note_sync
 
 PATH = "/api/inngest"
 SIGNATURE = "x-inngest-signature"

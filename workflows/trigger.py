@@ -1,23 +1,34 @@
-"""POST /api/inngest/trigger: start a job by its event's name."""
+"""POST /api/inngest/trigger: start a job by its event's name. A call from QStash may be a tick."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from flask import Blueprint, request
 from pydantic import BaseModel, Field
 
+from app.switchyard import nonces
+from app.switchyard.clock import iso
+from app.switchyard.cutover.clock import tick
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.http import read_body, register_problems, require_admin, traced
+from app.switchyard.job import JobSpec
+from app.switchyard.runs.store import Run
 from app.switchyard.runtime import Runtime
+from workflows.qstash import find, make_client
+from workflows.schedules import TRIGGER, schedule_id
 from workflows.signature import HEADER, Signed, signed
-from workflows.sync import TRIGGER
-from workflows.ticks import Call, start
 
 MAX_BYTES = 1024 * 1024
 """The largest message that QStash accepts, for calls that it signed."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_TICK, _RUN = "tick", "run"
+NEAR = timedelta(minutes=1)
+"""How long after the scheduled time QStash may create a tick's message."""
 
 
 class Trigger(BaseModel, extra="forbid", strict=True):
@@ -71,3 +82,74 @@ def _call(by: Signed) -> Call:
         schedule_id=headers.get("Upstash-Schedule-Id") or None,
         retried=headers.get("Upstash-Retried", "0") != "0",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A trigger call from QStash: what it signed, and the headers beside it."""
+
+    signed: Signed
+    message_id: str | None
+    schedule_id: str | None
+    retried: bool
+
+
+def start(
+    runtime: Runtime, spec: JobSpec, data: dict[str, Any], key: str | None, call: Call
+) -> Run:
+    """The run that a signed trigger call asks for. The same message again is the same run.
+
+    A schedule's call without data is a tick of the job's own schedule, and becomes the same run as
+    any other clock's tick of that occurrence. A signature keeps its first meaning, whatever is sent
+    beside it later. Raises BackendUnavailable where the occurrence cannot be determined; QStash
+    then calls again.
+    """
+    if key is not None or (data and spec.key is not None):
+        return dispatch(spec.name, data, key=key)
+    nonce, expires_at = f"qstash:{call.signed.token_id}", call.signed.expires_at
+    meant = nonces.used_for(runtime.db, nonce)
+    if meant is None:
+        meant = nonces.use(runtime.db, nonce, _meant(runtime, spec, data, call), expires_at)
+    what, _, of = meant.partition(" ")
+    if what == _TICK:
+        return tick(spec, datetime.fromisoformat(of))
+    return dispatch(spec.name, data, key=of or None)
+
+
+def _meant(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Call) -> str:
+    if call.schedule_id is not None and spec.schedule is not None and not data:
+        made_at = _made_at(runtime, spec, call)
+        occurrence = spec.occurrence_at(made_at)
+        # One created by hand, as in the migration guide, is a tick where its times match ours.
+        if call.schedule_id == schedule_id(spec) or made_at - occurrence < NEAR:
+            return f"{_TICK} {iso(occurrence)}"
+    return _RUN if spec.key is not None else f"{_RUN} qstash:{_message(call)}"
+
+
+def _message(call: Call) -> str:
+    return call.message_id or call.signed.token_id
+
+
+def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
+    """When the schedule created this message, from which the tick's occurrence follows.
+
+    A signature dates only its own delivery, which may be hours late, so QStash is asked about the
+    message. The signature's date serves for the first delivery of a message that QStash does not
+    know, and for a punctual one while QStash cannot be asked.
+    """
+    signed_at = call.signed.issued_at
+    first, stored = not call.retried, None
+    unknown = BackendUnavailable("qstash: it does not know the tick's message")
+    try:
+        if call.message_id is not None:
+            stored = find(make_client(runtime.settings), call.message_id)
+    except BackendUnavailable as failure:
+        unknown = failure
+        first &= signed_at - spec.occurrence_at(signed_at) < NEAR
+    if stored is not None:
+        if stored.schedule_id != call.schedule_id:
+            raise Unauthorized("the message belongs to another schedule")
+        return datetime.fromtimestamp(stored.created_at / 1000, UTC)
+    if first:
+        return signed_at
+    raise unknown

@@ -37,7 +37,7 @@ from tests.support.marks import Mark
 from tests.support.sides import CURRENT_KEY, decide_by, environment, free_port, qstash_environment
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
-from workflows import sync
+from workflows import schedules
 
 JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child", "outside", "posted")
 MODULES = "tests.support.jobs,tests.proof.jobs"
@@ -138,7 +138,7 @@ class Platform:
                 environ={"USE_INNGEST": "true"},
             )
         )
-        sync.sync(self.runtime)
+        schedules.sync(self.runtime)
 
     def serve(self, name: str) -> None:
         """Start a service anew: Inngest has lost all that it had, QStash nothing."""

@@ -24,7 +24,7 @@ from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
 from workflows.backend import MOST_REFUSED, InngestBackend
-from workflows.remote import functions_there, note_sync, send_harmless
+from workflows.client import functions_there, note_sync, send_harmless
 
 EVENT, SIGNING = "right-event-key", "abcd" * 8
 NOW = datetime.now(UTC)

@@ -30,8 +30,7 @@ from tests.support.sides import Fixed, Side, build, decide_by, environment, qsta
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 from workflows.qstash import ID_PREFIX, make_client
-from workflows.schedules import schedule_job, schedule_payouts
-from workflows.sync import TRIGGER, sync
+from workflows.schedules import TRIGGER, schedule_job, schedule_payouts, sync
 
 TICK = json.dumps({"name": "test.keyed", "data": {}}).encode()
 HOURLY = "0 * * * *"

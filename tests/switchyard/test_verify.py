@@ -46,7 +46,7 @@ from tests.support.sides import (
 )
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
-from workflows.sync import sync
+from workflows.schedules import sync
 
 CLOSED = "http://127.0.0.1:1"
 CLOSED_REDIS = "redis://127.0.0.1:1/0"

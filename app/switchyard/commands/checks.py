@@ -39,9 +39,8 @@ from app.switchyard.words import plural
 from queues.backend import WORKER_COMMAND, connect, registered_workers
 from queues.backend import answered as redis_answered
 from queues.inventory import take
-from workflows.client import CANCELLED
-from workflows.remote import functions_there, send_harmless
-from workflows.sync import sync
+from workflows.client import CANCELLED, functions_there, send_harmless
+from workflows.schedules import sync
 
 JOB = "canary"
 CANARY_SECONDS = 15.0

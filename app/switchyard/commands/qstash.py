@@ -9,7 +9,7 @@ import click
 
 from app.switchyard.clock import moment
 from app.switchyard.commands.output import Commands, answered, listing, parts, say, table
-from workflows.sync import connect, ours, sync
+from workflows.schedules import connect, ours, sync
 
 group = Commands("qstash", help="Keep QStash's schedules in step with the catalogue.")
 
