@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any
 
 from flask import Blueprint, Flask, Response, request
-from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import UnsupportedMediaType
 
-from app.switchyard import extras
 from app.switchyard.config import Settings
-from app.switchyard.errors import BackendUnavailable, BadInput, Unauthorized
+from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
 from app.switchyard.signed import Signature, is_mac, signed_body
@@ -43,17 +43,16 @@ def serve(app: Flask, runtime: Runtime) -> None:
     Inngest's package every call is answered with 503.
     """
     settings = runtime.settings
-    signed = settings.inngest_signed
-    read = reader(settings)
+    keys = _keys(settings) if settings.inngest_signed else ()
     pages = Blueprint("switchyard_inngest", __name__)
     register_problems(pages)
     traced(pages)
 
     @pages.before_request
     def check() -> None:
-        if signed:
+        if settings.inngest_signed:
             now = runtime.store.clock().timestamp()
-            signed_body(request, SIGNATURE, read, now=now, limit=MAX_BYTES)
+            signed_body(request, SIGNATURE, partial(_read, keys), now=now, limit=MAX_BYTES)
             return
         request.max_content_length = MAX_BYTES
         if "Origin" in request.headers:  # sent by a browser, for a page of any site
@@ -72,8 +71,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
             note_sync(runtime, response.get_json(silent=True))
         return response
 
-    handler = _closed if extras.missing("inngest") else _handler(runtime)
-    pages.route(PATH, methods=["GET", "POST", "PUT"])(handler)
+    pages.route(PATH, methods=["GET", "POST", "PUT"])(_handler(runtime, keys))
     app.register_blueprint(pages)
 
 
@@ -90,23 +88,36 @@ def _whose_fault(answer: Response) -> Response:
     return answer
 
 
-def _closed() -> NoReturn:
-    raise BackendUnavailable(f"inngest: {extras.missing('inngest')}")
-
-
-def _handler(runtime: Runtime) -> Callable[[], ResponseReturnValue]:
+def _handler(runtime: Runtime, keys: Sequence[bytes]) -> Callable[[], Response]:
     """The SDK's view. It is created at the first call: no command needs it, and it loads slowly."""
     making = threading.Lock()
     views: list[Any] = []
 
-    def handle() -> ResponseReturnValue:
+    def handle() -> Response:
         with making:
             if not views:
                 views.append(_view(runtime))
-        answer: ResponseReturnValue = views[0]()
+        answer: Response = views[0]()
+        if keys and answer.status_code == 401:
+            _sign_canonical_form(keys)
+            answer = views[0]()
         return answer
 
     return handle
+
+
+def _sign_canonical_form(keys: Sequence[bytes]) -> None:
+    """Sign the request's body again, in its canonical form: the SDK checks no other, and Inngest's
+    specification signs the bytes that are sent. Raises BadInput where it has no such form."""
+    body = request.get_data()
+    canonical = _canonical(body)
+    if canonical is None:
+        raise BadInput("the body is not JSON with a canonical form")
+    stamp, given = _FORM.fullmatch(request.headers[SIGNATURE]).groups()  # type: ignore[union-attr]
+    for key in keys:
+        if is_mac([key], [bytes.fromhex(given)], [body, stamp.encode()]):
+            made = hmac.new(key, canonical + stamp.encode(), hashlib.sha256).hexdigest()
+            request.environ["HTTP_X_INNGEST_SIGNATURE"] = f"t={stamp}&s={made}"
 
 
 def _view(runtime: Runtime) -> Any:
@@ -127,37 +138,41 @@ def _view(runtime: Runtime) -> Any:
     return view
 
 
-def reader(settings: Settings) -> Callable[[str], Signature | None]:
-    """Read the header of a call that is signed with either of the settings' two keys."""
+def _keys(settings: Settings) -> list[bytes]:
+    """The settings' two signing keys, as far as they are set."""
     secrets = (settings.inngest_signing_key, settings.inngest_signing_key_fallback)
-    keys = [s.get_secret_value().rpartition("-")[2].encode() for s in secrets if s is not None]
-
-    def read(text: str) -> Signature | None:
-        parts = _FORM.fullmatch(text)
-        if parts is None:
-            return None
-        at = int(parts[1])
-        fits = partial(_fits, keys, parts[1].encode(), parts[2])
-        return Signature(at - SIGNATURE_AGE_SECONDS, at + SIGNATURE_AGE_SECONDS, fits)
-
-    return read
+    return [s.get_secret_value().rpartition("-")[2].encode() for s in secrets if s is not None]
 
 
-def _fits(keys: Sequence[bytes], stamp: bytes, given: str, sent: Iterable[bytes]) -> bool:
+def _read(keys: Sequence[bytes], text: str) -> Signature | None:
+    """The header of a call that is signed with one of the keys."""
+    parts = _FORM.fullmatch(text)
+    if parts is None:
+        return None
+    at = int(parts[1])
+    fits = partial(_fits, keys, parts[1].encode(), bytes.fromhex(parts[2]))
+    return Signature(at - SIGNATURE_AGE_SECONDS, at + SIGNATURE_AGE_SECONDS, fits)
+
+
+def _fits(keys: Sequence[bytes], stamp: bytes, given: bytes, sent: Iterable[bytes]) -> bool:
     pieces = iter(sent)
     begun = next(pieces, b"")
-    if is_mac(keys, [bytes.fromhex(given)], chain([begun], pieces, [stamp])):
+    if is_mac(keys, [given], chain([begun], pieces, [stamp])):
         return True
     # A function call is sent in the canonical form that is signed. A sync differs slightly.
-    if not 0 < len(begun) <= CANONICAL_BYTES:
-        return False
+    canonical = _canonical(begun) if 0 < len(begun) <= CANONICAL_BYTES else None
+    return canonical is not None and is_mac(keys, [given], [canonical, stamp])
+
+
+def _canonical(body: bytes) -> bytes | None:
+    """JSON in the form of RFC 8785, or None where it has none."""
     import jcs  # type: ignore[import-untyped]
 
     try:
-        canonical: bytes = jcs.canonicalize(json.loads(begun))
+        canonical: bytes = jcs.canonicalize(json.loads(body))
     except (ValueError, OverflowError, RecursionError):
-        return False
-    return is_mac(keys, [bytes.fromhex(given)], [canonical, stamp])
+        return None
+    return canonical
 
 
 def _require_call(body: bytes) -> None:

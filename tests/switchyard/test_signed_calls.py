@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -149,6 +150,31 @@ def test_a_syncs_body_is_signed_in_its_canonical_form(client: FlaskClient) -> No
     }
     assert client.put("/api/inngest", data=sent, headers=headers).status_code == 200
     assert client.put("/api/inngest", data=sent[:-2] + b'3"}', headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("key", [KEY, OLD_KEY])
+def test_what_is_signed_as_it_was_sent_need_not_be_canonical(client: FlaskClient, key: str) -> None:
+    """Inngest's specification signs the body's bytes; the SDK knows the canonical form alone."""
+    at = int(time.time())
+    call = json.dumps(json.loads(a_call(data={"name": "\u00e9", "children": 10**30}))).encode()
+    sync = b'{ "url": "https://shop.example/api/inngest" }'
+    for method, path, body in (("POST", PATH, call), ("PUT", "/api/inngest", sync)):
+        headers = {"x-inngest-signature": f"t={at}&s={mac(body, at, key)}"}
+        headers["x-inngest-sync-kind"] = "in_band"
+        answer = client.open(path, method=method, data=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        made = re.fullmatch("t=([0-9]+)&s=(.+)", answer.headers["x-inngest-signature"])
+        assert made is not None
+        assert made[2] == mac(answer.data, int(made[1]), key)
+
+
+@pytest.mark.parametrize("body", [b"x", b'{"url":NaN}', rb'{"url":"\ud800"}', b"[" * 2000])
+def test_what_is_signed_and_not_json_is_the_callers_fault(client: FlaskClient, body: bytes) -> None:
+    at = int(time.time())
+    headers = {"x-inngest-signature": f"t={at}&s={mac(body, at)}"}
+    for method, path in (("POST", PATH), ("PUT", "/api/inngest")):
+        answer = client.open(path, method=method, data=body, headers=headers)
+        assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
 
 
 OTHERS = {
