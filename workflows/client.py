@@ -211,12 +211,11 @@ def send_harmless(settings: Settings) -> None:
     send(settings, sender, [Event(name=HARMLESS)])
 
 
-def note_sync(runtime: Runtime, answer: object) -> None:
+def note_sync(runtime: Runtime, said: dict[str, Any]) -> None:
     """Note why a sync was refused, in the log and for `sync_refusal`. It fails for all functions.
 
-    `answer` is this app's answer to the request to sync.
+    `said` is this app's answer to the request to sync.
     """
-    said = answer if isinstance(answer, dict) else {}
     error = said.get("error") or (said.get("message") if "code" in said else None)
     if not isinstance(error, str):
         if said.get("ok") or "functions" in said:  # else it was no sync: anybody may try

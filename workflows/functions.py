@@ -122,6 +122,8 @@ def _cancelled(client: inngest.Inngest, runtime: Runtime) -> inngest.Function[An
 
     @client.create_function(fn_id=CANCELLED, trigger=inngest.TriggerEvent(event=CANCELLED_EVENT))
     def handle(context: inngest.ContextSync) -> Any:
+        if context.event.name != CANCELLED_EVENT:  # the call's URL, which is not signed, names us
+            raise inngest.NonRetriableError(f"the event does not belong to {CANCELLED}")
         there, original = context.event.data.get("run_id"), context.event.data.get("event")
         data = original.get("data") if isinstance(original, dict) else None
         mark = data.get(MARK) if isinstance(data, dict) else None

@@ -63,29 +63,24 @@ def serve(app: Flask, runtime: Runtime) -> None:
         if request.method == "POST" and "probe" not in request.args:
             _require_call(request.get_data())
 
-    pages.after_request(_whose_fault)
-
     @pages.after_request
-    def note(response: Response) -> Response:
+    def judge(answer: Response) -> Response:
+        """The SDK's answer, except where it blames us for an error of the caller's or Inngest's."""
+        if answer.status_code != 500 and request.method != "PUT":
+            return answer
+        said = answer.get_json(silent=True)
+        said = said if isinstance(said, dict) else {}
+        text = str(said.get("message"))
+        if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
+            return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])
         if request.method == "PUT":
-            note_sync(runtime, response.get_json(silent=True))
-        return response
+            note_sync(runtime, said)
+        if text.startswith("Failed request to "):
+            return problem(503, "Backend unavailable", "inngest: it cannot be reached")
+        return answer
 
     pages.route(PATH, methods=["GET", "POST", "PUT"])(_handler(runtime, keys))
     app.register_blueprint(pages)
-
-
-def _whose_fault(answer: Response) -> Response:
-    """The SDK's answer, except where it blames us for an error of the caller's or of Inngest's."""
-    said = answer.get_json(silent=True) if answer.status_code == 500 else None
-    if not isinstance(said, dict):
-        return answer
-    text = str(said.get("message"))
-    if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
-        return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])
-    if text.startswith("Failed request to "):
-        return problem(503, "Backend unavailable", "inngest: unreachable, so nothing was synced")
-    return answer
 
 
 def _handler(runtime: Runtime, keys: Sequence[bytes]) -> Callable[[], Response]:

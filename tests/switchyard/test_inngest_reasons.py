@@ -169,7 +169,7 @@ def test_a_refused_sync_names_its_job_wherever_it_is_shown(
     for text in seen(runtime):
         assert "its last sync was refused" in text
         assert "(job keyed)" in text
-    no_syncs: list[Any] = [None, [], {}, {"title": "Unauthorized"}, {"message": "Unauthorized"}]
+    no_syncs: list[Any] = [{}, {"title": "Unauthorized"}, {"message": "Unauthorized"}]
     for no_sync in no_syncs:
         note_sync(runtime, no_sync)
         assert "refused" in seen(runtime)[0]

@@ -17,8 +17,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
 from app.switchyard import runtime
+from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.runs.models import RunRow
 from tests.support.sides import Fixed, app_on, decide_by, environment
+from workflows.client import CANCELLED
 
 KEY, OLD_KEY = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 PATH = "/api/inngest?fnId=switchyard-child&stepId=step"
@@ -177,9 +179,30 @@ def test_what_is_signed_and_not_json_is_the_callers_fault(client: FlaskClient, b
         assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
 
 
+def test_a_sync_that_cannot_be_read_is_not_one_that_inngest_refused(client: FlaskClient) -> None:
+    at = int(time.time())
+    for body in (b"{}", b'{"url":3}', b"[]"):
+        headers = {"x-inngest-signature": f"t={at}&s={mac(body, at)}"}
+        headers["x-inngest-sync-kind"] = "in_band"
+        assert client.put("/api/inngest", data=body, headers=headers).status_code == 400
+    assert sync_refusal(runtime.current()) is None
+
+
+def test_a_state_that_inngest_does_not_hand_out_is_no_failed_sync(client: FlaskClient) -> None:
+    call = a_call().replace(b'"use_api":false', b'"use_api":true')
+    at = int(time.time())
+    answer = post(client, call, f"t={at}&s={mac(call, at)}")
+    assert (answer.status_code, answer.json["title"]) == (503, "Backend unavailable")
+    assert "synced" not in answer.json["detail"]
+
+
 OTHERS = {
     "another job's event": ("test.noop", {"name": "x"}),
     "a cron, of a job that has none": ("inngest/scheduled.timer", {"cron": "TZ=UTC 0 2 * * *"}),
+    "an event, which cancels nothing": (
+        "test.child",
+        {"run_id": "R", "event": {"data": {"_switchyard": {"run": "0" * 26, "epoch": 1}}}},
+    ),
     "a call of another function by hand": (
         "inngest/function.invoked",
         {"name": "x", "_inngest": {"fn_id": "switchyard-noop"}},
@@ -192,9 +215,11 @@ def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, w
     """The function is named in the address, which is not signed."""
     at = int(time.time())
     body = a_call(*OTHERS[which])
-    answer = post(client, body, f"t={at}&s={mac(body, at)}")
-    assert (answer.status_code, answer.headers["x-inngest-no-retry"]) == (500, "true")
-    assert "the event does not belong to job child" in answer.text
+    function = CANCELLED if "cancels" in which else "child"
+    path = PATH.replace("child", function)
+    answer = post(client, body, f"t={at}&s={mac(body, at)}", path)
+    assert (answer.status_code, answer.headers.get("x-inngest-no-retry")) == (500, "true")
+    assert re.search(f"the event does not belong to (job )?{function}", answer.text)
     with runtime.current().db.autocommit() as connection:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
 
