@@ -8,12 +8,13 @@ import hmac
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 from flask import Request
 
+from app.switchyard.clock import moment
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.signed import REFUSED, Signature, signed_body
@@ -54,41 +55,46 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
     if settings.backend_url is None:
         raise Unauthorized(REFUSED)
     url = settings.backend_url.rstrip("/") + path
-    claims: dict[str, Any] = {}
+    times: list[datetime] = []
 
     def read(token: str) -> Signature | None:
-        nonlocal claims
         claims = _claims(token, url, signing_keys(settings))
         try:
-            times = float(claims["nbf"]) - SKEW_SECONDS, float(claims["exp"])
-        except (KeyError, ValueError, TypeError):
+            since = float(claims["nbf"]) - SKEW_SECONDS
+            issued, expires = (moment(float(claims[name])) for name in ("iat", "exp"))
+        except (KeyError, ValueError, TypeError, OverflowError):
             return None
-        return Signature(*times, fits=partial(_is_digest, str(claims["body"])))
+        if issued is None or expires is None:
+            return None
+        times[:] = issued, expires
+        return Signature(since, expires.timestamp(), partial(_is_digest, str(claims["body"])))
 
     body = signed_body(request, HEADER, read, now=time.time(), limit=limit)
     try:
         text = body.decode()
     except UnicodeDecodeError:
         raise Unauthorized(REFUSED) from None
-    issued, expires = (datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp"))
     # Without the HMAC, which has several valid spellings.
     signed_part = request.headers[HEADER].rpartition(".")[0]
-    return Signed(text, issued, expires, hashlib.sha256(signed_part.encode()).hexdigest())
+    issued_at, expires_at = times
+    return Signed(text, issued_at, expires_at, hashlib.sha256(signed_part.encode()).hexdigest())
 
 
 def _claims(token: str, url: str, keys: SigningKeys) -> dict[str, Any]:
     """The token's claims, or none where no key fits it."""
-    return _of(token, url, keys.known()) or _of(token, url, keys.asked_anew() or ())
-
-
-def _of(token: str, url: str, keys: Iterable[str]) -> dict[str, Any]:
     import jwt  # an extra
 
-    for key in keys:
-        with suppress(jwt.InvalidTokenError):
-            return jwt.decode(
-                token, key, algorithms=["HS256"], issuer="Upstash", subject=url, options=_OPTIONS
-            )
+    for known in (keys.known, keys.asked_anew):
+        for key in known() or ():
+            with suppress(jwt.PyJWTError):
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=["HS256"],
+                    issuer="Upstash",
+                    subject=url,
+                    options=_OPTIONS,
+                )
     return {}
 
 
@@ -97,7 +103,7 @@ def _is_digest(said: str, sent: Iterable[bytes]) -> bool:
     for piece in sent:
         sha256.update(piece)
     digest = base64.urlsafe_b64encode(sha256.digest())
-    return hmac.compare_digest(said.rstrip("=").encode(), digest.rstrip(b"="))
+    return hmac.compare_digest(said.rstrip("=").encode(errors="replace"), digest.rstrip(b"="))
 
 
 class SigningKeys:

@@ -36,7 +36,7 @@ from tests.support.sides import (
 )
 from tests.support.standins import QStashStandIn
 from workflows.qstash import DELIVER, FAILED, unix
-from workflows.signature import ANEW_SECONDS, SigningKeys
+from workflows.signature import ANEW_SECONDS, SigningKeys, _claims
 
 ORIGIN = "https://app.example"
 URL = ORIGIN + DELIVER
@@ -126,6 +126,13 @@ FORGERIES: dict[str, Forger] = {
     "no time of issue": claims(iat=None),
     "no body": claims(body=None),
     "a body that is no text": claims(body=7),
+    "a body of half a character": claims(body="\ud800"),
+    "a time of issue that is no number": claims(iat="x"),
+    "a time of issue past the calendar": claims(iat=1e30),
+    "no calendar's time of issue": claims(iat=-(10**15)),
+    "an end past the calendar": claims(exp=1e30),
+    "an end without an end": claims(exp=float("inf")),
+    "a beginning that is no number": claims(nbf=float("nan")),
     "bytes that are no text": lambda body: (b"\xff\xfe" + body, signature(b"\xff\xfe" + body)),
 }
 
@@ -248,6 +255,14 @@ def test_keys_that_were_rotated_are_asked_for_once_a_minute() -> None:
         assert (keys.asked_anew(), keys.known()) == (None, (CURRENT_KEY, CURRENT_KEY))
         now[0] += ANEW_SECONDS
         assert keys.asked_anew() == keys.known() == (OTHER_KEY, OTHER_KEY)
+
+
+def test_a_key_that_qstash_leaves_empty_opens_nothing() -> None:
+    with QStashStandIn("t" * 40, CURRENT_KEY) as standin:
+        settings = load({"QSTASH_URL": standin.url, "QSTASH_TOKEN": standin.token})
+        standin.signing_key = ""
+        keys = SigningKeys(settings)
+        assert _claims(signature(b"{}"), URL, keys) == {}
 
 
 def test_where_qstash_does_not_say_its_keys_it_is_to_come_again(
