@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Container, Mapping, Sequence
@@ -13,21 +12,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.clock import utcnow
-from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import answered
 from workflows.client import (
     APP_ID,
-    SIGNING_KEY,
     EventRefused,
     ask,
     make_sender,
-    refusal,
-    require_package,
     send,
 )
+from workflows.service import Service, require_package
 
 if TYPE_CHECKING:
     import requests
@@ -51,8 +47,6 @@ MOST_REFUSED = 10
 FURTHEST = timedelta(days=300)
 """The longest wait that Inngest is asked for, since it refuses more than a year. A run that is due
 later waits again."""
-PAUSE_SECONDS = 2.0
-"""How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 LISTED_SECONDS = 0.4
 """How soon after an event Inngest lists the runs that it has started."""
 NEW_SECONDS = 5.0
@@ -61,55 +55,39 @@ _ULID = str.maketrans("ABCDEFGHJKMNPQRSTVWXYZ", "abcdefghijklmnopqrstuv")
 _ASKERS = 8
 
 
-class InngestBackend:
-    """Sends to Inngest, which waits for due times itself."""
+class InngestBackend(Service["Inngest"]):
+    """Sends to Inngest."""
 
     name = "inngest"
-    waits_until_due = True
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._client: Inngest | None = None
-        self._pid = 0
-        self._paused_until = 0.0
-
-    def _ready(self) -> Inngest:
-        if self._client is None or self._pid != os.getpid():
-            self._client, self._pid = make_sender(self._settings), os.getpid()
-        return self._client
+    def _make(self) -> Inngest:
+        return make_sender(self._settings)
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Send one event per message. Returns Inngest's own event ids by run id.
 
         An event that is sent again with the same id within 24 hours starts nothing twice.
         """
-        if time.monotonic() < self._paused_until:
-            raise BackendUnavailable("inngest: could not be reached a moment ago")
         refs: dict[str, str] = {}
         refused: list[EventRefused] = []
         left = list(messages)
         while left and len(refused) < MOST_REFUSED:
             batch = _batch(left)
-            try:
-                events = [_event(message) for message in batch]
-                ids, done = send(self._settings, self._ready(), events), len(batch)
-            except EventRefused as why:
-                ids, done = why.taken, len(why.taken) + 1
-                refused.append(why)
-                for message in batch[done - 1 : done]:
-                    extra = {"job": message.spec.name, "run": message.run_id, "reason": str(why)}
-                    log.error("not sent", extra=extra)
-            except BackendUnavailable:
-                self._paused_until = time.monotonic() + PAUSE_SECONDS
-                raise
+            events = [_event(message) for message in batch]
+            with self.in_reach():
+                try:
+                    ids, done = send(self._settings, self.client(), events), len(batch)
+                except EventRefused as why:
+                    ids, done = why.taken, len(why.taken) + 1
+                    refused.append(why)
+                    for message in batch[done - 1 : done]:
+                        extra = {"job": message.spec.name, "run": message.run_id}
+                        log.error("not sent", extra=extra | {"reason": str(why)})
             refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
             left = left[done:]
         if refused and not refs:
             raise refused[0]
         return refs
-
-    def queued(self, messages: Sequence[Message]) -> None:
-        """None, since a service is not asked."""
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Cancel those function runs of the messages' events that have not ended."""
@@ -118,9 +96,7 @@ class InngestBackend:
             list(pool.map(self._cancel_event, known))
 
     def _cancel_event(self, event_id: str) -> None:
-        if time.monotonic() < self._paused_until:
-            raise BackendUnavailable("inngest: could not be reached a moment ago")
-        try:
+        with self.in_reach():
             runs = self._runs(event_id)
             if not runs and is_new(event_id):
                 time.sleep(LISTED_SECONDS)
@@ -129,9 +105,6 @@ class InngestBackend:
             for run in runs:
                 if not run.get("ended_at"):
                     self._ask("DELETE", f"/v1/runs/{run.get('run_id')}", fine=(404, 409))
-        except BackendUnavailable:
-            self._paused_until = time.monotonic() + PAUSE_SECONDS
-            raise
 
     def _runs(self, event_id: str) -> list[dict[str, Any]]:
         """The function runs that an event has started."""
@@ -146,15 +119,13 @@ class InngestBackend:
 
     def _ask(self, method: str, path: str, fine: Container[int]) -> requests.Response:
         answer = ask(self._settings, method, path)
-        if answer.status_code in (401, 403):
-            raise refusal(self._settings, answer.status_code, SIGNING_KEY)
         if not answer.ok and answer.status_code not in fine:
             raise BackendUnavailable(f"inngest: {answered(answer.status_code)}")
         return answer
 
     def ping(self) -> None:
         """Raise BackendUnavailable where Inngest does not answer, or refuses the signing key."""
-        require_package()
+        require_package(self.name)
         self._ask("GET", f"/v1/apps/{APP_ID}/functions", fine=range(400, 502))
 
 

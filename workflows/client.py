@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.cron import portable
 from app.switchyard.cutover.status import SYNC_REFUSED
@@ -19,6 +18,7 @@ from app.switchyard.job import RESERVED
 from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import LONGEST_REASON, answered, reason, without_secrets
+from workflows.service import require_package
 
 if TYPE_CHECKING:
     import requests
@@ -58,7 +58,7 @@ def make_client(settings: Settings) -> Inngest:
 
     Raises BackendUnavailable where its package is not installed.
     """
-    require_package()
+    require_package("inngest")
     from inngest import Inngest
 
     event_key, signing_key = settings.inngest_event_key, settings.inngest_signing_key
@@ -75,13 +75,14 @@ def make_client(settings: Settings) -> Inngest:
     )
     # Otherwise it would read the environment itself, unchecked.
     client._signing_key_fallback = None if fallback is None else fallback.get_secret_value()
+    client._http_client._signing_key_fallback = client._signing_key_fallback
     return client
 
 
-def require_package() -> None:
-    """Raise BackendUnavailable where the package, which is an extra, is not installed."""
-    if (lacking := extras.missing("inngest")) is not None:
-        raise BackendUnavailable(f"inngest: {lacking}")
+def signing_keys(settings: Settings) -> list[str]:
+    """Both signing keys, as far as they are set, each without its prefix: hexadecimal digits."""
+    keys = (settings.inngest_signing_key, settings.inngest_signing_key_fallback)
+    return [key.get_secret_value().rpartition("-")[2] for key in keys if key is not None]
 
 
 def make_sender(settings: Settings) -> Inngest:
@@ -183,24 +184,20 @@ def _where(settings: Settings) -> tuple[str, str]:
 
 
 def ask(settings: Settings, method: str, path: str) -> requests.Response:
-    """The answer of Inngest's REST API. Raises BackendUnavailable where there is none."""
+    """The answer of Inngest's REST API. Raises BackendUnavailable where there is none, or where it
+    refuses both signing keys."""
     import requests  # not to be loaded where there is no Inngest
 
-    origin = (base_url(settings) or API).rstrip("/")
-    try:
-        return requests.request(
-            method, origin + path, headers=_headers(settings), timeout=ANSWER_SECONDS
-        )
-    except requests.RequestException as failure:
-        raise unreachable(settings, reason(failure)) from failure
-
-
-def _headers(settings: Settings) -> dict[str, str]:
-    key = settings.inngest_signing_key
-    if key is None:
-        return {}
-    text = key.get_secret_value().rpartition("-")[2]
-    return {"Authorization": f"Bearer {hashlib.sha256(bytes.fromhex(text)).hexdigest()}"}
+    url = (base_url(settings) or API).rstrip("/") + path
+    bearers = [hashlib.sha256(bytes.fromhex(key)).hexdigest() for key in signing_keys(settings)]
+    for headers in [{"Authorization": f"Bearer {bearer}"} for bearer in bearers] or [{}]:
+        try:
+            answer = requests.request(method, url, headers=headers, timeout=ANSWER_SECONDS)
+        except requests.RequestException as failure:
+            raise unreachable(settings, reason(failure)) from failure
+        if answer.status_code not in (401, 403):
+            return answer
+    raise refusal(settings, answer.status_code, SIGNING_KEY)
 
 
 def send_harmless(settings: Settings) -> None:
@@ -242,28 +239,19 @@ def functions_there(settings: Settings) -> set[str]:
     Raises BackendUnavailable, also where the server cannot tell.
     """
     answer = ask(settings, "GET", f"/v1/apps/{APP_ID}/functions")
-    rows: Any = answer.json() if answer.ok and _is_json(answer) else None
-    if isinstance(rows, dict):
-        rows = rows.get("data")
-    if answer.status_code in (401, 403):
-        raise refusal(settings, answer.status_code, SIGNING_KEY)
+    listed = _json_of(answer)
+    rows = listed.get("data") if isinstance(listed, dict) else listed
     if not isinstance(rows, list):
-        summary = ask(settings, "GET", "/dev")
-        rows = summary.json().get("functions") if summary.ok and _is_json(summary) else None
+        summary = _json_of(ask(settings, "GET", "/dev"))
+        rows = summary.get("functions") if isinstance(summary, dict) else None
     if not isinstance(rows, list):
         raise refusal(settings, None if answer.ok else answer.status_code, SIGNING_KEY)
-    slugs = {_slug(row) for row in rows}
+    named = [row.get("slug") or row.get("id") if isinstance(row, dict) else row for row in rows]
+    slugs = [str(name) for name in named]
     return {slug.removeprefix(f"{APP_ID}-") for slug in slugs if slug.startswith(f"{APP_ID}-")}
 
 
-def _slug(row: Any) -> str:
-    if isinstance(row, dict):
-        row = row.get("slug") or row.get("id")
-    return str(row)
-
-
-def _is_json(answer: requests.Response) -> bool:
-    try:
-        return isinstance(answer.json(), dict | list)
-    except ValueError:
-        return False
+def _json_of(answer: requests.Response) -> Any:
+    with suppress(ValueError):
+        return answer.json() if answer.ok else None
+    return None

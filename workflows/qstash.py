@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from app.switchyard import extras
 from app.switchyard.clock import moment, utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import answered, reason
+from workflows.service import Service, require_package
 
 if TYPE_CHECKING:  # the package is an extra
     from qstash import QStash
     from qstash.errors import QStashError
-    from qstash.message import BatchRequest, BatchResponse, BatchUrlGroupResponse
+    from qstash.message import BatchJsonRequest
     from qstash.message import Message as Stored
 
 log = logger_of(__name__)
@@ -35,8 +33,6 @@ FAILED = "/api/qstash/failed"
 ID_PREFIX = "switchyard-"
 LABEL = "switchyard"
 ANSWER_SECONDS = 3.0
-PAUSE_SECONDS = 2.0
-"""How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 RETRIES = 3
 """The most that every plan of QStash allows. QStash retries only deliveries that never reached the
 job's body; each of a job's own attempts has its own message."""
@@ -46,7 +42,6 @@ FURTHEST = timedelta(days=6)
 """How far ahead a message is sent. Every plan allows seven days; a later run takes two messages."""
 _BATCH = 100
 _HOUR = 3600
-T = TypeVar("T")
 
 
 def make_client(settings: Settings) -> QStash:
@@ -56,7 +51,7 @@ def make_client(settings: Settings) -> QStash:
     It does not retry, since a publish that timed out may have succeeded: the relay sends it again
     under the same deduplication id. Nor does it wait the default 600 s. Raises BackendUnavailable.
     """
-    require_package()
+    require_package("qstash")
     if settings.qstash_secret is None:
         raise BackendUnavailable("qstash: QSTASH_TOKEN is not set")
     from qstash import QStash  # with httpx, 8 MiB
@@ -66,12 +61,6 @@ def make_client(settings: Settings) -> QStash:
     return client
 
 
-def require_package() -> None:
-    """Raise BackendUnavailable where QStash's package, which is an extra, is not installed."""
-    if (lacking := extras.missing("qstash")) is not None:
-        raise BackendUnavailable(f"qstash: {lacking}")
-
-
 def address(settings: Settings, path: str) -> str:
     """The URL at which QStash reaches this app. Raises BackendUnavailable where it is not set."""
     if settings.backend_url is None:
@@ -79,16 +68,18 @@ def address(settings: Settings, path: str) -> str:
     return settings.backend_url.rstrip("/") + path
 
 
-def asked(call: Callable[[], T]) -> T:
-    """QStash's answer. Raises BackendUnavailable for anything that its client raises."""
+@contextmanager
+def asking() -> Iterator[None]:
+    """A question to QStash. Raises BackendUnavailable for anything that its client raises."""
     from qstash.errors import QStashError
 
     try:
-        return call()
+        yield
     except BackendUnavailable:
         raise
     except QStashError as refusal:
-        said = answered(_status(refusal)) if _status(refusal) else reason(refusal)
+        status = _status(refusal)
+        said = answered(status) if status else reason(refusal)
         raise BackendUnavailable(f"qstash: {said}") from refusal
     except Exception as failure:
         # Errors of httpx and json, and KeyError for an answer that is not QStash's.
@@ -102,16 +93,14 @@ def find(client: QStash, message_id: str) -> Stored | None:
     """
     from qstash.errors import QStashError
 
-    def get() -> Stored | None:
+    with asking():
         try:
             return client.message.get(message_id)
         except QStashError as refusal:
             # 404 is documented. An id that it cannot parse may give 400.
-            if _status(refusal) in (400, 404):
-                return None
-            raise
-
-    return asked(get)
+            if _status(refusal) not in (400, 404):
+                raise
+    return None
 
 
 def _status(refusal: QStashError) -> int:
@@ -124,32 +113,13 @@ def unix(moment: datetime) -> int:
     return math.ceil(moment.timestamp())
 
 
-class QStashBackend:
-    """Sends to QStash, which waits for due times itself."""
+class QStashBackend(Service["QStash"]):
+    """Sends to QStash."""
 
     name = "qstash"
-    waits_until_due = True
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._client: QStash | None = None
-        self._pid = 0
-        self._paused_until = 0.0
-
-    def _ready(self) -> QStash:
-        if self._client is None or self._pid != os.getpid():
-            self._client, self._pid = make_client(self._settings), os.getpid()
-        return self._client
-
-    def _ask(self, call: Callable[[QStash], T]) -> T:
-        if time.monotonic() < self._paused_until:
-            raise BackendUnavailable("qstash: could not be reached a moment ago")
-        client = self._ready()
-        try:
-            return asked(lambda: call(client))
-        except BackendUnavailable:
-            self._paused_until = time.monotonic() + PAUSE_SECONDS
-            raise
+    def _make(self) -> QStash:
+        return make_client(self._settings)
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
         """Publish one message per run, many in one request. Returns message ids by run id.
@@ -157,15 +127,14 @@ class QStashBackend:
         A message that is published again under the same id within QStash's window is delivered
         once. Raises BackendUnavailable where none was accepted.
         """
-        self._ready()
-        from qstash.message import BatchResponse
-
+        client = self.client()
         refs: dict[str, str] = {}
         for start in range(0, len(messages), _BATCH):
             batch = messages[start : start + _BATCH]
             requests = [self._request(message) for message in batch]
             try:
-                answers = self._ask(partial(_publish, requests))
+                with self.in_reach(), asking():
+                    answers = client.message.batch_json(requests)
             except BackendUnavailable as failure:
                 if not refs:
                     raise
@@ -174,20 +143,19 @@ class QStashBackend:
                 log.warning("qstash took only some; the others stay pending", extra=left)
                 break
             for message, answer in zip(batch, answers, strict=False):
-                if isinstance(answer, BatchResponse):
+                if not isinstance(answer, list):  # as for a group of URLs
                     refs[message.run_id] = answer.message_id
         return refs
 
-    def _request(self, message: Message) -> BatchRequest:
+    def _request(self, message: Message) -> BatchJsonRequest:
         at = _at(message.due_at)
         spec = message.spec
         body = {"run": message.run_id, "epoch": message.epoch, "job": spec.name, "at": at}
         if message.sent_at is not None:
             body["sent"] = message.sent_at.timestamp()
-        request: BatchRequest = {
+        request: BatchJsonRequest = {
             "url": address(self._settings, DELIVER),
-            "body": json.dumps(body),
-            "content_type": "application/json",
+            "body": body,
             "deduplication_id": f"{message.run_id}-{message.epoch}-{message.sends}-{at}",
             "retries": RETRIES,
             "timeout": max(1, min(LONGEST_SECONDS, math.ceil(spec.timeout))),
@@ -203,28 +171,19 @@ class QStashBackend:
             request["flow_control"] = {"key": key, "parallelism": spec.concurrency}
         return request
 
-    def queued(self, messages: Sequence[Message]) -> None:
-        """None, since a service is not asked."""
-
     def cancel(self, messages: Sequence[Message]) -> None:
         """Delete those messages that still exist."""
         refs = [message.ref for message in messages if message.ref is not None]
+        client = self.client()
         for start in range(0, len(refs), _BATCH):
-            self._ask(partial(_delete, refs[start : start + _BATCH]))
+            with self.in_reach(), asking():
+                client.message.cancel_many(refs[start : start + _BATCH])
 
     def ping(self) -> None:
         """Raise BackendUnavailable where QStash does not answer, or refuses this token."""
-        self._ask(lambda client: find(client, "msg_none"))
-
-
-def _publish(
-    requests: list[BatchRequest], client: QStash
-) -> list[BatchResponse | list[BatchUrlGroupResponse]]:
-    return client.message.batch(requests)
-
-
-def _delete(ids: list[str], client: QStash) -> int:
-    return client.message.cancel_many(ids)
+        client = self.client()
+        with self.in_reach():
+            find(client, "msg_none")
 
 
 @dataclass(frozen=True, slots=True)

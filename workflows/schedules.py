@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.config import Settings
@@ -13,7 +12,7 @@ from app.switchyard.cron import portable
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import JobSpec
 from app.switchyard.runtime import Runtime, process_runtime
-from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asked, make_client
+from workflows.qstash import ID_PREFIX, LABEL, RETRIES, address, asking, make_client
 
 if TYPE_CHECKING:  # the package is an extra
     from qstash import QStash
@@ -53,7 +52,8 @@ def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
             create(client, runtime.settings, spec)
     done.removed = sorted(there)
     for id in done.removed if not dry_run else ():
-        asked(partial(client.schedule.delete, id))
+        with asking():
+            client.schedule.delete(id)
     return done
 
 
@@ -67,8 +67,9 @@ def connect(settings: Settings) -> QStash:
 
 def ours(client: QStash) -> list[Schedule]:
     """The schedules at QStash whose id and target are ours. Raises BackendUnavailable."""
-    listed = asked(client.schedule.list)
-    return [s for s in listed if s.schedule_id.startswith(ID_PREFIX) and _ticks(s.destination)]
+    with asking():
+        ticks = [one for one in client.schedule.list() if one.destination.endswith(TRIGGER)]
+        return [one for one in ticks if one.schedule_id.startswith(ID_PREFIX)]
 
 
 def schedule_id(spec: JobSpec) -> str:
@@ -76,26 +77,20 @@ def schedule_id(spec: JobSpec) -> str:
     return f"{ID_PREFIX}{spec.name}"
 
 
-def _ticks(destination: str) -> bool:
-    return destination.endswith(TRIGGER)
-
-
 def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
     """Create or overwrite the schedule. One paused at QStash resumes only if it changes."""
     if spec.schedule is None:
         raise SettingsError(f"job {spec.name!r} has no schedule")
-    cron = portable(spec.schedule)
-    return asked(
-        lambda: client.schedule.create_json(
+    with asking():
+        return client.schedule.create_json(
             schedule_id=schedule_id(spec),
             destination=address(settings, TRIGGER),
-            cron=cron,
+            cron=portable(spec.schedule),
             body=_body(spec),
             method="POST",
             retries=RETRIES,
             label=LABEL,
         )
-    )
 
 
 def _body(spec: JobSpec) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from typing import Any
 from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from app.switchyard.config import Settings
 from app.switchyard.errors import BadInput, Unauthorized
 from app.switchyard.http import problem, register_problems, require_here, traced
 from app.switchyard.runtime import Runtime
 from app.switchyard.signed import Signature, is_mac, signed_body
-from workflows.client import make_client, note_sync
+from workflows.client import make_client, note_sync, signing_keys
 
 PATH = "/api/inngest"
 SIGNATURE = "x-inngest-signature"
@@ -43,7 +42,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
     Inngest's package every call is answered with 503.
     """
     settings = runtime.settings
-    keys = _keys(settings) if settings.inngest_signed else ()
+    keys = [key.encode() for key in signing_keys(settings)] if settings.inngest_signed else []
     pages = Blueprint("switchyard_inngest", __name__)
     register_problems(pages)
     traced(pages)
@@ -131,12 +130,6 @@ def _view(runtime: Runtime) -> Any:
     )
     [view] = holder.view_functions.values()
     return view
-
-
-def _keys(settings: Settings) -> list[bytes]:
-    """The settings' two signing keys, as far as they are set."""
-    secrets = (settings.inngest_signing_key, settings.inngest_signing_key_fallback)
-    return [s.get_secret_value().rpartition("-")[2].encode() for s in secrets if s is not None]
 
 
 def _read(keys: Sequence[bytes], text: str) -> Signature | None:

@@ -18,7 +18,8 @@ from app.switchyard.clock import moment
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.signed import REFUSED, Signature, signed_body
-from workflows.qstash import asked, make_client, require_package
+from workflows.qstash import asking, make_client
+from workflows.service import require_package
 
 HEADER = "Upstash-Signature"
 SKEW_SECONDS = 10
@@ -51,7 +52,7 @@ def signed(request: Request, settings: Settings, path: str, limit: int) -> Signe
     answer, or where its package is not installed; and werkzeug's 413 for a body of more than
     `limit` bytes.
     """
-    require_package()
+    require_package("qstash")
     if settings.backend_url is None:
         raise Unauthorized(REFUSED)
     url = settings.backend_url.rstrip("/") + path
@@ -137,7 +138,8 @@ class SigningKeys:
             return None
         self._ask_again = self._monotonic() + ANEW_SECONDS
         client = make_client(self._settings)
-        found = asked(client.signing_key.get)
+        with asking():
+            found = client.signing_key.get()
         self._keys = found.current, found.next
         return self._keys
 

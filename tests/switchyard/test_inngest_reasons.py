@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
 from workflows.backend import MOST_REFUSED, InngestBackend
-from workflows.client import functions_there, note_sync, send_harmless
+from workflows.client import functions_there, make_client, note_sync, send_harmless
 
 EVENT, SIGNING = "right-event-key", "abcd" * 8
 NOW = datetime.now(UTC)
@@ -36,7 +37,9 @@ def server() -> Iterator[InngestStandIn]:
         yield standin
 
 
-def settings(folder: Path, url: str, event: str = EVENT, signing: str = SIGNING) -> Any:
+def settings(
+    folder: Path, url: str, event: str = EVENT, signing: str = SIGNING, **more: str
+) -> Any:
     return load(
         environment(
             f"sqlite:///{folder}/t.db",
@@ -45,6 +48,7 @@ def settings(folder: Path, url: str, event: str = EVENT, signing: str = SIGNING)
             INNGEST_EVENT_KEY=event,
             INNGEST_SIGNING_KEY=f"signkey-prod-{signing}",
             ADMIN_TOKEN="0123456789abcdef",
+            **more,
         )
     )
 
@@ -76,6 +80,24 @@ def test_a_wrong_signing_key(server: InngestStandIn, tmp_path: Path, what: str) 
     made = settings(tmp_path, server.url, signing="ef01" * 8)
     with pytest.raises(BackendUnavailable, match="refuses INNGEST_SIGNING_KEY; set INNGEST_SIGN"):
         asks(made)[what]()
+
+
+@pytest.mark.parametrize("what", ["cancel", "ping", "functions"])
+def test_a_new_signing_key_that_inngest_does_not_know_yet(
+    server: InngestStandIn, tmp_path: Path, what: str
+) -> None:
+    """As while a key is replaced: the app has both, and Inngest has still the old one."""
+    both = {"INNGEST_SIGNING_KEY_FALLBACK": f"signkey-prod-{SIGNING}"}
+    asks(settings(tmp_path, server.url, signing="ef01" * 8, **both))[what]()
+
+
+@pytest.mark.parametrize("which", ["_signing_key_fallback", "_http_client._signing_key_fallback"])
+def test_the_sdk_has_no_key_that_the_settings_do_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    monkeypatch.setenv("INNGEST_SIGNING_KEY_FALLBACK", "unchecked")
+    client = make_client(settings(tmp_path, "http://127.0.0.1:1"))
+    assert attrgetter(which)(client) is None
 
 
 @pytest.mark.parametrize("what", ["send", "verify", "cancel", "ping", "functions"])

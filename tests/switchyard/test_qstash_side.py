@@ -33,7 +33,7 @@ from tests.support.sides import (
 from tests.support.standins import QStashStandIn
 from tests.support.stripe_stand import canned
 from tests.support.waiting import PATIENCE_SECONDS
-from workflows import qstash
+from workflows import qstash, service
 from workflows.qstash import FAILED, FURTHEST, QStashBackend, find, unix
 
 
@@ -182,9 +182,9 @@ def test_far_ahead_it_goes_in_two(alone: Side) -> None:
 def test_after_a_fork_there_is_a_client_of_its_own(alone: Side) -> None:
     backend = alone.runtime.store.backends["qstash"]
     assert isinstance(backend, QStashBackend)
-    client = backend._ready()
-    assert backend._ready() is client
-    assert in_a_fork(lambda: backend._ready() is client) == "False"
+    client = backend.client()
+    assert backend.client() is client
+    assert in_a_fork(lambda: backend.client() is client) == "False"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_what_was_sent_before_a_limit_was_met_is_noted(
         assert backend.send(messages) == {"a": "msg_1"}
         with pytest.raises(BackendUnavailable, match="a moment ago"):
             backend.send(messages[1:])
-        monkeypatch.setattr(qstash, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(service, "PAUSE_SECONDS", 0.0)
         backend._paused_until = 0.0
         with pytest.raises(BackendUnavailable, match="Exceeded daily message limit"):
             backend.send(messages[1:])
