@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from queues.signature import imports_of, literal, module_of
 
 OURS = __package__ or ""
 _LEFT_OUT = {"node_modules", "site-packages", "build", "dist", "migrations", "__pycache__"}
@@ -55,10 +56,17 @@ class Task:
     """Where it is enqueued, as `file:line` and the method."""
 
     def retried(self, retry: ast.expr | None) -> None:
-        """Note how one call site has it retried. The most patient one counts."""
-        attempts = _attempts(retry)
-        if attempts > self.attempts:
-            self.attempts, self.gaps = attempts, _gaps(retry)
+        """Note how one call site has it retried, by Retry(max, interval), whose intervals RQ uses
+        as a job uses its gaps. The most patient one counts."""
+        if not isinstance(retry, ast.Call):
+            return
+        given = dict(zip(("max", "interval"), retry.args, strict=False))
+        given |= {word.arg: word.value for word in retry.keywords if word.arg}
+        most, interval = literal(given.get("max")), literal(given.get("interval"))
+        if isinstance(most, int) and most + 1 > self.attempts:
+            gaps = interval if isinstance(interval, list | tuple) else [interval]
+            known = all(isinstance(gap, int | float) for gap in gaps)
+            self.attempts, self.gaps = most + 1, tuple(gaps) if known else ()
 
 
 class Sources:
@@ -68,11 +76,11 @@ class Sources:
         self.changes: list[Change] = []
         self.tasks: dict[str, Task] = {}
         self.unreadable: list[str] = []
-        self.tops = {entry.stem for root in (folder, folder / "src") for entry in _entries(root)}
+        self.tops = {at.stem for root in (folder, folder / "src") for at in root.glob("*")}
         for path in sorted(_files(folder)):
             try:
                 tree = ast.parse(path.read_bytes())
-            except (SyntaxError, ValueError):
+            except (SyntaxError, ValueError, OSError):
                 self.unreadable.append(str(path.relative_to(folder)))
                 continue
             _File(self, path.relative_to(folder), tree).read()
@@ -80,10 +88,6 @@ class Sources:
     def task(self, path: str) -> Task:
         """The task with that path."""
         return self.tasks.setdefault(path, Task(path))
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -115,9 +119,12 @@ class _File:
 
     def read(self) -> None:
         nodes = list(ast.walk(self._tree))
+        paths = imports_of(nodes, self._package)
+        self._names = {name: path.replace(":", ".") for name, path in paths.items()}
         for node in nodes:
             if isinstance(node, ast.Import):
-                self._import(node)
+                for alias in node.names:
+                    self._other(node, alias.name)
             elif isinstance(node, ast.ImportFrom):
                 self._import_from(node)
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
@@ -129,26 +136,15 @@ class _File:
                 for decorator in node.decorator_list:
                     self._decorated(node, decorator)
 
-    def _import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self._names[alias.asname or alias.name.partition(".")[0]] = (
-                alias.name if alias.asname else alias.name.partition(".")[0]
-            )
-            self._other(node, alias.name.partition(".")[0])
-
     def _import_from(self, node: ast.ImportFrom) -> None:
-        module = node.module or ""
-        if node.level:
-            base = self._package.split(".")[: len(self._package.split(".")) - node.level + 1]
-            module = ".".join([*base, *([module] if module else [])])
-        for alias in node.names:
-            self._names[alias.asname or alias.name] = f"{module}.{alias.name}"
+        module = module_of(node, self._package)
         names = [alias.name for alias in node.names if (module, alias.name) in _DROP_INS]
         if names:
             self._change(node, f"from {OURS} import {', '.join(names)}")
-        self._other(node, module.partition(".")[0])
+        self._other(node, module)
 
-    def _other(self, node: ast.stmt, package: str) -> None:
+    def _other(self, node: ast.stmt, module: str) -> None:
+        package = module.partition(".")[0]
         if package in _OTHERS:
             self._change(node, _OTHERS[package].format(ours=OURS))
 
@@ -241,28 +237,3 @@ class _File:
 
 def _text(node: ast.expr) -> str | None:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _attempts(retry: ast.expr | None) -> int:
-    """How often RQ tries: once, and `max` times more with Retry(max)."""
-    most = _argument(retry, 0, "max")
-    return most + 1 if isinstance(most, int) else 1
-
-
-def _gaps(retry: ast.expr | None) -> tuple[float, ...]:
-    """The intervals of Retry(max, interval), which RQ uses as a job uses its gaps."""
-    given = _argument(retry, 1, "interval")
-    intervals = given if isinstance(given, list | tuple) else [given]
-    numbers = [each for each in intervals if isinstance(each, int | float)]
-    return tuple(numbers) if len(numbers) == len(intervals) else ()
-
-
-def _argument(call: ast.expr | None, place: int, name: str) -> Any:
-    """The literal that a call has for an argument, or None."""
-    if not isinstance(call, ast.Call):
-        return None
-    given = [*call.args[place : place + 1], *(w.value for w in call.keywords if w.arg == name)]
-    try:
-        return ast.literal_eval(given[0]) if given else None
-    except ValueError:
-        return None

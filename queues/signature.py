@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from inspect import Parameter, Signature
@@ -23,19 +22,6 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """The object behind an imported name: a module, or one of its attributes."""
-
-    module: str
-    attribute: str | None
-
-    def load(self) -> Any:
-        """Import it."""
-        module = importlib.import_module(self.module)
-        return module if self.attribute is None else getattr(module, self.attribute)
-
-
 class Source:
     """The source of one module, by its dotted path. Raises SettingsError where there is none."""
 
@@ -43,12 +29,16 @@ class Source:
         self.module = module
         spec = _spec_of(module)
         read = getattr(spec and spec.loader, "get_source", None)
-        text = None if spec is None or read is None else read(spec.name)
-        if spec is None or text is None:
+        try:
+            text = None if spec is None or read is None else read(spec.name)
+            tree = None if text is None else ast.parse(text)
+        except (ImportError, SyntaxError, ValueError) as failure:
+            raise SettingsError(f"no source of a module {module!r}: {failure}") from None
+        if spec is None or tree is None:
             raise SettingsError(f"no source of a module {module!r}")
         self.file = spec.origin or "?"
         self._package = module if spec.submodule_search_locations else module.rpartition(".")[0]
-        self._tree = ast.parse(text, self.file)
+        self._tree = tree
 
     def signature(self, name: str, namespace: Mapping[str, Any] | None = None) -> Signature:
         """The parameters of function `name`. A default that is not a literal is None.
@@ -76,7 +66,7 @@ class Source:
                 Parameter(
                     argument.arg,
                     kind,
-                    default=Parameter.empty if default is None else _literal(default),
+                    default=Parameter.empty if default is None else literal(default),
                     annotation=_type(argument.annotation, names, namespace or _NOTHING),
                 )
                 for argument, kind, default in rows
@@ -88,41 +78,54 @@ class Source:
         found = [node for node in functions if node.name == name]
         if found:
             return found[-1]
-        where = self._imports().get(name)
-        if where is not None and where.attribute is not None:
-            at = f"{where.module}.{where.attribute}"
+        module, _, attribute = self._imports().get(name, "").partition(":")
+        if attribute:
+            at = f"{module}.{attribute}"
             raise SettingsError(f"{self.module}.{name} is defined as {at}: adopt that")
         hint = did_you_mean(name, (node.name for node in functions))
         raise SettingsError(f"{self.module} defines no function {name!r}{hint}")
 
-    def _names(self, namespace: Mapping[str, Any] | None) -> dict[str, Imported | None]:
+    def _names(self, namespace: Mapping[str, Any] | None) -> Mapping[str, str | None]:
         """What the module's names stand for. Without its namespace, its own names are None."""
-        imports = dict[str, Imported | None](self._imports())
+        imports = self._imports()
         if namespace is not None:
             return imports
         own = {node.name for node in _flat(self._tree.body) if isinstance(node, ast.ClassDef)}
         foreign = {
             name
-            for name, what in imports.items()
-            if what is not None and what.module.partition(".")[0] not in sys.stdlib_module_names
+            for name, path in imports.items()
+            if re.split("[.:]", path)[0] not in sys.stdlib_module_names
         }
         return imports | dict.fromkeys(own | foreign)
 
-    def _imports(self) -> dict[str, Imported]:
+    def _imports(self) -> dict[str, str]:
         """Includes imports made only for type checkers, which the namespace does not have."""
-        found: dict[str, Imported] = {}
-        for node in _flat(self._tree.body):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    name = alias.asname or alias.name.partition(".")[0]
-                    found[name] = Imported(alias.name if alias.asname else name, None)
-            elif isinstance(node, ast.ImportFrom):
-                module = node.module or ""
-                if node.level:
-                    module = resolve_name("." * node.level + module, self._package)
-                for alias in node.names:
-                    found[alias.asname or alias.name] = Imported(module, alias.name)
-        return found
+        return imports_of(_flat(self._tree.body), self._package)
+
+
+def imports_of(nodes: Iterable[ast.AST], package: str) -> dict[str, str]:
+    """The paths behind the imported names, as pkgutil.resolve_name() takes them: `module`, or
+    `module:attribute`."""
+    paths: dict[str, str] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.asname or alias.name.partition(".")[0]
+                paths[name] = alias.name if alias.asname else name
+        elif isinstance(node, ast.ImportFrom):
+            module = module_of(node, package)
+            paths |= {alias.asname or alias.name: f"{module}:{alias.name}" for alias in node.names}
+    return paths
+
+
+def module_of(node: ast.ImportFrom, package: str) -> str:
+    """The module from which a file of the package imports. It stays relative if `package` has no
+    such parent, where the import fails."""
+    written = "." * node.level + (node.module or "")
+    try:
+        return resolve_name(written, package)
+    except ImportError:
+        return written
 
 
 def _spec_of(module: str) -> ModuleSpec | None:
@@ -149,15 +152,16 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _flat([*(s for h in node.handlers for s in h.body), *node.finalbody])
 
 
-def _literal(node: ast.expr) -> Any:
+def literal(node: ast.expr | None) -> Any:
+    """The value of a literal. None for any other expression."""
     try:
-        return ast.literal_eval(node)
-    except ValueError:
+        return None if node is None else ast.literal_eval(node)
+    except (ValueError, TypeError):
         return None
 
 
 def _type(
-    node: ast.expr | None, names: Mapping[str, Imported | None], namespace: Mapping[str, Any]
+    node: ast.expr | None, names: Mapping[str, str | None], namespace: Mapping[str, Any]
 ) -> Any:
     if node is None:
         return Any
@@ -165,11 +169,11 @@ def _type(
     known = dict(namespace)
     try:
         for word in set(_WORD.findall(text)) & names.keys() - known.keys():
-            what = names[word]
-            if what is None:
+            path = names[word]
+            if path is None:
                 return UNKNOWN
-            known[word] = what.load()
+            known[word] = pkgutil.resolve_name(path)
         holder: Any = SimpleNamespace(__annotations__={"it": text})
         return get_type_hints(holder, known, include_extras=True)["it"]
-    except (NameError, ImportError, AttributeError, SyntaxError, TypeError):
+    except (NameError, ImportError, AttributeError, SyntaxError, TypeError, ValueError):
         return UNKNOWN

@@ -22,6 +22,7 @@ from app.switchyard.config import Settings
 from app.switchyard.errors import PayloadInvalid
 from app.switchyard.job import JobSpec, load
 from app.switchyard.runs.memory import MemoryBackend
+from queues.signature import Source
 from tests.support import tasks
 from tests.support.tables import create_all
 
@@ -175,6 +176,30 @@ def test_what_cannot_be_a_job_is_refused_by_name(shop: str, function: str, why: 
     with pytest.raises(SettingsError, match=why):
         adopt(f"{shop}.tasks.{function}")
     assert imported(shop) == []
+
+
+@pytest.mark.parametrize("source", [b"def pay(:", b"\xff", b"def pay(): return '\0'"])
+def test_a_module_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: bytes
+) -> None:
+    name = f"odd_{uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_bytes(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match=f"no source of a module '{name}'"):
+        adopt(f"{name}.pay")
+
+
+def test_an_import_that_cannot_be_resolved_leaves_its_name_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"odd_{uuid4().hex[:8]}"
+    tried = "try:\n    from ..models import Cart\nexcept ImportError:\n    Cart = int\n"
+    (tmp_path / f"{name}.py").write_text(f"{tried}def pay(n: int, cart: Cart): return n\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(adopt(f"{name}.pay").payload.model_fields) == ["n", "cart"]
+    namespace = vars(importlib.import_module(name))
+    of_worker = Source(name).signature("pay", namespace)
+    assert [each.annotation for each in of_worker.parameters.values()] == [int, int]
 
 
 @pytest.mark.parametrize("path", ["pay", "nowhere_at_all.tasks.pay", "os.path.nothing.join"])

@@ -117,6 +117,23 @@ def test_lines_to_change(shop: str, tmp_path: Path) -> None:
         assert change.do.startswith(do)
 
 
+def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    (tmp_path / "bytes.py").write_bytes(b"\xff")
+    (tmp_path / "script.py").write_text("from . import here\nfrom ...far import there\n")
+    (tmp_path / "tasks.py").write_text(
+        "queue.enqueue('tasks.pay', retry=Retry({[]: 1}))\n"
+        "queue.enqueue('tasks.pay', retry=Retry(2, interval=how_long()))\n"
+        "queue.enqueue('tasks.ship', retry=Retry(interval=[1, soon], max=MOST))\n"
+    )
+    found = Sources(tmp_path)
+    assert found.unreadable == ["bytes.py", "gone.py"]
+    assert {path: (task.attempts, task.gaps) for path, task in found.tasks.items()} == {
+        "tasks.pay": (3, ()),
+        "tasks.ship": (1, ()),
+    }
+
+
 def test_lines_to_paste(shop: str, tmp_path: Path, host: Flask, redis_url: str) -> None:
     connect(redis_url).flushall()
     found = report(host, tmp_path / "source")
