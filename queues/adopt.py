@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import copy_context
 from dataclasses import replace
 from functools import cache
@@ -180,7 +180,11 @@ def _call(_tx: Session, path: str, payload: Arguments) -> Any:
     except (SettingsError, ValidationError) as misfit:
         raise NonRetriable(str(misfit)) from misfit
     bound = signature.bind_partial()
-    bound.arguments.update(_values(arguments, signature.parameters))
+    bound.arguments.update(
+        (field.alias or name, getattr(arguments, name))
+        for name, field in model.model_fields.items()
+        if name in arguments.model_fields_set
+    )
     run = current_run()
     assert run is not None
     with at_work(DispatchedJob.of_current(run, path, payload, bound.arguments)):
@@ -188,13 +192,6 @@ def _call(_tx: Session, path: str, payload: Arguments) -> Any:
         if isawaitable(result):
             result = asyncio.run(_awaited(result))
     return _as_json(path, result)
-
-
-def _values(arguments: Arguments, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    by_alias = {field.alias or name: name for name, field in type(arguments).model_fields.items()}
-    for name in names:
-        if by_alias[name] in arguments.model_fields_set:
-            yield name, getattr(arguments, by_alias[name])
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

@@ -126,24 +126,18 @@ def is_wrong_type(failure: Exception) -> bool:
     return isinstance(failure, ResponseError) and "WRONGTYPE" in str(failure)
 
 
-def is_cluster(redis: Redis) -> bool:
-    """Whether it is a node of a Redis Cluster, as far as it tells."""
-    try:
-        said: Any = redis.info("cluster")
-    except ResponseError:
-        return False  # not allowed to ask: the first call for another node's key will show it
-    return bool(said.get("cluster_enabled"))
-
-
 def require_queue(redis: Redis) -> None:
     """Raises BackendUnavailable where Redis does not answer or cannot be a queue: it is one of a
     cluster, or a script may not write there (a replica, no right to, no memory or disk left)."""
     with answered():
-        cluster = is_cluster(redis)
-        if not cluster:
+        try:
+            asked: Any = redis.info("cluster")
+        except ResponseError:
+            asked = {}  # not allowed: the first call for another node's key will show it
+        if not asked.get("cluster_enabled"):
             redis.eval(_WRITE, 1, _PROBE)
-    if cluster:
-        raise BackendUnavailable(f"redis: {CLUSTER}")
+            return
+    raise BackendUnavailable(f"redis: {CLUSTER}")
 
 
 def _job_id(message: Message) -> str:

@@ -102,14 +102,16 @@ def _files(folder: Path) -> Iterator[Path]:
 
 class _File:
     def __init__(self, sources: Sources, path: Path, tree: ast.Module) -> None:
-        self._sources, self._path, self._tree = sources, path, tree
+        self._sources, self._path = sources, path
         parts = path.with_suffix("").parts
         parts = parts[1:] if parts[0] == "src" and len(parts) > 1 else parts
         is_package = parts[-1] == "__init__"
         self._module = ".".join(parts[:-1] if is_package else parts)
         self._package = self._module if is_package else self._module.rpartition(".")[0]
-        self._names: dict[str, str] = {}
-        """The dotted path behind each name of the module."""
+        self._nodes = list(ast.walk(tree))
+        paths = imports_of(self._nodes, self._package)
+        self._names = {name: path.replace(":", ".") for name, path in paths.items()}
+        """The dotted path behind each imported name."""
         self._queues: dict[str, str] = {}
         self._functions = {
             node.name
@@ -118,10 +120,7 @@ class _File:
         }
 
     def read(self) -> None:
-        nodes = list(ast.walk(self._tree))
-        paths = imports_of(nodes, self._package)
-        self._names = {name: path.replace(":", ".") for name, path in paths.items()}
-        for node in nodes:
+        for node in self._nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     self._other(node, alias.name)
@@ -129,7 +128,7 @@ class _File:
                 self._import_from(node)
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
                 self._queue_made(node.targets, node.value)
-        for node in nodes:
+        for node in self._nodes:
             if isinstance(node, ast.Call):
                 self._call(node)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -172,12 +171,7 @@ class _File:
         if made.rpartition(".")[2] == "Queue" and name is not None:
             for target in targets:
                 self._queues[ast.unparse(target)] = name
-        if made in {f"{module}.{attribute}" for module, attribute in _DROP_INS}:
-            self._plain(call)
-
-    def _plain(self, call: ast.Call) -> None:
-        """Note `rq.Queue(…)`, which names the package."""
-        if isinstance(call.func, ast.Attribute):
+        if isinstance(call.func, ast.Attribute) and made in map(".".join, _DROP_INS):
             self._change(call, f"{OURS}.{call.func.attr}(…)")
 
     def _call(self, node: ast.Call) -> None:

@@ -18,7 +18,7 @@ from rq.results import Result
 from sqlalchemy import select, update
 
 from app.switchyard.errors import RunNotMovable
-from app.switchyard.job import JobPayload
+from app.switchyard.job import JobPayload, JobSpec
 from app.switchyard.runs import operate
 from app.switchyard.runs.engine import CurrentRun, current_run
 from app.switchyard.runs.models import AnyRow, Status
@@ -66,19 +66,22 @@ class DispatchedJob(RQJob):
         """The job for the current run, whose body calls `function` with `kwargs`."""
         context = run.context
         rule = context.spec.key
-        redis = _redis(process_runtime().settings.redis_url)
+        redis = _connect(process_runtime().settings.redis_url)
         # The key is the job_id given at an old call site, unless the job has a key rule of its own.
         by_rule = rule is not None and rule(payload) == run.key
         try:
             job = cls(run.id if by_rule else run.key, redis)
         except ValueError:  # not a valid RQ id, such as a tick's time
             job = cls(run.id, redis)
-        job.run_id, job.origin, job.timeout = run.id, context.spec.queue, context.spec.timeout
-        job.func_name, job.args, job.kwargs = function, (), dict(kwargs)
-        job.description = f"{run.job} {run.id}"
+        job._stand_for(run.id, context.spec, function, dict(kwargs))
         job.created_at = job.enqueued_at = context.created_at
         job._status, job._meta = JobStatus.STARTED, None
         return job
+
+    def _stand_for(self, run_id: str, spec: JobSpec, function: str, kwargs: dict[str, Any]) -> None:
+        self.run_id, self.origin, self.timeout = run_id, spec.queue, spec.timeout
+        self.func_name, self.args, self.kwargs = function, (), kwargs
+        self.description = f"{spec.name} {run_id}"
 
     def get_id(self) -> str:
         """Its id. RQ 3 dropped this method, which old code still calls."""
@@ -200,9 +203,7 @@ class DispatchedJob(RQJob):
         raise InvalidJobOperation(f"{self.id} is run {self.run_id}: the ledger sets its status")
 
 
-@cache
-def _redis(url: str) -> Redis:
-    return connect(url)
+_connect = cache(connect)
 
 
 @contextmanager
@@ -268,10 +269,10 @@ def as_run(job: RQJob) -> RQJob:
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:
     """The dispatched job with this id: its run's, or the job_id with which it was enqueued."""
     runtime = process_runtime()
-    specs = {spec.name: spec for spec in runtime.catalogue.legacy().values()}
-    if not specs:
+    declared = {spec.name: (path, spec) for path, spec in runtime.catalogue.legacy().items()}
+    if not declared:
         return None
-    chosen = select(R.__table__).where(R.job.in_(specs))
+    chosen = select(R.__table__).where(R.job.in_(declared))
     with runtime.db.autocommit() as sql:
         row = (
             sql.execute(chosen.where(R.id == job_id)).one_or_none()
@@ -279,11 +280,8 @@ def find(job_id: str, connection: Redis | None, serializer: Any = None) -> Dispa
         )
     if row is None:
         return None
-    spec = specs[row.job]
+    function, spec = declared[row.job]
     job = DispatchedJob(job_id, connection, serializer)
-    job.run_id, job.origin, job.timeout = row.id, spec.queue, spec.timeout
-    job.func_name = spec.legacy.function if spec.legacy else spec.name
-    job.kwargs = json.loads(row.payload)
-    job.description = f"{spec.name} {row.id}"
+    job._stand_for(row.id, spec, function, json.loads(row.payload))
     job.read(row)
     return job

@@ -191,9 +191,8 @@ class Queue(rq.Queue):
         return [jobs[id(call)] for call in calls]
 
     def _as_job(self, call: _Call, run: Run, *, unique: bool) -> Job:
-        assert call.spec.legacy is not None
         why = call.replaced if run.created else "known"
-        call_sites.note(call.spec.legacy.function, "dispatched", why)
+        call_sites.note(str(call.job.func_name), "dispatched", why)
         if run.backend == LEGACY_BACKEND:
             call_sites.flush(self.connection)  # without an RQ job there may be no Redis any more
         if not run.created:
