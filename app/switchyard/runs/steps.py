@@ -22,11 +22,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.switchyard import telemetry
 from app.switchyard.crash import point
+from app.switchyard.db import INSERT
 from app.switchyard.errors import LeaseLost
 from app.switchyard.logs import logger_of
 from app.switchyard.runs import children
@@ -129,7 +129,7 @@ _SAVE_STEP = {
         # A commit whose outcome was lost may have succeeded: what is done stays done.
         where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
     )
-    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+    for name, insert in INSERT.items()
 }
 
 

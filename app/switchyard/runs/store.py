@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.switchyard import telemetry
 from app.switchyard.clock import Clock, ceil_ms
 from app.switchyard.context import Payload
-from app.switchyard.db import Database, canonical_json
+from app.switchyard.db import INSERT, Database, canonical_json
 from app.switchyard.errors import (
     BackendUnavailable,
     BadInput,
@@ -62,7 +61,7 @@ _INSERT = {
     name: insert(runs)
     .on_conflict_do_nothing(index_elements=["job", "key"])
     .execution_options(preserve_rowcount=True)
-    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+    for name, insert in INSERT.items()
 }
 
 
@@ -159,14 +158,11 @@ class RunStore:
         if not run_ids:
             return
         try:
-            with self.db.autocommit() as connection:
-                rows = [
-                    row
-                    for some in chunks(run_ids)
-                    for row in connection.execute(
-                        select(*SENT).where(R.id.in_(some)).order_by(R.id)
-                    )
-                ]
+            rows = [
+                row
+                for some in chunks(run_ids)
+                for row in self.db.rows(select(*SENT).where(R.id.in_(some)).order_by(R.id))
+            ]
         except SQLAlchemyError as failure:
             log.warning("runs not sent yet; the relay will", extra={"reason": reason(failure)})
             return
