@@ -1,18 +1,15 @@
-"""What every backend leaves on record of a run for people: failed attempts and hand-offs."""
+"""What every backend leaves on record of a run for people: its failed attempts."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from uuid import uuid4
 
-import pytest
 from sqlalchemy import update
 
 from app.switchyard.clock import utcnow
-from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.models import RunRow, Status
 from tests.support.sides import Side
-from tests.support.waiting import until
 
 
 def test_each_failed_attempt_at_a_step_is_on_record(on: Side) -> None:
@@ -29,30 +26,6 @@ def test_each_failed_attempt_at_a_step_is_on_record(on: Side) -> None:
     steps = on.steps(row.id)
     assert all(row.started_at <= step.began_at <= step.updated_at for step in steps.values())
     assert steps["step 3"].began_at >= failed[1].at
-
-
-def test_each_failed_attempt_at_a_body_is_on_record(on: Side) -> None:
-    (row,) = on.finish(on.dispatch("no-steps", {"name": uuid4().hex, "failures": 2}))
-    failed = on.failures(row.id)
-    assert [(one.step, one.attempt) for one in failed] == [(None, 1), (None, 2)]
-    assert all(one.traceback for one in failed)
-
-
-@pytest.mark.parametrize(
-    ("job", "steps"),
-    [
-        ("hopeless", ["fail"] * 3),
-        ("refuser", ["refuse"]),
-        ("catcher", ["fail"] * 2),
-        ("not-json", ["object"]),
-        ("noop", []),
-    ],
-)
-def test_an_attempt_is_on_record_once_whatever_comes_of_it(
-    on: Side, job: str, steps: list[str]
-) -> None:
-    (row,) = on.finish(on.dispatch(job, {"name": uuid4().hex}))
-    assert [one.step for one in on.failures(row.id)] == steps
 
 
 def test_a_traceback_and_a_message_have_no_secret_and_an_end(on: Side) -> None:
@@ -74,16 +47,3 @@ def test_a_lost_lease_is_a_failed_attempt(on: Side) -> None:
     (one,) = on.failures(run.id)
     assert (row.status, one.error, one.step, one.attempt) == ("succeeded", "taken over", None, 1)
     assert (one.backend, one.traceback) == (on.backend, None)
-
-
-def test_a_hand_off_is_on_record(on: Side) -> None:
-    others = [name for name in on.runtime.store.backends.names() if name != on.backend]
-    if not others:
-        pytest.skip("there is no other backend to go to")
-    run = on.dispatch("child", {"name": uuid4().hex}, delay=60)
-    for to in (others[0], on.backend, on.backend):
-        hand_over(on.runtime.store, [run.id], to)
-    there, back = on.handoffs(run.id)
-    assert (there.from_backend, there.to_backend, there.epoch) == (on.backend, others[0], 2)
-    assert (back.from_backend, back.to_backend, back.epoch) == (others[0], on.backend, 3)
-    until(lambda: on.row(run.id).epoch == back.epoch)

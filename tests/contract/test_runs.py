@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,8 +20,8 @@ from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
 from app.switchyard.runs.store import Run, new_run, write_runs
 from tests.support import jobs
-from tests.support.marks import most_at_once, processes, stays
-from tests.support.sides import Fixed, Side, decide_by, rq_worker
+from tests.support.marks import most_at_once, stays
+from tests.support.sides import Fixed, Side, decide_by, more_workers
 
 
 def name() -> str:
@@ -31,12 +32,18 @@ def result(row: object) -> object:
     return json.loads(row.result)  # type: ignore[attr-defined]
 
 
+def failed_at(on: Side, row: Any) -> list[tuple[str | None, int]]:
+    """Step and number of each attempt that is on record as failed."""
+    return [(one.step, one.attempt) for one in on.failures(row.id)]
+
+
 def test_a_run_is_recorded_and_done(on: Side) -> None:
     run = on.dispatch("noop", {"name": name()})
     assert (run.created, run.status, run.backend) == (True, "pending", on.backend)
     (row,) = on.finish(run)
     assert (row.status, row.error, row.holder) == ("succeeded", None, None)
     assert row.created_at <= row.started_at <= row.ended_at
+    assert on.failures(run.id) == []
 
 
 def test_a_body_finds_its_app_and_nothing_of_another_slice(on: Side) -> None:
@@ -88,6 +95,7 @@ def test_attempts_are_used_up_and_counted_alike(on: Side) -> None:
     assert (row.status, row.error) == ("failed", "step fail: RuntimeError: always")
     assert on.touches(n) == 3
     assert on.steps(run.id)["fail"].attempts == 3
+    assert failed_at(on, row) == [("fail", 1), ("fail", 2), ("fail", 3)]
 
 
 def test_what_cannot_be_helped_is_not_retried(on: Side) -> None:
@@ -95,6 +103,7 @@ def test_what_cannot_be_helped_is_not_retried(on: Side) -> None:
     (row,) = on.finish(on.dispatch("refuser", {"name": n}))
     assert (row.status, on.touches(n)) == ("failed", 1)
     assert "never" in row.error
+    assert failed_at(on, row) == [("refuse", 1)]
 
 
 def test_a_body_may_go_on_after_a_failed_step(on: Side) -> None:
@@ -102,6 +111,7 @@ def test_a_body_may_go_on_after_a_failed_step(on: Side) -> None:
     (row,) = on.finish(on.dispatch("catcher", {"name": n}))
     assert (row.status, result(row)) == ("succeeded", f"{n}/fail")
     assert (on.touches(n), on.marks(n)) == (2, {f"{n}/fail": 1})
+    assert failed_at(on, row) == [("fail", 1), ("fail", 2)]
 
 
 def test_retry_after_is_honoured(on: Side) -> None:
@@ -117,12 +127,15 @@ def test_a_body_without_steps_is_retried(on: Side) -> None:
     n = name()
     (row,) = on.finish(on.dispatch("no-steps", {"name": n, "failures": 2}))
     assert (row.status, on.touches(n)) == ("succeeded", 3)
+    assert failed_at(on, row) == [(None, 1), (None, 2)]
+    assert all(one.traceback for one in on.failures(row.id))
 
 
 def test_a_result_that_is_not_json_fails_clearly(on: Side) -> None:
     (row,) = on.finish(on.dispatch("not-json", {"name": name()}))
     assert row.status == "failed"
     assert "not JSON" in row.error
+    assert failed_at(on, row) == [("object", 1)]
 
 
 def test_a_sleep_is_not_cut_short(on: Side) -> None:
@@ -281,11 +294,7 @@ def more_hands(on: Side, folder: Path) -> Iterator[None]:
     """Two more who carry runs; Inngest's side answers as many calls at once as there are."""
     with ExitStack() as stack:
         if on.backend == "rq":
-            for number in (1, 2):
-                stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
-            hello = f"{name()}/hello"
-            while len(processes(on.runtime.db, hello)) < 3:
-                on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
+            stack.enter_context(more_workers(on, folder))
         memory, stop = on.memory, threading.Event()
         if memory is not None:
 

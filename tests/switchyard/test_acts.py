@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from sqlalchemy import update
 
 from app.switchyard import audit
 from app.switchyard.audit import By
 from app.switchyard.cutover import drain as drains
-from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.dispatch import dispatch
-from app.switchyard.errors import BackendUnavailable, BadInput, RunNotMovable
-from app.switchyard.operations import acts
+from app.switchyard.errors import BadInput
+from app.switchyard.operations import acts, jobs
+from app.switchyard.operations.overview import overview
 from app.switchyard.runs import operate
+from app.switchyard.runs.models import RunRow
 from flags import Side
 from tests.support.world import World
 
 ADA = By("ada", "2 a.m.")
-
-
-def on_record(world: World, *, but: str = "stage") -> list[dict[str, Any]]:
-    return [one for one in audit.history(world.runtime.db) if one["act"] != but]
 
 
 def to_rq(world: World, job: str | None = None, **how: Any) -> Drain:
@@ -34,27 +34,6 @@ def live(world: World, count: int) -> None:
     world.time.pass_(1)
     for number in range(count):
         dispatch("child", {"name": f"n{number}"})
-
-
-def test_a_drain_goes_on_batch_by_batch_and_is_one_act(world: World) -> None:
-    live(world, 5)
-    assert acts.would_move(world.runtime, None, Side.RQ) == 5
-    assert acts.would_move(world.runtime, "child", Side.SERVERLESS) == 0
-    act, seen = None, []
-    while True:
-        batch = acts.drain(to_rq(world), ADA, act)
-        act = batch.act
-        seen.append((batch.moved.total(), batch.left.total(), batch.done))
-        # Their old side has forgotten those that moved.
-        assert len(world.inngest.parcels) == batch.left.total()
-        if batch.done:
-            break
-    assert seen == [(2, 3, False), (2, 1, False), (1, 0, True)]
-    (one,) = on_record(world)
-    assert (one["act"], one["who"], one["why"], one["count"]) == ("drain", "ada", "2 a.m.", 5)
-    assert (one["job"], one["detail"]) == (None, {"to": "rq"})
-    with pytest.raises(BadInput, match="no drain of eve"):
-        acts.drain(to_rq(world), By("eve"), act)
 
 
 def test_a_drain_does_not_wait_long_for_what_the_old_side_still_has(
@@ -82,47 +61,28 @@ def test_runs_that_were_asked_do_not_stand_in_the_way_of_others(world: World) ->
     assert acts.drain(to_rq(world, running=False), ADA).moved == {}
 
 
-def test_a_rollback_is_done_when_every_process_has_seen_the_flip(world: World) -> None:
-    live(world, 3)
-    first = acts.rollback(to_rq(world, "child"), ADA)
-    second = acts.rollback(to_rq(world, "child"), ADA, first.act)
-    assert (first.moved, second.moved) == ({"child": 2}, {"child": 1})
-    assert (second.left, second.done) == ({}, False)
-    world.time.pass_(2)
-    assert acts.rollback(to_rq(world, "child"), ADA, first.act).done
-    assert [row.stage for row in stages.current_stages(world.runtime.db)] == ["legacy"]
-    assert [(one["act"], one["job"], one["count"]) for one in on_record(world)] == [
-        ("rollback", "child", 3)
-    ]
-    with pytest.raises(BadInput, match="say why"):
-        acts.rollback(to_rq(world, "child"), By("ada", "  "))
+@pytest.mark.parametrize("act", ["retry", "cancel"])
+def test_an_act_and_its_record_are_one(world: World, act: str) -> None:
+    run = dispatch("refuser", {"name": "x"})
+    if act == "retry":
+        world.work()
+    do: Callable[..., int] = operate.retry if act == "retry" else operate.cancel
+    before = world.row(run.id)
+    gone = patch.object(audit, "record", side_effect=RuntimeError("the database is gone"))
+    with gone, pytest.raises(RuntimeError):
+        do(world.runtime.store, run.id, by=ADA)
+    assert (world.row(run.id), audit.history(world.runtime.db, run_id=run.id)) == (before, [])
+    do(world.runtime.store, run.id, by=ADA)
+    (one,) = audit.history(world.runtime.db, run_id=run.id)
+    assert (one["act"], one["who"], one["count"]) == (act, "ada", 1)
 
 
-def test_nothing_is_drained_to_where_nobody_is(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    live(world, 1)
-
-    def gone() -> None:
-        raise BackendUnavailable("rq: gone")
-
-    monkeypatch.setattr(world.runtime.store.backends["rq"], "ping", gone)
-    with pytest.raises(BackendUnavailable):
-        acts.drain(to_rq(world), ADA)
-    assert on_record(world) == []
-
-
-def test_retry_cancel_and_run_now_are_on_record_with_how_many(world: World) -> None:
-    run = acts.run_now(world.runtime, "child", {"name": "x"}, ADA)
-    assert operate.cancel(world.runtime.store, run.id, by=ADA) == 0
-    with pytest.raises(RunNotMovable):
-        operate.cancel(world.runtime.store, run.id, by=ADA)
-    assert operate.retry(world.runtime.store, run.id, By("bob")) == 0
-    assert [(o["act"], o["who"], o["why"], o["run_id"], o["count"]) for o in on_record(world)] == [
-        ("retry", "bob", "", run.id, 1),
-        ("cancel", "ada", "2 a.m.", run.id, 1),
-        ("run", "ada", "2 a.m.", run.id, 1),
-    ]
+def test_a_job_that_the_code_has_forgotten_is_shown_all_the_same(world: World) -> None:
+    run = dispatch("child", {"name": "forgotten"})
+    with world.runtime.db.begin() as connection:
+        connection.execute(update(RunRow).where(RunRow.id == run.id).values(job="forgotten"))
+    assert [job["known"] for job in overview(world.runtime, {}).jobs][-1] is False
+    assert jobs.every(world.runtime)["jobs"][-1]["name"] == "forgotten"
 
 
 @pytest.mark.parametrize(

@@ -189,10 +189,11 @@ def used(cache: Cache, rounds: int) -> None:
         assert not cache.delete("k")
         assert presence.present(cache) == []
         presence.seen(cache, "u")
-        assert limits.allow(cache, "l", 1, 60, if_unavailable=limits.IfUnavailable.OPEN).allowed
-        assert not limits.allow(
-            cache, "l", 1, 60, if_unavailable=limits.IfUnavailable.CLOSED
-        ).allowed
+        opened, closed = (
+            limits.allow(cache, "l", 1, 60, if_unavailable=said) for said in limits.IfUnavailable
+        )
+        assert opened == (True, 0)
+        assert (closed.allowed, closed.retry_after > 0) == (False, True)
 
 
 @pytest.mark.parametrize("client", CLIENTS)

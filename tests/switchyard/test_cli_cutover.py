@@ -126,16 +126,23 @@ def test_parity_lists_differences_and_takes_explanations(cli: Cli) -> None:
     assert job_of(cli, "cli-planned")["parity"]["unexplained"] == 0
 
 
-def test_status_counts_open_and_failed_runs_by_backend(cli: Cli) -> None:
+def test_status_counts_open_overdue_and_failed_runs_by_backend(cli: Cli) -> None:
+    long_ago = utcnow() - timedelta(hours=25)
+    for late in ({"status": "running"}, {"status": "waiting", "holder": "inngest-run"}):
+        run = cli.json("jobs", "dispatch", "cli-plain", '{"name": "at work"}')["id"]
+        with cli.runtime.db.begin() as connection:
+            connection.execute(update(R).where(R.id == run).values(due_at=long_ago, **late))
     cli.json("jobs", "dispatch", "cli-plain", '{"name": "a"}')
     moved = cli.json("jobs", "dispatch", "cli-plain", '{"name": "b"}')["id"]
     old = cli.json("jobs", "run", "cli-refuser", '{"name": "c", "failures": 1}', code=1)["id"]
     cli.json("jobs", "run", "cli-refuser", '{"name": "d", "failures": 1}', code=1)
     with cli.runtime.db.begin() as connection:
-        connection.execute(update(R).where(R.id == moved).values(backend="inngest"))
-        long_ago = utcnow() - timedelta(hours=25)
+        gone = {"backend": "inngest", "due_at": long_ago}  # it took it, and never called
+        connection.execute(update(R).where(R.id == moved).values(gone))
         connection.execute(update(R).where(R.id == old).values(ended_at=long_ago))
-    assert job_of(cli, "cli-plain")["open"] == {"rq": 1, "inngest": 1, "qstash": 0}
+    plain = job_of(cli, "cli-plain")
+    assert plain["open"] == {"rq": 3, "inngest": 1, "qstash": 0}
+    assert plain["overdue"] == NOBODY | {"inngest": 1}
     refuser = job_of(cli, "cli-refuser")
     assert (refuser["failed_24h"], refuser["open"]) == (NOBODY | {"rq": 1}, NOBODY)
     with cli.runtime.db.begin() as connection:

@@ -214,13 +214,10 @@ def test_a_signing_key_counts_unless_a_dev_server_is_named(dev: str, signed: boo
 
 
 def test_secrets_stay_out_of_a_repr() -> None:
-    settings = load({"STRIPE_API_KEY": "sk_live_secret", "ADMIN_TOKEN": "0123456789abcdef-secret"})
-    assert "secret" not in repr(settings).replace("secret_key", "").replace("webhook_secret", "")
-
-
-def test_mail_and_webhook_secrets_stay_out_of_a_repr() -> None:
     settings = load(
         {
+            "STRIPE_API_KEY": "sk_live_hunter2",
+            "ADMIN_TOKEN": "0123456789abcdef-hunter2",
             "SMTP_URL": "smtp://pay:hunter2@h:25",
             "ADMIN_WEBHOOK_URL": "https://h/hunter2",
             "ADMIN_WEBHOOK_SECRET": "whsec_" + "hunter2x" * 4,

@@ -33,12 +33,7 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "is already at ramp 10 %"),
         ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
         ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
-        (
-            {"stage": "ramp", "percent": "ten", "why": "x"},
-            422,
-            "percent and version must be numbers",
-        ),
-        ({"stage": "ramp", "percent": "101", "why": "x"}, 409, "percent must be 0 to 100"),
+        ({"stage": "ramp", "percent": "ten", "why": "x"}, 422, "percent and version must be num"),
         ({"stage": "live", "why": "  "}, 409, "say why"),
         ({"stage": "gone", "why": HOSTILE}, 409, "stage must be one of"),
         ({"stage": "complete", "why": "x"}, 409, "cannot go from ramp to complete"),
@@ -99,6 +94,11 @@ def test_a_drain_and_a_rollback_go_on_a_batch_a_request(
     while "Go on" in page:
         page = act(client, "/jobs/child/rollback", **going_on(page))[1]
     assert "done</span>" in page
+    done = [one for one in audit.history(site.runtime.db) if one["act"] != "stage"]
+    assert [(one["act"], one["who"], one["job"], one["count"]) for one in done] == [
+        ("rollback", "grace", "child", 5),
+        ("drain", "grace", "child", 5),
+    ]
     assert act(client, "/rollback")[0] == 200
     assert set(where(site, "five-steps")) == {"legacy"}
     assert act(client, "/jobs/child/drain", moved="x")[0] == 422
@@ -108,19 +108,14 @@ def test_a_drain_and_a_rollback_go_on_a_batch_a_request(
 def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> None:
     site.fill()
     assert act(client, "/jobs/noop/run", payload='{"name": "now"}')[0] == 303
-    for payload in ("{", "[1]", '{"name": 1}'):
-        assert act(client, "/jobs/noop/run", payload=payload)[0] == 422
+    bad = ("{", "[1]", "[" * 100_000)
+    for payload, says in (*((one, "the payload") for one in bad), ('{"name": 1}', "name: Input")):
+        status, page = act(client, "/jobs/noop/run", payload=payload)
+        assert (status, says in page) == (422, True)
     assert act(client, "/jobs/parent/pin", keys="k1 k2", side="rq")[0] == 303
     assert {pin["key"] for pin in stages.pinned_keys(site.runtime.db, "parent")} == {"k1", "k2"}
     assert act(client, "/jobs/parent/pin", keys="k1", side="nowhere")[0] == 409
     assert act(client, "/jobs/parent/explain", id="7")[0] == 422
-
-
-@pytest.mark.parametrize("payload", ["{", "[1]", "[" * 100_000])
-def test_a_payload_that_is_no_object_starts_nothing(client: FlaskClient, payload: str) -> None:
-    status, page = act(client, "/jobs/noop/run", payload=payload)
-    assert status == 422
-    assert "payload" in page
 
 
 def shown(client: FlaskClient, **asked: str) -> list[str]:
@@ -275,32 +270,19 @@ def test_pages_by_key_show_each_run_once(
     chosen = select(RunRow.id).order_by(RunRow.id.desc())
     if status is not None:
         chosen = chosen.where(RunRow.status == status)
-    with site.runtime.db.autocommit() as connection:
-        assert seen == list(connection.scalars(chosen))
+    assert seen == [one for (one,) in site.runtime.db.rows(chosen)]
     assert seen
 
 
 def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None:
     ids = site.fill()
-
-    def post(run: str, deed: str) -> tuple[int, str]:
-        form = {"csrf": csrf(client, "/console/runs")}
-        answer = client.post(f"/console/runs/{ids[run]}/{deed}", data=form)
-        return answer.status_code, answer.text
-
-    def status(run: str) -> str:
-        with site.runtime.db.autocommit() as connection:
-            chosen = select(RunRow.status).where(RunRow.id == ids[run])
-            return str(connection.scalar(chosen))
-
-    assert post("failed", "retry")[0] == 303
-    assert status("failed") == "pending"
-    assert post("waiting", "cancel")[0] == 303
-    assert status("waiting") == "cancelled"
-    refused = post("done", "retry")
-    assert (refused[0], "is succeeded and cannot be retried" in refused[1]) == (409, True)
-    assert post("done", "cancel")[0] == 409
-    assert post("done", "delete")[0] == 404
+    for run, deed, then in (("failed", "retry", "pending"), ("waiting", "cancel", "cancelled")):
+        assert act(client, f"/runs/{ids[run]}/{deed}", why="")[0] == 303
+        assert site.runtime.db.value(select(RunRow.status).where(RunRow.id == ids[run])) == then
+    status, page = act(client, f"/runs/{ids['done']}/retry")
+    assert (status, "is succeeded and cannot be retried" in page) == (409, True)
+    assert act(client, f"/runs/{ids['done']}/cancel")[0] == 409
+    assert act(client, f"/runs/{ids['done']}/delete")[0] == 404
 
 
 def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
@@ -309,8 +291,7 @@ def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
         *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
     ):
         assert client.get(f"/console{path}").status_code == status, path
-    with site.runtime.db.autocommit() as connection:
-        assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
+    assert site.runtime.db.value(select(func.count()).select_from(RunRow)) == 0
 
 
 def test_the_relay_is_said_to_be_behind(site: Site, client: FlaskClient) -> None:

@@ -81,7 +81,9 @@ def test_whatever_is_taken_every_side_takes() -> None:
         "R R * * *",
         "0 0 31 2 *",
         "@daily",
+        "* * * *",
         "* * * * * *",
+        "61 * * * *",
     ],
 )
 def test_what_a_side_cannot_do_is_refused_where_it_is_declared(line: str) -> None:
@@ -95,7 +97,8 @@ def test_what_a_side_cannot_do_is_refused_where_it_is_declared(line: str) -> Non
     [
         *(("odd", event) for event in ("", "inngest/x", "Inngest/x", "odd.*", "*", "a b", "a\n")),
         *(("odd", event) for event in ("\0", "\ud800", "e" * 201)),
-        *((name, "e") for name in ("inngest-run-cancelled", "a b", "")),
+        # QStash refuses a batch with one bad flow control key whole.
+        *((name, "e") for name in ("inngest-run-cancelled", "a b", "", "a/b", "a:b", "ä", "a\n")),
     ],
 )
 def test_so_is_a_name_that_would_fail_the_sync_of_all_jobs_or_start_others(

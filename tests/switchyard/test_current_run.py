@@ -20,7 +20,6 @@ from app.switchyard.runs.models import RunRow as R
 from tests.support.console import guarded, log_in
 from tests.support.jobs import reporter
 from tests.support.marks import Touch
-from tests.support.plans import sent
 from tests.support.sides import Side, side
 
 
@@ -49,19 +48,6 @@ def test_there_is_none_outside_of_a_run(on: Side) -> None:
     assert current_run() is None
 
 
-def test_who_says_nothing_writes_nothing(on: Side) -> None:
-    def quiet(ctx: Context, payload: Empty) -> str:
-        run = current_run()
-        assert run is not None
-        return run.id
-
-    with sent(on.runtime.db.engine) as statements:
-        shown = done(on, quiet)
-    assert shown["result"] == shown["id"]
-    writes = [one for one, _ in statements if one.startswith("UPDATE switchyard_runs")]
-    assert [one for one in writes if "progress" in one] == []
-
-
 def test_a_lock_of_its_own_costs_a_note_and_nothing_else(
     on: Side, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,8 +67,7 @@ def test_a_lock_of_its_own_costs_a_note_and_nothing_else(
     shown = done(on, busy)
     assert (shown["status"], shown["result"], shown["progress"]["n"]) == ("succeeded", "done", 1)
     assert "progress not noted" in caplog.text
-    with on.runtime.db.autocommit() as connection:
-        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 20_000
+    assert on.runtime.db.value(text("PRAGMA busy_timeout")) == 20_000
 
 
 def test_a_stale_one_is_stopped(on: Side) -> None:
@@ -100,8 +85,7 @@ def test_a_stale_one_is_stopped(on: Side) -> None:
     assert on.memory is not None
     (outcome,) = on.memory.work(on.runtime.engine)
     assert outcome.end is End.NOT_MINE
-    with on.runtime.db.autocommit() as connection:
-        assert connection.execute(select(R.progress).where(R.id == run.id)).scalar() is None
+    assert on.runtime.db.value(select(R.progress).where(R.id == run.id)) is None
 
 
 def test_what_is_no_number_is_refused(on: Side) -> None:

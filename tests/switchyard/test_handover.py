@@ -55,6 +55,7 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
     assert on.row(run.id) == row
     later = on.dispatch("child", {"name": n + "x"}, delay=60)
     assert hand_over(on.runtime.store, [later.id], "rq").moved == 0
+    assert on.handoffs(later.id) == []
     with pytest.raises(BackendUnavailable):
         hand_over(on.runtime.store, [later.id], "not-here")
     assert on.row(later.id).backend == "rq"
@@ -74,7 +75,6 @@ def test_a_reference_that_comes_late_is_not_taken_for_the_new_backend_s(database
     environ = environment(database_url, "redis://127.0.0.1:1")
     runtime = fresh(database_url, environ, [MemoryBackend(), Slow()])
     run = Side("inngest", runtime, environ).dispatch("noop", {"name": "n"})
-    with runtime.db.autocommit() as connection:
-        row = connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
+    [row] = runtime.db.rows(select(RunRow.__table__).where(RunRow.id == run.id))
     runtime.db.dispose()
     assert (row.backend, row.sent_ref) == ("memory", None)

@@ -6,10 +6,9 @@ import pytest
 
 from app.switchyard.cache import presence
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.client import CircuitBreaker
 from app.switchyard.cache.limits import IfUnavailable, Verdict, allow
 from app.switchyard.errors import BadInput
-from tests.support.cached import Kit, connecting
+from tests.support.cached import Kit
 from tests.support.waiting import until
 
 KEY = "switchyard:limit:t"
@@ -46,15 +45,6 @@ def test_what_is_refused_does_not_count(kit: Kit) -> None:
 
 def test_many_at_once_are_let_through_exactly_so_often(kit: Kit) -> None:
     assert sum(kit.together("limit", 4, limit=7, window=600)) == 7
-
-
-def test_without_a_cache_a_limit_opens_or_closes_as_its_caller_said() -> None:
-    cache = Cache(CircuitBreaker(connecting("redis", "redis://127.0.0.1:1/0"), seconds=30))
-    assert allow(cache, "t", 1, 60, if_unavailable=IfUnavailable.OPEN) == (True, 0)
-    closed = allow(cache, "t", 1, 60, if_unavailable=IfUnavailable.CLOSED)
-    assert (closed.allowed, closed.retry_after > 0) == (False, True)
-    with pytest.raises(TypeError):
-        allow(cache, "t", 1, 60)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(("limit", "window"), [(0, 60), (-1, 60), (10_001, 60), (1, 0), (1, 1e9)])

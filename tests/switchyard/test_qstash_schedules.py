@@ -20,15 +20,13 @@ from sqlalchemy import select
 
 from app.platform.config import load
 from app.switchyard.cutover.clock import tick
-from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, JobSpec
-from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime, current, install
 from tests.support import jobs
 from tests.support.sides import Fixed, Side, build, decide_by, environment, qstash_side
-from tests.support.standins import QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
+from tests.switchyard.test_qstash_side import standin
 from workflows.qstash import ID_PREFIX, make_client
 from workflows.schedules import TRIGGER, schedule_job, schedule_payouts, sync
 
@@ -46,11 +44,6 @@ def alone(tmp_path: Path, redis_url: str) -> Iterator[Side]:
         yield made
 
 
-def standin(on: Side) -> QStashStandIn:
-    assert on.qstash is not None
-    return on.qstash
-
-
 def client(on: Side) -> QStash:
     return make_client(on.runtime.settings)
 
@@ -62,20 +55,6 @@ def with_jobs(runtime: Runtime, crons: dict[str, str | None]) -> Runtime:
         spec = runtime.catalogue["noop"]
         chosen.add(replace(spec, name=name, event=f"on.{name}", schedule=cron))
     return replace(runtime, catalogue=chosen)
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "ä", "a\n"])
-def test_a_job_has_a_name_that_qstash_takes(name: str) -> None:
-    """A batch with one bad flow control key is refused whole, the other jobs' messages with it."""
-    spec = load_jobs("tests.support.jobs")["noop"]
-    with pytest.raises(SettingsError, match="letters, digits"):
-        Catalogue().add(replace(spec, name=name))
-
-
-@pytest.mark.parametrize("cron", ["* * * *", "* * * * * *", "@daily", "61 * * * *"])
-def test_a_schedule_has_the_five_fields_that_every_clock_takes(cron: str) -> None:
-    with pytest.raises(SettingsError, match=r"cannot be read|not a cron line|some side does not"):
-        Catalogue().add(replace(load_jobs("tests.support.jobs")["noop"], schedule=cron))
 
 
 def here(crons: dict[str, str | None]) -> dict[str, str]:
@@ -211,8 +190,7 @@ def call(
 
 
 def runs(on: Side) -> list[Any]:
-    with on.runtime.db.autocommit() as connection:
-        return list(connection.execute(select(RunRow.job, RunRow.key, RunRow.backend)))
+    return on.runtime.db.rows(select(RunRow.job, RunRow.key, RunRow.backend))
 
 
 def occurrence(on: Side, at: datetime | None = None) -> datetime:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,37 +15,34 @@ from flask.testing import FlaskClient
 from app.platform.config import load
 from app.switchyard import http, logs, runtime
 from app.switchyard.errors import MOST_MISFITS
-from tests.support.sides import Fixed, build, decide_by, environment, fresh
+from tests.support.sides import Fixed, app_on, build, decide_by, environment
 from tests.support.waiting import until
 
 TOKEN = "0123456789abcdef-admin"
 
 
 @pytest.fixture
-def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
-    made = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    fresh(made["DATABASE_URL"], made, None).db.dispose()
+def client_of(tmp_path: Path, redis_url: str, opened: ExitStack) -> Callable[..., FlaskClient]:
+    """Makes the app with these settings as well."""
+
+    def made(**more: str) -> FlaskClient:
+        environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
+        client = opened.enter_context(app_on(environ)).test_client()
+        decide_by(Fixed("rq"))
+        return client
+
     return made
 
 
-def client_of(environ: dict[str, str]) -> FlaskClient:
-    app = build(load(environ))
-    decide_by(Fixed("rq"))
-    return app.test_client()
+@pytest.fixture
+def client(client_of: Callable[..., FlaskClient]) -> FlaskClient:
+    return client_of()
 
 
 @pytest.fixture
-def client(environ: dict[str, str]) -> Iterator[FlaskClient]:
-    yield client_of(environ)
-    runtime.current().db.dispose()
-
-
-@pytest.fixture
-def guarded(environ: dict[str, str]) -> Iterator[FlaskClient]:
+def guarded(client_of: Callable[..., FlaskClient]) -> FlaskClient:
     """Not in local mode: a credential of an outside service is set."""
-    more = {"STRIPE_API_KEY": "sk_live_x", "ADMIN_TOKEN": TOKEN}
-    yield client_of({**environ, **more})
-    runtime.current().db.dispose()
+    return client_of(STRIPE_API_KEY="sk_live_x", ADMIN_TOKEN=TOKEN)
 
 
 def trigger(client: FlaskClient, body: Any, **options: Any) -> Any:
@@ -138,16 +136,14 @@ def test_a_key_with_another_payload_is_a_conflict(client: FlaskClient) -> None:
     assert other.status_code == 409
 
 
-@pytest.mark.parametrize(
-    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}]
-)
-def test_the_trigger_is_closed_outside_local_mode(
-    guarded: FlaskClient, headers: dict[str, str]
-) -> None:
-    answer = trigger(guarded, {"name": "test.child", "data": {"name": "x"}}, headers=headers)
-    assert answer.status_code == 401
-    assert answer.content_type == "application/problem+json"
-    assert TOKEN not in answer.text
+def test_the_trigger_is_open_to_the_admin_s_token_alone(guarded: FlaskClient) -> None:
+    body = {"name": "test.child", "data": {"name": "x"}}
+    for given in ("", "Bearer wrong", f"Basic {TOKEN}"):
+        answer = trigger(guarded, body, headers={"Authorization": given})
+        assert (answer.status_code, answer.content_type) == (401, "application/problem+json")
+        assert TOKEN not in answer.text
+    mine = {"Authorization": f"Bearer {TOKEN}"}
+    assert trigger(guarded, body, headers=mine).status_code == 202
 
 
 INNGEST = "/api/inngest?fnId=switchyard-child&stepId=step"
@@ -168,13 +164,11 @@ NOT_FROM_HERE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {TOKEN}"}])
-def test_inngest_s_handler_is_closed_where_there_is_no_inngest_yet(
-    guarded: FlaskClient, headers: dict[str, str]
-) -> None:
+def test_inngest_s_handler_is_closed_where_there_is_no_inngest_yet(guarded: FlaskClient) -> None:
     """In production on RQ alone: no signing key, so nobody can be known as Inngest."""
+    mine = {"Authorization": f"Bearer {TOKEN}"}
     for method in ("GET", "PUT", "POST"):
-        assert guarded.open(INNGEST, method=method, json={}, headers=headers).status_code == 401
+        assert guarded.open(INNGEST, method=method, json={}, headers=mine).status_code == 401
 
 
 DEV = {"INNGEST_DEV": "http://127.0.0.1:1"}
@@ -184,10 +178,10 @@ DEV = {"INNGEST_DEV": "http://127.0.0.1:1"}
     "more", [{}, DEV, {**DEV, "STRIPE_API_KEY": "sk_test_x", "ADMIN_TOKEN": TOKEN}]
 )
 def test_unsigned_calls_are_taken_from_this_machine_only(
-    environ: dict[str, str], more: dict[str, str]
+    client_of: Callable[..., FlaskClient], more: dict[str, str]
 ) -> None:
     """S4: not from elsewhere, through no proxy, and from no page."""
-    client = client_of({**environ, **more})
+    client = client_of(**more)
     assert client.get("/api/inngest").status_code == 200
     for method in ("GET", "PUT", "POST"):
         for options in NOT_FROM_HERE:
@@ -195,13 +189,6 @@ def test_unsigned_calls_are_taken_from_this_machine_only(
             assert answer.status_code == 401, options
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert client.post(INNGEST, data="{}", content_type=kind).status_code == 415
-    runtime.current().db.dispose()
-
-
-def test_the_admin_s_token_opens_it(guarded: FlaskClient) -> None:
-    body = {"name": "test.child", "data": {"name": "x"}}
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    assert trigger(guarded, body, headers=headers).status_code == 202
 
 
 def test_local_mode_is_open_on_this_machine_only(client: FlaskClient) -> None:
@@ -216,15 +203,14 @@ def test_local_mode_is_open_on_this_machine_only(client: FlaskClient) -> None:
         assert client.get("/console", headers=here).status_code == 200, host
 
 
-def test_behind_a_proxy_local_mode_serves_nobody(environ: dict[str, str]) -> None:
+def test_behind_a_proxy_local_mode_serves_nobody(client_of: Callable[..., FlaskClient]) -> None:
     """S9: also one that adds no header, and calls as a program on this machine would."""
-    client = client_of({**environ, **DEV, "TRUSTED_PROXIES": "1"})
+    client = client_of(**DEV, TRUSTED_PROXIES="1")
     body = {"name": "test.child", "data": {"name": "x"}}
     for headers in ({}, {"X-Forwarded-For": "127.0.0.1"}):
         assert trigger(client, body, headers=headers).status_code == 401
         for path in ("/console", "/api/runs", "/api/inngest"):
             assert client.get(path, headers=headers).status_code == 401, path
-    runtime.current().db.dispose()
 
 
 def test_health(client: FlaskClient) -> None:
@@ -238,18 +224,15 @@ def test_health(client: FlaskClient) -> None:
     until(lambda: "Connection refused" in said("inngest"))
 
 
-def test_not_ready_without_tables(environ: dict[str, str], tmp_path: Path) -> None:
-    client = client_of({**environ, "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.db'}"})
-    ready = client.get("/readyz")
-    assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
-    runtime.current().db.dispose()
-
-
-def test_without_a_database_nothing_is_recorded(environ: dict[str, str]) -> None:
-    client = client_of({**environ, "DATABASE_URL": "postgresql://u@127.0.0.1:1/none"})
+@pytest.mark.parametrize("url", ["sqlite:///{}/empty.db", "postgresql://u@127.0.0.1:1/none"])
+def test_without_a_database_or_its_tables_nothing_is_recorded(
+    tmp_path: Path, redis_url: str, url: str
+) -> None:
+    client = build(load(environment(url.format(tmp_path), redis_url))).test_client()
     answer = trigger(client, {"name": "test.child", "data": {"name": "x"}})
     assert (answer.status_code, answer.content_type) == (503, "application/problem+json")
-    assert client.get("/readyz").status_code == 503
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
     runtime.current().db.dispose()
 
 
