@@ -21,6 +21,7 @@ from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Message
 from app.switchyard.runtime import Runtime
+from tests.support import wire
 from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
@@ -161,6 +162,31 @@ def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int, s
             BackendUnavailable, match=r"is not Inngest: .*see that INNGEST_BASE_URL names"
         ):
             asks(made)[what]()
+
+
+def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:
+    """The SDK itself would send five times and wait each time, with dispatch() and the relay."""
+    with wire.answering(None) as (url, came):
+        with pytest.raises(BackendUnavailable, match="it does not answer"):
+            asks(settings(tmp_path, url))["send"]()
+        assert len(came) == 1
+
+
+def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 503 Away\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with wire.answering(answer) as (url, came):
+        with pytest.raises(BackendUnavailable):
+            asks(settings(tmp_path, url))["send"]()
+        assert len(came) > 1
+
+
+@pytest.mark.parametrize(
+    "said", ["[]", '"no"', "{", '{"data": [1]}', '{"data": {"a": 1}}', '{"data": 3}']
+)
+def test_an_answer_that_is_none_is_no_answer(said: str, tmp_path: Path) -> None:
+    """Anything else that it raised would end who hands a run over."""
+    with answering(200, said) as url, pytest.raises(BackendUnavailable):
+        asks(settings(tmp_path, url))["cancel"]()
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from flask.testing import FlaskClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -22,14 +20,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from app.platform.config import load
-from app.switchyard import runtime, telemetry
+from app.switchyard import telemetry
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.telemetry.traced import Traced
 from queues.backend import connect, queue_key
 from tests.support import old_tasks
 from tests.support.forks import forked
-from tests.support.sides import Side, build, environment, fresh, no_worker, parts, rq_worker
+from tests.support.receiver import Receiver, receiving
+from tests.support.sides import Side, app_on, environment, no_worker, parts, rq_worker
 from tests.support.waiting import until
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -115,9 +113,11 @@ def test_one_trace_over_a_failure_a_sleep_and_both_sides(
 def test_a_call_is_in_its_caller_s_trace(
     tmp_path: Path, redis_url: str, exported: InMemorySpanExporter
 ) -> None:
-    client = client_of(tmp_path, redis_url)
+    connect(redis_url).flushall()
     body = {"name": "test.noop", "data": {"name": "x"}}
-    client.post("/api/inngest/trigger", json=body, headers={"traceparent": PARENT})
+    with app_on(environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url)) as app:
+        path = "/api/inngest/trigger"
+        app.test_client().post(path, json=body, headers={"traceparent": PARENT})
     request, dispatched, sent = sorted(
         exported.get_finished_spans(), key=lambda s: s.start_time or 0
     )
@@ -133,7 +133,6 @@ def test_a_call_is_in_its_caller_s_trace(
         "a" * 32,
         f"{dispatched.context.span_id:016x}",
     ]
-    runtime.current().db.dispose()
 
 
 def test_qstash_brings_it_back(
@@ -157,48 +156,28 @@ def test_qstash_brings_it_back(
     assert within <= {s.context.span_id for s in deliveries}
 
 
-def client_of(tmp_path: Path, redis_url: str) -> FlaskClient:
-    connect(redis_url).flushall()
-    environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url)
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
-    return build(load(environ)).test_client()
-
-
-@contextmanager
-def collector() -> Iterator[tuple[str, list[Any]]]:
-    """Its URL, and the spans that it was sent."""
-    spans: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            body = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
-            for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-                spans.extend(span for scope in group.scope_spans for span in scope.spans)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", spans
-    finally:
-        server.shutdown()
-        server.server_close()
+def spans_of(collector: Receiver) -> list[Any]:
+    """What it was sent."""
+    groups = [
+        group
+        for _, headers, body in collector.got
+        for group in ExportTraceServiceRequest.FromString(
+            gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        ).resource_spans
+    ]
+    return [span for group in groups for scope in group.scope_spans for span in scope.spans]
 
 
 def test_a_worker_exports_by_the_standard_variables(
     tmp_path: Path, redis_url: str, exported: InMemorySpanExporter
 ) -> None:
     with ExitStack() as stack:
-        url, spans = stack.enter_context(collector())
+        collector = stack.enter_context(receiving())
         side = stack.enter_context(no_worker(redis_url, tmp_path))
-        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
         stack.enter_context(rq_worker({**side.environ, **otel}, tmp_path / "worker.log"))
         [row] = side.finish(side.dispatch("noop", {"name": "x"}))
-        until(lambda: spans)
+        spans = until(lambda: spans_of(collector))
     assert [(s.name, s.trace_id.hex()) for s in spans] == [
         ("process tests", telemetry.trace_id(row.trace))
     ]
@@ -207,12 +186,12 @@ def test_a_worker_exports_by_the_standard_variables(
 def test_a_work_horse_exports_before_it_ends(tmp_path: Path, redis_url: str) -> None:
     """It ends by os._exit(), and what it has traced is not to wait for a batch."""
     legacy = {"LEGACY_FUNCTIONS": f"{old_tasks.__name__}.*"}
-    with collector() as (url, spans), no_worker(redis_url, tmp_path, **legacy) as side:
+    with receiving() as collector, no_worker(redis_url, tmp_path, **legacy) as side:
         queue = Queue("tests", connection=connect(redis_url), serializer=JSONSerializer)
         queue.enqueue(old_tasks.order, "x")
-        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
         with rq_worker({**side.environ, **otel}, tmp_path / "worker.log"):
-            until(lambda: spans)
+            spans = until(lambda: spans_of(collector))
     assert {span.name for span in spans} == {"send tests", "dispatch noop"}
 
 

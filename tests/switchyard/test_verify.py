@@ -28,7 +28,6 @@ from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardErr
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
-from app.switchyard.runs.store import new_run
 from app.switchyard.runtime import Check, Runtime, install
 from queues.backend import connect
 from tests.platform.test_every_route import LIVE
