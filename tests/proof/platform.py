@@ -33,6 +33,7 @@ from tests.proof import checker
 from tests.proof.servers import Postgres, Valkey, each_of
 from tests.support import pooler
 from tests.support.forks import Forked
+from tests.support.machine import effects_of
 from tests.support.marks import Mark
 from tests.support.sides import CURRENT_KEY, decide_by, environment, free_port, qstash_environment
 from tests.support.standins import InngestStandIn, QStashStandIn
@@ -227,17 +228,10 @@ class Platform:
         name = f"c{self.names}"
         job = self.random.choice(JOBS)
         payload: dict[str, Any] = {"name": name}
-        effects = {
-            "five-steps": [f"{name}/{n}" for n in range(1, 6)],
-            "sleeper": [f"{name}/before", f"{name}/after"],
-            "parent": [f"{name}/0", f"{name}/1", f"{name}/2", f"{name}/after"],
-            "grab-bag": [f"{name}/first", f"{name}/0", f"{name}/1", f"{name}/last"],
-            "posted": [f"{name}/first", f"{name}/last"],
-        }.get(job, [name])
         if job == "five-steps":
             payload |= {"failAt": self.random.randint(1, 5), "failures": self.random.randint(0, 2)}
         delay = self.random.random() * 3 if self.random.random() < 0.3 else None
-        self.ask(job, payload, effects, delay)
+        self.ask(job, payload, effects_of(job, name), delay)
         if self.random.random() < 0.2:
             with suppress(*OUTAGES):
                 dispatch_many(job, [Item(payload, key=name)] * 2)

@@ -122,8 +122,7 @@ class Stack:
         return [run.id for run in dispatch_many(JOB, items)]
 
     def read(self, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
-        with self.runtime.db.autocommit() as connection:
-            return connection.execute(statement).all()
+        return self.runtime.db.rows(statement)
 
     def calls(self) -> int:
         """How often Inngest has called the web process."""

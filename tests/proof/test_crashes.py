@@ -17,6 +17,7 @@ from app.switchyard.runs.store import Run
 from tests.conftest import new_database
 from tests.support.dying import PLACES, deaths, dying, mortal
 from tests.support.forks import forked
+from tests.support.machine import effects_of
 from tests.support.sides import (
     ROOT,
     Side,
@@ -51,7 +52,7 @@ def test_the_points_are_found() -> None:
 
 
 def expected(n: str) -> dict[str, int]:
-    return {f"{n}/first": 1, f"{n}/0": 1, f"{n}/1": 1, f"{n}/last": 1}
+    return dict.fromkeys(effects_of("grab-bag", n), 1)
 
 
 def run_of(on: Side, key: str) -> Run:

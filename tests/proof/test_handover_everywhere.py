@@ -81,8 +81,7 @@ class Stage:
         """What the outside world has seen."""
         if self.payouts is not None:
             self.scene.check(self.payouts)
-        with self.world.runtime.db.autocommit() as connection:
-            media = connection.scalars(select(Media.document).order_by(Media.id)).all()
+        media = self.world.runtime.db.rows(select(Media.document).order_by(Media.id))
         sent = Counter(str(mail["Subject"]) for mail in self.box.mails)
         got = [path for path, _, _ in self.crm.got]
         return [sent, got, media]
@@ -212,8 +211,7 @@ def test_handed_over_at_every_boundary_it_does_the_same_once(
     straight, _ = perform(plain, spec, "rq", moves=False)
     assert straight.status == "succeeded", straight.error
     steps = select(StepRow.name).where(StepRow.run_id == straight.id, StepRow.result.is_not(None))
-    with plain.world.runtime.db.autocommit() as connection:
-        names = connection.scalars(steps).all()
+    names = plain.world.runtime.db.rows(steps)
     expected = plain.effects()
     for start, other in (("rq", spec.serverless), (spec.serverless, "rq")):
         tried = stage()

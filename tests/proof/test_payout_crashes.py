@@ -7,6 +7,7 @@ new point in one, is covered without being listed. Each creator is paid exactly 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -76,8 +77,7 @@ class Scene:
         return {}, {"in_transit": PAYABLE}
 
     def changed_accounts(self) -> tuple[dict[str, Any], dict[str, int]]:
-        with self.runtime.db.autocommit() as connection:
-            ids = list(connection.scalars(select(Creator.stripe_account_id).limit(5)))
+        ids = [one for (one,) in self.runtime.db.rows(select(Creator.stripe_account_id).limit(5))]
         self.stand.set_accounts(*({"id": one, "transfers": "inactive"} for one in ids))
         return {}, {}
 
@@ -103,10 +103,7 @@ class Scene:
         with Session(runtime.db.engine) as session:
             payouts = list(session.scalars(select(Payout)))
             assert balanced(trial_balance(session))
-        counts: dict[str, int] = {}
-        for payout in payouts:
-            counts[payout.status] = counts.get(payout.status, 0) + 1
-        assert counts == expected
+        assert Counter(payout.status for payout in payouts) == expected
         at_stripe = sorted((t.transfer_group, t.amount, t.currency) for t in transfers)
         assert at_stripe == sorted((p.id, p.amount, p.currency) for p in payouts)
         accounts = {payout.destination for payout in payouts}

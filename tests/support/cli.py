@@ -66,9 +66,8 @@ class Cli:
         return result.stderr
 
     def status(self, run_id: str) -> tuple[str, int]:
-        with self.runtime.db.autocommit() as connection:
-            row = connection.execute(select(R.status, R.epoch).where(R.id == run_id)).one()
-            return (row.status, row.epoch)
+        [row] = self.runtime.db.rows(select(R.status, R.epoch).where(R.id == run_id))
+        return (row.status, row.epoch)
 
     def marks(self) -> dict[str, int]:
         return marks(self.runtime.db)

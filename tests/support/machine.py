@@ -82,14 +82,12 @@ def effects_of(job: str, name: str) -> list[str]:
         "sleeper": [f"{name}/before", f"{name}/after"],
         "parent": [f"{name}/0", f"{name}/1", f"{name}/2", f"{name}/after"],
         "grab-bag": [f"{name}/first", f"{name}/0", f"{name}/1", f"{name}/last"],
-        "child": [name],
-        "later": [name],
         "catcher": [f"{name}/fail"],
         "posted": [f"{name}/first", f"{name}/last"],
         "mixed": [f"{name}/{n}/{w}" for n in (0, 1) for w in ("first", "last")] + [f"{name}/after"],
         "hopeless": [],
         "capped": [],
-    }[job]
+    }.get(job, [name])
 
 
 def waits(machine: Machine) -> bool:

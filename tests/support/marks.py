@@ -70,9 +70,8 @@ def marks(db: Database) -> dict[str, int]:
 
 
 def touches(db: Database, what: str) -> int:
-    with db.autocommit() as connection:
-        count = select(func.count()).select_from(Touch).where(Touch.what == what)
-        return connection.scalar(count) or 0
+    count = select(func.count()).select_from(Touch).where(Touch.what == what)
+    return db.value(count) or 0
 
 
 def stay(tx: Session, ctx: Context, what: str, seconds: float) -> str:
@@ -87,9 +86,8 @@ def stay(tx: Session, ctx: Context, what: str, seconds: float) -> str:
 
 def stays(db: Database, prefix: str) -> list[Any]:
     """Every time inside, of the runs whose name begins with `prefix`."""
-    with db.autocommit() as connection:
-        chosen = select(Stay.__table__).where(Stay.what.startswith(prefix))
-        return list(connection.execute(chosen))
+    chosen = select(Stay.__table__).where(Stay.what.startswith(prefix))
+    return db.rows(chosen)
 
 
 def most_at_once(inside: Iterable[Any], killed_at: float = 0.0) -> int:
@@ -105,5 +103,4 @@ def most_at_once(inside: Iterable[Any], killed_at: float = 0.0) -> int:
 
 def processes(db: Database, what: str) -> set[int]:
     """Which processes marked `what`."""
-    with db.autocommit() as connection:
-        return set(connection.scalars(select(Mark.pid).where(Mark.what == what)))
+    return {one for (one,) in db.rows(select(Mark.pid).where(Mark.what == what))}

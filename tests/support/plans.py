@@ -49,11 +49,17 @@ def analyze(db: Database) -> None:
         connection.exec_driver_sql("ANALYZE" if db.is_sqlite else "VACUUM ANALYZE")
 
 
+def plans(db: Database, statements: Sent, *off: str) -> list[str]:
+    """How the database would read for each of them if its tables were large; `off` are Postgres's
+    other ways that are not to be taken."""
+    with db.engine.connect() as connection:
+        for way in () if db.is_sqlite else ("seqscan", *off):
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        return ["\n".join(plan(connection, *each)) for each in statements]
+
+
 def plan_if_large(db: Database, statement: Any, **bound: Any) -> str:
-    """How the database would read for it, if its tables were large."""
-    with db.autocommit() as connection:
-        if not db.is_sqlite:
-            connection.exec_driver_sql("SET enable_seqscan = off")
-        with sent(connection) as statements:
-            connection.execute(statement.params(**bound))
-        return "\n".join(plan(connection, *statements[-1]))
+    """How it would read for this one."""
+    with db.autocommit() as connection, sent(connection) as statements:
+        connection.execute(statement.params(**bound))
+    return plans(db, statements)[-1]

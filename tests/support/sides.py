@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 from flask import Flask
 from sqlalchemy import select
@@ -34,7 +35,7 @@ from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked
 from tests.support.fresh import FreshProcesses
-from tests.support.marks import marks, touches
+from tests.support.marks import marks, processes, touches
 from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.tables import create_all
@@ -104,8 +105,7 @@ class Side:
 
     def steps(self, run_id: str) -> dict[str, Any]:
         chosen = select(StepRow.__table__).where(StepRow.run_id == run_id)
-        with self.runtime.db.autocommit() as connection:
-            return {row.name: row for row in connection.execute(chosen)}
+        return {row.name: row for row in self.runtime.db.rows(chosen)}
 
     def failures(self, run_id: str) -> list[Any]:
         return self._of_run(FailureRow, run_id)
@@ -115,13 +115,11 @@ class Side:
 
     def _of_run(self, kind: type[FailureRow | HandoffRow], run_id: str) -> list[Any]:
         chosen = select(kind.__table__).where(kind.run_id == run_id).order_by(kind.id)
-        with self.runtime.db.autocommit() as connection:
-            return list(connection.execute(chosen))
+        return self.runtime.db.rows(chosen)
 
     def children(self, run_id: str) -> list[Any]:
         chosen = select(RunRow.__table__).where(RunRow.parent_id == run_id)
-        with self.runtime.db.autocommit() as connection:
-            return list(connection.execute(chosen))
+        return self.runtime.db.rows(chosen)
 
     def finish(self, *runs: Run, patience_seconds: float = PATIENCE_SECONDS) -> list[Any]:
         """Wait until the runs are done with; their rows."""
@@ -181,6 +179,18 @@ def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[b
         finally:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def more_workers(on: Side, folder: Path) -> Iterator[None]:
+    """Two more of them beside the one that is there, all at work."""
+    with ExitStack() as stack:
+        for number in (2, 3):
+            stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
+        hello = uuid4().hex
+        while len(processes(on.runtime.db, hello)) < 3:
+            on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
+        yield
 
 
 @contextmanager

@@ -313,9 +313,8 @@ class World:
         self.runtime.db.dispose()
 
     def rows(self, *which: ColumnElement[bool]) -> list[Any]:
-        with self.runtime.db.autocommit() as connection:
-            chosen = select(RunRow.__table__).where(*which).order_by(RunRow.id)
-            return list(connection.execute(chosen))
+        chosen = select(RunRow.__table__).where(*which).order_by(RunRow.id)
+        return self.runtime.db.rows(chosen)
 
     def row(self, run_id: str) -> Any:
         with self.runtime.db.autocommit() as connection:

@@ -20,6 +20,7 @@ from app.switchyard.config import Settings
 from app.switchyard.extension import Switchyard
 from queues.backend import connect
 from queues.callsites import Change, Sources
+from tests.switchyard.test_inventory import everything
 
 FILES = {
     "__init__.py": "",
@@ -97,10 +98,6 @@ def report(host: Flask, folder: Path, *options: str) -> Any:
     return json.loads(done.stdout)
 
 
-def kept(redis: Redis) -> dict[Any, Any]:
-    return {key: redis.dump(key) for key in redis.scan_iter()}
-
-
 def test_lines_to_change(shop: str, tmp_path: Path) -> None:
     found = Sources(tmp_path / "source")
     assert found.unreadable == [f"{shop}/broken.py"]
@@ -166,9 +163,9 @@ def test_what_is_in_redis_and_what_is_missing(
     redis.zadd("rq:scheduler:scheduled_jobs", {ticking.id: 0})
     worker: Any = SimpleWorker(["mail"], connection=redis)
     worker.register_birth()
-    before = kept(redis)
+    before = everything(redis)
     found = report(host, tmp_path / "source", "--side", "qstash")
-    assert kept(redis) == before
+    assert everything(redis) == before
     (old,) = found["workers"]
     assert (old["queues"], old["serializer"]) == (["mail"], "pickle")
     assert "--worker-class queues.worker.Worker" in old["start"]

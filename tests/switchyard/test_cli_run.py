@@ -203,8 +203,7 @@ def test_a_stopped_run_stays_open_and_the_next_process_ends_it(
 
 
 def _steps(db: Database) -> set[str]:
-    with db.autocommit() as connection:
-        return set(connection.execute(select(S.name)).scalars())
+    return {one for (one,) in db.rows(select(S.name))}
 
 
 def test_a_reader_that_leaves_is_no_traceback(cli: Cli, url: str) -> None:

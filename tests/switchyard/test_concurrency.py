@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, select
 from sqlalchemy.sql.dml import UpdateBase
 
 from app.switchyard import direct
@@ -34,10 +34,9 @@ from app.switchyard.runs.relay import sweep
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import Run
 from tests.support import jobs
-from tests.support.marks import most_at_once, processes, stays
-from tests.support.plans import analyze, plan, sent
-from tests.support.rows import run_row
-from tests.support.sides import Side, both, environment, fresh, rq_worker
+from tests.support.marks import most_at_once, stays
+from tests.support.plans import plans, sent
+from tests.support.sides import Side, both, environment, fresh, more_workers
 from tests.support.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -70,16 +69,14 @@ class Setting(Side):
 
     def slots(self) -> list[int]:
         chosen = select(RunRow.slot).where(RunRow.slot.is_not(None)).order_by(RunRow.slot)
-        with self.runtime.db.autocommit() as connection:
-            return [slot for slot in connection.scalars(chosen) if slot is not None]
+        return [row.slot for row in self.runtime.db.rows(chosen)]
 
 
 @pytest.fixture
 def on(database_url: str) -> Iterator[Setting]:
     environ = environment(database_url, "redis://127.0.0.1:1/0")
-    memory, elsewhere = MemoryBackend(), MemoryBackend()
-    elsewhere.name = "elsewhere"
-    runtime = fresh(database_url, environ, [memory, elsewhere])
+    memory = MemoryBackend()
+    runtime = fresh(database_url, environ, [memory, MemoryBackend("elsewhere")])
     store = replace(runtime.store, clock=lambda: setting.now)
     runtime = replace(runtime, store=store, engine=replace(runtime.engine, store=store))
     setting = Setting("memory", runtime, environ, memory=memory)
@@ -270,25 +267,19 @@ def test_a_run_without_a_cap_costs_no_statement_more(
 
 
 def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None:
-    rows = [run_row(f"r{n:05}", f"job{n % 7}", NOW) for n in range(20_000)]
     db = on.runtime.db
-    with db.begin() as connection:
-        connection.execute(insert(RunRow), rows)
     first, second, third = on.capped(3)
-    analyze(db)
     with db.autocommit() as connection, sent(connection) as statements:
         assert claim.claim_uncapped(connection, on.ask(first), ("capped", "payout")) is None
         for run in (first, second):
             assert claim.claim_slot(connection, on.ask(run), "capped", jobs.CAP) is not None
         assert claim.claim_slot(connection, on.ask(third), "capped", jobs.CAP) is None
         assert claim.put_off(connection, on.ask(third), timedelta(0)) is not None
-    with db.autocommit() as connection:
-        plans = [(each[0], "".join(plan(connection, *each))) for each in statements]
     by_id = "(id=?)" if db.is_sqlite else "pk_switchyard_runs"
-    for statement, lines in plans:
+    for (statement, _), how in zip(statements, plans(db, statements), strict=True):
         index = "uq_switchyard_runs_slot" if statement.startswith("SELECT") else by_id
-        assert index in lines, lines
-    assert [statement.split()[0] for statement, _ in plans] == [
+        assert index in how, how
+    assert [statement.split()[0] for statement, _ in statements] == [
         *("UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE", "SELECT", "UPDATE")
     ]
 
@@ -296,23 +287,6 @@ def test_every_statement_on_the_way_to_a_slot_uses_an_index(on: Setting) -> None
 def test_a_cap_lets_at_least_one_run() -> None:
     with pytest.raises(SettingsError, match="concurrency 0"):
         Catalogue().add(replace(load("tests.support.jobs")["capped"], concurrency=0))
-
-
-@contextmanager
-def two_sides(
-    database_url: str, redis_url: str, folder: Path, lease_seconds: int
-) -> Iterator[Side]:
-    """Both backends at work, with three workers on RQ's side."""
-    with ExitStack() as stack:
-        side = stack.enter_context(
-            both(database_url, redis_url, folder, LEASE_SECONDS=str(lease_seconds))
-        )
-        for number in (2, 3):
-            stack.enter_context(rq_worker(side.environ, folder / f"worker-{number}.log"))
-        hello = uuid4().hex
-        while len(processes(side.runtime.db, hello)) < 3:
-            side.finish(*(side.dispatch("child", {"name": hello}) for _ in range(3)))
-        yield side
 
 
 def spread(side: Side, n: str, count: int) -> list[Run]:
@@ -324,19 +298,15 @@ def spread(side: Side, n: str, count: int) -> list[Run]:
     return runs
 
 
-def taken(side: Side) -> int | None:
-    chosen = select(func.count()).where(RunRow.slot.is_not(None))
-    with side.runtime.db.autocommit() as connection:
-        return connection.scalar(chosen)
-
-
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_dead_holder_s_slot_is_free_again(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     n = uuid4().hex
-    with two_sides(database_url, redis_url, tmp_path, 3) as side:
+    with ExitStack() as stack:
+        side = stack.enter_context(both(database_url, redis_url, tmp_path, LEASE_SECONDS="3"))
         side.backend = "rq"
+        stack.enter_context(more_workers(side, tmp_path))
         # Its first try stays until it is killed.
         victim = side.dispatch("capped", {"name": f"{n}/victim", "failures": 1, "waitSeconds": 0.1})
         held = until(lambda: stays(side.runtime.db, n))
@@ -350,7 +320,7 @@ def test_a_dead_holder_s_slot_is_free_again(
         assert [stay.id for stay in inside if stay.gone is None] == [held[0].id]
         assert len(inside) == 1 + 2 * 7
         assert 0 < most_at_once(inside, killed_at) <= jobs.CAP
-        assert taken(side) == 0
+        assert side.runtime.db.rows(select(RunRow.id).where(RunRow.slot.is_not(None))) == []
 
 
 def test_its_own_slot_never_stands_in_its_way(on: Setting) -> None:

@@ -27,7 +27,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from tests.support.mounted import mount
-from tests.support.plans import analyze, plan, sent
+from tests.support.plans import analyze, plans, sent
 from tests.support.receiver import receiving
 from tests.support.rows import run_row
 from tests.support.sides import decide_by, environment, fresh
@@ -39,10 +39,8 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    memory = MemoryBackend()
-    memory.name = "rq"
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    runtime = fresh(database_url, environ, [memory])
+    runtime = fresh(database_url, environ, [MemoryBackend("rq")])
     decide_by(
         flags.Flags(lambda: stages.current_stages(runtime.db), lambda job: "inngest", environ={})
     )
@@ -213,8 +211,7 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
         "to": "ramp",
         "percent": 10.0,
     }
-    with runtime.db.autocommit() as connection:
-        alert = connection.execute(select(R.status, R.result).where(R.job == guardrail.ALERT)).one()
+    [alert] = runtime.db.rows(select(R.status, R.result).where(R.job == guardrail.ALERT))
     assert (alert.status, json.loads(alert.result)) == (
         "succeeded",
         {"mail": {"sent": False, "why": "off"}, "webhook": {"sent": True}},
@@ -235,7 +232,5 @@ def test_it_reads_its_indexes(runtime: Runtime) -> None:
         look(runtime)
     chosen = [each for each in statements if " switchyard_runs" in each[0]]
     assert len(chosen) == 4
-    with runtime.db.autocommit() as connection:
-        for each in chosen:
-            lines = "\n".join(plan(connection, *each))
-            assert "ix_switchyard_runs_ended" in lines or "ix_switchyard_runs_open" in lines
+    for how in plans(runtime.db, chosen):
+        assert "ix_switchyard_runs_ended" in how or "ix_switchyard_runs_open" in how

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def host(
     settings: dict[str, SecretStr],
     secret: str | None = "the host's own secret",
     access: AccessCheck | None = None,
+    also: Callable[[Flask], object] = lambda _: None,
 ) -> Flask:
     templates = folder / "templates" / "console"
     templates.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def host(
     def lost(_: Exception) -> tuple[str, int]:
         return "the host's own 404", 404
 
+    also(app)
     url = f"sqlite:///{folder / 'shop.db'}"
     own = Settings(
         database_url=url, redis_url="redis://127.0.0.1:1/0", switchyard_jobs="tests.support.jobs"
@@ -96,20 +98,7 @@ def test_it_shares_the_hosts_session_and_keeps_out_of_the_rest_of_it(app: Flask)
 
 def test_the_hosts_own_csrf_protection_is_its_own(tmp_path: Path) -> None:
     """It guards the host's forms; the console has form tokens of its own."""
-    protect = CSRFProtect()
-    app = Flask("shop")
-    app.secret_key = "the host's own secret"
-    protect.init_app(app)
-    app.post("/cart")(lambda: "1")
-    own = Settings(
-        database_url=f"sqlite:///{tmp_path / 'shop.db'}",
-        redis_url="redis://127.0.0.1:1/0",
-        switchyard_jobs="tests.support.jobs",
-        inngest_event_key=SecretStr("k"),
-        admin_token=SecretStr(TOKEN),
-    )
-    Switchyard(app, settings=own)
-    create_all(app.extensions["switchyard"].db.engine)
+    app = host(tmp_path, LIVE, also=CSRFProtect().init_app)
     client = app.test_client()
     assert client.post("/cart").status_code == 400
     assert log_in(client) == 303

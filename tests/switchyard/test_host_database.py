@@ -58,8 +58,7 @@ class Host:
         return list(self.db.session.scalars(text("SELECT id FROM orders ORDER BY id")))
 
     def runs(self) -> list[str]:
-        with self.runtime.db.autocommit() as connection:
-            return list(connection.scalars(select(RunRow.id).order_by(RunRow.id)))
+        return [one for (one,) in self.runtime.db.rows(select(RunRow.id).order_by(RunRow.id))]
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])

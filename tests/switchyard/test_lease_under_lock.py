@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,7 @@ def locked(runtime: Runtime, at: Time, what: str) -> Iterator[None]:
 
 
 def lease_left(runtime: Runtime, at: Time) -> timedelta:
-    with runtime.db.autocommit() as connection:
-        until = connection.execute(select(R.check_at)).scalar_one()
-    assert until is not None
+    until: datetime = runtime.db.value(select(R.check_at))
     return until - at.now
 
 

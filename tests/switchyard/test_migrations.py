@@ -178,8 +178,7 @@ def test_a_host_s_tables_and_versions_are_left_alone(db: Database) -> None:
     with migrating(db, print) as connection:
         command.downgrade(LAYER.config(connection), "base")
     assert names(db) == {"runs", "alembic_version", LAYER.version_table}
-    with db.autocommit() as connection:
-        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "host"
+    assert db.value(text("SELECT version_num FROM alembic_version")) == "host"
 
 
 def host_changes(db: Database, host: MetaData, include: Any) -> list[Any]:

@@ -66,12 +66,7 @@ def queue(on: Side, redis: Redis) -> Any:
 
 
 def rows(on: Side, job: str) -> list[Any]:
-    with on.runtime.db.autocommit() as connection:
-        return list(
-            connection.execute(
-                select(R.__table__).where(R.job == job).order_by(R.created_at, R.key)
-            )
-        )
+    return on.runtime.db.rows(select(R.__table__).where(R.job == job).order_by(R.created_at, R.key))
 
 
 def work(on: Side) -> None:

@@ -44,8 +44,7 @@ def test_the_caller_dies(redis_url: str, tmp_path: Path, point: str) -> None:
             assert ended.returncode == (-9 if crash_at else 0), ended.stderr
         stack.enter_context(relaying(runtime))
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        with runtime.db.autocommit() as connection:
-            row = connection.execute(select(R.__table__).where(R.job == "old-mark")).one()
+        [row] = runtime.db.rows(select(R.__table__).where(R.job == "old-mark"))
         on.finish(cast(Any, row))
         time.sleep(0.5)
         assert on.marks(n) == {n: 1}

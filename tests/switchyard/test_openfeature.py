@@ -17,22 +17,13 @@ from tests.support import providers
 from tests.support.forks import in_a_fork
 from tests.support.providers import JOB
 from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.switchyard.test_flags import Store as Stages
 
 HOME = "tests.support.providers"
 
 
-class Store:
-    """Stages of the test's own."""
-
-    def __init__(self, *rows: StageRow) -> None:
-        self.rows = rows
-        self.time = 100.0
-        self.away = False
-
-    def load(self) -> tuple[StageRow, ...]:
-        if self.away:
-            raise ConnectionError("away")
-        return self.rows
+class Store(Stages):
+    """Beside a provider."""
 
     def provided(self, named: str = "moody", switch: str = "true") -> Provided:
         return Provided(

@@ -54,8 +54,7 @@ def bank(tmp_path: Path) -> Iterator[Flask]:
 
 
 def keys(app: Flask) -> list[str]:
-    with runtime_of(app).db.autocommit() as connection:
-        return list(connection.scalars(select(RunRow.key).order_by(RunRow.key)))
+    return [one for (one,) in runtime_of(app).db.rows(select(RunRow.key).order_by(RunRow.key))]
 
 
 def test_the_only_app_needs_no_context(shop: Flask) -> None:

@@ -60,8 +60,7 @@ def rows(runtime: Runtime) -> dict[str, Parity]:
 
 
 def runs(runtime: Runtime, job: str) -> list[Any]:
-    with runtime.db.autocommit() as connection:
-        return list(connection.execute(select(R.__table__).where(R.job == job)))
+    return runtime.db.rows(select(R.__table__).where(R.job == job))
 
 
 # --- on real parts ------------------------------------------------------------------------------
@@ -132,16 +131,10 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
     environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    runtime = fresh(database_url, environ, [Named("rq"), Named("inngest"), Named("qstash")])
+    runtime = fresh(database_url, environ, [*map(MemoryBackend, ("rq", "inngest", "qstash"))])
     staged(runtime)
     yield runtime
     runtime.db.dispose()
-
-
-class Named(MemoryBackend):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
 
 
 def work(runtime: Runtime, backend: str) -> None:

@@ -220,8 +220,7 @@ def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, w
     answer = post(client, body, f"t={at}&s={mac(body, at)}", path)
     assert (answer.status_code, answer.headers.get("x-inngest-no-retry")) == (500, "true")
     assert re.search(f"the event does not belong to (job )?{function}", answer.text)
-    with runtime.current().db.autocommit() as connection:
-        assert connection.scalar(select(func.count()).select_from(RunRow)) == 0
+    assert runtime.current().db.value(select(func.count()).select_from(RunRow)) == 0
 
 
 def test_a_run_is_named_by_text_that_can_be_kept(client: FlaskClient) -> None:

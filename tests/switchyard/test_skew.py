@@ -42,8 +42,7 @@ def test_a_wrong_clock_is_put_right_by_the_database_s(
         for by in (HOURS, -HOURS, timedelta(days=40), timedelta(0)):
             skewed(by)
             assert abs(runtime.store.clock() - clock.utcnow()) < timedelta(minutes=1)
-        with runtime.db.autocommit() as connection:
-            due = connection.execute(select(R.due_at).where(R.id == run.id)).scalar_one()
+        due = runtime.db.value(select(R.due_at).where(R.id == run.id))
         assert due <= clock.utcnow()
         runtime.db.dispose()
 

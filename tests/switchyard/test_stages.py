@@ -34,9 +34,9 @@ JOB = "five-steps"
 
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    memory = MemoryBackend()
-    memory.name = "rq"
-    runtime = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), [memory])
+    runtime = fresh(
+        database_url, environment(database_url, "redis://127.0.0.1:1"), [MemoryBackend("rq")]
+    )
     yield runtime
     runtime.db.dispose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -24,25 +24,14 @@ from app.switchyard.runtime import Runtime
 from tests.conftest import new_postgres
 from tests.support.sides import Fixed, decide_by, environment, fresh
 from tests.support.waiting import PATIENCE_SECONDS
+from tests.switchyard.test_suspicion import Service
 
 
-class Sent:
-    """A backend that gives references and does nothing else."""
-
-    waits_until_due = True
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        return {message.run_id: f"ref-{message.run_id}" for message in messages}
+class Sent(Service):
+    """A backend that gives references, keeps all that it was sent, and does nothing else."""
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
         return {message.run_id for message in messages}
-
-    def cancel(self, messages: Sequence[Message]) -> None: ...
-
-    def ping(self) -> None: ...
 
 
 def _made(url: str) -> Runtime:
@@ -84,8 +73,7 @@ def test_references_are_noted_without_a_statement_that_grows(runtime: Runtime) -
 
     event.listen(runtime.db.engine, "before_cursor_execute", seen)
     runs = _many(1500)
-    with runtime.db.autocommit() as connection:
-        noted = connection.scalar(select(func.count(R.sent_ref)))
+    noted = runtime.db.value(select(func.count(R.sent_ref)))
     assert noted == len(runs)
     assert 0 < most < 10
 
@@ -107,9 +95,8 @@ def _crosswise(
                 " AND datname = current_database()"
             )
             while time.monotonic() < end and not all(f.done() for f in futures):
-                with runtime.db.autocommit() as looking:
-                    if (looking.scalar(waiting) or 0) + sum(f.done() for f in futures) >= 2:
-                        break
+                if (runtime.db.value(waiting) or 0) + sum(f.done() for f in futures) >= 2:
+                    break
                 time.sleep(0.02)
             connection.rollback()
         return futures
@@ -140,8 +127,7 @@ def test_a_drain_and_the_relay_do_not_wait_for_each_other(on_postgres: Runtime, 
         lambda: hand_over(runtime.store, runs, "rq"),
     )
     assert [future.exception() for future in futures] == [None, None]
-    with runtime.db.autocommit() as connection:
-        at = connection.execute(select(R.backend, func.count()).group_by(R.backend)).all()
+    at = runtime.db.rows(select(R.backend, func.count()).group_by(R.backend))
     assert [tuple(row) for row in at] == [("rq", 30)]
 
 
@@ -192,5 +178,4 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
 
 
 def _epochs(runtime: Runtime) -> dict[str, int]:
-    with runtime.db.autocommit() as connection:
-        return {row.id: row.epoch for row in connection.execute(select(R.id, R.epoch))}
+    return {row.id: row.epoch for row in runtime.db.rows(select(R.id, R.epoch))}

@@ -75,10 +75,6 @@ def runtime(tmp_path: Path, service: Service, at: Time) -> Iterator[Runtime]:
     runtime.db.dispose()
 
 
-def check(runtime: Runtime) -> timedelta:
-    return runtime.store.check
-
-
 def many(job: str, count: int) -> list[str]:
     return [run.id for run in dispatch_many(job, [{"name": str(n)} for n in range(count)])]
 
@@ -106,7 +102,7 @@ def test_what_it_was_never_sent_it_is_sent(runtime: Runtime, service: Service, a
     unsent = [dispatch("noop", {"name": str(n)}).id for n in range(3)]
     service.away = False
     service.taken()
-    at.now += check(runtime)
+    at.now += runtime.store.check
     sweep(runtime.store)
     # Under the same id, so that what it did take after all starts nothing twice.
     assert {m.run_id for m in service.taken() if m.sends == 0} >= set(unsent)
@@ -124,7 +120,7 @@ def test_what_its_sender_records_meanwhile_is_not_sent_again(
     def recorded_now(_messages: Sequence[Message]) -> None:
         runtime.store.send_messages(batch)
 
-    at.now += check(runtime)
+    at.now += runtime.store.check
     service.queued = recorded_now  # type: ignore[method-assign, assignment]
     swept = Swept()
     look_at_silent(runtime.store, Suspicion(runtime.store), swept)
@@ -141,7 +137,7 @@ def test_a_look_reads_the_payloads_only_of_what_it_sends_again(
     many("noop", 1)
     service.taken()
     asked: list[Message] = []
-    at.now += check(runtime)
+    at.now += runtime.store.check
     service.queued = asked.extend  # type: ignore[method-assign, assignment]
     look_at_silent(runtime.store, Suspicion(runtime.store), Swept())
     assert [m.payload for m in asked] == [""]
@@ -152,7 +148,7 @@ def test_what_was_passed_over_is_sent_again(runtime: Runtime, service: Service, 
     """Its job goes on with what was sent later."""
     old = many("noop", 5)
     other = many("child", 1)
-    at.now += check(runtime)
+    at.now += runtime.store.check
     many("noop", 1)
     deliver(runtime, service.taken()[-1])
     swept = Swept()
@@ -170,11 +166,11 @@ def test_a_probe_that_is_delivered_is_the_sign_for_the_others(
     runs = many("noop", 40)
     service.taken()
     suspicion = Suspicion(runtime.store)
-    assert sum(looks(runtime, at, check(runtime).total_seconds(), suspicion)) == 1
+    assert sum(looks(runtime, at, runtime.store.check.total_seconds(), suspicion)) == 1
     (probe,) = service.taken()
     runs.remove(probe.run_id)
     deliver(runtime, probe)
-    assert sum(looks(runtime, at, check(runtime).total_seconds(), suspicion)) == 39
+    assert sum(looks(runtime, at, runtime.store.check.total_seconds(), suspicion)) == 39
     assert {m.run_id for m in service.taken()} == set(runs)
 
 
@@ -194,7 +190,7 @@ def test_a_backlog_that_moves_is_left_alone(runtime: Runtime, service: Service, 
 def test_a_look_sends_a_bounded_number_again(runtime: Runtime, service: Service, at: Time) -> None:
     many("noop", 2 * MOST + 10)
     service.taken()
-    at.now += check(runtime)
+    at.now += runtime.store.check
     many("noop", 1)
     deliver(runtime, service.taken()[0])
     counts = looks(runtime, at, 4, Suspicion(runtime.store))
@@ -223,11 +219,11 @@ def test_who_waits_for_a_slot_is_not_suspicious(
     with runtime.db.begin() as connection:
         rows = connection.execute(select(R.id).order_by(R.id).limit(2)).all()
         for slot, row in enumerate(rows, 1):
-            lease = at.now + check(runtime) + runtime.store.lease
+            lease = at.now + runtime.store.check + runtime.store.lease
             running = {"status": "running", "slot": slot, "check_at": lease}
             connection.execute(update(R).where(R.id == row.id).values(**running))
     service.taken()
-    at.now += check(runtime)
+    at.now += runtime.store.check
     swept = Swept()
     look_at_silent(runtime.store, Suspicion(runtime.store), swept)
     assert (swept.sent, service.taken()) == (0, [])

@@ -12,7 +12,7 @@ from app.switchyard.console import charts
 from app.switchyard.console.waterfall import Scale, waterfall
 from app.switchyard.db import Database
 from app.switchyard.operations import trends
-from app.switchyard.runs.models import FailureRow, id_at, runs
+from app.switchyard.runs.models import FailureRow, RunRow, id_at
 from app.switchyard.words import ago, duration, number, plural
 from flags import Side
 from tests.support.rows import run_row
@@ -27,9 +27,9 @@ def ended(db: Database, minutes: float, took: float = 1.0, **more: Any) -> str:
     at = NOW - minutes * MINUTE
     run_id = f"{id_at(at)}{next(NUMBERS):014x}"
     values = run_row(run_id, "mail", at - timedelta(seconds=took), **{"epoch": 2, **more})
-    values |= {"ended_at": at, "sends": 0, "attempt": 1, "losses": 0, "stage": "ramp"}
+    values |= {"ended_at": at, "stage": "ramp"}
     with db.autocommit() as connection:
-        connection.execute(insert(runs), values)
+        connection.execute(insert(RunRow), values)
     return run_id
 
 

@@ -67,8 +67,7 @@ class Shop:
         return out
 
     def results(self) -> dict[str, str | None]:
-        with self.db.autocommit() as connection:
-            return {row.job: row.result for row in connection.execute(select(R.job, R.result))}
+        return {row.job: row.result for row in self.db.rows(select(R.job, R.result))}
 
 
 @pytest.fixture
