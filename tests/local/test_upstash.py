@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import requests
 from pydantic import SecretStr
+from redis.exceptions import ResponseError
+from upstash_redis import Redis as Upstash
 from werkzeug.wrappers import Request, Response
 
 from app.local.serving import LoopbackServer
 from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
-from app.switchyard.cache.client import RedisClient, UpstashClient
+from app.switchyard.cache.client import upstash_client
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.serving import serve_in_thread
@@ -110,11 +112,11 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
         return Response('{"result": "OK"}')
 
     with serve_in_thread(app) as url:
-        client = UpstashClient(url, SecretStr(TOKEN))
-        client.run(["SET", "k", "v"])
+        client = upstash_client(url, SecretStr(TOKEN))
+        client(["SET", "k", "v"])
         later = SimpleNamespace(monotonic=lambda: time.monotonic() + 60)
         monkeypatch.setattr("httpcore._sync.http11.time", later)
-        client.run(["SET", "k", "v"])
+        client(["SET", "k", "v"])
     assert (len(ports), len(set(ports))) == (2, 1)
 
 
@@ -132,9 +134,11 @@ def test_half_a_setting_stops_the_start(name: str) -> None:
 
 
 def test_the_settings_choose_the_client_with_its_limits() -> None:
-    upstash = open_cache(load(BOTH))._breaker._connect()
-    assert isinstance(upstash, UpstashClient)
-    assert isinstance(open_cache(load({}))._breaker._connect(), RedisClient)
+    client: Any = open_cache(load(BOTH))._breaker._connect()
+    upstash = client.args[0].__self__
+    assert isinstance(upstash, Upstash)
+    other: Any = open_cache(load({}))._breaker._connect()
+    assert other.args[1] is ResponseError
     assert TOKEN not in repr(load(BOTH))
-    assert upstash._redis._http._retries == 0
-    assert set(upstash._redis._http._client.timeout.as_dict().values()) == {2.0}
+    assert upstash._http._retries == 0
+    assert set(upstash._http._client.timeout.as_dict().values()) == {2.0}

@@ -16,7 +16,7 @@ from redis import Redis
 
 from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
-from app.switchyard.cache.client import CircuitBreaker, Client, RedisClient, UpstashClient
+from app.switchyard.cache.client import CircuitBreaker, Client, redis_client, upstash_client
 from tests.support.forks import Forked
 from tests.support.serving import serve_in_thread
 from tests.support.upstash import UpstashStandIn
@@ -28,8 +28,8 @@ CLIENTS = ("redis", "upstash")
 
 def connecting(client: str, url: str, token: str = TOKEN) -> Callable[[], Client]:
     if client == "redis":
-        return lambda: RedisClient(url)
-    return lambda: UpstashClient(url, SecretStr(token))
+        return lambda: redis_client(url)
+    return lambda: upstash_client(url, SecretStr(token))
 
 
 def patient(client: str, url: str) -> Cache:

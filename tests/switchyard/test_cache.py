@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,18 +156,6 @@ class Clock:
         return self.now
 
 
-class Counted:
-    """A client that counts what is asked of the one inside."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.calls: list[Any] = []
-
-    def run(self, command: Any) -> Any:
-        self.calls.append(command[0])
-        return self.inner.run(command)
-
-
 def address(client: str, port: int) -> str:
     return f"{'redis' if client == 'redis' else 'http'}://127.0.0.1:{port}"
 
@@ -203,14 +191,19 @@ def test_a_cache_that_is_unavailable_is_asked_once_and_changes_no_result(
 ) -> None:
     clock = Clock()
     with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections, and no more
-        inner = Counted(connecting(client, address(client, server.getsockname()[1]))())
+        calls: list[Any] = []
+        inner = connecting(client, address(client, server.getsockname()[1]))()
+
+        def counted(command: Sequence[str]) -> Any:
+            calls.append(command[0])
+            return inner(command)
+
         if fault == "refuses":
             server.close()
-        cache = Cache(
-            CircuitBreaker(lambda: inner, seconds=0.05 if fault == "hangs" else 30, monotonic=clock)
-        )
+        seconds = 0.05 if fault == "hangs" else 30
+        cache = Cache(CircuitBreaker(lambda: counted, seconds=seconds, monotonic=clock))
         used(cache, 20)
-        assert len(inner.calls) == 1
+        assert len(calls) == 1
         # As long as its time is not over it is not asked again, and then by one probe, for which
         # nobody waits.
         for outage in (1, 2):
@@ -218,7 +211,7 @@ def test_a_cache_that_is_unavailable_is_asked_once_and_changes_no_result(
             used(cache, 20)
             until(lambda: not cache._breaker._probing)
             used(cache, 20)
-            assert inner.calls == ["EVAL"] + ["SET"] * outage
+            assert calls == ["EVAL"] + ["SET"] * outage
     assert len([r for r in caplog.records if "unavailable" in r.message]) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import pytest
 from openfeature import api
@@ -97,15 +98,18 @@ def test_an_unreadable_store_is_no_leave_to_ask() -> None:
     assert providers.state["asked"] == 0
 
 
-@pytest.mark.parametrize("mode", ["raises", "nonsense", "hangs"])
+@pytest.mark.parametrize("mode", ["raises", "nonsense", "hangs", "no thread"])
 def test_without_an_answer_the_last_one_serves_or_legacy(
-    mode: str, impatient: Callable[[], None]
+    mode: str, impatient: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide = Store().provided().decide
     assert decide(JOB, "yes").backend == "inngest"
     providers.state["mode"] = mode
     if mode == "hangs":
         impatient()
+    if mode == "no thread":
+        full = Mock(side_effect=RuntimeError("can't start new thread"))
+        monkeypatch.setattr("app.switchyard.threads.threading.Thread.start", full)
     assert decide(JOB, "yes")[:2] == ("inngest", "STALE")
     assert decide(JOB, "yet unseen")[:2] == ("rq", "ERROR")
     assert decide("no such flag", "yes")[:2] == ("rq", "ERROR")

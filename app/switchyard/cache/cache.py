@@ -12,9 +12,8 @@ from uuid import uuid4
 from app.switchyard.cache.client import (
     CacheUnavailable,
     CircuitBreaker,
-    Client,
-    RedisClient,
-    UpstashClient,
+    redis_client,
+    upstash_client,
 )
 from app.switchyard.config import Settings
 from app.switchyard.db import canonical_json
@@ -140,11 +139,9 @@ def open_cache(settings: Settings) -> Cache:
     """Upstash Redis where its URL and token are set, or else the Redis in REDIS_URL."""
     url, token = settings.upstash_redis_rest_url, settings.upstash_redis_rest_token
 
-    def connect() -> Client:
-        if url is None or token is None:
-            return RedisClient(settings.redis_url)
-        return UpstashClient(url, token)
-
+    connect = partial(redis_client, settings.redis_url)
+    if url is not None and token is not None:
+        connect = partial(upstash_client, url, token)
     return Cache(CircuitBreaker(connect))
 
 

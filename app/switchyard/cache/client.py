@@ -6,8 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 from pydantic import SecretStr
@@ -20,6 +21,7 @@ from app.switchyard import effects
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.logs import logger_of
 from app.switchyard.text import reason
+from app.switchyard.threads import in_thread
 
 log = logger_of(__name__)
 
@@ -41,70 +43,54 @@ class CacheUnavailable(SwitchyardError, status=503, title="Cache unavailable"):
     """The cache does not answer in time. The command may or may not have been executed."""
 
 
-class Client(Protocol):
-    """Sends one command at a time, since a pipeline hides errors behind the first one or behind an
-    AttributeError. Commands that belong together are one script."""
-
-    def run(self, command: Sequence[str]) -> Any:
-        """The answer, with strings as str. Raises CacheUnavailable, or the library's errors."""
-        ...
+Client = Callable[[Sequence[str]], Any]
+"""Sends a command and returns the answer, with strings as str. Raises CacheUnavailable, or the
+library's errors. It takes one command at a time, since a pipeline hides errors behind the first one
+or behind an AttributeError. Commands that belong together are one script."""
 
 
-class UpstashClient:
+def upstash_client(url: str, token: SecretStr) -> Client:
     """Upstash Redis over REST."""
+    # Imported here, since an app with its own Redis does not need it.
+    import httpx
+    from upstash_redis import Redis as Upstash
+    from upstash_redis.errors import UpstashError
 
-    def __init__(self, url: str, token: SecretStr) -> None:
-        # Imported here, since an app with its own Redis does not need it.
-        import httpx
-        from upstash_redis import Redis as Upstash
-        from upstash_redis.errors import UpstashError
-
-        self._refusal = UpstashError
-        self._redis: Any = Upstash(
-            url.rstrip("/"),
-            token.get_secret_value(),
-            rest_retries=0,  # a retry sleeps for 3 s, and repeats what it must not
-            allow_telemetry=False,
-            # It needs a header that all threads share, which one changes while another reads it.
-            read_your_writes=False,
-        )
-        # The library's own HTTP client has no timeout and keeps connections for only 5 s.
-        self._redis._http._client = httpx.Client(
-            timeout=CALL_SECONDS, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS)
-        )
-
-    def run(self, command: Sequence[str]) -> Any:
-        """See Client."""
-        try:
-            return self._redis.execute(list(command))
-        except self._refusal as failure:
-            raise _refused(failure) from None
+    redis: Any = Upstash(
+        url.rstrip("/"),
+        token.get_secret_value(),
+        rest_retries=0,  # a retry sleeps for 3 s, and repeats what it must not
+        allow_telemetry=False,
+        # It needs a header that all threads share, which one changes while another reads it.
+        read_your_writes=False,
+    )
+    # The library's own HTTP client has no timeout and keeps connections for only 5 s.
+    redis._http._client = httpx.Client(
+        timeout=CALL_SECONDS, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS)
+    )
+    return partial(_run, redis.execute, UpstashError)
 
 
-class RedisClient:
+def redis_client(url: str) -> Client:
     """A Redis or Valkey server, by its URL."""
-
-    def __init__(self, url: str) -> None:
-        self._redis: Any = Redis.from_url(
-            url,
-            decode_responses=True,
-            **_PROTOCOL,
-            socket_timeout=CALL_SECONDS,
-            socket_connect_timeout=CALL_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-
-    def run(self, command: Sequence[str]) -> Any:
-        """See Client."""
-        try:
-            return self._redis.execute_command(*command)
-        except ResponseError as failure:
-            raise _refused(failure) from None
+    redis: Any = Redis.from_url(
+        url,
+        decode_responses=True,
+        **_PROTOCOL,
+        socket_timeout=CALL_SECONDS,
+        socket_connect_timeout=CALL_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return partial(_run, lambda command: redis.execute_command(*command), ResponseError)
 
 
-def _refused(failure: Exception) -> CacheUnavailable:
-    # Only the first word, since the rest may show keys and values.
-    return CacheUnavailable(f"{type(failure).__name__} {str(failure).partition(' ')[0]}")
+def _run(execute: Client, refusal: type[Exception], command: Sequence[str]) -> Any:
+    try:
+        return execute(list(command))
+    except refusal as failure:
+        # Only the first word, since the rest may show keys and values.
+        word = str(failure).partition(" ")[0]
+        raise CacheUnavailable(f"{type(failure).__name__} {word}") from None
 
 
 class CircuitBreaker:
@@ -141,25 +127,21 @@ class CircuitBreaker:
         if self._open_until is not None:
             self._probe()
             raise CacheUnavailable("the cache is unavailable")
-        answers: SimpleQueue[Any] = SimpleQueue()
-        self._start(command, answers.put)
         try:
-            answer = answers.get(timeout=self._seconds)
-        except Empty:
-            answer = CacheUnavailable(f"no answer from the cache within {self._seconds:g} s")
-        if isinstance(answer, CacheUnavailable):
-            self._failed(answer)
-            raise answer
-        return answer
+            return self._ask(command).result(self._seconds)
+        except TimeoutError:
+            failure = CacheUnavailable(f"no answer from the cache within {self._seconds:g} s")
+        except CacheUnavailable as refused:
+            failure = refused
+        except Exception as error:  # noqa: BLE001 - either library may raise anything else
+            failure = CacheUnavailable(reason(error))
+        self._failed(failure)
+        raise failure
 
-    def _start(self, command: Sequence[str], answer: Callable[[Any], None]) -> None:
+    def _ask(self, command: Sequence[str]) -> Future[Any]:
         with self._lock:  # creating a client takes a while, and only once in a process
             client = self._client = self._client or self._connect()
-        # A thread, since no client's timeout bounds a whole call.
-        try:
-            threading.Thread(target=_ask, args=(client, command, answer), daemon=True).start()
-        except RuntimeError as no_thread:
-            answer(CacheUnavailable(str(no_thread)))
+        return in_thread(partial(client, command))
 
     def _failed(self, failure: CacheUnavailable) -> None:
         with self._lock:
@@ -174,25 +156,15 @@ class CircuitBreaker:
             if self._probing or until is None or self._monotonic() < until:
                 return
             self._probing = True
-        self._start(_PROBE, self._probed)
+        self._ask(_PROBE).add_done_callback(self._probed)
 
-    def _probed(self, answer: Any) -> None:
-        back = not isinstance(answer, CacheUnavailable)
+    def _probed(self, answer: Future[Any]) -> None:
+        back = answer.exception() is None
         with self._lock:
             self._probing = False
             self._open_until = None if back else self._monotonic() + RETRY_SECONDS
         if back:
             log.info("the cache is back")
-
-
-def _ask(client: Client, command: Sequence[str], answer: Callable[[Any], None]) -> None:
-    try:
-        given = client.run(command)
-    except CacheUnavailable as failure:
-        given = failure
-    except Exception as failure:  # noqa: BLE001 - either library may raise anything else
-        given = CacheUnavailable(reason(failure))
-    answer(given)
 
 
 _breakers: WeakSet[CircuitBreaker] = WeakSet()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pkgutil import resolve_name
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from openfeature import api
@@ -20,6 +19,8 @@ from openfeature.provider import FeatureProvider
 
 from app.switchyard.errors import SettingsError
 from app.switchyard.logs import logger_of
+from app.switchyard.text import reason
+from app.switchyard.threads import in_thread
 from flags import LEGACY_BACKEND, MOVING, Decision, Flags, Reason
 
 log = logger_of(__name__)
@@ -90,33 +91,28 @@ class Provided(Flags):
         if len(self._last) >= REMEMBERED:
             self._last.clear()
         self._last[job, key] = backend
-        reason = answer.reason if answer.reason in _WORDS else Word.UNKNOWN
-        return own._replace(backend=backend, reason=str(reason))
+        word = answer.reason if answer.reason in _WORDS else Word.UNKNOWN
+        return own._replace(backend=backend, reason=str(word))
 
     def _answer(self, job: str, key: str, own: Decision) -> FlagEvaluationDetails[bool] | None:
         asking = self._asking
         if time.monotonic() < self._paused_until or not asking.acquire(blocking=False):
             return None
         context = EvaluationContext(key, {"job": job, "stage": own.stage})
-        answered: SimpleQueue[FlagEvaluationDetails[bool]] = SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answered.put(self._bound().get_boolean_details(job, False, context))
-            finally:
-                asking.release()
-
-        threading.Thread(target=ask, daemon=True).start()
+        asked = in_thread(lambda: self._bound().get_boolean_details(job, False, context))
+        asked.add_done_callback(lambda _asked: asking.release())
         try:
-            answer = answered.get(timeout=TIMEOUT_SECONDS)
-        except Empty:
+            answer = asked.result(TIMEOUT_SECONDS)
+        except TimeoutError:
             self._paused_until = time.monotonic() + PAUSE_SECONDS
-            reason = f"no answer within {TIMEOUT_SECONDS:g} s"
+            why = f"no answer within {TIMEOUT_SECONDS:g} s"
+        except RuntimeError as no_thread:
+            why = reason(no_thread)
         else:
             if answer.error_code is None and isinstance(answer.value, bool):
                 return answer
-            reason = f"{answer.error_code}: {answer.error_message}"
-        log.warning("flag provider gave no answer", extra={"job": job, "reason": reason})
+            why = f"{answer.error_code}: {answer.error_message}"
+        log.warning("flag provider gave no answer", extra={"job": job, "reason": why})
         return None
 
     def _bound(self) -> OpenFeatureClient:
