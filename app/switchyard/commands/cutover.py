@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import click
@@ -20,6 +20,7 @@ from app.switchyard.commands.output import (
     DidNotHold,
     answered,
     listing,
+    options,
     parts,
     progress,
     say,
@@ -38,10 +39,9 @@ from flags import Side, Stage
 
 SIDES = click.Choice([str(side) for side in Side])
 KINDS = click.Choice([str(kind) for kind in Kind])
+ID_DIGITS = 18
+"""A longer number is in no database."""
 
-by_option = click.option("--by", help="Who does it. The default is the system's user.")
-why_option = click.option("--why", required=True, help="The reason, for the history.")
-reason_option = click.option("--why", default="", help="The reason, for the history.")
 limit_option = click.option(
     "--limit",
     type=click.IntRange(1, 100_000),
@@ -61,6 +61,30 @@ later.add(
 _WORTH_A_LOOK = [kind for kind in Kind if kind not in (Kind.EQUAL, Kind.PLANNED)]
 
 
+def signed(*, required: bool = False) -> Callable[[Any], Any]:
+    """The options --why and --by of an act, which its command gets as `who`. Raises BadInput."""
+
+    def declare(command: Callable[..., None]) -> Any:
+        @wraps(command)
+        def run(*, why: str | None, by: str | None, **given: Any) -> None:
+            command(who=By.person(_user() if by is None else by, why or ""), **given)
+
+        return options(
+            click.option("--why", required=required, help="The reason, for the history."),
+            click.option("--by", help="Who does it. The default is the system's user."),
+        )(run)
+
+    return declare
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user often has a number but no name.
+        return f"uid {os.getuid()}"
+
+
 @group.command("status")
 def status() -> None:
     """Show each job's stage, and its open, overdue and failed runs."""
@@ -75,16 +99,13 @@ def status() -> None:
 @click.argument("words", metavar="JOB|--all STAGE", nargs=-1, required=True)
 @click.option("--all", "every", is_flag=True, help="Move every job of the catalogue.")
 @click.option("--percent", type=float, help="For ramp: how many keys in a hundred.")
-@why_option
-@by_option
+@signed(required=True)
 @click.option(
     "--force",
     is_flag=True,
     help="Complete the job even if its gate is closed. The history records that it was forced.",
 )
-def stage(
-    words: tuple[str, ...], every: bool, percent: float | None, force: bool, **signature: Any
-) -> None:
+def stage(words: tuple[str, ...], every: bool, percent: float | None, force: bool, who: By) -> None:
     """Move JOB, or every job, to another stage.
 
     STAGE is legacy, shadow, ramp (with --percent), live or complete.
@@ -92,7 +113,7 @@ def stage(
     runtime = parts()
     if len(words) != (1 if every else 2):
         raise BadInput("give a job and a stage, or --all and a stage")
-    who, to = signed(**signature), words[-1]
+    to = words[-1]
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
@@ -130,17 +151,6 @@ def history(job: str | None, limit: int) -> None:
     if job is not None and not rows:
         _ = runtime.catalogue[job]
     listing(rows, ("at", "job", "from", "to", "percent", "by", "why"))
-
-
-def signed(by: str | None, why: str) -> By:
-    """Who acts (--by, or the system's user) and why. Raises BadInput."""
-    if by is None:
-        try:
-            by = getpass.getuser()
-        except (KeyError, OSError):
-            # A container's user often has a number but no name.
-            by = f"uid {os.getuid()}"
-    return By.person(by, why)
 
 
 def _show(shown: dict[str, Any]) -> None:
@@ -183,31 +193,29 @@ def _say_plan(runtime: Runtime, name: str) -> None:
 @click.option(
     "--to", "side", type=SIDES, required=True, help="The side for new runs with these keys."
 )
-@why_option
-@by_option
-def pin(job: str, keys: tuple[str, ...], side: str, why: str, by: str | None) -> None:
+@signed(required=True)
+def pin(job: str, keys: tuple[str, ...], side: str, who: By) -> None:
     """Pin keys of JOB to one side.
 
     A pin to rq holds until the job is complete; one to serverless counts in a ramp or live. KEY is
     what a ramp goes by: the payload field that the job declares for it, or else the run's own key.
     """
-    _pin(job, keys, side, why, by)
+    _pin(job, keys, side, who)
 
 
 @group.command("unpin")
 @click.argument("job")
 @click.argument("keys", metavar="KEY...", nargs=-1, required=True)
-@why_option
-@by_option
-def unpin(job: str, keys: tuple[str, ...], why: str, by: str | None) -> None:
+@signed(required=True)
+def unpin(job: str, keys: tuple[str, ...], who: By) -> None:
     """Remove the pins of keys of JOB, which then follow its stage."""
-    _pin(job, keys, None, why, by)
+    _pin(job, keys, None, who)
 
 
-def _pin(job: str, keys: tuple[str, ...], side: str | None, why: str, by: str | None) -> None:
+def _pin(job: str, keys: tuple[str, ...], side: str | None, who: By) -> None:
     runtime = parts()
     name, now = runtime.catalogue[job].name, runtime.store.clock()
-    changed = stages.pin(runtime.db, name, keys, side, signed(by, why), now)
+    changed = stages.pin(runtime.db, name, keys, side, who, now)
     _show_pins(runtime, name)
     if not changed:
         say("that was so already: nothing was changed")
@@ -229,18 +237,15 @@ def _show_pins(runtime: Runtime, job: str | None) -> None:
 @click.argument("words", metavar="JOB | explain ID...|JOB", nargs=-1, required=True)
 @click.option("--kind", type=KINDS, help="Only this kind. The default is all that are wrong.")
 @limit_option
-@click.option("--why", help="For explain: the reason, for the history.")
-@by_option
-def parity(
-    words: tuple[str, ...], kind: str | None, limit: int, why: str | None, by: str | None
-) -> None:
+@signed()
+def parity(words: tuple[str, ...], kind: str | None, limit: int, who: By) -> None:
     """List the differences of JOB's shadows, or explain them.
 
     `explain` takes differences by id, or all of a job's, so that the gate of `complete` opens.
     """
     runtime = parts()
     if words[0] == "explain":
-        _explain(runtime, words[1:], why, by)
+        _explain(runtime, words[1:], who)
         return
     if len(words) != 1:
         raise BadInput("give one job; or explain, and then ids or one job")
@@ -252,15 +257,15 @@ def parity(
     _say_plan(runtime, name)
 
 
-def _explain(runtime: Runtime, what: tuple[str, ...], why: str | None, by: str | None) -> None:
-    numbered = all(word.isdecimal() for word in what)
+def _explain(runtime: Runtime, what: tuple[str, ...], who: By) -> None:
+    numbered = all(word.isdecimal() and len(word) <= ID_DIGITS for word in what)
     if not what or (not numbered and len(what) > 1):
         raise BadInput("explain ids, or one job")
-    if why is None:
+    if not who.why:
         raise BadInput("give --why: the gate takes your word for it")
     name = None if numbered else runtime.catalogue[what[0]].name
     ids = [int(word) for word in what] if numbered else []
-    done = shadow.explain(runtime.db, ids, name, signed(by, why), runtime.store.clock())
+    done = shadow.explain(runtime.db, ids, name, who, runtime.store.clock())
     if not answered({"explained": done}):
         say(f"{plural(done, 'difference')} explained")
 
@@ -299,16 +304,14 @@ wait_option = partial(
 @click.option(
     "--running", is_flag=True, help="Also move running runs, at their next step boundary."
 )
-@reason_option
-@by_option
+@signed()
 @wait_option(default=0.0)
-def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> None:
+def drain(to: str, running: bool, who: By, **which: Any) -> None:
     """Move JOB's open runs and their children to the other side.
 
     Pending, delayed and sleeping runs move at once and keep their due times. You can interrupt and
     repeat it. Exits with 1 if some are left.
     """
-    who = signed(by, why)
     with _drain(Side(to), running, **which) as work:
         drained = acts.drain(work, who)
     _report(work, drained)
@@ -317,16 +320,14 @@ def drain(to: str, running: bool, why: str, by: str | None, **which: Any) -> Non
 @group.command("rollback")
 @click.argument("job", required=False)
 @every_option
-@why_option
-@by_option
+@signed(required=True)
 @wait_option(default=ROLLBACK_SECONDS)
-def rollback(why: str, by: str | None, **which: Any) -> None:
+def rollback(who: By, **which: Any) -> None:
     """Move JOB to legacy, and its open runs back to RQ.
 
     Running ones come too, at their next step boundary. Exits with 1 if some are left on the
     serverless side after --wait. Repeat it then.
     """
-    who = signed(by, why).with_reason()
     with _drain(Side.RQ, True, **which) as work:
         drained = acts.rollback(work, who)
     _report(work, drained)

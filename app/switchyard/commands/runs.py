@@ -9,7 +9,7 @@ import click
 from sqlalchemy import select
 
 from app.switchyard.audit import By
-from app.switchyard.commands.cutover import by_option, reason_option, signed
+from app.switchyard.commands.cutover import signed
 from app.switchyard.commands.jobs import say_pending, watched
 from app.switchyard.commands.output import (
     Commands,
@@ -70,8 +70,7 @@ one_or_many = options(
     click.argument("run_id", required=False),
     filtered,
     click.option("--dry-run", is_flag=True, help="Only print how many runs the filter finds."),
-    reason_option,
-    by_option,
+    signed(),
 )
 
 
@@ -142,13 +141,11 @@ def _do(
     deed: Deed,
     and_others: str,
     run_id: str | None,
-    why: str,
-    by: str | None,
+    who: By,
     dry_run: bool,
     **asked: Any,
 ) -> None:
     runtime, failures = watched(parts())
-    who = signed(by, why)
     if run_id is None:
         if not any(asked.values()):
             raise BadInput("give a run's id, or a filter such as --status")
