@@ -165,6 +165,7 @@ def test_many_runs_are_retried_and_exported_by_filter(
     assert "<dt>retried</dt><dd>5" in page
     assert shown(client, status="failed") == []
     assert act(client, path, why="")[0] == 422
+    assert act(client, path, before="\0")[0] == 422
 
 
 def test_a_filter_by_age_is_the_same_for_every_batch(

@@ -110,8 +110,9 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 def add_many(pages: Blueprint, runtime: Runtime) -> None:
     """Add the acts on many runs to the console's pages."""
 
-    def wanted(at: int = 0) -> RunFilter:
-        return read(request.args, (moment(at) if at else None) or runtime.store.clock())
+    def wanted(at: int = 0, **given: str) -> RunFilter:
+        now = moment(at) if at else None
+        return read({**request.args, **given}, now or runtime.store.clock())
 
     @pages.get("/bulk/<any(retry, cancel):deed>")
     def ask_bulk(deed: str) -> str:
@@ -124,7 +125,7 @@ def add_many(pages: Blueprint, runtime: Runtime) -> None:
     @pages.post("/bulk/<any(retry, cancel):deed>", endpoint="bulk")
     def go_on(deed: str) -> Page:
         at = number("at") or int(runtime.store.clock().timestamp())
-        asked = wanted(at).model_copy(update={"before": request.form.get("before") or None})
+        asked = wanted(at, before=request.form.get("before", ""))
         batch = bulk.batch(runtime, bulk.Deed(deed), asked, by(), number("act") or None)
         done, refused = number("done") + batch.done, number("refused") + batch.refused
         most = max(number("most"), done + refused)
