@@ -6,7 +6,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.wrappers import Response as AnyResponse
@@ -81,7 +81,6 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "open_door": door.open,
             "may_act": door.may_act(),
             "use_inngest": runtime.settings.use_inngest,
-            "pages": {name.removeprefix(f"{NAME}.") for name in current_app.view_functions},
             "here": here(),
             "ago": partial(words.ago, now=runtime.store.clock()),
             **{one.__name__: one for one in SAYING},

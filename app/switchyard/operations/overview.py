@@ -46,7 +46,8 @@ class Part:
     """One part of the health strip."""
 
     name: str
-    is_well: bool
+    is_well: bool | None
+    """None for a kind of process that was never seen."""
     says: str
     trouble: Trouble | None = None
 
@@ -116,8 +117,11 @@ def _processes(listed: list[dict[str, Any]]) -> Iterator[Part]:
     for kind, start in processes.KINDS.items():
         of = [one for one in listed if one["kind"] == kind]
         alive = sum(one["alive"] for one in of)
-        if alive or not of:
-            yield Part(kind, True, f"{alive} alive" if of else "none seen")
+        if not of:
+            yield Part(kind, None, "none seen")
+            continue
+        if alive:
+            yield Part(kind, True, f"{alive} alive")
             continue
         last = max(of, key=lambda one: one["seen_at"])
         trouble = Trouble(
