@@ -138,7 +138,9 @@ def _spec_of(module: str) -> ModuleSpec | None:
     for name in rest:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations)
+        # By its last name: of a folder without __init__.py a dotted one asks for its parent, which
+        # nobody has imported.
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
     return spec
 
 

@@ -202,6 +202,13 @@ def test_an_import_that_cannot_be_resolved_leaves_its_name_unknown(
     assert [each.annotation for each in of_worker.parameters.values()] == [int, int]
 
 
+def test_its_folders_need_no_init(shop: str, tmp_path: Path) -> None:
+    (tmp_path / shop / "more" / "deep").mkdir(parents=True)
+    (tmp_path / shop / "more" / "deep" / "tasks.py").write_text("def pay(n: int): return n\n")
+    assert list(adopt(f"{shop}.more.deep.tasks.pay").payload.model_fields) == ["n"]
+    assert imported(shop) == []
+
+
 @pytest.mark.parametrize("path", ["pay", "nowhere_at_all.tasks.pay", "os.path.nothing.join"])
 def test_a_path_to_nothing_is_refused(path: str) -> None:
     with pytest.raises(SettingsError):

@@ -214,8 +214,9 @@ def _show(found: dict[str, Any]) -> None:
     if lines:
         say("Tasks to adopt, in Switchyard(app, jobs=[…]):")
         click.echo("\n".join(lines))
-    for refused in filter(None, (task["refused"] for task in found["tasks"])):
-        say(f"cannot be adopted yet: {refused}")
+    for task in found["tasks"]:
+        if task["refused"] is not None:
+            say(f"{task['path']} cannot be adopted yet: {task['refused']}")
     for name, columns in (
         ("workers", ("name", "host", "pid", "queues", "serializer", "start")),
         ("cron", ("func_name", "queue_name", "cron", "interval", "bypasses")),
