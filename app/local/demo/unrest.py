@@ -101,10 +101,8 @@ class Unrest:
         if lost := len(self._ids(R.check_at.is_not(None), R.holder.like("inngest-%"))):
             self._stack.processes["inngest"].kill()
             self.standin_killed += 1
-            runs = plural(lost, "run")
-            self._say(f"Inngest killed with -9, {runs} in its hands and all it had queued")
+            self._say(f"Inngest killed with -9, with its queue and {plural(lost, 'run')} in hand")
 
     def _ids(self, *which: ColumnElement[bool]) -> list[str]:
         """The runs that meet these conditions."""
-        with self._store.db.autocommit() as connection:
-            return list(connection.scalars(select(R.id).where(*which).order_by(R.id)))
+        return [row.id for row in self._store.db.rows(select(R.id).where(*which).order_by(R.id))]
