@@ -29,7 +29,6 @@ log = logger_of(__name__)
 APP_ID = "switchyard"
 CANCELLED = RESERVED
 """The one function that belongs to no job: it is called for runs that were cancelled at Inngest."""
-REQUEST_TIMEOUT = timedelta(seconds=3)
 TRY_SECONDS = 1.0
 """How long the SDK may keep trying to send. It would try five times, for as long as a request may
 take each time, while the caller of dispatch() waits."""
@@ -71,7 +70,7 @@ def make_client(settings: Settings) -> Inngest:
         event_key=None if event_key is None else event_key.get_secret_value(),
         signing_key=None if signing_key is None else signing_key.get_secret_value(),
         is_production=settings.inngest_signed,
-        request_timeout=REQUEST_TIMEOUT,
+        request_timeout=timedelta(seconds=ANSWER_SECONDS),
     )
     # Otherwise it would read the environment itself, unchecked.
     client._signing_key_fallback = None if fallback is None else fallback.get_secret_value()

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from flask import Blueprint, Flask, Response, request
+from flask.typing import ResponseReturnValue
 from sqlalchemy import bindparam, select
 
 from app.switchyard.crash import point
@@ -41,7 +42,7 @@ def register(app: Flask, runtime: Runtime) -> None:
     traced(pages)
 
     @pages.post(DELIVER)
-    def deliver() -> Response:
+    def deliver() -> ResponseReturnValue:
         sent = read_sent(signed(request, runtime.settings, DELIVER, MAX_BYTES).text)
         if sent is None:
             return _never("the body names no run")
@@ -49,17 +50,17 @@ def register(app: Flask, runtime: Runtime) -> None:
         return _answer(runtime, sent, runtime.engine.perform(sent.run, sent.epoch, delivery))
 
     @pages.post(FAILED)
-    def failed() -> Response:
+    def failed() -> ResponseReturnValue:
         text = signed(request, runtime.settings, FAILED, MAX_CALLBACK_BYTES).text
         callback = _read_callback(text)
         if callback is None:
             return _never("the body is no failure callback")
-        return _ok("sent again" if _given_up(runtime, callback) else "nothing to do")
+        return {"end": "sent again" if _given_up(runtime, callback) else "nothing to do"}
 
     app.register_blueprint(pages)
 
 
-def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
+def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> ResponseReturnValue:
     """The answer to QStash for the outcome of a slice.
 
     A run that continues later is sent again here and needs no relay. After a crash before that, the
@@ -67,7 +68,7 @@ def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
     """
     match outcome.end:
         case End.DONE | End.NOT_MINE:
-            return _ok(outcome.end)
+            return {"end": outcome.end}
         case End.FAILED:
             return _never("the run failed")
         case End.NOT_DUE | End.BUSY if outcome.due_at is None or sent.at == unix(outcome.due_at):
@@ -79,11 +80,7 @@ def _answer(runtime: Runtime, sent: Sent, outcome: Outcome) -> Response:
         case _:
             point("qstash.unsent")
             runtime.store.send([sent.run])
-            return _ok(outcome.end)
-
-
-def _ok(what: str) -> Response:
-    return Response(json.dumps({"end": str(what)}), content_type="application/json")
+            return {"end": outcome.end}
 
 
 def _never(detail: str) -> Response:

@@ -59,8 +59,6 @@ def serve(app: Flask, runtime: Runtime) -> None:
         if request.mimetype not in ("", "application/json"):
             raise UnsupportedMediaType("a call of Inngest's is JSON")
         require_here(request, settings, settings.local or settings.inngest_dev is not None)
-        if request.method == "POST" and "probe" not in request.args:
-            _require_call(request.get_data())
 
     @pages.after_request
     def judge(answer: Response) -> Response:
@@ -161,14 +159,3 @@ def _canonical(body: bytes) -> bytes | None:
     except (ValueError, OverflowError, RecursionError):
         return None
     return canonical
-
-
-def _require_call(body: bytes) -> None:
-    """Raise BadInput for a body that would make the SDK fail and Inngest retry."""
-    try:
-        call: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        call = None
-    parts = ("ctx", "event", "steps")
-    if not (isinstance(call, dict) and all(isinstance(call.get(part), dict) for part in parts)):
-        raise BadInput("the body is not a call of Inngest's: an object with ctx, event and steps")

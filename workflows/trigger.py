@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -50,17 +49,17 @@ def blueprint(runtime: Runtime) -> Blueprint:
     @pages.post(TRIGGER)
     def trigger() -> tuple[dict[str, Any], int]:
         if HEADER in request.headers:
-            call = _call(signed(request, runtime.settings, TRIGGER, MAX_BYTES))
-            body = read_body(Trigger, call.signed.text)
+            call = signed(request, runtime.settings, TRIGGER, MAX_BYTES)
+            body = read_body(Trigger, call.text)
         else:
             require_admin(request, runtime.settings)
             call, body = None, read_body(Trigger)
         spec = runtime.catalogue.by_event(body.name)
         data, key = body.data or {}, body.id
-        if call is None:
+        if call is None or key is not None or (data and spec.key is not None):
             run = dispatch(spec.name, data, key=key)
         else:
-            run = start(runtime, spec, data, key, call)
+            run = _run_of(runtime, spec, data, call)
         return {
             "runId": run.id,
             "job": run.job,
@@ -73,83 +72,58 @@ def blueprint(runtime: Runtime) -> Blueprint:
     return pages
 
 
-def _call(by: Signed) -> Call:
-    headers = request.headers
-    message_id = headers.get("Upstash-Message-Id", "")
-    return Call(
-        signed=by,
-        message_id=message_id if _ID.fullmatch(message_id) else None,  # it becomes part of a URL
-        schedule_id=headers.get("Upstash-Schedule-Id") or None,
-        retried=headers.get("Upstash-Retried", "0") != "0",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A trigger call from QStash: what it signed, and the headers beside it."""
-
-    signed: Signed
-    message_id: str | None
-    schedule_id: str | None
-    retried: bool
-
-
-def start(
-    runtime: Runtime, spec: JobSpec, data: dict[str, Any], key: str | None, call: Call
-) -> Run:
-    """The run that a signed trigger call asks for. The same message again is the same run.
+def _run_of(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Signed) -> Run:
+    """The run of a signed call that names no key. The same message again is the same run.
 
     A schedule's call without data is a tick of the job's own schedule, and becomes the same run as
     any other clock's tick of that occurrence. A signature keeps its first meaning, whatever is sent
     beside it later. Raises BackendUnavailable where the occurrence cannot be determined; QStash
     then calls again.
     """
-    if key is not None or (data and spec.key is not None):
-        return dispatch(spec.name, data, key=key)
-    nonce, expires_at = f"qstash:{call.signed.token_id}", call.signed.expires_at
+    nonce = f"qstash:{call.token_id}"
     meant = nonces.used_for(runtime.db, nonce)
     if meant is None:
-        meant = nonces.use(runtime.db, nonce, _meant(runtime, spec, data, call), expires_at)
+        meant = nonces.use(runtime.db, nonce, _meant(runtime, spec, data, call), call.expires_at)
     what, _, of = meant.partition(" ")
     if what == _TICK:
         return tick(spec, datetime.fromisoformat(of))
     return dispatch(spec.name, data, key=of or None)
 
 
-def _meant(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Call) -> str:
-    if call.schedule_id is not None and spec.schedule is not None and not data:
-        made_at = _made_at(runtime, spec, call)
+def _meant(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Signed) -> str:
+    message_id = request.headers.get("Upstash-Message-Id", "")
+    if not _ID.fullmatch(message_id):  # it becomes part of a URL
+        message_id = ""
+    by = request.headers.get("Upstash-Schedule-Id")
+    if by and spec.schedule is not None and not data:
+        made_at = _made_at(runtime, spec, call, message_id, by)
         occurrence = spec.occurrence_at(made_at)
         # One created by hand, as in the migration guide, is a tick where its times match ours.
-        if call.schedule_id == schedule_id(spec) or made_at - occurrence < NEAR:
+        if by == schedule_id(spec) or made_at - occurrence < NEAR:
             return f"{_TICK} {iso(occurrence)}"
-    return _RUN if spec.key is not None else f"{_RUN} qstash:{_message(call)}"
+    return _RUN if spec.key is not None else f"{_RUN} qstash:{message_id or call.token_id}"
 
 
-def _message(call: Call) -> str:
-    return call.message_id or call.signed.token_id
-
-
-def _made_at(runtime: Runtime, spec: JobSpec, call: Call) -> datetime:
-    """When the schedule created this message, from which the tick's occurrence follows.
+def _made_at(runtime: Runtime, spec: JobSpec, call: Signed, message_id: str, by: str) -> datetime:
+    """When the schedule `by` created this message, from which the tick's occurrence follows.
 
     A signature dates only its own delivery, which may be hours late, so QStash is asked about the
     message. The signature's date serves for the first delivery of a message that QStash does not
     know, and for a punctual one while QStash cannot be asked.
     """
-    signed_at = call.signed.issued_at
-    first, stored = not call.retried, None
+    dated = request.headers.get("Upstash-Retried", "0") == "0"
     unknown = BackendUnavailable("qstash: it does not know the tick's message")
+    stored = None
     try:
-        if call.message_id is not None:
-            stored = find(make_client(runtime.settings), call.message_id)
+        if message_id:
+            stored = find(make_client(runtime.settings), message_id)
     except BackendUnavailable as failure:
         unknown = failure
-        first &= signed_at - spec.occurrence_at(signed_at) < NEAR
+        dated &= call.issued_at - spec.occurrence_at(call.issued_at) < NEAR
     if stored is not None:
-        if stored.schedule_id != call.schedule_id:
+        if stored.schedule_id != by:
             raise Unauthorized("the message belongs to another schedule")
         return datetime.fromtimestamp(stored.created_at / 1000, UTC)
-    if first:
-        return signed_at
+    if dated:
+        return call.issued_at
     raise unknown
