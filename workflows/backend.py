@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.clock import utcnow
@@ -42,6 +43,9 @@ SHOWN_BYTES = 128 * 1024
 _NOT_FOR_GO = re.compile(
     r"\d{309}|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]", re.IGNORECASE
 )
+DEEPEST = 100
+"""How many levels of JSON are shown to Inngest, whose SDK reads fewer than 200."""
+_STRING, _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"'), re.compile(r"[\[\]{}]")
 MOST_REFUSED = 10
 """How many events of one sending it may refuse, before the rest is left to the relay."""
 FURTHEST = timedelta(days=300)
@@ -139,7 +143,15 @@ def is_new(event_id: str) -> bool:
 
 def showable(text: str) -> bool:
     """Whether Inngest is to see this JSON (with no character but ASCII in it)."""
-    return len(text) <= SHOWN_BYTES and _NOT_FOR_GO.search(text) is None
+    return len(text) <= SHOWN_BYTES and not _NOT_FOR_GO.search(text) and not _is_deep(text)
+
+
+def _is_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return False
+    brackets = _BRACKET.findall(_STRING.sub("", text))
+    levels = accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
+    return max(levels, default=0) > DEEPEST
 
 
 def _event(message: Message) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -99,6 +100,7 @@ def child(ctx: Context, payload: Name) -> str:
 
 
 UNSENT = {"large": "x" * 5_000_000, "half": "a\ud800", "number": 10**400}
+UNSENT["deep"] = json.loads("[" * 300 + "]" * 300)
 
 
 @job("unsent", event="test.unsent", payload=Name, queue="tests", gaps=GAPS)

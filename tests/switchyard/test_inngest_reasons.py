@@ -25,7 +25,7 @@ from tests.support import wire
 from tests.support.serving import serve_in_thread
 from tests.support.sides import build, environment, fresh
 from tests.support.standins import InngestStandIn
-from workflows.backend import MOST_REFUSED, InngestBackend
+from workflows.backend import MOST_REFUSED, InngestBackend, _event
 from workflows.client import functions_there, make_client, note_sync, send_harmless
 
 EVENT, SIGNING = "right-event-key", "abcd" * 8
@@ -133,6 +133,20 @@ def test_an_event_that_it_refuses_holds_up_no_other(
     with pytest.raises(BackendUnavailable, match="it refuses an event"):
         backend.send(many)
     assert len(noted()) == MOST_REFUSED
+
+
+@pytest.mark.parametrize(("depth", "is_shown"), [(90, True), (220, False), (300, False)])
+def test_a_payload_that_is_too_deep_stays_in_the_ledger(
+    server: InngestStandIn, tmp_path: Path, depth: int, is_shown: bool
+) -> None:
+    """The SDK cannot send it, or cannot read the call with it: no job with it would ever run."""
+    spec = load_jobs("tests.support.jobs")["child"]
+    payload = f'{{"name":"[","x":{"[" * depth}{"]" * depth}}}'
+    deep = Message(f"d{depth}", spec, "inngest", payload, 1, 0, NOW)
+    other = Message(f"o{depth}", spec, "inngest", '{"name":"n"}', 1, 0, NOW)
+    sent = InngestBackend(settings(tmp_path, server.url)).send([deep, other])
+    assert list(sent) == [deep.run_id, other.run_id]
+    assert ("x" in _event(deep).data) == is_shown
 
 
 def answering(status: int, said: str) -> AbstractContextManager[str]:

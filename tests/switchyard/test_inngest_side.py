@@ -285,7 +285,8 @@ def test_a_result_that_inngest_does_not_take_stays_in_the_ledger(
 
 def test_what_inngest_keeps_of_a_run_is_bounded() -> None:
     """With more than 4 MiB each call would ask for it, and with 32 it fails the run."""
-    result = {"text": "x" * 100_000, "emoji": "\U0001f600"}
+    result = {"text": "x" * 100_000, "emoji": "\U0001f600", "flat": [[]] * 200}
+    assert shown("[" * 200) == "[" * 200
     assert shown(result) == shown(result, MOST_KEPT_BYTES) == result
     assert len(canonical_json(shown(result, MOST_KEPT_BYTES + 1))) < 100
 
