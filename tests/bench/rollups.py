@@ -121,8 +121,8 @@ def apart(db: Database, url: str) -> float:
     """The peak memory of a process that does nothing but roll the huge day up, MiB."""
     anew(db, HUGE)
     command = [sys.executable, "-m", "tests.bench.rollups", url, HUGE.isoformat()]
-    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return round(int(told.stdout) / 1024, 1)
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return round(int(said.stdout) / 1024, 1)
 
 
 def anew(db: Database, day: date) -> None:

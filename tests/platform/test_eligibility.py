@@ -110,8 +110,8 @@ def test_a_pay_day_takes_whole_units_and_leaves_the_rest(db: Database) -> None:
     with db.begin() as tx:
         record_sale(tx, sale("old", 1_200_045, OLD, currency="huf"))
         record_sale(tx, sale("young", 2_000_060, YOUNG, currency="huf"))
-        told = {"requested": 1, "new": 1, "leftOut": {}}
-        assert reserve(tx, DAY, NOW, "run1") == told
+        result = {"requested": 1, "new": 1, "leftOut": {}}
+        assert reserve(tx, DAY, NOW, "run1") == result
         (paid,) = tx.execute(select(Payout)).all()
         assert (paid.id, paid.amount) == ("2025-01-15:ana:huf", 1_200_000)
         assert (paid.status, paid.method, paid.run_id) == ("requested", "standard", "run1")
@@ -120,7 +120,7 @@ def test_a_pay_day_takes_whole_units_and_leaves_the_rest(db: Database) -> None:
         assert balance(tx, "creator:ana", "huf") == 2_000_105
         later = NOW + HOLDING
         # It stays as it is: its amount, its run and its times.
-        assert reserve(tx, DAY, later, "run2") == told | {"new": 0}
+        assert reserve(tx, DAY, later, "run2") == result | {"new": 0}
         assert tx.execute(select(Payout)).all() == [paid]
         assert reserve(tx, DAY + HOLDING, later, "run3")["new"] == 1
         amounts = tx.scalars(select(Payout.amount).order_by(Payout.id))

@@ -203,9 +203,9 @@ def test_a_login_is_made_and_a_refused_one_keeps_the_password_to_itself(
             send(mailer)
         guarded.accepts = (b"pay", PASSWORD.encode())
         guarded.answer("RCPT", f"550 I know {PASSWORD}")
-        with pytest.raises(MailRefused, match="I know …") as told:
+        with pytest.raises(MailRefused, match="I know …") as echoed:
             send(mailer)
     ours = "".join(r.getMessage() for r in caplog.records if not r.name.startswith("mail."))
-    shown = [traceback.format_exception(failed.value) for failed in (refused, told)]
+    shown = [traceback.format_exception(failed.value) for failed in (refused, echoed)]
     for text in (ours, repr(mailer), *map("".join, shown)):
         assert PASSWORD not in text

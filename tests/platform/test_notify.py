@@ -54,12 +54,12 @@ REPORT: dict[str, Any] = {
 WELL = REPORT | {"failures": [], "failureCount": 0, "leftOut": {}, "waitingForFunds": {}}
 
 
-class Telling(JobPayload):
+class Report(JobPayload):
     report: dict[str, Any]
 
 
-@job("notify-test", event="test.notify", payload=Telling, queue="tests", gaps=(1.0,), attempts=3)
-def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
+@job("notify-test", event="test.notify", payload=Report, queue="tests", gaps=(1.0,), attempts=3)
+def send(ctx: Context, payload: Report) -> dict[str, Any]:
     """As the pay day does it."""
     return notify.notify(ctx, payload.report | {"runId": ctx.run_id})
 
@@ -67,7 +67,7 @@ def tell(ctx: Context, payload: Telling) -> dict[str, Any]:
 class Platform(Site):
     """That reports to its admin."""
 
-    def tell(self, report: dict[str, Any] = REPORT) -> Any:
+    def send(self, report: dict[str, Any] = REPORT) -> Any:
         run = dispatch("notify-test", {"report": report})
         for _ in range(6):
             self.queue.work(self.runtime.engine)
@@ -105,20 +105,20 @@ def body(mail: EmailMessage) -> str:
 
 
 def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
-    assert platform.tell() == {"mail": {"sent": True}, "webhook": {"sent": True}}
+    assert platform.send() == {"mail": {"sent": True}, "webhook": {"sent": True}}
     [mail] = box.mails
     [(_, headers, sent)] = receiver.got
-    told = json.loads(sent)
-    assert told == {
+    said = json.loads(sent)
+    assert said == {
         "type": "payouts.reported",
         "timestamp": "2025-03-04T12:00:00.000Z",
-        "data": REPORT | {"runId": told["data"]["runId"]},
+        "data": REPORT | {"runId": said["data"]["runId"]},
     }
-    assert (str(mail["Subject"]), body(mail)) == summary_mail(told["data"])
+    assert (str(mail["Subject"]), body(mail)) == summary_mail(said["data"])
     assert (mail["From"], mail["To"]) == ("pay@switchyard.example", "admin@example.com")
     assert mail["Date"].datetime == START
     assert mail["Message-ID"] == f"<{headers['webhook-id']}@switchyard.example>"
-    assert headers["webhook-id"].startswith(told["data"]["runId"])
+    assert headers["webhook-id"].startswith(said["data"]["runId"])
     stamp = f"{int(START.timestamp())}"
     signed = f"{headers['webhook-id']}.{stamp}.".encode() + sent
     assert headers["webhook-timestamp"] == stamp
@@ -130,7 +130,7 @@ def test_a_refusal_is_a_result(
 ) -> None:
     box.answer("RCPT", "550 unknown user")
     receiver.status = 410
-    assert platform.tell() == {
+    assert platform.send() == {
         "mail": {"sent": False, "why": "refused: 127.0.0.1 answered 550: unknown user"},
         "webhook": {"sent": False, "why": "refused: 127.0.0.1 answered 410"},
     }
@@ -196,8 +196,8 @@ def test_the_summary_says_it_all() -> None:
     ],
 )
 def test_what_is_wrong_comes_first(change: dict[str, Any], subject: str, says: str) -> None:
-    told, text = summary_mail(WELL | change)
-    assert told == f"Pay day 2025-01-15: {subject}"
+    title, text = summary_mail(WELL | change)
+    assert title == f"Pay day 2025-01-15: {subject}"
     assert says in text
 
 
@@ -212,9 +212,9 @@ def test_a_mail_of_unknown_outcome_is_not_sent_again(
     platform: Platform, box: Mailbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     box.answer("DATA", DROP)
-    told = platform.tell()["mail"]
-    assert told["sent"] is False
-    assert told["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
+    sent = platform.send()["mail"]
+    assert sent["sent"] is False
+    assert sent["why"].startswith("unknown, not sent again: 127.0.0.1: the connection broke")
     assert len(box.taken) == 1
     assert "unknown, not sent again" in caplog.text
 
@@ -227,15 +227,15 @@ def test_another_report_of_a_run_is_another_message() -> None:
 
 def test_busy_servers_are_tried_again(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
     box.answer("RCPT", "421 busy", "451 later")
-    assert platform.tell()["mail"] == {"sent": True}
+    assert platform.send()["mail"] == {"sent": True}
     assert len(box.taken) == 1
     receiver.status = 503
     why = "HookUnavailable: 127.0.0.1 answered 503"
-    assert platform.tell()["webhook"] == {"sent": False, "why": why}
+    assert platform.send()["webhook"] == {"sent": False, "why": why}
     assert len(receiver.got) == 1 + 3
 
 
 def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
     off = {"sent": False, "why": "off"}
     platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
-    assert platform.tell() == {"mail": off, "webhook": off}
+    assert platform.send() == {"mail": off, "webhook": off}

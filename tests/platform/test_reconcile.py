@@ -197,8 +197,8 @@ def test_a_bank_payout_that_came_back_unheard_differs_until_it_is_followed(
     # The pay days' own look leaves the banks to the daily one.
     stripe = platform.runtime.engine.gateways.stripe
     assert reconcile(platform.db.session, stripe, platform.now, EVER, banks=False).ok
-    told = platform.result("reconcile-payouts")
-    assert (told["moved"], told["ok"]) == (1, True)
+    result = platform.result("reconcile-payouts")
+    assert (result["moved"], result["ok"]) == (1, True)
     assert look(platform).ok
 
 

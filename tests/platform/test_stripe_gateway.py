@@ -218,8 +218,8 @@ def test_the_key_is_nowhere_in_messages_or_logs(
     for key in (KEY, wrong):
         assert key not in text
         assert key.removeprefix("sk_test_") not in text
-    told = json.dumps({"error": {"message": f"not {KEY}"}})
-    echo = canned("400 Bad Request", "application/json", told)
+    said = json.dumps({"error": {"message": f"not {KEY}"}})
+    echo = canned("400 Bad Request", "application/json", said)
     with serve_in_thread(echo) as url, pytest.raises(StripeRefused) as echoed:
         pay(StripeGateway(KEY, url))
     assert KEY not in str(echoed.value)

@@ -274,5 +274,5 @@ def test_a_bank_payout_that_is_no_payouts_is_left_alone(platform: Platform) -> N
     sent(platform, type="payout.failed", data={"object": {"id": bank.id}})
     platform.drain()
     result = result_of(platform)
-    told = {"status": "pending", "failureCode": None, "payoutId": None, "error": None}
-    assert {name: result[name] for name in told} == told
+    said = {"status": "pending", "failureCode": None, "payoutId": None, "error": None}
+    assert {name: result[name] for name in said} == said

@@ -246,8 +246,8 @@ def test_a_webhook_is_kept_for_as_long_as_runs_keep_their_steps(
         run = dispatch("prune-ledger")
         platform.work()
         with platform.runtime.db.autocommit() as connection:
-            told = select(RunRow.result).where(RunRow.id == run.id)
-            assert json.loads(str(connection.execute(told).scalar_one()))["webhooks"] == deleted
+            result = select(RunRow.result).where(RunRow.id == run.id)
+            assert json.loads(str(connection.execute(result).scalar_one()))["webhooks"] == deleted
     operate.retry(platform.runtime.store, dead[0].id)
     platform.work()
     assert "is no longer kept" in platform.dead()[0].error

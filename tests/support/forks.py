@@ -44,29 +44,29 @@ _one_at_a_time = threading.Lock()
 class Forked(subprocess.Popen[Any]):
     """A Popen whose command is what follows `python`: `-m MODULE ARGS` or `-c CODE ARGS`.
 
-    It is no child of ours: the server tells us its process id, and its end when that has come.
+    It is no child of ours: the server sends us its process id, and its end when that has come.
     """
 
     def _execute_child(self, *given: Any) -> None:
         named = inspect.signature(subprocess.Popen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
         ends = [named[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         streams = [own if end == -1 else end for own, end in enumerate(ends)]
-        self._told, telling = os.pipe()
+        self._said, saying = os.pipe()
         asked = {key: named[key] for key in ("args", "start_new_session")}
         asked["env"] = dict(named["env"])
         with _one_at_a_time:
-            socket.send_fds(_server(), [json.dumps(asked).encode()], [*streams, telling])
-        os.close(telling)
+            socket.send_fds(_server(), [json.dumps(asked).encode()], [*streams, saying])
+        os.close(saying)
         self.pid = int(self._line())
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(named[name] for name in names))  # type: ignore[attr-defined]
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if wait_flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
+        if wait_flags & os.WNOHANG and not select.select([self._said], [], [], 0)[0]:
             return 0, 0
         status = int(self._line() or signal.SIGKILL)
-        os.close(self._told)
+        os.close(self._said)
         return self.pid, status
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
@@ -82,7 +82,7 @@ class Forked(subprocess.Popen[Any]):
     def _line(self) -> bytes:
         """One number, ended by a newline; nothing where the server was killed."""
         line = b""
-        while not line.endswith(b"\n") and (byte := os.read(self._told, 1)):
+        while not line.endswith(b"\n") and (byte := os.read(self._said, 1)):
             line += byte
         return line
 

@@ -128,8 +128,8 @@ class Queue:
         return {m.run_id for m in messages if any(self.is_of(p, m) for p in self.parcels)}
 
     def is_of(self, parcel: Parcel, message: Message) -> bool:
-        told = parcel.message
-        return (told.run_id, told.epoch) == (message.run_id, message.epoch) and not parcel.broken
+        its = parcel.message
+        return (its.run_id, its.epoch) == (message.run_id, message.epoch) and not parcel.broken
 
     def cancel(self, messages: Sequence[Message]) -> None:
         if self.away:

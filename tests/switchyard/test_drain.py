@@ -157,9 +157,9 @@ def test_killed_half_way_and_run_again_while_workers_run(
         stack.enter_context(relaying(runtime))
         args = ("drain", "--all", "--to", "rq", "--running", "--json")
         cutover(environ, *args, code=-9, SWITCHYARD_CRASH_AT="handover.committed")
-        told = cutover(environ, *args, code=0)
-        assert (told["moved"], told["asked"], told["left"]) == (60, 0, 0)
-        assert [job["left"] for job in told["jobs"]] == [0]
+        said = cutover(environ, *args, code=0)
+        assert (said["moved"], said["asked"], said["left"]) == (60, 0, 0)
+        assert [job["left"] for job in said["jobs"]] == [0]
         assert cutover(environ, *args, code=0)["moved"] == 0
         rows = on.finish(*quick, *slow)
         assert {(row.backend, row.status) for row in rows} == {("rq", "succeeded")}
@@ -178,14 +178,14 @@ def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_
     with runtime.db.begin() as connection:
         connection.execute(update(RunRow).where(RunRow.id == held.id).values(running))
     cli = Cli(build(load(environ)))
-    told = cli.json("cutover", "drain", "child", "--to", "rq", "--running", code=1)
+    said = cli.json("cutover", "drain", "child", "--to", "rq", "--running", code=1)
     job = {"name": "child", "moved": 1, "asked": 1, "left": 1, "known": True}
-    assert told["jobs"] == [job]
-    assert (told["moved"], told["asked"], told["left"]) == (1, 1, 1)
+    assert said["jobs"] == [job]
+    assert (said["moved"], said["asked"], said["left"]) == (1, 1, 1)
     assert on.row(run.id).backend == "rq"
     assert (on.row(held.id).backend, on.row(held.id).move_to) == ("inngest", "rq")
-    told = cli.json("cutover", "rollback", "--all", "--why", "x", "--wait", "0", code=1)
-    assert (told["moved"], told["asked"], told["left"]) == (0, 0, 1)
+    said = cli.json("cutover", "rollback", "--all", "--why", "x", "--wait", "0", code=1)
+    assert (said["moved"], said["asked"], said["left"]) == (0, 0, 1)
     assert "inngest: " in cli("cutover", "drain", "child", "--to", "serverless").stderr
     assert on.row(run.id).backend == "rq"
     # Nothing is to be brought to who is not there.

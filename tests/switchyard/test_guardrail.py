@@ -193,12 +193,12 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
     (change,) = look(runtime)
     with receiving() as receiver:
         old = runtime.engine.gateways
-        told = Gateways(
+        notified = Gateways(
             stripe=old.stripe,
             admin_hook=Hook(url=receiver.address),
         )
         memory: Any = runtime.store.backends["rq"]
-        memory.work(Engine(runtime.store, told, runtime.engine.leases))
+        memory.work(Engine(runtime.store, notified, runtime.engine.leases))
         ((_, headers, sent),) = receiver.got
     body = json.loads(sent)
     assert (body["type"], headers["webhook-id"]) == (

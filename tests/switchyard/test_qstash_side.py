@@ -94,8 +94,8 @@ def test_for_want_of_a_slot_it_is_resent(alone: Side, monkeypatch: pytest.Monkey
 def test_the_cap_is_sent_to_qstash(alone: Side) -> None:
     alone.dispatch("capped", {"name": uuid4().hex}, delay=60)
     alone.dispatch("child", {"name": uuid4().hex}, delay=60)
-    told = {d["label"]: d for d in standin(alone).store.waiting()}
-    assert set(told) == {"switchyard"}
+    there = {d["label"]: d for d in standin(alone).store.waiting()}
+    assert set(there) == {"switchyard"}
     flows = {d.get("flowControlKey"): d.get("parallelism") for d in standin(alone).store.waiting()}
     assert flows == {"switchyard-capped": 2, None: None}
 

@@ -164,9 +164,9 @@ def test_exactly_what_should_go_goes(
     going = filled(world)
     before = everything(world, "")
     against = obstacles(world.runtime.db, "five-steps", world.time.now)
-    run_id, told = prune(world)
+    run_id, counts = prune(world)
     check_gone(world, before, going, run_id)
-    assert told["shadows"] == len(going["switchyard_runs"])
+    assert counts["shadows"] == len(going["switchyard_runs"])
     # The gate waits for the same as before.
     assert obstacles(world.runtime.db, "five-steps", world.time.now) == against
     assert prune(world)[1] == dict.fromkeys((*maintenance.PRUNES, "webhooks"), 0)
@@ -179,9 +179,9 @@ def test_one_day_does_no_more_than_its_share(world: World, monkeypatch: pytest.M
     going = filled(world)
     before = everything(world, "")
     runs = []
-    while any((told := prune(world))[1].values()):
-        runs.append(told[0])
-        assert len(steps_of(world, told[0])) <= 4
+    while any((pruned := prune(world))[1].values()):
+        runs.append(pruned[0])
+        assert len(steps_of(world, pruned[0])) <= 4
     # What stays takes its share of each day's; the rest waits, and nothing else goes.
     after = everything(world, "")
     for name, rows in before.items():
@@ -214,8 +214,8 @@ def test_nothing_goes_where_everything_is_kept(world: World) -> None:
     world.install()
     filled(world)
     before = everything(world, "")
-    run_id, told = prune(world)
-    assert told == dict.fromkeys((*maintenance.PRUNES, "webhooks"), 0)
+    run_id, counts = prune(world)
+    assert counts == dict.fromkeys((*maintenance.PRUNES, "webhooks"), 0)
     check = everything(world, run_id)
     assert check == before
 

@@ -142,7 +142,7 @@ def work(runtime: Runtime, backend: str) -> None:
     memory.work(runtime.engine)
 
 
-def tell(runtime: Runtime) -> None:
+def send(runtime: Runtime) -> None:
     """What the relay does for the shadows."""
     ids = [row.id for row in runs(runtime, "shadow-compare") if row.check_at is not None]
     runtime.store.send(ids)
@@ -163,11 +163,11 @@ def long_ago(runtime: Runtime) -> None:
 
 def test_a_live_run_pays_one_row_more_and_no_call(runtime: Runtime) -> None:
     to_shadow(runtime, "order")
-    told: Any = runtime.store.backends["inngest"]
+    serverless: Any = runtime.store.backends["inngest"]
     with sent(runtime.db.engine) as statements:
         run = dispatch("order", {"name": "a"}, key="k")
     assert sum(one.startswith("INSERT") for one, _ in statements) == 2
-    assert not told.queue
+    assert not serverless.queue
     (shadow,) = runs(runtime, "shadow-compare")
     assert (shadow.key, shadow.status, shadow.stage) == (run.id, "pending", "shadow")
     assert shadow.send_at <= runtime.store.clock()
@@ -184,10 +184,10 @@ def test_a_job_s_own_serverless_side_shadows_it(runtime: Runtime) -> None:
     (shadow,) = runs(runtime, "shadow-compare")
     assert shadow.backend == "qstash"
     for _ in range(2):
-        tell(runtime)
+        send(runtime)
         work(runtime, "qstash")
         long_ago(runtime)
-    tell(runtime)
+    send(runtime)
     work(runtime, "qstash")
     assert rows(runtime)[run.id].kind == Kind.EQUAL
 
@@ -224,7 +224,7 @@ def test_it_waits_for_the_live_run_and_gives_up_in_the_end(runtime: Runtime) -> 
     runtime.store.backends["rq"].queue.clear()  # type: ignore[attr-defined]
     waited = timedelta(0)
     while rows(runtime).get(run.id) is None or rows(runtime)[run.id].kind == Kind.PLANNED:
-        tell(runtime)
+        send(runtime)
         work(runtime, "inngest")
         for row in runs(runtime, "shadow-compare"):
             if row.check_at is not None:

@@ -42,8 +42,8 @@ def runtime(database_url: str) -> Iterator[Runtime]:
 
 
 def move(runtime: Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
-    told: dict[str, Any] = {"by": By("ada", "because"), "now": utcnow()} | more
-    return stages.set_stage(runtime.db, JOB, stage, percent, **told)
+    given: dict[str, Any] = {"by": By("ada", "because"), "now": utcnow()} | more
+    return stages.set_stage(runtime.db, JOB, stage, percent, **given)
 
 
 def standing(runtime: Runtime) -> str:
@@ -128,8 +128,8 @@ def test_of_two_moves_at_once_one_is_made(runtime: Runtime) -> None:
 
 
 def _follower(version: int) -> dict[str, Any]:
-    told = {"at": utcnow(), "job": JOB, "from_stage": "live", "to_stage": "legacy"}
-    return told | {"by": "t", "why": "w", "follows": version, "forced": False, "percent": None}
+    given = {"at": utcnow(), "job": JOB, "from_stage": "live", "to_stage": "legacy"}
+    return given | {"by": "t", "why": "w", "follows": version, "forced": False, "percent": None}
 
 
 def test_a_rollback_is_an_off_switch_for_another_provider_too(runtime: Runtime) -> None:
