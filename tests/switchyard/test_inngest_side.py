@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,11 +36,12 @@ from tests.support.sides import (
 )
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.switchyard.test_signed_calls import KEY as SIGNING_KEY
+from tests.switchyard.test_signed_calls import PATH, a_call, mac
 from workflows.client import CANCELLED
 from workflows.functions import MOST_KEPT_BYTES, shown
 
 EVENT_KEY = "event-key-of-the-test"
-SIGNING_KEY = "0123456789abcdef" * 4
 PATIENT = {"CHECK_SECONDS": "60", "LEASE_SECONDS": "60"}
 """Nobody is taken for lost on a busy machine."""
 
@@ -88,20 +86,22 @@ def serving(
 
 
 @pytest.fixture
-def dev(tmp_path: Path, redis_url: str) -> Iterator[tuple[Side, str]]:
-    with ExitStack() as stack:
-        yield serving(stack, tmp_path, redis_url, signed=False)
+def dev(opened: ExitStack, tmp_path: Path, redis_url: str) -> tuple[Side, str]:
+    return serving(opened, tmp_path, redis_url, signed=False)
 
 
 @pytest.fixture
-def signed(tmp_path: Path, redis_url: str) -> Iterator[tuple[Side, str]]:
-    with ExitStack() as stack:
-        yield serving(stack, tmp_path, redis_url, signed=True)
+def signed(opened: ExitStack, tmp_path: Path, redis_url: str) -> tuple[Side, str]:
+    return serving(opened, tmp_path, redis_url, signed=True)
 
 
-def send(on: Side, key: str, event: dict[str, Any]) -> requests.Response:
+def there(on: Side) -> InngestStandIn:
     assert on.standin is not None
-    return requests.post(f"{on.standin.url}/e/{key}", json=event, timeout=PATIENCE_SECONDS)
+    return on.standin
+
+
+def send(on: Side, event: dict[str, Any]) -> requests.Response:
+    return requests.post(f"{there(on).url}/e/any", json=event, timeout=PATIENCE_SECONDS)
 
 
 def runs_of(on: Side, job: str) -> list[Any]:
@@ -112,8 +112,7 @@ def runs_of(on: Side, job: str) -> list[Any]:
 
 def calls_of(on: Side, job: str) -> list[dict[str, Any]]:
     """Inngest's own runs of the job; those of jobs on a schedule come whenever a minute is full."""
-    assert on.standin is not None
-    return [run for run in on.standin.runs() if run["function"] == f"switchyard-{job}"]
+    return [run for run in there(on).runs() if run["function"] == f"switchyard-{job}"]
 
 
 def ended(on: Side, job: str) -> list[Any]:
@@ -126,51 +125,25 @@ def ended(on: Side, job: str) -> list[Any]:
 def test_what_inngest_does_wrong_is_done_once(signed: tuple[Side, str], fault: str) -> None:
     """What it lost is asked about with the right bearer: a wrong one would leave it lost."""
     on, _ = signed
-    assert on.standin is not None
-    on.standin.fault(**{fault: 1.0})
+    there(on).fault(**{fault: 1.0})
     n = uuid4().hex
     runs = on.dispatch_many("child", [{"name": f"{n}/{i}"} for i in range(2)])
     on.settle(0.3)
-    on.standin.fault()
+    there(on).fault()
     on.finish(*runs)
     on.settle(0.3)
     assert on.marks(n) == {f"{n}/0": 1, f"{n}/1": 1}
 
 
-def sign(body: bytes, at: int) -> str:
-    mac = hmac.new(SIGNING_KEY.encode(), body + str(at).encode(), hashlib.sha256)
-    return f"t={at}&s={mac.hexdigest()}"
-
-
-def a_call(event: str, data: dict[str, Any]) -> bytes:
-    """Inngest's first call of a function for this event, as it is signed."""
-    call = {
-        "ctx": {
-            "attempt": 0,
-            "max_attempts": 5,
-            "disable_immediate_execution": False,
-            "run_id": "R",
-            "stack": {"stack": [], "current": 0},
-            "use_api": False,
-        },
-        "event": {"name": event, "id": "e", "ts": 1, "data": data},
-        "events": [],
-        "steps": {},
-        "use_api": False,
-        "version": -1,
-    }
-    return json.dumps(call, separators=(",", ":"), sort_keys=True).encode()
-
-
 def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, str]) -> None:
     """As Inngest's cloud asks: the answer itself holds the functions, with the URL it was sent."""
     on, url = signed
-    body = json.dumps({"url": "https://shop.example/api/inngest"}, separators=(",", ":")).encode()
+    at, body = int(time.time()), b'{"url":"https://shop.example/api/inngest"}'
     answer = requests.put(
         f"{url}/api/inngest",
         data=body,
         headers={
-            "x-inngest-signature": sign(body, int(time.time())),
+            "x-inngest-signature": f"t={at}&s={mac(body, at)}",
             "x-inngest-server-kind": "cloud",
             "x-inngest-sync-kind": "in_band",
         },
@@ -189,15 +162,14 @@ def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, 
 def test_an_event_of_a_job_of_qstash_becomes_a_run(dev: tuple[Side, str]) -> None:
     on, _ = dev
     decide_by(Fixed("rq"))
-    send(on, "any", {"name": "test.posted", "data": {"name": "straight"}, "id": "e-posted"})
+    send(on, {"name": "test.posted", "data": {"name": "straight"}, "id": "e-posted"})
     (row,) = until(lambda: runs_of(on, "posted"))
     assert (row.key, row.backend) == ("e-posted", "rq")
 
 
 def unended(on: Side) -> list[str]:
     """What runs at Inngest."""
-    assert on.standin is not None
-    ids = [run["run_id"] for run in on.standin.runs() if run["status"] == "Running"]
+    ids = [run["run_id"] for run in there(on).runs() if run["status"] == "Running"]
     return [str(run) for run in ids]
 
 
@@ -221,13 +193,12 @@ def test_cancelled_here_is_cancelled_there(dev: tuple[Side, str]) -> None:
 
 def test_cancelled_there_is_cancelled_here(dev: tuple[Side, str]) -> None:
     on, _ = dev
-    assert on.standin is not None
     later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
     asleep = on.dispatch("sleeper", {"name": uuid4().hex, "waitSeconds": 600})
     until(lambda: on.row(asleep.id).status == "waiting" and len(unended(on)) == 2)
     for run in unended(on):
         requests.delete(
-            f"{on.standin.url}/v1/runs/{run}", timeout=PATIENCE_SECONDS
+            f"{there(on).url}/v1/runs/{run}", timeout=PATIENCE_SECONDS
         ).raise_for_status()
     rows = on.finish(later, asleep)
     assert {(row.status, row.error) for row in rows} == {("cancelled", operate.THERE)}
@@ -255,32 +226,30 @@ def test_a_run_that_went_on_without_it_is_not_cancelled(dev: tuple[Side, str]) -
     ],
 )
 def test_short_steps_share_a_call(
-    tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
+    opened: ExitStack, tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
 ) -> None:
-    with ExitStack() as stack:
-        short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **short)
-        n = uuid4().hex
-        (row,) = on.finish(
-            on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
-        )
-        assert (row.status, on.marks(n)) == ("succeeded", {f"{n}/{i}": 1 for i in range(1, 6)})
-        (there,) = until(lambda: [r for r in calls_of(on, "five-steps") if r["ended_at"]])
-        assert (there["calls"], there["status"]) == (calls, "Completed")
+    short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, **short)
+    n = uuid4().hex
+    (row,) = on.finish(
+        on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
+    )
+    assert (row.status, on.marks(n)) == ("succeeded", {f"{n}/{i}": 1 for i in range(1, 6)})
+    (kept,) = until(lambda: [r for r in calls_of(on, "five-steps") if r["ended_at"]])
+    assert (kept["calls"], kept["status"]) == (calls, "Completed")
 
 
 @pytest.mark.parametrize("what", jobs.UNSENT)
 def test_a_result_that_inngest_does_not_take_stays_in_the_ledger(
-    tmp_path: Path, redis_url: str, what: str
+    opened: ExitStack, tmp_path: Path, redis_url: str, what: str
 ) -> None:
     """It would refuse the answer and try again after its own gaps, or never call again."""
-    with ExitStack() as stack:
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
-        (row,) = on.finish(on.dispatch("unsent", {"name": what}))
-        assert (row.status, json.loads(row.result)) == ("succeeded", jobs.UNSENT[what])
-        (there,) = until(lambda: [r for r in calls_of(on, "unsent") if r["ended_at"]])
-        assert (there["calls"], there["status"]) == (3, "Completed")
-        assert len(json.dumps(there["output"])) < 100
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, **PATIENT)
+    (row,) = on.finish(on.dispatch("unsent", {"name": what}))
+    assert (row.status, json.loads(row.result)) == ("succeeded", jobs.UNSENT[what])
+    (kept,) = until(lambda: [r for r in calls_of(on, "unsent") if r["ended_at"]])
+    assert (kept["calls"], kept["status"]) == (3, "Completed")
+    assert len(json.dumps(kept["output"])) < 100
 
 
 def test_what_inngest_keeps_of_a_run_is_bounded() -> None:
@@ -301,14 +270,12 @@ def test_a_payload_that_inngest_refuses_holds_up_nobody(dev: tuple[Side, str]) -
 
 def test_it_is_asked_to_wait_a_year_at_most(dev: tuple[Side, str]) -> None:
     on, _ = dev
-    assert on.standin is not None
     run = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=800))
-    (there,) = until(lambda: calls_of(on, "child"))
-    days = (there["event"]["ts"] / 1000 - time.time()) / 86_400
+    (kept,) = until(lambda: calls_of(on, "child"))
+    days = (kept["event"]["ts"] / 1000 - time.time()) / 86_400
     assert 299 < days < 301
     body = json.loads(a_call("test.child", {"_switchyard": {"run": run.id, "epoch": 1}}))
-    path = f"{dev[1]}/api/inngest?fnId=switchyard-child&stepId=step"
-    (op,) = requests.post(path, json=body, timeout=PATIENCE_SECONDS).json()
+    (op,) = requests.post(f"{dev[1]}{PATH}", json=body, timeout=PATIENCE_SECONDS).json()
     assert op["op"] == "Sleep"
     assert datetime.fromisoformat(op["name"]) < datetime.now(UTC) + timedelta(days=301)
 
@@ -319,7 +286,7 @@ def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None
     decide_by(Fixed("rq"))
     own = {"correlation_id": "", "expire": 0, "fn_id": "switchyard-child", "gid": "", "name": ""}
     answer = requests.post(
-        f"{url}/api/inngest?fnId=switchyard-child&stepId=step",
+        f"{url}{PATH}",
         data=a_call("inngest/function.invoked", {"name": "by hand", "_inngest": own}),
         timeout=PATIENCE_SECONDS,
     )
@@ -342,8 +309,7 @@ def test_a_function_invoked_by_hand_becomes_a_run(dev: tuple[Side, str]) -> None
 )
 def test_what_is_no_call_is_the_callers_fault(dev: tuple[Side, str], body: bytes) -> None:
     _, url = dev
-    where = f"{url}/api/inngest?fnId=switchyard-child&stepId=step"
-    answer = requests.post(where, data=body, timeout=PATIENCE_SECONDS)
+    answer = requests.post(f"{url}{PATH}", data=body, timeout=PATIENCE_SECONDS)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -381,16 +347,17 @@ def test_a_second_call_of_a_step_waits_and_costs_no_attempt(
     assert (on.touches(n), on.marks(n)) == (1, {n: 1})
 
 
-def test_a_sleep_wakes_when_the_run_is_due(tmp_path: Path, redis_url: str) -> None:
+def test_a_sleep_wakes_when_the_run_is_due(
+    opened: ExitStack, tmp_path: Path, redis_url: str
+) -> None:
     """Inngest sleeps the nearest whole second: woken too early, a run would fail an attempt."""
-    with ExitStack() as stack:
-        patient = {"CHECK_SECONDS": "5"}  # a sleep is up to a second longer
-        on, _ = serving(stack, tmp_path, redis_url, signed=False, gap_scale=1.0, **patient)
-        n = uuid4().hex
-        on.finish(on.dispatch("sleeper", {"name": n, "waitSeconds": 0.4}))
-        # A step, the sleep, a step, the end.
-        assert [run["calls"] for run in calls_of(on, "sleeper")] == [4]
-        assert on.marks(n) == {f"{n}/before": 1, f"{n}/after": 1}
+    patient = {"CHECK_SECONDS": "5"}  # a sleep is up to a second longer
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, gap_scale=1.0, **patient)
+    n = uuid4().hex
+    on.finish(on.dispatch("sleeper", {"name": n, "waitSeconds": 0.4}))
+    # A step, the sleep, a step, the end.
+    assert [run["calls"] for run in calls_of(on, "sleeper")] == [4]
+    assert on.marks(n) == {f"{n}/before": 1, f"{n}/after": 1}
 
 
 def test_an_event_from_elsewhere_becomes_a_run(
@@ -401,7 +368,7 @@ def test_an_event_from_elsewhere_becomes_a_run(
     decide_by(Fixed("inngest"))
     n = uuid4().hex
     event = {"name": "test.child", "data": {"name": n}, "id": f"hand-{n}"}
-    assert send(on, "any", event).status_code == 200
+    assert send(on, event).status_code == 200
     (row,) = ended(on, "child")
     assert (row.key, row.backend, row.status) == (f"hand-{n}", "inngest", "succeeded")
     assert on.marks(n) == {n: 1}
@@ -413,7 +380,7 @@ def test_an_event_from_elsewhere_becomes_a_run(
 
 def test_an_event_that_does_not_fit_fails_clearly(dev: tuple[Side, str]) -> None:
     on, _ = dev
-    send(on, "any", {"name": "test.child", "data": {"colour": "red"}})
+    send(on, {"name": "test.child", "data": {"colour": "red"}})
     failed = until(lambda: [r for r in calls_of(on, "child") if r["status"] == "Failed"])
     assert runs_of(on, "child") == []
     assert "name: Field required" in json.dumps(failed)

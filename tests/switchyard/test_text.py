@@ -20,7 +20,7 @@ from app.switchyard.errors import BadInput
 from app.switchyard.runs.backend import Delivery, End
 from app.switchyard.text import hide, reason
 from flags import Side
-from tests.support import jobs
+from tests.support.odd_jobs import ODD, Speechless
 from tests.support.sides import Fixed, app_on, decide_by, environment, side
 from tests.support.sides import Side as Bench
 
@@ -29,14 +29,15 @@ UNFIT = ["a\0", "\ud800", "line\nbreak", "\x7f", "x" * 300, ""]
 
 @pytest.fixture
 def bench(database_url: str, tmp_path: Path) -> Iterator[Bench]:
-    with side("memory", database_url, "unix:///nowhere", tmp_path) as made:
+    modules = "tests.support.jobs,tests.support.odd_jobs"
+    with side("memory", database_url, "unix:///nowhere", tmp_path, SWITCHYARD_JOBS=modules) as made:
         yield made
 
 
 @pytest.mark.parametrize("where", ["", "run/", "once/"])
 def test_a_run_ends_whatever_its_error_is(bench: Bench, where: str) -> None:
     """R1: its attempts are counted, its error can be written, and the worker lives."""
-    runs = {name: bench.dispatch("odd", {"name": f"{where}{name}"}) for name in jobs.ODD}
+    runs = {name: bench.dispatch("odd", {"name": f"{where}{name}"}) for name in ODD}
     with ThreadPoolExecutor(1) as worker:  # in the main thread an interrupt may be Ctrl-C
         rows = worker.submit(bench.finish, *runs.values()).result()
     for name, row in zip(runs, rows, strict=True):
@@ -115,7 +116,7 @@ def test_a_reason_says_why_and_no_secret() -> None:
         (TimeoutError(), "no answer in time"),
         (ValueError("one\x1b[31m\ntwo"), "one[31m"),
         (KeyError(), "KeyError"),
-        (jobs.Speechless(), "(it cannot be shown)"),
+        (Speechless(), "(it cannot be shown)"),
     ):
         assert reason(failure) == says
     assert len(reason(ValueError("x " * 9999))) <= 300
