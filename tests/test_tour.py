@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -95,14 +94,14 @@ def test_every_line_of_it(tmp_path: Path) -> None:
     shell = Shell(folder, env)
 
     def runs(prefix: str, job: str = "hello") -> list[dict[str, Any]]:
-        shown = shell.run(f"flask --app app runs list --job {job} --json 2>/dev/null")
-        return [run for run in json.loads(shown) if run["key"].startswith(prefix)]
+        """By the API: each command would be a second of a new process."""
+        answer = requests.get(
+            f"http://localhost:{port}/api/runs?job={job}", timeout=PATIENCE_SECONDS
+        )
+        return [run for run in answer.json()["runs"] if run["key"].startswith(prefix)]
 
     def done(prefix: str, count: int = 10, job: str = "hello") -> set[str]:
-        def ended() -> bool:
-            return [run["status"] for run in runs(prefix, job)] == ["succeeded"] * count
-
-        wait_for(ended)
+        wait_for(lambda: [r["status"] for r in runs(prefix, job)] == ["succeeded"] * count)
         return {run["backend"] for run in runs(prefix, job)}
 
     hello, start, *rest = sections("README.md")["Five minutes"]
