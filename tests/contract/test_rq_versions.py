@@ -20,7 +20,7 @@ VERSIONS = {
 """With the oldest redis-py that each works with, or else this environment's. The newest 1 is the
 shop's in tests/adopter; the newest 3 is this environment's own, on which all tests are run."""
 TESTS = (
-    *("contract/test_rq_promises.py", "contract/test_runs.py", "contract/test_once.py"),
+    *("contract/test_rq_promises.py", "contract/test_runs.py"),
     *("switchyard/test_old_call_sites.py", "switchyard/test_adopt.py"),
 )
 CHOSEN = "not (memory or inngest or qstash or postgres or dies or cheap)"
