@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import shutil
@@ -27,6 +28,7 @@ from app.platform.config import Settings
 from app.switchyard import runtime, text
 from app.switchyard.db import Database
 from app.switchyard.text import storable
+from tests.support import compiled
 from tests.support.tables import create_all
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -53,8 +55,9 @@ ROOM, SPARE = 2 << 30, 4 << 30  # the whole suite took 400 MB of it
 def pytest_configure() -> None:
     """All temporary files in memory, where there is plenty of it: half of the time was the disk's.
 
-    Here, not at import: the benchmark imports this module, and means the disk.
+    Here, not at import: the benchmark imports this module, and means the disk, and to compile.
     """
+    compiled.keep_for_all()
     if (
         MEMORY.is_dir()
         and shutil.disk_usage(MEMORY).free > ROOM
@@ -95,6 +98,13 @@ def pytest_collection_modifyitems(
         items += [*share, *short[: size - len(share)]]
         del short[: size - len(share)]
         left -= size
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: to look at it again and again for garbage took a twentieth."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @cache
