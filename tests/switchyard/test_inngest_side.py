@@ -229,7 +229,7 @@ def test_short_steps_share_a_call(
     opened: ExitStack, tmp_path: Path, redis_url: str, fail_at: int, failures: int, calls: int
 ) -> None:
     short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
-    on, _ = serving(opened, tmp_path, redis_url, signed=False, **short)
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, gap_scale=0.02, **short)
     n = uuid4().hex
     (row,) = on.finish(
         on.dispatch("five-steps", {"name": n, "failAt": fail_at, "failures": failures})
@@ -244,7 +244,7 @@ def test_a_result_that_inngest_does_not_take_stays_in_the_ledger(
     opened: ExitStack, tmp_path: Path, redis_url: str, what: str
 ) -> None:
     """It would refuse the answer and try again after its own gaps, or never call again."""
-    on, _ = serving(opened, tmp_path, redis_url, signed=False, **PATIENT)
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
     (row,) = on.finish(on.dispatch("unsent", {"name": what}))
     assert (row.status, json.loads(row.result)) == ("succeeded", jobs.UNSENT[what])
     (kept,) = until(lambda: [r for r in calls_of(on, "unsent") if r["ended_at"]])
