@@ -19,6 +19,7 @@ import click
 from sqlalchemy import func, select
 
 from app.switchyard import extras
+from app.switchyard.check import Check, called, is_refused
 from app.switchyard.clock import iso
 from app.switchyard.commands.adoption import bypassed
 from app.switchyard.commands.cutover import group
@@ -28,12 +29,11 @@ from app.switchyard.cutover.clock import proposal
 from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
-from app.switchyard.reached import called, is_refused
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import IS_OPEN, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import new_run
-from app.switchyard.runtime import Check, Runtime
+from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 from app.switchyard.words import plural
 from queues.backend import WORKER_COMMAND, connect, registered_workers

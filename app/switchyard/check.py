@@ -1,7 +1,10 @@
-"""Calls this app at BACKEND_URL, as others reach it, for the layer's checks and a host's."""
+"""What the checks of `cutover verify` are made of, the layer's and a host's: a Check, and calls of
+this app at BACKEND_URL, as others reach it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.switchyard.errors import BackendUnavailable, CheckFailed
@@ -12,6 +15,19 @@ if TYPE_CHECKING:  # for checks alone
     import requests
 
 ANSWER_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `cutover verify`."""
+
+    name: str
+    look: Callable[[Runtime], str]
+    """Returns what it saw. Raises CheckFailed where that is wrong."""
+    fix: str
+    """What to do about a failure."""
+    seconds: float = 10.0
+    """How long the check may take."""
 
 
 def is_refused(runtime: Runtime, path: str) -> bool:
