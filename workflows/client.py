@@ -52,8 +52,7 @@ def base_url(settings: Settings) -> str | None:
 
 
 def make_client(settings: Settings) -> Inngest:
-    """A client for the settings. It keeps sockets, so each process needs its own, created after any
-    fork.
+    """A client for the settings, for one process: it keeps sockets.
 
     Raises BackendUnavailable where its package is not installed.
     """

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import os
-from typing import Any
+from typing import Annotated
 
 from flask import Blueprint, Flask, Response, request
 from flask.typing import ResponseReturnValue
+from pydantic import AliasChoices, Base64Str, BaseModel, Field, ValidationError
 from sqlalchemy import bindparam, select
 
+from app.switchyard.clock import moment
 from app.switchyard.crash import point
 from app.switchyard.http import problem, register_problems, traced
 from app.switchyard.logs import logger_of
@@ -20,7 +19,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import RESEND
 from app.switchyard.runtime import Runtime
-from workflows.qstash import DELIVER, FAILED, Sent, read_sent, unix
+from workflows.qstash import DELIVER, FAILED, Sent, unix
 from workflows.signature import signed
 
 log = logger_of(__name__)
@@ -43,19 +42,25 @@ def register(app: Flask, runtime: Runtime) -> None:
 
     @pages.post(DELIVER)
     def deliver() -> ResponseReturnValue:
-        sent = read_sent(signed(request, runtime.settings, DELIVER, MAX_BYTES).text)
-        if sent is None:
+        text = signed(request, runtime.settings, DELIVER, MAX_BYTES).text
+        try:
+            sent = Sent.model_validate_json(text)
+        except ValidationError:
             return _never("the body names no run")
-        delivery = Delivery(f"qstash-{os.urandom(8).hex()}", sent_at=sent.sent_at)
+        # A run that was sent ahead counts from when it was due.
+        sent_at = None if sent.sent is None else moment(max(sent.at, sent.sent))
+        delivery = Delivery(f"qstash-{os.urandom(8).hex()}", sent_at=sent_at)
         return _answer(runtime, sent, runtime.engine.perform(sent.run, sent.epoch, delivery))
 
     @pages.post(FAILED)
     def failed() -> ResponseReturnValue:
         text = signed(request, runtime.settings, FAILED, MAX_CALLBACK_BYTES).text
-        callback = _read_callback(text)
-        if callback is None:
+        try:
+            callback = _Callback.model_validate_json(text)
+            sent = Sent.model_validate_json(callback.body)
+        except ValidationError:
             return _never("the body is no failure callback")
-        return {"end": "sent again" if _given_up(runtime, callback) else "nothing to do"}
+        return {"end": "sent again" if _given_up(runtime, callback, sent) else "nothing to do"}
 
     app.register_blueprint(pages)
 
@@ -89,29 +94,24 @@ def _never(detail: str) -> Response:
     return answer
 
 
-def _read_callback(text: str) -> tuple[Sent, str, str] | None:
-    """The run, the dead message's id, and our endpoint's answer. None if this is no callback."""
-    try:
-        body: Any = json.loads(text)
-        sent = read_sent(base64.b64decode(body["sourceBody"], validate=True).decode())
-        # The documentation still spells it as QStash once did.
-        source = body.get("sourceMessageId") or body["sourceMessasgeId"]
-        status = body.get("status")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
-        return None
-    if sent is None or not isinstance(source, str):
-        return None
-    return sent, source, str(status)[:10]
+class _Callback(BaseModel):
+    """What QStash says of a message that it has given up."""
+
+    body: Annotated[Base64Str, Field(alias="sourceBody")]
+    # The documentation still spells it as QStash once did.
+    ref: Annotated[str, Field(validation_alias=AliasChoices("sourceMessageId", "sourceMessasgeId"))]
+    status: object = None
+    """The status of our endpoint's last answer."""
 
 
-def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
+def _given_up(runtime: Runtime, callback: _Callback, sent: Sent) -> bool:
     """Resend a run whose message is dead. False where the run has continued without it."""
-    sent, source, status = callback
+    status = str(callback.status)[:10]
     now = runtime.store.clock()
     chosen = select(R.check_at).where(
         R.id == sent.run,
         R.epoch == sent.epoch,
-        R.sent_ref == source,
+        R.sent_ref == callback.ref,
         R.status.in_([Status.PENDING, Status.WAITING]),
     )
     with runtime.db.autocommit() as connection:
@@ -122,7 +122,7 @@ def _given_up(runtime: Runtime, callback: tuple[Sent, str, str]) -> bool:
             "run_id": sent.run,
             "seen_epoch": sent.epoch,
             "seen_check_at": check_at,
-            "seen_ref": source,
+            "seen_ref": callback.ref,
             "new_check_at": max(now, check_at) + runtime.store.check,
             "new_idle_since": now,
             "new_error": f"qstash: not delivered, the last answer was {status}",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from app.switchyard.clock import moment, utcnow
+from pydantic import BaseModel, Field
+
+from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.logs import logger_of
@@ -45,8 +45,7 @@ _HOUR = 3600
 
 
 def make_client(settings: Settings) -> QStash:
-    """A client for the settings. It keeps sockets, so each process needs its own, created after any
-    fork.
+    """A client for the settings, for one process: it keeps sockets.
 
     It does not retry, since a publish that timed out may have succeeded: the relay sends it again
     under the same deduplication id. Nor does it wait the default 600 s. Raises BackendUnavailable.
@@ -186,33 +185,17 @@ class QStashBackend(Service["QStash"]):
             find(client, "msg_none")
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(BaseModel, strict=True, frozen=True):
     """The content of a message: perform `run`, if it still stands at `epoch`."""
 
-    run: str
-    epoch: int
+    run: Annotated[str, Field(pattern="^[0-9A-Za-z]{1,32}$")]
+    epoch: Annotated[int, Field(gt=0, lt=2**31)]
+    """Values that no run can have would be an error in some databases, and be retried for nothing.
+    """
     at: int
     """The time for which it was sent, in Unix seconds."""
-    sent_at: datetime | None = None
-    """When it was sent, or was due if that was later."""
-
-
-def read_sent(text: str) -> Sent | None:
-    """The message, or None where the text is not one of ours."""
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(body, dict):
-        return None
-    run, epoch, at, sent = (body.get(name) for name in ("run", "epoch", "at", "sent"))
-    if not (isinstance(run, str) and type(epoch) is int and type(at) is int):
-        return None
-    # Values that no run can have would be an error in some databases, and be retried for nothing.
-    sound = 0 < len(run) <= 32 and run.isalnum() and run.isascii() and 0 < epoch < 2**31
-    sent_at = moment(max(at, sent)) if type(sent) is float else None
-    return Sent(run, epoch, at, sent_at) if sound else None
+    sent: float | None = None
+    """When it was sent, in Unix seconds."""
 
 
 def _at(due: datetime) -> int:

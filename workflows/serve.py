@@ -6,9 +6,8 @@ import hashlib
 import hmac
 import json
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -82,17 +81,13 @@ def serve(app: Flask, runtime: Runtime) -> None:
 
 def _handler(runtime: Runtime, keys: Sequence[bytes]) -> Callable[[], Response]:
     """The SDK's view. It is created at the first call: no command needs it, and it loads slowly."""
-    making = threading.Lock()
-    views: list[Any] = []
+    view = cache(partial(_view, runtime))
 
     def handle() -> Response:
-        with making:
-            if not views:
-                views.append(_view(runtime))
-        answer: Response = views[0]()
+        answer: Response = view()()
         if keys and answer.status_code == 401:
             _sign_canonical_form(keys)
-            answer = views[0]()
+            answer = view()()
         return answer
 
     return handle

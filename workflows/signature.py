@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -85,17 +85,11 @@ def _claims(token: str, url: str, keys: SigningKeys) -> dict[str, Any]:
     """The token's claims, or none where no key fits it."""
     import jwt  # an extra
 
-    for known in (keys.known, keys.asked_anew):
-        for key in known() or ():
-            with suppress(jwt.PyJWTError):
-                return jwt.decode(
-                    token,
-                    key,
-                    algorithms=["HS256"],
-                    issuer="Upstash",
-                    subject=url,
-                    options=_OPTIONS,
-                )
+    for key in keys:
+        with suppress(jwt.PyJWTError):
+            return jwt.decode(
+                token, key, algorithms=["HS256"], issuer="Upstash", subject=url, options=_OPTIONS
+            )
     return {}
 
 
@@ -113,35 +107,26 @@ class SigningKeys:
     def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._monotonic = monotonic
-        current, after = settings.qstash_current_signing_key, settings.qstash_next_signing_key
-        self._set = current is not None or settings.qstash_secret is None
-        self._keys: tuple[str, str] | None = None
-        if current is not None:
-            self._keys = current.get_secret_value(), (after or current).get_secret_value()
+        keys = settings.qstash_current_signing_key, settings.qstash_next_signing_key
+        self._keys: list[str] = []
+        if keys[0] is not None:
+            self._keys = [key.get_secret_value() for key in keys if key is not None]
+        self._asks = not self._keys and settings.qstash_secret is not None
         self._ask_again = 0.0
 
-    def known(self) -> tuple[str, str]:
-        """The keys. Raises Unauthorized where there is no way to know them, and BackendUnavailable
-        where QStash was asked and could not tell."""
-        if self._keys is None:
-            if self._set:
-                raise Unauthorized(REFUSED)
-            if (asked_now := self.asked_anew()) is None:
-                raise BackendUnavailable("qstash: its signing keys are not known yet")
-            return asked_now
-        return self._keys
-
-    def asked_anew(self) -> tuple[str, str] | None:
-        """The keys that QStash has now, which may have been rotated, if it should be asked and it
-        is time to. Raises BackendUnavailable."""
-        if self._set or self._monotonic() < self._ask_again:
-            return None
-        self._ask_again = self._monotonic() + ANEW_SECONDS
-        client = make_client(self._settings)
-        with asking():
-            found = client.signing_key.get()
-        self._keys = found.current, found.next
-        return self._keys
+    def __iter__(self) -> Iterator[str]:
+        """The known keys, then those that QStash has now, which may have been rotated, if it is
+        time to ask it. Raises BackendUnavailable where QStash cannot tell."""
+        yield from self._keys
+        if self._asks and self._monotonic() >= self._ask_again:
+            self._ask_again = self._monotonic() + ANEW_SECONDS
+            client = make_client(self._settings)
+            with asking():
+                found = client.signing_key.get()
+            self._keys = [found.current, found.next]
+            yield from self._keys
+        elif self._asks and not self._keys:
+            raise BackendUnavailable("qstash: its signing keys are not known yet")
 
 
 _of_process: dict[tuple[object, ...], SigningKeys] = {}

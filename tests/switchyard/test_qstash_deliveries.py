@@ -250,11 +250,13 @@ def test_keys_that_were_rotated_are_asked_for_once_a_minute() -> None:
     with QStashStandIn("t" * 40, CURRENT_KEY) as standin:
         settings = load({"QSTASH_URL": standin.url, "QSTASH_TOKEN": standin.token})
         keys = SigningKeys(settings, lambda: now[0])
-        assert keys.known() == (CURRENT_KEY, CURRENT_KEY)
+        old, new = [CURRENT_KEY] * 2, [OTHER_KEY] * 2
+        assert list(keys) == old
         standin.signing_key = OTHER_KEY
-        assert (keys.asked_anew(), keys.known()) == (None, (CURRENT_KEY, CURRENT_KEY))
+        assert list(keys) == old
         now[0] += ANEW_SECONDS
-        assert keys.asked_anew() == keys.known() == (OTHER_KEY, OTHER_KEY)
+        assert list(keys) == old + new
+        assert list(keys) == new
 
 
 def test_a_key_that_qstash_leaves_empty_opens_nothing() -> None:
