@@ -45,11 +45,11 @@ def test_counts_are_by_bucket_and_side_and_nothing_older(db: Database) -> None:
     for minutes, more in cases:
         ended(db, minutes, **more)
     shown = trends.trends(db, ["mail", "none"], NOW, MINUTE, 60)
-    rq, serverless = shown["mail", Side.RQ], shown["mail", Side.SERVERLESS]
+    rq, serverless = shown["mail"][Side.RQ], shown["mail"][Side.SERVERLESS]
     assert (rq.succeeded[-1], rq.failed[-1], rq.runs) == (1, 1, 2)
     assert (serverless.succeeded[0], serverless.runs) == (2, 2)
-    assert shown["none", Side.RQ].runs == 0
-    assert shown["none", Side.RQ].percentile(50) is None
+    assert shown["none"][Side.RQ].runs == 0
+    assert shown["none"][Side.RQ].percentile(50) is None
 
 
 def test_one_that_fails_between_the_two_looks_is_one_run(db: Database) -> None:
@@ -61,7 +61,7 @@ def test_one_that_fails_between_the_two_looks_is_one_run(db: Database) -> None:
             ended(db, 0.5, status="failed")
 
     event.listen(db.engine, "after_cursor_execute", fails)
-    trend = trends.trends(db, ["mail"], NOW, MINUTE, 60)["mail", Side.RQ]
+    trend = trends.trends(db, ["mail"], NOW, MINUTE, 60)["mail"][Side.RQ]
     assert (trend.succeeded[-1], trend.failed[-1], trend.runs) == (0, 1, 1)
 
 
@@ -69,7 +69,7 @@ def test_percentiles_are_of_the_latest_and_of_each_span(db: Database) -> None:
     for seconds in range(1, 101):
         ended(db, 10 + seconds / 100, took=seconds)
     ended(db, 130, took=7, backend="inngest")
-    latest = trends.trends(db, ["mail"], NOW, MINUTE, 60)["mail", Side.RQ]
+    latest = trends.trends(db, ["mail"], NOW, MINUTE, 60)["mail"][Side.RQ]
     assert (latest.percentile(50), latest.percentile(95)) == (50, 95)
     spans = trends.by_span(db, "mail", NOW, timedelta(hours=1), 3)
     assert spans == {Side.RQ: [None, None, (50, 95)], Side.SERVERLESS: [(7, 7), None, None]}

@@ -81,8 +81,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
 
 def _day(runtime: Runtime, name: str, now: datetime) -> dict[str, Any]:
     """The charts of a day: both sides by quarters of an hour, and how long runs took."""
-    trend = trends(runtime.db, [name], now, QUARTER, int(DAY / QUARTER))
-    sides = {side: trend[name, side] for side in Side}
+    sides = trends(runtime.db, [name], now, QUARTER, int(DAY / QUARTER))[name]
     spans = by_span(runtime.db, name, now, HOUR, HOURS)
     slowest = max((high for side in spans.values() for _, high in filter(None, side)), default=0.0)
     first = (now - DAY).replace(minute=0, second=0, microsecond=0) + HOUR

@@ -74,7 +74,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         job["known"] = spec is not None
         job["built_in"] = spec is not None and spec.body.__module__ == maintenance.__name__
         job["serverless"] = Side.SERVERLESS.value if spec is None else spec.serverless
-        job["sides"] = {side: trend[job["name"], side] for side in Side}
+        job["sides"] = trend[job["name"]]
     late = runtime.db.value(select(func.min(R.check_at)).where(R.check_at < now))
     overdue = [row for row in open_runs if row.overdue]
     parts = [

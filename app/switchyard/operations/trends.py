@@ -85,26 +85,26 @@ def side_of(backend: str) -> Side:
 
 def trends(
     db: Database, jobs: Collection[str], until: datetime, width: timedelta, buckets: int
-) -> dict[tuple[str, Side], Trend]:
-    """Each side's trend for these jobs, over the last `buckets` of length `width` until `until`. A
-    run belongs to the side on which it ended."""
+) -> dict[str, dict[Side, Trend]]:
+    """Each job's trend on each side, over the last `buckets` of length `width` until `until`. A run
+    belongs to the side on which it ended."""
     since = until - width * buckets
     seconds = int(width.total_seconds())
     bound: dict[str, Any] = {"since": since, "origin": int(since.timestamp()), "width": seconds}
     bound["jobs"] = list(jobs)
-    shown = {(job, side): Trend([0] * buckets, [0] * buckets) for job in jobs for side in Side}
+    shown = {job: {s: Trend([0] * buckets, [0] * buckets) for s in Side} for job in jobs}
     pairs = set[tuple[str, str]]()
     with db.autocommit() as connection:
         for counts, name in zip(_COUNTS, ("succeeded", "failed"), strict=True):
             for row in connection.execute(counts, bound):
-                trend = shown[row.job, side_of(row.backend)]
+                trend = shown[row.job][side_of(row.backend)]
                 getattr(trend, name)[min(max(row.bucket, 0), buckets - 1)] += row.runs
                 pairs.add((row.job, row.backend))
         for some in chunks(sorted(pairs), _MOST):
             sampled = connection.execute(_sampled(tuple(some)), {"since": since})
             for job, backend, began, end in sampled:
-                shown[job, side_of(backend)].seconds.append((end - began).total_seconds())
-    for trend in shown.values():
+                shown[job][side_of(backend)].seconds.append((end - began).total_seconds())
+    for trend in (trend for sides in shown.values() for trend in sides.values()):
         # Those that ended were counted first, so one that failed since is only among the failed.
         both = zip(trend.succeeded, trend.failed, strict=True)
         trend.succeeded = [max(ended - failed, 0) for ended, failed in both]

@@ -113,7 +113,7 @@ class Backends:
                 groups[message.backend].append(message)
         refs: dict[str, str] = {}
         for name, group in groups.items():
-            with telemetry.spans.send(group[0].spec, group):
+            with telemetry.spans.send(group):
                 try:
                     refs.update(self[name].send(group))
                 except BackendUnavailable as failure:

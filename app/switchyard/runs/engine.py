@@ -181,7 +181,7 @@ class Engine:
         if claimed.trace is not None:
             shown["trace_id"] = telemetry.trace_id(claimed.trace)
         spec = store.catalogue.get(claimed.job)
-        with logs.bound(**shown), telemetry.spans.slice(claimed.job, spec, claimed):
+        with logs.bound(**shown), telemetry.spans.slice(spec, claimed):
             self.leases.keep(claimed)
             if store.clock() - claimed.claimed_at > store.lease / 3:
                 self.leases.renew([claimed])  # the claim waited for a lock, at the lease's expense

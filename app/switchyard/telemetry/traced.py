@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
@@ -21,25 +21,13 @@ from app.switchyard.text import reason
 
 if TYPE_CHECKING:
     from app.switchyard.job import JobSpec
+    from app.switchyard.runs.backend import Message
+    from app.switchyard.runs.steps import ClaimedRun
 
 log = logger_of(__name__)
 
 FLUSH_MS = 2000
 _W3C = TraceContextTextMapPropagator()
-
-
-class Traceable(Protocol):
-    """What a run's message and its claim share."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def backend(self) -> str: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def trace(self) -> str | None:
-        """The run's W3C traceparent."""
 
 
 def exporting() -> trace.TracerProvider:
@@ -78,22 +66,22 @@ class Traced:
         of = _of("switchyard", "dispatch", "create", job, count, run_id)
         return self._span(f"dispatch {job}", of, SpanKind.PRODUCER)
 
-    def send(self, spec: JobSpec, messages: Sequence[Traceable]) -> Span:
+    def send(self, messages: Sequence[Message]) -> Span:
         """In the trace of a single message. Several messages are linked."""
         first, known = messages[0], {message.trace for message in messages if message.trace}
-        to = destination(first.backend, spec)
+        to = destination(first.backend, first.spec)
         alone = known.pop() if len(known) == 1 else None
         sent = f"{first.run_id}-{first.epoch}"
         of = _of(first.backend, "send", "send", to, len(messages), sent)
         linked = [_context(one) for one in known]
         return self._span(f"send {to}", of, SpanKind.CLIENT, self._within(alone), linked)
 
-    def slice(self, job: str, spec: JobSpec | None, claimed: Traceable) -> Span:
+    def slice(self, spec: JobSpec | None, claimed: ClaimedRun) -> Span:
         """In the run's trace, linked with the delivering call where that has its own."""
-        to = job if spec is None else destination(claimed.backend, spec)
+        to = claimed.job if spec is None else destination(claimed.backend, spec)
         sent = f"{claimed.run_id}-{claimed.epoch - 1}"
         of = _of(claimed.backend, "process", "process", to, 1, sent)
-        of |= {"switchyard.run": claimed.run_id, "switchyard.job": job}
+        of |= {"switchyard.run": claimed.run_id, "switchyard.job": claimed.job}
         within = self._within(claimed.trace)
         linked = [] if within is None else [get_current()]
         return self._span(f"process {to}", of, SpanKind.CONSUMER, within, linked)
