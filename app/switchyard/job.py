@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeVar
@@ -186,13 +187,14 @@ class JobSpec(job[Any]):
         """The wait after failed attempt number `attempt`, from 1."""
         return timedelta(seconds=self.gaps[min(attempt, len(self.gaps)) - 1])
 
-    def occurrences(self, after: datetime, until: datetime) -> list[datetime]:
-        """The scheduled times in (after, until], in UTC whatever the machine's zone."""
+    def occurrences(self, after: datetime, until: datetime, most: float = inf) -> list[datetime]:
+        """The scheduled times in (after, until], the first `most` of them, in UTC whatever the
+        machine's zone."""
         if self.schedule is None:
             return []
         found: list[datetime] = []
         times = croniter(self.schedule, after.astimezone(UTC))
-        while (moment := times.get_next(datetime)) <= until:
+        while len(found) < most and (moment := times.get_next(datetime)) <= until:
             found.append(moment)
         return found
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from app.switchyard import audit
 from app.switchyard.audit import By
-from app.switchyard.cutover import stages
+from app.switchyard.console.jobs import _ticks
+from app.switchyard.cutover import clock, stages
+from app.switchyard.cutover.clock import ClockMark
 from app.switchyard.dispatch import dispatch
 from app.switchyard.operations import acts, bulk
 from app.switchyard.operations.processes import ProcessRow
@@ -301,3 +304,15 @@ def test_the_relay_is_said_to_be_behind(site: Site, client: FlaskClient) -> None
     dispatch("noop", {"name": "late"})
     site.now += site.runtime.store.check * 60
     assert "The relay is behind: it should have looked at a run" in client.get("/console").text
+
+
+def test_missed_ticks_are_counted_up_to_those_that_are_made_up(site: Site) -> None:
+    minutely = replace(site.runtime.catalogue["noop"], schedule="* * * * *")
+    now = site.now.replace(second=30)
+    for mark, missed in ((timedelta(minutes=10), (9, False)), (timedelta(days=30), (500, True))):
+        marks = update(ClockMark).values(seen_until=now - mark)
+        clock.begin_marks(site.runtime.db, ["noop"], now)
+        with site.runtime.db.begin() as connection:
+            connection.execute(marks)
+        ticks = _ticks(site.runtime, minutely, now)
+        assert (ticks["missed"], ticks["and_more"]) == missed

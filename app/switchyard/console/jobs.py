@@ -13,7 +13,7 @@ from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import Page, by, is_poll, moving, number
 from app.switchyard.cutover import guardrail, shadow, stages
-from app.switchyard.cutover.clock import OLDEST, read_marks
+from app.switchyard.cutover.clock import MOST, OLDEST, read_marks
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.cutover.status import LATE, cutover_status
 from app.switchyard.errors import BackendUnavailable, GateClosed, StageRefused
@@ -115,9 +115,11 @@ def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
     if spec.schedule is None:
         return {}
     seen = read_marks(runtime.db).get(spec.name)
-    missed = [] if seen is None else spec.occurrences(max(seen, now - OLDEST), now - LATE)
+    since = now if seen is None else max(seen, now - OLDEST)
+    missed = spec.occurrences(since, now - LATE, most=MOST)
     last = spec.occurrence_at(now)
-    return {"last": last, "next": spec.occurrence_after(now), "missed": len(missed)}
+    ticks = {"last": last, "next": spec.occurrence_after(now)}
+    return ticks | {"missed": len(missed), "and_more": len(missed) == MOST}
 
 
 def add_moves(pages: Blueprint, runtime: Runtime) -> None:
