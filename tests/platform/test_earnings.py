@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,9 +20,7 @@ from tests.support.earnings import (
     Sale,
     a_creator,
     balance,
-    record_dispute,
-    record_dispute_won,
-    record_refund,
+    record_change,
     record_sale,
 )
 
@@ -50,9 +48,11 @@ def entries(tx: Connection) -> set[tuple[str, str, str, str, int]]:
 def test_each_is_written_and_posted_at_once(db: Database) -> None:
     with db.begin() as tx:
         record_sale(tx, SALE)
-        record_refund(tx, replace(PART, id="r1"))
-        record_dispute(tx, replace(PART, id="d1", gross=700, fee=140))
-        record_dispute_won(tx, replace(PART, id="w1", gross=200, fee=40))
+        record_change(tx, replace(PART, id="r1"), EarningKind.REFUND)
+        disputed = replace(PART, id="d1", gross=700, fee=140)
+        record_change(tx, disputed, EarningKind.DISPUTE)
+        won = replace(PART, id="w1", gross=200, fee=40)
+        record_change(tx, won, EarningKind.DISPUTE_WON)
         assert entries(tx) == {
             ("earning", "s1", CASH, "creator:ana", 800),
             ("fee", "s1", CASH, FEES, 200),
@@ -71,18 +71,11 @@ def test_each_is_written_and_posted_at_once(db: Database) -> None:
         assert balanced(trial_balance(tx))
 
 
-def foreign(number: int, **change: Any) -> dict[str, Any]:
-    return {
-        "id": f"f{number}",
-        "creator_id": "ana",
-        "source": "tips",
-        "kind": EarningKind.EARNING,
-        "currency": "usd",
-        "gross": 100,
-        "fee": 20,
-        "occurred_at": NOW - timedelta(days=number),
-        **change,
-    }
+def foreign(number: int) -> dict[str, Any]:
+    """Not posted yet."""
+    when = NOW - timedelta(days=number)
+    sale = replace(SALE, id=f"f{number}", gross=100, fee=20, occurred_at=when)
+    return {**asdict(sale), "kind": EarningKind.EARNING}
 
 
 def test_what_others_wrote_is_posted_once_whenever_it_happened(db: Database) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select
 
-from app.platform.config import Settings
 from app.platform.earnings import csv_import
 from app.platform.earnings.csv_import import CsvRefused, import_csv
 from app.platform.earnings.models import Creator, Earning
@@ -22,7 +20,6 @@ from app.switchyard.db import Database
 from tests.support.earnings import a_creator, balance
 from tests.support.forks import forked
 from tests.support.sides import environment
-from tests.support.tables import create_all
 
 ITEMIZED = (
     "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id,"
@@ -36,9 +33,8 @@ REFUND = "txn_2,2025-01-09 10:00:00,usd,-10.00,-0.50,-9.50,refund,re_1,ch_1,,"
 class World:
     """A database with creators, and files to import."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.db = Database(Settings(database_url=url).sqlalchemy_url)
-        create_all(self.db.engine)
+    def __init__(self, db: Database, folder: Path) -> None:
+        self.db = db
         self.file = folder / "export.csv"
         with self.db.begin() as tx:
             tx.execute(insert(Creator), [a_creator(one) for one in ("ana", "bob")])
@@ -75,10 +71,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(f"sqlite:///{tmp_path / 'test.db'}", tmp_path)
-    yield made
-    made.db.dispose()
+def world(lite: Database, tmp_path: Path) -> World:
+    return World(lite, tmp_path)
 
 
 def numbers(done: Counter[str]) -> tuple[int, int, int, int, int]:
@@ -246,18 +240,11 @@ def test_a_truncated_file_says_what_is_committed_and_completes(
 # The command, in a process of its own
 
 
-def command(url: str, *args: str) -> tuple[list[str], dict[str, str]]:
-    environ = environment(
-        url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS="app.switchyard.maintenance"
-    )
-    return ["-m", "flask", "--app", "app", "earnings", *args], environ
-
-
-def test_the_command_reports_bad_lines_and_ends_with_one(world: World, tmp_path: Path) -> None:
+def test_the_command_reports_bad_lines_and_ends_with_one(world: World) -> None:
     world.write(SALE, BAD["is no time"])
-    words, environ = command(
-        f"sqlite:///{tmp_path / 'test.db'}", "import", str(world.file), "--json"
-    )
+    url, jobs = str(world.db.engine.url), "app.switchyard.maintenance"
+    environ = environment(url, "redis://127.0.0.1:1/0", SWITCHYARD_JOBS=jobs)
+    words = ["-m", "flask", "--app", "app", "earnings", "import", str(world.file), "--json"]
     done = forked(words, environ)
     assert done.returncode == 1
     answer = json.loads(done.stdout)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import func, select
 
+from app.platform.earnings.models import EarningKind
 from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
 from app.platform.payouts.models import PayoutAttempt, PayoutStatus
 from app.platform.payouts.retry import MAX_ATTEMPTS
@@ -23,9 +24,7 @@ from app.switchyard.runs.relay import sweep
 from tests.support.earnings import (
     Change,
     Sale,
-    record_dispute,
-    record_dispute_won,
-    record_refund,
+    record_change,
     record_sale,
 )
 from tests.support.platform import AT_THE_BANK, Platform
@@ -130,7 +129,7 @@ class Money(RuleBasedStateMachine):
             return
         change = Change(self.name("c"), sale.id, sale.currency, gross, 0, self.platform.now)
         with self.platform.db.begin() as tx:
-            (record_dispute if dispute else record_refund)(tx, change)
+            record_change(tx, change, EarningKind.DISPUTE if dispute else EarningKind.REFUND)
         # Out of the platform's balance, as Stripe takes it.
         self.platform.call("payouts", amount=gross, currency=sale.currency)
         self.taken[sale.id] += gross
@@ -146,7 +145,7 @@ class Money(RuleBasedStateMachine):
         gross = self.lost.pop(sale.id)
         change = Change(self.name("w"), sale.id, sale.currency, gross, 0, self.platform.now)
         with self.platform.db.begin() as tx:
-            record_dispute_won(tx, change)
+            record_change(tx, change, EarningKind.DISPUTE_WON)
         self.platform.stand.top_up(gross, sale.currency)
         self.taken[sale.id] -= gross
         self.net[sale.creator_id] += gross

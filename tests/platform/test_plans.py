@@ -21,7 +21,6 @@ from app.switchyard.db import Database
 from tests.support.earnings import a_creator
 from tests.support.plans import analyze, plan, plan_of, sent
 from tests.support.platform import START, Platform
-from tests.support.tables import create_all
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
@@ -41,10 +40,8 @@ MONEY: dict[str, tuple[Callable[[Connection], Any], list[str]]] = {
 
 
 @pytest.fixture
-def sold(database_url: str) -> Any:
+def sold(db: Database) -> Database:
     """20,000 sales of 2,000 creators over a year, a twentieth refunded; ten not posted yet."""
-    made = Database(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    create_all(made.engine)
     people = [a_creator(f"c{n:04}", stripe_account_id=None) for n in range(2_000)]
     sales = [
         {
@@ -64,16 +61,15 @@ def sold(database_url: str) -> Any:
         sale | {"id": f"r{sale['id']}", "kind": EarningKind.REFUND, "refund_of": sale["id"]}
         for sale in sales[::20]
     ]
-    with made.begin() as connection:
+    with db.begin() as connection:
         connection.execute(insert(Creator), people)
         connection.execute(insert(Earning), sales + refunds)
         post_earnings(connection)
         connection.execute(
             insert(Earning), [sale | {"id": f"x{sale['id']}"} for sale in sales[:10]]
         )
-    analyze(made)
-    yield made
-    made.dispose()
+    analyze(db)
+    return db
 
 
 def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
@@ -86,9 +82,7 @@ def test_money_is_read_as_far_as_it_must_be(sold: Database) -> None:
         assert [line for line in scans if "ix_earnings_unposted" not in line] == [], (name, lines)
 
 
-def test_sums_are_made_and_read_as_far_as_they_must_be(
-    sold: Database,
-) -> None:
+def test_sums_are_made_and_read_as_far_as_they_must_be(sold: Database) -> None:
     """A day, its month, its statements, and what is asked of them, in a year that is rolled up."""
     day, month, ids = date(2026, 2, 3), date(2026, 2, 1), [f"c{n:04}" for n in range(10)]
     with sold.begin() as tx:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from app.platform.earnings.models import EarningKind as K
 from app.platform.earnings.rollup import raw
 from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting
 from app.platform.statements.document import Document, documents
-from tests.support.earnings import record_dispute, record_dispute_won, record_refund
 from tests.support.months import Months, Payout, at, history, in_short
 
 JANUARY, FEBRUARY, MARCH = (date(2025, month, 1) for month in (1, 2, 3))
@@ -53,10 +53,10 @@ def test_a_month_with_all_that_can_happen_to_a_sale(months: Months) -> None:
     months.sale("s2", 5_000, "2025-01-01", fee=1_000, source="calls")
     months.sale("s3", 700, "2025-01-31T23:59:59.999", fee=700)
     months.sale("s4", 900, "2025-02-01", fee=0)
-    months.change(record_refund, "s1", 4_000, "2025-01-10", fee=800)
-    months.change(record_dispute, "s2", 5_000, "2025-01-11", fee=1_000)
-    months.change(record_dispute_won, "s2", 2_000, "2025-02-12", fee=400)
-    months.change(record_refund, "s3", 700, "2025-02-13", fee=700)
+    months.change(K.REFUND, "s1", 4_000, "2025-01-10", fee=800)
+    months.change(K.DISPUTE, "s2", 5_000, "2025-01-11", fee=1_000)
+    months.change(K.DISPUTE_WON, "s2", 2_000, "2025-02-12", fee=400)
+    months.change(K.REFUND, "s3", 700, "2025-02-13", fee=700)
     january, february = usd(months), usd(months, FEBRUARY)
     assert january["opening"] == 8_000
     assert january["sources"] == [
@@ -71,7 +71,7 @@ def test_a_month_with_all_that_can_happen_to_a_sale(months: Months) -> None:
         },
     ]
     assert [line["id"] for line in january["lines"]] == [
-        *("s2", "record_refund-s1-2025-01-10", "record_dispute-s2-2025-01-11", "s3")
+        *("s2", "refund-s1-2025-01-10", "dispute-s2-2025-01-11", "s3")
     ]
     assert in_short(january) == (8_000, -3_200, 0, 0, 4_800)
     assert in_short(february) == (4_800, 900 + 1_600, 0, 0, 7_300)

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from app.platform.earnings.models import Earning
+from app.platform.earnings.models import Earning, EarningKind
 from app.platform.gateways.storage import StorageUnavailable
 from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting
 from app.platform.statements import jobs, pdf
 from app.platform.statements.document import Document
 from app.platform.statements.jobs import MadeMeanwhile
 from app.platform.statements.models import Statement
-from tests.support.earnings import record_refund
 from tests.support.months import Months, Payout, at, balances_at, history, in_short
 
 JANUARY, FEBRUARY, MARCH = (date(2025, month, 1) for month in (1, 2, 3))
@@ -133,7 +132,7 @@ def test_what_is_booked_late_is_a_correction_in_the_next_one(months: Months) -> 
     stated(months, JANUARY)
     first = kept_usd(months, "ana:2025-01")
     months.sale("late", 100, "2025-01-20")
-    months.change(record_refund, "s1", 70, "2025-01-21")
+    months.change(EarningKind.REFUND, "s1", 70, "2025-01-21")
     assert stated(months, JANUARY) == []
     months.sale("s2", 70, "2025-02-05")
     stated(months, FEBRUARY)

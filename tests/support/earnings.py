@@ -65,19 +65,7 @@ def record_sale(tx: Tx, sale: Sale) -> None:
     post_earnings(tx)
 
 
-def record_refund(tx: Tx, change: Change) -> None:
-    _record(tx, change, EarningKind.REFUND)
-
-
-def record_dispute(tx: Tx, change: Change) -> None:
-    _record(tx, change, EarningKind.DISPUTE)
-
-
-def record_dispute_won(tx: Tx, change: Change) -> None:
-    _record(tx, change, EarningKind.DISPUTE_WON)
-
-
-def _record(tx: Tx, change: Change, kind: EarningKind) -> None:
+def record_change(tx: Tx, change: Change, kind: EarningKind) -> None:
     row = asdict(change)
     whose = select(Earning.creator_id, Earning.source).where(Earning.id == row["sale_id"])
     sale = connection_of(tx).execute(whose).one()

@@ -6,6 +6,7 @@ import time
 
 from app.switchyard.db import Database
 from app.switchyard.runs.models import runs
+from tests.support.plans import analyze
 
 _SPAN_MS = 170 * 86_400_000
 _CHUNK = 500_000
@@ -62,5 +63,4 @@ def fill(db: Database, count: int, common: str = "mail") -> None:
             plain.exec_driver_sql(_FILL.format(**given))
     for index in indexes:
         index.create(db.engine)
-    with db.autocommit() as connection:
-        connection.exec_driver_sql("ANALYZE" if db.is_sqlite else "VACUUM ANALYZE")
+    analyze(db)

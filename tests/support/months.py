@@ -3,7 +3,7 @@ those, posted as the product posts them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,8 +14,7 @@ from typing import Any
 from sqlalchemy import case, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from app.platform.db import Tx
-from app.platform.earnings.models import Creator
+from app.platform.earnings.models import Creator, EarningKind
 from app.platform.gateways import Gateways
 from app.platform.gateways.storage import open_storage
 from app.platform.gateways.stripe import StripeGateway
@@ -36,9 +35,7 @@ from tests.support.earnings import (
     Change,
     Sale,
     a_creator,
-    record_dispute,
-    record_dispute_won,
-    record_refund,
+    record_change,
     record_sale,
 )
 from tests.support.tables import create_all
@@ -92,12 +89,10 @@ class Months:
         with self.db.begin() as tx:
             record_sale(tx, Sale(name, creator, source, currency, gross, fee, at(when)))
 
-    def change(
-        self, record: Callable[[Tx, Change], None], sale: str, gross: int, when: str, fee: int = 0
-    ) -> None:
-        name = f"{record.__name__}-{sale}-{when}"[:64]
+    def change(self, kind: EarningKind, sale: str, gross: int, when: str, fee: int = 0) -> None:
+        change = Change(f"{kind}-{sale}-{when}", sale, "usd", gross, fee, at(when))
         with self.db.begin() as tx:
-            record(tx, Change(name, sale, "usd", gross, fee, at(when)))
+            record_change(tx, change, kind)
 
     def book(self, *postings: Posting) -> None:
         with self.db.begin() as tx:
@@ -166,7 +161,7 @@ def in_short(one: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
 
 def history(months: Months, seed: int, creators: list[str], sales: int = 60) -> None:
     """Half a year of everything, in several currencies; the same for the same seed."""
-    random = Random(seed)
+    random, K = Random(seed), EarningKind
     fates = ("paid", "paid", "failed", "retried", "returned", "reversed")
     with months.db.begin() as tx:
         for number in range(sales):
@@ -179,15 +174,15 @@ def history(months: Months, seed: int, creators: list[str], sales: int = 60) -> 
             name, source = f"s{seed}-{number}", random.choice(SOURCES)
             record_sale(tx, Sale(name, who, source, code, gross, fee, when))
             later = when + timedelta(days=random.choice((0, 3, 40)))
-            takes = random.choice((None, None, record_refund, record_dispute, record_dispute))
+            takes = random.choice((None, None, K.REFUND, K.DISPUTE, K.DISPUTE))
             if takes is None:
                 continue
             part = random.randint(1, gross)
             share = min(fee, part) if fee == gross else random.choice((0, min(fee, part)))
-            takes(tx, Change(f"t{name}", name, code, part, share, later))
-            if takes is record_dispute and random.random() < 0.5:
+            record_change(tx, Change(f"t{name}", name, code, part, share, later), takes)
+            if takes is K.DISPUTE and random.random() < 0.5:
                 won = Change(f"w{name}", name, code, part, share, later + timedelta(days=20))
-                record_dispute_won(tx, won)
+                record_change(tx, won, K.DISPUTE_WON)
         for number in range(sales // 3):
             when = START + timedelta(minutes=random.randrange(180 * 1_440))
             step = timedelta(hours=random.choice((1, 30, 400)))
