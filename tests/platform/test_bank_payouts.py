@@ -10,7 +10,6 @@ from sqlalchemy.exc import DBAPIError
 
 from app.platform.payouts.models import Payout
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.relay import sweep
 from tests.support.platform import MANUAL, Platform
 
 BANK = "/v1/payouts"
@@ -96,8 +95,7 @@ def test_two_bank_payouts_of_one_attempt_stop_for_a_person(platform: Platform) -
     named = {"payout_id": "payout_123", "attempt": FIRST}
     given = {"amount": 10_000, "currency": "usd", "metadata": named}
     platform.runtime.engine.gateways.stripe.create_payout("acct_ana", given, "by-hand")
-    platform.now += timedelta(hours=25)
-    sweep(platform.runtime.store)
+    platform.later(timedelta(hours=25))
     platform.drain()
     assert "more than one bank payout" in platform.run(run.id).error
     assert platform.statuses() == ["paying"]
@@ -142,8 +140,7 @@ def test_an_earlier_one_that_came_back_is_not_taken_for_a_later_one(platform: Pl
     platform.work()
     assert platform.attempts("bank") == [(FIRST, "landed", None), (SECOND, "unknown", None)]
     platform.stand.forgive()
-    platform.now += timedelta(hours=25)
-    sweep(platform.runtime.store)
+    platform.later(timedelta(hours=25))
     platform.drain()
     outcomes = [(outcome, code) for _, outcome, code in platform.attempts("bank")]
     assert outcomes == [("landed", None), ("refused", "key_expired"), ("landed", None)]

@@ -14,12 +14,10 @@ import pytest
 from itsdangerous import URLSafeTimedSerializer
 from itsdangerous.timed import TimestampSigner
 from pydantic import SecretStr
-from sqlalchemy import select
 
 from app.platform.statements import links
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runtime import current
 from tests.support.mailbox import Mailbox
 from tests.support.platform import Platform
 from tests.support.site import Site, refused
@@ -41,12 +39,6 @@ def mailed(tmp_path: Path, box: Mailbox) -> Iterator[Platform]:
 
 def subjects(box: Mailbox) -> list[tuple[str, str]]:
     return sorted((str(mail["To"]), str(mail["Subject"])) for mail in box.mails)
-
-
-def mail_runs(made: Any) -> list[Any]:
-    with made.db.autocommit() as connection:
-        chosen = select(RunRow.__table__).where(RunRow.job == "send-email")
-        return list(connection.execute(chosen.order_by(RunRow.id)))
 
 
 def test_a_creator_is_notified_once_that_a_payout_was_paid(mailed: Platform, box: Mailbox) -> None:
@@ -88,7 +80,7 @@ def test_who_cannot_be_notified_is_paid_all_the_same(
     mailed.paid()
     mailed.settle()
     assert mailed.statuses() == ["paid"]
-    assert mail_runs(mailed) == []
+    assert mailed.count(RunRow, RunRow.job == "send-email") == 0
     assert box.taken == []
 
 
@@ -110,10 +102,9 @@ def site(tmp_path: Path, box: Mailbox) -> Iterator[Site]:
 
 
 def monthly(site: Site, key: str) -> None:
-    run = current()
     dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}, key=key)
     for _ in range(20):
-        site.queue.work(run.engine)
+        site.work()
 
 
 def linked(box: Mailbox, number: int = 0) -> str:
@@ -162,5 +153,5 @@ def test_without_a_secret_key_links_are_for_this_machine_or_not_made(
     here.db.dispose()
     live = Site(f"sqlite:///{tmp_path / 'live.db'}", stripe_api_key=SecretStr("sk_test_x"), **same)
     monthly(live, "first")
-    assert mail_runs(live) == []
+    assert live.count(RunRow, RunRow.job == "send-email") == 0
     live.db.dispose()

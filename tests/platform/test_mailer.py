@@ -30,19 +30,6 @@ PASSWORD = "pässword-no".replace("ä", "a@:/")
 
 
 @pytest.fixture(scope="module")
-def box() -> Iterator[Mailbox]:
-    with served() as mailbox:
-        yield mailbox
-
-
-@pytest.fixture(autouse=True)
-def _empty(box: Mailbox) -> Iterator[None]:
-    yield
-    box.taken.clear()
-    box.answers.clear()
-
-
-@pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
 

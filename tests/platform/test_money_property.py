@@ -13,14 +13,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from sqlalchemy import func, select
 
 from app.platform.earnings.models import EarningKind
 from app.platform.ledger.postings import CASH, FEES, EntryKind, Posting, balanced, post
 from app.platform.payouts.models import PayoutAttempt, PayoutStatus
 from app.platform.payouts.retry import MAX_ATTEMPTS
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.relay import sweep
 from tests.support.earnings import (
     Change,
     Sale,
@@ -198,8 +196,7 @@ class Money(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from(HOURS))
     def time_passes(self, hours: float) -> None:
-        self.platform.now += timedelta(hours=hours)
-        sweep(self.platform.runtime.store)
+        self.platform.later(timedelta(hours=hours))
         self.platform.work()
 
     @rule(path=st.sampled_from(("/v1/balance", TRANSFERS, BANKS)))
@@ -302,9 +299,8 @@ class Money(RuleBasedStateMachine):
         platform.check()
 
     def tries(self, payout_id: str) -> int:
-        mine = select(func.count()).where(PayoutAttempt.payout_id == payout_id)
-        with self.platform.db.autocommit() as connection:
-            return connection.scalar(mine.where(PayoutAttempt.leg == "bank")) or 0
+        A = PayoutAttempt
+        return self.platform.count(A, A.payout_id == payout_id, A.leg == "bank")
 
 
 def our(bank: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import select
 
 from app.platform.currencies import money
 from app.platform.mail import admins
@@ -19,8 +18,6 @@ from app.platform.payouts import notify
 from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
 from app.switchyard.job import JobPayload, job
-from app.switchyard.runs.models import RunRow
-from app.switchyard.runs.relay import sweep
 from tests.support.mailbox import DROP, Mailbox
 from tests.support.receiver import Receiver, signature
 from tests.support.site import START, Site
@@ -70,14 +67,11 @@ class Platform(Site):
     def send(self, report: dict[str, Any] = REPORT) -> Any:
         run = dispatch("notify-test", {"report": report})
         for _ in range(6):
-            self.queue.work(self.runtime.engine)
-            self.now += timedelta(seconds=30)
-            sweep(self.runtime.store)
-        with self.db.autocommit() as connection:
-            chosen = select(RunRow.status, RunRow.result).where(RunRow.id == run.id)
-            status, result = connection.execute(chosen).one()
-        assert status == "succeeded"
-        return json.loads(str(result))
+            self.work()
+            self.later(timedelta(seconds=30))
+        ended = self.run(run.id)
+        assert ended.status == "succeeded"
+        return json.loads(ended.result)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 from app.platform.ledger.postings import balanced
 from app.platform.payouts.retry import READY_STALE
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.relay import sweep
 from tests.support.platform import START, Platform
 
 PAY_DAY = {"payoutDate": "2025-01-15"}
@@ -25,8 +24,7 @@ def creators(platform: Platform, *owed: int, currency: str = "usd") -> None:
 def go_on(platform: Platform, until: timedelta) -> None:
     """Work and let time pass, up to `until` after the start, whatever is left open."""
     while platform.now < START + until:
-        platform.now += timedelta(minutes=10)
-        sweep(platform.runtime.store)
+        platform.later(timedelta(minutes=10))
         platform.work()
 
 

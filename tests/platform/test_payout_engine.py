@@ -20,7 +20,6 @@ from app.platform.payouts.models import MOVES, Payout, PayoutStatus
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import KeyConflict, PayloadInvalid
 from app.switchyard.runs.models import StepRow
-from app.switchyard.runs.relay import sweep
 from tests.support.platform import MANUAL, START, Platform
 from tests.support.stripe_stand import pay
 
@@ -83,9 +82,7 @@ def test_a_manual_payout_that_does_not_fit_writes_nothing(
     assert error in run.error
     assert platform.payouts() == platform.attempts() == platform.transfers() == []
     assert platform.owed() == 50_000
-    with platform.db.autocommit() as connection:
-        tries = connection.scalars(select(StepRow.attempts)).all()
-    assert tries == [1]
+    assert platform.rows(select(StepRow.attempts)) == [(1,)]
 
 
 def test_an_order_must_match_the_known_payout(platform: Platform) -> None:
@@ -123,8 +120,7 @@ def test_a_new_500_is_no_replay_however_late_it_comes(platform: Platform) -> Non
     keys = platform.failing((False, lost), (False, broken))
     dispatch("process-single-payout", MANUAL)
     platform.work()
-    platform.now += 2 * SERVER_ERROR_STANDS
-    sweep(platform.runtime.store)
+    platform.later(2 * SERVER_ERROR_STANDS)
     platform.work()
     assert keys == ["payout_123-1"] * 2
     assert platform.attempts() == [("payout_123-1", "unknown", None)]
@@ -155,8 +151,7 @@ def test_a_strange_transfer_in_the_group_stops_for_a_person(platform: Platform) 
     platform.work()
     stripe = platform.runtime.engine.gateways.stripe
     pay(stripe, "by-hand", amount=1, destination="acct_ana", transfer_group="payout_123")
-    platform.now += timedelta(hours=25)
-    sweep(platform.runtime.store)
+    platform.later(timedelta(hours=25))
     (outcome,) = platform.work()
     assert "not the transfer it should have" in str(outcome.error or platform.run(run.id).error)
     platform.drain()
@@ -191,16 +186,6 @@ def test_payouts_move_only_as_allowed() -> None:
 # The pay day
 
 
-def recorded(platform: Platform, run_id: str, prefix: str) -> list[Any]:
-    """The results of a run's steps, in the order of their names."""
-    chosen = select(StepRow.result).where(StepRow.run_id == run_id)
-    with platform.db.autocommit() as connection:
-        found = connection.scalars(
-            chosen.where(StepRow.name.like(f"{prefix}%")).order_by(StepRow.name)
-        )
-        return [json.loads(result or "null") for result in found]
-
-
 def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +194,8 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     platform.fault("drop_before", probability=1)
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.work()
-    first = recorded(platform, run.id, "transfer-0-")
+    pages = select(StepRow.result).where(StepRow.name.like("transfer-0-%")).order_by(StepRow.name)
+    first = [json.loads(page.result) for page in platform.rows(pages)]
     assert [(page["landed"], page["refused"], page["open"]) for page in first] == [
         (0, 0, 50),
         (0, 0, 5),
@@ -238,8 +224,7 @@ def test_a_rate_limit_waits_as_long_as_stripe_asks(platform: Platform) -> None:
     (first,) = platform.work()
     assert (first.end, first.due_at) == ("retry", START + timedelta(seconds=77))
     assert platform.attempts() == [("payout_123-1", "sending", None)]
-    platform.now = first.due_at
-    sweep(platform.runtime.store)
+    platform.later(first.due_at - platform.now)
     (second,) = platform.work()
     assert 5 <= (second.due_at - platform.now).total_seconds() < 15
     platform.drain()

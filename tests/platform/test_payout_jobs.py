@@ -90,9 +90,9 @@ def synced(platform: Platform) -> dict[str, Any]:
 def state(platform: Platform, creator: str) -> tuple[Any, ...]:
     C = Creator
     columns = (C.payouts_enabled, C.transfers_active, C.disabled_reason)
-    with platform.db.autocommit() as connection:
-        whose = or_(C.id == creator, C.stripe_account_id == creator)
-        return tuple(connection.execute(select(*columns).where(whose)).one())
+    whose = or_(C.id == creator, C.stripe_account_id == creator)
+    (row,) = platform.rows(select(*columns).where(whose))
+    return tuple(row)
 
 
 def test_accounts_are_brought_up_to_date(platform: Platform) -> None:

@@ -14,7 +14,6 @@ from app.platform.gateways.stripe_answers import StripeRefused
 from app.platform.payouts.engine import SERVER_ERROR_STANDS
 from app.platform.payouts.retry import MAX_ATTEMPTS, SENDING_STALE
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.relay import sweep
 from tests.support.platform import MANUAL, Platform
 
 TRIED = {"retried": 1, "left": {}}
@@ -108,8 +107,7 @@ def test_a_stored_500_without_effect_is_left_after_ten_minutes_of_looking(
 ) -> None:
     """It is replayed as long as its key lives, and Stripe's list says that nothing was done."""
     interrupted(platform, leg, "500_before")
-    platform.now += SERVER_ERROR_STANDS - timedelta(seconds=1)
-    sweep(platform.runtime.store)
+    platform.later(SERVER_ERROR_STANDS - timedelta(seconds=1))
     platform.work()
     assert platform.attempts(leg.name) == leg.tried(UNKNOWN)
     platform.drain()
@@ -123,8 +121,7 @@ def test_a_key_past_its_window_is_looked_up_and_never_sent_again(
 ) -> None:
     interrupted(platform, leg, "timeout_after_effect" if effect else "drop_before")
     # Stripe has forgotten the key by then: sent again, it would pay again.
-    platform.now += timedelta(hours=25)
-    sweep(platform.runtime.store)
+    platform.later(timedelta(hours=25))
     keys = platform.failing()
     platform.drain()
     sent = leg.keys() if effect else leg.keys(2)

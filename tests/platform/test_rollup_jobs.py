@@ -23,17 +23,19 @@ WHO = ("creator_id", "currency", "source")
 END = "2025-12-31"
 
 
-def lived(url: str, folder: Path, sales: int = 40) -> Months:
+@pytest.fixture
+def lived(on: Side, tmp_path: Path) -> Iterator[Months]:
     """Creators with half a year behind them, whose January is closed; then a sale of it came."""
-    months = Months(url, folder / "storage")
+    months = Months(on.environ["DATABASE_URL"], tmp_path / "storage")
     months.creator(*CREATORS)
-    history(months, 5, CREATORS, sales=sales)
+    history(months, 5, CREATORS, sales=40)
     with months.db.begin() as tx:
         for day in rollup.dirty(tx, date(2025, 2, 1)):
             rollup.roll_day(tx, day)
     months.make_page(JANUARY)
     months.sale("late", 700, "2025-01-30", creator="bob")
-    return months
+    yield months
+    months.db.dispose()
 
 
 def check(months: Months) -> None:
@@ -63,40 +65,35 @@ def on(tmp_path: Path) -> Iterator[Side]:
 
 
 def test_the_same_day_again_is_the_same_run_and_another_the_same_rows(
-    on: Side, tmp_path: Path
+    on: Side, lived: Months
 ) -> None:
-    months = lived(on.environ["DATABASE_URL"], tmp_path)
     first = on.dispatch("daily-earnings-rollup", {"targetDate": END})
     assert not on.dispatch("daily-earnings-rollup", {"targetDate": END}).created
     on.finish(first)
-    check(months)
-    with months.db.begin() as tx:
+    check(lived)
+    with lived.db.begin() as tx:
         before = stored(tx, daily, "day", *WHO)
     again = on.dispatch("daily-earnings-rollup", {"targetDate": END}, key="again")
     (row,) = on.finish(again)
     assert json.loads(row.result)["days"] == 1, "only a day without rows is looked at again"
-    with months.db.begin() as tx:
+    with lived.db.begin() as tx:
         assert stored(tx, daily, "day", *WHO) == before
-    months.db.dispose()
 
 
-def test_a_month_is_closed_and_stated(on: Side, tmp_path: Path) -> None:
-    months = lived(on.environ["DATABASE_URL"], tmp_path)
+def test_a_month_is_closed_and_stated(on: Side, lived: Months) -> None:
     (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}))
     assert row.status == "succeeded", row.error
     done = json.loads(row.result)
-    with months.db.begin() as tx:
+    with lived.db.begin() as tx:
         new = tx.scalar(select(func.count()).where(Statement.month == FEBRUARY))
         assert (done["statements"], done["statementsWrong"]) == (new, [])
         # What is left for the daily one.
         roll_dirty(tx)
-    check(months)
-    months.db.dispose()
+    check(lived)
 
 
-def test_a_month_that_is_not_over_has_no_statement_yet(on: Side, tmp_path: Path) -> None:
-    months = lived(on.environ["DATABASE_URL"], tmp_path)
+@pytest.mark.usefixtures("lived")
+def test_a_month_that_is_not_over_has_no_statement_yet(on: Side) -> None:
     this = f"{on.runtime.store.clock():%Y-%m}"
     (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": this}))
     assert (row.status, json.loads(row.result)["statements"]) == ("succeeded", 0), row.error
-    months.db.dispose()

@@ -67,13 +67,8 @@ def transfer(platform: Platform) -> str:
     return pay(platform.runtime.engine.gateways.stripe, destination="acct_ana").id
 
 
-def rows(platform: Platform, *columns: Any) -> list[Any]:
-    with platform.db.autocommit() as connection:
-        return list(connection.execute(select(*columns)))
-
-
 def runs(platform: Platform) -> list[Any]:
-    return rows(platform, RunRow.__table__)
+    return platform.rows(select(RunRow.__table__))
 
 
 def result_of(platform: Platform) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def result_of(platform: Platform) -> dict[str, Any]:
 
 def gates(platform: Platform) -> tuple[bool, bool, str | None]:
     C = Creator
-    (row,) = rows(platform, C.payouts_enabled, C.transfers_active, C.disabled_reason)
+    (row,) = platform.rows(select(C.payouts_enabled, C.transfers_active, C.disabled_reason))
     return tuple(row)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 
 from app.platform.earnings import cached
 from app.platform.earnings.cached import (
@@ -20,7 +20,6 @@ from app.platform.earnings.cached import (
 )
 from app.platform.earnings.models import daily
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.models import RunRow
 from tests.support.site import START, Site
 
 TODAY = START.date()
@@ -106,9 +105,8 @@ def test_the_answer_comes_from_the_cache(site: Site) -> None:
 
 def warm(site: Site, key: str) -> Any:
     run = dispatch("warm-analytics-cache", key=key)
-    site.queue.work(site.runtime.engine)
-    with site.db.autocommit() as connection:
-        return connection.execute(select(RunRow.__table__).where(RunRow.id == run.id)).one()
+    site.work()
+    return site.run(run.id)
 
 
 def test_the_job_recomputes_the_queries_asked_most(site: Site, raw: Any) -> None:

@@ -32,9 +32,7 @@ from app.platform.payouts.models import Payout, PayoutAttempt, PayoutStatus
 from app.platform.payouts.reconcile import reconcile
 from app.platform.wiring import LOCAL_STRIPE_KEY
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.models import RunRow
-from app.switchyard.runs.relay import sweep
 from tests.support.earnings import balance
 from tests.support.site import Site
 from tests.support.standins import StripeStandIn
@@ -74,7 +72,6 @@ class Platform(Site):
         self.stand = StripeStandIn(clock=lambda: self.now)
         settings |= {"stripe_webhook_secret": SecretStr(SECRET)}
         super().__init__(url, stripe_api_base=self.stand.start(), **settings)
-        self.engine: Engine = self.runtime.engine
 
     def close(self) -> None:
         self.stand.stop()
@@ -142,12 +139,8 @@ class Platform(Site):
         fill(self.db, self.stand.url, creators=creators, payable=payable, now=self.now)
         v = verdicts(self.now).subquery().c
         owed = select(v.currency, func.sum(v.amount)).where(v.reason.is_(None))
-        with self.db.autocommit() as connection:
-            rows = connection.execute(owed.group_by(v.currency))
-            return {currency: int(amount) for currency, amount in rows}
-
-    def work(self) -> list[Any]:
-        return self.queue.work(self.engine)
+        rows = self.rows(owed.group_by(v.currency))
+        return {currency: int(amount) for currency, amount in rows}
 
     def work_at_once(self, runs: int) -> None:
         """One slice of each of `runs` queued runs, all at the same time."""
@@ -163,19 +156,12 @@ class Platform(Site):
         """
         for _ in range(limit):
             self.work()
-            with self.db.autocommit() as connection:
-                open_runs = select(func.min(RunRow.check_at)).where(RunRow.check_at.is_not(None))
-                due = connection.scalar(open_runs)
+            open_runs = select(func.min(RunRow.check_at)).where(RunRow.check_at.is_not(None))
+            ((due,),) = self.rows(open_runs)
             if due is None:
                 return
-            self.now = max(self.now + step, due)
-            sweep(self.runtime.store)
+            self.later(max(step, due - self.now))
         raise AssertionError("runs are left open")
-
-    def run(self, run_id: str) -> Any:
-        with self.db.autocommit() as connection:
-            columns = (RunRow.status, RunRow.result, RunRow.error)
-            return connection.execute(select(*columns).where(RunRow.id == run_id)).one()
 
     def single(self, **change: object) -> Any:
         """Dispatch a single payout and drain; its run."""
@@ -224,8 +210,7 @@ class Platform(Site):
         return self.result("reconcile-payouts")
 
     def payouts(self) -> list[Any]:
-        with self.db.autocommit() as connection:
-            return list(connection.execute(select(Payout).order_by(Payout.id)))
+        return self.rows(select(Payout.__table__).order_by(Payout.id))
 
     def statuses(self) -> list[str]:
         return [payout.status for payout in self.payouts()]
@@ -236,9 +221,7 @@ class Platform(Site):
         chosen = select(A.key, A.outcome, A.code).order_by(A.payout_id, A.leg.desc(), A.n)
         if leg is not None:
             chosen = chosen.where(A.leg == leg)
-        with self.db.autocommit() as connection:
-            rows = connection.execute(chosen)
-            return [(row.key, row.outcome, row.code) for row in rows]
+        return [(row.key, row.outcome, row.code) for row in self.rows(chosen)]
 
     def books(self) -> dict[str, Totals]:
         with self.db.begin() as tx:
@@ -248,9 +231,8 @@ class Platform(Site):
         """Kind and amount of all that was booked on the payout, in its order."""
         mine = (f"hold:{payout_id}", f"connected:{payout_id}")
         chosen = select(Entry.kind, Entry.amount).order_by(Entry.id)
-        with self.db.autocommit() as connection:
-            found = connection.execute(chosen.where(Entry.debit.in_(mine) | Entry.credit.in_(mine)))
-            return [(row.kind, row.amount) for row in found]
+        found = self.rows(chosen.where(Entry.debit.in_(mine) | Entry.credit.in_(mine)))
+        return [(row.kind, row.amount) for row in found]
 
     def owed(self, creator_id: str = "ana", currency: str = "usd") -> int:
         with self.db.begin() as tx:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import DeclarativeBase
 
 from app.platform.config import Settings
@@ -14,6 +14,8 @@ from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting, post
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.relay import sweep
 from tests.support.earnings import a_creator
 from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
@@ -34,7 +36,7 @@ class Site:
         self.queue.name = "rq"
         self.settings = Settings(database_url=url, **settings)
         self.runtime = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
-        self.db = self.runtime.db
+        self.engine, self.db = self.runtime.engine, self.runtime.db
         decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)
         mount(self.app, self.runtime)
@@ -50,9 +52,24 @@ class Site:
             tx.execute(insert(Creator), [row])
             post(tx, [earned])
 
-    def count(self, table: type[DeclarativeBase]) -> int:
+    def work(self) -> list[Any]:
+        return self.queue.work(self.engine)
+
+    def later(self, wait: timedelta) -> None:
+        """Let so long go by, and the relay look."""
+        self.now += wait
+        sweep(self.runtime.store)
+
+    def rows(self, chosen: Any) -> list[Any]:
         with self.db.autocommit() as connection:
-            return connection.scalar(select(func.count()).select_from(table)) or 0
+            return list(connection.execute(chosen))
+
+    def run(self, run_id: str) -> Any:
+        (row,) = self.rows(select(RunRow.__table__).where(RunRow.id == run_id))
+        return row
+
+    def count(self, table: type[DeclarativeBase], *which: Any) -> int:
+        return len(self.rows(select(*table.__table__.primary_key).where(*which)))
 
 
 def refused(answer: Any, code: int, says: str = "") -> None:
