@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from app.platform.earnings import csv_import
-from app.platform.earnings.csv_import import CsvRefused, import_csv
+from app.platform.earnings.csv_import import import_csv
+from app.platform.earnings.csv_rows import CsvRefused
 from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
 from app.switchyard.db import Database
