@@ -35,7 +35,14 @@ from tests.support import pooler
 from tests.support.forks import Forked
 from tests.support.machine import effects_of
 from tests.support.marks import Mark
-from tests.support.sides import CURRENT_KEY, decide_by, environment, free_port, qstash_environment
+from tests.support.sides import (
+    CURRENT_KEY,
+    WORKER,
+    decide_by,
+    environment,
+    free_port,
+    qstash_environment,
+)
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 from workflows import schedules
@@ -44,11 +51,10 @@ JOBS = ("five-steps", "sleeper", "parent", "grab-bag", "child", "outside", "post
 MODULES = "tests.support.jobs,tests.proof.jobs"
 OUTAGES = (SQLAlchemyError, RedisError, BackendUnavailable, psycopg.OperationalError)
 """What the one who causes all this must expect as well."""
-WORKER = ["-m", "rq.cli", "worker", "--config", "queues.settings"]
 WEB = ["-m", "gunicorn", "app.server:app", "--threads", "8", "--no-control-socket", "--reuse-port"]
 COMMANDS = {
     "web": [*WEB, "--worker-class", "app.buffered.Worker"],
-    "worker": [*WORKER, "--worker-class", "queues.worker.Worker"],
+    "worker": WORKER,
     "relay": ["-m", "flask", "--app", "app", "relay"],
     "clock": ["-m", "flask", "--app", "app", "clock"],
 }

@@ -16,12 +16,11 @@ from pathlib import Path
 from types import FrameType
 
 from tests.support.forks import Forked
-from tests.support.sides import Side, environment, free_port, fresh, relaying
+from tests.support.sides import WORKER, Side, environment, free_port, fresh, relaying
 from tests.support.standins import InngestStandIn
 
 PLACES = [("rq", "sqlite"), ("inngest", "postgres"), ("rq", "postgres"), ("inngest", "sqlite")]
 """Backends and databases: each half has both of each."""
-WORKER = ["worker", "--config", "queues.settings", "--worker-class", "queues.worker.Worker"]
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def supervise() -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            main(WORKER, standalone_mode=False)
+            main(WORKER[2:], standalone_mode=False)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):

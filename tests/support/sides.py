@@ -165,15 +165,15 @@ def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str
     }
 
 
+WORKER = ["-m", "rq.cli", "worker", "--config", "queues.settings"]
+WORKER += ["--worker-class", "queues.worker.Worker"]
+
+
 @contextmanager
 def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real `rq worker`, as the Procfile starts it."""
-    command = [
-        *("-m", "rq.cli", "worker"),
-        *("--config", "queues.settings", "--worker-class", "queues.worker.Worker"),
-    ]
     with log.open("ab") as out:
-        process = Forked(command, env=environ, stdout=out, stderr=out)
+        process = Forked(WORKER, env=environ, stdout=out, stderr=out)
         try:
             yield process
         finally:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-import pytest
 from sqlalchemy import select
 
 from app.switchyard.runs.models import RunRow as R
-from queues.backend import connect
 from tests.support.forks import forked
-from tests.support.sides import ROOT, Side, environment, fresh, relaying, rq_worker
+from tests.support.sides import ROOT, no_worker, relaying, rq_worker
 
 ENQUEUE = """
 import sys
@@ -27,26 +23,19 @@ queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[
 """
 
 
-@pytest.mark.parametrize("point", ["", "dispatch.committed", "dispatch.sent"])
-def test_the_caller_dies(redis_url: str, tmp_path: Path, point: str) -> None:
-    """A process that never called create_app(), killed around the sending; it tries again."""
+def test_the_caller_dies(redis_url: str, tmp_path: Path) -> None:
+    """A process that never called create_app(), killed before the sending; it tries again. At which
+    points else it may die: test_crashes."""
     n = uuid4().hex
-    connect(redis_url).flushall()
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    with ExitStack() as stack:
-        runtime = fresh(environ["DATABASE_URL"], environ, None)
-        stack.callback(runtime.db.dispose)
-        on = Side("rq", runtime, environ)
-        command = ["-c", ENQUEUE, redis_url, n]
-        for crash_at in (point, ""):
-            crashing = {**environ, "SWITCHYARD_CRASH_AT": crash_at}
-            ended = forked(command, crashing)
+    with no_worker(redis_url, tmp_path) as on:
+        for crash_at in ("dispatch.committed", ""):
+            crashing = {**on.environ, "SWITCHYARD_CRASH_AT": crash_at}
+            ended = forked(["-c", ENQUEUE, redis_url, n], crashing)
             assert ended.returncode == (-9 if crash_at else 0), ended.stderr
-        stack.enter_context(relaying(runtime))
-        stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        [row] = runtime.db.rows(select(R.__table__).where(R.job == "old-mark"))
-        on.finish(cast(Any, row))
-        time.sleep(0.5)
+        with relaying(on.runtime), rq_worker(on.environ, tmp_path / "worker.log"):
+            [row] = on.runtime.db.rows(select(R.__table__).where(R.job == "old-mark"))
+            on.finish(cast(Any, row))
+            on.settle(0.5)
         assert on.marks(n) == {n: 1}
 
 

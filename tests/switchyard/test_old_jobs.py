@@ -17,9 +17,8 @@ from rq.serializers import JSONSerializer
 from app.platform.config import load
 from app.switchyard.errors import SettingsError
 from tests.support import old_tasks
-from tests.support.dying import WORKER
 from tests.support.forks import Forked
-from tests.support.sides import Side, no_worker, rq_worker
+from tests.support.sides import WORKER, Side, no_worker, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 AT = "tests.support.old_tasks"
@@ -113,7 +112,7 @@ def test_a_worker_asked_to_stop_waits_for_an_old_job(
     trace = tmp_path / "trace"
     job = queue.enqueue(old_tasks.nap, 1.5, str(trace))
     log = (tmp_path / "worker.log").open("wb")
-    with log, Forked(["-c", HASTY, *WORKER], env=on.environ, stdout=log, stderr=log) as worker:
+    with log, Forked(["-c", HASTY, *WORKER[2:]], env=on.environ, stdout=log, stderr=log) as worker:
         until(lambda: old_tasks.lines(trace))
         os.kill(worker.pid, signal.SIGTERM)
         worker.wait(PATIENCE_SECONDS)

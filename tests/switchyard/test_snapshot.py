@@ -10,28 +10,23 @@ from app.switchyard.cache.client import CircuitBreaker
 from app.switchyard.cache.snapshot import StageSnapshot
 from flags import Flags, StageRow
 from tests.support.cached import Kit, connecting
+from tests.switchyard.test_flags import Store
 
 DEAD = "redis://127.0.0.1:1/0"
 
 
-class Stages:
-    """A stage store, and processes that decide by it and by the snapshot in a cache."""
+class Stages(Store):
+    """Beside processes that decide by them and by the snapshot in a cache."""
 
     def __init__(self, cache: Cache, database_url: str = "sqlite:////one.db") -> None:
+        super().__init__()
         self.cache = cache
         self.url = make_url(database_url)
-        self.rows: list[StageRow] = []
-        self.down = False
-
-    def load(self) -> list[StageRow]:
-        if self.down:
-            raise ConnectionError("down")
-        return self.rows
 
     def process(self, switch: str = "true") -> Flags:
         snapshot = StageSnapshot(self.cache, self.url)
         return Flags(
-            lambda: snapshot.keep(self.load()),
+            lambda: snapshot.keep([*self.load()]),
             lambda job: "inngest",
             snapshot=snapshot.read,
             environ={"USE_INNGEST": switch},
@@ -45,7 +40,7 @@ def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -
     stages = Stages(kit.cache)
     stages.rows = [LIVE, StageRow("b", "ramp", 1.0, 4, (("pinned", "serverless"),))]
     stages.process().decide("a", "k")
-    stages.down = True
+    stages.away = True
     cold = stages.process()
     assert cold.decide("a", "k") == ("inngest", "STALE", "live", 5)
     assert cold.decide("b", "pinned") == ("inngest", "STALE", "ramp", 4)
@@ -53,7 +48,7 @@ def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -
     # Any off switch wins; and another database's stages are not its own.
     assert stages.process("false").decide("a", "k").backend == "rq"
     other = Stages(kit.cache, "sqlite:////other.db")
-    other.down = True
+    other.away = True
     assert other.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 
@@ -63,7 +58,7 @@ def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
     stages.rows = [LEGACY]
     stages.process().decide("a", "k")
     late.keep([LIVE])
-    stages.down = True
+    stages.away = True
     assert stages.process().decide("a", "k").backend == "rq"
     assert 0 < kit.raw.ttl(late._key) <= 600
 
@@ -88,7 +83,7 @@ def test_a_snapshot_that_is_none_is_nothing(kit: Kit, rows: str) -> None:
 
 def test_no_snapshot_means_legacy(kit: Kit) -> None:
     stages = Stages(kit.cache)
-    stages.down = True
+    stages.away = True
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
     kit.raw.hset(StageSnapshot(kit.cache, stages.url)._key, "rows", '[["a", "live"]]')
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
@@ -110,7 +105,7 @@ def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
         monotonic=lambda: now[0],
     )
     assert known.decide("a", "k").backend == "rq"
-    stages.down = True
+    stages.away = True
     now[0] += 5
     assert known.decide("a", "k") == ("rq", "STALE", "legacy", 6)
 
