@@ -20,7 +20,7 @@ from queues.backend import connect
 from queues.versions import DuplicateJobError
 from tests.support import old_tasks
 from tests.support.rq_since import has, of_rq, since
-from tests.support.sides import environment, fresh
+from tests.support.sides import ledger
 
 AT = "tests.support.old_tasks"
 Repeat = of_rq("rq", "Repeat")
@@ -31,9 +31,8 @@ RateLimit = of_rq("rq.rate_limit", "RateLimit")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The layer as it is installed: with a ledger of its own, in which it looks for a job's id."""
     url = f"sqlite:///{tmp_path_factory.mktemp('promises') / 'test.db'}"
-    runtime = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
-    yield
-    runtime.db.dispose()
+    with ledger(url, MemoryBackend()):
+        yield
 
 
 @pytest.fixture

@@ -215,6 +215,17 @@ def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | 
 
 
 @contextmanager
+def ledger(database_url: str, *backends: Backend, **more: str) -> Iterator[Runtime]:
+    """The parts on a database with every table; with `backends`, these in the place of its own."""
+    environ = environment(database_url, "redis://127.0.0.1:1", **more)
+    runtime = fresh(database_url, environ, [*backends] or None)
+    try:
+        yield runtime
+    finally:
+        runtime.db.dispose()
+
+
+@contextmanager
 def no_worker(redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
     """A ledger and an empty Redis, with no worker and no relay yet."""
     environ = environment(f"sqlite:///{folder / 'test.db'}", redis_url, **more)

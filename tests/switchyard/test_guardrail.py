@@ -30,7 +30,7 @@ from tests.support.mounted import mount
 from tests.support.plans import analyze, plans, sent
 from tests.support.receiver import receiving
 from tests.support.rows import run_row
-from tests.support.sides import decide_by, environment, fresh
+from tests.support.sides import decide_by, ledger
 
 JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.admins"
 JOB = "five-steps"
@@ -39,13 +39,10 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    runtime = fresh(database_url, environ, [MemoryBackend("rq")])
-    decide_by(
-        flags.Flags(lambda: stages.current_stages(runtime.db), lambda job: "inngest", environ={})
-    )
-    yield runtime
-    runtime.db.dispose()
+    with ledger(database_url, MemoryBackend("rq"), SWITCHYARD_JOBS=JOBS) as runtime:
+        load = lambda: stages.current_stages(runtime.db)  # noqa: E731
+        decide_by(flags.Flags(load, lambda job: "inngest", environ={}))
+        yield runtime
 
 
 def moved(runtime: Runtime, stage: str, percent: float | None, ago: timedelta) -> int:

@@ -9,16 +9,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
 
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
 from app.switchyard.runs.handoff import hand_over
 from app.switchyard.runs.memory import MemoryBackend
-from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import current
 from tests.conftest import new_database
-from tests.support.sides import Side, both, environment, fresh
+from tests.support.sides import Side, both, ledger
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -72,9 +70,7 @@ class Slow(MemoryBackend):
 
 
 def test_a_reference_that_comes_late_is_not_taken_for_the_new_backend_s(database_url: str) -> None:
-    environ = environment(database_url, "redis://127.0.0.1:1")
-    runtime = fresh(database_url, environ, [MemoryBackend(), Slow()])
-    run = Side("inngest", runtime, environ).dispatch("noop", {"name": "n"})
-    [row] = runtime.db.rows(select(RunRow.__table__).where(RunRow.id == run.id))
-    runtime.db.dispose()
+    with ledger(database_url, MemoryBackend(), Slow()) as runtime:
+        on = Side("inngest", runtime, {})
+        row = on.row(on.dispatch("noop", {"name": "n"}).id)
     assert (row.backend, row.sent_ref) == ("memory", None)

@@ -25,7 +25,7 @@ from tests.support.serving import serve_in_thread
 from tests.support.sides import (
     Side,
     environment,
-    fresh,
+    no_worker,
     qstash_environment,
     qstash_side,
     relaying,
@@ -194,19 +194,17 @@ def test_after_a_fork_there_is_a_client_of_its_own(alone: Side) -> None:
 def test_not_configured_it_is_unavailable_and_nothing_is_lost(
     tmp_path: Path, redis_url: str, more: dict[str, str], says: str
 ) -> None:
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **more)
-    runtime = fresh(environ["DATABASE_URL"], environ, None)
-    side = Side("qstash", runtime, environ)
-    run = side.dispatch("child", {"name": "x"})
-    assert side.row(run.id).status == "pending"
-    backend = runtime.store.backends["qstash"]
-    backend._paused_until = 0.0  # type: ignore[attr-defined]
-    spec = runtime.catalogue["child"]
-    message = Message(run.id, spec, "qstash", "{}", 1, 0, runtime.store.clock())
-    with pytest.raises(BackendUnavailable, match=says):
-        backend.send([message])
-    assert hand_over(runtime.store, [run.id], "rq").moved == 1
-    runtime.db.dispose()
+    with no_worker(redis_url, tmp_path, **more) as side:
+        side.backend, runtime = "qstash", side.runtime
+        run = side.dispatch("child", {"name": "x"})
+        assert side.row(run.id).status == "pending"
+        backend = runtime.store.backends["qstash"]
+        backend._paused_until = 0.0  # type: ignore[attr-defined]
+        spec = runtime.catalogue["child"]
+        message = Message(run.id, spec, "qstash", "{}", 1, 0, runtime.store.clock())
+        with pytest.raises(BackendUnavailable, match=says):
+            backend.send([message])
+        assert hand_over(runtime.store, [run.id], "rq").moved == 1
 
 
 def test_what_was_sent_before_a_limit_was_met_is_noted(

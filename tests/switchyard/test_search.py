@@ -20,7 +20,7 @@ from flags import Side
 from tests.support.filled import fill
 from tests.support.plans import plans, sent
 from tests.support.rows import run_row
-from tests.support.sides import environment, fresh
+from tests.support.sides import ledger
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -156,11 +156,10 @@ def test_long_before_there_were_runs(db: Database) -> None:
 
 
 def test_what_a_drain_has_left_is_counted_by_the_index_of_open_runs(database_url: str) -> None:
-    runtime = fresh(database_url, environment(database_url, "redis://127.0.0.1:1"), None)
-    fill(runtime.db, 20_000)
-    for job in (None, "mail-notify"):
-        with sent(runtime.db.engine) as asked:
-            Drain(runtime, job, Side.RQ, True).left()
-        seen = plans(runtime.db, asked, "bitmapscan")
-        assert "ix_switchyard_runs_open" in seen[-1], seen
-    runtime.db.dispose()
+    with ledger(database_url) as runtime:
+        fill(runtime.db, 20_000)
+        for job in (None, "mail-notify"):
+            with sent(runtime.db.engine) as asked:
+                Drain(runtime, job, Side.RQ, True).left()
+            seen = plans(runtime.db, asked, "bitmapscan")
+            assert "ix_switchyard_runs_open" in seen[-1], seen

@@ -29,7 +29,7 @@ from tests.support.marks import Mark, marks
 from tests.support.plans import sent
 from tests.support.platform import Platform, platform
 from tests.support.shadowed import write
-from tests.support.sides import Side, both, decide_by, environment, fresh
+from tests.support.sides import Side, both, decide_by, ledger
 from tests.support.waiting import until
 
 __all__ = ["platform"]
@@ -130,11 +130,10 @@ def test_rq_works_and_inngest_compares(side: Side, tmp_path: Path) -> None:
 
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    environ = environment(database_url, "redis://127.0.0.1:1", SWITCHYARD_JOBS=JOBS)
-    runtime = fresh(database_url, environ, [*map(MemoryBackend, ("rq", "inngest", "qstash"))])
-    staged(runtime)
-    yield runtime
-    runtime.db.dispose()
+    backends = map(MemoryBackend, ("rq", "inngest", "qstash"))
+    with ledger(database_url, *backends, SWITCHYARD_JOBS=JOBS) as runtime:
+        staged(runtime)
+        yield runtime
 
 
 def work(runtime: Runtime, backend: str) -> None:

@@ -25,8 +25,7 @@ from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
 from flags import Side, Stage
-from tests.conftest import new_postgres
-from tests.support.sides import decide_by, environment, fresh
+from tests.support.sides import decide_by, ledger
 from tests.support.waiting import PATIENCE_SECONDS
 
 JOB = "five-steps"
@@ -34,11 +33,8 @@ JOB = "five-steps"
 
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    runtime = fresh(
-        database_url, environment(database_url, "redis://127.0.0.1:1"), [MemoryBackend("rq")]
-    )
-    yield runtime
-    runtime.db.dispose()
+    with ledger(database_url, MemoryBackend("rq")) as runtime:
+        yield runtime
 
 
 def move(runtime: Runtime, stage: str, percent: float | None = None, **more: Any) -> Any:
@@ -212,25 +208,23 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(runtime: Runtime) -> 
     assert len(stages.pinned_keys(runtime.db)) == 1
 
 
-def test_a_locked_store_counts_as_unavailable(postgres_server: str) -> None:
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_locked_store_counts_as_unavailable(runtime: Runtime) -> None:
     """As while an ALTER TABLE waits for somebody's transaction: the last known stage serves."""
-    with new_postgres(postgres_server) as url:
-        runtime = fresh(url, environment(url, "redis://127.0.0.1:1"), [MemoryBackend()])
-        move(runtime, "live")
-        hours = count(0, 3600)
-        asked = flags.Flags(
-            lambda: stages.current_stages(runtime.db),
-            lambda _job: "inngest",
-            environ={"USE_INNGEST": "true"},
-            monotonic=lambda: next(hours),
-        )
-        assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
-        with ThreadPoolExecutor(1) as pool, runtime.db.engine.connect() as connection:
-            connection.execute(text("LOCK TABLE switchyard_stage_changes IN ACCESS EXCLUSIVE MODE"))
-            answer = pool.submit(asked.decide, JOB, "k")
-            try:
-                assert answer.result(PATIENCE_SECONDS)[:2] == ("inngest", "STALE")
-            finally:
-                connection.rollback()
-        assert asked.decide(JOB, "k").reason == "STATIC"
-        runtime.db.dispose()
+    move(runtime, "live")
+    hours = count(0, 3600)
+    asked = flags.Flags(
+        lambda: stages.current_stages(runtime.db),
+        lambda _job: "inngest",
+        environ={"USE_INNGEST": "true"},
+        monotonic=lambda: next(hours),
+    )
+    assert asked.decide(JOB, "k")[:2] == ("inngest", "STATIC")
+    with ThreadPoolExecutor(1) as pool, runtime.db.engine.connect() as connection:
+        connection.execute(text("LOCK TABLE switchyard_stage_changes IN ACCESS EXCLUSIVE MODE"))
+        answer = pool.submit(asked.decide, JOB, "k")
+        try:
+            assert answer.result(PATIENCE_SECONDS)[:2] == ("inngest", "STALE")
+        finally:
+            connection.rollback()
+    assert asked.decide(JOB, "k").reason == "STATIC"

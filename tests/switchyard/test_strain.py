@@ -21,8 +21,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.relay import look_again, sweep
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runtime import Runtime
-from tests.conftest import new_postgres
-from tests.support.sides import Fixed, decide_by, environment, fresh
+from tests.support.sides import Fixed, decide_by, ledger
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.switchyard.test_suspicion import Service
 
@@ -34,26 +33,14 @@ class Sent(Service):
         return {message.run_id for message in messages}
 
 
-def _made(url: str) -> Runtime:
-    environ = environment(url, "redis://127.0.0.1:1")
-    runtime = fresh(url, environ, [Sent("inngest"), Sent("rq")])
-    decide_by(Fixed("inngest"))
-    return runtime
-
-
 @pytest.fixture
 def runtime(database_url: str) -> Iterator[Runtime]:
-    runtime = _made(database_url)
-    yield runtime
-    runtime.db.dispose()
-
-
-@pytest.fixture
-def on_postgres(postgres_server: str) -> Iterator[Runtime]:
-    with new_postgres(postgres_server) as url:
-        made = _made(url)
+    with ledger(database_url, Sent("inngest"), Sent("rq")) as made:
+        decide_by(Fixed("inngest"))
         yield made
-        made.db.dispose()
+
+
+on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
 
 def _many(count: int) -> list[str]:
@@ -108,9 +95,10 @@ def _lock(run_id: str) -> Callable[[Any], Any]:
     )
 
 
+@on_postgres
 @pytest.mark.parametrize("what", ["look", "refs"])
-def test_a_drain_and_the_relay_do_not_wait_for_each_other(on_postgres: Runtime, what: str) -> None:
-    runtime, runs = on_postgres, [run for _ in range(30) for run in _many(1)]
+def test_a_drain_and_the_relay_do_not_wait_for_each_other(runtime: Runtime, what: str) -> None:
+    runs = [run for _ in range(30) for run in _many(1)]
     assert runs == sorted(runs)
     later = runtime.store.clock() + timedelta(hours=1)
 
@@ -131,8 +119,8 @@ def test_a_drain_and_the_relay_do_not_wait_for_each_other(on_postgres: Runtime, 
     assert [tuple(row) for row in at] == [("rq", 30)]
 
 
-def test_the_same_keys_in_another_order(on_postgres: Runtime) -> None:
-    made = on_postgres
+@on_postgres
+def test_the_same_keys_in_another_order(runtime: Runtime) -> None:
     keys = [f"k{number}" for number in range(20)]
 
     def blocking(connection: Any) -> None:
@@ -149,18 +137,19 @@ def test_the_same_keys_in_another_order(on_postgres: Runtime) -> None:
     def all_of(order: Sequence[str]) -> list[Any]:
         return dispatch_many("noop", [Item({"name": "n"}, key=key) for key in order])
 
-    futures = _crosswise(made, blocking, lambda: all_of(keys), lambda: all_of(keys[::-1]))
+    futures = _crosswise(runtime, blocking, lambda: all_of(keys), lambda: all_of(keys[::-1]))
     assert [future.exception() for future in futures] == [None, None]
     one, other = (future.result() for future in futures)
     assert [run.key for run in one] == [run.key for run in other][::-1] == keys
     assert sum(run.created for run in [*one, *other]) == len(keys)
 
 
+@on_postgres
 def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
-    on_postgres: Runtime,
+    runtime: Runtime,
 ) -> None:
     """It has its run's row locked, and its lease runs out."""
-    runtime, (frozen, other, sent) = on_postgres, [run for _ in range(3) for run in _many(1)]
+    frozen, other, sent = [run for _ in range(3) for run in _many(1)]
     for run in (frozen, other):
         claimed = claim_run(runtime.store, run, 1, Delivery(f"holder of {run}"))
         assert isinstance(claimed, ClaimedRun)

@@ -42,6 +42,7 @@ from tests.support.sides import (
     build,
     environment,
     fresh,
+    ledger,
     rq_worker,
     side,
 )
@@ -60,11 +61,10 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def runtime(redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    environ["SWITCHYARD_JOBS"] += ",app.switchyard.maintenance"
-    runtime = fresh(environ["DATABASE_URL"], environ, [MemoryBackend()])
-    yield runtime
-    runtime.db.dispose()
+    modules = "tests.support.jobs,app.switchyard.maintenance"
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with ledger(url, MemoryBackend(), REDIS_URL=redis_url, SWITCHYARD_JOBS=modules) as runtime:
+        yield runtime
 
 
 def settled(**values: Any) -> Runtime:
