@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from redis import Redis
@@ -35,12 +35,14 @@ REGISTRIES: dict[str, type[BaseRegistry]] = {
 """RQ's own sets of jobs, by the status of the jobs in them."""
 
 
-def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
-    """Rename what is in the way of these queues' workers; whether anything was. Raises RedisError.
+def put_aside(redis: Redis, queues: Iterable[Queue], *hashes: str) -> bool:
+    """Rename what is in the way of these queues' workers, or of the `hashes` of one of them;
+    whether anything was. Raises RedisError.
 
     The jobs that were there before it came are gone: it took their place. Runs are sent again.
     """
-    wanted = {REDIS_WORKER_KEYS: b"set", Queue.redis_queues_keys: b"set"}
+    wanted = dict.fromkeys(hashes, b"hash")
+    wanted |= {REDIS_WORKER_KEYS: b"set", Queue.redis_queues_keys: b"set"}
     for queue in queues:
         wanted[queue.key] = wanted[queue.intermediate_queue_key] = b"list"
         wanted[WORKERS_BY_QUEUE_KEY % queue.name] = b"set"
@@ -59,6 +61,11 @@ def put_aside(redis: Redis, queues: Sequence[Queue]) -> bool:
         if found not in (kind, b"none")
     ]
     for key in misplaced:
-        redis.rename(key, ASIDE + key)
+        try:
+            redis.rename(key, ASIDE + key)
+        except ResponseError as failure:
+            if "no such key" not in str(failure):
+                raise
+            continue  # another worker has just put it aside
         log.error("not what RQ keeps there: put aside", extra={"key": key, "now": ASIDE + key})
     return bool(misplaced)

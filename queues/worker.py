@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -64,6 +64,27 @@ class Scheduler(RQScheduler):
         self._process.start()
         return self._process
 
+    def work(self) -> None:
+        """See rq. What is in its way is put aside, and a Redis that refuses or is gone is waited
+        for: RQ would end it until the worker's next maintenance, ten minutes later."""
+        while True:
+            try:
+                super().work()  # type: ignore[no-untyped-call]
+                return
+            except RedisError as failure:
+                if self._stop_requested:
+                    return
+                log.warning("no due jobs are looked for", extra={"reason": reason(failure)})
+                if is_wrong_type(failure):
+                    self._put_aside()
+            time.sleep(REFUSED_SECONDS)
+
+    def _put_aside(self) -> None:
+        queues = [Queue(name, self.connection) for name in self._queue_names]
+        own = [self.key] if hasattr(self, "key") else []  # an older RQ's has no hash
+        with suppress(RedisError):  # it is looked at again in the next turn
+            put_aside(self.connection, queues, *own)
+
     def _install_signal_handlers(self) -> None:
         """Do nothing: the worker has signal handlers."""
 
@@ -119,7 +140,7 @@ class Worker(ForkingWorker):
 
     def register_birth(self) -> None:
         """See rq. The worker registers with the mark of one that can perform runs."""
-        put_aside(self.connection, self.queues)
+        put_aside(self.connection, self.queues, self.key)
         super().register_birth()  # type: ignore[no-untyped-call]
         self.connection.hset(self.key, MARK, 1)
 
@@ -167,12 +188,23 @@ class Worker(ForkingWorker):
                     self.connection.lrem(queue.intermediate_queue_key, 1, failure.object)  # type: ignore[arg-type]
             except RedisError as failure:
                 wrong = is_wrong_type(failure)
-                if wrong and put_aside(self.connection, self.queues):
+                if wrong and self._put_aside():
                     continue
                 if wrong or timeout is None:  # with --burst it waits for nothing
                     raise
                 log.error("Redis refuses", extra={"reason": reason(failure)})
                 time.sleep(REFUSED_SECONDS)
+
+    def _put_aside(self) -> bool:
+        """Rename what is in its way. Whether anything was."""
+        try:
+            was = put_aside(self.connection, self.queues, self.key)
+            if was and not self.connection.exists(self.key):
+                self.register_birth()
+        except RedisError as failure:
+            log.warning("not put aside", extra={"reason": reason(failure)})
+            return False
+        return was
 
     def run_maintenance_tasks(self) -> None:
         """See rq."""
@@ -198,11 +230,12 @@ class Worker(ForkingWorker):
 
     def _do_runs(self, job: Job, first: Sent, queue: Queue) -> None:
         began = time.monotonic()
-        self.set_state(WorkerStatus.BUSY)
-        with self.connection.pipeline(transaction=False) as pipe:
-            pipe.delete(job.key)
-            pipe.lrem(queue.intermediate_queue_key, 1, job.id)
-            pipe.execute(raise_on_error=False)
+        with self._outlived():
+            self.set_state(WorkerStatus.BUSY)
+            with self.connection.pipeline(transaction=False) as pipe:
+                pipe.delete(job.key)
+                pipe.lrem(queue.intermediate_queue_key, 1, job.id)
+                pipe.execute(raise_on_error=False)
         done = self._batches.work(first, alone=self._one_by_one)
         with self.connection.pipeline(transaction=False) as pipe:
             pipe.hincrby(self.key, "successful_job_count", done)
@@ -228,6 +261,8 @@ class Worker(ForkingWorker):
             yield
         except RedisError as failure:
             log.warning("gone on without Redis", extra={"reason": reason(failure)})
+            if is_wrong_type(failure):
+                self._put_aside()
 
     @contextmanager
     def _contained(self, what: str) -> Iterator[None]:
@@ -243,7 +278,7 @@ class Worker(ForkingWorker):
             forget_execution(self)
             log.exception("left as it is", extra={"rq_job": what})
             if is_wrong_type(failure):
-                put_aside(self.connection, self.queues)
+                self._put_aside()
 
     def perform_job(self, *args: Any, **kwargs: Any) -> bool:
         """See rq. A work horse ends at once."""

@@ -20,6 +20,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from queues.allowed import INFLATED_BYTES, WorkerJob
+from queues.backend import registered_workers
 from queues.misplaced import put_aside
 from tests.support import old_tasks
 from tests.support.receiver import receiving
@@ -217,6 +218,44 @@ def test_what_is_no_queue_or_set_of_rqs_is_put_aside(
         until(lambda: redis.type("rq:queue:tests") == b"none", every_seconds=0.2)
         assert status(queue.enqueue(old_tasks.add, 3)) == JobStatus.FINISHED
     assert redis.get("switchyard:misplaced:rq:workers") == b"junk"
+
+
+@pytest.mark.parametrize("on", ["old"], indirect=True)
+def test_what_takes_the_place_of_a_workers_own_keys_is_put_aside(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    """It stays registered, and its scheduler goes on."""
+    with a_worker_that_lives(on, tmp_path):
+        until(lambda: redis.exists("rq:scheduler-lock:tests"))
+        assert status(queue.enqueue(old_tasks.add, 1)) == JobStatus.FINISHED
+        (name,) = [one.name for one in registered_workers(redis)]
+        scheduler = [*redis.scan_iter("rq:scheduler:*"), b"rq:scheduled:old"]
+        for key in (f"rq:worker:{name}", *scheduler):
+            redis.delete(key)
+            redis.set(key, "junk")
+        redis.delete("rq:scheduler-lock:old")
+        redis.hset("rq:scheduler-lock:old", "junk", "junk")
+        assert status(queue.enqueue(old_tasks.add, 1)) == JobStatus.FINISHED
+        assert [(one.name, one.ours) for one in registered_workers(redis)] == [(name, True)]
+        until(lambda: redis.type("rq:scheduled:old") == b"none", every_seconds=0.2)
+        other = Queue("old", connection=redis, serializer=JSONSerializer)
+        for each in (queue, other):
+            assert status(each.enqueue_in(timedelta(0), old_tasks.add, 1)) == JobStatus.FINISHED
+    assert redis.get(f"switchyard:misplaced:rq:worker:{name}") == b"junk"
+
+
+def test_two_workers_put_the_same_aside(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    redis.flushall()
+    redis.set("rq:queue:tests", "junk")
+    rename = redis.rename
+
+    def beaten(key: str, aside: str) -> None:
+        rename(key, aside)
+        rename(key, aside)
+
+    monkeypatch.setattr(redis, "rename", beaten)
+    assert put_aside(redis, [Queue("tests", connection=redis)])
+    assert redis.get("switchyard:misplaced:rq:queue:tests") == b"junk"
 
 
 def test_a_user_who_may_not_ask_for_types_has_workers_all_the_same(redis_url: str) -> None:
