@@ -14,12 +14,13 @@ from sqlalchemy import select, update
 from app.platform.config import load
 from app.platform.wiring import make_runtime
 from app.switchyard.db import Database
-from app.switchyard.dispatch import dispatch, dispatch_many
+from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Delivery, End, Message
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import Swept, look_at_silent, run_forever, send_due, sweep
+from app.switchyard.runs.store import CHUNK
 from app.switchyard.runs.suspicion import ACTIVE, ENDED, MOST, Suspicion
 from app.switchyard.runtime import Runtime, install
 from tests.support.plans import plan_if_large
@@ -247,6 +248,27 @@ def test_what_it_is_unavailable_for_changes_nothing_in_the_ledger(
     del service.ping
     send_due(runtime.store, swept)
     assert (swept.sent, [m.run_id for m in service.taken()]) == (1, [run.id])
+
+
+def test_what_is_due_is_sent_some_at_a_time(
+    runtime: Runtime, service: Service, at: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more payloads are in memory than are sent at once."""
+    service.waits_until_due = False
+    items = [Item({"name": str(n)}, delay=timedelta(seconds=1)) for n in range(CHUNK + 1)]
+    runs = {run.id for run in dispatch_many("noop", items)}
+    sizes: list[int] = []
+    send = service.send
+
+    def counted(messages: Sequence[Message]) -> Mapping[str, str]:
+        sizes.append(len(messages))
+        return send(messages)
+
+    monkeypatch.setattr(service, "send", counted)
+    at.now += timedelta(seconds=1)
+    send_due(runtime.store, Swept())
+    assert sizes == [CHUNK, 1]
+    assert {message.run_id for message in service.taken()} == runs
 
 
 def test_none_of_the_three_waits_for_another(runtime: Runtime, service: Service) -> None:

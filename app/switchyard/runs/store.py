@@ -155,18 +155,13 @@ class RunStore:
 
     def send(self, run_ids: Sequence[str]) -> None:
         """Send these runs to their backends. What fails is left to the relay."""
-        if not run_ids:
-            return
-        try:
-            rows = [
-                row
-                for some in chunks(run_ids)
-                for row in self.db.rows(select(*SENT).where(R.id.in_(some)).order_by(R.id))
-            ]
-        except SQLAlchemyError as failure:
-            log.warning("runs not sent yet; the relay will", extra={"reason": reason(failure)})
-            return
-        self.send_messages(self.messages(rows))
+        for some in chunks(run_ids):  # no more payloads at once, since they may be large
+            try:
+                rows = self.db.rows(select(*SENT).where(R.id.in_(some)).order_by(R.id))
+            except SQLAlchemyError as failure:
+                log.warning("runs not sent yet; the relay will", extra={"reason": reason(failure)})
+                return
+            self.send_messages(self.messages(rows))
 
     def send_messages(self, messages: Sequence[Message]) -> None:
         """Send the messages, and record the references that the backends return."""
