@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
@@ -105,84 +106,73 @@ class Problem(BaseModel):
     errors: list[dict[str, str]] = []
 
 
-_KINDS: dict[str, Any] = {
-    "text": str,
-    "maybe": str | None,
-    "flag": bool,
-    "number": int,
-    "maybe_number": int | None,
-    "maybe_flag": bool | None,
-    "real": float,
-    "maybe_real": float | None,
-    "counts": dict[str, int],
-    "object": dict[str, Any],
-    "objects": list[dict[str, Any]],
-    "value": Any,
-}
-
-
-def _answer(name: str, base: type[BaseModel] = BaseModel, **fields: str) -> type[BaseModel]:
-    """A model of an answer: for each kind, the names of its fields. It may grow."""
-    kinds = {one: (_KINDS[kind], ...) for kind, names in fields.items() for one in names.split()}
-    own: dict[str, Any] = kinds
+def _answer(
+    name: str, *fields: tuple[Any, str], base: type[BaseModel] = BaseModel
+) -> type[BaseModel]:
+    """A model of an answer: types, each with the names of the fields that have it. It may grow."""
+    own: dict[str, Any] = {one: (type_, ...) for type_, names in fields for one in names.split()}
     return create_model(name, __base__=base, **own)
 
 
-def _page(name: str, of: type[BaseModel], **fields: Any) -> type[BaseModel]:
-    own: dict[str, Any] = {name.lower(): (list[of], ...)}  # type: ignore[valid-type]
-    return create_model(name, __base__=_answer(name, **fields), **own)
+def _list_of(model: type[BaseModel]) -> Any:
+    return GenericAlias(list, (model,))
 
+
+_Counts = dict[str, int]
+_Object = dict[str, Any]
 
 Job = _answer(
     "Job",
-    text="name stage",
-    flag="known",
-    number="version",
-    maybe="event schedule queue serverless file backend",
-    maybe_number="attempts concurrency",
-    maybe_real="percent",
-    counts="open overdue failed_24h",
-    object="parity",
+    (str, "name stage"),
+    (bool, "known"),
+    (int, "version"),
+    (str | None, "event schedule queue serverless file backend"),
+    (int | None, "attempts concurrency"),
+    (float | None, "percent"),
+    (_Counts, "open overdue failed_24h"),
+    (_Object, "parity"),
 )
-Jobs = _page("Jobs", Job, flag="use_inngest")
+Jobs = _answer("Jobs", (bool, "use_inngest"), (_list_of(Job), "jobs"))
 OneJob = _answer(
     "OneJob",
-    Job,
-    real="timeout",
-    maybe="next",
-    object="payload",
-    objects="pins",
-    counts="would_move",
-    value="gaps against_complete",
+    (float, "timeout"),
+    (str | None, "next"),
+    (_Object, "payload"),
+    (list[_Object], "pins"),
+    (_Counts, "would_move"),
+    (Any, "gaps against_complete"),
+    base=Job,
 )
-Staged = _answer("Staged", text="name stage", maybe_real="percent", number="version")
-Moved = _answer("Moved", maybe_number="act", number="moved asked left", flag="done")
-Started = _answer("Started", text="id job key backend reason status", flag="created")
-Triggered = _answer("Triggered", text="runId job backend reason status", flag="created")
+Staged = _answer("Staged", (str, "name stage"), (float | None, "percent"), (int, "version"))
+Moved = _answer("Moved", (int | None, "act"), (int, "moved asked left"), (bool, "done"))
+Started = _answer("Started", (str, "id job key backend reason status"), (bool, "created"))
+Triggered = _answer("Triggered", (str, "runId job backend reason status"), (bool, "created"))
 Run = _answer(
     "Run",
-    text="id job key backend reason stage status created_at",
-    number="epoch attempt",
-    maybe="parent started_at ended_at error",
-    value="progress",
+    (str, "id job key backend reason stage status created_at"),
+    (int, "epoch attempt"),
+    (str | None, "parent started_at ended_at error"),
+    (Any, "progress"),
 )
-Runs = _page("Runs", Run, maybe="older searched_back_to")
+Runs = _answer("Runs", (str | None, "older searched_back_to"), (_list_of(Run), "runs"))
 OneRun = _answer(
     "OneRun",
-    Run,
-    text="due_at",
-    value="payload result meta",
-    counts="children",
-    objects="steps failures handoffs",
-    maybe="sent_ref trace",
+    (str, "due_at"),
+    (Any, "payload result meta"),
+    (_Counts, "children"),
+    (list[_Object], "steps failures handoffs"),
+    (str | None, "sent_ref trace"),
+    base=Run,
 )
-Changed = _answer("Changed", text="id status", number="others")
+Changed = _answer("Changed", (str, "id status"), (int, "others"))
 Bulked = _answer(
     "Bulked",
-    maybe_number="act matching",
-    number="done refused",
-    maybe="older",
-    maybe_flag="all",
+    (int | None, "act matching"),
+    (int, "done refused"),
+    (str | None, "older"),
+    (bool | None, "all"),
 )
-Done = _answer("Done", number="id count", text="at act by why", maybe="job run_id", value="detail")
-History = _page("History", Done, maybe_number="older")
+Done = _answer(
+    "Done", (int, "id count"), (str, "at act by why"), (str | None, "job run_id"), (Any, "detail")
+)
+History = _answer("History", (int | None, "older"), (_list_of(Done), "history"))
