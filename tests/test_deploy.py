@@ -212,7 +212,6 @@ def test_everything_comes_up_and_both_sides_run(
                     {row["kind"] for row in processes.listed(db, utcnow())} >= set(processes.KINDS)
                 )
             )
-            db.dispose()
             after = re.findall(r"`flask (--app app [^`…]+)`", prose("deploy.md"))[:2]
             sync, verify = (["-m", "flask", *line.split(), "--json"] for line in after)
             assert forked(sync, environ).returncode == 0
@@ -227,6 +226,8 @@ def test_everything_comes_up_and_both_sides_run(
                 session, front = stack.enter_context(nginx(url, tmp_path))
                 path, headers, body = signed_by_inngest(signing)
                 assert session.post(front + path, body, headers=headers).status_code == 200
+        assert processes.listed(db, utcnow()) == [], "one has ended and does not say so"
+        db.dispose()
 
 
 def signed_by_inngest(key: str) -> tuple[str, dict[str, str], bytes]:

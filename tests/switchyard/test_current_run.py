@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask.testing import FlaskClient
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from app.switchyard.job import JobSpec
 from app.switchyard.operations.story import story
 from app.switchyard.runs.backend import End
 from app.switchyard.runs.models import RunRow as R
-from tests.support.console import guarded, log_in
+from tests.support.console import Site
 from tests.support.jobs import reporter
 from tests.support.marks import Touch
 from tests.support.sides import Side, side
@@ -97,14 +98,10 @@ def test_what_is_no_number_is_refused(on: Side) -> None:
     assert "ValueError" in done(on, wrong)["error"]
 
 
-def test_the_console_shows_it(tmp_path: Path) -> None:
-    site = guarded(f"sqlite:///{tmp_path / 'console.db'}")
+def test_the_console_shows_it(site: Site, client: FlaskClient) -> None:
     ids = site.fill()
     run = dispatch(reporter.switchyard_job.name, {"name": "<b>"})  # type: ignore[attr-defined]
     site.work()
-    client = site.app.test_client()
-    log_in(client)
     page = client.get(f"/console/runs/{run.id}").text
     assert re.search(r'<progress value="(\d)" max="2"[^>]*></progress> \1 of 2: try \1 ', page)
     assert "<progress" not in client.get(f"/console/runs/{ids['done']}").text
-    site.runtime.db.dispose()

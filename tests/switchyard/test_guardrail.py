@@ -198,16 +198,10 @@ def test_word_of_it_goes_out(runtime: Runtime) -> None:
         memory.work(Engine(runtime.store, notified, runtime.engine.leases))
         ((_, headers, sent),) = receiver.got
     body = json.loads(sent)
-    assert (body["type"], headers["webhook-id"]) == (
-        "cutover.stepped_back",
-        f"guardrail-{change.id}",
-    )
-    assert {name: body["data"][name] for name in ("job", "from", "to", "percent")} == {
-        "job": JOB,
-        "from": "live",
-        "to": "ramp",
-        "percent": 10.0,
-    }
+    assert body["type"] == "cutover.stepped_back"
+    assert headers["webhook-id"] == f"guardrail-{change.id}"
+    stepped = {"job": JOB, "from": "live", "to": "ramp", "percent": 10.0}
+    assert body["data"] | stepped == body["data"]
     [alert] = runtime.db.rows(select(R.status, R.result).where(R.job == guardrail.ALERT))
     assert (alert.status, json.loads(alert.result)) == (
         "succeeded",

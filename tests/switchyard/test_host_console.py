@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from app.switchyard import audit
 from app.switchyard.access import Access, AccessCheck
 from app.switchyard.config import Settings
 from app.switchyard.extension import Switchyard
+from tests.support.console import csrf as form_token
 from tests.support.tables import create_all
 
 TOKEN = "0123456789abcdef-admin"
@@ -66,12 +66,6 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     made = host(tmp_path, LIVE)
     yield made
     made.extensions["switchyard"].db.dispose()
-
-
-def form_token(client: FlaskClient, path: str) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', client.get(path).text)
-    assert found is not None
-    return found[1]
 
 
 def log_in(client: FlaskClient) -> int:

@@ -1,11 +1,11 @@
-"""Each process says that it lives and what it does, and is gone when it has ended as it should."""
+"""Each process says that it lives and what it does, and is gone when it has ended as it should.
+
+Real ones come and go in tests/test_deploy.py.
+"""
 
 from __future__ import annotations
 
 import logging
-import signal
-import urllib.request
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
@@ -17,9 +17,7 @@ from app.platform.config import load
 from app.switchyard.db import Database
 from app.switchyard.operations import processes
 from app.switchyard.operations.processes import KEPT, Heartbeat, ProcessRow, listed
-from tests.support.forks import Forked
-from tests.support.sides import build, environment, free_port, fresh, rq_worker, web
-from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.sides import build, environment
 
 
 def test_a_sign_of_life_is_one_row_until_its_end(db: Database) -> None:
@@ -72,39 +70,6 @@ def test_a_test_client_is_no_web_process(tmp_path: Path) -> None:
         app.test_client().get("/healthz", environ_overrides={"SERVER_SOFTWARE": "some/1"})
         app.test_client().get("/healthz", environ_overrides={"SERVER_SOFTWARE": "some/1"})
         assert keep.call_count == 1
-
-
-def test_each_kind_of_process_comes_and_goes(tmp_path: Path, redis_url: str) -> None:
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url)
-    runtime = fresh(environ["DATABASE_URL"], environ, None)
-    port = free_port()
-
-    def kinds() -> list[str]:
-        return [row["kind"] for row in listed(runtime.db, runtime.db.clock()) if row["alive"]]
-
-    with ExitStack() as stack:
-        ran = [
-            stack.enter_context(rq_worker(environ, tmp_path / "worker.log")),
-            stack.enter_context(web(environ, port, tmp_path / "web.log")),
-        ]
-        for name in ("relay", "clock"):
-            ran.append(Forked(["-m", "flask", "--app", "app", name], env=environ))
-            stack.callback(ran[-1].kill)
-
-        def all_there() -> bool:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz").close()
-            except OSError:
-                return False
-            return kinds() == ["clock", "relay", "web", "worker"]
-
-        until(all_there)
-        for process in ran:
-            process.send_signal(signal.SIGTERM)
-        for process in ran:
-            process.wait(PATIENCE_SECONDS)
-    assert kinds() == []
-    runtime.db.dispose()
 
 
 def test_a_request_that_begins_it_waits_for_no_database(db: Database) -> None:
