@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import (
@@ -30,9 +30,11 @@ from app.switchyard.job import JobSpec
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import reason
+from queues.misplaced import put_aside
 from queues.versions import KEY_PREFIX
 
 log = logger_of(__name__)
+Answer = TypeVar("Answer")
 
 TASK = f"{__package__}.task.perform"
 """The function that a run's RQ job names."""
@@ -57,6 +59,7 @@ _PICKLE = b"\x80"
 # took most of the time. A key of another type that is in the way of one job must not stop the
 # others. The trace has a field of its own, since RQ's meta may be pickled.
 _PUSH = """
+redis.call('SADD', KEYS[1], KEYS[2])
 for place = 8, #ARGV, 3 do
   local run, epoch, trace = ARGV[place], ARGV[place + 1], ARGV[place + 2]
   local job = run .. '-' .. epoch
@@ -68,7 +71,6 @@ for place = 8, #ARGV, 3 do
   redis.pcall('ZREM', KEYS[3], job)
   redis.call('RPUSH', KEYS[2], job)
 end
-redis.call('SADD', KEYS[1], KEYS[2])
 """
 # Removes both or neither: a worker that popped the id is about to read the hash and deletes it.
 _UNQUEUE = """
@@ -208,7 +210,19 @@ class RQBackend:
         ]
         for message in messages:
             given += message.run_id, message.epoch, message.trace or ""
-        self._script([Queue.redis_queues_keys, queue_key(queue), failed], given)
+        keys = [Queue.redis_queues_keys, queue_key(queue), failed]
+        self._unhindered({queue}, lambda: self._script(keys, given))
+
+    def _unhindered(self, queues: set[str], act: Callable[[], Answer]) -> Answer:
+        """What `act` returns. What is in its way is put aside, as by a worker."""
+        try:
+            return act()
+        except ResponseError as failure:
+            if is_wrong_type(failure) and put_aside(
+                self._redis, [Queue(queue, connection=self._redis) for queue in queues]
+            ):
+                return act()
+            raise
 
     def queued(self, messages: Sequence[Message]) -> set[str]:
         """The runs whose RQ job is still in its queue's list.
@@ -216,12 +230,16 @@ class RQBackend:
         A job that is neither in the list nor claimed is lost, whatever its hash says: its worker
         died in between, and RQ never finds it again.
         """
-        waiting: set[bytes | str] = set()
         with answered():
-            for queue in {message.spec.queue for message in messages}:
-                waiting.update(self._redis.lrange(queue_key(queue), 0, -1))
-            lost = [m for m in messages if _job_id(m).encode() not in waiting]
-            self._name_foreign_workers({message.spec.queue for message in lost})
+            queues = {message.spec.queue for message in messages}
+            return self._unhindered(queues, lambda: self._queued(queues, messages))
+
+    def _queued(self, queues: set[str], messages: Sequence[Message]) -> set[str]:
+        waiting: set[bytes | str] = set()
+        for queue in queues:
+            waiting.update(self._redis.lrange(queue_key(queue), 0, -1))
+        lost = [m for m in messages if _job_id(m).encode() not in waiting]
+        self._name_foreign_workers({message.spec.queue for message in lost})
         return {message.run_id for message in messages} - {message.run_id for message in lost}
 
     def _name_foreign_workers(self, queues: set[str]) -> None:
@@ -240,7 +258,12 @@ class RQBackend:
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Take each message's RQ job out of its queue, unless a worker has popped it."""
-        with answered(), self._redis.pipeline(transaction=False) as pipe:
+        with answered():
+            queues = {message.spec.queue for message in messages}
+            self._unhindered(queues, lambda: self._unqueue(messages))
+
+    def _unqueue(self, messages: Sequence[Message]) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
             for message in messages:
                 job_id = _job_id(message)
                 keys = queue_key(message.spec.queue), Job.key_for(job_id)

@@ -80,7 +80,7 @@ class Scheduler(RQScheduler):
             time.sleep(REFUSED_SECONDS)
 
     def _put_aside(self) -> None:
-        queues = [Queue(name, self.connection) for name in self._queue_names]
+        queues = [Queue(name, connection=self.connection) for name in self._queue_names]
         own = [self.key] if hasattr(self, "key") else []  # an older RQ's has no hash
         with suppress(RedisError):  # it is looked at again in the next turn
             put_aside(self.connection, queues, *own)

@@ -300,3 +300,24 @@ def test_what_lies_in_the_way_of_one_run_keeps_no_other_back(on: Side, redis: Re
     on.runtime.store.send([run.id for run in runs])
     jobs: Any = redis.lrange("rq:queue:tests", 0, -1)
     assert {job.decode() for job in jobs} == {f"{run.id}-1" for run in runs}
+
+
+@pytest.mark.parametrize("on", [""], indirect=True)
+@pytest.mark.parametrize("key", ["queue:tests", "queues", "workers"])
+def test_what_is_no_queue_is_put_aside_by_the_backend(on: Side, redis: Redis, key: str) -> None:
+    """No worker need come to it: its runs count as lost, and are sent again."""
+    store = on.runtime.store
+    backend = store.backends["rq"]
+    runs = [on.dispatch("child", {"name": uuid4().hex}).id for _ in range(3)]
+    messages = store.messages(map(on.row, runs))
+    for act in (
+        lambda: backend.queued(messages),
+        lambda: backend.send(messages),
+        lambda: backend.cancel(messages),
+    ):
+        redis.delete("rq:queue:tests", f"rq:{key}")
+        redis.set(f"rq:{key}", "junk")
+        act()
+        store.send(runs)
+        assert backend.queued(messages) == set(runs)
+        assert redis.smembers("rq:queues") == {b"rq:queue:tests"}
