@@ -17,6 +17,7 @@ from app.switchyard.cutover.clock import tick
 from app.switchyard.db import canonical_json
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
+from app.switchyard.http import read
 from app.switchyard.job import JobSpec
 from app.switchyard.logs import logger_of
 from app.switchyard.runs import operate
@@ -25,6 +26,7 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.text import plain
 from workflows.backend import FURTHEST, MARK, showable
 from workflows.client import APP_ID, CANCELLED
+from workflows.service import Named
 
 log = logger_of(__name__)
 
@@ -126,12 +128,13 @@ def _cancelled(client: inngest.Inngest, runtime: Runtime) -> inngest.Function[An
             raise inngest.NonRetriableError(f"the event does not belong to {CANCELLED}")
         there, original = context.event.data.get("run_id"), context.event.data.get("event")
         data = original.get("data") if isinstance(original, dict) else None
-        mark = data.get(MARK) if isinstance(data, dict) else None
-        if not isinstance(mark, dict) or type(mark.get("epoch")) is not int:
+        try:
+            named = read(Named, data.get(MARK) if isinstance(data, dict) else None)
+        except BadInput:
             return {"cancelled": False}
-        run_id, holder = str(mark.get("run")), f"inngest-{there}"
-        done = operate.cancelled_there(runtime.store, run_id, mark["epoch"], holder)
-        return {"runId": run_id, "cancelled": done}
+        holder = f"inngest-{there}"
+        done = operate.cancelled_there(runtime.store, named.run, named.epoch, holder)
+        return {"runId": named.run, "cancelled": done}
 
     return handle
 
@@ -141,13 +144,11 @@ def _handle(runtime: Runtime, spec: JobSpec, context: inngest.ContextSync) -> An
     try:
         if not isinstance(mark, dict):
             return _adopt(spec, context.event)
-        run_id, epoch = str(mark.get("run")), mark.get("epoch")
-        if not isinstance(epoch, int):
-            raise BadInput(f"{MARK} has no epoch")
+        named = read(Named, mark)
         delivery = InngestDelivery(context, runtime.settings.inngest_call_seconds)
     except BadInput as misfit:
         raise inngest.NonRetriableError(str(misfit)) from None
-    return _answer(context, runtime.engine.perform(run_id, epoch, delivery))
+    return _answer(context, runtime.engine.perform(named.run, named.epoch, delivery))
 
 
 def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:

@@ -7,9 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import BaseModel, Field
+from typing import TYPE_CHECKING
 
 from app.switchyard.clock import utcnow
 from app.switchyard.config import Settings
@@ -17,7 +15,7 @@ from app.switchyard.errors import BackendUnavailable
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
 from app.switchyard.text import answered, reason
-from workflows.service import Service, require_package
+from workflows.service import Named, Service, require_package
 
 if TYPE_CHECKING:  # the package is an extra
     from qstash import QStash
@@ -185,13 +183,9 @@ class QStashBackend(Service["QStash"]):
             find(client, "msg_none")
 
 
-class Sent(BaseModel, strict=True, frozen=True):
-    """The content of a message: perform `run`, if it still stands at `epoch`."""
+class Sent(Named):
+    """The content of a message."""
 
-    run: Annotated[str, Field(pattern="^[0-9A-Za-z]{1,32}$")]
-    epoch: Annotated[int, Field(gt=0, lt=2**31)]
-    """Values that no run can have would be an error in some databases, and be retried for nothing.
-    """
     at: int
     """The time for which it was sent, in Unix seconds."""
     sent: float | None = None

@@ -1,4 +1,4 @@
-"""What both services' backends share: a client of this process's, and a pause after a failure."""
+"""What both services' sides share: how a run is named, a client for each process, and a pause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, Field
 
 from app.switchyard import extras
 from app.switchyard.config import Settings
@@ -17,6 +19,16 @@ from app.switchyard.runs.backend import Message
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait every time."""
 Client = TypeVar("Client")
+
+
+class Named(BaseModel, strict=True, frozen=True):
+    """What every message says: perform `run`, if it still stands at `epoch`.
+
+    Values that no run can have would be an error in some databases, and be retried for nothing.
+    """
+
+    run: Annotated[str, Field(pattern="^[0-9A-Za-z]{1,32}$")]
+    epoch: Annotated[int, Field(gt=0, lt=2**31)]
 
 
 def require_package(service: str) -> None:

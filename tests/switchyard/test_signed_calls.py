@@ -223,6 +223,31 @@ def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, w
     assert runtime.current().db.value(select(func.count()).select_from(RunRow)) == 0
 
 
+EPOCHS: list[Any] = [2**70, -1, True, 1.5, None]
+RUNS: list[Any] = ["a\0", "a" * 33, "\u0661", 3, []]
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *({"run": "0" * 26, "epoch": epoch} for epoch in EPOCHS),
+        *({"run": run, "epoch": 1} for run in RUNS),
+        *({}, [], "x"),
+    ],
+)
+def test_what_names_no_run_is_not_tried_again(client: FlaskClient, mark: Any) -> None:
+    """Anybody who may send an event can send such a mark, and have its function cancelled."""
+    at = int(time.time())
+    cancelled = {"run_id": "R", "event": {"data": {"_switchyard": mark}}}
+    body = a_call("inngest/function.cancelled", cancelled)
+    path = PATH.replace("child", CANCELLED)
+    answer = post(client, body, f"t={at}&s={mac(body, at)}", path)
+    assert (answer.status_code, answer.json) == (200, {"cancelled": False})
+    body = a_call(data={"_switchyard": mark})
+    answer = post(client, body, f"t={at}&s={mac(body, at)}")
+    assert (answer.status_code, answer.headers["x-inngest-no-retry"]) == (500, "true")
+
+
 def test_a_run_is_named_by_text_that_can_be_kept(client: FlaskClient) -> None:
     """Inngest's own ids are 26 characters (R12)."""
     for odd in ("r" * 99, "a\0", ""):
