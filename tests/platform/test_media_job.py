@@ -52,7 +52,7 @@ def hurry(on: Side, run_id: str) -> None:
     now = on.runtime.store.clock()
     with on.runtime.db.begin() as connection:
         chosen = update(RunRow).where(RunRow.id == run_id)
-        connection.execute(chosen.values(due_at=now, check_at=now))
+        connection.execute(chosen.values(due_at=now, check_at=now, send_at=now))
 
 
 def test_an_image(on: Side, folder: Path) -> None:
