@@ -57,6 +57,9 @@ def test_handing_over_what_is_done_or_there_already_changes_nothing(on: Side) ->
     with pytest.raises(BackendUnavailable):
         hand_over(on.runtime.store, [later.id], "not-here")
     assert on.row(later.id).backend == "rq"
+    assert hand_over(on.runtime.store, [later.id], "inngest").moved == 1
+    (moved,) = on.handoffs(later.id)
+    assert (moved.from_backend, moved.to_backend, moved.epoch) == ("rq", "inngest", 2)
 
 
 class Slow(MemoryBackend):
