@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.platform.config import load
 from app.switchyard import audit
@@ -19,14 +19,14 @@ from app.switchyard.clock import utcnow
 from app.switchyard.cutover import stages
 from app.switchyard.cutover.drain import Drain, Drained, rollback
 from app.switchyard.dispatch import dispatch
-from app.switchyard.runs.models import RunRow
+from app.switchyard.runs.models import HandoffRow, RunRow
 from flags import Side
 from tests.support.cli import Cli
 from tests.support.forks import forked
 from tests.support.machine import Stop
 from tests.support.sides import Fixed, build, decide_by, environment, fresh, relaying, rq_worker
 from tests.support.sides import Side as OneSide
-from tests.support.world import World
+from tests.support.world import Dead, World, dying_at
 
 OTHER = {Side.RQ: Side.SERVERLESS, Side.SERVERLESS: Side.RQ}
 BACKEND = {Side.RQ: "rq", Side.SERVERLESS: "inngest"}
@@ -93,6 +93,19 @@ def test_children_follow_whatever_their_own_job(world: World) -> None:
     world.finish()
     assert world.row(mixed.id).status == "succeeded"
     assert set(world.marks().values()) == {1}
+
+
+def test_a_run_whose_holder_has_died_moves_as_it_is_taken_over(world: World) -> None:
+    live(world, Side.SERVERLESS, "five-steps")
+    run = dispatch("five-steps", {"name": "n"})
+    ((queue, parcel),) = world.due()
+    with dying_at(2), pytest.raises(Dead):
+        queue.deliver(parcel)
+    assert counts(drain(world, Side.RQ, running=True)) == (0, 1, 1)
+    world.time.pass_(11)
+    assert world.sweep().taken_over == 1
+    [moved] = world.runtime.db.rows(select(HandoffRow.__table__))
+    assert (moved.run_id, moved.from_backend, moved.to_backend) == (run.id, "inngest", "rq")
 
 
 def test_runs_of_unknown_jobs_are_counted_and_left(world: World) -> None:
