@@ -72,6 +72,7 @@ class InngestBackend(Service["Inngest"]):
 
         An event that is sent again with the same id within 24 hours starts nothing twice.
         """
+        client = self.client()
         refs: dict[str, str] = {}
         refused: list[EventRefused] = []
         left = list(messages)
@@ -80,7 +81,7 @@ class InngestBackend(Service["Inngest"]):
             events = [_event(message) for message in batch]
             with self.in_reach():
                 try:
-                    ids, done = send(self._settings, self.client(), events), len(batch)
+                    ids, done = send(self._settings, client, events), len(batch)
                 except EventRefused as why:
                     ids, done = why.taken, len(why.taken) + 1
                     refused.append(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from flask import Flask
 
 from app.platform.config import load
+from app.switchyard import extras
 from app.switchyard.commands.checks import CHECKS, checked
 from app.switchyard.cutover.status import unreachable
 from app.switchyard.errors import BackendUnavailable
@@ -65,6 +67,15 @@ def asks(made: Any) -> dict[str, Callable[[], object]]:
         "ping": backend.ping,
         "functions": lambda: functions_there(made),
     }
+
+
+@pytest.mark.parametrize("what", ["send", "verify", "ping"])
+def test_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """A drain in such a process would else end with an error."""
+    monkeypatch.setitem(sys.modules, "inngest", None)
+    monkeypatch.setattr(extras, "missing", lambda _extra: "the package inngest is not installed")
+    with pytest.raises(BackendUnavailable, match="is not installed"):
+        asks(settings(tmp_path, "http://127.0.0.1:1"))[what]()
 
 
 @pytest.mark.parametrize("what", ["send", "verify"])
