@@ -93,7 +93,7 @@ def traced(pages: Blueprint) -> None:
 
     @pages.after_request
     def note(answer: Response) -> Response:
-        telemetry.spans.ended(http__response__status_code=answer.status_code)
+        telemetry.spans.note("http.response.status_code", answer.status_code)
         return answer
 
     @pages.teardown_request

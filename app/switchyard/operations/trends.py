@@ -133,20 +133,19 @@ def by_span(
 def errors(db: Database, job: str, since: datetime) -> list[dict[str, Any]]:
     """The errors of the job's failed attempts since then, by class and backend, latest first. Each
     has its count, when it was first and last seen, and the message of the last one."""
-    span = (F.job == job, F.at >= since)
     latest = func.max(F.id).label("latest")
     grouped = (
         select(F.error, F.backend, func.count().label("count"), latest)
         .add_columns(func.min(F.at).label("first"), func.max(F.at).label("last"))
-        .where(*span)
+        .where(F.job == job, F.at >= since)
         .group_by(F.error, F.backend)
         .order_by(latest.desc())
         .limit(ERRORS)
+        .subquery()
     )
-    rows = db.rows(grouped)
-    said = select(F.id, F.message).where(F.id.in_([row.latest for row in rows]))
-    messages = {row.id: row.message for row in db.rows(said)}
-    return [row._asdict() | {"message": messages.get(row.latest, "")} for row in rows]
+    with_message = select(grouped, F.message).join(F, F.id == grouped.c.latest)
+    rows = db.rows(with_message.order_by(grouped.c.latest.desc()))
+    return [row._asdict() for row in rows]
 
 
 @lru_cache(maxsize=32)

@@ -188,7 +188,7 @@ class Engine:
             point("run.claimed")
             try:
                 outcome = self._slice(claimed)
-                telemetry.spans.ended(switchyard__end=outcome.end)
+                telemetry.spans.note("switchyard.end", outcome.end)
                 return outcome
             except LeaseLost as lost:
                 log.warning("slice void: %s", lost)

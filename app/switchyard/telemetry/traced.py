@@ -96,10 +96,9 @@ class Traced:
         span.set_status(Status(StatusCode.ERROR, reason(failure)))
         span.set_attribute("error.type", type(failure).__name__)
 
-    def ended(self, **said: str | int) -> None:
-        """Set attributes of the current span, whose names have `__` for each dot."""
-        for name, value in said.items():
-            trace.get_current_span().set_attribute(name.replace("__", "."), value)
+    def note(self, name: str, value: str | int) -> None:
+        """Set an attribute of the current span."""
+        trace.get_current_span().set_attribute(name, value)
 
     def traceparent(self) -> str | None:
         """The current span's traceparent, or None without one."""
