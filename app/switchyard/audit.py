@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Index, String, Text, insert, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.switchyard.db import Base, Database, canonical_json
+from app.switchyard.db import Base, Database, as_bigint, canonical_json
 from app.switchyard.errors import BadInput
 from app.switchyard.text import plain
 
@@ -98,7 +98,7 @@ def record(
 
 def add(connection: Connection, act_id: int, act: str, by: By, count: int) -> None:
     """Add to the count of an act. Raises BadInput where this author has no such act."""
-    own = update(A).where(A.id == act_id, A.act == act, A.who == by.who)
+    own = update(A).where(A.id == as_bigint(act_id), A.act == act, A.who == by.who)
     if connection.execute(own.values(count=A.count + count)).rowcount != 1:
         raise BadInput(f"act: no {act} of {by.who} has this number")
 
@@ -120,7 +120,7 @@ def history(
         if wanted is not None:
             chosen = chosen.where(column == wanted)
     if before is not None:
-        chosen = chosen.where(A.id < before)
+        chosen = chosen.where(A.id < as_bigint(before))
     return [_shown(row._asdict()) for row in db.rows(chosen)]
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
     Connection,
     DateTime,
     Dialect,
@@ -25,6 +27,7 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    literal,
     make_url,
     select,
     text,
@@ -113,6 +116,12 @@ def partial_index(name: str, *columns: str, where: str, unique: bool = False) ->
     """An index over the rows that meet a condition, on either database."""
     only = text(where)
     return Index(name, *columns, unique=unique, sqlite_where=only, postgresql_where=only)
+
+
+def as_bigint(number: int) -> ColumnElement[int]:
+    """A number from outside, for comparison with ids. No id may be so large, and Postgres would not
+    take it for an INTEGER."""
+    return literal(number, BigInteger)
 
 
 def canonical_json(value: Any) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from app.switchyard import audit
 from app.switchyard.audit import By
 from app.switchyard.cutover import drain as drains
+from app.switchyard.cutover import shadow
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
@@ -59,6 +60,14 @@ def test_runs_that_were_asked_do_not_stand_in_the_way_of_others(world: World) ->
     assert [(b.moved.total(), b.asked.total()) for b in batches] == [(0, 2), (1, 1)]
     assert batches[1].left == {"five-steps": len(held)}
     assert acts.drain(to_rq(world, running=False), ADA).moved == {}
+
+
+def test_a_number_that_no_act_can_have_is_an_unknown_one(world: World) -> None:
+    with pytest.raises(BadInput, match="no drain of ada"):
+        acts.drain(to_rq(world), ADA, 10**15)
+    with pytest.raises(BadInput, match="not an unexplained difference"):
+        shadow.explain(world.runtime.db, [10**15], None, ADA, world.time.now)
+    assert audit.history(world.runtime.db, before=10**15) == []
 
 
 @pytest.mark.parametrize("act", ["retry", "cancel"])

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.switchyard import audit, effects
 from app.switchyard.audit import By
 from app.switchyard.context import Context
-from app.switchyard.db import INSERT, Base, Database, canonical_json
+from app.switchyard.db import INSERT, Base, Database, as_bigint, canonical_json
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import Catalogue, JobSpec, Shadow
 from app.switchyard.logs import logger_of
@@ -158,7 +158,7 @@ def explain(db: Database, ids: Sequence[int], job: str | None, by: By, now: date
     if not by.why:
         raise BadInput("say why: the gate takes your word for it")
     mark = update(P).where(P.kind.in_(WRONG), P.explained_at.is_(None))
-    mark = mark.where(P.id.in_(ids) if job is None else P.job == job)
+    mark = mark.where(P.id.in_(map(as_bigint, ids)) if job is None else P.job == job)
     values = {"explained_at": now, "explained_by": by.who, "explained_why": by.why}
     with db.begin() as connection:
         done = {
