@@ -74,16 +74,16 @@ def test_a_registration_that_is_not_right_is_refused(more: dict[str, Any], compl
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "complaint"),
     [
-        *(None, [], {}),
-        a_registration(attempts=21),
-        a_registration() | {"v": "2"},
-        a_registration("http://example.com/api/inngest"),
+        *((None, "valid"), ([], "valid"), ({}, "required")),
+        (a_registration(attempts=21), "attempts"),
+        (a_registration() | {"v": "2"}, "v: "),
+        (a_registration("http://example.com/api/inngest"), "loopback"),
     ],
 )
-def test_more_registrations_are_refused(body: Any) -> None:
-    with pytest.raises(ValueError, match=r"valid|attempts|v: |loopback|required"):
+def test_more_registrations_are_refused(body: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
         parse_registration(body)
 
 

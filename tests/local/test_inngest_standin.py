@@ -8,7 +8,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -108,20 +108,10 @@ class World:
         url = self.url + path
         return requests.request(method, url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.standin.stop()
         self.server.stop()
         self.client._http_client._http_client_sync.close()
-
-
-@contextmanager
-def world(signed: bool = False, **options: Any) -> Iterator[World]:
-    """A world for the length of a block."""
-    one = World(signed, **options)
-    try:
-        yield one
-    finally:
-        one.stop()
 
 
 def raising(error: Exception) -> Callable[[Ctx], Any]:
@@ -168,7 +158,7 @@ def like_the_recorded(w: World) -> list[Defined]:
 def played(request: pytest.FixtureRequest) -> Iterator[World]:
     """A world in which everything recorded has happened, over a full minute."""
     offset = [-time.time() % 60]
-    with world(request.param != "dev", clock=lambda: time.time() + offset[0]) as w:
+    with closing(World(request.param != "dev", clock=lambda: time.time() + offset[0])) as w:
         w.serve(*like_the_recorded(w))
         # However long that took: the next full minute comes at once.
         offset[0] += 58.5 - (time.time() + offset[0]) % 60
@@ -266,7 +256,7 @@ def test_registering_is_as_recorded(played: World) -> None:
 
 
 def test_a_bad_batch_is_partly_accepted() -> None:
-    with world() as w:
+    with closing(World()) as w:
         w.serve(w.fn("x", lambda ctx: 1))
         good, bad = inngest.Event(name="demo.x"), inngest.Event(name="inngest/x")
         with pytest.raises(SendEventsError) as caught:
@@ -277,7 +267,7 @@ def test_a_bad_batch_is_partly_accepted() -> None:
 
 
 def test_what_rest_says_of_an_event_takes_longer_the_more_it_has_run() -> None:
-    with world() as w:
+    with closing(World()) as w:
         w.serve(w.fn("x", lambda ctx: 1))
         path = f"/v1/events/{w.send('demo.x')}/runs"
         (run,) = w.done("x")
@@ -289,7 +279,7 @@ def test_what_rest_says_of_an_event_takes_longer_the_more_it_has_run() -> None:
 
 
 def test_a_large_state_is_fetched_by_the_sdk() -> None:
-    with world(signed=True) as w:
+    with closing(World(signed=True)) as w:
 
         def big(ctx: Ctx) -> Any:
             return sum(len(ctx.step.run(f"s{n}", lambda: "x" * 700_000)) for n in range(8))
@@ -305,7 +295,7 @@ def test_a_large_state_is_fetched_by_the_sdk() -> None:
 
 def test_what_rest_says_is_late_cached_and_too_early_done() -> None:
     now = [time.time() + 60]
-    with world(clock=lambda: now[0]) as w:
+    with closing(World(clock=lambda: now[0])) as w:
 
         def slow(ctx: Ctx) -> Any:
             ctx.step.run("a", int)
@@ -342,7 +332,7 @@ def test_what_rest_says_is_late_cached_and_too_early_done() -> None:
 
 
 def test_keys_are_demanded_in_signed_mode() -> None:
-    with world(signed=True) as w:
+    with closing(World(signed=True)) as w:
         w.serve(w.fn("x", lambda ctx: 1, retries=1))
         run = w.result("x")
         assert run["output"] == 1

@@ -100,13 +100,8 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         until(lambda: _triggered(f"http://127.0.0.1:{port}"))
         db = Database(environ["DATABASE_URL"])
         paid = select(func.count()).where(Payout.status == PayoutStatus.PAID)
-
-        def count() -> int:
-            with db.autocommit() as connection:
-                return connection.scalar(paid) or 0
-
         # At the bank: Stripe's stand-in said so by its webhook.
-        until(lambda: count() == PAYABLE, "the guide's own curl pays")
+        until(lambda: db.value(paid) == PAYABLE, "the guide's own curl pays")
         db.dispose()
         everything += family.children(recursive=True)
         process.send_signal(signal.SIGINT)

@@ -23,7 +23,7 @@ PAID = [("hold", 10_000), ("transfer", 10_000), ("settle", 10_000)]
 def results(platform: Platform) -> list[dict[str, Any]]:
     """What came of each event, by its number."""
     chosen = select(RunRow.result).where(RunRow.job == "handle-stripe-event").order_by(RunRow.key)
-    return [json.loads(row.result or "null") for row in platform.rows(chosen)]
+    return [json.loads(row.result or "null") for row in platform.db.rows(chosen)]
 
 
 def errors(platform: Platform) -> list[str | None]:

@@ -48,11 +48,7 @@ def judged(tx: Connection, now: datetime) -> dict[tuple[str, str], tuple[int, in
 
 
 def everything(db: Database) -> dict[str, list[Any]]:
-    with db.autocommit() as connection:
-        return {
-            table.name: sorted(map(repr, connection.execute(select(table))))
-            for table in every_table().values()
-        }
+    return {name: sorted(map(repr, db.rows(select(t)))) for name, t in every_table().items()}
 
 
 # --- the holding period -------------------------------------------------------------------------

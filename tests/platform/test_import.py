@@ -57,18 +57,15 @@ class World:
         return done
 
     def rows(self) -> list[Any]:
-        with self.db.autocommit() as connection:
-            return list(connection.execute(select(Earning).order_by(Earning.id)))
+        return self.db.rows(select(Earning.__table__).order_by(Earning.id))
 
     def owed(self, who: str = "ana", currency: str = "usd") -> int:
         with self.db.begin() as tx:
             return balance(tx, f"creator:{who}", currency)
 
     def counts(self) -> tuple[int, int]:
-        with self.db.autocommit() as connection:
-            every = select(func.count(Earning.id)), select(func.count(Entry.id))
-            earnings, entries = (connection.scalar(one) or 0 for one in every)
-            return earnings, entries
+        earnings, entries = (self.db.value(select(func.count(T.id))) for T in (Earning, Entry))
+        return earnings, entries
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_manual_payout_that_does_not_fit_writes_nothing(
     assert error in run.error
     assert platform.payouts() == platform.attempts() == platform.transfers() == []
     assert platform.owed() == 50_000
-    assert platform.rows(select(StepRow.attempts)) == [(1,)]
+    assert platform.db.rows(select(StepRow.attempts)) == [(1,)]
 
 
 def test_an_order_must_match_the_known_payout(platform: Platform) -> None:
@@ -195,7 +195,7 @@ def test_a_pay_day_without_stripe_gives_its_pages_up_and_pays_once_it_is_back(
     run = dispatch("process-payouts", {"payoutDate": "2025-01-15"})
     platform.work()
     pages = select(StepRow.result).where(StepRow.name.like("transfer-0-%")).order_by(StepRow.name)
-    first = [json.loads(page.result) for page in platform.rows(pages)]
+    first = [json.loads(page.result) for page in platform.db.rows(pages)]
     assert [(page["landed"], page["refused"], page["open"]) for page in first] == [
         (0, 0, 50),
         (0, 0, 5),

@@ -91,7 +91,7 @@ def state(platform: Platform, creator: str) -> tuple[Any, ...]:
     C = Creator
     columns = (C.payouts_enabled, C.transfers_active, C.disabled_reason)
     whose = or_(C.id == creator, C.stripe_account_id == creator)
-    (row,) = platform.rows(select(*columns).where(whose))
+    (row,) = platform.db.rows(select(*columns).where(whose))
     return tuple(row)
 
 

@@ -37,12 +37,11 @@ def test_the_sums_are_those_of_the_rollup(months: Months) -> None:
         for one in statement(months)["currencies"]
         for part in one["sources"]
     }
-    with months.db.autocommit() as connection:
-        theirs = {
-            (row.currency, row.source): (row.count, row.gross, row.refunds, row.fees, row.net)
-            for row in connection.execute(raw(JANUARY, FEBRUARY))
-            if row.creator_id == "ana"
-        }
+    theirs = {
+        (row.currency, row.source): (row.count, row.gross, row.refunds, row.fees, row.net)
+        for row in months.db.rows(raw(JANUARY, FEBRUARY))
+        if row.creator_id == "ana"
+    }
     assert ours
     assert ours == theirs
 

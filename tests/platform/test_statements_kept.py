@@ -31,8 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kept(months: Months) -> list[Any]:
-    with months.db.autocommit() as connection:
-        return list(connection.execute(select(Statement).order_by(Statement.id)))
+    return months.db.rows(select(Statement.__table__).order_by(Statement.id))
 
 
 def files(folder: Path) -> dict[str, bytes]:

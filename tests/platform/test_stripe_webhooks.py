@@ -68,7 +68,7 @@ def transfer(platform: Platform) -> str:
 
 
 def runs(platform: Platform) -> list[Any]:
-    return platform.rows(select(RunRow.__table__))
+    return platform.db.rows(select(RunRow.__table__))
 
 
 def result_of(platform: Platform) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def result_of(platform: Platform) -> dict[str, Any]:
 
 def gates(platform: Platform) -> tuple[bool, bool, str | None]:
     C = Creator
-    (row,) = platform.rows(select(C.payouts_enabled, C.transfers_active, C.disabled_reason))
+    (row,) = platform.db.rows(select(C.payouts_enabled, C.transfers_active, C.disabled_reason))
     return tuple(row)
 
 

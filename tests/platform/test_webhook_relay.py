@@ -78,20 +78,15 @@ class Platform(Site):
 
     def dead(self) -> list[Any]:
         chosen = select(RunRow.id, RunRow.key, RunRow.error).where(RunRow.status == "failed")
-        return self.rows(chosen.order_by(RunRow.key))
+        return self.db.rows(chosen.order_by(RunRow.key))
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Receiver, Receiver]]:
+def platform(tmp_path: Path) -> Iterator[Platform]:
     with receiving() as crm, receiving() as warehouse:
-        yield crm, warehouse
-
-
-@pytest.fixture
-def platform(tmp_path: Path, ends: tuple[Receiver, Receiver]) -> Iterator[Platform]:
-    made = Platform(f"sqlite:///{tmp_path / 'test.db'}", *ends)
-    yield made
-    made.runtime.db.dispose()
+        made = Platform(f"sqlite:///{tmp_path / 'test.db'}", crm, warehouse)
+        yield made
+        made.db.dispose()
 
 
 def test_a_webhook_goes_to_each_target_once_with_its_own_signature(platform: Platform) -> None:

@@ -64,9 +64,7 @@ def touch(ctx: Context, what: str) -> int:
 
 def marks(db: Database) -> dict[str, int]:
     """How often each effect happened."""
-    with db.autocommit() as connection:
-        rows = connection.execute(select(Mark.what, func.count()).group_by(Mark.what))
-        return {row[0]: row[1] for row in rows}
+    return dict(map(tuple, db.rows(select(Mark.what, func.count()).group_by(Mark.what))))
 
 
 def touches(db: Database, what: str) -> int:

@@ -150,8 +150,7 @@ def balances_at(months: Months, creator: str, month: date) -> dict[str, int]:
         .where(or_(Entry.credit == mine, Entry.debit == mine), Entry.created_at < bounds(month)[1])
         .group_by(Entry.currency)
     )
-    with months.db.autocommit() as connection:
-        return {code: int(amount) for code, amount in connection.execute(chosen) if amount}
+    return {code: int(amount) for code, amount in months.db.rows(chosen) if amount}
 
 
 def in_short(one: Mapping[str, Any]) -> tuple[int, int, int, int, int]:

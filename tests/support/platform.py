@@ -139,7 +139,7 @@ class Platform(Site):
         fill(self.db, self.stand.url, creators=creators, payable=payable, now=self.now)
         v = verdicts(self.now).subquery().c
         owed = select(v.currency, func.sum(v.amount)).where(v.reason.is_(None))
-        rows = self.rows(owed.group_by(v.currency))
+        rows = self.db.rows(owed.group_by(v.currency))
         return {currency: int(amount) for currency, amount in rows}
 
     def work_at_once(self, runs: int) -> None:
@@ -157,7 +157,7 @@ class Platform(Site):
         for _ in range(limit):
             self.work()
             open_runs = select(func.min(RunRow.check_at)).where(RunRow.check_at.is_not(None))
-            ((due,),) = self.rows(open_runs)
+            due = self.db.value(open_runs)
             if due is None:
                 return
             self.later(max(step, due - self.now))
@@ -210,7 +210,7 @@ class Platform(Site):
         return self.result("reconcile-payouts")
 
     def payouts(self) -> list[Any]:
-        return self.rows(select(Payout.__table__).order_by(Payout.id))
+        return self.db.rows(select(Payout.__table__).order_by(Payout.id))
 
     def statuses(self) -> list[str]:
         return [payout.status for payout in self.payouts()]
@@ -221,7 +221,7 @@ class Platform(Site):
         chosen = select(A.key, A.outcome, A.code).order_by(A.payout_id, A.leg.desc(), A.n)
         if leg is not None:
             chosen = chosen.where(A.leg == leg)
-        return [(row.key, row.outcome, row.code) for row in self.rows(chosen)]
+        return [(row.key, row.outcome, row.code) for row in self.db.rows(chosen)]
 
     def books(self) -> dict[str, Totals]:
         with self.db.begin() as tx:
@@ -231,7 +231,7 @@ class Platform(Site):
         """Kind and amount of all that was booked on the payout, in its order."""
         mine = (f"hold:{payout_id}", f"connected:{payout_id}")
         chosen = select(Entry.kind, Entry.amount).order_by(Entry.id)
-        found = self.rows(chosen.where(Entry.debit.in_(mine) | Entry.credit.in_(mine)))
+        found = self.db.rows(chosen.where(Entry.debit.in_(mine) | Entry.credit.in_(mine)))
         return [(row.kind, row.amount) for row in found]
 
     def owed(self, creator_id: str = "ana", currency: str = "usd") -> int:

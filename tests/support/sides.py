@@ -100,8 +100,8 @@ class Side:
         return dispatch_many(job, items)
 
     def row(self, run_id: str) -> Any:
-        with self.runtime.db.autocommit() as connection:
-            return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
+        (row,) = self.runtime.db.rows(select(RunRow.__table__).where(RunRow.id == run_id))
+        return row
 
     def steps(self, run_id: str) -> dict[str, Any]:
         chosen = select(StepRow.__table__).where(StepRow.run_id == run_id)

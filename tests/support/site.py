@@ -60,16 +60,12 @@ class Site:
         self.now += wait
         sweep(self.runtime.store)
 
-    def rows(self, chosen: Any) -> list[Any]:
-        with self.db.autocommit() as connection:
-            return list(connection.execute(chosen))
-
     def run(self, run_id: str) -> Any:
-        (row,) = self.rows(select(RunRow.__table__).where(RunRow.id == run_id))
+        (row,) = self.db.rows(select(RunRow.__table__).where(RunRow.id == run_id))
         return row
 
     def count(self, table: type[DeclarativeBase], *which: Any) -> int:
-        return len(self.rows(select(*table.__table__.primary_key).where(*which)))
+        return len(self.db.rows(select(*table.__table__.primary_key).where(*which)))
 
 
 def refused(answer: Any, code: int, says: str = "") -> None:

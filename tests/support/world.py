@@ -317,8 +317,8 @@ class World:
         return self.runtime.db.rows(chosen)
 
     def row(self, run_id: str) -> Any:
-        with self.runtime.db.autocommit() as connection:
-            return connection.execute(select(RunRow.__table__).where(RunRow.id == run_id)).one()
+        (row,) = self.rows(RunRow.id == run_id)
+        return row
 
     def open(self) -> list[Any]:
         return self.rows(RunRow.check_at.is_not(None))
