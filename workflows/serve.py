@@ -66,6 +66,8 @@ def serve(app: Flask, runtime: Runtime) -> None:
             return answer
         said = answer.get_json(silent=True)
         said = said if isinstance(said, dict) else {}
+        if "stack" in said:  # a job's error, whatever it says
+            return answer
         text = str(said.get("message"))
         if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
             return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])

@@ -18,6 +18,8 @@ from sqlalchemy import func, select
 
 from app.switchyard import runtime
 from app.switchyard.cutover.status import sync_refusal
+from app.switchyard.runs.backend import End, Outcome
+from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.models import RunRow
 from tests.support.sides import Fixed, app_on, decide_by, environment
 from workflows.client import CANCELLED
@@ -194,6 +196,19 @@ def test_a_state_that_inngest_does_not_hand_out_is_no_failed_sync(client: FlaskC
     answer = post(client, call, f"t={at}&s={mac(call, at)}")
     assert (answer.status_code, answer.json["title"]) == (503, "Backend unavailable")
     assert "synced" not in answer.json["detail"]
+
+
+@pytest.mark.parametrize("error", ["Failed request to the bank: 403", "unsupported probe: x"])
+def test_a_run_that_failed_has_failed_whatever_its_error_says(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """Called again, its function would end well."""
+    failed = Outcome(End.FAILED, error=error)
+    monkeypatch.setattr(Engine, "perform", lambda *_: failed)
+    body, at = a_call(data={"_switchyard": {"run": "0" * 26, "epoch": 1}}), int(time.time())
+    answer = post(client, body, f"t={at}&s={mac(body, at)}")
+    assert (answer.status_code, answer.headers.get("x-inngest-no-retry")) == (500, "true")
+    assert answer.json["message"] == error
 
 
 OTHERS = {
