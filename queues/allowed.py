@@ -98,7 +98,8 @@ class WorkerJob(Job):
                 return None
             if self.func_name == TASK and not self.kwargs:
                 run_id, epoch = self.args
-                return (run_id, epoch) if self.id == f"{run_id}-{epoch}" else None
+                is_run = isinstance(run_id, str) and isinstance(epoch, int)
+                return (run_id, epoch) if is_run and self.id == f"{run_id}-{epoch}" else None
         except (DeserializationError, TypeError, ValueError):
             return None
         return None

@@ -51,7 +51,7 @@ for place = 2, #KEYS do
       local call = redis.pcall('HGET', ARGV[2] .. id, 'data')
       local run, epoch
       if type(call) == 'string' then run, epoch = string.match(call, ARGV[3]) end
-      if not run or id ~= run .. '-' .. epoch then break end
+      if not run or #epoch > 10 or id ~= run .. '-' .. epoch then break end
       jobs[#jobs + 1] = ARGV[2] .. id
       runs[#runs + 1], runs[#runs + 2] = run, epoch
     end

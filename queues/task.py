@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.switchyard.errors import SwitchyardError
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Delivery
-from app.switchyard.runs.models import OPEN, Status
+from app.switchyard.runs.models import OPEN, RUN_ID, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import load_app, process_runtime
 from app.switchyard.text import reason
@@ -50,7 +50,9 @@ def wait_for_run(run_id: str) -> Any:
 
     Raises RunFailed, so that RQ treats dependent jobs as it does after any failed job.
     """
-    chosen = select(R.status, R.result, R.error).where(R.id == run_id)
+    if RUN_ID.fullmatch(str(run_id)) is None:
+        raise RunFailed(f"no run {run_id!r}")
+    chosen = select(R.status, R.result, R.error).where(R.id == str(run_id))
     try:
         with process_runtime().db.autocommit() as connection:
             row = connection.execute(chosen).one_or_none()

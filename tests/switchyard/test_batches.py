@@ -138,3 +138,18 @@ def test_why_runs_are_popped_one_by_one_is_logged_without_the_script(
     assert batches.Batches(worker)._more() == []
     (logged,) = [r for r in caplog.records if "one by one" in r.getMessage()]
     assert logged.__dict__["reason"].endswith("holding the wrong kind of value")
+
+
+def test_what_no_run_can_be_is_left_to_rq(redis: Redis) -> None:
+    """It would have cost all that was popped with it."""
+    redis.flushall()
+    for run, epoch in (("a", "1"), ("b", "9" * 5000), ("c", "1")):
+        call = f'["queues.task.perform", null, ["{run}", {epoch}], {{}}]'
+        redis.hset(f"rq:job:{run}-{epoch}", "data", call)
+        redis.rpush("rq:queue:tests", f"{run}-{epoch}")
+    worker = SimpleNamespace(connection=redis, _ordered_queues=[Queue("tests", connection=redis)])
+    worker.reorder_queues = lambda reference_queue: None
+    popping = batches.Batches(worker)
+    popping._size = batches.MOST
+    assert popping._more() == [("a", 1)]
+    assert redis.llen("rq:queue:tests") == 2

@@ -321,3 +321,21 @@ def test_what_is_no_queue_is_put_aside_by_the_backend(on: Side, redis: Redis, ke
         store.send(runs)
         assert backend.queued(messages) == set(runs)
         assert redis.smembers("rq:queues") == {b"rq:queue:tests"}
+
+
+@pytest.mark.parametrize("on", [""], indirect=True)
+def test_what_no_run_can_be_fails_its_own_job(
+    on: Side, queue: Queue, redis: Redis, tmp_path: Path
+) -> None:
+    waiting = [queue.enqueue("queues.task.wait_for_run", odd) for odd in ({"a": 1}, [], 7, "\0")]
+    doing = []
+    for run, epoch in (("x", "1"), (["x"], 1), ("x", None), ("x", 9**99)):
+        job_id = f"{run}-{epoch}" if isinstance(run, str) else None
+        doing.append(queue.enqueue("queues.task.perform", run, epoch, job_id=job_id))
+    with a_worker_that_lives(on, tmp_path):
+        for job in waiting:
+            assert status(job) == JobStatus.FAILED
+            assert "no run" in error(job)
+        until(lambda: redis.llen(queue.key) == 0, every_seconds=0.2)
+    log = (tmp_path / "worker.log").read_text()
+    assert "left as it is" not in log, log
