@@ -327,11 +327,11 @@ def test_what_is_no_queue_is_put_aside_by_the_backend(on: Side, redis: Redis, ke
 def test_what_no_run_can_be_fails_its_own_job(
     on: Side, queue: Queue, redis: Redis, tmp_path: Path
 ) -> None:
-    waiting = [queue.enqueue("queues.task.wait_for_run", odd) for odd in ({"a": 1}, [], 7, "\0")]
-    doing = []
+    odd: list[Any] = [{"a": 1}, [], 7, "\0"]
+    waiting = [queue.enqueue("queues.task.wait_for_run", each) for each in odd]
     for run, epoch in (("x", "1"), (["x"], 1), ("x", None), ("x", 9**99)):
         job_id = f"{run}-{epoch}" if isinstance(run, str) else None
-        doing.append(queue.enqueue("queues.task.perform", run, epoch, job_id=job_id))
+        queue.enqueue("queues.task.perform", run, epoch, job_id=job_id)
     with a_worker_that_lives(on, tmp_path):
         for job in waiting:
             assert status(job) == JobStatus.FAILED
