@@ -80,7 +80,7 @@ class Sources:
         for path in sorted(_files(folder)):
             try:
                 tree = ast.parse(path.read_bytes())
-            except (SyntaxError, ValueError, OSError):
+            except (SyntaxError, ValueError, RecursionError, OSError):
                 self.unreadable.append(str(path.relative_to(folder)))
                 continue
             _File(self, path.relative_to(folder), tree).read()
