@@ -81,6 +81,7 @@ def test_a_job_goes_all_the_way_through_the_gate(cli: Cli) -> None:
     cli.json(*STAGE, "live", "--why", "w")
     line = cli.refused(*STAGE, "complete", "--why", "w", code=1)
     assert "1 open run on the old side (cutover drain cli-plain --to serverless)" in line
+    assert "--force completes it all the same" in line
     cli.json(*STAGE, "complete", "--why", "w", "--force")
     (last, *_) = cli.json("cutover", "history", "cli-plain")
     assert (last["to"], last["forced"]) == ("complete", True)

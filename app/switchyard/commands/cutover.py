@@ -125,9 +125,10 @@ def stage(words: tuple[str, ...], every: bool, percent: float | None, force: boo
         try:
             acts.stage(runtime, name, to, percent, who, force=force)
         except (StageRefused, GateClosed) as refusal:
+            hint = "; --force completes it all the same" if isinstance(refusal, GateClosed) else ""
             if not every:
-                raise
-            refused.append(str(refusal))
+                raise type(refusal)(f"{refusal}{hint}") from None
+            refused.append(f"{refusal}{hint}")
     _show(cutover_status(runtime, None if every else names))
     if not names:
         say(f"every job is already at {to}, so nothing was changed")

@@ -136,9 +136,7 @@ def set_stage(
     """
     against = obstacles(db, job, now) if stage == Stage.COMPLETE else []
     if against and not force:
-        raise GateClosed(
-            f"{job} is not complete: {'; '.join(against)}; --force completes it all the same"
-        )
+        raise GateClosed(f"{job} is not complete: {'; '.join(against)}")
     if against and by.why:
         by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
     _check(stage, percent, by)
