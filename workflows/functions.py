@@ -193,24 +193,20 @@ def _fired(event: inngest.Event) -> datetime:
 
 def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:
     """The answer to Inngest for the outcome of a slice."""
+    now = utcnow()
+    due = outcome.due_at or now
     match outcome.end:
         case End.DONE:
             return shown(outcome.result)
         case End.FAILED:
             raise inngest.NonRetriableError(outcome.error)
         case End.RETRY:
-            raise inngest.RetryAfterError(str(outcome.error), _due(outcome))
+            raise inngest.RetryAfterError(str(outcome.error), due)
         case End.WAIT | End.NOT_DUE | End.BUSY:
             # A sleep costs no attempt, however long the earlier call takes.
-            due = min(_due(outcome), utcnow() + FURTHEST)
+            due = min(due, now + FURTHEST)
             context.step.sleep_until(f"until {iso(due)}", due + ROUNDED)
             # It has slept and is still too early, so the two clocks differ.
             raise inngest.RetryAfterError("not due yet", due + timedelta(seconds=1))
         case _:
             return {"superseded": True}
-
-
-def _due(outcome: Outcome) -> datetime:
-    if outcome.due_at is None:
-        raise ValueError(f"outcome {outcome.end} without a time")
-    return outcome.due_at

@@ -44,7 +44,7 @@ def sync(runtime: Runtime, *, dry_run: bool = False) -> Synced:
             continue
         id = schedule_id(spec)
         known = there.pop(id, None)
-        if known is not None and _same(known, runtime.settings, spec):
+        if known is not None and _is_as(_wanted(runtime.settings, spec), known):
             done.unchanged.append(id)
             continue
         (done.new if known is None else done.changed).append(id)
@@ -79,32 +79,30 @@ def schedule_id(spec: JobSpec) -> str:
 
 def create(client: QStash, settings: Settings, spec: JobSpec) -> str:
     """Create or overwrite the schedule. One paused at QStash resumes only if it changes."""
+    wanted = _wanted(settings, spec)
+    with asking():
+        return client.schedule.create_json(schedule_id=schedule_id(spec), label=LABEL, **wanted)
+
+
+def _wanted(settings: Settings, spec: JobSpec) -> dict[str, Any]:
+    """What QStash is to have of the job's schedule. Raises SettingsError where it has none."""
     if spec.schedule is None:
         raise SettingsError(f"job {spec.name!r} has no schedule")
-    with asking():
-        return client.schedule.create_json(
-            schedule_id=schedule_id(spec),
-            destination=address(settings, TRIGGER),
-            cron=portable(spec.schedule),
-            body=_body(spec),
-            method="POST",
-            retries=RETRIES,
-            label=LABEL,
-        )
+    return {
+        "destination": address(settings, TRIGGER),
+        "cron": portable(spec.schedule),
+        "body": {"name": spec.event, "data": {}},
+        "method": "POST",
+        "retries": RETRIES,
+    }
 
 
-def _body(spec: JobSpec) -> dict[str, Any]:
-    return {"name": spec.event, "data": {}}
-
-
-def _same(known: Schedule, settings: Settings, spec: JobSpec) -> bool:
+def _is_as(wanted: dict[str, Any], known: Schedule) -> bool:
     try:
         body = json.loads(known.body or "")
     except ValueError:
         return False
-    there = (known.destination, known.cron, known.method, known.retries, body)
-    cron = None if spec.schedule is None else portable(spec.schedule)
-    return there == (address(settings, TRIGGER), cron, "POST", RETRIES, _body(spec))
+    return wanted == {name: getattr(known, name) for name in wanted} | {"body": body}
 
 
 def schedule_payouts() -> str:

@@ -41,10 +41,6 @@ def is_mac(
     return any(hmac.compare_digest(one, other) for one in ours for other in given)
 
 
-def _refused(_why: str) -> SwitchyardError:
-    return Unauthorized(REFUSED)
-
-
 def signed_body(
     request: Request,
     header: str,
@@ -52,7 +48,7 @@ def signed_body(
     *,
     now: float,
     limit: int,
-    refused: Callable[[str], SwitchyardError] = _refused,
+    refused: Callable[[str], SwitchyardError] = lambda _why: Unauthorized(REFUSED),
 ) -> bytes:
     """The request's raw body, if its signature is valid.
 
