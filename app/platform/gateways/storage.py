@@ -21,6 +21,8 @@ from app.switchyard.errors import BadInput, SettingsError, SwitchyardError
 MAX_PATH = 200
 PIECE = 8 * 1024 * 1024
 """How many bytes of a large file are transferred at once."""
+TIMEOUT = timedelta(seconds=15)
+"""Of each wait for a bucket."""
 LONGEST = timedelta(minutes=10)
 _NAME = re.compile(r"[A-Za-z0-9_.=@+-]{1,140}")
 _NO_FILE = re.compile(r"\(os error (20|21)\)")
@@ -42,15 +44,11 @@ class StorageTooLarge(BadInput, status=413, title="File too large"):
 class Storage:
     """Stores files by path. A put is atomic: a reader sees the old file or the new one.
 
-    `timeout_seconds` limits each wait for a bucket. Every call raises BadInput for an invalid path,
-    and StorageUnavailable.
+    Every call raises BadInput for an invalid path, and StorageUnavailable.
     """
 
-    def __init__(
-        self, url: str, timeout_seconds: float = 15.0, options: Mapping[str, str] | None = None
-    ) -> None:
-        self._url, self._options = url, options or {}
-        self._timeout = timedelta(seconds=timeout_seconds)
+    def __init__(self, url: str, options: Mapping[str, str]) -> None:
+        self._url, self._options = url, options
         self._pid: int | None = None
 
     def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
@@ -105,9 +103,9 @@ class Storage:
 
         if self._url.startswith("file:"):
             return from_url(self._url, mkdir=True)
-        bounds: Any = {"read_timeout": self._timeout, "connect_timeout": self._timeout}
+        bounds: Any = {"read_timeout": TIMEOUT, "connect_timeout": TIMEOUT}
         bounds |= {"timeout": LONGEST, "allow_http": True}
-        retries: Any = {"max_retries": 2, "retry_timeout": 2 * self._timeout}
+        retries: Any = {"max_retries": 2, "retry_timeout": 2 * TIMEOUT}
         options: Any = self._options
         return from_url(self._url, client_options=bounds, retry_config=retries, **options)
 
@@ -125,7 +123,7 @@ def open_storage(url: str) -> Storage:
             "STORAGE_URL: a folder is file:/// and its path from the root on,"
             " a bucket s3://bucket/prefix?endpoint=https://…&region=…"
         )
-    return Storage(f"{parts.scheme}://{parts.netloc}{parts.path}", options=options)
+    return Storage(f"{parts.scheme}://{parts.netloc}{parts.path}", options)
 
 
 def checked_path(path: str) -> str:
