@@ -291,9 +291,8 @@ def test_the_job_and_the_command_give_one_document(platform: Platform) -> None:
     assert second.id in invoke(args=["payouts", "reconcile"]).stdout
 
     shown = command("show", ID)
-    assert (shown["status"], shown["amount"], shown["payout_date"]) == (
-        *("in_transit", 10_000, None),
-    )
+    parts = (shown["status"], shown["amount"], shown["payout_date"])
+    assert parts == ("in_transit", 10_000, None)
     assert shown["requested_at"] == "2025-01-15T09:00:00.000Z"
     attempts = sorted((one["leg"], one["key"], one["outcome"]) for one in shown["attempts"])
     assert attempts == [("bank", f"{ID}~bank-1", "landed"), ("transfer", f"{ID}-1", "landed")]

@@ -28,14 +28,8 @@ from app.platform.config import ROOT
 from tests.support.waiting import PATIENCE_SECONDS
 
 IMPORTED = (
-    *(
-        "app.switchyard.extension",
-        "queues.worker",
-        "rq.cli.cli",
-        "flask.cli",
-        "app.switchyard.crash",
-    ),
-    *("gunicorn.app.wsgiapp", "app.buffered"),
+    *("app.switchyard.extension", "app.switchyard.crash", "app.buffered", "queues.worker"),
+    *("rq.cli.cli", "flask.cli", "gunicorn.app.wsgiapp"),
 )
 """What no process does without. No jobs: each loads its own. And no settings are read."""
 _one_at_a_time = threading.Lock()
