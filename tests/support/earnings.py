@@ -16,23 +16,22 @@ from app.platform.earnings.models import Earning, EarningKind
 from app.platform.earnings.posting import post_earnings
 from app.platform.ledger.postings import balances
 
-ANA: dict[str, Any] = {
-    "id": "ana",
-    "name": "Ana",
-    "email": "ana@example.com",
-    "country": "US",
-    "currency": "usd",
-    "stripe_account_id": "acct_ana",
-    "payouts_enabled": True,
-    "transfers_active": True,
-    "disabled_reason": None,
-    "created_at": datetime(2024, 1, 1, tzinfo=UTC),
-}
-
 
 def a_creator(id_: str, /, **change: Any) -> dict[str, Any]:
     """The row of a creator who may be paid, but for what is changed."""
-    return {**ANA, "id": id_, "stripe_account_id": f"acct_{id_}", **change}
+    return {
+        "id": id_,
+        "name": "Ana",
+        "email": "ana@example.com",
+        "country": "US",
+        "currency": "usd",
+        "stripe_account_id": f"acct_{id_}",
+        "payouts_enabled": True,
+        "transfers_active": True,
+        "disabled_reason": None,
+        "created_at": datetime(2024, 1, 1, tzinfo=UTC),
+        **change,
+    }
 
 
 @dataclass(frozen=True, slots=True)
