@@ -7,6 +7,7 @@ import inspect
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
@@ -37,6 +38,9 @@ for _name in list(os.environ):
     if _name.startswith(("SWITCHYARD_", "OTEL_")) or _name.lower() in Settings.model_fields:
         del os.environ[_name]
 os.environ.pop("FLASK_APP", None)
+# Each of hundreds of processes would compile every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples every time, however slow the machine is.
 settings.register_profile(
