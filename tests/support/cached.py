@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from pydantic import SecretStr
 from redis import Redis
 
+from app.switchyard.cache import client as clients
 from app.switchyard.cache import limits
 from app.switchyard.cache.cache import Cache
 from app.switchyard.cache.client import CircuitBreaker, Client, redis_client, upstash_client
@@ -34,7 +36,12 @@ def connecting(client: str, url: str, token: str = TOKEN) -> Callable[[], Client
 
 def patient(client: str, url: str) -> Cache:
     """A cache with all the time it needs: a busy machine is no outage."""
-    return Cache(CircuitBreaker(connecting(client, url), seconds=PATIENCE_SECONDS))
+
+    def connect() -> Client:
+        with patch.object(clients, "CALL_SECONDS", PATIENCE_SECONDS):
+            return connecting(client, url)()
+
+    return Cache(CircuitBreaker(connect, seconds=PATIENCE_SECONDS))
 
 
 class Kit:
