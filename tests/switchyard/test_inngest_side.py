@@ -37,8 +37,7 @@ from tests.support.sides import (
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.switchyard.test_signed_calls import KEY as SIGNING_KEY
-from tests.switchyard.test_signed_calls import PATH, a_call, mac
-from workflows.client import CANCELLED
+from tests.switchyard.test_signed_calls import PATH, a_call
 from workflows.functions import MOST_KEPT_BYTES, shown
 
 EVENT_KEY = "event-key-of-the-test"
@@ -133,30 +132,6 @@ def test_what_inngest_does_wrong_is_done_once(signed: tuple[Side, str], fault: s
     on.finish(*runs)
     on.settle(0.3)
     assert on.marks(n) == {f"{n}/0": 1, f"{n}/1": 1}
-
-
-def test_a_signed_sync_in_one_exchange_names_every_function(signed: tuple[Side, str]) -> None:
-    """As Inngest's cloud asks: the answer itself holds the functions, with the URL it was sent."""
-    on, url = signed
-    at, body = int(time.time()), b'{"url":"https://shop.example/api/inngest"}'
-    answer = requests.put(
-        f"{url}/api/inngest",
-        data=body,
-        headers={
-            "x-inngest-signature": f"t={at}&s={mac(body, at)}",
-            "x-inngest-server-kind": "cloud",
-            "x-inngest-sync-kind": "in_band",
-        },
-        timeout=PATIENCE_SECONDS,
-    )
-    assert (answer.status_code, answer.headers["x-inngest-sync-kind"]) == (200, "in_band")
-    assert "x-inngest-signature" in answer.headers
-    known = {f["id"]: f["steps"]["step"]["runtime"]["url"] for f in answer.json()["functions"]}
-    ours = [CANCELLED, *on.runtime.catalogue]
-    assert known == {
-        f"switchyard-{name}": f"https://shop.example/api/inngest?fnId=switchyard-{name}&stepId=step"
-        for name in ours
-    }
 
 
 def test_an_event_of_a_job_of_qstash_becomes_a_run(dev: tuple[Side, str]) -> None:

@@ -143,7 +143,8 @@ def test_there_is_one_time_and_one_signature_and_nothing_else(client: FlaskClien
 
 
 def test_a_syncs_body_is_signed_in_its_canonical_form(client: FlaskClient) -> None:
-    """Inngest's server writes `&` as Go does, and signs what RFC 8785 makes of it."""
+    """Inngest's server writes `&` as Go does, and signs what RFC 8785 makes of it. The answer
+    itself holds every function, with the URL that was sent."""
     at = int(time.time())
     sent = rb'{"url":"https://shop.example/api/inngest?a=1\u0026b=2"}'
     signed = sent.replace(rb"\u0026", b"&")
@@ -152,7 +153,13 @@ def test_a_syncs_body_is_signed_in_its_canonical_form(client: FlaskClient) -> No
         "x-inngest-server-kind": "cloud",
         "x-inngest-sync-kind": "in_band",
     }
-    assert client.put("/api/inngest", data=sent, headers=headers).status_code == 200
+    answer: Any = client.put("/api/inngest", data=sent, headers=headers)
+    assert (answer.status_code, answer.headers["x-inngest-sync-kind"]) == (200, "in_band")
+    known = {f["id"]: f["steps"]["step"]["runtime"]["url"] for f in answer.json["functions"]}
+    assert known == {
+        f"switchyard-{name}": f"https://shop.example/api/inngest?fnId=switchyard-{name}&stepId=step"
+        for name in (CANCELLED, *runtime.current().catalogue)
+    }
     assert client.put("/api/inngest", data=sent[:-2] + b'3"}', headers=headers).status_code == 401
 
 
