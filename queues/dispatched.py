@@ -210,18 +210,11 @@ _connect = cache(connect)
 def at_work(job: RQJob) -> Iterator[None]:
     """Make `rq.get_current_job()` return `job` inside the block."""
     stack = getattr(rq_job, "_job_stack", None)  # before RQ had a context variable
-    if stack is not None:
-        stack.push(job)
-        try:
-            yield
-        finally:
-            stack.pop()
-        return
-    token = rq_job._current_job.set(job)
+    token = rq_job._current_job.set(job) if stack is None else stack.push(job)
     try:
         yield
     finally:
-        rq_job._current_job.reset(token)
+        rq_job._current_job.reset(token) if stack is None else stack.pop()
 
 
 class Job(RQJob):

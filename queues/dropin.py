@@ -40,7 +40,6 @@ from queues.versions import (
     enqueue_once,
     extras_of,
     options,
-    resolve_function_reference,
 )
 
 log = logger_of(__name__)
@@ -109,7 +108,11 @@ class Queue(rq.Queue):
         calls: dict[int, _Call] = {}
         if len(ids) == len(set(ids)) or not REFUSES_SAME_IDS:  # else RQ refuses them all
             for index, data in enumerate(datas):
-                call = self._call_of(data, pipeline, group)
+                fields = data._asdict()
+                at_front = fields.pop("at_front")
+                job = self.create_job(**fields, **group)
+                self._put_dependencies(job)
+                call = self._call(job, pipeline, at_front=at_front)
                 if call is not None:
                     calls[index] = call
         done = dict(zip(calls, self._dispatched(list(calls.values())), strict=True))
@@ -132,19 +135,6 @@ class Queue(rq.Queue):
         if in_redis is None:
             return find(job_id, self.connection, self.serializer)
         return as_run(in_redis)
-
-    def _call_of(
-        self, data: EnqueueData, pipeline: Pipeline | None, group: Mapping[str, Any]
-    ) -> _Call | None:
-        instance, function = resolve_function_reference(data.func)
-        if function not in _declared() and not (_declared() and data.depends_on):
-            call_sites.note(_path(instance, function), LEGACY_BACKEND, "undeclared")
-            return None
-        fields = data._asdict()
-        at_front = fields.pop("at_front")
-        job = self.create_job(**fields, **group)
-        self._put_dependencies(job)
-        return self._call(job, pipeline, at_front=at_front)
 
     def _call(
         self,

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rq.job import JOB_ID_PATTERN as JOB_ID_PATTERN
     from rq.job import parse_job_id as parse_job_id
     from rq.utils import now as now
-    from rq.utils import resolve_function_reference as resolve_function_reference
 else:
     try:
         from rq.exceptions import StopRequested  # 2.6
@@ -58,19 +57,6 @@ else:
         def parse_job_id(job_id: str) -> str:
             """Do nothing: this version has no executions."""
             return job_id
-
-    try:
-        from rq.utils import resolve_function_reference  # 2.6
-    except ImportError:
-
-        def resolve_function_reference(func: Any) -> tuple[Any, str]:
-            """The instance and the name by which RQ stores a function."""
-            job = Job.create(func, connection=_NOWHERE)
-            return job._instance, job._func_name
-
-
-_NOWHERE: Any = object()
-"""Stands for a connection that is never used: without one RQ 1 looks for its own."""
 
 
 class NeedsNewerRQ(BadInput):

@@ -117,7 +117,7 @@ def test_lines_to_change(shop: str, tmp_path: Path) -> None:
 def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "gone.py").symlink_to("nowhere.py")
     (tmp_path / "bytes.py").write_bytes(b"\xff")
-    (tmp_path / "deep.py").write_text("TEXT = " + " + ".join(["'x'"] * 9000))
+    (tmp_path / "deep.py").write_text("TEXT = " + " + ".join(["'x'"] * 50_000))
     (tmp_path / "script.py").write_text("from . import here\nfrom ...far import there\n")
     (tmp_path / "tasks.py").write_text(
         "queue.enqueue('tasks.pay', retry=Retry({[]: 1}))\n"
