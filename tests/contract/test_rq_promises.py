@@ -100,7 +100,7 @@ def test_enqueue_call_and_at_front(queue: Any) -> None:
     assert first.timeout == 5
 
 
-def test_a_job_id_is_no_key(queue: Any, redis: Redis) -> None:
+def test_a_job_id_is_no_key(queue: Any) -> None:
     """Three enqueues of one job_id are three executions."""
     for _ in range(3):
         queue.enqueue("builtins.int", job_id="same")
@@ -117,7 +117,7 @@ def test_unique(queue: Any) -> None:
     assert queue.job_ids == ["once"]
 
 
-def test_later(queue: Any, redis: Redis) -> None:
+def test_later(queue: Any) -> None:
     soon = queue.enqueue_in(timedelta(hours=1), old_tasks.add, 1)
     then = datetime(2031, 5, 6, tzinfo=UTC)
     at = queue.enqueue_at(then, old_tasks.add, 1, job_id="then", meta={"a": 1})

@@ -11,7 +11,6 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -183,7 +182,7 @@ def _bytes(value: Any) -> bytes:
 
 
 @pytest.fixture
-def calls(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Calls]:
+def calls(request: pytest.FixtureRequest, database_url: str) -> Iterator[Calls]:
     more = LIVE if request.param == "live" else {}
     environ = environment(database_url, "unix:///nowhere", **more)
     del environ["SWITCHYARD_JOBS"]

@@ -83,7 +83,7 @@ def ticks(spec: JobSpec, after: datetime, until: datetime) -> list[str]:
     return sorted(found)
 
 
-def cron(spec: JobSpec, at: datetime) -> inngest.Event:
+def cron(at: datetime) -> inngest.Event:
     when = at.isoformat()
     return inngest.Event(name=CRON_EVENT, data={"scheduledAt": when}, ts=int(at.timestamp() * 1000))
 
@@ -112,7 +112,7 @@ def test_two_clocks_of_each_kind_over_a_leap_february(world: World) -> None:
                 continue
             for at in due:
                 for _ in range(2):
-                    _adopt(spec, cron(spec, at))
+                    _adopt(spec, cron(at))
                     tick(spec, at)
     for ticker in world.tickers:
         ticker.round()
@@ -143,7 +143,7 @@ def test_whichever_clock_returns_first_makes_up_for_all_jobs(world: World, kind:
     world.time.pass_(13 * 86_400.0)
     at = ALL.occurrence_at(world.time.now)
     if kind == "inngest":
-        _adopt(ALL, cron(ALL, at))
+        _adopt(ALL, cron(at))
     elif kind == "qstash":
         tick(ALL, at)
     else:

@@ -75,7 +75,7 @@ def test_the_switch_has_one_reading(
     assert live.decide("a", "k").backend == ("inngest" if on else "rq")
 
 
-def test_the_switch_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_is_read_each_time() -> None:
     config: dict[str, object] = {"SWITCHYARD_USE_INNGEST": True}
     live = Flags(lambda: [StageRow("a", "live", None, 1)], lambda _: "inngest", config=config)
     assert live.decide("a", "k").backend == "inngest"

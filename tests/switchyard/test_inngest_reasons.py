@@ -255,9 +255,7 @@ def test_a_sync_with_a_wrong_signing_key_names_the_key(runtime: Runtime) -> None
     assert all("refuses INNGEST_SIGNING_KEY; set" in text for text in seen(runtime))
 
 
-def test_what_verify_says_to_do_is_of_what_is_wrong(
-    server: InngestStandIn, tmp_path: Path, redis_url: str
-) -> None:
+def test_what_verify_says_to_do_is_of_what_is_wrong(server: InngestStandIn, tmp_path: Path) -> None:
     wrong = settings(tmp_path, server.url, signing="ef01" * 8)
     app = build(wrong)
     runtime = app.extensions["switchyard"]

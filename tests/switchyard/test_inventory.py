@@ -270,7 +270,7 @@ def test_what_a_user_may_not_read_is_named(redis: Redis, redis_url: str) -> None
 
 
 @since("2.12")
-def test_what_goes_past_the_flag(app: Flask, redis: Redis, tmp_path: Path) -> None:
+def test_what_goes_past_the_flag(app: Flask, redis: Redis) -> None:
     """RQ's own cron, rq-scheduler, and whoever enqueues with a Queue of their own."""
     plain = rq.Queue("old", connection=redis)
     plain.enqueue(old_tasks.mark, "direct")

@@ -85,26 +85,26 @@ def test_whatever_was_there_it_converges(alone: Side) -> None:
     )
     known = client(alone)
 
-    def there(on: Side) -> dict[str, str]:
+    def there() -> dict[str, str]:
         return {s.schedule_id: s.cron for s in known.schedule.list()}
 
-    others = there(alone)
+    others = there()
 
     @settings(max_examples=5)
     @given(before=CATALOGUES, after=CATALOGUES)
     def converges(before: dict[str, str | None], after: dict[str, str | None]) -> None:
         sync(with_jobs(alone.runtime, before))
-        assert there(alone) == others | here(before)
+        assert there() == others | here(before)
         made = with_jobs(alone.runtime, after)
         promised = sync(made, dry_run=True)
-        assert there(alone) == others | here(before)
+        assert there() == others | here(before)
         done = sync(made)
         assert done == promised
         old, new = here(before), here(after)
         assert set(done.new) == new.keys() - old.keys()
         assert set(done.removed) == old.keys() - new.keys()
         assert set(done.changed) == {i for i in new.keys() & old.keys() if new[i] != old[i]}
-        assert there(alone) == others | new
+        assert there() == others | new
         again = sync(made)
         assert (again.new, again.changed, again.removed) == ([], [], [])
         assert set(again.unchanged) == new.keys()
@@ -167,7 +167,7 @@ def test_the_commands(alone: Side) -> None:
         assert err == f"Error: {says} is not set: schedules at QStash need it\n"
 
 
-def test_as_in_the_guide(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_in_the_guide(alone: Side) -> None:
     install(with_jobs(alone.runtime, {"process-payouts": "0 9 1,15 * *"}))
     assert schedule_payouts() == schedule_payouts() == f"{ID_PREFIX}process-payouts"
     assert there(alone) == {f"{ID_PREFIX}process-payouts": "0 9 1,15 * *"}

@@ -296,9 +296,7 @@ def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
         assert checks.signatures(there) == "unsigned calls are refused"
 
 
-def test_the_command_says_no_secret(
-    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing to be reached: every check ends, and none shows a key."""
     monkeypatch.setattr(checks, "CANARY_SECONDS", 0.2)
     key = SECRET
