@@ -127,10 +127,10 @@ def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[A
             raise SettingsError(f"{path}: JSON has no form for parameter {name}: {kind}") from None
         taken = name.startswith("_") or hasattr(Arguments, name)
         default = ... if required else parameter.default
-        fields[f"{name.strip('_')}_" if taken else name] = (
-            kind,
-            Field(default, alias=name if taken else None),
-        )
+        at = f"{name.strip('_') or 'unnamed'}_" if taken else name
+        while taken and (at in fields or at in signature.parameters):
+            at += "_"
+        fields[at] = (kind, Field(default, alias=name if taken else None))
     return create_model("Arguments", __base__=Arguments, **fields)
 
 

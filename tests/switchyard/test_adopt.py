@@ -191,6 +191,22 @@ def test_a_module_that_cannot_be_read_is_refused(
         adopt(f"{name}.pay")
 
 
+def test_parameters_of_nearly_one_name_are_all_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"odd_{uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(
+        "def pay(_: int, _n: int, json: int, n_: int, json_: int): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = adopt(f"{name}.pay")
+    given = {"_": 0, "_n": 1, "json": 2, "n_": 3, "json_": 4}
+    assert spec.legacy is not None
+    assert spec.legacy.payload is not None
+    assert spec.legacy.payload(0, 1, 2, 3, 4) == given
+    assert spec.parse(given).model_dump(by_alias=True) == given
+
+
 def test_an_import_that_cannot_be_resolved_leaves_its_name_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
