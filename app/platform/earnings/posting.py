@@ -11,10 +11,7 @@ from app.platform.ledger.postings import CASH, CREATOR, FEES, EntryKind, post_se
 
 SHARE_KINDS = tuple(EntryKind(kind) for kind in EarningKind)
 """The kinds of entries for a creator's share. They have the names of the earnings' kinds."""
-FEE_KINDS = (
-    *(EntryKind.FEE, EntryKind.FEE_REFUND),
-    *(EntryKind.FEE_DISPUTE, EntryKind.FEE_DISPUTE_WON),
-)
+FEE_KINDS = tuple(kind for kind in EntryKind if kind.startswith("fee"))
 """The kinds of entries for the platform's fee."""
 TAKING = (EarningKind.REFUND, EarningKind.DISPUTE)
 """The kinds that take money back. The others bring money in."""

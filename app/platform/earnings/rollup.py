@@ -6,6 +6,7 @@ UTC, a month is given as its first day, and amounts are in minor units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
@@ -17,7 +18,6 @@ from app.platform.earnings.models import EarningKind, daily, dirty_days
 from app.platform.earnings.posting import SHARE_KINDS, TAKING
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import CREATOR
-from app.switchyard.db import INSERT
 
 SUMS = ("gross", "refunds", "fees", "net", "count")
 KEYS = ("creator_id", "currency", "source")
@@ -44,8 +44,8 @@ def roll_day(tx: Tx, day: date) -> None:
     # In the order of the indexes, which Postgres can write faster.
     earned = raw(day, _next(day)).order_by(E.creator_id, E.currency, E.source)
     stamp = sa.literal(day, daily.c.day.type).label("day")
-    new = INSERT[connection.dialect.name](daily)
-    connection.execute(new.from_select([*KEYS, *SUMS, "day"], earned.add_columns(stamp)))
+    new = sa.insert(daily).from_select([*KEYS, *SUMS, "day"], earned.add_columns(stamp))
+    connection.execute(new)
 
 
 def check_month(tx: Tx, month: date) -> list[str]:
@@ -53,7 +53,7 @@ def check_month(tx: Tx, month: date) -> list[str]:
     not posted, and days that are dirty, count as differences."""
     connection = connection_of(tx)
     end, name, differences = following(month), f"{month:%Y-%m}", []
-    differing = _difference(_of_days(month, *KEYS, *SUMS), raw(month, end))
+    differing = _difference(_of_days(month, *KEYS, *SUMS), raw(month, end), KEYS, SUMS)
     for row in connection.execute(differing.limit(MAX_DIFFERENCES)):
         off = ", ".join(f"{n} {row._mapping[n]}" for n in SUMS if row._mapping[n])
         who = f"{row.creator_id} {row.currency} {row.source}"
@@ -61,18 +61,11 @@ def check_month(tx: Tx, month: date) -> list[str]:
     to_creator = Entry.credit.startswith(CREATOR, autoescape=True)
     net = sa.case((to_creator, Entry.amount), else_=-Entry.amount)
     start, stop = _moment(month), _moment(end)
-    booked = (
-        sa.select(Entry.currency, net.label("net"))
-        .where(Entry.kind.in_(SHARE_KINDS), Entry.created_at >= start, Entry.created_at < stop)
-        .subquery()
+    booked = sa.select(Entry.currency, net.label("net")).where(
+        Entry.kind.in_(SHARE_KINDS), Entry.created_at >= start, Entry.created_at < stop
     )
-    sides = sa.union_all(
-        _of_days(month, "currency", "net"),
-        sa.select(booked.c.currency, -booked.c.net),
-    ).subquery()
-    by = sa.select(sides.c.currency, _total(sides.c.net)).group_by(sides.c.currency)
-    by = by.order_by(sides.c.currency)
-    for currency, off in connection.execute(by.having(sa.func.sum(sides.c.net) != 0)):
+    by_currency = _difference(_of_days(month, "currency", "net"), booked, ("currency",), ("net",))
+    for currency, off in connection.execute(by_currency):
         differences.append(f"{name}, {currency}: days less ledger is net {off}")
     return differences
 
@@ -90,7 +83,7 @@ def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:
     """The sums of a month's days by currency."""
     of = _of_days(month, "currency", *SUMS).subquery()
-    chosen = sa.select(of.c.currency, *_summed(of)).group_by(of.c.currency)
+    chosen = sa.select(of.c.currency, *_summed(of, SUMS)).group_by(of.c.currency)
     return _rows(tx, chosen.order_by(of.c.currency))
 
 
@@ -126,27 +119,28 @@ def _platform(tx: Tx, creators: AnySelect) -> list[dict[str, Any]]:
     """Sum up the creators' rows of a day by currency and source."""
     of = creators.subquery()
     by = (of.c.currency, of.c.source)
-    chosen = sa.select(*by, *_summed(of), sa.func.count().label("creators"))
+    chosen = sa.select(*by, *_summed(of, SUMS), sa.func.count().label("creators"))
     return _rows(tx, chosen.group_by(*by).order_by(*by))
 
 
-def _difference(left: AnySelect, right: AnySelect) -> AnySelect:
-    """The rows of left less right that are not zero."""
-    one, other = left.subquery().c, right.subquery().c
-    sides = sa.union_all(
-        sa.select(*one), sa.select(*(other[k] for k in KEYS), *(-other[n] for n in SUMS))
-    ).subquery()
-    by = [sides.c[name] for name in KEYS]
-    chosen = sa.select(*by, *_summed(sides)).group_by(*by).order_by(*by)
-    return chosen.having(sa.or_(*(sa.func.sum(sides.c[name]) != 0 for name in SUMS)))
+def _difference(
+    left: AnySelect, right: AnySelect, keys: Sequence[str], sums: Sequence[str]
+) -> AnySelect:
+    """The sums of left less right by `keys`, where one is not zero. Both have these columns."""
+    other = right.subquery().c
+    taken = sa.select(*(other[name] for name in keys), *(-other[name] for name in sums))
+    sides = sa.union_all(left, taken).subquery()
+    by = [sides.c[name] for name in keys]
+    chosen = sa.select(*by, *_summed(sides, sums)).group_by(*by).order_by(*by)
+    return chosen.having(sa.or_(*(sa.func.sum(sides.c[name]) != 0 for name in sums)))
 
 
 def _rows(tx: Tx, chosen: AnySelect) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in connection_of(tx).execute(chosen)]
 
 
-def _summed(of: sa.FromClause) -> list[sa.ColumnElement[int]]:
-    return [_total(of.c[name]).label(name) for name in SUMS]
+def _summed(of: sa.FromClause, sums: Sequence[str]) -> list[sa.ColumnElement[int]]:
+    return [_total(of.c[name]).label(name) for name in sums]
 
 
 def _total(of: sa.ColumnElement[int]) -> sa.ColumnElement[int]:

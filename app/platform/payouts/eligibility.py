@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.elements import Null
 
 from app.platform.currencies import MINIMUM, UNIT
 from app.platform.db import COUNTED, AnySelect, Tx, connection_of, insert
@@ -35,23 +34,18 @@ class LeftOut(StrEnum):
     """Only with sales younger than HOLDING is the minimum reached."""
 
 
-_GATES: tuple[tuple[sa.ColumnElement[bool], LeftOut], ...] = (
-    (Creator.stripe_account_id.is_(None), LeftOut.NO_ACCOUNT),
-    (Creator.disabled_reason.is_not(None), LeftOut.ACCOUNT_DISABLED),
-    (Creator.transfers_active.is_(False), LeftOut.TRANSFERS_INACTIVE),
-    (Creator.payouts_enabled.is_(False), LeftOut.PAYOUTS_DISABLED),
+_GATES: tuple[tuple[sa.ColumnElement[bool], str], ...] = (
+    (Creator.stripe_account_id.is_(None), LeftOut.NO_ACCOUNT.value),
+    (Creator.disabled_reason.is_not(None), LeftOut.ACCOUNT_DISABLED.value),
+    (Creator.transfers_active.is_(False), LeftOut.TRANSFERS_INACTIVE.value),
+    (Creator.payouts_enabled.is_(False), LeftOut.PAYOUTS_DISABLED.value),
 )
 
 
 def gate() -> sa.ColumnElement[str | None]:
     """Why the creator's account cannot be paid, or null. The gates are Stripe's:
     https://docs.stripe.com/connect/handling-api-verification."""
-    return _first(*_GATES)
-
-
-def _first(*reasons: tuple[sa.ColumnElement[bool], LeftOut]) -> sa.ColumnElement[str | None]:
-    nothing: Null = sa.null()
-    return sa.case(*((when, sa.literal(why.value)) for when, why in reasons), else_=nothing)
+    return sa.case(*_GATES, else_=sa.null())
 
 
 def _young_sales(now: datetime, unposted: bool) -> AnySelect:
@@ -111,11 +105,12 @@ def verdicts(now: datetime, *, unposted: bool = False, only: str | None = None) 
         .where(owed.amount != 0)
         .subquery()
     ).c
-    reason = _first(
+    reason = sa.case(
         *_GATES,
-        (f.minimum.is_(None), LeftOut.CURRENCY_UNSUPPORTED),
-        (f.balance < f.minimum, LeftOut.BELOW_MINIMUM),
-        (f.amount < f.minimum, LeftOut.HOLDING_PERIOD),
+        (f.minimum.is_(None), LeftOut.CURRENCY_UNSUPPORTED.value),
+        (f.balance < f.minimum, LeftOut.BELOW_MINIMUM.value),
+        (f.amount < f.minimum, LeftOut.HOLDING_PERIOD.value),
+        else_=sa.null(),
     )
     to = Creator.stripe_account_id.label("destination")
     columns = (f.creator_id, to, f.currency, f.balance, f.amount, reason.label("reason"))
