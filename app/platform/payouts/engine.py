@@ -183,8 +183,7 @@ def _send(ctx: Context, leg: Leg, tries: Sequence[Try]) -> None:
 
 def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | StripeRefused:
     if ctx.now() - one.attempt.first_sent_at > KEY_WINDOW:
-        there = _looked_up(ctx, leg, one)
-        if there is not None:
+        if (there := _looked_up(ctx, leg, one)) is not None:
             return there
         replace(ctx, leg, one)
     try:
@@ -197,8 +196,7 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
         replayed = one.attempt.outcome == AttemptOutcome.UNKNOWN
         if not replayed and not isinstance(unclear, StripeKeyReused):
             raise
-        there = _looked_up(ctx, leg, one)
-        if there is not None:
+        if (there := _looked_up(ctx, leg, one)) is not None:
             return there
         sent_for = ctx.now() - one.attempt.first_sent_at
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:

@@ -14,6 +14,7 @@ from typing import Any
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import BankPayout, Transfer
 from app.platform.ledger.postings import CASH, CONNECTED, CREATOR, HOLD, EntryKind, Posting
+from app.platform.payouts.differences import Kind
 from app.platform.payouts.models import MOVES, LegName, Payout, PayoutAttempt, PayoutStatus
 from app.switchyard.errors import SwitchyardError
 
@@ -63,6 +64,10 @@ class TransferLeg:
     column = "transfer_id"
     no_funds: str | None = "balance_insufficient"
     """Stripe's code where the platform's balance is too low. A top-up resolves it."""
+    what, way = "transfer", "paid to"
+    missing, differs = Kind.MISSING_AT_STRIPE, Kind.DIFFERS
+    not_in_ledger = Kind.NOT_PAID_IN_LEDGER
+    """A reconciliation's words for it, and the kinds of its differences."""
 
     def key(self, payout: Payout, n: int) -> str:
         """The idempotency key of attempt number `n`."""
@@ -125,6 +130,9 @@ class BankLeg:
     ready, sending = _S.TRANSFERRED, _S.PAYING
     column = "bank_payout_id"
     no_funds: str | None = None
+    what, way = "bank payout", "from"
+    missing, differs = Kind.BANK_MISSING, Kind.BANK_DIFFERS
+    not_in_ledger = Kind.BANK_NOT_IN_LEDGER
 
     def key(self, payout: Payout, n: int) -> str:
         """The idempotency key. Ids contain no tilde, so that it is never a transfer's key."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,24 +24,6 @@ IN_FLIGHT = timedelta(minutes=2)
 """How long an object at Stripe may wait for its record: a call's 20 s and a slow commit."""
 AnyRow = Row[*tuple[Any, ...]]
 Transaction = Callable[[], AbstractContextManager[Session]]
-
-
-@dataclass(frozen=True, slots=True)
-class Half:
-    """A leg, and the names of its differences."""
-
-    leg: Leg
-    what: str
-    way: str
-    missing: Kind
-    differs: Kind
-    not_in_ledger: Kind
-
-
-_PAID = (Kind.MISSING_AT_STRIPE, Kind.DIFFERS, Kind.NOT_PAID_IN_LEDGER)
-_AT_THE_BANK = (Kind.BANK_MISSING, Kind.BANK_DIFFERS, Kind.BANK_NOT_IN_LEDGER)
-TRANSFERS = Half(TRANSFER, "transfer", "paid to", *_PAID)
-BANKS = Half(BANK, "bank payout", "from", *_AT_THE_BANK)
 
 
 def reconcile(
@@ -128,7 +109,7 @@ class _Both:
         with self._transaction() as tx:
             ours |= {row.id: row for row in _rows(tx, TRANSFER, Payout.id.in_(unclear))}
         for row in ours.values():
-            self._compare(TRANSFERS, row, groups.pop(row.id, []))
+            self._compare(TRANSFER, row, groups.pop(row.id, []))
         for group, strange in groups.items():
             for one in strange:
                 if not one.came_back:
@@ -154,34 +135,34 @@ class _Both:
         for account, banks in zip(names, self._stripe.each(listed, names), strict=True):
             for row in accounts[account]:
                 own = [bank for bank in banks if bank.metadata.get("payout_id") == row.id]
-                self._compare(BANKS, row, own)
+                self._compare(BANK, row, own)
 
-    def _compare(self, half: Half, row: AnyRow, there: Sequence[Transfer | BankPayout]) -> None:
+    def _compare(self, leg: Leg, row: AnyRow, there: Sequence[Transfer | BankPayout]) -> None:
         """Compare a payout with Stripe's objects for it. Only the one that the ledger has may have
         moved its money without returning it."""
-        own_id = getattr(row, half.leg.column)
+        own_id = getattr(row, leg.column)
         own = next((one for one in there if one.id == own_id), None)
         others = [one for one in there if one is not own and not one.came_back]
         if own is not None:
-            self._compare_own(half, row, own)
+            self._compare_own(leg, row, own)
         elif own_id is not None and not others:
-            what = f"{_moved(row)} {half.way} {row.destination}, but no such {half.what}"
-            self.report.add(half.missing, what, row.id, own_id)
+            what = f"{_moved(row)} {leg.way} {row.destination}, but no such {leg.what}"
+            self.report.add(leg.missing, what, row.id, own_id)
         if others and (own is None or own.came_back):
             first, *others = others
-            begun = row.status in (half.leg.ready, half.leg.sending)
+            begun = row.status in (leg.ready, leg.sending)
             if own_id is not None and own is None:
                 detail = f"{_moved(first)}, where the ledger has {own_id}, which Stripe has not"
-                self.report.add(half.differs, detail, row.id, first.id)
+                self.report.add(leg.differs, detail, row.id, first.id)
             elif not begun or first.created <= self._now - IN_FLIGHT:
                 detail = f"{_moved(first)}, and the payout is {row.status}"
-                self.report.add(half.not_in_ledger, detail, row.id, first.id)
+                self.report.add(leg.not_in_ledger, detail, row.id, first.id)
             own = first
         for one in others:
             assert own is not None
             self.report.add(Kind.PAID_TWICE, f"{_moved(one)}, beside {own.id}", row.id, one.id)
 
-    def _compare_own(self, half: Half, row: AnyRow, own: Transfer | BankPayout) -> None:
+    def _compare_own(self, leg: Leg, row: AnyRow, own: Transfer | BankPayout) -> None:
         wrong = [
             f"{name} {getattr(row, name)} in the ledger, {getattr(own, name)} at Stripe"
             for name in ("amount", "currency", "destination")
@@ -199,7 +180,7 @@ class _Both:
             detail = f"{own.amount_reversed} of {_moved(own)}"
             self.report.add(Kind.REVERSED, detail, row.id, own.id)
         if wrong:
-            self.report.add(half.differs, "; ".join(wrong), row.id, own.id)
+            self.report.add(leg.differs, "; ".join(wrong), row.id, own.id)
 
     def cash(self) -> tuple[Mapping[str, Totals], list[str]]:
         """The books, and a sentence for each currency whose cash differs from Stripe's balance.

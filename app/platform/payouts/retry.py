@@ -47,8 +47,6 @@ Those about the account are retried once its gates pass. Any other code needs a 
 _S = PayoutStatus
 _BANK_LEG = (_S.TRANSFERRED, _S.PAYING, _S.BANK_FAILED)
 _AGAIN: dict[str, PayoutStatus] = {_S.FAILED: _S.REQUESTED, _S.BANK_FAILED: _S.TRANSFERRED}
-
-
 NO_INSTANT = (
     *("instant_payouts_unsupported", "instant_payouts_config_disabled"),
     "instant_payouts_currency_disabled",
