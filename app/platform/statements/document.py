@@ -9,9 +9,10 @@ earlier months, become one line, a correction. Amounts are in minor units, times
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import select
@@ -32,6 +33,7 @@ CORRECTION = "correction"
 PAYOUT, RETURNED = "payout", "payout_returned"
 _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
 log = logging.getLogger(__name__)
+_BY_CURRENCY = attrgetter("currency")
 _JOINERS = "\u200c\u200d"
 
 
@@ -60,11 +62,9 @@ def documents(tx: Tx, creator_ids: Sequence[str], month: date, platform: str) ->
     for person in people:
         name, last = statement_id(person.id, month), before.get(person.id)
         rows = movements(tx, person.id, last.end if last else start, end)
-        by_currency: defaultdict[str, list[Any]] = defaultdict(list)
-        for row in rows:
-            by_currency[row.currency].append(row)
+        rows.sort(key=_BY_CURRENCY)
         try:
-            made = [_currency(code, by_currency[code], last) for code in sorted(by_currency)]
+            made = [_currency(code, [*of], last) for code, of in groupby(rows, _BY_CURRENCY)]
         except _NotAddingUp as wrong:
             log.error("statement %s does not add up: %s", name, wrong)
             continue
@@ -123,18 +123,16 @@ def _currency(code: str, rows: list[Any], last: Previous | None) -> Document:
 
 def _line(row: Any) -> Document:
     line = {"at": iso(row.created_at), "kind": row.kind, "id": row.ref, "source": ""}
+    line |= {"gross": 0, "fee": 0, "amount": row.amount}
     if row.kind in _PAYOUTS:
-        payout = row.other.removeprefix(HOLD)
-        line |= {"kind": _PAYOUTS[row.kind], "id": payout}
-        return {**line, "gross": 0, "fee": 0, "amount": row.amount}
+        return line | {"kind": _PAYOUTS[row.kind], "id": row.other.removeprefix(HOLD)}
     if row.source is None:
-        return {**line, "source": OTHER, "gross": row.amount, "fee": 0, "amount": row.amount}
+        return line | {"source": OTHER, "gross": row.amount}
     sign = -1 if row.kind in TAKING else 1
     gross, fee = sign * row.gross, -sign * row.fee
     if gross + fee != row.amount:
         raise _NotAddingUp(f"{row.kind} {row.ref} is booked with {row.amount}, not {gross + fee}")
-    line |= {"source": _plain(row.source) or OTHER, "gross": gross, "fee": fee}
-    return {**line, "amount": row.amount}
+    return line | {"source": _plain(row.source) or OTHER, "gross": gross, "fee": fee}
 
 
 def _sums(lines: Iterable[Document]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, String, and_, cast, func, literal, null, select, union_all
+from sqlalchemy.orm import aliased
 
 from app.platform.db import Tx, connection_of
 from app.platform.earnings.models import Earning as X
@@ -38,14 +39,11 @@ class Previous:
 
 def previous(tx: Tx, creator_ids: Sequence[str]) -> dict[str, Previous]:
     """The last statement of each of these creators who have one."""
-    newest = (
-        select(S.creator_id, func.max(S.month).label("month"))
-        .where(S.creator_id.in_(creator_ids))
-        .group_by(S.creator_id)
-        .subquery()
+    other = aliased(S)
+    newest = select(func.max(other.month)).where(other.creator_id == S.creator_id)
+    chosen = select(S.creator_id, S.id, S.month, S.document).where(
+        S.creator_id.in_(creator_ids), S.month == newest.scalar_subquery()
     )
-    same = and_(S.creator_id == newest.c.creator_id, S.month == newest.c.month)
-    chosen = select(S.creator_id, S.id, S.month, S.document).join(newest, same)
     return {
         row.creator_id: Previous(
             row.id,

@@ -95,10 +95,10 @@ def _overview(pdf: Sheet, document: Document) -> None:
         *_of_figures("Opening balance", "Earned", "Paid out", "Came back"),
         Column("Closing balance", figures=True, bold=True),
     )
-    sums = [
-        [_code(one), *_figures(one, one["opening"], one["earned"]["net"], *_ends(one))]
-        for one in document["currencies"]
-    ]
+    sums = list[list[str]]()
+    for one in document["currencies"]:
+        ends = (one["paid_out"], one["returned"], one["closing"])
+        sums.append([_code(one), *_figures(one, one["opening"], one["earned"]["net"], *ends)])
     pdf.put_table(columns, sums, _PLAIN.size)
     pdf.y += 8
     says = (
@@ -121,16 +121,11 @@ def _currency(pdf: Sheet, document: Document, one: Document) -> None:
         headings.clear()
 
     if one["sources"]:
-        names = ("Sales", "Gross", "Refunds and disputes", "Fees", "Net")
+        columns = [Column("Source", width=0)]
+        columns += _of_figures("Sales", "Gross", "Refunds and disputes", "Fees", "Net")
         rows = [[s["source"], *_sums(one, s)] for s in one["sources"]]
         total = ["Total", *_sums(one, one["earned"])]
-        put(
-            "Earnings by source",
-            [Column("Source", width=0), *_of_figures(*names)],
-            rows,
-            total,
-            8.5,
-        )
+        put("Earnings by source", columns, rows, total, 8.5)
     if one["payouts"]:
         columns = [Column("Date", width=28 * MM), Column("Payout", width=0)]
         columns += _of_figures("Paid out", "Came back")
@@ -168,10 +163,6 @@ def _line(one: Document, line: Document) -> list[str]:
 def _sums(one: Document, of: Document) -> list[str]:
     figures = _figures(one, of["gross"], of["refunds"], of["fees"], of["net"])
     return [str(of["sales"]), *figures]
-
-
-def _ends(one: Document) -> tuple[int, int, int]:
-    return one["paid_out"], one["returned"], one["closing"]
 
 
 def _figures(one: Document, *amounts: int) -> list[str]:
