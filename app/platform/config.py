@@ -80,9 +80,7 @@ class Settings(config.Settings):
             hooks.check(self.webhook_sources, self.webhook_targets)
         except ValueError as wrong:
             raise SettingsError(f"WEBHOOK_SOURCES, WEBHOOK_TARGETS: {wrong}") from None
-        if self.local:
-            return
-        if self.admin_email is not None and self.smtp_url is None:
+        if not self.local and self.admin_email is not None and self.smtp_url is None:
             raise SettingsError("ADMIN_EMAIL is set but SMTP_URL is not: no mail would go to it")
 
     @property

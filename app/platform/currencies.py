@@ -20,7 +20,6 @@ _WHOLE = "bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf"
 _THOUSANDTHS = "bhd jod kwd omr tnd"
 """The other currencies have hundredths at Stripe, which are always zero for isk and ugx."""
 
-
 _MINIMUM = (
     "usd 2_500, eur 2_500, gbp 2_000, jpy 3_000, aed 10_000, aud 4_000, bhd 10_000, brl 15_000, "
     "cad 3_500, chf 2_500, clp 25_000, czk 60_000, dkk 20_000, hkd 20_000, huf 1_000_000, "
@@ -33,7 +32,7 @@ MINIMUM: Mapping[str, int] = {one[:3]: int(one[4:]) for one in _MINIMUM.split(",
 minimum (https://docs.stripe.com/connect/cross-border-payouts/special-requirements). Other
 currencies are not paid."""
 _STEPS = dict.fromkeys(("huf", "isk", "twd", "ugx"), 100)
-_STEPS |= dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)
+_STEPS |= dict.fromkeys(_THOUSANDTHS.split(), 10)
 UNIT: Mapping[str, int] = {code: _STEPS.get(code, 1) for code in MINIMUM}
 """The step of which amounts must be multiples, in minor units."""
 

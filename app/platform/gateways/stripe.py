@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -168,7 +168,10 @@ class StripeGateway:
     def _classified(self, failure: stripe.StripeError) -> errors.StripeError:
         import stripe
 
-        status, headers, code = failure.http_status, failure.headers or {}, _code(failure)
+        status, headers = failure.http_status, failure.headers or {}
+        # For 401, 403, 409 and 429 the library itself has no code.
+        code = getattr(failure.error, "code", None)
+        code = code if isinstance(code, str) else None
         text = _SECRET.sub(r"\1…", str(failure).replace(self._api_key, "…"))[:MESSAGE_LENGTH]
         if isinstance(failure, stripe.IdempotencyError):
             return errors.StripeKeyReused(text)
@@ -192,11 +195,3 @@ def _on(account: str) -> stripe.RequestOptions:
     if not account:
         raise ValueError("no account is given: the call would be for the platform itself")
     return {"stripe_account": account}
-
-
-def _code(failure: stripe.StripeError) -> str | None:
-    """The error's code. For 401, 403, 409 and 429 the library has it only in the body."""
-    body = failure.json_body
-    error = body.get("error") if isinstance(body, Mapping) else None
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return code if isinstance(code, str) else None

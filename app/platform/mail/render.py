@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from app.platform.currencies import money
+from app.switchyard.errors import BadInput
 from app.switchyard.job import JobPayload
 
 
@@ -114,16 +115,13 @@ def checked(name: str, data: Mapping[str, Any]) -> Data:
     try:
         return template.model_validate(data)
     except ValidationError as misfit:
-        first = misfit.errors(include_url=False)[0]
-        where = ".".join(("data", *map(str, first["loc"])))
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise ValueError(str(BadInput.misfits("data.", misfit.errors()))) from None
 
 
 def render(name: str, data: Mapping[str, Any], *, platform: str) -> Letter:
     """Fill in a template. Raises ValueError as checked() does."""
     model = checked(name, data)
-    given = {field: getattr(model, field) for field in type(model).model_fields}
-    given = {"platform": platform} | given
+    given = {"platform": platform, **dict(model)}
     subject = _ENVIRONMENT.from_string(model.subject).render(given)
     text = _ENVIRONMENT.get_template(f"{name}.txt").render(given)
     html = _ENVIRONMENT.get_template(f"{name}.html").render(given | {"subject": subject})
