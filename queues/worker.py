@@ -33,6 +33,7 @@ from queues import task
 from queues.allowed import WorkerJob
 from queues.backend import MARK, is_wrong_type, queue_key, require_queue
 from queues.batches import Batches, Sent
+from queues.forks import keep_connections_apart
 from queues.misplaced import put_aside
 from queues.versions import LookAgain, StopRequested, forget_execution, now
 
@@ -134,6 +135,7 @@ class Worker(ForkingWorker):
         settings = process_runtime().settings
         WorkerJob.legacy = frozenset(split(settings.legacy_functions))
         WorkerJob.legacy_pickle = settings.legacy_pickle
+        keep_connections_apart()
         self._forked = False
         self._batches = Batches(self)
         self._one_by_one = False

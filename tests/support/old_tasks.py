@@ -8,6 +8,9 @@ from os import system
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import create_engine
+from sqlalchemy.pool import QueuePool
+
 from app.switchyard import dispatch
 from queues import job
 from queues.backend import connect
@@ -15,6 +18,8 @@ from queues.backend import connect
 __all__ = ["system"]
 
 REDIS_URL = os.environ.get("OLD_REDIS_URL", "redis://127.0.0.1:1/0")
+
+ENGINE = create_engine("sqlite://", poolclass=QueuePool)
 
 
 def note(path: str, line: str) -> str:
@@ -48,6 +53,13 @@ def nap(seconds: float, path: str = "") -> str:
     if path:
         note(path, "done")
     return "woke"
+
+
+def connected() -> str:
+    """Whose connection of the app's own pool it gets."""
+    with ENGINE.connect() as connection:
+        opened_by = connection.connection.info.setdefault("opened_by", os.getpid())
+        return "its own" if opened_by == os.getpid() else "another process's"
 
 
 def die() -> None:

@@ -84,6 +84,20 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
         worker.wait(PATIENCE_SECONDS)
 
 
+def test_a_work_horse_shares_no_connection_with_its_worker(
+    on: Side, redis: Redis, tmp_path: Path
+) -> None:
+    """The worker performs runs itself, and so has open connections of the app's own."""
+    run = on.dispatch("connected", {})
+    queue = Queue("old", connection=redis, serializer=JSONSerializer)
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        (done,) = on.finish(run)
+        assert done.result == '"its own"'
+        horse = queue.enqueue(old_tasks.connected)
+        assert ended(horse) == JobStatus.FINISHED
+        assert horse.return_value() == "its own"
+
+
 def test_a_pickle_that_was_refused_is_requeued_once_it_is_allowed(
     on: Side, redis: Redis, tmp_path: Path
 ) -> None:
