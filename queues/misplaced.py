@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -41,31 +43,46 @@ def put_aside(redis: Redis, queues: Iterable[Queue], *hashes: str) -> bool:
 
     The jobs that were there before it came are gone: it took their place. Runs are sent again.
     """
-    wanted = dict.fromkeys(hashes, b"hash")
-    wanted |= {REDIS_WORKER_KEYS: b"set", Queue.redis_queues_keys: b"set"}
+    wanted = dict.fromkeys(hashes, "hash")
+    wanted |= {REDIS_WORKER_KEYS: "set", Queue.redis_queues_keys: "set"}
     for queue in queues:
-        wanted[queue.key] = wanted[queue.intermediate_queue_key] = b"list"
-        wanted[WORKERS_BY_QUEUE_KEY % queue.name] = b"set"
-        wanted[RQScheduler.get_locking_key(queue.name)] = b"string"
-        wanted |= {of.key_template.format(queue.name): b"zset" for of in REGISTRIES.values()}
+        wanted[queue.key] = wanted[queue.intermediate_queue_key] = "list"
+        wanted[WORKERS_BY_QUEUE_KEY % queue.name] = "set"
+        wanted[RQScheduler.get_locking_key(queue.name)] = "string"
+        wanted |= {of.key_template.format(queue.name): "zset" for of in REGISTRIES.values()}
     with redis.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.type(key)
         try:
-            kinds: list[Any] = pipe.execute()
+            types: list[Any] = pipe.execute()
         except ResponseError:
             return False  # it may not be asked, and RQ itself does not ask
     misplaced = [
-        key
-        for (key, kind), found in zip(wanted.items(), kinds, strict=True)
-        if found not in (kind, b"none")
+        (key, kind)
+        for (key, kind), found in zip(wanted.items(), types, strict=True)
+        if _is_misplaced(found, kind)
     ]
-    for key in misplaced:
-        try:
-            redis.rename(key, ASIDE + key)
-        except ResponseError as failure:
-            if "no such key" not in str(failure):
-                raise
-            continue  # another worker has just put it aside
-        log.error("not what RQ keeps there: put aside", extra={"key": key, "now": ASIDE + key})
+    for key, kind in misplaced:
+        rename: Any = partial(_rename, key, kind)  # the library's type has no result
+        aside = redis.transaction(rename, key, value_from_callable=True)
+        if aside is not None:
+            log.error("not what RQ keeps there: put aside", extra={"key": key, "now": aside})
     return bool(misplaced)
+
+
+def _is_misplaced(found: bytes | str, kind: str) -> bool:
+    name = found if isinstance(found, str) else found.decode()  # as the client was set up
+    return name not in (kind, "none")
+
+
+def _rename(key: str, kind: str, pipe: Any) -> str | None:
+    """Rename the key, which `pipe` watches, and return its new name. None where it holds what it
+    should by now: another process was first, and RQ may have written since."""
+    if not _is_misplaced(pipe.type(key), kind):
+        return None
+    aside = f"{ASIDE}{key}"
+    if pipe.exists(aside):  # from an earlier time, and not to be lost
+        aside = f"{aside}:{uuid4().hex}"
+    pipe.multi()
+    pipe.rename(key, aside)
+    return aside

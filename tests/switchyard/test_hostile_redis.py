@@ -245,17 +245,42 @@ def test_what_takes_the_place_of_a_workers_own_keys_is_put_aside(
 
 
 def test_two_workers_put_the_same_aside(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What RQ has written there since the first of them came is left alone."""
+    queue = Queue("tests", connection=redis)
     redis.flushall()
-    redis.set("rq:queue:tests", "junk")
-    rename = redis.rename
+    redis.set(queue.key, "junk")
+    moves = redis.transaction
 
-    def beaten(key: str, aside: str) -> None:
-        rename(key, aside)
-        rename(key, aside)
+    def beaten(*given: Any, **named: Any) -> Any:
+        monkeypatch.undo()
+        assert put_aside(redis, [queue])
+        redis.rpush(queue.key, "a job")
+        return moves(*given, **named)
 
-    monkeypatch.setattr(redis, "rename", beaten)
-    assert put_aside(redis, [Queue("tests", connection=redis)])
+    monkeypatch.setattr(redis, "transaction", beaten)
+    assert put_aside(redis, [queue])
+    assert redis.lrange(queue.key, 0, -1) == [b"a job"]
     assert redis.get("switchyard:misplaced:rq:queue:tests") == b"junk"
+
+
+def test_what_was_put_aside_before_is_kept(redis: Redis) -> None:
+    redis.flushall()
+    for junk in ("first", "second"):
+        redis.set("rq:queue:tests", junk)
+        assert put_aside(redis, [Queue("tests", connection=redis)])
+    kept = {redis.get(key) for key in redis.scan_iter("switchyard:misplaced:rq:queue:tests*")}
+    assert kept == {b"first", b"second"}
+
+
+def test_a_client_that_decodes_answers_puts_nothing_of_rqs_aside(
+    redis: Redis, redis_url: str
+) -> None:
+    """REDIS_URL may have `?decode_responses=true`, with which RQ does not work."""
+    redis.flushall()
+    redis.rpush("rq:queue:tests", "a job")
+    with Redis.from_url(redis_url, decode_responses=True) as decoding:
+        assert not put_aside(decoding, [Queue("tests", connection=decoding)])
+    assert redis.lrange("rq:queue:tests", 0, -1) == [b"a job"]
 
 
 def test_a_user_who_may_not_ask_for_types_has_workers_all_the_same(redis_url: str) -> None:
