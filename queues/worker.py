@@ -44,6 +44,8 @@ STOP_SECONDS = 8.0
 out."""
 SCHEDULER_STOP_SECONDS = 5.0
 REFUSED_SECONDS = 1.0
+LOCKED_SECONDS = 60.0
+"""How long a scheduler's locks last at least after its heartbeat."""
 _DUE = 1000
 _simple: Any = SimpleWorker
 """The class whose methods perform a job in this process. It cannot be a second base class: before
@@ -61,6 +63,7 @@ class Scheduler(RQScheduler):
         """Look for due jobs once a second."""
         self._status = self.Status.STARTED
         self._connection = None
+        self._seen_at = time.monotonic()
         self._process: Any = threading.Thread(target=self.work, name="scheduler", daemon=True)
         self._process.start()
         return self._process
@@ -69,6 +72,9 @@ class Scheduler(RQScheduler):
         """See rq. What is in its way is put aside, and a Redis that refuses or is gone is waited
         for: RQ would end it until the worker's next maintenance, ten minutes later."""
         while True:
+            if time.monotonic() - self._seen_at > LOCKED_SECONDS:
+                # They may be another's by now, and before RQ 3.0 both would send what is due.
+                self._acquired_locks, self.lock_acquisition_time = set(), None
             try:
                 super().work()  # type: ignore[no-untyped-call]
                 return
@@ -79,6 +85,11 @@ class Scheduler(RQScheduler):
                 if is_wrong_type(failure):
                     self._put_aside()
             time.sleep(REFUSED_SECONDS)
+
+    def heartbeat(self) -> None:
+        """See rq."""
+        super().heartbeat()  # type: ignore[no-untyped-call]
+        self._seen_at = time.monotonic()
 
     def _put_aside(self) -> None:
         queues = [Queue(name, connection=self.connection) for name in self._queue_names]

@@ -12,15 +12,17 @@ from uuid import uuid4
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as Gone
 from rq import SimpleWorker
 from rq.registry import FailedJobRegistry
+from rq.scheduler import RQScheduler
 from rq.serializers import DefaultSerializer, JSONSerializer
 
 from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.runs.relay import sweep
-from queues import task
+from queues import task, worker
 from queues.backend import connect
-from queues.worker import Worker
+from queues.worker import Scheduler, Worker
 from tests.proof.servers import Valkey
 from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -135,6 +137,29 @@ def test_a_redis_that_is_killed_ends_no_worker_at_work(tmp_path: Path) -> None:
         on.finish(*runs)
         assert worker.poll() is None
     assert on.marks(n) == {f"{n}/{i}": 1 for i in range(200)}
+
+
+def test_a_scheduler_asks_for_its_locks_again_where_they_may_have_run_out(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before RQ 3.0 it would share them with another, and both would send what is due."""
+    held: list[set[str]] = []
+
+    def rounds(scheduler: Scheduler) -> None:
+        held.append(set(scheduler.acquired_locks))
+        if len(held) == 2:  # Redis has been gone for as long as they last
+            monkeypatch.setattr(worker, "LOCKED_SECONDS", 0.0)
+        if len(held) < 3:
+            raise Gone
+        assert scheduler.should_reacquire_locks
+
+    monkeypatch.setattr(RQScheduler, "work", rounds)
+    monkeypatch.setattr(worker, "REFUSED_SECONDS", 0.01)
+    scheduler = Scheduler(["tests"], connection=connect(redis_url))
+    scheduler.acquire_locks()  # type: ignore[no-untyped-call]
+    scheduler.start().join(PATIENCE_SECONDS)
+    assert held == [{"tests"}, {"tests"}, set()]
+    scheduler.release_locks()  # type: ignore[no-untyped-call]
 
 
 def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> None:
