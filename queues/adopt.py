@@ -124,7 +124,12 @@ def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[A
         try:
             kind = _of_json(kind) if recorded else _checked(kind)
         except PydanticUserError:
-            raise SettingsError(f"{path}: JSON has no form for parameter {name}: {kind}") from None
+            unfit = f"JSON has no form for parameter {name}: {kind}"
+            if kind is UNKNOWN:
+                unfit = f"the type of parameter {name} is not known"
+            if required or not recorded:
+                raise SettingsError(f"{path}: {unfit}") from None
+            kind = Annotated[Any, AfterValidator(_left_out(unfit))]
         taken = name.startswith("_") or hasattr(Arguments, name)
         default = ... if required else parameter.default
         at = f"{name.strip('_') or 'unnamed'}_" if taken else name
@@ -137,6 +142,16 @@ def _model(path: str, signature: Signature, *, recorded: bool = False) -> type[A
 def _of_json(kind: Any) -> Any:
     TypeAdapter(kind).json_schema()
     return kind
+
+
+def _left_out(unfit: str) -> Callable[[Any], None]:
+    """Refuses every value but None: most calls leave such an argument out, and need no type."""
+
+    def check(value: Any) -> None:
+        if value is not None:
+            raise ValueError(unfit)
+
+    return check
 
 
 def _checked(kind: Any) -> Any:
@@ -166,9 +181,6 @@ def _imported(path: str) -> tuple[Callable[..., Any], Signature, type[Arguments]
     # In a context of its own: old modules push an app's context when imported and never pop it.
     namespace = vars(copy_context().run(importlib.import_module, module))
     signature = Source(module).signature(name, namespace)
-    for parameter in signature.parameters.values():
-        if parameter.annotation is UNKNOWN:
-            raise SettingsError(f"{path}: the type of parameter {parameter.name} is not known")
     return namespace[name], signature, _model(path, signature, recorded=True)
 
 

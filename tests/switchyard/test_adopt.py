@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from .models import Customer, receipt
 
 if TYPE_CHECKING:
+    from nowhere_at_all import Session
     from uuid import UUID
 
 LIMIT = 3
@@ -59,6 +60,7 @@ def greet(customer: Customer, json: bool = False, _how: str = "loud"):
 
 
 def fill(cart: Cart): ...
+def refill(n: int, cart: Cart | None = None, session: "Session" = None): return n
 def connect(to: socket): ...
 def call(back: Callable[[], None]): ...
 def many(*args): ...
@@ -251,6 +253,19 @@ def test_a_type_that_only_its_own_module_has_is_looked_at_by_the_worker(
             dispatch("fill", {"cart": SimpleNamespace()})
         (said,) = web.work()
     assert "JSON has no form for parameter cart" in said
+
+
+def test_a_type_without_json_costs_only_the_calls_that_pass_it(shop: str, tmp_path: Path) -> None:
+    web = Web(tmp_path, [adopt(f"{shop}.tasks.refill", attempts=1)])
+    with web.app.app_context():
+        dispatch("refill", {"n": 1})
+        dispatch("refill", {"n": 2, "cart": None, "session": None})
+        dispatch("refill", {"n": 3, "cart": {}})
+        dispatch("refill", {"n": 4, "session": 5})
+        *done, cart, session = web.work()
+    assert done == [1, 2]
+    assert "JSON has no form for parameter cart" in cart
+    assert "the type of parameter session is not known" in session
 
 
 @pytest.mark.parametrize(
