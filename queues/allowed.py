@@ -6,6 +6,7 @@ Anyone who can write to Redis can write anything: a field that cannot be read fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -180,6 +181,17 @@ class WorkerJob(Job):
             owned = getattr(function, "__module__", None) == module
             if path in self.legacy or (owned and not isinstance(function, ModuleType)):
                 return function
+        return self._method(path)
+
+    def _method(self, path: str) -> Callable[..., Any]:
+        """The static or class method of a class that an allowed module itself defines."""
+        owner, _, name = path.rpartition(".")
+        module, _, kind = owner.rpartition(".")
+        if f"{module}.*" in self.legacy:
+            defined = getattr(import_module(module), kind, None)
+            is_own = isinstance(defined, type) and defined.__module__ == module
+            if is_own and isinstance(vars(defined).get(name), staticmethod | classmethod):
+                return getattr(defined, name)  # type: ignore[no-any-return]
         raise NotAllowed(f"{path!r} is not a declared job function")
 
     @property

@@ -84,6 +84,18 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
         worker.wait(PATIENCE_SECONDS)
 
 
+def test_what_a_class_of_the_module_itself_defines(on: Side, redis: Redis, tmp_path: Path) -> None:
+    queue = Queue("old", connection=redis, serializer=JSONSerializer)
+    static = queue.enqueue(old_tasks.Till.twice, 3)
+    others = [queue.enqueue(f"{AT}.{path}") for path in ("Path.cwd", "Till.mro", "Till.ring")]
+    with rq_worker(on.environ, tmp_path / "worker.log"):
+        assert ended(static) == JobStatus.FINISHED
+        assert static.return_value() == 6
+        for other in others:
+            assert ended(other) == JobStatus.FAILED
+            assert "not a declared job function" in error(other)
+
+
 def test_a_work_horse_shares_no_connection_with_its_worker(
     on: Side, redis: Redis, tmp_path: Path
 ) -> None:
