@@ -62,7 +62,7 @@ class TopCreators:
         # Postgres returns a decimal for the sum.
         net = cast(func.sum(D.net), BigInteger)
         listed = (
-            select(D.creator_id, Creator.name, net.label("net"))
+            select(D.creator_id.label("creatorId"), Creator.name, net.label("net"))
             .join(Creator, Creator.id == D.creator_id)
             .where(D.day.between(first, last), D.currency == self.currency)
             .group_by(D.creator_id, Creator.name)
@@ -75,9 +75,7 @@ class TopCreators:
             "from": first.isoformat(),
             "to": last.isoformat(),
             "currency": self.currency,
-            "creators": [
-                {"creatorId": one.creator_id, "name": one.name, "net": one.net} for one in top
-            ],
+            "creators": [dict(one._mapping) for one in top],
         }
 
 

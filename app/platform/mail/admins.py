@@ -99,6 +99,5 @@ def guardrail_alert(ctx: Context, payload: SteppedBack) -> dict[str, Any]:
         f"{payload.why}\n\n"
         "New runs go there within a second; what runs goes on where it is.\n",
     }
-
     data = payload.model_dump(mode="json", by_alias=True)
     return notify(ctx, name, lambda: letter, "cutover.stepped_back", data)

@@ -34,7 +34,7 @@ from app.platform.payouts.attempts import (
     record,
     replace,
 )
-from app.platform.payouts.legs import Leg, NeedsPerson
+from app.platform.payouts.legs import BANK, Leg, NeedsPerson
 from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.request import SinglePayout, demanded
 from app.switchyard.context import Context
@@ -66,7 +66,8 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
     point, the recorded attempts are continued. Raises StripeMisconfigured.
     """
     try:
-        funds = leg.affordable(ctx.gateways.stripe)
+        # Only transfers are limited by the platform's balance.
+        funds = None if leg is BANK else ctx.gateways.stripe.platform_balance().available
     except (StripeUnknownOutcome, StripeRateLimited) as unavailable:
         log.warning("page left for the next round", extra={"why": str(unavailable)})
         return {"last": None, "landed": 0, "refused": 0, "open": 1, "dry": list(dry)}
@@ -138,6 +139,7 @@ def _covered(
     page: Sequence[Payout], leg: Leg, funds: Mapping[str, int] | None, dry: set[str]
 ) -> list[Payout]:
     """The payouts that may be sent. The others wait for a top-up of their currency, which is `dry`.
+    `funds` is in minor units by currency, or None without a limit.
 
     A payout that is already being sent is always resent, and its key prevents a second payment.
     Once a payout does not fit, its currency waits, so that no smaller payout overtakes it.

@@ -6,7 +6,6 @@ Nothing is written here: an outcome's effects are returned as a Change.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -118,10 +117,6 @@ class TransferLeg:
             return Change(_S.REQUESTED, code)
         return Change(_S.FAILED, code, None, (booked(EntryKind.RELEASE, key, payout, now),))
 
-    def affordable(self, stripe: StripeGateway) -> Mapping[str, int] | None:
-        """The most that may be sent now, in minor units by currency, or None without a limit."""
-        return stripe.platform_balance().available
-
 
 class BankLeg:
     """From the creator's Stripe account to their bank. Its methods are those of TransferLeg."""
@@ -172,9 +167,6 @@ class BankLeg:
     def refused(self, payout: Payout, key: str, code: str, now: datetime) -> Change:
         """The money stays on the creator's Stripe account."""
         return Change(_S.BANK_FAILED, code)
-
-    def affordable(self, stripe: StripeGateway) -> Mapping[str, int] | None:
-        return None
 
 
 TRANSFER, BANK = TransferLeg(), BankLeg()
