@@ -69,13 +69,11 @@ class TopCreators:
             .order_by(net.desc(), D.creator_id)
             .limit(self.limit)
         )
-        with db.autocommit() as connection:
-            top = connection.execute(listed).all()
         return {
             "from": first.isoformat(),
             "to": last.isoformat(),
             "currency": self.currency,
-            "creators": [dict(one._mapping) for one in top],
+            "creators": [dict(one._mapping) for one in db.rows(listed)],
         }
 
 

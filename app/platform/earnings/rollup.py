@@ -25,7 +25,6 @@ MAX_DIFFERENCES = 20
 """The most sentences about one kind of difference."""
 _LOCK = 0x726F6C6C  # any number that nothing else locks
 _ROOM = "16MB"
-_ONE = timedelta(days=1)
 
 
 def dirty(tx: Tx, before: date, since: date = date.min) -> list[date]:
@@ -43,7 +42,7 @@ def roll_day(tx: Tx, day: date) -> None:
     connection.execute(sa.delete(dirty_days).where(dirty_days.c.day == day))
     connection.execute(sa.delete(daily).where(daily.c.day == day))
     # In the order of the indexes, which Postgres can write faster.
-    earned = raw(day, day + _ONE).order_by(E.creator_id, E.currency, E.source)
+    earned = raw(day, day + timedelta(days=1)).order_by(E.creator_id, E.currency, E.source)
     stamp = sa.literal(day, daily.c.day.type).label("day")
     new = sa.insert(daily).from_select([*KEYS, *SUMS, "day"], earned.add_columns(stamp))
     connection.execute(new)
@@ -78,7 +77,7 @@ def platform_day(tx: Tx, day: date) -> list[dict[str, Any]]:
 
 def planned_day(tx: Tx, day: date) -> list[dict[str, Any]]:
     """What platform_day() would return after roll_day(). Nothing is written."""
-    return _platform(tx, raw(day, day + _ONE))
+    return _platform(tx, raw(day, day + timedelta(days=1)))
 
 
 def month_totals(tx: Tx, month: date) -> list[dict[str, Any]]:

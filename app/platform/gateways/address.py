@@ -27,11 +27,7 @@ class Tls(StrEnum):
     """From the first byte on."""
 
 
-_SMTP = {
-    "smtp": (Tls.NONE, 25),
-    "smtps": (Tls.IMPLICIT, 465),
-    "smtp+starttls": (Tls.STARTTLS, 587),
-}
+_SMTP = {"smtp": (Tls.NONE, 25), "smtps": (Tls.IMPLICIT, 465), "smtp+starttls": (Tls.STARTTLS, 587)}
 _ENDS = "must end in a valid host and port; in a password, / ? # @ : % must be percent-encoded"
 
 

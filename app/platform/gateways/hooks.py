@@ -30,15 +30,11 @@ for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
-class HookError(SwitchyardError, status=502, title="Webhook not sent"):
-    """A webhook could not be sent. The message names the host, but never the path or query."""
-
-
-class HookRefused(HookError, title="Webhook refused"):
+class HookRefused(SwitchyardError, status=502, title="Webhook refused"):
     """The receiver refused it with a 4xx other than 408 and 429."""
 
 
-class HookUnavailable(HookError, status=503, title="Webhook receiver unavailable"):
+class HookUnavailable(SwitchyardError, status=503, title="Webhook receiver unavailable"):
     """No answer accepted it, but it may have arrived. Send it again under the same id."""
 
 
@@ -76,7 +72,7 @@ class Hook(BaseModel, frozen=True, extra="forbid"):
     def send(self, data: bytes, headers: Mapping[str, str], id: str, now: datetime) -> None:
         """Send `data` (UTF-8) at `now` (UTC) under `id`, by which receivers recognize repetitions.
 
-        Raises HookRefused and HookUnavailable.
+        Raises HookRefused and HookUnavailable, which name the host, but never the path or query.
         """
         import requests  # most processes send none
 

@@ -25,19 +25,15 @@ SHORT_SUBJECT = 60
 _POLICY = SMTP.clone(cte_type="7bit")
 
 
-class MailError(SwitchyardError, status=502, title="Mail not sent"):
-    """A mail was not sent, as far as is known."""
-
-
-class MailRefused(MailError, status=422, title="Mail refused"):
+class MailRefused(SwitchyardError, status=422, title="Mail refused"):
     """The server definitely refused the mail. Resending it would get the same answer."""
 
 
-class MailUnavailable(MailError, status=503, title="Mail server unavailable"):
+class MailUnavailable(SwitchyardError, status=503, title="Mail server unavailable"):
     """The server did not accept the mail. It may be retried."""
 
 
-class MailUnknown(MailError, title="Mail outcome unknown"):
+class MailUnknown(SwitchyardError, status=502, title="Mail outcome unknown"):
     """The connection broke after the mail was handed over. It may have been sent."""
 
 
@@ -124,11 +120,9 @@ class Mailer:
         password = server.password
         with self._until_taken():
             if server.tls is Tls.IMPLICIT:
-                client: smtplib.SMTP = smtplib.SMTP_SSL(
-                    server.host, server.port, context=trust, **given
-                )
-            else:
-                client = smtplib.SMTP(server.host, server.port, **given)
+                given["context"] = trust
+            kind = smtplib.SMTP_SSL if server.tls is Tls.IMPLICIT else smtplib.SMTP
+            client = kind(server.host, server.port, **given)
         try:
             with self._until_taken():
                 if server.tls is Tls.STARTTLS:
@@ -177,7 +171,7 @@ class Mailer:
         if answer[0] // 100 != kind:
             raise self._judged(*answer)
 
-    def _judged(self, code: int, reply: bytes | str) -> MailError:
+    def _judged(self, code: int, reply: bytes | str) -> MailRefused | MailUnavailable:
         text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
         if (password := self.server.password) is not None:
             text = text.replace(password.get_secret_value(), "…")

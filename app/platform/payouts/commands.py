@@ -60,9 +60,7 @@ def reconcile_payouts(since: int) -> None:
 @group.command("show")
 @click.argument("payout_id", metavar="[ID]", required=False)
 @click.option(
-    "--status",
-    type=click.Choice([str(status) for status in PayoutStatus]),
-    help="Only payouts in this status.",
+    "--status", type=click.Choice([*map(str, PayoutStatus)]), help="Only payouts in this status."
 )
 @click.option(
     "--limit",
@@ -81,9 +79,8 @@ def show(payout_id: str | None, status: str | None, limit: int) -> None:
     if status is not None:
         chosen = chosen.where(P.status == status)
     tries = select(*_ATTEMPT).where(A.payout_id == payout_id).order_by(A.first_sent_at, A.n)
-    with output.parts().db.autocommit() as connection:
-        rows = [row._asdict() for row in connection.execute(chosen)]
-        attempts = [row._asdict() for row in connection.execute(tries)]
+    db = output.parts().db
+    rows, attempts = ([row._asdict() for row in db.rows(read)] for read in (chosen, tries))
     if payout_id is None:
         shown = ("id", "status", "amount", "currency", "reason", "transfer_id", "requested_at")
         output.listing(rows, shown, one_line=True)

@@ -29,8 +29,7 @@ def blueprint(parts: Runtime) -> Blueprint:
             statement_id = opened(settings, token)
         except BadData:
             raise Unauthorized(_NOTHING) from None
-        with parts.db.autocommit() as connection:
-            path = connection.scalar(select(S.pdf_path).where(S.id == statement_id))
+        path = parts.db.value(select(S.pdf_path).where(S.id == statement_id))
         if path is None:
             raise Unauthorized(_NOTHING)
         answer = Response(parts.engine.gateways.storage.get(path), content_type="application/pdf")
