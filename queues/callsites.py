@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rq.utils import parse_timeout
+
 from queues.signature import imports_of, literal, module_of
 
 OURS = __package__ or ""
@@ -22,13 +24,29 @@ _DROP_INS = {
     ("rq.decorators", "job"),
     ("rq.job", "Job"),
 }
+_BY_ID = "Job.fetch(…) of {ours}.Job, and its method: this finds no run"
+_SCHEDULES = (
+    "it writes into Redis itself, past the flag: give its schedule to the job, as `schedule=`"
+)
 _OTHERS = {
-    "rq_scheduler": "it writes into Redis itself, past the flag: give its schedule to the job, as "
-    "`schedule=`, or enqueue with enqueue_at of {ours}.Queue",
+    "rq_scheduler": f"{_SCHEDULES}, or enqueue with enqueue_at of {{ours}}.Queue",
     "flask_rq2": "set RQ_QUEUE_CLASS = '{ours}.Queue' in the app's config",
     "flask_rq": "make it use {ours}.Queue as its queue class",
     "django_rq": "make it use {ours}.Queue as its queue class",
 }
+_ONLY_RQ = {
+    "rq.requeue_job": _BY_ID,
+    "rq.cancel_job": _BY_ID,
+    "rq.job.requeue_job": _BY_ID,
+    "rq.job.cancel_job": _BY_ID,
+    "rq.registry": "it has RQ's own jobs alone: `flask switchyard runs list` has the runs",
+    "rq.cron": _SCHEDULES,
+}
+"""Modules and names of RQ that do not see runs, or start no run."""
+DEFAULT_SECONDS = 180
+"""RQ's timeout of a job whose call, decorator and queue give none."""
+_FOREVER_SECONDS = 86_400
+"""Stands for RQ's timeout -1, which is none: a job always has one."""
 _FIRST = {"enqueue": 0, "enqueue_call": 0, "prepare_data": 0, "enqueue_in": 1, "enqueue_at": 1}
 """The methods of a Queue that enqueue, and the position of the function in their arguments."""
 
@@ -52,6 +70,8 @@ class Task:
     attempts: int = 1
     gaps: tuple[float, ...] = ()
     """The intervals of its Retry, in seconds, where they are in the source."""
+    timeout: float = 0
+    """The longest that a call of it may take, in seconds. 0 where no source says so."""
     calls: list[str] = field(default_factory=list)
     """Where it is enqueued, as `file:line` and the method."""
 
@@ -68,6 +88,22 @@ class Task:
             known = all(isinstance(gap, int | float) for gap in gaps)
             self.attempts, self.gaps = most + 1, tuple(gaps) if known else ()
 
+    def timed(self, given: ast.expr | None, default: float) -> None:
+        """Note the timeout of one call site, and of its queue. The longest counts."""
+        value = default if given is None else literal(given)
+        try:
+            seconds = parse_timeout(value) or default
+        except (ValueError, TypeError, AttributeError):
+            return
+        self.timeout = max(self.timeout, seconds if seconds > 0 else _FOREVER_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    name: str | None = None
+    timeout: float = DEFAULT_SECONDS
+    """In seconds, of jobs that are enqueued without one."""
+
 
 class Sources:
     """The Python files below a folder."""
@@ -76,6 +112,9 @@ class Sources:
         self.changes: list[Change] = []
         self.tasks: dict[str, Task] = {}
         self.unreadable: list[str] = []
+        self.queues: dict[str, _Queue] = {}
+        """The queues that its modules make, by their dotted paths."""
+        files = []
         self.tops = {at.stem for root in (folder, folder / "src") for at in root.glob("*")}
         for path in sorted(_files(folder)):
             try:
@@ -83,7 +122,9 @@ class Sources:
             except (SyntaxError, ValueError, RecursionError, OSError):
                 self.unreadable.append(str(path.relative_to(folder)))
                 continue
-            _File(self, path.relative_to(folder), tree).read()
+            files.append(_File(self, path.relative_to(folder), tree))
+        for file in files:
+            file.read()
 
     def task(self, path: str) -> Task:
         """The task with that path."""
@@ -112,12 +153,14 @@ class _File:
         paths = imports_of(self._nodes, self._package)
         self._names = {name: path.replace(":", ".") for name, path in paths.items()}
         """The dotted path behind each imported name."""
-        self._queues: dict[str, str] = {}
         self._functions = {
             node.name
             for node in tree.body
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
+        for node in self._nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                self._queue_made(node.targets, node.value)
 
     def read(self) -> None:
         for node in self._nodes:
@@ -126,8 +169,6 @@ class _File:
                     self._other(node, alias.name)
             elif isinstance(node, ast.ImportFrom):
                 self._import_from(node)
-            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-                self._queue_made(node.targets, node.value)
         for node in self._nodes:
             if isinstance(node, ast.Call):
                 self._call(node)
@@ -140,9 +181,16 @@ class _File:
         names = [alias.name for alias in node.names if (module, alias.name) in _DROP_INS]
         if names:
             self._change(node, f"from {OURS} import {', '.join(names)}")
+        for alias in node.names:
+            self._change_of(node, f"{module}.{alias.name}")
         self._other(node, module)
 
+    def _change_of(self, node: ast.stmt, path: str) -> None:
+        if path in _ONLY_RQ:
+            self._change(node, _ONLY_RQ[path].format(ours=OURS))
+
     def _other(self, node: ast.stmt, module: str) -> None:
+        self._change_of(node, module)
         package = module.partition(".")[0]
         if package in _OTHERS:
             self._change(node, _OTHERS[package].format(ours=OURS))
@@ -169,15 +217,19 @@ class _File:
         made = self._path_of(call.func) or ""
         name = _text(call.args[0]) if call.args else None
         if made.rpartition(".")[2] == "Queue" and name is not None:
+            given = next((w.value for w in call.keywords if w.arg == "default_timeout"), None)
+            whole = Task("")
+            whole.timed(given, DEFAULT_SECONDS)
             for target in targets:
-                self._queues[ast.unparse(target)] = name
-        if isinstance(call.func, ast.Attribute) and made in map(".".join, _DROP_INS):
-            self._change(call, f"{OURS}.{call.func.attr}(…)")
+                path = f"{self._module}.{ast.unparse(target)}"
+                self._sources.queues[path] = _Queue(name, whole.timeout or DEFAULT_SECONDS)
 
     def _call(self, node: ast.Call) -> None:
         if not isinstance(node.func, ast.Attribute):
             return
         method, on = node.func.attr, node.func.value
+        if self._path_of(node.func) in map(".".join, _DROP_INS):
+            self._change(node, f"{OURS}.{method}(…)")
         if method == "delay" and self._is_ours(on):
             self._note(on, node, method)
         elif method in _FIRST:
@@ -186,10 +238,15 @@ class _File:
             named = keyword.get("func", keyword.get("f"))
             function = node.args[place] if len(node.args) > place else named
             if function is not None:
-                queue = self._queues.get(ast.unparse(on))
-                if isinstance(on, ast.Call) and on.args:
-                    queue = _text(on.args[0])
-                self._note(function, node, method, queue, keyword)
+                self._note(function, node, method, self._queue_of(on), keyword)
+
+    def _queue_of(self, node: ast.expr) -> _Queue:
+        if isinstance(node, ast.Call) and node.args:
+            return _Queue(_text(node.args[0]))
+        of_another = self._path_of(node)
+        own = f"{self._module}.{ast.unparse(node)}"
+        queues = self._sources.queues
+        return queues.get(own) or queues.get(of_another or "") or _Queue(_text(node))
 
     def _is_ours(self, node: ast.expr) -> bool:
         path = self._path_of(node)
@@ -200,7 +257,7 @@ class _File:
         function: ast.expr,
         node: ast.Call,
         how: str,
-        queue: str | None = None,
+        queue: _Queue | None = None,
         keyword: Mapping[str | None, ast.expr] | None = None,
     ) -> None:
         path = self._path_of(function)
@@ -208,8 +265,12 @@ class _File:
             return
         task = self._sources.task(path)
         task.calls.append(f"{self._path}:{node.lineno} {how}")
-        task.queue = task.queue or queue
-        task.retried((keyword or {}).get("retry"))
+        if queue is None or keyword is None:
+            return
+        task.queue = task.queue or queue.name
+        task.retried(keyword.get("retry"))
+        as_given = "timeout" if how in ("enqueue_call", "prepare_data") else "job_timeout"
+        task.timed(keyword.get(as_given), queue.timeout)
 
     def _decorated(self, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr) -> None:
         if not isinstance(decorator, ast.Call) or node.name not in self._functions:
@@ -223,10 +284,10 @@ class _File:
         first = decorator.args[0] if decorator.args else keyword.get("queue")
         task = self._sources.task(f"{self._module}.{node.name}")
         task.calls.append(f"{self._path}:{decorator.lineno} @{name}")
-        if first is not None:
-            known = self._queues.get(ast.unparse(first))
-            task.queue = task.queue or _text(first) or known
+        queue = _Queue() if first is None else self._queue_of(first)
+        task.queue = task.queue or queue.name
         task.retried(keyword.get("retry"))
+        task.timed(keyword.get("timeout"), queue.timeout)
 
 
 def _text(node: ast.expr) -> str | None:

@@ -44,8 +44,10 @@ def many(*args): ...
 from flask_rq2 import RQ
 from rq import Queue
 from rq_scheduler import Scheduler
+from rq import cron, requeue_job
+from rq.registry import FailedJobRegistry
 rq = RQ()
-mail_queue = Queue("mail")
+mail_queue = Queue("mail", default_timeout=5)
 """,
     "views.py": """
 import rq
@@ -55,7 +57,9 @@ from .more.tasks import pay as pay_more
 default = rq.Queue("money")
 
 def view(queue):
-    default.enqueue(tasks.pay, 1, retry=Retry(max=3))
+    default.enqueue(tasks.pay, 1, retry=Retry(max=3), job_timeout=-1)
+    mails.enqueue(tasks.welcome, 1)
+    queue.enqueue(tasks.rebuild, job_timeout="2h", timeout=10**6)
     queue.enqueue_call(func="shop.tasks.many", args=(1,))
     queue.enqueue_in(soon, pay_more, 2)
     tasks.welcome.delay(3)
@@ -105,6 +109,9 @@ def test_lines_to_change(shop: str, tmp_path: Path) -> None:
         ("extensions.py", 2, "set RQ_QUEUE_CLASS = 'queues.Queue' in the app's config"),
         ("extensions.py", 3, "from queues import Queue"),
         ("extensions.py", 4, "it writes into Redis itself"),
+        ("extensions.py", 5, "it writes into Redis itself"),
+        ("extensions.py", 5, "Job.fetch(…) of queues.Job, and its method"),
+        ("extensions.py", 6, "it has RQ's own jobs alone"),
         ("tasks.py", 2, "from queues import job"),
         ("views.py", 6, "queues.Queue(…)"),
     ]
@@ -141,13 +148,15 @@ def test_lines_to_paste(shop: str, tmp_path: Path, host: Flask, redis_url: str) 
         "more.tasks.pay": f'adopt("{shop}.more.tasks.pay", name="more-tasks-pay", attempts=1)',
         "tasks.many": f'adopt("{shop}.tasks.many", attempts=1)',
         "tasks.pay": f'adopt("{shop}.tasks.pay", name="{dashed}-tasks-pay", queue="money",'
-        " attempts=4)",
-        "tasks.rebuild": f'adopt("{shop}.tasks.rebuild", queue="slow", attempts=3, gaps=(10, 60))',
-        "tasks.welcome": f'adopt("{shop}.tasks.welcome", queue="mail", attempts=1)',
+        " attempts=4, timeout=86400)",
+        "tasks.rebuild": f'adopt("{shop}.tasks.rebuild", queue="slow", attempts=3, gaps=(10, 60),'
+        " timeout=7200)",
+        "tasks.welcome": f'adopt("{shop}.tasks.welcome", queue="mail", attempts=1, timeout=5)',
     }
     assert tasks["tasks.welcome"]["calls"] == [
         f"{shop}/tasks.py:5 @job",
-        f"{shop}/views.py:12 delay",
+        f"{shop}/views.py:10 enqueue",
+        f"{shop}/views.py:14 delay",
     ]
     assert [path for path, task in tasks.items() if task["refused"]] == ["tasks.many"]
     assert "*args takes any number" in tasks["tasks.many"]["refused"]
@@ -181,7 +190,9 @@ def test_what_is_in_redis_and_what_is_missing(
     shown = host.test_cli_runner().invoke(
         args=["switchyard", "adopt", "--source", str(tmp_path / "source")]
     )
-    assert f'    adopt("{shop}.tasks.welcome", queue="mail", attempts=1),\n' in shown.stdout
+    assert (
+        f'    adopt("{shop}.tasks.welcome", queue="mail", attempts=1, timeout=5),\n' in shown.stdout
+    )
 
 
 def test_what_is_set_is_not_missing(shop: str, tmp_path: Path, redis_url: str) -> None:

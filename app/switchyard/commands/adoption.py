@@ -32,7 +32,7 @@ from app.switchyard.words import plural
 from queues.adopt import adopt
 from queues.allowed import OWN
 from queues.backend import WORKER_COMMAND
-from queues.callsites import Sources, Task
+from queues.callsites import DEFAULT_SECONDS, Sources, Task
 from queues.inventory import GONE, PICKLED, RQ_SCHEDULER, STATUSES, UNREADABLE, QueueInventory, take
 
 MOST = 2000
@@ -129,6 +129,8 @@ def _adopted(task: Task, taken: Sequence[str]) -> dict[str, Any]:
     options["attempts"] = task.attempts
     if task.gaps:
         options["gaps"] = task.gaps
+    if task.timeout not in (0, DEFAULT_SECONDS):
+        options["timeout"] = task.timeout
     refused = None
     try:
         adopt(task.path, **options)
