@@ -286,6 +286,10 @@ class Catalogue(Mapping[str, JobSpec]):
             raise SettingsError(said) from None
         if spec.attempts < 1 or len(spec.gaps) < 1 or spec.serverless not in SERVERLESS:
             raise SettingsError(f"job {spec.name!r}: attempts, gaps or serverless side unsound")
+        if not isinstance(spec.timeout, int | float) or not 1 <= spec.timeout < inf:
+            raise SettingsError(
+                f"job {spec.name!r}: timeout {spec.timeout!r} is not a number of seconds, 1 or more"
+            )
         if spec.concurrency is not None and spec.concurrency < 1:
             raise SettingsError(f"job {spec.name!r}: concurrency {spec.concurrency} lets none run")
         if spec.legacy is not None:

@@ -277,6 +277,13 @@ def test_without_annotation_only_what_json_gives_back_as_it_was(shop: str, value
         spec.parse({"order_id": 1, "amount": 1, "note": value})
 
 
+@pytest.mark.parametrize("timeout", ["1h", -1, 0, float("inf"), None])
+def test_a_timeout_as_rq_writes_it_is_refused(shop: str, timeout: Any) -> None:
+    """No run of such a job could be sent."""
+    with pytest.raises(SettingsError, match="is not a number of seconds"):
+        load([adopt(f"{shop}.tasks.pay", timeout=timeout)])
+
+
 def test_two_of_one_name_are_refused_with_both(shop: str, tmp_path: Path) -> None:
     folder = tmp_path / shop
     (folder / "mail.py").write_text("def pay(): ...")
