@@ -181,16 +181,14 @@ class _File:
         names = [alias.name for alias in node.names if (module, alias.name) in _DROP_INS]
         if names:
             self._change(node, f"from {OURS} import {', '.join(names)}")
-        for alias in node.names:
-            self._change_of(node, f"{module}.{alias.name}")
+        others = (_ONLY_RQ.get(f"{module}.{alias.name}") for alias in node.names)
+        for do in dict.fromkeys(filter(None, others)):
+            self._change(node, do.format(ours=OURS))
         self._other(node, module)
 
-    def _change_of(self, node: ast.stmt, path: str) -> None:
-        if path in _ONLY_RQ:
-            self._change(node, _ONLY_RQ[path].format(ours=OURS))
-
     def _other(self, node: ast.stmt, module: str) -> None:
-        self._change_of(node, module)
+        if module in _ONLY_RQ:
+            self._change(node, _ONLY_RQ[module].format(ours=OURS))
         package = module.partition(".")[0]
         if package in _OTHERS:
             self._change(node, _OTHERS[package].format(ours=OURS))
@@ -228,7 +226,7 @@ class _File:
         if not isinstance(node.func, ast.Attribute):
             return
         method, on = node.func.attr, node.func.value
-        if self._path_of(node.func) in map(".".join, _DROP_INS):
+        if (self._path_of(node.func) or "") in map(".".join, _DROP_INS):
             self._change(node, f"{OURS}.{method}(…)")
         if method == "delay" and self._is_ours(on):
             self._note(on, node, method)
