@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,14 +118,19 @@ class Sources:
         files = []
         self.tops = {at.stem for root in (folder, folder / "src") for at in root.glob("*")}
         for path in sorted(_files(folder)):
-            try:
-                tree = ast.parse(path.read_bytes())
-            except (SyntaxError, ValueError, RecursionError, OSError):
-                self.unreadable.append(str(path.relative_to(folder)))
-                continue
-            files.append(_File(self, path.relative_to(folder), tree))
-        for file in files:
-            file.read()
+            with self._reading(inner := path.relative_to(folder)):
+                files.append((inner, _File(self, inner, ast.parse(path.read_bytes()))))
+        for inner, file in files:
+            with self._reading(inner):
+                file.read()
+        self.unreadable.sort()
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+            self.unreadable.append(str(path))
 
     def task(self, path: str) -> Task:
         """The task with that path."""

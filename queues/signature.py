@@ -32,7 +32,7 @@ class Source:
         try:
             text = None if spec is None or read is None else read(spec.name)
             tree = None if text is None else ast.parse(text)
-        except (ImportError, SyntaxError, ValueError, RecursionError) as failure:
+        except (ImportError, SyntaxError, ValueError, RecursionError, MemoryError) as failure:
             raise SettingsError(f"no source of a module {module!r}: {failure}") from None
         if spec is None or tree is None:
             raise SettingsError(f"no source of a module {module!r}")

@@ -181,7 +181,11 @@ def test_what_cannot_be_a_job_is_refused_by_name(shop: str, function: str, why: 
 
 
 @pytest.mark.parametrize(
-    "source", [b"def pay(:", b"\xff", b"def pay(): return '\0'", b"x = 1" + b" + 1" * 50_000]
+    "source",
+    [
+        *(b"def pay(:", b"\xff", b"def pay(): return '\0'"),
+        *(b"x = 1" + b" + 1" * 50_000, b"x = " + b"-" * 100_000 + b"1"),
+    ],
 )
 def test_a_module_that_cannot_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: bytes

@@ -125,6 +125,8 @@ def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "gone.py").symlink_to("nowhere.py")
     (tmp_path / "bytes.py").write_bytes(b"\xff")
     (tmp_path / "deep.py").write_text("TEXT = " + " + ".join(["'x'"] * 50_000))
+    (tmp_path / "deeper.py").write_text("X = " + "-" * 100_000 + "1")
+    (tmp_path / "chain.py").write_text(f"import rq\nx{'.y' * 900} = rq.Queue('a')")
     (tmp_path / "script.py").write_text("from . import here\nfrom ...far import there\n")
     (tmp_path / "tasks.py").write_text(
         "queue.enqueue('tasks.pay', retry=Retry({[]: 1}))\n"
@@ -132,7 +134,7 @@ def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
         "queue.enqueue('tasks.ship', retry=Retry(interval=[1, soon], max=MOST))\n"
     )
     found = Sources(tmp_path)
-    assert found.unreadable == ["bytes.py", "deep.py", "gone.py"]
+    assert found.unreadable == ["bytes.py", "chain.py", "deep.py", "deeper.py", "gone.py"]
     assert {path: (task.attempts, task.gaps) for path, task in found.tasks.items()} == {
         "tasks.pay": (3, ()),
         "tasks.ship": (1, ()),
