@@ -99,7 +99,7 @@ class WorkerJob(Job):
                 return None
             if self.func_name == TASK and not self.kwargs:
                 run_id, epoch = self.args
-                is_run = isinstance(run_id, str) and isinstance(epoch, int)
+                is_run = isinstance(run_id, str) and type(epoch) is int  # True is no epoch
                 return (run_id, epoch) if is_run and self.id == f"{run_id}-{epoch}" else None
         except (DeserializationError, TypeError, ValueError):
             return None

@@ -354,9 +354,12 @@ def test_what_no_run_can_be_fails_its_own_job(
 ) -> None:
     odd: list[Any] = [{"a": 1}, [], 7, "\0"]
     waiting = [queue.enqueue("queues.task.wait_for_run", each) for each in odd]
-    for run, epoch in (("x", "1"), (["x"], 1), ("x", None), ("x", 9**99)):
+    for run, epoch in (("x", "1"), (["x"], 1), ("x", None), ("x", True), ("x", 9**99)):
         job_id = f"{run}-{epoch}" if isinstance(run, str) else None
-        queue.enqueue("queues.task.perform", run, epoch, job_id=job_id)
+        job = queue.enqueue("queues.task.perform", run, epoch, job_id=job_id)
+        sent = WorkerJob.fetch(job.id, redis, JSONSerializer)
+        assert isinstance(sent, WorkerJob)
+        assert sent.run in (None, ("x", 9**99))
     with a_worker_that_lives(on, tmp_path):
         for job in waiting:
             assert status(job) == JobStatus.FAILED
