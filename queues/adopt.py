@@ -25,12 +25,13 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
 from app.switchyard.context import Context
-from app.switchyard.errors import NonRetriable, SettingsError
+from app.switchyard.errors import NonRetriable, SettingsError, SwitchyardError
 from app.switchyard.job import DECLARED, JobPayload, JobSpec, Legacy, job, relative_path
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.engine import current_run
 from queues.dispatched import DispatchedJob, at_work
 from queues.signature import UNKNOWN, Source
+from queues.versions import asks_again
 
 log = logger_of(__name__)
 
@@ -39,6 +40,11 @@ _REFUSED = {
     Parameter.VAR_POSITIONAL: "*{} takes any number of arguments, which have no names",
     Parameter.VAR_KEYWORD: "**{} takes any argument: name those that it expects",
 }
+
+
+class AskedAgain(SwitchyardError):
+    """The function returned RQ's Retry. It is tried again by the job's own `attempts` and `gaps`,
+    and fails where they allow no other attempt."""
 
 
 class Arguments(JobPayload):
@@ -203,6 +209,8 @@ def _call(_tx: Session, path: str, payload: Arguments) -> Any:
         result = function(*bound.args, **bound.kwargs)
         if isawaitable(result):
             result = asyncio.run(_awaited(result))
+    if asks_again(result):
+        raise AskedAgain(f"it returned {result!r}")
     return _as_json(path, result)
 
 

@@ -119,6 +119,11 @@ def again(seconds: int, most: int) -> Retry:
     raise LookAgain(f"again in {seconds} s")
 
 
+def asks_again(result: Any) -> bool:
+    """Whether RQ would run a job again that returned this. Before 2.1 it is a result like any."""
+    return isinstance(result, Retry) and _INSTALLED >= (2, 1)
+
+
 def forget_execution(worker: Any) -> None:
     """Make a worker believe that it runs nothing."""
     if hasattr(worker, "executions"):

@@ -312,6 +312,19 @@ def test_a_context_that_its_module_pushes_stays_with_it(shop: str, tmp_path: Pat
         assert web.work() == ["shop"]
 
 
+def test_a_returned_retry_is_no_success(shop: str, tmp_path: Path) -> None:
+    """RQ tries such a job again."""
+    (tmp_path / shop / "old.py").write_text(
+        "import rq\ndef poll(): return rq.Retry(max=5, interval=[1, 2])\n"
+    )
+    web = Web(tmp_path, [adopt(f"{shop}.old.poll", attempts=2)])
+    with web.app.app_context():
+        dispatch("poll", {})
+        (outcome,) = web.memory.work(web.runtime.engine)
+    assert "AskedAgain: it returned Retry(max=5" in (outcome.error or "")
+    assert outcome.due_at is not None
+
+
 def test_a_decorated_one_is_adopted_as_it_is(shop: str, tmp_path: Path) -> None:
     (tmp_path / shop / "old.py").write_text(
         "import queues, redis\n"
