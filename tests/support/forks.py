@@ -29,7 +29,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 IMPORTED = (
     *("app.switchyard.extension", "app.switchyard.crash", "app.buffered", "queues.worker"),
-    *("rq.cli.cli", "flask.cli", "gunicorn.app.wsgiapp"),
+    *("rq.cli.cli", "flask.cli", "gunicorn.app.wsgiapp", "app.platform.wiring"),
 )
 """What no process does without. No jobs: each loads its own. And no settings are read."""
 _one_at_a_time = threading.Lock()
