@@ -171,8 +171,8 @@ class QStashBackend(Service["QStash"]):
     def cancel(self, messages: Sequence[Message]) -> None:
         """Delete those messages that still exist."""
         refs = [message.ref for message in messages if message.ref is not None]
-        client = self.client()
         for start in range(0, len(refs), _BATCH):
+            client = self.client()
             with self.in_reach(), asking():
                 client.message.cancel_many(refs[start : start + _BATCH])
 

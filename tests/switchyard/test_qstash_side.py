@@ -204,6 +204,7 @@ def test_not_configured_it_is_unavailable_and_nothing_is_lost(
         message = Message(run.id, spec, "qstash", "{}", 1, 0, runtime.store.clock())
         with pytest.raises(BackendUnavailable, match=says):
             backend.send([message])
+        backend.cancel([message])  # it was never sent, so nobody is asked
         assert hand_over(runtime.store, [run.id], "rq").moved == 1
 
 
