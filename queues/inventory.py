@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -47,6 +48,8 @@ RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs
 """The package of this name keeps future jobs of all queues in a set of its own."""
 CALL_SITES = "switchyard:call-sites"
 """A hash from `["function", "rq" or "dispatched", "why"]` to a count."""
+MOST_CALL_SITES = 10_000
+"""How many of them are listed, since anybody may have written more."""
 FLUSH_SECONDS = 5.0
 _CALL_SITE = TypeAdapter(tuple[str, str, str])
 _CRON_JOBS = TypeAdapter(list[dict[str, Any]])
@@ -196,9 +199,9 @@ def _cron(redis: Redis, seen: Inventory) -> None:
 
 
 def _call_sites(redis: Redis, seen: Inventory) -> None:
-    """The call sites counted so far, most frequent first."""
+    """The call sites counted so far, most frequent first, of the first MOST_CALL_SITES."""
     with seen.naming(CALL_SITES):
-        for call, count in redis.hscan_iter(CALL_SITES, count=_CHUNK):
+        for call, count in islice(redis.hscan_iter(CALL_SITES, count=_CHUNK), MOST_CALL_SITES):
             with seen.naming(CALL_SITES):
                 function, went, why = _CALL_SITE.validate_json(call)
                 row = {"function": function, "went": went, "why": why, "count": int(count)}

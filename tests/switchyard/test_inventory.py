@@ -29,7 +29,9 @@ from app.switchyard.errors import CheckFailed
 from app.switchyard.runs.relay import sweep
 from queues.backend import TASK, connect
 from queues.inventory import (
+    CALL_SITES,
     GONE,
+    MOST_CALL_SITES,
     PICKLED,
     UNREADABLE,
     call_sites,
@@ -217,6 +219,15 @@ def test_junk_is_only_named(redis: Redis, redis_url: str) -> None:
 ODD_KEYS = ["rq:workers", "rq:cron_scheduler:beat", "switchyard:call-sites"]
 ODD_KEYS += ["rq:queue:foo", "rq:scheduled:foo", "rq:wip:foo", "rq:deferred:foo", "rq:failed:foo"]
 ODD_KEYS += ["rq:finished:foo", "rq:scheduler:scheduled_jobs"]
+
+
+def test_call_sites_without_end_are_listed_up_to_a_number(redis: Redis, redis_url: str) -> None:
+    redis.flushall()
+    sites: Any = {
+        json.dumps([f"f{number}", "rq", ""]): 1 for number in range(MOST_CALL_SITES + 100)
+    }
+    redis.hset(CALL_SITES, mapping=sites)
+    assert len(take(redis_url, 10).call_sites) == MOST_CALL_SITES
 
 
 @pytest.mark.parametrize(
