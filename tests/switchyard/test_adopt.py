@@ -24,6 +24,7 @@ from app.switchyard.job import JobSpec, load
 from app.switchyard.runs.memory import MemoryBackend
 from queues.signature import Source
 from tests.support import tasks
+from tests.support.rq_since import since
 from tests.support.tables import create_all
 
 NOWHERE = Redis(port=1)
@@ -312,6 +313,7 @@ def test_a_context_that_its_module_pushes_stays_with_it(shop: str, tmp_path: Pat
         assert web.work() == ["shop"]
 
 
+@since("2.1")
 def test_a_returned_retry_is_no_success(shop: str, tmp_path: Path) -> None:
     """RQ tries such a job again."""
     (tmp_path / shop / "old.py").write_text(
