@@ -50,12 +50,16 @@ class DispatchedJob(RQJob):
 
     @classmethod
     def of_run(cls, asked: RQJob, run: Run) -> DispatchedJob:
-        """The job for a call that was enqueued and dispatched as `run`."""
-        job = cls(asked._id or run.id, asked.connection, asked.serializer)
-        job.__dict__.update(asked.__dict__ | {"_id": job.id, "run_id": run.id})
-        job._meta = asked.meta if run.created else None
-        job.enqueued_at = asked.created_at
-        if run.status != Status.PENDING or asked._status != JobStatus.SCHEDULED:
+        """The job for a call that was enqueued and dispatched as `run`. It is the caller's own
+        object, as in RQ: after `enqueue_job(job)` old code goes on with `job`."""
+        meta = asked.meta
+        job: RQJob = asked
+        job.__class__ = cls
+        assert isinstance(job, cls)
+        job._id, job.run_id = asked._id or run.id, run.id
+        job._meta = meta if run.created else None
+        job.enqueued_at = job.created_at
+        if run.status != Status.PENDING or job._status != JobStatus.SCHEDULED:
             job._status = _STATUS[Status(run.status)]
         return job
 

@@ -119,6 +119,15 @@ def test_arguments_are_bound(
     assert (found, queue.count) == (([], 1) if payload is None else ([payload], 0))
 
 
+def test_the_job_that_is_enqueued_is_the_one_that_comes_back(on: Side, queue: Any) -> None:
+    n = uuid4().hex
+    job = Job.create(old_tasks.mark, (n,), connection=queue.connection, meta={"who": "me"})
+    assert queue.enqueue_job(job) is job
+    assert queues.Job.fetch(job.id, queue.connection).meta == {"who": "me"}
+    work(on)
+    assert (job.get_status(), on.marks(n)) == (JobStatus.FINISHED, {n: 1})
+
+
 def test_delay_of_a_decorated_function(on: Side) -> None:
     """Its Redis is not there at all: what is dispatched elsewhere needs none."""
     n = uuid4().hex
