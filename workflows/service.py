@@ -15,6 +15,7 @@ from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
+from app.switchyard.runs.models import RUN_ID
 
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait every time."""
@@ -27,7 +28,7 @@ class Named(BaseModel, strict=True, frozen=True):
     Values that no run can have would be an error in some databases, and be retried for nothing.
     """
 
-    run: Annotated[str, Field(pattern="^[0-9A-Za-z]{1,32}$")]
+    run: Annotated[str, Field(pattern=f"^{RUN_ID.pattern}$")]
     epoch: Annotated[int, Field(gt=0, lt=2**31)]
 
 
