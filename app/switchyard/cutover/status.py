@@ -53,7 +53,9 @@ def cutover_status(
     stages = {row.job: row for row in current_stages(runtime.db)}
     now = runtime.store.clock()
     opened, overdue, failed = _by_job(), _by_job(), _by_job()
-    for row in open_runs or runtime.db.rows(OPEN, {"late": now - LATE}):
+    if open_runs is None:
+        open_runs = runtime.db.rows(OPEN, {"late": now - LATE})
+    for row in open_runs:
         opened[row.job][row.backend], overdue[row.job][row.backend] = row.runs, row.overdue
     for row in runtime.db.rows(FAILED, {"since": now - WINDOW}):
         failed[row.job][row.backend] = row.runs
