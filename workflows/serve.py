@@ -11,7 +11,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, make_response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from app.switchyard.errors import BadInput, Unauthorized
@@ -29,7 +29,8 @@ MAX_BYTES = 4 * 1024 * 1024
 CANONICAL_BYTES = 4096
 """A body up to this size is also checked in its canonical form, which takes a millisecond."""
 _CALLERS = ("ValidationError", "QueryParamMissingError")
-"""The SDK's errors for a call that it cannot read."""
+_NO_CALL = ("unsupported probe", "events not in request")
+"""The SDK's errors for a call that it cannot read: their names, and how those without begin."""
 _FORM = re.compile(r"t=([1-9][0-9]{0,11})&s=([0-9a-f]{64})")
 
 
@@ -66,10 +67,12 @@ def serve(app: Flask, runtime: Runtime) -> None:
             return answer
         said = answer.get_json(silent=True)
         said = said if isinstance(said, dict) else {}
+        text = str(said.get("message"))
+        if said.get("code") == "function_not_found":
+            return problem(404, "No function of this app", text[:500])
         if "stack" in said:  # a job's error, whatever it says
             return answer
-        text = str(said.get("message"))
-        if said.get("name") in _CALLERS or text.startswith("unsupported probe"):
+        if said.get("name") in _CALLERS or text.startswith(_NO_CALL):
             return problem(400, "No call of Inngest's", " ".join(text.splitlines()[:3])[:500])
         if request.method == "PUT":
             note_sync(runtime, said)
@@ -86,10 +89,10 @@ def _handler(runtime: Runtime, keys: Sequence[bytes]) -> Callable[[], Response]:
     view = cache(partial(_view, runtime))
 
     def handle() -> Response:
-        answer: Response = view()()
+        answer = make_response(view()())  # text for a HEAD
         if keys and answer.status_code == 401:
             _sign_canonical_form(keys)
-            answer = view()()
+            answer = make_response(view()())
         return answer
 
     return handle

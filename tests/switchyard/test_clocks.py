@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from app.switchyard.cutover import clock
 from app.switchyard.cutover.clock import MOST, OLDEST, Ticker, catch_up, tick
 from app.switchyard.dispatch import dispatch
+from app.switchyard.errors import BadInput
 from app.switchyard.job import Catalogue, Empty, JobSpec, Missed
 from app.switchyard.job import load as load_jobs
 from tests.support.world import World
@@ -304,3 +305,49 @@ def test_a_cron_event_with_neither_is_taken_by_its_time(world: World) -> None:
     ts = int(at.timestamp() * 1000)
     _adopt(ALL, inngest.Event(name=CRON_EVENT, data={}, id="01M843ZAR12GCVYCTRGJ33HGCH", ts=ts))
     assert keys(world, "each") == ticks(ALL, at - timedelta(hours=1), at)
+
+
+def test_a_cron_event_without_a_zone_is_in_utc(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the machine's zone is."""
+    having(world, ALL)
+    at = ALL.occurrence_at(world.time.now)
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        data = {"scheduledAt": at.replace(tzinfo=None).isoformat()}
+        _adopt(ALL, inngest.Event(name=CRON_EVENT, data=data, ts=1))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert keys(world, "each") == ticks(ALL, at - timedelta(hours=1), at)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2150-01-01T00:00:00Z"),
+        *("2028-01-20T04:08:00Z", "2027-12-16T03:06:00Z"),
+    ],
+)
+def test_a_cron_event_of_another_time_starts_nothing(world: World, when: str) -> None:
+    """An hour ahead, or 35 days behind: that clock is wrong, and a tick makes up missed ones."""
+    having(world, ALL)
+    event = inngest.Event(name=CRON_EVENT, data={"scheduledAt": when}, ts=1)
+    with pytest.raises(BadInput, match="a tick of"):
+        _adopt(ALL, event)
+    for ts in (1, -(2**63), 2**70):
+        with pytest.raises(BadInput, match="a tick of"):
+            _adopt(ALL, inngest.Event(name=CRON_EVENT, data={}, ts=ts))
+    assert world.rows() == []
+
+
+def test_a_tick_that_comes_early_makes_up_only_what_was_due(world: World) -> None:
+    """A pay day must not come because another server's clock is ahead."""
+    having(world, ALL, LAST)
+    catch_up(world.runtime, world.time.now)
+    ahead = ALL.occurrence_after(world.time.now)
+    _adopt(ALL, cron(ahead))
+    assert keys(world, "each") == ticks(ALL, ahead - timedelta(hours=1), ahead)
+    assert keys(world, "latest") == []

@@ -245,6 +245,30 @@ def test_what_was_signed_for_one_function_starts_no_other(client: FlaskClient, w
     assert runtime.current().db.value(select(func.count()).select_from(RunRow)) == 0
 
 
+NOTHING_OF_OURS: dict[str, tuple[str, str, int]] = {
+    "a function that is unknown": ("POST", "?fnId=switchyard-gone&stepId=step", 404),
+    "a function without its app": ("POST", "?fnId=child&stepId=step", 404),
+    "no function": ("POST", "", 400),
+    "an odd probe": ("POST", "?fnId=switchyard-child&probe=x", 400),
+    "a HEAD": ("HEAD", "", 200),
+}
+
+
+@pytest.mark.parametrize("which", NOTHING_OF_OURS)
+def test_what_calls_nothing_of_ours_is_the_callers_fault(client: FlaskClient, which: str) -> None:
+    """The address is not signed: anybody who saw a call can send it elsewhere for five minutes."""
+    method, query, status = NOTHING_OF_OURS[which]
+    body, at = a_call(), int(time.time())
+    headers = {"x-inngest-signature": f"t={at}&s={mac(body, at)}"}
+    answer = client.open(f"/api/inngest{query}", method=method, data=body, headers=headers)
+    assert answer.status_code == status, answer.text
+
+
+def test_a_call_without_its_events_is_the_callers_fault(client: FlaskClient) -> None:
+    body, at = a_call().replace(b'"events":[]', b'"events":null'), int(time.time())
+    assert post(client, body, f"t={at}&s={mac(body, at)}").status_code == 400
+
+
 EPOCHS: list[Any] = [2**70, -1, True, 1.5, None]
 RUNS: list[Any] = ["a\0", "a" * 33, "\u0661", 3, []]
 
