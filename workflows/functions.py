@@ -57,7 +57,7 @@ class InngestDelivery(Delivery):
 
     def __init__(self, context: inngest.ContextSync, seconds: float) -> None:
         holder = f"inngest-{plain('the run id', context.run_id, 50)}"
-        super().__init__(holder, sent_at=moment(context.event.ts / 1000))
+        super().__init__(holder, sent_at=_created_at(context.event))
         self._context = context
         self._until = time.monotonic() + seconds
         self._ends = False
@@ -187,7 +187,7 @@ def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
 def _fired(event: inngest.Event, now: datetime) -> datetime:
     """The time for which a cron event was scheduled, UTC. Raises BadInput for one so far off that
     some clock must be wrong."""
-    fired = moment(event.ts / 1000)
+    fired = _created_at(event)
     # Some servers do not give it, but name the event after it and create it seconds before.
     for said in (event.id, event.data.get("scheduledAt")):
         with suppress(ValueError):
@@ -197,6 +197,13 @@ def _fired(event: inngest.Event, now: datetime) -> datetime:
     if fired is None or not now - OLDEST < fired < now + EARLIEST:
         raise BadInput(f"a tick of {fired} cannot come at {now}")
     return fired.astimezone(UTC)
+
+
+def _created_at(event: inngest.Event) -> datetime | None:
+    """When the event was created, or is to take effect. None for a time that is out of range."""
+    with suppress(OverflowError):
+        return moment(event.ts / 1000)
+    return None
 
 
 def _answer(context: inngest.ContextSync, outcome: Outcome) -> Any:

@@ -289,6 +289,16 @@ def test_what_is_no_call_is_the_callers_fault(dev: tuple[Side, str], body: bytes
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_time_that_no_calendar_has_is_not_looked_at(dev: tuple[Side, str]) -> None:
+    on, url = dev
+    on.backend = "rq"  # nobody performs it there: only this call does
+    run = on.dispatch("child", {"name": uuid4().hex})
+    body = a_call("test.child", {"_switchyard": {"run": run.id, "epoch": 1}})
+    late = body.replace(b'"ts":1', b'"ts":1' + b"0" * 400)
+    answer = requests.post(f"{url}{PATH}", data=late, timeout=PATIENCE_SECONDS)
+    assert answer.status_code == 206, answer.text
+
+
 def test_a_second_call_of_a_step_waits_and_costs_no_attempt(
     dev: tuple[Side, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
