@@ -153,6 +153,17 @@ def test_hundreds_of_lines_in_several_currencies() -> None:
     assert f"manual:usd:{'k' * 100}" in joined
 
 
+def test_the_widest_ids_and_sums_have_room() -> None:
+    """The columns hold 19 digits, and a creator's id 64 letters."""
+    most = 9_223_372_036_854_775_807
+    document = made("W" * 200, currency("usd", 1, most // 2, "W" * 240) | {"opening": -most})
+    who = document["creator"] | {"id": "W" * 64}
+    document |= {"id": f"{who['id']}:2025-01", "creator": who, "platform": "W" * 60}
+    (text,) = pages(document)
+    assert "−92,233,720,368,547,758.07" in text
+    assert ":2025-01" in text
+
+
 def test_names_in_any_script() -> None:
     """Glyphs for a name's letters are there: none of them is the sign of a missing one."""
     document = made("Ana", currency("usd", 1))

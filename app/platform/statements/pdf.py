@@ -47,12 +47,13 @@ class _Statement(Sheet):
 
     def header(self) -> None:
         """See FPDF."""
-        beside = self.width(self._number, _NUMBER)
+        number = self.lines(self._number, _NUMBER, 0.7 * self.epw)
+        beside = max(self.width(line, _NUMBER) for line in number)
         platform = self.lines(self._platform, _PLATFORM, self.epw - beside - 8)
-        self.y = top = _HEAD - 10 * (len(platform) - 1)
+        self.y = top = _HEAD - 10 * (max(len(number), len(platform)) - 1)
         self.put(platform, _PLATFORM)
         self.y = top
-        self.put([self._number], _NUMBER, align="R")
+        self.put(number, _NUMBER, align="R")
         self.y = _HEAD_RULE
         self.rule(FAINT, 0.4)
         self.y = TOP

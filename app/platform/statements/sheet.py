@@ -29,6 +29,8 @@ _PLAIN, _PLAIN_RANGE = re.compile("[ -~\N{MINUS SIGN}]*"), "U+20-7E, U+2212"
 _MAY_BREAK = re.compile(r"(?<=[:_/.])(?=.)")
 _EDGE, _PADDING = 3.2, 1.5
 """The space beside a cell's text, and above and below it."""
+_LEAST = 45
+"""The least width that the other columns leave."""
 _WHOLE = 15
 """A table with at most this many rows is not broken."""
 _TOGETHER = 2
@@ -166,14 +168,17 @@ class Sheet(FPDF):
                 return Style(7.5, "SemiBold")
             return Style(size, "Bold" if column.bold or (total and row == last) else REGULAR)
 
-        widths = [
-            max(self.width(text[n], style(row, column)) for row, text in enumerate(texts))
-            + 2 * _EDGE
-            if column.width is None
-            else column.width
-            for n, column in enumerate(columns)
-        ]
-        widths[widths.index(0)] = self.epw - sum(widths)
+        def wide(n: int, column: Column) -> float:
+            if column.width is not None:
+                return column.width
+            cells = (self.width(text[n], style(row, column)) for row, text in enumerate(texts))
+            return max(cells) + 2 * _EDGE
+
+        widths = [wide(*one) for one in enumerate(columns)]
+        while (rest := self.epw - sum(widths)) < _LEAST:  # figures are never broken
+            size *= 0.9
+            widths = [wide(*one) for one in enumerate(columns)]
+        widths[widths.index(0)] = rest
         room = [width - 2 * _EDGE for width in widths]
         cells = [
             [
