@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import pytest
+import stripe
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import (
+    Account,
+    BankPayout,
     StripeError,
     StripeMisconfigured,
     StripeRateLimited,
     StripeUnknownOutcome,
+    Transfer,
 )
 from tests.support.serving import serve_in_thread
 from tests.support.stripe_stand import KEY, canned, pay
@@ -58,3 +64,16 @@ def test_the_path_is_the_api_s_whatever_the_base_ends_in(slash: str) -> None:
         with pytest.raises(StripeUnknownOutcome):
             pay(StripeGateway(KEY, url + slash))
         assert heads == [b"POST /v1/transfers HTTP/1.1"]
+
+
+def test_what_may_be_null_at_stripe_may_be_null_here() -> None:
+    """By the types in Stripe's own library. One such object must not end a whole list."""
+    whole: dict[str, Any] = {"id": "x_1", "amount": 1, "amount_reversed": 0, "created": 1}
+    whole |= {"currency": "usd", "destination": "acct_1", "transfer_group": "g", "status": "paid"}
+    for ours, theirs in ((Transfer, stripe.Transfer), (BankPayout, stripe.Payout)):
+        types = theirs.__annotations__
+        null = {name: None for name in ours.model_fields if type(None) in get_args(types[name])}
+        assert null
+        assert ours.read(theirs.construct_from(whole | null, KEY)).id == "x_1"
+    shown = stripe.Account.construct_from({"id": "acct_1", "object": "account"}, KEY)
+    assert not Account.read(shown).gates.payouts_enabled

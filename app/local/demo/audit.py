@@ -67,7 +67,7 @@ def due(db: Database, now: datetime) -> list[Due]:
 def audit(db: Database, stripe: StripeGateway, expected: list[Due]) -> Audit:
     """Compare creator by creator."""
     at_stripe = stripe.platform_balance().total
-    sent: dict[tuple[str, str], list[tuple[str | None, int]]] = defaultdict(list)
+    sent: dict[tuple[str | None, str], list[tuple[str | None, int]]] = defaultdict(list)
     for transfer in stripe.list_transfers():
         whose = (transfer.destination, transfer.currency)
         sent[whose].append((transfer.id, transfer.amount))

@@ -35,7 +35,7 @@ class Transfer(_Given):
     id: str
     amount: int
     currency: str
-    destination: str
+    destination: str | None
     transfer_group: str | None
     created: datetime
     """UTC, whole seconds."""
@@ -94,7 +94,7 @@ class Account(NamedTuple):
         schedule = (settings.get("payouts") or {}).get("schedule") or {}
         reason = (shown.get("requirements") or {}).get("disabled_reason")
         gates = Gates(
-            payouts_enabled=bool(given.payouts_enabled),
+            payouts_enabled=bool(shown.get("payouts_enabled")),
             transfers_active=capabilities.get("transfers") == "active",
             disabled_reason=reason and reason[:REASON_LENGTH],
             manual_payouts=schedule.get("interval") in (None, "manual"),
