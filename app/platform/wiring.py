@@ -14,7 +14,7 @@ from app.platform.config import Settings, load
 from app.platform.gateways import Gateways
 from app.platform.gateways.hooks import Hook
 from app.platform.gateways.smtp import Mailer
-from app.platform.gateways.storage import open_storage
+from app.platform.gateways.storage import Storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.statements import pages as statement_pages
 from app.platform.webhooks import pages as webhook_pages
@@ -61,7 +61,7 @@ def open_gateways(settings: Settings) -> Gateways:
         admin_email=settings.admin_email,
         admin_hook=None if url is None else Hook(url=url, secret=settings.admin_webhook_secret),
         targets=settings.webhook_targets,
-        storage=open_storage(settings.storage_url),
+        storage=Storage(settings.storage_url),
         platform=settings.platform_name,
     )
 

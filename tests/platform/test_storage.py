@@ -18,9 +18,7 @@ from app.platform.gateways.storage import (
     PIECE,
     Storage,
     StorageMissing,
-    StorageTooLarge,
     StorageUnavailable,
-    open_storage,
 )
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.bucket import serving_bucket
@@ -40,7 +38,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["folder", "bucket", "bucket, prefix"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "folder":
-        yield open_storage((tmp_path / "a b%").as_uri())
+        yield Storage((tmp_path / "a b%").as_uri())
         return
     prefix = "/some/where" if "prefix" in request.param else ""
     with serving_bucket(tmp_path) as url:
@@ -67,7 +65,7 @@ def test_a_file_goes_in_and_comes_out_in_pieces(storage: Storage, size: int) -> 
         assert taken.tell() == size
         taken.seek(0)
         assert taken.read() == data
-        with pytest.raises(StorageTooLarge, match=f"{size:,} bytes"):
+        with pytest.raises(BadInput, match=f"{size:,} bytes"):
             storage.fetch(PATH, taken, at_most=size - 1)
         assert taken.tell() == size
         with pytest.raises(StorageMissing):
@@ -89,7 +87,7 @@ def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
     ],
 )
 def test_no_path_leads_out_of_it(tmp_path: Path, path: str) -> None:
-    storage = open_storage(tmp_path.as_uri())
+    storage = Storage(tmp_path.as_uri())
     with pytest.raises(BadInput, match="no path"):
         storage.get(path)
     with pytest.raises(BadInput, match="no path"):
@@ -97,7 +95,7 @@ def test_no_path_leads_out_of_it(tmp_path: Path, path: str) -> None:
 
 
 def test_a_put_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path.as_uri())
+    storage = Storage(tmp_path.as_uri())
     storage.put("a", b"old", PDF)
     with pytest.raises(StorageUnavailable):
         storage.put("a/b", b"new", PDF)
@@ -109,7 +107,7 @@ def test_a_put_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def bucket_at(url: str, prefix: str = "") -> Storage:
-    return open_storage(f"s3://statements{prefix}?endpoint={url}&region=eu-central-1")
+    return Storage(f"s3://statements{prefix}?endpoint={url}&region=eu-central-1")
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 500, 503])
@@ -139,8 +137,8 @@ def test_a_bucket_that_does_not_answer_is_given_up(
 
 FORKED = """
 import os, sys
-from app.platform.gateways.storage import StorageUnavailable, open_storage
-storage = open_storage(sys.argv[1])
+from app.platform.gateways.storage import Storage, StorageUnavailable
+storage = Storage(sys.argv[1])
 storage.put("a", b"a", "text/plain") if "used" in sys.argv else None
 child = os.fork()
 if child:
@@ -175,7 +173,7 @@ def test_a_forked_process_uses_it_afresh_or_says_that_it_cannot(
 )
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^STORAGE_URL: ") as failure:
-        open_storage(url)
+        Storage(url)
     assert "secret" not in str(failure.value)
 
 

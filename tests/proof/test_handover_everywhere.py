@@ -24,7 +24,7 @@ from sqlalchemy import select
 import flags
 from app.local.seed import fill
 from app.platform import JOBS as PLATFORM_JOBS
-from app.platform.gateways.storage import open_storage
+from app.platform.gateways.storage import Storage
 from app.platform.media.models import Media
 from app.platform.webhooks.models import Received
 from app.switchyard import crash, logs, maintenance
@@ -110,7 +110,7 @@ def paying(job: str) -> Recipe:
 
 
 def media(stage: Stage) -> dict[str, Any]:
-    open_storage(stage.storage).put("up/a.jpg", photo(6), "image/jpeg")
+    Storage(stage.storage).put("up/a.jpg", photo(6), "image/jpeg")
     return {"mediaId": "m1", "source": "up/a.jpg"}
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator, EarningKind
 from app.platform.gateways import Gateways
-from app.platform.gateways.storage import open_storage
+from app.platform.gateways.storage import Storage
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
@@ -58,7 +58,7 @@ class Months:
         self.clock = at("2025-06-01T03:00")
         self.gateways = Gateways(
             stripe=StripeGateway("sk_test", "http://127.0.0.1:1", calls_per_second=1.0),
-            storage=open_storage(folder.as_uri()),
+            storage=Storage(folder.as_uri()),
             platform="Fanhouse",
         )
 

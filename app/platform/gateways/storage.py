@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -24,7 +24,7 @@ PIECE = 8 * 1024 * 1024
 TIMEOUT = timedelta(seconds=15)
 """Of each wait for a bucket."""
 LONGEST = timedelta(minutes=10)
-_NAME = re.compile(r"[A-Za-z0-9_.=@+-]{1,140}")
+_NAME = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_.=@+-]{1,140}")
 _NO_FILE = re.compile(r"\(os error (20|21)\)")
 """The path, or a part of it, is a folder where it should be a file, or the reverse."""
 
@@ -37,18 +37,25 @@ class StorageMissing(SwitchyardError, status=404, title="No such file"):
     """There is no such file."""
 
 
-class StorageTooLarge(BadInput, status=413, title="File too large"):
-    """The file is larger than its reader accepts."""
-
-
 class Storage:
-    """Stores files by path. A put is atomic: a reader sees the old file or the new one.
+    """The storage of a STORAGE_URL, without a connection yet. Raises SettingsError.
 
-    Every call raises BadInput for an invalid path, and StorageUnavailable.
+    A put is atomic: a reader sees the old file or the new one. Every call raises BadInput for an
+    invalid path, and StorageUnavailable.
     """
 
-    def __init__(self, url: str, options: Mapping[str, str]) -> None:
-        self._url, self._options = url, options
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._options: Any = dict(parse_qsl(parts.query, keep_blank_values=True))
+        fits = bool(parts.netloc) and "@" not in parts.netloc
+        if parts.scheme == "file":
+            fits = parts.path.startswith("/") and not (parts.netloc or parts.query)
+        if not fits or parts.fragment or self._options.keys() - {"endpoint", "region"}:
+            raise SettingsError(
+                "STORAGE_URL: a folder is file:/// and its path from the root on,"
+                " a bucket s3://bucket/prefix?endpoint=https://…&region=…"
+            )
+        self._url = url.partition("?")[0]
         self._pid: int | None = None
 
     def put(self, path: str, data: bytes | IO[bytes], content_type: str) -> None:
@@ -56,11 +63,10 @@ class Storage:
         effects.allow("storing a file")
         if not isinstance(data, bytes):
             data.seek(0)
-        more: Any = {"chunk_size": PIECE, "max_concurrency": 2}
-        if not self._url.startswith("file:"):  # a folder keeps no types
-            more["attributes"] = {"Content-Type": content_type}
+        # A folder keeps no types.
+        kept = None if self._url.startswith("file:") else {"Content-Type": content_type}
         with self._opened(path, reading=False) as store:
-            store.put(path, data, **more)
+            store.put(path, data, attributes=kept, chunk_size=PIECE, max_concurrency=2)
 
     def get(self, path: str) -> bytes:
         """The content of the file `path`. Raises StorageMissing."""
@@ -68,12 +74,11 @@ class Storage:
             return bytes(store.get(path).bytes())
 
     def fetch(self, path: str, into: IO[bytes], at_most: int) -> None:
-        """Copy the file `path` into another, in pieces. Raises StorageMissing, and StorageTooLarge
-        where it has more than `at_most` bytes."""
+        """Copy a file of at most `at_most` bytes in pieces. Raises StorageMissing, and BadInput."""
         with self._opened(path) as store:
             kept = store.get(path)
             if (size := kept.meta["size"]) > at_most:
-                raise StorageTooLarge(f"{path} has {size:,} bytes; the limit is {at_most:,}")
+                raise BadInput(f"{path} has {size:,} bytes; the limit is {at_most:,}")
             for piece in kept.stream(PIECE):
                 into.write(piece)
 
@@ -90,9 +95,8 @@ class Storage:
         try:
             yield self._store
         except (OSError, ValueError, BaseError) as failure:
-            if reading and (
-                isinstance(failure, FileNotFoundError) or _NO_FILE.search(str(failure))
-            ):
+            gone = isinstance(failure, FileNotFoundError) or _NO_FILE.search(str(failure))
+            if reading and gone:
                 raise StorageMissing(f"there is no file {path}") from None
             said = str(failure).partition("\n")[0][:200]
             raise StorageUnavailable(f"{path}: {type(failure).__name__}: {said}") from None
@@ -103,33 +107,14 @@ class Storage:
 
         if self._url.startswith("file:"):
             return from_url(self._url, mkdir=True)
-        bounds: Any = {"read_timeout": TIMEOUT, "connect_timeout": TIMEOUT}
-        bounds |= {"timeout": LONGEST, "allow_http": True}
+        bounds: Any = {"read_timeout": TIMEOUT, "connect_timeout": TIMEOUT, "timeout": LONGEST}
+        bounds["allow_http"] = True
         retries: Any = {"max_retries": 2, "retry_timeout": 2 * TIMEOUT}
-        options: Any = self._options
-        return from_url(self._url, client_options=bounds, retry_config=retries, **options)
-
-
-def open_storage(url: str) -> Storage:
-    """The storage for STORAGE_URL, without a connection yet. Raises SettingsError."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if parts.scheme == "file":
-        fits = parts.path.startswith("/") and not (parts.netloc or options)
-    else:
-        fits = bool(parts.netloc) and "@" not in parts.netloc
-    if not fits or parts.fragment or options.keys() - {"endpoint", "region"}:
-        raise SettingsError(
-            "STORAGE_URL: a folder is file:/// and its path from the root on,"
-            " a bucket s3://bucket/prefix?endpoint=https://…&region=…"
-        )
-    return Storage(f"{parts.scheme}://{parts.netloc}{parts.path}", options)
+        return from_url(self._url, client_options=bounds, retry_config=retries, **self._options)
 
 
 def checked_path(path: str) -> str:
     """`path`, if it is valid and leads only downwards. Raises BadInput."""
-    names = path.split("/")
-    fine = all(_NAME.fullmatch(name) and name not in (".", "..") for name in names)
-    if not fine or len(path) > MAX_PATH:
+    if len(path) > MAX_PATH or not all(map(_NAME.fullmatch, path.split("/"))):
         raise BadInput(f"{path[:MAX_PATH]!r} is no path in the storage")
     return path
