@@ -42,7 +42,7 @@ def blueprint(runtime: Runtime) -> Blueprint:
 
     backends = runtime.store.backends
     parts: dict[str, Callable[[], object]] = {"database": database}
-    used = filter(runtime.uses, backends.names())
+    used = filter(runtime.uses, backends)
     looks = Looks(parts | {name: backends[name].ping for name in used})
 
     @pages.get("/healthz")

@@ -262,7 +262,7 @@ def test_effects_are_held_in_their_block_only(runtime: Runtime) -> None:
         with pytest.raises(EffectHeld):
             runtime.cache.get("x")
         with pytest.raises(EffectHeld):
-            runtime.store.backends.send([], utcnow())
+            runtime.store.send_messages([])
     assert len(tried) == 5
     with runtime.db.begin():
         pass

@@ -104,8 +104,8 @@ def dispatch_job(
 def watched(runtime: Runtime) -> tuple[Runtime, list[str]]:
     """The same parts, and a list that collects why a backend could not be sent a run."""
     failures: list[str] = []
-    backends = runtime.store.backends.noting(failures.append)
-    return replace(runtime, store=replace(runtime.store, backends=backends)), failures
+    store = replace(runtime.store, not_sent=failures.append)
+    return replace(runtime, store=store), failures
 
 
 def say_pending(run_id: str, failures: list[str]) -> None:

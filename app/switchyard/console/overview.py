@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.05
 def add(pages: Blueprint, runtime: Runtime) -> None:
     """Add the pages to the console's."""
     backends = runtime.store.backends
-    looks = Looks({name: backends[name].ping for name in backends.names()})
+    looks = Looks({name: backend.ping for name, backend in backends.items()})
 
     @pages.get("/")
     @pages.get("", endpoint="overview")

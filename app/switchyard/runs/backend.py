@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,12 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from app.switchyard import effects, telemetry
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import JobSpec
-from app.switchyard.logs import logger_of
-
-log = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,57 +68,19 @@ class Backend(Protocol):
         ...
 
 
-class Backends:
+class Backends(dict[str, Backend]):
     """The backends of one process, by name."""
 
-    def __init__(
-        self, backends: Iterable[Backend], unsent: Callable[[str], None] = lambda _why: None
-    ) -> None:
-        self._by_name = {backend.name: backend for backend in backends}
-        self._unsent = unsent
+    def __init__(self, backends: Iterable[Backend]) -> None:
+        super().__init__((backend.name, backend) for backend in backends)
 
-    def noting(self, unsent: Callable[[str], None]) -> Backends:
-        """The same backends, which call `unsent` with the reason whenever one is unreachable."""
-        return Backends(self._by_name.values(), unsent)
-
-    def __getitem__(self, name: str) -> Backend:
-        try:
-            return self._by_name[name]
-        except KeyError:
-            raise BackendUnavailable(f"this process has no backend {name!r}") from None
-
-    def names(self) -> list[str]:
-        """The names, in the order given."""
-        return list(self._by_name)
+    def __missing__(self, name: str) -> Backend:
+        raise BackendUnavailable(f"this process has no backend {name!r}")
 
     def waits_until_due(self, name: str) -> bool:
         """Whether backend `name` waits for due times itself. An unknown one does not."""
-        backend = self._by_name.get(name)
+        backend = self.get(name)
         return backend is not None and backend.waits_until_due
-
-    def send(self, messages: Sequence[Message], now: datetime) -> dict[str, str]:
-        """Send each message that its backend can take now. Returns references by run id.
-
-        A backend's failure is logged. Its runs stay pending, and the relay sends them.
-        """
-        effects.allow("sending to a queue")
-        groups: dict[str, list[Message]] = defaultdict(list)
-        for message in messages:
-            if message.due_at <= now or self.waits_until_due(message.backend):
-                groups[message.backend].append(message)
-        refs: dict[str, str] = {}
-        for name, group in groups.items():
-            with telemetry.spans.send(group):
-                try:
-                    refs.update(self[name].send(group))
-                except BackendUnavailable as failure:
-                    telemetry.spans.failed(failure)
-                    self._unsent(str(failure))
-                    log.warning(
-                        "not sent to the backend; the runs stay pending",
-                        extra={"backend": name, "runs": len(group), "reason": str(failure)},
-                    )
-        return refs
 
 
 class End(StrEnum):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.switchyard import telemetry
+from app.switchyard import effects, telemetry
 from app.switchyard.clock import Clock, ceil_ms
 from app.switchyard.context import Payload
 from app.switchyard.db import INSERT, Database, canonical_json
@@ -111,6 +111,8 @@ class RunStore:
     """How long a claim lasts without a heartbeat."""
     check: timedelta
     """How long a run may stay unclaimed after it was sent before the relay looks at it."""
+    not_sent: Callable[[str], None] = lambda _why: None
+    """Called with the reason whenever a backend cannot be sent runs."""
 
     def unsent(self, backend: str, due: datetime, now: datetime) -> datetime | None:
         """When the relay must send a run to this backend, or None where that is not its task.
@@ -164,8 +166,29 @@ class RunStore:
             self.send_messages(self.messages(rows))
 
     def send_messages(self, messages: Sequence[Message]) -> None:
-        """Send the messages, and record the references that the backends return."""
-        refs = self.backends.send(messages, self.clock())
+        """Send each message that its backend can take now, and record the references that come
+        back. A backend's failure is logged: its runs stay pending, and the relay sends them."""
+        effects.allow("sending to a queue")
+        now = self.clock()
+        groups: dict[str, list[Message]] = defaultdict(list)
+        for message in messages:
+            if message.due_at <= now or self.backends.waits_until_due(message.backend):
+                groups[message.backend].append(message)
+        for name, group in groups.items():
+            with telemetry.spans.send(group):
+                try:
+                    refs = self.backends[name].send(group)
+                except BackendUnavailable as failure:
+                    telemetry.spans.failed(failure)
+                    self.not_sent(str(failure))
+                    log.warning(
+                        "not sent to the backend; the runs stay pending",
+                        extra={"backend": name, "runs": len(group), "reason": str(failure)},
+                    )
+                    continue
+            self._save_refs(group, refs)
+
+    def _save_refs(self, messages: Sequence[Message], refs: Mapping[str, str]) -> None:
         rows = [
             {"run": message.run_id, "sent_to": message.backend, "ref": refs[message.run_id]}
             # Newest first: everyone who locks several runs does so in this order.
