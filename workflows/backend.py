@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.logs import logger_of
-from app.switchyard.runs.backend import Message
+from app.switchyard.runs.backend import Message, Refused
 from app.switchyard.text import answered
 from workflows.client import (
     APP_ID,
@@ -29,8 +28,6 @@ from workflows.service import Service, require_package
 if TYPE_CHECKING:
     import requests
     from inngest import Event, Inngest
-
-log = logger_of(__name__)
 
 MARK = "_switchyard"
 """The field of an event's data that names the run."""
@@ -73,26 +70,20 @@ class InngestBackend(Service["Inngest"]):
         An event that is sent again with the same id within 24 hours starts nothing twice.
         """
         client = self.client()
-        refs: dict[str, str] = {}
-        refused: list[EventRefused] = []
-        left = list(messages)
-        while left and len(refused) < MOST_REFUSED:
+        answers: dict[str, str] = {}
+        left, refused = list(messages), 0
+        while left and refused < MOST_REFUSED:
             batch = _batch(left)
             events = [_event(message) for message in batch]
             with self.in_reach():
                 try:
-                    ids, done = send(self._settings, client, events), len(batch)
+                    ids = send(self._settings, client, events)
                 except EventRefused as why:
-                    ids, done = why.taken, len(why.taken) + 1
-                    refused.append(why)
-                    for message in batch[done - 1 : done]:
-                        extra = {"job": message.spec.name, "run": message.run_id}
-                        log.error("not sent", extra=extra | {"reason": str(why)})
-            refs.update((message.run_id, ref) for message, ref in zip(batch, ids, strict=False))
-            left = left[done:]
-        if refused and not refs:
-            raise refused[0]
-        return refs
+                    ids = [*why.taken, Refused(why)]
+                    refused += 1
+            answers.update(zip((message.run_id for message in batch), ids, strict=False))
+            left = left[len(ids) :]
+        return answers
 
     def cancel(self, messages: Sequence[Message]) -> None:
         """Cancel those function runs of the messages' events that have not ended."""

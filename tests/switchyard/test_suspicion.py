@@ -16,7 +16,7 @@ from app.platform.wiring import make_runtime
 from app.switchyard.db import Database
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.errors import BackendUnavailable
-from app.switchyard.runs.backend import Delivery, End, Message
+from app.switchyard.runs.backend import Delivery, End, Message, Refused
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.models import Status
 from app.switchyard.runs.relay import Swept, look_at_silent, run_forever, send_due, sweep
@@ -38,13 +38,21 @@ class Service:
     def __init__(self, name: str) -> None:
         self.name = name
         self.away = False
+        self.asked = 0
+        self.refuses: Refused | None = None
+        """What it answers to a run that is named big."""
         self.sent: list[Message] = []
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
+        self.asked += 1
         if self.away:
             raise BackendUnavailable("away")
         self.sent += messages
-        return {message.run_id: f"ref-{message.run_id}" for message in messages}
+        refuses = self.refuses
+        return {
+            m.run_id: refuses if refuses and "big" in m.payload else f"ref-{m.run_id}"
+            for m in messages
+        }
 
     def queued(self, messages: Sequence[Message]) -> set[str] | None:
         return None
@@ -107,6 +115,39 @@ def test_what_it_was_never_sent_it_is_sent(runtime: Runtime, service: Service, a
     sweep(runtime.store)
     # Under the same id, so that what it did take after all starts nothing twice.
     assert {m.run_id for m in service.taken() if m.sends == 0} >= set(unsent)
+
+
+def test_a_backend_that_is_away_is_asked_once(runtime: Runtime, service: Service) -> None:
+    """Each try may wait for seconds, and a drain of 10,000 runs made 20."""
+    runs = many("noop", CHUNK + 1)
+    service.away = True
+    service.asked = 0
+    runtime.store.send(runs)
+    assert service.asked == 1
+
+
+def test_what_is_refused_is_sent_less_and_less_often(
+    runtime: Runtime, service: Service, at: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.refuses = Refused("its data is too big")
+    run = dispatch("noop", {"name": "big"})
+    other = dispatch("noop", {"name": "small"})
+    shown = select(R.error).where(R.id == run.id)
+    assert runtime.db.value(shown) == "not sent: its data is too big"
+    assert runtime.db.value(select(R.error).where(R.id == other.id)) is None
+    deliver(runtime, service.taken()[1])
+    counts = looks(runtime, at, 3600, Suspicion(runtime.store))
+    gaps = [later - one for one, later in pairwise(n for n, sent in enumerate(counts) if sent)]
+    assert gaps[:4] == [5, 10, 20, 40]
+    assert set(gaps[-5:]) == {300}
+    assert "its data is too big" in caplog.text
+    service.refuses = None
+    service.taken()
+    at.now += timedelta(minutes=5)
+    sweep(runtime.store)
+    (message,) = (m for m in service.taken() if m.run_id == run.id)
+    deliver(runtime, message)
+    assert runtime.db.value(shown) is None
 
 
 def test_what_its_sender_records_meanwhile_is_not_sent_again(

@@ -25,10 +25,11 @@ from app.switchyard.clock import iso
 from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
 from app.switchyard.cutover.clock import tick
+from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
 from app.switchyard.runs.memory import MemoryBackend
+from app.switchyard.runs.models import NOT_SENT, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime, install
 from queues.backend import connect
 from tests.platform.test_every_route import LIVE
@@ -150,8 +151,6 @@ def test_a_canary_that_does_not_come_back(
 
 def test_lost_runs(runtime: Runtime) -> None:
     assert checks.lost_runs(runtime) == "no open run is overdue"
-    from app.switchyard.dispatch import dispatch
-
     dispatch("noop", {"name": "x"})
     assert checks.lost_runs(runtime) == "no open run is overdue"
     late = runtime.store.clock() - timedelta(minutes=5)
@@ -159,6 +158,15 @@ def test_lost_runs(runtime: Runtime) -> None:
         connection.execute(update(R).values(check_at=late))
     with pytest.raises(CheckFailed, match="nobody has looked at 1 open run,"):
         checks.lost_runs(runtime)
+
+
+def test_refused_runs(runtime: Runtime) -> None:
+    assert checks.refused_runs(runtime) == "no open run is refused"
+    run = dispatch("noop", {"name": "x"})
+    with runtime.db.begin() as connection:
+        connection.execute(update(R).values(error=f"{NOT_SENT}it is too big"))
+    with pytest.raises(CheckFailed, match=f"1 run, the oldest {run.id} of noop: .* too big"):
+        checks.refused_runs(runtime)
 
 
 def test_clocks(runtime: Runtime) -> None:
@@ -327,6 +335,6 @@ def test_the_command_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "abcdef" not in result.output
     answers = {answer["check"]: answer for answer in json.loads(result.stdout)}
     assert answers.pop("sdks")["ok"]
-    assert len(answers) == 20
+    assert len(answers) == 21
     assert not any(answer["ok"] for answer in answers.values()), answers
     assert all(answer["fix"] and answer["detail"] for answer in answers.values())

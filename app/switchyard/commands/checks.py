@@ -30,7 +30,7 @@ from app.switchyard.cutover.status import sync_refusal
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
 from app.switchyard.runs import operate
-from app.switchyard.runs.models import IS_OPEN, OPEN, Status
+from app.switchyard.runs.models import IS_OPEN, IS_REFUSED, OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import new_run
 from app.switchyard.runtime import Runtime
@@ -307,6 +307,17 @@ def lost_runs(runtime: Runtime) -> str:
         runs = plural(count, "open run")
         raise CheckFailed(f"nobody has looked at {runs}, the oldest due {iso(oldest)}")
     return "no open run is overdue"
+
+
+@_check("`runs show` has the error in full; drain the job to RQ, or cancel the run")
+def refused_runs(runtime: Runtime) -> str:
+    """No open run is refused by its backend."""
+    chosen = (IS_OPEN, IS_REFUSED)
+    [(count, first)] = runtime.db.rows(select(func.count(), func.min(R.id)).where(*chosen))
+    if not count:
+        return "no open run is refused"
+    job, error = runtime.db.rows(select(R.job, R.error).where(R.id == first))[0]
+    raise CheckFailed(f"{plural(count, 'run')}, the oldest {first} of {job}: {error}")
 
 
 @group.command("verify")

@@ -33,6 +33,10 @@ class Message:
     """The run's W3C traceparent, for anyone who looks at the queue."""
 
 
+class Refused(str):
+    """Why a backend does not take a message, in the place of its reference for it."""
+
+
 class Backend(Protocol):
     """A queue. It moves runs without knowing what is in them, and it may lose them."""
 
@@ -41,7 +45,8 @@ class Backend(Protocol):
     """Whether it waits for due times itself. Otherwise the relay sends each run when it is due."""
 
     def send(self, messages: Sequence[Message]) -> Mapping[str, str]:
-        """Queue each message. Returns the backend's own references by run id, where it gives any.
+        """Queue each message. Returns the backend's own references by run id, where it gives any,
+        and a Refused for each message that it does not take.
 
         Raises BackendUnavailable where that failed or its outcome is unknown.
         """

@@ -249,7 +249,7 @@ class RunContext:
             return attempt()
 
     def _attempt(
-        self, step: str, do: Callable[[Session], Any], then: Callable[[], None] | None = None
+        self, step: str, do: Callable[[Session], Any], then: Callable[[], object] | None = None
     ) -> Any:
         attempts = self.failures(step) + 1
         try:

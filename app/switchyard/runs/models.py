@@ -171,6 +171,12 @@ IS_OPEN = RunRow.check_at > datetime(2000, 1, 1, tzinfo=UTC)
 one."""
 
 
+NOT_SENT = "not sent: "
+"""How the error of an open run begins whose backend refuses it."""
+IS_REFUSED = RunRow.error.startswith(NOT_SENT)
+"""Whether its backend refuses the run, which is then sent less and less often."""
+
+
 class StepRow(Base):
     """A named piece of a run's body: its result once it is done, its failures until then."""
 

@@ -30,8 +30,8 @@ from app.switchyard.errors import (
 )
 from app.switchyard.job import Catalogue, JobSpec
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.backend import Backends, Message
-from app.switchyard.runs.models import AnyRow, Status, new_run_id, runs
+from app.switchyard.runs.backend import Backends, Message, Refused
+from app.switchyard.runs.models import NOT_SENT, AnyRow, Status, new_run_id, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import plain, reason
 from flags import Decision, Reason, Stage
@@ -51,6 +51,12 @@ _SAVE_REF = (
     update(runs)
     .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
     .values(sent_ref=bindparam("ref"))
+)
+
+_SAVE_REFUSAL = (
+    update(runs)
+    .where(R.id == bindparam("run"), R.check_at.is_not(None), R.backend == bindparam("sent_to"))
+    .values(error=bindparam("why"))
 )
 
 KEY_LENGTH = 255
@@ -157,27 +163,30 @@ class RunStore:
 
     def send(self, run_ids: Sequence[str]) -> None:
         """Send these runs to their backends. What fails is left to the relay."""
+        silent: set[str] = set()  # each further try would wait as long as the first
         for some in chunks(run_ids):  # no more payloads at once, since they may be large
+            chosen = select(*SENT).where(R.id.in_(some), R.backend.not_in(silent))
             try:
-                rows = self.db.rows(select(*SENT).where(R.id.in_(some)).order_by(R.id))
+                rows = self.db.rows(chosen.order_by(R.id))
             except SQLAlchemyError as failure:
                 log.warning("runs not sent yet; the relay will", extra={"reason": reason(failure)})
                 return
-            self.send_messages(self.messages(rows))
+            silent |= self.send_messages(self.messages(rows))
 
-    def send_messages(self, messages: Sequence[Message]) -> None:
-        """Send each message that its backend can take now, and record the references that come
-        back. A backend's failure is logged: its runs stay pending, and the relay sends them."""
+    def send_messages(self, messages: Sequence[Message]) -> set[str]:
+        """Send each message that its backend can take now, and record what it answers. Returns the
+        backends that failed. That is logged: their runs stay pending, and the relay sends them."""
         effects.allow("sending to a queue")
         now = self.clock()
         groups: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
             if message.due_at <= now or self.backends.waits_until_due(message.backend):
                 groups[message.backend].append(message)
+        failed: set[str] = set()
         for name, group in groups.items():
             with telemetry.spans.send(group):
                 try:
-                    refs = self.backends[name].send(group)
+                    answers = self.backends[name].send(group)
                 except BackendUnavailable as failure:
                     telemetry.spans.failed(failure)
                     self.not_sent(str(failure))
@@ -185,23 +194,34 @@ class RunStore:
                         "not sent to the backend; the runs stay pending",
                         extra={"backend": name, "runs": len(group), "reason": str(failure)},
                     )
+                    failed.add(name)
                     continue
-            self._save_refs(group, refs)
+            self._save(group, answers)
+        return failed
 
-    def _save_refs(self, messages: Sequence[Message], refs: Mapping[str, str]) -> None:
-        rows = [
-            {"run": message.run_id, "sent_to": message.backend, "ref": refs[message.run_id]}
-            # Newest first: everyone who locks several runs does so in this order.
-            for message in sorted(messages, key=attrgetter("run_id"), reverse=True)
-            if _REF.fullmatch(refs.get(message.run_id, ""))
-        ]
+    def _save(self, messages: Sequence[Message], answers: Mapping[str, str]) -> None:
+        """Record the backend's references, and the errors of the runs that it refuses."""
+        refs: list[dict[str, str]] = []
+        refusals: list[dict[str, str]] = []
+        # Newest first: everyone who locks several runs does so in this order.
+        for message in sorted(messages, key=attrgetter("run_id"), reverse=True):
+            row = {"run": message.run_id, "sent_to": message.backend}
+            answer = answers.get(message.run_id, "")
+            if isinstance(answer, Refused):
+                self.not_sent(answer)
+                refusals.append(row | {"why": f"{NOT_SENT}{answer}"})
+                shown = {"job": message.spec.name, "run": message.run_id, "reason": str(answer)}
+                log.error("its backend refuses a run, which stays pending", extra=shown)
+            elif _REF.fullmatch(answer):
+                refs.append(row | {"ref": answer})
         try:
-            for some in chunks(rows):
-                with self.db.begin() as connection:
-                    connection.execute(_SAVE_REF, some)
+            for statement, rows in ((_SAVE_REF, refs), (_SAVE_REFUSAL, refusals)):
+                for some in chunks(rows):
+                    with self.db.begin() as connection:
+                        connection.execute(statement, some)
         except SQLAlchemyError as failure:
             # A run without its reference may be sent twice, which its claim makes harmless.
-            log.warning("references not recorded", extra={"reason": reason(failure)})
+            log.warning("answers of a backend not recorded", extra={"reason": reason(failure)})
 
 
 def new_run(spec: JobSpec, payload: Payload | None, key: str | None, due_at: datetime) -> NewRun:

@@ -15,17 +15,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median_high
 
-from sqlalchemy import Connection, bindparam, literal, literal_column, or_, select
+from sqlalchemy import (
+    Connection,
+    bindparam,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+)
 
 from app.switchyard.logs import logger_of
-from app.switchyard.runs.models import AnyRow, Status
+from app.switchyard.runs.models import IS_REFUSED, AnyRow, Status
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import SENT, RunStore
 
 log = logger_of(__name__)
 
 _BARE = [column for column in SENT if column is not R.payload]
-SILENT = (*_BARE, literal("").label("payload"), R.check_at, R.idle_since)
+SILENT = (
+    *(*_BARE, literal("").label("payload"), R.check_at, R.idle_since),
+    func.coalesce(IS_REFUSED, false()).label("refused"),
+)
 """The columns that Suspicion needs. A backend finds its messages without their payloads, which may
 be large."""
 MOST = 200
@@ -101,7 +113,7 @@ class Suspicion:
         if queued is not None:
             return [(row, self._store.check) for row in known if row.id not in queued], set()
         # A message that was never acknowledged is resent under its id, and starts nothing twice.
-        again = [(row, self._store.check) for row in known if row.sent_ref is None]
+        again = [(row, self._unsent_gap(row, now)) for row in known if row.sent_ref is None]
         suspects: list[Again] = []
         by_job: dict[str, list[AnyRow]] = defaultdict(list)
         for row in known:
@@ -167,6 +179,11 @@ class Suspicion:
         probe.gap = min(2 * probe.gap, 12 * check) if progress.active else 2 * check
         probe.next_at = now + probe.gap
         return [(oldest, self._gap(oldest, progress))]
+
+    def _unsent_gap(self, row: AnyRow, now: datetime) -> timedelta:
+        check = self._store.check
+        # Twice as long as the last one, since it counts from when the run was due.
+        return min(_FURTHEST, max(check, now - row.due_at)) if row.refused else check
 
     def _gap(self, row: AnyRow, progress: Progress) -> timedelta:
         furthest = _FURTHEST if progress.active else 3 * self._store.check
