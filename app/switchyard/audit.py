@@ -45,6 +45,9 @@ class AuditRow(Base):
 
     __table_args__ = (
         Index("ix_switchyard_audit_job", "job", "id"),
+        Index("ix_switchyard_audit_job_act", "job", "act", "id"),
+        Index("ix_switchyard_audit_act", "act", "id"),
+        Index("ix_switchyard_audit_run", "run_id", "id"),
         {"sqlite_autoincrement": True},
     )
 

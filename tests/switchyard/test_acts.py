@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -11,9 +12,11 @@ from sqlalchemy import update
 
 from app.switchyard import audit
 from app.switchyard.audit import By
+from app.switchyard.clock import utcnow
 from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import shadow
 from app.switchyard.cutover.drain import Drain
+from app.switchyard.db import Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
 from app.switchyard.operations import acts, jobs
@@ -21,6 +24,7 @@ from app.switchyard.operations.overview import overview
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow
 from flags import Side
+from tests.support.plans import analyze, plans, sent
 from tests.support.world import World
 
 ADA = By("ada", "2 a.m.")
@@ -100,3 +104,32 @@ def test_a_job_that_the_code_has_forgotten_is_shown_all_the_same(world: World) -
 def test_who_and_why_are_what_a_history_can_keep(who: str, why: str) -> None:
     with pytest.raises(BadInput):
         By.person(who, why)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        ({"job": "rare"}, "job"),
+        ({"job": "job-1", "act": "stage"}, "job_act"),
+        ({"act": "pin"}, "act"),
+        ({"run_id": "r"}, "run"),
+    ],
+)
+def test_of_many_acts_only_those_asked_for_are_read(
+    db: Database, wanted: dict[str, Any], index: str
+) -> None:
+    with db.begin() as connection:
+        for number in range(100):
+            what = {"job": f"job-{number % 10}", "run_id": "a"}
+            act = "run" if number % 9 else "stage"
+            audit.record(connection, act, ADA, utcnow(), **what)
+        columns = "at, act, job, run_id, who, why, count"
+        for _ in range(8):
+            connection.exec_driver_sql(
+                f"INSERT INTO switchyard_audit ({columns}) SELECT {columns} FROM switchyard_audit"
+            )
+    analyze(db)
+    with sent(db.engine) as asked:
+        audit.history(db, **wanted)
+    (plan,) = plans(db, asked)
+    assert re.search(rf"ix_switchyard_audit_{index}\W", plan), plan

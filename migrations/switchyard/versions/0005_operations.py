@@ -113,6 +113,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_switchyard_audit_job", "switchyard_audit", ["job", "id"])
+    op.create_index("ix_switchyard_audit_job_act", "switchyard_audit", ["job", "act", "id"])
+    op.create_index("ix_switchyard_audit_act", "switchyard_audit", ["act", "id"])
+    op.create_index("ix_switchyard_audit_run", "switchyard_audit", ["run_id", "id"])
     op.execute(_DONE_SO_FAR)
 
 
