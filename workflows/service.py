@@ -15,7 +15,7 @@ from app.switchyard import extras
 from app.switchyard.config import Settings
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.runs.backend import Message
-from app.switchyard.runs.models import RUN_ID
+from app.switchyard.runs.models import INTEGER_END, RUN_ID
 
 PAUSE_SECONDS = 2.0
 """How long nothing is sent after a failure, so that dispatch() does not wait every time."""
@@ -29,7 +29,7 @@ class Named(BaseModel, strict=True, frozen=True):
     """
 
     run: Annotated[str, Field(pattern=f"^{RUN_ID.pattern}$")]
-    epoch: Annotated[int, Field(gt=0, lt=2**31)]
+    epoch: Annotated[int, Field(gt=0, lt=INTEGER_END)]
 
 
 def require_package(service: str) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Executable,
     Index,
     MetaData,
+    Select,
     Table,
     create_engine,
     event,
@@ -122,6 +123,14 @@ def as_bigint(number: int) -> ColumnElement[int]:
     """A number from outside, for comparison with ids. No id may be so large, and Postgres would not
     take it for an INTEGER."""
     return literal(number, BigInteger)
+
+
+def distinct(column: Any) -> Select[Any]:
+    """The column's values, with one look for each into an index that begins with it."""
+    least = select(func.min(column).label("value")).cte("least", recursive=True)
+    next_one = select(func.min(column)).where(column > least.c.value).scalar_subquery()
+    least = least.union_all(select(next_one).where(least.c.value.is_not(None)))
+    return select(least.c.value).where(least.c.value.is_not(None))
 
 
 def canonical_json(value: Any) -> str:

@@ -10,12 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from app.switchyard.audit import WHO_LENGTH, WHY_LENGTH
 from app.switchyard.operations.bulk import Deed
 from app.switchyard.operations.search import RunFilter
+from app.switchyard.runs.models import INTEGER_END
 from app.switchyard.text import one_line
 from flags import Side, Stage
 
 Line = Annotated[str, AfterValidator(one_line), Field(min_length=1, max_length=100)]
 """A line of text to search for."""
-Number = Annotated[int, Field(ge=0, lt=2**31)]
+Number = Annotated[int, Field(ge=0, lt=INTEGER_END)]
 
 
 class Nothing(BaseModel):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Connection, func, literal, literal_column, or_, select, tuple_
 
 from app.switchyard.clock import moment
-from app.switchyard.db import Database
+from app.switchyard.db import Database, distinct
 from app.switchyard.runs.models import IS_OPEN, OPEN, RUN_ID, AnyRow, Status, id_at
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import one_line
@@ -40,11 +40,8 @@ COLUMNS = (
 # Worded as in the partial indexes, so that SQLite reads no row to check it.
 _OF_JOB: ColumnElement[bool] = literal_column("(epoch > 0)")
 _TROUBLED: ColumnElement[bool] = literal_column("(error IS NOT NULL OR status = 'cancelled')")
-# Every job in the ledger, with one look into the index for each.
-_least = select(func.min(R.job).label("job")).cte("jobs", recursive=True)
-_next = select(func.min(R.job)).where(R.job > _least.c.job).scalar_subquery()
-_least = _least.union_all(select(_next).where(_least.c.job.is_not(None)))
-_JOBS = select(_least.c.job).where(_least.c.job.is_not(None))
+_JOBS = distinct(R.job)
+"""Every job in the ledger."""
 _Text = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(one_line)]
 Conditions = list[ColumnElement[bool]]
 _HELD = ("status", "job", "backend")

@@ -30,7 +30,7 @@ from app.switchyard.errors import (
 from app.switchyard.runs.backend import Delivery, End, Outcome
 from app.switchyard.runs.claim import claim_free, claim_run
 from app.switchyard.runs.context import BODY, Pause, RunContext
-from app.switchyard.runs.models import RUN_ID, Status
+from app.switchyard.runs.models import INTEGER_END, RUN_ID, Status
 from app.switchyard.runs.record import Failure
 from app.switchyard.runs.steps import ClaimedRun
 from app.switchyard.runs.store import RunStore
@@ -241,7 +241,7 @@ def _is_ctrl_c(failure: BaseException) -> bool:
 
 
 def _is_sound(run_id: str, epoch: int) -> bool:
-    return RUN_ID.fullmatch(run_id) is not None and 0 < epoch < 2**31
+    return RUN_ID.fullmatch(run_id) is not None and 0 < epoch < INTEGER_END
 
 
 def _succeed(claimed: ClaimedRun, context: RunContext, result: object) -> Outcome:

@@ -64,6 +64,9 @@ class StepStatus(StrEnum):
 RUN_ID = re.compile("[0-9A-Za-z]{1,32}")
 """What is taken for a run's id. Those of new_run_id() are one kind of it."""
 
+INTEGER_END = 2**31
+"""The first number above those of an INTEGER column, such as that of an epoch."""
+
 
 def new_run_id() -> str:
     """A new id of 26 characters that sorts by time: 48 bits of milliseconds and 56 random bits."""
