@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.switchyard.audit import GUARDRAIL
-from app.switchyard.cutover.shadow import unexplained
+from app.switchyard.cutover import shadow
 from app.switchyard.cutover.stages import StageChange, current_stages
 from app.switchyard.cutover.status import LATE, OPEN
 from app.switchyard.errors import Unauthorized
@@ -113,12 +113,12 @@ class Ledger(Collector):
         percents = (((row.job,), _percent(row)) for row in rows)
         what = "The share of new keys that a job's stage sends to the serverless side."
         yield family("stage_percent", what, ["job"], percents)
-        none = {(job,): 0 for job in jobs}
         what = "Shadows that differ from their live runs without an explanation."
-        wrong = {(job,): number for job, number in unexplained(db, jobs).items()}
-        yield family("parity_unexplained", what, ["job"], (none | wrong).items())
+        counts = shadow.counts(db)
+        unexplained = (((job,), counts[job]["unexplained"]) for job in jobs)
+        yield family("parity_unexplained", what, ["job"], unexplained)
         what = "Automatic steps back by the guardrail."
-        steps = none | {(job,): number for job, number in db.rows(STEPPED)}
+        steps = {(job,): 0 for job in jobs} | {(job,): number for job, number in db.rows(STEPPED)}
         yield family("guardrail_steps", what, ["job"], steps.items(), CounterMetricFamily)
 
     def _processes(self, now: datetime) -> Iterator[Metric]:

@@ -234,6 +234,22 @@ def test_it_waits_for_the_live_run_and_gives_up_in_the_end(runtime: Runtime) -> 
     assert shadow.counts(runtime.db)["order"]["compared"] == 0
 
 
+def test_of_many_shadows_the_latest_are_counted(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "MOST_COUNTED", 3)
+    kinds = [*4 * [Kind.DIFFERENT], Kind.EQUAL, Kind.PLAN_FAILED, Kind.LIVE_FAILED]
+    row = {"job": "order", "planned_at": utcnow(), "differing": 0}
+    shadows = [row | {"run_id": str(number), "kind": kind} for number, kind in enumerate(kinds)]
+    shadows.append(row | {"job": "planless", "run_id": "other", "kind": Kind.EQUAL})
+    with runtime.db.begin() as connection:
+        connection.execute(insert(Parity), shadows)
+    assert shadow.counts(runtime.db) == {
+        "order": {"compared": 2, "different": 1, "unexplained": 3},
+        "planless": {"compared": 1, "different": 0, "unexplained": 0},
+    }
+
+
 def test_a_write_in_a_reading_transaction_is_refused_and_the_connection_writes_again(
     runtime: Runtime,
 ) -> None:

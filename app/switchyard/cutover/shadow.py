@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -14,6 +14,8 @@ from typing import Any, cast
 from sqlalchemy import (
     CheckConstraint,
     Index,
+    ScalarSelect,
+    Select,
     String,
     Table,
     Text,
@@ -29,7 +31,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from app.switchyard import audit, effects
 from app.switchyard.audit import By
 from app.switchyard.context import Context
-from app.switchyard.db import INSERT, Base, Database, as_bigint, canonical_json
+from app.switchyard.db import INSERT, Base, Database, as_bigint, canonical_json, distinct
 from app.switchyard.errors import BadInput, EffectHeld, NonRetriable
 from app.switchyard.job import Catalogue, JobSpec, Shadow
 from app.switchyard.logs import logger_of
@@ -96,39 +98,41 @@ class Parity(Base):
             f"kind IN ({', '.join(repr(str(kind)) for kind in Kind)})", name="known_kind"
         ),
         Index("ix_switchyard_parity_kind", "job", "kind", "explained_at"),
+        Index("ix_switchyard_parity_latest", "job", "id", "kind"),
     )
 
 
 P = Parity
-COUNTS = (
-    select(P.job, P.kind, func.count(), func.count(P.explained_at))
-    .group_by(P.job, P.kind)
-    .order_by(P.job, P.kind)
-)
-UNEXPLAINED = (
-    select(P.job, func.count())
-    .where(P.job.in_(bindparam("jobs", expanding=True)))
-    .where(P.kind.in_(WRONG), P.explained_at.is_(None))
-    .group_by(P.job)
+MOST_COUNTED = 10_000
+"""How many of a job's shadows are counted, the latest ones. Pages count every few seconds, and a
+job may have a million."""
+_job = distinct(P.job).subquery("jobs")
+_shadows = select(P.kind).where(P.job == _job.c.value).limit(bindparam("most")).correlate(_job)
+_LATEST = _shadows.order_by(P.id.desc())
+_UNEXPLAINED = _shadows.where(P.kind.in_(WRONG), P.explained_at.is_(None))
+
+
+def _count(some: Select[str], kinds: Collection[Kind]) -> ScalarSelect[int]:
+    one = some.subquery()
+    counted = select(func.count()).select_from(one).where(one.c.kind.in_(kinds))
+    return counted.scalar_subquery()
+
+
+COUNTS = select(
+    _job.c.value.label("job"),
+    _count(_LATEST, COMPARED).label("compared"),
+    _count(_LATEST, WRONG).label("different"),
+    _count(_UNEXPLAINED, WRONG).label("unexplained"),
 )
 
 
-def counts(db: Database) -> dict[str, dict[str, int]]:
-    """By job, how many runs were compared, how many differ, and how many differences are not
-    explained."""
-    jobs: dict[str, dict[str, int]] = {}
-    for job, kind, number, explained in db.rows(COUNTS):
-        row = jobs.setdefault(job, {"compared": 0, "different": 0, "unexplained": 0})
-        row["compared"] += number if kind in COMPARED else 0
-        row["different"] += number if kind in WRONG else 0
-        row["unexplained"] += number - explained if kind in WRONG else 0
+def counts(db: Database) -> defaultdict[str, dict[str, int]]:
+    """By job, how many of its latest MOST_COUNTED shadows compared, and how many of those differ;
+    and, whenever they were, up to as many differences that are not explained."""
+    jobs = defaultdict(lambda: {"compared": 0, "different": 0, "unexplained": 0})
+    for job, compared, different, unexplained in db.rows(COUNTS, {"most": MOST_COUNTED}):
+        jobs[job] = {"compared": compared, "different": different, "unexplained": unexplained}
     return jobs
-
-
-def unexplained(db: Database, jobs: Collection[str]) -> dict[str, int]:
-    """How many differences of each of these jobs nobody has explained. Jobs without any are left
-    out. Unlike counts() it does not read what is equal or explained."""
-    return dict(tuple(row) for row in db.rows(UNEXPLAINED, {"jobs": list(jobs)}))
 
 
 def listed(db: Database, job: str, kinds: Collection[str], limit: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
 from app.switchyard import audit
 from app.switchyard.audit import GUARDRAIL, WHY, By
-from app.switchyard.cutover.shadow import unexplained
+from app.switchyard.cutover import shadow
 from app.switchyard.db import Base, Database
 from app.switchyard.errors import GateClosed, StageRefused, did_you_mean
 from app.switchyard.runs.models import IS_OPEN
@@ -178,7 +178,7 @@ def gate(db: Database, job: str, now: datetime) -> list[tuple[str, str | None]]:
     where it holds."""
     opened = select(func.count()).where(IS_OPEN, R.job == job, R.backend == LEGACY_BACKEND)
     left = db.value(opened)
-    differences = unexplained(db, [job]).get(job, 0)
+    differences = shadow.counts(db)[job]["unexplained"]
     drain = f"{plural(left, 'open run')} on the old side (cutover drain {job} --to serverless)"
     to_explain = plural(differences, "difference")
     explain = f"{to_explain} that nobody has explained (cutover parity {job})"

@@ -64,7 +64,6 @@ def cutover_status(
     jobs = []
     for name in names if only is None else [name for name in names if name in only]:
         at = stages.get(name, StageRow(name, Stage.LEGACY, None, 0))
-        parity = compared.get(name, {"compared": 0, "different": 0, "unexplained": 0})
         has_plan = name in runtime.catalogue and runtime.catalogue[name].plan is not None
         jobs.append(
             {
@@ -75,7 +74,7 @@ def cutover_status(
                 "open": opened[name],
                 "overdue": overdue[name],
                 "failed_24h": failed[name],
-                "parity": parity | {"plan": has_plan},
+                "parity": compared[name] | {"plan": has_plan},
             }
         )
     return {"use_inngest": runtime.settings.use_inngest, "jobs": jobs}

@@ -68,6 +68,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_switchyard_parity_kind", "switchyard_parity", ["job", "kind", "explained_at"]
     )
+    op.create_index("ix_switchyard_parity_latest", "switchyard_parity", ["job", "id", "kind"])
     op.create_table(
         "switchyard_pins",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
