@@ -120,7 +120,7 @@ def test_of_many_acts_only_those_asked_for_are_read(
 ) -> None:
     with db.begin() as connection:
         for number in range(100):
-            what = {"job": f"job-{number % 10}", "run_id": "a"}
+            what: dict[str, Any] = {"job": f"job-{number % 10}", "run_id": "a"}
             act = "run" if number % 9 else "stage"
             audit.record(connection, act, ADA, utcnow(), **what)
         columns = "at, act, job, run_id, who, why, count"

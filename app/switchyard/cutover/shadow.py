@@ -129,7 +129,8 @@ COUNTS = select(
 def counts(db: Database) -> defaultdict[str, dict[str, int]]:
     """By job, how many of its latest MOST_COUNTED shadows compared, and how many of those differ;
     and, whenever they were, up to as many differences that are not explained."""
-    jobs = defaultdict(lambda: {"compared": 0, "different": 0, "unexplained": 0})
+    none = {"compared": 0, "different": 0, "unexplained": 0}
+    jobs = defaultdict[str, dict[str, int]](none.copy)
     for job, compared, different, unexplained in db.rows(COUNTS, {"most": MOST_COUNTED}):
         jobs[job] = {"compared": compared, "different": different, "unexplained": unexplained}
     return jobs
