@@ -56,28 +56,17 @@ class Kit:
         self.cache = patient(client, url)
 
     def together(self, mode: str, processes: int = 4, **more: Any) -> list[Any]:
-        """What each of several processes reports that were let go together."""
+        """What each of several processes reports that were begun at once."""
         spec = {"client": self.client, "url": self.url, "redis_url": self.redis_url, **more}
         command = ["-m", "tests.support.cached", mode, json.dumps(spec)]
-        begun = [
-            Forked(command, env=os.environ, stdin=-1, stdout=-1, text=True)
-            for _ in range(processes)
-        ]
+        begun = [Forked(command, env=os.environ, stdout=-1, text=True) for _ in range(processes)]
         try:
-            for process in begun:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "ready\n"
-            for process in begun:
-                assert process.stdin is not None
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            return [
-                json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0]) for process in begun
-            ]
+            ended = [process.communicate(timeout=PATIENCE_SECONDS) for process in begun]
         finally:
             for process in begun:
                 process.kill()
                 process.wait()
+        return [json.loads(out) for out, _ in ended]
 
 
 @contextmanager
@@ -132,9 +121,6 @@ def _limit(cache: Cache, spec: dict[str, Any]) -> Any:
 def main() -> None:
     spec = json.loads(sys.argv[2])
     cache = patient(spec["client"], spec["url"])
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
     work = {"compute": _compute, "limit": _limit}[sys.argv[1]]
     sys.stdout.write(json.dumps(work(cache, spec)))
 
