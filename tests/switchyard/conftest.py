@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -58,11 +59,21 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    """The console's app."""
-    made = guarded(f"sqlite:///{tmp_path / 'test.db'}")
-    yield made
-    made.runtime.db.dispose()
+def sites(tmp_path: Path, opened: ExitStack) -> Callable[..., Site]:
+    """Makes consoles with settings of their own, all on one database."""
+
+    def make(kind: Callable[..., Site] = guarded, **settings: Any) -> Site:
+        made = kind(f"sqlite:///{tmp_path / 'test.db'}", **settings)
+        opened.callback(made.runtime.db.dispose)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def site(sites: Callable[..., Site]) -> Site:
+    """The console's app, not in local mode."""
+    return sites()
 
 
 @pytest.fixture
