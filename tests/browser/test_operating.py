@@ -162,6 +162,7 @@ def test_a_run_that_changed_sides_is_seen_whole(page: Page, seat: Seat) -> None:
     expect(lines.nth(1)).to_contain_text("rq")
     expect(lines.nth(3)).to_contain_text("inngest")
     expect(page.locator(".legend")).to_contain_text("rq → inngest")
+    expect(page.locator("main")).to_contain_text("a drain or a rollback moved it there")
     expect(page.locator(".waterfall .handoff")).to_have_count(4)
     accessible(page)
     fits(page)
