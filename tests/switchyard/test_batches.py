@@ -101,20 +101,6 @@ def test_an_old_job_among_them_has_its_turn(on: Side, redis: Redis, tmp_path: Pa
         assert redis.keys("rq:job:*-1") == []
 
 
-def test_suspended_it_pops_nothing(on: Side, redis: Redis, tmp_path: Path) -> None:
-    with rq_worker(on.environ, tmp_path / "worker.log"):
-        on.finish(on.dispatch("noop", {"name": "first"}))
-        suspend(redis)
-        on.settle(1.5)  # what it waits in was begun before
-        on.dispatch("noop", {"name": "popped"})
-        on.settle(0.5)
-        runs = [on.dispatch("noop", {"name": str(i)}) for i in range(5)]
-        on.settle(1.0)
-        assert {on.row(run.id).status for run in runs} == {"pending"}
-        resume(redis)
-        on.finish(*runs)
-
-
 def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise OperationalError("UPDATE", {}, Exception("no database"))
@@ -128,14 +114,36 @@ def test_without_the_database_it_does_not_empty_its_queue(monkeypatch: pytest.Mo
     assert waits == [batches.LOST_SECONDS]
 
 
+def popping(redis: Redis, queue: str = "tests") -> batches.Batches:
+    """What a worker of the queue pops with."""
+    worker = SimpleNamespace(connection=redis, _ordered_queues=[Queue(queue, connection=redis)])
+    worker.reorder_queues = lambda reference_queue: None
+    made = batches.Batches(worker)
+    made._size = batches.MOST
+    return made
+
+
+def push(redis: Redis, run: str, epoch: str) -> None:
+    call = f'["queues.task.perform", null, ["{run}", {epoch}], {{}}]'
+    redis.hset(f"rq:job:{run}-{epoch}", "data", call)
+    redis.rpush("rq:queue:tests", f"{run}-{epoch}")
+
+
+def test_suspended_it_pops_nothing(redis: Redis) -> None:
+    redis.flushall()
+    push(redis, "a", "1")
+    suspend(redis)
+    assert popping(redis)._more() == []
+    resume(redis)
+    assert popping(redis)._more() == [("a", 1)]
+
+
 def test_why_runs_are_popped_one_by_one_is_logged_without_the_script(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis.flushall()
     redis.set("rq:queue:odd", "junk")
-    queue = Queue("odd", connection=redis)
-    worker = SimpleNamespace(connection=redis, _ordered_queues=[queue])
-    assert batches.Batches(worker)._more() == []
+    assert popping(redis, "odd")._more() == []
     (logged,) = [r for r in caplog.records if "one by one" in r.getMessage()]
     assert logged.__dict__["reason"].endswith("holding the wrong kind of value")
 
@@ -144,12 +152,6 @@ def test_what_no_run_can_be_is_left_to_rq(redis: Redis) -> None:
     """It would have cost all that was popped with it."""
     redis.flushall()
     for run, epoch in (("a", "1"), ("b", "9" * 5000), ("c", "1")):
-        call = f'["queues.task.perform", null, ["{run}", {epoch}], {{}}]'
-        redis.hset(f"rq:job:{run}-{epoch}", "data", call)
-        redis.rpush("rq:queue:tests", f"{run}-{epoch}")
-    worker = SimpleNamespace(connection=redis, _ordered_queues=[Queue("tests", connection=redis)])
-    worker.reorder_queues = lambda reference_queue: None
-    popping = batches.Batches(worker)
-    popping._size = batches.MOST
-    assert popping._more() == [("a", 1)]
+        push(redis, run, epoch)
+    assert popping(redis)._more() == [("a", 1)]
     assert redis.llen("rq:queue:tests") == 2

@@ -164,21 +164,20 @@ def test_killed_half_way_and_run_again_while_workers_run(
     with ExitStack() as stack:
         stack.callback(runtime.db.dispose)
         on = OneSide("inngest", runtime, environ)
-        quick = on.dispatch_many("five-steps", [{"name": f"q{i}"} for i in range(60)])
-        slow = on.dispatch_many("child", [{"name": f"s{i}"} for i in range(60)])
+        quick = on.dispatch_many("five-steps", [{"name": f"q{i}"} for i in range(20)])
+        slow = on.dispatch_many("child", [{"name": f"s{i}"} for i in range(20)])
         stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
         stack.enter_context(relaying(runtime))
         args = ("drain", "--all", "--to", "rq", "--running", "--json")
         cutover(environ, *args, code=-9, SWITCHYARD_CRASH_AT="handover.committed")
         said = cutover(environ, *args, code=0)
-        assert (said["moved"], said["asked"], said["left"]) == (60, 0, 0)
+        assert (said["moved"], said["asked"], said["left"]) == (20, 0, 0)
         assert [job["left"] for job in said["jobs"]] == [0]
-        assert cutover(environ, *args, code=0)["moved"] == 0
         rows = on.finish(*quick, *slow)
         assert {(row.backend, row.status) for row in rows} == {("rq", "succeeded")}
-        expected = {f"q{i}/{n}": 1 for i in range(60) for n in range(1, 6)}
+        expected = {f"q{i}/{n}": 1 for i in range(20) for n in range(1, 6)}
         assert on.marks("q") == expected
-        assert on.marks("s") == {f"s{i}": 1 for i in range(60)}
+        assert on.marks("s") == {f"s{i}": 1 for i in range(20)}
 
 
 def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_path: Path) -> None:
