@@ -204,12 +204,9 @@ CAP = 2
 
 @job("capped", event="test.capped", payload=Name, queue="tests", gaps=GAPS, concurrency=CAP)
 def capped(ctx: Context, payload: Name) -> list[str]:
-    """Two steps inside; with `failures` the first `failures` tries stay until they are killed."""
-    seconds = payload.wait_seconds
-    if payload.failures and touch(ctx, payload.name) <= payload.failures:
-        seconds = 600.0
+    """Two steps inside."""
     return [
-        ctx.step.run(f"stay {number}", stay, ctx, f"{payload.name}/{number}", seconds)
+        ctx.step.run(f"stay {number}", stay, ctx, f"{payload.name}/{number}", payload.wait_seconds)
         for number in (1, 2)
     ]
 

@@ -36,7 +36,7 @@ class Touch(Base):
 
 
 class Stay(Base):
-    """One time inside a capped job's body; `gone` stays None where its process died inside."""
+    """One time inside a capped job's body."""
 
     __tablename__ = "stays"
 
@@ -88,10 +88,9 @@ def stays(db: Database, prefix: str) -> list[Any]:
     return db.rows(chosen)
 
 
-def most_at_once(inside: Iterable[Any], killed_at: float = 0.0) -> int:
-    """How many were inside at the same time; who never left was there until `killed_at`."""
-    moves = [(each.entered, 1) for each in inside]
-    moves += [(killed_at if each.gone is None else each.gone, -1) for each in inside]
+def most_at_once(inside: Iterable[Any]) -> int:
+    """How many were inside at the same time."""
+    moves = [(each.entered, 1) for each in inside] + [(each.gone, -1) for each in inside]
     now = most = 0
     for _, change in sorted(moves):
         now += change
