@@ -13,8 +13,7 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from app.platform.earnings import csv_import
-from app.platform.earnings.csv_import import import_csv
-from app.platform.earnings.csv_rows import CsvRefused
+from app.platform.earnings.csv_import import CsvRefused, import_csv
 from app.platform.earnings.models import Creator, Earning
 from app.platform.ledger.models import Entry
 from app.switchyard.db import Database
@@ -45,13 +44,9 @@ class World:
         self.file.write_text(end.join((header, *lines)) + end, newline="")
 
     def run(self) -> Counter[str]:
-        self.said = []
-        done = import_csv(
-            self.db,
-            self.file,
-            lambda n, why: self.said.append((n, why)),
-            lambda _place, _whole: True,
-        )
+        self.said, done = [], Counter[str]()
+        steps = import_csv(self.db, self.file, done, lambda n, why: self.said.append((n, str(why))))
+        assert all(place <= whole for place, whole in steps)
         assert len(self.said) == done["bad"]
         assert left(done) == 0, "none is lost silently"
         return done
@@ -185,7 +180,7 @@ def test_what_a_spreadsheet_made_of_it_is_read(
     world: World, separator: str, comma: bool, encoding: str
 ) -> None:
     text = spelled(separator, comma, SALE, REFUND)
-    for before in ("", "\r\n", f"sep={separator}\r\n", f"{separator}\r\n"):
+    for before in ("", "\r\n", f"SEP={separator}\r\n", f"{separator}\r\n"):
         world.file.write_bytes(f"{before}{text}".encode(encoding))
         assert numbers(world.run()) == (2, 0 if before else 2, 2 if before else 0, 0, 0)
     assert (world.owed(), world.rows()[0].source) == (4_750 - 950, "tips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,21 +79,20 @@ def import_file(file: Path) -> None:
     `creator_id`, and what was sold, `source`. Imported again, nothing is recorded twice. Lines that
     make no sense are listed and left out, and if there are any, it exits with 1.
     """
-    lines: list[dict[str, Any]] = []
+    lines, done = list[dict[str, Any]](), Counter[str]()
     stderr = output.console(stderr=True)
     with stop_on_signals() as stop, Progress(console=stderr, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(output.printable(file.name), total=None)
 
-        def report(line: int, reason: str) -> None:
+        def report(line: int, reason: object) -> None:
             bar.console.print(output.printable(f"line {line}: {reason}"))
             if len(lines) < MOST_LINES:
-                lines.append({"line": line, "reason": reason})
+                lines.append({"line": line, "reason": str(reason)})
 
-        def at(place: int, whole: int) -> bool:
+        for place, whole in csv_import.import_csv(output.parts().db, file, done, report):
             bar.update(task, completed=place, total=whole)
-            return not stop.is_set()
-
-        done = csv_import.import_csv(output.parts().db, file, report, at)
+            if stop.is_set():
+                break
     counts = {name: done[name] for name in ("read", "new", "known", "bad", "other")}
     left = 2 * counts["read"] - sum(counts.values())
     result = {"file": str(file), **counts, "left": left}
