@@ -1,4 +1,4 @@
-"""The type of days in payloads, which accepts only YYYY-MM-DD."""
+"""The type of days in payloads, which accepts only YYYY-MM-DD from 2000 to 2199."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from datetime import date
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
+
+from app.switchyard.clock import in_reach
 
 
 def _day(value: object) -> object:
@@ -18,4 +20,4 @@ def _day(value: object) -> object:
     raise ValueError("must be a date as YYYY-MM-DD")
 
 
-Day = Annotated[date, BeforeValidator(_day)]
+Day = Annotated[date, BeforeValidator(_day), AfterValidator(in_reach)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
@@ -15,7 +14,6 @@ from app.platform.earnings import cached, rollup
 from app.platform.earnings.models import daily
 from app.platform.earnings.posting import post_earnings
 from app.switchyard import runtime
-from app.switchyard.clock import in_reach
 from app.switchyard.context import Context
 from app.switchyard.job import Empty, JobPayload, Shadow, job
 
@@ -25,13 +23,11 @@ STEP_TIME = timedelta(seconds=10)
 """
 _ONE = timedelta(days=1)
 
-DayInReach = Annotated[Day, AfterValidator(in_reach)]
-
 
 class TargetDay(JobPayload):
     """The last day to roll up, in UTC; by default the day before the run was created."""
 
-    target_date: DayInReach | None = None
+    target_date: Day | None = None
 
 
 def _plan(tx: Session, payload: TargetDay, now: datetime) -> dict[str, Any]:

@@ -35,11 +35,6 @@ class StripeEvent(JobPayload):
     """Whether it is from live mode."""
 
 
-def refused(why: str) -> StripeWebhookRefused:
-    """The error for a refused webhook. It shows neither a secret nor the body."""
-    return StripeWebhookRefused(f"{HEADER}: {why}")
-
-
 def reader(secrets: str) -> Callable[[str], Signature | None]:
     """A reader for the header of a webhook signed with any of the comma-separated `secrets`.
 

@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 from sqlalchemy import String, case, exists, func, insert, literal, or_, select
 from sqlalchemy.orm import Session
 
+from app.platform.days import Day
 from app.platform.db import AnySelect
 from app.platform.earnings import rollup
-from app.platform.earnings.jobs import DayInReach, roll_days
+from app.platform.earnings.jobs import roll_days
 from app.platform.earnings.models import Creator
 from app.platform.earnings.models import Earning as X
 from app.platform.earnings.posting import post_earnings
@@ -46,7 +47,7 @@ class TargetMonth(JobPayload):
     """A month in UTC, or a day in it; by default the month before the run was created."""
 
     target_month: Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")] | None = None
-    target_date: DayInReach | None = None
+    target_date: Day | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TargetMonth:
@@ -85,7 +86,7 @@ def monthly_earnings_rollup(ctx: Context, payload: TargetMonth) -> dict[str, Any
     made, wrong, number = 0, list[str](), 0
     after = "" if end <= ctx.created_at.date() else None
     while after is not None:
-        page = ctx.step.run(f"statements-{number}", _statements, ctx, month, after)
+        page = ctx.step.run(f"statements-{number}", make_page, ctx, month, after)
         made, after, number = made + page["made"], page["last"], number + 1
         wrong += page["wrong"]
     return {**rolled, "statements": made, "statementsWrong": wrong}
@@ -104,18 +105,12 @@ def _month(tx: Session, month: date) -> list[dict[str, Any]]:
     return rollup.month_totals(tx, month)
 
 
-def _statements(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
-    page = make_page(tx, ctx, month, after)
-    mail_links(tx, page["new"])
-    return page
-
-
 def _before(moment: datetime) -> date:
     return (moment.date().replace(day=1) - _ONE).replace(day=1)
 
 
 def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, Any]:
-    """Make the month's statements of the next active creators with ids past `after`.
+    """Make the month's statements of the next active creators with ids past `after`, and mail them.
 
     Returns the page's `last` id (None if there are no more), how many were `made` now or before,
     the ids of the `new` statements, and the creators that are `wrong`: their figures do not add up,
@@ -129,12 +124,14 @@ def make_page(tx: Session, ctx: Context, month: date, after: str) -> dict[str, A
         last = previous(reading, page)
         new = [id_ for id_ in page if id_ not in last or last[id_].id < statement_id(id_, month)]
         fine = documents(reading, new, month, ctx.gateways.platform)
+    made = sorted(one["id"] for one in fine)
     if fine:
         _keep(tx, ctx, month, fine)
+        mail_links(tx, ctx, made)
     return {
         "last": page[-1] if len(page) == PAGE_SIZE else None,
         "made": there + len(fine),
-        "new": sorted(one["id"] for one in fine),
+        "new": made,
         "wrong": sorted(set(new) - {one["creator"]["id"] for one in fine}),
     }
 

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from app.platform.config import Settings, settings_of
 from app.platform.earnings.models import Creator as C
-from app.platform.mail import mail_creator, mailing
+from app.platform.mail import mail_creator
 from app.platform.statements.models import Statement as S
 from app.switchyard import runtime
+from app.switchyard.context import Context
 from app.switchyard.errors import SecretKeyMissing
 
 LINK_SECONDS = int(timedelta(days=7).total_seconds())
@@ -23,30 +24,25 @@ _PURPOSE = "statement-link"
 log = logging.getLogger(__name__)
 
 
-def link(settings: Settings, statement_id: str) -> str | None:
-    """The link to a statement, valid for LINK_SECONDS, or None without BACKEND_URL.
+def mail_links(tx: Session, ctx: Context, statement_ids: Sequence[str]) -> None:
+    """Mail creators the links to new statements, once each, in the transaction that stores them.
 
-    Raises SecretKeyMissing.
+    Without BACKEND_URL there are no links.
     """
-    if settings.backend_url is None:
-        return None
-    token = _signer(settings).dumps(statement_id)
-    return f"{settings.backend_url.rstrip('/')}{PATH}{token}"
-
-
-def mail_links(tx: Session, statement_ids: Sequence[str]) -> None:
-    """Mail creators the links to new statements, once each, in the transaction that stores them."""
-    settings = settings_of(runtime.current())
-    if not statement_ids or not mailing() or settings.backend_url is None:
+    if ctx.gateways.mailer is None:
         return
+    settings = settings_of(runtime.current())
+    if settings.backend_url is None:
+        return
+    try:
+        signer = _signer(settings)
+    except SecretKeyMissing as missing:
+        log.warning("no statement is mailed: %s", missing)
+        return
+    url = f"{settings.backend_url.rstrip('/')}{PATH}"
     wanted = select(S.id, S.month, C.name, C.email).join(C, C.id == S.creator_id)
     for row in tx.execute(wanted.where(S.id.in_(statement_ids)).order_by(S.id)):
-        try:
-            url = link(settings, row.id)
-        except SecretKeyMissing as missing:
-            log.warning("no statement is mailed: %s", missing)
-            return
-        data = {"month": f"{row.month:%Y-%m}", "link": url}
+        data = {"month": f"{row.month:%Y-%m}", "link": url + signer.dumps(row.id)}
         mail_creator(tx, row.name, row.email, "statement-ready", data, f"statement:{row.id}")
 
 

@@ -21,6 +21,7 @@ from app.platform.config import settings_of
 from app.platform.db import COUNTED, insert
 from app.platform.gateways import stripe_webhooks
 from app.platform.gateways.hooks import STRIPE
+from app.platform.gateways.stripe_answers import StripeWebhookRefused
 from app.platform.payouts.inbox import ACTS_ON
 from app.platform.webhooks.jobs import JOB
 from app.platform.webhooks.models import Received
@@ -63,7 +64,7 @@ def blueprint(parts: Runtime) -> Blueprint:
             stripe_webhooks.reader(settings.stripe_webhook_secret.get_secret_value()),
             now=parts.store.clock().timestamp(),
             limit=MAX_BYTES,
-            refused=stripe_webhooks.refused,
+            refused=StripeWebhookRefused,
         )
         event = stripe_webhooks.read_event(body)
         # A live platform also gets connected accounts' test mode events, whose objects its key
