@@ -25,7 +25,7 @@ def serve(options: argparse.Namespace) -> None:
 
         serve_until_stopped(MailSink(Path(options.data)), options.port)
     elif options.name == "qstash":
-        from app.local.qstash import QStashStandIn
+        from app.local.qstash.server import QStashStandIn
         from app.switchyard.config import LOCAL_QSTASH_TOKEN
 
         key = os.environ.get("QSTASH_CURRENT_SIGNING_KEY", "")
@@ -37,7 +37,7 @@ def serve(options: argparse.Namespace) -> None:
 
         serve_until_stopped(InngestStandIn(options.apps, data=options.data), options.port)
     else:
-        from app.local.stripe import StripeStandIn
+        from app.local.stripe.server import StripeStandIn
 
         stripe = StripeStandIn(data=options.data, settle_seconds=options.settle_seconds)
         if options.webhook:

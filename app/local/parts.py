@@ -21,13 +21,12 @@ from app.local.environment import Local
 from app.local.loopback import HOST, call
 from app.local.valkey import socket_of
 from app.platform.config import ROOT
+from app.platform.payouts.inbox import ACTS_ON
 from workflows.client import APP_ID
 
 ANSWER_SECONDS = 2.0
 SAID_SECONDS = 5.0
 """A process that has lived this long is up, even if its log level hides the line that says so."""
-STRIPE_EVENTS = "account.updated,transfer.reversed,payout.paid,payout.failed,payout.canceled"
-"""The events on which the app acts. A webhook at Stripe is registered for them too."""
 SETTLE_SECONDS = "4"
 """How long the bank of Stripe's stand-in takes."""
 SYNC = "flask --app app qstash sync"
@@ -107,7 +106,7 @@ def argv(command: str) -> list[str]:
 
 def servers(local: Local) -> list[Part]:
     """The services that the caller does not have, and the migrations."""
-    hook = ["--webhook", f"{local.url}/api/webhooks/stripe", "--events", STRIPE_EVENTS]
+    hook = ["--webhook", f"{local.url}/api/webhooks/stripe", "--events", ",".join(ACTS_ON)]
     options = {
         "stripe": [*hook, "--settle-seconds", SETTLE_SECONDS],
         "inngest": ["--app", f"{local.url}/api/inngest"],

@@ -52,12 +52,6 @@ class _Handler(WSGIRequestHandler):
         """Log nothing, since a stand-in answers thousands of calls a minute."""
 
 
-def _close(connection: socket.socket) -> None:
-    # The other end may have closed first, which is just as well.
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 class LoopbackServer(ThreadedWSGIServer):
     """A served app. Port 0 picks a free one."""
 
@@ -89,5 +83,6 @@ class LoopbackServer(ThreadedWSGIServer):
         deadline = time.monotonic() + STOP_GRACE_SECONDS
         while self._open and time.monotonic() < deadline:
             for connection in list(self._open):
-                _close(connection)
+                with suppress(OSError):  # the other end may have closed first
+                    connection.shutdown(socket.SHUT_RDWR)
             time.sleep(0.01)

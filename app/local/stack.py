@@ -38,7 +38,6 @@ class Stack:
         self.local = local
         self.processes: dict[str, Process] = {}
         """The processes by name, in the order of their start."""
-        self.restarts = 0
         self._workers = workers
         self._say = say
         self._before_web = before_web
@@ -96,7 +95,6 @@ class Stack:
                 self._say(f"{name} ended with {process.returncode}; starting it again")
                 process.kill()  # its children may still hold its port or its files
                 self._begin(process.part)
-                self.restarts += 1
 
     def stop(self) -> None:
         """Send SIGTERM to all and SIGKILL after 9 s, to the workers before the services."""

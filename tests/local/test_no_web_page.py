@@ -16,8 +16,8 @@ import requests
 from app.local.inngest.standin import InngestStandIn
 from app.local.loopback import FORM, HOST, JSON
 from app.local.mail import MailSink
-from app.local.qstash import QStashStandIn
-from app.local.stripe import StripeStandIn
+from app.local.qstash.server import QStashStandIn
+from app.local.stripe.server import StripeStandIn
 from tests.support.waiting import PATIENCE_SECONDS
 
 TOKEN = "sk_test_page"

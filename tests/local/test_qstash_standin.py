@@ -91,7 +91,7 @@ def test_a_message_arrives_signed_with_its_headers(there: Destination, url: str)
         assert headers["Upstash-Retried"] == "0"
         assert headers["User-Agent"] == "Upstash-QStash"
         assert headers["Content-Type"] == "application/json"
-        until(lambda: not standin.store.waiting())
+        until(lambda: not standin.store.kept())
         with pytest.raises(QStashError, match="status: 404"):
             client.message.get(answer.message_id)
         assert client.signing_key.get().current == CURRENT_KEY
@@ -117,7 +117,7 @@ def test_what_waits_is_seen_and_can_be_cancelled(there: Destination, url: str) -
         assert (seen.not_before, seen.body) == ((now + 3600) * 1000, "later")
         until(lambda: there.bodies() == [b"soon"])
         assert time.time() >= now + 2
-        until(lambda: len(standin.store.waiting()) == 1)
+        until(lambda: len(standin.store.kept()) == 1)
         ids = [later.message_id, soon.message_id]
         assert [client.message.cancel_many(ids) for _ in range(2)] == [1, 0]
         # Without ids the real one cancels everything: nobody here may mean that.
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_refused(url: str) -> None:
         for options in WRONG:
             with pytest.raises(QStashError, match="status: 400"):
                 publish(client, **{"url": url, **options})
-        assert standin.store.waiting() == []
+        assert standin.store.kept() == []
 
 
 WRONG_SCHEDULES: list[dict[str, Any]] = [

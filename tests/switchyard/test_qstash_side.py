@@ -58,7 +58,7 @@ def standin(on: Side) -> QStashStandIn:
 
 
 def waiting(on: Side) -> list[dict[str, Any]]:
-    return [json.loads(base64.b64decode(d["body64"])) for d in standin(on).store.waiting()]
+    return [json.loads(base64.b64decode(d["body64"])) for d in standin(on).store.kept()]
 
 
 def test_no_relay_is_needed_to_go_on(alone: Side) -> None:
@@ -88,15 +88,15 @@ def test_for_want_of_a_slot_it_is_resent(alone: Side, monkeypatch: pytest.Monkey
     monkeypatch.setattr(backend, "_request", without_flow_control)
     rows = alone.finish(*alone.dispatch_many("capped", items))
     assert {row.status for row in rows} == {"succeeded"}
-    assert standin(alone).store.dead() == []
+    assert standin(alone).store.kept(dead=True) == []
 
 
 def test_the_cap_is_sent_to_qstash(alone: Side) -> None:
     alone.dispatch("capped", {"name": uuid4().hex}, delay=60)
     alone.dispatch("child", {"name": uuid4().hex}, delay=60)
-    there = {d["label"]: d for d in standin(alone).store.waiting()}
+    there = {d["label"]: d for d in standin(alone).store.kept()}
     assert set(there) == {"switchyard"}
-    flows = {d.get("flowControlKey"): d.get("parallelism") for d in standin(alone).store.waiting()}
+    flows = {d.get("flowControlKey"): d.get("parallelism") for d in standin(alone).store.kept()}
     assert flows == {"switchyard-capped": 2, None: None}
 
 
@@ -172,7 +172,7 @@ def test_far_ahead_it_goes_in_two(alone: Side) -> None:
     assert body["at"] <= unix(now + FURTHEST)
     # It comes, and the run is not due for long: resent, not given back to be tried again.
     raw = json.dumps(body).encode()
-    url = standin(alone).store.waiting()[0]["url"]
+    url = standin(alone).store.kept()[0]["url"]
     headers = {"Upstash-Signature": standin(alone).sign(url, raw)}
     answer = requests.post(url, raw, headers=headers, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, answer.json()) == (200, {"end": "not_due"})

@@ -7,6 +7,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -104,7 +105,7 @@ class Engine:
         self.runs_of_event.setdefault(event.id, []).append(run)
         self.history.save(run)
         # An event from the future starts its functions then.
-        self._at(max(now, event.at), partial(self._enqueue, Item(run, ids.job_id())))
+        self._at(max(now, event.at), partial(self._enqueue, Item(run)))
 
     def _at(self, at: float, action: Action) -> None:
         heapq.heappush(self._timers, (at, next(self._order), action))
@@ -159,7 +160,7 @@ class Engine:
         at = now + gap * self._gap_scale
         if answer.retry_at is not None:
             at = self._bounded(answer.retry_at, now)
-        self._at(at, partial(self._enqueue, Item(item.run, item.job_id, item.attempt + 1)))
+        self._at(at, partial(self._enqueue, replace(item, attempt=item.attempt + 1)))
         return True
 
     def _bounded(self, retry_at: float, now: float) -> float:
@@ -196,7 +197,7 @@ class Engine:
         elif run.size > MAX_STATE_BYTES:
             self.end(run, "Failed", wire.problem(f"a state above {MAX_STATE_BYTES} bytes"), now)
         else:
-            self._enqueue(Item(run, ids.job_id()), now)
+            self._enqueue(Item(run), now)
 
     def end(self, run: Run, status: Status, output: Any, now: float) -> None:
         """End a run. A call in flight is not stopped, but its answer will be dropped."""

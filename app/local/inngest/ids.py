@@ -1,4 +1,4 @@
-"""Identifiers in the shapes the real server uses: ULIDs, UUIDs made from names, queue job ids."""
+"""Identifiers in the shapes the real server uses: ULIDs, and UUIDs made from names."""
 
 import base64
 import binascii
@@ -19,11 +19,6 @@ def named_uuid(name: str) -> str:
 def iso(seconds: float, timespec: str = "milliseconds") -> str:
     """Unix seconds as ISO 8601 in UTC, ending in Z."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec)[:-6] + "Z"
-
-
-def job_id() -> str:
-    """A queue item's id."""
-    return secrets.token_hex(8)
 
 
 def ulid(now: float) -> str:

@@ -1,6 +1,8 @@
 """A run, and the queue items and calls that bring it forward."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from secrets import token_hex
 from typing import Any, Literal
 
 from app.local.inngest.events import Event
@@ -56,8 +58,8 @@ class Item:
     """A queue item: the next call of a run, tried until it is answered; attempts count from 0."""
 
     run: Run
-    job_id: str
     attempt: int = 0
+    job_id: str = field(default_factory=partial(token_hex, 8))
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,7 +168,7 @@ def _create_app(standin: QStashStandIn) -> Flask:
         count, message_id = int(asked.pop("count", MAX_BATCH)), asked.pop("messageId", None)
         if asked:
             raise ValueError(f"{', '.join(asked)}: the stand-in does not do this")
-        dead = [one for one in store.dead() if message_id in (None, one["messageId"])]
+        dead = [one for one in store.kept(dead=True) if message_id in (None, one["messageId"])]
         return jsonify(messages=[_shown(doc) for doc in dead[:count]])
 
     return app

@@ -79,14 +79,10 @@ class Store(Sqlite):
         sql = "DELETE FROM messages WHERE id=? AND NOT dead RETURNING id"
         return sum(bool(self._rows(sql, message_id)) for message_id in message_ids)
 
-    def waiting(self, dead: bool = False) -> list[dict[str, Any]]:
-        """Every message still to be delivered."""
+    def kept(self, *, dead: bool = False) -> list[dict[str, Any]]:
+        """The dead letters, or every message still to be delivered."""
         rows = self._rows("SELECT doc FROM messages WHERE dead=? ORDER BY seq", dead)
         return [json.loads(doc) for (doc,) in rows]
-
-    def dead(self) -> list[dict[str, Any]]:
-        """The dead letters."""
-        return self.waiting(dead=True)
 
     def plan(self, schedule: dict[str, Any], after: float, last: float | None = None) -> None:
         """Create or overwrite a schedule, whose next time is the first one after `after`."""

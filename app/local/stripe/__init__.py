@@ -3,7 +3,3 @@
 It speaks Stripe's wire protocol to the real client library, keeps idempotency keys as Stripe
 documents them (https://docs.stripe.com/api/idempotent_requests) and fails on demand.
 """
-
-from app.local.stripe.server import StripeStandIn
-
-__all__ = ["StripeStandIn"]

@@ -61,7 +61,9 @@ class Sender:
                 if not self._url:
                     continue
                 settle(self._store)
-                self._collect()
+                for place, text in self._store.undelivered(self._seen):
+                    self._seen = place
+                    self._add(0, 0, json.loads(text))
                 while self._queue and self._queue[0][0] <= time.monotonic():
                     *_, tries, event = heappop(self._queue)
                     delivered = self._deliver(session, event)
@@ -72,11 +74,6 @@ class Sender:
                     else:
                         gap = min(FIRST_GAP_SECONDS * 2**tries, LONGEST_GAP_SECONDS)
                         self._add(gap, tries + 1, event)
-
-    def _collect(self) -> None:
-        for place, text in self._store.undelivered(self._seen):
-            self._seen = place
-            self._add(0, 0, json.loads(text))
 
     def _add(self, wait: float, tries: int, event: dict[str, Any]) -> None:
         heappush(self._queue, (time.monotonic() + wait, next(self._turns), tries, event))
