@@ -7,14 +7,23 @@ The object in an event may therefore be out of date, and is fetched again.
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app.platform.gateways.stripe_answers import StripeRefused
+from app.platform.gateways.stripe_answers import BankPayout, StripeRefused, Transfer
 from app.platform.gateways.stripe_webhooks import StripeEvent
-from app.platform.payouts import accounts, bank
+from app.platform.ledger.models import Entry
+from app.platform.ledger.postings import CONNECTED, EntryKind, post
+from app.platform.payouts import accounts
+from app.platform.payouts.attempts import apply
+from app.platform.payouts.legs import BANK, TRANSFER, Change, at_the_bank, booked
+from app.platform.payouts.models import Payout
+from app.platform.payouts.models import PayoutStatus as S
 from app.switchyard.context import Context
+from app.switchyard.errors import RetryAfter
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +34,7 @@ ACTS_ON = frozenset(
     }
 )
 """The types of events that have an effect here."""
+RECORDED_SOON = timedelta(seconds=15)
 
 
 def handle(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:
@@ -54,7 +64,57 @@ def _acted(tx: Session, ctx: Context, event: StripeEvent) -> dict[str, Any]:
     if event.type == "account.updated":
         return accounts.refresh(tx, ctx, event.object_id)
     if event.type.startswith("transfer."):
-        return bank.reversed_at_stripe(tx, stripe.retrieve_transfer(event.object_id), now)
+        return reversed_at_stripe(tx, stripe.retrieve_transfer(event.object_id), now)
     if event.type.startswith("payout.") and event.account is not None:
-        return bank.heard(tx, stripe.retrieve_payout(event.account, event.object_id), now)
+        return heard(tx, stripe.retrieve_payout(event.account, event.object_id), now)
     return {}
+
+
+def heard(tx: Session, bank: BankPayout, now: datetime) -> dict[str, Any]:
+    """Apply Stripe's status of a bank payout. Raises RetryAfter while an attempt at it is open."""
+    named = bank.metadata.get("payout_id", "")
+    chosen = or_(Payout.bank_payout_id == bank.id, Payout.id == named)
+    payout = tx.scalar(select(Payout).where(chosen).order_by(Payout.id).with_for_update())
+    said = {"status": bank.status, "failureCode": bank.failure_code}
+    if payout is None:
+        return said | {"payoutId": None}
+    if payout.status == S.PAYING:
+        raise RetryAfter(f"payout {payout.id}: its bank payout is not recorded yet", RECORDED_SOON)
+    change = None
+    # Only the latest bank payout counts, and only once it is recorded.
+    if bank.id == payout.bank_payout_id and payout.status in (S.IN_TRANSIT, S.PAID):
+        change = at_the_bank(payout, bank, now)
+    if change is not None:
+        apply(tx, [(payout, change)], BANK, now)
+    return said | {"payoutId": payout.id, "moved": change is not None}
+
+
+def reversed_at_stripe(tx: Session, transfer: Transfer, now: datetime) -> dict[str, Any]:
+    """Record how much of a transfer was reversed. `error` is set where a person must look.
+
+    The reversed amount is the platform's cash again. Where the whole transfer was reversed before
+    a bank payout, it returns to the creator's balance and the payout ends as reversed.
+    """
+    back = transfer.amount_reversed
+    said: dict[str, Any] = {"amountReversed": back, "error": None}
+    if not back:
+        return said
+    payout = tx.scalar(select(Payout).where(Payout.transfer_id == transfer.id).with_for_update())
+    if payout is None:
+        return said | {"error": "reversed, and not a transfer of the ledger's"}
+    known = select(func.coalesce(func.sum(Entry.amount), 0)).where(
+        Entry.kind == EntryKind.REVERSAL, Entry.credit == CONNECTED + payout.id
+    )
+    new = back - int(tx.scalar(known) or 0)
+    if new > 0:
+        post(tx, [booked(EntryKind.REVERSAL, f"{transfer.id}:{back}", payout, now, new)])
+    said |= {"payoutId": payout.id}
+    if payout.status == S.REVERSED:
+        return said
+    whole = back >= payout.amount
+    if not whole or payout.status not in (S.TRANSFERRED, S.BANK_FAILED):
+        part = "" if whole else f"{back} of {payout.amount} "
+        return said | {"error": f"{part}reversed while {payout.status}: a person must look"}
+    freed = booked(EntryKind.RELEASE, transfer.id, payout, now)
+    apply(tx, [(payout, Change(S.REVERSED, "transfer_reversed", None, (freed,)))], TRANSFER, now)
+    return said

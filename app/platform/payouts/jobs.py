@@ -17,7 +17,7 @@ from app.platform.days import Day
 from app.platform.earnings.posting import post_earnings
 from app.platform.gateways.stripe_webhooks import StripeEvent
 from app.platform.ledger.postings import trial_balance
-from app.platform.payouts import accounts, bank, eligibility, engine, inbox, plan, retry
+from app.platform.payouts import accounts, eligibility, engine, inbox, plan, retry
 from app.platform.payouts.differences import Reconciliation
 from app.platform.payouts.legs import BANK, TRANSFER, Leg
 from app.platform.payouts.models import Payout, PayoutStatus
@@ -235,4 +235,4 @@ def reconcile_payouts(ctx: Context, _payload: Empty) -> dict[str, Any]:
 def _follow(tx: Session, ctx: Context) -> int:
     now, stripe = ctx.now(), ctx.gateways.stripe
     news = unheard(ctx.transaction, stripe, now, now - WINDOW)
-    return sum(bank.heard(tx, one, now)["moved"] for one in news)
+    return sum(inbox.heard(tx, one, now)["moved"] for one in news)
