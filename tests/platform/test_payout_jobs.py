@@ -9,6 +9,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import insert, or_, select
 
 from app.local.seed import stripe_accounts
@@ -116,7 +117,10 @@ def test_accounts_are_brought_up_to_date(platform: Platform) -> None:
     assert synced(platform)["changed"] == found["changed"]
 
 
-def test_an_account_stripe_does_not_know_is_disabled(platform: Platform) -> None:
+@pytest.mark.parametrize("code", ["account_invalid", "resource_missing"])
+def test_an_account_stripe_does_not_know_is_disabled(platform: Platform, code: str) -> None:
+    missing = {"method": "GET", "path": "/v1/accounts/acct_eve", "code": code}
+    platform.fault("refuse", **missing, probability=1.0)
     platform.creator()
     eve = a_creator("eve")
     nobody = a_creator("nobody", stripe_account_id=None)

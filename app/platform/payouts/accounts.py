@@ -72,7 +72,7 @@ def _asked(stripe: StripeGateway, account_id: str) -> Gates:
     try:
         return stripe.retrieve_account(account_id).gates
     except StripeRefused as no:
-        if no.code != "account_invalid":
+        if no.code not in ("account_invalid", "resource_missing"):
             raise
         return GONE
 

@@ -9,6 +9,7 @@ earlier months, become one line, a correction. Amounts are in minor units, times
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from datetime import date
 from itertools import groupby
@@ -35,6 +36,7 @@ _PAYOUTS = {EntryKind.HOLD.value: PAYOUT, EntryKind.RELEASE.value: RETURNED}
 log = logging.getLogger(__name__)
 _BY_CURRENCY = attrgetter("currency")
 _JOINERS = "\u200c\u200d"
+_ACCENTS = re.compile("([\u0300-\u036f]{3})[\u0300-\u036f]+")  # a pile would cover other lines
 
 
 class _NotAddingUp(ValueError):
@@ -163,4 +165,4 @@ def _payouts(lines: Iterable[Document]) -> list[Document]:
 def _plain(text: str) -> str:
     # Joiners shape letters. Any other unprintable character could be used to deceive.
     kept = "".join(c if c.isprintable() or c in _JOINERS else " " for c in text)
-    return " ".join(kept.split())
+    return " ".join(_ACCENTS.sub(r"\1", kept).split())
