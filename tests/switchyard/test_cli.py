@@ -177,6 +177,8 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     ((*STAGE, "live", *WHY, "--by", "guardrail"), "signs for itself"),
     ((*STAGE, "live", *WHY, "--force"), "--force is for complete"),
     ((*STAGE, "complete", *WHY), "it comes after live"),
+    (("cutover", "stage", "--all", "nope", *WHY), "stage must be one of"),
+    (("cutover", "stage", "--all", "ramp", *WHY), "needs a percent"),
     (("cutover", "pin", "nope", "a", "--to", "rq", *WHY), "no job"),
     (("cutover", "unpin", "cli-plain", "a", "--why", " "), "say why"),
     (("cutover", "parity", "nope"), "no job"),

@@ -116,6 +116,7 @@ def stage(words: tuple[str, ...], every: bool, percent: float | None, force: boo
     to = words[-1]
     if force and to != Stage.COMPLETE:
         raise BadInput("--force is for complete: nothing else has a gate")
+    stages.check(to, percent, who)
     names = list(runtime.catalogue) if every else [runtime.catalogue[words[0]].name]
     if every:  # without those that are there already, which would be refused
         at = {row.job: (row.stage, row.percent) for row in stages.current_stages(runtime.db)}

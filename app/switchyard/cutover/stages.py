@@ -139,7 +139,7 @@ def set_stage(
         raise GateClosed(f"{job} is not complete: {'; '.join(against)}")
     if against and by.why:
         by = By(by.who, f"{by.why} (forced past: {'; '.join(against)})")
-    _check(stage, percent, by)
+    check(stage, percent, by)
     with db.session() if tx is None else nullcontext(tx) as within:
         latest = select(C).where(C.job == job).order_by(C.id.desc()).limit(1)
         last = within.scalars(latest).first()
@@ -203,7 +203,8 @@ def obstacles(db: Database, job: str, now: datetime) -> list[str]:
     return [against for _, against in gate(db, job, now) if against is not None]
 
 
-def _check(stage: str, percent: float | None, by: By) -> None:
+def check(stage: str, percent: float | None, by: By) -> None:
+    """Raise StageRefused where no job can be moved to `stage` like this."""
     if stage not in Stage.__members__.values():
         hint = did_you_mean(stage, Stage)
         raise StageRefused(f"stage must be one of {', '.join(Stage)}, not {stage!r}{hint}")
