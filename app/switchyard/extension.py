@@ -183,14 +183,15 @@ def register_pages(
     access: AccessCheck | None = None,
 ) -> None:
     """Mount the layer's own pages."""
-    app.register_blueprint(health.blueprint(app_runtime), url_prefix=url_prefix or None)
+    looks = health.looks_at(app_runtime)
+    app.register_blueprint(health.blueprint(app_runtime, looks), url_prefix=url_prefix or None)
     app.register_blueprint(trigger.blueprint(app_runtime))
     if not app.secret_key and app_runtime.settings.secret_key is not None:
         app.secret_key = app_runtime.settings.secret_key.get_secret_value()
     elif not app.secret_key and app_runtime.settings.local:
         app.secret_key = secrets.token_hex()  # only for this process, so nobody else can know it
     door = Door(app_runtime) if access is None else HostDoor(app_runtime, access)
-    pages = console.blueprint(app_runtime, door)
+    pages = console.blueprint(app_runtime, door, looks)
     app.register_blueprint(pages, url_prefix=f"{url_prefix}/console")
     app.register_blueprint(api.blueprint(app_runtime, door), url_prefix=f"{url_prefix}/api")
 

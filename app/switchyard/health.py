@@ -28,10 +28,12 @@ LOST_SECONDS = 60.0
 """After this, the thread that looks is considered lost, as after a fork."""
 
 
-def blueprint(runtime: Runtime) -> Blueprint:
-    """/healthz, /readyz and /metrics."""
-    pages = Blueprint("switchyard_health", __name__)
-    register_problems(pages)
+DATABASE = "database"
+"""The part that decides: the ledger covers for a queue that is unavailable."""
+
+
+def looks_at(runtime: Runtime) -> Looks:
+    """The looks at the database and at each backend that the app uses."""
     written = f"ready:{secrets.token_hex(16)}"  # each process locks a row of its own
 
     def database() -> None:
@@ -41,9 +43,14 @@ def blueprint(runtime: Runtime) -> Blueprint:
                 postgres.require_room(connection)
 
     backends = runtime.store.backends
-    parts: dict[str, Callable[[], object]] = {"database": database}
-    used = filter(runtime.uses, backends)
-    looks = Looks(parts | {name: backends[name].ping for name in used})
+    used = {name: backends[name].ping for name in filter(runtime.uses, backends)}
+    return Looks({DATABASE: database, **used})
+
+
+def blueprint(runtime: Runtime, looks: Looks) -> Blueprint:
+    """/healthz, /readyz and /metrics."""
+    pages = Blueprint("switchyard_health", __name__)
+    register_problems(pages)
 
     @pages.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -52,8 +59,7 @@ def blueprint(runtime: Runtime) -> Blueprint:
     @pages.get("/readyz")
     def readyz() -> tuple[dict[str, Any], int]:
         parts = looks.seen()
-        # Only the database decides: the ledger covers for a queue that is unavailable.
-        ready = parts["database"] == "ok"
+        ready = parts[DATABASE] == "ok"
         return {"ready": ready, "parts": parts}, 200 if ready else 503
 
     @pages.get("/metrics")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
@@ -291,3 +292,12 @@ def test_missed_ticks_are_counted_up_to_those_that_are_made_up(site: Site) -> No
             connection.execute(marks)
         ticks = _ticks(site.runtime, minutely, now)
         assert (ticks["missed"], ticks["and_more"]) == missed
+
+
+def test_a_service_that_no_job_uses_is_no_trouble(tmp_path: Path) -> None:
+    site = Site(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs="app.switchyard.maintenance")
+    site.lost |= {"inngest", "qstash"}
+    client = site.app.test_client()
+    until(lambda: "inngest does not answer" in client.get("/console/").text)
+    assert "qstash" not in client.get("/console/").text
+    site.runtime.db.dispose()

@@ -10,12 +10,13 @@ from app.switchyard.console import jobs, overview, runs
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import LOGIN, NAME, Page, framed
 from app.switchyard.errors import SwitchyardError
+from app.switchyard.health import Looks
 from app.switchyard.runtime import Runtime
 
 _NEXT = re.compile(r"(?:[/?][\w./?=&%-]*)?")
 
 
-def blueprint(runtime: Runtime, door: Door) -> Blueprint:
+def blueprint(runtime: Runtime, door: Door, looks: Looks) -> Blueprint:
     """The operators' pages, for visitors whom `door` admits."""
     pages = Blueprint(
         NAME,
@@ -25,7 +26,7 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
         template_folder="templates",
     )
     framed(pages, runtime, door)
-    overview.add(pages, runtime)
+    overview.add(pages, runtime, looks)
     jobs.add(pages, runtime)
     jobs.add_moves(pages, runtime)
     runs.add(pages, runtime)

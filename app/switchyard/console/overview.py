@@ -13,7 +13,7 @@ from markupsafe import Markup
 from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import is_poll
-from app.switchyard.health import NO_ANSWER_YET, Looks
+from app.switchyard.health import DATABASE, NO_ANSWER_YET, Looks
 from app.switchyard.operations import acts
 from app.switchyard.operations.overview import overview
 from app.switchyard.runtime import Runtime
@@ -25,18 +25,17 @@ LOOK_SECONDS = 0.05
 """How long the page waits for a backend's answer. After that it shows the last known state."""
 
 
-def add(pages: Blueprint, runtime: Runtime) -> None:
+def add(pages: Blueprint, runtime: Runtime, looks: Looks) -> None:
     """Add the pages to the console's."""
-    backends = runtime.store.backends
-    looks = Looks({name: backend.ping for name, backend in backends.items()})
 
     @pages.get("/")
     @pages.get("", endpoint="overview")
     def first() -> str:
         seen = looks.seen(LOOK_SECONDS)
+        sides = {k: v for k, v in seen.items() if k != DATABASE and v != NO_ANSWER_YET}
         return render_template(
             "switchyard/overview.html",
-            shown=overview(runtime, {k: v for k, v in seen.items() if v != NO_ANSWER_YET}),
+            shown=overview(runtime, sides),
             bars=charts.bars,
             known=set(runtime.catalogue),
             # A poll takes only what is beside the form.
