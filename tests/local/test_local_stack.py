@@ -92,7 +92,7 @@ def test_works_restarts_and_leaves_nothing(tmp_path: Path) -> None:
         family = psutil.Process(process.pid)
         everything = family.children(recursive=True)
         assert len(everything) >= 9
-        for word in ("valkey", "gunicorn", "worker", "inngest", "qstash"):
+        for word in ("valkey", "gunicorn", "worker", "inngest", "qstash", "stripe"):
             killed = part(family, word)
             assert killed is not None, word
             os.kill(killed.pid, signal.SIGKILL)

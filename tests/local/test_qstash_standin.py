@@ -1,14 +1,12 @@
-"""The QStash stand-in as the real client meets it: strict, signed, at least once, restartable."""
+"""The QStash stand-in as the real client meets it: strict, signed, at least once."""
 
 from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +16,10 @@ from werkzeug.wrappers import Request, Response
 
 from app.local.qstash import params
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
-from tests.support.serving import local_server, serve_in_thread
+from tests.support.serving import serve_in_thread
 from tests.support.sides import CURRENT_KEY, NEXT_KEY
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import until
-
-SIGNING = "QSTASH_CURRENT_SIGNING_KEY"
 
 
 class Destination:
@@ -32,22 +28,12 @@ class Destination:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.answers: list[Response] = []
-        self.wait_seconds = 0.0
-        self.under_way = 0
-        self.most = 0
-        self.lock = threading.Lock()
 
     def __call__(self, environ: Any, start: Any) -> Any:
         request = Request(environ)
-        with self.lock:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-        time.sleep(self.wait_seconds)
-        with self.lock:
-            self.under_way -= 1
-            self.calls.append((request.path, dict(request.headers), request.get_data()))
-            mine = request.path == "/" and self.answers
-            answer = self.answers.pop(0) if mine else Response("ok")
+        mine = request.path == "/" and self.answers
+        answer = self.answers.pop(0) if mine else Response("ok")
+        self.calls.append((request.path, dict(request.headers), request.get_data()))
         return answer(environ, start)
 
     def bodies(self, path: str = "/") -> list[bytes]:
@@ -160,15 +146,6 @@ def test_retry_after_is_honoured(there: Destination, url: str) -> None:
         assert time.monotonic() - began >= 1
 
 
-def test_parallelism_is_kept(there: Destination, url: str) -> None:
-    there.wait_seconds = 0.2
-    with standing() as (_, client):
-        for _ in range(8):
-            publish(client, url, flow_control={"key": "k", "parallelism": 2})
-        until(lambda: len(there.calls) == 8)
-    assert there.most == 2
-
-
 WRONG: list[dict[str, Any]] = [
     *({"url": url} for url in ("ftp://127.0.0.1/x", "not a url", "http://example.com/")),
     {"retries": 9},
@@ -227,18 +204,3 @@ def test_a_schedule_ticks_and_is_overwritten(there: Destination, url: str) -> No
         assert (schedule.next_schedule_time or 0) > now[0] * 1000
         client.schedule.delete("s")
         assert client.schedule.list() == []
-
-
-def test_killed_it_goes_on_where_it_was(there: Destination, url: str, tmp_path: Path) -> None:
-    given, signing = ("qstash", "--data", str(tmp_path / "q.db")), {SIGNING: CURRENT_KEY}
-    with local_server(*given, **signing) as (process, api):
-        client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=api)
-        publish(client, url, body="later", not_before=int(time.time()) + 2, deduplication_id="d")
-        client.schedule.create_json(schedule_id="s", destination=url, cron="0 0 1 1 *")
-        process.kill()
-        process.wait()
-    with local_server(*given, **signing) as (_, api):
-        client = QStash(LOCAL_QSTASH_TOKEN, retry=False, base_url=api)
-        assert [s.schedule_id for s in client.schedule.list()] == ["s"]
-        assert publish(client, url, body="again", deduplication_id="d").deduplicated
-        until(lambda: there.bodies() == [b"later"])

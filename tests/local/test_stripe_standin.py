@@ -6,16 +6,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import stripe
 
-from tests.support.serving import local_server
 from tests.support.standins import StripeStandIn
-from tests.support.stripe_stand import KEY, Stand, error_of
+from tests.support.stripe_stand import KEY, error_of
 from tests.support.waiting import PATIENCE_SECONDS
 
 START = datetime(2025, 1, 1, 9, tzinfo=UTC)
@@ -130,30 +128,6 @@ def test_live_keys_missing_keys_and_unknown_urls_are_refused(stand: StripeStandI
     assert lost.headers["Request-Id"].startswith("req_")
     assert lost.status_code == 404
     assert lost.json()["error"]["message"].startswith("Unrecognized request URL (GET: /v1/unicorns")
-
-
-# --- the process -----------------------------------------------------------------------------
-
-
-def test_state_survives_kill_9(tmp_path: Path) -> None:
-    data, to = str(tmp_path / "stripe.sqlite"), "acct_1"
-    with local_server("stripe", "--data", data) as (process, url):
-        stand = Stand(url)
-        for own, body in (("topup", {"amount": 1_000}), ("accounts", {"accounts": [{"id": to}]})):
-            url = f"{stand.url}/_standin/{own}"
-            requests.post(url, json=body, timeout=PATIENCE_SECONDS).raise_for_status()
-        made = stand.pay(to, "k")
-        with pytest.raises(stripe.InvalidRequestError):
-            stand.pay(to, "refused", 501)
-        process.kill()
-        process.wait()
-    with local_server("stripe", "--data", data) as (_, url):
-        stand = Stand(url)
-        assert stand.pay(to, "k").id == made.id
-        with pytest.raises(stripe.InvalidRequestError):
-            stand.pay(to, "refused", 501)
-        assert stand.client.v1.balance.retrieve().available[0].amount == 500
-        assert stand.pay(to, "k2").id != made.id
 
 
 def test_events_are_never_sent_unsigned_nor_off_this_machine() -> None:

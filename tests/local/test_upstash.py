@@ -14,14 +14,13 @@ from redis.exceptions import ResponseError
 from upstash_redis import Redis as Upstash
 from werkzeug.wrappers import Request, Response
 
-from app.local.serving import LoopbackServer
 from app.platform.config import load
 from app.switchyard.cache.cache import MAX_VALUE, open_cache
 from app.switchyard.cache.client import upstash_client
 from app.switchyard.errors import BadInput, SettingsError
 from tests.support.cached import TOKEN, Kit, kit_of
 from tests.support.serving import serve_in_thread
-from tests.support.upstash import MAX_REQUEST, UpstashStandIn
+from tests.support.upstash import MAX_REQUEST
 from tests.support.waiting import PATIENCE_SECONDS
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -34,34 +33,17 @@ def kit(redis_url: str) -> Iterator[Kit]:
         yield made
 
 
-def post(kit: Kit, body: Any) -> requests.Response:
-    return requests.post(kit.url, json=body, headers=BEARER, timeout=PATIENCE_SECONDS)
-
-
-@pytest.mark.parametrize("said", [None, "Bearer wrong", f"Basic {TOKEN}", "Bearer", "Bearer é"])
-def test_nothing_without_the_token(kit: Kit, said: str | None) -> None:
-    headers = {} if said is None else {"Authorization": said.encode()}
-    answer = requests.post(
-        kit.url, json=["SET", "k", "v"], headers=headers, timeout=PATIENCE_SECONDS
-    )
-    assert (answer.status_code, answer.json()) == (401, {"error": "Unauthorized"})
-    assert not kit.raw.exists("k")
-
-
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (["NOSUCH"], "unknown command"),
-        (["GET"], "wrong number of arguments"),
         (["LPUSH", "text", "x"], "WRONGTYPE"),
-        ([], "failed to parse"),
         (["GET", None], "failed to parse"),
         (["SET", "k", "x" * MAX_REQUEST], "ERR max request size exceeded"),
     ],
 )
 def test_a_refusal_is_worded_as_upstash_does(kit: Kit, body: Any, says: str) -> None:
     kit.raw.set("text", "x")
-    answer = post(kit, body)
+    answer = requests.post(kit.url, json=body, headers=BEARER, timeout=PATIENCE_SECONDS)
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
     assert says in answer.json()["error"]
     assert not kit.raw.exists("k")
@@ -91,13 +73,6 @@ def test_a_connection_is_kept_through_a_quiet_minute(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("httpcore._sync.http11.time", later)
         client(["SET", "k", "v"])
     assert (len(ports), len(set(ports))) == (2, 1)
-
-
-def test_a_server_that_is_gone_is_an_error() -> None:
-    server = LoopbackServer(UpstashStandIn("redis://127.0.0.1:1/0", TOKEN))
-    answer = requests.post(server.start(), json=["PING"], headers=BEARER, timeout=PATIENCE_SECONDS)
-    assert (answer.status_code, answer.json()) == (500, {"error": "ERR ConnectionError"})
-    server.stop()
 
 
 @pytest.mark.parametrize("name", BOTH)
