@@ -50,11 +50,11 @@ def test_a_mail_is_sent(on: Side, box: Mailbox) -> None:
     assert json.loads(row.result) == {"outcome": "sent", "messageId": f"<{run.id}@fanhouse.test>"}
 
 
-def test_a_delay_is_kept_however_it_is_asked_for(on: Side, box: Mailbox) -> None:
+def test_a_delay_is_kept_however_it_is_asked_for(on: Side) -> None:
     payload = {"to": "b@example.com", "template": "welcome", "data": DATA, "delayMinutes": 0.02}
     runs = [welcome(delay_minutes=0.02), on.dispatch("send-email", payload, delay=1)]
-    waited = [(row.due_at - row.created_at).total_seconds() for row in on.finish(*runs)]
-    assert (waited, len(box.taken)) == ([1.2, 2.2], 2)
+    rows = [on.row(run.id) for run in runs]
+    assert [(row.due_at - row.created_at).total_seconds() for row in rows] == [1.2, 2.2]
 
 
 def test_a_domain_in_any_script_is_sent_in_ascii(on: Side, box: Mailbox) -> None:
@@ -80,25 +80,13 @@ def test_an_unknown_outcome_is_listed_and_never_repeated(on: Side, box: Mailbox)
         operate.retry(on.runtime.store, run.id)
 
 
-@pytest.mark.parametrize(
-    ("verb", "answer"),
-    [
-        ("RCPT", "550 5.1.1 no such user"),
-        ("RCPT", "550 relay not permitted"),
-        ("RCPT", "550 SPF: a.example is not allowed to send mail from b.example"),
-        ("RCPT", "550 #5.1.0 Address rejected."),
-        ("MAIL", "530 5.7.0 Authentication required"),
-        ("DATA", "554 looks like spam"),
-    ],
-)
-def test_a_refusal_is_not_tried_again_and_marks_nobody(
-    on: Side, box: Mailbox, verb: str, answer: str
-) -> None:
-    box.answer(verb, answer)
+def test_a_refusal_is_not_tried_again_and_marks_nobody(on: Side, box: Mailbox) -> None:
+    """The server may refuse a good address for reasons of its own: the next mail to it is sent."""
+    box.answer("RCPT", "550 SPF: a.example is not allowed to send mail from b.example")
     run = welcome()
     (row,) = on.finish(run)
     assert row.status == "failed"
-    assert f"{answer[:3]}: {answer[4:]}" in row.error
+    assert "550: SPF: a.example is not allowed to send mail from b.example" in row.error
     assert on.steps(run.id)["send"].attempts == 1
     operate.retry(on.runtime.store, run.id)
     rows = on.finish(run, welcome())

@@ -49,8 +49,9 @@ def test_what_is_put_is_got(storage: Storage) -> None:
     for data in (b"old" * 1_000, b"", b"%PDF-1.7\0\xff" * 200_000):
         storage.put(PATH, data, PDF)
         assert storage.get(PATH) == data
-    with pytest.raises(StorageMissing, match="none"):
-        storage.get("none")
+    for name in ("statements", "statements/2025-01", f"{PATH}/below", "none"):
+        with pytest.raises(StorageMissing, match=name):
+            storage.get(name)
 
 
 @pytest.mark.parametrize("size", [0, 5, PIECE, 2 * PIECE + 12_345])
@@ -70,13 +71,6 @@ def test_a_file_goes_in_and_comes_out_in_pieces(storage: Storage, size: int) -> 
         assert taken.tell() == size
         with pytest.raises(StorageMissing):
             storage.fetch("none", taken, at_most=size)
-
-
-@pytest.mark.parametrize("name", ["statements", "statements/2025-01", f"{PATH}/below", "none"])
-def test_what_is_no_file_is_missing(storage: Storage, name: str) -> None:
-    storage.put(PATH, b"x", PDF)
-    with pytest.raises(StorageMissing):
-        storage.get(name)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +104,7 @@ def bucket_at(url: str, prefix: str = "") -> Storage:
     return Storage(f"s3://statements{prefix}?endpoint={url}&region=eu-central-1")
 
 
-@pytest.mark.parametrize("status", [301, 400, 401, 403, 500, 503])
+@pytest.mark.parametrize("status", [301, 403, 500])
 def test_a_bucket_that_answers_otherwise_is_unavailable(receiver: Receiver, status: int) -> None:
     receiver.status = status
     storage = bucket_at(receiver.url)
