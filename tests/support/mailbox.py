@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -13,9 +12,12 @@ from email.policy import default
 from types import SimpleNamespace
 from typing import Any
 
+from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from app.local.loopback import HOST, free_port
 from app.platform.gateways.address import SmtpServer, Tls
+from tests.support.waiting import PATIENCE_SECONDS
 
 DROP = "drop"
 """An answer that is none: the connection is cut instead."""
@@ -96,38 +98,25 @@ def served(
 ) -> Iterator[Mailbox]:
     """A mailbox on a free port of loopback, served from a thread."""
     box = Mailbox()
-    loop = asyncio.new_event_loop()
-
     # Not the box itself: for each connection the library reads all that its handler has, and so
     # would parse every mail taken.
     handles = (box.handle_MAIL, box.handle_RCPT, box.handle_DATA)
     handler = SimpleNamespace(**{handle.__name__: handle for handle in handles})
-
-    def connection() -> SMTP:
-        return SMTP(
-            handler,
-            hostname="mail.test",
-            loop=loop,
-            tls_context=certificate if tls is Tls.STARTTLS else None,
-            authenticator=box.authenticate if login else None,
-            auth_require_tls=False,
-        )
-
-    async def listen() -> asyncio.Server:
-        implicit = certificate if tls is Tls.IMPLICIT else None
-        return await loop.create_server(connection, "127.0.0.1", 0, ssl=implicit)
-
-    server = loop.run_until_complete(listen())
-    box.port = server.sockets[0].getsockname()[1]
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    controller = Controller(
+        handler,
+        HOST,
+        free_port(),
+        ready_timeout=PATIENCE_SECONDS,
+        server_hostname="mail.test",
+        ssl_context=certificate if tls is Tls.IMPLICIT else None,
+        tls_context=certificate if tls is Tls.STARTTLS else None,
+        authenticator=box.authenticate if login else None,
+        auth_require_tls=False,
+        enable_SMTPUTF8=False,
+    )
+    controller.start()
+    box.port = controller.port
     try:
         yield box
     finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+        controller.stop()
