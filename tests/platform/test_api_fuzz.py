@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +28,9 @@ OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Flask]:
-    with app_on(environment(database_url, "unix:///nowhere", **LIVE)) as made:
+def app(tmp_path: Path) -> Iterator[Flask]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with app_on(environment(url, "unix:///nowhere", **LIVE)) as made:
         yield made
 
 

@@ -106,7 +106,7 @@ def test_sums_are_made_and_read_as_far_as_they_must_be(sold: Database) -> None:
 
 
 def _many_payouts(platform: Platform) -> None:
-    """20,000 payouts of two years, done with long ago, each with its two attempts."""
+    """4,000 payouts of two years, done with long ago, each with its two attempts."""
     old = START - timedelta(days=60)
     paid = [
         {
@@ -117,14 +117,14 @@ def _many_payouts(platform: Platform) -> None:
             "destination": "acct_ana",
             "status": ("failed", "reversed", "bank_failed")[n % 3] if n % 50 == 0 else "paid",
             "payout_date": None,
-            "run_id": f"r{n // 1_000:02}",
+            "run_id": f"r{n // 200:02}",
             "transfer_id": f"tr_{n}",
             "bank_payout_id": f"po_{n}",
-            "requested_at": old - timedelta(minutes=50 * n),
-            "updated_at": old - timedelta(minutes=50 * n),
-            "settled_at": old - timedelta(minutes=50 * n),
+            "requested_at": old - timedelta(minutes=250 * n),
+            "updated_at": old - timedelta(minutes=250 * n),
+            "settled_at": old - timedelta(minutes=250 * n),
         }
-        for n in range(20_000)
+        for n in range(4_000)
     ]
     tries = [
         {
