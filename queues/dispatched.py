@@ -78,8 +78,12 @@ class DispatchedJob(RQJob):
         except ValueError:  # not a valid RQ id, such as a tick's time
             job = cls(run.id, redis)
         job._stand_for(run.id, context.spec, function, dict(kwargs))
-        job.created_at = job.enqueued_at = context.created_at
+        job.created_at = job.enqueued_at = time_of(context.created_at)
+        job.started_at = time_of(context.now())
         job._status, job._meta = JobStatus.STARTED, None
+        if context.spec.attempts > 1:
+            job.retries_left = context.spec.attempts - context.attempt
+            job.number_of_retries = context.attempt - 1
         return job
 
     def _stand_for(self, run_id: str, spec: JobSpec, function: str, kwargs: dict[str, Any]) -> None:
@@ -199,6 +203,8 @@ class DispatchedJob(RQJob):
 
     def requeue(self, at_front: bool = False) -> RQJob:
         """Retry the failed run. Raises InvalidJobOperation where it has not failed."""
+        if self._row().status == Status.CANCELLED:
+            raise InvalidJobOperation(f"{self.id} is cancelled: only failed jobs are requeued")
         self._move(operate.retry)
         return self
 
@@ -221,8 +227,14 @@ def at_work(job: RQJob) -> Iterator[None]:
         rq_job._current_job.reset(token) if stack is None else stack.pop()
 
 
-class Job(RQJob):
-    """rq's Job, which also finds dispatched runs."""
+class _AnyJob(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return super().__instancecheck__(instance) or (cls is Job and isinstance(instance, RQJob))
+
+
+class Job(RQJob, metaclass=_AnyJob):
+    """rq's Job, which also finds dispatched runs. Every job is an instance of it, as `enqueue()`
+    returns RQ's own and those of runs."""
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> RQJob:
@@ -256,11 +268,14 @@ class Job(RQJob):
 
 
 def as_run(job: RQJob) -> RQJob:
-    """The job from Redis. Where it only stands for a run, so that others may depend on it, the
-    run."""
-    stands_for_run = (job.description or "").startswith(f"{DEPENDENCY}(")
-    run = find(job.id, job.connection, job.serializer) if stands_for_run else None
-    return job if run is None else run
+    """The job from Redis. Where it only delivers a run, or stands for one so that others may depend
+    on it, the run."""
+    description, job_id = job.description or "", job.id
+    if not description.startswith(f"{DEPENDENCY}("):
+        job_id = job_id.rpartition("-")[0]
+        if not job_id or not description.endswith(f" {job_id}"):
+            return job
+    return find(job_id, job.connection, job.serializer) or job
 
 
 def find(job_id: str, connection: Redis | None, serializer: Any = None) -> DispatchedJob | None:

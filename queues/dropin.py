@@ -24,7 +24,7 @@ from rq.utils import import_attribute
 
 from app.switchyard.context import Payload
 from app.switchyard.dispatch import Item, dispatch_many
-from app.switchyard.errors import BadInput
+from app.switchyard.errors import BadInput, KeyConflict
 from app.switchyard.job import JobSpec, Legacy
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.models import OPEN
@@ -147,8 +147,8 @@ class Queue(rq.Queue):
         """The call to dispatch. None where it stays on RQ, which is counted with the reason."""
         if isinstance(job, DispatchedJob):
             raise InvalidJobOperation(f"{job.id} is run {job.run_id}: it is enqueued already")
-        if job._func_name is UNEVALUATED:
-            return None  # fetched from Redis and not opened yet, so it is not new
+        if job._data is not UNEVALUATED:
+            return None  # fetched from Redis or saved there, so it is not new
         path = _path(job._instance, str(job._func_name))
         spec = None if job._instance is not None else _declared().get(path)
         if spec is None:
@@ -175,7 +175,14 @@ class Queue(rq.Queue):
             by_job[call.spec.name].append(call)
         jobs: dict[int, Job] = {}
         for name, group in by_job.items():
-            runs = dispatch_many(name, [call.item for call in group])
+            if unique and any(call.item.key is None for call in group):
+                raise ValueError("unique=True requires an explicit job_id")
+            try:
+                runs = dispatch_many(name, [call.item for call in group])
+            except KeyConflict as known:
+                if unique:
+                    raise DuplicateJobError(str(known)) from None
+                raise
             for call, run in zip(group, runs, strict=True):
                 jobs[id(call)] = self._as_job(call, run, unique=unique)
         return [jobs[id(call)] for call in calls]

@@ -78,6 +78,7 @@ def seen(times: int, note: str = "") -> list[Any]:
     """As a function that knows RQ: what its job says of itself, once it was tried so often."""
     job: Any = get_current_job()
     assert job.get_id() == job.id
+    assert job.started_at >= job.created_at
     job.meta["seen"] = job.meta.get("seen", 0) + 1
     job.save_meta()
     job.meta["unsaved"] = True
@@ -87,4 +88,5 @@ def seen(times: int, note: str = "") -> list[Any]:
     run = current_run()
     assert run is not None
     run.progress(1, 1)
+    assert job.retries_left == 5 - run.attempt
     return [job.id, job.origin, job.func_name, job.kwargs, job.meta, job.get_status().value]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from redis import Redis
 from rq import Callback, Retry, SimpleWorker, get_current_job
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
 from sqlalchemy import select
 
 import queues
@@ -23,10 +25,10 @@ from app.switchyard.errors import BadInput, KeyConflict, SettingsError
 from app.switchyard.job import Catalogue, Legacy
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import process_runtime
-from queues.backend import connect
+from queues.backend import TASK, connect
 from queues.dropin import StaysOnRQ, payload_of
 from queues.inventory import CALL_SITES, call_sites, take
-from queues.versions import NeedsNewerRQ
+from queues.versions import DuplicateJobError, NeedsNewerRQ
 from tests.support import old_jobs, old_tasks, tasks
 from tests.support.rq_since import has, of_rq, since
 from tests.support.sides import (
@@ -128,6 +130,40 @@ def test_the_job_that_is_enqueued_is_the_one_that_comes_back(on: Side, queue: An
     assert (job.get_status(), on.marks(n)) == (JobStatus.FINISHED, {n: 1})
 
 
+def test_what_is_in_redis_already_is_not_new(on: Side, queue: Any, redis: Redis) -> None:
+    """Also where its function was read: it would be a run beside the job that Redis has."""
+    rq.Queue("old", connection=redis).enqueue(old_tasks.mark, "n", job_id="fetched")
+    fetched = Job.fetch("fetched", redis)
+    assert fetched.func_name == f"{AT}.mark"
+    saved = Job.create(old_tasks.mark, ("n",), id="saved", connection=redis)
+    saved.save()
+    for job in (fetched, saved):
+        queue.enqueue_job(job)
+        assert queue.fetch_job(job.id) == job
+    assert (rows(on, "old-mark"), queue.job_ids) == ([], ["fetched", "fetched", "saved"])
+
+
+def test_every_job_is_an_instance_of_the_drop_ins(queue: Any, redis: Redis) -> None:
+    plain, run = queue.enqueue(old_tasks.add, 1), queue.enqueue(old_tasks.mark, "m")
+    for job in (plain, run):
+        found = queues.Job.fetch(job.id, connection=redis)
+        assert isinstance(job, queues.Job)
+        assert found == job
+        assert job == found
+    own: Any = type("Own", (queues.Job,), {})
+    assert not isinstance(plain, own)
+
+
+def test_jobs_of_a_queue_are_the_runs_that_wait_in_it(on: Side, queue: Any, redis: Redis) -> None:
+    """RQ's pickle cannot open the jobs that deliver runs."""
+    run = queue.enqueue(old_tasks.pay, "p", 5)
+    delivers = queues.Queue("old", connection=redis, serializer=JSONSerializer)
+    delivers.enqueue(TASK, run.id, 1, job_id=f"{run.id}-1", description=f"old-pay {run.id}")
+    plain = queue.enqueue(old_tasks.add, 1, job_id="its-1", description="of its")
+    assert [job.func_name for job in queue.jobs] == [f"{AT}.pay", f"{AT}.add"]
+    assert queue.jobs == [run, plain]
+
+
 def test_delay_of_a_decorated_function(on: Side) -> None:
     """Its Redis is not there at all: what is dispatched elsewhere needs none."""
     n = uuid4().hex
@@ -222,6 +258,20 @@ def test_a_job_id_is_the_runs_key(on: Side, queue: Any, redis: Redis) -> None:
     assert ended.get_status(refresh=False) == JobStatus.FINISHED
     assert on.marks(n) == {n: 1}
     assert counts(redis)["mark", "dispatched", "known"] == 2
+
+
+@since("2.8")
+def test_unique_is_refused_as_in_rq(on: Side, queue: Any) -> None:
+    """Whatever the arguments of the second call."""
+    then = datetime(2031, 5, 6, 7, tzinfo=UTC)
+    queue.enqueue(old_tasks.mark, "n", job_id="once", unique=True)
+    for again in (queue.enqueue, partial(queue.enqueue_at, then)):
+        for name in ("n", "other"):
+            with pytest.raises(DuplicateJobError):
+                again(old_tasks.mark, name, job_id="once", unique=True)
+        with pytest.raises(ValueError, match="explicit job_id"):
+            again(old_tasks.mark, "n", unique=True)
+    assert len(rows(on, "old-mark")) == 1
 
 
 @pytest.mark.skipif(has("2.8"), reason="there it has them")
@@ -324,8 +374,9 @@ def test_failure_cancel_requeue(on: Side, queue: Any, redis: Redis) -> None:
     assert bad.requeue().get_status() == JobStatus.QUEUED
     bad.cancel()
     assert bad.get_status() == JobStatus.CANCELED
-    with pytest.raises(InvalidJobOperation):
-        bad.cancel()
+    for gone in (bad.cancel, bad.requeue):  # RQ requeues failed jobs alone
+        with pytest.raises(InvalidJobOperation):
+            gone()
     bad.delete()
     gone = queue.enqueue(old_tasks.mark, "gone")
     gone.delete()
