@@ -27,7 +27,7 @@ from tests.support.marks import marks
 from tests.support.tables import create_all
 
 CLOSED = "redis://127.0.0.1:1/0"
-JOBS = "tests.support.cli_jobs"
+JOBS = "tests.support.jobs,tests.support.shadowed"
 
 
 @pytest.fixture

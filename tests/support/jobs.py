@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -136,12 +137,13 @@ def talker(ctx: Context, payload: Name) -> None:
 
 @job("refuser", event="test.refuser", payload=Name, queue="tests", gaps=GAPS)
 def refuser(ctx: Context, payload: Name) -> None:
-    """A step for which trying again cannot help."""
+    """A step for which trying again cannot help, or with `failures` not so soon; one before it."""
 
     def refuse(tx: Session) -> None:
-        touch(ctx, payload.name)
-        raise NonRetriable("never")
+        if touch(ctx, payload.name) <= (payload.failures or sys.maxsize):
+            raise NonRetriable("never [red]\x1b[31m")
 
+    ctx.step.run("first", mark, ctx, f"{payload.name}/first")
     ctx.step.run("refuse", refuse)
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from app.switchyard.context import Context
@@ -91,3 +91,16 @@ def planless(ctx: Context, payload: Order) -> str:
 )
 def posted_order(ctx: Context, payload: Order) -> dict[str, Any]:
     return {"amount": payload.amount}
+
+
+def looked(tx: Session, payload: Order, now: datetime) -> dict[str, Any]:
+    """A plan that writes to find out, as one may: it is undone."""
+    tx.execute(write())
+    found = tx.scalar(select(func.count(Mark.id))) or 0
+    rows = [{"what": payload.name, "amount": payload.amount}, {"what": "b", "why": "[b]no"}]
+    return {"at": now.isoformat(), "found": found, "marks": rows, "none": []}
+
+
+@job("planned", event="test.planned", payload=Order, queue="tests", plan=looked)
+def planned(ctx: Context, payload: Order) -> str:
+    return ctx.step.run("only", mark, ctx, payload.name)
