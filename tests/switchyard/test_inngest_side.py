@@ -166,6 +166,28 @@ def test_cancelled_here_is_cancelled_there(dev: tuple[Side, str]) -> None:
     assert {on.row(run.id).status for run in (later, asleep, child)} == {"cancelled"}
 
 
+@pytest.mark.parametrize(("job", "calls"), [("child", 0), ("sleeper", 2), ("later", 1)])
+def test_what_could_not_be_cancelled_there_ends_with_its_next_call(
+    dev: tuple[Side, str], job: str, calls: int
+) -> None:
+    """Not yet begun, asleep, and before a retry; Inngest did not answer when it was cancelled."""
+    on, url = dev
+    n = uuid4().hex
+    on.backend = "rq"  # nobody performs it there: only these calls do
+    run = on.dispatch(job, {"name": n, "waitSeconds": 600})
+    event = on.runtime.catalogue[job].event
+    call = f"{url}/api/inngest?fnId=switchyard-{job}&stepId=step"
+    body = a_call(event, {"_switchyard": {"run": run.id, "epoch": 1}})
+    for _ in range(calls):
+        requests.post(call, data=body, timeout=PATIENCE_SECONDS)
+    assert on.row(run.id).status == ("waiting" if calls else "pending")
+    before = on.marks(n)
+    operate.cancel(on.runtime.store, run.id)
+    answer = requests.post(call, data=body, timeout=PATIENCE_SECONDS)
+    assert (answer.status_code, answer.json()) == (200, {"superseded": True})
+    assert (on.row(run.id).status, on.marks(n)) == ("cancelled", before)
+
+
 def test_cancelled_there_is_cancelled_here(dev: tuple[Side, str]) -> None:
     on, _ = dev
     later = on.dispatch("child", {"name": uuid4().hex}, delay=timedelta(days=30))
