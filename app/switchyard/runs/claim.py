@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runs.models import AnyRow, Status, new, runs
+from app.switchyard.runs.models import AnyRow, Status, is_any, new, runs
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.record import taken_over
 from app.switchyard.runs.steps import CLAIMED_COLUMNS, ClaimedRun
@@ -42,7 +42,7 @@ _DUE = (R.id == bindparam("run_id"), R.due_at <= bindparam("now"))
 _SENT = and_(
     R.holder.is_(None),
     R.epoch == bindparam("sent_epoch"),
-    R.status.in_([Status.PENDING, Status.WAITING]),
+    is_any(runs.c.status, Status.PENDING, Status.WAITING),
 )
 _OWN = R.holder == bindparam("by")
 

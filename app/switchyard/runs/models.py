@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from sqlalchemy import (
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     Row,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     bindparam,
     null,
+    or_,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -260,6 +262,12 @@ VOID: dict[str, Any] = {"epoch": RunRow.epoch + 1, "holder": null(), "sends": 0,
 """Values that make every earlier message and claim of a run void."""
 ENDED: dict[str, Any] = dict.fromkeys(("slot", "holder", "move_to", "check_at", "send_at"), null())
 """The columns that are empty once a run has ended."""
+
+
+def is_any(column: ColumnElement[Any], *values: str) -> ColumnElement[bool]:
+    """The column has one of these values. In the statements that every run executes: SQLAlchemy
+    works out the list of an IN anew each time."""
+    return or_(*(column == value for value in values))
 
 
 def new(table: Table, *columns: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from app.switchyard.runs.models import (
     Status,
     StepStatus,
     failures,
+    is_any,
     new,
     runs,
     steps,
@@ -119,15 +120,16 @@ _MOVE = (
 _END = _CLAIMED.values(**ENDED, **new(runs, "status", "ended_at", "result", "error"))
 _STEP = new(steps, "status", "attempts", "backend", "result", "error", "until", "updated_at")
 _BEGAN = new(steps, "began_at")["began_at"]
-_LASTS = [StepStatus.WAITING, StepStatus.BEGUN]
+_LASTS = is_any(steps.c.status, StepStatus.WAITING, StepStatus.BEGUN)
+_IS_OVER = is_any(steps.c.status, StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN)
 _SAVE_STEP = {
     name: insert(steps)
     .values(run_id=bindparam("run_id"), name=bindparam("name"), **_STEP, began_at=_BEGAN)
     .on_conflict_do_update(
         index_elements=["run_id", "name"],
-        set_={**_STEP, "began_at": case((S.status.in_(_LASTS), S.began_at), else_=_BEGAN)},
+        set_={**_STEP, "began_at": case((_LASTS, S.began_at), else_=_BEGAN)},
         # A commit whose outcome was lost may have succeeded: what is done stays done.
-        where=steps.c.status.not_in([StepStatus.DONE, StepStatus.FAILED, StepStatus.UNKNOWN]),
+        where=~_IS_OVER,
     )
     for name, insert in INSERT.items()
 }
