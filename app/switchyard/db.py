@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -27,14 +26,11 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
-    func,
     literal,
     make_url,
-    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.dml import UpdateBase
@@ -55,8 +51,6 @@ KEPT = 5
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30
 """How long to wait for a server whose host or network is gone."""
-CLOCK_SECONDS = 2.0
-"""How far this machine's clock may be from the server's before the server's is used."""
 
 TABLE_PREFIX = "switchyard_"
 
@@ -150,7 +144,6 @@ class Database:
     """
 
     def __init__(self, where: str | Engine, *, pool_size: int = 20, prepare: bool = True) -> None:
-        self._began, self._ahead = 0.0, timedelta(0)
         self.engine = hosts.like(where) if isinstance(where, Engine) else _open(where, pool_size)
         self.is_shared = isinstance(where, Engine) and is_in_memory(where.url)
         """Whether its only connection is also the host's."""
@@ -166,6 +159,8 @@ class Database:
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._is_direct = self.engine.dialect.driver in direct.DRIVERS and not self.is_shared
         self._autocommit: Engine = self.engine.execution_options(**option)
+        self.clock = utcnow if self.is_sqlite else postgres.ServerClock(self._autocommit)
+        """The time, UTC. SQLite's is this machine's."""
         _open_databases.add(self)
 
     @contextmanager
@@ -255,30 +250,6 @@ class Database:
                 connection.rollback()
                 # The next user of the connection must be able to write.
                 connection.exec_driver_sql("PRAGMA query_only = OFF")
-
-    def clock(self) -> datetime:
-        """The time, UTC: this machine's, corrected where it is plainly wrong by the server's.
-
-        Leases and due times are compared across machines. One whose clock is hours ahead would end
-        everyone else's leases, and the runs it put off would wait for hours.
-        """
-        now = utcnow()
-        began = now.timestamp() - time.monotonic()
-        if not self.is_sqlite and abs(began - self._began) > CLOCK_SECONDS:
-            self._compare_clocks(began)
-        return now - self._ahead
-
-    def _compare_clocks(self, began: float) -> None:
-        try:
-            with self._autocommit.connect() as connection:
-                there = connection.execute(select(func.clock_timestamp())).scalar_one()
-        except SQLAlchemyError:
-            return  # left to the next look: without the database nobody needs the time
-        ahead = utcnow() - there
-        off = abs(ahead.total_seconds()) > CLOCK_SECONDS
-        if off:
-            log.error("this clock is wrong: using the database's", extra={"ahead": str(ahead)})
-        self._began, self._ahead = began, ahead if off else timedelta(0)
 
     def dispose(self) -> None:
         """Close every connection except the host's."""

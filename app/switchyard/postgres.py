@@ -1,21 +1,29 @@
 """Connections to Postgres that survive a pooler, a server that closes them or has none left, and
-a table that is altered while they are open."""
+a table that is altered while they are open; and its server's clock."""
 
 from __future__ import annotations
 
 import re
 import select
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Pool, event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy import Connection, Engine, Pool, event, func, sql
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+
+from app.switchyard.clock import utcnow
+from app.switchyard.logs import logger_of
+
+log = logger_of(__name__)
 
 SURE_SECONDS = 30.0
 """How long an idle connection is trusted to be alive without a check."""
 WAIT_SECONDS = 20.0
 """How long to wait for a connection that others are using."""
+CLOCK_SECONDS = 2.0
+"""How far this machine's clock may be from the server's before the server's is used."""
 _LOOK_SECONDS = 0.05
 _IDLE = "switchyard_idle_since"
 _FULL = re.compile(r"too many (connections|clients)|connection slots|no more connections")
@@ -111,6 +119,37 @@ def _execute(cursor: Any, statement: str, parameters: Any, _context: object) -> 
         raw.prepare_threshold = None
         cursor.execute(statement, parameters)
     return True
+
+
+class ServerClock:
+    """The time, UTC: this machine's, corrected where it is plainly wrong by the server's.
+
+    Leases and due times are compared across machines. One whose clock is hours ahead would end
+    everyone else's leases, and the runs it put off would wait for hours.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._began, self._ahead = 0.0, timedelta(0)
+
+    def __call__(self) -> datetime:
+        now = utcnow()
+        began = now.timestamp() - time.monotonic()
+        if abs(began - self._began) > CLOCK_SECONDS:
+            self._compare(began)
+        return now - self._ahead
+
+    def _compare(self, began: float) -> None:
+        try:
+            with self._engine.connect() as connection:
+                there = connection.execute(sql.select(func.clock_timestamp())).scalar_one()
+        except SQLAlchemyError:
+            return  # left to the next look: without the database nobody needs the time
+        ahead = utcnow() - there
+        off = abs(ahead.total_seconds()) > CLOCK_SECONDS
+        if off:
+            log.error("this clock is wrong: using the database's", extra={"ahead": str(ahead)})
+        self._began, self._ahead = began, ahead if off else timedelta(0)
 
 
 def require_room(connection: Connection) -> None:

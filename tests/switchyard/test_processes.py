@@ -73,7 +73,7 @@ def test_a_test_client_is_no_web_process(tmp_path: Path) -> None:
 
 
 def test_a_request_that_begins_it_waits_for_no_database(db: Database) -> None:
-    with patch.object(Database, "clock", side_effect=AssertionError("the database is asked")):
+    with patch.object(db, "clock", side_effect=AssertionError("the database is asked")):
         heartbeat = Heartbeat(db, "web")
     heartbeat.beat("one")
     assert len(listed(db, db.clock())) == 1

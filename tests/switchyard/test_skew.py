@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from app.switchyard import clock, db
+from app.switchyard import clock, postgres
 from app.switchyard.dispatch import dispatch
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runs.claim import claim_run
@@ -35,7 +35,7 @@ def test_a_wrong_clock_is_put_right_by_the_database_s(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def skewed(by: timedelta) -> None:
-        monkeypatch.setattr(db, "utcnow", lambda: clock.utcnow() + by)
+        monkeypatch.setattr(postgres, "utcnow", lambda: clock.utcnow() + by)
 
     skewed(HOURS)
     run = dispatch("noop", {"name": "a"})  # the first thing this process does
