@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -36,7 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.types import TypeDecorator
 
-from app.switchyard import direct, effects, hosts, postgres
+from app.switchyard import effects, hosts, postgres
 from app.switchyard.clock import utcnow
 from app.switchyard.errors import SettingsError
 from app.switchyard.hosts import is_in_memory
@@ -53,7 +54,8 @@ SILENT_SECONDS = 30
 """How long to wait for a server whose host or network is gone."""
 
 TABLE_PREFIX = "switchyard_"
-
+_DRIVERS = ("pysqlite", "psycopg")
+"""The drivers whose connections can execute a statement themselves."""
 
 Insert = sqlite.Insert | postgresql.Insert
 INSERT: Mapping[str, Callable[[Table], Insert]] = {
@@ -61,6 +63,7 @@ INSERT: Mapping[str, Callable[[Table], Insert]] = {
     "postgresql": postgresql.insert,
 }
 """INSERT with ON CONFLICT, by dialect."""
+_Bind = Callable[[Mapping[str, Any]], Any]
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -157,7 +160,7 @@ class Database:
             postgres.listen(self.engine, prepare=prepare)
         # SQLite's driver commits by itself as long as nobody sends BEGIN.
         option = {"no_begin": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-        self._is_direct = self.engine.dialect.driver in direct.DRIVERS and not self.is_shared
+        self._is_direct = self.engine.dialect.driver in _DRIVERS and not self.is_shared
         self._autocommit: Engine = self.engine.execution_options(**option)
         self.clock = utcnow if self.is_sqlite else postgres.ServerClock(self._autocommit)
         """The time, UTC. SQLite's is this machine's."""
@@ -206,12 +209,32 @@ class Database:
         if self._is_direct:
             effects.allow("a database connection of its own")
             try:
-                return direct.execute(self.engine, statement, _row(values))
+                return self._execute(statement, _row(values))
             except self.engine.dialect.loaded_dbapi.Error as failure:
                 # SQLAlchemy knows how to recover: by closing the pool, or planning again.
                 log.debug("tried again", extra={"reason": reason(failure)})
         with self.autocommit() as connection:
             return connection.execute(statement, values).rowcount
+
+    def _execute(self, statement: UpdateBase, values: Mapping[str, Any]) -> int:
+        """`change` without SQLAlchemy's connection, at half the cost. Raises the driver's errors,
+        after which the connection is closed."""
+        text, bind = _compiled(self.engine.dialect, statement, tuple(values))
+        pooled = self.engine.raw_connection()
+        raw: Any = pooled.dbapi_connection
+        try:
+            if not self.is_sqlite:  # which commits by itself without BEGIN
+                raw.autocommit = True
+            cursor = raw.execute(text, bind(values))
+            changed: int = cursor.rowcount
+            cursor.close()
+            if not self.is_sqlite:
+                raw.autocommit = False
+        except BaseException:
+            pooled.invalidate()
+            raise
+        pooled.close()
+        return changed
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -254,6 +277,25 @@ class Database:
     def dispose(self) -> None:
         """Close every connection except the host's."""
         self.engine.dispose()
+
+
+@lru_cache(maxsize=64)
+def _compiled(dialect: Dialect, statement: UpdateBase, names: tuple[str, ...]) -> tuple[str, _Bind]:
+    compiled: Any = statement.compile(dialect=dialect, column_keys=list(names))
+    known, processors = compiled.params, compiled._bind_processors
+    order = compiled.positiontup if compiled.positional else list(known)
+    # Values that are part of the statement are bound once.
+    plan = [(name, processors.get(name), name in names) for name in order]
+    fixed = {n: p(known[n]) if p else known[n] for n, p, is_given in plan if not is_given}
+
+    def bind(values: Mapping[str, Any]) -> Any:
+        given = [
+            (process(values[name]) if process else values[name]) if is_given else fixed[name]
+            for name, process, is_given in plan
+        ]
+        return given if compiled.positional else dict(zip(order, given, strict=True))
+
+    return str(compiled), bind
 
 
 def _open(url: str, pool_size: int) -> Engine:

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 from sqlalchemy.sql.dml import UpdateBase
 
-from app.switchyard import direct
+from app.switchyard.db import Database
 from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue, load
 from app.switchyard.runs import claim
@@ -221,13 +221,13 @@ def test_a_run_without_a_cap_costs_no_statement_more(
 ) -> None:
     past: list[str] = []
     run = on.dispatch("noop", {"name": uuid4().hex})
-    execute = direct.execute
+    execute = Database._execute
 
-    def note(engine: Engine, statement: UpdateBase, values: dict[str, Any]) -> int:
+    def note(db: Database, statement: UpdateBase, values: dict[str, Any]) -> int:
         past.append(str(statement))
-        return execute(engine, statement, values)
+        return execute(db, statement, values)
 
-    monkeypatch.setattr(direct, "execute", note)
+    monkeypatch.setattr(Database, "_execute", note)
     with sent(on.runtime.db.engine) as statements:
         assert on.runtime.engine.perform(run.id, 1, Delivery("me")).end is End.DONE
     every = [*(statement for statement, _ in statements), *past]
