@@ -42,14 +42,15 @@ def serve(app: Flask, runtime: Runtime) -> None:
     Inngest's package every call is answered with 503.
     """
     settings = runtime.settings
-    keys = [key.encode() for key in signing_keys(settings)] if settings.inngest_signed else []
+    signed, open_here = settings.inngest_signed, settings.local or settings.inngest_dev is not None
+    keys = [key.encode() for key in signing_keys(settings)] if signed else []
     pages = Blueprint("switchyard_inngest", __name__)
     register_problems(pages)
     traced(pages)
 
     @pages.before_request
     def check() -> None:
-        if settings.inngest_signed:
+        if signed:
             now = runtime.store.clock().timestamp()
             signed_body(request, SIGNATURE, partial(_read, keys), now=now, limit=MAX_BYTES)
             return
@@ -58,7 +59,7 @@ def serve(app: Flask, runtime: Runtime) -> None:
             raise Unauthorized("no page may call this")
         if request.mimetype not in ("", "application/json"):
             raise UnsupportedMediaType("a call of Inngest's is JSON")
-        require_here(request, settings, settings.local or settings.inngest_dev is not None)
+        require_here(request, settings, open_here)
 
     @pages.after_request
     def judge(answer: Response) -> Response:
