@@ -27,8 +27,10 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    func,
     literal,
     make_url,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
