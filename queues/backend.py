@@ -40,9 +40,8 @@ TASK = f"{__package__}.task.perform"
 """The function that a run's RQ job names."""
 DEPENDENCY = f"{__package__}.task.wait_for_run"
 """The function of an RQ job on which others depend in place of a run."""
-WORKER_COMMAND = (
-    f"rq worker --config {__package__}.settings --worker-class {__package__}.worker.Worker"
-)
+WORKER_COMMAND = "flask switchyard worker"
+"""What to start in place of an old `rq worker`."""
 MARK = "switchyard"
 """The field that marks a registered worker as one of this layer's, since RQ stores no class."""
 CONNECT_SECONDS = 2.0

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from rq.cli.cli import main
 
-from queues.backend import WORKER_COMMAND
+_SETTINGS = f"--config {__package__}.settings --worker-class {__package__}.worker.Worker"
 
 
 def work(options: Sequence[str]) -> None:
     """Run RQ's own command with these options until it is asked to stop."""
-    _, *common = WORKER_COMMAND.split()
-    main.main([*common, *options], prog_name="rq", standalone_mode=False)
+    main.main(["worker", *_SETTINGS.split(), *options], prog_name="rq", standalone_mode=False)

@@ -46,6 +46,8 @@ STATUSES = ("queued", *REGISTRIES)
 PICKLED, GONE, UNREADABLE = "(pickled)", "(gone)", "(unreadable)"
 RQ_SCHEDULER, _RQ_SCHEDULER_KEY = "(rq-scheduler)", "rq:scheduler:scheduled_jobs"
 """The package of this name keeps future jobs of all queues in a set of its own."""
+WORKERS = REDIS_WORKER_KEYS
+"""The set of registered workers."""
 CALL_SITES = "switchyard:call-sites"
 """A hash from `["function", "rq" or "dispatched", "why"]` to a count."""
 MOST_CALL_SITES = 10_000
@@ -54,6 +56,9 @@ FLUSH_SECONDS = 5.0
 _CALL_SITE = TypeAdapter(tuple[str, str, str])
 _CRON_JOBS = TypeAdapter(list[dict[str, Any]])
 _CALLBACKS = [f"{when}_callback_name" for when in ("success", "failure", "stopped")]
+_STAYS = [*_CALLBACKS, "dependency_ids", "ttl", "repeats_left", "rate_limit_key", "group_id"]
+_STAYS += ["webhooks"]
+"""The fields of a job that stays on RQ, whoever enqueues it."""
 _MOST_CALLS = 1000
 _CHUNK = 200
 _HEAD_BYTES = 4096
@@ -71,6 +76,8 @@ class QueueInventory:
     """All jobs, by status."""
     functions: dict[str, Counter[str]] = field(default_factory=dict)
     """The jobs that were looked at, by function and status."""
+    stay: Counter[str] = field(default_factory=Counter)
+    """Those of `functions` that have not failed and have an option for which they stay on RQ."""
     pickled: int = 0
     looked_at: int = 0
 
@@ -110,7 +117,7 @@ def take(url: str, most: int) -> Inventory:
         keys: set[bytes] = set()
         with seen.naming(Queue.redis_queues_keys):
             keys.update(redis.sscan_iter(Queue.redis_queues_keys, count=_CHUNK))
-        with seen.naming(REDIS_WORKER_KEYS):
+        with seen.naming(WORKERS):
             seen.workers = registered_workers(redis)
         # RQ 2.0 and 2.1 register no queue that is filled by enqueue_many() alone.
         for served in {queue_key(queue) for worker in seen.workers for queue in worker.queues}:
@@ -151,11 +158,13 @@ def _count(redis: Redis, queue: QueueInventory, status: str, key: str, most: int
         ids: Any = read(key, start, min(start + _CHUNK, most) - 1)
         with redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hmget(Job.key_for(parse_job_id(_text(job_id))), "data", *_CALLBACKS)
+                pipe.hmget(Job.key_for(parse_job_id(_text(job_id))), "data", *_STAYS)
             rows = pipe.execute(raise_on_error=False)
         queue.looked_at += len(rows)
-        for data, *callbacks in (row if isinstance(row, list) else [row] for row in rows):
-            for name in (function_of(data), *(_text(one) for one in callbacks if one)):
+        for data, *options in (row if isinstance(row, list) else [row] for row in rows):
+            function, callbacks = function_of(data), options[: len(_CALLBACKS)]
+            queue.stay[function] += status != "failed" and any(options)
+            for name in (function, *(_text(one) for one in callbacks if one)):
                 queue.functions.setdefault(name[:_LONGEST_NAME], Counter())[status] += 1
             queue.pickled += isinstance(data, bytes) and is_pickled(call_of(data, 1))
 

@@ -180,7 +180,7 @@ def test_what_is_in_redis_and_what_is_missing(
     assert everything(redis) == before
     (old,) = found["workers"]
     assert (old["queues"], old["serializer"]) == (["mail"], "pickle")
-    assert "--worker-class queues.worker.Worker" in old["start"]
+    assert old["start"] == "flask switchyard worker"
     asked = {setting["name"]: setting["do"] for setting in found["settings"]}
     assert asked["tables"] == "flask switchyard db upgrade"
     functions = f"{shop}.tasks.tick,{shop}.tasks.welcome"

@@ -315,6 +315,10 @@ def test_what_goes_past_the_flag(app: Flask, redis: Redis) -> None:
     with pytest.raises(CheckFailed, match=rf"er: 1 of {AT}.mark in old, .* rq cron's {AT}.mark$"):
         rq_bypasses(app.extensions["switchyard"])
     redis.flushall()
+    queue = queues.Queue("old", connection=redis)
+    first = queue.enqueue(old_tasks.add, 1)
+    for option in ({"depends_on": first}, {"ttl": 60}, {"on_failure": rq.Callback(old_tasks.add)}):
+        queue.enqueue(old_tasks.pay, "p", 1, **option)
     assert rq_bypasses(app.extensions["switchyard"]) == "nothing bypasses the flag"
 
 
@@ -341,7 +345,10 @@ def test_a_worker_that_fails_runs_is_named(
     SimpleWorker(["tests"], connection=redis).work(burst=True, logging_level="CRITICAL")
     until(lambda: sweep(runtime.store).sent)
     (named,) = [record for record in caplog.records if "takes runs" in record.getMessage()]
-    assert "--worker-class queues.worker.Worker" in named.getMessage()
+    assert "start `flask switchyard worker` instead" in named.getMessage()
     redis.flushall()
     assert rq_workers(runtime) == "no other rq worker takes runs"
+    redis.set("rq:workers", "junk")
+    with pytest.raises(CheckFailed, match=r"^rq:workers cannot be read: WRONGTYPE"):
+        rq_workers(runtime)
     assert named.__dict__["worker"] in [w["name"] for w in workers if w["queues"] != ["others"]]

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from importlib.metadata import version
@@ -36,9 +36,8 @@ from app.switchyard.runs.store import new_run
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason
 from app.switchyard.words import plural
-from queues.backend import WORKER_COMMAND, connect, registered_workers
-from queues.backend import answered as redis_answered
-from queues.inventory import take
+from queues.backend import WORKER_COMMAND
+from queues.inventory import WORKERS, take
 from workflows.client import CANCELLED, functions_there, send_harmless
 from workflows.schedules import sync
 
@@ -99,13 +98,13 @@ def redis(runtime: Runtime) -> str:
 @_check(f"start `{WORKER_COMMAND}` instead")
 def rq_workers(runtime: Runtime) -> str:
     """Every worker that takes runs from RQ's queues can perform them."""
-    connection = connect(runtime.settings.redis_url)
-    with closing(connection), redis_answered():
-        workers = registered_workers(connection)
+    seen = take(runtime.settings.redis_url, 0)
+    if (why := seen.unreadable.get(WORKERS)) is not None:
+        raise CheckFailed(f"{WORKERS} cannot be read: {why}")
     queues = {spec.queue for spec in runtime.catalogue.values()}
     foreign = [
         f"{worker.name} (process {worker.pid} on {worker.host}, queues {', '.join(worker.queues)})"
-        for worker in workers
+        for worker in seen.workers
         if not worker.ours and queues.intersection(worker.queues)
     ]
     if foreign:
@@ -119,13 +118,15 @@ def rq_workers(runtime: Runtime) -> str:
     " be read: RQ's own workers end at it"
 )
 def rq_bypasses(runtime: Runtime) -> str:
-    """No RQ job that should be a run of the catalogue is waiting or was done recently."""
+    """No RQ job that should be a run of the catalogue is waiting or was done recently. One with an
+    option for which it stays on RQ, such as depends_on, should not."""
     seen = take(runtime.settings.redis_url, _MOST_CHECKED)
     past = [
-        f"{counts.total() - counts['failed']} of {function} in {queue.name}"
+        f"{count} of {function} in {queue.name}"
         for queue in seen.queues
         for function, counts in queue.functions.items()
-        if bypassed(runtime, function) and counts.total() > counts["failed"]
+        if bypassed(runtime, function)
+        and (count := counts.total() - counts["failed"] - queue.stay[function])
     ]
     names = [str(entry.get("func_name")) for entry in seen.cron]
     past += [f"rq cron's {name}" for name in names if bypassed(runtime, name)]
