@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from tests.support.sides import ROOT
-
-pytest_plugins = ["pytester"]
+from tests.support.forks import forked
 
 SHOP = """
 from datetime import timedelta
@@ -156,18 +157,18 @@ def test_without_the_fixture_it_is_as_ever(app):
 """
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("scope", "url"),
     [("", ""), ('(scope="session")', '"sqlite:///" + str(tmp_path_factory.mktemp("x") / "a.db")')],
     ids=["in memory, each test", "a file, all tests"],
 )
 def test_an_adopters_tests_do_at_once_what_they_dispatch(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, scope: str, url: str
+    tmp_path: Path, scope: str, url: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     conftest = CONFTEST.format(scope=scope, url=url)
-    pytester.makepyfile(shop=SHOP, tasks=TASKS, conftest=conftest, test_shop=TESTS)
+    for name, text in (("shop", SHOP), ("tasks", TASKS), ("conftest", conftest)):
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "test_shop.py").write_text(TESTS)
     options = ("-p", "app.switchyard.testing", "-p", "no:cacheprovider", "-q")
-    result = pytester.runpytest_subprocess(*options)
-    result.assert_outcomes(passed=8)
+    done = forked(["-m", "pytest", *options, str(tmp_path)], {"PATH": os.environ["PATH"]})
+    assert (done.returncode, "8 passed" in done.stdout) == (0, True), done.stdout
