@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, create_engine, event, inspect, select, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.pool import NullPool
 
 from app.switchyard.dispatch import Item, dispatch, dispatch_many
@@ -89,6 +89,9 @@ def test_a_run_is_written_in_the_host_s_transaction_and_sent_after_it(
     assert sent == []
     host.db.session.commit()
     assert (host.orders(), host.runs(), sent) == ([2], [kept.id], [kept.id])
+    alone = dispatch("noop", {"name": "b"})  # without a session it commits by itself
+    host.db.session.rollback()
+    assert host.runs() == sorted([kept.id, alone.id])
 
 
 def test_many_at_once_join_a_transaction_that_has_changed_nothing_yet(
@@ -102,20 +105,6 @@ def test_many_at_once_join_a_transaction_that_has_changed_nothing_yet(
     written = dispatch_many("noop", items, session=host.db.session)
     host.db.session.commit()
     assert sorted(sent) == host.runs() == sorted(run.id for run in written)
-
-
-def test_taken_down_it_leaves_nothing(host: Host) -> None:
-    down = ["switchyard", "db", "downgrade", "switchyard", "base"]
-    done = host.app.test_cli_runner().invoke(args=down)
-    assert done.exit_code == 0, done.output
-    names = inspect(host.db.engine).get_table_names()
-    assert [name for name in names if name.startswith("switchyard")] == []
-
-
-def test_without_a_session_it_commits_by_itself(host: Host, sent: list[str]) -> None:
-    run = dispatch("noop", {"name": "a"})
-    host.db.session.rollback()
-    assert host.runs() == [run.id]
 
 
 def test_the_host_s_connections_stay_as_they_are(tmp_path: Path, sent: list[str]) -> None:
