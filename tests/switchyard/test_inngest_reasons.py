@@ -31,6 +31,8 @@ from workflows.backend import MOST_REFUSED, InngestBackend, _event
 from workflows.client import functions_there, make_client, note_sync, send_harmless
 
 EVENT, SIGNING = "right-event-key", "abcd" * 8
+WRONG = {"event": "wrong-event-key", "signing": "ef01" * 8, "url": "http://127.0.0.1:1"}
+ASKED = ("send", "verify", "cancel", "ping", "functions")
 NOW = datetime.now(UTC)
 
 
@@ -63,7 +65,7 @@ def asks(made: Any) -> dict[str, Callable[[], object]]:
     return {
         "send": lambda: backend.send([message]),
         "verify": lambda: send_harmless(made),
-        "cancel": lambda: InngestBackend(made).cancel([message]),
+        "cancel": lambda: backend.cancel([message, replace(message, ref=None)]),
         "ping": backend.ping,
         "functions": lambda: functions_there(made),
     }
@@ -75,23 +77,25 @@ def test_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wh
     monkeypatch.setitem(sys.modules, "inngest", None)
     monkeypatch.setattr(extras, "missing", lambda _extra: "the package inngest is not installed")
     with pytest.raises(BackendUnavailable, match="is not installed"):
-        asks(settings(tmp_path, "http://127.0.0.1:1"))[what]()
+        asks(settings(tmp_path, WRONG["url"]))[what]()
 
 
-@pytest.mark.parametrize("what", ["send", "verify"])
-def test_a_wrong_event_key(server: InngestStandIn, tmp_path: Path, what: str) -> None:
-    made = settings(tmp_path, server.url, event="wrong-event-key")
-    with pytest.raises(
-        BackendUnavailable, match="refuses INNGEST_EVENT_KEY; set INNGEST_EVENT_KEY"
-    ):
-        asks(made)[what]()
+REASONS = {
+    "event": (("send", "verify"), "refuses INNGEST_EVENT_KEY; set INNGEST_EVENT_KEY"),
+    "signing": (("cancel", "ping", "functions"), "refuses INNGEST_SIGNING_KEY; set INNGEST_SIGN"),
+    "url": (ASKED, r"127\.0\.0\.1:1 cannot.*INNGEST_BASE_URL is ri"),
+}
 
 
-@pytest.mark.parametrize("what", ["cancel", "ping", "functions"])
-def test_a_wrong_signing_key(server: InngestStandIn, tmp_path: Path, what: str) -> None:
-    made = settings(tmp_path, server.url, signing="ef01" * 8)
-    with pytest.raises(BackendUnavailable, match="refuses INNGEST_SIGNING_KEY; set INNGEST_SIGN"):
-        asks(made)[what]()
+@pytest.mark.parametrize(
+    ("wrong", "what"), [(wrong, what) for wrong, (asked, _) in REASONS.items() for what in asked]
+)
+def test_a_setting_that_is_wrong_is_named(
+    server: InngestStandIn, tmp_path: Path, wrong: str, what: str
+) -> None:
+    given = {"url": server.url, wrong: WRONG[wrong]}
+    with pytest.raises(BackendUnavailable, match=REASONS[wrong][1]):
+        asks(settings(tmp_path, **given))[what]()
 
 
 @pytest.mark.parametrize("what", ["cancel", "ping", "functions"])
@@ -100,7 +104,7 @@ def test_a_new_signing_key_that_inngest_does_not_know_yet(
 ) -> None:
     """As while a key is replaced: the app has both, and Inngest has still the old one."""
     both = {"INNGEST_SIGNING_KEY_FALLBACK": f"signkey-prod-{SIGNING}"}
-    asks(settings(tmp_path, server.url, signing="ef01" * 8, **both))[what]()
+    asks(settings(tmp_path, server.url, signing=WRONG["signing"], **both))[what]()
 
 
 @pytest.mark.parametrize("which", ["_signing_key_fallback", "_http_client._signing_key_fallback"])
@@ -108,15 +112,8 @@ def test_the_sdk_has_no_key_that_the_settings_do_not_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     monkeypatch.setenv("INNGEST_SIGNING_KEY_FALLBACK", "unchecked")
-    client = make_client(settings(tmp_path, "http://127.0.0.1:1"))
+    client = make_client(settings(tmp_path, WRONG["url"]))
     assert attrgetter(which)(client) is None
-
-
-@pytest.mark.parametrize("what", ["send", "verify", "cancel", "ping", "functions"])
-def test_a_url_where_nothing_is(tmp_path: Path, what: str) -> None:
-    made = settings(tmp_path, "http://127.0.0.1:1")
-    with pytest.raises(BackendUnavailable, match=r"127\.0\.0\.1:1 cannot.*INNGEST_BASE_URL is ri"):
-        asks(made)[what]()
 
 
 def test_an_event_that_it_refuses_holds_up_no_other(server: InngestStandIn, tmp_path: Path) -> None:
@@ -159,26 +156,28 @@ def answering(status: int, said: str) -> AbstractContextManager[str]:
     return serve_in_thread(other)
 
 
-@pytest.mark.parametrize("what", ["send", "verify"])
-def test_what_a_server_in_trouble_says(tmp_path: Path, what: str) -> None:
-    """Such as one of your own that was started without keys."""
-    why = "Event keys are required to process events securely"
-    said = json.dumps({"error": why, "status": 503})
-    with answering(503, said) as url, pytest.raises(BackendUnavailable, match=f"503: {why}"):
-        asks(settings(tmp_path, url))[what]()
+WHY = "Event keys are required to process events securely"
+IN_TROUBLE = json.dumps({"error": WHY, "status": 503})
+"""As one of your own says that was started without keys."""
+NO_STATES = ("[]", '"no"', "{", '{"data": [1]}', '{"data": {"a": 1}}', '{"data": 3}')
+"""Of a run that is to be cancelled: any other error would end who hands a run over."""
+OTHERS = [(200, "<p>"), (200, "{}"), (200, '{"ids": []}'), (302, "{}"), (404, "{}")]
+IS_NOT = "is not Inngest: .*see that INNGEST_BASE_URL names"
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(200, "<p>"), (200, "{}"), (200, '{"ids": []}'), (302, "{}"), (404, "{}")]
+    ("what", "status", "said", "says"),
+    [
+        *((what, 503, IN_TROUBLE, f"503: {WHY}") for what in ("send", "verify")),
+        *((what, *one, IS_NOT) for one in OTHERS for what in ("send", "verify", "functions")),
+        *(("cancel", 200, said, "not its own") for said in NO_STATES),
+    ],
 )
-@pytest.mark.parametrize("what", ["send", "verify", "functions"])
-def test_a_url_where_something_else_is(tmp_path: Path, what: str, status: int, said: str) -> None:
-    with answering(status, said) as url:
-        made = settings(tmp_path, url)
-        with pytest.raises(
-            BackendUnavailable, match=r"is not Inngest: .*see that INNGEST_BASE_URL names"
-        ):
-            asks(made)[what]()
+def test_an_answer_that_is_none_of_inngests_says_so(
+    tmp_path: Path, what: str, status: int, said: str, says: str
+) -> None:
+    with answering(status, said) as url, pytest.raises(BackendUnavailable, match=says):
+        asks(settings(tmp_path, url))[what]()
 
 
 def test_one_sending_waits_for_one_answer(tmp_path: Path) -> None:
@@ -195,15 +194,6 @@ def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
         with pytest.raises(BackendUnavailable):
             asks(settings(tmp_path, url))["send"]()
         assert len(came) > 1
-
-
-@pytest.mark.parametrize(
-    "said", ["[]", '"no"', "{", '{"data": [1]}', '{"data": {"a": 1}}', '{"data": 3}']
-)
-def test_an_answer_that_is_none_is_no_answer(said: str, tmp_path: Path) -> None:
-    """Anything else that it raised would end who hands a run over."""
-    with answering(200, said) as url, pytest.raises(BackendUnavailable):
-        asks(settings(tmp_path, url))["cancel"]()
 
 
 @pytest.fixture
@@ -248,7 +238,7 @@ def test_a_sync_with_a_wrong_signing_key_names_the_key(runtime: Runtime) -> None
 
 
 def test_what_verify_says_to_do_is_of_what_is_wrong(server: InngestStandIn, tmp_path: Path) -> None:
-    wrong = settings(tmp_path, server.url, signing="ef01" * 8)
+    wrong = settings(tmp_path, server.url, signing=WRONG["signing"])
     app = build(wrong)
     runtime = app.extensions["switchyard"]
     (check,) = [check for check in CHECKS if check.name == "inngest-functions"]

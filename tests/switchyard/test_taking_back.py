@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from app.local.inngest.ids import ulid
-from app.local.inngest.server import UNLISTED_SECONDS
-from app.platform.config import load
 from app.switchyard.errors import BackendUnavailable
 from app.switchyard.job import load as load_jobs
 from app.switchyard.runs.backend import Backend, Message
 from app.switchyard.runs.memory import MemoryBackend
 from queues.backend import RQBackend, connect
-from tests.support.serving import serve_in_thread
-from tests.support.sides import build, environment, free_port
-from tests.support.standins import InngestStandIn
-from workflows.backend import InngestBackend, is_new
+from workflows.backend import is_new
 
 
 def message(run: str, epoch: int = 1, ref: str | None = None) -> Message:
@@ -53,30 +45,6 @@ def test_what_a_worker_has_popped_keeps_its_hash(redis_url: str) -> None:
     assert redis.lpop("rq:queue:back") == b"a-1"
     backend.cancel([message("a")])
     assert redis.exists("rq:job:a-1")
-
-
-@pytest.fixture
-def inngest(tmp_path: Path) -> Iterator[tuple[InngestStandIn, InngestBackend]]:
-    port = free_port()
-    with InngestStandIn([f"http://127.0.0.1:{port}/api/inngest"]) as standin:
-        url = f"sqlite:///{tmp_path}/test.db"
-        settings = load(environment(url, "redis://127.0.0.1:1", INNGEST_DEV=standin.url))
-        with serve_in_thread(build(settings), port):
-            standin.sync()
-            yield standin, InngestBackend(settings)
-
-
-def test_an_inngest_run_is_cancelled(inngest: tuple[InngestStandIn, InngestBackend]) -> None:
-    standin, backend = inngest
-    first, second = message("a"), message("b")
-    refs = backend.send([first, second])
-    sent = [message(run, ref=ref) for run, ref in refs.items()]
-    time.sleep(2 * UNLISTED_SECONDS)  # what is asked for earlier names no run, and is cached
-    backend.cancel([sent[0], message("c", ref="01UNKNOWN"), message("d")])
-    backend.cancel(sent[:1])
-    sent_of = [(run["event"]["data"].get("_switchyard"), run["status"]) for run in standin.runs()]
-    ended = {of["run"]: status for of, status in sent_of if of}  # a cron may have fired, too
-    assert ended == {"a": "Cancelled", "b": "Running"}, json.dumps(standin.runs())
 
 
 def test_only_what_was_just_sent_may_be_listed_later() -> None:
