@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from app.platform.config import load
@@ -34,9 +35,18 @@ def client_of(tmp_path: Path, redis_url: str, opened: ExitStack) -> Callable[...
     return made
 
 
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[Flask]:
+    folder = tmp_path_factory.mktemp("web")
+    with app_on(environment(f"sqlite:///{folder / 'test.db'}", redis_url)) as app:
+        yield app
+
+
 @pytest.fixture
-def client(client_of: Callable[..., FlaskClient]) -> FlaskClient:
-    return client_of()
+def client(app: Flask) -> FlaskClient:
+    runtime.install(app.extensions[runtime.EXTENSION])
+    decide_by(Fixed("rq"))
+    return app.test_client()
 
 
 @pytest.fixture
@@ -99,8 +109,9 @@ def test_every_misfit_is_named_with_where_it_is(client: FlaskClient) -> None:
 
 
 def test_a_request_s_id_is_in_its_answer_and_its_log(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    client_of: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client = client_of()
     logged: list[object] = []
     monkeypatch.setattr(
         http.log, "error", lambda *_: logged.append(logs.values().get("request_id"))
