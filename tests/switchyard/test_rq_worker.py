@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +26,7 @@ from queues.worker import Scheduler, Worker
 from tests.proof.servers import Valkey
 from tests.support.sides import Side, no_worker, relaying, rq_worker
 from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.world import Time
 from tests.switchyard.test_health import valkey
 
 
@@ -39,26 +40,14 @@ def on(redis_url: str, tmp_path: Path) -> Iterator[Side]:
         yield on
 
 
-def test_what_redis_lost_is_sent_again(on: Side, redis_url: str, tmp_path: Path) -> None:
-    """A worker that dies after BLPOP leaves a job that says queued and is in no list: RQ never
-    finds it. A flush leaves nothing."""
-    n = uuid4().hex
-    runs = [on.dispatch("child", {"name": f"{n}/{i}"}) for i in range(20)]
-    redis = connect(redis_url)
-    redis.delete("rq:queue:tests")
-    redis.delete(*(f"rq:job:{run.id}-1" for run in runs[:10]))
-    with relaying(on.runtime), rq_worker(on.environ, tmp_path / "worker.log"):
-        on.finish(*runs)
-    assert on.marks(n) == {f"{n}/{i}": 1 for i in range(20)}
-
-
 def test_a_backlog_is_not_sent_again(on: Side, redis_url: str) -> None:
     """What still waits in its queue is left there, however long it takes."""
     redis: Redis = connect(redis_url)
     runs = [on.dispatch("noop", {"name": str(i)}) for i in range(10)]
+    at = Time(on.runtime.store.clock())
     for _ in range(3):
-        time.sleep(0.6)
-        swept = sweep(on.runtime.store)
+        at.pass_(3600)
+        swept = sweep(replace(on.runtime.store, clock=at))
         assert (swept.sent, swept.queued) == (0, 10)
     assert redis.llen("rq:queue:tests") == 10
     assert {on.row(run.id).epoch for run in runs} == {1}
@@ -166,7 +155,7 @@ def test_sigterm_ends_at_the_next_step_boundary(on: Side, tmp_path: Path) -> Non
     n = uuid4().hex
     with ExitStack() as stack:
         worker = stack.enter_context(rq_worker(on.environ, tmp_path / "one.log"))
-        run = on.dispatch("slow", {"name": n, "waitSeconds": 2.0})
+        run = on.dispatch("slow", {"name": n, "waitSeconds": 1.0})
         until(lambda: on.touches(n))
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(PATIENCE_SECONDS) == 0
@@ -191,7 +180,8 @@ def test_a_zombie_that_finishes_late_changes_nothing(on: Side, tmp_path: Path) -
         stack.enter_context(rq_worker(on.environ, tmp_path / "two.log"))
         (row,) = on.finish(run)
         zombie.send_signal(signal.SIGCONT)
-        time.sleep(1.5)
+        zombie.send_signal(signal.SIGTERM)  # it ends its step first
+        assert zombie.wait(PATIENCE_SECONDS) == 0
         assert on.row(run.id) == row
     assert on.touches(n) == 2
     assert on.marks(n) == {n: 1, f"{n}/after": 1}
