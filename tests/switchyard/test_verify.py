@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from flask import Flask, jsonify
 from pydantic import SecretStr
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from app.platform import checks as platform_checks
 from app.platform.config import Settings, load
@@ -30,9 +29,8 @@ from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardErr
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import NOT_SENT, Status
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runtime import Runtime, install
+from app.switchyard.runtime import Runtime
 from queues.backend import connect
-from tests.platform.test_every_route import LIVE
 from tests.support.mailbox import served
 from tests.support.rows import run_row
 from tests.support.serving import serve_in_thread
@@ -41,11 +39,7 @@ from tests.support.sides import (
     NEXT_KEY,
     both,
     build,
-    environment,
-    fresh,
     ledger,
-    rq_worker,
-    side,
 )
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.waiting import PATIENCE_SECONDS
@@ -112,29 +106,28 @@ def test_checks_are_made_side_by_side(runtime: Runtime) -> None:
     never.set()
 
 
-@pytest.mark.parametrize("backend", ["rq", "inngest", "qstash"])
-def test_a_canary_comes_back(
-    redis_url: str, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+def test_canaries_come_back_and_inngest_has_exactly_our_functions(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the side it was sent to, whatever the flag says, and on record as what it is."""
+    """A canary is on the side it was sent to, whatever the flag says, and on record as one."""
     monkeypatch.setattr(checks, "CANARY_SECONDS", PATIENCE_SECONDS)
     connect(redis_url).flushall()
-    url, jobs = (
-        f"sqlite:///{tmp_path / 'test.db'}",
-        {"SWITCHYARD_JOBS": "app.switchyard.maintenance"},
-    )
-    with ExitStack() as stack:
-        if backend == "rq":
-            environ = environment(url, redis_url, **jobs)
-            runtime = fresh(url, environ, None)
-            stack.callback(runtime.db.dispose)
-            stack.enter_context(rq_worker(environ, tmp_path / "worker.log"))
-        else:
-            runtime = stack.enter_context(side(backend, url, redis_url, tmp_path, **jobs)).runtime
-        install(runtime)
-        assert "there and back" in checks.canary(backend, runtime)
-        [row] = runtime.db.rows(R.__table__.select().where(R.job == "canary"))
-    assert (row.backend, row.reason, row.status) == (backend, "CANARY", "succeeded")
+    jobs = "tests.support.jobs,app.switchyard.maintenance"
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    with both(url, redis_url, tmp_path, SWITCHYARD_JOBS=jobs) as on:
+        for backend in ("rq", "inngest", "qstash"):
+            assert "there and back" in checks.canary(backend, on.runtime)
+        rows = on.runtime.db.rows(select(R.backend, R.reason, R.status).order_by(R.created_at))
+        assert rows == [(name, "CANARY", "succeeded") for name in ("rq", "inngest", "qstash")]
+        assert "functions there and here" in checks.inngest_functions(on.runtime)
+        assert "an event was accepted" in checks.inngest_key(on.runtime)
+        assert on.standin is not None
+        functions = on.standin.engine.functions
+        functions["switchyard-gone"] = functions.pop("switchyard-noop")
+        functions["another-app"] = functions["switchyard-gone"]
+        with pytest.raises(CheckFailed) as found:
+            checks.inngest_functions(on.runtime)
+    assert "missing there: ['noop']; not in this code: ['gone']" in str(found.value)
 
 
 def test_a_canary_that_does_not_come_back(
@@ -183,19 +176,6 @@ def test_clocks(runtime: Runtime) -> None:
     prune = runtime.catalogue["prune-ledger"]
     tick(prune, prune.occurrence_at(runtime.store.clock() - checks.LATE))
     assert checks.clocks(runtime) == "no run is missing for the last tick of 2 jobs"
-
-
-def test_inngest_has_exactly_our_functions(redis_url: str, tmp_path: Path) -> None:
-    with both(f"sqlite:///{tmp_path / 'test.db'}", redis_url, tmp_path) as on:
-        assert "functions there and here" in checks.inngest_functions(on.runtime)
-        assert "an event was accepted" in checks.inngest_key(on.runtime)
-        assert on.standin is not None
-        functions = on.standin.engine.functions
-        functions["switchyard-gone"] = functions.pop("switchyard-noop")
-        functions["another-app"] = functions["switchyard-gone"]
-        with pytest.raises(CheckFailed) as found:
-            checks.inngest_functions(on.runtime)
-    assert "missing there: ['noop']; not in this code: ['gone']" in str(found.value)
 
 
 def test_an_inngest_that_does_not_say() -> None:
@@ -294,14 +274,6 @@ def test_unsigned_calls_must_be_refused(opened: str | None) -> None:
                 check(there)
     with pytest.raises(CheckFailed, match="BACKEND_URL is not set"):
         checks.address(settled())
-
-
-def test_our_own_app_refuses_them(redis_url: str, tmp_path: Path) -> None:
-    """In production mode, with every key set."""
-    environ = environment(f"sqlite:///{tmp_path / 'test.db'}", redis_url, **LIVE)
-    with serve_in_thread(build(load(environ))) as url:
-        there = make_runtime(load({**environ, "BACKEND_URL": url}))
-        assert checks.signatures(there) == "unsigned calls are refused"
 
 
 def test_the_command_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
