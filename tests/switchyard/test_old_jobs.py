@@ -57,6 +57,7 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
     wrong = queue.enqueue(old_tasks.fail, on_failure=Callback(f"{AT}.failed"))
     after = queue.enqueue(old_tasks.add, 10, depends_on=called)
     later = queue.enqueue_in(timedelta(seconds=1), old_tasks.add, 20)
+    static = queue.enqueue(old_tasks.Till.twice, 3)
     till = old_tasks.Till(trace)
     if pickled:
         passed = queue.enqueue(old_tasks.ring, till, "ding")
@@ -64,7 +65,8 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
         of_class = queue.enqueue(till.count, 1)
     environ = {**on.environ, "LEGACY_PICKLE": "true"} if pickled else on.environ
     with rq_worker(environ, tmp_path / "worker.log") as worker:
-        for job, result in ((plain, 5), (retried, "at last"), (after, 11), (later, 21)):
+        finished = {plain: 5, retried: "at last", after: 11, later: 21, static: 6}
+        for job, result in finished.items():
             assert ended(job) == JobStatus.FINISHED
             assert job.return_value() == result
         for job, why in (
@@ -82,18 +84,6 @@ def test_old_jobs_are_done_as_ever(on: Side, redis: Redis, tmp_path: Path, pickl
         assert worker.poll() is None
         worker.send_signal(signal.SIGTERM)
         worker.wait(PATIENCE_SECONDS)
-
-
-def test_what_a_class_of_the_module_itself_defines(on: Side, redis: Redis, tmp_path: Path) -> None:
-    queue = Queue("old", connection=redis, serializer=JSONSerializer)
-    static = queue.enqueue(old_tasks.Till.twice, 3)
-    others = [queue.enqueue(f"{AT}.{path}") for path in ("Path.cwd", "Till.mro", "Till.ring")]
-    with rq_worker(on.environ, tmp_path / "worker.log"):
-        assert ended(static) == JobStatus.FINISHED
-        assert static.return_value() == 6
-        for other in others:
-            assert ended(other) == JobStatus.FAILED
-            assert "not a declared job function" in error(other)
 
 
 def test_a_work_horse_shares_no_connection_with_its_worker(
