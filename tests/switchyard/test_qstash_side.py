@@ -76,7 +76,7 @@ def test_no_relay_is_needed_to_go_on(alone: Side) -> None:
 
 def test_for_want_of_a_slot_it_is_resent(alone: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     n = uuid4().hex
-    items = [{"name": f"{n}/{i}", "waitSeconds": 0.8} for i in range(4)]
+    items = [{"name": f"{n}/{i}", "waitSeconds": 0.4} for i in range(4)]
     # Without flow control at QStash, as when RQ's side has the slots.
     backend = alone.runtime.store.backends["qstash"]
     assert isinstance(backend, QStashBackend)
@@ -145,12 +145,12 @@ def test_a_failure_callback_resends_once(alone: Side) -> None:
     assert len(waiting(alone)) == 2
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"x", b'{"sourceBody": "e30="}'])
-def test_what_is_no_callback_is_never_tried_again(alone: Side, body: bytes) -> None:
+def test_what_is_no_callback_is_never_tried_again(alone: Side) -> None:
     url = alone.environ["BACKEND_URL"] + FAILED
-    headers = {"Upstash-Signature": standin(alone).sign(url, body)}
-    answer = requests.post(url, body, headers=headers, timeout=PATIENCE_SECONDS)
-    assert answer.status_code == 489
+    for body in (b"{}", b"[]", b"x", b'{"sourceBody": "e30="}'):
+        headers = {"Upstash-Signature": standin(alone).sign(url, body)}
+        answer = requests.post(url, body, headers=headers, timeout=PATIENCE_SECONDS)
+        assert answer.status_code == 489, body
 
 
 def test_taken_back_where_it_goes_elsewhere(alone: Side) -> None:

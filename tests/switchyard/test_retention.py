@@ -156,7 +156,7 @@ def check_gone(world: World, before: Any, going: Rows, run_id: str) -> None:
     assert sum(map(len, going.values())) > 100
 
 
-@pytest.mark.parametrize("batch", [25, retention.BATCH])
+@pytest.mark.parametrize("batch", [100, retention.BATCH])
 def test_exactly_what_should_go_goes(
     world: World, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:

@@ -217,6 +217,7 @@ def test_only_stage_shadow_has_shadows_and_the_master_switch_ends_them(
     assert runs(runtime, "shadow-compare") == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_it_waits_for_the_live_run_and_gives_up_in_the_end(runtime: Runtime) -> None:
     to_shadow(runtime, "order")
     run, other = dispatch_many("order", [{"name": "a"}, {"name": "b", "planned": 6}])

@@ -101,15 +101,7 @@ def test_of_two_moves_at_once_one_is_made(runtime: Runtime) -> None:
 
     def try_it(number: int) -> str:
         try:
-            stages.set_stage(
-                runtime.db,
-                JOB,
-                "ramp",
-                float(number + 1),
-                By("t", "w"),
-                utcnow(),
-                expected=row.version,
-            )
+            move(runtime, "ramp", number + 1, expected=row.version)
         except StageRefused as refused:
             return str(refused)
         return "made"
@@ -192,17 +184,10 @@ def test_pins_are_read_with_the_stages_and_kept_as_history(runtime: Runtime) -> 
     (row,) = stages.current_stages(runtime.db)
     assert row.pins == (("bo", "rq"),)
     (pin,) = stages.pinned_keys(runtime.db, JOB)
-    assert pin | {"at": ""} == {
-        "job": JOB,
-        "key": "bo",
-        "side": "rq",
-        "at": "",
-        "by": "ada",
-        "why": "first",
-    }
+    pinned = {"job": JOB, "key": "bo", "side": "rq", "by": "ada", "why": "first"}
+    assert pin == pinned | {"at": pin["at"]}
     assert stages.pinned_keys(runtime.db, "noop") == []
-    many = [f"c{n}" for n in range(stages.MOST_PINS)]
-    for keys, side in ((many, "rq"), (["x"], "banana"), ([""], "rq"), (["x" * 256], "rq")):
+    for keys, side in (([f"c{n}" for n in range(stages.MOST_PINS)], "rq"), (["x"], "banana")):
         with pytest.raises(BadInput):
             change(keys, side)
     assert len(stages.pinned_keys(runtime.db)) == 1
