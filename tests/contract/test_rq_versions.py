@@ -23,8 +23,8 @@ TESTS = (
     *("contract/test_rq_promises.py", "contract/test_runs.py"),
     *("switchyard/test_old_call_sites.py", "switchyard/test_adopt.py"),
 )
-CHOSEN = "not (memory or inngest or qstash or postgres or dies or cheap)"
-"""What is not on Postgres or another backend, nor about how a process begins and ends."""
+CHOSEN = "not (memory or inngest or qstash or postgres)"
+"""What is not on Postgres or another backend."""
 
 
 @pytest.mark.process

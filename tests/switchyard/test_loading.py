@@ -1,16 +1,24 @@
-"""A process that nobody wired finds its Flask app as `flask` does."""
+"""A process that nobody wired finds its app as `flask` does, and loads no more than it needs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 
 from app.switchyard import runtime
 from app.switchyard.errors import SettingsError
+from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import load_app
+from tests.support.forks import forked
+from tests.support.sides import ROOT, no_worker, relaying, rq_worker
 
 SHOP = """
 from flask import Flask
@@ -69,3 +77,44 @@ def test_an_app_that_cannot_be_used(
     monkeypatch.setenv("FLASK_APP", named.format(folder.name))
     with pytest.raises(SettingsError, match=f"FLASK_APP: .*{why}"):
         load_app()
+
+
+ENQUEUE = """
+import sys
+from queues import Queue
+from queues.backend import connect
+queue = Queue("old", connection=connect(sys.argv[1]))
+queue.enqueue("tests.support.old_tasks.mark", name=sys.argv[2], job_id=sys.argv[2])
+"""
+
+
+def test_an_old_call_site_in_such_a_process_outlives_it(redis_url: str, tmp_path: Path) -> None:
+    """A process that never called create_app(), killed before the sending; it tries again. At which
+    points else it may die: test_crashes."""
+    n = uuid4().hex
+    with no_worker(redis_url, tmp_path) as on:
+        for crash_at in ("dispatch.committed", ""):
+            crashing = {**on.environ, "SWITCHYARD_CRASH_AT": crash_at}
+            ended = forked(["-c", ENQUEUE, redis_url, n], crashing)
+            assert ended.returncode == (-9 if crash_at else 0), ended.stderr
+        with relaying(on.runtime), rq_worker(on.environ, tmp_path / "worker.log"):
+            [row] = on.runtime.db.rows(select(R.__table__).where(R.job == "old-mark"))
+            on.finish(cast(Any, row))
+            on.settle(0.5)
+        assert on.marks(n) == {n: 1}
+
+
+def test_importing_it_is_cheap() -> None:
+    """No web app is made, nothing is connected, and jobs load neither rq nor inngest."""
+    code = "import sys"
+    for given, forbidden in (
+        ("import queues", ("rq", "flask", "sqlalchemy")),
+        ("import app.platform.payouts.jobs", ("rq", "inngest")),
+        ("import app.switchyard.job, app.switchyard.maintenance", ("rq", "inngest", "flask")),
+        ("from queues import Job, Queue, job", ("flask", "inngest", "app.switchyard.extension")),
+    ):
+        code += f"; {given}; print([m for m in {forbidden!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["[]"] * 4

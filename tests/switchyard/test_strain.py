@@ -1,4 +1,4 @@
-"""Many runs at once: no statement grows with them, and nobody waits for another in a circle."""
+"""Many runs at once, or a wrong clock: no statement grows, and nobody waits for long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import event, func, select, text
 
-from app.switchyard.dispatch import Item, dispatch_many
+from app.switchyard import clock, postgres
+from app.switchyard.dispatch import Item, dispatch, dispatch_many
 from app.switchyard.runs.backend import Delivery, Message
 from app.switchyard.runs.claim import claim_run
 from app.switchyard.runs.handoff import hand_over
@@ -168,3 +169,33 @@ def test_a_process_that_stands_still_before_its_commit_holds_up_no_other_s_run(
 
 def _epochs(runtime: Runtime) -> dict[str, int]:
     return {row.id: row.epoch for row in runtime.db.rows(select(R.id, R.epoch))}
+
+
+# --- a clock that is hours off ------------------------------------------------------------------
+
+HOURS = timedelta(hours=2)
+
+
+@on_postgres
+def test_a_wrong_clock_is_put_right_by_the_database_s(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skewed(by: timedelta) -> None:
+        monkeypatch.setattr(postgres, "utcnow", lambda: clock.utcnow() + by)
+
+    skewed(HOURS)
+    run = dispatch("noop", {"name": "a"})  # the first thing this process does
+    for by in (HOURS, -HOURS, timedelta(days=40), timedelta(0)):
+        skewed(by)
+        assert abs(runtime.store.clock() - clock.utcnow()) < timedelta(minutes=1)
+    assert runtime.db.value(select(R.due_at).where(R.id == run.id)) <= clock.utcnow()
+
+
+def test_a_relay_that_is_ahead_keeps_no_run_back(runtime: Runtime) -> None:
+    """It ends a lease of somebody alive, and that run may go on at once all the same."""
+    run = dispatch("noop", {"name": "a"})
+    now = runtime.store.clock()
+    store = replace(runtime.store, clock=lambda: now)
+    assert isinstance(claim_run(store, run.id, 1, Delivery("me")), ClaimedRun)
+    assert sweep(replace(runtime.store, clock=lambda: now + HOURS)).taken_over == 1
+    assert isinstance(claim_run(store, run.id, 3, Delivery("me")), ClaimedRun)
