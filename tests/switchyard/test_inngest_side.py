@@ -225,7 +225,7 @@ def ended_there(on: Side, job: str, count: int) -> list[dict[str, Any]]:
 
 def test_short_steps_share_a_call(opened: ExitStack, tmp_path: Path, redis_url: str) -> None:
     short = {**PATIENT, "INNGEST_CALL_SECONDS": "60"}
-    on, _ = serving(opened, tmp_path, redis_url, signed=False, **short)
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, gap_scale=0.02, **short)
     expected = {
         "well": (0, 0, 1),
         "one": (3, 2, 4),  # two failures, the step that is done then, the rest
@@ -247,7 +247,7 @@ def test_a_result_that_inngest_does_not_take_stays_in_the_ledger(
     opened: ExitStack, tmp_path: Path, redis_url: str
 ) -> None:
     """It would refuse the answer and try again after its own gaps, or never call again."""
-    on, _ = serving(opened, tmp_path, redis_url, signed=False, **PATIENT)
+    on, _ = serving(opened, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
     rows = on.finish(*(on.dispatch("unsent", {"name": what}) for what in jobs.UNSENT))
     results = {what: json.loads(row.result) for what, row in zip(jobs.UNSENT, rows, strict=True)}
     assert results == jobs.UNSENT
