@@ -76,6 +76,8 @@ class Settings(config.Settings):
     def check(self) -> None:
         """Raise SettingsError where settings contradict each other."""
         super().check()
+        if self.stripe_api_key is not None and " " in self.stripe_api_key.get_secret_value():
+            raise SettingsError("STRIPE_API_KEY: must have no spaces")
         try:
             hooks.check(self.webhook_sources, self.webhook_targets)
         except ValueError as wrong:

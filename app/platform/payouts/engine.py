@@ -26,14 +26,8 @@ from app.platform.gateways.stripe_answers import (
     StripeUnknownOutcome,
     Transfer,
 )
-from app.platform.payouts.attempts import (
-    PayoutMoved,
-    Try,
-    note_unknown,
-    open_attempts,
-    record,
-    replace,
-)
+from app.platform.payouts import attempts
+from app.platform.payouts.attempts import PayoutMoved, Try
 from app.platform.payouts.legs import BANK, Leg, NeedsPerson
 from app.platform.payouts.models import AttemptOutcome, Payout, PayoutStatus
 from app.platform.payouts.request import SinglePayout, demanded
@@ -53,7 +47,8 @@ SERVER_ERROR_STANDS = timedelta(minutes=10)
 effect. The answer stays the same for the key's whole life, so only another key can still pay."""
 RATE_LIMIT_SECONDS = 5
 RATE_LIMIT_SPREAD = 10
-_SETTLES = (Transfer, BankPayout, StripeRefused)
+_SETTLES = (Transfer, BankPayout, StripeRefused, NeedsPerson)
+"""Nothing that another round could change."""
 _LEAVES_OPEN = (StripeUnknownOutcome, StripeRateLimited, PayoutMoved)
 
 
@@ -78,19 +73,17 @@ def pay_page(tx: Session, ctx: Context, leg: Leg, after: str, dry: Sequence[str]
         page = list(own.scalars(query.limit(PAGE_SIZE + 1).with_for_update()))
         last = page[PAGE_SIZE - 1].id if len(page) > PAGE_SIZE else None
         page = page[:PAGE_SIZE]
-        tries = open_attempts(own, leg, _covered(page, leg, funds, dried), ctx.now())
+        tries = attempts.open_attempts(own, leg, _covered(page, leg, funds, dried), ctx.now())
     _send(ctx, leg, tries)
-    stuck = unclear = 0
+    unclear = 0
     for one in tries:
-        if isinstance(one.end, NeedsPerson):
-            stuck += 1
-        elif one.end is None or isinstance(one.end, _LEAVES_OPEN):
+        if one.end is None or isinstance(one.end, _LEAVES_OPEN):
             unclear += 1
         elif not isinstance(one.end, _SETTLES):
             raise one.end
         elif isinstance(one.end, StripeRefused) and one.end.code == leg.no_funds:
             dried.add(one.payout.currency)
-    statuses = record(tx, leg, tries, ctx.now())
+    statuses = attempts.record(tx, leg, tries, ctx.now())
     refused = statuses[PayoutStatus.FAILED] + statuses[PayoutStatus.BANK_FAILED]
     short = statuses[PayoutStatus.REQUESTED]
     return {
@@ -112,7 +105,7 @@ def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[st
     with ctx.transaction() as own:
         payout = demanded(own, order, ctx.now())
         here = [payout] if payout.status in (leg.ready, leg.sending) else []
-        tries = open_attempts(own, leg, here, ctx.now())
+        tries = attempts.open_attempts(own, leg, here, ctx.now())
     _send(ctx, leg, tries)
     for one in tries:
         if isinstance(one.end, StripeRateLimited):
@@ -124,7 +117,7 @@ def pay_one(tx: Session, ctx: Context, leg: Leg, order: SinglePayout) -> dict[st
             raise NonRetriable(str(one.end)) from one.end
         if isinstance(one.end, Exception) and not isinstance(one.end, StripeRefused):
             raise one.end
-    record(tx, leg, tries, ctx.now())
+    attempts.record(tx, leg, tries, ctx.now())
     payout = tx.get_one(Payout, order.payout_id)
     return {
         "payoutId": payout.id,
@@ -175,7 +168,7 @@ def _send(ctx: Context, leg: Leg, tries: Sequence[Try]) -> None:
     point("payout.recorded")
     ctx.gateways.stripe.each(send, tries)
     point("payout.sent")
-    note_unknown(ctx, [one for one in tries if isinstance(one.end, StripeUnknownOutcome)])
+    attempts.note_unknown(ctx, [one for one in tries if isinstance(one.end, StripeUnknownOutcome)])
     for one in tries:
         if isinstance(one.end, NeedsPerson):
             log.error("payout needs a person", extra={"payout": one.payout.id, "why": str(one.end)})
@@ -187,7 +180,7 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
     if ctx.now() - one.attempt.first_sent_at > KEY_WINDOW:
         if (there := _looked_up(ctx, leg, one)) is not None:
             return there
-        replace(ctx, leg, one)
+        attempts.replace(ctx, leg, one)
     try:
         return leg.send(ctx.gateways.stripe, one.payout, one.attempt)
     except StripeRefused as no:
@@ -204,7 +197,7 @@ def _outcome(ctx: Context, leg: Leg, one: Try) -> Transfer | BankPayout | Stripe
         if not isinstance(unclear, StripeReplayedError) or sent_for < SERVER_ERROR_STANDS:
             raise
         # Its key is tied to a 5xx that had no effect: only another one can still pay.
-        replace(ctx, leg, one)
+        attempts.replace(ctx, leg, one)
         return _outcome(ctx, leg, one)
 
 
