@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field, Json, SecretStr
 
 from app.platform.gateways import hooks
-from app.platform.gateways.address import SmtpServer, mail_address, smtp_server
+from app.platform.gateways.address import SmtpServer, mail_address, one_line, smtp_server
 from app.switchyard import config
 from app.switchyard.config import HttpUrl, database, hidden
 from app.switchyard.errors import SettingsError
@@ -54,7 +54,7 @@ class Settings(config.Settings):
         ROOT / "var" / "storage"
     ).as_uri()
     """See app.platform.gateways.storage."""
-    platform_name: str = Field(default="Switchyard", max_length=60)
+    platform_name: Annotated[str, Field(max_length=60), AfterValidator(one_line)] = "Switchyard"
     """The name that creators see in mails and on statements."""
 
     @classmethod

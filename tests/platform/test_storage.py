@@ -163,6 +163,7 @@ def test_a_forked_process_uses_it_afresh_or_says_that_it_cannot(
         *("file://folder", "file://host/folder", "file:///folder?a=1", "file:///folder#a"),
         *("s3://", "s3:///prefix", "s3://bucket#x"),
         *("s3://bucket?secret=1", "s3://key:secret@bucket"),
+        *(f"s3://bucket?endpoint={of}" for of in ("", "x", "ftp://x", "http://[::1", "http://x:0")),
     ],
 )
 def test_an_address_that_is_none(url: str) -> None:

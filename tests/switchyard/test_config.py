@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"INNGEST_DEV": "maybe"}, "INNGEST_DEV: must be a URL, 1 or 0"),
         ({"QSTASH_TOKEN": "zz\nX-Other: 1"}, "QSTASH_TOKEN: must have ASCII characters only"),
         ({"STRIPE_API_KEY": "sk_test_é"}, "STRIPE_API_KEY: must have ASCII characters only"),
+        ({"PLATFORM_NAME": "Fan\nhouse"}, "PLATFORM_NAME: must be one line"),
         ({"STRIPE_API_KEY": "sk_test_x y"}, "STRIPE_API_KEY: must have no spaces"),
         ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "sk_live_zz"}, "STRIPE_API_KEY is a live key"),
         ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "rk_live_zz"}, "STRIPE_API_KEY is a live key"),

@@ -1,4 +1,4 @@
-"""The mail server (SMTP_URL), and mail addresses."""
+"""The mail server (SMTP_URL), mail addresses, and texts in headers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from unicodedata import category
 from urllib.parse import unquote, urlsplit
 
 import idna
@@ -62,6 +63,13 @@ def smtp_server(url: str) -> SmtpServer:
     if rest or not (_HOST.fullmatch(host) and port > 0 and url.isprintable()):
         raise ValueError(_ENDS)
     return SmtpServer(host, port, tls, user or None, SecretStr(password) if password else None)
+
+
+def one_line(value: str) -> str:
+    """A text that may be in a mail's header. Raises ValueError for any other."""
+    if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value):
+        raise ValueError("must be one line without control characters")
+    return value
 
 
 def mail_address(value: str) -> str:

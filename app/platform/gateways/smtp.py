@@ -13,9 +13,8 @@ from email.header import Header
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any
-from unicodedata import category
 
-from app.platform.gateways.address import SmtpServer, Tls, mail_address
+from app.platform.gateways.address import SmtpServer, Tls, mail_address, one_line
 from app.switchyard import effects
 from app.switchyard.errors import BadInput, SwitchyardError
 
@@ -73,9 +72,9 @@ class Mailer:
         """
         effects.allow("sending mail")
         try:
-            to = mail_address(to)
+            to, subject = mail_address(to), one_line(subject)
         except ValueError as wrong:
-            raise BadInput(f"a mail's receiver {wrong}") from None
+            raise BadInput(f"a mail's receiver or subject {wrong}") from None
         data = self._message(to, subject, text, message_id, now, html)
         with self._connected() as client:
             with self._until_taken():
@@ -92,8 +91,6 @@ class Mailer:
     def _message(
         self, to: str, subject: str, text: str, message_id: str, now: datetime, html: str | None
     ) -> bytes:
-        if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in subject):
-            raise BadInput("a mail's subject is one line without control characters")
         message = EmailMessage(policy=_POLICY)
         message["From"] = self.sender
         message["To"] = to

@@ -16,14 +16,14 @@ from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from app.switchyard import effects
+from app.switchyard.config import WEB
 from app.switchyard.errors import BadInput, SettingsError, SwitchyardError
 
 MAX_PATH = 200
 PIECE = 8 * 1024 * 1024
 """How many bytes of a large file are transferred at once."""
-TIMEOUT = timedelta(seconds=15)
-"""Of each wait for a bucket."""
-LONGEST = timedelta(minutes=10)
+TIMEOUT, LONGEST = timedelta(seconds=15), timedelta(minutes=10)
+"""Of each wait for a bucket, and of a whole call."""
 _NAME = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_.=@+-]{1,140}")
 _NO_FILE = re.compile(r"\(os error (20|21)\)")
 """The path, or a part of it, is a folder where it should be a file, or the reverse."""
@@ -50,6 +50,10 @@ class Storage:
         fits = bool(parts.netloc) and "@" not in parts.netloc
         if parts.scheme == "file":
             fits = parts.path.startswith("/") and not (parts.netloc or parts.query)
+        try:
+            WEB(self._options.get("endpoint", "https://s3"))  # the library panics at some others
+        except ValueError:
+            fits = False
         if not fits or parts.fragment or self._options.keys() - {"endpoint", "region"}:
             raise SettingsError(
                 "STORAGE_URL: a folder is file:/// and its path from the root on,"

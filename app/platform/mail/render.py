@@ -12,17 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from app.platform.currencies import money
+from app.platform.gateways.address import one_line
 from app.switchyard.errors import BadInput
 from app.switchyard.job import JobPayload
 
-
-def _one_line(value: str) -> str:
-    if any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value):
-        raise ValueError("must be one line without control characters")
-    return value
-
-
-Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
+Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(one_line)]
 Link = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
 
 
