@@ -15,7 +15,7 @@ from app.platform.earnings import csv_import, rollup
 from app.platform.earnings.models import DirtyDay
 from app.switchyard.clock import in_reach
 from app.switchyard.commands import output
-from app.switchyard.commands.processes import stop_on_signals
+from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.errors import BadInput
 
 MOST_DAYS = 3_653

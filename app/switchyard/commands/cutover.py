@@ -26,7 +26,7 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.processes import stop_on_signals
+from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.cutover import drain as drains
 from app.switchyard.cutover import shadow, stages
 from app.switchyard.cutover.shadow import Kind

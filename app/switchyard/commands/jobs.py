@@ -32,7 +32,7 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.processes import stop_on_signals
+from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.cutover import stages
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput

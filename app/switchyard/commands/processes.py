@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from types import FrameType
 
 import click
 from flask import current_app
@@ -16,6 +12,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import literal, select
 
 from app.switchyard.commands.output import DID_NOT_HOLD, Process, json_option, parts, record, say
+from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.cutover import clock as ticks
 from app.switchyard.cutover import guardrail
 from app.switchyard.logs import logger_of
@@ -26,30 +23,6 @@ from app.switchyard.runtime import Runtime
 from app.switchyard.words import plural
 
 log = logger_of(__name__)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets. The second one has its usual effect."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        restore()
-        # In a thread: the handler may interrupt a wait for this event, whose lock is then held by
-        # the thread in which the handler runs.
-        threading.Thread(target=stop.set, daemon=True).start()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 def _require_tables(runtime: Runtime) -> None:

@@ -23,7 +23,7 @@ from app.switchyard.commands.output import (
     say,
     table,
 )
-from app.switchyard.commands.processes import stop_on_signals
+from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.errors import BadInput
 from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS

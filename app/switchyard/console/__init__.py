@@ -10,7 +10,7 @@ from app.switchyard.console import jobs, overview, runs
 from app.switchyard.console.door import Door
 from app.switchyard.console.frame import LOGIN, NAME, Page, framed
 from app.switchyard.errors import SwitchyardError
-from app.switchyard.health import Looks
+from app.switchyard.looks import Looks
 from app.switchyard.runtime import Runtime
 
 _NEXT = re.compile(r"(?:[/?][\w./?=&%-]*)?")

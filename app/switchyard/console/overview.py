@@ -13,7 +13,8 @@ from markupsafe import Markup
 from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import is_poll
-from app.switchyard.health import DATABASE, NO_ANSWER_YET, Looks
+from app.switchyard.health import DATABASE
+from app.switchyard.looks import NO_ANSWER_YET, Looks
 from app.switchyard.operations import acts
 from app.switchyard.operations.overview import overview
 from app.switchyard.runtime import Runtime
