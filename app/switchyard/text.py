@@ -48,6 +48,12 @@ def one_line(text: str) -> str:
     return text
 
 
+def whole_number(text: str) -> int | None:
+    """A number of up to 15 digits, or None where the text is anything else. Python's int() takes
+    more: other scripts' digits, underscores, and as many digits as nobody waits for."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else None
+
+
 def storable(text: str) -> str:
     """`text` in a form that every database accepts: NULs and lone surrogates are replaced."""
     if text.isascii() and "\0" not in text:

@@ -187,6 +187,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     (("cutover", "parity", "explain"), "explain ids, or one job"),
     (("cutover", "parity", "explain", "999", *WHY), "not an unexplained difference"),
     (("cutover", "parity", "explain", "9" * 30, *WHY), "no job"),
+    (("cutover", "parity", "explain", "\u0661", *WHY), "no job"),
     (("db", "downgrade", "nope", "-1"), "no branch 'nope'; there are: switchyard, platform"),
     (("db", "downgrade", "platform", "nope"), "nope"),
 ]

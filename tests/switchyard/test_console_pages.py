@@ -37,9 +37,12 @@ def test_a_stage_is_changed_and_a_senseless_one_refused(site: Site, client: Flas
         ({"stage": "ramp", "percent": "10", "why": "x"}, 409, "is already at ramp 10 %"),
         ({"stage": "ramp", "percent": "", "why": "x"}, 409, "a ramp needs a percent"),
         ({"stage": "ramp", "percent": "nan", "why": "x"}, 409, "percent must be 0 to 100"),
-        ({"stage": "ramp", "percent": "ten", "why": "x"}, 422, "percent and version must be num"),
+        ({"stage": "ramp", "percent": "ten", "why": "x"}, 422, "percent must be a number"),
+        ({"stage": "ramp", "percent": "\u0661", "why": "x"}, 422, "percent must be a number"),
+        ({"stage": "ramp", "percent": "1_0", "why": "x"}, 422, "percent must be a number"),
         ({"stage": "live", "why": "x", "version": "0"}, 409, "parent was moved meanwhile"),
-        ({"stage": "live", "why": "x", "version": "x"}, 422, "percent and version must be num"),
+        ({"stage": "live", "why": "x", "version": "x"}, 422, "version must be a number"),
+        ({"stage": "live", "why": "x", "version": "\u0661"}, 422, "version must be a number"),
         ({"stage": "live", "why": "  "}, 409, "say why"),
         ({"stage": "gone", "why": HOSTILE}, 409, "stage must be one of"),
         ({"stage": "complete", "why": "x"}, 409, "cannot go from ramp to complete"),
@@ -267,7 +270,13 @@ def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None
 
 def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
     for path, status in (
-        *(("/runs?job=%00", 422), ("/runs?before=" + "a" * 101, 422), ("/runs/zz", 404)),
+        *(("/history?before=x", 422), ("/history?before=%D9%A3", 422), ("/history?before=7", 200)),
+        *(
+            ("/runs?since=%D9%A3h", 422),
+            ("/runs?job=%00", 422),
+            ("/runs?before=" + "a" * 101, 422),
+            ("/runs/zz", 404),
+        ),
         *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
     ):
         assert client.get(f"/console{path}").status_code == status, path

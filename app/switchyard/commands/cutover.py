@@ -34,13 +34,12 @@ from app.switchyard.cutover.status import BACKENDS, cutover_status, unreachable
 from app.switchyard.errors import BadInput, GateClosed, StageRefused
 from app.switchyard.operations import acts
 from app.switchyard.runtime import Runtime
+from app.switchyard.text import whole_number
 from app.switchyard.words import plural
 from flags import Side, Stage
 
 SIDES = click.Choice([str(side) for side in Side])
 KINDS = click.Choice([str(kind) for kind in Kind])
-ID_DIGITS = 18
-"""A longer number is in no database."""
 
 limit_option = click.option(
     "--limit",
@@ -260,13 +259,13 @@ def parity(words: tuple[str, ...], kind: str | None, limit: int, who: By) -> Non
 
 
 def _explain(runtime: Runtime, what: tuple[str, ...], who: By) -> None:
-    numbered = all(word.isdecimal() and len(word) <= ID_DIGITS for word in what)
+    ids = [number for word in what if (number := whole_number(word)) is not None]
+    numbered = len(ids) == len(what)
     if not what or (not numbered and len(what) > 1):
         raise BadInput("explain ids, or one job")
     if not who.why:
         raise BadInput("give --why: the gate takes your word for it")
     name = None if numbered else runtime.catalogue[what[0]].name
-    ids = [int(word) for word in what] if numbered else []
     done = shadow.explain(runtime.db, ids, name, who, runtime.store.clock())
     if not answered({"explained": done}):
         say(f"{plural(done, 'difference')} explained")

@@ -18,7 +18,7 @@ from app.switchyard.errors import BadInput, Forbidden, SwitchyardError
 from app.switchyard.http import identify
 from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
-from app.switchyard.text import reason
+from app.switchyard.text import reason, whole_number
 
 log = logger_of(__name__)
 
@@ -106,11 +106,12 @@ def by() -> By:
 
 
 def number(field: str) -> int:
-    """A number in the form. Raises BadInput."""
-    text = request.form.get(field) or "0"
-    if not text.isdecimal() or len(text) > 15:
+    """A number in the form or, of a page, in its address; 0 where it is not given. Raises BadInput."""
+    given = request.args if request.method == "GET" else request.form
+    found = whole_number(given.get(field) or "0")
+    if found is None:
         raise BadInput(f"{field} must be a number")
-    return int(text)
+    return found
 
 
 def moving(

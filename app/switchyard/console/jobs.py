@@ -69,14 +69,21 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def move(name: str) -> Page:
         asked, raw = request.form, request.form.get("percent", "").strip()
         try:
-            percent = float(raw) if raw and asked.get("stage") == Stage.RAMP else None
-            version = int(asked["version"]) if asked.get("version") else None
+            percent = _percent(raw) if asked.get("stage") == Stage.RAMP else None
+            version = number("version") if asked.get("version") else None
             acts.stage(runtime, name, asked.get("stage", ""), percent, by(), expected=version)
         except ValueError:
-            return job_page(name, "percent and version must be numbers"), 422
+            return job_page(name, "percent must be a number"), 422
         except (StageRefused, GateClosed) as refused:
             return job_page(name, str(refused)), refused.status
         return redirect(url_for(".job", name=name), 303)
+
+
+def _percent(text: str) -> float | None:
+    """The percent in a form. Raises ValueError, also for what only Python takes for a number."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return float(text) if text else None
 
 
 def _day(runtime: Runtime, name: str, now: datetime) -> dict[str, Any]:

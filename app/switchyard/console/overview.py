@@ -7,12 +7,12 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, render_template
 from markupsafe import Markup
 
 from app.switchyard import audit
 from app.switchyard.console import charts
-from app.switchyard.console.frame import is_poll
+from app.switchyard.console.frame import is_poll, number
 from app.switchyard.health import DATABASE
 from app.switchyard.looks import NO_ANSWER_YET, Looks
 from app.switchyard.operations import acts
@@ -46,9 +46,7 @@ def add(pages: Blueprint, runtime: Runtime, looks: Looks) -> None:
 
     @pages.get("/history")
     def history() -> str:
-        before = request.args.get("before", "")
-        last = int(before) if before.isdecimal() and len(before) < 16 else None
-        rows = audit.history(runtime.db, before=last, limit=PAGE)
+        rows = audit.history(runtime.db, before=number("before") or None, limit=PAGE)
         older = rows[-1]["id"] if len(rows) == PAGE else None
         known = set(runtime.catalogue)
         return render_template("switchyard/history.html", rows=rows, older=older, known=known)

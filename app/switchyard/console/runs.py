@@ -46,7 +46,7 @@ _REASONS = {
 }
 FIELDS = frozenset(RunFilter.model_fields) - {"limit"}
 _ID = re.compile(r"[0-9a-f]{12,32}")
-_SPAN = re.compile(r"(\d{1,4})([mhd])")
+_SPAN = re.compile(r"([0-9]{1,4})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 EXPORTED = 100_000
 _KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
