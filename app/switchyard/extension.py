@@ -118,8 +118,9 @@ def make_runtime(
     """The parts of one app, built from its settings."""
     catalogue = load(settings.switchyard_jobs or [*jobs, maintenance])
     for extra, why in extras.needed(settings, catalogue, settings.use_inngest):
-        if extra != "postgres" or engine is None:
-            extras.require(extra, why)
+        used = extra != "postgres" or engine is None
+        if used and (lacking := extras.missing(extra)) is not None:
+            raise SettingsError(f"{why}, but {lacking}")
     db = Database(
         settings.sqlalchemy_url if engine is None else engine,
         pool_size=settings.database_pool_size or settings.web_threads + 4,

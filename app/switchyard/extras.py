@@ -8,7 +8,6 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from app.switchyard.config import Settings
-from app.switchyard.errors import SettingsError
 from app.switchyard.job import Catalogue
 
 PACKAGES: dict[str, dict[str, str]] = {
@@ -58,10 +57,3 @@ def needed(settings: Settings, jobs: Catalogue, use_inngest: bool) -> Iterator[t
             yield "inngest", "USE_INNGEST is true"
         if "qstash" in sides:
             yield "qstash", f"USE_INNGEST is true and {sides['qstash']} goes to QStash"
-
-
-def require(extra: str, why: str) -> None:
-    """Raise SettingsError where a setting (described by `why`) needs an extra that is missing."""
-    lacking = missing(extra)
-    if lacking is not None:
-        raise SettingsError(f"{why}, but {lacking}")

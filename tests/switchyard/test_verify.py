@@ -24,6 +24,7 @@ from app.switchyard.clock import iso
 from app.switchyard.commands import checks
 from app.switchyard.commands.checks import checked
 from app.switchyard.cutover.clock import tick
+from app.switchyard.cutover.status import LATE
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, CheckFailed, SwitchyardError
 from app.switchyard.runs.memory import MemoryBackend
@@ -165,7 +166,7 @@ def test_refused_runs(runtime: Runtime) -> None:
 def test_clocks(runtime: Runtime) -> None:
     assert "nothing was due" in checks.clocks(runtime)
     spec = runtime.catalogue["keyed"]
-    last = spec.occurrence_at(runtime.store.clock() - checks.LATE)
+    last = spec.occurrence_at(runtime.store.clock() - LATE)
     long_ago = last - timedelta(days=3)
     with runtime.db.begin() as connection:
         id_ = f"{int(long_ago.timestamp() * 1000):012x}{'0' * 14}"
@@ -174,7 +175,7 @@ def test_clocks(runtime: Runtime) -> None:
         checks.clocks(runtime)
     tick(spec, last)
     prune = runtime.catalogue["prune-ledger"]
-    tick(prune, prune.occurrence_at(runtime.store.clock() - checks.LATE))
+    tick(prune, prune.occurrence_at(runtime.store.clock() - LATE))
     assert checks.clocks(runtime) == "no run is missing for the last tick of 2 jobs"
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial, wraps
 from importlib.metadata import version
 from secrets import token_hex
@@ -26,7 +26,7 @@ from app.switchyard.commands.cutover import group
 from app.switchyard.commands.database import standing
 from app.switchyard.commands.output import DID_NOT_HOLD, answered, parts, progress, table
 from app.switchyard.cutover.clock import proposal
-from app.switchyard.cutover.status import sync_refusal
+from app.switchyard.cutover.status import LATE, sync_refusal
 from app.switchyard.dispatch import dispatch_canary
 from app.switchyard.errors import CheckFailed, RunNotMovable, SwitchyardError
 from app.switchyard.runs import operate
@@ -43,8 +43,6 @@ from workflows.schedules import sync
 
 JOB = "canary"
 CANARY_SECONDS = 15.0
-LATE = timedelta(minutes=1)
-"""How late a tick, or a look at a run, may be before it counts as missing."""
 _LOOK_SECONDS = 0.2
 UNSIGNED = {
     "/api/inngest?fnId=switchyard-canary&stepId=step": "INNGEST_SIGNING_KEY",

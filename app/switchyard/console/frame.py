@@ -106,7 +106,7 @@ def by() -> By:
 
 
 def number(field: str) -> int:
-    """A number in the form or, of a page, in its address; 0 where it is not given. Raises BadInput."""
+    """A number in the form, or in a page's address; 0 where none is given. Raises BadInput."""
     given = request.args if request.method == "GET" else request.form
     found = whole_number(given.get(field) or "0")
     if found is None:

@@ -4,7 +4,6 @@ request."""
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from statistics import NormalDist
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -113,7 +112,7 @@ def _share(trend: Trend) -> str:
     if not trend.runs:
         return "–"
     failed = sum(trend.failed)
-    low, high = guardrail.wilson(failed, trend.runs, NormalDist().inv_cdf(0.975))
+    low, high = trend.interval()
     return f"{100 * failed / trend.runs:.1f} % ({100 * low:.1f}–{100 * high:.1f} %)"
 
 

@@ -21,7 +21,7 @@ from flags import LEGACY_BACKEND, Stage, StageRow
 BACKENDS = (LEGACY_BACKEND, *SERVERLESS)
 WINDOW = timedelta(hours=24)
 LATE = timedelta(minutes=1)
-"""How long after its due time a run that nobody has claimed is overdue."""
+"""How late a claim, a tick or a look of the relay may be before it counts as missing."""
 
 SYNC_REFUSED = "inngest-sync-refused"
 """The cache's key for the reason why Inngest refused its last sync."""

@@ -11,7 +11,6 @@ from sqlalchemy import func, select
 
 from app.switchyard import maintenance
 from app.switchyard.cutover.clock import read_marks
-from app.switchyard.cutover.guardrail import wilson
 from app.switchyard.cutover.stages import stepped_back
 from app.switchyard.cutover.status import LATE, OPEN, cutover_status, sync_refusal
 from app.switchyard.operations import processes
@@ -24,7 +23,6 @@ from flags import LEGACY_BACKEND, Side
 MINUTE, MINUTES = timedelta(minutes=1), 60
 FAILING = 0.01
 """A side is reported where more than this share of its runs in the last hour surely failed."""
-_Z = 1.96
 SILENT_CLOCK = timedelta(minutes=2)
 
 
@@ -179,7 +177,7 @@ def _stepped_back(step: Any) -> Trouble:
 def _failing(job: dict[str, Any]) -> Iterator[Trouble]:
     for side, trend in job["sides"].items():
         failed, runs = sum(trend.failed), trend.runs
-        if not failed or wilson(failed, runs, _Z)[0] <= FAILING:
+        if not failed or trend.interval()[0] <= FAILING:
             continue
         backend = LEGACY_BACKEND if side == Side.RQ else job["serverless"]
         do = "Look at the errors, fix the cause, and retry the runs."

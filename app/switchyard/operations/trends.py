@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 from sqlalchemy import (
@@ -22,6 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from app.switchyard.cutover.guardrail import wilson
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.db import Database
 from app.switchyard.runs.models import FailureRow as F
@@ -33,6 +35,7 @@ SAMPLE = 100
 """How many runs of a job and backend in a span of time percentiles are taken from."""
 ERRORS = 30
 """How many classes of errors are shown."""
+_Z = NormalDist().inv_cdf(0.975)
 _MOST = 150
 """How many SELECTs one UNION has: SQLite allows 500, and each execution has to plan them all."""
 # Worded as in the partial indexes, since SQLite compares the text.
@@ -67,6 +70,10 @@ class Trend:
     def runs(self) -> int:
         """How many runs succeeded or failed."""
         return sum(self.succeeded) + sum(self.failed)
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the true share of failed runs, where there are runs."""
+        return wilson(sum(self.failed), self.runs, _Z)
 
     def percentile(self, percent: int) -> float | None:
         """The seconds within which `percent` of the sample ended, or None without a sample."""
