@@ -239,14 +239,10 @@ class RunContext:
         self.boundary()
         self._in_hand, self._claimed.began_at = step, self.now()
         try:
-            with logs.bound(step=step):
-                return self._claimed.delivery.run_step(step, partial(self._traced, step, attempt))
+            with logs.bound(step=step), telemetry.spans.step(step, self.attempt):
+                return self._claimed.delivery.run_step(step, attempt)
         finally:
             self._in_hand, self._claimed.began_at = BODY, self._began
-
-    def _traced(self, step: str, attempt: Callable[[], Any]) -> Any:
-        with telemetry.spans.step(step, self.attempt):
-            return attempt()
 
     def _attempt(
         self, step: str, do: Callable[[Session], Any], then: Callable[[], object] | None = None

@@ -29,6 +29,7 @@ from flags import Reason
 log = logger_of(__name__)
 
 BATCH = 2000
+"""How many runs a look deals with."""
 INTERVAL_SECONDS = 1.0
 LAPSED = (R.id, R.job, R.epoch, R.due_at, R.losses, R.attempt, R.backend, R.move_to)
 """The columns that a takeover needs."""
@@ -107,21 +108,21 @@ class Swept:
         return self.sent + self.taken_over + self.queued + self.unreachable
 
 
-def sweep(store: RunStore, limit: int = BATCH) -> Swept:
+def sweep(store: RunStore) -> Swept:
     """Do each of the three once. It is safe to run beside other relays."""
     swept = Swept()
-    send_due(store, swept, limit)
-    take_over_lapsed(store, swept, limit)
-    look_at_silent(store, Suspicion(store), swept, limit)
+    send_due(store, swept)
+    take_over_lapsed(store, swept)
+    look_at_silent(store, Suspicion(store), swept)
     return swept
 
 
-def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
+def send_due(store: RunStore, swept: Swept) -> None:
     """Send the unsent runs that are due, those that have been due longest first."""
     now = store.clock()
     due = select(*DUE).where(R.send_at <= now, _FREE)
     with store.db.autocommit() as connection:
-        rows = connection.execute(due.order_by(R.send_at).limit(limit)).all()
+        rows = connection.execute(due.order_by(R.send_at).limit(BATCH)).all()
     for backend, there in _by_backend(rows).items():
         try:
             store.backends[backend].ping()
@@ -133,12 +134,12 @@ def send_due(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
         swept.sent += _resend(store, ((row, store.check) for row in there), now)
 
 
-def take_over_lapsed(store: RunStore, swept: Swept, limit: int = BATCH) -> None:
+def take_over_lapsed(store: RunStore, swept: Swept) -> None:
     """Take over the runs whose leases ran out, and send them."""
     now = store.clock()
     lapsed = select(*LAPSED).where(R.check_at <= now, R.status == Status.RUNNING)
     with store.db.autocommit() as connection:
-        rows = connection.execute(lapsed.order_by(R.check_at).limit(limit)).all()
+        rows = connection.execute(lapsed.order_by(R.check_at).limit(BATCH)).all()
     taken = [row.id for row in rows if take_over(store, row, now)]
     if taken:
         swept.taken_over += len(taken)
@@ -175,12 +176,12 @@ def take_over(store: RunStore, row: AnyRow, now: datetime) -> bool:
     return True
 
 
-def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept, limit: int = BATCH) -> None:
+def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept) -> None:
     """Look at the runs that were sent and never claimed, and resend those that seem lost."""
     now = store.clock()
     silent = select(*SILENT).where(R.check_at <= now, _FREE, R.send_at.is_(None))
     with store.db.autocommit() as connection:
-        rows = connection.execute(silent.order_by(R.check_at).limit(limit)).all()
+        rows = connection.execute(silent.order_by(R.check_at).limit(BATCH)).all()
     for backend, there in _by_backend(rows).items():
         try:
             again, later = suspicion.of(backend, there, now)
