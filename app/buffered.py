@@ -52,7 +52,8 @@ class Dispatcher:
 
     def add_task(self, channel: HTTPChannel) -> None:
         """Serve the channel's first request when a thread is free."""
-        to = self._slices if channel.requests[0].path in SLICES else self._others
+        path = getattr(channel.requests[0], "path", None)  # a request that is no HTTP has none
+        to = self._slices if path in SLICES else self._others
         to.add_task(channel)
 
     def shutdown(self) -> None:

@@ -71,6 +71,16 @@ def test_five_hundred_clients_that_never_end(web: str) -> None:
         assert answer.status_code == 202
 
 
+def test_what_is_no_http_is_answered(web: str) -> None:
+    """It was dropped without an answer, with an error in the log for each."""
+    port = int(web.rpartition(":")[2])
+    for header in (b"X-Odd: \0", b"X-Odd: a\rb", b"X-Odd : a"):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as odd:
+            odd.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n" + header + b"\r\n\r\n")
+            assert odd.recv(100).startswith(b"HTTP/1.0 400 Bad Request")
+    assert _answers(web)
+
+
 def test_long_steps_leave_the_rest_answered(web: str, tmp_path: Path) -> None:
     """I11: more slices of runs at once than there are threads."""
     gate = tmp_path / "gate"
