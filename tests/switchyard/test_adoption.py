@@ -141,9 +141,13 @@ def test_what_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     }
 
 
-def test_lines_to_paste(shop: str, tmp_path: Path, host: Flask, redis_url: str) -> None:
-    connect(redis_url).flushall()
-    found = report(host, tmp_path / "source")
+def test_lines_to_paste(shop: str, tmp_path: Path) -> None:
+    """Without Redis as well."""
+    app = Flask("alone")
+    url = f"sqlite:///{tmp_path / 'host.db'}"
+    Switchyard(app, settings=Settings(database_url=url, redis_url="redis://127.0.0.1:1"))
+    found = report(app, tmp_path / "source")
+    assert found["redis"]["reachable"] is False
     dashed = shop.replace("_", "-")
     tasks = {task["path"].removeprefix(f"{shop}."): task for task in found["tasks"]}
     assert {path: task["adopt"] for path, task in tasks.items()} == {
@@ -218,12 +222,3 @@ def test_what_is_set_is_not_missing(shop: str, tmp_path: Path, redis_url: str) -
     assert asked.keys() == {"tables", "ADMIN_TOKEN", "LEGACY_FUNCTIONS", "LEGACY_QUEUES"}
     assert asked["LEGACY_FUNCTIONS"] == f"{shop}.tasks.welcome: 1 old job waiting"
     assert asked["LEGACY_QUEUES"] == "mail: they have no declared job"
-
-
-def test_without_redis(shop: str, tmp_path: Path) -> None:
-    app = Flask("alone")
-    url = f"sqlite:///{tmp_path / 'host.db'}"
-    Switchyard(app, settings=Settings(database_url=url, redis_url="redis://127.0.0.1:1"))
-    found = report(app, tmp_path / "source")
-    assert found["redis"]["reachable"] is False
-    assert len(found["tasks"]) == 5

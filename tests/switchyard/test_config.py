@@ -19,110 +19,96 @@ from app.switchyard.text import reason
 ROOT = Path(__file__).resolve().parents[2]
 
 
+SECRETS = ("SECRET_KEY", "ADMIN_TOKEN", "READ_ONLY_TOKEN", "METRICS_TOKEN", "STRIPE_WEBHOOK_SECRET")
+SIGNING_KEYS = ("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY")
+KEY = "0a" * 16
+NO_NUMBERS = ("x", "1/2", "/0", "-1", "1.5", "%31", "0/", "1e3", "٣")
+ALONE: list[tuple[str, str, tuple[str, ...]]] = [
+    ("USE_INNGEST", "must be true or false", ("maybe",)),
+    ("PORT", "", ("web", "0")),
+    ("LEASE_SECONDS", "", ("inf",)),
+    ("CHECK_SECONDS", "", ("1e300",)),
+    ("RETENTION_DAYS", "", ("-1", "29", "3651", "90.5", "zz", "1e2", "inf")),
+    ("SWITCHYARD_JOBS", "must be modules", ("app.platform.mail.jobs,.", ".zz")),
+    ("INNGEST_DEV", "must be a URL, 1 or 0", ("maybe",)),
+    ("QSTASH_TOKEN", "must have ASCII characters only", ("zz\nX-Other: 1",)),
+    ("STRIPE_API_KEY", "must have ASCII characters only", ("sk_test_é",)),
+    ("STRIPE_API_KEY", "must have no spaces", ("sk_test_x y",)),
+    ("PLATFORM_NAME", "must be one line", ("Fan\nhouse",)),
+    ("STRIPE_API_BASE", "must start with", ("ftp://x",)),
+    (
+        "INNGEST_SIGNING_KEY",
+        "must be 32 hex",
+        tuple(f"signkey-prod-{key}" for key in ("zz", "0a" * 15, "00" * 32))
+        + tuple(f"{head}-prod-{KEY * 2}" for head in ("zz", "SIGNKEY")),
+    ),
+    ("INNGEST_SIGNING_KEY_FALLBACK", "must be 32 hex", ("zz",)),
+    *(
+        (name, "must have at least 16 characters", ("zz", "fifteen letters", "z" * 32))
+        for name in (*SECRETS, *SIGNING_KEYS)
+    ),
+    ("STRIPE_WEBHOOK_SECRET", "must have", ("whsec_0123456789abc,zz", " , ")),
+    ("DATABASE_URL", "mysql:// is not supported, only sqlite", ("mysql://x",)),
+    ("DATABASE_URL", "must start with", ("sqlite:/x",)),
+    ("DATABASE_URL", "sqlite:// needs a third slash", ("sqlite://zz.db", "sqlite://u:zz@h/zz.db")),
+    (
+        "DATABASE_URL",
+        "it can be read in two",
+        ("postgres://u:zz@zz@127.0.0.1/db", "postgres://u:zz/zz@127.0.0.1/db"),
+    ),
+    ("REDIS_URL", "must start with", ("http://x",)),
+    ("REDIS_URL", "its port", ("redis://h:port/0",)),
+    ("REDIS_URL", "it can be read in two ways", ("redis://:6399/zz@127.0.0.1:1/0",)),
+    (
+        "REDIS_URL",
+        "its path must be the number of a",
+        tuple(f"redis://zz/{path}" for path in NO_NUMBERS),
+    ),
+    ("REDIS_URL", "its path must begin with /", ("unix://zz.sock",)),
+    ("SMTP_URL", "must start with smtp:// or smtps://", ("http://u:zz@h", "smtp:u:zz@h")),
+    (
+        "SMTP_URL",
+        "must end in a valid host and port; in a password, / ? # @ : % must be percent-encoded",
+        (
+            *("smtp://", "smtp://u:zz@:25", "smtp://u:zz@h:0", "smtp://u:zz@h:65536"),
+            *("smtp://u:25/zz@h:25", "smtp://u:25?zz@h:25", "smtp://u:25#zz@h:25"),
+            *("smtp://[zz@h:25", "smtp://u:zz\n@h:25", "smtp://u:z/zz@h:25"),
+        ),
+    ),
+    (
+        "SMTP_URL",
+        "needs a user and a password",
+        ("smtp://zz@h", "smtp://:zz@h", "smtp://u:zz%00@h", "smtp://u:zz%FF@h"),
+    ),
+    ("MAIL_FROM", "must be a mail address", ("zz",)),
+    ("ADMIN_EMAIL", "must be a mail address", ("zz <a@b.c>", "a@b\nBcc: zz@d")),
+    ("ADMIN_WEBHOOK_URL", "must start with http:// or https://", ("ftp://h/zz",)),
+    ("ADMIN_WEBHOOK_URL", "it is not a valid URL", ("https:///zz", "https://h/a zz")),
+    ("ADMIN_WEBHOOK_URL", "its port is not a number", ("https://h:zz/",)),
+    ("ADMIN_WEBHOOK_SECRET", "must be whsec_ and", ("zz", "whsec_zzz=", "whsec_zz!!")),
+]
+TOGETHER: list[tuple[dict[str, str], str]] = [
+    ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "sk_live_zz"}, "STRIPE_API_KEY is a live key"),
+    ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "rk_live_zz"}, "STRIPE_API_KEY is a live key"),
+    ({"INNGEST_DEV": "1", "SHOP_KEYS": "a,sk_live_zz"}, "SHOP_KEYS is a live key"),
+    ({"INNGEST_DEV": "1", "shop_key": "SK_LIVE_zz"}, "shop_key is a live key"),
+    ({"INNGEST_DEV": "1", "SHOP_KEY": "sk_org_live_zz"}, "SHOP_KEY is a live key"),
+    (
+        {"SWITCHYARD_INNGEST_DEV": "http://127.0.0.1:1", "STRIPE_API_KEY": "sk_live_zz"},
+        "INNGEST_DEV is set and STRIPE_API_KEY",
+    ),
+    ({"INNGEST_SIGNING_KEY_FALLBACK": KEY}, "but INNGEST_SIGNING_KEY is not"),
+    ({"QSTASH_NEXT_SIGNING_KEY": KEY}, "but QSTASH_CURRENT_SIGNING_KEY is not"),
+    ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
+    ({"ADMIN_TOKEN": f"zz{KEY}", "READ_ONLY_TOKEN": f"zz{KEY}"}, "READ_ONLY_TOKEN: must not be"),
+    ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_EMAIL": "a@b.c"}, "SMTP_URL is not"),
+    ({"SWITCHYARD_REDIS_URL": "zz", "REDIS_URL": "redis://h"}, "REDIS_URL: must start with"),
+]
+
+
 @pytest.mark.parametrize(
     ("environ", "says"),
-    [
-        ({"USE_INNGEST": "maybe"}, "USE_INNGEST: must be true or false"),
-        ({"PORT": "web"}, "PORT: "),
-        ({"PORT": "0"}, "PORT: "),
-        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL: mysql:// is not supported, only sqlite"),
-        ({"INNGEST_DEV": "maybe"}, "INNGEST_DEV: must be a URL, 1 or 0"),
-        ({"QSTASH_TOKEN": "zz\nX-Other: 1"}, "QSTASH_TOKEN: must have ASCII characters only"),
-        ({"STRIPE_API_KEY": "sk_test_é"}, "STRIPE_API_KEY: must have ASCII characters only"),
-        ({"PLATFORM_NAME": "Fan\nhouse"}, "PLATFORM_NAME: must be one line"),
-        ({"STRIPE_API_KEY": "sk_test_x y"}, "STRIPE_API_KEY: must have no spaces"),
-        ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "sk_live_zz"}, "STRIPE_API_KEY is a live key"),
-        ({"INNGEST_DEV": "1", "STRIPE_API_KEY": "rk_live_zz"}, "STRIPE_API_KEY is a live key"),
-        ({"INNGEST_DEV": "1", "SHOP_KEYS": "a,sk_live_zz"}, "SHOP_KEYS is a live key"),
-        ({"INNGEST_DEV": "1", "shop_key": "SK_LIVE_zz"}, "shop_key is a live key"),
-        ({"INNGEST_DEV": "1", "SHOP_KEY": "sk_org_live_zz"}, "SHOP_KEY is a live key"),
-        (
-            {"SWITCHYARD_INNGEST_DEV": "http://127.0.0.1:1", "STRIPE_API_KEY": "sk_live_zz"},
-            "INNGEST_DEV is set and STRIPE_API_KEY",
-        ),
-        ({"REDIS_URL": "redis://h:port/0"}, "REDIS_URL: its port"),
-        ({"DATABASE_URL": "sqlite:/x"}, "DATABASE_URL: must start with"),
-        ({"REDIS_URL": "http://x"}, "REDIS_URL: must start with"),
-        ({"STRIPE_API_BASE": "ftp://x"}, "STRIPE_API_BASE: must start with"),
-        ({"INNGEST_SIGNING_KEY": "signkey-prod-zz"}, "INNGEST_SIGNING_KEY: must be 32 hex"),
-        ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "0a" * 15}, "INNGEST_SIGNING_KEY: must be"),
-        ({"INNGEST_SIGNING_KEY": "signkey-prod-" + "00" * 32}, "INNGEST_SIGNING_KEY: must be"),
-        ({"INNGEST_SIGNING_KEY": "zz-prod-" + "0a" * 32}, "INNGEST_SIGNING_KEY: must be"),
-        ({"INNGEST_SIGNING_KEY": "SIGNKEY-prod-" + "0a" * 32}, "INNGEST_SIGNING_KEY: must be"),
-        ({"INNGEST_SIGNING_KEY_FALLBACK": "zz"}, "INNGEST_SIGNING_KEY_FALLBACK: must be 32 hex"),
-        ({"INNGEST_SIGNING_KEY_FALLBACK": "0a" * 16}, "but INNGEST_SIGNING_KEY is not"),
-        ({"QSTASH_NEXT_SIGNING_KEY": "0a" * 16}, "but QSTASH_CURRENT_SIGNING_KEY is not"),
-        *(
-            ({name: weak}, f"{name}: must have at least 16 characters")
-            for name in (
-                *("SECRET_KEY", "ADMIN_TOKEN", "READ_ONLY_TOKEN", "METRICS_TOKEN"),
-                *("QSTASH_CURRENT_SIGNING_KEY", "QSTASH_NEXT_SIGNING_KEY", "STRIPE_WEBHOOK_SECRET"),
-            )
-            for weak in ("zz", "fifteen letters", "z" * 32)
-        ),
-        ({"STRIPE_WEBHOOK_SECRET": "whsec_0123456789abc,zz"}, "STRIPE_WEBHOOK_SECRET: must have"),
-        ({"STRIPE_WEBHOOK_SECRET": " , "}, "STRIPE_WEBHOOK_SECRET: must have"),
-        ({"USE_INNGEST": "true", "STRIPE_API_KEY": "sk_live_x"}, "INNGEST_EVENT_KEY is not set"),
-        (
-            {"ADMIN_TOKEN": "zz" + "0a" * 16, "READ_ONLY_TOKEN": "zz" + "0a" * 16},
-            "READ_ONLY_TOKEN: must not be",
-        ),
-        ({"SMTP_URL": "http://u:zz@h"}, "SMTP_URL: must start with smtp:// or smtps://"),
-        ({"SMTP_URL": "smtp:u:zz@h"}, "SMTP_URL: must start with"),
-        ({"SMTP_URL": "smtp://"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:zz@:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:zz@h:0"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:zz@h:65536"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:z/zz@h:25"}, "percent-encoded"),
-        ({"SMTP_URL": "smtp://u:25/zz@h:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:25?zz@h:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:25#zz@h:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://[zz@h:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://u:zz\n@h:25"}, "SMTP_URL: must end in a valid host and port"),
-        ({"SMTP_URL": "smtp://zz@h"}, "SMTP_URL: needs a user and a password"),
-        ({"SMTP_URL": "smtp://:zz@h"}, "SMTP_URL: needs a user and a password"),
-        ({"SMTP_URL": "smtp://u:zz%00@h"}, "SMTP_URL: needs a user and a password"),
-        ({"SMTP_URL": "smtp://u:zz%FF@h"}, "SMTP_URL: needs a user and a password"),
-        ({"MAIL_FROM": "zz"}, "MAIL_FROM: must be a mail address"),
-        ({"ADMIN_EMAIL": "zz <a@b.c>"}, "ADMIN_EMAIL: must be a mail address"),
-        ({"ADMIN_EMAIL": "a@b\nBcc: zz@d"}, "ADMIN_EMAIL: must be a mail address"),
-        ({"STRIPE_API_KEY": "sk_live_x", "ADMIN_EMAIL": "a@b.c"}, "SMTP_URL is not"),
-        (
-            {"ADMIN_WEBHOOK_URL": "ftp://h/zz"},
-            "ADMIN_WEBHOOK_URL: must start with http:// or https://",
-        ),
-        ({"ADMIN_WEBHOOK_URL": "https:///zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
-        ({"ADMIN_WEBHOOK_URL": "https://h:zz/"}, "ADMIN_WEBHOOK_URL: its port is not a number"),
-        ({"ADMIN_WEBHOOK_URL": "https://h/a zz"}, "ADMIN_WEBHOOK_URL: it is not a valid URL"),
-        ({"ADMIN_WEBHOOK_SECRET": "zz"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
-        ({"ADMIN_WEBHOOK_SECRET": "whsec_zzz="}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
-        ({"ADMIN_WEBHOOK_SECRET": "whsec_zz!!"}, "ADMIN_WEBHOOK_SECRET: must be whsec_ and"),
-        *(
-            ({"RETENTION_DAYS": days}, "RETENTION_DAYS: ")
-            for days in ("-1", "29", "3651", "90.5", "zz", "1e2", "inf")
-        ),
-        (
-            {"DATABASE_URL": "postgres://u:zz@zz@127.0.0.1/db"},
-            "DATABASE_URL: it can be read in two",
-        ),
-        (
-            {"DATABASE_URL": "postgres://u:zz/zz@127.0.0.1/db"},
-            "DATABASE_URL: it can be read in two",
-        ),
-        ({"REDIS_URL": "redis://:6399/zz@127.0.0.1:1/0"}, "REDIS_URL: it can be read in two ways"),
-        *(
-            ({"REDIS_URL": f"redis://zz{path}"}, "REDIS_URL: its path must be the number of a")
-            for path in ("/x", "/1/2", "//0", "/-1", "/1.5", "/%31", "/0/", "/1e3", "/٣")
-        ),
-        ({"REDIS_URL": "unix://zz.sock"}, "REDIS_URL: its path must begin with /"),
-        ({"DATABASE_URL": "sqlite://zz.db"}, "DATABASE_URL: sqlite:// needs a third slash"),
-        ({"DATABASE_URL": "sqlite://u:zz@h/zz.db"}, "DATABASE_URL: sqlite:// needs a third"),
-        ({"SWITCHYARD_REDIS_URL": "zz", "REDIS_URL": "redis://h"}, "REDIS_URL: must start with"),
-        ({"LEASE_SECONDS": "inf"}, "LEASE_SECONDS: "),
-        ({"CHECK_SECONDS": "1e300"}, "CHECK_SECONDS: "),
-        ({"SWITCHYARD_JOBS": "app.platform.mail.jobs,."}, "SWITCHYARD_JOBS: must be modules"),
-        ({"SWITCHYARD_JOBS": ".zz"}, "SWITCHYARD_JOBS: must be modules"),
-    ],
+    [({name: bad}, f"{name}: {says}") for name, says, values in ALONE for bad in values] + TOGETHER,
 )
 def test_a_bad_setting_is_named(environ: dict[str, str], says: str) -> None:
     with pytest.raises(SettingsError) as refused:

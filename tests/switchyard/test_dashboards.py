@@ -80,13 +80,6 @@ def test_each_asks_for_what_there_is(given: dict[str, set[str]]) -> None:
     assert unseen == {"switchyard_overdue_runs"}
 
 
-def test_what_is_not_there_would_be_seen(given: dict[str, set[str]]) -> None:
-    stage = "switchyard_stage"
-    for wrong in ("switchyard_no_such", f'{stage}{{side="rq"}}', f"sum by (le) ({stage})"):
-        [(name, labels)] = [one for one in asked(wrong) if one[1] or one[0] not in given]
-        assert not labels <= given.get(name, set()) or name not in given
-
-
 def test_each_alert_and_each_banner_leads_to_a_heading_of_the_runbook() -> None:
     anchors = {heading.lower().replace(" ", "-") for heading in sections("runbook.md")}
     for rule in ALERTS:
