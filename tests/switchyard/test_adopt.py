@@ -105,7 +105,7 @@ class Web:
         self.runtime = self.app.extensions["switchyard"]
         create_all(self.runtime.db.engine)
         self.memory = MemoryBackend("rq")
-        self.runtime.store.backends._by_name["rq"] = self.memory
+        self.runtime.store.backends["rq"] = self.memory
 
     def work(self) -> list[Any]:
         return [
