@@ -109,6 +109,19 @@ def test_what_is_not_acted_on_is_not_looked_at(platform: Platform) -> None:
     assert runs(platform) == []
 
 
+@pytest.mark.parametrize("kind", sorted(ACTS_ON))
+def test_a_thin_event_is_the_same_as_a_whole_one(platform: Platform, kind: str) -> None:
+    """It names its object and its account, where the other contains them."""
+    whole = {**EVENT, "livemode": False, "type": kind, "data": {"object": {"id": "po_1"}}}
+    thin = {"id": "evt_1", "object": "v2.core.event", "livemode": False, "type": f"v1.{kind}"}
+    about = {"id": "po_1", "type": "payout", "url": "/v1/payouts/po_1"}
+    for context in ("acct_ana", "acct_platform/acct_ana"):
+        for event in (thin | {"context": context, "related_object": about}, whole):
+            assert post(platform, json.dumps(event).encode()).status_code == 200
+            (run,) = runs(platform)
+            assert json.loads(run.payload)["objectId"] == "po_1"
+
+
 # The endpoint
 
 
@@ -137,6 +150,7 @@ REFUSED = [
     (b"not JSON", signed(b"not JSON"), 400),
     (b"[]", signed(b"[]"), 400),
     (b"{}", signed(b"{}"), 400),
+    (b'{"id": "evt_1", "type": 7}', signed(b'{"id": "evt_1", "type": 7}'), 400),
     (b'{"object": "v2.core.event"}', signed(b'{"object": "v2.core.event"}'), 400),
     (b"[" * 50_000, signed(b"[" * 50_000), 400),
     (GOOD.replace(b"evt_1", b"evt 1"), signed(GOOD.replace(b"evt_1", b"evt 1")), 400),

@@ -55,25 +55,31 @@ def reader(secrets: str) -> Callable[[str], Signature | None]:
 
 
 def read_event(body: bytes) -> StripeEvent:
-    """The event in a verified body. Raises StripeWebhookRefused for anything else."""
+    """The event in a verified body. Raises StripeWebhookRefused for anything else.
+
+    A thin event (https://docs.stripe.com/event-destinations) only names its object and the account.
+    """
     try:
         event = json.loads(body)
+        about = _of(_of(event, "data"), "object") or _of(event, "related_object")
+        account = event.get("account") or event.get("context")
+        if isinstance(account, str):  # a context is a path of accounts
+            account = account.rpartition("/")[2]
         return StripeEvent(
             event_id=event["id"],
-            type=event["type"],
-            account=_own(event.get("account")),
-            object_id=_own(_of(_of(event, "data"), "object").get("id")),
+            type=event["type"].removeprefix("v1."),
+            account=_own(account),
+            object_id=_own(about.get("id")),
             live=event.get("livemode") is not False,
         )
-    except (KeyError, RecursionError, TypeError, ValueError) as malformed:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as malformed:
         raise StripeWebhookRefused(
             f"not an event of Stripe's ({type(malformed).__name__})"
         ) from None
 
 
 def _of(given: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object under `name`, or {}. A thin event (https://docs.stripe.com/event-destinations) has
-    neither data nor an object."""
+    """The object under `name`, or {}."""
     there = given.get(name)
     return there if isinstance(there, dict) else {}
 
