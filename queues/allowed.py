@@ -94,16 +94,15 @@ class WorkerJob(Job):
     @property
     def run(self) -> tuple[str, int] | None:
         """Its run and epoch, if it is written as RQBackend writes a run's job."""
+        if self.refusal or is_pickled(self.data):
+            return None
         try:
-            if is_pickled(self.data) or self.refusal:
-                return None
-            if self.func_name == TASK and not self.kwargs:
-                run_id, epoch = self.args
-                is_run = isinstance(run_id, str) and type(epoch) is int  # True is no epoch
-                return (run_id, epoch) if is_run and self.id == f"{run_id}-{epoch}" else None
+            function, kwargs, (run_id, epoch) = self.func_name, self.kwargs, self.args
         except (DeserializationError, TypeError, ValueError):
             return None
-        return None
+        is_run = isinstance(run_id, str) and type(epoch) is int  # True is no epoch
+        is_run = is_run and self.id == f"{run_id}-{epoch}" and function == TASK and not kwargs
+        return (run_id, epoch) if is_run else None
 
     def restore(self, raw_data: Any) -> Any:
         """Read as much of the job as can be read, and a pickled one in its own format if that is

@@ -217,9 +217,7 @@ class RQBackend:
         try:
             return act()
         except ResponseError as failure:
-            if is_wrong_type(failure) and put_aside(
-                self._redis, [Queue(queue, connection=self._redis) for queue in queues]
-            ):
+            if is_wrong_type(failure) and put_aside(self._redis, queues):
                 return act()
             raise
 

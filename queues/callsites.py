@@ -90,13 +90,8 @@ class Task:
             self.attempts, self.gaps = most + 1, tuple(gaps) if known else ()
 
     def timed(self, given: ast.expr | None, default: float) -> None:
-        """Note the timeout of one call site, and of its queue. The longest counts."""
-        value = default if given is None else literal(given)
-        try:
-            seconds = parse_timeout(value) or default
-        except (ValueError, TypeError, AttributeError):
-            return
-        self.timeout = max(self.timeout, seconds if seconds > 0 else _FOREVER_SECONDS)
+        """Note the timeout of one call site, or else of its queue. The longest counts."""
+        self.timeout = max(self.timeout, _seconds(given, default))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +217,9 @@ class _File:
         name = _text(call.args[0]) if call.args else None
         if made.rpartition(".")[2] == "Queue" and name is not None:
             given = next((w.value for w in call.keywords if w.arg == "default_timeout"), None)
-            whole = Task("")
-            whole.timed(given, DEFAULT_SECONDS)
             for target in targets:
                 path = f"{self._module}.{ast.unparse(target)}"
-                self._sources.queues[path] = _Queue(name, whole.timeout or DEFAULT_SECONDS)
+                self._sources.queues[path] = _Queue(name, _seconds(given, DEFAULT_SECONDS))
 
     def _call(self, node: ast.Call) -> None:
         if not isinstance(node.func, ast.Attribute):
@@ -292,6 +285,15 @@ class _File:
         task.queue = task.queue or queue.name
         task.retried(keyword.get("retry"))
         task.timed(keyword.get("timeout"), queue.timeout)
+
+
+def _seconds(given: ast.expr | None, default: float) -> float:
+    """A timeout as the source has it; the default where it has none, or none that can be read."""
+    try:
+        seconds = parse_timeout(literal(given)) or default
+    except (ValueError, TypeError, AttributeError):
+        return default
+    return seconds if seconds > 0 else _FOREVER_SECONDS
 
 
 def _text(node: ast.expr) -> str | None:

@@ -73,7 +73,7 @@ class Queue(rq.Queue):
         self._put_dependencies(job)
         call = self._call(job, pipeline, at_front=at_front)
         if call is not None:
-            return self._dispatched([call], unique=unique)[0]
+            return self._dispatched({0: call}, unique=unique)[0]
         only = options(unique=unique)
         enqueued = super().enqueue_job(job, pipeline=pipeline, at_front=at_front, **only)
         call_sites.flush(self.connection)
@@ -89,7 +89,7 @@ class Queue(rq.Queue):
         """See rq. A time without a zone is in the machine's zone, as in RQ."""
         call = self._call(job, pipeline, at=datetime)
         if call is not None:
-            return self._dispatched([call], unique=unique)[0]
+            return self._dispatched({0: call}, unique=unique)[0]
         only = options(unique=unique)
         scheduled = super().schedule_job(job, datetime, pipeline=pipeline, **only)
         call_sites.flush(self.connection)
@@ -115,7 +115,7 @@ class Queue(rq.Queue):
                 call = self._call(job, pipeline, at_front=at_front)
                 if call is not None:
                     calls[index] = call
-        done = dict(zip(calls, self._dispatched(list(calls.values())), strict=True))
+        done = self._dispatched(calls)
         left = [data for index, data in enumerate(datas) if index not in calls]
         if not left and done:
             return list(done.values())
@@ -169,23 +169,24 @@ class Queue(rq.Queue):
         replaced = _replaced(job, spec, self._default_timeout, at_front=at_front)
         return _Call(job, spec, Item(payload, key=job._id, at=when, meta=job.meta), replaced)
 
-    def _dispatched(self, calls: Sequence[_Call], *, unique: bool = False) -> list[Job]:
-        by_job: dict[str, list[_Call]] = defaultdict(list)
-        for call in calls:
-            by_job[call.spec.name].append(call)
+    def _dispatched(self, calls: Mapping[int, _Call], *, unique: bool = False) -> dict[int, Job]:
+        """The jobs of the calls, under the calls' own numbers and in their order."""
+        by_job: dict[str, dict[int, _Call]] = defaultdict(dict)
+        for number, call in calls.items():
+            if unique and call.item.key is None:
+                raise ValueError("unique=True requires an explicit job_id")
+            by_job[call.spec.name][number] = call
         jobs: dict[int, Job] = {}
         for name, group in by_job.items():
-            if unique and any(call.item.key is None for call in group):
-                raise ValueError("unique=True requires an explicit job_id")
             try:
-                runs = dispatch_many(name, [call.item for call in group])
+                runs = dispatch_many(name, [call.item for call in group.values()])
             except KeyConflict as known:
                 if unique:
                     raise DuplicateJobError(str(known)) from None
                 raise
-            for call, run in zip(group, runs, strict=True):
-                jobs[id(call)] = self._as_job(call, run, unique=unique)
-        return [jobs[id(call)] for call in calls]
+            for (number, call), run in zip(group.items(), runs, strict=True):
+                jobs[number] = self._as_job(call, run, unique=unique)
+        return {number: jobs[number] for number in calls}
 
     def _as_job(self, call: _Call, run: Run, *, unique: bool) -> Job:
         why = call.replaced if run.created else "known"
@@ -216,8 +217,6 @@ class Queue(rq.Queue):
 
 class job(decorators.job):
     """rq's decorator, whose `delay` and `enqueue` dispatch calls of declared jobs."""
-
-    queue_class = Queue
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

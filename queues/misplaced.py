@@ -37,7 +37,7 @@ REGISTRIES: dict[str, type[BaseRegistry]] = {
 """RQ's own sets of jobs, by the status of the jobs in them."""
 
 
-def put_aside(redis: Redis, queues: Iterable[Queue], *hashes: str) -> bool:
+def put_aside(redis: Redis, names: Iterable[str], *hashes: str) -> bool:
     """Rename what is in the way of these queues' workers, or of the `hashes` of one of them;
     whether anything was. Raises RedisError.
 
@@ -45,11 +45,12 @@ def put_aside(redis: Redis, queues: Iterable[Queue], *hashes: str) -> bool:
     """
     wanted = dict.fromkeys(hashes, "hash")
     wanted |= {REDIS_WORKER_KEYS: "set", Queue.redis_queues_keys: "set"}
-    for queue in queues:
+    for name in names:
+        queue = Queue(name, connection=redis)
         wanted[queue.key] = wanted[queue.intermediate_queue_key] = "list"
-        wanted[WORKERS_BY_QUEUE_KEY % queue.name] = "set"
-        wanted[RQScheduler.get_locking_key(queue.name)] = "string"
-        wanted |= {of.key_template.format(queue.name): "zset" for of in REGISTRIES.values()}
+        wanted[WORKERS_BY_QUEUE_KEY % name] = "set"
+        wanted[RQScheduler.get_locking_key(name)] = "string"
+        wanted |= {of.key_template.format(name): "zset" for of in REGISTRIES.values()}
     with redis.pipeline(transaction=False) as pipe:
         for key in wanted:
             pipe.type(key)

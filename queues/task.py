@@ -22,8 +22,6 @@ from queues import versions
 log = logger_of(__name__)
 
 LOOK_SECONDS = 5
-_LOOKS = 10 * 365 * 24 * 3600 // LOOK_SECONDS
-"""Ten years in seconds, since RQ wants a number."""
 
 stopping = threading.Event()
 """The worker sets it when it is asked to stop. The current run stops at its next step boundary."""
@@ -58,11 +56,11 @@ def wait_for_run(run_id: str) -> Any:
             row = connection.execute(chosen).one_or_none()
     except SQLAlchemyError as failure:
         log.warning("run not looked at", extra={"run": run_id, "reason": reason(failure)})
-        return versions.again(LOOK_SECONDS, _LOOKS)
+        return versions.again(LOOK_SECONDS)
     if row is None:
         raise RunFailed(f"no run {run_id!r}")
     if row.status in OPEN:
-        return versions.again(LOOK_SECONDS, _LOOKS)
+        return versions.again(LOOK_SECONDS)
     if row.status != Status.SUCCEEDED:
         raise RunFailed(f"run {run_id} {row.status}: {row.error}")
     return None if row.result is None else json.loads(row.result)

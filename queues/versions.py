@@ -105,14 +105,14 @@ class LookAgain(SwitchyardError):
     """Not a failure: with an older RQ this is how a task asks to be run again."""
 
 
-def again(seconds: int, most: int) -> Retry:
-    """What a task returns to be run again in `seconds`, at most `most` times.
+def again(seconds: int) -> Retry:
+    """What a task returns to be run again in `seconds`, as often as it returns it.
 
     Before RQ 2.1 a returned Retry is a result like any other. There this raises LookAgain, which
     RQ treats as a failure with one more try.
     """
     if _INSTALLED >= (2, 1):
-        return Retry(max=most, interval=seconds)
+        return Retry(max=10**8, interval=seconds)
     job = get_current_job()
     assert job is not None
     job.retries_left, job.retry_intervals = 1, [seconds]

@@ -92,10 +92,9 @@ class Scheduler(RQScheduler):
         self._seen_at = time.monotonic()
 
     def _put_aside(self) -> None:
-        queues = [Queue(name, connection=self.connection) for name in self._queue_names]
         own = [self.key] if hasattr(self, "key") else []  # an older RQ's has no hash
         with suppress(RedisError):  # it is looked at again in the next turn
-            put_aside(self.connection, queues, *own)
+            put_aside(self.connection, self._queue_names, *own)
 
     def _install_signal_handlers(self) -> None:
         """Do nothing: the worker has signal handlers."""
@@ -114,10 +113,10 @@ class Scheduler(RQScheduler):
 
     def _is_readable(self, entry: bytes) -> bool:
         try:
-            job = WorkerJob.fetch(entry.decode(), self.connection, self.serializer)
+            job: Any = WorkerJob.fetch(entry.decode(), self.connection, self.serializer)
         except (NoSuchJobError, UnicodeDecodeError):
             return False
-        return not (isinstance(job, WorkerJob) and job.refusal)
+        return not job.refusal
 
     def end(self) -> None:
         """Release its locks, so that another worker's scheduler takes over at once."""
@@ -153,7 +152,7 @@ class Worker(ForkingWorker):
 
     def register_birth(self) -> None:
         """See rq. The worker registers with the mark of one that can perform runs."""
-        put_aside(self.connection, self.queues, self.key)
+        put_aside(self.connection, self.queue_names(), self.key)
         super().register_birth()  # type: ignore[no-untyped-call]
         self.connection.hset(self.key, MARK, 1)
 
@@ -211,7 +210,7 @@ class Worker(ForkingWorker):
     def _put_aside(self) -> bool:
         """Rename what is in its way. Whether anything was."""
         try:
-            was = put_aside(self.connection, self.queues, self.key)
+            was = put_aside(self.connection, self.queue_names(), self.key)
             if was and not self.connection.exists(self.key):
                 self.register_birth()
         except RedisError as failure:
@@ -228,11 +227,12 @@ class Worker(ForkingWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Perform one job."""
         with self._contained(job.id):
-            if isinstance(job, WorkerJob) and job.run is not None:
+            assert isinstance(job, WorkerJob)
+            if job.run is not None:
                 with self._outlived():
                     self._do_runs(job, job.run, queue)
                 return
-            if isinstance(job, WorkerJob) and job.in_process:
+            if job.in_process:
                 _simple.execute_job(self, job, queue)
                 return
             self._forked = True

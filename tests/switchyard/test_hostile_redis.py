@@ -258,12 +258,12 @@ def test_two_workers_put_the_same_aside(redis: Redis, monkeypatch: pytest.Monkey
 
     def beaten(*given: Any, **named: Any) -> Any:
         monkeypatch.undo()
-        assert put_aside(redis, [queue])
+        assert put_aside(redis, [queue.name])
         redis.rpush(queue.key, "a job")
         return moves(*given, **named)
 
     monkeypatch.setattr(redis, "transaction", beaten)
-    assert put_aside(redis, [queue])
+    assert put_aside(redis, [queue.name])
     assert redis.lrange(queue.key, 0, -1) == [b"a job"]
     assert redis.get("switchyard:misplaced:rq:queue:tests") == b"junk"
 
@@ -272,7 +272,7 @@ def test_what_was_put_aside_before_is_kept(redis: Redis) -> None:
     redis.flushall()
     for junk in ("first", "second"):
         redis.set("rq:queue:tests", junk)
-        assert put_aside(redis, [Queue("tests", connection=redis)])
+        assert put_aside(redis, ["tests"])
     kept = {redis.get(key) for key in redis.scan_iter("switchyard:misplaced:rq:queue:tests*")}
     assert kept == {b"first", b"second"}
 
@@ -284,7 +284,7 @@ def test_a_client_that_decodes_answers_puts_nothing_of_rqs_aside(
     redis.flushall()
     redis.rpush("rq:queue:tests", "a job")
     with Redis.from_url(redis_url, decode_responses=True) as decoding:
-        assert not put_aside(decoding, [Queue("tests", connection=decoding)])
+        assert not put_aside(decoding, ["tests"])
     assert redis.lrange("rq:queue:tests", 0, -1) == [b"a job"]
 
 
@@ -293,7 +293,7 @@ def test_a_user_who_may_not_ask_for_types_has_workers_all_the_same(redis_url: st
     admin.acl_setuser("narrow", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-type"])
     try:
         with Redis.from_url(redis_url, username="narrow", password="x") as narrow:
-            assert not put_aside(narrow, [Queue("tests", connection=narrow)])
+            assert not put_aside(narrow, ["tests"])
     finally:
         admin.acl_deluser("narrow")
 
