@@ -18,6 +18,7 @@ from flask import Blueprint, Flask, Request, Response, g, request
 from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.switchyard import logs, telemetry
@@ -134,6 +135,15 @@ def read(model: type[M], value: Any) -> M:
     except ValidationError as failure:
         misfits = failure.errors(include_url=False, include_input=False)
         raise BadInput.misfits("", misfits) from None
+
+
+def each_once(given: MultiDict[str, str]) -> dict[str, str]:
+    """A form's or a query's fields. Raises BadInput where one is given twice: which of the two is
+    meant?"""
+    for name, values in given.lists():
+        if len(values) > 1:
+            raise BadInput(f"{name}: given {len(values)} times")
+    return given.to_dict()
 
 
 def read_body(model: type[M], signed: str | None = None) -> M:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -16,6 +17,7 @@ from app.switchyard.audit import By
 from app.switchyard.console.jobs import _ticks
 from app.switchyard.cutover import clock, stages
 from app.switchyard.cutover.clock import ClockMark
+from app.switchyard.cutover.shadow import Parity
 from app.switchyard.dispatch import dispatch
 from app.switchyard.operations import acts, bulk
 from app.switchyard.operations.processes import ProcessRow
@@ -109,7 +111,35 @@ def test_a_run_is_started_and_a_key_pinned(site: Site, client: FlaskClient) -> N
     assert act(client, "/jobs/parent/pin", keys="k1 k2", side="rq")[0] == 303
     assert {pin["key"] for pin in stages.pinned_keys(site.runtime.db, "parent")} == {"k1", "k2"}
     assert act(client, "/jobs/parent/pin", keys="k1", side="nowhere")[0] == 409
-    assert act(client, "/jobs/parent/explain", id="7")[0] == 422
+
+
+def test_a_form_without_what_it_needs_or_with_two_of_it_changes_nothing(
+    site: Site, client: FlaskClient
+) -> None:
+    ids = site.fill()
+    acts.stage(site.runtime, "parent", "live", None, By("ada", "x"))
+    stages.pin(site.runtime.db, "parent", ["k1"], "rq", By("ada", "x"), site.now)
+    row = {"job": "parent", "run_id": "r", "kind": "different", "planned_at": site.now}
+    with site.runtime.db.begin() as connection:
+        connection.execute(insert(Parity), row | {"differing": 1})
+    done = audit.history(site.runtime.db)
+    cases: list[tuple[str, dict[str, Any]]] = [
+        *(("/jobs/parent/explain", {"id": one}) for one in ("", "0", "7")),
+        ("/jobs/nope/explain", {"id": "1"}),
+        *(("/jobs/parent/drain", {"to": to}) for to in ("", "up")),
+        ("/jobs/parent/drain", {}),
+        ("/jobs/parent/pin", {"keys": "k1"}),
+        ("/bulk/cancel?status=pending&jbo=parent", {}),
+        ("/bulk/cancel?status=pending&job=parent&job=noop", {}),
+        ("/jobs/parent/stage", {"stage": ["legacy", "complete"]}),
+        ("/jobs/parent/pin", {"keys": " ", "side": "rq"}),
+        (f"/runs/{ids['waiting']}/cancel", {"why": ["a", "b"]}),
+    ]
+    for path, form in cases:
+        asked = {"csrf": csrf(client, "/console/runs"), "why": "2 a.m.", **form}
+        status = client.post(f"/console{path}", data=asked).status_code
+        assert status in (400, 404, 422), (path, form)
+    assert audit.history(site.runtime.db) == done
 
 
 def shown(client: FlaskClient, **asked: str) -> list[str]:
@@ -271,12 +301,8 @@ def test_runs_are_retried_and_cancelled(site: Site, client: FlaskClient) -> None
 def test_wrong_addresses_say_so(site: Site, client: FlaskClient) -> None:
     for path, status in (
         *(("/history?before=x", 422), ("/history?before=%D9%A3", 422), ("/history?before=7", 200)),
-        *(
-            ("/runs?since=%D9%A3h", 422),
-            ("/runs?job=%00", 422),
-            ("/runs?before=" + "a" * 101, 422),
-            ("/runs/zz", 404),
-        ),
+        *(("/runs?since=%D9%A3h", 422), ("/runs?job=%00", 422), ("/runs/zz", 404)),
+        *(("/runs?before=" + "a" * 101, 422), ("/runs?jbo=a", 422), ("/runs?job=a&job=b", 422)),
         *(("/runs/" + "0" * 26, 404), ("/jobs/nope", 404), ("/runs?status=odd&backend=odd", 422)),
     ):
         assert client.get(f"/console{path}").status_code == status, path

@@ -19,7 +19,7 @@ from app.switchyard.clock import in_json
 from app.switchyard.console.door import BEARER, LOCAL, Door
 from app.switchyard.cutover.drain import Drain, Drained
 from app.switchyard.errors import BadInput, Forbidden
-from app.switchyard.http import read, read_body, register_problems
+from app.switchyard.http import each_once, read, read_body, register_problems
 from app.switchyard.operations import acts, bulk, jobs
 from app.switchyard.operations.search import search
 from app.switchyard.operations.story import as_id, story
@@ -182,11 +182,9 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
 
 def _read_query(model: type[M]) -> M:
     """The request's query. Unknown and repeated parameters are refused."""
-    for name, values in request.args.lists():
-        if len(values) > 1:
-            raise BadInput(f"{name}: given {len(values)} times")
+    given = each_once(request.args)
     try:
-        return read(model, request.args.to_dict())
+        return read(model, given)
     except BadInput as refused:
         refused.errors = [
             {"detail": one["detail"], "parameter": one["pointer"].removeprefix("#/")}

@@ -15,7 +15,7 @@ from app.switchyard import words
 from app.switchyard.audit import By
 from app.switchyard.console.door import Door
 from app.switchyard.errors import BadInput, Forbidden, SwitchyardError
-from app.switchyard.http import identify
+from app.switchyard.http import each_once, identify
 from app.switchyard.logs import logger_of
 from app.switchyard.runtime import Runtime
 from app.switchyard.text import reason, whole_number
@@ -57,6 +57,7 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
         request.max_content_length = LOGIN_BYTES if who is None else MAX_BYTES
         if request.method == "POST":
             door.check_form(request)
+            each_once(request.form)
             own = request.endpoint in COME_AND_GO and not door.open
             if g.switchyard_visitor is not None and not own and not door.may_act():
                 raise Forbidden("you may look at everything here, and change nothing")

@@ -15,7 +15,7 @@ from app.switchyard.cutover import guardrail, shadow, stages
 from app.switchyard.cutover.clock import MOST, OLDEST, read_marks
 from app.switchyard.cutover.drain import Drain
 from app.switchyard.cutover.status import LATE, cutover_status
-from app.switchyard.errors import BackendUnavailable, GateClosed, StageRefused
+from app.switchyard.errors import BackendUnavailable, BadInput, GateClosed, StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.operations import acts
 from app.switchyard.operations.trends import Trend, by_span, errors, trends
@@ -136,9 +136,11 @@ def add_moves(pages: Blueprint, runtime: Runtime) -> None:
     def act(name: str | None, kind: str) -> Page:
         job = None if name is None else runtime.catalogue[name].name
         back, form = kind == "rollback", request.form
-        to = Side.RQ if back or form.get("to") == Side.RQ else Side.SERVERLESS
+        to = Side.RQ if back else form.get("to", "")
+        if to not in list(Side):
+            raise BadInput(f"to must be {' or '.join(Side)}")
         running = back or "running" in form
-        work = Drain(runtime, job, to, running, limit=acts.BATCH)
+        work = Drain(runtime, job, Side(to), running, limit=acts.BATCH)
         moved, asked, left, done, refusal = number("moved"), number("asked"), 0, False, None
         place = number("act") or None
         try:
@@ -152,7 +154,7 @@ def add_moves(pages: Blueprint, runtime: Runtime) -> None:
         fields = {"act": place or "", "moved": moved, "asked": asked, "to": to}
         home = url_for(".overview") if name is None else url_for(".job", name=name)
         return moving(
-            _title(name, back, to),
+            _title(name, back, work.to),
             (home, name or "the overview"),
             refusal=refusal,
             done=done,
@@ -174,14 +176,14 @@ def add_moves(pages: Blueprint, runtime: Runtime) -> None:
 
     @pages.post("/jobs/<name>/explain")
     def explain(name: str) -> Page:
-        one = number("id")
-        job = None if one else runtime.catalogue[name].name
-        shadow.explain(runtime.db, [one], job, by().with_reason(), runtime.store.clock())
+        _ = runtime.catalogue[name]
+        signed, now = by().with_reason(), runtime.store.clock()
+        shadow.explain(runtime.db, [number("id")], None, signed, now)
         return redirect(url_for(".job", name=name), 303)
 
     @pages.post("/jobs/<name>/pin")
     def pin(name: str) -> Page:
-        job, side = runtime.catalogue[name].name, request.form.get("side") or None
+        job, side = runtime.catalogue[name].name, request.form["side"] or None
         keys, signed = request.form.get("keys", "").split(), by().with_reason()
         stages.pin(runtime.db, job, keys, side, signed, runtime.store.clock())
         return redirect(url_for(".job", name=name), 303)

@@ -60,7 +60,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def runs() -> Page:
         shown: dict[str, Any] = {"page": None, "refusal": None, "deed": None}
         try:
-            wanted = read(request.args, runtime.store.clock())
+            wanted = read(http.each_once(request.args), runtime.store.clock())
             shown["page"] = search(runtime.db, wanted)
             fitting = [deed for deed, of in bulk.FITTING.items() if wanted.status in of]
             shown["deed"] = fitting[0] if fitting else None
@@ -112,7 +112,8 @@ def add_many(pages: Blueprint, runtime: Runtime) -> None:
 
     def wanted(at: int = 0, **given: str) -> RunFilter:
         now = moment(at) if at else None
-        return read({**request.args, **given}, now or runtime.store.clock())
+        asked = http.each_once(request.args)
+        return read({**asked, **given}, now or runtime.store.clock())
 
     @pages.get("/bulk/<any(retry, cancel):deed>")
     def ask_bulk(deed: str) -> str:
@@ -175,6 +176,8 @@ def _there(run: dict[str, Any], settings: Settings) -> dict[str, str]:
 def read(given: Mapping[str, str], now: datetime) -> RunFilter:
     """The filter of a form: its fields, and in `q` words such as `job:x`, `payload.creatorId:x`,
     `since:2h`, a run's id or a key. Raises BadInput."""
+    for name in given.keys() - FIELDS - {"q"}:
+        raise BadInput(f"{name}: no run has this field")
     asked = {name: given[name].strip() for name in FIELDS if given.get(name, "").strip()}
     asked |= _words(given.get("q", ""))
     for name, text in asked.items():

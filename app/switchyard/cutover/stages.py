@@ -247,7 +247,7 @@ def pin(
         raise StageRefused(f"side must be {' or '.join(Side)}, not {side!r}")
     if not by.why:
         raise StageRefused(WHY)
-    for key in keys:
+    for key in keys or [""]:
         plain("a key", key, KEY_LENGTH)
     with db.session() as tx:
         pinned = {row.key: row.side for row in tx.execute(_PINNED.where(P.job == job))}
