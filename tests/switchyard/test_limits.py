@@ -44,7 +44,7 @@ def test_what_is_refused_does_not_count(kit: Kit) -> None:
 
 
 def test_many_at_once_are_let_through_exactly_so_often(kit: Kit) -> None:
-    assert sum(kit.together("limit", 4, limit=7, window=600)) == 7
+    assert sum(kit.together("limit", 2, limit=7, window=600)) == 7
 
 
 @pytest.mark.parametrize(("limit", "window"), [(0, 60), (-1, 60), (10_001, 60), (1, 0), (1, 1e9)])
