@@ -23,21 +23,29 @@ class Stages(Store):
         self.cache = cache
         self.url = make_url(database_url)
 
+    def snapshot(self) -> StageSnapshot:
+        return StageSnapshot(self.cache, self.url)
+
     def process(self, switch: str = "true") -> Flags:
-        snapshot = StageSnapshot(self.cache, self.url)
+        snapshot = self.snapshot()
         return Flags(
             lambda: snapshot.keep([*self.load()]),
             lambda job: "inngest",
             snapshot=snapshot.read,
             environ={"USE_INNGEST": switch},
+            monotonic=lambda: self.time,
         )
+
+
+@pytest.fixture
+def stages(kit: Kit) -> Stages:
+    return Stages(kit.cache)
 
 
 LIVE, LEGACY = StageRow("a", "live", None, 5), StageRow("a", "legacy", None, 6)
 
 
-def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -> None:
-    stages = Stages(kit.cache)
+def test_a_cold_start_without_a_database_reads_the_last_known_stages(stages: Stages) -> None:
     stages.rows = [LIVE, StageRow("b", "ramp", 1.0, 4, (("pinned", "serverless"),))]
     stages.process().decide("a", "k")
     stages.away = True
@@ -47,14 +55,13 @@ def test_a_cold_start_without_a_database_reads_the_last_known_stages(kit: Kit) -
     assert cold.decide("never staged", "k").backend == "rq"
     # Any off switch wins; and another database's stages are not its own.
     assert stages.process("false").decide("a", "k").backend == "rq"
-    other = Stages(kit.cache, "sqlite:////other.db")
+    other = Stages(stages.cache, "sqlite:////other.db")
     other.away = True
     assert other.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 
-def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
-    stages = Stages(kit.cache)
-    late = StageSnapshot(kit.cache, stages.url)
+def test_an_older_reading_never_replaces_a_newer_one(kit: Kit, stages: Stages) -> None:
+    late = stages.snapshot()
     stages.rows = [LEGACY]
     stages.process().decide("a", "k")
     late.keep([LIVE])
@@ -63,55 +70,31 @@ def test_an_older_reading_never_replaces_a_newer_one(kit: Kit) -> None:
     assert 0 < kit.raw.ttl(late._key) <= 600
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        "{",
-        "",
-        "[" * 100_000,
-        '[["a", {}, null, "x"]]',
-        '[["a", "ramp", "x", 5]]',
-        "[1]",
-        '{"a": 1}',
-    ],
-)
-def test_a_snapshot_that_is_none_is_nothing(kit: Kit, rows: str) -> None:
-    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
-    kit.raw.hset(snapshot._key, "rows", rows)
-    assert snapshot.read() == []
-
-
-def test_no_snapshot_means_legacy(kit: Kit) -> None:
-    stages = Stages(kit.cache)
+def test_no_snapshot_means_legacy(kit: Kit, stages: Stages) -> None:
     stages.away = True
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
-    kit.raw.hset(StageSnapshot(kit.cache, stages.url)._key, "rows", '[["a", "live"]]')
-    assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
+    snapshot = stages.snapshot()
+    odd = ("{", "", "[" * 100_000, '[["a", {}, null, "x"]]', '[["a", "ramp", "x", 5]]', "[1]")
+    for rows in (*odd, '{"a": 1}', '[["a", "live"]]'):
+        kit.raw.hset(snapshot._key, "rows", rows)
+        assert snapshot.read() == []
+        assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0), rows
     stages.cache = Cache(CircuitBreaker(connecting("redis", DEAD)))
     assert stages.process().decide("a", "k") == ("rq", "ERROR", "legacy", 0)
 
 
-def test_what_a_process_knows_itself_wins_over_a_snapshot(kit: Kit) -> None:
-    stages = Stages(kit.cache)
+def test_what_a_process_knows_itself_wins_over_a_snapshot(stages: Stages) -> None:
     stages.rows = [LEGACY]
-    snapshot = StageSnapshot(kit.cache, stages.url)
-    snapshot.keep([LIVE])
-    now = [100.0]
-    known = Flags(
-        stages.load,
-        lambda job: "inngest",
-        snapshot=snapshot.read,
-        environ={"USE_INNGEST": "true"},
-        monotonic=lambda: now[0],
-    )
+    known = stages.process()
     assert known.decide("a", "k").backend == "rq"
+    stages.snapshot().keep([StageRow("a", "live", None, 9)])
     stages.away = True
-    now[0] += 5
+    stages.time += 5
     assert known.decide("a", "k") == ("rq", "STALE", "legacy", 6)
 
 
-def test_a_snapshot_is_kept_when_it_is_news_only(kit: Kit) -> None:
-    snapshot = StageSnapshot(kit.cache, make_url("sqlite:////one.db"))
+def test_a_snapshot_is_kept_when_it_is_news_only(kit: Kit, stages: Stages) -> None:
+    snapshot = stages.snapshot()
     snapshot.keep([LIVE])
     kit.raw.delete(snapshot._key)
     snapshot.keep([LIVE])
