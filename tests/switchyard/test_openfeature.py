@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from openfeature import api
+from openfeature.evaluation_context import EvaluationContext
+from openfeature.flag_evaluation import FlagResolutionDetails
+from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 
 import flags
 from app.platform.config import load
@@ -14,13 +19,65 @@ from app.switchyard.cutover import openfeature
 from app.switchyard.cutover.openfeature import Provided, factory
 from app.switchyard.errors import SettingsError
 from flags import StageRow
-from tests.support import providers
 from tests.support.forks import in_a_fork
-from tests.support.providers import JOB
 from tests.support.waiting import PATIENCE_SECONDS, until
 from tests.switchyard.test_flags import Store as Stages
 
-HOME = "tests.support.providers"
+HOME = __name__
+
+
+JOB = "five-steps"
+state: dict[str, Any] = {"mode": "", "asked": 0, "made": 0}
+over = threading.Event()
+"""Set when whoever hangs need not any more."""
+
+
+class Moody(InMemoryProvider):
+    """Says yes to keys that begin with y; or fails, as `state` has it."""
+
+    def __init__(self) -> None:
+        def chosen(flag: Any, context: EvaluationContext) -> FlagResolutionDetails[bool]:
+            on = str(context.targeting_key).startswith("y")
+            return FlagResolutionDetails(on, reason="TARGETING_MATCH", variant=str(on))
+
+        flag = InMemoryFlag("on", {"on": True, "off": False}, context_evaluator=chosen)
+        super().__init__({JOB: flag})
+
+    def resolve_boolean_details(
+        self, flag_key: str, default_value: bool, evaluation_context: Any = None
+    ) -> FlagResolutionDetails[bool]:
+        state["asked"] += 1
+        nonsense: Any = "maybe"
+        if state["mode"] == "raises":
+            raise ConnectionError("the provider is away")
+        if state["mode"] == "hangs":
+            over.wait()
+        if state["mode"] == "nonsense":
+            return FlagResolutionDetails(nonsense)
+        if state["mode"] == "odd reason":
+            return FlagResolutionDetails(True, reason="BECAUSE")
+        return super().resolve_boolean_details(flag_key, default_value, evaluation_context)
+
+
+def moody() -> Moody:
+    state["made"] += 1
+    return Moody()
+
+
+def unready() -> Any:
+    class Unready(Moody):
+        def initialize(self, evaluation_context: EvaluationContext) -> None:
+            over.wait()
+
+    return Unready()
+
+
+def broken() -> Any:
+    raise RuntimeError("no such account")
+
+
+def none() -> Any:
+    return object()
 
 
 class Store(Stages):
@@ -38,12 +95,12 @@ class Store(Stages):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    providers.state.update(mode="", asked=0, made=0)
-    providers.over.clear()
+    state.update(mode="", asked=0, made=0)
+    over.clear()
     monkeypatch.setattr(flags, "_at_work", lambda: None)
     monkeypatch.setattr(openfeature, "TIMEOUT_SECONDS", PATIENCE_SECONDS)
     yield
-    providers.over.set()
+    over.set()
     api.shutdown()
 
 
@@ -61,7 +118,7 @@ def test_a_provider_decides_by_key(rows: list[StageRow]) -> None:
     version, stage = (3, rows[0].stage) if rows else (0, "legacy")
     assert decide(JOB, "yes") == ("inngest", "TARGETING_MATCH", stage, version)
     assert decide(JOB, "no") == ("rq", "TARGETING_MATCH", stage, version)
-    assert providers.state["made"] == 1
+    assert state["made"] == 1
 
 
 @pytest.mark.parametrize(
@@ -76,13 +133,13 @@ def test_a_provider_decides_by_key(rows: list[StageRow]) -> None:
 )
 def test_an_off_switch_wins_and_complete_stays(row: StageRow, backend: str) -> None:
     assert Store(row).provided().decide(JOB, "yes").backend == backend
-    assert providers.state["asked"] == 0
+    assert state["asked"] == 0
 
 
 def test_the_master_switch_wins() -> None:
     decision = Store().provided(switch="false").decide(JOB, "yes")
     assert (decision.backend, decision.reason) == ("rq", "DISABLED")
-    assert providers.state["asked"] == 0
+    assert state["asked"] == 0
 
 
 def test_an_unreadable_store_is_no_leave_to_ask() -> None:
@@ -95,7 +152,7 @@ def test_an_unreadable_store_is_no_leave_to_ask() -> None:
     cold = Store()
     cold.away = True
     assert cold.provided().decide(JOB, "yes") == ("rq", "ERROR", "legacy", 0)
-    assert providers.state["asked"] == 0
+    assert state["asked"] == 0
 
 
 @pytest.mark.parametrize("mode", ["raises", "nonsense", "hangs", "no thread"])
@@ -104,7 +161,7 @@ def test_without_an_answer_the_last_one_serves_or_legacy(
 ) -> None:
     decide = Store().provided().decide
     assert decide(JOB, "yes").backend == "inngest"
-    providers.state["mode"] = mode
+    state["mode"] = mode
     if mode == "hangs":
         impatient()
     if mode == "no thread":
@@ -121,11 +178,11 @@ def test_a_slow_provider_is_left_alone_for_a_while(
     monkeypatch.setattr(openfeature, "PAUSE_SECONDS", 3600.0)
     impatient()
     decide = Store().provided().decide
-    providers.state["mode"] = "hangs"
+    state["mode"] = "hangs"
     for number in range(50):
         assert decide(JOB, f"y{number}").reason == "ERROR"
-    until(lambda: providers.state["asked"])
-    assert providers.state["asked"] == 1
+    until(lambda: state["asked"])
+    assert state["asked"] == 1
 
 
 def test_one_that_is_not_ready_is_one_without_an_answer(impatient: Callable[[], None]) -> None:
@@ -134,7 +191,7 @@ def test_one_that_is_not_ready_is_one_without_an_answer(impatient: Callable[[], 
 
 
 def test_a_reason_it_made_up_is_unknown() -> None:
-    providers.state["mode"] = "odd reason"
+    state["mode"] = "odd reason"
     assert Store().provided().decide(JOB, "yes")[:2] == ("inngest", "UNKNOWN")
 
 
@@ -144,7 +201,7 @@ def test_a_forked_child_has_a_provider_of_its_own() -> None:
 
     def asked() -> str:
         answer = provided.decide(JOB, "yes")
-        return f"{answer.backend} {answer.reason} {providers.state['made']}"
+        return f"{answer.backend} {answer.reason} {state['made']}"
 
     assert in_a_fork(asked) == "inngest TARGETING_MATCH 2"
 
