@@ -342,28 +342,18 @@ def test_a_job_is_found_again(on: Side, queue: Any, redis: Redis) -> None:
 
 
 def test_many_jobs_are_found_again(on: Side, queue: Any, redis: Redis) -> None:
-    """In Redis or in the ledger, in the order in which they were asked for."""
-    run = queue.enqueue(old_tasks.pay, "p", 5, job_id="pay-p")
-    plain = queue.enqueue(old_tasks.add, 1)
-    ids = ["unknown", run.id, plain.id]
-    found: list[Any] = queues.Job.fetch_many(iter(ids), connection=redis)
-    unknown, first, second = found
-    assert (unknown, first.id, second.id) == (None, run.id, plain.id)
-    assert first.get_status() == JobStatus.QUEUED
-    assert [queues.Job.exists(job_id, connection=redis) for job_id in ids] == [False, True, True]
-
-
-def test_a_run_on_which_others_depend_is_found_as_itself(
-    on: Side, queue: Any, redis: Redis
-) -> None:
-    """Not as the RQ job that stands for it in Redis."""
+    """In Redis or in the ledger, in the order in which they were asked for; a run on which others
+    depend as itself, and not as the RQ job that stands for it."""
     run = queue.enqueue(old_tasks.pay, "p", 5, job_id="pay-p", meta={"who": "ada"})
-    queue.enqueue(old_tasks.add, 1, depends_on=run)
-    jobs: list[Any] = queues.Job.fetch_many([run.id], connection=redis)
-    jobs += [queues.Job.fetch(run.id, connection=redis), queue.fetch_job(run.id)]
-    for found in jobs:
+    plain = queue.enqueue(old_tasks.add, 1, depends_on=run)
+    other = queue.enqueue(old_tasks.mark, "m")
+    ids = ["unknown", run.id, plain.id, other.id]
+    many: list[Any] = queues.Job.fetch_many(iter(ids), connection=redis)
+    assert [None if one is None else one.id for one in many] == [None, *ids[1:]]
+    assert [queues.Job.exists(job_id, connection=redis) for job_id in ids] == [False, *[True] * 3]
+    for found in (many[1], queues.Job.fetch(run.id, connection=redis), queue.fetch_job(run.id)):
         assert (found.run_id, found.meta) == (run.run_id, {"who": "ada"})
-        assert found.func_name == f"{old_tasks.__name__}.pay"
+        assert (found.func_name, found.get_status()) == (f"{AT}.pay", JobStatus.QUEUED)
 
 
 def test_failure_cancel_requeue(on: Side, queue: Any, redis: Redis) -> None:
