@@ -351,7 +351,8 @@ def test_many_jobs_are_found_again(on: Side, queue: Any, redis: Redis) -> None:
     many: list[Any] = queues.Job.fetch_many(iter(ids), connection=redis)
     assert [None if one is None else one.id for one in many] == [None, *ids[1:]]
     assert [queues.Job.exists(job_id, connection=redis) for job_id in ids] == [False, *[True] * 3]
-    for found in (many[1], queues.Job.fetch(run.id, connection=redis), queue.fetch_job(run.id)):
+    runs: list[Any] = [many[1], queues.Job.fetch(run.id, connection=redis), queue.fetch_job(run.id)]
+    for found in runs:
         assert (found.run_id, found.meta) == (run.run_id, {"who": "ada"})
         assert (found.func_name, found.get_status()) == (f"{AT}.pay", JobStatus.QUEUED)
 
