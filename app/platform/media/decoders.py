@@ -45,6 +45,8 @@ class Limits:
 MAX_BYTES = {Kind.IMAGE: 64 * 1024 * 1024, Kind.VIDEO: 1024 * 1024 * 1024}
 STILL = Limits(60, 64 * 1024 * 1024, wall_seconds=180)
 MP4 = Limits(900, 512 * 1024 * 1024, wall_seconds=1500)
+X264 = {"preset": "veryfast", "profile": "high", "threads": "2"}
+X264 |= {"crf": "23", "maxrate": "4000k", "bufsize": "8000k"}
 Output = AbstractContextManager[tuple[IO[bytes], dict[str, Any]]]
 """A file, and the script's report on it."""
 
@@ -77,10 +79,8 @@ def frame(source: IO[bytes], decoder: str, size: list[int], edge: int) -> Output
 def mp4(source: IO[bytes], decoder: str, size: list[int], film: Film) -> Output:
     """The video as a `film`, upright, without the source's metadata. It plays before it is fully
     loaded. Reports width, height, seconds and `sound`: kept, none, or dropped as undecodable."""
-    rate = {"maxrate": f"{film.max_rate}k", "bufsize": f"{2 * film.max_rate}k"}
-    options = {"preset": "veryfast", "profile": "high", "crf": str(film.crf), "threads": "2"}
-    order = {"size": fitted(size, film.long, film.short), "options": {**options, **rate}}
-    return decoded("transcode.py", "mp4", source, MP4, decoder=decoder, **order)
+    fits = fitted(size, film.long, film.short)
+    return decoded("transcode.py", "mp4", source, MP4, decoder=decoder, size=fits, options=X264)
 
 
 def fitted(size: list[int], long: int, short: int) -> list[int]:

@@ -83,10 +83,6 @@ class Film:
     name: str
     long: int
     short: int
-    crf: int = 23
-    """x264's constant rate factor: lower is better and larger."""
-    max_rate: int = 4_000
-    """In kbit/s."""
 
 
 Variant = Picture | Film
