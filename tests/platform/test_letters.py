@@ -72,6 +72,7 @@ def test_amounts_and_times_are_a_person_s() -> None:
     east = letter("payout-paid", paidAt="2025-01-17T23:30:00-02:00", currency="kwd")
     assert east.subject == "Your payout of 123.450 KWD was paid"
     assert "18 January 2025, 01:30 UTC" in east.text
+    assert "p" * 240 in letter("payout-paid", payoutId="p" * 240).text, "as long as they get"
     assert letter("payout-failed").subject == "Your payout of 123,450 JPY did not go through"
     ready = letter("statement-ready", link="https://example.com/s?token=t&x=1")
     assert ready.subject == "Your statement of January 2025 is ready"

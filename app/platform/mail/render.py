@@ -39,7 +39,7 @@ class PayoutMail(Data):
     """A mail about a payout, with its `amount` in minor units."""
 
     name: Line
-    payout_id: Annotated[Line, Field(max_length=240)]
+    payout_id: Annotated[str, Field(min_length=1, max_length=240), AfterValidator(one_line)]
     amount: int = Field(strict=True, gt=0)
     currency: str = Field(pattern=r"^[a-z]{3}$")
 
