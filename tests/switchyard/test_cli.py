@@ -179,6 +179,7 @@ WRONG_USES: list[tuple[tuple[str, ...], str]] = [
     ((*STAGE, "complete", *WHY), "it comes after live"),
     (("cutover", "stage", "--all", "nope", *WHY), "stage must be one of"),
     (("cutover", "stage", "--all", "ramp", *WHY), "needs a percent"),
+    (("runs", "list", "--since", "yesterday"), "since: say 2h, 7d or"),
     (("cutover", "pin", "nope", "a", "--to", "rq", *WHY), "no job"),
     (("cutover", "unpin", "child", "a", "--why", " "), "say why"),
     (("cutover", "parity", "nope"), "no job"),
@@ -197,7 +198,6 @@ REFUSED_BY_CLICK = [
     (*DISPATCH, "{}", "--delay", "soon"),
     ("runs", "list", "--status", "nope"),
     ("runs", "list", "--limit", "0"),
-    ("runs", "list", "--since", "yesterday"),
     ("cutover", "pin", "child", "a", "--to", "up", *WHY),
     ("nope",),
 ]

@@ -22,7 +22,7 @@ from app.switchyard.errors import BadInput, Forbidden
 from app.switchyard.http import each_once, read, read_body, register_problems
 from app.switchyard.operations import acts, bulk, jobs
 from app.switchyard.operations.search import search
-from app.switchyard.operations.story import as_id, story
+from app.switchyard.operations.story import story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import Status
 from app.switchyard.runtime import Runtime
@@ -154,20 +154,20 @@ def blueprint(runtime: Runtime, door: Door) -> Blueprint:
     @serves("GET", "/runs/<run_id>", shapes.OneRun)
     def show_run(run_id: str) -> Any:
         """One run with its steps. The values of secret-sounding names are hidden."""
-        run = story(runtime.db, as_id(run_id))
+        run = story(runtime.db, run_id)
         return run | {name: masked(run[name]) for name in ("payload", "result", "meta")}
 
     @serves("POST", "/runs/<run_id>/retry", shapes.Changed, body=shapes.Act)
     def retry(run_id: str, body: shapes.Act) -> Any:
         """Retry a failed or cancelled run after its finished steps, and `others` that were
         cancelled with it."""
-        others = operate.retry(runtime.store, as_id(run_id), _by(body))
+        others = operate.retry(runtime.store, run_id, _by(body))
         return {"id": run_id, "status": Status.PENDING, "others": others}
 
     @serves("POST", "/runs/<run_id>/cancel", shapes.Changed, body=shapes.Act)
     def cancel(run_id: str, body: shapes.Act) -> Any:
         """Cancel an open run, and `others` that are open below it."""
-        others = operate.cancel(runtime.store, as_id(run_id), by=_by(body))
+        others = operate.cancel(runtime.store, run_id, by=_by(body))
         return {"id": run_id, "status": Status.CANCELLED, "others": others}
 
     @serves("GET", "/history", shapes.History, query=shapes.HistoryQuery)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -25,11 +24,10 @@ from app.switchyard.commands.output import (
 )
 from app.switchyard.commands.signals import stop_on_signals
 from app.switchyard.errors import BadInput
-from app.switchyard.http import read
 from app.switchyard.job import SERVERLESS
 from app.switchyard.operations import bulk
 from app.switchyard.operations.bulk import Deed
-from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, every, shown
+from app.switchyard.operations.search import COLUMNS, MOST, RunFilter, every, filter_of, shown
 from app.switchyard.operations.story import story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import RunRow as R
@@ -43,17 +41,6 @@ _BACKENDS = click.Choice([LEGACY_BACKEND, *SERVERLESS, str(Side.SERVERLESS)])
 _STAGES = click.Choice([str(stage) for stage in Stage])
 
 
-def _time(_ctx: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
-    """A time, in UTC unless it has another zone."""
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a time like 2031-05-04T09:00:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
 group = Commands("runs", help="Search the ledger of runs, and retry or cancel runs.")
 filtered = options(
     click.option("--job", help="Only runs of this job."),
@@ -61,8 +48,8 @@ filtered = options(
     click.option("--backend", type=_BACKENDS, help="Only runs on this backend or side."),
     click.option("--stage", type=_STAGES, help="Only runs that began while their job was there."),
     click.option("--key", help="Only runs with this key."),
-    click.option("--since", metavar="TIME", callback=_time, help="Created then or later, in UTC."),
-    click.option("--until", metavar="TIME", callback=_time, help="Created before then, in UTC."),
+    click.option("--since", metavar="TIME", help="Created then or later: in UTC, or 2h ago."),
+    click.option("--until", metavar="TIME", help="Created before then."),
     click.option("--error", metavar="TEXT", help="Only runs whose error contains this text."),
     click.option("--payload", metavar="FIELD:VALUE", help="Only runs with this in their payload."),
 )
@@ -72,11 +59,6 @@ one_or_many = options(
     click.option("--dry-run", is_flag=True, help="Only print how many runs the filter finds."),
     signed(),
 )
-
-
-def _wanted(asked: dict[str, Any]) -> RunFilter:
-    """Raises BadInput."""
-    return read(RunFilter, {name: value for name, value in asked.items() if value is not None})
 
 
 @group.command("list")
@@ -91,7 +73,7 @@ def _wanted(asked: dict[str, Any]) -> RunFilter:
 def list_runs(**asked: Any) -> None:
     """List runs, newest first."""
     runtime = parts()
-    rows = list(every(runtime.db, _wanted(asked)))
+    rows = list(every(runtime.db, filter_of(asked, runtime.store.clock())))
     if asked["job"] is not None and not rows:
         # The ledger may have jobs that the code no longer knows. Only unknown to both is refused.
         _ = runtime.catalogue[asked["job"]]
@@ -149,7 +131,7 @@ def _do(
     if run_id is None:
         if not any(asked.values()):
             raise BadInput("give a run's id, or a filter such as --status")
-        _many(runtime, deed, _wanted(asked), who, dry_run)
+        _many(runtime, deed, filter_of(asked, runtime.store.clock()), who, dry_run)
         return
     if dry_run or any(asked.values()):
         raise BadInput("give a run's id or a filter, not both")

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -23,8 +23,8 @@ from app.switchyard.console.waterfall import waterfall
 from app.switchyard.cutover.status import BACKENDS
 from app.switchyard.errors import BadInput, RunNotMovable
 from app.switchyard.operations import bulk
-from app.switchyard.operations.search import COLUMNS, RunFilter, every, search
-from app.switchyard.operations.story import as_id, story
+from app.switchyard.operations.search import COLUMNS, RunFilter, every, filter_of, search
+from app.switchyard.operations.story import story
 from app.switchyard.runs import operate
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runtime import Runtime
@@ -46,8 +46,6 @@ _REASONS = {
 }
 FIELDS = frozenset(RunFilter.model_fields) - {"limit"}
 _ID = re.compile(r"[0-9a-f]{12,32}")
-_SPAN = re.compile(r"([0-9]{1,4})([mhd])")
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 EXPORTED = 100_000
 _KINDS = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -78,7 +76,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
         return page if shown["refusal"] is None else (page, BadInput.status)
 
     def run_page(run_id: str, refusal: str | None = None) -> str:
-        run = story(runtime.db, as_id(run_id))
+        run = story(runtime.db, run_id)
         if (progress := run["progress"]) is not None:
             progress["at"] = datetime.fromisoformat(progress["at"])
         return render_template(
@@ -101,7 +99,7 @@ def add(pages: Blueprint, runtime: Runtime) -> None:
     def deed(run_id: str, deed: str) -> Page:
         do = operate.retry if deed == "retry" else operate.cancel
         try:
-            do(runtime.store, as_id(run_id), by=by())
+            do(runtime.store, run_id, by=by())
         except RunNotMovable as refused:
             return run_page(run_id, str(refused)), refused.status
         return redirect(url_for(".run", run_id=run_id), 303)
@@ -183,10 +181,7 @@ def read(given: Mapping[str, str], now: datetime) -> RunFilter:
     for name, text in asked.items():
         if not (text.isprintable() and len(text) <= 300):
             raise BadInput(f"{name}: must be at most 300 printable characters")
-    wanted: dict[str, Any] = dict(asked)
-    for name in {"since", "until"} & asked.keys():
-        wanted[name] = _time(name, asked[name], now)
-    return http.read(RunFilter, wanted)
+    return filter_of(asked, now)
 
 
 def _words(text: str) -> dict[str, str]:
@@ -205,17 +200,6 @@ def _words(text: str) -> dict[str, str]:
         else:
             asked["id" if _ID.fullmatch(word) else "key"] = word
     return asked
-
-
-def _time(name: str, text: str, now: datetime) -> datetime:
-    """A time in UTC, or how long ago it was: `90m`, `2h`, `7d`."""
-    if span := _SPAN.fullmatch(text):
-        return now - int(span[1]) * _UNITS[span[2]]
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(f"{name}: say 2h, 7d or 2026-11-28T10:00 (UTC)") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 def address(given: Mapping[str, str]) -> dict[str, Any]:

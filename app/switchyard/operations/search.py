@@ -5,10 +5,11 @@ time. The answer says how far back that was, and where to continue."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
@@ -16,6 +17,8 @@ from sqlalchemy import ColumnElement, Connection, func, literal, literal_column,
 
 from app.switchyard.clock import moment
 from app.switchyard.db import Database, distinct
+from app.switchyard.errors import BadInput
+from app.switchyard.http import read
 from app.switchyard.runs.models import IS_OPEN, OPEN, RUN_ID, AnyRow, Status, id_at
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.text import one_line
@@ -85,6 +88,29 @@ class RunFilter(BaseModel):
         if not all(payload.partition(":")):
             raise ValueError("must be a field and its value, such as creatorId:x")
         return payload.removeprefix("payload.")
+
+
+_SPAN = re.compile(r"([0-9]{1,4})([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def filter_of(asked: Mapping[str, Any], now: datetime) -> RunFilter:
+    """The filter that a person wrote: `since` and `until` may say how long ago that was (`90m`,
+    `2h`, `7d`), or give a time without a zone, which is UTC. Raises BadInput."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in given.keys() & {"since", "until"}:
+        given[name] = _time(name, given[name], now)
+    return read(RunFilter, given)
+
+
+def _time(name: str, text: str, now: datetime) -> datetime:
+    if span := _SPAN.fullmatch(text):
+        return now - int(span[1]) * _UNITS[span[2]]
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{name}: say 2h, 7d or 2026-11-28T10:00 (UTC)") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from app.switchyard.db import Database
 from app.switchyard.errors import UnknownRun
 from app.switchyard.operations.search import COLUMNS, shown
 from app.switchyard.runs import children
-from app.switchyard.runs.models import RUN_ID
 from app.switchyard.runs.models import FailureRow as F
 from app.switchyard.runs.models import HandoffRow as H
 from app.switchyard.runs.models import RunRow as R
@@ -24,13 +23,6 @@ _JSON = (R.payload, R.result, R.meta)
 _STEP = (S.name, S.status, S.attempts, S.backend, S.error, S.updated_at, S.began_at, S.until)
 _FAILURE = (F.step, F.attempt, F.backend, F.began_at, F.at, F.error, F.message, F.traceback)
 _HANDOFF = (H.at, H.from_backend, H.to_backend, H.epoch)
-
-
-def as_id(text: str) -> str:
-    """A run's id that came from outside. Raises UnknownRun where it cannot be one."""
-    if not RUN_ID.fullmatch(text):
-        raise UnknownRun("no run has this id")
-    return text
 
 
 def story(db: Database, run_id: str) -> dict[str, Any]:
