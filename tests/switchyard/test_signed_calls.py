@@ -253,6 +253,8 @@ NOTHING_OF_OURS: dict[str, tuple[str, str, int]] = {
     "a function that is unknown": ("POST", "?fnId=switchyard-gone&stepId=step", 404),
     "a function without its app": ("POST", "?fnId=child&stepId=step", 404),
     "no function": ("POST", "", 400),
+    "a step of its own": ("POST", "?fnId=switchyard-child&stepId=0123", 400),
+    "two steps": ("POST", "?fnId=switchyard-child&stepId=step&stepId=0123", 400),
     "an odd probe": ("POST", "?fnId=switchyard-child&probe=x", 400),
     "a HEAD": ("HEAD", "", 200),
 }
