@@ -13,7 +13,7 @@ from flask import request
 
 from app.switchyard.clock import iso, moment, utcnow
 from app.switchyard.cron import portable
-from app.switchyard.cutover.clock import OLDEST, tick
+from app.switchyard.cutover.clock import occurrence_of, tick
 from app.switchyard.db import canonical_json
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput
@@ -22,7 +22,7 @@ from app.switchyard.job import JobSpec
 from app.switchyard.logs import logger_of
 from app.switchyard.runs import operate
 from app.switchyard.runs.backend import Delivery, End, Outcome
-from app.switchyard.runtime import Runtime, current
+from app.switchyard.runtime import Runtime
 from app.switchyard.text import plain
 from workflows.backend import FURTHEST, MARK, showable
 from workflows.client import APP_ID, CANCELLED
@@ -42,8 +42,6 @@ MOST_RETRIES = 20
 MOST_KEPT_BYTES = 512 * 1024
 """Each call has all of it, and the SDK makes it canonical. Beyond 4 MiB each call has to ask for
 the state, and with 32 MiB the run fails."""
-EARLIEST = timedelta(hours=1)
-"""How long before its time a tick may come, from a server whose clock is ahead."""
 ROUNDED = timedelta(seconds=0.5)
 """Inngest rounds a sleep to whole seconds. With this added, it is never too short."""
 
@@ -158,7 +156,7 @@ def _adopt(spec: JobSpec, event: inngest.Event) -> dict[str, Any]:
     if not _is_of(spec, event):
         raise BadInput(f"the event does not belong to job {spec.name}")
     if event.name == CRON_EVENT:
-        run = tick(spec, spec.occurrence_at(_fired(event, current().store.clock())))
+        run = tick(spec, occurrence_of(spec, _fired(event)))
     else:
         data = {name: value for name, value in event.data.items() if name != OWN}
         run = dispatch(spec.name, data, key=None if spec.key else event.id or None)
@@ -184,19 +182,14 @@ def _is_of(spec: JobSpec, event: inngest.Event) -> bool:
     return event.name == spec.event
 
 
-def _fired(event: inngest.Event, now: datetime) -> datetime:
-    """The time for which a cron event was scheduled, UTC. Raises BadInput for one so far off that
-    some clock must be wrong."""
+def _fired(event: inngest.Event) -> datetime | None:
+    """The time for which a cron event was scheduled, UTC where it has no zone."""
     fired = _created_at(event)
     # Some servers do not give it, but name the event after it and create it seconds before.
     for said in (event.id, event.data.get("scheduledAt")):
         with suppress(ValueError):
             fired = datetime.fromisoformat(str(said))
-    if fired is not None and fired.tzinfo is None:
-        fired = fired.replace(tzinfo=UTC)
-    if fired is None or not now - OLDEST < fired < now + EARLIEST:
-        raise BadInput(f"a tick of {fired} cannot come at {now}")
-    return fired.astimezone(UTC)
+    return fired if fired is None or fired.tzinfo else fired.replace(tzinfo=UTC)
 
 
 def _created_at(event: inngest.Event) -> datetime | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from app.switchyard import nonces
 from app.switchyard.clock import iso
-from app.switchyard.cutover.clock import tick
+from app.switchyard.cutover.clock import occurrence_of, tick
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BackendUnavailable, Unauthorized
 from app.switchyard.http import read_body, register_problems, require_admin, traced
@@ -97,7 +97,7 @@ def _meant(runtime: Runtime, spec: JobSpec, data: dict[str, Any], call: Signed) 
     by = request.headers.get("Upstash-Schedule-Id")
     if by and spec.schedule is not None and not data:
         made_at = _made_at(runtime, spec, call, message_id, by)
-        occurrence = spec.occurrence_at(made_at)
+        occurrence = occurrence_of(spec, made_at)
         # One created by hand, as in the migration guide, is a tick where its times match ours.
         if by == schedule_id(spec) or made_at - occurrence < NEAR:
             return f"{_TICK} {iso(occurrence)}"
@@ -119,7 +119,7 @@ def _made_at(runtime: Runtime, spec: JobSpec, call: Signed, message_id: str, by:
             stored = find(make_client(runtime.settings), message_id)
     except BackendUnavailable as failure:
         unknown = failure
-        dated &= call.issued_at - spec.occurrence_at(call.issued_at) < NEAR
+        dated &= call.issued_at - occurrence_of(spec, call.issued_at) < NEAR
     if stored is not None:
         if stored.schedule_id != by:
             raise Unauthorized("the message belongs to another schedule")

@@ -323,11 +323,11 @@ def test_a_cron_event_without_a_zone_is_in_utc(
     "when",
     [
         *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2150-01-01T00:00:00Z"),
-        *("2028-01-20T04:08:00Z", "2027-12-16T03:06:00Z"),
+        *("2028-01-20T04:08:00Z", "1999-12-31T23:59:59Z"),
     ],
 )
 def test_a_cron_event_of_another_time_starts_nothing(world: World, when: str) -> None:
-    """An hour ahead, or 35 days behind: that clock is wrong, and a tick makes up missed ones."""
+    """More than an hour ahead, or before 2000: that clock is wrong, and a tick makes up others."""
     having(world, ALL)
     event = inngest.Event(name=CRON_EVENT, data={"scheduledAt": when}, ts=1)
     with pytest.raises(BadInput, match="a tick of"):

@@ -275,6 +275,18 @@ def test_a_schedule_made_by_hand_in_time_with_ours_is_its_tick(alone: Side) -> N
     assert runs(alone) == [("keyed", f"{at:%Y-%m-%dT%H:%M}", "qstash")]
 
 
+@pytest.mark.parametrize("unknown", [True, False])
+@pytest.mark.parametrize("iat", [253_402_300_799, -62_135_596_800, 1])
+def test_a_tick_of_a_time_that_no_clock_has_starts_nothing(
+    alone: Side, iat: int, unknown: bool
+) -> None:
+    standin(alone).fault(refuse=int(not unknown))
+    token = standin(alone).sign(alone.environ["BACKEND_URL"] + TRIGGER, TICK, iat=iat)
+    beside = {"Schedule-Id": f"{ID_PREFIX}keyed", "Message-Id": "msg_1", "Retried": "0"}
+    answer = call(alone, beside, token=token)
+    assert (answer.status_code, runs(alone)) == (422, []), answer.text
+
+
 @pytest.mark.parametrize("name", ["test.child", "test.keyed"])
 def test_a_captured_call_is_the_same_run_whatever_is_sent_beside_its_signature(
     alone: Side, name: str

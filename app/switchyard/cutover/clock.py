@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from sqlalchemy import String, Table, select, update
@@ -39,6 +39,9 @@ STEADY_SECONDS = 20.0
 this long: a machine's clock is often wrong for a moment after its start."""
 AHEAD = timedelta(minutes=2)
 """How far ahead of this clock a mark may be. Beyond that, some clock was wrong."""
+EARLY = timedelta(hours=1)
+"""How long before its time another clock's tick may come."""
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_LEAP_SECONDS = 86_400.0
 
 
@@ -88,6 +91,17 @@ def tick(spec: JobSpec, occurrence: datetime) -> Run:
     except SQLAlchemyError as failure:
         log.warning("could not look for missed ticks", extra={"reason": reason(failure)})
     return run
+
+
+def occurrence_of(spec: JobSpec, fired: datetime | None) -> datetime:
+    """The scheduled time, UTC, of another clock's tick that fired at `fired`, however long ago.
+
+    Raises BadInput for a time that no right clock has: before 2000, or more than EARLY ahead.
+    """
+    now = current().store.clock()
+    if fired is None or not LONG_AGO <= fired <= now + EARLY:
+        raise BadInput(f"a tick of {fired or 'no time'} cannot come at {now}")
+    return spec.occurrence_at(fired)
 
 
 def proposal(spec: JobSpec, occurrence: datetime) -> tuple[Payload | None, str | None]:
