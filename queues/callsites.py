@@ -19,12 +19,7 @@ from queues.signature import imports_of, literal, module_of
 OURS = __package__ or ""
 _LEFT_OUT = {"node_modules", "site-packages", "build", "dist", "migrations", "__pycache__"}
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-_DROP_INS = {
-    ("rq", "Queue"),
-    ("rq.queue", "Queue"),
-    ("rq.decorators", "job"),
-    ("rq.job", "Job"),
-}
+_DROP_INS = {"rq.Queue", "rq.queue.Queue", "rq.decorators.job", "rq.job.Job"}
 _BY_ID = "Job.fetch(…) of {ours}.Job, and its method: this finds no run"
 _SCHEDULES = (
     "it writes into Redis itself, past the flag: give its schedule to the job, as `schedule=`"
@@ -40,6 +35,7 @@ _ONLY_RQ = {
     "rq.cancel_job": _BY_ID,
     "rq.job.requeue_job": _BY_ID,
     "rq.job.cancel_job": _BY_ID,
+    "rq.command.send_stop_job_command": _BY_ID,
     "rq.registry": "it has RQ's own jobs alone: `flask switchyard runs list` has the runs",
     "rq.cron": _SCHEDULES,
 }
@@ -179,7 +175,7 @@ class _File:
 
     def _import_from(self, node: ast.ImportFrom) -> None:
         module = module_of(node, self._package)
-        names = [alias.name for alias in node.names if (module, alias.name) in _DROP_INS]
+        names = [alias.name for alias in node.names if f"{module}.{alias.name}" in _DROP_INS]
         if names:
             self._change(node, f"from {OURS} import {', '.join(names)}")
         others = (_ONLY_RQ.get(f"{module}.{alias.name}") for alias in node.names)
@@ -225,8 +221,11 @@ class _File:
         if not isinstance(node.func, ast.Attribute):
             return
         method, on = node.func.attr, node.func.value
-        if (self._path_of(node.func) or "") in map(".".join, _DROP_INS):
+        called = self._path_of(node.func) or ""
+        if called in _DROP_INS:
             self._change(node, f"{OURS}.{method}(…)")
+        elif called in _ONLY_RQ:
+            self._change(node, _ONLY_RQ[called].format(ours=OURS))
         if method == "delay" and self._is_ours(on):
             self._note(on, node, method)
         elif method in _FIRST:

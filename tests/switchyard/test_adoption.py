@@ -46,6 +46,7 @@ from rq import Queue
 from rq_scheduler import Scheduler
 from rq import cron, requeue_job
 from rq.registry import FailedJobRegistry
+from rq.command import send_stop_job_command
 rq = RQ()
 mail_queue = Queue("mail", default_timeout=5)
 """,
@@ -66,6 +67,7 @@ def view(queue):
     cache.delay(4)
     queue.enqueue(unknown)
     queue.enqueue("not a path")
+    rq.cancel_job(5)
 """,
     "broken.py": "def (",
     "migrations/env.py": "from rq import Queue\n",
@@ -112,8 +114,10 @@ def test_lines_to_change(shop: str, tmp_path: Path) -> None:
         ("extensions.py", 5, "it writes into Redis itself"),
         ("extensions.py", 5, "Job.fetch(…) of queues.Job, and its method"),
         ("extensions.py", 6, "it has RQ's own jobs alone"),
+        ("extensions.py", 7, "Job.fetch(…) of queues.Job, and its method"),
         ("tasks.py", 2, "from queues import job"),
         ("views.py", 6, "queues.Queue(…)"),
+        ("views.py", 18, "Job.fetch(…) of queues.Job, and its method"),
     ]
     assert [(c.file, c.line) for c in found.changes] == [(f"{shop}/{f}", n) for f, n, _ in wanted]
     for change, (_, _, do) in zip(found.changes, wanted, strict=True):
