@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -191,15 +191,22 @@ class DispatchedJob(RQJob):
             raise InvalidJobOperation(str(refusal)) from None
         self.refresh()
 
-    def cancel(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+    def cancel(
+        self, pipeline: Any = None, enqueue_dependents: bool = False, *_: Any, **__: Any
+    ) -> dict[str, list[str]]:
         """Cancel the run. Raises InvalidJobOperation where it has ended."""
         self._move(operate.cancel)
+        if enqueue_dependents:  # RQ does it with the job on which they depend
+            with suppress(NoSuchJobError):
+                RQJob.fetch(self.id, self.connection, self.serializer).cancel(None, True)
         return {}
 
-    def delete(self, *_: Any, **__: Any) -> None:
+    def delete(self, *_: Any, delete_dependents: bool = False, **__: Any) -> None:
         """Cancel the run if it is open. The ledger keeps its row."""
         if self._row().ended_at is None:
             self.cancel()
+        if delete_dependents:
+            self.delete_dependents()
 
     def requeue(self, at_front: bool = False) -> RQJob:
         """Retry the failed run. Raises InvalidJobOperation where it has not failed."""

@@ -424,6 +424,17 @@ def test_rq_jobs_wait_for_a_run(on: Side, queue: Any, redis: Redis) -> None:
     assert Job.fetch("bad", connection=redis).get_status() == JobStatus.FAILED
 
 
+def test_dependents_go_the_way_that_cancel_and_delete_are_asked_for(queue: Any) -> None:
+    first, second, third = (queue.enqueue(old_tasks.mark, str(n)) for n in range(3))
+    after = [queue.enqueue(old_tasks.add, 1, depends_on=run) for run in (first, second, third)]
+    first.cancel(enqueue_dependents=True)
+    second.delete(delete_dependents=True)
+    third.delete()
+    assert [Job.exists(job.id, queue.connection) for job in after] == [True, False, True]
+    assert [after[n].get_status() for n in (0, 2)] == [JobStatus.QUEUED, JobStatus.DEFERRED]
+    queue.enqueue(old_tasks.mark, "3").cancel(enqueue_dependents=True)
+
+
 def test_counts_that_cannot_be_written_cost_nothing(queue: Any, redis: Redis) -> None:
     redis.set(CALL_SITES, "something else")
     job = queue.enqueue(old_tasks.add, 1)
