@@ -19,7 +19,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 
 from app.switchyard import logs, telemetry
 from app.switchyard.config import LOOPBACK, Settings
@@ -149,17 +149,25 @@ def each_once(given: MultiDict[str, str]) -> dict[str, str]:
 def read_body(model: type[M], signed: str | None = None) -> M:
     """The request's JSON body (or the one that was signed) as `model`.
 
-    Raises BadInput as read() does, and werkzeug's 400 and 415.
+    Raises BadInput as read() does, also where a field is given twice, and werkzeug's 400 and 415.
     """
+    if signed is None and not request.is_json:
+        raise UnsupportedMediaType("send Content-Type: application/json")
+    text = request.get_data() if signed is None else signed
     try:
-        body = request.get_json() if signed is None else json.loads(signed)
-    except BadRequest:
-        raise BadRequest("the body is not valid JSON") from None
+        body = json.loads(text, object_pairs_hook=_without_doubles)
     except RecursionError:
         raise BadInput("the JSON is nested too deeply") from None
     except ValueError:
-        raise BadInput("the body must be JSON") from None
+        raise BadRequest("the body is not valid JSON") from None
     return read(model, body)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise BadInput("a field of the JSON is given twice")
+    return fields
 
 
 def require_admin(request: Request, settings: Settings) -> None:

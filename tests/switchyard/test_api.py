@@ -223,6 +223,10 @@ def test_every_misfit_of_a_query_is_named(api: Api) -> None:
         errors = api.get(f"/runs?{query}", 422)["errors"]
         assert {one["parameter"] for one in errors} == where
     assert "given 2 times" in api.get("/runs?job=a&job=b", 422)["detail"]
+    twice = '{"stage": "shadow", "stage": "live", "why": "x"}'
+    headers = {**OPERATOR, "Content-Type": "application/json"}
+    answer = api.client.post("/api/jobs/child/stage", data=twice, headers=headers)
+    assert (answer.status_code, "given twice" in answer.text) == (422, True)
     assert api.get("/jobs?x=1", 422)["errors"][0]["parameter"] == "x"
 
 
