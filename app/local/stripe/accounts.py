@@ -2,18 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from app.local.shapes import Shape
 from app.local.stripe.store import Store
 
 
-class Body(BaseModel):
-    """What a route is sent."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class AccountState(Body):
+class AccountState(Shape):
     """What the admin route sets an account to; an id not known yet makes a new account."""
 
     id: str | None = None
@@ -28,11 +23,11 @@ class AccountState(Body):
     """Whether its bank or card takes instant ones."""
 
 
-class _Accounts(Body):
+class _Accounts(Shape):
     accounts: list[AccountState]
 
 
-class _TopUp(Body):
+class _TopUp(Shape):
     amount: int = Field(gt=0)
     currency: str = "usd"
     account: str = ""

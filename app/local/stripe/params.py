@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from app.local.stripe.errors import ApiError
@@ -54,10 +54,8 @@ Metadata = Annotated[
 ]
 
 
-class Form(BaseModel):
+class Form(BaseModel, extra="forbid"):
     """The parameters of one operation; by itself, of one that has none."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Movement(Form):

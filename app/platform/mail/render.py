@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from unicodedata import category
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from app.platform.currencies import money
 from app.platform.gateways.address import one_line
@@ -20,10 +20,9 @@ Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(one_li
 Link = Annotated[str, Field(max_length=2000, pattern=r"^https?://[!-~]+$")]
 
 
-class Data(JobPayload):
+class Data(JobPayload, extra="ignore"):
     """The data of a template. Unknown fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore")
     subject: ClassVar[str]
 
 
