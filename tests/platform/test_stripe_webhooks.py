@@ -17,7 +17,8 @@ from app.local.stripe.webhooks import signature
 from app.platform.earnings.models import Creator
 from app.platform.gateways import Gateways
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.gateways.stripe_answers import Account
+from app.platform.gateways.stripe_answers import Account, StripeWebhookRefused
+from app.platform.gateways.stripe_webhooks import read_event
 from app.platform.payouts.inbox import ACTS_ON
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
@@ -171,6 +172,8 @@ def test_what_is_not_stripes_is_refused_and_leaves_nothing(
         if status == 400:
             assert [one.__dict__["why"] for one in caplog.records if one.msg == "webhook refused"]
     assert runs(platform) == []
+    with pytest.raises(StripeWebhookRefused):  # a target's signature needs UTF-8
+        read_event(GOOD.decode().encode("utf-16"))
 
 
 def test_either_endpoint_s_secret_will_do(platform: Platform) -> None:

@@ -60,7 +60,7 @@ def read_event(body: bytes) -> StripeEvent:
     A thin event (https://docs.stripe.com/event-destinations) only names its object and the account.
     """
     try:
-        event = json.loads(body)
+        event = json.loads(body.decode("utf-8-sig"))
         about = _of(_of(event, "data"), "object") or _of(event, "related_object")
         account = event.get("account") or event.get("context")
         if isinstance(account, str):  # a context is a path of accounts
