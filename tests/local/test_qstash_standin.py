@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from qstash import QStash, Receiver
+from qstash import QStash
 from qstash.errors import QStashError
 from werkzeug.wrappers import Request, Response
 
 from app.local.qstash import params
 from app.switchyard.config import LOCAL_QSTASH_TOKEN
 from tests.support.serving import serve_in_thread
-from tests.support.sides import CURRENT_KEY, NEXT_KEY
+from tests.support.sides import CURRENT_KEY
 from tests.support.standins import QStashStandIn
 from tests.support.waiting import until
 
@@ -64,19 +64,14 @@ def publish(client: QStash, url: str, **options: Any) -> Any:
     return client.message.batch([message])[0]
 
 
-def test_a_message_arrives_signed_with_its_headers(there: Destination, url: str) -> None:
+def test_a_message_arrives_with_its_headers(there: Destination, url: str) -> None:
     with standing() as (standin, client):
         answer = publish(client, f"{url}a?b=1", body='{"x": "ü"}')
         until(lambda: len(there.calls) == 1)
         _, headers, body = there.calls[0]
-        Receiver(CURRENT_KEY, NEXT_KEY).verify(
-            signature=headers["Upstash-Signature"], body=body.decode(), url=f"{url}a?b=1"
-        )
         assert json.loads(body) == {"x": "ü"}
         assert (headers["Upstash-Message-Id"], len(answer.message_id)) == (answer.message_id, 67)
         assert headers["Upstash-Retried"] == "0"
-        assert headers["User-Agent"] == "Upstash-QStash"
-        assert headers["Content-Type"] == "application/json"
         until(lambda: not standin.store.kept())
         with pytest.raises(QStashError, match="status: 404"):
             client.message.get(answer.message_id)

@@ -7,8 +7,6 @@ from html import unescape
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from app.platform.mail.render import TEMPLATES, Letter, render
 from app.switchyard.errors import PayloadInvalid
@@ -27,7 +25,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "blocks": [{"heading": "Payouts", "lines": ["paid    997", "failed    1"]}],
     },
 }
-HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}"
+HOSTILE = (
+    *("<script>alert(1)</script>\"'&{{ 7*7 }}{% raw %}", "</pre><h1>x", "a\u202eb"),
+    *("{{ ''.__class__ }}", "%s %(x)s", "Zoë & Söhne <zoe@example.com>"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,27 +81,18 @@ def test_amounts_and_times_are_a_person_s() -> None:
     assert links(ready.html) == ["https://example.com/s?token=t&x=1"]
 
 
-lines = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1, max_size=60
-)
-hostile = st.sampled_from([HOSTILE, "</pre><h1>x", "a\u202eb", "{{ ''.__class__ }}", "%s %(x)s"])
-
-
-@settings(max_examples=20)
-@given(name=lines | hostile, reason=lines | hostile, where=st.sampled_from(sorted(TEMPLATES)))
-def test_data_are_words_and_nothing_else(name: str, reason: str, where: str) -> None:
-    if where == "admin-summary":
-        block = {"heading": name, "lines": [reason]}
-        made = letter(where, title=name, lead=reason, blocks=[block])
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_data_are_words_and_nothing_else(name: str, hostile: str) -> None:
+    if name == "admin-summary":
+        block = {"heading": hostile, "lines": [hostile]}
+        made = letter(name, title=hostile, lead=hostile, blocks=[block])
     else:
-        made = letter(where, name=name, **({"reason": reason} if "failed" in where else {}))
-        assert name in made.text
-        assert name in words(made.html)
-    sample = letter(where)
-    assert [t for t in tags(made.html) if t not in ("h2", "pre")] == [
-        t for t in tags(sample.html) if t not in ("h2", "pre")
-    ]
-    assert links(made.html) == links(sample.html)
+        made = letter(name, name=hostile, **({"reason": hostile} if "failed" in name else {}))
+    assert hostile in made.text
+    assert hostile in words(made.html)
+    sample = letter(name)
+    assert (tags(made.html), links(made.html)) == (tags(sample.html), links(sample.html))
     assert "\n" not in made.subject
 
 

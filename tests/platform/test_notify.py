@@ -113,9 +113,7 @@ def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Rece
     assert mail["Date"].datetime == START
     assert mail["Message-ID"] == f"<{headers['webhook-id']}@switchyard.example>"
     assert headers["webhook-id"].startswith(said["data"]["runId"])
-    stamp = f"{int(START.timestamp())}"
-    signed = f"{headers['webhook-id']}.{stamp}.".encode() + sent
-    assert headers["webhook-timestamp"] == stamp
+    signed = f"{headers['webhook-id']}.{int(START.timestamp())}.".encode() + sent
     assert headers["webhook-signature"] == signature(KEY, signed)
 
 

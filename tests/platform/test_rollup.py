@@ -1,9 +1,12 @@
 """Earnings in any order, late, corrected and taken back, with rollups in between: the sums are what
-a plain reckoning makes of the rows."""
+a plain reckoning makes of the rows. Then the two jobs that make them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -14,8 +17,10 @@ from app.platform.earnings import rollup
 from app.platform.earnings.models import Earning, EarningKind, daily, dirty_days
 from app.platform.earnings.posting import TAKING, post_earnings
 from app.platform.ledger.postings import CREATOR
+from app.platform.statements.models import Statement
 from tests.support.earnings import balance
 from tests.support.months import Months
+from tests.support.sides import Side, in_memory
 
 FIRST = date(2025, 1, 29)
 """The days reach into the next month."""
@@ -150,3 +155,58 @@ def test_what_differs_is_named(months: Months) -> None:
             *("2025-01, ana usd tips: days less earnings is net 7",),
             *("2025-01, usd: days less ledger is net 7",),
         ]
+
+
+# The two jobs
+
+
+@pytest.fixture
+def on(tmp_path: Path) -> Iterator[Side]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    env = {"SWITCHYARD_JOBS": "app.platform.earnings.jobs,app.platform.statements.jobs"}
+    env |= {"STORAGE_URL": (tmp_path / "storage").as_uri(), "PLATFORM_NAME": "Fanhouse"}
+    with in_memory(url, **env) as made:
+        yield made
+
+
+@pytest.fixture
+def lived(on: Side, tmp_path: Path) -> Iterator[Months]:
+    """Two creators, with sales of January and February of which no sum is made yet."""
+    months = Months(on.environ["DATABASE_URL"], tmp_path / "storage")
+    months.creator("ana", "bob")
+    months.sale("s1", 700, "2025-01-30", creator="bob")
+    months.sale("s2", 900, "2025-02-03", fee=100)
+    yield months
+    months.db.dispose()
+
+
+def test_all_days_that_wait_are_rolled_up_and_then_only_the_one_asked_for(
+    on: Side, lived: Months
+) -> None:
+    for key, days in ((None, 3), ("again", 1)):
+        run = on.dispatch("daily-earnings-rollup", {"targetDate": "2025-12-31"}, key=key)
+        (row,) = on.finish(run)
+        assert json.loads(row.result)["days"] == days, row.error
+    assert not on.dispatch("daily-earnings-rollup", {"targetDate": "2025-12-31"}).created
+    with lived.db.begin() as tx:
+        agree(tx)
+
+
+def test_a_month_is_closed_and_stated(on: Side, lived: Months) -> None:
+    (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": "2025-02"}))
+    assert row.status == "succeeded", row.error
+    done = json.loads(row.result)
+    assert (done["statements"], done["statementsWrong"]) == (2, [])
+    assert lived.db.rows(select(Statement.id).order_by(Statement.id)) == [
+        *(("ana:2025-02",), ("bob:2025-02",))
+    ]
+    with lived.db.begin() as tx:
+        roll_dirty(tx)  # what is left for the daily one
+        agree(tx)
+
+
+@pytest.mark.usefixtures("lived")
+def test_a_month_that_is_not_over_has_no_statement_yet(on: Side) -> None:
+    this = f"{on.runtime.store.clock():%Y-%m}"
+    (row,) = on.finish(on.dispatch("monthly-earnings-rollup", {"targetMonth": this}))
+    assert (row.status, json.loads(row.result)["statements"]) == ("succeeded", 0), row.error

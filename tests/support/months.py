@@ -11,14 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sqlalchemy import case, func, insert, or_, select
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app.platform.earnings.models import Creator, EarningKind
 from app.platform.gateways import Gateways
 from app.platform.gateways.storage import Storage
 from app.platform.gateways.stripe import StripeGateway
-from app.platform.ledger.models import Entry
 from app.platform.ledger.postings import (
     CASH,
     CONNECTED,
@@ -29,7 +28,6 @@ from app.platform.ledger.postings import (
     post,
 )
 from app.platform.statements.jobs import make_page
-from app.platform.statements.movements import bounds
 from app.switchyard.db import Database
 from tests.support.earnings import (
     Change,
@@ -42,6 +40,7 @@ from tests.support.tables import create_all
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SOURCES = ("tips", "subscriptions", "calls")
+CURRENCIES = ("usd", "eur", "jpy", "kwd")
 
 
 def at(text: str) -> datetime:
@@ -141,18 +140,6 @@ class Payout:
         return Posting(kind, ref, debit, credit, self.currency, self.amount, now)
 
 
-def balances_at(months: Months, creator: str, month: date) -> dict[str, int]:
-    """What the ledger owes the creator when the month ends, by currency, unless nothing."""
-    mine = CREATOR + creator
-    owed = func.sum(case((Entry.credit == mine, Entry.amount), else_=-Entry.amount))
-    chosen = (
-        select(Entry.currency, owed)
-        .where(or_(Entry.credit == mine, Entry.debit == mine), Entry.created_at < bounds(month)[1])
-        .group_by(Entry.currency)
-    )
-    return {code: int(amount) for code, amount in months.db.rows(chosen) if amount}
-
-
 def in_short(one: Mapping[str, Any]) -> tuple[int, int, int, int, int]:
     """A currency of a statement: opening balance, earned, paid out, came back, closing balance."""
     return one["opening"], one["earned"]["net"], one["paid_out"], one["returned"], one["closing"]
@@ -164,7 +151,7 @@ def history(months: Months, seed: int, creators: list[str], sales: int = 60) -> 
     fates = ("paid", "paid", "failed", "retried", "returned", "reversed")
     with months.db.begin() as tx:
         for number in range(sales):
-            who, code = random.choice(creators), random.choice(("usd", "eur", "jpy", "kwd"))
+            who, code = random.choice(creators), random.choice(CURRENCIES)
             gross = random.randint(1, 50_000)
             fee = random.choice((0, gross // 5, gross))
             when = START + timedelta(milliseconds=random.randrange(180 * 86_400_000))
