@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import stripe
+from werkzeug.wrappers import Response
 
 from app.platform.gateways.stripe import StripeGateway
 from app.platform.gateways.stripe_answers import (
@@ -18,7 +19,7 @@ from app.platform.gateways.stripe_answers import (
     Transfer,
 )
 from tests.support.serving import serve_in_thread
-from tests.support.stripe_stand import KEY, canned, pay
+from tests.support.stripe_stand import KEY, pay
 from tests.support.wire import answering
 
 
@@ -46,7 +47,7 @@ from tests.support.wire import answering
 def test_answers_that_are_not_stripes_are_classified_safely(
     status: str, body: str, raised: type[StripeError]
 ) -> None:
-    app = canned(status, "text/html", body)
+    app = Response(body, status, {"Location": "/elsewhere"}, content_type="text/html")
     with serve_in_thread(app) as url, pytest.raises(raised) as failure:
         pay(StripeGateway(KEY, url))
     assert type(failure.value) is raised

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import stripe
+from werkzeug.wrappers import Response
 
 from app.platform.gateways import stripe as gateway_module
 from app.platform.gateways.stripe import StripeGateway
@@ -27,7 +28,7 @@ from app.platform.gateways.stripe_answers import (
 from app.switchyard.errors import SwitchyardError
 from tests.support.serving import serve_in_thread
 from tests.support.standins import StripeStandIn
-from tests.support.stripe_stand import KEY, canned, pay
+from tests.support.stripe_stand import KEY, pay
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def test_an_account_that_shows_no_schedule_is_paid_out_by_hand(settings: dict[st
     }
     shown |= {"payouts_enabled": True, "charges_enabled": True, "capabilities": {}}
     body = json.dumps(shown | {"requirements": None} | settings)
-    with serve_in_thread(canned("200 OK", "application/json", body)) as url:
+    with serve_in_thread(Response(body, content_type="application/json")) as url:
         assert StripeGateway(KEY, url).retrieve_account("acct_2").gates.manual_payouts
 
 
@@ -219,7 +220,7 @@ def test_the_key_is_nowhere_in_messages_or_logs(
         assert key not in text
         assert key.removeprefix("sk_test_") not in text
     said = json.dumps({"error": {"message": f"not {KEY}"}})
-    echo = canned("400 Bad Request", "application/json", said)
+    echo = Response(said, 400, content_type="application/json")
     with serve_in_thread(echo) as url, pytest.raises(StripeRefused) as echoed:
         pay(StripeGateway(KEY, url))
     assert KEY not in str(echoed.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +13,7 @@ from app.platform.gateways.stripe_answers import Transfer
 from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    pass
 
 KEY = "sk_test_standin0123456789"
 
@@ -65,16 +64,6 @@ def pay(gateway: StripeGateway, key: str = "k", **change: Any) -> Transfer:
         **change,
     }
     return gateway.create_transfer(cast(stripe.params.TransferCreateParams, given), key)
-
-
-def canned(status: str, kind: str, body: str) -> Callable[..., list[bytes]]:
-    """A server that always answers the same."""
-
-    def app(environ: WSGIEnvironment, start: StartResponse) -> list[bytes]:
-        start(status, [("Content-Type", kind), ("Location", "/elsewhere")])
-        return [body.encode()]
-
-    return app
 
 
 def error_of(failure: stripe.StripeError) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from tests.support.sides import (
     relaying,
 )
 from tests.support.standins import QStashStandIn
-from tests.support.stripe_stand import canned
 from tests.support.waiting import PATIENCE_SECONDS
 from workflows import qstash, service
 from workflows.qstash import FAILED, FURTHEST, QStashBackend, find, unix
@@ -238,7 +237,7 @@ def test_what_was_sent_before_a_limit_was_met_is_noted(
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "404 Not Found"])
 def test_an_id_that_qstash_cannot_read_is_one_it_has_not(status: str) -> None:
-    with serve_in_thread(canned(status, "application/json", '{"error": "no such id"}')) as url:
+    with serve_in_thread(Response('{"error": "no such id"}', status)) as url:
         assert find(QStash("t", retry=False, base_url=url), "msg_none") is None
 
 
