@@ -31,7 +31,8 @@ class Paid:
         platform.settle()
         stripe = platform.runtime.engine.gateways.stripe
         to_fourth = self.owed[3].destination
-        self.transfers = sorted(stripe.list_transfers(), key=lambda t: t.destination == to_fourth)
+        there: list[Transfer] = list(stripe.list_transfers())
+        self.transfers = sorted(there, key=lambda transfer: transfer.destination == to_fourth)
         self.cash = dict(stripe.platform_balance().total)
 
     def fourth(self, **change: Any) -> Transfer:

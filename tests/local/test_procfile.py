@@ -14,7 +14,7 @@ from redis import Redis
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from app.local.loopback import free_port
-from app.local.parts import argv, get, read_procfile
+from app.local.parts import argv, read_procfile
 from app.platform.config import ROOT
 from app.switchyard.db import Database
 from tests.support.tables import create_all
@@ -88,14 +88,14 @@ def test_release_makes_the_tables(tmp_path: Path, redis_url: str) -> None:
     assert (tmp_path / "test.db").exists()
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "relay", "clock"])
+@pytest.mark.parametrize("name", ["worker", "relay", "clock"])
 def test_starts_alone_and_ends_at_sigterm(
     name: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
+    """As the web process does in test_slow_clients."""
     log = tmp_path / f"{name}.log"
     process = start(name, environ, log)
     up: dict[str, Callable[[], bool]] = {
-        "web": lambda: get(f"http://127.0.0.1:{environ['PORT']}/healthz") == {"status": "ok"},
         "worker": lambda: listening(environ["REDIS_URL"], process.pid),
         "relay": lambda: "relay started" in log.read_text(),
         "clock": lambda: "clock started" in log.read_text(),

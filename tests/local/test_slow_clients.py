@@ -41,6 +41,7 @@ def web(tmp_path: Path) -> Iterator[str]:
         yield url
         process.terminate()
         assert process.wait(PATIENCE_SECONDS) == 0
+        assert left_of(process.pid) == []
     finally:
         runtime.db.dispose()
         for left in left_of(process.pid):

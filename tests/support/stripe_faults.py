@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
@@ -15,8 +15,7 @@ from werkzeug.wrappers import Request, Response
 from app.local.stripe import money, params
 from app.local.stripe.errors import ApiError, refusal
 from app.local.stripe.server import Route, StripeStandIn
-from app.local.stripe.store import Call, Result, Store
-from app.local.stripe.webhooks import Sender
+from app.local.stripe.store import Call, Result
 from tests.support.serving import drop_connection
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ Execute = Literal["500_before", "500_after", "refuse", "slow"]
 Leave = Literal["timeout_after_effect"]
 # What the bank does later with a new payout: fails it, or fails it once it was paid.
 Bank = Literal["bank_fails", "bank_turns"]
-# How an event is delivered; `path` is then the event's type and the method POST.
-Late = Literal["webhook_late"]
-Double = Literal["webhook_double"]
 CODES = {"409": "idempotency_key_in_use", "429": "rate_limit", "refuse": "balance_insufficient"}
 """What is answered where a rule names no code."""
 
@@ -42,12 +38,10 @@ class HangUp(Exception):
 
 
 class Target(NamedTuple):
-    """What a rule may strike; `key` is the idempotency key or empty, of a delivery the event's
-    id."""
+    """What a rule may strike; `key` is the idempotency key or empty."""
 
     method: str
     path: str
-    """The URL's path, or the event's type."""
     account: str | None
     key: str
 
@@ -56,7 +50,7 @@ class Target(NamedTuple):
 class Rule:
     """One fault: strikes the next `next` requests that match, then each with `probability`."""
 
-    kind: Enter | Execute | Leave | Bank | Late | Double
+    kind: Enter | Execute | Leave | Bank
     method: str = "POST"
     path: str = "*"
     """A glob of the URL's path, such as `/v1/transfers` or `/v1/*`."""
@@ -65,8 +59,8 @@ class Rule:
     next: int = 0
     probability: float = 0.0
     seconds: float = 0.0
-    """How long `slow` holds before it executes, `timeout_after_effect` before it hangs up (0: at
-    once, so that nobody waits for an answer), and `webhook_late` keeps an event back."""
+    """How long `slow` holds before it executes, and `timeout_after_effect` before it hangs up (0:
+    at once, so that nobody waits for an answer)."""
     code: str | None = None
     """What 409, 429 (`lock_timeout` is one) and `refuse` answer, see CODES; of a bank's failure
     the failure_code (account_closed)."""
@@ -94,24 +88,6 @@ class Rule:
         raise self.error()
 
 
-class LateSender(Sender):
-    """Keeps back or doubles what a rule says."""
-
-    def __init__(self, store: Store, draw: Callable[[Any, Target], Rule | None]) -> None:
-        super().__init__(store)
-        self._draw = draw
-
-    def _add(self, wait: float, tries: int, event: dict[str, Any]) -> None:
-        if not tries:
-            paid = event.get("account") or event["data"]["object"].get("destination")
-            target = Target("POST", event["type"], paid, event["id"])
-            late = self._draw(Late, target)
-            wait = late.seconds if late else wait
-            if self._draw(Double, target):
-                super()._add(wait, tries, event)
-        super()._add(wait, tries, event)
-
-
 class Faulty(StripeStandIn):
     """A stand-in with rules in force.
 
@@ -121,7 +97,6 @@ class Faulty(StripeStandIn):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.sender = LateSender(self.store, self.draw)
         self._drawing = threading.Lock()
         self._turns: dict[tuple[int, str], int] = {}
         self._released = threading.Event()
