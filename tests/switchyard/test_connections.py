@@ -92,7 +92,7 @@ def test_the_first_call_after_a_cut(url: str, opened: ExitStack) -> None:
     ]
     for way in (db.autocommit, db.begin, db.session, db.reading):
         calls.append(partial(read, way))
-    for one in calls * 2:
+    for one in calls:
         with ThreadPoolExecutor(4) as pool:  # several connections, that are idle then
             list(pool.map(lambda _: read(db.begin), range(4)))
         cut_all(url)

@@ -23,7 +23,6 @@ from app.switchyard.operations import acts, bulk
 from app.switchyard.operations.processes import ProcessRow
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import install
-from app.switchyard.words import pretty
 from tests.support.console import HOSTILE, Site, csrf, move, where
 from tests.support.waiting import until
 
@@ -249,7 +248,7 @@ def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) ->
     assert text.index("does not answer") < text.index("five-steps")
 
 
-def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: FlaskClient) -> None:
+def test_every_value_is_escaped(site: Site, client: FlaskClient) -> None:
     ids = site.fill()
     run = dispatch("mover", {"name": "x", "moves": {"1": "rq"}}, key=HOSTILE)
     for path in ("", "/runs", "/history", "/jobs/five-steps", "/jobs/hopeless"):
@@ -261,13 +260,6 @@ def test_every_value_is_escaped_and_secrets_are_hidden(site: Site, client: Flask
     assert "raise RuntimeError" in page
     assert "&lt;script&gt;alert(1)" in page
     assert "&lt;script&gt;alert(1)" in client.get(f"/console/runs/{run.id}").text
-    shown = pretty(
-        {"to": "a@b.c", "data": [{"resetToken": "tok-1", "api_key": "k", "token": None}]}
-    )
-    assert "tok-1" not in shown
-    assert '"k"' not in shown
-    assert "a@b.c" in shown
-    assert '"token": null' in shown
 
 
 def test_pages_by_key_show_each_run_once(site: Site, client: FlaskClient) -> None:
