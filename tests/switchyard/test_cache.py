@@ -28,7 +28,7 @@ from tests.support.forks import in_a_fork
 from tests.support.upstash import UpstashStandIn
 from tests.support.waiting import until
 
-CALLERS, THREADS = 100, 25
+CALLERS, THREADS = 40, 20
 LEASE_KEY, VALUE_KEY = "switchyard:lease:hot", "switchyard:computed:hot"
 VALUES = [0, "", "null", "OK", "T0s=", None, True, 1.5, [], {"é": ["\u2028", {"n": -(10**15)}]}]
 
