@@ -277,19 +277,6 @@ def sent_at_least_once(ctx: Context, payload: Name) -> str:
     return str(sent_once(ctx, payload))
 
 
-@job("mover", event="test.mover", payload=Name, queue="tests", gaps=GAPS)
-def mover(ctx: Context, payload: Name) -> list[str]:
-    """Five steps; each step named in `moves` asks for its own run to be handed over."""
-
-    def step(tx: Session, number: int) -> str:
-        to = payload.moves.get(number)
-        if to is not None:
-            hand_over(runtime.current().store, [ctx.run_id], to)
-        return mark(tx, ctx, f"{payload.name}/{number}/{ctx.backend}")
-
-    return [ctx.step.run(f"step {number}", step, number) for number in range(1, 6)]
-
-
 @job("grab-bag", event="test.grab-bag", payload=Name, queue="tests", gaps=GAPS)
 def grab_bag(ctx: Context, payload: Name) -> str:
     """Passes every point a run can pass: steps, a failure, a sleep, children, a move."""

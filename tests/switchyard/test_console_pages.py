@@ -250,7 +250,7 @@ def test_trouble_comes_first_with_what_to_do(site: Site, client: FlaskClient) ->
 
 def test_every_value_is_escaped(site: Site, client: FlaskClient) -> None:
     ids = site.fill()
-    run = dispatch("mover", {"name": "x", "moves": {"1": "rq"}}, key=HOSTILE)
+    run = dispatch("child", {"name": "x"}, key=HOSTILE)
     for path in ("", "/runs", "/history", "/jobs/five-steps", "/jobs/hopeless"):
         text = client.get(f"/console{path}").text
         assert text.count("<script") == text.count('<script src="/console/static/')
