@@ -29,6 +29,7 @@ from app.switchyard.errors import BackendUnavailable, SettingsError
 from app.switchyard.job import JobSpec
 from app.switchyard.logs import logger_of
 from app.switchyard.runs.backend import Message
+from app.switchyard.runs.store import chunks
 from app.switchyard.text import reason
 from queues.misplaced import put_aside
 from queues.versions import KEY_PREFIX
@@ -194,8 +195,8 @@ class RQBackend:
             by_job[message.spec.name].append(message)
         with answered():
             for same in by_job.values():
-                for start in range(0, len(same), _AT_ONCE):
-                    self._push(same[0].spec, same[start : start + _AT_ONCE])
+                for some in chunks(same, _AT_ONCE):
+                    self._push(some[0].spec, some)
         return {}
 
     def _push(self, spec: JobSpec, messages: Sequence[Message]) -> None:

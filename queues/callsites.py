@@ -72,9 +72,15 @@ class Task:
     calls: list[str] = field(default_factory=list)
     """Where it is enqueued, as `file:line` and the method."""
 
-    def retried(self, retry: ast.expr | None) -> None:
-        """Note how one call site has it retried, by Retry(max, interval), whose intervals RQ uses
-        as a job uses its gaps. The most patient one counts."""
+    def called(
+        self, queue: _Queue, options: Mapping[str | None, ast.expr], timeout: str = "timeout"
+    ) -> None:
+        """Note the options of one call site, `timeout` being the name of one. The longest timeout
+        counts, and the most patient Retry(max, interval), whose intervals RQ uses as a job uses its
+        gaps."""
+        self.queue = self.queue or queue.name
+        self.timeout = max(self.timeout, _seconds(options.get(timeout), queue.timeout))
+        retry = options.get("retry")
         if not isinstance(retry, ast.Call):
             return
         given = dict(zip(("max", "interval"), retry.args, strict=False))
@@ -84,10 +90,6 @@ class Task:
             gaps = interval if isinstance(interval, list | tuple) else [interval]
             known = all(isinstance(gap, int | float) for gap in gaps)
             self.attempts, self.gaps = most + 1, tuple(gaps) if known else ()
-
-    def timed(self, given: ast.expr | None, default: float) -> None:
-        """Note the timeout of one call site, or else of its queue. The longest counts."""
-        self.timeout = max(self.timeout, _seconds(given, default))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +229,15 @@ class _File:
         elif called in _ONLY_RQ:
             self._change(node, _ONLY_RQ[called].format(ours=OURS))
         if method == "delay" and self._is_ours(on):
-            self._note(on, node, method)
+            self._task(self._path_of(on), node, method)
         elif method in _FIRST:
-            keyword = {word.arg: word.value for word in node.keywords}
+            options = {word.arg: word.value for word in node.keywords}
             place = _FIRST[method]
-            named = keyword.get("func", keyword.get("f"))
+            named = options.get("func", options.get("f"))
             function = node.args[place] if len(node.args) > place else named
-            if function is not None:
-                self._note(function, node, method, self._queue_of(on), keyword)
+            if function is not None and (task := self._task(self._path_of(function), node, method)):
+                is_call = method in ("enqueue_call", "prepare_data")
+                task.called(self._queue_of(on), options, "timeout" if is_call else "job_timeout")
 
     def _queue_of(self, node: ast.expr) -> _Queue:
         if isinstance(node, ast.Call) and node.args:
@@ -248,25 +251,13 @@ class _File:
         path = self._path_of(node)
         return path is not None and path.partition(".")[0] in self._sources.tops
 
-    def _note(
-        self,
-        function: ast.expr,
-        node: ast.Call,
-        how: str,
-        queue: _Queue | None = None,
-        keyword: Mapping[str | None, ast.expr] | None = None,
-    ) -> None:
-        path = self._path_of(function)
+    def _task(self, path: str | None, node: ast.Call, how: str) -> Task | None:
+        """The task with that path, which `node` enqueues."""
         if path is None or "." not in path:
-            return
+            return None
         task = self._sources.task(path)
         task.calls.append(f"{self._path}:{node.lineno} {how}")
-        if queue is None or keyword is None:
-            return
-        task.queue = task.queue or queue.name
-        task.retried(keyword.get("retry"))
-        as_given = "timeout" if how in ("enqueue_call", "prepare_data") else "job_timeout"
-        task.timed(keyword.get(as_given), queue.timeout)
+        return task
 
     def _decorated(self, node: ast.FunctionDef | ast.AsyncFunctionDef, decorator: ast.expr) -> None:
         if not isinstance(decorator, ast.Call) or node.name not in self._functions:
@@ -276,14 +267,11 @@ class _File:
         # Apps call Flask-RQ2's object `rq`.
         if path not in ("rq.decorators.job", f"{OURS}.job") and not name.endswith("rq.job"):
             return
-        keyword = {word.arg: word.value for word in decorator.keywords}
-        first = decorator.args[0] if decorator.args else keyword.get("queue")
-        task = self._sources.task(f"{self._module}.{node.name}")
-        task.calls.append(f"{self._path}:{decorator.lineno} @{name}")
-        queue = _Queue() if first is None else self._queue_of(first)
-        task.queue = task.queue or queue.name
-        task.retried(keyword.get("retry"))
-        task.timed(keyword.get("timeout"), queue.timeout)
+        options = {word.arg: word.value for word in decorator.keywords}
+        first = decorator.args[0] if decorator.args else options.get("queue")
+        task = self._task(f"{self._module}.{node.name}", decorator, f"@{name}")
+        if task is not None:
+            task.called(_Queue() if first is None else self._queue_of(first), options)
 
 
 def _seconds(given: ast.expr | None, default: float) -> float:

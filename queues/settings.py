@@ -8,11 +8,5 @@ from app.switchyard.runtime import process_runtime
 _runtime = process_runtime()
 
 REDIS_URL = _runtime.settings.redis_url
-QUEUES = list(
-    dict.fromkeys(
-        [
-            *(spec.queue for spec in _runtime.catalogue.values()),
-            *split(_runtime.settings.legacy_queues),
-        ]
-    )
-)
+_declared = (spec.queue for spec in _runtime.catalogue.values())
+QUEUES = list(dict.fromkeys([*_declared, *split(_runtime.settings.legacy_queues)]))

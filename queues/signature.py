@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from inspect import Parameter, Signature
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from app.switchyard.errors import SettingsError, did_you_mean
@@ -18,7 +18,6 @@ from app.switchyard.errors import SettingsError, did_you_mean
 UNKNOWN = object()
 """The annotation of a parameter whose type cannot be known without an import."""
 _WORD = re.compile(r"[^\W\d]\w*")
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -67,7 +66,7 @@ class Source:
                     argument.arg,
                     kind,
                     default=Parameter.empty if default is None else literal(default),
-                    annotation=_type(argument.annotation, names, namespace or _NOTHING),
+                    annotation=_type(argument.annotation, names, namespace or {}),
                 )
                 for argument, kind, default in rows
             ]
