@@ -217,6 +217,9 @@ class RunStore:
         try:
             for statement, rows in ((_SAVE_REF, refs), (_SAVE_REFUSAL, refusals)):
                 for some in chunks(rows):
+                    if len(some) == 1:  # in one round trip rather than three
+                        self.db.change(statement, some[0])
+                        continue
                     with self.db.begin() as connection:
                         connection.execute(statement, some)
         except SQLAlchemyError as failure:
