@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +307,19 @@ def test_the_relay_is_said_to_be_behind(site: Site, client: FlaskClient) -> None
     dispatch("noop", {"name": "late"})
     site.now += site.runtime.store.check * 60
     assert "The relay is behind: it should have looked at a run" in client.get("/console").text
+
+
+def test_a_clock_is_missed_where_a_tick_is(tmp_path: Path) -> None:
+    """Between two ticks of Inngest's or QStash's cron nobody looks."""
+    site = Site(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs="app.switchyard.maintenance")
+    site.now, client = datetime(2031, 1, 1, 12, tzinfo=UTC), site.app.test_client()
+    clock.begin_marks(site.runtime.db, ["prune-ledger"], site.now)
+    site.now += timedelta(hours=16)
+    assert "No clock" not in client.get("/console/").text
+    site.now += timedelta(hours=1)
+    says = "No clock has proposed the tick of prune-ledger at 2031-01-02 04:20 UTC."
+    assert says in client.get("/console/").text
+    site.runtime.db.dispose()
 
 
 def test_missed_ticks_are_counted_up_to_those_that_are_made_up(site: Site) -> None:

@@ -12,9 +12,9 @@ from app.switchyard import audit
 from app.switchyard.console import charts
 from app.switchyard.console.frame import Page, by, is_poll, moving, number
 from app.switchyard.cutover import guardrail, shadow, stages
-from app.switchyard.cutover.clock import MOST, OLDEST, read_marks
+from app.switchyard.cutover.clock import MOST, missed, read_marks
 from app.switchyard.cutover.drain import Drain
-from app.switchyard.cutover.status import LATE, cutover_status
+from app.switchyard.cutover.status import cutover_status
 from app.switchyard.errors import BackendUnavailable, BadInput, GateClosed, StageRefused
 from app.switchyard.job import JobSpec
 from app.switchyard.operations import acts
@@ -120,12 +120,10 @@ def _ticks(runtime: Runtime, spec: JobSpec, now: datetime) -> dict[str, Any]:
     """The last and the next tick of the schedule, and how many ticks no clock has proposed yet."""
     if spec.schedule is None:
         return {}
-    seen = read_marks(runtime.db).get(spec.name)
-    since = now if seen is None else max(seen, now - OLDEST)
-    missed = spec.occurrences(since, now - LATE, most=MOST)
+    late = missed(spec, read_marks(runtime.db), now, MOST)
     last = spec.occurrence_at(now)
     ticks = {"last": last, "next": spec.occurrence_after(now)}
-    return ticks | {"missed": len(missed), "and_more": len(missed) == MOST}
+    return ticks | {"missed": len(late), "and_more": len(late) == MOST}
 
 
 def add_moves(pages: Blueprint, runtime: Runtime) -> None:

@@ -4,7 +4,7 @@ ledger records how far each job's schedule was proposed, so that missed ticks ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.switchyard.clock import iso
 from app.switchyard.context import Payload
+from app.switchyard.cutover.status import LATE
 from app.switchyard.db import INSERT, Base, Database
 from app.switchyard.dispatch import dispatch
 from app.switchyard.errors import BadInput, SwitchyardError
@@ -60,6 +61,14 @@ M = ClockMark
 def read_marks(db: Database) -> dict[str, datetime]:
     """Each job's mark, in UTC."""
     return {row.job: row.seen_until for row in db.rows(select(M.job, M.seen_until))}
+
+
+def missed(
+    spec: JobSpec, marks: Mapping[str, datetime], now: datetime, most: int
+) -> list[datetime]:
+    """The first `most` ticks of the job, up to a minute ago, that no clock has proposed."""
+    since = max(marks.get(spec.name, now), now - OLDEST)
+    return spec.occurrences(since, now - LATE, most)
 
 
 def begin_marks(db: Database, jobs: Collection[str], now: datetime) -> None:

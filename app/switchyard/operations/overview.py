@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import func, select
 
 from app.switchyard import maintenance
-from app.switchyard.cutover.clock import read_marks
+from app.switchyard.cutover.clock import missed, read_marks
 from app.switchyard.cutover.stages import stepped_back
 from app.switchyard.cutover.status import LATE, OPEN, cutover_status, sync_refusal
+from app.switchyard.job import JobSpec
 from app.switchyard.operations import processes
 from app.switchyard.operations.trends import trends
 from app.switchyard.runs.models import RunRow as R
@@ -23,7 +24,6 @@ from flags import LEGACY_BACKEND, Side
 MINUTE, MINUTES = timedelta(minutes=1), 60
 FAILING = 0.01
 """A side is reported where more than this share of its runs in the last hour surely failed."""
-SILENT_CLOCK = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def overview(runtime: Runtime, sides: Mapping[str, str]) -> Overview:
         *_backends(sides, jobs),
         *_processes(processes.listed(runtime.db, now)),
         _relay(now - (late or now)),
-        *_clock(max(read_marks(runtime.db).values(), default=None), now),
+        *_clock(runtime.catalogue.values(), read_marks(runtime.db), now),
         _queues(min((row.oldest for row in overdue), default=None), now),
     ]
     troubles = [part.trouble for part in parts if part.trouble is not None]
@@ -143,18 +143,21 @@ def _relay(lag: timedelta) -> Part:
     return Part("relay lag", False, duration(lag.total_seconds()), trouble)
 
 
-def _clock(seen: datetime | None, now: datetime) -> Iterator[Part]:
-    """`seen` is up to when a clock has looked for ticks, or None where nothing is scheduled."""
-    if seen is None:
+def _clock(jobs: Iterable[JobSpec], marks: Mapping[str, datetime], now: datetime) -> Iterator[Part]:
+    """No part where nothing is scheduled."""
+    if not marks:
         return
+    late = sorted((at, spec.name) for spec in jobs for at in missed(spec, marks, now, most=1))
     trouble = None
-    if now - seen > SILENT_CLOCK:
+    if late:
+        at, name = late[0]
+        others = f", nor those of {plural(len(late) - 1, 'more job')}" if late[1:] else ""
         trouble = Trouble(
             "no-clock",
-            f"No clock has looked for ticks since {seen:%Y-%m-%d %H:%M} UTC.",
+            f"No clock has proposed the tick of {name} at {at:%Y-%m-%d %H:%M} UTC{others}.",
             "Start flask switchyard clock, which makes up missed ticks.",
         )
-    yield Part("ticks", trouble is None, f"seen {ago(seen, now)}", trouble)
+    yield Part("ticks", trouble is None, f"seen {ago(max(marks.values()), now)}", trouble)
 
 
 def _queues(oldest: datetime | None, now: datetime) -> Part:
