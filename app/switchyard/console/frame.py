@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from statistics import median
 from typing import Any
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
@@ -85,7 +84,6 @@ def framed(pages: Blueprint, runtime: Runtime, door: Door) -> None:
             "here": here(),
             "ago": partial(words.ago, now=runtime.store.clock()),
             **{one.__name__: one for one in SAYING},
-            "median": median,
         }
 
     @pages.errorhandler(SwitchyardError)

@@ -63,6 +63,10 @@ class Sample:
     waits for, so it includes time in queues and, on both sides alike, requested delays."""
     failed: int
 
+    def median(self) -> float:
+        """The median of the times, in seconds. Raises StatisticsError without a run."""
+        return median(self.seconds)
+
     def share(self) -> str:
         """How many failed, in words."""
         runs = len(self.seconds)
@@ -80,8 +84,8 @@ def breach(serverless: Sample, legacy: Sample) -> str | None:
     allowed = [SLOWER * seconds + SLACK_SECONDS for seconds in legacy.seconds]
     if mann_whitney(serverless.seconds, allowed) < 1 - SURE:
         return (
-            f"slow runs: median of {runs} serverless runs {median(serverless.seconds):.1f} s,"
-            f" of {base} runs on {LEGACY_BACKEND} {median(legacy.seconds):.1f} s"
+            f"slow runs: median of {runs} serverless runs {serverless.median():.1f} s,"
+            f" of {base} runs on {LEGACY_BACKEND} {legacy.median():.1f} s"
         )
     return None
 
