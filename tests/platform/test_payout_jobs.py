@@ -136,6 +136,16 @@ def test_an_account_stripe_does_not_know_is_disabled(platform: Platform, code: s
     assert state(platform, "eve") == (True, True, None)
 
 
+@pytest.mark.parametrize("account", ["", "a/b"])
+def test_what_is_no_id_of_stripe_s_is_no_other_call(platform: Platform, account: str) -> None:
+    """In a URL it would be another path, whose refusal ended the update of all accounts."""
+    platform.creator()
+    with platform.db.begin() as tx:
+        tx.execute(insert(Creator), [a_creator("eve", stripe_account_id=account)])
+    assert synced(platform) == {"accounts": 2, "changed": 1, "gone": 1}
+    assert state(platform, "eve") == (False, False, NOT_AT_STRIPE)
+
+
 def test_another_platform_s_key_disables_nobody(platform: Platform) -> None:
     rows = [a_creator(f"c{n}", stripe_account_id=f"acct_{n}") for n in range(3)]
     with platform.db.begin() as tx:

@@ -69,6 +69,8 @@ def _known(own: Session, account_id: str | None = None) -> dict[str, Gates]:
 
 
 def _asked(stripe: StripeGateway, account_id: str) -> Gates:
+    if not account_id.isidentifier():  # in a URL it could be another path
+        return GONE
     try:
         return stripe.retrieve_account(account_id).gates
     except StripeRefused as no:
