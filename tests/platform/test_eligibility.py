@@ -143,7 +143,7 @@ def test_the_plan_is_what_the_pay_day_does_and_writes_nothing(db: Database) -> N
     seed(db, creators=60, payable=40, now=NOW)
     with db.begin() as tx:
         # Not posted yet: the plan knows of them all the same.
-        rows = sale("late", 9_000, OLD), sale("new", 9_000, YOUNG, creator_id="bo")
+        rows = sale("late", 9_500, OLD, fee=500), sale("new", 9_000, YOUNG, creator_id="bo")
         tx.execute(insert(Earning), [{**asdict(one), "kind": "earning"} for one in rows])
     before = everything(db)
     with db.session() as tx:

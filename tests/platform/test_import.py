@@ -97,6 +97,7 @@ def test_a_sale_and_what_became_of_it(world: World) -> None:
     assert (refund.creator_id, refund.source) == ("ana", "tips"), "as its sale's"
     assert (yen.gross, yen.fee, yen.currency) == (900, 90, "jpy")
     assert sale.occurred_at == datetime(2025, 1, 5, 10, tzinfo=UTC)
+    assert (found["txn_3"].fee, found["txn_4"].fee) == (0, 0), "the platform's own cost"
     assert all(row.posted for row in found.values())
     assert (world.owed(), world.owed(currency="jpy")) == (4_750 - 950, 810)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import closing
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import pytest
 from pydantic import SecretStr
 
 from app.platform.currencies import money
+from app.platform.ledger.postings import EntryKind, Posting, post
 from app.platform.mail import admins
 from app.platform.payouts import notify
-from app.switchyard.context import Context
 from app.switchyard.dispatch import dispatch
-from app.switchyard.job import JobPayload, job
+from app.switchyard.runs.models import StepRow
 from tests.support.mailbox import DROP, Mailbox
+from tests.support.platform import START, Platform
 from tests.support.receiver import Receiver, signature
-from tests.support.site import START, Site
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -51,40 +52,29 @@ REPORT: dict[str, Any] = {
 WELL = REPORT | {"failures": [], "failureCount": 0, "leftOut": {}, "waitingForFunds": {}}
 
 
-class Report(JobPayload):
-    report: dict[str, Any]
-
-
-@job("notify-test", event="test.notify", payload=Report, queue="tests", gaps=(1.0,), attempts=3)
-def send(ctx: Context, payload: Report) -> dict[str, Any]:
-    """As the pay day does it."""
-    return notify.notify(ctx, payload.report | {"runId": ctx.run_id})
-
-
-class Platform(Site):
-    """That reports to its admin."""
-
-    def send(self, report: dict[str, Any] = REPORT) -> Any:
-        run = dispatch("notify-test", {"report": report})
-        for _ in range(6):
-            self.work()
-            self.later(timedelta(seconds=30))
-        ended = self.run(run.id)
-        assert ended.status == "succeeded"
-        return json.loads(ended.result)
+def reporting(folder: Path, **settings: Any) -> Platform:
+    """To its admin, as far as the settings say."""
+    made = Platform(f"sqlite:///{folder / 'test.db'}", **settings)
+    made.creator()
+    return made
 
 
 @pytest.fixture
-def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Platform:
-    return Platform(
-        f"sqlite:///{tmp_path / 'test.db'}",
-        switchyard_jobs=__name__,
+def platform(box: Mailbox, receiver: Receiver, tmp_path: Path) -> Iterator[Platform]:
+    made = reporting(
+        tmp_path,
         smtp_url=SecretStr(f"smtp://127.0.0.1:{box.port}"),
         mail_from="pay@switchyard.example",
         admin_email="admin@example.com",
         admin_webhook_url=SecretStr(receiver.address),
         admin_webhook_secret=SecretStr(SECRET),
     )
+    with closing(made):
+        yield made
+
+
+def to_admin(box: Mailbox) -> list[EmailMessage]:
+    return [mail for mail in box.mails if mail["To"] == "admin@example.com"]
 
 
 def summary_mail(report: dict[str, Any]) -> tuple[str, str]:
@@ -99,22 +89,45 @@ def body(mail: EmailMessage) -> str:
 
 
 def test_both_ways_say_the_same(platform: Platform, box: Mailbox, receiver: Receiver) -> None:
-    assert platform.send() == {"mail": {"sent": True}, "webhook": {"sent": True}}
-    [mail] = box.mails
+    platform.pay_day()
+    [mail] = to_admin(box)
     [(_, headers, sent)] = receiver.got
     said = json.loads(sent)
-    assert said == {
-        "type": "payouts.reported",
-        "timestamp": "2025-03-04T12:00:00.000Z",
-        "data": REPORT | {"runId": said["data"]["runId"]},
-    }
+    assert (said["type"], said["timestamp"]) == ("payouts.reported", "2025-01-15T09:00:00.000Z")
+    total = {"status": "in_transit", "currency": "usd", "count": 1, "amount": 50_000}
+    assert said["data"].keys() >= REPORT.keys() - {"stopped"}
+    assert (said["data"]["totals"], said["data"]["reconciled"]["ok"]) == ([total], True)
     assert (str(mail["Subject"]), body(mail)) == summary_mail(said["data"])
-    assert (mail["From"], mail["To"]) == ("pay@switchyard.example", "admin@example.com")
+    assert mail["From"] == "pay@switchyard.example"
     assert mail["Date"].datetime == START
     assert mail["Message-ID"] == f"<{headers['webhook-id']}@switchyard.example>"
     assert headers["webhook-id"].startswith(said["data"]["runId"])
     signed = f"{headers['webhook-id']}.{int(START.timestamp())}.".encode() + sent
     assert headers["webhook-signature"] == signature(KEY, signed)
+
+
+def test_a_pay_day_that_stops_or_waits_or_is_retried_says_so(
+    platform: Platform, box: Mailbox
+) -> None:
+    platform.creator("bob", funded=False)
+    dispatch("process-payouts", {"payoutDate": "2025-01-15"})
+    platform.work()
+    platform.stand.top_up(50_000)
+    platform.fault("refuse", code="transfers_not_allowed")
+    platform.drain()
+    platform.again()
+    with platform.db.begin() as tx:
+        post(tx, [Posting(EntryKind.EARNING, "x", "platform:x", "creator:ana", "usd", 5, START)])
+    dispatch("process-payouts", {"payoutDate": "2025-02-01"})
+    platform.drain()
+    assert [mail["Subject"] for mail in to_admin(box)] == [
+        "Pay day 2025-01-15: stopped",
+        "Pay day 2025-01-15: 1 failed",
+        "Retry of failed payouts: done",
+        "Pay day 2025-02-01: stopped",
+    ]
+    whys = [body(mail).partition("stopped: ")[2].partition(":")[0] for mail in to_admin(box)]
+    assert whys == ["the platform's balance is too low", "", "", "step plan"]
 
 
 AT = "127.0.0.1"
@@ -127,7 +140,7 @@ TROUBLES: dict[str, tuple[str, list[str], int, list[str], int, int]] = {
     "unknown": (
         *("DATA", [DROP], 503),
         [f"unknown, not sent again: {AT}: the co", f"HookUnavailable: {AT} answered 503"],
-        *(1, 3),
+        *(1, 5),
     ),
     "busy": ("RCPT", ["421 busy", "451 later"], 200, [], 1, 1),
 }
@@ -136,20 +149,18 @@ called for it."""
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_a_notice_that_fails_is_a_result(
+def test_a_notice_that_fails_neither_fails_nor_repeats_the_pay_day(
     platform: Platform, box: Mailbox, receiver: Receiver, caplog: Any, name: str
 ) -> None:
     verb, answers, receiver.status, whys, mails, hooks = TROUBLES[name]
     box.answer(verb, *answers)
-    ways = platform.send().items()
-    assert [name for name, way in ways if way["sent"]] == ([] if whys else ["mail", "webhook"])
-    for why, (_, way) in zip(whys, ways, strict=False):
-        assert way["why"].startswith(why)
-    assert (len(box.taken), len(receiver.got)) == (mails, hooks)
+    platform.pay_day()
+    assert (len(to_admin(box)), len(receiver.got)) == (mails, hooks)
     warned = [record.getMessage() for record in caplog.records if record.name == admins.__name__]
-    assert [text.partition(" was not sent")[0] for text in warned] == (
-        ["the admin's mail", "the admin's webhook"] if whys else []
-    )
+    for way, why, said in zip(("mail", "webhook"), whys, warned, strict=False):
+        assert said.startswith(f"the admin's {way} was not sent: {why}")
+    assert len(warned) == len(whys)
+    platform.check()
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,6 @@ def test_another_report_of_a_run_is_another_message() -> None:
 
 
 def test_without_settings_nobody_is_notified(tmp_path: Path) -> None:
-    off = {"sent": False, "why": "off"}
-    platform = Platform(f"sqlite:///{tmp_path / 'test.db'}", switchyard_jobs=__name__)
-    assert platform.send() == {"mail": off, "webhook": off}
+    with closing(reporting(tmp_path)) as platform:
+        platform.pay_day()
+        assert platform.count(StepRow, StepRow.name.like("notify-%")) == 0
