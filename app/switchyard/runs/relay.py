@@ -4,7 +4,7 @@ runs that a backend has lost. Each of the three has its own pace, and none waits
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from app.switchyard.logs import logger_of
 from app.switchyard.runs import record
 from app.switchyard.runs.models import VOID, AnyRow, Status, new, runs
 from app.switchyard.runs.models import RunRow as R
-from app.switchyard.runs.store import RunStore, chunks
+from app.switchyard.runs.store import RunStore, by_backend, chunks
 from app.switchyard.runs.suspicion import SILENT, Suspicion
 from app.switchyard.runs.tallies import RESENDS, Tally, add
 from app.switchyard.text import reason
@@ -121,9 +121,8 @@ def send_due(store: RunStore, swept: Swept) -> None:
     """Send the unsent runs that are due, those that have been due longest first."""
     now = store.clock()
     due = select(*DUE).where(R.send_at <= now, _FREE)
-    with store.db.autocommit() as connection:
-        rows = connection.execute(due.order_by(R.send_at).limit(BATCH)).all()
-    for backend, there in _by_backend(rows).items():
+    rows = store.db.rows(due.order_by(R.send_at).limit(BATCH))
+    for backend, there in by_backend(rows).items():
         try:
             store.backends[backend].ping()
         except BackendUnavailable as failure:
@@ -138,8 +137,7 @@ def take_over_lapsed(store: RunStore, swept: Swept) -> None:
     """Take over the runs whose leases ran out, and send them."""
     now = store.clock()
     lapsed = select(*LAPSED).where(R.check_at <= now, R.status == Status.RUNNING)
-    with store.db.autocommit() as connection:
-        rows = connection.execute(lapsed.order_by(R.check_at).limit(BATCH)).all()
+    rows = store.db.rows(lapsed.order_by(R.check_at).limit(BATCH))
     taken = [row.id for row in rows if take_over(store, row, now)]
     if taken:
         swept.taken_over += len(taken)
@@ -180,9 +178,8 @@ def look_at_silent(store: RunStore, suspicion: Suspicion, swept: Swept) -> None:
     """Look at the runs that were sent and never claimed, and resend those that seem lost."""
     now = store.clock()
     silent = select(*SILENT).where(R.check_at <= now, _FREE, R.send_at.is_(None))
-    with store.db.autocommit() as connection:
-        rows = connection.execute(silent.order_by(R.check_at).limit(BATCH)).all()
-    for backend, there in _by_backend(rows).items():
+    rows = store.db.rows(silent.order_by(R.check_at).limit(BATCH))
+    for backend, there in by_backend(rows).items():
         try:
             again, later = suspicion.of(backend, there, now)
         except BackendUnavailable as failure:
@@ -220,13 +217,6 @@ def _resend(
         with store.db.autocommit() as connection:
             add(connection, resends)
     return len(again)
-
-
-def _by_backend(rows: Iterable[AnyRow]) -> dict[str, list[AnyRow]]:
-    by_backend: dict[str, list[AnyRow]] = defaultdict(list)
-    for row in rows:
-        by_backend[row.backend].append(row)
-    return by_backend
 
 
 def _warn(what: str, backend: str, count: int, failure: BackendUnavailable) -> None:

@@ -105,6 +105,14 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def by_backend(items: Iterable[Any]) -> dict[str, list[Any]]:
+    """Rows or messages by their backend, in their order."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for item in items:
+        found[item.backend].append(item)
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RunStore:
     """Where runs are kept and where they are sent."""
@@ -149,10 +157,7 @@ class RunStore:
 
     def take_back(self, rows: Iterable[AnyRow]) -> None:
         """Ask the backends of these rows of SENT to forget their messages, as far as they can."""
-        sent = defaultdict(list)
-        for message in self.messages(rows):
-            sent[message.backend].append(message)
-        for backend, messages in sent.items():
+        for backend, messages in by_backend(self.messages(rows)).items():
             try:
                 self.backends[backend].cancel(messages)
             except BackendUnavailable as failure:
@@ -178,12 +183,9 @@ class RunStore:
         backends that failed. That is logged: their runs stay pending, and the relay sends them."""
         effects.allow("sending to a queue")
         now = self.clock()
-        groups: dict[str, list[Message]] = defaultdict(list)
-        for message in messages:
-            if message.due_at <= now or self.backends.waits_until_due(message.backend):
-                groups[message.backend].append(message)
+        ready = [m for m in messages if m.due_at <= now or self.backends.waits_until_due(m.backend)]
         failed: set[str] = set()
-        for name, group in groups.items():
+        for name, group in by_backend(ready).items():
             with telemetry.spans.send(group):
                 try:
                     answers = self.backends[name].send(group)
