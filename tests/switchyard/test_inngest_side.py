@@ -86,7 +86,7 @@ def serving(
 
 @pytest.fixture
 def dev(opened: ExitStack, tmp_path: Path, redis_url: str) -> tuple[Side, str]:
-    return serving(opened, tmp_path, redis_url, signed=False)
+    return serving(opened, tmp_path, redis_url, signed=False, gap_scale=0.02, **PATIENT)
 
 
 @pytest.fixture
