@@ -26,7 +26,7 @@ from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runs.store import Run, RunStore, meta_json
 from app.switchyard.runtime import process_runtime
 from queues.backend import DEPENDENCY, connect
-from queues.versions import time_of
+from queues.versions import status_of, time_of
 
 _STATUS = {
     Status.PENDING: JobStatus.QUEUED,
@@ -89,7 +89,7 @@ class DispatchedJob(RQJob):
     def _stand_for(self, run_id: str, spec: JobSpec, function: str, kwargs: dict[str, Any]) -> None:
         self.run_id, self.origin, self.timeout = run_id, spec.queue, spec.timeout
         self.func_name, self.args, self.kwargs = function, (), kwargs
-        self.description = f"{spec.name} {run_id}"
+        self.description = self.get_call_string()
 
     def get_id(self) -> str:
         """Its id. RQ 3 dropped this method, which old code still calls."""
@@ -152,7 +152,7 @@ class DispatchedJob(RQJob):
         """The run's status in the ledger. See rq."""
         if refresh:
             self.refresh()
-        return self._status
+        return status_of(self._status)
 
     def latest_result(self, timeout: int = 0) -> Result | None:
         """Its result or error once it has ended. Waits up to `timeout` seconds for that."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rq
 from rq import Retry, defaults, get_current_job
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.version import VERSION
 
 from app.switchyard.errors import BadInput, SwitchyardError
@@ -99,6 +99,12 @@ def enqueue_once(queue: rq.Queue, path: str, *args: Any, job_id: str) -> None:
 def time_of(at: datetime) -> datetime:
     """A time of the ledger as RQ's jobs have it: in RQ 1, UTC without a zone."""
     return at if _INSTALLED >= (2, 0) else at.astimezone(UTC).replace(tzinfo=None)
+
+
+def status_of(status: JobStatus) -> JobStatus:
+    """A status as get_status() has it: in RQ 1, plain text."""
+    text: Any = status.value
+    return status if _INSTALLED >= (2, 0) else text
 
 
 class LookAgain(SwitchyardError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from rq import get_current_job
+from rq.job import JobStatus
 
 from app.switchyard import current_run
 
@@ -89,4 +90,11 @@ def seen(times: int, note: str = "") -> list[Any]:
     assert run is not None
     run.progress(1, 1)
     assert job.retries_left == 5 - run.attempt
-    return [job.id, job.origin, job.func_name, job.kwargs, job.meta, job.get_status().value]
+    return [
+        job.id,
+        job.origin,
+        job.func_name,
+        job.kwargs,
+        job.meta,
+        JobStatus(job.get_status()).value,
+    ]

@@ -150,6 +150,7 @@ def test_every_job_is_an_instance_of_the_drop_ins(queue: Any, redis: Redis) -> N
         assert isinstance(job, queues.Job)
         assert found == job
         assert job == found
+    assert f"{run.get_status()}" == f"{plain.get_status()}"  # RQ 1 has text there
     own: Any = type("Own", (queues.Job,), {})
     assert not isinstance(plain, own)
 
@@ -333,6 +334,7 @@ def test_a_job_is_found_again(on: Side, queue: Any, redis: Redis) -> None:
         for found in (queues.Job.fetch(job_id, connection=redis), queue.fetch_job(job_id)):
             assert found is not None
             assert (found.id, found.get_status()) == (job_id, JobStatus.FINISHED)
+            assert found.description == found.get_call_string()
     again: Any = queues.Job.fetch("pay-p", connection=redis)
     assert again.return_value() == named.return_value() == {"paid": 5}
     assert again.latest_result(timeout=int(PATIENCE_SECONDS)).return_value == {"paid": 5}
