@@ -30,7 +30,7 @@ def test_the_calls_of_the_api_s_page(tmp_path: Path, redis_url: str) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}"
     environ = environment(url, redis_url, ADMIN_TOKEN=TOKEN)
     del environ["SWITCHYARD_JOBS"]
-    fresh(url, environ, [MemoryBackend("rq")]).db.dispose()
+    fresh(environ, [MemoryBackend("rq")]).db.dispose()
     app = build(load(environ))
     with app.app_context():
         dispatch("send-email", {"to": "a@b.c", "template": "welcome", "data": {"name": "A"}})

@@ -22,9 +22,10 @@ from app.switchyard.operations.search import RunFilter, search
 from app.switchyard.runs.backend import Delivery
 from app.switchyard.runtime import Runtime
 from queues.backend import connect, registered_workers
-from tests.bench.harness import DATABASES, Bench, Row, open_runs, processes, procfile_worker, row
+from tests.bench.harness import DATABASES, Bench, Row, open_runs, processes, procfile, row
 from tests.support.filled import fill
 from tests.support.sides import free_port
+from tests.support.waiting import until
 
 SHORT = 10_000
 _ROUNDS = 15
@@ -104,14 +105,6 @@ def _cpu(process: subprocess.Popen[bytes]) -> float:
     return float(sum(sum(one.cpu_times()[:2]) for one in _tree(process)))
 
 
-def _until(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError("not ready after 120 s")
-        time.sleep(0.05)
-
-
 def _answers(port: int, prefix: str = "") -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}{prefix}/healthz", timeout=5) as answer:
@@ -138,17 +131,17 @@ def memory(bench: Bench) -> Iterator[Row]:
     with bench.runtime("SQLite") as (runtime, environ):
         port, bare_port = free_port(), free_port()
         commands = [
-            *(procfile_worker(), _bare_worker(bench)),
+            *(procfile("worker"), _bare_worker(bench)),
             *(_web("tests.bench.layer:app", port), _web("tests.bench.rivals.bare:app", bare_port)),
         ]
         environ["FLASK_APP"] = "tests.bench.layer"
         with processes(commands, environ) as (worker, bare_worker, web, bare_web):
-            _until(lambda: len(registered_workers(redis)) == 2)
-            _until(lambda: _answers(port, "/switchyard") and _answers(bare_port))
+            until(lambda: len(registered_workers(redis)) == 2)
+            until(lambda: _answers(port, "/switchyard") and _answers(bare_port))
             sizes = []
             for share in (count // 10, count - count // 10):
                 dispatch_many("bench-noop", [{"n": n} for n in range(share)])
-                _until(lambda: open_runs(runtime) == 0)
+                until(lambda: open_runs(runtime) == 0)
                 for path in ("console", "metrics", "healthz"):
                     for _ in range(10):
                         urlopen(f"http://127.0.0.1:{port}/switchyard/{path}", timeout=30).close()
@@ -177,7 +170,7 @@ def start(bench: Bench) -> Iterator[Row]:
     def serves(command: list[str], ready: Callable[[], object]) -> float:
         redis.flushall()
         with processes([command], environ) as (process,):
-            _until(ready)
+            until(ready)
             return _cpu(process)
 
     def listens() -> bool:
@@ -196,7 +189,7 @@ def start(bench: Bench) -> Iterator[Row]:
                 "bare Flask in gunicorn",
             ),
             "worker": (
-                partial(serves, procfile_worker(), listens),
+                partial(serves, procfile("worker"), listens),
                 partial(serves, _bare_worker(bench), listens),
                 "bare rq worker",
             ),

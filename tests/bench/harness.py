@@ -17,17 +17,19 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import func, select
 
+from app.local.parts import read_procfile
 from app.platform.config import ROOT, load
 from app.platform.wiring import make_runtime
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
 from tests.conftest import new_postgres
+from tests.support.environments import empty, install_once
 from tests.support.tables import create_all
 
 Measure = Callable[[], float]
 DATABASES = ("SQLite", "Postgres")
 RIVALS = ("dbos>=3", "procrastinate>=3", "psycopg[binary]>=3.2", "rq>=3")
-"""What is installed apart, into var/bench/rivals, when a row first needs it."""
+"""What is installed apart, into var/environments/rivals, when a row first needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +132,12 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def rivals() -> Path:
-    """The Python of the rivals' environment."""
-    folder = ROOT / "var" / "bench" / "rivals"
-    python, installed = folder / "bin" / "python", folder / "installed"
-    if not installed.exists() or installed.read_text() != "\n".join(RIVALS):
-        uv = (sys.executable, "-m", "uv")
-        subprocess.run(
-            [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True
-        )
-        subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *RIVALS], check=True)
-        installed.write_text("\n".join(RIVALS))
-    return python
-
-
 def rival(name: str, *args: object) -> list[str]:
     """The command of a rival's script."""
     script = ROOT / "tests" / "bench" / "rivals" / f"{name}_rival.py"
-    return [str(rivals()), str(script), *map(str, args)]
+    python = empty("rivals")
+    install_once(python, *RIVALS)
+    return [str(python), str(script), *map(str, args)]
 
 
 def run(command: list[str]) -> str:
@@ -163,14 +153,11 @@ def said(command: list[str]) -> float:
     return float(run(command).split()[-1])
 
 
-def procfile_worker() -> list[str]:
-    """The worker's command line, from the Procfile, with this interpreter."""
-    for line in (ROOT / "Procfile").read_text().splitlines():
-        name, _, command = line.partition(":")
-        if name == "worker":
-            words = command.split()
-            return [sys.executable, "-m", "rq.cli", *words[words.index("rq") + 1 :]]
-    raise LookupError("the Procfile has no worker")
+def procfile(name: str, bind: str = "") -> list[str]:
+    """A command of the Procfile, with this interpreter; web listens at `bind`."""
+    command = read_procfile()[name].replace("${BIND:-0.0.0.0}:${PORT:-3005}", bind)
+    program, *words = command.replace("${WEB_THREADS:-16}", "16").split()
+    return [sys.executable, "-m", "rq.cli" if program == "rq" else program, *words]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.bench.harness import (
     in_turn,
     open_runs,
     processes,
-    procfile_worker,
+    procfile,
     rival,
     run,
     said,
@@ -37,7 +37,7 @@ def _ours(bench: Bench, runtime: Runtime, environ: dict[str, str], job: str, cou
     def measured() -> float:
         connect(bench.redis_url).flushall()
         dispatch_many(job, [{"n": n} for n in range(count)])
-        with processes([procfile_worker()] * 2, environ):
+        with processes([procfile("worker")] * 2, environ):
             return drained(lambda: open_runs(runtime), count)
 
     return measured

@@ -20,8 +20,8 @@ from app.switchyard.dispatch import Item, dispatch
 from app.switchyard.errors import BadInput, KeyConflict, PayloadInvalid, UnknownJob
 from app.switchyard.runs.store import Run, new_run, write_runs
 from tests.support import jobs
-from tests.support.marks import most_at_once, stays
-from tests.support.sides import Fixed, Side, decide_by, more_workers
+from tests.support.marks import most_at_once, processes, stays
+from tests.support.sides import Fixed, Side, decide_by, rq_worker
 
 
 def name() -> str:
@@ -294,7 +294,11 @@ def more_hands(on: Side, folder: Path) -> Iterator[None]:
     """Two more who carry runs; Inngest's side answers as many calls at once as there are."""
     with ExitStack() as stack:
         if on.backend == "rq":
-            stack.enter_context(more_workers(on, folder))
+            for number in (2, 3):
+                stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
+            hello = name()
+            while len(processes(on.runtime.db, hello)) < 3:  # all are at work
+                on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
         memory, stop = on.memory, threading.Event()
         if memory is not None:
 

@@ -33,7 +33,7 @@ def web(tmp_path: Path) -> Iterator[str]:
     """Its address; it runs the jobs of the tests."""
     environ = given(tmp_path, "unix:///nowhere")
     environ |= {"SWITCHYARD_JOBS": "tests.support.jobs", "LOG_LEVEL": "ERROR"}
-    runtime = fresh(environ["DATABASE_URL"], environ, [MemoryBackend("inngest")])
+    runtime = fresh(environ, [MemoryBackend("inngest")])
     process = start("web", environ, tmp_path / "web.log")
     url = f"http://127.0.0.1:{environ['PORT']}"
     try:

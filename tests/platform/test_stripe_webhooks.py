@@ -22,8 +22,8 @@ from app.platform.gateways.stripe_webhooks import read_event
 from app.platform.payouts.inbox import ACTS_ON
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runtime import Runtime
-from tests.support.mounted import mount
 from tests.support.platform import HOOK, SECRET, START, Platform
+from tests.support.site import mount
 from tests.support.stripe_stand import pay
 
 EVENT = {

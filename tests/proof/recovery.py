@@ -31,7 +31,7 @@ from app.switchyard.dispatch import Item, dispatch_many
 from app.switchyard.runs.models import OPEN, Status
 from app.switchyard.runs.models import RunRow as R
 from queues.backend import connect
-from tests.bench.harness import procfile_worker
+from tests.bench.harness import procfile
 from tests.support.sides import ROOT, Fixed, decide_by, environment, free_port, fresh
 from tests.support.standins import InngestStandIn
 from tests.support.waiting import PATIENCE_SECONDS, until
@@ -59,7 +59,7 @@ class Stack:
         )
         for name in ("LEASE_SECONDS", "CHECK_SECONDS"):
             del self.environ[name]
-        self.runtime = fresh(self.environ["DATABASE_URL"], self.environ, None)
+        self.runtime = fresh(self.environ)
         runtime.install(self.runtime)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -74,11 +74,9 @@ class Stack:
         self.inngest.start(self.inngest_port)
 
     def start(self, name: str) -> None:
-        web = procfile("web", f"127.0.0.1:{self.port}")
-        command = {"web": web, "relay": [sys.executable, "-m", "flask", "--app", "app", "relay"]}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command.get(name) or procfile_worker(),
+                procfile(name if name in ("web", "relay") else "worker", f"127.0.0.1:{self.port}"),
                 env=self.environ,
                 cwd=ROOT,
                 stdout=log,
@@ -143,14 +141,6 @@ class Stack:
             patience_seconds=patience_seconds,
             every_seconds=0.1,
         )
-
-
-def procfile(name: str, bind: str) -> list[str]:
-    """A command of the Procfile, with this interpreter."""
-    line = next(x for x in (ROOT / "Procfile").read_text().splitlines() if x.startswith(name))
-    line = line.partition(":")[2].replace("${WEB_THREADS:-16}", "16")
-    words = line.replace("${BIND:-0.0.0.0}:${PORT:-3005}", bind).split()
-    return [sys.executable, "-m", *words]
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_the_dispatching_process_dies(
 ) -> None:
     n = uuid4().hex
     environ = environment(database_url, redis_url, LEASE_SECONDS="1", CHECK_SECONDS="0.3")
-    runtime = fresh(database_url, environ, None)
+    runtime = fresh(environ)
     try:
         crashing = {**environ, "SWITCHYARD_CRASH_AT": point}
         died = forked(["-c", DISPATCH, n], crashing)

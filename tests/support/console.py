@@ -22,8 +22,8 @@ from app.switchyard.runs import operate
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.relay import sweep
 from app.switchyard.runtime import install
-from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
+from tests.support.site import mount
 from tests.support.tables import create_all
 
 TOKEN = "0123456789abcdef-admin"

@@ -33,7 +33,7 @@ def mortal(
         more |= {"INNGEST_DEV": standin.url, "LEASE_SECONDS": "0.5", "CHECK_SECONDS": "0.3"}
         more |= {"PORT": str(port), "SWITCHYARD_CRASH_EACH": str(folder / "deaths")}
         environ = environment(database_url, redis_url, **more)
-        runtime = fresh(database_url, environ, None)
+        runtime = fresh(environ)
         try:
             yield Side(backend, runtime, environ, standin=standin)
         finally:

@@ -40,6 +40,14 @@ def install(python: Path, *what: str) -> None:
     pytest.skip(f"the package registry cannot be reached: {done.stderr.strip()[-300:]}")
 
 
+def install_once(python: Path, *what: str) -> None:
+    """Install, where the last time it was something else."""
+    note, wanted = python.parents[1] / "installed", "\n".join(what)
+    if not note.exists() or note.read_text() != wanted:
+        install(python, *what)
+        note.write_text(wanted)
+
+
 def empty(name: str) -> Path:
     """The Python of an environment with nothing in it, made where there is none of that name."""
     folder = FOLDER / name
@@ -56,9 +64,5 @@ def ours_but(name: str, *packages: str) -> Path:
     within = Path("lib") / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     ours = sysconfig.get_path("purelib")
     (python.parents[1] / within / "ours.pth").write_text(f"{ours}\n")
-    marker = python.parents[1] / "installed"
-    wanted = "\n".join(packages)
-    if not marker.exists() or marker.read_text() != wanted:
-        install(python, "--no-deps", "--upgrade", *packages)
-        marker.write_text(wanted)
+    install_once(python, "--no-deps", "--upgrade", *packages)
     return python

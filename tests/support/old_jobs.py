@@ -1,15 +1,17 @@
-"""The jobs that took the place of functions in `old_tasks`."""
+"""The jobs that took the place of functions in `old_tasks`, and those of `tasks`, adopted."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from app.switchyard import adopt
 from app.switchyard.context import Context
 from app.switchyard.job import JobPayload, Legacy, job
 from tests.support.jobs import GAPS
 from tests.support.marks import mark
 
 AT = "tests.support.old_tasks"
+ADOPTED = "tests.support.tasks"
 
 
 class Mark(JobPayload):
@@ -62,3 +64,11 @@ def old_decorated(ctx: Context, payload: Mark) -> str:
 @job("old-far", event="old.far", payload=Mark, queue="tests", legacy="nowhere.tasks.far")
 def old_far(ctx: Context, payload: Mark) -> str:
     return ctx.step.run("mark", mark, ctx, payload.name)
+
+
+settle = adopt(f"{ADOPTED}.settle", queue="tests")
+count_up = adopt(f"{ADOPTED}.count_up", queue="tests", gaps=GAPS)
+after_all = adopt(f"{ADOPTED}.after_all", queue="tests")
+handle = adopt(f"{ADOPTED}.handle", queue="tests")
+seen = adopt(f"{ADOPTED}.seen", queue="tests", gaps=GAPS)
+connected = adopt(f"{AT}.connected", queue="tests")

@@ -62,11 +62,3 @@ def sections(page: str) -> dict[str, list[Block]]:
 def prose(page: str) -> str:
     """A page without its blocks."""
     return re.sub(r"^```.*?^```$", "", path_of(page).read_text(), flags=re.M | re.S)
-
-
-def changed_lines(diff: str) -> int:
-    """How many lines a diff takes out and puts in."""
-    return sum(
-        line[:1] in ("+", "-") and not line.startswith(("+++ ", "--- "))
-        for line in diff.splitlines()
-    )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-from uuid import uuid4
 
 from flask import Flask
 from sqlalchemy import select
@@ -35,7 +34,7 @@ from app.switchyard.runtime import EXTENSION, Runtime, current, install
 from queues.backend import connect
 from tests.support.forks import Forked
 from tests.support.fresh import FreshProcesses
-from tests.support.marks import marks, processes, touches
+from tests.support.marks import marks, touches
 from tests.support.serving import serve_in_thread
 from tests.support.standins import InngestStandIn, QStashStandIn
 from tests.support.tables import create_all
@@ -72,7 +71,7 @@ def build(settings: Settings) -> Flask:
 @contextmanager
 def app_on(environ: dict[str, str]) -> Iterator[Flask]:
     """The app of this environment, on a ledger that has its tables."""
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    fresh(environ).db.dispose()
     app = build(load(environ))
     try:
         yield app
@@ -159,7 +158,7 @@ def environment(database_url: str, redis_url: str, **more: str) -> dict[str, str
         "HOME": os.environ.get("HOME", "/"),
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
-        "SWITCHYARD_JOBS": "tests.support.jobs,tests.support.old_jobs,tests.support.adopted",
+        "SWITCHYARD_JOBS": "tests.support.jobs,tests.support.old_jobs",
         **QUICK,
         **more,
     }
@@ -182,18 +181,6 @@ def rq_worker(environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen[b
 
 
 @contextmanager
-def more_workers(on: Side, folder: Path) -> Iterator[None]:
-    """Two more of them beside the one that is there, all at work."""
-    with ExitStack() as stack:
-        for number in (2, 3):
-            stack.enter_context(rq_worker(on.environ, folder / f"worker-{number}.log"))
-        hello = uuid4().hex
-        while len(processes(on.runtime.db, hello)) < 3:
-            on.finish(*(on.dispatch("child", {"name": hello}) for _ in range(3)))
-        yield
-
-
-@contextmanager
 def relaying(runtime: Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
     """A relay in a thread."""
     stop = threading.Event()
@@ -208,7 +195,8 @@ def relaying(runtime: Runtime, interval_seconds: float = 0.1) -> Iterator[None]:
         thread.join(PATIENCE_SECONDS)
 
 
-def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | None) -> Runtime:
+def fresh(environ: dict[str, str], backends: list[Backend] | None = None) -> Runtime:
+    """The parts, on a ledger with every table; with `backends`, these in the place of its own."""
     runtime = make_runtime(load(environ), backends=backends)
     create_all(runtime.db.engine)
     return runtime
@@ -218,7 +206,7 @@ def fresh(database_url: str, environ: dict[str, str], backends: list[Backend] | 
 def ledger(database_url: str, *backends: Backend, **more: str) -> Iterator[Runtime]:
     """The parts on a database with every table; with `backends`, these in the place of its own."""
     environ = environment(database_url, "redis://127.0.0.1:1", **more)
-    runtime = fresh(database_url, environ, [*backends] or None)
+    runtime = fresh(environ, [*backends] or None)
     try:
         yield runtime
     finally:
@@ -230,7 +218,7 @@ def no_worker(redis_url: str, folder: Path, **more: str) -> Iterator[Side]:
     """A ledger and an empty Redis, with no worker and no relay yet."""
     environ = environment(f"sqlite:///{folder / 'test.db'}", redis_url, **more)
     connect(redis_url).flushall()
-    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    runtime = fresh(environ)
     try:
         yield Side("rq", runtime, environ)
     finally:
@@ -276,7 +264,7 @@ def in_memory(database_url: str, **more: str) -> Iterator[Side]:
     """A queue in this process and a relay: there is no other process."""
     memory = MemoryBackend()
     environ = environment(database_url, "redis://127.0.0.1:1/0") | more
-    runtime = fresh(database_url, environ, [memory])
+    runtime = fresh(environ, [memory])
     with relaying(runtime):
         yield Side("memory", runtime, environ, memory=memory)
     runtime.db.dispose()
@@ -323,7 +311,7 @@ def parts(
             messages = QStashStandIn(LOCAL_QSTASH_TOKEN, CURRENT_KEY, gap_scale=0.02)
             stack.enter_context(messages)
             environ |= qstash_environment(messages.url, url) | environ
-        fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+        fresh(environ).db.dispose()
         app = build(load(environ))
         runtime = current()
         stack.callback(runtime.db.dispose)

@@ -9,20 +9,30 @@ from flask import Flask
 from sqlalchemy import insert, select
 from sqlalchemy.orm import DeclarativeBase
 
+from app.platform import wiring
 from app.platform.config import Settings
 from app.platform.earnings.models import Creator
 from app.platform.ledger.postings import CASH, CREATOR, EntryKind, Posting, post
-from app.platform.wiring import make_runtime
+from app.switchyard.commands import register_commands
+from app.switchyard.extension import register_pages
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow
 from app.switchyard.runs.relay import sweep
+from app.switchyard.runtime import EXTENSION, Runtime
 from tests.support.earnings import a_creator
-from tests.support.mounted import mount
 from tests.support.sides import Fixed, decide_by
 from tests.support.tables import create_all
 
 START = datetime(2025, 3, 4, 12, tzinfo=UTC)
 OWED = 50_000
+
+
+def mount(app: Flask, runtime: Runtime) -> None:
+    """Give `app` every page and command, the layer's and the platform's, as create_app does."""
+    app.extensions[EXTENSION] = runtime
+    register_commands(app)
+    register_pages(app, runtime)
+    wiring.mount(app, runtime)
 
 
 class Site:
@@ -35,7 +45,9 @@ class Site:
         self.queue = MemoryBackend()
         self.queue.name = "rq"
         self.settings = Settings(database_url=url, **settings)
-        self.runtime = make_runtime(self.settings, clock=lambda: self.now, backends=[self.queue])
+        self.runtime = wiring.make_runtime(
+            self.settings, clock=lambda: self.now, backends=[self.queue]
+        )
         self.engine, self.db = self.runtime.engine, self.runtime.db
         decide_by(Fixed("rq"))
         self.app = Flask("app", static_folder=None)

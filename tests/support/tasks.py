@@ -1,4 +1,4 @@
-"""Functions that an application has RQ run, and that `adopted` makes jobs of, as they are."""
+"""Functions that an application has RQ run, and that `old_jobs` makes jobs of, as they are."""
 
 from __future__ import annotations
 

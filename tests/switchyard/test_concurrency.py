@@ -70,7 +70,7 @@ class Setting(Side):
 def on(database_url: str) -> Iterator[Setting]:
     environ = environment(database_url, "redis://127.0.0.1:1/0")
     memory = MemoryBackend()
-    runtime = fresh(database_url, environ, [memory, MemoryBackend("elsewhere")])
+    runtime = fresh(environ, [memory, MemoryBackend("elsewhere")])
     store = replace(runtime.store, clock=lambda: setting.now)
     runtime = replace(runtime, store=store, engine=replace(runtime.engine, store=store))
     setting = Setting("memory", runtime, environ, memory=memory)

@@ -34,7 +34,7 @@ def url(postgres_server: str) -> Iterator[str]:
 def made_side(opened: ExitStack, url: str, **more: str) -> Side:
     environ = environment(url, "unix:///nowhere", **more)
     memory = MemoryBackend()
-    runtime = fresh(url, environ, [memory])
+    runtime = fresh(environ, [memory])
     opened.callback(runtime.db.dispose)
     return Side("memory", runtime, environ, memory=memory)
 
@@ -173,7 +173,7 @@ def test_nobody_has_more_connections_than_was_said(url: str, opened: ExitStack) 
 def test_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Web says that it is busy and when to come again, on pages too."""
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", "unix:///nowhere")
-    fresh(environ["DATABASE_URL"], environ, []).db.dispose()
+    fresh(environ, []).db.dispose()
     client = build(load(environ)).test_client()
     engine = current().db.engine
     monkeypatch.setattr(engine.pool, "_timeout", 0.05)

@@ -29,7 +29,7 @@ TARGETS = {"up": {"job", "instance"}}
 def given(tmp_path: Path) -> dict[str, set[str]]:
     """The labels of each metric of /metrics, by the names that a query may have."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    made = fresh(url, environment(url, "redis://127.0.0.1:1/0"), None)
+    made = fresh(environment(url, "redis://127.0.0.1:1/0"))
     labels: dict[str, set[str]] = dict(TARGETS)
     for family in Ledger(made, lambda: {"database": True, "rq": True}).collect():
         own = {"instance", *vars(family)["_labelnames"]}  # before there is any sample

@@ -160,7 +160,7 @@ def test_killed_half_way_and_run_again_while_workers_run(
 ) -> None:
     """Exact to the run: what the first drain moved, the second one does not."""
     environ = environment(database_url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
-    runtime = fresh(database_url, environ, None)
+    runtime = fresh(environ)
     with ExitStack() as stack:
         stack.callback(runtime.db.dispose)
         on = OneSide("inngest", runtime, environ)
@@ -183,7 +183,7 @@ def test_killed_half_way_and_run_again_while_workers_run(
 def test_the_command_says_what_is_left_and_refuses_nonsense(redis_url: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}"
     environ = environment(url, redis_url, INNGEST_DEV="http://127.0.0.1:1")
-    runtime = fresh(url, environ, None)
+    runtime = fresh(environ)
     on = OneSide("inngest", runtime, environ)
     run, held = (on.dispatch("child", {"name": name}) for name in "ab")
     running = {"status": "running", "check_at": utcnow() + timedelta(hours=1)}

@@ -26,11 +26,11 @@ from app.switchyard.runs.engine import Engine
 from app.switchyard.runs.memory import MemoryBackend
 from app.switchyard.runs.models import RunRow as R
 from app.switchyard.runtime import Runtime
-from tests.support.mounted import mount
 from tests.support.plans import analyze, plans, sent
 from tests.support.receiver import receiving
 from tests.support.rows import run_row
 from tests.support.sides import decide_by, ledger
+from tests.support.site import mount
 
 JOBS = "tests.support.jobs,app.switchyard.maintenance,app.platform.mail.admins"
 JOB = "five-steps"

@@ -39,7 +39,7 @@ PASSWORD = "hunter2-hunter2"
 
 
 def client_of(opened: ExitStack, environ: dict[str, str]) -> FlaskClient:
-    fresh(environ["DATABASE_URL"], environ, [MemoryBackend()]).db.dispose()
+    fresh(environ, [MemoryBackend()]).db.dispose()
     client = build(load(environ)).test_client()
     opened.callback(current().db.dispose)
     return client

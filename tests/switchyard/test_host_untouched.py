@@ -19,7 +19,7 @@ from flask_sqlalchemy import SQLAlchemy
 
 from app.switchyard import Switchyard
 from app.switchyard.schema import LAYER
-from tests.support import adopted, jobs
+from tests.support import jobs, old_jobs
 
 OWN = "switchyard"
 
@@ -139,7 +139,7 @@ def both(tmp_path: Path) -> Iterator[tuple[Flask, Flask, dict[str, Any], dict[st
     plain, adopting = host(tmp_path), host(tmp_path)
     of_app(*plain), of_app(*adopting)  # Flask makes some of it at its first use
     before = of_process()
-    Switchyard(adopting[0], db=adopting[1], jobs=[jobs, adopted])
+    Switchyard(adopting[0], db=adopting[1], jobs=[jobs, old_jobs])
     yield (
         plain[0],
         adopting[0],

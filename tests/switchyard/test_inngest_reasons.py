@@ -199,7 +199,7 @@ def test_what_is_quickly_refused_is_quickly_tried_again(tmp_path: Path) -> None:
 @pytest.fixture
 def runtime(server: InngestStandIn, redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
     environ = environment(f"sqlite:///{tmp_path}/t.db", redis_url, INNGEST_DEV=server.url)
-    runtime = fresh(environ["DATABASE_URL"], environ, None)
+    runtime = fresh(environ)
     runtime.cache.delete("inngest-sync-refused")
     yield runtime
     runtime.cache.delete("inngest-sync-refused")

@@ -74,7 +74,7 @@ def serving(
         }
     else:
         environ["INNGEST_DEV"] = standin.url
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    fresh(environ).db.dispose()
     app = build(load(environ))
     runtime = current()
     stack.callback(runtime.db.dispose)

@@ -235,7 +235,7 @@ def keyless(standin: QStashStandIn, tmp_path: Path, redis_url: str) -> FlaskClie
     """The app as the migration guide sets it up: with the token, and no signing keys."""
     environ = environment(f"sqlite:///{tmp_path / 'x.db'}", redis_url)
     environ |= {"BACKEND_URL": ORIGIN, "QSTASH_URL": standin.url, "QSTASH_TOKEN": standin.token}
-    fresh(environ["DATABASE_URL"], environ, None).db.dispose()
+    fresh(environ).db.dispose()
     return build(load(environ)).test_client()
 
 
